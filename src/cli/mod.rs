@@ -1,0 +1,1 @@
+//! The commands of the `tillsync` binary; no logic of their own.

@@ -1,0 +1,89 @@
+//! A cluster of one without Raft: commands are applied at once. For tests of what stands above.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::mpsc;
+
+use super::{Cluster, Status};
+use crate::clock::SharedClock;
+use crate::consensus::replica::Replica;
+use crate::model::effect::Effects;
+use crate::model::error::{Code, Error};
+use crate::model::state::{self, Position, State};
+use crate::model::tables::{MemoryTables, TablesError};
+use crate::proto::command::Intent;
+use crate::proto::{Batch, ClusterInit, Command, Origin, Outcome};
+use crate::storage::BoxFuture;
+
+pub struct LocalCluster {
+    clock: SharedClock,
+    replica: Arc<Replica>,
+    number: AtomicU64,
+    queue: mpsc::Sender<(Command, tokio::sync::oneshot::Sender<Result<Outcome, Error>>)>,
+}
+
+impl LocalCluster {
+    /// An empty cluster of node 1, and the effects of what it applies. Needs a tokio runtime.
+    pub async fn start(clock: SharedClock) -> Result<(Arc<Self>, mpsc::Receiver<Effects>), TablesError> {
+        let (replica, effects) = Replica::new(State::open(Box::new(MemoryTables::default()))?);
+        let (queue, mut commands) = mpsc::channel::<(Command, tokio::sync::oneshot::Sender<_>)>(4_096);
+        let applier = replica.clone();
+        tokio::spawn(async move {
+            let mut index = 0;
+            while let Some((command, answer)) = commands.recv().await {
+                index += 1;
+                let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
+                let position = Position { index, log_id: Bytes::new() };
+                let outcome = match applier.apply(position, batch).await {
+                    Ok(mut outcomes) if outcomes.len() == 1 => state::into_result(outcomes.remove(0)),
+                    _ => Err(Error::new(Code::Internal, "apply failed")),
+                };
+                let _ = answer.send(outcome);
+            }
+        });
+        let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), queue });
+        let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
+        let _ = cluster.propose(init).await;
+        Ok((cluster, effects))
+    }
+}
+
+impl Cluster for LocalCluster {
+    fn node_id(&self) -> u64 {
+        1
+    }
+
+    fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
+        let command = Command {
+            origin: Some(Origin { node: 1, boot: 1, number }),
+            at_ms: self.clock.now_ms(),
+            intent: Some(intent),
+        };
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let queued = self.queue.try_send((command, answer));
+        Box::pin(async move {
+            queued.map_err(|_| Error::new(Code::Unavailable, "too many requests are waiting"))?;
+            answered.await.map_err(|_| Error::new(Code::Unavailable, "the node is shutting down"))?
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn status(&self) -> Status {
+        Status { leader: Some(1), term: 1, quorum: true, voters: vec![1], ..Status::default() }
+    }
+}

@@ -1,0 +1,62 @@
+//! The cluster as the gateway sees it: any node takes any request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::SharedClock;
+use crate::consensus::replica::Replica;
+use crate::model::error::Error;
+use crate::proto::Outcome;
+use crate::proto::command::Intent;
+use crate::storage::BoxFuture;
+
+pub mod local;
+
+/// Writes and reads on the cluster, wherever the leader is.
+pub trait Cluster: Send + Sync + 'static {
+    fn node_id(&self) -> u64;
+
+    fn clock(&self) -> &SharedClock;
+
+    /// This node's copy of the state. Linearizable only after [`Cluster::read_barrier`].
+    fn replica(&self) -> &Arc<Replica>;
+
+    /// Stamps and queues a command. It is queued by this call itself, not by the first poll, so calls made one
+    /// after the other are applied in that order. The future resolves when the command is committed and
+    /// applied; a refusal by the state machine comes back as an `Err` with its code. It is retried with its
+    /// identity across leader changes until the deadline (`request_timeout`, 5 s), then fails with 1001 (may
+    /// have been applied) or 2005 (surely not).
+    fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>>;
+
+    /// When it resolves, this node's replica has applied everything that any client anywhere was told was
+    /// committed before the call.
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
+
+    fn status(&self) -> Status;
+}
+
+pub type SharedCluster = Arc<dyn Cluster>;
+
+/// The cluster as this node sees it now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    pub leader: Option<u64>,
+    /// The Raft term.
+    pub term: u64,
+    pub last_log_index: u64,
+    /// A quorum answers: writes can be committed.
+    pub quorum: bool,
+    /// Every other member.
+    pub peers: Vec<Peer>,
+    pub voters: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Peer {
+    pub node: u64,
+    pub reachable: bool,
+    /// Since this node last heard from it; `None`: never.
+    pub silent_for: Option<Duration>,
+    /// Round trip of the last exchange.
+    pub latency: Option<Duration>,
+}

@@ -1,0 +1,1 @@
+//! Settings of a node: a TOML file, then the environment (`TILLSYNC_…`), then flags.

@@ -1,0 +1,109 @@
+//! This node's copy of the state: written only by apply, read by everything above.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::{mpsc, watch};
+
+use crate::model::effect::Effects;
+use crate::model::error::{Code, Error};
+use crate::model::state::{Position, State};
+use crate::model::tables::{TablesError, TablesRead};
+use crate::proto::{Applied, Outcome};
+
+/// Entries whose effects the hub has not taken yet; apply waits when it is full.
+const EFFECTS_QUEUE: usize = 4_096;
+
+pub struct Replica {
+    state: RwLock<State>,
+    reader: Arc<dyn TablesRead>,
+    applied: watch::Sender<u64>,
+    effects: mpsc::Sender<Effects>,
+}
+
+impl Replica {
+    /// The replica, and the effects of everything that it applies from now on, in order.
+    pub fn new(state: State) -> (Arc<Self>, mpsc::Receiver<Effects>) {
+        let (effects, receiver) = mpsc::channel(EFFECTS_QUEUE);
+        let reader = state.reader();
+        let applied = watch::Sender::new(state.applied().index);
+        (Arc::new(Self { state: RwLock::new(state), reader, applied, effects }), receiver)
+    }
+
+    /// The hot state. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
+    pub fn hot(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    /// Reads rows that may be on disk, off the async runtime.
+    pub async fn cold<T, F>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn TablesRead) -> Result<T, TablesError> + Send + 'static,
+    {
+        let reader = self.reader.clone();
+        let outcome = if reader.in_memory() {
+            read(&*reader)
+        } else {
+            match tokio::task::spawn_blocking(move || read(&*reader)).await {
+                Ok(outcome) => outcome,
+                Err(_) => return Err(Error::new(Code::Unavailable, "the node is shutting down")),
+            }
+        };
+        outcome.map_err(|error| {
+            tracing::error!(%error, "reading rows failed");
+            Error::new(Code::Storage, "the node could not read its storage")
+        })
+    }
+
+    /// The greatest applied index.
+    pub fn applied_index(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Resolves when `index` is applied here.
+    pub async fn wait_applied(&self, index: u64) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives as long as this replica, so the wait cannot fail.
+        let _ = applied.wait_for(|at| *at >= index).await;
+    }
+
+    /// Applied indexes as they come.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    pub fn applied(&self) -> Applied {
+        self.state.read().applied()
+    }
+
+    /// Applies one entry's batch of commands. Called by consensus only, in log order.
+    pub async fn apply(&self, at: Position, batch: Bytes) -> Result<Vec<Outcome>, TablesError> {
+        let index = at.index;
+        let done = self.state.write().apply(at, batch)?;
+        if !done.effects.is_empty() {
+            // A closed hub means that the node is shutting down: the state is what counts.
+            let _ = self.effects.send(Effects { index, effects: done.effects }).await;
+        }
+        self.applied.send_replace(index);
+        Ok(done.outcomes)
+    }
+
+    /// Applies an entry that carries no commands: a blank one, or a membership.
+    pub fn apply_other(&self, at: Position, membership: Option<Bytes>) {
+        let index = at.index;
+        self.state.write().apply_other(at, membership);
+        self.applied.send_replace(index);
+    }
+
+    /// The rows were replaced by an installed snapshot: read everything again.
+    pub fn reload(&self) -> Result<(), TablesError> {
+        let mut state = self.state.write();
+        state.reload()?;
+        let index = state.applied().index;
+        drop(state);
+        self.applied.send_replace(index);
+        Ok(())
+    }
+}

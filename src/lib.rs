@@ -1,0 +1,29 @@
+//! Tillsync keeps the devices of a store in step: a small Raft cluster behind a documented
+//! REST, Socket.IO and WebSocket API.
+//!
+//! The house, from the ground up; each floor imports only what is below it:
+//!
+//! - [`proto`]: the messages of the log, the rows and the wire between nodes
+//! - [`clock`], [`limits`], [`config`]: time, every bound, every setting
+//! - [`model`]: the pure core: commands in, state and effects out
+//! - [`storage`]: all that knows sled: the Raft log and the rows on disk
+//! - [`consensus`]: all that knows openraft: one replicated log of commands
+//! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
+//! - [`gateway`]: the documented API on one port
+//! - [`cli`]: the commands of the `tillsync` binary
+
+pub mod cli;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod consensus;
+pub mod gateway;
+pub mod limits;
+pub mod model;
+pub mod storage;
+
+/// The protobuf messages of `proto/tillsync/v1`.
+pub mod proto {
+    #![allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
+    tonic::include_proto!("tillsync.v1");
+}

@@ -1,0 +1,66 @@
+//! Every bound on what a client or a peer can make a node hold, in one place (design, section 11).
+
+/// A frame of a client: a WebSocket message, a Socket.IO packet, a REST body. Bytes.
+pub const FRAME: usize = 1 << 20;
+/// A record's `data`. Bytes.
+pub const RECORD_DATA: usize = 256 << 10;
+/// Nesting of arrays and objects in anything a client sends.
+pub const JSON_DEPTH: usize = 32;
+/// Different `table_name`s a cluster keeps.
+pub const TABLES: u32 = 256;
+/// Devices ever registered.
+pub const DEVICES: u32 = 100_000;
+/// Live sessions on one node.
+pub const SESSIONS: usize = 10_000;
+/// Events waiting in one session's queue, and their bytes.
+pub const SESSION_QUEUE: usize = 1_024;
+pub const SESSION_QUEUE_BYTES: usize = 4 << 20;
+/// Proposals of one session that are not answered yet.
+pub const SESSION_INFLIGHT: usize = 64;
+/// Devices that may speak over one session.
+pub const SESSION_DEVICES: usize = 1_024;
+/// Rows that the audit log keeps, and changes that the change log keeps, before compaction.
+pub const AUDIT_ROWS: u64 = 1_000_000;
+pub const CHANGES: u64 = 1_000_000;
+/// Rows removed by one compaction command.
+pub const COMPACT_STEP: u64 = 1_000;
+
+/// `limit` of a listing: greatest value, and the documented default.
+pub const PAGE_MAX: u64 = 1_000;
+pub const PAGE_DEFAULT: u64 = 10;
+/// A page of a sync: changes and bytes of data.
+pub const SYNC_PAGE: usize = 500;
+pub const SYNC_PAGE_BYTES: usize = 1 << 20;
+
+/// Lengths of names, in bytes (the documented columns are VARCHAR(255), VARCHAR(100)).
+pub const DEVICE_ID: usize = 255;
+pub const TABLE_NAME: usize = 100;
+pub const EVENT_TYPE: usize = 100;
+pub const REASON: usize = 255;
+pub const REQUEST_ID: usize = 64;
+pub const ERROR_MESSAGE: usize = 1_024;
+pub const CAPABILITIES: usize = 32;
+pub const CAPABILITY: usize = 64;
+/// The greatest priority of a device.
+pub const PRIORITY: u32 = 100;
+
+/// Answers kept to recognise a repeated `request_id`, per device.
+pub const REQUEST_WINDOW: u64 = 1_024;
+/// Answers kept to recognise a node's own retries. A node never has a number in flight that is this
+/// far behind its newest one, so the window is exact.
+pub const ORIGIN_WINDOW: u64 = 8_192;
+/// Commands and bytes in one Raft entry.
+pub const BATCH_COMMANDS: usize = 256;
+pub const BATCH_BYTES: usize = 512 << 10;
+
+/// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
+pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
+
+/// Changes kept in memory for readers, by count and by bytes of data.
+pub const RECENT_CHANGES: usize = 65_536;
+pub const RECENT_BYTES: usize = 64 << 20;
+/// Bytes of record data kept in memory for `data_request`.
+pub const RECORD_CACHE_BYTES: usize = 128 << 20;
+/// Rows applied but not yet on the disk of the state machine, and their bytes, before apply waits.
+pub const PENDING_ROWS: usize = 65_536;
+pub const PENDING_BYTES: usize = 64 << 20;

@@ -1,0 +1,36 @@
+//! What applying a command gives the gateway to send: the documented server events.
+
+use std::sync::Arc;
+
+use crate::proto::{Change, Conflict, Device, Election, Role};
+
+/// One event for the sessions of every node, in the order of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// `data_update` to every session that wants the table.
+    Changed(Arc<Change>),
+    /// `critical_event` to all. `payload` is the sender's JSON.
+    Critical { device_id: String, event_type: String, payload: bytes::Bytes, timestamp_ms: u64 },
+    /// `master_elected` to all.
+    MasterElected(Arc<Election>),
+    /// `role_change` to all.
+    RoleChanged { device_id: String, role: Role, reason: String, term: u64, at_ms: u64 },
+    /// `sync_complete_ack` to all.
+    SyncCompleted { device_id: String, sync_timestamp_ms: u64, changes_count: u64, at_ms: u64 },
+    /// `sync_conflict` to the sessions of the sender, `Conflict::device_id`.
+    ConflictFound(Arc<Conflict>),
+    /// `sync_conflict_resolved` to all.
+    ConflictResolved(Arc<Conflict>),
+    /// `registered` to the device's sessions.
+    Registered(Arc<Device>),
+    /// Sessions that came with this token end.
+    TokenRevoked { jti: String },
+}
+
+/// The effects of one Raft entry, as the hub gets them.
+#[derive(Clone, Debug)]
+pub struct Effects {
+    /// The entry's index in the log.
+    pub index: u64,
+    pub effects: Vec<Effect>,
+}

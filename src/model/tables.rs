@@ -1,0 +1,148 @@
+//! The rows of the state, behind a small trait: typed keys, encoded values, ordered ranges.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use prost::Message;
+
+use crate::proto::Applied;
+
+/// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `proto::Meta`: the counters.
+    Meta,
+    /// `proto::Device` by its id.
+    Device(String),
+    /// `proto::SyncState` by its device's id.
+    SyncState(String),
+    /// `proto::TableName` by its number.
+    Table(u32),
+    /// `proto::Record`.
+    Record { table: u32, id: i64 },
+    /// `proto::Change` by its seq.
+    Change(u64),
+    /// `proto::Election` by its id.
+    Election(u64),
+    /// `proto::Audit` by its id.
+    Audit(u64),
+    /// `proto::Conflict` by its id.
+    Conflict(u64),
+    /// `proto::Answered`: a slot of a node's ring.
+    Answered { node: u64, slot: u32 },
+    /// `proto::Requested` by device number and `request_id`.
+    Requested { device: u32, request_id: String },
+    /// `proto::RequestSlot`.
+    RequestSlot { device: u32, slot: u32 },
+    /// `proto::RequestRing` by device number.
+    RequestRing(u32),
+    /// `proto::Revoked` by the token's id.
+    Revoked(String),
+}
+
+/// A row could not be read. The node cannot go on: it must not guess.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TablesError {
+    #[error("storage: {0}")]
+    Storage(String),
+    #[error("row {0:?} does not decode")]
+    Corrupt(Key),
+}
+
+/// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the
+/// async runtime's threads unless [`TablesRead::in_memory`].
+pub trait TablesRead: Send + Sync {
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError>;
+
+    /// At most `limit` rows with `from <= key <= to`, ascending, or descending if `reverse`.
+    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError>;
+
+    /// Reads never touch a disk.
+    fn in_memory(&self) -> bool {
+        false
+    }
+}
+
+/// The rows as `apply` sees them: what was put is read back at once, and leaves as one atomic write
+/// with [`Tables::commit`].
+pub trait Tables: TablesRead {
+    fn put(&mut self, key: Key, value: Bytes);
+    fn delete(&mut self, key: Key);
+
+    /// Ends one apply: all puts and deletes since the last commit, and `applied`, become one atomic write.
+    fn commit(&mut self, applied: Applied);
+
+    /// What was applied when these tables were opened or last committed.
+    fn applied(&self) -> Applied;
+
+    /// A reader for other threads.
+    fn reader(&self) -> Arc<dyn TablesRead>;
+}
+
+/// Decodes a row.
+pub fn decode<M: Message + Default>(key: &Key, bytes: Bytes) -> Result<M, TablesError> {
+    M::decode(bytes).map_err(|_| TablesError::Corrupt(key.clone()))
+}
+
+/// Reads and decodes a row.
+pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Result<Option<M>, TablesError> {
+    tables.get(key)?.map(|bytes| decode(key, bytes)).transpose()
+}
+
+/// The tables in memory: for tests and simulation.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryTables {
+    rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
+    applied: Applied,
+}
+
+impl MemoryTables {
+    /// All rows, in order.
+    pub fn rows(&self) -> BTreeMap<Key, Bytes> {
+        self.rows.read().clone()
+    }
+}
+
+impl TablesRead for MemoryTables {
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+        Ok(self.rows.read().get(key).cloned())
+    }
+
+    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let rows = self.rows.read();
+        let found = rows.range(from.clone()..=to.clone());
+        let copy = |(k, v): (&Key, &Bytes)| (k.clone(), v.clone());
+        Ok(if reverse { found.rev().take(limit).map(copy).collect() } else { found.take(limit).map(copy).collect() })
+    }
+
+    fn in_memory(&self) -> bool {
+        true
+    }
+}
+
+impl Tables for MemoryTables {
+    fn put(&mut self, key: Key, value: Bytes) {
+        self.rows.write().insert(key, value);
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.rows.write().remove(&key);
+    }
+
+    fn commit(&mut self, applied: Applied) {
+        self.applied = applied;
+    }
+
+    fn applied(&self) -> Applied {
+        self.applied.clone()
+    }
+
+    fn reader(&self) -> Arc<dyn TablesRead> {
+        Arc::new(self.clone())
+    }
+}

@@ -1,0 +1,112 @@
+//! All that knows sled: the Raft log, the rows of the state machine, snapshots, what makes them durable.
+//!
+//! Above this module nothing knows which engine holds the bytes: the traits here have a sled
+//! implementation and an in-memory twin for tests and simulation.
+
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::model::tables::Tables;
+use crate::proto::Applied;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// Called once, when the entries are on disk so that neither a crash nor a power cut takes them back.
+pub type Durable = Box<dyn FnOnce(io::Result<()>) + Send>;
+/// Resolves when the write is durable. A closed channel means the log thread ended: treat it as an error.
+pub type Ack = oneshot::Receiver<io::Result<()>>;
+
+/// What the log holds, as known in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogBounds {
+    /// The newest purged index, and the bytes given with it to [`LogStore::purge`].
+    pub purged: Option<(u64, Bytes)>,
+    /// The newest index ever appended and not truncated; `None` if none is left (look at `purged`).
+    pub last: Option<u64>,
+}
+
+/// The Raft log: entries are opaque bytes under dense indexes. Calls take effect in the order they are made.
+/// None of them blocks the caller on a disk.
+pub trait LogStore: Send + Sync + 'static {
+    fn bounds(&self) -> LogBounds;
+
+    /// Appends after the last entry. Readable when this returns, durable when `done` is called.
+    /// The first index must be `last + 1` (or `purged + 1`, or anything if the log was never used).
+    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable);
+
+    /// The entries with `from <= index < to`, ascending, at least one if there is one, else at most
+    /// `max_bytes`. A hole is an error.
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>>;
+
+    /// Removes every entry with a greater index (`None`: all).
+    fn truncate_after(&self, index: Option<u64>) -> Ack;
+
+    /// Removes every entry up to `index`, inclusive; `mark` comes back in [`LogBounds::purged`]. The rows are
+    /// made durable first: what is purged can never be replayed.
+    fn purge(&self, index: u64, mark: Bytes) -> Ack;
+
+    /// Durable when the acknowledgement comes, in order with appends.
+    fn save_vote(&self, vote: Bytes) -> Ack;
+    fn vote(&self) -> Option<Bytes>;
+
+    /// Rides on the next durable write.
+    fn save_committed(&self, committed: Option<Bytes>);
+    fn committed(&self) -> Option<Bytes>;
+}
+
+/// A whole state, as built or received: rows in key order behind `applied`.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub applied: Applied,
+    pub body: SnapshotBody,
+}
+
+#[derive(Clone, Debug)]
+pub enum SnapshotBody {
+    File { path: std::path::PathBuf, len: u64 },
+    Memory(Bytes),
+}
+
+/// Builds, receives and installs snapshots. One of each at a time.
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Writes all rows as of the last commit made before this call. Writes go on meanwhile. The rows are
+    /// durable when it returns (the log may be purged up to there).
+    fn build(&self) -> BoxFuture<'_, io::Result<Snapshot>>;
+
+    /// The newest complete snapshot, also after a restart.
+    fn current(&self) -> Option<Snapshot>;
+
+    /// Up to `len` bytes from `offset`; empty at the end.
+    fn read_chunk(&self, snapshot: &Snapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
+
+    /// Starts receiving; an earlier unfinished one is dropped.
+    fn receive(&self) -> BoxFuture<'_, io::Result<Box<dyn SnapshotReceiver>>>;
+
+    /// Replaces all rows, atomically and durably: after a crash either the old state is there or the new one.
+    /// It becomes the current snapshot. [`Tables`] handed out earlier see the new rows.
+    fn install(&self, snapshot: Snapshot) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// A snapshot on its way in.
+pub trait SnapshotReceiver: Send {
+    /// The next bytes; `offset` must be where the last ones ended.
+    fn write(&mut self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>>;
+    /// Checks that it is whole (its own checksum) and makes it durable.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<Snapshot>>;
+}
+
+/// Everything a node keeps.
+pub struct Stores {
+    pub log: std::sync::Arc<dyn LogStore>,
+    pub tables: Box<dyn Tables>,
+    pub snapshots: std::sync::Arc<dyn SnapshotStore>,
+    /// Resolves when rows that were applied but are not in the engine yet are few enough to go on.
+    pub pressure: std::sync::Arc<dyn Pressure>,
+}
+
+/// Holds `apply` back while the state machine's writer is behind (`limits::PENDING_ROWS`).
+pub trait Pressure: Send + Sync + 'static {
+    fn ready(&self) -> BoxFuture<'_, io::Result<()>>;
+}
