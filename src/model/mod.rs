@@ -13,6 +13,8 @@ pub mod device;
 pub mod effect;
 pub mod election;
 pub mod error;
+#[cfg(test)]
+mod properties;
 pub mod read;
 mod recent;
 pub mod records;

@@ -164,11 +164,11 @@ pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Resu
     tables.get(key)?.map(|bytes| decode(key, bytes)).transpose()
 }
 
-/// The tables in memory: for tests and simulation.
+/// The tables in memory: for tests and simulation. Clones share the rows.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
-    applied: Applied,
+    applied: Arc<RwLock<Applied>>,
 }
 
 impl MemoryTables {
@@ -208,11 +208,11 @@ impl Tables for MemoryTables {
     }
 
     fn commit(&mut self, applied: Applied) {
-        self.applied = applied;
+        *self.applied.write() = applied;
     }
 
     fn applied(&self) -> Applied {
-        self.applied.clone()
+        self.applied.read().clone()
     }
 
     fn reader(&self) -> Arc<dyn TablesRead> {
