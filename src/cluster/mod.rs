@@ -10,6 +10,7 @@ use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 
+pub mod coordinator;
 pub mod local;
 
 /// Writes and reads on the cluster, wherever the leader is.

@@ -105,7 +105,7 @@ impl State {
         if let Err(error) = validate(&c) {
             return refuse(error.code, error.message);
         }
-        let device = self.existing(&c.device_id)?.number;
+        let device = self.device_number(&c.device_id)?;
         if !c.request_id.is_empty() {
             let key = Key::Requested { device, request_id: c.request_id.clone() };
             if let Some(row) = self.row::<Requested>(&key)? {

@@ -10,6 +10,7 @@ pub mod change;
 pub mod conflict;
 pub mod cursor;
 pub mod device;
+pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
