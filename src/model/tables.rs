@@ -95,13 +95,19 @@ pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Resu
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
-    applied: Applied,
+    applied: Arc<RwLock<Applied>>,
 }
 
 impl MemoryTables {
     /// All rows, in order.
     pub fn rows(&self) -> BTreeMap<Key, Bytes> {
         self.rows.read().clone()
+    }
+
+    /// Puts other rows in place of all, for every clone and reader, as an installed snapshot does.
+    pub fn replace(&self, rows: BTreeMap<Key, Bytes>, applied: Applied) {
+        *self.rows.write() = rows;
+        *self.applied.write() = applied;
     }
 }
 
@@ -135,11 +141,11 @@ impl Tables for MemoryTables {
     }
 
     fn commit(&mut self, applied: Applied) {
-        self.applied = applied;
+        *self.applied.write() = applied;
     }
 
     fn applied(&self) -> Applied {
-        self.applied.clone()
+        self.applied.read().clone()
     }
 
     fn reader(&self) -> Arc<dyn TablesRead> {
