@@ -176,6 +176,12 @@ impl MemoryTables {
     pub fn rows(&self) -> BTreeMap<Key, Bytes> {
         self.rows.read().clone()
     }
+
+    /// Puts other rows in place of all, for every clone and reader, as an installed snapshot does.
+    pub fn replace(&self, rows: BTreeMap<Key, Bytes>, applied: Applied) {
+        *self.rows.write() = rows;
+        *self.applied.write() = applied;
+    }
 }
 
 impl TablesRead for MemoryTables {
