@@ -42,6 +42,77 @@ pub enum Key {
     Revoked(String),
 }
 
+impl Key {
+    /// A key after all others, as the end of open ranges.
+    pub fn end() -> Self {
+        Self::Revoked("\u{10ffff}".repeat(64))
+    }
+
+    /// A byte form that no other key has, the same in every build: what the digest is made of.
+    pub fn canonical(&self, out: &mut Vec<u8>) {
+        let tag = |out: &mut Vec<u8>, tag: u8| out.push(tag);
+        match self {
+            Self::Meta => tag(out, 1),
+            Self::Device(id) => {
+                tag(out, 2);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::SyncState(id) => {
+                tag(out, 3);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::Table(number) => {
+                tag(out, 4);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Record { table, id } => {
+                tag(out, 5);
+                out.extend_from_slice(&table.to_be_bytes());
+                out.extend_from_slice(&id.to_be_bytes());
+            }
+            Self::Change(n) => {
+                tag(out, 6);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Election(n) => {
+                tag(out, 7);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Audit(n) => {
+                tag(out, 8);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Conflict(n) => {
+                tag(out, 9);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Answered { node, slot } => {
+                tag(out, 10);
+                out.extend_from_slice(&node.to_be_bytes());
+                out.extend_from_slice(&slot.to_be_bytes());
+            }
+            Self::Requested { device, request_id } => {
+                tag(out, 11);
+                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(request_id.as_bytes());
+            }
+            Self::RequestSlot { device, slot } => {
+                tag(out, 12);
+                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(&slot.to_be_bytes());
+            }
+            Self::RequestRing(device) => {
+                tag(out, 13);
+                out.extend_from_slice(&device.to_be_bytes());
+            }
+            Self::Revoked(jti) => {
+                tag(out, 14);
+                out.extend_from_slice(jti.as_bytes());
+            }
+        }
+    }
+}
+
 /// A row could not be read. The node cannot go on: it must not guess.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TablesError {
@@ -49,6 +120,8 @@ pub enum TablesError {
     Storage(String),
     #[error("row {0:?} does not decode")]
     Corrupt(Key),
+    #[error("the log entry at index {0} does not decode")]
+    BadBatch(u64),
 }
 
 /// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the
