@@ -8,6 +8,8 @@
 //! - [`node`]: one running member
 
 pub mod codec;
+#[cfg(test)]
+pub mod doubles;
 pub mod grpc;
 pub mod log_adapter;
 pub mod memory;
@@ -17,6 +19,8 @@ pub mod replica;
 pub mod runtime;
 pub mod service;
 pub mod state_machine;
+#[cfg(test)]
+mod suite;
 pub mod transport;
 pub mod types;
 pub mod wire;
