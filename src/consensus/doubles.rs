@@ -77,7 +77,10 @@ impl LogStore for Disk {
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
         let mut found = Vec::new();
         let mut bytes = 0;
-        for (index, entry) in self.log.lock().entries.range(from..to) {
+        let log = self.log.lock();
+        // openraft's suite has logs that start anywhere.
+        let from = from.max(log.entries.keys().next().copied().unwrap_or(from));
+        for (index, entry) in log.entries.range(from..to.max(from)) {
             bytes += entry.len();
             if !found.is_empty() && bytes > max_bytes {
                 break;
