@@ -281,7 +281,9 @@ impl State {
     }
 
     fn commit(&mut self, at: Position) -> Vec<Effect> {
-        assert!(at.index > self.applied.index, "entries are applied once, in order");
+        // Raft's first entry has index 0.
+        let first = at.index == 0 && self.applied.last_log_id.is_empty();
+        assert!(first || at.index > self.applied.index, "entries are applied once, in order");
         let Txn { mut hash, effects, .. } = std::mem::take(&mut self.txn);
         hash.update(&self.digest.to_be_bytes());
         hash.update(&at.index.to_be_bytes());
