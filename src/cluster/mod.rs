@@ -14,9 +14,9 @@ use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 
-pub mod coordinator;
 pub mod batcher;
 pub mod boot;
+pub mod coordinator;
 pub mod inbox;
 pub mod local;
 pub mod outbox;

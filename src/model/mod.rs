@@ -19,6 +19,7 @@ mod properties;
 pub mod read;
 mod recent;
 pub mod records;
+mod requests;
 pub mod state;
 pub mod sync;
 pub mod tables;

@@ -16,6 +16,7 @@ use super::effect::Effect;
 use super::error::{Code, Error};
 use super::recent::Recent;
 use super::records::Records;
+use super::requests::Requests;
 use super::tables::{Key, Tables, TablesError, TablesRead, decode, get_row};
 use crate::limits;
 use crate::proto::command::Intent;
@@ -88,6 +89,7 @@ pub struct State {
     pub(super) records: Records,
     pub(super) recent: Recent,
     answered: AnsweredRings,
+    pub(super) requests: Requests,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
@@ -111,6 +113,7 @@ impl State {
             records: Records::default(),
             recent: Recent::default(),
             answered: AnsweredRings::default(),
+            requests: Requests::default(),
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
@@ -159,6 +162,17 @@ impl State {
             },
         )?;
         self.answered = answered;
+        let mut requests = Requests::default();
+        self.scan(
+            &Key::Requested { device: 0, slot: 0 },
+            |k| matches!(k, Key::Requested { .. }),
+            |key, row| {
+                if let Key::Requested { device, slot } = key {
+                    requests.load(*device, *slot, &row);
+                }
+            },
+        )?;
+        self.requests = requests;
         let mut open = BTreeMap::new();
         self.scan(
             &Key::Conflict(0),

@@ -26,9 +26,7 @@ const AUDIT: u8 = 8;
 const CONFLICT: u8 = 9;
 const ANSWERED: u8 = 10;
 const REQUESTED: u8 = 11;
-const REQUEST_SLOT: u8 = 12;
-const REQUEST_RING: u8 = 13;
-const REVOKED: u8 = 14;
+const REVOKED: u8 = 12;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
 const LARGE: u8 = 0xFF;
 
@@ -149,15 +147,10 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
             tagged(ANSWERED, &node.to_be_bytes(), out);
             out.extend_from_slice(&slot.to_be_bytes());
         }
-        Key::Requested { device, request_id } => {
+        Key::Requested { device, slot } => {
             tagged(REQUESTED, &device.to_be_bytes(), out);
-            string(request_id, out);
-        }
-        Key::RequestSlot { device, slot } => {
-            tagged(REQUEST_SLOT, &device.to_be_bytes(), out);
             out.extend_from_slice(&slot.to_be_bytes());
         }
-        Key::RequestRing(device) => tagged(REQUEST_RING, &device.to_be_bytes(), out),
         Key::Revoked(id) => tagged_string(REVOKED, id, out),
     }
 }
@@ -176,9 +169,7 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         AUDIT => Key::Audit(take_u64(bytes)?),
         CONFLICT => Key::Conflict(take_u64(bytes)?),
         ANSWERED => Key::Answered { node: take_u64(bytes)?, slot: take_u32(bytes)? },
-        REQUESTED => Key::Requested { device: take_u32(bytes)?, request_id: take_string(bytes)? },
-        REQUEST_SLOT => Key::RequestSlot { device: take_u32(bytes)?, slot: take_u32(bytes)? },
-        REQUEST_RING => Key::RequestRing(take_u32(bytes)?),
+        REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
         REVOKED => Key::Revoked(take_string(bytes)?),
         _ => return None,
     })
@@ -273,9 +264,7 @@ pub(super) mod tests {
             number().prop_map(Key::Audit),
             number().prop_map(Key::Conflict),
             (number(), small()).prop_map(|(node, slot)| Key::Answered { node, slot }),
-            (small(), text()).prop_map(|(device, request_id)| Key::Requested { device, request_id }),
-            (small(), small()).prop_map(|(device, slot)| Key::RequestSlot { device, slot }),
-            small().prop_map(Key::RequestRing),
+            (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
             text().prop_map(Key::Revoked),
         ]
     }
