@@ -18,6 +18,8 @@ pub mod batcher;
 pub mod boot;
 pub mod inbox;
 pub mod local;
+#[cfg(test)]
+mod measure;
 pub mod outbox;
 pub mod proposer;
 pub mod raft_cluster;
