@@ -22,6 +22,8 @@ use crate::proto::Outcome;
 /// Entries on their way at once.
 const PIPELINE: usize = 4;
 
+type Answers = Vec<(u64, Outcome)>;
+
 /// Who waits for a command of a batch.
 enum Ticket {
     Own(u64),
@@ -77,7 +79,7 @@ impl Lead {
 
     fn applied(&self, tickets: Vec<Ticket>, outcomes: Vec<Outcome>) {
         let mut own = Vec::new();
-        let mut others: Vec<(Arc<Stream>, Vec<(u64, Outcome)>)> = Vec::new();
+        let mut others = Vec::<(Arc<Stream>, Answers)>::new();
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             match ticket {
                 Ticket::Own(number) => own.push((number, outcome)),

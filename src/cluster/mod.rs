@@ -19,6 +19,8 @@ pub mod boot;
 pub mod coordinator;
 pub mod inbox;
 pub mod local;
+#[cfg(test)]
+mod measure;
 pub mod outbox;
 pub mod proposer;
 pub mod raft_cluster;

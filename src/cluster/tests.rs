@@ -28,7 +28,7 @@ struct Running {
     stopper: Stopper,
 }
 
-struct Cell {
+pub struct Cell {
     router: Arc<Router>,
     disks: BTreeMap<u64, Disk>,
     nodes: BTreeMap<u64, Running>,
@@ -36,7 +36,7 @@ struct Cell {
 }
 
 impl Cell {
-    async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
+    pub async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
         let members = (1..=size).map(|id| (id, Member { raft: format!("node-{id}"), ..Member::default() })).collect();
         let mut config = NodeConfig::new(0, "cell", members);
         config.snapshot_every = 1_000_000;
@@ -47,6 +47,38 @@ impl Cell {
             cell.start(id).await;
         }
         cell
+    }
+
+    /// Three nodes that talk over loopback.
+    pub async fn over_grpc() -> Self {
+        let mut listeners = BTreeMap::new();
+        let mut members = BTreeMap::new();
+        for id in 1..=3u64 {
+            let listener = listen("127.0.0.1:0").await.unwrap();
+            let raft = listener.local_addr().unwrap().to_string();
+            members.insert(id, Member { raft, ..Member::default() });
+            listeners.insert(id, listener);
+        }
+        let taken = listen(&members[&1].raft).await.unwrap_err().to_string();
+        assert!(taken.contains(&members[&1].raft), "{taken}");
+        let mut cell = Self::new(0, |config| config.members = members).await;
+        for (id, listener) in listeners {
+            let disk = Disk::default();
+            let config = NodeConfig { id, ..cell.config.clone() };
+            let node = start(config, disk.stores(), Wire::Grpc(listener), Arc::new(SystemClock)).await.unwrap();
+            let (cluster, effects, stopper) = node.split();
+            cell.disks.insert(id, disk);
+            cell.nodes.insert(id, Running { cluster, effects, stopper });
+        }
+        cell
+    }
+
+    /// Takes the effects of all nodes and drops them, as nobody else does.
+    pub fn ignore_effects(&mut self) {
+        for node in self.nodes.values_mut() {
+            let mut effects = std::mem::replace(&mut node.effects, mpsc::channel(1).1);
+            tokio::spawn(async move { while effects.recv().await.is_some() {} });
+        }
     }
 
     async fn start(&mut self, id: u64) {
@@ -61,12 +93,12 @@ impl Cell {
         self.nodes.remove(&id).unwrap().stopper.shutdown().await;
     }
 
-    fn at(&self, id: u64) -> SharedCluster {
+    pub fn at(&self, id: u64) -> SharedCluster {
         self.nodes[&id].cluster.clone()
     }
 
     /// The node that leads in the eyes of all nodes in `among`.
-    async fn leader(&self, among: &[u64]) -> u64 {
+    pub async fn leader(&self, among: &[u64]) -> u64 {
         let agreed = async {
             loop {
                 let seen: Vec<_> = among.iter().map(|id| self.at(*id).status()).collect();
@@ -106,19 +138,19 @@ impl Cell {
         assert!(rows.all(|other| other == first));
     }
 
-    async fn shutdown(mut self) {
+    pub async fn shutdown(mut self) {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.stop(id).await;
         }
     }
 }
 
-fn online(device: &str) -> Intent {
+pub fn online(device: &str) -> Intent {
     let presence = Presence::Rest as i32;
     Intent::DeviceOnline(DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() })
 }
 
-fn update(device: &str, record_id: i64, data: String) -> Intent {
+pub fn update(device: &str, record_id: i64, data: String) -> Intent {
     Intent::DataUpdate(DataUpdate {
         device_id: device.into(),
         table_name: "stock".into(),
@@ -341,25 +373,7 @@ async fn nothing_is_lost_doubled_or_reordered_while_leadership_moves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_over_grpc() {
-    let mut listeners = BTreeMap::new();
-    let mut members = BTreeMap::new();
-    for id in 1..=3u64 {
-        let listener = listen("127.0.0.1:0").await.unwrap();
-        let raft = listener.local_addr().unwrap().to_string();
-        members.insert(id, Member { raft, ..Member::default() });
-        listeners.insert(id, listener);
-    }
-    let taken = listen(&members[&1].raft).await.unwrap_err().to_string();
-    assert!(taken.contains(&members[&1].raft), "{taken}");
-    let mut cell = Cell::new(0, |config| config.members = members).await;
-    for (id, listener) in listeners {
-        let disk = Disk::default();
-        let config = NodeConfig { id, ..cell.config.clone() };
-        let node = start(config, disk.stores(), Wire::Grpc(listener), Arc::new(SystemClock)).await.unwrap();
-        let (cluster, effects, stopper) = node.split();
-        cell.disks.insert(id, disk);
-        cell.nodes.insert(id, Running { cluster, effects, stopper });
-    }
+    let mut cell = Cell::over_grpc().await;
     let leader = cell.leader(&[1, 2, 3]).await;
     cell.at(leader).propose(online("till-1")).await.unwrap();
     for id in [1, 2, 3] {
