@@ -357,10 +357,14 @@ fn nothing_acknowledged_is_lost_to_kills() {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for round in 0..KILLS {
         // A third are killed while they start: the open, with what the last kill left to be finished.
-        let life = if round % 3 == 2 { random.below(25) } else { 20 + random.below(400) };
+        let life = if round % 3 == 2 { random.below(40) } else { 20 + random.below(400) };
         run_and_kill(dir.path(), 1 + random.below(u64::MAX), Duration::from_millis(life), &mut known);
-        runtime.block_on(known.check(dir.path()));
+        // Sometimes the next child finds the folder as the kill left it, not as a check has tidied it.
+        if round % 5 != 1 {
+            runtime.block_on(known.check(dir.path()));
+        }
     }
+    runtime.block_on(known.check(dir.path()));
     // Otherwise the kills came too early to show anything.
     assert!(known.opens > KILLS / 2 && known.purged > 0 && known.vote > 0, "{known:?}");
 }
