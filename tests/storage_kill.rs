@@ -66,10 +66,10 @@ fn applied(index: u64) -> Applied {
 /// What applying an entry does. The rows do not depend on the term, only on the index.
 fn apply(tables: &mut dyn Tables, index: u64) {
     tables.put(Key::Meta, payload(index, 0));
-    tables.put(Key::Change(index), payload(index, 1));
+    tables.put(Key::Changes(index), payload(index, 1));
     tables.put(Key::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
     if index > KEPT {
-        tables.delete(Key::Change(index - KEPT));
+        tables.delete(Key::Changes(index - KEPT));
     }
     tables.commit(applied(index));
 }
@@ -81,7 +81,7 @@ fn rows_at(index: u64) -> Vec<(Key, Bytes)> {
         rows.insert(Key::Meta, payload(index, 0));
     }
     for i in index.saturating_sub(KEPT - 1).max(1)..=index {
-        rows.insert(Key::Change(i), payload(i, 1));
+        rows.insert(Key::Changes(i), payload(i, 1));
         rows.insert(Key::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
     }
     rows.into_iter().collect()
