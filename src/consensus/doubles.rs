@@ -52,6 +52,19 @@ impl Disk {
         self.rows.lock().rows.clone()
     }
 
+    /// What a power cut may leave: the log as it was, the rows as of some time before, no commit index.
+    pub fn roll_back(&self, to: &Self) {
+        *self.rows.lock() = to.rows.lock().clone();
+        self.log.lock().committed = None;
+    }
+
+    /// A copy that shares nothing.
+    pub fn image(&self) -> Self {
+        let copy = Self::default();
+        *copy.rows.lock() = self.rows.lock().clone();
+        copy
+    }
+
     pub fn has_purged(&self) -> bool {
         self.log.lock().purged.is_some()
     }
