@@ -1,1 +1,7 @@
-fn main() {}
+//! The `tillsync` binary; its commands are in `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tillsync::cli::main()
+}

@@ -1,1 +1,148 @@
-//! The commands of the `tillsync` binary; no logic of their own.
+//! The commands of the `tillsync` binary: one file a command, no logic of the server.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::error::{Code, Error};
+
+pub mod bench;
+pub mod client;
+mod cluster;
+mod demo;
+mod dev;
+mod load;
+mod local;
+mod logging;
+pub mod serve;
+mod token;
+mod watch;
+
+/// Keeps a store's devices in step on a small Raft cluster.
+#[derive(Parser, Debug)]
+#[command(name = "tillsync", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show on this machine, in a minute, what Tillsync does: five devices, three nodes, one of them killed
+    Demo(demo::Args),
+    /// Run a three-node cluster on this machine, with nothing to configure
+    Dev(dev::Args),
+    /// Run one node of a real cluster
+    Serve(serve::Args),
+    /// Send the lines of a CSV file as records; running it again sends only what is missing
+    Load(load::Args),
+    /// Show the cluster's events as they happen
+    Watch(watch::Args),
+    /// Make tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Look after a cluster
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Measure a cluster under load
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+/// Why a command did not do what it was asked: one sentence and an exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub message: String,
+    pub exit: u8,
+}
+
+pub type CliResult<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: 1 }
+    }
+
+    /// The command line or the configuration is wrong: exit code 2, as clap has it.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: 2 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = if error.code == Code::Configuration { 2 } else { 1 };
+        Self { message: error.to_string(), exit }
+    }
+}
+
+impl From<client::ClientError> for Failure {
+    fn from(error: client::ClientError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::execute(args),
+        Command::Dev(args) => block_on(dev::execute(args)),
+        Command::Demo(args) => block_on(demo::execute(args)),
+        Command::Load(args) => block_on(load::execute(args)),
+        Command::Watch(args) => block_on(watch::execute(args)),
+        Command::Token(command) => token::execute(command),
+        Command::Cluster(command) => block_on(cluster::execute(command)),
+        Command::Bench(command) => block_on(bench::execute(command)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// The clients' runtime: one thread, since the nodes on the same machine need the others.
+fn block_on<F: Future<Output = CliResult>>(future: F) -> CliResult {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format!("the async runtime cannot start: {e}")))?;
+    runtime.block_on(future)
+}
+
+/// Resolves when someone asks this process to stop: Ctrl-C or SIGTERM.
+async fn stop_signal() -> CliResult {
+    let failed = |e: std::io::Error| Failure::new(format!("signals cannot be caught: {e}"));
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        Ok(())
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -117,7 +117,8 @@ impl RunningNode {
 }
 
 impl Stopper {
-    /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk.
+    /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk; closing
+    /// the stores is left to whoever opened them.
     pub async fn shutdown(self) {
         let Lifetime { stop, tasks, router } = self.lifetime;
         if let Some(router) = router {
@@ -227,10 +228,19 @@ impl Desk {
         };
         self.spawn(proposer.run());
         self.spawn(reader.run());
+        self.spawn(keep_filled(node.replica().clone(), stop.clone()));
         self.spawn(expire(outbox, stop.clone()));
         self.spawn(probe(node.clone(), identity.clone(), transport.clone(), stats.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
+    }
+}
+
+async fn keep_filled(replica: Arc<Replica>, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = replica.keep_filled() => {}
     }
 }
 

@@ -16,6 +16,7 @@ use crate::storage::BoxFuture;
 
 pub mod batcher;
 pub mod boot;
+pub mod coordinator;
 pub mod inbox;
 pub mod local;
 #[cfg(test)]

@@ -12,14 +12,16 @@ use super::boot::{NodeConfig, Stopper, Wire, listen, start};
 use super::raft_cluster::RaftCluster;
 use super::{Cluster, SharedCluster};
 use crate::clock::SystemClock;
-use crate::consensus::doubles::Disk;
 use crate::consensus::memory::Router;
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::{EncodedBatch, Member};
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::Code;
+use crate::model::tables::Key;
 use crate::proto::command::Intent;
 use crate::proto::{Batch, Command, DataUpdate, DeviceOnline, Operation, Origin, Outcome, Presence, outcome};
+use crate::storage::memory::MemoryDisk;
+use crate::storage::{Close, LogStore, Stores};
 
 /// Generous: a test fails by it only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,11 +30,26 @@ struct Running {
     cluster: Arc<RaftCluster>,
     effects: mpsc::Receiver<Effects>,
     stopper: Stopper,
+    log: Arc<dyn LogStore>,
+    close: Arc<dyn Close>,
+}
+
+async fn run(config: NodeConfig, stores: Stores, wire: Wire) -> Running {
+    let (log, close) = (stores.log.clone(), stores.close.clone());
+    let node = start(config, stores, wire, Arc::new(SystemClock)).await.unwrap();
+    let (cluster, effects, stopper) = node.split();
+    Running { cluster, effects, stopper, log, close }
+}
+
+/// Every row of a node.
+async fn rows(cluster: &RaftCluster) -> Vec<(Key, Bytes)> {
+    let last = Key::Revoked("\u{10ffff}".into());
+    cluster.replica().cold(move |rows| rows.range(&Key::Meta, &last, usize::MAX, false)).await.unwrap()
 }
 
 pub struct Cell {
     router: Arc<Router>,
-    disks: BTreeMap<u64, Disk>,
+    disks: BTreeMap<u64, MemoryDisk>,
     nodes: BTreeMap<u64, Running>,
     config: NodeConfig,
 }
@@ -43,7 +60,7 @@ impl Cell {
         let mut config = NodeConfig::new(0, "cell", members);
         config.snapshot_every = 1_000_000;
         change(&mut config);
-        let disks = (1..=size).map(|id| (id, Disk::default())).collect();
+        let disks = (1..=size).map(|id| (id, MemoryDisk::default())).collect();
         let mut cell = Self { router: Router::new(), disks, nodes: BTreeMap::new(), config };
         for id in 1..=size {
             cell.start(id).await;
@@ -65,12 +82,10 @@ impl Cell {
         assert!(taken.contains(&members[&1].raft), "{taken}");
         let mut cell = Self::new(0, |config| config.members = members).await;
         for (id, listener) in listeners {
-            let disk = Disk::default();
+            let disk = MemoryDisk::default();
             let config = NodeConfig { id, ..cell.config.clone() };
-            let node = start(config, disk.stores(), Wire::Grpc(listener), Arc::new(SystemClock)).await.unwrap();
-            let (cluster, effects, stopper) = node.split();
+            cell.nodes.insert(id, run(config, disk.open(), Wire::Grpc(listener)).await);
             cell.disks.insert(id, disk);
-            cell.nodes.insert(id, Running { cluster, effects, stopper });
         }
         cell
     }
@@ -86,13 +101,14 @@ impl Cell {
     async fn start(&mut self, id: u64) {
         let config = NodeConfig { id, ..self.config.clone() };
         let wire = Wire::Memory(self.router.clone());
-        let node = start(config, self.disks[&id].stores(), wire, Arc::new(SystemClock)).await.unwrap();
-        let (cluster, effects, stopper) = node.split();
-        self.nodes.insert(id, Running { cluster, effects, stopper });
+        let node = run(config, self.disks[&id].open(), wire).await;
+        self.nodes.insert(id, node);
     }
 
     async fn stop(&mut self, id: u64) {
-        self.nodes.remove(&id).unwrap().stopper.shutdown().await;
+        let node = self.nodes.remove(&id).unwrap();
+        node.stopper.shutdown().await;
+        node.close.close().await.unwrap();
     }
 
     pub fn at(&self, id: u64) -> SharedCluster {
@@ -134,10 +150,12 @@ impl Cell {
             }
         };
         tokio::time::timeout(PATIENCE, same).await.expect("the nodes do not converge");
-        let mut rows = self.nodes.keys().map(|id| self.disks[id].rows());
-        let first = rows.next().unwrap();
-        assert!(!first.is_empty());
-        assert!(rows.all(|other| other == first));
+        let mut first = None;
+        for node in self.nodes.values() {
+            let all = rows(&node.cluster).await;
+            assert!(!all.is_empty());
+            assert_eq!(*first.get_or_insert_with(|| all.clone()), all);
+        }
     }
 
     pub async fn shutdown(mut self) {
@@ -317,7 +335,7 @@ async fn a_node_that_was_away_long_catches_up_by_snapshot() {
     let away = if leader == 1 { 2 } else { 1 };
     cell.stop(away).await;
     let mut written = 0;
-    while !cell.disks[&leader].has_purged() || written < 400 {
+    while cell.nodes[&leader].log.bounds().purged.is_none() || written < 400 {
         write(&cell.at(leader), "till-1", written).await;
         written += 1;
         assert!(written < 100_000, "the log is never purged");
@@ -406,14 +424,13 @@ async fn a_restart_with_older_rows_serves_no_older_reads() {
     let mut cell = Cell::new(3, |_| {}).await;
     let leader = cell.leader(&[1, 2, 3]).await;
     cell.at(leader).propose(online("till-1")).await.unwrap();
-    cell.converge().await;
-    let images: BTreeMap<u64, Disk> = cell.disks.iter().map(|(id, disk)| (*id, disk.image())).collect();
     for n in 0..10 {
         write(&cell.at(leader), "till-1", n).await;
     }
     for id in [1, 2, 3] {
-        cell.stop(id).await;
-        cell.disks[&id].roll_back(&images[&id]);
+        // The log stays, the rows since the last snapshot are gone, and so is the commit index.
+        cell.disks[&id].crash();
+        cell.nodes.remove(&id).unwrap().stopper.shutdown().await;
     }
     for id in [1, 2, 3] {
         cell.start(id).await;

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
     Accepted, Change, Compact, Conflict, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome, Record,
-    RequestRing, RequestSlot, Requested, TableName,
+    Requested, TableName,
 };
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation.
@@ -105,19 +105,17 @@ impl State {
         if let Err(error) = validate(&c) {
             return refuse(error.code, error.message);
         }
-        let device = self.existing(&c.device_id)?.number;
-        if !c.request_id.is_empty() {
-            let key = Key::Requested { device, request_id: c.request_id.clone() };
-            if let Some(row) = self.row::<Requested>(&key)? {
-                let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
-                let given = outcome.result.ok_or(TablesError::Corrupt(key))?;
-                return Ok((given, true));
-            }
+        let device = self.device_number(&c.device_id)?;
+        if let Some(slot) = self.requests.find(device, &c.request_id) {
+            let key = Key::Requested { device, slot };
+            let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
+            let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
+            return Ok((outcome.result.ok_or(TablesError::Corrupt(key))?, true));
         }
         let request_id = c.request_id.clone();
         let given = self.write_or_conflict(c, device)?;
         if !request_id.is_empty() {
-            self.remember_request(device, request_id, &given)?;
+            self.remember_request(device, request_id, &given);
         }
         Ok((given, false))
     }
@@ -220,19 +218,11 @@ impl State {
         Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
     }
 
-    fn remember_request(&mut self, device: u32, request_id: String, given: &Given) -> Result<(), TablesError> {
-        let ring_key = Key::RequestRing(device);
-        let slot = self.row::<RequestRing>(&ring_key)?.unwrap_or_default().next;
-        let place = Key::RequestSlot { device, slot: (slot % limits::REQUEST_WINDOW) as u32 };
-        if let Some(old) = self.row::<RequestSlot>(&place)? {
-            self.delete(Key::Requested { device, request_id: old.request_id });
-        }
+    fn remember_request(&mut self, device: u32, request_id: String, given: &Given) {
+        let (number, slot) = self.requests.remember(device, &request_id);
         let outcome = Outcome { at_ms: self.meta.now_ms, repeated: false, result: Some(given.clone()) };
-        let row = Requested { slot, outcome: outcome.encode_to_vec().into() };
-        self.put(Key::Requested { device, request_id: request_id.clone() }, &row);
-        self.put(place, &RequestSlot { request_id });
-        self.put(ring_key, &RequestRing { next: slot + 1 });
-        Ok(())
+        let row = Requested { number, request_id, outcome: outcome.encode_to_vec().into() };
+        self.put(Key::Requested { device, slot }, &row);
     }
 
     pub(super) fn critical_event(&mut self, c: CriticalEvent) -> Given1 {

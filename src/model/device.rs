@@ -166,6 +166,14 @@ impl State {
         }
     }
 
+    /// The device's number, or 3004.
+    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::Fail> {
+        match self.devices.get(id) {
+            Some(device) => Ok(device.number),
+            None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
+        }
+    }
+
     pub(super) fn save_device(&mut self, device: Device) {
         self.put(Key::Device(device.device_id.clone()), &device);
         self.devices.insert(device.device_id.clone(), Arc::new(device));

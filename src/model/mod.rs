@@ -10,12 +10,16 @@ pub mod change;
 pub mod conflict;
 pub mod cursor;
 pub mod device;
+pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+#[cfg(test)]
+mod properties;
 pub mod read;
 mod recent;
 pub mod records;
+mod requests;
 pub mod state;
 pub mod sync;
 pub mod tables;

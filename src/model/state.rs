@@ -16,6 +16,7 @@ use super::effect::Effect;
 use super::error::{Code, Error};
 use super::recent::Recent;
 use super::records::Records;
+use super::requests::Requests;
 use super::tables::{Key, Tables, TablesError, TablesRead, decode, get_row};
 use crate::limits;
 use crate::proto::command::Intent;
@@ -88,9 +89,12 @@ pub struct State {
     pub(super) records: Records,
     pub(super) recent: Recent,
     answered: AnsweredRings,
+    pub(super) requests: Requests,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
+    /// Counts reloads: what was read from rows before one is not taken in after it.
+    pub(super) loads: u64,
 }
 
 impl State {
@@ -111,9 +115,11 @@ impl State {
             records: Records::default(),
             recent: Recent::default(),
             answered: AnsweredRings::default(),
+            requests: Requests::default(),
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
+            loads: 0,
         };
         state.reload()?;
         Ok(state)
@@ -121,6 +127,7 @@ impl State {
 
     /// Reads everything from the rows again (at the start, and after a snapshot was installed).
     pub fn reload(&mut self) -> Result<(), TablesError> {
+        self.loads += 1;
         self.applied = self.tables.applied();
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn = Txn::default();
@@ -159,6 +166,17 @@ impl State {
             },
         )?;
         self.answered = answered;
+        let mut requests = Requests::default();
+        self.scan(
+            &Key::Requested { device: 0, slot: 0 },
+            |k| matches!(k, Key::Requested { .. }),
+            |key, row| {
+                if let Key::Requested { device, slot } = key {
+                    requests.load(*device, *slot, &row);
+                }
+            },
+        )?;
+        self.requests = requests;
         let mut open = BTreeMap::new();
         self.scan(
             &Key::Conflict(0),

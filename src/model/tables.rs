@@ -32,12 +32,8 @@ pub enum Key {
     Conflict(u64),
     /// `proto::Answered`: a slot of a node's ring.
     Answered { node: u64, slot: u32 },
-    /// `proto::Requested` by device number and `request_id`.
-    Requested { device: u32, request_id: String },
-    /// `proto::RequestSlot`.
-    RequestSlot { device: u32, slot: u32 },
-    /// `proto::RequestRing` by device number.
-    RequestRing(u32),
+    /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
+    Requested { device: u32, slot: u32 },
     /// `proto::Revoked` by the token's id.
     Revoked(String),
 }
@@ -91,22 +87,13 @@ impl Key {
                 out.extend_from_slice(&node.to_be_bytes());
                 out.extend_from_slice(&slot.to_be_bytes());
             }
-            Self::Requested { device, request_id } => {
+            Self::Requested { device, slot } => {
                 tag(out, 11);
-                out.extend_from_slice(&device.to_be_bytes());
-                out.extend_from_slice(request_id.as_bytes());
-            }
-            Self::RequestSlot { device, slot } => {
-                tag(out, 12);
                 out.extend_from_slice(&device.to_be_bytes());
                 out.extend_from_slice(&slot.to_be_bytes());
             }
-            Self::RequestRing(device) => {
-                tag(out, 13);
-                out.extend_from_slice(&device.to_be_bytes());
-            }
             Self::Revoked(jti) => {
-                tag(out, 14);
+                tag(out, 12);
                 out.extend_from_slice(jti.as_bytes());
             }
         }
@@ -164,17 +151,23 @@ pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Resu
     tables.get(key)?.map(|bytes| decode(key, bytes)).transpose()
 }
 
-/// The tables in memory: for tests and simulation.
+/// The tables in memory: for tests and simulation. Clones share the rows.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
-    applied: Applied,
+    applied: Arc<RwLock<Applied>>,
 }
 
 impl MemoryTables {
     /// All rows, in order.
     pub fn rows(&self) -> BTreeMap<Key, Bytes> {
         self.rows.read().clone()
+    }
+
+    /// Puts other rows in place of all, for every clone and reader, as an installed snapshot does.
+    pub fn replace(&self, rows: BTreeMap<Key, Bytes>, applied: Applied) {
+        *self.rows.write() = rows;
+        *self.applied.write() = applied;
     }
 }
 
@@ -208,11 +201,11 @@ impl Tables for MemoryTables {
     }
 
     fn commit(&mut self, applied: Applied) {
-        self.applied = applied;
+        *self.applied.write() = applied;
     }
 
     fn applied(&self) -> Applied {
-        self.applied.clone()
+        self.applied.read().clone()
     }
 
     fn reader(&self) -> Arc<dyn TablesRead> {

@@ -1,0 +1,146 @@
+//! What the commands share to talk to a cluster as any device would: REST, `/ws` and Socket.IO.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Failure;
+use crate::model::error::Code;
+
+pub mod frame;
+pub mod link;
+pub mod rest;
+pub mod socketio;
+pub mod ws;
+
+/// Silence after which a node is taken for lost: it pings every 2 s.
+pub const SILENCE: Duration = Duration::from_secs(6);
+/// How long a connection may take to be made.
+pub const CONNECT: Duration = Duration::from_secs(3);
+
+/// Where the cluster is and who asks: the flags of every command that talks to one.
+#[derive(Args, Clone, Debug)]
+pub struct TargetArgs {
+    /// The nodes, e.g. http://10.0.0.1:5000; repeat it or separate by commas. Default: those of `tillsync dev`
+    #[arg(long = "url", value_name = "URL", value_delimiter = ',', env = "TILLSYNC_URL")]
+    pub urls: Vec<String>,
+    /// The token. Default: the admin token that `tillsync dev` left in its data folder
+    #[arg(long, value_name = "TOKEN", env = "TILLSYNC_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The data folder of `tillsync dev`, for its token
+    #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
+    pub data: PathBuf,
+}
+
+/// The nodes and the token, resolved.
+#[derive(Clone)]
+pub struct Target {
+    pub nodes: Vec<NodeUrl>,
+    pub token: String,
+}
+
+impl TargetArgs {
+    pub fn resolve(&self) -> Result<Target, Failure> {
+        let mut nodes = Vec::new();
+        for url in &self.urls {
+            nodes.push(NodeUrl::parse(url)?);
+        }
+        if nodes.is_empty() {
+            for port in 5000..5003 {
+                nodes.push(NodeUrl { authority: format!("127.0.0.1:{port}") });
+            }
+        }
+        let token = match &self.token {
+            Some(token) => token.trim().to_owned(),
+            None => {
+                let path = self.data.join("admin.token");
+                std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| {
+                    Failure::new(format!("no --token given, and {} cannot be read: {e}", path.display()))
+                })?
+            }
+        };
+        Ok(Target { nodes, token })
+    }
+}
+
+/// A node's address as a client has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeUrl {
+    /// `host:port`
+    pub authority: String,
+}
+
+impl NodeUrl {
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let rest = text.trim().trim_end_matches('/');
+        let rest = match rest.split_once("://") {
+            Some(("http" | "ws", rest)) => rest,
+            Some((scheme, _)) => {
+                return Err(Failure::usage(format!("url {text}: {scheme} is not supported, only http")));
+            }
+            None => rest,
+        };
+        match rest.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && !rest.contains('/') && port.parse::<u16>().is_ok() => {
+                Ok(Self { authority: rest.to_owned() })
+            }
+            _ => Err(Failure::usage(format!("url {text}: expected http://HOST:PORT"))),
+        }
+    }
+}
+
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+/// Why a call or a connection did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The server said no, with a documented code where it gave one.
+    #[error("{node} refused it: {}{message}", code.map(|c| format!("{c}: ")).unwrap_or_default())]
+    Refused { node: NodeUrl, code: Option<u32>, message: String },
+    /// The node cannot be reached or the connection ended: it may have been done or not.
+    #[error("{node} cannot be reached: {why}")]
+    Lost { node: NodeUrl, why: String },
+    /// What came is not what the API says.
+    #[error("{node} sent something unexpected: {why}")]
+    Strange { node: NodeUrl, why: String },
+}
+
+impl ClientError {
+    /// The same request can succeed on another node or a little later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Lost { .. } => true,
+            Self::Refused { code, .. } => code.is_some_and(is_passing),
+            Self::Strange { .. } => false,
+        }
+    }
+}
+
+/// Codes of a cluster that is between leaders, busy or stopping.
+pub fn is_passing(code: u32) -> bool {
+    [Code::Timeout, Code::PeerUnreachable, Code::SocketClosed, Code::NoMaster, Code::Unavailable]
+        .iter()
+        .any(|c| c.number() == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_with_or_without_a_scheme() {
+        for text in ["http://h:5000", "h:5000", "ws://h:5000/", " http://h:5000/ "] {
+            assert_eq!(NodeUrl::parse(text).unwrap().authority, "h:5000");
+        }
+        assert_eq!(NodeUrl::parse("[::1]:5000").unwrap().to_string(), "http://[::1]:5000");
+        for bad in ["", "h", "https://h:1", "h:x", "h:1/path", ":5000"] {
+            assert!(NodeUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

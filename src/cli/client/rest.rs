@@ -1,0 +1,197 @@
+//! The REST calls that the commands make.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{CONNECT, ClientError, NodeUrl};
+use crate::cli::Failure;
+
+/// A page of the change feed.
+pub const PAGE: usize = 1_000;
+
+/// A client of one or many nodes; connections are kept.
+#[derive(Clone)]
+pub struct Rest {
+    http: reqwest::Client,
+    token: String,
+}
+
+/// A committed change, as `GET /sync/changes` gives it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct FeedChange {
+    pub seq: u64,
+    pub table_name: String,
+    pub record_id: i64,
+    pub operation: String,
+    #[serde(default)]
+    pub data: Value,
+    #[serde(default)]
+    pub device_id: Option<String>,
+    #[serde(default)]
+    pub timestamp: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct FeedPage {
+    pub changes: Vec<FeedChange>,
+    pub cursor: String,
+    pub has_more: bool,
+}
+
+/// A node, as `GET /system/cluster` on it tells.
+#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    pub node: u64,
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub applied_index: u64,
+    pub digest: String,
+    /// The index that the digest belongs to.
+    pub applied_digest_index: u64,
+    pub master: Option<String>,
+    pub master_term: u64,
+    pub head_seq: u64,
+    pub sessions: u64,
+    pub peers: Vec<PeerStatus>,
+    pub members: Vec<MemberStatus>,
+    pub version: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    pub node: u64,
+    pub reachable: bool,
+    pub latency_ms: Option<f64>,
+    pub silent_ms: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    pub id: u64,
+    pub gateway: String,
+    pub raft: String,
+}
+
+impl Rest {
+    pub fn new(token: &str) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(Duration::from_secs(10))
+            .no_proxy()
+            .build()
+            .map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))?;
+        Ok(Self { http, token: token.to_owned() })
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str) -> Result<T, ClientError> {
+        let lost = |e: reqwest::Error| ClientError::Lost { node: node.clone(), why: cause(&e) };
+        let response = self.http.get(format!("{node}{path}")).bearer_auth(&self.token).send().await.map_err(lost)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(lost)?;
+        if !status.is_success() {
+            return Err(refusal(node, status.as_u16(), &body));
+        }
+        serde_json::from_slice(&body)
+            .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to GET {path}: {e}") })
+    }
+
+    pub async fn status(&self, node: &NodeUrl) -> Result<NodeStatus, ClientError> {
+        self.get(node, "/system/cluster").await
+    }
+
+    /// One page of the change feed after `cursor` (`None`: from the beginning), of these tables (none: all).
+    pub async fn changes(
+        &self,
+        node: &NodeUrl,
+        cursor: Option<&str>,
+        tables: &[&str],
+    ) -> Result<FeedPage, ClientError> {
+        let mut path = format!("/sync/changes?limit={PAGE}");
+        if let Some(cursor) = cursor {
+            path += &format!("&cursor={}", percent(cursor));
+        }
+        if !tables.is_empty() {
+            path += &format!("&tables={}", percent(&tables.join(",")));
+        }
+        self.get(node, &path).await
+    }
+
+    /// Hands every change to `each`, page after page.
+    pub async fn each_change(
+        &self,
+        node: &NodeUrl,
+        tables: &[&str],
+        mut each: impl FnMut(FeedChange),
+    ) -> Result<(), ClientError> {
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = self.changes(node, cursor.as_deref(), tables).await?;
+            page.changes.into_iter().for_each(&mut each);
+            if !page.has_more {
+                return Ok(());
+            }
+            if cursor.as_deref() == Some(page.cursor.as_str()) {
+                return Err(ClientError::Strange { node: node.clone(), why: "the change feed does not go on".into() });
+            }
+            cursor = Some(page.cursor);
+        }
+    }
+}
+
+/// What a body with a documented error says.
+pub fn refusal(node: &NodeUrl, status: u16, body: &[u8]) -> ClientError {
+    let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let code = body.get("error_code").and_then(Value::as_str).and_then(|c| c.parse().ok());
+    let message = match body.get("error").and_then(Value::as_str) {
+        Some(words) => words.to_owned(),
+        None => format!("HTTP status {status}"),
+    };
+    ClientError::Refused { node: node.clone(), code, message }
+}
+
+/// The innermost cause: reqwest's own words do not say it.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// A value of a query or a segment of a path.
+pub fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_escaped() {
+        assert_eq!(percent("order lines,é"), "order%20lines%2C%C3%A9");
+    }
+
+    #[test]
+    fn a_refusal_carries_the_documented_code() {
+        let node = NodeUrl { authority: "h:1".into() };
+        let body = br#"{"success":false,"error":"no","error_code":"2005"}"#;
+        assert_eq!(refusal(&node, 503, body).to_string(), "http://h:1 refused it: 2005: no");
+        assert!(refusal(&node, 503, body).is_passing());
+        assert_eq!(refusal(&node, 404, b"<html>").to_string(), "http://h:1 refused it: HTTP status 404");
+    }
+}

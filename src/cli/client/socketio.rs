@@ -1,0 +1,157 @@
+//! As much of a Socket.IO 5 client (Engine.IO 4, websocket only) as the commands need.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::frame::Event;
+use super::ws::WsSocket;
+use super::{CONNECT, ClientError, NodeUrl};
+
+/// A connection to the main namespace.
+pub struct SioSocket {
+    ws: WsSocket,
+    next_ack: u64,
+}
+
+/// What the server sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Packet {
+    Ping,
+    Event(Event),
+    /// The answer to the event that was sent with this number.
+    Ack(u64, Value),
+    Disconnect,
+    ConnectError(String),
+    Connected,
+    /// Engine.IO's own: open, noop.
+    Other,
+}
+
+impl SioSocket {
+    pub async fn connect(node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
+        match tokio::time::timeout(CONNECT, Self::handshake(node, token)).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::Lost { node: node.clone(), why: "no answer to the handshake".into() }),
+        }
+    }
+
+    async fn handshake(node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
+        let mut ws = WsSocket::open(node, "/socket.io/?EIO=4&transport=websocket", None).await?;
+        let open = ws.next().await?;
+        if !open.starts_with('0') {
+            return Err(strange(node, &open));
+        }
+        ws.send(format!("40{}", serde_json::json!({ "token": token }))).await?;
+        loop {
+            let text = ws.next().await?;
+            match parse(&text) {
+                Some(Packet::Connected) => return Ok(Self { ws, next_ack: 0 }),
+                Some(Packet::ConnectError(message)) => {
+                    let code = message.get(..4).and_then(|c| c.parse().ok());
+                    return Err(ClientError::Refused { node: node.clone(), code, message });
+                }
+                Some(Packet::Ping) => ws.send("3").await?,
+                Some(Packet::Other) => {}
+                _ => return Err(strange(node, &text)),
+            }
+        }
+    }
+
+    pub fn node(&self) -> &NodeUrl {
+        &self.ws.node
+    }
+
+    /// Emits an event; `data` is JSON. With `want_ack` it gets a number, which the answer will carry.
+    pub async fn emit(&mut self, event: &str, data: &str, want_ack: bool) -> Result<Option<u64>, ClientError> {
+        let id = want_ack.then(|| {
+            self.next_ack += 1;
+            self.next_ack
+        });
+        let number = id.map(|n| n.to_string()).unwrap_or_default();
+        self.ws.send(format!(r#"42{number}["{event}",{data}]"#)).await?;
+        Ok(id)
+    }
+
+    /// The next event or answer. Cancel-safe but for the answer to a ping, which the next ping makes good.
+    pub async fn next(&mut self) -> Result<Packet, ClientError> {
+        loop {
+            let text = self.ws.next().await?;
+            match parse(&text) {
+                Some(Packet::Ping) => self.ws.send("3").await?,
+                Some(packet @ (Packet::Event(_) | Packet::Ack(..))) => return Ok(packet),
+                Some(Packet::Disconnect) => {
+                    return Err(ClientError::Lost { node: self.ws.node.clone(), why: "it closed the session".into() });
+                }
+                Some(_) => {}
+                None => return Err(strange(&self.ws.node, &text)),
+            }
+        }
+    }
+
+    pub async fn close(self) {
+        self.ws.close().await;
+    }
+}
+
+fn strange(node: &NodeUrl, text: &str) -> ClientError {
+    let start: String = text.chars().take(80).collect();
+    ClientError::Strange { node: node.clone(), why: format!("the packet {start}") }
+}
+
+/// One Engine.IO packet; `None` if it is not one.
+pub fn parse(text: &str) -> Option<Packet> {
+    match text.as_bytes().first()? {
+        b'2' => return Some(Packet::Ping),
+        b'1' => return Some(Packet::Disconnect),
+        b'4' => {}
+        b'0' | b'3' | b'6' => return Some(Packet::Other),
+        _ => return None,
+    }
+    let (kind, rest) = (text.as_bytes().get(1)?, text.get(2..)?);
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, body) = rest.split_at(digits);
+    match kind {
+        b'0' => Some(Packet::Connected),
+        b'1' => Some(Packet::Disconnect),
+        b'2' => {
+            let parts: Vec<&RawValue> = serde_json::from_str(body).ok()?;
+            let name = serde_json::from_str(parts.first()?.get()).ok()?;
+            let data = parts.get(1).map_or(Some(Value::Null), |d| serde_json::from_str(d.get()).ok())?;
+            Some(Packet::Event(Event { name, data }))
+        }
+        b'3' => {
+            let mut parts: Vec<Value> = serde_json::from_str(body).ok()?;
+            let data = if parts.is_empty() { Value::Null } else { parts.swap_remove(0) };
+            Some(Packet::Ack(number.parse().ok()?, data))
+        }
+        b'4' => {
+            let body: Value = serde_json::from_str(body).ok()?;
+            let message = body.get("message").and_then(Value::as_str).unwrap_or("no reason given");
+            Some(Packet::ConnectError(message.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn packets_are_read_as_the_protocol_has_them() {
+        assert_eq!(parse("2"), Some(Packet::Ping));
+        assert_eq!(parse("1"), Some(Packet::Disconnect));
+        assert_eq!(parse(r#"0{"sid":"x"}"#), Some(Packet::Other));
+        assert_eq!(parse(r#"40{"sid":"x"}"#), Some(Packet::Connected));
+        assert_eq!(parse("41"), Some(Packet::Disconnect));
+        assert_eq!(parse(r#"44{"message":"3001: no"}"#), Some(Packet::ConnectError("3001: no".into())));
+        assert_eq!(parse(r#"42["a",{"b":1}]"#), Some(Packet::Event(Event { name: "a".into(), data: json!({"b": 1}) })));
+        assert_eq!(parse(r#"42["a"]"#), Some(Packet::Event(Event { name: "a".into(), data: Value::Null })));
+        assert_eq!(parse(r#"4312[{"ok":true}]"#), Some(Packet::Ack(12, json!({"ok": true}))));
+        assert_eq!(parse("431[]"), Some(Packet::Ack(1, Value::Null)));
+        for bad in ["", "4", "9", "42", "42[", "42[1]", "43[]", "é", "4é"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

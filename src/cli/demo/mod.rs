@@ -1,0 +1,257 @@
+//! `tillsync demo`: what Tillsync is for, in one command on a fresh machine.
+//!
+//! Three nodes, five devices that push real order lines and receive each other's, the leading node killed in
+//! the middle and brought back; then everything that was promised is checked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::client::link::Transport;
+use super::client::rest::{NodeStatus, Rest};
+use super::load::csv_file::{CsvFile, CsvLine};
+use super::local::{Layout, NODES, NodeEvent, Supervisor, free_ports, wait_ready};
+use super::{CliResult, Failure, stop_signal};
+use crate::clock::{Clock, SystemClock};
+use crate::token::{Class, KeyRing};
+
+mod check;
+mod device;
+mod report;
+
+use device::{Device, Journal, Progress};
+use report::Report;
+
+/// Real order lines; see the NOTICE beside the file.
+const ORDERS: &str = include_str!("orders.csv");
+const KEY: &str = "Row ID";
+const TABLE: &str = "orders";
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The share of the lines that is acknowledged when the leader is killed, and when it is brought back. Percent.
+const KILL_AT: usize = 40;
+const REVIVE_AT: usize = 75;
+
+/// The devices: name, class, transport and the node (from 1) that each is connected to at first.
+const DEVICES: [(&str, Class, Transport, usize); 5] = [
+    ("till-1", Class::SalesAssistant, Transport::Socketio, 1),
+    ("till-2", Class::SalesAssistant, Transport::Ws, 2),
+    ("handheld-1", Class::InventoryAssistant, Transport::Ws, 3),
+    ("handheld-2", Class::InventoryAssistant, Transport::Socketio, 3),
+    ("back-office", Class::Manager, Transport::Ws, 1),
+];
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Leave the cluster running afterwards, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+pub async fn execute(args: Args) -> CliResult {
+    let folder = Folder::make()?;
+    let layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
+    let mut nodes = Supervisor::start(&layout, false)?;
+    let result = tokio::select! {
+        signal = stop_signal() => signal.and(Err(Failure::new("stopped before the end"))),
+        result = show(&layout, &mut nodes) => result,
+    };
+    if args.keep && result.is_ok() {
+        println!("\nThe cluster goes on running; Ctrl-C stops it.");
+        for url in layout.urls() {
+            println!("  {url}");
+        }
+        println!("  token  {}", layout.token);
+        stop_signal().await?;
+    }
+    nodes.stop().await;
+    match result {
+        Ok(()) => folder.remove(),
+        Err(_) => eprintln!("the nodes' logs and data are left in {}", folder.path.display()),
+    }
+    result
+}
+
+/// The whole play; an error if anything did not hold.
+async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
+    let begun = Instant::now();
+    let rest = Rest::new(&layout.token)?;
+    let statuses = ready(&rest, layout, nodes).await?;
+    println!("three nodes are up after {:.1} s; node {} leads", begun.elapsed().as_secs_f64(), leader(&statuses)?);
+    let lines = orders(&layout.dir)?;
+    let total = lines.len();
+    let (progress, watching) = watch::channel(Progress::default());
+    let mut devices = start_devices(layout, lines, &progress).await?;
+    println!("five devices are connected and push {total} order lines");
+    let outage = conduct(&rest, layout, nodes, watching, &mut devices, total).await?;
+    println!("all lines are acknowledged and every device has received them; checking");
+    // Anything sent twice would come now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    progress.send_modify(|p| p.over = true);
+    let mut journals: Vec<Journal> = Vec::new();
+    while let Some(journal) = devices.join_next().await {
+        journals.push(journal.map_err(|e| Failure::new(format!("a device failed: {e}")))??);
+    }
+    journals.sort_by_key(|j| DEVICES.iter().position(|d| d.0 == j.device));
+    let statuses = ready(&rest, layout, nodes).await?;
+    let checks = check::all(&rest, &layout.urls(), &journals, total).await;
+    let report = Report { journals, checks, statuses, outage, took: begun.elapsed() };
+    print!("{}", report.text());
+    if report.holds() { Ok(()) } else { Err(Failure::new("not everything held")) }
+}
+
+/// What the kill looked like.
+#[derive(Clone, Copy, Debug)]
+pub struct Outage {
+    pub killed: usize,
+    pub at: Instant,
+    pub new_leader: u64,
+}
+
+/// Kills the leader, brings it back, and waits until every device has everything.
+async fn conduct(
+    rest: &Rest,
+    layout: &Layout,
+    nodes: &mut Supervisor,
+    mut watching: watch::Receiver<Progress>,
+    devices: &mut JoinSet<CliResult<Journal>>,
+    total: usize,
+) -> CliResult<Outage> {
+    let urls = layout.urls();
+    reach(&mut watching, devices, "the first lines", |p| p.acked * 100 >= KILL_AT * total).await?;
+    let statuses = wait_ready(rest, &urls, PATIENCE, || Ok(())).await?;
+    let killed = leader(&statuses)?;
+    nodes.kill(killed);
+    let at = Instant::now();
+    println!("node {killed}, which leads, is killed (SIGKILL) after {} lines", watching.borrow().acked);
+    let survivors: Vec<_> = urls.iter().enumerate().filter(|(i, _)| i + 1 != killed).map(|(_, u)| u.clone()).collect();
+    let new_leader = loop {
+        let statuses = wait_ready(rest, &survivors, PATIENCE, || Ok(())).await?;
+        // A survivor may still believe in the dead leader.
+        if leader(&statuses)? != killed {
+            break statuses[0].leader.unwrap_or_default();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    println!("node {new_leader} leads; the devices of node {killed} go on elsewhere");
+    reach(&mut watching, devices, "lines without the killed node", |p| p.acked * 100 >= REVIVE_AT * total).await?;
+    nodes.revive(killed);
+    println!("node {killed} is started again after {} lines", watching.borrow().acked);
+    reach(&mut watching, devices, "the rest", |p| p.complete == DEVICES.len()).await?;
+    Ok(Outage { killed, at, new_leader })
+}
+
+/// Waits for the devices to come this far. A device that fails ends the wait.
+async fn reach(
+    watching: &mut watch::Receiver<Progress>,
+    devices: &mut JoinSet<CliResult<Journal>>,
+    what: &str,
+    there: impl FnMut(&Progress) -> bool,
+) -> CliResult {
+    let reached = tokio::select! {
+        reached = tokio::time::timeout(PATIENCE, watching.wait_for(there)) => matches!(reached, Ok(Ok(_))),
+        ended = devices.join_next() => {
+            let why = match ended {
+                Some(Ok(Err(failure))) => return Err(failure),
+                Some(Err(e)) => e.to_string(),
+                _ => "it ended early".into(),
+            };
+            return Err(Failure::new(format!("a device failed: {why}")));
+        }
+    };
+    if reached {
+        return Ok(());
+    }
+    let Progress { acked, complete, .. } = *watching.borrow();
+    let patience = PATIENCE.as_secs();
+    Err(Failure::new(format!(
+        "waited {patience} s for {what}: {acked} lines are acknowledged, {complete} devices have received everything"
+    )))
+}
+
+async fn ready(rest: &Rest, layout: &Layout, nodes: &mut Supervisor) -> CliResult<Vec<NodeStatus>> {
+    wait_ready(rest, &layout.urls(), PATIENCE, || {
+        while let Ok(event) = nodes.events.try_recv() {
+            if let NodeEvent::GivenUp { node, why } | NodeEvent::Died { node, how: why, .. } = event {
+                return Err(Failure::new(format!("node {node} ended: {why}")));
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn leader(statuses: &[NodeStatus]) -> CliResult<usize> {
+    let leader = statuses.first().and_then(|s| s.leader).and_then(|l| usize::try_from(l).ok());
+    leader.ok_or_else(|| Failure::new("the nodes know no leader"))
+}
+
+/// Every device online before the first line is sent, so that each receives all of them.
+async fn start_devices(
+    layout: &Layout,
+    lines: Vec<CsvLine>,
+    progress: &watch::Sender<Progress>,
+) -> CliResult<JoinSet<CliResult<Journal>>> {
+    let keys = KeyRing::read(&layout.dir.join("token.key"))?;
+    let (total, mut shares) = (lines.len(), vec![Vec::new(); DEVICES.len()]);
+    for (i, line) in lines.into_iter().enumerate() {
+        shares[i % DEVICES.len()].push(line);
+    }
+    let mut ready = Vec::new();
+    for ((name, class, transport, home), share) in DEVICES.into_iter().zip(shares) {
+        let (token, _) = keys.issue(name, class, SystemClock.now_ms(), 3_600)?;
+        let mut device = Device::new(name, class, transport, layout.urls(), home - 1, token);
+        device.come_online().await?;
+        ready.push((device, share));
+    }
+    let mut tasks = JoinSet::new();
+    for (device, share) in ready {
+        tasks.spawn(device.run(share, total, progress.clone()));
+    }
+    Ok(tasks)
+}
+
+fn orders(dir: &Path) -> CliResult<Vec<CsvLine>> {
+    let path = dir.join("orders.csv");
+    fs::write(&path, ORDERS).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+    let file = CsvFile::open(&path, KEY)?;
+    file.check()?;
+    file.lines()?.collect()
+}
+
+/// A fresh folder among the system's temporary ones.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    fn make() -> CliResult<Self> {
+        let name = format!("tillsync-demo-{:08x}", rand::random::<u32>());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        Ok(Self { path })
+    }
+
+    fn remove(&self) {
+        if let Err(e) = fs::remove_dir_all(&self.path) {
+            eprintln!("{} could not be removed: {e}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_lines_are_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = orders(dir.path()).unwrap();
+        assert_eq!(lines.len(), 500);
+        assert!(lines[0].data.contains(r#""Sales":261.96,"Quantity":2"#));
+        assert!(lines.len().is_multiple_of(DEVICES.len()));
+    }
+}

@@ -1,0 +1,114 @@
+//! `tillsync load`: the lines of a CSV file as records. Running it again sends only what is missing.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::client::rest::{FeedChange, Rest};
+use super::client::{Target, TargetArgs};
+use super::{CliResult, Failure};
+use crate::limits;
+use crate::token::claims_unverified;
+
+pub mod csv_file;
+mod history;
+mod sender;
+
+use csv_file::CsvFile;
+use history::{History, Seen};
+use sender::{Line, Sender};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A CSV file in UTF-8 with a header
+    file: PathBuf,
+    /// The table that the lines go to
+    #[arg(long)]
+    table: String,
+    /// The column that holds the record's id, a whole number
+    #[arg(long)]
+    key: String,
+    /// The device that writes. Default: the token's
+    #[arg(long)]
+    device: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+pub async fn execute(args: Args) -> CliResult {
+    if args.table.is_empty() || args.table.len() > limits::TABLE_NAME {
+        return Err(Failure::usage(format!("--table: a table name has 1 to {} bytes", limits::TABLE_NAME)));
+    }
+    // All of the file is checked before anything is sent.
+    let file = CsvFile::open(&args.file, &args.key)?;
+    let total = file.check()?;
+    let target = args.target.resolve()?;
+    let device = match &args.device {
+        Some(device) => device.clone(),
+        None => claims_unverified(&target.token)?.sub,
+    };
+    let history = history(&target, &args.table).await?;
+    let begun = Instant::now();
+    let bar = bar(total);
+    let (mut sent, mut there) = (0u64, 0u64);
+    let mut sender = Sender::new(&target, &device, &args.table, &bar);
+    for line in file.lines()? {
+        let line = line?;
+        let operation = match history.look(line.record_id, &line.data) {
+            Seen::Same => {
+                there += 1;
+                bar.inc(1);
+                continue;
+            }
+            Seen::Absent => "insert",
+            Seen::Other => "update",
+        };
+        sent += 1;
+        sender.push(Line { number: line.number, record_id: line.record_id, operation, data: line.data }).await?;
+    }
+    sender.finish().await?;
+    bar.finish_and_clear();
+    println!("{}", summary(sent, there, &args, begun.elapsed()));
+    Ok(())
+}
+
+/// What the table has seen, from the first node that answers.
+async fn history(target: &Target, table: &str) -> CliResult<History> {
+    let rest = Rest::new(&target.token)?;
+    let mut last = Failure::new("no node is known");
+    // A cluster between leaders answers within seconds.
+    for attempt in 0..5 {
+        for node in &target.nodes {
+            let mut history = History::default();
+            match rest.each_change(node, &[table], |change: FeedChange| history.add(&change)).await {
+                Ok(()) => return Ok(history),
+                Err(e) if e.is_passing() => last = e.into(),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200 << attempt.min(3))).await;
+    }
+    Err(last)
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} lines  {per_sec}  {eta} left  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn summary(sent: u64, there: u64, args: &Args, took: Duration) -> String {
+    let file = args.file.display();
+    if sent == 0 {
+        return format!("{file}: all {there} lines are in {} already; nothing sent", args.table);
+    }
+    let rate = sent as f64 / took.as_secs_f64().max(0.001);
+    format!(
+        "{file}: {sent} lines sent to {}, {there} were there already; {:.1} s, {rate:.0} lines/s",
+        args.table,
+        took.as_secs_f64()
+    )
+}

@@ -1,0 +1,97 @@
+//! `tillsync serve`: one node.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::{CliResult, Failure, logging, stop_signal};
+use crate::config::{Config, Layers};
+use crate::model::error::{Code, Error};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The node's settings (see deploy/node.toml)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting over those of the file and of the environment; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Stop when standard input ends: a parent that dies takes its nodes with it
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+/// Reads the settings, then runs the node until it is asked to stop.
+pub fn execute(args: Args) -> CliResult {
+    let config = settings(&args)?;
+    logging::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tillsync")
+        .build()
+        .map_err(|e| Failure::new(format!("the async runtime cannot start: {e}")))?;
+    runtime.block_on(run(config, args.stop_with_stdin))
+}
+
+fn settings(args: &Args) -> Result<Config, Error> {
+    let mut layers = Layers::default();
+    if let Some(path) = &args.config {
+        let name = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Error::new(Code::Configuration, format!("{name}: {e}")))?;
+        layers.file(&name, &text)?;
+    }
+    layers.environment(|name| std::env::var(name).ok())?;
+    for pair in &args.set {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::new(Code::Configuration, format!("--set {pair}: expected KEY=VALUE")))?;
+        layers.flag(key, value)?;
+    }
+    for (key, value) in [("log_format", &args.log_format), ("log_level", &args.log_level)] {
+        if let Some(value) = value {
+            layers.flag(key, value)?;
+        }
+    }
+    Config::from_layers(&layers)
+}
+
+/// Where the floors come together: storage, the cluster over it, the gateway over that.
+async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
+    let _raft = bind(config.raft_listen, "raft_listen").await?;
+    let _gateway = bind(config.gateway_listen, "gateway_listen").await?;
+    tokio::select! {
+        signal = stop_signal() => signal?,
+        () = stdin_end(), if stop_with_stdin => {}
+    }
+    Ok(())
+}
+
+/// Listens, or says which port is taken.
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let why = match e.kind() {
+            std::io::ErrorKind::AddrInUse => format!("port {} is in use by another program", address.port()),
+            _ => format!("{address} cannot be listened on: {e}"),
+        };
+        crate::config::wrong(key, &why)
+    })
+}
+
+/// Resolves when standard input ends. A thread of its own reads it: such a read cannot be taken back.
+async fn stdin_end() {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut sink = [0; 64];
+        while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
+        let _ = ended.send(());
+    });
+    let _ = end.await;
+}

@@ -1,0 +1,83 @@
+//! `tillsync token`: tokens, made offline with the cluster's key.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{CliResult, Failure};
+use crate::clock::{Clock, SystemClock};
+use crate::model::time::iso;
+use crate::token::{Class, KeyRing, make_key_file};
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a token for a device and print it
+    Issue(IssueArgs),
+    /// Make a key file for a new cluster; a file that is there already is left as it is
+    Key(KeyArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct IssueArgs {
+    /// What the device is; bounds the priority that it may claim
+    #[arg(long)]
+    class: Class,
+    /// The device's id
+    #[arg(long, value_name = "DEVICE")]
+    sub: String,
+    /// How long it is valid: a number with s, m, h or d
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = seconds)]
+    ttl: u64,
+    /// The cluster's key file
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// Where to put it
+    file: PathBuf,
+}
+
+pub fn execute(command: Command) -> CliResult {
+    match command {
+        Command::Issue(args) => {
+            let (token, claims) =
+                KeyRing::read(&args.key)?.issue(&args.sub, args.class, SystemClock.now_ms(), args.ttl)?;
+            let until = iso(claims.exp.saturating_mul(1_000));
+            eprintln!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
+            println!("{token}");
+            Ok(())
+        }
+        Command::Key(args) => {
+            make_key_file(&args.file).map_err(|e| Failure::new(format!("{}: {e}", args.file.display())))
+        }
+    }
+}
+
+/// `90s`, `15m`, `12h` or `30d` in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is not a time such as 90s, 15m, 12h or 30d");
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|s| *s > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!((seconds("90s"), seconds("2h"), seconds("30d")), (Ok(90), Ok(7_200), Ok(2_592_000)));
+        for bad in ["", "90", "h", "0s", "-1s", "1é", "99999999999999999999d", "999999999999999999d"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}
