@@ -22,7 +22,7 @@ use super::reader::Reader;
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::memory::Router;
-use crate::consensus::node::{Node, NodeOptions, StartError, Timing};
+use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing, news};
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
@@ -117,7 +117,8 @@ impl RunningNode {
 }
 
 impl Stopper {
-    /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk.
+    /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk; closing
+    /// the stores is left to whoever opened them.
     pub async fn shutdown(self) {
         let Lifetime { stop, tasks, router } = self.lifetime;
         if let Some(router) = router {
@@ -141,8 +142,7 @@ pub async fn start(
 ) -> Result<RunningNode, StartError> {
     let identity = Arc::new(Identity { cluster: config.cluster.clone(), node: config.id });
     let stats = Arc::new(PeerStats::default());
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = State::open(stores.tables).map_err(std::io::Error::other)?;
     let (replica, effects) = Replica::new(state);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
@@ -156,59 +156,89 @@ pub async fn start(
         snapshot_every: config.snapshot_every,
         keep_entries: config.keep_entries,
     };
-    let node =
-        Node::start(options, stores.log, stores.snapshots, stores.pressure, replica, transport.clone(), stats.clone());
-    let node = Arc::new(node.await?);
-
-    let wake = Arc::new(Notify::new());
-    let outbox = Arc::new(Outbox::new(config.id, random(), config.request_timeout, wake.clone()));
-    let inbox = Inbox::new(wake.clone(), stop.clone());
-    let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), config.request_timeout, stop.clone());
-    let cluster = Arc::new(RaftCluster {
-        identity: identity.clone(),
-        clock,
-        node: node.clone(),
-        outbox: outbox.clone(),
-        inbox: inbox.clone(),
-        reader: reader.clone(),
-        stats: stats.clone(),
-    });
-    service.open(node.raft().clone(), cluster.clone());
-    match wire {
-        Wire::Memory(router) => router.register(config.id, service.clone()),
-        Wire::Grpc(listener) => {
-            let (peer, stop) = (service.clone(), stop.clone());
-            spawn(tasks.track_future(async move {
-                if let Err(error) = grpc::serve(listener, peer, stop).await {
-                    tracing::error!(%error, "serving peers failed");
-                }
-            }));
-        }
-    }
-
-    let batcher = Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
-    let proposer = Proposer {
-        node: node.clone(),
-        identity: identity.clone(),
+    let parts = NodeParts {
+        log: stores.log,
+        snapshots: stores.snapshots,
+        pressure: stores.pressure,
+        replica,
         transport: transport.clone(),
         stats: stats.clone(),
-        outbox: outbox.clone(),
-        batcher,
-        wake,
-        stop: stop.clone(),
     };
-    spawn(tasks.track_future(proposer.run()));
-    spawn(tasks.track_future(reader.run()));
-    spawn(tasks.track_future(keep_filled(node.replica().clone(), stop.clone())));
-    spawn(tasks.track_future(expire(outbox, stop.clone())));
-    spawn(tasks.track_future(probe(node.clone(), identity, transport, stats, stop.clone())));
-    spawn(tasks.track_future(initialise(cluster.clone(), stop.clone())));
-    node.found(config.members).await?;
+    let node = Arc::new(Node::start(options, parts).await?);
+    let desk = Desk { node, identity, transport, stats, stop: stop.clone(), tasks: tasks.clone() };
+    let cluster = desk.open(config.request_timeout, clock);
+    service.open(desk.node.raft().clone(), cluster.clone());
+    match wire {
+        Wire::Memory(router) => router.register(config.id, service),
+        Wire::Grpc(listener) => {
+            let stop = stop.clone();
+            desk.spawn(async move {
+                if let Err(error) = grpc::serve(listener, service, stop).await {
+                    tracing::error!(%error, "serving peers failed");
+                }
+            });
+        }
+    }
+    desk.node.found(config.members).await?;
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
+}
+
+/// What the tasks of a node share.
+struct Desk {
+    node: Arc<Node>,
+    identity: Arc<Identity>,
+    transport: Arc<dyn Transport>,
+    stats: Arc<PeerStats>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Desk {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        spawn(self.tasks.track_future(task));
+    }
+
+    /// Starts the tasks that bring proposals and reads to the leader.
+    fn open(&self, request_timeout: Duration, clock: SharedClock) -> Arc<RaftCluster> {
+        let Self { node, identity, transport, stats, stop, .. } = self;
+        let wake = Arc::new(Notify::new());
+        let outbox = Arc::new(Outbox::new(identity.node, random(), request_timeout, wake.clone()));
+        let inbox = Inbox::new(wake.clone(), stop.clone());
+        let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
+        let cluster = Arc::new(RaftCluster {
+            identity: identity.clone(),
+            clock,
+            node: node.clone(),
+            outbox: outbox.clone(),
+            inbox: inbox.clone(),
+            reader: reader.clone(),
+            stats: stats.clone(),
+        });
+        let batcher =
+            Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
+        let proposer = Proposer {
+            node: node.clone(),
+            identity: identity.clone(),
+            transport: transport.clone(),
+            stats: stats.clone(),
+            outbox: outbox.clone(),
+            batcher,
+            wake,
+            stop: stop.clone(),
+        };
+        self.spawn(proposer.run());
+        self.spawn(reader.run());
+        self.spawn(keep_filled(node.replica().clone(), stop.clone()));
+        self.spawn(expire(outbox, stop.clone()));
+        self.spawn(probe(node.clone(), identity.clone(), transport.clone(), stats.clone(), stop.clone()));
+        self.spawn(initialise(cluster.clone(), stop.clone()));
+        cluster
+    }
 }
 
 async fn keep_filled(replica: Arc<Replica>, stop: CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = replica.keep_filled() => {}
     }
@@ -266,8 +296,7 @@ async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            _ = metrics.changed() => {}
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+            () = news(&mut metrics, PROBE_EVERY) => {}
         }
     }
 }

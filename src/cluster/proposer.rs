@@ -12,9 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, Ended};
 use super::outbox::Outbox;
-use crate::consensus::node::{Node, ServerMetrics, leading};
+use crate::consensus::node::{MetricsReceiver, Node, leading, news};
 use crate::consensus::transport::{Identity, Lane, LinkError, PeerStats, Streaming, Transport};
-use crate::consensus::types::TypeConfig;
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
 
@@ -41,8 +40,6 @@ struct Hint {
     leader: u64,
     until: Instant,
 }
-
-type Metrics = openraft::alias::WatchReceiverOf<TypeConfig, ServerMetrics>;
 
 pub struct Proposer {
     pub node: Arc<Node>,
@@ -105,7 +102,7 @@ impl Proposer {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
-    fn route(&self, metrics: &mut Metrics, hint: Option<Hint>, given_away: Option<u64>) -> Route {
+    fn route(&self, metrics: &mut MetricsReceiver, hint: Option<Hint>, given_away: Option<u64>) -> Route {
         let now = metrics.borrow_and_update();
         let here = leading(&now);
         if let Some(term) = here
@@ -120,15 +117,14 @@ impl Proposer {
     }
 
     /// Waits, but not past news about who leads.
-    async fn pause(&self, metrics: &mut Metrics, duration: Duration) {
+    async fn pause(&self, metrics: &mut MetricsReceiver, duration: Duration) {
         if duration.is_zero() {
             return;
         }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
-            _ = metrics.changed() => {}
-            () = tokio::time::sleep(duration) => {}
+            () = news(metrics, duration) => {}
         }
     }
 

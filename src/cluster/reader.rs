@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::node::Node;
+use crate::consensus::node::{Node, news};
 use crate::consensus::transport::{Identity, Lane, Transport};
 use crate::model::error::{Code, Error};
 use crate::proto::read_index_response::Result as Answer;
@@ -117,7 +117,7 @@ impl Reader {
             }
             let mut metrics = self.node.server_metrics();
             metrics.borrow_and_update();
-            let _ = tokio::time::timeout(PAUSE, metrics.changed()).await;
+            news(&mut metrics, PAUSE).await;
         }
     }
 

@@ -184,3 +184,28 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::storage::memory;
+
+    #[tokio::test]
+    async fn the_boot_gate_is_the_end_of_the_log_and_sinks_with_it() {
+        let store = memory::stores().log;
+        assert_eq!(LogAdapter::new(store.clone()).gate().index(), 0);
+        let blank = |index| (index, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
+        store.append((0..6).map(blank).collect(), Box::new(|_| {}));
+        let mut log = LogAdapter::new(store.clone());
+        let gate = log.gate();
+        assert_eq!(gate.index(), 5);
+        log.truncate_after(Some(LogId::new_term_index(1, 3))).await.unwrap();
+        assert_eq!(gate.index(), 3);
+        store.append((4..9).map(blank).collect(), Box::new(|_| {}));
+        assert_eq!(gate.index(), 3, "only what was there at boot counts");
+        log.purge(LogId::new_term_index(1, 8)).await.unwrap();
+        assert_eq!(LogAdapter::new(store).gate().index(), 8);
+    }
+}

@@ -8,8 +8,6 @@
 //! - [`node`]: one running member
 
 pub mod codec;
-#[cfg(test)]
-pub mod doubles;
 pub mod grpc;
 pub mod log_adapter;
 pub mod memory;

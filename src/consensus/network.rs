@@ -83,19 +83,6 @@ fn broken(error: impl ToString) -> RPCError<TypeConfig> {
     NetworkError::from_string(error).into()
 }
 
-/// Only what means "nobody there" is `Unreachable`: openraft then backs off, and retries the rest at once.
-fn rpc_error(error: LinkError, action: RPCTypes, from: u64, target: u64, timeout: Duration) -> RPCError<TypeConfig> {
-    match error {
-        LinkError::Timeout => Timeout { action, id: from, target, timeout }.into(),
-        LinkError::Unreachable(why) => Unreachable::from_string(why).into(),
-        LinkError::Refused(why) => {
-            tracing::error!(peer = target, why, "a peer turned this node away");
-            Unreachable::from_string(why).into()
-        }
-        LinkError::Broken(why) => broken(why),
-    }
-}
-
 fn body(response: RaftResponse) -> Result<Bytes, LinkError> {
     match response.result {
         Some(raft_response::Result::Ok(body)) => Ok(body),
@@ -105,20 +92,37 @@ fn body(response: RaftResponse) -> Result<Bytes, LinkError> {
 }
 
 impl Client {
+    /// Only what means "nobody there" is `Unreachable`: openraft then backs off, and retries the rest at once.
+    fn error(&self, error: LinkError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
+        match error {
+            LinkError::Timeout => Timeout { action, id: self.identity.node, target: self.target, timeout }.into(),
+            LinkError::Unreachable(why) => Unreachable::from_string(why).into(),
+            LinkError::Refused(why) => {
+                self.stats.refused(self.target, &why);
+                Unreachable::from_string(why).into()
+            }
+            LinkError::Broken(why) => broken(why),
+        }
+    }
+
     async fn call(&self, method: Method, action: RPCTypes, body_bytes: Bytes, ttl: Duration) -> Rpc<Bytes> {
         let request = RaftRequest { handshake: Some(self.identity.handshake(self.target)), body: body_bytes };
         let since = Instant::now();
         let answered = tokio::time::timeout(ttl, self.link.call(method, request)).await;
         let answer = answered.unwrap_or(Err(LinkError::Timeout)).and_then(body);
-        let answer = answer.map_err(|error| rpc_error(error, action, self.identity.node, self.target, ttl))?;
+        let answer = answer.map_err(|error| self.error(error, action, ttl))?;
         self.stats.answered(self.target, since);
         Ok(answer)
     }
 
-    async fn pipeline<'s, S>(&'s self, input: S) -> Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>
+    async fn pipeline<'s, S>(&'s self, mut input: S) -> Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        // openraft backs off inside the stream of requests: to open a link without asking it for one first
+        // would try an unreachable peer again and again without a pause.
+        let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty())) };
+        let input = stream::iter([first]).chain(input);
         let handshake = self.identity.handshake(self.target);
         let sent = Arc::new(Mutex::new(VecDeque::<Option<LogId>>::new()));
         let sending = sent.clone();
@@ -136,13 +140,12 @@ impl Client {
             Some((RaftRequest { handshake: handshake.take(), body: encoded }, (input, handshake, sending)))
         });
         let action = RPCTypes::AppendEntries;
-        let (from, target) = (self.identity.node, self.target);
         let opened = tokio::time::timeout(OPEN_STREAM, self.link.stream_append(requests.boxed())).await;
         let answers = opened.unwrap_or(Err(LinkError::Timeout));
-        let answers = answers.map_err(|error| rpc_error(error, action, from, target, OPEN_STREAM))?;
+        let answers = answers.map_err(|error| self.error(error, action, OPEN_STREAM))?;
         Ok(Box::pin(answers.map(move |answer| {
-            let answer = answer.and_then(body).map_err(|error| rpc_error(error, action, from, target, OPEN_STREAM))?;
-            self.stats.heard(target);
+            let answer = answer.and_then(body).map_err(|error| self.error(error, action, OPEN_STREAM))?;
+            self.stats.heard(self.target);
             let previous = sent.lock().pop_front().flatten();
             wire::decode_append_answer(answer, previous).map_err(broken)
         })))
@@ -228,11 +231,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
             closed = cancel => return Err(closed.into()),
             answered = sending => answered.unwrap_or(Err(LinkError::Timeout)),
         };
-        let (from, target) = (self.identity.node, self.target);
-        let answer = answered
-            .and_then(body)
-            .map_err(|error| rpc_error(error, RPCTypes::InstallSnapshot, from, target, option.hard_ttl()))?;
-        self.stats.heard(target);
+        let answer =
+            answered.and_then(body).map_err(|error| self.error(error, RPCTypes::InstallSnapshot, option.hard_ttl()))?;
+        self.stats.heard(self.target);
         let vote = codec::decode_vote(&answer).map_err(broken)?;
         Ok(SnapshotResponse::new(vote))
     }

@@ -45,6 +45,16 @@ pub struct NodeOptions {
     pub keep_entries: u64,
 }
 
+/// What a node works with.
+pub struct NodeParts {
+    pub log: Arc<dyn LogStore>,
+    pub snapshots: Arc<dyn SnapshotStore>,
+    pub pressure: Arc<dyn Pressure>,
+    pub replica: Arc<Replica>,
+    pub transport: Arc<dyn Transport>,
+    pub stats: Arc<PeerStats>,
+}
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -104,16 +114,9 @@ fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
 
 impl Node {
     /// Starts openraft on what the stores hold.
-    pub async fn start(
-        options: NodeOptions,
-        log: Arc<dyn LogStore>,
-        snapshots: Arc<dyn SnapshotStore>,
-        pressure: Arc<dyn Pressure>,
-        replica: Arc<Replica>,
-        transport: Arc<dyn Transport>,
-        stats: Arc<PeerStats>,
-    ) -> Result<Self, StartError> {
+    pub async fn start(options: NodeOptions, parts: NodeParts) -> Result<Self, StartError> {
         let config = Arc::new(config(&options)?);
+        let NodeParts { log, snapshots, pressure, replica, transport, stats } = parts;
         let log = LogAdapter::new(log);
         let gate = log.gate();
         let machine = StateMachine::new(replica.clone(), snapshots.clone(), pressure);
@@ -160,7 +163,7 @@ impl Node {
     }
 
     /// This node's place in the group, as it changes.
-    pub fn server_metrics(&self) -> WatchReceiverOf<TypeConfig, ServerMetrics> {
+    pub fn server_metrics(&self) -> MetricsReceiver {
         self.raft.server_metrics()
     }
 
@@ -187,11 +190,38 @@ impl Node {
         arrived.map(|_| ()).map_err(|error| raft(error.to_string()))
     }
 
+    /// Resolves when consensus has ended by itself, with the reason: the node must stop serving.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let state = metrics.borrow_and_update().running_state.clone();
+            if let Err(error) = state {
+                return error.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "consensus ended".into();
+            }
+        }
+    }
+
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not end cleanly");
         }
     }
+}
+
+pub type MetricsReceiver = WatchReceiverOf<TypeConfig, ServerMetrics>;
+
+/// Waits for news about who leads, but no longer than `within`.
+pub async fn news(metrics: &mut MetricsReceiver, within: Duration) {
+    let changed = async {
+        if metrics.changed().await.is_err() {
+            // Consensus has ended: there will be no news, and nobody may spin on that.
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout(within, changed).await;
 }
 
 /// The term in which a node leads, from its metrics.

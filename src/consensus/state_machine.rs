@@ -1,17 +1,18 @@
 //! The state machine that openraft sees, over [`Replica`] and [`SnapshotStore`].
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::codec::{decode_log_id, decode_stored_membership, encode_log_id, encode_stored_membership};
 use super::replica::Replica;
-use super::types::{LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::model::state::Position;
-use crate::proto::Applied;
+use crate::proto::{Applied, Outcome};
 use crate::storage::{Pressure, Snapshot, SnapshotStore};
 
 type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, Snapshot>;
@@ -43,6 +44,22 @@ impl StateMachine {
     }
 }
 
+impl StateMachine {
+    async fn apply_entry(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+        self.pressure.ready().await?;
+        let at = Position { index: entry.log_id.index, log_id: encode_log_id(&entry.log_id) };
+        match entry.payload {
+            EntryPayload::Normal(batch) => return self.replica.apply(at, batch.0).await.map_err(io::Error::other),
+            EntryPayload::Blank => self.replica.apply_other(at, None),
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership);
+                self.replica.apply_other(at, Some(encode_stored_membership(&stored)?));
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = Snapshot;
     type SnapshotBuilder = Self;
@@ -57,20 +74,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            self.pressure.ready().await?;
-            let at = Position { index: entry.log_id.index, log_id: encode_log_id(&entry.log_id) };
-            let outcomes = match entry.payload {
-                EntryPayload::Normal(batch) => self.replica.apply(at, batch.0).await.map_err(io::Error::other)?,
-                EntryPayload::Blank => {
-                    self.replica.apply_other(at, None);
-                    Vec::new()
-                }
-                EntryPayload::Membership(membership) => {
-                    let stored = StoredMembership::new(Some(entry.log_id), membership);
-                    self.replica.apply_other(at, Some(encode_stored_membership(&stored)?));
-                    Vec::new()
-                }
-            };
+            // A panic would end only this task and leave a node that looks alive: make it an error, which
+            // ends the node.
+            let applied = AssertUnwindSafe(self.apply_entry(entry)).catch_unwind().await;
+            let outcomes = applied.unwrap_or_else(|_| Err(io::Error::other("applying an entry panicked")))?;
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));
             }

@@ -121,23 +121,40 @@ pub struct Heard {
 
 /// When each peer was last heard, and how far away it is.
 #[derive(Debug, Default)]
-pub struct PeerStats(Mutex<BTreeMap<u64, Heard>>);
+pub struct PeerStats {
+    heard: Mutex<BTreeMap<u64, Heard>>,
+    /// When a peer's refusal was logged last.
+    refused: Mutex<BTreeMap<u64, Instant>>,
+}
+
+/// Between two log lines about the same peer turning this node away.
+const REFUSED_EVERY: Duration = Duration::from_secs(10);
 
 impl PeerStats {
     /// Something came from this peer.
     pub fn heard(&self, node: u64) {
         let now = Instant::now();
-        self.0.lock().entry(node).or_insert(Heard { at: now, round_trip: None }).at = now;
+        self.heard.lock().entry(node).or_insert(Heard { at: now, round_trip: None }).at = now;
     }
 
     /// A call on this peer that began at `since` was answered.
     pub fn answered(&self, node: u64, since: Instant) {
         let now = Instant::now();
-        self.0.lock().insert(node, Heard { at: now, round_trip: Some(now - since) });
+        self.heard.lock().insert(node, Heard { at: now, round_trip: Some(now - since) });
+    }
+
+    /// A peer turned this node away: an operator has to look.
+    pub fn refused(&self, node: u64, why: &str) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock();
+        if refused.get(&node).is_none_or(|at| now - *at >= REFUSED_EVERY) {
+            refused.insert(node, now);
+            tracing::error!(peer = node, why, "a peer turned this node away");
+        }
     }
 
     pub fn of(&self, node: u64) -> Option<Heard> {
-        self.0.lock().get(&node).copied()
+        self.heard.lock().get(&node).copied()
     }
 }
 

@@ -14,8 +14,7 @@ fn some_key() -> impl Strategy<Value = Key> {
         prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| Key::Device(id.into())),
         (-2..3i64).prop_map(|id| Key::Record { table: 1, id }),
         (1..6u64).prop_map(Key::Changes),
-        (0..2u32, prop_oneof![Just("r"), Just("r\0")])
-            .prop_map(|(device, id)| Key::Requested { device, request_id: id.into() }),
+        (0..2u32, 0..3u32).prop_map(|(device, slot)| Key::Requested { device, slot }),
         Just(Key::Revoked("z".into())),
     ]
 }
