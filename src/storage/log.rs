@@ -17,7 +17,7 @@ use super::log_thread::{Message, Op, Purge};
 use super::snapshot::blocking;
 use super::tables::Shared as TablesShared;
 use super::tail::{self, Tail};
-use super::{Ack, BoxFuture, Durable, LogBounds, LogStore};
+use super::{Ack, BoxFuture, Close, Durable, LogBounds, LogStore};
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;
@@ -48,6 +48,8 @@ pub struct SledLog {
     pub(super) sender: SyncSender<Message>,
     /// Purging needs the rows to be durable first.
     pub(super) tables: Arc<TablesShared>,
+    /// Whoever keeps the log keeps the folder open.
+    pub(super) _closer: Arc<dyn Close>,
 }
 
 impl SledLog {
