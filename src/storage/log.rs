@@ -149,10 +149,15 @@ impl LogStore for SledLog {
                     let tree = self.shared.tree.read().clone().ok_or_else(closed)?;
                     let (left, stop, first) = (budget, end.min(tail_first), out.is_empty());
                     let older = blocking(move || log_rows::read(&tree, next, stop, left, first)).await;
-                    if self.shared.state.lock().truncations != truncations.unwrap_or_default() {
-                        continue 'again;
+                    {
+                        let state = self.shared.state.lock();
+                        if state.truncations != truncations.unwrap_or_default() {
+                            continue 'again;
+                        }
+                        // Purged meanwhile is the caller's matter; anything else is damage.
+                        check_read(&state.bounds, next, to)?;
                     }
-                    let older = older?;
+                    let older = older.map_err(|error| self.shared.health.fail("reading the log", &error))?;
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {
