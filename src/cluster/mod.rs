@@ -1,4 +1,8 @@
 //! The cluster as the gateway sees it: any node takes any request.
+//!
+//! A command's way: [`raft_cluster`] stamps it, [`outbox`] numbers and keeps it, [`proposer`] brings it to the
+//! leader; there [`inbox`] takes those of other nodes and [`batcher`] makes Raft entries of all that is ready.
+//! [`reader`] answers linearizable reads. [`boot`] puts a node together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +14,19 @@ use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 
+pub mod batcher;
+pub mod boot;
+pub mod coordinator;
+pub mod inbox;
 pub mod local;
+#[cfg(test)]
+mod measure;
+pub mod outbox;
+pub mod proposer;
+pub mod raft_cluster;
+pub mod reader;
+#[cfg(test)]
+mod tests;
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {

@@ -1,3 +1,26 @@
 //! All that knows openraft: one replicated log of commands, applied to this node's [`replica::Replica`].
+//!
+//! - [`types`], [`codec`], [`wire`]: what an entry, a vote, a call is, and its bytes
+//! - [`runtime`]: tokio, with random numbers that a simulation can seed
+//! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
+//! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
+//! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
+//! - [`node`]: one running member
 
+pub mod codec;
+#[cfg(test)]
+pub mod doubles;
+pub mod grpc;
+pub mod log_adapter;
+pub mod memory;
+pub mod network;
+pub mod node;
 pub mod replica;
+pub mod runtime;
+pub mod service;
+pub mod state_machine;
+#[cfg(test)]
+mod suite;
+pub mod transport;
+pub mod types;
+pub mod wire;

@@ -64,6 +64,9 @@ impl Replica {
 
     /// Resolves when `index` is applied here.
     pub async fn wait_applied(&self, index: u64) {
+        if self.applied_index() >= index {
+            return;
+        }
         let mut applied = self.applied.subscribe();
         // The sender lives as long as this replica, so the wait cannot fail.
         let _ = applied.wait_for(|at| *at >= index).await;

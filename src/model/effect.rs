@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::proto::{Change, Conflict, Device, Election, Role};
+use crate::proto::{Change, Conflict, Election, Role};
 
 /// One event for the sessions of every node, in the order of the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,10 +21,11 @@ pub enum Effect {
     ConflictFound(Arc<Conflict>),
     /// `sync_conflict_resolved` to all.
     ConflictResolved(Arc<Conflict>),
-    /// `registered` to the device's sessions.
-    Registered(Arc<Device>),
     /// Sessions that came with this token end.
     TokenRevoked { jti: String },
+    /// This node took a snapshot in: what came before change `head_seq` was not told one by one. Sessions must
+    /// be brought to it from the change log, or closed to resume.
+    Skipped { head_seq: u64 },
 }
 
 /// The effects of one Raft entry, as the hub gets them.

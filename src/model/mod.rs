@@ -3,13 +3,24 @@
 //! No clock, no randomness, no I/O, no async. What a command needs of the world (time, ids) it
 //! carries. Rows live behind [`tables::Tables`]: a `BTreeMap` here, sled above.
 
+mod answered;
+pub mod audit;
+pub mod backfill;
+pub mod change;
+pub mod conflict;
+pub mod cursor;
+pub mod device;
+pub mod duty;
 pub mod effect;
+pub mod election;
 pub mod error;
+#[cfg(test)]
+mod properties;
+pub mod read;
+mod recent;
+pub mod records;
+mod requests;
 pub mod state;
+pub mod sync;
 pub mod tables;
 pub mod time;
-
-pub use crate::proto::{
-    Audit, Change, Conflict, ConflictType, Device, Election, ElectionMethod, ElectionReason, Meta, Operation, Presence,
-    ResolutionMethod, Role, SyncState, SyncStatus, SyncType,
-};

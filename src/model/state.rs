@@ -1,15 +1,30 @@
 //! The state and the one way to change it: [`State::apply`].
+//!
+//! What lookups need at every request (devices, sync states, record versions, the newest changes) is kept
+//! decoded in memory, written only by apply, and is nothing but what the rows say: [`State::reload`] makes it anew.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::answered::AnsweredRings;
+use super::audit::AuditIndex;
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::tables::{Key, Tables, TablesError, TablesRead, get_row};
-use crate::proto::{Applied, Batch, Meta, Outcome, outcome};
+use super::recent::Recent;
+use super::records::Records;
+use super::requests::Requests;
+use super::tables::{Key, Tables, TablesError, TablesRead, decode, get_row};
+use crate::limits;
+use crate::proto::command::Intent;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Applied, Batch, ClusterInit, Command, Conflict, Device, Done as Nothing, Meta, Outcome, Refused, Revoked,
+    SyncState, TableName, TokenRevoke,
+};
 
 /// Where an entry stands in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,27 +43,195 @@ pub struct Done {
     pub effects: Vec<Effect>,
 }
 
+/// Why a command changed nothing.
+#[derive(Debug)]
+pub(super) enum Fail {
+    /// The command is refused; nothing was written.
+    Refused(Code, String),
+    /// The rows cannot be read: this node must stop.
+    Tables(TablesError),
+}
+
+impl From<TablesError> for Fail {
+    fn from(error: TablesError) -> Self {
+        Self::Tables(error)
+    }
+}
+
+/// What an intent gave, or why not.
+pub(super) type Given1 = Result<Given, Fail>;
+
+pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fail> {
+    Err(Fail::Refused(code, message.into()))
+}
+
+/// What one entry has written and said so far.
+#[derive(Default)]
+struct Txn {
+    hash: Xxh3,
+    key: Vec<u8>,
+    effects: Vec<Effect>,
+}
+
 pub struct State {
     tables: Box<dyn Tables>,
     applied: Applied,
-    meta: Meta,
+    digest: u128,
+    txn: Txn,
+    pub(super) meta: Meta,
+    pub(super) devices: BTreeMap<String, Arc<Device>>,
+    /// Device ids by number, from 1.
+    pub(super) device_names: Vec<Arc<str>>,
+    pub(super) sync_states: HashMap<String, SyncState>,
+    /// Tables by number, from 1.
+    pub(super) table_names: Vec<TableName>,
+    pub(super) table_numbers: HashMap<String, u32>,
+    pub(super) records: Records,
+    pub(super) recent: Recent,
+    answered: AnsweredRings,
+    pub(super) requests: Requests,
+    pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
+    revoked: HashMap<String, u64>,
+    pub(super) audit: AuditIndex,
 }
 
 impl State {
-    /// The state that the rows hold.
+    /// The state that the rows hold. Record versions and the audit index are filled by [`super::backfill`];
+    /// until then lookups read through to the rows.
     pub fn open(tables: Box<dyn Tables>) -> Result<Self, TablesError> {
-        let mut state = Self { tables, applied: Applied::default(), meta: Meta::default() };
+        let mut state = Self {
+            tables,
+            applied: Applied::default(),
+            digest: 0,
+            txn: Txn::default(),
+            meta: Meta::default(),
+            devices: BTreeMap::new(),
+            device_names: Vec::new(),
+            sync_states: HashMap::new(),
+            table_names: Vec::new(),
+            table_numbers: HashMap::new(),
+            records: Records::default(),
+            recent: Recent::default(),
+            answered: AnsweredRings::default(),
+            requests: Requests::default(),
+            open_conflicts: BTreeMap::new(),
+            revoked: HashMap::new(),
+            audit: AuditIndex::default(),
+        };
         state.reload()?;
         Ok(state)
     }
 
-    /// Reads everything from the rows again.
+    /// Reads everything from the rows again (at the start, and after a snapshot was installed).
     pub fn reload(&mut self) -> Result<(), TablesError> {
         self.applied = self.tables.applied();
+        self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
+        self.txn = Txn::default();
         self.meta = get_row(&*self.tables, &Key::Meta)?.unwrap_or_default();
+        self.devices.clear();
+        self.device_names = vec![Arc::from(""); self.meta.devices as usize];
+        let mut devices = Vec::new();
+        self.scan(&Key::Device(String::new()), |k| matches!(k, Key::Device(_)), |_, row: Device| devices.push(row))?;
+        for device in devices {
+            if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
+                *name = Arc::from(device.device_id.as_str());
+            }
+            self.devices.insert(device.device_id.clone(), Arc::new(device));
+        }
+        let mut sync_states = HashMap::new();
+        self.scan(
+            &Key::SyncState(String::new()),
+            |k| matches!(k, Key::SyncState(_)),
+            |_, row: SyncState| {
+                sync_states.insert(row.device_id.clone(), row);
+            },
+        )?;
+        self.sync_states = sync_states;
+        let mut names = Vec::new();
+        self.scan(&Key::Table(0), |k| matches!(k, Key::Table(_)), |_, row: TableName| names.push(row))?;
+        self.table_numbers = names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
+        self.table_names = names;
+        let mut answered = AnsweredRings::default();
+        self.scan(
+            &Key::Answered { node: 0, slot: 0 },
+            |k| matches!(k, Key::Answered { .. }),
+            |key, row| {
+                if let Key::Answered { node, slot } = key {
+                    answered.set(*node, *slot, row);
+                }
+            },
+        )?;
+        self.answered = answered;
+        let mut requests = Requests::default();
+        self.scan(
+            &Key::Requested { device: 0, slot: 0 },
+            |k| matches!(k, Key::Requested { .. }),
+            |key, row| {
+                if let Key::Requested { device, slot } = key {
+                    requests.load(*device, *slot, &row);
+                }
+            },
+        )?;
+        self.requests = requests;
+        let mut open = BTreeMap::new();
+        self.scan(
+            &Key::Conflict(0),
+            |k| matches!(k, Key::Conflict(_)),
+            |_, row: Conflict| {
+                if row.resolution == 0 {
+                    open.insert(row.id, Arc::new(row));
+                }
+            },
+        )?;
+        self.open_conflicts = open;
+        let mut revoked = HashMap::new();
+        self.scan(
+            &Key::Revoked(String::new()),
+            |k| matches!(k, Key::Revoked(_)),
+            |_, row: Revoked| {
+                revoked.insert(row.jti, row.exp_ms);
+            },
+        )?;
+        self.revoked = revoked;
+        self.recent = Recent::after(self.meta.head_seq);
+        self.audit = AuditIndex::after(self.meta.audit_head);
+        self.records = Records::unfilled(self.meta.head_seq == 0);
         Ok(())
     }
 
+    /// All rows from `from` on, as long as `inside` holds, in pages.
+    fn scan<M: Message + Default>(
+        &self,
+        from: &Key,
+        inside: impl Fn(&Key) -> bool,
+        mut each: impl FnMut(&Key, M),
+    ) -> Result<(), TablesError> {
+        const PAGE: usize = 1_024;
+        let end = Key::end();
+        let mut from = from.clone();
+        let mut first = true;
+        loop {
+            let rows = self.tables.range(&from, &end, PAGE, false)?;
+            let full = rows.len() == PAGE;
+            let mut last = None;
+            for (key, value) in rows {
+                if !inside(&key) {
+                    return Ok(());
+                }
+                if first || key != from {
+                    each(&key, decode(&key, value)?);
+                }
+                first = false;
+                last = Some(key);
+            }
+            match last {
+                Some(key) if full => from = key,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// A reader of rows for other threads.
     pub fn reader(&self) -> Arc<dyn TablesRead> {
         self.tables.reader()
     }
@@ -57,22 +240,53 @@ impl State {
         self.applied.clone()
     }
 
+    /// The running digest over every row ever written, as hexadecimal. Equal on all nodes at equal index.
+    pub fn digest(&self) -> String {
+        format!("{:032x}", self.digest)
+    }
+
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Applies the commands of one entry; their rows leave as one atomic write.
-    pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let batch = Batch::decode(batch).map_err(|_| TablesError::Corrupt(Key::Meta))?;
-        let mut done = Done::default();
-        for _command in batch.commands {
-            done.outcomes.push(Outcome::default());
-        }
-        self.commit(at);
-        Ok(done)
+    pub fn device(&self, id: &str) -> Option<&Arc<Device>> {
+        self.devices.get(id)
     }
 
-    /// Applies an entry without commands.
+    /// All devices, by id.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.values()
+    }
+
+    pub fn active_devices(&self) -> usize {
+        self.devices.values().filter(|d| d.is_active).count()
+    }
+
+    /// The device with the role `master`.
+    pub fn master(&self) -> Option<&Arc<Device>> {
+        self.devices.get(&self.meta.master)
+    }
+
+    pub fn is_revoked(&self, jti: &str) -> bool {
+        self.revoked.contains_key(jti)
+    }
+
+    /// Applies the commands of one entry; their rows leave as one atomic write.
+    pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
+        let batch = Batch::decode(batch).map_err(|_| TablesError::BadBatch(at.index))?;
+        let mut outcomes = Vec::with_capacity(batch.commands.len());
+        for command in batch.commands {
+            outcomes.push(self.apply_command(command)?);
+        }
+        if !outcomes.is_empty() {
+            let meta = self.meta.clone();
+            self.put(Key::Meta, &meta);
+        }
+        let effects = self.commit(at);
+        Ok(Done { outcomes, effects })
+    }
+
+    /// Applies an entry without commands: a blank one, or a membership as consensus encodes it.
     pub fn apply_other(&mut self, at: Position, membership: Option<Bytes>) {
         if let Some(membership) = membership {
             self.applied.membership = membership;
@@ -80,26 +294,148 @@ impl State {
         self.commit(at);
     }
 
-    fn commit(&mut self, at: Position) {
+    fn commit(&mut self, at: Position) -> Vec<Effect> {
+        // Raft's first entry has index 0.
+        let first = at.index == 0 && self.applied.last_log_id.is_empty();
+        assert!(first || at.index > self.applied.index, "entries are applied once, in order");
+        let Txn { mut hash, effects, .. } = std::mem::take(&mut self.txn);
+        hash.update(&self.digest.to_be_bytes());
+        hash.update(&at.index.to_be_bytes());
+        self.digest = hash.digest128();
         self.applied.index = at.index;
         self.applied.last_log_id = at.log_id;
+        self.applied.digest_high = (self.digest >> 64) as u64;
+        self.applied.digest_low = self.digest as u64;
         self.tables.commit(self.applied.clone());
+        effects
     }
+
+    /// A node's retry of a command that was applied is answered as the first was; else it is applied.
+    fn apply_command(&mut self, command: Command) -> Result<Outcome, TablesError> {
+        let origin = command.origin.unwrap_or_default();
+        if origin.number > 0
+            && let Some(given) = self.answered.find(&origin)
+        {
+            let Some(outcome) = given else {
+                return Ok(refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"));
+            };
+            let mut outcome = Outcome::decode(outcome)
+                .map_err(|_| TablesError::Corrupt(Key::Answered { node: origin.node, slot: 0 }))?;
+            outcome.repeated = true;
+            return Ok(outcome);
+        }
+        self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
+        let now = self.meta.now_ms;
+        let outcome = match command.intent {
+            None => refused(now, Code::Internal, "a command of a newer version"),
+            Some(intent) => match self.apply_intent(intent, origin.node) {
+                Ok((given, repeated)) => Outcome { at_ms: now, repeated, result: Some(given) },
+                Err(Fail::Refused(code, message)) => refused(now, code, message),
+                Err(Fail::Tables(error)) => return Err(error),
+            },
+        };
+        if origin.number > 0 {
+            let (slot, row) = self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
+            self.put(Key::Answered { node: origin.node, slot }, &row);
+        }
+        Ok(outcome)
+    }
+
+    fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+        let given = match intent {
+            Intent::DataUpdate(c) => return self.data_update(c),
+            Intent::DeviceOnline(c) => self.device_online(c, node)?,
+            Intent::DeviceOffline(c) => self.device_offline(c)?,
+            Intent::DevicesSeen(c) => self.devices_seen(c),
+            Intent::NodeBooted(_) => self.node_lost(node, "node restarted"),
+            Intent::NodeLost(c) => self.node_lost(c.node, "node lost"),
+            Intent::CriticalEvent(c) => self.critical_event(c)?,
+            Intent::SyncBegin(c) => self.sync_begin(c)?,
+            Intent::SyncComplete(c) => self.sync_complete(c)?,
+            Intent::SyncStatePut(c) => self.sync_state_put(c)?,
+            Intent::SyncErrorReport(c) => self.sync_error_report(c)?,
+            Intent::Elect(c) => self.elect_command(c)?,
+            Intent::RoleChange(c) => self.role_change(c)?,
+            Intent::DeviceShutdown(c) => self.device_shutdown(c)?,
+            Intent::ConflictReport(c) => self.conflict_report(c)?,
+            Intent::ConflictResolve(c) => self.conflict_resolve(c)?,
+            Intent::PolicyPut(c) => self.policy_put(c)?,
+            Intent::TokenRevoke(c) => self.token_revoke(c),
+            Intent::ClusterInit(c) => self.cluster_init(c),
+            Intent::Compact(c) => self.compact(&c)?,
+            Intent::AuditNote(c) => self.audit_note(c),
+        };
+        Ok((given, false))
+    }
+
+    /// The first one names the cluster; later ones (every node may try) change nothing.
+    fn cluster_init(&mut self, c: ClusterInit) -> Given {
+        if self.meta.cluster_id.is_empty() {
+            self.meta.cluster_id = c.cluster_id;
+            self.meta.epoch = c.epoch;
+        }
+        Given::Done(Nothing {})
+    }
+
+    fn token_revoke(&mut self, c: TokenRevoke) -> Given {
+        // Rows whose token has ended by itself have done their work.
+        let now = self.meta.now_ms;
+        let mut ended: Vec<String> =
+            self.revoked.iter().filter(|(_, exp)| **exp < now).map(|(jti, _)| jti.clone()).collect();
+        ended.sort_unstable();
+        for jti in ended.into_iter().take(limits::COMPACT_STEP as usize) {
+            self.revoked.remove(&jti);
+            self.delete(Key::Revoked(jti));
+        }
+        let row = Revoked { jti: c.jti.clone(), exp_ms: c.exp_ms };
+        self.put(Key::Revoked(c.jti.clone()), &row);
+        self.revoked.insert(c.jti.clone(), c.exp_ms);
+        self.audit("token_revoke", "revoke", false, &c.by, format!("Token {} revoked", c.jti));
+        self.effect(Effect::TokenRevoked { jti: c.jti });
+        Given::Done(Nothing {})
+    }
+
+    pub(super) fn effect(&mut self, effect: Effect) {
+        self.txn.effects.push(effect);
+    }
+
+    pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) -> Bytes {
+        let value = Bytes::from(row.encode_to_vec());
+        self.txn.key.clear();
+        key.canonical(&mut self.txn.key);
+        self.txn.hash.update(&(self.txn.key.len() as u32).to_be_bytes());
+        self.txn.hash.update(&self.txn.key);
+        self.txn.hash.update(&(value.len() as u32 + 1).to_be_bytes());
+        self.txn.hash.update(&value);
+        self.tables.put(key, value.clone());
+        value
+    }
+
+    pub(super) fn delete(&mut self, key: Key) {
+        self.txn.key.clear();
+        key.canonical(&mut self.txn.key);
+        self.txn.hash.update(&(self.txn.key.len() as u32).to_be_bytes());
+        self.txn.hash.update(&self.txn.key);
+        self.txn.hash.update(&0u32.to_be_bytes());
+        self.tables.delete(key);
+    }
+
+    pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {
+        get_row(&*self.tables, key)
+    }
+}
+
+fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
+    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into() }));
+    Outcome { at_ms, repeated: false, result }
 }
 
 /// The outcome as a result: a refusal is an error with its documented code.
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
-        Some(outcome::Result::Refused(refused)) => {
+        Some(Given::Refused(refused)) => {
             Err(Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message))
         }
         _ => Ok(outcome),
     }
-}
-
-#[allow(dead_code)]
-fn digest_of(bytes: &[u8]) -> u128 {
-    let mut hash = Xxh3::new();
-    hash.update(bytes);
-    hash.digest128()
 }

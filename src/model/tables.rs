@@ -32,14 +32,72 @@ pub enum Key {
     Conflict(u64),
     /// `proto::Answered`: a slot of a node's ring.
     Answered { node: u64, slot: u32 },
-    /// `proto::Requested` by device number and `request_id`.
-    Requested { device: u32, request_id: String },
-    /// `proto::RequestSlot`.
-    RequestSlot { device: u32, slot: u32 },
-    /// `proto::RequestRing` by device number.
-    RequestRing(u32),
+    /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
+    Requested { device: u32, slot: u32 },
     /// `proto::Revoked` by the token's id.
     Revoked(String),
+}
+
+impl Key {
+    /// A key after all others, as the end of open ranges.
+    pub fn end() -> Self {
+        Self::Revoked("\u{10ffff}".repeat(64))
+    }
+
+    /// A byte form that no other key has, the same in every build: what the digest is made of.
+    pub fn canonical(&self, out: &mut Vec<u8>) {
+        let tag = |out: &mut Vec<u8>, tag: u8| out.push(tag);
+        match self {
+            Self::Meta => tag(out, 1),
+            Self::Device(id) => {
+                tag(out, 2);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::SyncState(id) => {
+                tag(out, 3);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::Table(number) => {
+                tag(out, 4);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Record { table, id } => {
+                tag(out, 5);
+                out.extend_from_slice(&table.to_be_bytes());
+                out.extend_from_slice(&id.to_be_bytes());
+            }
+            Self::Change(n) => {
+                tag(out, 6);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Election(n) => {
+                tag(out, 7);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Audit(n) => {
+                tag(out, 8);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Conflict(n) => {
+                tag(out, 9);
+                out.extend_from_slice(&n.to_be_bytes());
+            }
+            Self::Answered { node, slot } => {
+                tag(out, 10);
+                out.extend_from_slice(&node.to_be_bytes());
+                out.extend_from_slice(&slot.to_be_bytes());
+            }
+            Self::Requested { device, slot } => {
+                tag(out, 11);
+                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(&slot.to_be_bytes());
+            }
+            Self::Revoked(jti) => {
+                tag(out, 12);
+                out.extend_from_slice(jti.as_bytes());
+            }
+        }
+    }
 }
 
 /// A row could not be read. The node cannot go on: it must not guess.
@@ -49,6 +107,8 @@ pub enum TablesError {
     Storage(String),
     #[error("row {0:?} does not decode")]
     Corrupt(Key),
+    #[error("the log entry at index {0} does not decode")]
+    BadBatch(u64),
 }
 
 /// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the
@@ -91,17 +151,23 @@ pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Resu
     tables.get(key)?.map(|bytes| decode(key, bytes)).transpose()
 }
 
-/// The tables in memory: for tests and simulation.
+/// The tables in memory: for tests and simulation. Clones share the rows.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
-    applied: Applied,
+    applied: Arc<RwLock<Applied>>,
 }
 
 impl MemoryTables {
     /// All rows, in order.
     pub fn rows(&self) -> BTreeMap<Key, Bytes> {
         self.rows.read().clone()
+    }
+
+    /// Puts other rows in place of all, for every clone and reader, as an installed snapshot does.
+    pub fn replace(&self, rows: BTreeMap<Key, Bytes>, applied: Applied) {
+        *self.rows.write() = rows;
+        *self.applied.write() = applied;
     }
 }
 
@@ -135,11 +201,11 @@ impl Tables for MemoryTables {
     }
 
     fn commit(&mut self, applied: Applied) {
-        self.applied = applied;
+        *self.applied.write() = applied;
     }
 
     fn applied(&self) -> Applied {
-        self.applied.clone()
+        self.applied.read().clone()
     }
 
     fn reader(&self) -> Arc<dyn TablesRead> {

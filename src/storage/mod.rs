@@ -3,6 +3,32 @@
 //! Above this module nothing knows which engine holds the bytes: the traits here have a sled
 //! implementation and an in-memory twin for tests and simulation.
 
+pub mod flush;
+pub mod format;
+pub mod memory;
+
+mod disk;
+mod engine;
+mod health;
+mod keys;
+mod large;
+mod log;
+mod log_rows;
+mod log_thread;
+mod memory_log;
+mod memory_snapshots;
+mod overlay;
+mod parts;
+mod queue;
+mod receiver;
+mod rows;
+mod scan;
+mod snapshot;
+mod snapshot_file;
+mod tables;
+mod tail;
+mod writer;
+
 use std::io;
 use std::pin::Pin;
 
@@ -11,6 +37,9 @@ use tokio::sync::oneshot;
 
 use crate::model::tables::Tables;
 use crate::proto::Applied;
+
+pub use disk::open;
+pub use format::{Identity, OpenError};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Called once, when the entries are on disk so that neither a crash nor a power cut takes them back.
@@ -44,7 +73,8 @@ pub trait LogStore: Send + Sync + 'static {
     fn truncate_after(&self, index: Option<u64>) -> Ack;
 
     /// Removes every entry up to `index`, inclusive; `mark` comes back in [`LogBounds::purged`]. The rows are
-    /// made durable first: what is purged can never be replayed.
+    /// made durable first: what is purged can never be replayed. Resolves when the mark is durable, which may
+    /// take as long as the rows' writer is behind; nothing need wait for it.
     fn purge(&self, index: u64, mark: Bytes) -> Ack;
 
     /// Durable when the acknowledgement comes, in order with appends.
@@ -104,9 +134,20 @@ pub struct Stores {
     pub snapshots: std::sync::Arc<dyn SnapshotStore>,
     /// Resolves when rows that were applied but are not in the engine yet are few enough to go on.
     pub pressure: std::sync::Arc<dyn Pressure>,
+    /// Ends the use of the data folder. Dropping it ends the use, too, but without a last flush.
+    pub close: std::sync::Arc<dyn Close>,
+}
+
+/// Ends the use of a data folder, so that it can be opened again, also in the same process.
+pub trait Close: Send + Sync + 'static {
+    /// Makes everything durable and lets go of the folder; every later call to the stores fails.
+    fn close(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 
 /// Holds `apply` back while the state machine's writer is behind (`limits::PENDING_ROWS`).
 pub trait Pressure: Send + Sync + 'static {
     fn ready(&self) -> BoxFuture<'_, io::Result<()>>;
 }
+
+#[cfg(test)]
+mod tests;

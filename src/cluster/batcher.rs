@@ -1,0 +1,244 @@
+//! The leader's side of proposing: what is ready becomes one Raft entry, a few entries are on their way at
+//! once. Alone, a command leaves at once; under load, batches grow by themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::raft::ClientWriteResult;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::inbox::{Inbox, Proposed, Stream};
+use super::outbox::Outbox;
+use crate::consensus::node::{Node, leading};
+use crate::consensus::types::{Callback, CommittedLeaderId, EncodedBatch, TypeConfig};
+use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
+use crate::proto::Outcome;
+
+/// Entries on their way at once.
+const PIPELINE: usize = 4;
+
+type Answers = Vec<(u64, Outcome)>;
+
+/// Who waits for a command of a batch.
+enum Ticket {
+    Own(u64),
+    Other { stream: Arc<Stream>, id: u64 },
+}
+
+/// Why this node no longer takes proposals as the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It leads no more, or may not know.
+    Lost { leader: Option<u64> },
+    /// Leadership is being handed to this node.
+    Transfer { to: u64 },
+    /// It has not heard a majority for a while; it may lead on.
+    Lease,
+}
+
+/// One time of leading.
+struct Lead {
+    generation: u64,
+    inflight: AtomicUsize,
+    ended: Mutex<Option<Ended>>,
+    outbox: Arc<Outbox>,
+    wake: Arc<Notify>,
+}
+
+impl Lead {
+    fn end(&self, why: Ended) {
+        self.ended.lock().get_or_insert(why);
+    }
+
+    /// Gives every ticket of a batch its answer. Runs in the task that applied the entry: it never waits.
+    fn finish(&self, tickets: Vec<Ticket>, result: Option<ClientWriteResult<TypeConfig>>) {
+        match result {
+            Some(Ok(written)) if written.data.0.len() == tickets.len() => self.applied(tickets, written.data.0),
+            Some(Ok(_)) => {
+                tracing::error!("an entry gave another number of outcomes than it had commands");
+                self.unknown(tickets, Ended::Lost { leader: None });
+            }
+            Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                let why = match (forward.reason, forward.leader_id) {
+                    (ForwardReason::LeadershipTransfer, Some(to)) => Ended::Transfer { to },
+                    (ForwardReason::LeaseExpired, _) => Ended::Lease,
+                    (_, leader) => Ended::Lost { leader },
+                };
+                self.turned_away(tickets, why);
+            }
+            Some(Err(_)) | None => self.unknown(tickets, Ended::Lost { leader: None }),
+        }
+        self.inflight.fetch_sub(1, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn applied(&self, tickets: Vec<Ticket>, outcomes: Vec<Outcome>) {
+        let mut own = Vec::new();
+        let mut others = Vec::<(Arc<Stream>, Answers)>::new();
+        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+            match ticket {
+                Ticket::Own(number) => own.push((number, outcome)),
+                Ticket::Other { stream, id } => match others.iter_mut().find(|(to, _)| Arc::ptr_eq(to, &stream)) {
+                    Some((_, answers)) => answers.push((id, outcome)),
+                    None => others.push((stream, vec![(id, outcome)])),
+                },
+            }
+        }
+        if !own.is_empty() {
+            self.outbox.applied(own);
+        }
+        for (stream, answers) in others {
+            stream.applied(answers);
+        }
+    }
+
+    fn turned_away(&self, tickets: Vec<Ticket>, why: Ended) {
+        self.end(why);
+        let leader = match why {
+            Ended::Transfer { to } => Some(to),
+            Ended::Lost { leader } => leader,
+            Ended::Lease => None,
+        };
+        for ticket in tickets {
+            match ticket {
+                Ticket::Own(number) => self.outbox.turned_away(self.generation, [number]),
+                Ticket::Other { stream, id } => stream.turned_away(leader, [id]),
+            }
+        }
+    }
+
+    fn unknown(&self, tickets: Vec<Ticket>, why: Ended) {
+        self.end(why);
+        for ticket in tickets {
+            if let Ticket::Other { stream, id } = ticket {
+                stream.unknown([id]);
+            }
+        }
+    }
+}
+
+pub struct Batcher {
+    pub node: Arc<Node>,
+    pub outbox: Arc<Outbox>,
+    pub inbox: Arc<Inbox>,
+    pub wake: Arc<Notify>,
+    pub stop: CancellationToken,
+}
+
+impl Batcher {
+    /// Takes proposals while this node leads in `term`.
+    pub async fn lead(&self, term: u64) -> Ended {
+        let lead = Arc::new(Lead {
+            generation: self.outbox.rewind(),
+            inflight: AtomicUsize::new(0),
+            ended: Mutex::new(None),
+            outbox: self.outbox.clone(),
+            wake: self.wake.clone(),
+        });
+        self.inbox.open();
+        let why = self.run(&lead, term).await;
+        let leader = match why {
+            Ended::Transfer { to } => Some(to),
+            Ended::Lost { leader } => leader,
+            Ended::Lease => None,
+        };
+        self.inbox.close(leader);
+        why
+    }
+
+    async fn run(&self, lead: &Arc<Lead>, term: u64) -> Ended {
+        let mut metrics = self.node.server_metrics();
+        loop {
+            let leader = {
+                let now = metrics.borrow_watched();
+                if leading(&now) == Some(term) { None } else { Some(now.current_leader) }
+            };
+            if let Some(leader) = leader {
+                lead.end(Ended::Lost { leader });
+            }
+            if let Some(why) = *lead.ended.lock() {
+                return why;
+            }
+            if lead.inflight.load(Ordering::SeqCst) < PIPELINE
+                && let Some((batch, tickets)) = self.next_batch(lead.generation)
+            {
+                self.write(lead, term, batch, tickets).await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ended::Lost { leader: None },
+                changed = metrics.changed() => if changed.is_err() { return Ended::Lost { leader: None } },
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    async fn write(&self, lead: &Arc<Lead>, term: u64, batch: Bytes, tickets: Vec<Ticket>) {
+        lead.inflight.fetch_add(1, Ordering::SeqCst);
+        let finishing = lead.clone();
+        let responder = Callback::new(move |result| finishing.finish(tickets, result));
+        // Bound to the term: once one batch is turned away, those behind it must not get in.
+        let write = self.node.raft().write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term));
+        if write.responder(responder).await.is_err() {
+            lead.end(Ended::Lost { leader: None });
+        }
+    }
+
+    /// What is ready, as one encoded `proto::Batch`. Own commands and those of others share it evenly.
+    fn next_batch(&self, generation: u64) -> Option<(Bytes, Vec<Ticket>)> {
+        let others_wait = self.inbox.is_ready();
+        let share = if others_wait { 2 } else { 1 };
+        let own = self.outbox.take(generation, BATCH_COMMANDS / share, BATCH_BYTES / share).unwrap_or_default();
+        let own_bytes: usize = own.iter().map(|(_, command)| command.len()).sum();
+        let others = match others_wait {
+            true => self.inbox.take(BATCH_COMMANDS - own.len(), BATCH_BYTES.saturating_sub(own_bytes).max(1)),
+            false => Vec::new(),
+        };
+        if own.is_empty() && others.is_empty() {
+            return None;
+        }
+        let bytes: usize = own_bytes + others.iter().map(|proposed| proposed.command.len()).sum::<usize>();
+        let mut batch = BytesMut::with_capacity(bytes + 6 * (own.len() + others.len()));
+        let mut tickets = Vec::with_capacity(own.len() + others.len());
+        for (number, command) in own {
+            put_command(&mut batch, &command);
+            tickets.push(Ticket::Own(number));
+        }
+        for Proposed { stream, id, command } in others {
+            put_command(&mut batch, &command);
+            tickets.push(Ticket::Other { stream, id });
+        }
+        Some((batch.freeze(), tickets))
+    }
+}
+
+/// Adds an encoded command to an encoded `proto::Batch`: field 1, its length, its bytes.
+fn put_command(batch: &mut BytesMut, command: &Bytes) {
+    batch.put_u8(0x0a);
+    prost::encoding::encode_varint(command.len() as u64, batch);
+    batch.put_slice(command);
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::{Batch, Command, Origin};
+
+    #[test]
+    fn commands_side_by_side_are_a_batch() {
+        let command = |number| Command { origin: Some(Origin { node: 1, boot: 2, number }), at_ms: 300, intent: None };
+        let mut bytes = BytesMut::new();
+        for number in [1, 1_000_000] {
+            put_command(&mut bytes, &command(number).encode_to_vec().into());
+        }
+        assert_eq!(Batch::decode(bytes.freeze()).unwrap(), Batch { commands: vec![command(1), command(1_000_000)] });
+    }
+}

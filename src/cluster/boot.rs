@@ -1,0 +1,265 @@
+//! Puts a node together and starts it; takes it down again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Cluster;
+use super::batcher::Batcher;
+use super::inbox::Inbox;
+use super::outbox::Outbox;
+use super::proposer::Proposer;
+use super::raft_cluster::RaftCluster;
+use super::reader::Reader;
+use crate::clock::SharedClock;
+use crate::consensus::grpc::{self, GrpcTransport};
+use crate::consensus::memory::Router;
+use crate::consensus::node::{Node, NodeOptions, StartError, Timing};
+use crate::consensus::replica::Replica;
+use crate::consensus::runtime::{random, spawn};
+use crate::consensus::service::Service;
+use crate::consensus::transport::{Identity, Lane, PeerStats, Transport};
+use crate::consensus::types::Member;
+use crate::model::effect::Effects;
+use crate::model::state::State;
+use crate::proto::command::Intent;
+use crate::proto::{ClusterInit, StatusRequest};
+use crate::storage::Stores;
+
+/// How often each peer is asked for its status, to know that it is there and how far away.
+pub const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How often waiting requests are looked through for those past their deadline.
+const EXPIRE_EVERY: Duration = Duration::from_millis(25);
+/// How long connections of peers may take to end at shutdown.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A node and how it behaves.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub id: u64,
+    /// The cluster's name: nodes of another one are turned away.
+    pub cluster: String,
+    /// The founding members, the same on every founding node; empty for a node that will be added.
+    pub members: BTreeMap<u64, Member>,
+    pub timing: Timing,
+    /// A proposal or read that took longer fails.
+    pub request_timeout: Duration,
+    pub snapshot_every: u64,
+    pub keep_entries: u64,
+}
+
+impl NodeConfig {
+    pub fn new(id: u64, cluster: impl Into<String>, members: BTreeMap<u64, Member>) -> Self {
+        Self {
+            id,
+            cluster: cluster.into(),
+            members,
+            timing: Timing::default(),
+            request_timeout: Duration::from_secs(5),
+            snapshot_every: 100_000,
+            keep_entries: 20_000,
+        }
+    }
+}
+
+/// What carries the calls between nodes.
+pub enum Wire {
+    /// gRPC, served on this listener.
+    Grpc(TcpListener),
+    /// Other nodes of this process.
+    Memory(Arc<Router>),
+}
+
+/// Listens for peers; the error names the address.
+pub async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Bind { address: address.into(), error })
+}
+
+/// A node that runs until [`RunningNode::shutdown`].
+pub struct RunningNode {
+    pub cluster: Arc<RaftCluster>,
+    /// The effects of everything applied from now on, in order.
+    pub effects: mpsc::Receiver<Effects>,
+    lifetime: Lifetime,
+}
+
+/// What has to end when the node does.
+struct Lifetime {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    router: Option<Arc<Router>>,
+}
+
+/// Ends a node; apart from [`RunningNode`], whose effects may have been given away.
+pub struct Stopper {
+    cluster: Arc<RaftCluster>,
+    lifetime: Lifetime,
+}
+
+impl RunningNode {
+    /// The parts: the cluster, the effects, and what ends the node.
+    pub fn split(self) -> (Arc<RaftCluster>, mpsc::Receiver<Effects>, Stopper) {
+        let stopper = Stopper { cluster: self.cluster.clone(), lifetime: self.lifetime };
+        (self.cluster, self.effects, stopper)
+    }
+
+    pub async fn shutdown(self) {
+        self.split().2.shutdown().await;
+    }
+}
+
+impl Stopper {
+    /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk.
+    pub async fn shutdown(self) {
+        let Lifetime { stop, tasks, router } = self.lifetime;
+        if let Some(router) = router {
+            router.remove(self.cluster.node_id());
+        }
+        stop.cancel();
+        self.cluster.node().shutdown().await;
+        tasks.close();
+        if tokio::time::timeout(LINGER, tasks.wait()).await.is_err() {
+            tracing::debug!("some connections did not end in time");
+        }
+    }
+}
+
+/// Starts a node on its stores.
+pub async fn start(
+    config: NodeConfig,
+    stores: Stores,
+    wire: Wire,
+    clock: SharedClock,
+) -> Result<RunningNode, StartError> {
+    let identity = Arc::new(Identity { cluster: config.cluster.clone(), node: config.id });
+    let stats = Arc::new(PeerStats::default());
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let state = State::open(stores.tables).map_err(std::io::Error::other)?;
+    let (replica, effects) = Replica::new(state);
+    let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
+    let (transport, router): (Arc<dyn Transport>, _) = match &wire {
+        Wire::Grpc(_) => (GrpcTransport::new(), None),
+        Wire::Memory(router) => (router.transport(config.id), Some(router.clone())),
+    };
+    let options = NodeOptions {
+        identity: identity.clone(),
+        timing: config.timing,
+        snapshot_every: config.snapshot_every,
+        keep_entries: config.keep_entries,
+    };
+    let node =
+        Node::start(options, stores.log, stores.snapshots, stores.pressure, replica, transport.clone(), stats.clone());
+    let node = Arc::new(node.await?);
+
+    let wake = Arc::new(Notify::new());
+    let outbox = Arc::new(Outbox::new(config.id, random(), config.request_timeout, wake.clone()));
+    let inbox = Inbox::new(wake.clone(), stop.clone());
+    let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), config.request_timeout, stop.clone());
+    let cluster = Arc::new(RaftCluster {
+        identity: identity.clone(),
+        clock,
+        node: node.clone(),
+        outbox: outbox.clone(),
+        inbox: inbox.clone(),
+        reader: reader.clone(),
+        stats: stats.clone(),
+    });
+    service.open(node.raft().clone(), cluster.clone());
+    match wire {
+        Wire::Memory(router) => router.register(config.id, service.clone()),
+        Wire::Grpc(listener) => {
+            let (peer, stop) = (service.clone(), stop.clone());
+            spawn(tasks.track_future(async move {
+                if let Err(error) = grpc::serve(listener, peer, stop).await {
+                    tracing::error!(%error, "serving peers failed");
+                }
+            }));
+        }
+    }
+
+    let batcher = Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
+    let proposer = Proposer {
+        node: node.clone(),
+        identity: identity.clone(),
+        transport: transport.clone(),
+        stats: stats.clone(),
+        outbox: outbox.clone(),
+        batcher,
+        wake,
+        stop: stop.clone(),
+    };
+    spawn(tasks.track_future(proposer.run()));
+    spawn(tasks.track_future(reader.run()));
+    spawn(tasks.track_future(expire(outbox, stop.clone())));
+    spawn(tasks.track_future(probe(node.clone(), identity, transport, stats, stop.clone())));
+    spawn(tasks.track_future(initialise(cluster.clone(), stop.clone())));
+    node.found(config.members).await?;
+    Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
+}
+
+async fn expire(outbox: Arc<Outbox>, stop: CancellationToken) {
+    while tokio::time::timeout(EXPIRE_EVERY, stop.cancelled()).await.is_err() {
+        outbox.expire(Instant::now());
+    }
+}
+
+/// Asks every peer for its status now and then: a follower speaks with nobody but the leader otherwise.
+async fn probe(
+    node: Arc<Node>,
+    identity: Arc<Identity>,
+    transport: Arc<dyn Transport>,
+    stats: Arc<PeerStats>,
+    stop: CancellationToken,
+) {
+    loop {
+        let members = node.members().into_iter().filter(|(peer, _)| *peer != identity.node);
+        let questions = members.map(|(peer, member)| {
+            let link = transport.link(peer, &member, Lane::Control);
+            let request = StatusRequest { handshake: Some(identity.handshake(peer)) };
+            let stats = &stats;
+            async move {
+                let since = Instant::now();
+                if let Ok(Ok(_)) = tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await {
+                    stats.answered(peer, since);
+                }
+            }
+        });
+        join_all(questions).await;
+        if tokio::time::timeout(PROBE_EVERY, stop.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// The first leader of a new cluster gives it its name and the epoch of its history.
+async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
+    let mut metrics = cluster.node().server_metrics();
+    let named = || !cluster.replica().hot().meta().cluster_id.is_empty();
+    while !stop.is_cancelled() && !named() {
+        metrics.borrow_and_update();
+        if cluster.node().leading().is_some() && cluster.read_barrier().await.is_ok() && !named() {
+            let cluster_id = cluster.identity.cluster.clone();
+            // Never 0, which stands for "none".
+            let init = ClusterInit { cluster_id, epoch: random() | 1 };
+            if let Err(error) = cluster.propose(Intent::ClusterInit(init)).await {
+                tracing::debug!(%error, "the cluster could not be named yet");
+            }
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = metrics.changed() => {}
+            () = tokio::time::sleep(PROBE_EVERY) => {}
+        }
+    }
+}

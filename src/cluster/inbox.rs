@@ -1,0 +1,213 @@
+//! Proposals of other nodes on the leader: queued in the order of each node's stream, answered in any order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::runtime::spawn;
+use crate::consensus::transport::Streaming;
+use crate::limits;
+use crate::proto::proposal_answer::Result as Answer;
+use crate::proto::{NotLeader, Outcome, ProposalAnswer, ProposeRequest, ProposeResponse};
+
+#[derive(Default)]
+struct Answers {
+    ready: Vec<ProposalAnswer>,
+    /// Proposals taken and not answered yet.
+    outstanding: usize,
+    /// One was turned away: all after it are, or they would overtake it.
+    poisoned: bool,
+    closed: bool,
+}
+
+/// The way back to one stream of proposals.
+#[derive(Default)]
+pub struct Stream {
+    answers: Mutex<Answers>,
+    /// Answers are ready, or the stream ended.
+    ready: Notify,
+    /// Some were answered.
+    drained: Notify,
+}
+
+impl Stream {
+    fn answer(&self, all: impl IntoIterator<Item = ProposalAnswer>) {
+        let mut answers = self.answers.lock();
+        let before = answers.ready.len();
+        answers.ready.extend(all);
+        let new = answers.ready.len() - before;
+        answers.outstanding = answers.outstanding.saturating_sub(new);
+        drop(answers);
+        self.ready.notify_one();
+        self.drained.notify_one();
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.answers.lock().poisoned
+    }
+
+    pub fn applied(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
+        self.answer(outcomes.into_iter().map(|(id, outcome)| {
+            let outcome = Bytes::from(outcome.encode_to_vec());
+            ProposalAnswer { id, result: Some(Answer::Outcome(outcome)) }
+        }));
+    }
+
+    pub fn turned_away(&self, leader: Option<u64>, ids: impl IntoIterator<Item = u64>) {
+        self.answers.lock().poisoned = true;
+        let result = Some(Answer::NotLeader(NotLeader { leader }));
+        self.answer(ids.into_iter().map(|id| ProposalAnswer { id, result: result.clone() }));
+    }
+
+    pub fn unknown(&self, ids: impl IntoIterator<Item = u64>) {
+        self.answers.lock().poisoned = true;
+        let result = Some(Answer::Unknown("leadership was lost".into()));
+        self.answer(ids.into_iter().map(|id| ProposalAnswer { id, result: result.clone() }));
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if (self.answers.lock().outstanding as u64) < limits::ORIGIN_WINDOW {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    async fn next(self: Arc<Self>) -> Option<(ProposeResponse, Arc<Self>)> {
+        loop {
+            {
+                let mut answers = self.answers.lock();
+                if !answers.ready.is_empty() {
+                    let ready = std::mem::take(&mut answers.ready);
+                    drop(answers);
+                    return Some((ProposeResponse { answers: ready }, self));
+                }
+                if answers.closed && answers.outstanding == 0 {
+                    return None;
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+}
+
+/// A proposal of another node.
+pub struct Proposed {
+    pub stream: Arc<Stream>,
+    pub id: u64,
+    pub command: Bytes,
+}
+
+#[derive(Default)]
+struct Queue {
+    proposed: VecDeque<Proposed>,
+    /// This node leads and takes proposals.
+    open: bool,
+    leader: Option<u64>,
+}
+
+/// All streams of proposals that other nodes have opened here.
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Inbox {
+    pub fn new(wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::default(), wake, stop })
+    }
+
+    /// From now on proposals are taken.
+    pub fn open(&self) {
+        self.queue.lock().open = true;
+    }
+
+    /// From now on proposals are turned away to `leader`, and so are those that wait here.
+    pub fn close(&self, leader: Option<u64>) {
+        let mut queue = self.queue.lock();
+        queue.open = false;
+        queue.leader = leader;
+        let left = std::mem::take(&mut queue.proposed);
+        drop(queue);
+        for proposed in left {
+            proposed.stream.turned_away(leader, [proposed.id]);
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        !self.queue.lock().proposed.is_empty()
+    }
+
+    /// The next proposals, up to `count` and about `bytes`.
+    pub fn take(&self, count: usize, bytes: usize) -> Vec<Proposed> {
+        let mut taken = Vec::new();
+        let mut left = bytes;
+        let mut queue = self.queue.lock();
+        let leader = queue.leader;
+        while taken.len() < count && left > 0 {
+            let Some(proposed) = queue.proposed.pop_front() else { break };
+            if proposed.stream.is_poisoned() {
+                proposed.stream.turned_away(leader, [proposed.id]);
+                continue;
+            }
+            left = left.saturating_sub(proposed.command.len());
+            taken.push(proposed);
+        }
+        taken
+    }
+
+    fn offer(&self, stream: &Arc<Stream>, request: ProposeRequest) {
+        if request.proposals.is_empty() {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        let poisoned = {
+            let mut answers = stream.answers.lock();
+            answers.outstanding += request.proposals.len();
+            answers.poisoned
+        };
+        if !queue.open || poisoned {
+            let leader = queue.leader;
+            drop(queue);
+            stream.turned_away(leader, request.proposals.iter().map(|proposal| proposal.id));
+            return;
+        }
+        queue.proposed.extend(request.proposals.into_iter().map(|proposal| Proposed {
+            stream: stream.clone(),
+            id: proposal.id,
+            command: proposal.command,
+        }));
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Takes a stream of proposals; gives the answers.
+    pub fn accept(self: &Arc<Self>, mut requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+        let stream = Arc::new(Stream::default());
+        let (inbox, answers) = (self.clone(), stream.clone());
+        spawn(async move {
+            loop {
+                stream.wait_for_room().await;
+                let request = tokio::select! {
+                    biased;
+                    () = inbox.stop.cancelled() => None,
+                    request = requests.next() => request,
+                };
+                let Some(request) = request else { break };
+                inbox.offer(&stream, request);
+            }
+            stream.answers.lock().closed = true;
+            stream.ready.notify_one();
+        });
+        stream::unfold(answers, Stream::next).boxed()
+    }
+}

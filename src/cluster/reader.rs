@@ -1,0 +1,154 @@
+//! Linearizable reads: which index must be applied before a read that began now may be answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::node::Node;
+use crate::consensus::transport::{Identity, Lane, Transport};
+use crate::model::error::{Code, Error};
+use crate::proto::read_index_response::Result as Answer;
+use crate::proto::{NotLeader, ReadIndexRequest, ReadIndexResponse};
+
+/// Between two tries of a round.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Everyone who asks while a round is on its way shares the next one: one question to the quorum, or to the
+/// leader, however many read.
+pub struct Reader {
+    node: Arc<Node>,
+    identity: Arc<Identity>,
+    transport: Arc<dyn Transport>,
+    timeout: Duration,
+    waiting: Mutex<Vec<oneshot::Sender<u64>>>,
+    wake: Notify,
+    stop: CancellationToken,
+}
+
+impl Reader {
+    pub fn new(
+        node: Arc<Node>,
+        identity: Arc<Identity>,
+        transport: Arc<dyn Transport>,
+        timeout: Duration,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let waiting = Mutex::default();
+        Arc::new(Self { node, identity, transport, timeout, waiting, wake: Notify::new(), stop })
+    }
+
+    /// Resolves when this node has applied all that was committed before the call.
+    pub async fn barrier(&self) -> Result<(), Error> {
+        let ready = async {
+            let index = self.index().await?;
+            self.node.replica().wait_applied(index).await;
+            self.node.wait_boot_gate().await;
+            Ok(())
+        };
+        match tokio::time::timeout(self.timeout, ready).await {
+            Ok(done) => done,
+            Err(_) if self.node.leader().is_none() => Err(Error::new(Code::NoMaster, "there is no leader")),
+            Err(_) => Err(Error::new(Code::Timeout, "no quorum answered in time")),
+        }
+    }
+
+    /// Joins the next round.
+    async fn index(&self) -> Result<u64, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.waiting.lock().push(answer);
+        self.wake.notify_one();
+        answered.await.map_err(|_| Error::new(Code::Unavailable, "the node is shutting down"))
+    }
+
+    /// What a follower is told. Asked again only by nodes that take this one for the leader.
+    pub async fn answer(&self) -> ReadIndexResponse {
+        let result = if self.node.leading().is_none() {
+            Answer::NotLeader(NotLeader { leader: self.node.leader().filter(|leader| *leader != self.identity.node) })
+        } else {
+            match tokio::time::timeout(self.node.timing().election_max, self.index()).await {
+                Ok(Ok(index)) => Answer::Index(index),
+                _ => Answer::Unavailable("no quorum answered in time".into()),
+            }
+        };
+        ReadIndexResponse { result: Some(result) }
+    }
+
+    /// Runs the rounds until the node stops.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = self.wake.notified() => {}
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = self.round() => {}
+            }
+        }
+        // Whoever waits sees its channel close.
+        self.waiting.lock().clear();
+    }
+
+    /// Tries until there is an index, or nobody waits any more. Who comes before a try shares it.
+    async fn round(&self) {
+        let mut joined = Vec::new();
+        let mut hint = None;
+        loop {
+            joined.append(&mut self.waiting.lock());
+            joined.retain(|answer| !answer.is_closed());
+            if joined.is_empty() {
+                return;
+            }
+            match self.ask(hint).await {
+                Asked::Index(index) => {
+                    for answer in joined {
+                        let _ = answer.send(index);
+                    }
+                    return;
+                }
+                Asked::Elsewhere(leader) => hint = leader,
+            }
+            let mut metrics = self.node.server_metrics();
+            metrics.borrow_and_update();
+            let _ = tokio::time::timeout(PAUSE, metrics.changed()).await;
+        }
+    }
+
+    async fn ask(&self, hint: Option<u64>) -> Asked {
+        if self.node.leading().is_some() {
+            self.node.wait_boot_gate().await;
+            return match self.node.raft().get_read_linearizer(ReadPolicy::ReadIndex).await {
+                Ok(linearizer) => Asked::Index(linearizer.read_log_id().index()),
+                Err(error) => {
+                    tracing::debug!(%error, "no read index");
+                    Asked::Elsewhere(error.forward_to_leader().and_then(|forward| forward.leader_id))
+                }
+            };
+        }
+        let leader = hint.or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
+        let Some(leader) = leader else { return Asked::Elsewhere(None) };
+        let Some(member) = self.node.members().remove(&leader) else { return Asked::Elsewhere(None) };
+        let link = self.transport.link(leader, &member, Lane::Data);
+        let request = ReadIndexRequest { handshake: Some(self.identity.handshake(leader)) };
+        // The leader itself gives up after one lease.
+        let answered = tokio::time::timeout(self.node.timing().election_max * 2, link.read_index(request)).await;
+        match answered.map(|answer| answer.map(|answer| answer.result)) {
+            Ok(Ok(Some(Answer::Index(index)))) => Asked::Index(index),
+            Ok(Ok(Some(Answer::NotLeader(not)))) => Asked::Elsewhere(not.leader),
+            _ => Asked::Elsewhere(None),
+        }
+    }
+}
+
+enum Asked {
+    Index(u64),
+    /// No index; perhaps who to ask.
+    Elsewhere(Option<u64>),
+}

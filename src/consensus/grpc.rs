@@ -1,0 +1,306 @@
+//! gRPC between nodes: one kept HTTP/2 connection per peer and lane, and the server side.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, future};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Response, Status};
+
+use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
+use super::types::Member;
+use crate::proto::cluster_client::ClusterClient;
+use crate::proto::cluster_server::{Cluster, ClusterServer};
+use crate::proto::raft_client::RaftClient;
+use crate::proto::raft_server::{Raft, RaftServer};
+use crate::proto::{
+    ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
+    StatusRequest, StatusResponse,
+};
+
+/// The greatest message: one append is at most 1 MiB of entries, or one entry of `limits::BATCH_BYTES`
+/// and the greatest command.
+const MESSAGE: usize = 8 << 20;
+const WINDOW: u32 = 4 << 20;
+/// A connection that does not answer a ping for this long is dropped, and with it its streams.
+const PING_EVERY: Duration = Duration::from_millis(500);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Reaches peers over gRPC.
+#[derive(Default)]
+pub struct GrpcTransport {
+    channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+}
+
+impl GrpcTransport {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    fn channel(&self, address: &str, lane: Lane) -> Result<Channel, tonic::transport::Error> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(&(address.to_owned(), lane)) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW * 2);
+        let channel = endpoint.connect_lazy();
+        channels.insert((address.to_owned(), lane), channel.clone());
+        Ok(channel)
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer> {
+        match self.channel(&member.raft, lane) {
+            Ok(channel) => Arc::new(GrpcPeer {
+                raft: RaftClient::new(channel.clone())
+                    .max_decoding_message_size(MESSAGE)
+                    .max_encoding_message_size(MESSAGE),
+                cluster: ClusterClient::new(channel)
+                    .max_decoding_message_size(MESSAGE)
+                    .max_encoding_message_size(MESSAGE),
+            }),
+            Err(error) => {
+                tracing::error!(node, address = member.raft, %error, "a member's address is none");
+                Arc::new(Nowhere(format!("{:?} is no address", member.raft)))
+            }
+        }
+    }
+}
+
+fn link_error(status: Status) -> LinkError {
+    match status.code() {
+        Code::Unavailable => LinkError::Unreachable(status.message().to_owned()),
+        Code::DeadlineExceeded => LinkError::Timeout,
+        Code::FailedPrecondition => LinkError::Refused(status.message().to_owned()),
+        _ => LinkError::Broken(format!("{}: {}", status.code(), status.message())),
+    }
+}
+
+fn status(error: LinkError) -> Status {
+    match error {
+        LinkError::Unreachable(why) => Status::unavailable(why),
+        LinkError::Timeout => Status::deadline_exceeded("no answer in time"),
+        LinkError::Refused(why) => Status::failed_precondition(why),
+        LinkError::Broken(why) => Status::internal(why),
+    }
+}
+
+/// A named type around the boxed stream: without it the compiler cannot see that the call's future is `Send`.
+struct Requests<T>(Streaming<T>);
+
+impl<T> Stream for Requests<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// One peer over one connection. A clone of a tonic client is a handle on the same connection.
+struct GrpcPeer {
+    raft: RaftClient<Channel>,
+    cluster: ClusterClient<Channel>,
+}
+
+impl Peer for GrpcPeer {
+    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse> {
+        let mut client = self.raft.clone();
+        Box::pin(async move {
+            let answer = match method {
+                Method::Append => client.append(request).await,
+                Method::Vote => client.vote(request).await,
+                Method::PreVote => client.pre_vote(request).await,
+                Method::TransferLeader => client.transfer_leader(request).await,
+            };
+            answer.map(Response::into_inner).map_err(link_error)
+        })
+    }
+
+    fn stream_append(
+        &self,
+        requests: Streaming<RaftRequest>,
+    ) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+        let mut client = self.raft.clone();
+        Box::pin(async move {
+            let answers = client.stream_append(Requests(requests)).await.map_err(link_error)?.into_inner();
+            Ok(answers.map(|answer| answer.map_err(link_error)).boxed())
+        })
+    }
+
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+        let mut client = self.raft.clone();
+        Box::pin(async move {
+            client.install_snapshot(Requests(chunks)).await.map(Response::into_inner).map_err(link_error)
+        })
+    }
+
+    fn propose(
+        &self,
+        requests: Streaming<ProposeRequest>,
+    ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+        let mut client = self.cluster.clone();
+        Box::pin(async move {
+            let answers = client.propose(Requests(requests)).await.map_err(link_error)?.into_inner();
+            Ok(answers.map(|answer| answer.map_err(link_error)).boxed())
+        })
+    }
+
+    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+        let mut client = self.cluster.clone();
+        Box::pin(async move { client.read_index(request).await.map(Response::into_inner).map_err(link_error) })
+    }
+
+    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
+        let mut client = self.cluster.clone();
+        Box::pin(async move { client.status(request).await.map(Response::into_inner).map_err(link_error) })
+    }
+}
+
+/// A member whose address cannot be one.
+struct Nowhere(String);
+
+impl Nowhere {
+    fn error<T>(&self) -> Answer<'_, T> {
+        let why = self.0.clone();
+        Box::pin(async move { Err(LinkError::Unreachable(why)) })
+    }
+}
+
+impl Peer for Nowhere {
+    fn call(&self, _: Method, _: RaftRequest) -> Answer<'_, RaftResponse> {
+        self.error()
+    }
+
+    fn stream_append(&self, _: Streaming<RaftRequest>) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+        self.error()
+    }
+
+    fn install_snapshot(&self, _: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+        self.error()
+    }
+
+    fn propose(&self, _: Streaming<ProposeRequest>) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+        self.error()
+    }
+
+    fn read_index(&self, _: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+        self.error()
+    }
+
+    fn status(&self, _: StatusRequest) -> Answer<'_, StatusResponse> {
+        self.error()
+    }
+}
+
+/// Serves `peer` on a listener until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    peer: Arc<dyn Peer>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let raft =
+        RaftServer::new(Door(peer.clone())).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
+    let cluster = ClusterServer::new(Door(peer)).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 2)
+        .add_service(raft)
+        .add_service(cluster)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await
+}
+
+/// The server side: hands every call to the node.
+struct Door(Arc<dyn Peer>);
+
+/// The messages of a stream up to the first that fails: the connection is gone then.
+fn messages<T: Send + 'static>(request: Request<tonic::Streaming<T>>) -> Streaming<T> {
+    request.into_inner().take_while(|message| future::ready(message.is_ok())).filter_map(|m| async { m.ok() }).boxed()
+}
+
+type Answers<T> = Streaming<Result<T, Status>>;
+
+fn answers<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T, LinkError>> + Send + 'static,
+) -> Response<Answers<T>> {
+    Response::new(stream.map(|answer| answer.map_err(status)).boxed())
+}
+
+impl Door {
+    async fn call(&self, method: Method, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
+        self.0.call(method, request.into_inner()).await.map(Response::new).map_err(status)
+    }
+}
+
+#[tonic::async_trait]
+impl Raft for Door {
+    type StreamAppendStream = Answers<RaftResponse>;
+
+    async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
+        self.call(Method::Append, request).await
+    }
+
+    async fn stream_append(
+        &self,
+        request: Request<tonic::Streaming<RaftRequest>>,
+    ) -> Result<Response<Self::StreamAppendStream>, Status> {
+        self.0.stream_append(messages(request)).await.map(answers).map_err(status)
+    }
+
+    async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
+        self.call(Method::Vote, request).await
+    }
+
+    async fn pre_vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
+        self.call(Method::PreVote, request).await
+    }
+
+    async fn transfer_leader(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
+        self.call(Method::TransferLeader, request).await
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<tonic::Streaming<SnapshotChunk>>,
+    ) -> Result<Response<RaftResponse>, Status> {
+        self.0.install_snapshot(messages(request)).await.map(Response::new).map_err(status)
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Door {
+    type ProposeStream = Answers<ProposeResponse>;
+
+    async fn propose(
+        &self,
+        request: Request<tonic::Streaming<ProposeRequest>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
+        self.0.propose(messages(request)).await.map(answers).map_err(status)
+    }
+
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
+        self.0.read_index(request.into_inner()).await.map(Response::new).map_err(status)
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.0.status(request.into_inner()).await.map(Response::new).map_err(status)
+    }
+}

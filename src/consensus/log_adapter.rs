@@ -1,0 +1,186 @@
+//! The Raft log that openraft sees, over [`LogStore`].
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, stream};
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+
+use super::codec::{decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote};
+use super::runtime::spawn;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::storage::{Ack, LogStore};
+
+/// Bytes of entries read for one append request.
+const APPEND_BYTES: usize = 1 << 20;
+/// Bytes of entries read at once for apply.
+const APPLY_BYTES: usize = 4 << 20;
+
+/// No linearizable read is served before this index is applied: the end of the log at boot. A restarted
+/// leader may otherwise take an old commit index for the newest one.
+#[derive(Debug, Default)]
+pub struct BootGate(AtomicU64);
+
+impl BootGate {
+    pub fn index(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// What was cut off the log was never committed: do not wait for it.
+    fn lower(&self, index: u64) {
+        self.0.fetch_min(index, Ordering::SeqCst);
+    }
+}
+
+#[derive(Clone)]
+pub struct LogAdapter {
+    log: Arc<dyn LogStore>,
+    gate: Arc<BootGate>,
+}
+
+impl LogAdapter {
+    pub fn new(log: Arc<dyn LogStore>) -> Self {
+        let bounds = log.bounds();
+        let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
+        Self { log, gate: Arc::new(BootGate(AtomicU64::new(end))) }
+    }
+
+    pub fn gate(&self) -> Arc<BootGate> {
+        self.gate.clone()
+    }
+
+    async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let bounds = self.log.bounds();
+        let from = from.max(bounds.purged.as_ref().map_or(0, |(index, _)| index.saturating_add(1)));
+        let to = to.min(bounds.last.map_or(0, |last| last.saturating_add(1)));
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let entries = self.log.read(from, to, max_bytes).await?;
+        entries.into_iter().map(|(index, bytes)| decode_entry(index, bytes)).collect()
+    }
+}
+
+async fn acknowledged(ack: Ack) -> io::Result<()> {
+    ack.await.unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))
+}
+
+fn ends(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<TypeConfig> for LogAdapter {
+    async fn try_get_log_entries<R>(&mut self, range: R) -> Result<Vec<Entry>, io::Error>
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, to) = ends(&range);
+        self.read(from, to, usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.vote().map(|bytes| decode_vote(&bytes)).transpose()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, APPEND_BYTES).await
+    }
+
+    /// In pieces: what is to be applied after a restart may be the whole log.
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, to) = ends(&range);
+        let start = (self.clone(), from, Vec::new().into_iter());
+        Box::pin(stream::try_unfold(start, move |(reader, mut from, mut piece)| async move {
+            loop {
+                if let Some(entry) = piece.next() {
+                    return Ok(Some((entry, (reader, from, piece))));
+                }
+                if from >= to {
+                    return Ok(None);
+                }
+                let entries = reader.read(from, to, APPLY_BYTES).await?;
+                match entries.last() {
+                    Some(last) => from = last.log_id.index.saturating_add(1),
+                    None => return Ok(None),
+                }
+                piece = entries.into_iter();
+            }
+        }))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogAdapter {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let bounds = self.log.bounds();
+        let last_purged_log_id = bounds.purged.map(|(_, mark)| decode_log_id(&mark)).transpose()?;
+        let last_log_id = match bounds.last {
+            Some(last) => self.read(last, last.saturating_add(1), usize::MAX).await?.pop().map(|entry| entry.log_id),
+            None => None,
+        };
+        Ok(LogState { last_purged_log_id, last_log_id: last_log_id.or(last_purged_log_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        acknowledged(self.log.save_vote(encode_vote(vote))).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.log.save_committed(committed.as_ref().map(encode_log_id));
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        self.log.committed().map(|bytes| decode_log_id(&bytes)).transpose()
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let encoded: io::Result<Vec<_>> =
+            entries.into_iter().map(|entry| Ok((entry.log_id.index, encode_entry(&entry)?))).collect();
+        self.log.append(encoded?, Box::new(move |done| callback.io_completed(done)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let index = last.map(|id| id.index);
+        self.gate.lower(index.unwrap_or(0));
+        acknowledged(self.log.truncate_after(index)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        // Purging makes the rows durable first, which takes a while; openraft needs only the order.
+        let ack = self.log.purge(upto.index, encode_log_id(&upto));
+        spawn(async move {
+            if let Err(error) = acknowledged(ack).await {
+                tracing::error!(%error, "purging the log failed");
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! openraft's calls on its peers, over whatever [`Transport`] carries them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::transport::{Identity, Lane, LinkError, Method, Peer, PeerStats, Transport};
+use super::types::{LogId, Member, TypeConfig, Vote};
+use super::{codec, wire};
+use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, raft_response};
+use crate::storage::{Snapshot, SnapshotStore};
+
+/// Bytes of one chunk of a snapshot.
+pub const CHUNK: usize = 512 << 10;
+/// How long opening a stream of appends may take. Only its first answer is awaited, but the peer may be busy.
+const OPEN_STREAM: Duration = Duration::from_secs(1);
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, Snapshot>;
+
+/// Makes openraft's clients.
+pub struct Network {
+    pub identity: Arc<Identity>,
+    pub transport: Arc<dyn Transport>,
+    pub snapshots: Arc<dyn SnapshotStore>,
+    pub stats: Arc<PeerStats>,
+}
+
+impl Network {
+    fn client(&self, target: u64, member: &Member, lane: Lane) -> Client {
+        Client {
+            identity: self.identity.clone(),
+            target,
+            lane,
+            link: self.transport.link(target, member, lane),
+            snapshots: self.snapshots.clone(),
+            stats: self.stats.clone(),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
+        self.client(target, node, Lane::Data)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Client {
+        self.client(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Client {
+        self.client(target, node, Lane::Bulk)
+    }
+}
+
+/// The calls on one peer.
+pub struct Client {
+    identity: Arc<Identity>,
+    target: u64,
+    lane: Lane,
+    link: Arc<dyn Peer>,
+    snapshots: Arc<dyn SnapshotStore>,
+    stats: Arc<PeerStats>,
+}
+
+fn broken(error: impl ToString) -> RPCError<TypeConfig> {
+    NetworkError::from_string(error).into()
+}
+
+/// Only what means "nobody there" is `Unreachable`: openraft then backs off, and retries the rest at once.
+fn rpc_error(error: LinkError, action: RPCTypes, from: u64, target: u64, timeout: Duration) -> RPCError<TypeConfig> {
+    match error {
+        LinkError::Timeout => Timeout { action, id: from, target, timeout }.into(),
+        LinkError::Unreachable(why) => Unreachable::from_string(why).into(),
+        LinkError::Refused(why) => {
+            tracing::error!(peer = target, why, "a peer turned this node away");
+            Unreachable::from_string(why).into()
+        }
+        LinkError::Broken(why) => broken(why),
+    }
+}
+
+fn body(response: RaftResponse) -> Result<Bytes, LinkError> {
+    match response.result {
+        Some(raft_response::Result::Ok(body)) => Ok(body),
+        Some(raft_response::Result::Error(why)) => Err(LinkError::Broken(String::from_utf8_lossy(&why).into_owned())),
+        None => Err(LinkError::Broken("an empty answer".into())),
+    }
+}
+
+impl Client {
+    async fn call(&self, method: Method, action: RPCTypes, body_bytes: Bytes, ttl: Duration) -> Rpc<Bytes> {
+        let request = RaftRequest { handshake: Some(self.identity.handshake(self.target)), body: body_bytes };
+        let since = Instant::now();
+        let answered = tokio::time::timeout(ttl, self.link.call(method, request)).await;
+        let answer = answered.unwrap_or(Err(LinkError::Timeout)).and_then(body);
+        let answer = answer.map_err(|error| rpc_error(error, action, self.identity.node, self.target, ttl))?;
+        self.stats.answered(self.target, since);
+        Ok(answer)
+    }
+
+    async fn pipeline<'s, S>(&'s self, input: S) -> Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let handshake = self.identity.handshake(self.target);
+        let sent = Arc::new(Mutex::new(VecDeque::<Option<LogId>>::new()));
+        let sending = sent.clone();
+        let start = (input, Some(handshake), sending);
+        let requests = stream::unfold(start, |(mut input, mut handshake, sending)| async move {
+            let request = input.next().await?;
+            let encoded = match wire::encode_append(&request) {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    tracing::error!(%error, "an append request cannot be encoded");
+                    return None;
+                }
+            };
+            sending.lock().push_back(request.prev_log_id);
+            Some((RaftRequest { handshake: handshake.take(), body: encoded }, (input, handshake, sending)))
+        });
+        let action = RPCTypes::AppendEntries;
+        let (from, target) = (self.identity.node, self.target);
+        let opened = tokio::time::timeout(OPEN_STREAM, self.link.stream_append(requests.boxed())).await;
+        let answers = opened.unwrap_or(Err(LinkError::Timeout));
+        let answers = answers.map_err(|error| rpc_error(error, action, from, target, OPEN_STREAM))?;
+        Ok(Box::pin(answers.map(move |answer| {
+            let answer = answer.and_then(body).map_err(|error| rpc_error(error, action, from, target, OPEN_STREAM))?;
+            self.stats.heard(target);
+            let previous = sent.lock().pop_front().flatten();
+            wire::decode_append_answer(answer, previous).map_err(broken)
+        })))
+    }
+
+    /// The snapshot as a stream of chunks; a failed read ends it without a last chunk.
+    fn chunks(&self, vote: &Vote, snapshot: RaftSnapshot) -> Rpc<impl Stream<Item = SnapshotChunk> + Send + 'static> {
+        let header = wire::encode_snapshot_header(vote, &snapshot.meta).map_err(broken)?;
+        let first = Some((self.identity.handshake(self.target), header));
+        let start = (self.snapshots.clone(), snapshot.snapshot, 0, first, false);
+        Ok(stream::unfold(start, |(snapshots, snapshot, offset, mut first, ended)| async move {
+            if ended {
+                return None;
+            }
+            let data = match snapshots.read_chunk(&snapshot, offset, CHUNK).await {
+                Ok(data) => data,
+                Err(error) => {
+                    tracing::error!(%error, "reading a snapshot to send failed");
+                    return None;
+                }
+            };
+            let (handshake, header) = first.take().unzip();
+            let next = offset + data.len() as u64;
+            let last = data.is_empty();
+            let checksum = xxhash_rust::xxh3::xxh3_64(&data);
+            let chunk = SnapshotChunk { handshake, header: header.unwrap_or_default(), offset, data, last, checksum };
+            Some((chunk, (snapshots, snapshot, next, first, last)))
+        }))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = Snapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let request = wire::encode_append(&rpc).map_err(broken)?;
+        let answer = self.call(Method::Append, RPCTypes::AppendEntries, request, option.hard_ttl()).await?;
+        wire::decode_append_response(answer).map_err(broken)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        // A heartbeat is one request: a call is cheaper than a stream, and measures the round trip.
+        match self.lane {
+            Lane::Control => stream_append_sequential(self, input, option),
+            _ => Box::pin(self.pipeline(input)),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        let request = wire::encode_vote_request(&rpc);
+        let answer = self.call(Method::Vote, RPCTypes::Vote, request, option.soft_ttl()).await?;
+        wire::decode_vote_response(answer).map_err(broken)
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        let request = wire::encode_vote_request(&rpc);
+        let answer = self.call(Method::PreVote, RPCTypes::Vote, request, option.soft_ttl()).await?;
+        wire::decode_vote_response(answer).map_err(broken)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let chunks = self.chunks(&vote, snapshot)?;
+        let sending = tokio::time::timeout(option.hard_ttl(), self.link.install_snapshot(chunks.boxed()));
+        let answered = tokio::select! {
+            biased;
+            closed = cancel => return Err(closed.into()),
+            answered = sending => answered.unwrap_or(Err(LinkError::Timeout)),
+        };
+        let (from, target) = (self.identity.node, self.target);
+        let answer = answered
+            .and_then(body)
+            .map_err(|error| rpc_error(error, RPCTypes::InstallSnapshot, from, target, option.hard_ttl()))?;
+        self.stats.heard(target);
+        let vote = codec::decode_vote(&answer).map_err(broken)?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let request = wire::encode_transfer(&req);
+        let answer = self.call(Method::TransferLeader, RPCTypes::TransferLeader, request, option.soft_ttl()).await?;
+        wire::decode_transfer_response(answer).map_err(broken)
+    }
+}

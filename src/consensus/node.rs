@@ -1,0 +1,205 @@
+//! One running openraft: its configuration, its start and end, and what it says about itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant;
+use openraft::alias::{InstantOf, WatchReceiverOf};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::metrics::RaftServerMetrics;
+use openraft::{ServerState, SnapshotPolicy};
+
+use super::log_adapter::{BootGate, LogAdapter};
+use super::network::Network;
+use super::replica::Replica;
+use super::state_machine::StateMachine;
+use super::transport::{Identity, PeerStats, Transport};
+use super::types::{Member, Raft, TypeConfig};
+use crate::storage::{LogStore, Pressure, SnapshotStore};
+
+/// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self { heartbeat: ms(50), election_min: ms(150), election_max: ms(300) }
+    }
+}
+
+/// What a node of the Raft group is made of.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub identity: Arc<Identity>,
+    pub timing: Timing,
+    /// A snapshot is built after this many entries.
+    pub snapshot_every: u64,
+    /// Entries kept behind a snapshot, for followers that were away for a moment.
+    pub keep_entries: u64,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("configuration: {0}")]
+    Config(String),
+    #[error("consensus: {0}")]
+    Raft(String),
+    #[error("storage: {0}")]
+    Storage(#[from] std::io::Error),
+    #[error("cannot listen on {address}: {error}")]
+    Bind { address: String, error: std::io::Error },
+}
+
+/// This node's place in the group, as it changes with leadership and membership only.
+pub type ServerMetrics = RaftServerMetrics<TypeConfig>;
+
+/// One member of the Raft group.
+pub struct Node {
+    raft: Raft,
+    replica: Arc<Replica>,
+    gate: Arc<BootGate>,
+    timing: Timing,
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
+    let timing = options.timing;
+    let config = openraft::Config {
+        cluster_name: options.identity.cluster.clone(),
+        heartbeat_interval: ms(timing.heartbeat),
+        election_timeout_min: ms(timing.election_min),
+        election_timeout_max: ms(timing.election_max),
+        // Only a cap: a snapshot takes as long as its bytes; a dead link is noticed by its pings.
+        install_snapshot_timeout: 600_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
+        max_in_snapshot_log_to_keep: options.keep_entries,
+        // A follower that is further behind than what is kept gets a snapshot.
+        replication_lag_threshold: options.keep_entries.max(options.snapshot_every),
+        purge_batch_size: 256,
+        max_payload_entries: 1_024,
+        api_channel_size: Some(4_096),
+        notification_channel_size: Some(4_096),
+        // Entries go to the followers while the leader syncs its own.
+        broadcast_submitted_on_append: Some(true),
+        enable_pre_vote: Some(true),
+        // A restarted leader must be elected again: it does not know how far the commit has come.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(ms(timing.election_max) * 3),
+        backoff: "20ms 40ms 80ms ...320ms".into(),
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| StartError::Config(error.to_string()))
+}
+
+impl Node {
+    /// Starts openraft on what the stores hold.
+    pub async fn start(
+        options: NodeOptions,
+        log: Arc<dyn LogStore>,
+        snapshots: Arc<dyn SnapshotStore>,
+        pressure: Arc<dyn Pressure>,
+        replica: Arc<Replica>,
+        transport: Arc<dyn Transport>,
+        stats: Arc<PeerStats>,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(config(&options)?);
+        let log = LogAdapter::new(log);
+        let gate = log.gate();
+        let machine = StateMachine::new(replica.clone(), snapshots.clone(), pressure);
+        let network = Network { identity: options.identity.clone(), transport, snapshots, stats };
+        let raft = Raft::new(options.identity.node, config, network, log, machine);
+        let raft = raft.await.map_err(|error| StartError::Raft(error.to_string()))?;
+        Ok(Self { raft, replica, gate, timing: options.timing })
+    }
+
+    /// Makes these members the group, if this node was never part of one. Every founding node calls it with
+    /// the same members, which is safe: the entry is the same on all.
+    pub async fn found(&self, members: BTreeMap<u64, Member>) -> Result<(), StartError> {
+        let pristine = !self.raft.is_initialized().await.map_err(|error| StartError::Raft(error.to_string()))?;
+        if !pristine || members.is_empty() {
+            return Ok(());
+        }
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            // Another founder was faster.
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(StartError::Raft(error.to_string())),
+        }
+    }
+
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Resolves when this node may take part in linearizable reads: it has applied what its log held at boot.
+    pub async fn wait_boot_gate(&self) {
+        // The gate sinks when a leader cuts off what was never committed, so look again now and then.
+        while self.replica.applied_index() < self.gate.index() {
+            let applied = self.replica.wait_applied(self.gate.index());
+            let _ = tokio::time::timeout(self.timing.heartbeat, applied).await;
+        }
+    }
+
+    /// This node's place in the group, as it changes.
+    pub fn server_metrics(&self) -> WatchReceiverOf<TypeConfig, ServerMetrics> {
+        self.raft.server_metrics()
+    }
+
+    /// The term in which this node leads, if it does.
+    pub fn leading(&self) -> Option<u64> {
+        leading(&self.raft.server_metrics().borrow_watched())
+    }
+
+    /// The leader as far as this node knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    pub fn members(&self) -> BTreeMap<u64, Member> {
+        let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
+    }
+
+    /// Moves leadership to `to`, if this node leads, and waits until it has arrived there.
+    pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), StartError> {
+        let raft = |error: String| StartError::Raft(error);
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| raft(error.to_string()))?;
+        let arrived = self.raft.wait(Some(within)).current_leader(to, "leadership transfer").await;
+        arrived.map(|_| ()).map_err(|error| raft(error.to_string()))
+    }
+
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not end cleanly");
+        }
+    }
+}
+
+/// The term in which a node leads, from its metrics.
+pub fn leading(metrics: &ServerMetrics) -> Option<u64> {
+    (metrics.state == ServerState::Leader && metrics.vote.committed).then_some(metrics.vote.leader_id.term)
+}
+
+/// How long ago an instant of openraft was.
+pub fn elapsed(since: InstantOf<TypeConfig>) -> Duration {
+    since.elapsed()
+}

@@ -1,0 +1,106 @@
+//! The state machine that openraft sees, over [`Replica`] and [`SnapshotStore`].
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::codec::{decode_log_id, decode_stored_membership, encode_log_id, encode_stored_membership};
+use super::replica::Replica;
+use super::types::{LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::model::state::Position;
+use crate::proto::Applied;
+use crate::storage::{Pressure, Snapshot, SnapshotStore};
+
+type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, Snapshot>;
+
+/// What was applied last, as openraft wants to know it.
+pub fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
+    let membership = decode_stored_membership(&applied.membership)?;
+    if applied.last_log_id.is_empty() {
+        return Ok((None, membership));
+    }
+    Ok((Some(decode_log_id(&applied.last_log_id)?), membership))
+}
+
+fn with_meta(snapshot: Snapshot) -> io::Result<RaftSnapshot> {
+    let (last_log_id, last_membership) = decode_applied(&snapshot.applied)?;
+    Ok(RaftSnapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
+}
+
+#[derive(Clone)]
+pub struct StateMachine {
+    replica: Arc<Replica>,
+    snapshots: Arc<dyn SnapshotStore>,
+    pressure: Arc<dyn Pressure>,
+}
+
+impl StateMachine {
+    pub fn new(replica: Arc<Replica>, snapshots: Arc<dyn SnapshotStore>, pressure: Arc<dyn Pressure>) -> Self {
+        Self { replica, snapshots, pressure }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Snapshot;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        decode_applied(&self.replica.applied())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            self.pressure.ready().await?;
+            let at = Position { index: entry.log_id.index, log_id: encode_log_id(&entry.log_id) };
+            let outcomes = match entry.payload {
+                EntryPayload::Normal(batch) => self.replica.apply(at, batch.0).await.map_err(io::Error::other)?,
+                EntryPayload::Blank => {
+                    self.replica.apply_other(at, None);
+                    Vec::new()
+                }
+                EntryPayload::Membership(membership) => {
+                    let stored = StoredMembership::new(Some(entry.log_id), membership);
+                    self.replica.apply_other(at, Some(encode_stored_membership(&stored)?));
+                    Vec::new()
+                }
+            };
+            if let Some(responder) = responder {
+                responder.send(Outcomes(outcomes));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> Result<(), io::Error> {
+        let (last_log_id, _) = decode_applied(&snapshot.applied)?;
+        if last_log_id != meta.last_log_id {
+            let message = format!("the snapshot holds {last_log_id:?}, its header says {:?}", meta.last_log_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        self.snapshots.install(snapshot).await?;
+        self.replica.reload().map_err(io::Error::other)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        self.snapshots.current().map(with_meta).transpose()
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = Snapshot;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        with_meta(self.snapshots.build().await?)
+    }
+}

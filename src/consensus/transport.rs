@@ -1,0 +1,163 @@
+//! How nodes talk: the calls that one node can make on another, whatever carries them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::codec::FORMAT;
+use super::types::Member;
+use crate::proto::{
+    Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse,
+    SnapshotChunk, StatusRequest, StatusResponse,
+};
+use crate::storage::BoxFuture;
+
+/// Why a call on a peer gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// Nobody listens there, or the link is down: back off before the next try.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    #[error("no answer in time")]
+    Timeout,
+    /// The link broke in the middle, or the peer could not answer.
+    #[error("{0}")]
+    Broken(String),
+    /// The peer is of another cluster or format, or is not the node that was meant.
+    #[error("turned away: {0}")]
+    Refused(String),
+}
+
+pub type Streaming<T> = BoxStream<'static, T>;
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, LinkError>>;
+
+/// The unary calls of Raft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Append,
+    Vote,
+    PreVote,
+    TransferLeader,
+}
+
+/// One node as another one sees it. The node itself implements it (`service`), and so does what carries
+/// the calls there: gRPC (`grpc`) or the router of a simulation (`memory`).
+pub trait Peer: Send + Sync + 'static {
+    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse>;
+
+    /// Pipelined appends: answers come in the order of the requests. The handshake is in the first one.
+    fn stream_append(&self, requests: Streaming<RaftRequest>)
+    -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>>;
+
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse>;
+
+    fn propose(&self, requests: Streaming<ProposeRequest>)
+    -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>>;
+
+    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse>;
+
+    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse>;
+}
+
+/// A connection of its own for each, so that none waits behind another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Entries, proposals, read indexes.
+    Data,
+    /// Heartbeats, votes, transfers, status: must not wait behind a megabyte of entries.
+    Control,
+    /// Snapshots.
+    Bulk,
+}
+
+/// Makes links to peers. A link is cheap to keep and connects again by itself.
+pub trait Transport: Send + Sync + 'static {
+    fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer>;
+}
+
+/// Who this node is to its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: String,
+    pub node: u64,
+}
+
+impl Identity {
+    /// What this node says to `to` first.
+    pub fn handshake(&self, to: u64) -> Handshake {
+        Handshake { cluster: self.cluster.clone(), format: FORMAT, from: self.node, to }
+    }
+
+    /// Whether a caller may speak to this node.
+    pub fn check(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+        let refuse = |why: String| Err(LinkError::Refused(why));
+        let Some(theirs) = handshake else { return refuse("no handshake".into()) };
+        if theirs.cluster != self.cluster {
+            return refuse(format!("this is cluster {:?}, not {:?}", self.cluster, theirs.cluster));
+        }
+        if theirs.format != FORMAT {
+            return refuse(format!("this node speaks format {FORMAT}, not {}", theirs.format));
+        }
+        if theirs.to != self.node {
+            return refuse(format!("this is node {}, not {}: check the addresses", self.node, theirs.to));
+        }
+        if theirs.from == self.node {
+            return refuse(format!("two nodes are configured as node {}", self.node));
+        }
+        Ok(theirs.from)
+    }
+}
+
+/// What this node knows of a peer from talking with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    pub at: Instant,
+    pub round_trip: Option<Duration>,
+}
+
+/// When each peer was last heard, and how far away it is.
+#[derive(Debug, Default)]
+pub struct PeerStats(Mutex<BTreeMap<u64, Heard>>);
+
+impl PeerStats {
+    /// Something came from this peer.
+    pub fn heard(&self, node: u64) {
+        let now = Instant::now();
+        self.0.lock().entry(node).or_insert(Heard { at: now, round_trip: None }).at = now;
+    }
+
+    /// A call on this peer that began at `since` was answered.
+    pub fn answered(&self, node: u64, since: Instant) {
+        let now = Instant::now();
+        self.0.lock().insert(node, Heard { at: now, round_trip: Some(now - since) });
+    }
+
+    pub fn of(&self, node: u64) -> Option<Heard> {
+        self.0.lock().get(&node).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_turned_away() {
+        let one = Identity { cluster: "shop".into(), node: 1 };
+        let two = Identity { cluster: "shop".into(), node: 2 };
+        assert_eq!(one.check(Some(&two.handshake(1))), Ok(2));
+        let refused = |handshake: Option<&Handshake>, word: &str| match one.check(handshake) {
+            Err(LinkError::Refused(why)) => assert!(why.contains(word), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        refused(None, "no handshake");
+        refused(Some(&two.handshake(3)), "addresses");
+        refused(Some(&one.handshake(1)), "two nodes");
+        refused(Some(&Identity { cluster: "other".into(), node: 2 }.handshake(1)), "cluster");
+        refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");
+    }
+}

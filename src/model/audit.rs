@@ -1,0 +1,229 @@
+//! The audit log: every operation and election, numbered. A change is its own row (`Change::audit_id`), so a
+//! `data_update` costs no second one.
+//!
+//! The index answers the documented filters (device, event type, dates) without reading rows: for every filter
+//! the ids that it selects, ascending. It is made from the rows and only read by listings, never by apply.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::change::operation_name;
+use super::state::State;
+use super::tables::{Key, TablesError, TablesRead, get_row};
+use super::time::iso;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Audit, AuditNote, Change, Done as Nothing};
+
+const DATA_UPDATE: &str = "data_update";
+
+/// What the index knows of one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub at_ms: u64,
+    /// The change that is this row, or 0.
+    pub change: u64,
+    device: u32,
+    event: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct AuditIndex {
+    /// The id before the first entry.
+    before: u64,
+    entries: VecDeque<Entry>,
+    names: HashMap<String, u32>,
+    by_device: HashMap<u32, VecDeque<u64>>,
+    by_event: HashMap<u32, VecDeque<u64>>,
+    by_both: HashMap<(u32, u32), VecDeque<u64>>,
+    /// Older rows are still to be read by [`super::backfill`].
+    complete: bool,
+}
+
+/// The documented filters. Times are inclusive Unix milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    pub device_id: Option<String>,
+    pub event_type: Option<String>,
+    pub from_ms: Option<u64>,
+    pub to_ms: Option<u64>,
+}
+
+/// Where a listed row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditRef {
+    pub id: u64,
+    /// The change that is this row, or 0: then it is `Key::Audit(id)`.
+    pub change: u64,
+}
+
+impl AuditIndex {
+    pub(super) fn after(head: u64) -> Self {
+        Self { before: head, complete: head == 0, ..Self::default() }
+    }
+
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.names.get(name) {
+            return *number;
+        }
+        let number = self.names.len() as u32;
+        self.names.insert(name.to_owned(), number);
+        number
+    }
+
+    fn entry(&mut self, at_ms: u64, change: u64, device: &str, event: &str) -> Entry {
+        Entry { at_ms, change, device: self.number(device), event: self.number(event) }
+    }
+
+    fn push_back(&mut self, entry: Entry) {
+        self.entries.push_back(entry);
+        let id = self.before + self.entries.len() as u64;
+        self.by_device.entry(entry.device).or_default().push_back(id);
+        self.by_event.entry(entry.event).or_default().push_back(id);
+        self.by_both.entry((entry.device, entry.event)).or_default().push_back(id);
+    }
+
+    /// The row before the first one that is known.
+    pub(super) fn push_front(&mut self, id: u64, at_ms: u64, change: u64, device: &str, event: &str) {
+        if id != self.before || id == 0 {
+            return;
+        }
+        let entry = self.entry(at_ms, change, device, event);
+        self.entries.push_front(entry);
+        self.before -= 1;
+        self.by_device.entry(entry.device).or_default().push_front(id);
+        self.by_event.entry(entry.event).or_default().push_front(id);
+        self.by_both.entry((entry.device, entry.event)).or_default().push_front(id);
+    }
+
+    pub(super) fn filled(&mut self) {
+        self.complete = true;
+    }
+
+    /// Listings see every row that is kept.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Drops everything up to `id`.
+    pub(super) fn forget(&mut self, id: u64) {
+        while self.before < id {
+            let Some(entry) = self.entries.pop_front() else { return };
+            self.before += 1;
+            for list in [
+                self.by_device.get_mut(&entry.device),
+                self.by_event.get_mut(&entry.event),
+                self.by_both.get_mut(&(entry.device, entry.event)),
+            ]
+            .into_iter()
+            .flatten()
+            {
+                list.pop_front();
+            }
+        }
+    }
+
+    /// How many rows the filter selects, and those at `offset`, newest first.
+    pub fn page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
+        let (first, last) = self.ids_between(filter.from_ms, filter.to_ms);
+        let none = VecDeque::new();
+        let number = |name: &Option<String>| name.as_ref().map(|n| self.names.get(n).copied());
+        let list = match (number(&filter.device_id), number(&filter.event_type)) {
+            (None, None) => {
+                let total = (last + 1).saturating_sub(first);
+                let ids = (first..=last).rev().skip(offset).take(limit);
+                return (total, ids.map(|id| self.reference(id)).collect());
+            }
+            (Some(Some(device)), None) => self.by_device.get(&device),
+            (None, Some(Some(event))) => self.by_event.get(&event),
+            (Some(Some(device)), Some(Some(event))) => self.by_both.get(&(device, event)),
+            _ => None,
+        }
+        .unwrap_or(&none);
+        let start = list.partition_point(|id| *id < first);
+        let end = list.partition_point(|id| *id <= last).max(start);
+        let ids = list.range(start..end).rev().skip(offset).take(limit);
+        ((end - start) as u64, ids.map(|id| self.reference(*id)).collect())
+    }
+
+    /// Ids grow with time, so dates select a range of ids (empty: first > last).
+    fn ids_between(&self, from_ms: Option<u64>, to_ms: Option<u64>) -> (u64, u64) {
+        let first = from_ms.map_or(0, |from| self.entries.partition_point(|e| e.at_ms < from));
+        let end = to_ms.map_or(self.entries.len(), |to| self.entries.partition_point(|e| e.at_ms <= to));
+        (self.before + 1 + first as u64, self.before + end as u64)
+    }
+
+    fn reference(&self, id: u64) -> AuditRef {
+        let at = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
+        AuditRef { id, change: at.map_or(0, |e| e.change) }
+    }
+}
+
+impl State {
+    pub fn audit_index(&self) -> &AuditIndex {
+        &self.audit
+    }
+
+    pub(super) fn audit(&mut self, event_type: &str, operation: &str, error: bool, device_id: &str, details: String) {
+        self.meta.audit_head += 1;
+        let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
+        let row = Audit {
+            id,
+            event_type: event_type.to_owned(),
+            operation: operation.to_owned(),
+            error,
+            device_id: device_id.to_owned(),
+            details,
+            at_ms,
+        };
+        self.put(Key::Audit(id), &row);
+        let entry = self.audit.entry(at_ms, 0, device_id, event_type);
+        self.audit.push_back(entry);
+    }
+
+    /// The audit number of the change that is about to be written.
+    pub(super) fn audit_change(&mut self, device_id: &str, seq: u64) -> u64 {
+        self.meta.audit_head += 1;
+        let entry = self.audit.entry(self.meta.now_ms, seq, device_id, DATA_UPDATE);
+        self.audit.push_back(entry);
+        self.meta.audit_head
+    }
+
+    pub(super) fn audit_note(&mut self, c: AuditNote) -> Given {
+        self.audit(&c.event_type, &c.operation, c.error, &c.device_id, c.details);
+        Given::Done(Nothing {})
+    }
+}
+
+/// The audit row that a change is.
+pub fn row_of_change(change: &Change) -> Audit {
+    let operation = operation_name(change.operation());
+    let details = format!(
+        "{operation} of {}/{} as change {} at {}",
+        change.table_name,
+        change.record_id,
+        change.seq,
+        iso(change.committed_ms)
+    );
+    Audit {
+        id: change.audit_id,
+        event_type: DATA_UPDATE.into(),
+        operation: operation.into(),
+        error: false,
+        device_id: change.device_id.clone(),
+        details,
+        at_ms: change.committed_ms,
+    }
+}
+
+/// Reads the rows of a page. Rows compacted since the page was made are left out.
+pub fn read_rows(tables: &dyn TablesRead, page: &[AuditRef]) -> Result<Vec<Audit>, TablesError> {
+    let mut rows = Vec::with_capacity(page.len());
+    for at in page {
+        let row = if at.change > 0 {
+            get_row::<Change>(tables, &Key::Change(at.change))?.map(|c| row_of_change(&c))
+        } else {
+            get_row::<Audit>(tables, &Key::Audit(at.id))?
+        };
+        rows.extend(row);
+    }
+    Ok(rows)
+}

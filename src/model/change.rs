@@ -1,0 +1,282 @@
+//! Changes: one committed `data_update` each, densely numbered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::effect::Effect;
+use super::error::{Code, Error};
+use super::records::Version;
+use super::records::{Known, version_of};
+use super::state::{Fail, Given1, State, refuse};
+use super::tables::{Key, TablesError};
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Accepted, Change, Compact, Conflict, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome, Record,
+    Requested, TableName,
+};
+
+/// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation.
+/// That `data` is a JSON object is checked where it is decoded.
+pub fn validate(c: &DataUpdate) -> Result<(), Error> {
+    let bad = |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")));
+    if !valid_table(&c.table_name) {
+        let why = format!("must be 1 to {} bytes without control characters", limits::TABLE_NAME);
+        return bad("table_name", why);
+    }
+    if c.operation() == Operation::Unset {
+        return bad("operation", "must be insert, update or delete".into());
+    }
+    if c.data.len() > limits::RECORD_DATA {
+        return bad("new_data", format!("is larger than {} bytes", limits::RECORD_DATA));
+    }
+    if c.request_id.len() > limits::REQUEST_ID {
+        return bad("request_id", format!("is longer than {} bytes", limits::REQUEST_ID));
+    }
+    Ok(())
+}
+
+/// A usable `table_name`.
+pub fn valid_table(name: &str) -> bool {
+    !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && !name.chars().any(char::is_control)
+}
+
+/// What can be said of a record without reading rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordNow {
+    Absent,
+    /// Its data: `None` for a deleted record.
+    Here {
+        version: u64,
+        timestamp_ms: u64,
+        data: Option<Bytes>,
+    },
+    /// Read the row `Key::Record { table, id }`.
+    InRows {
+        table: u32,
+    },
+}
+
+/// A change on its way in: a `data_update` that found no conflict, or what a conflict was resolved to.
+pub(super) struct Write {
+    pub device: u32,
+    pub device_id: String,
+    pub table: u32,
+    pub table_name: String,
+    pub record_id: i64,
+    pub operation: Operation,
+    pub data: Bytes,
+    pub timestamp_ms: u64,
+    pub previous_seq: u64,
+    pub request_id: String,
+}
+
+impl State {
+    /// The number of a table, if it was ever written to.
+    pub fn table_number(&self, name: &str) -> Option<u32> {
+        self.table_numbers.get(name).copied()
+    }
+
+    /// Tables ever written to, in the order of their numbers (from 1).
+    pub fn tables(&self) -> &[TableName] {
+        &self.table_names
+    }
+
+    pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
+        let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
+        match self.records.get(table, id) {
+            Known::Absent => RecordNow::Absent,
+            Known::Unknown => RecordNow::InRows { table },
+            Known::Here(v) if v.deleted => RecordNow::Here { version: v.seq, timestamp_ms: v.timestamp_ms, data: None },
+            Known::Here(Version { data: None, .. }) => RecordNow::InRows { table },
+            Known::Here(v) => RecordNow::Here { version: v.seq, timestamp_ms: v.timestamp_ms, data: v.data.clone() },
+        }
+    }
+
+    /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
+    pub fn recent_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
+        self.recent.iter_after(seq)
+    }
+
+    /// The second value: it had been applied before.
+    pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
+        if let Err(error) = validate(&c) {
+            return refuse(error.code, error.message);
+        }
+        let device = self.device_number(&c.device_id)?;
+        if let Some(slot) = self.requests.find(device, &c.request_id) {
+            let key = Key::Requested { device, slot };
+            let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
+            let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
+            return Ok((outcome.result.ok_or(TablesError::Corrupt(key))?, true));
+        }
+        let request_id = c.request_id.clone();
+        let given = self.write_or_conflict(c, device)?;
+        if !request_id.is_empty() {
+            self.remember_request(device, request_id, &given);
+        }
+        Ok((given, false))
+    }
+
+    fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
+        let table = self.number_of_table(&c.table_name)?;
+        let now = self.meta.now_ms;
+        let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
+        let current = self.version(table, c.record_id)?;
+        if let Some(kind) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
+            return self.conflict(kind, c, given_ms, device, table, current);
+        }
+        // A writer whose time-stamp is older than its own last one still comes after it.
+        let timestamp_ms = given_ms.unwrap_or(now);
+        let write = Write {
+            device,
+            device_id: c.device_id.clone(),
+            table,
+            table_name: c.table_name.clone(),
+            record_id: c.record_id,
+            operation: c.operation(),
+            data: Bytes::copy_from_slice(&c.data),
+            timestamp_ms,
+            previous_seq: current.map_or(0, |v| v.seq),
+            request_id: c.request_id,
+        };
+        let seq = self.write(write);
+        Ok(Given::Accepted(Accepted { seq, timestamp_ms, conflict: None }))
+    }
+
+    /// Appends the change and makes it the record's newest version. Returns its seq.
+    pub(super) fn write(&mut self, w: Write) -> u64 {
+        self.meta.head_seq += 1;
+        let seq = self.meta.head_seq;
+        let deleted = w.operation == Operation::Delete;
+        let audit_id = self.audit_change(&w.device_id, seq);
+        let record = Record {
+            seq,
+            timestamp_ms: w.timestamp_ms,
+            device: w.device,
+            deleted,
+            data: if deleted { Bytes::new() } else { w.data.clone() },
+        };
+        let change = Change {
+            seq,
+            device_id: w.device_id,
+            table_name: w.table_name,
+            record_id: w.record_id,
+            operation: w.operation.into(),
+            data: w.data,
+            timestamp_ms: w.timestamp_ms,
+            committed_ms: self.meta.now_ms,
+            audit_id,
+            previous_seq: w.previous_seq,
+            request_id: w.request_id,
+        };
+        self.put(Key::Change(seq), &change);
+        self.put(Key::Record { table: w.table, id: w.record_id }, &record);
+        self.records.set(w.table, w.record_id, &record);
+        self.count_own_change(&change.device_id);
+        let change = Arc::new(change);
+        self.recent.push(change.clone());
+        self.effect(Effect::Changed(change));
+        seq
+    }
+
+    /// The number of the table, given now if this is its first use.
+    pub(super) fn number_of_table(&mut self, name: &str) -> Result<u32, Fail> {
+        if let Some(number) = self.table_number(name) {
+            return Ok(number);
+        }
+        if self.meta.tables >= limits::TABLES {
+            return refuse(
+                Code::InvalidData,
+                format!("table_name: the cluster keeps at most {} tables", limits::TABLES),
+            );
+        }
+        self.meta.tables += 1;
+        let number = self.meta.tables;
+        let row = TableName { name: name.to_owned(), policy: 0 };
+        self.put(Key::Table(number), &row);
+        self.table_names.push(row);
+        self.table_numbers.insert(name.to_owned(), number);
+        Ok(number)
+    }
+
+    pub(super) fn version(&self, table: u32, id: i64) -> Result<Option<Version>, TablesError> {
+        match self.records.get(table, id) {
+            Known::Absent => Ok(None),
+            Known::Here(version) => Ok(Some(version.clone())),
+            Known::Unknown => Ok(self.row::<Record>(&Key::Record { table, id })?.as_ref().map(version_of)),
+        }
+    }
+
+    /// A record's data as stored; empty for a deleted one.
+    pub(super) fn data_of(&self, table: u32, id: i64, version: &Version) -> Result<Bytes, TablesError> {
+        if let Some(data) = &version.data {
+            return Ok(data.clone());
+        }
+        Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
+    }
+
+    fn remember_request(&mut self, device: u32, request_id: String, given: &Given) {
+        let (number, slot) = self.requests.remember(device, &request_id);
+        let outcome = Outcome { at_ms: self.meta.now_ms, repeated: false, result: Some(given.clone()) };
+        let row = Requested { number, request_id, outcome: outcome.encode_to_vec().into() };
+        self.put(Key::Requested { device, slot }, &row);
+    }
+
+    pub(super) fn critical_event(&mut self, c: CriticalEvent) -> Given1 {
+        self.existing(&c.device_id)?;
+        if c.event_type.is_empty() || c.event_type.len() > limits::EVENT_TYPE {
+            return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
+        }
+        self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
+        let timestamp_ms = c.timestamp_ms.unwrap_or(self.meta.now_ms);
+        let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
+        self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
+        Ok(Given::Done(Nothing {}))
+    }
+
+    /// Drops the oldest changes and audit rows, at most [`limits::COMPACT_STEP`] of each. A change outlives its
+    /// audit row: every number that the audit log lists can be shown.
+    pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
+        let from = self.meta.audit_compacted + 1;
+        let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
+        for id in from..=to {
+            self.delete(Key::Audit(id));
+            self.meta.audit_compacted = id;
+        }
+        self.audit.forget(self.meta.audit_compacted);
+        let from = self.meta.compacted_seq + 1;
+        let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
+        for seq in from..=to {
+            let Some(change) = self.row::<Change>(&Key::Change(seq))? else { break };
+            if change.audit_id > self.meta.audit_compacted {
+                break;
+            }
+            self.meta.compacted_ms = self.meta.compacted_ms.max(change.committed_ms);
+            self.meta.compacted_seq = seq;
+            self.delete(Key::Change(seq));
+        }
+        Ok(Given::Done(Nothing {}))
+    }
+
+    /// Conflicts that wait for a decision, oldest first.
+    pub fn open_conflicts(&self) -> impl Iterator<Item = &Arc<Conflict>> {
+        self.open_conflicts.values()
+    }
+}
+
+/// An operation as the document writes it.
+pub fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "insert",
+        Operation::Delete => "delete",
+        Operation::Update | Operation::Unset => "update",
+    }
+}
+
+/// The operation of a documented name.
+pub fn operation_of(name: &str) -> Option<Operation> {
+    [Operation::Insert, Operation::Update, Operation::Delete].into_iter().find(|o| operation_name(*o) == name)
+}

@@ -1,0 +1,186 @@
+//! Devices: registration, coming and going.
+
+use std::sync::Arc;
+
+use super::error::Code;
+use super::state::{Given1, State, refuse};
+use super::tables::Key;
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, OnlineDone,
+    Presence, Role, SyncState, SyncStatus,
+};
+
+/// The capability by which a device says that it never wants to be master.
+pub const NO_MASTER: &str = "no-master";
+
+/// Checks an id as clients give them: not empty, at most 255 bytes, no control characters.
+pub fn valid_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= limits::DEVICE_ID && !id.chars().any(char::is_control)
+}
+
+impl State {
+    pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> Given1 {
+        if !valid_id(&c.device_id) {
+            return refuse(Code::Registration, "device_id must be 1 to 255 bytes without control characters");
+        }
+        if c.priority.is_some_and(|p| p > limits::PRIORITY) {
+            return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
+        }
+        let first = !self.devices.contains_key(&c.device_id);
+        if first && self.meta.devices >= limits::DEVICES {
+            return refuse(Code::Registration, format!("the cluster keeps at most {} devices", limits::DEVICES));
+        }
+        let mut device = if first { self.register(&c) } else { self.existing(&c.device_id)? };
+        self.come_online(&mut device, &c, node);
+        let id = device.device_id.clone();
+        self.save_device(device);
+        let operation = if first { "register" } else { "online" };
+        if c.role() == Role::Master && self.may_take_over(&id) {
+            self.promote(&id, ElectionReason::Manual, "asked for when coming online");
+        }
+        let device = self.existing(&id)?;
+        let role = role_name(device.role());
+        self.audit("device_online", operation, false, &id, format!("Device online as {role}"));
+        let master = self.meta.master.clone();
+        Ok(Given::Online(OnlineDone { device: Some(device), first, master, term: self.meta.term }))
+    }
+
+    fn register(&mut self, c: &DeviceOnline) -> Device {
+        let now = self.meta.now_ms;
+        self.meta.devices += 1;
+        self.device_names.push(Arc::from(c.device_id.as_str()));
+        let sync = SyncState {
+            device_id: c.device_id.clone(),
+            sync_status: SyncStatus::Pending.into(),
+            created_ms: now,
+            updated_ms: now,
+            ..SyncState::default()
+        };
+        self.save_sync_state(sync);
+        Device {
+            device_id: c.device_id.clone(),
+            role: Role::Client.into(),
+            created_ms: now,
+            number: self.meta.devices,
+            ..Device::default()
+        }
+    }
+
+    fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
+        let now = self.meta.now_ms;
+        // A REST call does not move a device whose socket lives elsewhere.
+        let rest_beside_session =
+            c.presence() == Presence::Rest && device.is_active && device.presence() == Presence::Session;
+        if !rest_beside_session {
+            device.home = node;
+            device.presence = c.presence;
+            device.online_count += 1;
+        }
+        if let Some(priority) = c.priority {
+            device.priority = priority;
+        }
+        if let Some(capabilities) = &c.capabilities {
+            device.capabilities.clone_from(&capabilities.names);
+        }
+        if !c.class.is_empty() {
+            device.class.clone_from(&c.class);
+        }
+        device.is_active = true;
+        device.last_seen_ms = now;
+        device.updated_ms = now;
+    }
+
+    pub(super) fn device_offline(&mut self, c: DeviceOffline) -> Given1 {
+        let device = self.existing(&c.device_id)?;
+        if c.session_lost && (!device.is_active || device.home != c.home || device.online_count != c.online_count) {
+            // It has come back meanwhile, here or elsewhere.
+            return Ok(Given::Device(device));
+        }
+        let reason = match (c.session_lost, c.reason.as_str()) {
+            (false, "") => "said goodbye",
+            (_, given) => given,
+        };
+        self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
+        let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
+        self.go_offline(&c.device_id, election, reason);
+        Ok(Given::Device(self.existing(&c.device_id)?))
+    }
+
+    pub(super) fn device_shutdown(&mut self, c: DeviceShutdown) -> Given1 {
+        self.existing(&c.device_id)?;
+        let reason = if c.reason.is_empty() { "shutdown" } else { &c.reason };
+        self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
+        self.go_offline(&c.device_id, ElectionReason::Shutdown, reason);
+        Ok(Given::Device(self.existing(&c.device_id)?))
+    }
+
+    /// Every device at home on `node` is offline.
+    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> Given {
+        let gone: Vec<String> =
+            self.devices.values().filter(|d| d.is_active && d.home == node).map(|d| d.device_id.clone()).collect();
+        // The master last: nobody who is gone too may be elected in between.
+        let (masters, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|id| *id == self.meta.master);
+        for id in others.iter().chain(&masters) {
+            self.audit("device_offline", "offline", false, id, format!("Device offline: {why}"));
+            self.go_offline(id, ElectionReason::Failure, why);
+        }
+        Given::Done(Nothing {})
+    }
+
+    fn go_offline(&mut self, id: &str, reason: ElectionReason, why: &str) {
+        let Some(device) = self.devices.get(id) else { return };
+        let mut device = Device::clone(device);
+        let was_active = device.is_active;
+        device.is_active = false;
+        device.updated_ms = self.meta.now_ms;
+        if was_active {
+            device.offline_seq = self.meta.head_seq;
+            if let Some(sync) = self.sync_states.get(id) {
+                let sync = SyncState { own_offline: 0, ..sync.clone() };
+                self.save_sync_state(sync);
+            }
+        }
+        self.save_device(device);
+        if self.meta.master == id {
+            self.replace_lost_master(reason, why);
+        }
+    }
+
+    pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Given {
+        for id in c.device_ids {
+            if let Some(device) = self.devices.get(&id) {
+                let device = Device { last_seen_ms: self.meta.now_ms, ..Device::clone(device) };
+                self.save_device(device);
+            }
+        }
+        Given::Done(Nothing {})
+    }
+
+    /// The device, or 3004.
+    pub(super) fn existing(&self, id: &str) -> Result<Device, super::state::Fail> {
+        match self.devices.get(id) {
+            Some(device) => Ok(Device::clone(device)),
+            None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
+        }
+    }
+
+    /// The device's number, or 3004.
+    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::Fail> {
+        match self.devices.get(id) {
+            Some(device) => Ok(device.number),
+            None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
+        }
+    }
+
+    pub(super) fn save_device(&mut self, device: Device) {
+        self.put(Key::Device(device.device_id.clone()), &device);
+        self.devices.insert(device.device_id.clone(), Arc::new(device));
+    }
+}
+
+/// A role as the document writes it.
+pub fn role_name(role: Role) -> &'static str {
+    if role == Role::Master { "master" } else { "client" }
+}

@@ -1,0 +1,529 @@
+//! What must hold after any commands, in any order, and a few walks through the main paths.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::audit::{AuditFilter, read_rows};
+use super::backfill::Backfill;
+use super::change::RecordNow;
+use super::effect::Effect;
+use super::error::Code;
+use super::read::{PageSize, changes_after, elections, records_after, seq_before};
+use super::state::{Position, State, into_result};
+use super::tables::{Key, MemoryTables};
+use crate::proto::command::Intent;
+use crate::proto::outcome::Result as Given;
+use crate::proto::*;
+
+/// A state with its rows at hand and the next log index.
+pub(crate) struct Bench {
+    pub state: State,
+    pub tables: MemoryTables,
+    index: u64,
+    number: u64,
+    pub now: u64,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let tables = MemoryTables::default();
+        let state = State::open(Box::new(tables.clone())).unwrap();
+        Self { state, tables, index: 0, number: 0, now: 1_000_000 }
+    }
+
+    pub fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
+        self.index += 1;
+        let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
+        let mut done = self.state.apply(Position { index: self.index, log_id: Bytes::new() }, batch).unwrap();
+        (done.outcomes.remove(0), done.effects)
+    }
+
+    pub fn run(&mut self, intent: Intent) -> (Outcome, Vec<Effect>) {
+        self.now += 10;
+        self.number += 1;
+        let origin = Some(Origin { node: 1, boot: 1, number: self.number });
+        self.send(Command { origin, at_ms: self.now, intent: Some(intent) })
+    }
+
+    pub fn ok(&mut self, intent: Intent) -> Given {
+        into_result(self.run(intent).0).unwrap().result.unwrap()
+    }
+
+    pub fn code(&mut self, intent: Intent) -> Code {
+        into_result(self.run(intent).0).unwrap_err().code
+    }
+
+    fn master(&self) -> &str {
+        &self.state.meta().master
+    }
+}
+
+pub(crate) fn online(id: &str, priority: u32, role: Role) -> Intent {
+    Intent::DeviceOnline(DeviceOnline {
+        device_id: id.into(),
+        role: role.into(),
+        priority: Some(priority),
+        presence: Presence::Session.into(),
+        ..DeviceOnline::default()
+    })
+}
+
+fn put(device: &str, id: i64, operation: Operation, data: &str) -> DataUpdate {
+    DataUpdate {
+        device_id: device.into(),
+        table_name: "stock".into(),
+        record_id: id,
+        operation: operation.into(),
+        data: Bytes::copy_from_slice(data.as_bytes()),
+        ..DataUpdate::default()
+    }
+}
+
+fn update(device: &str, id: i64, data: &str) -> Intent {
+    Intent::DataUpdate(put(device, id, Operation::Update, data))
+}
+
+fn data(bench: &Bench, id: i64) -> Option<String> {
+    match bench.state.record("stock", id) {
+        RecordNow::Absent => None,
+        RecordNow::Here { data, .. } => data.map(|d| String::from_utf8(d.to_vec()).unwrap()),
+        RecordNow::InRows { .. } => panic!("just written"),
+    }
+}
+
+#[test]
+fn the_first_device_that_asks_is_master_and_only_a_higher_priority_displaces_it() {
+    let mut b = Bench::new();
+    assert!(!b.state.wants_master());
+    b.ok(online("till", 20, Role::Client));
+    assert!(b.state.wants_master());
+    b.ok(online("office", 50, Role::Master));
+    assert_eq!(b.master(), "office");
+    b.ok(online("same", 50, Role::Master));
+    assert_eq!(b.master(), "office");
+    b.ok(online("boss", 100, Role::Master));
+    assert_eq!((b.master(), b.state.meta().term), ("boss", 2));
+    assert_eq!(b.state.device("office").unwrap().role(), Role::Client);
+}
+
+#[test]
+fn a_master_that_shuts_down_is_followed_by_the_highest_ranked_in_the_same_entry() {
+    let mut b = Bench::new();
+    for (id, priority) in [("m", 90), ("b", 80), ("a", 80), ("c", 20)] {
+        b.ok(online(id, priority, Role::Client));
+    }
+    b.ok(Intent::RoleChange(RoleChange { device_id: "m".into(), role: Role::Master.into(), ..RoleChange::default() }));
+    let shutdown = Intent::DeviceShutdown(DeviceShutdown { device_id: "m".into(), reason: "power".into() });
+    let (_, effects) = b.run(shutdown);
+    let Effect::MasterElected(election) = &effects[0] else { panic!("{effects:?}") };
+    assert_eq!((election.previous_master.as_str(), election.new_master.as_str()), ("m", "a"));
+    assert_eq!((election.reason(), election.participating), (ElectionReason::Shutdown, 3));
+    let rows = elections(&b.tables, b.state.meta().election_head, 10, 0).unwrap();
+    assert_eq!(rows.iter().map(|e| e.id).collect::<Vec<_>>(), [2, 1]);
+    // A client that goes elects nobody.
+    let (_, effects) = b.run(Intent::DeviceOffline(DeviceOffline { device_id: "c".into(), ..Default::default() }));
+    assert_eq!(effects, []);
+}
+
+#[test]
+fn the_last_candidate_that_goes_leaves_no_master_and_elections_are_refused() {
+    let mut b = Bench::new();
+    b.ok(online("only", 0, Role::Master));
+    b.ok(Intent::NodeLost(NodeLost { node: 1 }));
+    assert_eq!((b.master(), b.state.device("only").unwrap().role()), ("", Role::Client));
+    assert_eq!(b.code(Intent::Elect(Elect { reason: 3, method: 1, ..Elect::default() })), Code::Election);
+    let order = RoleChange { device_id: "only".into(), role: Role::Master.into(), ..RoleChange::default() };
+    assert_eq!(b.code(Intent::RoleChange(order)), Code::DeviceOffline);
+}
+
+#[test]
+fn two_triggers_at_once_elect_once() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    let elect = Intent::Elect(Elect { reason: 2, method: 3, if_term: Some(0), ..Elect::default() });
+    b.ok(elect.clone());
+    b.ok(elect);
+    assert_eq!(b.state.meta().election_head, 1);
+}
+
+#[test]
+fn a_stale_session_loss_does_not_take_a_returned_device_offline() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    b.ok(online("d", 0, Role::Client));
+    let lost = |online_count| {
+        let device_id = "d".to_owned();
+        Intent::DeviceOffline(DeviceOffline {
+            device_id,
+            session_lost: true,
+            home: 1,
+            online_count,
+            ..Default::default()
+        })
+    };
+    b.ok(lost(1));
+    assert!(b.state.device("d").unwrap().is_active);
+    b.ok(lost(2));
+    assert!(!b.state.device("d").unwrap().is_active);
+}
+
+#[test]
+fn a_repeated_request_is_answered_as_the_first_was_and_not_applied() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    let write = Intent::DataUpdate(DataUpdate { request_id: "r1".into(), ..put("d", 1, Operation::Update, "{}") });
+    let (first, effects) = b.run(write.clone());
+    assert_eq!(effects.len(), 1);
+    let (again, effects) = b.run(write);
+    assert!(again.repeated && effects.is_empty());
+    assert_eq!(again.result, first.result);
+    assert_eq!(b.state.meta().head_seq, 1);
+}
+
+#[test]
+fn the_request_window_is_bounded_and_forgets_the_oldest() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    let write =
+        |n: u64| Intent::DataUpdate(DataUpdate { request_id: format!("r{n}"), ..put("d", 1, Operation::Update, "{}") });
+    let window = crate::limits::REQUEST_WINDOW;
+    for n in 0..=window {
+        b.ok(write(n));
+    }
+    let kept = b.tables.rows().keys().filter(|k| matches!(k, Key::Requested { .. })).count() as u64;
+    assert_eq!(kept, window);
+    assert!(b.run(write(1)).0.repeated);
+    assert!(!b.run(write(0)).0.repeated);
+}
+
+#[test]
+fn a_nodes_retry_is_applied_once_even_when_the_outcome_was_a_refusal() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    for intent in [update("d", 1, "{}"), update("nobody", 1, "{}")] {
+        let origin = Some(Origin { node: 2, boot: 9, number: b.state.meta().head_seq + 1 });
+        let command = Command { origin, at_ms: 5, intent: Some(intent) };
+        let (first, _) = b.send(command.clone());
+        let head = b.state.meta().head_seq;
+        let (again, effects) = b.send(command);
+        assert!(again.repeated && effects.is_empty());
+        assert_eq!((again.result, b.state.meta().head_seq), (first.result, head));
+    }
+}
+
+#[test]
+fn a_late_write_of_another_device_is_a_conflict_and_loses() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(online("b", 0, Role::Client));
+    b.ok(update("a", 1, r#"{"v":"new"}"#));
+    let late = DataUpdate { timestamp_ms: Some(5), ..put("b", 1, Operation::Update, r#"{"v":"late"}"#) };
+    let (outcome, effects) = b.run(Intent::DataUpdate(late));
+    assert!(matches!(outcome.result, Some(Given::Conflict(_))));
+    assert!(
+        matches!(&effects[..], [Effect::ConflictFound(_), Effect::ConflictResolved(c)] if c.resolved_data == r#"{"v":"new"}"#)
+    );
+    assert_eq!(data(&b, 1).unwrap(), r#"{"v":"new"}"#);
+    // A deleted record does not come back by a late update.
+    b.ok(Intent::DataUpdate(put("a", 1, Operation::Delete, "{}")));
+    let late = DataUpdate { timestamp_ms: Some(5), ..put("b", 1, Operation::Update, r#"{"v":"late"}"#) };
+    b.run(Intent::DataUpdate(late));
+    assert_eq!(data(&b, 1), None);
+}
+
+#[test]
+fn a_clock_far_ahead_does_not_win_for_ever() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(online("b", 0, Role::Client));
+    let ahead = DataUpdate { timestamp_ms: Some(u64::MAX / 2), ..put("a", 1, Operation::Update, r#"{"v":1}"#) };
+    b.ok(Intent::DataUpdate(ahead));
+    b.now += 10_000;
+    let now = b.now;
+    b.ok(Intent::DataUpdate(DataUpdate { timestamp_ms: Some(now), ..put("b", 1, Operation::Update, r#"{"v":2}"#) }));
+    assert_eq!(data(&b, 1).unwrap(), r#"{"v":2}"#);
+}
+
+#[test]
+fn a_manual_conflict_stays_open_until_it_is_decided() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(update("a", 1, r#"{"v":1}"#));
+    let policy = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Manual.into(), by: "a".into() };
+    b.ok(Intent::PolicyPut(policy));
+    let write = DataUpdate { base_version: Some(0), ..put("a", 1, Operation::Update, r#"{"v":2}"#) };
+    let Given::Conflict(open) = b.ok(Intent::DataUpdate(write)) else { panic!() };
+    assert_eq!((open.conflict_type(), open.local_seq, b.state.open_conflicts().count()), (ConflictType::Version, 1, 1));
+    assert_eq!(data(&b, 1).unwrap(), r#"{"v":1}"#);
+    let resolve = ConflictResolve {
+        device_id: "a".into(),
+        table_name: "stock".into(),
+        record_id: 1,
+        resolved_data: Bytes::from_static(br#"{"v":3}"#),
+        ..ConflictResolve::default()
+    };
+    let (_, effects) = b.run(Intent::ConflictResolve(resolve.clone()));
+    assert!(matches!(&effects[..], [Effect::Changed(_), Effect::ConflictResolved(_)]));
+    assert_eq!((data(&b, 1).unwrap().as_str(), b.state.open_conflicts().count()), (r#"{"v":3}"#, 0));
+    assert_eq!(b.code(Intent::ConflictResolve(resolve)), Code::Conflict);
+}
+
+#[test]
+fn an_automatic_policy_merges_fields() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(online("b", 0, Role::Client));
+    let policy = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Automatic.into(), by: "a".into() };
+    b.ok(Intent::PolicyPut(policy));
+    b.ok(update("a", 1, r#"{"price":1,"left":5}"#));
+    b.ok(update("a", 1, r#"{"price":2,"left":5}"#));
+    let write = DataUpdate { base_version: Some(1), ..put("b", 1, Operation::Update, r#"{"price":1,"left":4}"#) };
+    let Given::Accepted(accepted) = b.ok(Intent::DataUpdate(write)) else { panic!() };
+    assert_eq!(accepted.conflict.unwrap().resolution(), ResolutionMethod::Automatic);
+    assert_eq!(data(&b, 1).unwrap(), r#"{"left":4,"price":2}"#);
+}
+
+#[test]
+fn pending_changes_count_what_others_wrote() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(online("b", 0, Role::Client));
+    let pending = |b: &Bench, id: &str| b.state.pending_changes(b.state.sync_state(id).unwrap());
+    b.ok(Intent::SyncComplete(SyncComplete { device_id: "a".into(), ..SyncComplete::default() }));
+    b.ok(update("a", 1, "{}"));
+    b.ok(update("b", 2, "{}"));
+    assert_eq!(pending(&b, "a"), 1);
+    let set = SyncStatePut { device_id: "a".into(), pending_changes_count: Some(4), ..SyncStatePut::default() };
+    b.ok(Intent::SyncStatePut(set));
+    b.ok(update("b", 2, "{}"));
+    assert_eq!(pending(&b, "a"), 5);
+}
+
+#[test]
+fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    for n in 0..25 {
+        b.ok(update("d", n % 7, &format!(r#"{{"n":{n}}}"#)));
+    }
+    b.ok(Intent::DataUpdate(put("d", 3, Operation::Delete, "{}")));
+    let size = PageSize { rows: 4, bytes: 1_000 };
+    let (mut seqs, mut at) = (Vec::new(), 0);
+    loop {
+        let page = changes_after(&b.tables, at, b.state.meta().head_seq, size, |_| true).unwrap().unwrap();
+        seqs.extend(page.changes.iter().map(|c| c.seq));
+        at = page.seq;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seqs, (1..=26).collect::<Vec<_>>());
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let page = records_after(&b.tables, after, size, |_| true).unwrap();
+        ids.extend(page.records.iter().map(|(_, id, _)| *id));
+        after = page.after;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
+    let change: Change = super::tables::get_row(&b.tables, &Key::Change(10)).unwrap().unwrap();
+    assert_eq!(seq_before(&b.tables, 0, 26, change.committed_ms).unwrap(), 9);
+    assert_eq!((seq_before(&b.tables, 0, 26, 0).unwrap(), seq_before(&b.tables, 0, 26, u64::MAX).unwrap()), (0, 26));
+}
+
+#[test]
+fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    for n in 0..10 {
+        b.ok(update("d", n, "{}"));
+    }
+    b.ok(Intent::Compact(Compact { changes_to: 5, audit_to: 4 }));
+    // Audit rows 1 to 4 are the registration and changes 1 to 3.
+    assert_eq!((b.state.meta().audit_compacted, b.state.meta().compacted_seq), (4, 3));
+    let size = PageSize { rows: 100, bytes: 1_000 };
+    assert!(changes_after(&b.tables, 0, 10, size, |_| true).unwrap().is_none());
+    assert_eq!(changes_after(&b.tables, 3, 10, size, |_| true).unwrap().unwrap().changes.len(), 7);
+    let (total, page) = b.state.audit_index().page(&AuditFilter::default(), 100, 0);
+    assert_eq!((total, read_rows(&b.tables, &page).unwrap().len()), (7, 7));
+    assert_eq!(data(&b, 0).unwrap(), "{}");
+}
+
+fn any_intent() -> impl Strategy<Value = Intent> {
+    let device = (0..5u8).prop_map(|n| format!("d{n}"));
+    let role = prop_oneof![Just(Role::Client), Just(Role::Master)];
+    let write = (
+        device.clone(),
+        0..4i64,
+        1..4i32,
+        0..4u8,
+        prop::option::of(0..6u64),
+        prop::option::of(999_000..1_002_000u64),
+        0..6u8,
+    )
+        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request)| {
+            Intent::DataUpdate(DataUpdate {
+                base_version,
+                timestamp_ms,
+                request_id: if request < 3 { format!("r{request}") } else { String::new() },
+                ..put(&device, id, Operation::try_from(operation).unwrap(), &format!(r#"{{"f{value}":{value}}}"#))
+            })
+        });
+    prop_oneof![
+        8 => write,
+        4 => (device.clone(), 0..3u32, role.clone()).prop_map(|(id, priority, role)| online(&id, priority * 20, role)),
+        1 => (device.clone(), any::<bool>(), 0..3u64).prop_map(|(device_id, session_lost, online_count)| {
+            Intent::DeviceOffline(DeviceOffline { device_id, session_lost, home: 1, online_count, ..Default::default() })
+        }),
+        1 => device.clone().prop_map(|device_id| Intent::DeviceShutdown(DeviceShutdown { device_id, reason: String::new() })),
+        1 => (1..3u64).prop_map(|node| Intent::NodeLost(NodeLost { node })),
+        1 => (device.clone(), role).prop_map(|(device_id, role)| {
+            Intent::RoleChange(RoleChange { device_id, role: role.into(), reason: "test".into(), by: "x".into() })
+        }),
+        1 => (1..4i32, prop::option::of(0..4u64)).prop_map(|(reason, if_term)| {
+            Intent::Elect(Elect { reason, method: 1, if_term, ..Elect::default() })
+        }),
+        1 => device.clone().prop_map(|device_id| Intent::SyncComplete(SyncComplete { device_id, ..Default::default() })),
+        1 => (device.clone(), 0..4i64, any::<bool>()).prop_map(|(device_id, record_id, delete)| {
+            Intent::ConflictResolve(ConflictResolve {
+                device_id,
+                table_name: "stock".into(),
+                record_id,
+                resolved_data: Bytes::from_static(b"{}"),
+                delete,
+                ..Default::default()
+            })
+        }),
+        1 => (1..4i32).prop_map(|policy| {
+            Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into() })
+        }),
+        1 => (0..30u64, 0..60u64).prop_map(|(changes_to, audit_to)| Intent::Compact(Compact { changes_to, audit_to })),
+        1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
+    ]
+}
+
+/// Commands as several nodes would send them: sometimes the same one twice.
+fn any_commands() -> impl Strategy<Value = Vec<Command>> {
+    prop::collection::vec((any_intent(), 1..3u64, 0..8u8, 0..500u64), 1..80).prop_map(|intents| {
+        let mut commands: Vec<Command> = Vec::new();
+        for (n, (intent, node, again, late)) in intents.into_iter().enumerate() {
+            let origin = Some(Origin { node, boot: 1, number: n as u64 + 1 });
+            commands.push(Command {
+                origin,
+                at_ms: 1_000_000 + 10 * n as u64 - late.min(10 * n as u64),
+                intent: Some(intent),
+            });
+            if again == 0 {
+                let repeated = commands[n / 2].clone();
+                commands.push(repeated);
+            }
+        }
+        commands
+    })
+}
+
+/// What the memory of a state says, to compare it with one read from the rows anew.
+fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
+    let devices: Vec<Device> = state.devices().map(|d| Device::clone(d)).collect();
+    let sync: BTreeMap<String, SyncState> =
+        devices.iter().filter_map(|d| Some((d.device_id.clone(), state.sync_state(&d.device_id)?.clone()))).collect();
+    let versions: Vec<_> =
+        (0..4).map(|id| state.version(1, id).unwrap().map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))).collect();
+    let conflicts: Vec<Conflict> = state.open_conflicts().map(|c| Conflict::clone(c)).collect();
+    let filters = [
+        AuditFilter::default(),
+        AuditFilter { device_id: Some("d1".into()), ..AuditFilter::default() },
+        AuditFilter { event_type: Some("data_update".into()), from_ms: Some(1_000_100), ..AuditFilter::default() },
+        AuditFilter {
+            device_id: Some("d0".into()),
+            event_type: Some("role_change".into()),
+            to_ms: Some(1_000_300),
+            ..AuditFilter::default()
+        },
+    ];
+    let audit: Vec<_> = filters.iter().map(|f| state.audit_index().page(f, 1_000, 0)).collect();
+    (state.meta().clone(), devices, sync, versions, conflicts, audit, state.tables().to_vec(), state.digest())
+}
+
+fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
+    let meta = state.meta();
+    let masters: Vec<&str> =
+        state.devices().filter(|d| d.role() == Role::Master).map(|d| d.device_id.as_str()).collect();
+    assert!(masters.len() <= 1, "{masters:?}");
+    assert_eq!(masters.first().copied().unwrap_or(""), meta.master);
+    assert!(meta.term >= last.term && meta.now_ms >= last.now_ms && meta.head_seq >= last.head_seq);
+    assert!(meta.master == last.master || meta.term > last.term || meta.master.is_empty());
+    let mut previous: Option<Election> = None;
+    let mut log = elections(tables, meta.election_head, 1_000, 0).unwrap();
+    log.reverse();
+    for election in log {
+        if let Some(previous) = &previous {
+            assert!(election.previous_master.is_empty() || election.previous_master == previous.new_master);
+            assert!(election.term > previous.term);
+        }
+        previous = Some(election);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_commands_keep_the_invariants(commands in any_commands()) {
+        let (mut one, mut two) = (Bench::new(), Bench::new());
+        let mut seq = 0;
+        for command in commands {
+            let before = one.state.meta().clone();
+            let (outcome, effects) = one.send(command.clone());
+            let (outcome2, effects2) = two.send(command);
+            prop_assert_eq!(&outcome, &outcome2);
+            prop_assert_eq!(&effects, &effects2);
+            prop_assert_eq!(one.state.digest(), two.state.digest());
+            for effect in &effects {
+                if let Effect::Changed(change) = effect {
+                    seq += 1;
+                    prop_assert_eq!(change.seq, seq, "dense");
+                }
+            }
+            prop_assert!(!outcome.repeated || effects.is_empty());
+            invariants(&one.state, &one.tables, &before);
+        }
+        prop_assert_eq!(one.state.meta().head_seq, seq);
+        prop_assert_eq!(one.tables.rows(), two.tables.rows());
+        // The memory is nothing but what the rows say.
+        let mut again = State::open(Box::new(one.tables.clone())).unwrap();
+        again.fill().unwrap();
+        prop_assert_eq!(told(&again), told(&one.state));
+    }
+
+    #[test]
+    fn filling_while_applying_misses_nothing(commands in any_commands(), split in 0..80usize) {
+        let mut bench = Bench::new();
+        let split = split.min(commands.len());
+        for command in &commands[..split] {
+            bench.send(command.clone());
+        }
+        let mut state = State::open(Box::new(bench.tables.clone())).unwrap();
+        let mut backfill = Backfill::of(&state);
+        let reader = state.reader();
+        let mut pages = Vec::new();
+        while !backfill.is_done() {
+            pages.push(backfill.step(&*reader).unwrap());
+        }
+        std::mem::swap(&mut bench.state, &mut state);
+        for command in &commands[split..] {
+            bench.send(command.clone());
+        }
+        for page in pages {
+            bench.state.absorb(page);
+        }
+        let mut again = State::open(Box::new(bench.tables.clone())).unwrap();
+        again.fill().unwrap();
+        prop_assert_eq!(told(&again), told(&bench.state));
+    }
+}

@@ -1,0 +1,42 @@
+//! The newest changes in memory, for readers that are nearly up to date. Apply never reads it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::limits;
+use crate::proto::Change;
+
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    /// The seq before the first change held.
+    before: u64,
+    bytes: usize,
+    changes: VecDeque<Arc<Change>>,
+}
+
+impl Recent {
+    pub fn after(head: u64) -> Self {
+        Self { before: head, ..Self::default() }
+    }
+
+    pub fn push(&mut self, change: Arc<Change>) {
+        debug_assert_eq!(change.seq, self.before + self.changes.len() as u64 + 1);
+        self.bytes += weight(&change);
+        self.changes.push_back(change);
+        while self.changes.len() > limits::RECENT_CHANGES || self.bytes > limits::RECENT_BYTES {
+            let Some(old) = self.changes.pop_front() else { break };
+            self.bytes -= weight(&old);
+            self.before += 1;
+        }
+    }
+
+    /// The changes after `seq`; `None` if some of them are no longer in memory.
+    pub fn iter_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
+        let skip = seq.checked_sub(self.before)?;
+        Some(self.changes.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
+    }
+}
+
+fn weight(change: &Change) -> usize {
+    change.data.len() + 256
+}

@@ -1,0 +1,135 @@
+//! Sync states: how far each device has come.
+
+use super::effect::Effect;
+use super::error::Code;
+use super::state::{Given1, State, refuse};
+use super::tables::Key;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Device, Done as Nothing, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus,
+};
+
+impl State {
+    pub fn sync_state(&self, device_id: &str) -> Option<&SyncState> {
+        self.sync_states.get(device_id)
+    }
+
+    /// Changes that the device has not seen: what was set as base, and all since then but its own.
+    pub fn pending_changes(&self, sync: &SyncState) -> u64 {
+        let since = self.meta.head_seq.saturating_sub(sync.base_seq);
+        sync.base + since.saturating_sub(sync.own)
+    }
+
+    /// Changes of others since the device went offline; 0 once it has synced.
+    pub fn offline_changes(&self, device: &Device, sync: &SyncState) -> u64 {
+        if device.offline_seq == 0 {
+            return 0;
+        }
+        self.meta.head_seq.saturating_sub(device.offline_seq).saturating_sub(sync.own_offline)
+    }
+
+    pub(super) fn sync_begin(&mut self, c: SyncBegin) -> Given1 {
+        let mut sync = self.existing_sync(&c.device_id)?;
+        sync.sync_status = SyncStatus::Syncing.into();
+        sync.sync_id.clone_from(&c.sync_id);
+        let kind = if c.sync_type() == crate::proto::SyncType::Incremental { "incremental" } else { "full" };
+        self.audit("sync_request", kind, false, &c.device_id, format!("Sync {} requested ({kind})", c.sync_id));
+        Ok(self.updated(sync))
+    }
+
+    pub(super) fn sync_complete(&mut self, c: SyncComplete) -> Given1 {
+        let mut sync = self.existing_sync(&c.device_id)?;
+        let (head, now) = (self.meta.head_seq, self.meta.now_ms);
+        sync.sync_status = SyncStatus::Synced.into();
+        sync.last_error_message = None;
+        sync.last_sync_ms = now;
+        sync.cursor_seq = c.cursor_seq.map_or(head, |seq| seq.min(head));
+        sync.base = 0;
+        sync.base_seq = sync.cursor_seq;
+        sync.own = 0;
+        if let Some(device) = self.devices.get(&c.device_id)
+            && device.offline_seq != 0
+        {
+            let device = Device { offline_seq: 0, ..Device::clone(device) };
+            self.save_device(device);
+        }
+        let details = format!("Sync complete: {} changes", c.changes_count);
+        self.audit("sync_complete", "complete", false, &c.device_id, details);
+        self.effect(Effect::SyncCompleted {
+            device_id: c.device_id,
+            sync_timestamp_ms: c.sync_timestamp_ms,
+            changes_count: c.changes_count,
+            at_ms: now,
+        });
+        Ok(self.updated(sync))
+    }
+
+    pub(super) fn sync_state_put(&mut self, c: SyncStatePut) -> Given1 {
+        let mut sync = self.existing_sync(&c.device_id)?;
+        if let Some(status) = c.sync_status {
+            sync.sync_status = status;
+        }
+        if let Some(count) = c.pending_changes_count {
+            sync.base = count;
+            sync.base_seq = self.meta.head_seq;
+            sync.own = 0;
+        }
+        if let Some(message) = c.last_error_message {
+            sync.last_error_message = Some(message);
+        }
+        self.audit("sync_state_update", "update", false, &c.device_id, format!("Sync state set by {}", c.by));
+        Ok(self.updated(sync))
+    }
+
+    pub(super) fn sync_error_report(&mut self, c: SyncErrorReport) -> Given1 {
+        let mut sync = self.existing_sync(&c.device_id)?;
+        sync.sync_status = SyncStatus::Error.into();
+        sync.last_error_message = Some(c.error_message.clone());
+        self.audit("sync_error", "report", true, &c.device_id, format!("{}: {}", c.error_code, c.error_message));
+        self.updated(sync);
+        Ok(Given::Done(Nothing {}))
+    }
+
+    /// A change by this device: it does not wait for its own.
+    pub(super) fn count_own_change(&mut self, device_id: &str) {
+        if let Some(sync) = self.sync_states.get(device_id) {
+            let sync = SyncState { own: sync.own + 1, own_offline: sync.own_offline + 1, ..sync.clone() };
+            self.save_sync_state(sync);
+        }
+    }
+
+    fn updated(&mut self, mut sync: SyncState) -> Given {
+        sync.updated_ms = self.meta.now_ms;
+        self.save_sync_state(sync.clone());
+        Given::SyncState(sync)
+    }
+
+    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::state::Fail> {
+        match self.sync_states.get(device_id) {
+            Some(sync) => Ok(sync.clone()),
+            None => refuse(Code::NotRegistered, format!("device {device_id:?} is not registered")),
+        }
+    }
+
+    pub(super) fn save_sync_state(&mut self, sync: SyncState) {
+        self.put(Key::SyncState(sync.device_id.clone()), &sync);
+        self.sync_states.insert(sync.device_id.clone(), sync);
+    }
+}
+
+/// A sync status as the document writes it.
+pub fn status_name(status: SyncStatus) -> &'static str {
+    match status {
+        SyncStatus::Syncing => "syncing",
+        SyncStatus::Synced => "synced",
+        SyncStatus::Error => "error",
+        SyncStatus::Pending | SyncStatus::Unset => "pending",
+    }
+}
+
+/// The status of a documented name.
+pub fn status_of(name: &str) -> Option<SyncStatus> {
+    [SyncStatus::Pending, SyncStatus::Syncing, SyncStatus::Synced, SyncStatus::Error]
+        .into_iter()
+        .find(|s| status_name(*s) == name)
+}

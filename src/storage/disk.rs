@@ -1,0 +1,111 @@
+//! Puts the pieces of a data folder together, and takes them apart again.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::engine::{self, Engine, Opened, flatten};
+use super::format::{Identity, OpenError};
+use super::health::guarded;
+use super::log::{self, LogShared, SledLog};
+use super::log_thread::{self, LogThread, Message, Op};
+use super::snapshot::{SledSnapshots, blocking};
+use super::tables::{RowsPressure, Shared, SledTables};
+use super::writer::{self, Writer};
+use super::{BoxFuture, Close, Stores};
+
+/// Opens a node's data folder, or makes it. Blocks on the disk.
+pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
+    let Opened { engine, snapshots, lock, health } = engine::open(dir, identity)?;
+    let found = flatten(dir, guarded(|| writer::find(&engine)))?;
+    let log_state = match guarded(|| log_thread::load(&engine)) {
+        Ok(Ok(state)) => state,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(OpenError::corrupt(dir, error)),
+        Ok(Err(error)) => return Err(OpenError::io(dir)(error)),
+        Err(panic) => return Err(OpenError::corrupt(dir, panic)),
+    };
+    let shared = Shared::new(found.rows.clone(), found.applied.clone(), health.clone());
+    let kept = Arc::new(Mutex::new(Some(engine.clone())));
+    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
+    let snapshots = store.map_err(OpenError::io(dir))?;
+
+    let log_shared =
+        Arc::new(LogShared { state: Mutex::new(log_state), health, tree: RwLock::new(Some(engine.log.clone())) });
+    let (sender, messages) = sync_channel(log::QUEUE);
+    let log_thread = LogThread::new(engine.clone(), log_shared.clone(), shared.clone(), messages);
+    let writer = Writer::new(engine, shared.clone(), found);
+    let threads = [spawn("rows", move || writer.run()), spawn("log", move || log_thread.run())];
+    let [Ok(writer), Ok(log)] = threads else {
+        return Err(OpenError::io(dir)(io::Error::other("no thread could be started")));
+    };
+    let parts = Parts { shared: shared.clone(), sender: sender.clone(), engine: kept, writer, log, lock };
+    Ok(Stores {
+        log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone() }),
+        tables: Box::new(SledTables::new(shared.clone())),
+        snapshots: Arc::new(snapshots),
+        pressure: Arc::new(RowsPressure(shared)),
+        close: Arc::new(Closer(Mutex::new(Some(parts)))),
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("tillsync-{name}")).spawn(run)
+}
+
+struct Parts {
+    shared: Arc<Shared>,
+    sender: SyncSender<Message>,
+    engine: Arc<Mutex<Option<Engine>>>,
+    writer: JoinHandle<()>,
+    log: JoinHandle<()>,
+    lock: File,
+}
+
+impl Parts {
+    fn close(self) -> io::Result<()> {
+        // The rows first: the log's last flush then covers them.
+        self.shared.queue.close();
+        let writer = self.writer.join();
+        // Fails only if the thread is gone already.
+        let _ = self.sender.send(Message { op: Op::Close, done: None });
+        let log = self.log.join();
+        *self.shared.rows.write() = None;
+        let engine = self.engine.lock().take();
+        drop(engine);
+        // Last: whoever gets the lock finds the engine let go of.
+        drop(self.lock);
+        if writer.is_err() || log.is_err() {
+            return Err(io::Error::other("a storage thread panicked"));
+        }
+        self.shared.health.check()
+    }
+}
+
+struct Closer(Mutex<Option<Parts>>);
+
+impl Close for Closer {
+    fn close(&self) -> BoxFuture<'_, io::Result<()>> {
+        let parts = self.0.lock().take();
+        Box::pin(async move {
+            match parts {
+                Some(parts) => blocking(move || parts.close()).await,
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Drop for Closer {
+    /// Without [`Close::close`], what was not flushed is left to the log's replay, and the threads end by themselves.
+    fn drop(&mut self) {
+        if let Some(parts) = self.0.lock().take() {
+            parts.shared.queue.close();
+            let _ = parts.sender.try_send(Message { op: Op::Close, done: None });
+        }
+    }
+}

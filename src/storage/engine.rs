@@ -1,0 +1,173 @@
+//! Opens the engine so that it is safe to use, and nothing else is.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::flush;
+use super::format::{self, Identity, OpenError, Stage, sync_dir};
+use super::health::{Health, guarded};
+
+const CACHE: u64 = 64 << 20;
+const FLUSH_EVERY_MS: u64 = 500;
+/// Room that a full disk gives back, so that the engine can be opened again.
+const BALLAST: i64 = 8 << 20;
+const BALLAST_FILE: &str = "ballast";
+/// How long threads of an engine closed in this process may take to let go of their lock.
+const RELEASE: Duration = Duration::from_secs(10);
+
+/// The engine's trees. A clone shares them; the folder is free again when the last one is dropped.
+#[derive(Clone)]
+pub struct Engine {
+    pub rows: sled::Tree,
+    pub log: sled::Tree,
+    pub meta: sled::Tree,
+    db: sled::Db,
+}
+
+impl Engine {
+    /// Everything written before is on disk when this returns.
+    pub fn flush(&self) -> sled::Result<()> {
+        self.db.flush().map(|_| ())
+    }
+}
+
+/// An opened data folder.
+pub struct Opened {
+    pub engine: Engine,
+    pub snapshots: PathBuf,
+    pub lock: File,
+    pub health: Health,
+}
+
+/// Checks, locks and opens a data folder.
+pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
+    let io = OpenError::io(dir);
+    let engine_dir = dir.join("engine");
+    fs::create_dir_all(dir).map_err(&io)?;
+    let lock = lock(dir)?;
+    let (stage, identity) = format::check(dir, &engine_dir, identity)?;
+    if stage == Stage::Creating && engine_dir.exists() {
+        // An interrupted first open: the engine may be half made, and nobody was ever promised anything.
+        fs::remove_dir_all(&engine_dir).map_err(&io)?;
+    }
+    let snapshots = dir.join("snapshots");
+    fs::create_dir_all(&snapshots).map_err(&io)?;
+    remove_torn(&engine_dir).map_err(&io)?;
+    wait_released(&engine_dir.join("db"));
+    let engine = match guarded(|| open_trees(&engine_dir)) {
+        Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
+            tracing::warn!("the disk is full: giving up the ballast file to open the data");
+            fs::remove_file(dir.join(BALLAST_FILE)).map_err(&io)?;
+            flatten(dir, guarded(|| open_trees(&engine_dir)))?
+        }
+        other => flatten(dir, other)?,
+    };
+    if stage == Stage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
+        // The engine takes some kinds of damage for a new database; going on would forget votes and entries.
+        return Err(OpenError::corrupt(dir, "the engine finds nothing in its files"));
+    }
+    if !flatten(dir, guarded(|| flush::probe(&engine.meta)))? {
+        return Err(OpenError::FlushNotDurable);
+    }
+    sync_all(dir, &engine_dir).map_err(&io)?;
+    if stage == Stage::Creating {
+        format::mark_ready(dir, &identity)?;
+    }
+    keep_ballast(dir);
+    Ok(Opened { engine, snapshots, lock, health: Health::default() })
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let file = File::create(dir.join("lock")).map_err(OpenError::io(dir))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(dir)(error)),
+    }
+}
+
+/// The engine writes `snap.N.generating` and renames it; a torn one, left by a crash, makes its open fail.
+fn remove_torn(engine_dir: &Path) -> io::Result<()> {
+    if !engine_dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(engine_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("snap.") && name.to_string_lossy().ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// We hold our own lock, so if the engine's is taken, it is by threads of one closed in this process just now.
+fn wait_released(db: &Path) {
+    let Ok(file) = File::open(db) else { return };
+    let begun = Instant::now();
+    while file.try_lock().is_err() && begun.elapsed() < RELEASE {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn open_trees(engine_dir: &Path) -> sled::Result<Engine> {
+    let db = sled::Config::new()
+        .path(engine_dir)
+        .cache_capacity(CACHE)
+        .flush_every_ms(Some(FLUSH_EVERY_MS))
+        .use_compression(false)
+        .open()?;
+    let (rows, log, meta) = (db.open_tree("rows")?, db.open_tree("log")?, db.open_tree("meta")?);
+    Ok(Engine { rows, log, meta, db })
+}
+
+fn is_full(error: &io::Error) -> bool {
+    // The engine re-wraps errors, so the kind may be gone and only its text left.
+    error.kind() == io::ErrorKind::StorageFull || error.to_string().contains("StorageFull")
+}
+
+/// An error of the engine, or its panic, as a sentence.
+pub fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Result<T, OpenError> {
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) => Err(OpenError::io(dir)(error)),
+        Ok(Err(error)) => Err(OpenError::corrupt(dir, error)),
+        Err(panic) => Err(OpenError::corrupt(dir, panic)),
+    }
+}
+
+/// The engine never syncs its `conf`, its blobs or its folder.
+fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
+    File::open(engine_dir.join("conf"))?.sync_all()?;
+    File::open(engine_dir.join("db"))?.sync_all()?;
+    sync_dir(&engine_dir.join("blobs"))?;
+    sync_dir(engine_dir)?;
+    sync_dir(dir)?;
+    match dir.canonicalize()?.parent() {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Fails quietly: a node without ballast works.
+fn keep_ballast(dir: &Path) {
+    let path = dir.join(BALLAST_FILE);
+    if path.exists() {
+        return;
+    }
+    let made = File::create(&path).and_then(|file| {
+        // SAFETY: the descriptor is open as long as `file` lives.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, BALLAST) } {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    });
+    if let Err(error) = made {
+        tracing::warn!(%error, "no ballast file could be made");
+        // Half a ballast would be taken for a whole one.
+        let _ = fs::remove_file(&path);
+    }
+}

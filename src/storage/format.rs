@@ -1,0 +1,140 @@
+//! Whose data folder it is, and in which format: a small synced file beside the engine's.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The format that this version writes.
+pub const FORMAT: u32 = 1;
+const FILE: &str = "identity";
+
+/// Whose data it is. An empty cluster id is "not known yet": it is filled in by the first open that knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub node_id: u64,
+    pub cluster_id: String,
+}
+
+/// Why a data folder was not opened; each one sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("data folder {dir} belongs to node {found}, this is node {expected}")]
+    OtherNode { dir: PathBuf, found: u64, expected: u64 },
+    #[error("data folder {dir} belongs to cluster {found}, this node is configured for {expected}")]
+    OtherCluster { dir: PathBuf, found: String, expected: String },
+    #[error("data folder {dir} has format {found}, this version reads up to {FORMAT}")]
+    NewerFormat { dir: PathBuf, found: u32 },
+    #[error("data folder {dir} is in use by another process")]
+    Locked { dir: PathBuf },
+    #[error("{dir} holds an engine's files but does not say whose they are")]
+    NotOurs { dir: PathBuf },
+    #[error("flush does not reach the disk in this build, so nothing it acknowledges would be safe")]
+    FlushNotDurable,
+    #[error("data folder {dir} cannot be used: {error}")]
+    Io { dir: PathBuf, error: io::Error },
+    #[error("data folder {dir} is damaged: {what}")]
+    Corrupt { dir: PathBuf, what: String },
+}
+
+impl OpenError {
+    /// The operator gave the wrong folder or build (5004), rather than the data or disk being bad (5001).
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::Corrupt { .. })
+    }
+
+    pub(super) fn io(dir: &Path) -> impl Fn(io::Error) -> Self {
+        let dir = dir.to_path_buf();
+        move |error| Self::Io { dir: dir.clone(), error }
+    }
+
+    pub(super) fn corrupt(dir: &Path, what: impl std::fmt::Display) -> Self {
+        // One sentence: what the engine says may go over several lines.
+        let what = what.to_string().lines().collect::<Vec<_>>().join(" ");
+        Self::Corrupt { dir: dir.to_path_buf(), what }
+    }
+}
+
+/// How far the folder has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The engine was never opened to the end: nothing in it was ever acknowledged.
+    Creating,
+    Ready,
+}
+
+/// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
+pub fn check(dir: &Path, engine_dir: &Path, identity: &Identity) -> Result<(Stage, Identity), OpenError> {
+    let io = OpenError::io(dir);
+    let text = match fs::read_to_string(dir.join(FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if engine_dir.exists() {
+                return Err(OpenError::NotOurs { dir: dir.to_path_buf() });
+            }
+            write(dir, identity, Stage::Creating).map_err(io)?;
+            return Ok((Stage::Creating, identity.clone()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(OpenError::corrupt(dir, "its identity file is not text"));
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let (format, found, stage) =
+        parse(&text).ok_or_else(|| OpenError::corrupt(dir, "its identity file cannot be read"))?;
+    if format > FORMAT {
+        return Err(OpenError::NewerFormat { dir: dir.to_path_buf(), found: format });
+    }
+    if found.node_id != identity.node_id {
+        let (found, expected) = (found.node_id, identity.node_id);
+        return Err(OpenError::OtherNode { dir: dir.to_path_buf(), found, expected });
+    }
+    if !found.cluster_id.is_empty() && !identity.cluster_id.is_empty() && found.cluster_id != identity.cluster_id {
+        let (found, expected) = (found.cluster_id, identity.cluster_id.clone());
+        return Err(OpenError::OtherCluster { dir: dir.to_path_buf(), found, expected });
+    }
+    if found.cluster_id.is_empty() && !identity.cluster_id.is_empty() {
+        write(dir, identity, stage).map_err(io)?;
+        return Ok((stage, identity.clone()));
+    }
+    Ok((stage, found))
+}
+
+/// The engine is open and synced: from now on its files are never thrown away.
+pub fn mark_ready(dir: &Path, identity: &Identity) -> Result<(), OpenError> {
+    write(dir, identity, Stage::Ready).map_err(OpenError::io(dir))
+}
+
+fn write(dir: &Path, identity: &Identity, stage: Stage) -> io::Result<()> {
+    let state = if stage == Stage::Ready { "ready" } else { "creating" };
+    let (node, cluster) = (identity.node_id, &identity.cluster_id);
+    let text = format!("tillsync data folder\nformat {FORMAT}\nnode {node}\nstate {state}\ncluster {cluster}\n");
+    let temporary = dir.join("identity.tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(FILE))?;
+    sync_dir(dir)
+}
+
+fn parse(text: &str) -> Option<(u32, Identity, Stage)> {
+    let mut lines = text.lines();
+    (lines.next()? == "tillsync data folder").then_some(())?;
+    let format: u32 = lines.next()?.strip_prefix("format ")?.parse().ok()?;
+    if format > FORMAT {
+        // What a newer format says behind this is not ours to read.
+        return Some((format, Identity { node_id: 0, cluster_id: String::new() }, Stage::Ready));
+    }
+    let node_id = lines.next()?.strip_prefix("node ")?.parse().ok()?;
+    let stage = match lines.next()?.strip_prefix("state ")? {
+        "ready" => Stage::Ready,
+        "creating" => Stage::Creating,
+        _ => return None,
+    };
+    let cluster_id = lines.next()?.strip_prefix("cluster ").or(Some(""))?.to_owned();
+    Some((format, Identity { node_id, cluster_id }, stage))
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

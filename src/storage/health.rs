@@ -1,0 +1,44 @@
+//! The first storage failure ends the node's use of its data: what the engine holds after an error is not known.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+/// Shared by everything that works on one data folder.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<OnceLock<String>>);
+
+impl Health {
+    /// Records the first failure; from now on every call fails.
+    pub fn fail(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
+        let message = format!("{doing}: {error}");
+        if self.0.set(message.clone()).is_ok() {
+            tracing::error!("storage failed, the node must stop: {message}");
+        }
+        io::Error::other(message)
+    }
+
+    pub fn check(&self) -> io::Result<()> {
+        match self.0.get() {
+            None => Ok(()),
+            Some(message) => Err(io::Error::other(format!("storage failed before: {message}"))),
+        }
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
+/// What a call after close answers.
+pub fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "storage is closed")
+}
+
+/// The engine panics where it finds its own files impossible: that is an error like any other.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let first = text.and_then(|t| t.lines().next()).unwrap_or("no reason given");
+        format!("the engine gave up ({first})")
+    })
+}

@@ -1,0 +1,332 @@
+//! The only place that builds or parses a key of the engine.
+//!
+//! Rows live in one tree. A row's key is
+//!
+//! ```text
+//! generation (u32, big-endian) | table tag (u8) | the fields of the key | part (u16, big-endian; not for part 0)
+//! ```
+//!
+//! Encoded fields are prefix-free and sort as the fields do, so bytes sort as [`Key`] does, and the parts of a row
+//! stand right behind it. Log entries live in a tree of their own: `index (u64, big-endian) | part`.
+//!
+//! The tags are on disk and in snapshots: never reuse a number.
+
+use crate::model::tables::Key;
+
+/// The row that says what was applied; written with every write set.
+const APPLIED: u8 = 0;
+const META: u8 = 1;
+const DEVICE: u8 = 2;
+const SYNC_STATE: u8 = 3;
+const TABLE: u8 = 4;
+const RECORD: u8 = 5;
+const CHANGE: u8 = 6;
+const ELECTION: u8 = 7;
+const AUDIT: u8 = 8;
+const CONFLICT: u8 = 9;
+const ANSWERED: u8 = 10;
+const REQUESTED: u8 = 11;
+const REVOKED: u8 = 12;
+/// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
+const LARGE: u8 = 0xFF;
+
+const GENERATION: usize = 4;
+const INDEX: usize = 8;
+
+/// One installed set of rows; a snapshot is loaded under a new one.
+pub type Generation = u32;
+
+/// The start of every key of a generation.
+pub fn generation_prefix(generation: Generation) -> [u8; GENERATION] {
+    generation.to_be_bytes()
+}
+
+/// The generation that a key belongs to.
+pub fn generation_of(key: &[u8]) -> Option<Generation> {
+    Some(u32::from_be_bytes(key.get(..GENERATION)?.try_into().ok()?))
+}
+
+/// Writes a row's key.
+pub fn row(generation: Generation, key: &Key, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&generation.to_be_bytes());
+    encode(key, out);
+}
+
+/// The key of the row that says what was applied.
+pub fn applied(generation: Generation) -> Vec<u8> {
+    let mut out = generation.to_be_bytes().to_vec();
+    out.push(APPLIED);
+    out
+}
+
+/// The first key of a generation's rows, after the one that says what was applied.
+pub fn rows_start(generation: Generation) -> Vec<u8> {
+    let mut out = generation.to_be_bytes().to_vec();
+    out.push(META);
+    out
+}
+
+/// Behind the last key of a generation's rows.
+pub fn rows_end(generation: Generation) -> Vec<u8> {
+    let mut out = generation.to_be_bytes().to_vec();
+    out.push(LARGE);
+    out
+}
+
+/// The entry that marks a row as one of several parts.
+pub fn large(row: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(row.len() + 1);
+    let (generation, key) = row.split_at(GENERATION.min(row.len()));
+    out.extend_from_slice(generation);
+    out.push(LARGE);
+    out.extend_from_slice(key);
+    out
+}
+
+/// The row that such an entry marks.
+pub fn large_row(large: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(large.len());
+    out.extend_from_slice(large.get(..GENERATION).unwrap_or_default());
+    out.extend_from_slice(large.get(GENERATION + 1..).unwrap_or_default());
+    out
+}
+
+/// The row that a key of the rows tree belongs to, and its part. `None`: not a row's key.
+pub fn parse_row(bytes: &[u8]) -> Option<(Key, u16)> {
+    let mut rest = bytes.get(GENERATION..)?;
+    let key = decode(&mut rest)?;
+    Some((key, parse_part(rest)?))
+}
+
+/// The first part of a log entry.
+pub fn entry(index: u64) -> [u8; INDEX] {
+    index.to_be_bytes()
+}
+
+/// The log entry that a key belongs to, and its part.
+pub fn parse_entry(bytes: &[u8]) -> Option<(u64, u16)> {
+    let index = u64::from_be_bytes(bytes.get(..INDEX)?.try_into().ok()?);
+    Some((index, parse_part(bytes.get(INDEX..)?)?))
+}
+
+/// Makes the key of a part out of the key of part 0, in place.
+pub fn set_part(key: &mut Vec<u8>, base: usize, part: u16) {
+    key.truncate(base);
+    if part > 0 {
+        key.extend_from_slice(&part.to_be_bytes());
+    }
+}
+
+/// Behind the last part of the row or entry with this key.
+pub fn parts_end(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 3);
+    out.extend_from_slice(key);
+    // One byte longer than the greatest part, so that this is behind it.
+    out.extend_from_slice(&[0xFF, 0xFF, 0x00]);
+    out
+}
+
+/// A key as it stands in snapshots: without generation and part.
+pub fn encode(key: &Key, out: &mut Vec<u8>) {
+    match key {
+        Key::Meta => out.push(META),
+        Key::Device(id) => tagged_string(DEVICE, id, out),
+        Key::SyncState(id) => tagged_string(SYNC_STATE, id, out),
+        Key::Table(number) => tagged(TABLE, &number.to_be_bytes(), out),
+        Key::Record { table, id } => {
+            tagged(RECORD, &table.to_be_bytes(), out);
+            // With the sign flipped, negative numbers sort before the others.
+            out.extend_from_slice(&((*id as u64) ^ (1 << 63)).to_be_bytes());
+        }
+        Key::Change(seq) => tagged(CHANGE, &seq.to_be_bytes(), out),
+        Key::Election(id) => tagged(ELECTION, &id.to_be_bytes(), out),
+        Key::Audit(id) => tagged(AUDIT, &id.to_be_bytes(), out),
+        Key::Conflict(id) => tagged(CONFLICT, &id.to_be_bytes(), out),
+        Key::Answered { node, slot } => {
+            tagged(ANSWERED, &node.to_be_bytes(), out);
+            out.extend_from_slice(&slot.to_be_bytes());
+        }
+        Key::Requested { device, slot } => {
+            tagged(REQUESTED, &device.to_be_bytes(), out);
+            out.extend_from_slice(&slot.to_be_bytes());
+        }
+        Key::Revoked(id) => tagged_string(REVOKED, id, out),
+    }
+}
+
+/// A key as it stands in snapshots, taken off the front of `bytes`.
+pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
+    let tag = take::<1>(bytes)?[0];
+    Some(match tag {
+        META => Key::Meta,
+        DEVICE => Key::Device(take_string(bytes)?),
+        SYNC_STATE => Key::SyncState(take_string(bytes)?),
+        TABLE => Key::Table(take_u32(bytes)?),
+        RECORD => Key::Record { table: take_u32(bytes)?, id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
+        CHANGE => Key::Change(take_u64(bytes)?),
+        ELECTION => Key::Election(take_u64(bytes)?),
+        AUDIT => Key::Audit(take_u64(bytes)?),
+        CONFLICT => Key::Conflict(take_u64(bytes)?),
+        ANSWERED => Key::Answered { node: take_u64(bytes)?, slot: take_u32(bytes)? },
+        REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
+        REVOKED => Key::Revoked(take_string(bytes)?),
+        _ => return None,
+    })
+}
+
+fn tagged(tag: u8, field: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(field);
+}
+
+fn tagged_string(tag: u8, text: &str, out: &mut Vec<u8>) {
+    out.push(tag);
+    string(text, out);
+}
+
+/// A zero byte becomes `00 FF` and the end is `00 00`: no string is the start of another one, and order stays.
+fn string(text: &str, out: &mut Vec<u8>) {
+    for byte in text.bytes() {
+        out.push(byte);
+        if byte == 0 {
+            out.push(0xFF);
+        }
+    }
+    out.extend_from_slice(&[0, 0]);
+}
+
+fn take_string(bytes: &mut &[u8]) -> Option<String> {
+    let mut text = Vec::new();
+    loop {
+        match take::<1>(bytes)?[0] {
+            0 => match take::<1>(bytes)?[0] {
+                0 => return String::from_utf8(text).ok(),
+                0xFF => text.push(0),
+                _ => return None,
+            },
+            byte => text.push(byte),
+        }
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
+    take(bytes).map(u32::from_be_bytes)
+}
+
+fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    take(bytes).map(u64::from_be_bytes)
+}
+
+fn parse_part(rest: &[u8]) -> Option<u16> {
+    match rest {
+        [] => Some(0),
+        [high, low] => Some(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Strings that try the escape: zeros, the bytes around it, and plain text.
+    fn text() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop_oneof![Just('\0'), Just('\u{1}'), Just('a'), Just('b'), any::<char>()], 0..6)
+            .prop_map(|chars| chars.into_iter().collect())
+    }
+
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0..4u64, any::<u64>(), Just(u64::MAX)]
+    }
+
+    fn small() -> impl Strategy<Value = u32> {
+        prop_oneof![0..3u32, any::<u32>(), Just(u32::MAX)]
+    }
+
+    pub(in crate::storage) fn any_key() -> impl Strategy<Value = Key> {
+        prop_oneof![
+            Just(Key::Meta),
+            text().prop_map(Key::Device),
+            text().prop_map(Key::SyncState),
+            small().prop_map(Key::Table),
+            (small(), prop_oneof![-2..3i64, any::<i64>()]).prop_map(|(table, id)| Key::Record { table, id }),
+            number().prop_map(Key::Change),
+            number().prop_map(Key::Election),
+            number().prop_map(Key::Audit),
+            number().prop_map(Key::Conflict),
+            (number(), small()).prop_map(|(node, slot)| Key::Answered { node, slot }),
+            (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
+            text().prop_map(Key::Revoked),
+        ]
+    }
+
+    fn bytes_of(generation: Generation, key: &Key, part: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        row(generation, key, &mut out);
+        let base = out.len();
+        set_part(&mut out, base, part);
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_sort_as_keys_do(a in any_key(), b in any_key(), part in any::<u16>(), other in any::<u16>()) {
+            let sorted = (&a, part).cmp(&(&b, other));
+            prop_assert_eq!(bytes_of(7, &a, part).cmp(&bytes_of(7, &b, other)), sorted);
+        }
+
+        #[test]
+        fn a_key_comes_back(generation in any::<u32>(), key in any_key(), part in any::<u16>()) {
+            let bytes = bytes_of(generation, &key, part);
+            prop_assert_eq!(generation_of(&bytes), Some(generation));
+            prop_assert_eq!(parse_row(&bytes), Some((key.clone(), part)));
+            let end = parts_end(&bytes_of(generation, &key, 0));
+            prop_assert!(bytes < end);
+            prop_assert!(rows_start(generation) <= bytes && bytes < rows_end(generation));
+            prop_assert!(applied(generation) < bytes);
+            let marked = large(&bytes);
+            prop_assert!(marked > rows_end(generation));
+            prop_assert_eq!(generation_of(&marked), Some(generation));
+            prop_assert_eq!(large_row(&marked), bytes);
+        }
+
+        #[test]
+        fn entries_sort_by_index_and_part(a in any::<(u64, u16)>(), b in any::<(u64, u16)>()) {
+            let make = |(index, part): (u64, u16)| {
+                let mut key = entry(index).to_vec();
+                set_part(&mut key, INDEX, part);
+                key
+            };
+            prop_assert_eq!(make(a).cmp(&make(b)), a.cmp(&b));
+            prop_assert_eq!(parse_entry(&make(a)), Some(a));
+        }
+
+        #[test]
+        fn garbage_is_no_key(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Some((key, part)) = parse_row(&bytes) {
+                prop_assert_eq!(bytes_of(generation_of(&bytes).unwrap(), &key, part), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_on_disk_stay() {
+        let mut out = Vec::new();
+        encode(&Key::Record { table: 1, id: -1 }, &mut out);
+        assert_eq!(out, [5, 0, 0, 0, 1, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+        out.clear();
+        encode(&Key::Device("a\0".into()), &mut out);
+        assert_eq!(out, [2, b'a', 0, 0xFF, 0, 0]);
+    }
+}

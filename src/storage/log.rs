@@ -1,0 +1,219 @@
+//! The Raft log over the engine: [`SledLog`] for callers, [`super::log_thread`] for the disk.
+//!
+//! Calls change what is in memory at once, and go to the thread in the same order; they never wait for it. The
+//! newest entries stay in memory, so that appends and replication do not read from the engine.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use super::health::{Health, closed};
+use super::log_rows;
+use super::log_thread::{Message, Op, Purge};
+use super::snapshot::blocking;
+use super::tables::Shared as TablesShared;
+use super::tail::{self, Tail};
+use super::{Ack, BoxFuture, Durable, LogBounds, LogStore};
+
+/// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
+pub const QUEUE: usize = 4_096;
+
+/// What callers see at once.
+#[derive(Default)]
+pub struct LogState {
+    pub bounds: LogBounds,
+    pub tail: Tail,
+    pub vote: Option<Bytes>,
+    pub committed: Option<Bytes>,
+    /// Grows with every truncation: a read that spans one starts again.
+    pub truncations: u64,
+}
+
+/// What callers and the thread share.
+pub struct LogShared {
+    pub state: Mutex<LogState>,
+    pub health: Health,
+    /// For reads; `None` after close.
+    pub tree: RwLock<Option<sled::Tree>>,
+}
+
+pub struct SledLog {
+    pub(super) shared: Arc<LogShared>,
+    pub(super) sender: SyncSender<Message>,
+    /// Purging needs the rows to be durable first.
+    pub(super) tables: Arc<TablesShared>,
+}
+
+impl SledLog {
+    /// Sends while `state` is locked, so that the thread sees calls in the order in which memory changed.
+    fn send(&self, message: Message) -> Result<(), (io::Error, Message)> {
+        if let Err(error) = self.shared.health.check() {
+            return Err((error, message));
+        }
+        self.sender.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => {
+                (io::Error::new(io::ErrorKind::WouldBlock, "the log's queue is full"), message)
+            }
+            TrySendError::Disconnected(message) => (closed(), message),
+        })
+    }
+
+    fn send_acked(&self, op: Op) -> (Ack, bool) {
+        let (ack, acked) = oneshot::channel();
+        let done: Durable = Box::new(move |outcome| drop(ack.send(outcome)));
+        let sent = self.send(Message { op, done: Some(done) });
+        let ok = sent.is_ok();
+        if let Err((error, message)) = sent {
+            message.fail(error);
+        }
+        (acked, ok)
+    }
+}
+
+/// The error of an append that does not follow the last entry.
+pub fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
+    let Some((first, _)) = entries.first() else { return Ok(()) };
+    let expected = bounds.last.or(bounds.purged.as_ref().map(|(index, _)| *index)).map_or(*first, |last| last + 1);
+    if (expected..).zip(entries).any(|(expected, (index, _))| expected != *index) {
+        let message = format!("an append at {first} where the log goes on at {expected}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
+/// The end of a read within the log, or why it cannot begin where it should.
+pub fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
+    if let Some((purged, _)) = bounds.purged.as_ref().filter(|(purged, _)| from <= *purged && from < to) {
+        let message = format!("entry {from} was purged, as all up to {purged}");
+        return Err(io::Error::new(io::ErrorKind::NotFound, message));
+    }
+    Ok(bounds.last.map_or(from, |last| to.min(last + 1)))
+}
+
+impl LogStore for SledLog {
+    fn bounds(&self) -> LogBounds {
+        self.shared.state.lock().bounds.clone()
+    }
+
+    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable) {
+        let mut state = self.shared.state.lock();
+        if let Err(error) = check_dense(&state.bounds, &entries) {
+            drop(state);
+            return done(Err(error));
+        }
+        let op = Op::Append { entries: entries.clone(), epoch: state.truncations };
+        match self.send(Message { op, done: Some(done) }) {
+            Ok(()) => {
+                for (index, entry) in entries {
+                    state.bounds.last = Some(index);
+                    state.tail.push(index, entry);
+                }
+            }
+            Err((error, message)) => {
+                drop(state);
+                message.fail(error);
+            }
+        }
+    }
+
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
+        Box::pin(async move {
+            'again: loop {
+                let (mut out, mut budget, mut next) = (Vec::new(), max_bytes, from);
+                let mut truncations = None;
+                loop {
+                    let (end, tail_first) = {
+                        let state = self.shared.state.lock();
+                        if *truncations.get_or_insert(state.truncations) != state.truncations {
+                            continue 'again;
+                        }
+                        self.shared.health.check()?;
+                        let end = check_read(&state.bounds, next, to)?;
+                        let tail_first = state.tail.first().unwrap_or(u64::MAX);
+                        if next >= end || next >= tail_first {
+                            state.tail.read(next, end, &mut budget, &mut out);
+                            return Ok(out);
+                        }
+                        (end, tail_first)
+                    };
+                    let tree = self.shared.tree.read().clone().ok_or_else(closed)?;
+                    let (left, stop, first) = (budget, end.min(tail_first), out.is_empty());
+                    let older = blocking(move || log_rows::read(&tree, next, stop, left, first)).await;
+                    if self.shared.state.lock().truncations != truncations.unwrap_or_default() {
+                        continue 'again;
+                    }
+                    let older = older?;
+                    let complete = older.len() as u64 == stop - next;
+                    next += older.len() as u64;
+                    for (_, entry) in &older {
+                        tail::take(&mut budget, entry.len(), true);
+                    }
+                    out.extend(older);
+                    if !complete {
+                        return Ok(out);
+                    }
+                }
+            }
+        })
+    }
+
+    fn truncate_after(&self, index: Option<u64>) -> Ack {
+        let mut state = self.shared.state.lock();
+        let (acked, sent) = self.send_acked(Op::Truncate { after: index });
+        if sent {
+            state.truncations += 1;
+            state.tail.truncate_after(index);
+            let purged = state.bounds.purged.as_ref().map(|(purged, _)| *purged);
+            let last = state.bounds.last.zip(index).map(|(last, index)| last.min(index));
+            state.bounds.last = last.filter(|last| purged.is_none_or(|purged| *last > purged));
+        }
+        acked
+    }
+
+    fn purge(&self, index: u64, mark: Bytes) -> Ack {
+        let mut state = self.shared.state.lock();
+        // Rows committed later are not needed: what is purged was applied before.
+        let rows = self.tables.overlay.read().newest;
+        let empties = state.bounds.last.is_none_or(|last| last <= index);
+        let (acked, sent) = self.send_acked(Op::Purge(Purge { index, mark: mark.clone(), rows, empties }));
+        if sent {
+            self.tables.queue.hurry(rows);
+            state.tail.purge(index);
+            if state.bounds.purged.as_ref().is_none_or(|(purged, _)| *purged < index) {
+                state.bounds.purged = Some((index, mark));
+            }
+            state.bounds.last = state.bounds.last.filter(|last| *last > index);
+        }
+        acked
+    }
+
+    fn save_vote(&self, vote: Bytes) -> Ack {
+        let mut state = self.shared.state.lock();
+        let (acked, sent) = self.send_acked(Op::Vote(vote.clone()));
+        if sent {
+            state.vote = Some(vote);
+        }
+        acked
+    }
+
+    fn vote(&self) -> Option<Bytes> {
+        self.shared.state.lock().vote.clone()
+    }
+
+    fn save_committed(&self, committed: Option<Bytes>) {
+        let mut state = self.shared.state.lock();
+        // In order with appends, so that what is on disk never says more than the log there holds. A full queue
+        // loses nothing: the next call says more.
+        if self.send(Message { op: Op::Committed(committed.clone()), done: None }).is_ok() {
+            state.committed = committed;
+        }
+    }
+
+    fn committed(&self) -> Option<Bytes> {
+        self.shared.state.lock().committed.clone()
+    }
+}

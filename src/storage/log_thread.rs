@@ -1,0 +1,329 @@
+//! The one thread that writes the log: it drains its queue, writes, flushes once, then tells all who wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Durable;
+use super::engine::Engine;
+use super::health::{closed, guarded};
+use super::log::{LogShared, LogState};
+use super::log_rows;
+use super::tables::Shared as TablesShared;
+use super::writer::engine_error;
+
+/// What goes into one flush at most.
+const GROUP_ENTRIES: usize = 512;
+const GROUP_BYTES: usize = 1 << 20;
+/// How often a purge looks whether the rows that it waits for have come.
+const LOOK: Duration = Duration::from_millis(5);
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+
+/// A call on its way to the disk, and who is to be told.
+pub struct Message {
+    pub op: Op,
+    pub done: Option<Durable>,
+}
+
+pub enum Op {
+    /// `epoch`: how many truncations came before.
+    Append {
+        entries: Vec<(u64, Bytes)>,
+        epoch: u64,
+    },
+    Truncate {
+        after: Option<u64>,
+    },
+    Purge(Purge),
+    Vote(Bytes),
+    Committed(Option<Bytes>),
+    Close,
+}
+
+/// Entries up to `index` may go once the engine has the rows of write set `rows`.
+pub struct Purge {
+    pub index: u64,
+    pub mark: Bytes,
+    pub rows: u64,
+    /// No entry is left behind it.
+    pub empties: bool,
+}
+
+impl Message {
+    /// Answers with an error.
+    pub fn fail(self, error: io::Error) {
+        if let Some(done) = self.done {
+            done(Err(error));
+        }
+    }
+
+    fn weight(&self) -> (usize, usize) {
+        match &self.op {
+            Op::Append { entries, .. } => (entries.len(), entries.iter().map(|(_, entry)| entry.len()).sum()),
+            _ => (1, 0),
+        }
+    }
+}
+
+pub struct LogThread {
+    engine: Engine,
+    shared: Arc<LogShared>,
+    tables: Arc<TablesShared>,
+    messages: Receiver<Message>,
+    /// Waiting for a place in the next flush.
+    committed: Option<Option<Bytes>>,
+    /// Waiting for rows. As many as calls fit in the queue at most: a caller waits for the answer.
+    purges: VecDeque<(Purge, Option<Durable>)>,
+    /// The newest purge mark on disk.
+    purged: Option<u64>,
+    /// Entries up to here are still to be removed.
+    removing: Option<u64>,
+    scratch: Vec<u8>,
+}
+
+/// The log as it is on disk, with what a crash cut off removed.
+pub fn load(engine: &Engine) -> io::Result<LogState> {
+    let mut state = LogState::default();
+    let get = |key| engine.meta.get(key).map_err(engine_error);
+    state.vote = get(VOTE)?.map(|vote| Bytes::copy_from_slice(&vote));
+    // In front of it stands whether there is one: "none" is a value that can be saved, too.
+    state.committed = get(COMMITTED)?.filter(|c| c.first() == Some(&1)).map(|c| Bytes::copy_from_slice(&c[1..]));
+    state.bounds.purged = get(PURGED)?.map(|bytes| decode_mark(&bytes)).transpose()?;
+    let purged = state.bounds.purged.as_ref().map(|(index, _)| *index);
+    let tail = &mut state.tail;
+    let found = log_rows::scan(&engine.log, purged, |index, entry| {
+        tail.push(index, entry);
+        tail.written(index);
+    })?;
+    state.bounds.last = found.last;
+    if let Some(torn) = found.torn {
+        tracing::info!("log entry {torn} was being written when the node was stopped; it is dropped");
+        log_rows::remove_from(&engine.log, torn).map_err(engine_error)?;
+        engine.flush().map_err(engine_error)?;
+    }
+    Ok(state)
+}
+
+fn encode_mark(index: u64, mark: &[u8]) -> Vec<u8> {
+    [&index.to_be_bytes(), mark].concat()
+}
+
+fn decode_mark(bytes: &[u8]) -> io::Result<(u64, Bytes)> {
+    match bytes.split_first_chunk() {
+        Some((index, mark)) => Ok((u64::from_be_bytes(*index), Bytes::copy_from_slice(mark))),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "the purge mark does not decode")),
+    }
+}
+
+impl LogThread {
+    pub fn new(engine: Engine, shared: Arc<LogShared>, tables: Arc<TablesShared>, messages: Receiver<Message>) -> Self {
+        let purged = shared.state.lock().bounds.purged.as_ref().map(|(index, _)| *index);
+        Self {
+            engine,
+            shared,
+            tables,
+            messages,
+            committed: None,
+            purges: VecDeque::new(),
+            purged,
+            // A purge that a crash interrupted goes on.
+            removing: purged,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Works until it is told to close, or all senders are gone; after a failure it only says so.
+    pub fn run(mut self) {
+        while let Some((group, closing)) = self.gather() {
+            let mut waiting = Vec::new();
+            let outcome = self.guarded(|thread| thread.write(group, closing, &mut waiting));
+            for done in waiting {
+                done(copy(&outcome));
+            }
+            let removed = outcome.and_then(|()| self.guarded(Self::remove_some));
+            if removed.is_err() {
+                self.purges.drain(..).filter_map(|(_, done)| done).for_each(|done| done(copy(&removed)));
+            }
+            if closing {
+                break;
+            }
+        }
+        self.purges.drain(..).filter_map(|(_, done)| done).for_each(|done| done(Err(closed())));
+        *self.shared.tree.write() = None;
+    }
+
+    /// Turns an error, or a panic of the engine, into the end of all storage.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        let health = self.shared.health.clone();
+        match guarded(|| work(self)) {
+            Ok(outcome) => outcome.map_err(|error| match health.is_failed() {
+                true => error,
+                false => health.fail("writing the log", &error),
+            }),
+            Err(panic) => Err(health.fail("writing the log", &panic)),
+        }
+    }
+
+    /// Messages for one flush. Waits for the first one unless there is something else to do.
+    fn gather(&mut self) -> Option<(Vec<Message>, bool)> {
+        let mut next = if self.shared.health.is_failed() || (self.removing.is_none() && self.purges.is_empty()) {
+            Some(self.messages.recv().ok()?)
+        } else {
+            let wait = if self.removing.is_some() { Duration::ZERO } else { LOOK };
+            match self.messages.recv_timeout(wait) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        };
+        let (mut group, mut entries, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(message) = next {
+            if matches!(message.op, Op::Close) {
+                return Some((group, true));
+            }
+            let (more, more_bytes) = message.weight();
+            entries += more;
+            bytes += more_bytes;
+            group.push(message);
+            if entries >= GROUP_ENTRIES || bytes >= GROUP_BYTES {
+                break;
+            }
+            next = self.messages.try_recv().ok();
+        }
+        Some((group, false))
+    }
+
+    /// Writes a group and flushes it. Who is to be told is in `waiting`, whatever the outcome.
+    fn write(&mut self, group: Vec<Message>, closing: bool, waiting: &mut Vec<Durable>) -> io::Result<()> {
+        let mut outcome = self.shared.health.check();
+        let mut written = None;
+        // Rows that the engine has before the flush below are on disk after it.
+        let ready = self.ready_purges();
+        let mut dirty = closing || !ready.is_empty();
+        for Message { op, done } in group {
+            if outcome.is_err() {
+                // The rest of the group only needs its answer.
+                waiting.extend(done);
+                continue;
+            }
+            if let Op::Purge(purge) = op {
+                match purge.empties {
+                    true => {
+                        waiting.extend(done);
+                        outcome = self.purge_in_order(&purge);
+                        dirty = true;
+                    }
+                    false => self.purges.push_back((purge, done)),
+                }
+                continue;
+            }
+            dirty |= !matches!(op, Op::Committed(_));
+            waiting.extend(done);
+            outcome = self.write_one(op, &mut written);
+        }
+        let marks: Vec<Purge> = ready
+            .into_iter()
+            .map(|(purge, done)| {
+                waiting.extend(done);
+                purge
+            })
+            .collect();
+        outcome?;
+        if dirty {
+            self.flush()?;
+        }
+        if let Some((index, epoch)) = written {
+            let mut state = self.shared.state.lock();
+            // After a truncation these indexes are other entries.
+            if state.truncations == epoch {
+                state.tail.written(index);
+            }
+        }
+        if !marks.is_empty() {
+            for purge in &marks {
+                self.mark(purge)?;
+            }
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn write_one(&mut self, op: Op, written: &mut Option<(u64, u64)>) -> io::Result<()> {
+        match op {
+            Op::Append { entries, epoch } => {
+                for (index, entry) in entries {
+                    log_rows::put(&self.engine.log, index, &entry, &mut self.scratch).map_err(engine_error)?;
+                    *written = Some((index, epoch));
+                }
+            }
+            Op::Truncate { after } => {
+                let from = after.map_or(0, |after| after + 1);
+                log_rows::remove_from(&self.engine.log, from).map_err(engine_error)?;
+            }
+            Op::Vote(vote) => drop(self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?),
+            Op::Committed(committed) => self.committed = Some(committed),
+            Op::Purge(_) | Op::Close => {}
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(committed) = self.committed.take() {
+            let bytes = committed.map_or(vec![0], |committed| [&[1], &committed[..]].concat());
+            self.engine.meta.insert(COMMITTED, bytes).map_err(engine_error)?;
+        }
+        self.engine.flush().map_err(engine_error)
+    }
+
+    /// A purge of everything comes after a snapshot was installed, and what is appended next does not follow what
+    /// was there: the mark must come first, or a crash would leave a hole.
+    fn purge_in_order(&mut self, purge: &Purge) -> io::Result<()> {
+        self.tables.queue.wait_written(purge.rows)?;
+        self.flush()?;
+        self.mark(purge)
+    }
+
+    /// Purges whose rows have come. Others wait without holding up appends.
+    fn ready_purges(&mut self) -> Vec<(Purge, Option<Durable>)> {
+        if self.purges.is_empty() {
+            return Vec::new();
+        }
+        let written = self.tables.queue.written();
+        let ready = self.purges.iter().take_while(|(purge, _)| purge.rows <= written).count();
+        self.purges.drain(..ready).collect()
+    }
+
+    fn mark(&mut self, purge: &Purge) -> io::Result<()> {
+        if self.purged.is_some_and(|purged| purged >= purge.index) {
+            return Ok(());
+        }
+        self.engine.meta.insert(PURGED, encode_mark(purge.index, &purge.mark)).map_err(engine_error)?;
+        self.purged = Some(purge.index);
+        self.removing = self.purged;
+        Ok(())
+    }
+
+    /// A chunk of what a durable mark covers.
+    fn remove_some(&mut self) -> io::Result<()> {
+        if let Some(index) = self.removing
+            && log_rows::remove_some_up_to(&self.engine.log, index).map_err(engine_error)?
+        {
+            self.removing = None;
+        }
+        Ok(())
+    }
+}
+
+fn copy(outcome: &io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}

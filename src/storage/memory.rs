@@ -1,0 +1,95 @@
+//! Storage in memory behind the same traits: no threads, no clock, no randomness, for tests and simulation.
+//!
+//! A [`MemoryDisk`] outlives the [`Stores`] opened on it, as a data folder does. By default every write is durable
+//! at once; with [`MemoryDisk::hold`] writes wait for [`MemoryDisk::sync`], and [`MemoryDisk::crash`] drops those
+//! that still wait.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::health::closed;
+use super::memory_log::{Disk, MemoryLog};
+use super::memory_snapshots::MemorySnapshots;
+use super::{BoxFuture, Close, Pressure, Stores};
+use crate::model::tables::{MemoryTables, Tables};
+
+/// Empty stores in memory.
+pub fn stores() -> Stores {
+    MemoryDisk::default().open()
+}
+
+/// What a node in memory keeps when it is restarted.
+#[derive(Clone, Default)]
+pub struct MemoryDisk(Arc<Mutex<Disk>>);
+
+impl MemoryDisk {
+    /// Opens the disk as it is; stores opened earlier are cut off from it.
+    pub fn open(&self) -> Stores {
+        let mut disk = self.0.lock();
+        // What a closed process had handed to the disk stays there.
+        drop(disk.sync());
+        disk.opened += 1;
+        let session = disk.opened;
+        let tables = MemoryTables::default();
+        tables.replace(disk.rows.rows(), disk.rows.applied());
+        disk.tables = tables.clone();
+        drop(disk);
+        Stores {
+            log: Arc::new(MemoryLog { disk: self.0.clone(), session }),
+            tables: Box::new(tables),
+            snapshots: Arc::new(MemorySnapshots { disk: self.0.clone(), session }),
+            pressure: Arc::new(NoPressure),
+            close: Arc::new(CloseMemory { disk: self.0.clone(), session }),
+        }
+    }
+
+    /// From now on writes are durable only with the next [`MemoryDisk::sync`].
+    pub fn hold(&self) {
+        self.0.lock().held = true;
+    }
+
+    /// Writes are durable at once again.
+    pub fn release(&self) {
+        self.0.lock().held = false;
+        self.sync();
+    }
+
+    /// Makes the waiting writes durable and tells who waits.
+    pub fn sync(&self) {
+        let waiting = self.0.lock().sync();
+        // Not under the lock: who is told may call back.
+        waiting.into_iter().for_each(|done| done(Ok(())));
+    }
+
+    /// A crash: writes that wait are gone, and so are rows since they were last made durable (by a snapshot or a
+    /// purge; the log replays the others). Stores opened earlier are cut off.
+    pub fn crash(&self) {
+        let waiting = self.0.lock().crash();
+        waiting.into_iter().for_each(|done| done(Err(closed())));
+    }
+}
+
+struct NoPressure;
+
+impl Pressure for NoPressure {
+    fn ready(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+struct CloseMemory {
+    disk: Arc<Mutex<Disk>>,
+    session: u64,
+}
+
+impl Close for CloseMemory {
+    fn close(&self) -> BoxFuture<'_, io::Result<()>> {
+        let mut disk = self.disk.lock();
+        let waiting = if disk.opened == self.session { disk.close() } else { Vec::new() };
+        drop(disk);
+        waiting.into_iter().for_each(|done| done(Ok(())));
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

@@ -1,0 +1,207 @@
+//! The Raft log in memory, and what of it a crash leaves.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::health::closed;
+use super::log::{check_dense, check_read};
+use super::{Ack, BoxFuture, Durable, LogBounds, LogStore, Snapshot, tail};
+use crate::model::tables::{MemoryTables, Tables};
+
+/// One state of a log.
+#[derive(Clone, Default)]
+struct Image {
+    entries: BTreeMap<u64, Bytes>,
+    purged: Option<(u64, Bytes)>,
+    vote: Option<Bytes>,
+    committed: Option<Bytes>,
+}
+
+enum Op {
+    Append(Vec<(u64, Bytes)>),
+    Truncate(Option<u64>),
+    /// With the rows as they were, which become durable first.
+    Purge(u64, Bytes, MemoryTables),
+    Vote(Bytes),
+    Committed(Option<Bytes>),
+}
+
+impl Image {
+    fn bounds(&self) -> LogBounds {
+        let last = self.entries.last_key_value().map(|(index, _)| *index);
+        LogBounds { purged: self.purged.clone(), last }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match op {
+            Op::Append(entries) => self.entries.extend(entries.iter().cloned()),
+            Op::Truncate(after) => {
+                let from = after.map_or(0, |after| after + 1);
+                self.entries.split_off(&from);
+            }
+            Op::Purge(index, mark, _) => {
+                self.entries = self.entries.split_off(&(index + 1));
+                if self.purged.as_ref().is_none_or(|(purged, _)| purged < index) {
+                    self.purged = Some((*index, mark.clone()));
+                }
+            }
+            Op::Vote(vote) => self.vote = Some(vote.clone()),
+            Op::Committed(committed) => self.committed = committed.clone(),
+        }
+    }
+}
+
+/// What one node's disk holds.
+#[derive(Default)]
+pub struct Disk {
+    /// Counts opens and crashes: handles of an earlier one are cut off.
+    pub opened: u64,
+    /// Writes wait for a sync.
+    pub held: bool,
+    live: Image,
+    durable: Image,
+    waiting: Vec<(Op, Option<Durable>)>,
+    /// The rows that the open stores work on, and those that a crash leaves.
+    pub tables: MemoryTables,
+    pub rows: MemoryTables,
+    pub snapshot: Option<Snapshot>,
+}
+
+impl Disk {
+    /// Makes waiting writes durable; who is to be told.
+    pub fn sync(&mut self) -> Vec<Durable> {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (op, _) in &waiting {
+            if let Op::Purge(_, _, rows) = op {
+                self.rows = rows.clone();
+            }
+            self.durable.run(op);
+        }
+        waiting.into_iter().filter_map(|(_, done)| done).collect()
+    }
+
+    /// Drops waiting writes and cuts handles off; who is to be told.
+    pub fn crash(&mut self) -> Vec<Durable> {
+        self.opened += 1;
+        self.live = self.durable.clone();
+        std::mem::take(&mut self.waiting).into_iter().filter_map(|(_, done)| done).collect()
+    }
+
+    /// Makes everything durable and cuts handles off.
+    pub fn close(&mut self) -> Vec<Durable> {
+        self.opened += 1;
+        self.rows = self.copy_rows();
+        self.sync()
+    }
+
+    /// The rows as they are now.
+    pub fn copy_rows(&self) -> MemoryTables {
+        let copy = MemoryTables::default();
+        copy.replace(self.tables.rows(), self.tables.applied());
+        copy
+    }
+}
+
+pub struct MemoryLog {
+    pub disk: Arc<Mutex<Disk>>,
+    pub session: u64,
+}
+
+impl MemoryLog {
+    fn submit(&self, make: impl FnOnce(&Disk) -> io::Result<Op>, done: Durable) {
+        let mut disk = self.disk.lock();
+        let op = if disk.opened == self.session { make(&disk) } else { Err(closed()) };
+        let told = match op {
+            Ok(op) => {
+                disk.live.run(&op);
+                disk.waiting.push((op, Some(done)));
+                if disk.held { Vec::new() } else { disk.sync() }
+            }
+            Err(error) => {
+                drop(disk);
+                return done(Err(error));
+            }
+        };
+        drop(disk);
+        told.into_iter().for_each(|done| done(Ok(())));
+    }
+
+    fn acked(&self, make: impl FnOnce(&Disk) -> Op) -> Ack {
+        let (ack, acked) = oneshot::channel();
+        self.submit(|disk| Ok(make(disk)), Box::new(move |outcome| drop(ack.send(outcome))));
+        acked
+    }
+
+    fn read_now(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
+        let disk = self.disk.lock();
+        if disk.opened != self.session {
+            return Err(closed());
+        }
+        let to = check_read(&disk.live.bounds(), from, to)?;
+        let (mut out, mut budget) = (Vec::new(), max_bytes);
+        for index in from..to {
+            let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is missing"));
+            let entry = disk.live.entries.get(&index).ok_or_else(missing)?;
+            if !tail::take(&mut budget, entry.len(), out.is_empty()) {
+                break;
+            }
+            out.push((index, entry.clone()));
+        }
+        Ok(out)
+    }
+}
+
+impl LogStore for MemoryLog {
+    fn bounds(&self) -> LogBounds {
+        self.disk.lock().live.bounds()
+    }
+
+    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable) {
+        self.submit(
+            |disk| {
+                check_dense(&disk.live.bounds(), &entries)?;
+                Ok(Op::Append(entries))
+            },
+            done,
+        );
+    }
+
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
+        Box::pin(std::future::ready(self.read_now(from, to, max_bytes)))
+    }
+
+    fn truncate_after(&self, index: Option<u64>) -> Ack {
+        self.acked(|_| Op::Truncate(index))
+    }
+
+    fn purge(&self, index: u64, mark: Bytes) -> Ack {
+        self.acked(|disk| Op::Purge(index, mark, disk.copy_rows()))
+    }
+
+    fn save_vote(&self, vote: Bytes) -> Ack {
+        self.acked(|_| Op::Vote(vote))
+    }
+
+    fn vote(&self) -> Option<Bytes> {
+        self.disk.lock().live.vote.clone()
+    }
+
+    fn save_committed(&self, committed: Option<Bytes>) {
+        let mut disk = self.disk.lock();
+        if disk.opened == self.session {
+            let op = Op::Committed(committed);
+            disk.live.run(&op);
+            // Waits for the next durable write, as on a real disk.
+            disk.waiting.push((op, None));
+        }
+    }
+
+    fn committed(&self) -> Option<Bytes> {
+        self.disk.lock().live.committed.clone()
+    }
+}

@@ -1,0 +1,130 @@
+//! Values in parts of at most 4 KiB: the engine keeps larger ones in side files that it never syncs.
+
+use bytes::{Bytes, BytesMut};
+use sled::IVec;
+
+/// The greatest value of one entry of the engine.
+pub const PART: usize = 4_096;
+/// In front of part 0: how many parts there are (u16, little-endian).
+const HEADER: usize = 2;
+const FIRST: usize = PART - HEADER;
+
+/// How many parts a value of this length has.
+pub fn count(len: usize) -> u16 {
+    let more = len.saturating_sub(FIRST).div_ceil(PART);
+    // 65,536 parts would be 268 MB, far above every limit of what gets here.
+    assert!(more < usize::from(u16::MAX), "a value of {len} bytes");
+    more as u16 + 1
+}
+
+/// Gives the parts of a value, ascending. `scratch` saves an allocation a value.
+pub fn split<E>(value: &[u8], scratch: &mut Vec<u8>, mut put: impl FnMut(u16, IVec) -> Result<(), E>) -> Result<(), E> {
+    let (first, rest) = value.split_at(value.len().min(FIRST));
+    scratch.clear();
+    scratch.extend_from_slice(&count(value.len()).to_le_bytes());
+    scratch.extend_from_slice(first);
+    put(0, IVec::from(scratch.as_slice()))?;
+    for (part, bytes) in (1u16..).zip(rest.chunks(PART)) {
+        put(part, IVec::from(bytes))?;
+    }
+    Ok(())
+}
+
+/// How many parts belong to this part 0. `None`: not a part 0.
+pub fn announced(part0: &[u8]) -> Option<u16> {
+    let count = u16::from_le_bytes(part0.get(..HEADER)?.try_into().ok()?);
+    (count > 0).then_some(count)
+}
+
+/// Puts parts together again, fed in ascending order.
+#[derive(Default)]
+pub struct Joiner {
+    buffer: BytesMut,
+    /// How many parts are expected, and how many came.
+    expected: u16,
+    came: u16,
+}
+
+/// A part that does not belong where it was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Torn;
+
+impl Joiner {
+    /// Takes the next part; the value, if it was the last one.
+    pub fn push(&mut self, part: u16, bytes: &[u8]) -> Result<Option<Bytes>, Torn> {
+        if part == 0 {
+            if self.is_open() {
+                return Err(Torn);
+            }
+            self.expected = announced(bytes).ok_or(Torn)?;
+            self.came = 1;
+            if self.expected == 1 {
+                self.expected = 0;
+                return Ok(Some(Bytes::copy_from_slice(&bytes[HEADER..])));
+            }
+            self.buffer.reserve(usize::from(self.expected) * PART);
+            self.buffer.extend_from_slice(&bytes[HEADER..]);
+            return Ok(None);
+        }
+        if !self.is_open() || part != self.came {
+            return Err(Torn);
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.came += 1;
+        if self.came < self.expected {
+            return Ok(None);
+        }
+        self.expected = 0;
+        Ok(Some(std::mem::take(&mut self.buffer).freeze()))
+    }
+
+    /// Parts are still missing.
+    pub fn is_open(&self) -> bool {
+        self.expected > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts_of(value: &[u8]) -> Vec<(u16, IVec)> {
+        let mut parts = Vec::new();
+        split::<()>(value, &mut Vec::new(), |part, bytes| {
+            parts.push((part, bytes));
+            Ok(())
+        })
+        .unwrap();
+        parts
+    }
+
+    #[test]
+    fn values_of_every_size_come_back() {
+        for len in [0, 1, FIRST - 1, FIRST, FIRST + 1, FIRST + PART, FIRST + PART + 1, 400_000] {
+            let value: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let parts = parts_of(&value);
+            assert_eq!(parts.len(), usize::from(count(len)), "{len}");
+            assert!(parts.iter().all(|(_, bytes)| bytes.len() <= PART));
+            let mut joiner = Joiner::default();
+            let mut whole = None;
+            for (part, bytes) in &parts {
+                assert!(whole.is_none());
+                whole = joiner.push(*part, bytes).unwrap();
+            }
+            assert_eq!(whole.unwrap(), value);
+            assert!(!joiner.is_open());
+        }
+    }
+
+    #[test]
+    fn a_missing_part_is_seen() {
+        let parts = parts_of(&[7; 3 * PART]);
+        let mut joiner = Joiner::default();
+        assert_eq!(joiner.push(0, &parts[0].1), Ok(None));
+        assert_eq!(joiner.push(2, &parts[2].1), Err(Torn));
+        assert_eq!(joiner.push(0, &parts[0].1), Err(Torn));
+        assert!(joiner.is_open());
+        assert_eq!(Joiner::default().push(1, &[1]), Err(Torn));
+        assert_eq!(Joiner::default().push(0, &[]), Err(Torn));
+    }
+}

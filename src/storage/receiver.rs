@@ -1,0 +1,78 @@
+//! A snapshot that comes in chunks and goes to a temporary file.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::snapshot::blocking;
+use super::snapshot_file::SnapshotRows;
+use super::{BoxFuture, Snapshot, SnapshotBody, SnapshotReceiver};
+
+pub struct FileReceiver {
+    file: Arc<File>,
+    path: PathBuf,
+    number: u64,
+    /// The number of the newest receiver: an older one takes nothing more.
+    newest: Arc<AtomicU64>,
+    at: u64,
+    keep: bool,
+}
+
+impl FileReceiver {
+    pub fn create(path: PathBuf, number: u64, newest: Arc<AtomicU64>) -> io::Result<Self> {
+        let file = Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(&path)?);
+        Ok(Self { file, path, number, newest, at: 0, keep: false })
+    }
+}
+
+/// The next chunk must begin where the last one ended.
+pub fn check_offset(at: u64, offset: u64) -> io::Result<()> {
+    if at == offset {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the snapshot is at {at}, the chunk at {offset}")))
+}
+
+impl SnapshotReceiver for FileReceiver {
+    fn write(&mut self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            check_offset(self.at, offset)?;
+            if self.newest.load(Ordering::Relaxed) != self.number {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "another snapshot is being received"));
+            }
+            let (file, len) = (self.file.clone(), data.len() as u64);
+            blocking(move || file.write_all_at(&data, offset)).await?;
+            self.at += len;
+            Ok(())
+        })
+    }
+
+    fn finish(mut self: Box<Self>) -> BoxFuture<'static, io::Result<Snapshot>> {
+        Box::pin(async move {
+            let (path, len) = (self.path.clone(), self.at);
+            let checked = path.clone();
+            let file = self.file.clone();
+            let applied = blocking(move || {
+                file.sync_all()?;
+                SnapshotRows::new(BufReader::with_capacity(1 << 20, File::open(checked)?))?.verify()
+            })
+            .await?;
+            self.keep = true;
+            Ok(Snapshot { applied, body: SnapshotBody::File { path, len } })
+        })
+    }
+}
+
+impl Drop for FileReceiver {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Left over, it is removed at the next open.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Snapshots as files of the data folder: `snapshots/snapshot-<index>.snap`, written beside, synced, then renamed.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::engine::Engine;
+use super::format::sync_dir;
+use super::health::{Health, closed};
+use super::keys;
+use super::parts::Joiner;
+use super::queue::Job;
+use super::receiver::FileReceiver;
+use super::scan::ScanReader;
+use super::snapshot_file::{SnapshotRows, SnapshotWriter};
+use super::tables::Shared;
+use super::writer::engine_error;
+use super::{BoxFuture, Snapshot, SnapshotBody, SnapshotReceiver, SnapshotStore};
+
+/// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.
+const OPEN_FILES: usize = 2;
+/// The longest chunk that is read at once.
+const MAX_CHUNK: usize = 16 << 20;
+
+struct State {
+    current: Option<Snapshot>,
+    files: VecDeque<(PathBuf, Arc<File>)>,
+}
+
+pub struct SledSnapshots {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    /// `None` after close.
+    engine: Arc<Mutex<Option<Engine>>>,
+    state: Arc<Mutex<State>>,
+    builds: AtomicU64,
+    /// The number of the newest receiver.
+    receivers: Arc<AtomicU64>,
+}
+
+impl SledSnapshots {
+    /// Finds the newest snapshot that the rows contain, and removes everything else.
+    pub fn open(
+        dir: PathBuf,
+        shared: Arc<Shared>,
+        engine: Arc<Mutex<Option<Engine>>>,
+        applied_index: u64,
+    ) -> io::Result<Self> {
+        let mut newest: Option<(u64, PathBuf)> = None;
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            // One that is ahead of the rows belongs to an install that a crash ended: it never happened.
+            match index_of(&path).filter(|index| *index <= applied_index) {
+                Some(index) if newest.as_ref().is_none_or(|(other, _)| *other < index) => {
+                    if let Some((_, older)) = newest.replace((index, path)) {
+                        fs::remove_file(older)?;
+                    }
+                }
+                _ => fs::remove_file(path)?,
+            }
+        }
+        let current = newest.and_then(|(_, path)| match describe(&path) {
+            Ok(snapshot) => Some(snapshot),
+            Err(error) => {
+                tracing::warn!(%error, "an unreadable snapshot is ignored: {}", path.display());
+                None
+            }
+        });
+        let state = Arc::new(Mutex::new(State { current, files: VecDeque::new() }));
+        Ok(Self { dir, shared, engine, state, builds: AtomicU64::new(0), receivers: Arc::default() })
+    }
+}
+
+fn index_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("snapshot-")?.strip_suffix(".snap")?.parse().ok()
+}
+
+fn path_of(dir: &Path, index: u64) -> PathBuf {
+    dir.join(format!("snapshot-{index}.snap"))
+}
+
+fn describe(path: &Path) -> io::Result<Snapshot> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let applied = SnapshotRows::new(io::BufReader::new(file))?.applied;
+    Ok(Snapshot { applied, body: SnapshotBody::File { path: path.to_path_buf(), len } })
+}
+
+impl SnapshotStore for SledSnapshots {
+    fn build(&self) -> BoxFuture<'_, io::Result<Snapshot>> {
+        let (reply, scan) = oneshot::channel();
+        // Asked for at once, so that no later commit comes before it.
+        let asked = self.shared.queue.push(Job::Scan(reply));
+        let temporary = self.dir.join(format!("build-{}.tmp", self.builds.fetch_add(1, Ordering::Relaxed)));
+        let (dir, state, health) = (self.dir.clone(), self.state.clone(), self.shared.health.clone());
+        let engine = self.engine.lock().clone();
+        Box::pin(async move {
+            asked?;
+            let scan = scan.await.map_err(|_| closed())?;
+            let engine = engine.ok_or_else(closed)?;
+            blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &health)).await
+        })
+    }
+
+    fn current(&self) -> Option<Snapshot> {
+        self.state.lock().current.clone()
+    }
+
+    fn read_chunk(&self, snapshot: &Snapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        let body = snapshot.body.clone();
+        Box::pin(async move {
+            let (path, size) = match body {
+                SnapshotBody::File { path, len } => (path, len),
+                SnapshotBody::Memory(bytes) => return Ok(slice(&bytes, offset, len)),
+            };
+            let kept = self.state.lock().files.iter().find(|(kept, _)| *kept == path).map(|(_, file)| file.clone());
+            blocking(move || {
+                let file = kept.map_or_else(|| File::open(&path).map(Arc::new), Ok)?;
+                let left = size.saturating_sub(offset);
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(len).min(MAX_CHUNK);
+                let mut chunk = BytesMut::zeroed(len);
+                file.read_exact_at(&mut chunk, offset)?;
+                Ok(chunk.freeze())
+            })
+            .await
+        })
+    }
+
+    fn receive(&self) -> BoxFuture<'_, io::Result<Box<dyn SnapshotReceiver>>> {
+        let number = self.receivers.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = self.dir.join(format!("receive-{number}.tmp"));
+        let newest = self.receivers.clone();
+        Box::pin(async move {
+            let receiver = blocking(move || FileReceiver::create(path, number, newest)).await?;
+            Ok(Box::new(receiver) as Box<dyn SnapshotReceiver>)
+        })
+    }
+
+    fn install(&self, snapshot: Snapshot) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let SnapshotBody::File { path, .. } = snapshot.body else {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot in memory, for rows on a disk"));
+            };
+            let target = path_of(&self.dir, snapshot.applied.index);
+            let (dir, renamed) = (self.dir.clone(), target.clone());
+            // Before the rows change: a node whose log was purged must not be left without a snapshot. Until they
+            // have changed, the next open takes this file away again.
+            blocking(move || {
+                if path != renamed {
+                    fs::rename(&path, &renamed)?;
+                    sync_dir(&dir)?;
+                }
+                Ok(())
+            })
+            .await?;
+            let (done, outcome) = oneshot::channel();
+            self.shared.queue.push(Job::Install { path: target.clone(), done })?;
+            let outcome = outcome.await.map_err(|_| closed())?;
+            let (dir, state, health) = (self.dir.clone(), self.state.clone(), self.shared.health.clone());
+            blocking(move || match outcome {
+                Ok(()) => publish(&dir, &target, &state, true).map(|_| ()).map_err(|e| health.fail("snapshot", &e)),
+                Err(error) => {
+                    let _ = fs::remove_file(&target);
+                    Err(error)
+                }
+            })
+            .await
+        })
+    }
+}
+
+/// Writes the rows of a scan to a file and makes it the current snapshot, unless a newer one was installed.
+fn write_out(
+    dir: &Path,
+    temporary: &Path,
+    scan: ScanReader,
+    engine: &Engine,
+    state: &Mutex<State>,
+    health: &Health,
+) -> io::Result<Snapshot> {
+    let index = scan.applied.index;
+    let written = write_rows(temporary, scan).and_then(|()| {
+        // What is in the snapshot may be purged from the log, so the rows must not need the log any more.
+        engine.flush().map_err(engine_error)?;
+        let target = path_of(dir, index);
+        fs::rename(temporary, &target)?;
+        sync_dir(dir)?;
+        publish(dir, &target, state, false)
+    });
+    written.map_err(|error| {
+        let _ = fs::remove_file(temporary);
+        health.fail("building a snapshot", &error)
+    })
+}
+
+fn write_rows(temporary: &Path, mut scan: ScanReader) -> io::Result<()> {
+    let mut out = SnapshotWriter::new(BufWriter::with_capacity(1 << 20, File::create(temporary)?), &scan.applied)?;
+    let mut joiner = Joiner::default();
+    let torn = |what: &dyn std::fmt::Debug| io::Error::other(format!("a row is torn in the engine: {what:?}"));
+    loop {
+        let chunk = scan.next_chunk().map_err(engine_error)?;
+        if chunk.is_empty() {
+            break;
+        }
+        for (key, value) in chunk {
+            let (row, part) = keys::parse_row(&key).ok_or_else(|| torn(&key))?;
+            if let Some(whole) = joiner.push(part, &value).map_err(|_| torn(&row))? {
+                out.row(&row, &whole)?;
+            }
+        }
+    }
+    if joiner.is_open() {
+        return Err(torn(&"the last one"));
+    }
+    let (out, _) = out.finish()?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+}
+
+/// Makes a complete file the current snapshot and removes the others.
+fn publish(dir: &Path, path: &Path, state: &Mutex<State>, installed: bool) -> io::Result<Snapshot> {
+    let snapshot = describe(path)?;
+    let mut state = state.lock();
+    if let Some(current) = state.current.as_ref().filter(|c| !installed && c.applied.index > snapshot.applied.index) {
+        fs::remove_file(path)?;
+        return Ok(current.clone());
+    }
+    let replaced = state.current.replace(snapshot.clone());
+    if let Some(Snapshot { body: SnapshotBody::File { path: old, .. }, .. }) = &replaced
+        && old != path
+    {
+        // Kept open first, for whoever is sending it.
+        if !state.files.iter().any(|(kept, _)| kept == old)
+            && let Ok(file) = File::open(old)
+        {
+            state.files.push_back((old.clone(), Arc::new(file)));
+        }
+        fs::remove_file(old)?;
+    }
+    state.files.retain(|(kept, _)| kept != path);
+    state.files.push_back((path.to_path_buf(), Arc::new(File::open(path)?)));
+    while state.files.len() > OPEN_FILES {
+        state.files.pop_front();
+    }
+    sync_dir(dir)?;
+    Ok(snapshot)
+}
+
+/// A chunk of a snapshot in memory.
+pub fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(start..start.saturating_add(len).min(bytes.len()))
+}
+
+/// Runs file work off the async runtime's threads.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| io::Error::other(error.to_string()))?
+}

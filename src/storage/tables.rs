@@ -1,0 +1,178 @@
+//! The rows over the engine: [`SledTables`] for apply, [`SledReader`] for everybody else.
+//!
+//! A put goes to a map of its own until commit, then to the shared overlay and, as a sealed write set, to the
+//! writer thread ([`super::writer`]), which brings it into the engine some milliseconds later. Nothing is flushed
+//! on the way: the Raft log replays what a crash takes. Reads look in that order, and the newest wins.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::health::{Health, closed};
+use super::overlay::{Overlay, WriteSet};
+use super::queue::{Queue, Sealed};
+use super::rows::{Rows, storage_error};
+use super::scan::ScanSlot;
+use super::{BoxFuture, Pressure};
+use crate::model::tables::{Key, Tables, TablesError, TablesRead};
+use crate::proto::Applied;
+
+/// What apply, readers and the writer share.
+///
+/// Lock order: `rows`, then `overlay`. The writer holds `rows` while a batch goes in, so a reader that holds it
+/// sees whole batches, and one generation.
+pub struct Shared {
+    /// `None` after close.
+    pub rows: RwLock<Option<Rows>>,
+    pub overlay: RwLock<Overlay>,
+    pub queue: Queue,
+    pub scan: Arc<ScanSlot>,
+    pub health: Health,
+}
+
+impl Shared {
+    pub fn new(rows: Rows, applied: Applied, health: Health) -> Arc<Self> {
+        Arc::new(Self {
+            rows: RwLock::new(Some(rows)),
+            overlay: RwLock::new(Overlay::new(applied)),
+            queue: Queue::new(health.clone()),
+            scan: Arc::default(),
+            health,
+        })
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+        self.health.check().map_err(storage_error)?;
+        if let Some(found) = self.overlay.read().get(key) {
+            return Ok(found);
+        }
+        let rows = self.rows.read();
+        rows.as_ref().ok_or_else(|| storage_error(closed()))?.get(key)
+    }
+
+    /// `patch` holds rows that win over all others, and how many of them are not deleted does not matter.
+    fn range(
+        &self,
+        mut patch: WriteSet,
+        (from, to): (&Key, &Key),
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(Key, Bytes)>, TablesError> {
+        if from > to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.health.check().map_err(storage_error)?;
+        let rows = self.rows.read();
+        let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
+        self.overlay.read().copy_range(from, to, limit, reverse, &mut patch);
+        let patch: Vec<_> = if reverse { patch.into_iter().rev().collect() } else { patch.into_iter().collect() };
+        merge(patch, rows.range(from, to, reverse), limit, reverse)
+    }
+}
+
+/// The rows in order, where a patched one takes the place of the engine's.
+fn merge(
+    patch: Vec<(Key, Option<Bytes>)>,
+    stored: impl Iterator<Item = Result<(Key, Bytes), TablesError>>,
+    limit: usize,
+    reverse: bool,
+) -> Result<Vec<(Key, Bytes)>, TablesError> {
+    let mut out = Vec::new();
+    let mut patch = patch.into_iter().peekable();
+    for row in stored {
+        let (key, value) = row?;
+        let before = |patched: &Key| if reverse { *patched > key } else { *patched < key };
+        while out.len() < limit {
+            let Some((key, value)) = patch.next_if(|(patched, _)| before(patched)) else { break };
+            out.extend(value.map(|value| (key, value)));
+        }
+        if out.len() >= limit {
+            return Ok(out);
+        }
+        match patch.next_if(|(patched, _)| *patched == key) {
+            Some((_, patched)) => out.extend(patched.map(|patched| (key, patched))),
+            None => out.push((key, value)),
+        }
+    }
+    let missing = limit.saturating_sub(out.len());
+    out.extend(patch.filter_map(|(key, value)| Some((key, value?))).take(missing));
+    Ok(out)
+}
+
+/// The rows as apply sees them.
+pub struct SledTables {
+    shared: Arc<Shared>,
+    /// Puts and deletes since the last commit.
+    current: WriteSet,
+}
+
+impl SledTables {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, current: WriteSet::new() }
+    }
+}
+
+impl TablesRead for SledTables {
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+        match self.current.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.shared.get(key),
+        }
+    }
+
+    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let patch = self.current.range(from.clone()..=to.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
+        self.shared.range(patch, (from, to), limit, reverse)
+    }
+}
+
+impl Tables for SledTables {
+    fn put(&mut self, key: Key, value: Bytes) {
+        self.current.insert(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.current.insert(key, None);
+    }
+
+    fn commit(&mut self, applied: Applied) {
+        let rows = std::mem::take(&mut self.current);
+        let bytes = rows.values().map(|value| 64 + value.as_ref().map_or(0, Bytes::len)).sum();
+        let set = self.shared.overlay.write().add(&rows, applied.clone());
+        self.shared.queue.write(Sealed { set, rows, applied, bytes });
+    }
+
+    fn applied(&self) -> Applied {
+        self.shared.overlay.read().applied.clone()
+    }
+
+    fn reader(&self) -> Arc<dyn TablesRead> {
+        Arc::new(SledReader(self.shared.clone()))
+    }
+}
+
+/// The committed rows; an apply is seen whole or not at all by each read.
+pub struct SledReader(Arc<Shared>);
+
+impl TablesRead for SledReader {
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+        self.0.get(key)
+    }
+
+    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
+        self.0.range(WriteSet::new(), (from, to), limit, reverse)
+    }
+}
+
+/// Holds apply back while the writer is behind.
+pub struct RowsPressure(pub Arc<Shared>);
+
+impl Pressure for RowsPressure {
+    fn ready(&self) -> BoxFuture<'_, std::io::Result<()>> {
+        self.0.queue.ready()
+    }
+}

@@ -1,0 +1,154 @@
+//! Opening a data folder: whose it is, what may be wrong with it, and closing it again.
+
+use std::fs;
+
+use super::super::{flush, memory};
+use super::*;
+
+#[tokio::test]
+async fn a_closed_folder_opens_again_in_the_same_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    append(&*stores.log, entries(1..4, 10)).await.unwrap();
+    put(&mut *stores.tables, 3, &[(Key::Meta, value(1, 10))]);
+    stores.close.close().await.unwrap();
+    assert!(append(&*stores.log, entries(4..5, 10)).await.is_err());
+    assert!(stores.tables.get(&Key::Change(1)).is_err());
+    // The old handles may stay around.
+    let again = open(dir.path());
+    assert_eq!(again.log.bounds().last, Some(3));
+    assert_eq!(again.tables.applied(), applied(3));
+    assert_eq!(again.tables.get(&Key::Meta).unwrap(), Some(value(1, 10)));
+    again.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn somebody_elses_folder_is_refused_in_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    let busy = open_error(dir.path(), &identity());
+    assert!(matches!(busy, OpenError::Locked { .. }) && busy.is_configuration(), "{busy}");
+    stores.close.close().await.unwrap();
+    let other = Identity { node_id: 2, ..identity() };
+    assert!(matches!(open_error(dir.path(), &other), OpenError::OtherNode { found: 1, expected: 2, .. }));
+    let other = Identity { cluster_id: "d".into(), ..identity() };
+    let error = open_error(dir.path(), &other);
+    assert!(matches!(error, OpenError::OtherCluster { .. }) && error.is_configuration());
+    assert!(!error.to_string().contains('\n'));
+
+    let path = dir.path().join("identity");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("format 1", "format 99")).unwrap();
+    let error = open_error(dir.path(), &identity());
+    assert!(matches!(error, OpenError::NewerFormat { found: 99, .. }) && error.is_configuration());
+    fs::write(&path, "nonsense").unwrap();
+    let error = open_error(dir.path(), &identity());
+    assert!(matches!(error, OpenError::Corrupt { .. }) && !error.is_configuration());
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(open_error(dir.path(), &identity()), OpenError::NotOurs { .. }));
+}
+
+#[tokio::test]
+async fn an_unknown_cluster_is_filled_in_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let unknown = Identity { cluster_id: String::new(), ..identity() };
+    for who in [&unknown, &unknown, &identity(), &unknown] {
+        let stores = crate::storage::open(dir.path(), who).unwrap_or_else(|error| panic!("{error}"));
+        stores.close.close().await.unwrap();
+    }
+    let other = Identity { cluster_id: "d".into(), ..identity() };
+    assert!(matches!(open_error(dir.path(), &other), OpenError::OtherCluster { .. }));
+}
+
+#[tokio::test]
+async fn damage_is_an_error_and_never_a_panic() {
+    for (file, damage) in [("conf", 0), ("conf", 7), ("db", 0x5A), ("db", 0xFF)] {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = open(dir.path());
+        append(&*stores.log, entries(1..200, 300)).await.unwrap();
+        stores.close.close().await.unwrap();
+        let path = dir.path().join("engine").join(file);
+        let len = fs::metadata(&path).unwrap().len();
+        fs::write(&path, vec![damage; len as usize]).unwrap();
+        for entry in fs::read_dir(dir.path().join("engine")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_string_lossy().starts_with("snap.") && file == "db" {
+                fs::write(path, vec![damage; 64]).unwrap();
+            }
+        }
+        let error = open_error(dir.path(), &identity());
+        assert!(!error.is_configuration() && !error.to_string().contains('\n'), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_torn_file_of_the_engine_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    append(&*stores.log, entries(1..20, 300)).await.unwrap();
+    stores.close.close().await.unwrap();
+    fs::write(dir.path().join("engine/snap.0000.generating"), b"torn").unwrap();
+    fs::write(dir.path().join("snapshots/build-1.tmp"), b"torn").unwrap();
+    let stores = open(dir.path());
+    assert_eq!(stores.log.bounds().last, Some(19));
+    assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
+    assert!(dir.path().join("ballast").exists());
+    stores.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_interrupted_first_open_starts_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    stores.close.close().await.unwrap();
+    let path = dir.path().join("identity");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("state ready", "state creating")).unwrap();
+    fs::write(dir.path().join("engine/conf"), b"").unwrap();
+    let stores = open(dir.path());
+    stores.close.close().await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn every_group_commit_reaches_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    for index in 1..20 {
+        let before = flush::calls();
+        append(&*stores.log, entries(index..index + 1, 100)).await.unwrap();
+        assert!(flush::calls() > before);
+        let before = flush::calls();
+        wait(stores.log.save_vote(Bytes::from(format!("vote{index}")))).await.unwrap();
+        assert!(flush::calls() > before);
+    }
+    stores.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_survives_a_restart_and_loses_what_was_not_synced() {
+    let disk = memory::MemoryDisk::default();
+    let mut stores = disk.open();
+    append(&*stores.log, entries(1..4, 10)).await.unwrap();
+    put(&mut *stores.tables, 2, &[(Key::Meta, value(1, 10))]);
+    stores.snapshots.build().await.unwrap();
+    put(&mut *stores.tables, 3, &[(Key::Meta, value(2, 10))]);
+    disk.hold();
+    let (done, mut lost) = oneshot::channel();
+    stores.log.append(entries(4..6, 10), Box::new(move |outcome| drop(done.send(outcome))));
+    assert_eq!(stores.log.bounds().last, Some(5));
+    assert!(lost.try_recv().is_err());
+    disk.crash();
+    assert!(lost.await.unwrap().is_err());
+    let again = disk.open();
+    assert_eq!(again.log.bounds().last, Some(3));
+    assert_eq!(again.tables.applied(), applied(2));
+    assert_eq!(again.snapshots.current().unwrap().applied, applied(2));
+    assert!(append(&*stores.log, entries(4..5, 10)).await.is_err());
+    let late = append(&*again.log, entries(4..5, 10));
+    disk.sync();
+    disk.release();
+    late.await.unwrap();
+    again.close.close().await.unwrap();
+    assert_eq!(disk.open().log.bounds().last, Some(4));
+}

@@ -1,0 +1,62 @@
+//! What holds for all of storage: both implementations of the traits go through the same tests where they can.
+
+mod folder;
+mod log;
+mod snapshots;
+mod tables;
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Ack, Identity, LogStore, OpenError, Stores};
+use crate::model::tables::{Key, Tables};
+use crate::proto::Applied;
+
+pub fn identity() -> Identity {
+    Identity { node_id: 1, cluster_id: "c".into() }
+}
+
+pub fn open(dir: &Path) -> Stores {
+    super::open(dir, &identity()).unwrap()
+}
+
+/// The error of an open, which cannot be printed with its stores.
+pub fn open_error(dir: &Path, identity: &Identity) -> OpenError {
+    match super::open(dir, identity) {
+        Ok(_) => panic!("the folder was opened"),
+        Err(error) => error,
+    }
+}
+
+pub fn applied(index: u64) -> Applied {
+    Applied { index, last_log_id: Bytes::from(format!("id{index}")), ..Applied::default() }
+}
+
+pub fn value(seed: u64, len: usize) -> Bytes {
+    (0..len).map(|i| (seed as usize * 31 + i) as u8).collect::<Vec<_>>().into()
+}
+
+/// Commits one row a call, under ascending indexes.
+pub fn put(tables: &mut dyn Tables, index: u64, rows: &[(Key, Bytes)]) {
+    for (key, value) in rows {
+        tables.put(key.clone(), value.clone());
+    }
+    tables.commit(applied(index));
+}
+
+pub async fn append(log: &dyn LogStore, entries: Vec<(u64, Bytes)>) -> io::Result<()> {
+    let (done, durable) = oneshot::channel();
+    log.append(entries, Box::new(move |outcome| drop(done.send(outcome))));
+    durable.await.unwrap()
+}
+
+pub async fn wait(ack: Ack) -> io::Result<()> {
+    ack.await.unwrap()
+}
+
+pub fn entries(indexes: std::ops::Range<u64>, len: usize) -> Vec<(u64, Bytes)> {
+    indexes.map(|index| (index, value(index, len))).collect()
+}

@@ -1,0 +1,304 @@
+//! The thread that brings committed rows into the engine, in order.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message;
+use sled::IVec;
+
+use super::engine::Engine;
+use super::health::guarded;
+use super::keys::{self, Generation};
+use super::large::LargeKeys;
+use super::overlay::WriteSet;
+use super::parts;
+use super::queue::{Sealed, Work};
+use super::rows::Rows;
+use super::snapshot_file::SnapshotRows;
+use super::tables::Shared;
+use crate::proto::Applied;
+
+/// Where the active generation's number is, in the meta tree.
+const GENERATION: &[u8] = b"generation";
+/// Entries of a dropped generation removed at a time, and rows of a snapshot loaded between two looks at health.
+const CHUNK: usize = 1_000;
+
+/// The writer's own state.
+pub struct Writer {
+    engine: Engine,
+    shared: Arc<Shared>,
+    active: Generation,
+    /// Never used so far.
+    next_generation: Generation,
+    /// Generations whose rows are still there but mean nothing.
+    dropping: VecDeque<Generation>,
+    large: LargeKeys,
+    applied: Applied,
+    scratch: Vec<u8>,
+}
+
+/// What the rows tree holds, as found at open.
+pub struct Found {
+    pub rows: Rows,
+    pub applied: Applied,
+    next_generation: Generation,
+    dropping: VecDeque<Generation>,
+    large: LargeKeys,
+}
+
+/// Finds the active generation, and what an interrupted install left.
+pub fn find(engine: &Engine) -> sled::Result<Found> {
+    let stored = engine.meta.get(GENERATION)?;
+    let active = stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, Generation::from_be_bytes);
+    let mut dropping = VecDeque::new();
+    let mut next_generation = active + 1;
+    let mut from: Option<Generation> = Some(0);
+    while let Some(generation) = from {
+        let Some(entry) = engine.rows.range(keys::generation_prefix(generation)..).next() else { break };
+        let found = keys::generation_of(&entry?.0)
+            .ok_or_else(|| sled::Error::Unsupported("a row's key does not decode".into()))?;
+        next_generation = next_generation.max(found.saturating_add(1));
+        if found != active {
+            dropping.push_back(found);
+        }
+        from = found.checked_add(1);
+    }
+    let rows = Rows { tree: engine.rows.clone(), generation: active };
+    let applied = read_applied(&rows)?;
+    let large = LargeKeys::load(&engine.rows, active)?;
+    Ok(Found { rows, applied, next_generation, dropping, large })
+}
+
+fn read_applied(rows: &Rows) -> sled::Result<Applied> {
+    let bad = |what: String| sled::Error::Unsupported(format!("the row that says what was applied: {what}"));
+    match rows.get_encoded(&keys::applied(rows.generation)).map_err(|error| bad(error.to_string()))? {
+        None => Ok(Applied::default()),
+        Some(value) => Applied::decode(value.unwrap_or_default()).map_err(|error| bad(error.to_string())),
+    }
+}
+
+/// One change of an entry.
+type Change = (IVec, Option<IVec>);
+
+impl Writer {
+    pub fn new(engine: Engine, shared: Arc<Shared>, found: Found) -> Self {
+        Self {
+            engine,
+            shared,
+            active: found.rows.generation,
+            next_generation: found.next_generation,
+            dropping: found.dropping,
+            large: found.large,
+            applied: found.applied,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Works until the queue is closed or anything fails.
+    pub fn run(mut self) {
+        let outcome = guarded(|| self.work());
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => drop(self.shared.health.fail("writing rows", &error)),
+            Err(panic) => drop(self.shared.health.fail("writing rows", &panic)),
+        }
+        self.shared.queue.ended();
+    }
+
+    fn work(&mut self) -> io::Result<()> {
+        loop {
+            match self.shared.queue.next(!self.dropping.is_empty()) {
+                Work::Write(sets) => self.write(sets)?,
+                Work::Scan(reply) => {
+                    let rows = Rows { tree: self.engine.rows.clone(), generation: self.active };
+                    // An asker that has gone away drops the reader, and with it the scan.
+                    drop(reply.send(self.shared.scan.start(rows, self.applied.clone())));
+                }
+                Work::Install { path, done } => {
+                    let outcome = self.install(&path);
+                    let failed = outcome.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
+                    let _ = done.send(outcome);
+                    match failed {
+                        // A bad file is refused and changes nothing; a bad engine is the end.
+                        Some(error) if error.kind() != io::ErrorKind::InvalidData => return Err(error),
+                        _ => {}
+                    }
+                }
+                Work::Idle => self.drop_some()?,
+                Work::Closed => return Ok(()),
+            }
+        }
+    }
+
+    fn write(&mut self, sets: Vec<Sealed>) -> io::Result<()> {
+        let (mut rows, mut bytes) = (0, 0);
+        let mut merged = WriteSet::new();
+        let mut newest = 0;
+        for sealed in sets {
+            rows += sealed.rows.len() + 1;
+            bytes += sealed.bytes;
+            newest = sealed.set;
+            self.applied = sealed.applied;
+            if merged.is_empty() {
+                merged = sealed.rows;
+            } else {
+                merged.extend(sealed.rows);
+            }
+        }
+        let mut changes = Vec::with_capacity(merged.len() + 8);
+        for (key, value) in &merged {
+            let mut encoded = std::mem::take(&mut self.scratch);
+            keys::row(self.active, key, &mut encoded);
+            let outcome = self.change(&encoded, value.as_deref(), &mut changes);
+            self.scratch = encoded;
+            outcome.map_err(engine_error)?;
+        }
+        self.put_applied(self.active, &mut changes);
+        self.apply(changes).map_err(engine_error)?;
+        self.shared.overlay.write().drop_written(merged.keys(), newest);
+        self.shared.queue.done(newest, rows, bytes);
+        Ok(())
+    }
+
+    /// The entries that a put (or delete) of a row changes.
+    fn change(&mut self, key: &[u8], value: Option<&[u8]>, changes: &mut Vec<Change>) -> sled::Result<()> {
+        let count = value.map_or(0, |value| parts::count(value.len()));
+        let before = match self.large.may_contain(key) {
+            // Only rows that had several parts can leave some behind.
+            true => self.engine.rows.get(key)?.and_then(|first| parts::announced(&first)).unwrap_or(0),
+            false => 0,
+        };
+        match value {
+            Some(value) => put_parts(key, value, changes),
+            None => changes.push((key.into(), None)),
+        }
+        let mut part_key = key.to_vec();
+        for part in count.max(1)..before {
+            keys::set_part(&mut part_key, key.len(), part);
+            changes.push((part_key.as_slice().into(), None));
+        }
+        if count > 1 {
+            self.large.add(key);
+            changes.push((keys::large(key).into(), Some(IVec::default())));
+        } else if before > 1 {
+            changes.push((keys::large(key).into(), None));
+        }
+        Ok(())
+    }
+
+    fn put_applied(&self, generation: Generation, changes: &mut Vec<Change>) {
+        put_parts(&keys::applied(generation), &self.applied.encode_to_vec(), changes);
+    }
+
+    /// One atomic batch, seen by readers and a running scan as one.
+    fn apply(&self, changes: Vec<Change>) -> sled::Result<()> {
+        let mut batch = sled::Batch::default();
+        let mut changed = Vec::with_capacity(changes.len());
+        for (key, value) in changes {
+            changed.push(key.clone());
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.shared.scan.write(changed.iter(), || {
+            let _readers_wait = self.shared.rows.write();
+            self.engine.rows.apply_batch(batch)
+        })
+    }
+
+    /// Loads a snapshot under a new generation, then makes that one the active.
+    fn install(&mut self, path: &Path) -> io::Result<()> {
+        // A scan that runs must still find its rows.
+        self.shared.scan.wait_idle();
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let mut large = LargeKeys::default();
+        let loaded = self.load(path, generation, &mut large);
+        let applied = match loaded {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.dropping.push_back(generation);
+                return Err(error);
+            }
+        };
+        self.engine.flush().map_err(engine_error)?;
+        self.engine.meta.insert(GENERATION, &generation.to_be_bytes()).map_err(engine_error)?;
+        self.engine.flush().map_err(engine_error)?;
+        let mut rows = self.shared.rows.write();
+        if let Some(rows) = rows.as_mut() {
+            rows.generation = generation;
+        }
+        let mut overlay = self.shared.overlay.write();
+        // Everything committed before was written before: the queue keeps the order.
+        let written = self.shared.queue.written();
+        overlay.replaced(written);
+        if overlay.newest <= written {
+            overlay.applied = applied.clone();
+        }
+        self.applied = applied;
+        self.large = large;
+        self.dropping.push_back(std::mem::replace(&mut self.active, generation));
+        Ok(())
+    }
+
+    fn load(&mut self, path: &Path, generation: Generation, large: &mut LargeKeys) -> io::Result<Applied> {
+        let mut rows = SnapshotRows::new(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+        let (mut changes, mut key) = (Vec::new(), Vec::new());
+        let put = |changes: &mut Vec<Change>| -> io::Result<()> {
+            for (key, value) in changes.drain(..) {
+                let Some(value) = value else { continue };
+                self.engine.rows.insert(key, value).map_err(engine_error)?;
+            }
+            Ok(())
+        };
+        while let Some((row, value)) = rows.next_row()? {
+            keys::row(generation, &row, &mut key);
+            put_parts(&key, &value, &mut changes);
+            if parts::count(value.len()) > 1 {
+                large.add(&key);
+                changes.push((keys::large(&key).into(), Some(IVec::default())));
+            }
+            if changes.len() >= CHUNK {
+                put(&mut changes)?;
+            }
+        }
+        put_parts(&keys::applied(generation), &rows.applied.encode_to_vec(), &mut changes);
+        put(&mut changes)?;
+        Ok(rows.applied)
+    }
+
+    /// Removes some rows of a generation that is not used any more.
+    fn drop_some(&mut self) -> io::Result<()> {
+        let Some(generation) = self.dropping.front().copied() else { return Ok(()) };
+        let mut removed = 0;
+        for entry in self.engine.rows.scan_prefix(keys::generation_prefix(generation)).keys().take(CHUNK) {
+            self.engine.rows.remove(entry.map_err(engine_error)?).map_err(engine_error)?;
+            removed += 1;
+        }
+        if removed < CHUNK {
+            self.dropping.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn put_parts(key: &[u8], value: &[u8], changes: &mut Vec<Change>) {
+    let mut part_key = key.to_vec();
+    let outcome = parts::split(value, &mut Vec::new(), |part, bytes| {
+        keys::set_part(&mut part_key, key.len(), part);
+        changes.push((part_key.as_slice().into(), Some(bytes)));
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(()) = outcome;
+}
+
+pub fn engine_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
