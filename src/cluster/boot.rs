@@ -199,11 +199,19 @@ pub async fn start(
     };
     spawn(tasks.track_future(proposer.run()));
     spawn(tasks.track_future(reader.run()));
+    spawn(tasks.track_future(keep_filled(node.replica().clone(), stop.clone())));
     spawn(tasks.track_future(expire(outbox, stop.clone())));
     spawn(tasks.track_future(probe(node.clone(), identity, transport, stats, stop.clone())));
     spawn(tasks.track_future(initialise(cluster.clone(), stop.clone())));
     node.found(config.members).await?;
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
+}
+
+async fn keep_filled(replica: Arc<Replica>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = replica.keep_filled() => {}
+    }
 }
 
 async fn expire(outbox: Arc<Outbox>, stop: CancellationToken) {

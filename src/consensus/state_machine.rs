@@ -89,7 +89,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         self.snapshots.install(snapshot).await?;
-        self.replica.reload().map_err(io::Error::other)
+        self.replica.reload().await.map_err(io::Error::other)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {

@@ -15,6 +15,7 @@ type AuditLine = (u64, u64, u64, String, String);
 
 /// How far the filling has come. Made from the state as opened or reloaded.
 pub struct Backfill {
+    load: u64,
     record: Option<(u32, i64)>,
     records_done: bool,
     /// The next audit id to index, going down; the two kinds of row are read side by side.
@@ -28,6 +29,7 @@ pub struct Backfill {
 
 /// A page of rows, ready to be taken in.
 pub struct Page {
+    load: u64,
     records: Vec<(u32, i64, Record)>,
     records_done: bool,
     audits: Vec<AuditLine>,
@@ -37,6 +39,7 @@ pub struct Page {
 impl Backfill {
     pub fn of(state: &State) -> Self {
         Self {
+            load: state.loads,
             record: None,
             records_done: false,
             audit: state.meta.audit_head,
@@ -56,7 +59,13 @@ impl Backfill {
     pub fn step(&mut self, tables: &dyn TablesRead) -> Result<Page, TablesError> {
         let records = if self.records_done { Vec::new() } else { self.read_records(tables)? };
         let audits = self.read_audits(tables)?;
-        Ok(Page { records, records_done: self.records_done, audits, audit_done: self.audit <= self.audit_floor })
+        Ok(Page {
+            load: self.load,
+            records,
+            records_done: self.records_done,
+            audits,
+            audit_done: self.audit <= self.audit_floor,
+        })
     }
 
     fn read_records(&mut self, tables: &dyn TablesRead) -> Result<Vec<(u32, i64, Record)>, TablesError> {
@@ -112,8 +121,11 @@ impl Backfill {
 }
 
 impl State {
-    /// Takes in a page read from the rows.
-    pub fn absorb(&mut self, page: Page) {
+    /// Takes in a page read from the rows. `false`: the rows were replaced since its [`Backfill`] was made.
+    pub fn absorb(&mut self, page: Page) -> bool {
+        if page.load != self.loads {
+            return false;
+        }
         for (table, id, record) in &page.records {
             self.records.fill(*table, *id, record);
         }
@@ -127,6 +139,12 @@ impl State {
             self.audit.filled();
             self.audit.forget(self.meta.audit_compacted);
         }
+        true
+    }
+
+    /// Apply finds everything in memory; before, it may have to look at rows on disk.
+    pub fn is_filled(&self) -> bool {
+        self.records.is_complete()
     }
 
     /// Fills everything at once: for tests and tables in memory.

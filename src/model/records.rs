@@ -80,6 +80,10 @@ impl Records {
         self.versions.entry((table, id)).or_insert_with(|| version_of(record));
     }
 
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     pub fn filled(&mut self) {
         self.complete = true;
     }

@@ -93,6 +93,8 @@ pub struct State {
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
+    /// Counts reloads: what was read from rows before one is not taken in after it.
+    pub(super) loads: u64,
 }
 
 impl State {
@@ -117,6 +119,7 @@ impl State {
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
+            loads: 0,
         };
         state.reload()?;
         Ok(state)
@@ -124,6 +127,7 @@ impl State {
 
     /// Reads everything from the rows again (at the start, and after a snapshot was installed).
     pub fn reload(&mut self) -> Result<(), TablesError> {
+        self.loads += 1;
         self.applied = self.tables.applied();
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn = Txn::default();
