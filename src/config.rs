@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "log_level",
         Kind::Text,
-        Some("info"),
+        Some("info,openraft=warn"),
         "What is logged: off, error, warn, info, debug or trace, or a filter such as `info,tillsync=debug`.",
     ),
     row("log_format", Kind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),
