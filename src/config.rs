@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::model::error::{Code, Error};
 
+#[cfg(test)]
+mod docs;
 mod layers;
 
 pub use layers::Layers;
