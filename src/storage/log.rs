@@ -26,6 +26,8 @@ pub const QUEUE: usize = 4_096;
 #[derive(Default)]
 pub struct LogState {
     pub bounds: LogBounds,
+    /// The oldest entry, if there is one.
+    pub first: u64,
     pub tail: Tail,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
@@ -109,7 +111,9 @@ impl LogStore for SledLog {
         match self.send(Message { op, done: Some(done) }) {
             Ok(()) => {
                 for (index, entry) in entries {
-                    state.bounds.last = Some(index);
+                    if state.bounds.last.replace(index).is_none() {
+                        state.first = index;
+                    }
                     state.tail.push(index, entry);
                 }
             }
@@ -167,9 +171,8 @@ impl LogStore for SledLog {
         if sent {
             state.truncations += 1;
             state.tail.truncate_after(index);
-            let purged = state.bounds.purged.as_ref().map(|(purged, _)| *purged);
             let last = state.bounds.last.zip(index).map(|(last, index)| last.min(index));
-            state.bounds.last = last.filter(|last| purged.is_none_or(|purged| *last > purged));
+            state.bounds.last = last.filter(|last| *last >= state.first);
         }
         acked
     }
@@ -187,6 +190,7 @@ impl LogStore for SledLog {
                 state.bounds.purged = Some((index, mark));
             }
             state.bounds.last = state.bounds.last.filter(|last| *last > index);
+            state.first = state.first.max(index + 1);
         }
         acked
     }

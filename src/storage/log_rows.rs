@@ -52,6 +52,7 @@ pub fn read(tree: &sled::Tree, from: u64, to: u64, mut budget: usize, first: boo
 
 /// What a scan of the whole log finds.
 pub struct Found {
+    pub first: Option<u64>,
     pub last: Option<u64>,
     /// Parts of an entry that a crash cut off; they were never acknowledged.
     pub torn: Option<u64>,
@@ -64,7 +65,7 @@ pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, By
     let mut expected = purged.map(|purged| purged + 1);
     let mut joiner = Joiner::default();
     let mut open = None;
-    let mut last = None;
+    let (mut first, mut last) = (None, None);
     for entry in tree.range(keys::entry(from)..) {
         let (key, value) = entry.map_err(engine_error)?;
         let (index, part) = keys::parse_entry(&key).ok_or_else(|| bad("a key does not decode"))?;
@@ -75,12 +76,13 @@ pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, By
         open = Some(index);
         if let Some(entry) = joiner.push(part, &value).map_err(|_| bad(format_args!("entry {index} is torn")))? {
             keep(index, entry);
+            first = first.or(Some(index));
             last = Some(index);
             expected = Some(index + 1);
             open = None;
         }
     }
-    Ok(Found { last, torn: open })
+    Ok(Found { first, last, torn: open })
 }
 
 /// Removes all entries from `from` on, the last part of the last one first: a crash leaves a prefix.

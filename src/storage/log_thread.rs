@@ -103,6 +103,7 @@ pub fn load(engine: &Engine) -> io::Result<LogState> {
         tail.written(index);
     })?;
     state.bounds.last = found.last;
+    state.first = found.first.unwrap_or(0);
     if let Some(torn) = found.torn {
         tracing::info!("log entry {torn} was being written when the node was stopped; it is dropped");
         log_rows::remove_from(&engine.log, torn).map_err(engine_error)?;
@@ -204,9 +205,7 @@ impl LogThread {
     fn write(&mut self, group: Vec<Message>, closing: bool, waiting: &mut Vec<Durable>) -> io::Result<()> {
         let mut outcome = self.shared.health.check();
         let mut written = None;
-        // Rows that the engine has before the flush below are on disk after it.
-        let ready = self.ready_purges();
-        let mut dirty = closing || !ready.is_empty();
+        let mut dirty = closing;
         for Message { op, done } in group {
             if outcome.is_err() {
                 // The rest of the group only needs its answer.
@@ -228,15 +227,14 @@ impl LogThread {
             waiting.extend(done);
             outcome = self.write_one(op, &mut written);
         }
-        let marks: Vec<Purge> = ready
-            .into_iter()
-            .map(|(purge, done)| {
-                waiting.extend(done);
-                purge
-            })
-            .collect();
+        // Rows that the engine has by now are on disk after the flush below.
+        let mut marks = Vec::new();
+        for (purge, done) in self.ready_purges() {
+            waiting.extend(done);
+            marks.push(purge);
+        }
         outcome?;
-        if dirty {
+        if dirty || !marks.is_empty() {
             self.flush()?;
         }
         if let Some((index, epoch)) = written {

@@ -1,1 +1,229 @@
+//! Snapshots: consistent while writes go on, refused when damaged, installed as one.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::super::{Snapshot, SnapshotBody, SnapshotReceiver, SnapshotStore, memory};
+use super::tables::rows_of;
+use super::*;
+
+const ROWS: u64 = 3_000;
+
+/// The one row that commit `index` changes, and to what.
+fn step(index: u64) -> (Key, Option<Bytes>) {
+    let key = match index * 7_919 % ROWS {
+        id if id % 3 == 0 => Key::Record { table: 1, id: id as i64 },
+        seq => Key::Change(seq),
+    };
+    let len = if index.is_multiple_of(41) { 10_000 } else { 60 };
+    (key, (!index.is_multiple_of(5)).then(|| value(index, len)))
+}
+
+fn take_step(tables: &mut dyn Tables, index: u64) {
+    match step(index) {
+        (key, Some(value)) => tables.put(key, value),
+        (key, None) => tables.delete(key),
+    }
+    tables.commit(applied(index));
+}
+
+/// All rows after commit `index`.
+fn expected(index: u64) -> Vec<(Key, Bytes)> {
+    let mut rows = BTreeMap::new();
+    for (key, value) in (1..=index).map(step) {
+        match value {
+            Some(value) => drop(rows.insert(key, value)),
+            None => drop(rows.remove(&key)),
+        }
+    }
+    rows.into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_shows_one_moment_while_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    let (stop, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (mut tables, stopped, committed) = (stores.tables, stop.clone(), newest.clone());
+    let pressure = stores.pressure.clone();
+    let writing = tokio::spawn(async move {
+        for index in 1.. {
+            pressure.ready().await.unwrap();
+            take_step(&mut *tables, index);
+            committed.store(index, Ordering::SeqCst);
+            if stopped.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        tables
+    });
+    while newest.load(Ordering::SeqCst) < 2 * ROWS {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..6 {
+        let before = newest.load(Ordering::SeqCst);
+        let snapshot = stores.snapshots.build().await.unwrap();
+        assert!(snapshot.applied.index >= before);
+        assert_eq!(snapshot.applied, applied(snapshot.applied.index));
+        assert_eq!(rows_of(&snapshot.body), expected(snapshot.applied.index));
+        assert_eq!(stores.snapshots.current().unwrap().applied, snapshot.applied);
+        assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1);
+    }
+    stop.store(true, Ordering::SeqCst);
+    stores.tables = writing.await.unwrap();
+    let current = stores.snapshots.current().unwrap();
+    stores.close.close().await.unwrap();
+    let stores = open(dir.path());
+    assert_eq!(stores.snapshots.current().unwrap().applied, current.applied);
+    stores.close.close().await.unwrap();
+}
+
+async fn send(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> io::Result<Snapshot> {
+    let snapshot = from.build().await?;
+    let mut receiver = to.receive().await?;
+    let mut at = 0;
+    loop {
+        let chunk = from.read_chunk(&snapshot, at, 1_000).await?;
+        if chunk.is_empty() {
+            return receiver.finish().await;
+        }
+        let len = chunk.len() as u64;
+        receiver.write(at, chunk).await?;
+        at += len;
+    }
+}
+
+fn rows(tables: &dyn crate::model::tables::TablesRead) -> Vec<(Key, Bytes)> {
+    tables.range(&Key::Meta, &Key::Revoked("zz".into()), usize::MAX, false).unwrap()
+}
+
+async fn install_into(source: &mut Stores, target: &mut Stores, from: u64) {
+    (from..from + 500).for_each(|index| take_step(&mut *source.tables, index));
+    // Rows of its own that must go, some of them large.
+    for index in 1..30 {
+        put(&mut *target.tables, index, &[(Key::Conflict(index), value(index, index as usize * 400))]);
+    }
+    let reader = target.tables.reader();
+    let received = send(&*source.snapshots, &*target.snapshots).await.unwrap();
+    assert_eq!(received.applied, source.tables.applied());
+    assert!(!rows(&*reader).is_empty());
+    target.snapshots.install(received.clone()).await.unwrap();
+    assert_eq!(target.tables.applied(), received.applied);
+    assert_eq!(target.snapshots.current().unwrap().applied, received.applied);
+    assert_eq!(rows(&*reader), rows(&*source.tables));
+    // And it goes on from there, in both.
+    for stores in [&mut *source, &mut *target] {
+        take_step(&mut *stores.tables, from + 500);
+    }
+    assert_eq!(rows(&*target.tables), rows(&*source.tables));
+}
+
+#[tokio::test]
+async fn installed_rows_are_seen_by_all_and_stay() {
+    let (source_dir, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut source = open(source_dir.path());
+    let mut target = open(dir.path());
+    for from in [1, 501, 1_001] {
+        install_into(&mut source, &mut target, from).await;
+        target.close.close().await.unwrap();
+        target = open(dir.path());
+        assert_eq!(target.tables.applied(), source.tables.applied());
+        assert_eq!(rows(&*target.tables), rows(&*source.tables));
+        assert_eq!(target.snapshots.current().unwrap().applied.index, from + 499);
+    }
+    target.close.close().await.unwrap();
+    source.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_twin_in_memory_installs_the_same() {
+    let (mut source, mut target) = (memory::stores(), memory::stores());
+    install_into(&mut source, &mut target, 1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = open(dir.path());
+    // The bytes are the same whatever holds the rows.
+    let received = send(&*source.snapshots, &*disk.snapshots).await.unwrap();
+    disk.snapshots.install(received).await.unwrap();
+    assert_eq!(rows(&*disk.tables), rows(&*source.tables));
+    let back = send(&*disk.snapshots, &*target.snapshots).await.unwrap();
+    let (SnapshotBody::Memory(a), Some(SnapshotBody::Memory(b))) =
+        (back.body, source.snapshots.current().map(|s| s.body))
+    else {
+        panic!("not in memory")
+    };
+    assert_eq!(a, b);
+    disk.tables.commit(applied(502));
+    disk.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
+    let mut source = memory::stores();
+    (1..200).for_each(|index| take_step(&mut *source.tables, index));
+    let SnapshotBody::Memory(whole) = source.snapshots.build().await.unwrap().body else { panic!("not in memory") };
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    put(&mut *stores.tables, 7, &[(Key::Meta, value(7, 10))]);
+    let mut flipped = whole.to_vec();
+    flipped[whole.len() / 2] ^= 1;
+    for bytes in [whole.slice(..whole.len() - 1), whole.slice(..20), flipped.into(), Bytes::new()] {
+        let mut receiver = stores.snapshots.receive().await.unwrap();
+        receiver.write(0, bytes).await.unwrap();
+        let error = receiver.finish().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+    // Damaged between receiving and installing.
+    let received = send(&*source.snapshots, &*stores.snapshots).await.unwrap();
+    let SnapshotBody::File { path, .. } = &received.body else { panic!("not in a file") };
+    fs::write(path, &whole[..whole.len() - 3]).unwrap();
+    assert!(stores.snapshots.install(received).await.is_err());
+    assert_eq!(rows(&*stores.tables), [(Key::Meta, value(7, 10))]);
+    assert_eq!(stores.tables.applied(), applied(7));
+    assert!(stores.snapshots.current().is_none());
+    // A refused snapshot is not a failed engine.
+    put(&mut *stores.tables, 8, &[(Key::Meta, value(8, 10))]);
+    stores.close.close().await.unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
+    let stores = open(dir.path());
+    assert_eq!(rows(&*stores.tables), [(Key::Meta, value(8, 10))]);
+    stores.close.close().await.unwrap();
+}
+
+async fn offsets_are_checked(store: &dyn SnapshotStore) -> Box<dyn SnapshotReceiver> {
+    let mut receiver = store.receive().await.unwrap();
+    receiver.write(0, value(1, 10)).await.unwrap();
+    assert!(receiver.write(9, value(1, 10)).await.is_err());
+    assert!(receiver.write(11, value(1, 10)).await.is_err());
+    receiver.write(10, value(1, 10)).await.unwrap();
+    receiver
+}
+
+#[tokio::test]
+async fn chunks_come_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    let mut older = offsets_are_checked(&*stores.snapshots).await;
+    let _newer = stores.snapshots.receive().await.unwrap();
+    assert!(older.write(20, value(1, 10)).await.is_err());
+    drop(offsets_are_checked(&*memory::stores().snapshots).await);
+    stores.close.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replaced_snapshot_can_still_be_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    take_step(&mut *stores.tables, 1);
+    let older = stores.snapshots.build().await.unwrap();
+    take_step(&mut *stores.tables, 2);
+    stores.snapshots.build().await.unwrap();
+    assert!(!stores.snapshots.read_chunk(&older, 0, 100).await.unwrap().is_empty());
+    let end = match older.body {
+        SnapshotBody::File { len, .. } => len,
+        SnapshotBody::Memory(_) => panic!("not in a file"),
+    };
+    assert!(stores.snapshots.read_chunk(&older, end, 100).await.unwrap().is_empty());
+    stores.close.close().await.unwrap();
+}
