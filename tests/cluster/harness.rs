@@ -7,8 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tillsync::cli::client::rest::{FeedChange, NodeStatus, Rest};
 use tillsync::cli::client::NodeUrl;
+use tillsync::cli::client::rest::{FeedChange, NodeStatus, Rest};
 
 pub const NODES: usize = 3;
 pub const PATIENCE: Duration = Duration::from_secs(60);
