@@ -1,1 +1,312 @@
-//! Settings of a node: a TOML file, then the environment (`TILLSYNC_…`), then flags.
+//! Settings of a node: a TOML file, then the environment (`TILLSYNC_…`), then flags; the later one wins.
+//!
+//! Every setting is a row of [`SETTINGS`], whatever layer it comes from. A wrong one is error 5004 with its name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::error::{Code, Error};
+
+mod layers;
+
+pub use layers::Layers;
+
+/// How the value of a setting is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// A path; a relative one starts at the working directory.
+    Path,
+    /// An address to listen on, `IP:PORT`.
+    Listen,
+    /// A whole number within these bounds.
+    Number(u64, u64),
+    /// Whole milliseconds within these bounds.
+    Milliseconds(u64, u64),
+    OneOf(&'static [&'static str]),
+    /// In TOML an array of tables `{ id, raft, gateway }`; elsewhere `ID=RAFT/GATEWAY,…`.
+    Members,
+}
+
+/// One setting: `default` is `None` where it must be given.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub key: &'static str,
+    pub kind: Kind,
+    pub default: Option<&'static str>,
+    pub about: &'static str,
+}
+
+const fn row(key: &'static str, kind: Kind, default: Option<&'static str>, about: &'static str) -> Setting {
+    Setting { key, kind, default, about }
+}
+
+const HOUR: u64 = 3_600_000;
+
+/// Every setting of a node.
+pub const SETTINGS: &[Setting] = &[
+    row(
+        "node_id",
+        Kind::Number(1, u64::MAX),
+        None,
+        "This node's number among the members; never used again for another machine.",
+    ),
+    row("cluster_name", Kind::Text, Some("tillsync"), "The cluster's name; nodes of another name are refused."),
+    row("data_dir", Kind::Path, None, "Where this node keeps its data; one node a folder."),
+    row(
+        "key_file",
+        Kind::Path,
+        None,
+        "The key that signs tokens: one key a line in hexadecimal, the current one first, then perhaps the one before.",
+    ),
+    row(
+        "gateway_listen",
+        Kind::Listen,
+        Some("127.0.0.1:5000"),
+        "Where devices connect: REST, Socket.IO and WebSocket.",
+    ),
+    row(
+        "raft_listen",
+        Kind::Listen,
+        Some("127.0.0.1:5100"),
+        "Where the other nodes connect. Plain text: loopback or a private network only.",
+    ),
+    row("members", Kind::Members, None, "All nodes of the cluster, this one included; the same on every node."),
+    row(
+        "heartbeat_ms",
+        Kind::Milliseconds(5, 60_000),
+        Some("30"),
+        "How often the leader tells the others that it is there.",
+    ),
+    row(
+        "election_min_ms",
+        Kind::Milliseconds(10, 60_000),
+        Some("100"),
+        "The least silence after which a node may ask to lead.",
+    ),
+    row(
+        "election_max_ms",
+        Kind::Milliseconds(10, 60_000),
+        Some("200"),
+        "The longest such silence; equal on all nodes.",
+    ),
+    row("ping_ms", Kind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),
+    row("lost_ms", Kind::Milliseconds(100, HOUR), Some("6000"), "Silence after which a session is lost."),
+    row(
+        "grace_ms",
+        Kind::Milliseconds(0, HOUR),
+        Some("2000"),
+        "How long a device without a session still counts as online.",
+    ),
+    row(
+        "rest_presence_ms",
+        Kind::Milliseconds(100, HOUR),
+        Some("60000"),
+        "How long a device seen only over REST counts as online after its last request.",
+    ),
+    row("request_timeout_ms", Kind::Milliseconds(10, HOUR), Some("5000"), "How long a request waits for a quorum."),
+    row(
+        "log_level",
+        Kind::Text,
+        Some("info"),
+        "What is logged: off, error, warn, info, debug or trace, or a filter such as `info,tillsync=debug`.",
+    ),
+    row("log_format", Kind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),
+];
+
+/// The row of a key.
+pub fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.key == key)
+}
+
+/// A node's settings, complete and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub node_id: u64,
+    pub cluster_name: String,
+    pub data_dir: PathBuf,
+    pub key_file: PathBuf,
+    pub gateway_listen: SocketAddr,
+    pub raft_listen: SocketAddr,
+    pub members: Vec<Member>,
+    pub raft: RaftTimes,
+    pub presence: PresenceTimes,
+    pub request_timeout: Duration,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+/// A node of the cluster, as the others and the devices reach it: `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: u64,
+    pub raft: String,
+    pub gateway: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftTimes {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresenceTimes {
+    pub ping: Duration,
+    pub lost: Duration,
+    pub grace: Duration,
+    pub rest: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// The settings that the layers give together.
+    pub fn from_layers(layers: &Layers) -> Result<Self, Error> {
+        let config = Self {
+            node_id: layers.number("node_id")?,
+            cluster_name: layers.text("cluster_name")?,
+            data_dir: layers.text("data_dir")?.into(),
+            key_file: layers.text("key_file")?.into(),
+            gateway_listen: layers.listen("gateway_listen")?,
+            raft_listen: layers.listen("raft_listen")?,
+            members: layers.members("members")?,
+            raft: RaftTimes {
+                heartbeat: layers.milliseconds("heartbeat_ms")?,
+                election_min: layers.milliseconds("election_min_ms")?,
+                election_max: layers.milliseconds("election_max_ms")?,
+            },
+            presence: PresenceTimes {
+                ping: layers.milliseconds("ping_ms")?,
+                lost: layers.milliseconds("lost_ms")?,
+                grace: layers.milliseconds("grace_ms")?,
+                rest: layers.milliseconds("rest_presence_ms")?,
+            },
+            request_timeout: layers.milliseconds("request_timeout_ms")?,
+            log_level: layers.text("log_level")?,
+            log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// This node among the members.
+    pub fn me(&self) -> Option<&Member> {
+        self.members.iter().find(|m| m.id == self.node_id)
+    }
+
+    /// What no single setting can be wrong about on its own.
+    fn check(&self) -> Result<(), Error> {
+        if self.me().is_none() {
+            return Err(wrong("node_id", &format!("{} is not among the members", self.node_id)));
+        }
+        if self.raft.election_min >= self.raft.election_max {
+            return Err(wrong("election_min_ms", "must be less than election_max_ms"));
+        }
+        if self.raft.heartbeat * 2 > self.raft.election_min {
+            return Err(wrong("heartbeat_ms", "must be at most half of election_min_ms"));
+        }
+        if self.presence.ping >= self.presence.lost {
+            return Err(wrong("ping_ms", "must be less than lost_ms"));
+        }
+        if self.gateway_listen == self.raft_listen {
+            return Err(wrong("raft_listen", &format!("{} is gateway_listen as well", self.raft_listen)));
+        }
+        Ok(())
+    }
+}
+
+/// Error 5004 about a setting.
+pub(crate) fn wrong(key: &str, why: &str) -> Error {
+    Error::new(Code::Configuration, format!("setting {key}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        node_id = 2
+        data_dir = "data"
+        key_file = "token.key"
+        members = [
+            { id = 1, raft = "a:5100", gateway = "a:5000" },
+            { id = 2, raft = "b:5100", gateway = "b:5000" },
+        ]
+    "#;
+
+    fn read(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Error> {
+        let mut layers = Layers::default();
+        layers.file("node.toml", file)?;
+        layers.environment(|key| env.iter().find(|(k, _)| *k == key).map(|(_, v)| (*v).to_owned()))?;
+        for (key, value) in flags {
+            layers.flag(key, value)?;
+        }
+        Config::from_layers(&layers)
+    }
+
+    #[test]
+    fn a_short_file_is_enough() {
+        let config = read(FILE, &[], &[]).unwrap();
+        assert_eq!((config.node_id, config.members.len(), config.me().unwrap().raft.as_str()), (2, 2, "b:5100"));
+        assert_eq!(config.presence.lost, Duration::from_secs(6));
+        assert_eq!(config.request_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_environment_beats_the_file_and_a_flag_beats_both() {
+        let env = [("TILLSYNC_NODE_ID", "1"), ("TILLSYNC_PING_MS", "150"), ("TILLSYNC_LOG_FORMAT", "json")];
+        let config = read(FILE, &env, &[("ping_ms", "250")]).unwrap();
+        assert_eq!(
+            (config.node_id, config.presence.ping, config.log_format),
+            (1, Duration::from_millis(250), LogFormat::Json)
+        );
+        let env = [("TILLSYNC_MEMBERS", "2=[::1]:1/h:2, 7=x:3/y:4")];
+        let members = read(FILE, &env, &[]).unwrap().members;
+        assert_eq!(members[0], Member { id: 2, raft: "[::1]:1".into(), gateway: "h:2".into() });
+        assert_eq!(members[1].id, 7);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_in_one_sentence() {
+        let with = |line: &str| format!("{FILE}\n{line}");
+        for (file, says) in [
+            (with("colour = 1"), "unknown setting colour"),
+            (with("lost_ms = \"soon\""), "setting lost_ms"),
+            (with("lost_ms = 7"), "setting lost_ms"),
+            (with("gateway_listen = \"here\""), "setting gateway_listen"),
+            (with("log_format = \"xml\""), "setting log_format"),
+            (with("ping_ms = 9000"), "setting ping_ms"),
+            (with("election_max_ms = 100"), "setting election_min_ms"),
+            (with("heartbeat_ms = 99"), "setting heartbeat_ms"),
+            (with("raft_listen = \"127.0.0.1:5000\""), "setting raft_listen"),
+            (FILE.replace("node_id = 2", "node_id = 3"), "setting node_id"),
+            (FILE.replace("node_id = 2", ""), "setting node_id"),
+            (FILE.replace("id = 1", "id = 2"), "setting members"),
+            (FILE.replace("a:5100", "nowhere"), "setting members"),
+            (FILE.replace("raft = \"a:5100\"", "road = \"a:5100\""), "setting members"),
+            ("node_id = = 2".to_owned(), "line 1"),
+        ] {
+            let error = read(&file, &[], &[]).unwrap_err();
+            assert_eq!(error.code, Code::Configuration);
+            assert!(error.message.contains(says) && !error.message.contains('\n'), "{}", error.message);
+        }
+        let error = read(FILE, &[("TILLSYNC_LOST_MS", "x")], &[]).unwrap_err();
+        assert!(error.message.contains("TILLSYNC_LOST_MS"), "{}", error.message);
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_setting() {
+        let config = read(FILE, &[], &[]).unwrap();
+        assert_eq!(config.gateway_listen.port(), 5000);
+        for (i, row) in SETTINGS.iter().enumerate() {
+            assert!(!SETTINGS[..i].iter().any(|s| s.key == row.key), "{} is there twice", row.key);
+        }
+    }
+}

@@ -4,8 +4,9 @@
 //! The house, from the ground up; each floor imports only what is below it:
 //!
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes
-//! - [`clock`], [`limits`], [`config`]: time, every bound, every setting
+//! - [`clock`], [`limits`]: time, every bound
 //! - [`model`]: the pure core: commands in, state and effects out
+//! - [`config`], [`token`]: every setting of a node; the tokens that clients carry and the key that signs them
 //! - [`storage`]: all that knows sled: the Raft log and the rows on disk
 //! - [`consensus`]: all that knows openraft: one replicated log of commands
 //! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
@@ -21,6 +22,7 @@ pub mod gateway;
 pub mod limits;
 pub mod model;
 pub mod storage;
+pub mod token;
 
 /// The protobuf messages of `proto/tillsync/v1`.
 pub mod proto {

@@ -1,0 +1,166 @@
+//! The layers that settings come from, one over the other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::{Kind, Member, SETTINGS, Setting, setting, wrong};
+use crate::model::error::{Code, Error};
+
+/// Values by key, each checked against its row as it is put in; a later one replaces an earlier one.
+#[derive(Debug, Default)]
+pub struct Layers {
+    values: BTreeMap<&'static str, Value>,
+}
+
+impl Layers {
+    /// Puts in a TOML file; `name` is for the error.
+    pub fn file(&mut self, name: &str, text: &str) -> Result<(), Error> {
+        let table: Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            let why = e.message().replace('\n', " ");
+            Error::new(Code::Configuration, format!("{name}, line {line}: not TOML: {why}"))
+        })?;
+        for (key, value) in table {
+            let Some(row) = setting(&key) else {
+                return Err(Error::new(Code::Configuration, format!("{name}: unknown setting {key}")));
+            };
+            check(row, &value).map_err(|why| wrong(row.key, &format!("{why} (from {name})")))?;
+            self.values.insert(row.key, value);
+        }
+        Ok(())
+    }
+
+    /// Puts in `TILLSYNC_<KEY>` for every setting that has one. Other variables of that beginning are not
+    /// ours to refuse: container platforms make some of their own.
+    pub fn environment(&mut self, get: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+        for row in SETTINGS {
+            let name = format!("TILLSYNC_{}", row.key.to_uppercase());
+            if let Some(text) = get(&name) {
+                self.text_value(row, &text, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in what a flag gave.
+    pub fn flag(&mut self, key: &str, text: &str) -> Result<(), Error> {
+        let row = setting(key).ok_or_else(|| Error::new(Code::Configuration, format!("unknown setting {key}")))?;
+        self.text_value(row, text, "the command line")
+    }
+
+    fn text_value(&mut self, row: &'static Setting, text: &str, from: &str) -> Result<(), Error> {
+        let value = parse(row.kind, text).and_then(|v| check(row, &v).map(|()| v));
+        self.values.insert(row.key, value.map_err(|why| wrong(row.key, &format!("{why} (from {from})")))?);
+        Ok(())
+    }
+
+    fn value(&self, key: &str) -> Result<Value, Error> {
+        if let Some(value) = self.values.get(key) {
+            return Ok(value.clone());
+        }
+        let row = setting(key).ok_or_else(|| wrong(key, "there is no such setting"))?;
+        let text = row.default.ok_or_else(|| wrong(key, "is missing"))?;
+        parse(row.kind, text).map_err(|why| wrong(key, &why))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<String, Error> {
+        self.value(key)?.as_str().map(str::to_owned).ok_or_else(|| wrong(key, "must be a text"))
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<u64, Error> {
+        let number = self.value(key)?.as_integer().and_then(|n| u64::try_from(n).ok());
+        number.ok_or_else(|| wrong(key, "must be a whole number"))
+    }
+
+    pub(super) fn milliseconds(&self, key: &str) -> Result<Duration, Error> {
+        self.number(key).map(Duration::from_millis)
+    }
+
+    pub(super) fn listen(&self, key: &str) -> Result<SocketAddr, Error> {
+        self.text(key)?.parse().map_err(|_| wrong(key, "must be an address IP:PORT"))
+    }
+
+    pub(super) fn members(&self, key: &str) -> Result<Vec<Member>, Error> {
+        members(&self.value(key)?).map_err(|why| wrong(key, &why))
+    }
+}
+
+/// A value as the environment or a flag writes it.
+fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+    match kind {
+        Kind::Text | Kind::Path | Kind::Listen | Kind::OneOf(_) => Ok(Value::String(text.to_owned())),
+        Kind::Number(..) | Kind::Milliseconds(..) => {
+            text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
+        }
+        Kind::Members => {
+            let member = |part: &str| {
+                let (id, rest) = part.trim().split_once('=')?;
+                let (raft, gateway) = rest.split_once('/')?;
+                let mut table = Table::new();
+                table.insert("id".into(), Value::Integer(id.trim().parse().ok()?));
+                table.insert("raft".into(), Value::String(raft.into()));
+                table.insert("gateway".into(), Value::String(gateway.into()));
+                Some(Value::Table(table))
+            };
+            let members: Option<Vec<_>> = text.split(',').map(member).collect();
+            members.map(Value::Array).ok_or_else(|| format!("'{text}' is not ID=RAFT/GATEWAY,…"))
+        }
+    }
+}
+
+fn check(row: &Setting, value: &Value) -> Result<(), String> {
+    match row.kind {
+        Kind::Text | Kind::Path => match value.as_str() {
+            Some("") | None => Err("must be a text".into()),
+            Some(_) => Ok(()),
+        },
+        Kind::Listen => match value.as_str().map(str::parse::<SocketAddr>) {
+            Some(Ok(_)) => Ok(()),
+            _ => Err("must be an address IP:PORT".into()),
+        },
+        Kind::Number(least, most) | Kind::Milliseconds(least, most) => {
+            let number = value.as_integer().and_then(|n| u64::try_from(n).ok());
+            match number {
+                Some(n) if (least..=most).contains(&n) => Ok(()),
+                _ if most > i64::MAX as u64 => Err(format!("must be a whole number, at least {least}")),
+                _ => Err(format!("must be a whole number from {least} to {most}")),
+            }
+        }
+        Kind::OneOf(words) => match value.as_str() {
+            Some(word) if words.contains(&word) => Ok(()),
+            _ => Err(format!("must be one of {}", words.join(", "))),
+        },
+        Kind::Members => members(value).map(drop),
+    }
+}
+
+fn members(value: &Value) -> Result<Vec<Member>, String> {
+    let list = value.as_array().filter(|l| !l.is_empty()).ok_or("must be a list of { id, raft, gateway }")?;
+    let mut members: Vec<Member> = Vec::with_capacity(list.len());
+    for entry in list {
+        let table = entry.as_table().ok_or("each must be { id, raft, gateway }")?;
+        if let Some(key) = table.keys().find(|k| !["id", "raft", "gateway"].contains(&k.as_str())) {
+            return Err(format!("a member has no '{key}'; it has id, raft and gateway"));
+        }
+        let id = table.get("id").and_then(Value::as_integer).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+        let id = id.ok_or("each needs an id, a whole number from 1")?;
+        let member = Member { id, raft: address(table, id, "raft")?, gateway: address(table, id, "gateway")? };
+        if members.iter().any(|m| m.id == id) {
+            return Err(format!("id {id} is there twice"));
+        }
+        members.push(member);
+    }
+    Ok(members)
+}
+
+/// `HOST:PORT`: members may have names where listeners have addresses.
+fn address(table: &Table, id: u64, key: &str) -> Result<String, String> {
+    let text = table.get(key).and_then(Value::as_str).unwrap_or_default();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) => Ok(text.to_owned()),
+        _ => Err(format!("member {id} needs {key} = \"HOST:PORT\"")),
+    }
+}
