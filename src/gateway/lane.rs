@@ -65,7 +65,8 @@ enum Work {
 /// A record as its row has it: version and data, `None` when there is none.
 pub type Cold = Option<(u64, bytes::Bytes)>;
 
-/// The next thing to answer.
+/// The next thing to answer. Lives on the stack for a moment.
+#[allow(clippy::large_enum_variant)]
 pub enum Step {
     Proposed(Ticket, Then, Result<Outcome, Error>),
     Read(Ticket, Read, Result<(), Error>),

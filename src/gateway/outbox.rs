@@ -62,7 +62,7 @@ impl Frame {
         Self::SocketIo(text(out).into())
     }
 
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         match self {
             Self::WebSocket(text) => text.len(),
             Self::SocketIo(text) => text.len(),
@@ -243,7 +243,7 @@ fn put(waiting: &mut Waiting, out: Out) {
     if waiting.closed.is_some() {
         return;
     }
-    let bytes = waiting.bytes + out.frame.len();
+    let bytes = waiting.bytes + out.frame.size();
     // A single frame always fits, whatever its size.
     let full = waiting.frames.len() >= limits::SESSION_QUEUE || bytes > limits::SESSION_QUEUE_BYTES;
     if full && !waiting.frames.is_empty() {

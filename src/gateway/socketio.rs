@@ -17,7 +17,7 @@ use bytes::Bytes;
 use engineioxide::config::EngineIoConfig;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::service::EngineIoService;
-use engineioxide::{DisconnectReason, ProtocolVersion, Str};
+use engineioxide::{DisconnectReason, ProtocolVersion, Str, TransportType};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
@@ -40,6 +40,8 @@ type Socket = engineioxide::Socket<Link>;
 const ENGINE_QUEUE: usize = 256;
 /// Bytes handed to Engine.IO before it must have sent them all.
 const ENGINE_BYTES: usize = 1 << 20;
+/// Packets in one answer to a poll: Python's clients take no more than 16, and a ping may be among them.
+const POLL_PACKETS: usize = 14;
 /// Packets of a client that wait for its session.
 const INBOX: usize = 1_024;
 /// How soon a full socket is looked at again, and at most how late.
@@ -218,6 +220,7 @@ impl Handler {
             ended,
             sending: VecDeque::new(),
             handed: 0,
+            count: 0,
             retry: None,
             retry_in: RETRY,
             ticks,
@@ -253,6 +256,8 @@ struct Connection {
     sending: VecDeque<Out>,
     /// Bytes handed to Engine.IO since it was last seen empty.
     handed: usize,
+    /// Packets handed over since then.
+    count: usize,
     retry: Option<Pin<Box<Sleep>>>,
     retry_in: Duration,
     ticks: Interval,
@@ -344,6 +349,7 @@ impl Connection {
             self.retry_in = RETRY;
             let Some(Out { frame: Frame::SocketIo(text), taken }) = self.sending.pop_front() else { continue };
             self.handed += text.len();
+            self.count += 1;
             self.socket.emit(text).map_err(|_| Ended::Gone)?;
             if let Some(taken) = taken {
                 // Nobody waits for it any more if its job has ended.
@@ -364,7 +370,10 @@ impl Connection {
     /// for its own pings, which end the connection when they find none.
     fn has_room(&mut self) -> bool {
         // A page of a sync, and anything after a lot of bytes, waits until what was handed over is on its way.
-        let all = self.handed >= ENGINE_BYTES || self.sending.front().is_some_and(|o| o.taken.is_some());
+        let polls = self.socket.transport_type() == TransportType::Polling;
+        let all = self.handed >= ENGINE_BYTES
+            || (polls && self.count >= POLL_PACKETS)
+            || self.sending.front().is_some_and(|o| o.taken.is_some());
         if !all {
             let (one, another) = (self.socket.reserve(), self.socket.reserve());
             return one.is_ok() && another.is_ok();
@@ -372,7 +381,7 @@ impl Connection {
         let permits: Vec<_> = (1..ENGINE_QUEUE).map_while(|_| self.socket.reserve().ok()).collect();
         let empty = permits.len() == ENGINE_QUEUE - 1;
         if empty {
-            self.handed = 0;
+            (self.handed, self.count) = (0, 0);
         }
         empty
     }

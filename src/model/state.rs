@@ -383,6 +383,15 @@ impl State {
         self.txn.effects.push(effect);
     }
 
+    pub(super) fn effects_so_far(&self) -> usize {
+        self.txn.effects.len()
+    }
+
+    /// An effect that comes before some that were said already.
+    pub(super) fn effect_at(&mut self, at: usize, effect: Effect) {
+        self.txn.effects.insert(at, effect);
+    }
+
     pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) -> Bytes {
         let value = Bytes::from(row.encode_to_vec());
         self.txn.key.clear();
