@@ -1,1 +1,160 @@
-//! The documented API on one port.
+//! The documented API on one port: REST, Socket.IO and WebSocket, translated into proposals and reads.
+//!
+//! - [`wire`]: the documented events, in and out
+//! - [`hub`]: what was applied, to every session; [`outbox`]: what waits for one of them
+//! - [`session`]: one client connection, the same logic for both socket transports
+//! - [`websocket`], [`socketio`]: the transports
+//! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
+//! - [`presence`]: which devices are here
+//! - [`rest`]: the endpoints; [`auth`]: who may speak
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cluster::SharedCluster;
+use crate::limits;
+use crate::model::effect::Effects;
+use crate::model::error::{Code, Error};
+use crate::proto::command::Intent;
+use crate::token::KeyRing;
+
+pub mod auth;
+pub mod feed;
+pub mod hub;
+mod lane;
+mod listener;
+pub mod outbox;
+pub mod presence;
+pub mod rest;
+mod resume;
+pub mod session;
+pub mod socketio;
+pub mod sync;
+pub mod websocket;
+pub mod wire;
+
+/// Every timing and bound of the gateway that is a setting.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How often a session is pinged, and the silence after which it is lost.
+    pub ping_every: Duration,
+    pub lost_after: Duration,
+    /// How long a device without a session still counts as online.
+    pub grace: Duration,
+    /// How long a device seen only over REST counts as active after its last request.
+    pub rest_active: Duration,
+    /// How often `last_seen` is written, and how old it may grow.
+    pub seen_every: Duration,
+    pub seen_age: Duration,
+    /// A socket that takes nothing for so long is closed.
+    pub write_timeout: Duration,
+    /// How long a Socket.IO client may take to say who it is.
+    pub connect_timeout: Duration,
+    /// A sync whose `sync_complete` has not come by then has failed.
+    pub sync_timeout: Duration,
+    /// How long sessions have to end at a shutdown.
+    pub drain: Duration,
+    /// Live sessions on this node.
+    pub sessions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ping_every: Duration::from_secs(2),
+            lost_after: Duration::from_secs(6),
+            grace: Duration::from_secs(2),
+            rest_active: Duration::from_secs(60),
+            seen_every: Duration::from_secs(5),
+            seen_age: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(6),
+            connect_timeout: Duration::from_secs(10),
+            sync_timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+            sessions: limits::SESSIONS,
+        }
+    }
+}
+
+/// What every request and session works with.
+pub struct Gateway {
+    pub cluster: SharedCluster,
+    pub hub: hub::Hub,
+    pub presence: presence::Presence,
+    pub syncs: sync::Syncs,
+    pub settings: Settings,
+    pub keys: KeyRing,
+    /// Ends long answers (event streams) at a shutdown.
+    pub closing: CancellationToken,
+}
+
+impl Gateway {
+    pub fn new(cluster: SharedCluster, settings: Settings, keys: KeyRing) -> Arc<Self> {
+        let meta = cluster.replica().hot().meta().clone();
+        let hub = hub::Hub::new(meta.head_seq, meta.epoch, settings.sessions);
+        Arc::new(Self {
+            cluster,
+            hub,
+            presence: presence::Presence::default(),
+            syncs: sync::Syncs::default(),
+            settings,
+            keys,
+            closing: CancellationToken::new(),
+        })
+    }
+
+    /// The time for answers that no command stamped.
+    pub fn now_ms(&self) -> u64 {
+        self.cluster.clock().now_ms()
+    }
+
+    /// Proposes something that nobody waits for.
+    pub fn propose_aside(&self, intent: Intent) {
+        let answer = self.cluster.propose(intent);
+        tokio::spawn(async move {
+            if let Err(error) = answer.await {
+                tracing::debug!(%error, "a proposal on the side was refused");
+            }
+        });
+    }
+}
+
+/// Serves the API on `listener` until `shutdown`; returns when every session has ended and every request has
+/// been answered, or when the time for that is over.
+pub async fn serve(
+    listener: TcpListener,
+    cluster: SharedCluster,
+    effects: mpsc::Receiver<Effects>,
+    settings: Settings,
+    keys: KeyRing,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let gateway = Gateway::new(cluster, settings, keys);
+    let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
+    let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
+    let app = rest::router(gateway.clone());
+    let stop = shutdown.clone();
+    let server = axum::serve(listener::Tuned::new(listener, gateway.settings.write_timeout), app)
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+    let server = server.into_future();
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended,
+        () = shutdown.cancelled() => {}
+    }
+    gateway.closing.cancel();
+    gateway.hub.close_all(&Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
+    let drained = async {
+        gateway.hub.emptied().await;
+        server.await
+    };
+    match tokio::time::timeout(gateway.settings.drain, drained).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
+    }
+}

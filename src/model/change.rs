@@ -92,6 +92,11 @@ impl State {
         &self.table_names
     }
 
+    /// Records whose versions are in memory, deleted ones included: after the start, all of them.
+    pub fn records_known(&self) -> usize {
+        self.records.len()
+    }
+
     pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
         let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
         match self.records.get(table, id) {

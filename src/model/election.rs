@@ -97,8 +97,10 @@ impl State {
         }
     }
 
+    /// The role was asked for when coming online: all hear of it by `role_change`. `master_elected` is not sent, as
+    /// clients written for the document take it for an election that was triggered.
     pub(super) fn promote(&mut self, id: &str, reason: ElectionReason, why: &str) {
-        self.crown(id, reason, ElectionMethod::Manual, why);
+        self.crown_quietly(id, reason, ElectionMethod::Manual, why);
     }
 
     /// The master is gone: the next one follows in the same entry; without a candidate nobody is master.
@@ -116,6 +118,19 @@ impl State {
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
     fn crown(&mut self, winner: &str, reason: ElectionReason, method: ElectionMethod, why: &str) -> Arc<Election> {
+        let effects = self.effects_so_far();
+        let election = self.crown_quietly(winner, reason, method, why);
+        self.effect_at(effects, Effect::MasterElected(election.clone()));
+        election
+    }
+
+    fn crown_quietly(
+        &mut self,
+        winner: &str,
+        reason: ElectionReason,
+        method: ElectionMethod,
+        why: &str,
+    ) -> Arc<Election> {
         let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
         self.meta.term += 1;
         self.meta.election_head += 1;
@@ -138,7 +153,6 @@ impl State {
             method_name(method),
         );
         self.audit("master_elected", "elect", false, winner, details);
-        self.effect(Effect::MasterElected(election.clone()));
         if previous != winner {
             if !previous.is_empty() {
                 self.set_role(&previous, Role::Client);

@@ -51,6 +51,10 @@ impl Records {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.versions.len()
+    }
+
     /// After a write of `data`.
     pub fn set(&mut self, table: u32, id: i64, record: &Record, data: Bytes) {
         let key = (table, id);

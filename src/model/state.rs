@@ -417,6 +417,15 @@ impl State {
         self.txn.effects.push(effect);
     }
 
+    pub(super) fn effects_so_far(&self) -> usize {
+        self.txn.effects.len()
+    }
+
+    /// An effect that comes before some that were said already.
+    pub(super) fn effect_at(&mut self, at: usize, effect: Effect) {
+        self.txn.effects.insert(at, effect);
+    }
+
     pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) {
         self.put_encoded(key, Bytes::from(row.encode_to_vec()));
     }

@@ -1,0 +1,72 @@
+//! Who may speak: tokens on requests, and what their bearers may do (design, section 8).
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+
+use super::Gateway;
+use super::rest::Failure;
+use crate::model::error::{Code, Error};
+use crate::token::Claims;
+
+/// The token of a request: the `Authorization` header, or the `token` query parameter that browsers' WebSockets
+/// need. It is never written to a log.
+pub fn token_of(parts: &Parts) -> Option<&str> {
+    let header = parts.headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let bearer = header.and_then(|v| {
+        let (scheme, token) = v.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    bearer.or_else(|| {
+        let query = parts.uri.query()?;
+        query.split('&').find_map(|pair| pair.strip_prefix("token=")).filter(|t| !t.is_empty())
+    })
+}
+
+/// Checks a token: 3001 if it is missing, malformed, wrongly signed or revoked, 3002 if it has expired.
+pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
+    let token = token.ok_or_else(|| Error::new(Code::Credentials, "a token is needed"))?;
+    let claims = gateway.keys.verify(token, gateway.cluster.clock().now_ms())?;
+    if gateway.cluster.replica().hot().is_revoked(&claims.jti) {
+        return Err(Error::new(Code::Credentials, "the token was revoked"));
+    }
+    Ok(claims)
+}
+
+/// A device acts for itself only; admins and managers act for others.
+pub fn may_speak_for(claims: &Claims, device_id: &str) -> Result<(), Error> {
+    if claims.sub == device_id || claims.class.is_privileged() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Forbidden, format!("this token may act for device {:?} only", claims.sub)))
+}
+
+pub fn must_be_privileged(claims: &Claims, what: &str) -> Result<(), Error> {
+    if claims.class.is_privileged() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Forbidden, format!("only admins and managers may {what}")))
+}
+
+pub fn may_claim(claims: &Claims, priority: Option<u32>) -> Result<(), Error> {
+    let bound = claims.class.priority();
+    if priority.is_some_and(|p| p > bound) {
+        return Err(Error::new(Code::Forbidden, format!("priority may be at most {bound} for a {}", claims.class)));
+    }
+    Ok(())
+}
+
+/// The bearer of a REST request's token.
+pub struct Caller(pub Claims);
+
+impl FromRequestParts<Arc<Gateway>> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        let claims = check(gateway, token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
+        gateway.presence.seen_over_rest(gateway, &claims.sub);
+        Ok(Self(claims))
+    }
+}

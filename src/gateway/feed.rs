@@ -1,0 +1,70 @@
+//! Pages of the change log: from memory where the newest changes are enough, else from the rows.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use super::hub::Filter;
+use crate::model::error::Error;
+use crate::model::read::{PageSize, changes_after};
+use crate::proto::Change;
+
+/// Changes looked at under the state's lock for one page.
+const LOOK: usize = 4_096;
+
+#[derive(Debug, Default)]
+pub struct Page {
+    pub changes: Vec<Arc<Change>>,
+    /// Everything up to this change has been looked at.
+    pub seq: u64,
+    pub more: bool,
+}
+
+/// The changes after `after`, up to `head`, that the filter takes. `None` if some were compacted.
+pub async fn page(
+    gateway: &Gateway,
+    after: u64,
+    head: u64,
+    size: PageSize,
+    filter: &Filter,
+) -> Result<Option<Page>, Error> {
+    match recent(gateway, after, head, size, filter) {
+        Recent::Page(page) => return Ok(Some(page)),
+        Recent::Compacted => return Ok(None),
+        Recent::InRows => {}
+    }
+    let wanted = filter.clone();
+    let read = move |t: &dyn crate::model::tables::TablesRead| changes_after(t, after, head, size, |c| wanted.takes(c));
+    let found = gateway.cluster.replica().cold(read).await?;
+    Ok(found.map(|p| Page { changes: p.changes.into_iter().map(Arc::new).collect(), seq: p.seq, more: p.more }))
+}
+
+enum Recent {
+    Page(Page),
+    Compacted,
+    InRows,
+}
+
+fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Filter) -> Recent {
+    let state = gateway.cluster.replica().hot();
+    if after < state.meta().compacted_seq {
+        return Recent::Compacted;
+    }
+    let mut page = Page { seq: after, ..Page::default() };
+    if after >= head {
+        return Recent::Page(page);
+    }
+    let Some(changes) = state.recent_after(after) else { return Recent::InRows };
+    let mut bytes = 0;
+    for change in changes.take_while(|c| c.seq <= head).take(LOOK) {
+        if filter.takes(change) {
+            bytes += change.data.len();
+            if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
+                break;
+            }
+            page.changes.push(change.clone());
+        }
+        page.seq = change.seq;
+    }
+    page.more = page.seq < head;
+    Recent::Page(page)
+}

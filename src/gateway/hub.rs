@@ -1,0 +1,268 @@
+//! The fan-out: what the cluster applied, to every session of this node, in order and exactly once.
+//!
+//! One lock covers who is attached and how far the effects have been handed out, so a session's place in the
+//! stream is exact: what was dispatched before it attached it never gets, everything after it does.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::Gateway;
+use super::outbox::{Broadcast, Frame, Outbox, Transport};
+use crate::model::effect::{Effect, Effects};
+use crate::model::error::{Code, Error};
+use crate::proto::Change;
+
+/// Effects taken from the cluster at once.
+const BATCH: usize = 256;
+
+/// The tables whose `data_update` broadcasts a session wants.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Filter {
+    #[default]
+    All,
+    Tables(Arc<HashSet<String>>),
+}
+
+impl Filter {
+    pub fn of(tables: Option<Vec<String>>) -> Self {
+        tables.map_or(Self::All, |t| Self::Tables(Arc::new(t.into_iter().collect())))
+    }
+
+    pub fn takes_table(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tables(tables) => tables.contains(name),
+        }
+    }
+
+    pub fn takes(&self, change: &Change) -> bool {
+        self.takes_table(&change.table_name)
+    }
+}
+
+struct Entry {
+    outbox: Arc<Outbox>,
+    /// The name of the token that it came with.
+    jti: String,
+    filter: Filter,
+    /// It is catching up: changes wait in the change log for it.
+    held: bool,
+    /// Changes up to this one are not for it, or it has them.
+    live_after: u64,
+}
+
+#[derive(Default)]
+struct Registry {
+    entries: Vec<Entry>,
+    places: HashMap<u64, usize>,
+    last_id: u64,
+    /// The newest change that was handed out.
+    dispatched: u64,
+}
+
+pub struct Hub {
+    registry: Mutex<Registry>,
+    epoch: AtomicU64,
+    limit: usize,
+    emptied: Notify,
+}
+
+impl Hub {
+    /// `head`: everything up to this change counts as handed out.
+    pub fn new(head: u64, epoch: u64, limit: usize) -> Self {
+        let registry = Mutex::new(Registry { dispatched: head, ..Registry::default() });
+        Self { registry, epoch: AtomicU64::new(epoch), limit, emptied: Notify::new() }
+    }
+
+    /// Adds a session. 1003 when the node has as many as it can hold.
+    pub fn attach(&self, transport: Transport, jti: &str) -> Result<(Arc<Outbox>, u64), Error> {
+        let mut registry = self.registry.lock();
+        if registry.entries.len() >= self.limit {
+            let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
+            // Spread out, so that those refused together do not come back together.
+            error.retry_after_ms = Some(rand::random_range(1_000..5_000));
+            return Err(error);
+        }
+        registry.last_id += 1;
+        let id = registry.last_id;
+        let outbox = Arc::new(Outbox::new(id, transport));
+        let (place, live_after) = (registry.entries.len(), registry.dispatched);
+        registry.places.insert(id, place);
+        let (jti, filter) = (jti.to_owned(), Filter::All);
+        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, held: false, live_after });
+        Ok((outbox, live_after))
+    }
+
+    pub fn detach(&self, id: u64) {
+        let mut registry = self.registry.lock();
+        let Some(place) = registry.places.remove(&id) else { return };
+        registry.entries.swap_remove(place);
+        if let Some(moved) = registry.entries.get(place).map(|e| e.outbox.id) {
+            registry.places.insert(moved, place);
+        }
+        if registry.entries.is_empty() {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    pub fn subscribe(&self, id: u64, filter: Filter) {
+        self.registry.lock().with(id, |entry, _| entry.filter = filter);
+    }
+
+    /// Stops changes for a session that will catch up from the change log. Returns the newest change that it
+    /// was or would have been told, and its filter; `None` if it is catching up already.
+    pub fn hold(&self, id: u64) -> Option<(u64, Filter)> {
+        let held = self.registry.lock().with(id, |entry, dispatched| {
+            let first = !std::mem::replace(&mut entry.held, true);
+            first.then(|| (dispatched, entry.filter.clone()))
+        });
+        held.flatten()
+    }
+
+    /// Lets changes flow again to a session that was told everything up to `seq`. If more were handed out
+    /// meanwhile, it must catch up to that first.
+    pub fn release(&self, id: u64, seq: u64) -> Result<(), u64> {
+        let released = self.registry.lock().with(id, |entry, dispatched| {
+            if dispatched > seq {
+                return Err(dispatched);
+            }
+            entry.held = false;
+            entry.live_after = seq;
+            Ok(())
+        });
+        released.unwrap_or(Ok(()))
+    }
+
+    /// The newest change that was handed out.
+    pub fn position(&self) -> u64 {
+        self.registry.lock().dispatched
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.registry.lock().entries.len()
+    }
+
+    /// The history that cursors are of.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    pub fn close_all(&self, why: &Error) {
+        for entry in &self.registry.lock().entries {
+            entry.outbox.close(why.clone());
+        }
+    }
+
+    /// Resolves when no session is attached.
+    pub async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.sessions() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    fn dispatch(&self, batch: &[(Broadcast, To)]) {
+        let mut registry = self.registry.lock();
+        let mut frames: Vec<Frame> = Vec::with_capacity(batch.len());
+        for entry in &registry.entries {
+            for (event, to) in batch {
+                if to.includes(entry) {
+                    frames.extend(event.frame(entry.outbox.transport));
+                }
+            }
+            if !frames.is_empty() {
+                entry.outbox.push_all(&mut frames);
+            }
+        }
+        for (_, to) in batch {
+            if let To::Change { seq, .. } = to {
+                registry.dispatched = registry.dispatched.max(*seq);
+            }
+        }
+    }
+
+    /// Closes the sessions that came with this token.
+    fn revoke(&self, jti: &str) {
+        for entry in self.registry.lock().entries.iter().filter(|e| e.jti == jti) {
+            entry.outbox.close(Error::new(Code::Credentials, "the token was revoked"));
+        }
+    }
+
+    /// What came before `head` will not be handed out one by one: nobody may be left with a gap.
+    fn skip(&self, head: u64) {
+        let mut registry = self.registry.lock();
+        registry.dispatched = registry.dispatched.max(head);
+        let why = "this node was brought up to date at once: connect again and resume from your cursor";
+        for entry in &registry.entries {
+            entry.outbox.close(Error::new(Code::SocketClosed, why));
+        }
+    }
+}
+
+impl Registry {
+    fn with<T>(&mut self, id: u64, change: impl FnOnce(&mut Entry, u64) -> T) -> Option<T> {
+        let place = *self.places.get(&id)?;
+        let dispatched = self.dispatched;
+        self.entries.get_mut(place).map(|entry| change(entry, dispatched))
+    }
+}
+
+/// Whom an event is for.
+enum To {
+    All,
+    /// Those who want the table, are live, and do not have it yet.
+    Change {
+        seq: u64,
+        table: Arc<Change>,
+    },
+    Sessions(Vec<u64>),
+}
+
+impl To {
+    fn includes(&self, entry: &Entry) -> bool {
+        match self {
+            Self::All => true,
+            Self::Change { seq, table } => !entry.held && *seq > entry.live_after && entry.filter.takes(table),
+            Self::Sessions(ids) => ids.contains(&entry.outbox.id),
+        }
+    }
+}
+
+/// Hands out effects as they come, until the cluster ends.
+pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
+    let mut entries: Vec<Effects> = Vec::with_capacity(BATCH);
+    while effects.recv_many(&mut entries, BATCH).await > 0 {
+        gateway.hub.epoch.store(gateway.cluster.replica().hot().meta().epoch, Ordering::Relaxed);
+        let mut batch = Vec::with_capacity(entries.len());
+        for effect in entries.drain(..).flat_map(|e| e.effects) {
+            match effect {
+                Effect::TokenRevoked { jti } => {
+                    gateway.hub.dispatch(&std::mem::take(&mut batch));
+                    gateway.hub.revoke(&jti);
+                }
+                Effect::Skipped { head_seq } => {
+                    batch.clear();
+                    gateway.hub.skip(head_seq);
+                }
+                effect => {
+                    let to = match &effect {
+                        Effect::Changed(change) => To::Change { seq: change.seq, table: change.clone() },
+                        Effect::ConflictFound(conflict) => {
+                            To::Sessions(gateway.presence.sessions_of(&conflict.device_id))
+                        }
+                        _ => To::All,
+                    };
+                    batch.push((Broadcast::new(effect, gateway.hub.epoch()), to));
+                }
+            }
+        }
+        gateway.hub.dispatch(&batch);
+    }
+}

@@ -1,0 +1,150 @@
+//! The work of one session, in the order in which it was asked for.
+//!
+//! Writes are proposed at once, in order, and answered in order; only the first unanswered one is polled, because
+//! a session's writes are applied in the order of their proposals. A read waits until everything before it was
+//! answered, so it sees the session's own writes; reads that wait together share one barrier.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use crate::cluster::Cluster;
+use crate::limits;
+use crate::model::error::Error;
+use crate::proto::{OnlineDone, Outcome, Role};
+use crate::storage::BoxFuture;
+
+/// What a client asked for, and the ack callback that it gave with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub event: &'static str,
+    pub ack: Option<i64>,
+}
+
+/// What to do with the outcome of a proposal.
+#[derive(Debug)]
+pub enum Then {
+    Update { device_id: String, table_name: String, record_id: i64, request_id: String },
+    Critical { device_id: String },
+    Online { device_id: String, cursor: Option<String>, fresh: bool },
+    Offline { device_id: String },
+    Shutdown { device_id: String },
+    Election,
+    Role { device_id: String, role: Role, reason: String },
+    SyncComplete { device_id: String, sync_timestamp_ms: u64, changes_count: u64 },
+    SyncError { device_id: String, message: String, code: String },
+    Conflict { device_id: String, table_name: String, record_id: i64 },
+}
+
+/// What to read when everything before it was answered.
+#[derive(Debug)]
+pub enum Read {
+    Record {
+        table_name: String,
+        record_id: i64,
+    },
+    Queue {
+        device_id: String,
+        offline: bool,
+    },
+    /// A device came online with a cursor, which may be newer than what this node had applied.
+    Resume {
+        device_id: String,
+        cursor: String,
+        online: Box<OnlineDone>,
+        at_ms: u64,
+    },
+}
+
+enum Work {
+    Propose(Ticket, Then, BoxFuture<'static, Result<Outcome, Error>>),
+    Read(Ticket, Read),
+    /// A read of a record that is not in memory.
+    Cold(Ticket, Read, BoxFuture<'static, Result<Cold, Error>>),
+}
+
+/// A record as its row has it: version and data, `None` when there is none.
+pub type Cold = Option<(u64, bytes::Bytes)>;
+
+/// The next thing to answer. Lives on the stack for a moment.
+#[allow(clippy::large_enum_variant)]
+pub enum Step {
+    Proposed(Ticket, Then, Result<Outcome, Error>),
+    Read(Ticket, Read, Result<(), Error>),
+    Cold(Ticket, Read, Result<Cold, Error>),
+}
+
+#[derive(Default)]
+pub struct Lane {
+    work: VecDeque<Work>,
+    /// The barrier of the reads at the front, and how many of them share it.
+    barrier: Option<BoxFuture<'static, Result<(), Error>>>,
+    sharing: usize,
+    /// What the shared barrier gave, for those that still stand at the front.
+    passed: Option<Result<(), Error>>,
+}
+
+impl Lane {
+    pub fn propose(&mut self, ticket: Ticket, then: Then, answer: BoxFuture<'static, Result<Outcome, Error>>) {
+        self.work.push_back(Work::Propose(ticket, then, answer));
+    }
+
+    pub fn read(&mut self, ticket: Ticket, read: Read) {
+        self.work.push_back(Work::Read(ticket, read));
+    }
+
+    /// The read just stepped to has to look into the rows: its answer comes next.
+    pub fn look(&mut self, ticket: Ticket, read: Read, found: BoxFuture<'static, Result<Cold, Error>>) {
+        self.work.push_front(Work::Cold(ticket, read, found));
+    }
+
+    /// The answer just given depends on a read.
+    pub fn read_next(&mut self, ticket: Ticket, read: Read) {
+        debug_assert_eq!(self.sharing, 0, "a proposal stood at the front, so no barrier is shared");
+        self.work.push_front(Work::Read(ticket, read));
+    }
+
+    /// More may be asked for.
+    pub fn has_room(&self) -> bool {
+        self.work.len() < limits::SESSION_INFLIGHT
+    }
+
+    pub fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Step> {
+        match self.work.front_mut() {
+            None => Poll::Pending,
+            Some(Work::Propose(_, _, answer)) => {
+                let Poll::Ready(outcome) = answer.as_mut().poll(cx) else { return Poll::Pending };
+                let Some(Work::Propose(ticket, then, _)) = self.work.pop_front() else { return Poll::Pending };
+                Poll::Ready(Step::Proposed(ticket, then, outcome))
+            }
+            Some(Work::Cold(_, _, found)) => {
+                let Poll::Ready(found) = found.as_mut().poll(cx) else { return Poll::Pending };
+                let Some(Work::Cold(ticket, read, _)) = self.work.pop_front() else { return Poll::Pending };
+                Poll::Ready(Step::Cold(ticket, read, found))
+            }
+            Some(Work::Read(..)) => {
+                let Poll::Ready(passed) = self.poll_barrier(cx, cluster) else { return Poll::Pending };
+                let Some(Work::Read(ticket, read)) = self.work.pop_front() else { return Poll::Pending };
+                self.sharing -= 1;
+                if self.sharing == 0 {
+                    self.passed = None;
+                }
+                Poll::Ready(Step::Read(ticket, read, passed))
+            }
+        }
+    }
+
+    /// A read stands at the front: one barrier for it and the reads that follow it directly.
+    fn poll_barrier(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Result<(), Error>> {
+        if let Some(passed) = &self.passed {
+            return Poll::Ready(passed.clone());
+        }
+        let barrier = self.barrier.get_or_insert_with(|| {
+            self.sharing = self.work.iter().take_while(|w| matches!(w, Work::Read(..))).count();
+            cluster.read_barrier()
+        });
+        let Poll::Ready(passed) = barrier.as_mut().poll(cx) else { return Poll::Pending };
+        self.barrier = None;
+        self.passed = Some(passed.clone());
+        Poll::Ready(passed)
+    }
+}

@@ -1,0 +1,263 @@
+//! What waits to be sent to one session: bounded by count and by bytes, filled by the hub and by the session
+//! itself, emptied by the session's transport.
+
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
+use axum::extract::ws::Utf8Bytes;
+use engineioxide::Str;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::wire::ServerEvent;
+use crate::limits;
+use crate::model::effect::Effect;
+use crate::model::error::{Code, Error};
+
+/// The two ways to put an event into bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    SocketIo,
+}
+
+/// An encoded event. Clones share the bytes.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    WebSocket(Utf8Bytes),
+    SocketIo(Str),
+}
+
+impl Frame {
+    pub fn of(transport: Transport, event: &ServerEvent<'_>) -> Self {
+        let mut out = Vec::with_capacity(256);
+        match transport {
+            Transport::WebSocket => {
+                out.extend_from_slice(b"{\"event\":\"");
+                out.extend_from_slice(event.name().as_bytes());
+                out.extend_from_slice(b"\",\"data\":");
+                event.body(&mut out);
+                out.push(b'}');
+                Self::WebSocket(text(out).into())
+            }
+            Transport::SocketIo => {
+                out.extend_from_slice(b"2[\"");
+                out.extend_from_slice(event.name().as_bytes());
+                out.extend_from_slice(b"\",");
+                event.body(&mut out);
+                out.push(b']');
+                Self::SocketIo(text(out).into())
+            }
+        }
+    }
+
+    /// The answer to a Socket.IO ack callback.
+    fn ack(id: i64, event: &ServerEvent<'_>) -> Self {
+        let mut out = format!("3{id}[").into_bytes();
+        event.body(&mut out);
+        out.push(b']');
+        Self::SocketIo(text(out).into())
+    }
+
+    pub fn size(&self) -> usize {
+        match self {
+            Self::WebSocket(text) => text.len(),
+            Self::SocketIo(text) => text.len(),
+        }
+    }
+}
+
+/// Every part was text, so the whole is.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+/// An event for many sessions: encoded once for each transport, when the first session of it needs it.
+pub struct Broadcast {
+    pub effect: Effect,
+    epoch: u64,
+    web_socket: OnceLock<Frame>,
+    socket_io: OnceLock<Frame>,
+}
+
+impl Broadcast {
+    pub fn new(effect: Effect, epoch: u64) -> Self {
+        Self { effect, epoch, web_socket: OnceLock::new(), socket_io: OnceLock::new() }
+    }
+
+    /// `None` for effects that no client is told.
+    pub fn frame(&self, transport: Transport) -> Option<Frame> {
+        let cell = match transport {
+            Transport::WebSocket => &self.web_socket,
+            Transport::SocketIo => &self.socket_io,
+        };
+        if let Some(frame) = cell.get() {
+            return Some(frame.clone());
+        }
+        let frame = Frame::of(transport, &event_of(&self.effect, self.epoch)?);
+        Some(cell.get_or_init(|| frame).clone())
+    }
+}
+
+fn event_of(effect: &Effect, epoch: u64) -> Option<ServerEvent<'_>> {
+    Some(match effect {
+        Effect::Changed(change) => ServerEvent::DataUpdate { change, epoch },
+        Effect::Critical { device_id, event_type, payload, timestamp_ms } => {
+            ServerEvent::CriticalEvent { event_type, payload, device_id, at_ms: *timestamp_ms }
+        }
+        Effect::MasterElected(election) => ServerEvent::MasterElected(election),
+        Effect::RoleChanged { device_id, role, reason, term, at_ms } => {
+            ServerEvent::RoleChange { device_id, role: *role, reason, term: *term, at_ms: *at_ms }
+        }
+        Effect::SyncCompleted { device_id, sync_timestamp_ms, changes_count, at_ms } => ServerEvent::SyncCompleteAck {
+            device_id,
+            sync_timestamp_ms: *sync_timestamp_ms,
+            changes_count: *changes_count,
+            at_ms: *at_ms,
+        },
+        Effect::ConflictFound(conflict) => ServerEvent::SyncConflict(conflict),
+        Effect::ConflictResolved(conflict) => ServerEvent::SyncConflictResolved(conflict),
+        Effect::TokenRevoked { .. } | Effect::Skipped { .. } => return None,
+    })
+}
+
+/// One frame on its way out.
+pub struct Out {
+    pub frame: Frame,
+    /// Told when the socket has taken the frame; dropped unsent when the session ends.
+    pub taken: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    frames: VecDeque<Out>,
+    bytes: usize,
+    /// The server ends the session: why.
+    closed: Option<Error>,
+}
+
+pub struct Outbox {
+    /// The session's number on this node.
+    pub id: u64,
+    pub transport: Transport,
+    waiting: Mutex<Waiting>,
+    is_closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Outbox {
+    pub fn new(id: u64, transport: Transport) -> Self {
+        Self { id, transport, waiting: Mutex::default(), is_closed: AtomicBool::new(false), waker: AtomicWaker::new() }
+    }
+
+    /// Encodes and queues one event for this session alone.
+    pub fn send(&self, event: &ServerEvent<'_>) {
+        self.push(Out { frame: Frame::of(self.transport, event), taken: None });
+    }
+
+    /// Answers a client's ack callback; only Socket.IO has them.
+    pub fn answer(&self, ack: i64, event: &ServerEvent<'_>) {
+        if self.transport == Transport::SocketIo {
+            self.push(Out { frame: Frame::ack(ack, event), taken: None });
+        }
+    }
+
+    /// Queues one event and resolves to true when the socket has taken it.
+    pub async fn send_and_wait(&self, frame: Frame) -> bool {
+        let (taken, done) = oneshot::channel();
+        self.push(Out { frame, taken: Some(taken) });
+        done.await.is_ok()
+    }
+
+    pub fn push(&self, out: Out) {
+        let mut waiting = self.waiting.lock();
+        let was_empty = waiting.frames.is_empty();
+        put(&mut waiting, out);
+        self.unlock_and_wake(waiting, was_empty);
+    }
+
+    /// Queues what the hub has for this session, with one lock and at most one wake-up.
+    pub fn push_all(&self, frames: &mut Vec<Frame>) {
+        let mut waiting = self.waiting.lock();
+        let was_empty = waiting.frames.is_empty();
+        for frame in frames.drain(..) {
+            put(&mut waiting, Out { frame, taken: None });
+        }
+        self.unlock_and_wake(waiting, was_empty);
+    }
+
+    fn unlock_and_wake(&self, waiting: parking_lot::MutexGuard<'_, Waiting>, was_empty: bool) {
+        let closed = waiting.closed.is_some();
+        drop(waiting);
+        if closed {
+            self.is_closed.store(true, Ordering::Release);
+        }
+        // A transport with frames left is waiting for its socket, and looks here again after that.
+        if was_empty || closed {
+            self.waker.wake();
+        }
+    }
+
+    /// Ends the session for this reason; what was queued is dropped.
+    pub fn close(&self, why: Error) {
+        let mut waiting = self.waiting.lock();
+        end(&mut waiting, why);
+        self.unlock_and_wake(waiting, true);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whom to wake when something is queued.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Wakes nobody until [`Outbox::register`] is called again.
+    pub fn deafen(&self) {
+        self.waker.take();
+    }
+
+    /// Moves everything that waits into `into`, which must be empty. An error ends the session.
+    pub fn take(&self, into: &mut VecDeque<Out>) -> Result<(), Error> {
+        debug_assert!(into.is_empty());
+        let mut waiting = self.waiting.lock();
+        if let Some(why) = &waiting.closed {
+            return Err(why.clone());
+        }
+        waiting.bytes = 0;
+        std::mem::swap(&mut waiting.frames, into);
+        // A burst's room is not kept for ever.
+        if waiting.frames.capacity() > 64 {
+            waiting.frames = VecDeque::new();
+        }
+        Ok(())
+    }
+}
+
+fn put(waiting: &mut Waiting, out: Out) {
+    if waiting.closed.is_some() {
+        return;
+    }
+    let bytes = waiting.bytes + out.frame.size();
+    // A single frame always fits, whatever its size.
+    let full = waiting.frames.len() >= limits::SESSION_QUEUE || bytes > limits::SESSION_QUEUE_BYTES;
+    if full && !waiting.frames.is_empty() {
+        end(waiting, Error::new(Code::SocketClosed, "too slow: connect again and resume from your cursor"));
+        return;
+    }
+    waiting.bytes = bytes;
+    waiting.frames.push_back(out);
+}
+
+fn end(waiting: &mut Waiting, why: Error) {
+    if waiting.closed.is_none() {
+        waiting.closed = Some(why);
+    }
+    waiting.frames = VecDeque::new();
+    waiting.bytes = 0;
+}

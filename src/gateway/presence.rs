@@ -1,0 +1,203 @@
+//! Which devices are here: bound to sessions of this node, or seen over REST (design, section 4).
+//!
+//! Only transitions become commands. A device whose last session ended is given the reconnect grace; a device
+//! seen over REST counts as active for a while after its last request; `last_seen` is written in batches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Gateway;
+use crate::proto::command::Intent;
+use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind};
+
+/// Devices in one `DevicesSeen`.
+const SEEN_BATCH: usize = 1_024;
+/// Looks at a device that left before its coming online is given up: its command may still be on its way.
+const LOOKS: u32 = 5;
+
+#[derive(Default)]
+struct Here {
+    /// The sessions that each device speaks over.
+    bound: HashMap<String, Vec<u64>>,
+    /// Devices without a session, within their grace.
+    leaving: HashMap<String, Leaving>,
+    /// Devices seen over REST only, and when last.
+    rest: HashMap<String, Instant>,
+}
+
+struct Leaving {
+    due: Instant,
+    looks: u32,
+    why: &'static str,
+}
+
+#[derive(Default)]
+pub struct Presence {
+    here: Mutex<Here>,
+}
+
+impl Presence {
+    /// The device speaks over this session from now on.
+    pub fn bind(&self, device_id: &str, session: u64) {
+        let mut here = self.here.lock();
+        here.leaving.remove(device_id);
+        here.rest.remove(device_id);
+        match here.bound.get_mut(device_id) {
+            Some(sessions) if sessions.contains(&session) => {}
+            Some(sessions) => sessions.push(session),
+            None => {
+                here.bound.insert(device_id.to_owned(), vec![session]);
+            }
+        }
+    }
+
+    /// The device said goodbye on this session, or never came.
+    pub fn unbind(&self, device_id: &str, session: u64) {
+        self.here.lock().unbind(device_id, session);
+    }
+
+    /// The session ended without a goodbye: its devices have the grace to come back.
+    pub fn session_ended(&self, devices: &[String], session: u64, grace: Duration, why: &'static str) {
+        let mut here = self.here.lock();
+        for device in devices {
+            if here.unbind(device, session) {
+                here.leaving.insert(device.clone(), Leaving { due: Instant::now() + grace, looks: LOOKS, why });
+            }
+        }
+    }
+
+    pub fn sessions_of(&self, device_id: &str) -> Vec<u64> {
+        self.here.lock().bound.get(device_id).cloned().unwrap_or_default()
+    }
+
+    pub fn is_bound(&self, device_id: &str, session: u64) -> bool {
+        self.here.lock().bound.get(device_id).is_some_and(|s| s.contains(&session))
+    }
+
+    /// A registered device made a REST request: it is active, and stays so for a while.
+    pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str) {
+        let me = gateway.cluster.node_id();
+        let Some(device) = gateway.cluster.replica().hot().device(device_id).cloned() else { return };
+        if device.is_active && device.presence() == Kind::Session {
+            return;
+        }
+        let here_already = device.is_active && device.home == me;
+        // A device that asks several nodes in turn moves now and then, not with each request.
+        let elsewhere_lately = device.is_active
+            && !here_already
+            && gateway.cluster.clock().now_ms().saturating_sub(device.last_seen_ms) < move_after(gateway);
+        if elsewhere_lately {
+            return;
+        }
+        let known = self.here.lock().rest.insert(device_id.to_owned(), Instant::now());
+        let just_asked = known.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        if !here_already && !just_asked {
+            let online = DeviceOnline {
+                device_id: device_id.to_owned(),
+                presence: Kind::Rest.into(),
+                ..DeviceOnline::default()
+            };
+            gateway.propose_aside(Intent::DeviceOnline(online));
+        }
+    }
+
+    /// A device registered over REST on this node.
+    pub fn registered_over_rest(&self, device_id: &str) {
+        let mut here = self.here.lock();
+        if !here.bound.contains_key(device_id) {
+            here.rest.insert(device_id.to_owned(), Instant::now());
+        }
+    }
+
+    /// Devices whose grace is over: those to be reported, with why.
+    fn overdue(&self, gateway: &Gateway) -> Vec<(Arc<Device>, &'static str)> {
+        let (now, me) = (Instant::now(), gateway.cluster.node_id());
+        let mut here = self.here.lock();
+        let mut lost = Vec::new();
+        let hot = gateway.cluster.replica().hot();
+        here.leaving.retain(|id, leaving| {
+            if now < leaving.due {
+                return true;
+            }
+            leaving.due = now + gateway.settings.grace.max(Duration::from_millis(100));
+            leaving.looks -= 1;
+            if let Some(device) = hot.device(id).filter(|d| is_here(d, me, Kind::Session)) {
+                lost.push((device.clone(), leaving.why));
+            }
+            leaving.looks > 0
+        });
+        here.rest.retain(|id, last| {
+            if now.duration_since(*last) < gateway.settings.rest_active {
+                return true;
+            }
+            let device = hot.device(id).filter(|d| is_here(d, me, Kind::Rest));
+            lost.extend(device.map(|d| (d.clone(), "no request for a while")));
+            false
+        });
+        lost
+    }
+
+    /// Devices that are here and whose `last_seen` is old.
+    fn seen(&self, gateway: &Gateway) -> Vec<String> {
+        let before = gateway.cluster.clock().now_ms().saturating_sub(gateway.settings.seen_age.as_millis() as u64);
+        let fresh = Instant::now().checked_sub(gateway.settings.seen_age);
+        let here = self.here.lock();
+        let lately = here.rest.iter().filter(|(_, at)| fresh.is_none_or(|f| **at > f)).map(|(id, _)| id);
+        let hot = gateway.cluster.replica().hot();
+        let old = |id: &&String| hot.device(id).is_some_and(|d| d.is_active && d.last_seen_ms < before);
+        here.bound.keys().chain(lately).filter(old).take(SEEN_BATCH).cloned().collect()
+    }
+}
+
+impl Here {
+    /// True if that was the device's last session.
+    fn unbind(&mut self, device_id: &str, session: u64) -> bool {
+        let Some(sessions) = self.bound.get_mut(device_id) else { return false };
+        sessions.retain(|s| *s != session);
+        let last = sessions.is_empty();
+        if last {
+            self.bound.remove(device_id);
+        }
+        last
+    }
+}
+
+fn is_here(device: &Device, node: u64, kind: Kind) -> bool {
+    device.is_active && device.home == node && device.presence() == kind
+}
+
+fn move_after(gateway: &Gateway) -> u64 {
+    (gateway.settings.rest_active / 3).as_millis() as u64
+}
+
+/// Reports devices that went and those that are still here, until the gateway ends.
+pub async fn run(gateway: Arc<Gateway>) {
+    let step = (gateway.settings.grace / 4).clamp(Duration::from_millis(20), Duration::from_millis(500));
+    let mut looks = interval(step);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen_due = Instant::now() + gateway.settings.seen_every;
+    loop {
+        looks.tick().await;
+        for (device, why) in gateway.presence.overdue(&gateway) {
+            gateway.propose_aside(Intent::DeviceOffline(DeviceOffline {
+                device_id: device.device_id.clone(),
+                reason: why.to_owned(),
+                session_lost: true,
+                home: device.home,
+                online_count: device.online_count,
+            }));
+        }
+        if Instant::now() >= seen_due {
+            seen_due = Instant::now() + gateway.settings.seen_every;
+            let device_ids = gateway.presence.seen(&gateway);
+            if !device_ids.is_empty() {
+                // Nobody waits for it, and the next one makes up for a lost one.
+                let _ = gateway.cluster.propose(Intent::DevicesSeen(DevicesSeen { device_ids })).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The REST endpoints: the documented ones, and what a client without a socket needs (design, section 7).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
+
+use super::wire::json::{self, Object};
+use super::wire::{Bad, Fields};
+use super::{Gateway, socketio, websocket};
+use crate::limits;
+use crate::model::error::{Code, Error};
+
+mod changes;
+mod conflicts;
+mod data;
+mod devices;
+mod logs;
+mod sync;
+mod system;
+
+/// Everything on the one port.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    let routes = Router::new()
+        .route("/device/register", post(devices::register))
+        .route("/device/roles", get(devices::list))
+        .route("/device/roles/{device_id}", get(devices::one).put(devices::change_role))
+        .route("/sync/state/{device_id}", get(sync::state).put(sync::put_state))
+        .route("/sync/master-election-logs", get(logs::elections))
+        .route("/sync/audit-logs", get(logs::audit))
+        .route("/sync/changes", get(changes::feed))
+        .route("/sync/conflicts", get(conflicts::list))
+        .route("/sync/conflicts/{id}/resolve", post(conflicts::resolve))
+        .route("/sync/policies/{table}", put(conflicts::put_policy))
+        .route("/data/{table}/{record_id}", get(data::read).post(data::write))
+        .route("/system/health", get(system::health))
+        .route("/system/network", get(system::network))
+        .route("/system/cluster", get(system::cluster))
+        .route("/system/election", post(system::elect))
+        .route("/healthz", get(system::alive))
+        .route("/readyz", get(system::ready))
+        .route("/ws", get(websocket::upgrade));
+    let missing = |gateway: axum::extract::State<Arc<Gateway>>, uri: axum::http::Uri| async move {
+        let error = Error::new(Code::InvalidData, format!("there is no {}", uri.path()));
+        Failure::new(&gateway, error).with_status(404)
+    };
+    let wrong_method = |gateway: axum::extract::State<Arc<Gateway>>, method: axum::http::Method| async move {
+        let error = Error::new(Code::InvalidData, format!("{method} is not a method of this path"));
+        Failure::new(&gateway, error).with_status(405)
+    };
+    // Browsers send `Authorization` only where it is named, so the headers asked for are given back.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request());
+    let routes = routes
+        .fallback(missing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(limits::FRAME))
+        .with_state(gateway.clone());
+    // Around the whole of it, not as a layer of each route: a layer makes an Engine.IO server for each.
+    Router::new().fallback_service(socketio::service(gateway, routes)).layer(cors)
+}
+
+/// An error as REST gives it: `{"success": false, "error", "error_code", "timestamp", …}`.
+#[derive(Debug)]
+pub struct Failure {
+    error: Error,
+    field: Option<String>,
+    status: u16,
+    conflict_id: Option<u64>,
+    at_ms: u64,
+}
+
+pub type Answer = Result<Response, Failure>;
+
+impl Failure {
+    pub fn new(gateway: &Gateway, error: Error) -> Self {
+        let status = error.code.row().http;
+        Self { error, field: None, status, conflict_id: None, at_ms: gateway.now_ms() }
+    }
+
+    /// A request that must change first: 400, naming the field.
+    pub fn bad(gateway: &Gateway, code: Code, bad: Bad) -> Self {
+        let failure = Self::new(gateway, Error::new(code, bad.message)).with_status(400);
+        Self { field: bad.field, ..failure }
+    }
+
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
+    pub fn with_conflict(self, id: u64) -> Self {
+        Self { conflict_id: Some(id), ..self }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = json::object(|o| {
+            o.flag("success", false).text("error", &self.error.message);
+            super::wire::error_tail(o, &self.error, self.field.as_deref(), self.at_ms);
+            o.maybe_number("conflict_id", self.conflict_id);
+        });
+        let mut response = json_response(body);
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if let Some(ms) = self.error.retry_after_ms {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
+        }
+        response
+    }
+}
+
+fn json_response(body: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// A JSON object with what `fill` writes.
+pub fn answer(fill: impl FnOnce(&mut Object<'_>)) -> Response {
+    json_response(json::object(fill))
+}
+
+/// Reads and writes fail with their documented code.
+pub trait OrFail<T> {
+    fn or_fail(self, gateway: &Gateway) -> Result<T, Failure>;
+}
+
+impl<T> OrFail<T> for Result<T, Error> {
+    fn or_fail(self, gateway: &Gateway) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(gateway, error))
+    }
+}
+
+/// The body of a request: at most a frame's size; not looked into yet.
+pub struct Body(pub Bytes);
+
+impl Body {
+    /// Reads the JSON object in it.
+    pub fn read<T>(
+        &self,
+        gateway: &Gateway,
+        code: Code,
+        read: impl FnOnce(&Fields<'_>) -> Result<T, Bad>,
+    ) -> Result<T, Failure> {
+        let text = std::str::from_utf8(&self.0).map_err(|_| Bad::payload("the body is not UTF-8"));
+        text.and_then(Fields::parse).and_then(|f| read(&f)).map_err(|bad| Failure::bad(gateway, code, bad))
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Body {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        Bytes::from_request(request, gateway).await.map(Self).map_err(|rejection: BytesRejection| {
+            let status = rejection.status().as_u16();
+            let why = match status {
+                413 => format!("the body may have at most {} bytes", limits::FRAME),
+                _ => "the body could not be read".to_owned(),
+            };
+            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+        })
+    }
+}
+
+/// The variable parts of a path, percent-decoded.
+pub struct At<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Gateway>> for At<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        let path = Path::<T>::from_request_parts(parts, gateway).await;
+        path.map(|Path(at)| Self(at)).map_err(|_: PathRejection| {
+            Failure::bad(gateway, Code::InvalidData, Bad::payload("the path is not valid UTF-8"))
+        })
+    }
+}
+
+/// The query of a request, percent-decoded.
+pub struct Asked(Vec<(String, String)>);
+
+impl FromRequestParts<Arc<Gateway>> for Asked {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        let query = Query::<Vec<(String, String)>>::from_request_parts(parts, gateway).await;
+        query.map(|Query(pairs)| Self(pairs)).map_err(|_: QueryRejection| {
+            Failure::bad(gateway, Code::InvalidData, Bad::payload("the query cannot be read"))
+        })
+    }
+}
+
+impl Asked {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+    }
+
+    fn number(&self, name: &str, default: u64, from: u64, to: u64) -> Result<u64, Bad> {
+        let Some(text) = self.get(name) else { return Ok(default) };
+        let number = text.parse().ok().filter(|n| (from..=to).contains(n));
+        number.ok_or_else(|| match to {
+            u64::MAX => Bad::field(name, format_args!("must be a whole number, {from} or more")),
+            _ => Bad::field(name, format_args!("must be a number from {from} to {to}")),
+        })
+    }
+
+    /// `limit` and `offset` of a listing.
+    pub fn page(&self) -> Result<(usize, u64), Bad> {
+        let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
+        Ok((limit as usize, self.number("offset", 0, 0, u64::MAX)?))
+    }
+}
+
+/// The documented end of a listing.
+pub fn pagination(o: &mut Object<'_>, limit: usize, offset: u64, total: u64) {
+    o.object("pagination", |o| {
+        o.number("limit", limit as u64).number("offset", offset).number("total", total);
+    });
+}
+
+/// Waits until this node has everything that any client was told was committed.
+pub async fn fresh(gateway: &Gateway) -> Result<(), Failure> {
+    gateway.cluster.read_barrier().await.or_fail(gateway)
+}

@@ -1,0 +1,129 @@
+//! The change feed: a page of it, or a stream of server-sent events that goes on with what is committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::{Answer, Asked, Failure, OrFail, answer, fresh};
+use crate::gateway::Gateway;
+use crate::gateway::auth::Caller;
+use crate::gateway::feed::{self, Page};
+use crate::gateway::hub::Filter;
+use crate::gateway::wire::json::push_object;
+use crate::gateway::wire::{SyncChange, sync_change};
+use crate::limits;
+use crate::model::cursor::Cursor;
+use crate::model::error::{Code, Error};
+use crate::model::read::PageSize;
+
+const STREAM_PAGE: PageSize = PageSize { rows: 256, bytes: 256 << 10 };
+/// A quiet stream says that it is alive.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// `GET /sync/changes?cursor=&tables=&limit=`
+pub async fn feed(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked, headers: HeaderMap) -> Answer {
+    let (limit, _) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
+    fresh(&gateway).await?;
+    let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    let meta = gateway.cluster.replica().hot().meta().clone();
+    let after = match resumed.or(asked.get("cursor")) {
+        Some(cursor) => Cursor::parse(cursor, &meta).or_fail(&gateway)?.seq,
+        None => 0,
+    };
+    if after < meta.compacted_seq {
+        return Err(Failure::new(&gateway, gone()));
+    }
+    let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
+    if streams {
+        return Ok(stream_from(gateway, filter, after));
+    }
+    let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
+    let page = whole_page(&gateway, after, meta.head_seq, size, &filter).await.or_fail(&gateway)?;
+    Ok(answer(|o| {
+        o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
+        o.text("cursor", &Cursor { epoch: meta.epoch, seq: page.seq }.to_string()).flag("has_more", page.more);
+    }))
+}
+
+fn gone() -> Error {
+    Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync")
+}
+
+/// A page that is empty only at the end: a filter may pass over many changes.
+async fn whole_page(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Filter) -> Result<Page, Error> {
+    let mut after = after;
+    loop {
+        let page = feed::page(gateway, after, head, size, filter).await?.ok_or_else(gone)?;
+        if !page.changes.is_empty() || !page.more {
+            return Ok(page);
+        }
+        after = page.seq;
+    }
+}
+
+struct Stream {
+    gateway: Arc<Gateway>,
+    filter: Filter,
+    after: u64,
+    applied: watch::Receiver<u64>,
+}
+
+fn stream_from(gateway: Arc<Gateway>, filter: Filter, after: u64) -> Response {
+    let applied = gateway.cluster.replica().watch_applied();
+    let state = Stream { gateway, filter, after, applied };
+    let chunks = stream::unfold(state, |mut state| async move {
+        let chunk = state.next().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
+    });
+    ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")], HttpBody::from_stream(chunks)).into_response()
+}
+
+impl Stream {
+    /// The next events as text; `None` ends the stream: the client comes again with the last id.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            self.applied.mark_unchanged();
+            let (head, epoch) = {
+                let state = self.gateway.cluster.replica().hot();
+                (state.meta().head_seq, state.meta().epoch)
+            };
+            let page = whole_page(&self.gateway, self.after, head, STREAM_PAGE, &self.filter).await.ok()?;
+            self.after = page.seq;
+            if !page.changes.is_empty() {
+                return Some(events(&page, epoch));
+            }
+            tokio::select! {
+                changed = self.applied.changed() => changed.ok()?,
+                () = self.gateway.closing.cancelled() => return None,
+                () = tokio::time::sleep(QUIET) => return Some(Bytes::from_static(b": quiet\n\n")),
+            }
+        }
+    }
+}
+
+fn events(page: &Page, epoch: u64) -> Bytes {
+    let mut out = Vec::new();
+    for change in &page.changes {
+        let cursor = Cursor { epoch, seq: change.seq };
+        out.extend_from_slice(format!("id: {cursor}\nevent: data_update\ndata: ").as_bytes());
+        let start = out.len();
+        push_object(&mut out, |o| sync_change(o, &SyncChange::from(&**change)));
+        // A client's JSON may be spread over lines; between tokens a space means the same.
+        for byte in &mut out[start..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        out.extend_from_slice(b"\n\n");
+    }
+    Bytes::from(out)
+}

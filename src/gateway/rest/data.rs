@@ -1,0 +1,94 @@
+//! Records: reading one, and changing one without a socket.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::{Answer, At, Body, Failure, OrFail, answer, fresh};
+use crate::gateway::Gateway;
+use crate::gateway::auth::{self, Caller};
+use crate::gateway::session::look_up;
+use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
+use crate::model::change::{RecordNow, valid_table};
+use crate::model::cursor::Cursor;
+use crate::model::error::{Code, Error};
+use crate::proto::command::Intent;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Outcome, ResolutionMethod};
+
+/// `GET /data/{table}/{record_id}`
+pub async fn read(State(gateway): State<Arc<Gateway>>, _: Caller, At((table, id)): At<(String, String)>) -> Answer {
+    let id = record(&gateway, &table, &id)?;
+    fresh(&gateway).await?;
+    let now = gateway.cluster.replica().hot().record(&table, id);
+    let found = match now {
+        RecordNow::Absent => None,
+        RecordNow::Here { version, data, .. } => data.map(|data| (version, data)),
+        RecordNow::InRows { table } => {
+            gateway.cluster.replica().cold(move |t| look_up(t, table, id)).await.or_fail(&gateway)?
+        }
+    };
+    let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
+    let (table_name, record_id, at_ms) = (table.as_str(), id, gateway.now_ms());
+    Ok(answer(|o| ServerEvent::DataResponse { table_name, record_id, data, version, at_ms }.fill(o)))
+}
+
+/// `POST /data/{table}/{record_id}`: a `data_update`.
+pub async fn write(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    At((table, id)): At<(String, String)>,
+    body: Body,
+) -> Answer {
+    let id = record(&gateway, &table, &id)?;
+    let change = body.read(&gateway, Code::InvalidData, |f| {
+        let device = if f.has("device_id") { f.device_id()? } else { caller.0.sub.clone() };
+        update(f, &body.0, device, table, id)
+    })?;
+    auth::may_speak_for(&caller.0, &change.device_id).or_fail(&gateway)?;
+    if change.device_id != caller.0.sub {
+        gateway.presence.seen_over_rest(&gateway, &change.device_id);
+    }
+    let (device_id, table, request_id) =
+        (change.device_id.clone(), change.table_name.clone(), change.request_id.clone());
+    let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
+    committed(&gateway, &device_id, (&table, id), &request_id, &outcome)
+}
+
+fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
+    let bad = |bad| Failure::bad(gateway, Code::InvalidData, bad);
+    if !valid_table(table) {
+        return Err(bad(Bad::field("table_name", "is not a usable name")));
+    }
+    id.parse().map_err(|_| bad(Bad::field("record_id", "must be a whole number within 64 bits")))
+}
+
+fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id: &str, outcome: &Outcome) -> Answer {
+    let (seq, conflict) = match &outcome.result {
+        Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
+        Some(Given::Conflict(conflict)) => (None, Some(conflict)),
+        _ => (None, None),
+    };
+    if let Some(conflict) = conflict.filter(|c| c.resolution() == ResolutionMethod::Unset) {
+        let why = "the change conflicts with the record and waits for a decision by hand";
+        return Err(Failure::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
+    }
+    let epoch = gateway.hub.epoch();
+    let ack = Acknowledged {
+        message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
+        at_ms: outcome.at_ms,
+        event: "data_update",
+        device_id: Some(device_id),
+        record: Some(record),
+        seq,
+        request_id: Some(request_id).filter(|id| !id.is_empty()),
+        cursor: seq.map(|seq| Cursor { epoch, seq }),
+        conflict_id: conflict.map(|c| c.id),
+        repeated: outcome.repeated,
+        sync_id: None,
+    };
+    Ok(answer(|o| {
+        o.flag("success", true);
+        ServerEvent::Acknowledged(ack).fill(o);
+    }))
+}

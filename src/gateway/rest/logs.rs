@@ -1,0 +1,106 @@
+//! The election log and the audit log.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::{Answer, Asked, Failure, OrFail, answer, fresh, pagination};
+use crate::gateway::Gateway;
+use crate::gateway::auth::Caller;
+use crate::gateway::wire::Bad;
+use crate::gateway::wire::json::push_object;
+use crate::model::audit::{AuditFilter, read_rows};
+use crate::model::election::{method_name, reason_name};
+use crate::model::error::{Code, Error};
+use crate::model::read::elections as read_elections;
+use crate::model::time::parse_iso;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// `GET /sync/master-election-logs`
+pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+    let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    fresh(&gateway).await?;
+    let total = gateway.cluster.replica().hot().meta().election_head;
+    let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, total, limit, offset);
+    let rows = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
+    Ok(answer(|o| {
+        o.array("logs", &rows, |out, row| {
+            push_object(out, |o| {
+                o.number("id", row.id).text_or_null("previous_master_id", &row.previous_master);
+                o.text("new_master_id", &row.new_master).text("election_reason", reason_name(row.reason()));
+                o.time("election_timestamp", row.at_ms).number("devices_participating", row.participating);
+                o.text("election_method", method_name(row.method())).number("term", row.term);
+            });
+        });
+        pagination(o, limit, offset, total);
+    }))
+}
+
+/// `GET /sync/audit-logs`
+pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+    let read = || {
+        let (limit, offset) = asked.page()?;
+        let filter = AuditFilter {
+            device_id: asked.get("device_id").map(str::to_owned),
+            event_type: asked.get("event_type").map(str::to_owned),
+            from_ms: date(&asked, "start_date", false)?,
+            to_ms: date(&asked, "end_date", true)?,
+        };
+        Ok((limit, offset, filter))
+    };
+    let (limit, offset, filter) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    fresh(&gateway).await?;
+    let page = {
+        let state = gateway.cluster.replica().hot();
+        let index = state.audit_index();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        index.is_complete().then(|| index.page(&filter, limit, offset))
+    };
+    let Some((total, page)) = page else {
+        let mut error = Error::new(Code::Unavailable, "the audit log is still being read after the start");
+        error.retry_after_ms = Some(1_000);
+        return Err(Failure::new(&gateway, error));
+    };
+    let rows = gateway.cluster.replica().cold(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
+    Ok(answer(|o| {
+        o.array("logs", &rows, |out, row| {
+            push_object(out, |o| {
+                o.number("id", row.id).text("event_type", &row.event_type).text("operation", &row.operation);
+                o.text("status", if row.error { "error" } else { "success" }).text("device_id", &row.device_id);
+                o.text("details", &row.details).time("timestamp", row.at_ms);
+            });
+        });
+        pagination(o, limit, offset, total);
+    }))
+}
+
+/// An inclusive bound; as an end, a date alone means the whole day.
+fn date(asked: &Asked, name: &str, is_end: bool) -> Result<Option<u64>, Bad> {
+    let Some(text) = asked.get(name) else { return Ok(None) };
+    // A plus sign in a query reads as a space: the offset `+02:00` often comes unescaped.
+    let offset_lost = text.len() > 6 && text.as_bytes().get(text.len() - 6) == Some(&b' ');
+    let repaired = offset_lost.then(|| format!("{}+{}", &text[..text.len() - 6], &text[text.len() - 5..]));
+    let ms = parse_iso(repaired.as_deref().unwrap_or(text)).or_else(|| parse_iso(text));
+    let ms = ms.ok_or_else(|| Bad::field(name, "must be an ISO 8601 time or date"))?;
+    let is_date = text.trim().len() == 10;
+    Ok(Some(if is_end && is_date { ms + DAY_MS - 1 } else { ms }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_date_alone_means_the_whole_day() {
+        let ask = |v: &str| Asked(vec![("d".into(), v.into())]);
+        let day = parse_iso("2026-11-22").unwrap();
+        assert_eq!(date(&ask("2026-11-22"), "d", false).unwrap(), Some(day));
+        assert_eq!(date(&ask("2026-11-22"), "d", true).unwrap(), Some(day + DAY_MS - 1));
+        assert_eq!(date(&ask("2026-11-22T00:00:00Z"), "d", true).unwrap(), Some(day));
+        assert_eq!(date(&ask("2026-11-22T02:00:00 02:00"), "d", true).unwrap(), Some(day));
+        assert_eq!(date(&ask("2026-11-22 02:00:00"), "d", true).unwrap(), Some(day + 7_200_000));
+        assert!(date(&ask("soon"), "d", true).is_err());
+        assert!(date(&ask("é—é—é—"), "d", true).is_err());
+    }
+}

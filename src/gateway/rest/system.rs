@@ -1,0 +1,133 @@
+//! The cluster's health. None of these endpoints waits for a quorum.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::devices::unexpected;
+use super::{Answer, Body, OrFail, answer};
+use crate::gateway::Gateway;
+use crate::gateway::auth::{self, Caller};
+use crate::gateway::session::elect as elect_command;
+use crate::gateway::wire::json::push_object;
+use crate::gateway::wire::{ServerEvent, election};
+use crate::model::error::Code;
+use crate::proto::ElectionReason;
+use crate::proto::command::Intent;
+use crate::proto::outcome::Result as Given;
+
+/// Entries that this node may be behind the leader and still count as synced.
+const BEHIND: u64 = 1_000;
+
+/// `GET /system/health`
+pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+    let status = gateway.cluster.status();
+    let (master, active, applied) = {
+        let state = gateway.cluster.replica().hot();
+        let master = state.master().filter(|d| d.is_active).map(|d| d.device_id.clone());
+        (master, state.active_devices(), state.applied().index)
+    };
+    let whole = master.is_some() && status.peers.iter().all(|p| p.reachable);
+    let health = match (status.quorum, whole) {
+        (false, _) => "unhealthy",
+        (true, false) => "degraded",
+        (true, true) => "healthy",
+    };
+    let sync_status = match (status.quorum, applied + BEHIND >= status.last_log_index) {
+        (false, _) => "error",
+        (true, false) => "syncing",
+        (true, true) => "synced",
+    };
+    Ok(answer(|o| {
+        o.text("status", health).text_or_null("master_device", master.as_deref().unwrap_or_default());
+        o.number("active_devices", active as u64).text("sync_status", sync_status);
+        o.time("last_check", gateway.now_ms());
+    }))
+}
+
+/// `GET /system/network`
+pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+    let status = gateway.cluster.status();
+    let reached = status.peers.iter().filter(|p| p.reachable).count();
+    let network = match (status.quorum, reached == status.peers.len(), reached) {
+        (true, true, _) => "connected",
+        (false, _, 0) => "disconnected",
+        _ => "partitioned",
+    };
+    let silent = status.peers.iter().filter_map(|p| p.silent_for).min().unwrap_or(Duration::ZERO);
+    let worst = status.peers.iter().filter_map(|p| p.latency).max().unwrap_or(Duration::ZERO);
+    Ok(answer(|o| {
+        o.text("network_status", network).number("active_connections", gateway.hub.sessions() as u64);
+        o.time("last_heartbeat", gateway.now_ms().saturating_sub(silent.as_millis() as u64));
+        o.raw("network_latency", milliseconds(worst).as_bytes());
+    }))
+}
+
+/// `GET /system/cluster`: this node's view, for operators.
+pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+    let status = gateway.cluster.status();
+    // Digest and index under one lock: they belong together.
+    let (meta, index, digest) = {
+        let state = gateway.cluster.replica().hot();
+        (state.meta().clone(), state.applied().index, state.digest())
+    };
+    Ok(answer(|o| {
+        o.number("node", gateway.cluster.node_id());
+        match status.leader {
+            Some(leader) => o.number("leader", leader),
+            None => o.raw("leader", b"null"),
+        };
+        o.number("term", status.term).number("applied_index", gateway.cluster.replica().applied_index());
+        o.text("digest", &digest).number("digest_index", index).text_or_null("master", &meta.master);
+        o.number("master_term", meta.term).number("head_seq", meta.head_seq);
+        o.number("sessions", gateway.hub.sessions() as u64).flag("quorum", status.quorum);
+        o.array("peers", &status.peers, |out, peer| {
+            push_object(out, |o| {
+                o.number("node", peer.node).flag("reachable", peer.reachable);
+                let ms = |d: Option<Duration>| d.map_or_else(|| "null".into(), milliseconds);
+                o.raw("latency_ms", ms(peer.latency).as_bytes());
+                o.raw("silent_ms", ms(peer.silent_for).as_bytes());
+            });
+        });
+        o.array("voters", &status.voters, |out, node| out.extend_from_slice(node.to_string().as_bytes()));
+        o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
+    }))
+}
+
+fn milliseconds(d: Duration) -> String {
+    format!("{:.3}", d.as_secs_f64() * 1_000.0)
+}
+
+/// `POST /system/election`
+pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Body) -> Answer {
+    let (reason, by) = body.read(&gateway, Code::Election, election)?;
+    if reason == ElectionReason::Manual {
+        auth::must_be_privileged(&caller.0, "start a manual election").or_fail(&gateway)?;
+    }
+    let command = elect_command(&caller.0, reason, by);
+    let outcome = gateway.cluster.propose(Intent::Elect(command)).await.or_fail(&gateway)?;
+    let Some(Given::Election(election)) = outcome.result else { return Err(unexpected(&gateway)) };
+    Ok(answer(|o| {
+        o.flag("success", true);
+        ServerEvent::MasterElected(&election).fill(o);
+    }))
+}
+
+/// `GET /healthz`: the process answers.
+pub async fn alive() -> Response {
+    answer(|o| {
+        o.text("status", "ok");
+    })
+}
+
+/// `GET /readyz`: this node can serve: it knows a leader, and is not shutting down.
+pub async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+    let ready = gateway.cluster.status().leader.is_some() && !gateway.closing.is_cancelled();
+    let status = if ready { "ready" } else { "not ready" };
+    let body = answer(|o| {
+        o.text("status", status);
+    });
+    if ready { body } else { (axum::http::StatusCode::SERVICE_UNAVAILABLE, body).into_response() }
+}

@@ -1,0 +1,415 @@
+//! One client connection: what it asks is decoded, allowed, proposed or read, and answered, whatever the transport.
+//!
+//! A transport feeds it with [`Session::hear`], drives it with [`Session::poll`], and sends what its outbox holds.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Gateway;
+use super::auth;
+use super::hub::Filter;
+use super::lane::{Lane, Read, Step, Then, Ticket};
+use super::outbox::{Outbox, Transport};
+use super::sync::SyncJob;
+use super::wire::{Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, decode};
+use crate::limits;
+use crate::model::cursor::Cursor;
+use crate::model::error::{Code, Error};
+use crate::proto::command::Intent;
+use crate::proto::{
+    AuditNote, Capabilities, ConflictResolve, DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod,
+    ElectionReason, Presence, RoleChange, SyncComplete,
+};
+use crate::token::Claims;
+
+mod answers;
+
+pub use answers::look_up;
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The client left, or its connection broke.
+    Gone,
+    /// The server ends it.
+    Closed(Error),
+    /// Nothing was heard for too long.
+    Silent,
+}
+
+pub struct Session {
+    gateway: Arc<Gateway>,
+    claims: Claims,
+    pub outbox: Arc<Outbox>,
+    lane: Lane,
+    /// Devices that came online on it, and did not say goodbye.
+    devices: Vec<String>,
+    /// Syncs and catching up; they end with the session.
+    jobs: Vec<AbortOnDropHandle<()>>,
+    /// The lowest change after which everything was told, once.
+    told_from: u64,
+    heard: Instant,
+    pinged: Instant,
+}
+
+impl Session {
+    /// 1003 when the node is full.
+    pub fn open(gateway: Arc<Gateway>, claims: Claims, transport: Transport) -> Result<Self, Error> {
+        if gateway.closing.is_cancelled() {
+            return Err(Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
+        }
+        let (outbox, told_from) = gateway.hub.attach(transport, &claims.jti)?;
+        let now = Instant::now();
+        Ok(Self {
+            gateway,
+            claims,
+            outbox,
+            lane: Lane::default(),
+            devices: Vec::new(),
+            jobs: Vec::new(),
+            told_from,
+            heard: now,
+            pinged: now,
+        })
+    }
+
+    /// Any sign of life.
+    pub fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// True when a ping is due. An error ends the session: it fell silent, or its token expired.
+    pub fn tick(&mut self) -> Result<bool, Ended> {
+        let now = Instant::now();
+        if now.duration_since(self.heard) >= self.gateway.settings.lost_after {
+            return Err(Ended::Silent);
+        }
+        if self.claims.exp.saturating_mul(1_000) <= self.gateway.now_ms() {
+            return Err(Ended::Closed(Error::new(Code::TokenExpired, "the token has expired")));
+        }
+        let idle_since = self.heard.max(self.pinged);
+        let due =
+            now.duration_since(idle_since) + self.gateway.settings.ping_every / 8 >= self.gateway.settings.ping_every;
+        if due {
+            self.pinged = now;
+        }
+        Ok(due)
+    }
+
+    /// More may be heard: fewer requests than the limit are unanswered.
+    pub fn has_room(&self) -> bool {
+        self.lane.has_room()
+    }
+
+    /// One event of the client. `frame` are the bytes that `payload` is a part of.
+    pub fn hear(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
+        match decode(event, payload, frame) {
+            Ok(event) => {
+                let ticket = Ticket { event: name_of(&event), ack };
+                if let Err(error) = self.act(ticket, event) {
+                    self.refuse(ticket, &error, None);
+                }
+            }
+            Err(bad) => self.refuse_decode(event, ack, &bad),
+        }
+    }
+
+    /// A frame that holds no event.
+    pub fn misheard(&self, bad: &Bad) {
+        let error = Error::new(Code::InvalidData, bad.message.clone());
+        let (field, at_ms) = (bad.field.as_deref(), self.gateway.now_ms());
+        self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id: None, at_ms });
+    }
+
+    fn refuse_decode(&self, event: &str, ack: Option<i64>, bad: &DecodeError) {
+        let (error, field, at_ms) = (&bad.error, bad.field.as_deref(), self.gateway.now_ms());
+        let answer = match &bad.device_id {
+            Some(device_id) if event == "sync_request" => {
+                ServerEvent::SyncError { device_id, error, sync_type: None, field, at_ms }
+            }
+            _ => ServerEvent::Error { error, event: known(event), field, conflict_id: None, at_ms },
+        };
+        self.reply(ack, &answer);
+    }
+
+    fn refuse(&self, ticket: Ticket, error: &Error, conflict_id: Option<u64>) {
+        let (event, at_ms) = (Some(ticket.event), self.gateway.now_ms());
+        self.reply(ticket.ack, &ServerEvent::Error { error, event, field: None, conflict_id, at_ms });
+    }
+
+    fn reply(&self, ack: Option<i64>, event: &ServerEvent<'_>) {
+        self.outbox.send(event);
+        if let Some(ack) = ack {
+            self.outbox.answer(ack, event);
+        }
+    }
+
+    fn propose(&mut self, ticket: Ticket, then: Then, intent: Intent) {
+        self.lane.propose(ticket, then, self.gateway.cluster.propose(intent));
+    }
+
+    /// Answers what is ready to be answered.
+    pub fn poll(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(step) = self.lane.poll_next(cx, &*self.gateway.cluster) {
+            match step {
+                Step::Proposed(ticket, then, outcome) => self.proposed(ticket, then, outcome),
+                Step::Read(ticket, read, passed) => self.read(ticket, read, passed),
+                Step::Cold(ticket, read, found) => self.found(ticket, &read, found),
+            }
+        }
+    }
+
+    fn act(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
+        match event {
+            ClientEvent::DataUpdate(update) => {
+                self.may(&update.device_id)?;
+                let then = Then::Update {
+                    device_id: update.device_id.clone(),
+                    table_name: update.table_name.clone(),
+                    record_id: update.record_id,
+                    request_id: update.request_id.clone(),
+                };
+                self.propose(ticket, then, Intent::DataUpdate(update));
+            }
+            ClientEvent::DataRequest { device_id, table_name, record_id } => {
+                self.may(&device_id)?;
+                self.lane.read(ticket, Read::Record { table_name, record_id });
+            }
+            ClientEvent::Heartbeat { device_id } => {
+                self.may(&device_id)?;
+                let at_ms = self.gateway.now_ms();
+                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, at_ms });
+            }
+            ClientEvent::QueueStatus { device_id, offline } => {
+                self.may(&device_id)?;
+                self.lane.read(ticket, Read::Queue { device_id, offline });
+            }
+            ClientEvent::DeviceOnline(ask) => self.online(ticket, ask)?,
+            ClientEvent::DeviceOffline { device_id, reason } => {
+                self.leave(&device_id)?;
+                let then = Then::Offline { device_id: device_id.clone() };
+                let offline = DeviceOffline { device_id, reason, ..DeviceOffline::default() };
+                self.propose(ticket, then, Intent::DeviceOffline(offline));
+            }
+            ClientEvent::DeviceShutdown { device_id, reason } => {
+                self.leave(&device_id)?;
+                let then = Then::Shutdown { device_id: device_id.clone() };
+                self.propose(ticket, then, Intent::DeviceShutdown(DeviceShutdown { device_id, reason }));
+            }
+            ClientEvent::SyncRequest(ask) => {
+                self.may(&ask.device_id)?;
+                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket.ack);
+                self.start(job.run());
+            }
+            other => self.act_rarely(ticket, other)?,
+        }
+        Ok(())
+    }
+
+    fn act_rarely(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
+        match event {
+            ClientEvent::CriticalEvent(critical) => {
+                self.may(&critical.device_id)?;
+                let then = Then::Critical { device_id: critical.device_id.clone() };
+                self.propose(ticket, then, Intent::CriticalEvent(critical));
+            }
+            ClientEvent::MasterElection { reason, initiated_by } => {
+                if reason == ElectionReason::Manual {
+                    auth::must_be_privileged(&self.claims, "start a manual election")?;
+                }
+                let elect = elect(&self.claims, reason, initiated_by);
+                self.propose(ticket, Then::Election, Intent::Elect(elect));
+            }
+            ClientEvent::RoleChange { device_id, role, reason } => {
+                self.may(&device_id)?;
+                let then = Then::Role { device_id: device_id.clone(), role, reason: reason.clone() };
+                let by = self.claims.sub.clone();
+                self.propose(ticket, then, Intent::RoleChange(RoleChange { device_id, role: role.into(), reason, by }));
+            }
+            ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor } => {
+                self.may(&device_id)?;
+                let sent = self.gateway.syncs.complete(&device_id, &sync_id);
+                let cursor_seq = match cursor {
+                    Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().hot().meta())?.seq),
+                    None => sent,
+                };
+                let sync_timestamp_ms = sync_timestamp_ms.unwrap_or_else(|| self.gateway.now_ms());
+                let then = Then::SyncComplete { device_id: device_id.clone(), sync_timestamp_ms, changes_count };
+                let complete = SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor_seq };
+                self.propose(ticket, then, Intent::SyncComplete(complete));
+            }
+            ClientEvent::SyncError(report) => {
+                self.may(&report.device_id)?;
+                let then = Then::SyncError {
+                    device_id: report.device_id.clone(),
+                    message: report.error_message.clone(),
+                    code: report.error_code.clone(),
+                };
+                self.propose(ticket, then, Intent::SyncErrorReport(report));
+            }
+            ClientEvent::SyncConflict(report) => {
+                self.may(&report.device_id)?;
+                let then = Then::Conflict {
+                    device_id: report.device_id.clone(),
+                    table_name: report.table_name.clone(),
+                    record_id: report.record_id,
+                };
+                self.propose(ticket, then, Intent::ConflictReport(report));
+            }
+            ClientEvent::SyncConflictResolved(resolve) => self.resolve(ticket, resolve)?,
+            // The others are `act`'s.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn may(&self, device_id: &str) -> Result<(), Error> {
+        auth::may_speak_for(&self.claims, device_id)
+    }
+
+    /// The device is bound to the session before its coming online is proposed: what is sent to it from then on
+    /// finds it here.
+    fn online(&mut self, ticket: Ticket, ask: OnlineAsk) -> Result<(), Error> {
+        self.may(&ask.device_id)?;
+        auth::may_claim(&self.claims, ask.priority)?;
+        let fresh = !self.devices.contains(&ask.device_id);
+        if fresh && self.devices.len() >= limits::SESSION_DEVICES {
+            let why = format!("a session may speak for at most {} devices", limits::SESSION_DEVICES);
+            return Err(Error::new(Code::Registration, why));
+        }
+        if fresh {
+            self.devices.push(ask.device_id.clone());
+        }
+        self.gateway.presence.bind(&ask.device_id, self.outbox.id);
+        if ask.subscribe.is_some() {
+            self.gateway.hub.subscribe(self.outbox.id, Filter::of(ask.subscribe));
+        }
+        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
+        let intent = Intent::DeviceOnline(DeviceOnline {
+            class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
+            device_id: ask.device_id,
+            role: ask.role.unwrap_or_default().into(),
+            priority: ask.priority,
+            capabilities: ask.capabilities.map(|names| Capabilities { names }),
+            presence: Presence::Session.into(),
+        });
+        self.propose(ticket, then, intent);
+        Ok(())
+    }
+
+    fn leave(&mut self, device_id: &str) -> Result<(), Error> {
+        self.may(device_id)?;
+        self.unbind(device_id);
+        Ok(())
+    }
+
+    fn unbind(&mut self, device_id: &str) {
+        self.devices.retain(|d| d != device_id);
+        self.gateway.presence.unbind(device_id, self.outbox.id);
+    }
+
+    /// A decision on an open conflict: the sender's own, or anybody's by an admin or a manager.
+    fn resolve(&mut self, ticket: Ticket, mut resolve: ConflictResolve) -> Result<(), Error> {
+        if !resolve.device_id.is_empty() {
+            self.may(&resolve.device_id)?;
+        }
+        let owner = find_conflict(&self.gateway, &resolve)?;
+        auth::may_speak_for(&self.claims, &owner.device_id)?;
+        if resolve.device_id.is_empty() {
+            resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
+        }
+        let then = Then::Conflict {
+            device_id: resolve.device_id.clone(),
+            table_name: owner.table_name.clone(),
+            record_id: owner.record_id,
+        };
+        self.propose(ticket, then, Intent::ConflictResolve(resolve));
+        Ok(())
+    }
+
+    fn start(&mut self, job: impl Future<Output = ()> + Send + 'static) {
+        self.jobs.retain(|j| !j.is_finished());
+        self.jobs.push(AbortOnDropHandle::new(tokio::spawn(job)));
+    }
+
+    /// The connection is over: its devices have the grace to come back.
+    pub fn end(self, why: &Ended) {
+        let reason = match why {
+            Ended::Silent => "heartbeat timeout (1004)",
+            Ended::Closed(error) if error.code == Code::SocketClosed => "the session was too slow (1003)",
+            Ended::Closed(_) => "the session was closed",
+            Ended::Gone => "the connection was lost",
+        };
+        if *why == Ended::Silent {
+            for device_id in &self.devices {
+                self.gateway.propose_aside(Intent::AuditNote(AuditNote {
+                    event_type: "heartbeat_timeout".into(),
+                    operation: "disconnect".into(),
+                    error: true,
+                    device_id: device_id.clone(),
+                    details: format!("1004: nothing heard for {:?}", self.gateway.settings.lost_after),
+                }));
+            }
+        }
+        let grace = self.gateway.settings.grace;
+        self.gateway.presence.session_ended(&self.devices, self.outbox.id, grace, reason);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.gateway.hub.detach(self.outbox.id);
+    }
+}
+
+/// An election as a client asked for it.
+pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> Elect {
+    let initiated_by = if initiated_by.is_empty() { claims.sub.clone() } else { initiated_by };
+    Elect { reason: reason.into(), method: ElectionMethod::Priority.into(), initiated_by, ..Elect::default() }
+}
+
+/// The open conflict that a decision is about; 2002 if there is none.
+pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<crate::proto::Conflict>, Error> {
+    let state = gateway.cluster.replica().hot();
+    let is_it = |o: &&Arc<crate::proto::Conflict>| match c.conflict_id {
+        Some(id) => o.id == id,
+        None => o.table_name == c.table_name && o.record_id == c.record_id,
+    };
+    let found = state.open_conflicts().find(is_it).cloned();
+    found.ok_or_else(|| Error::new(Code::Conflict, "there is no such open conflict"))
+}
+
+/// Whose decision it is when the client names nobody: the token's device, if it is one, else the conflict's own.
+pub fn decider(gateway: &Gateway, claims: &Claims, owner: &str) -> String {
+    let registered = gateway.cluster.replica().hot().device(&claims.sub).is_some();
+    if registered { claims.sub.clone() } else { owner.to_owned() }
+}
+
+fn name_of(event: &ClientEvent) -> &'static str {
+    match event {
+        ClientEvent::DeviceOnline(_) => "device_online",
+        ClientEvent::DeviceOffline { .. } => "device_offline",
+        ClientEvent::DeviceShutdown { .. } => "device_shutdown",
+        ClientEvent::MasterElection { .. } => "master_election",
+        ClientEvent::RoleChange { .. } => "role_change",
+        ClientEvent::SyncRequest(_) => "sync_request",
+        ClientEvent::SyncComplete { .. } => "sync_complete",
+        ClientEvent::SyncConflict(_) => "sync_conflict",
+        ClientEvent::SyncConflictResolved(_) => "sync_conflict_resolved",
+        ClientEvent::SyncError(_) => "sync_error",
+        ClientEvent::DataUpdate(_) => "data_update",
+        ClientEvent::DataRequest { .. } => "data_request",
+        ClientEvent::QueueStatus { .. } => "queue_status",
+        ClientEvent::CriticalEvent(_) => "critical_event",
+        ClientEvent::Heartbeat { .. } => "heartbeat",
+    }
+}
+
+/// What a client called the event, if it is not too long to repeat.
+fn known(event: &str) -> Option<&str> {
+    (event.len() <= 64).then_some(event)
+}

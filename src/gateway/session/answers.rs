@@ -1,0 +1,257 @@
+//! Answers: what a proposal's outcome and a read become for the client that asked.
+
+use super::Session;
+use crate::gateway::lane::{Cold, Read, Then, Ticket};
+use crate::gateway::resume::CatchUp;
+use crate::gateway::wire::{Acknowledged, ServerEvent};
+use crate::model::change::RecordNow;
+use crate::model::cursor::Cursor;
+use crate::model::error::{Code, Error};
+use crate::model::sync::status_name;
+use crate::model::tables::{Key, TablesRead, get_row};
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Conflict, OnlineDone, Outcome, Record, ResolutionMethod, Role};
+
+impl Session {
+    pub(super) fn proposed(&mut self, ticket: Ticket, then: Then, outcome: Result<Outcome, Error>) {
+        match outcome {
+            Ok(outcome) => self.done(ticket, then, outcome),
+            Err(error) => {
+                if let Then::Online { device_id, fresh, .. } = &then
+                    && *fresh
+                {
+                    self.unbind(device_id);
+                }
+                self.refuse(ticket, &error, None);
+            }
+        }
+    }
+
+    fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
+        let at_ms = outcome.at_ms;
+        match then {
+            Then::Update { device_id, table_name, record_id, request_id } => {
+                self.updated(ticket, &device_id, (&table_name, record_id), &request_id, &outcome);
+            }
+            Then::Online { device_id, cursor, .. } => {
+                let Some(Given::Online(online)) = outcome.result else { return };
+                match cursor {
+                    None => self.came_online(ticket, &device_id, None, &online, at_ms),
+                    Some(cursor) => {
+                        let online = Box::new(online);
+                        self.lane.read_next(ticket, Read::Resume { device_id, cursor, online, at_ms });
+                    }
+                }
+            }
+            Then::Offline { device_id } => {
+                self.reply(ticket.ack, &ServerEvent::DeviceOfflineAck { device_id: &device_id, at_ms });
+            }
+            Then::Shutdown { device_id } => self.acknowledge(ticket, "device is shut down", &device_id, None, at_ms),
+            Then::Critical { device_id } => {
+                self.acknowledge(ticket, "critical event sent to all", &device_id, None, at_ms);
+            }
+            Then::Conflict { device_id, table_name, record_id } => {
+                let conflict_id = match &outcome.result {
+                    Some(Given::Conflict(conflict)) => Some(conflict.id),
+                    _ => None,
+                };
+                let (record, event) = (Some((table_name.as_str(), record_id)), ticket.event);
+                let device_id = Some(device_id.as_str());
+                let message = if event == "sync_conflict" { "conflict noted" } else { "conflict resolved" };
+                let ack = Acknowledged { message, at_ms, event, device_id, record, conflict_id, ..Default::default() };
+                self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
+            }
+            Then::Role { device_id, role, reason } => {
+                let (device_id, reason) = (device_id.as_str(), reason.as_str());
+                self.reply(ticket.ack, &ServerEvent::RoleChangeAck { device_id, role, reason, at_ms });
+            }
+            Then::SyncError { device_id, message, code } => {
+                let (device_id, message, code) = (device_id.as_str(), message.as_str(), code.as_str());
+                self.reply(ticket.ack, &ServerEvent::SyncErrorAck { device_id, message, code, at_ms });
+            }
+            // These come to all, the sender included, as effects: only the callback is left to answer.
+            Then::Election => {
+                if let (Some(ack), Some(Given::Election(election))) = (ticket.ack, &outcome.result) {
+                    self.outbox.answer(ack, &ServerEvent::MasterElected(election));
+                }
+            }
+            Then::SyncComplete { device_id, sync_timestamp_ms, changes_count } => {
+                if let Some(ack) = ticket.ack {
+                    let device_id = device_id.as_str();
+                    let event = ServerEvent::SyncCompleteAck { device_id, sync_timestamp_ms, changes_count, at_ms };
+                    self.outbox.answer(ack, &event);
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&self, ticket: Ticket, message: &str, device_id: &str, seq: Option<u64>, at_ms: u64) {
+        let (event, device_id) = (ticket.event, Some(device_id));
+        let ack = Acknowledged { message, at_ms, event, device_id, seq, ..Acknowledged::default() };
+        self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
+    }
+
+    fn updated(&self, ticket: Ticket, device_id: &str, record: (&str, i64), request_id: &str, outcome: &Outcome) {
+        let (seq, conflict) = match &outcome.result {
+            Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
+            Some(Given::Conflict(conflict)) => (None, Some(conflict)),
+            _ => (None, None),
+        };
+        if let Some(conflict) = conflict.filter(|_| !outcome.repeated) {
+            self.tell_conflict(conflict);
+        }
+        if let Some(conflict) = conflict
+            && conflict.resolution() == ResolutionMethod::Unset
+        {
+            let why = "the change conflicts with the record and waits for a decision by hand";
+            self.refuse(ticket, &Error::new(Code::Conflict, why), Some(conflict.id));
+            return;
+        }
+        let epoch = self.gateway.hub.epoch();
+        let ack = Acknowledged {
+            message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
+            at_ms: outcome.at_ms,
+            event: ticket.event,
+            device_id: Some(device_id),
+            record: Some(record),
+            seq,
+            request_id: Some(request_id).filter(|id| !id.is_empty()),
+            cursor: seq.map(|seq| Cursor { epoch, seq }),
+            conflict_id: conflict.map(|c| c.id),
+            repeated: outcome.repeated,
+            sync_id: None,
+        };
+        self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
+    }
+
+    /// The sender hears of its conflict by an effect if its device came online here; else it is told now.
+    fn tell_conflict(&self, conflict: &Conflict) {
+        if !self.gateway.presence.is_bound(&conflict.device_id, self.outbox.id) {
+            self.outbox.send(&ServerEvent::SyncConflict(conflict));
+        }
+    }
+
+    fn came_online(
+        &mut self,
+        ticket: Ticket,
+        device_id: &str,
+        resumed: Option<Result<u64, Error>>,
+        online: &OnlineDone,
+        at_ms: u64,
+    ) {
+        let epoch = self.gateway.hub.epoch();
+        let seq = match &resumed {
+            Some(Ok(seq)) => *seq,
+            _ => self.gateway.hub.position(),
+        };
+        let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
+        let (master, term, cursor) = (online.master.as_str(), online.term, Cursor { epoch, seq });
+        self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
+        if online.first {
+            self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
+        }
+        if let Some(Err(error)) = resumed {
+            let (event, field) = (Some(ticket.event), Some("cursor"));
+            self.outbox.send(&ServerEvent::Error { error: &error, event, field, conflict_id: None, at_ms });
+        }
+    }
+
+    /// Sends what was missed since the cursor, then live events again: no gap, no repeat. Returns where it begins.
+    fn resume(&mut self, text: &str) -> Result<u64, Error> {
+        let (cursor, compacted) = {
+            let state = self.gateway.cluster.replica().hot();
+            (Cursor::parse(text, state.meta())?, state.meta().compacted_seq)
+        };
+        if cursor.seq < compacted {
+            return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
+        }
+        let Some((position, filter)) = self.gateway.hub.hold(self.outbox.id) else {
+            return Err(Error::new(Code::BadCursor, "this session is catching up already"));
+        };
+        let missed = (cursor.seq < self.told_from).then_some((cursor.seq, self.told_from));
+        self.told_from = self.told_from.min(cursor.seq);
+        let catch_up = CatchUp {
+            gateway: self.gateway.clone(),
+            outbox: self.outbox.clone(),
+            filter,
+            missed,
+            from: position.max(cursor.seq),
+        };
+        self.start(catch_up.run());
+        Ok(cursor.seq)
+    }
+
+    pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
+        let read = match (read, passed) {
+            (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
+                let resumed = passed.and_then(|()| self.resume(&cursor));
+                return self.came_online(ticket, &device_id, Some(resumed), &online, at_ms);
+            }
+            (_, Err(error)) => return self.refuse(ticket, &error, None),
+            (read, Ok(())) => read,
+        };
+        match read {
+            Read::Resume { .. } => {}
+            Read::Record { table_name, record_id } => {
+                let now = self.gateway.cluster.replica().hot().record(&table_name, record_id);
+                match now {
+                    RecordNow::Absent => self.tell_record(ticket, &table_name, record_id, None),
+                    RecordNow::Here { version, data, .. } => {
+                        let found = data.map(|d| (version, d));
+                        self.tell_record(ticket, &table_name, record_id, found);
+                    }
+                    RecordNow::InRows { table } => {
+                        let replica = self.gateway.cluster.replica().clone();
+                        let look = async move { replica.cold(move |t| look_up(t, table, record_id)).await };
+                        self.lane.look(ticket, Read::Record { table_name, record_id }, Box::pin(look));
+                    }
+                }
+            }
+            Read::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
+        }
+    }
+
+    pub(super) fn found(&mut self, ticket: Ticket, read: &Read, found: Result<Cold, Error>) {
+        match (read, found) {
+            (Read::Record { table_name, record_id }, Ok(found)) => {
+                self.tell_record(ticket, table_name, *record_id, found);
+            }
+            (_, Err(error)) => self.refuse(ticket, &error, None),
+            (_, Ok(_)) => {}
+        }
+    }
+
+    fn tell_record(&self, ticket: Ticket, table_name: &str, record_id: i64, found: Cold) {
+        let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
+        let at_ms = self.gateway.now_ms();
+        self.reply(ticket.ack, &ServerEvent::DataResponse { table_name, record_id, data, version, at_ms });
+    }
+
+    fn tell_queue(&self, ticket: Ticket, device_id: &str, offline: bool) {
+        let state = self.gateway.cluster.replica().hot();
+        let known = state.device(device_id).zip(state.sync_state(device_id)).map(|(device, sync)| {
+            let pending = if offline { state.offline_changes(device, sync) } else { state.pending_changes(sync) };
+            let processed = if sync.last_sync_ms > 0 { sync.last_sync_ms } else { sync.updated_ms };
+            (pending, processed, sync.sync_status())
+        });
+        drop(state);
+        let Some((pending, processed_ms, status)) = known else {
+            let error = Error::new(Code::NotRegistered, format!("device {device_id:?} is not registered"));
+            return self.refuse(ticket, &error, None);
+        };
+        let status = match status_name(status) {
+            "syncing" => "processing",
+            "error" => "error",
+            _ => "idle",
+        };
+        let at_ms = self.gateway.now_ms();
+        let event = ServerEvent::QueueStatusResponse { device_id, offline, pending, processed_ms, status, at_ms };
+        self.reply(ticket.ack, &event);
+    }
+}
+
+/// A record that is not in memory: its version and data, if it exists.
+pub fn look_up(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Cold, crate::model::tables::TablesError> {
+    let record = get_row::<Record>(tables, &Key::Record { table, id })?;
+    Ok(record.filter(|r| !r.deleted).map(|r| (r.seq, r.data)))
+}

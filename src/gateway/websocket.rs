@@ -1,0 +1,257 @@
+//! Plain WebSocket at `/ws`: text frames `{"event": …, "data": …}`.
+//!
+//! One task a connection does everything in one poll: it takes what was sent, answers what is ready, and feeds what
+//! waits to the socket, with one flush at the end: under load many frames leave in one write.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream};
+use std::pin::Pin;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::tungstenite;
+
+use super::Gateway;
+use super::auth;
+use super::outbox::{Frame, Out, Transport};
+use super::rest::Failure;
+use super::session::{Ended, Session};
+use super::wire::{Bad, ServerEvent, envelope};
+use crate::limits;
+use crate::model::error::{Code, Error};
+
+/// Frames taken in before others get their turn.
+const TURN: usize = 64;
+/// Read buffer of a connection: most are idle, and tungstenite's own default is 128 KiB each.
+const READ_BUFFER: usize = 4_096;
+/// How long a goodbye may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// `GET /ws`.
+pub async fn upgrade(
+    State(gateway): State<Arc<Gateway>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    parts: Parts,
+) -> Result<Response, Failure> {
+    let claims = auth::check(&gateway, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
+    let upgrade = upgrade.map_err(|rejection| {
+        let error = Error::new(Code::SocketClosed, format!("not a WebSocket handshake: {rejection}"));
+        Failure::new(&gateway, error).with_status(rejection_status(&rejection))
+    })?;
+    let session = Session::open(gateway.clone(), claims, Transport::WebSocket);
+    let session = session.map_err(|e| Failure::new(&gateway, e))?;
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER).max_message_size(limits::FRAME).max_frame_size(limits::FRAME);
+    Ok(upgrade.on_upgrade(move |socket| Connection::new(&gateway, session, socket).run()))
+}
+
+fn rejection_status(rejection: &WebSocketUpgradeRejection) -> u16 {
+    match rejection {
+        WebSocketUpgradeRejection::MethodNotGet(_) => 405,
+        WebSocketUpgradeRejection::ConnectionNotUpgradable(_) => 426,
+        _ => 400,
+    }
+}
+
+struct Connection {
+    session: Session,
+    socket: WebSocket,
+    sending: VecDeque<Out>,
+    /// Fed since the last flush that ended.
+    dirty: bool,
+    blocked_since: Option<Instant>,
+    write_timeout: Duration,
+    ticks: Interval,
+    at_ms: Box<dyn Fn() -> u64 + Send>,
+}
+
+impl Connection {
+    fn new(gateway: &Arc<Gateway>, session: Session, socket: WebSocket) -> Self {
+        let every = gateway.settings.ping_every;
+        let mut ticks = interval_at(Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let clock = gateway.cluster.clock().clone();
+        Self {
+            session,
+            socket,
+            sending: VecDeque::new(),
+            dirty: false,
+            blocked_since: None,
+            write_timeout: gateway.settings.write_timeout,
+            ticks,
+            at_ms: Box::new(move || clock.now_ms()),
+        }
+    }
+
+    async fn run(mut self) {
+        let ended = poll_fn(|cx| self.poll(cx)).await;
+        let Self { session, socket, at_ms, .. } = self;
+        session.end(&ended);
+        // A peer that takes nothing is not waited for.
+        let _ = timeout(FAREWELL, farewell(socket, &ended, at_ms())).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        // What the session queues for itself from here on needs no wake-up: it is written below.
+        self.session.outbox.deafen();
+        self.session.poll(cx);
+        if let Poll::Ready(ended) = self.hear(cx) {
+            return Poll::Ready(ended);
+        }
+        self.session.poll(cx);
+        if let Err(ended) = self.tick(cx) {
+            return Poll::Ready(ended);
+        }
+        self.session.outbox.register(cx.waker());
+        match self.write(cx) {
+            Ok(()) => Poll::Pending,
+            Err(ended) => Poll::Ready(ended),
+        }
+    }
+
+    /// Takes in what the client sent, as long as its requests find room.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        for _ in 0..TURN {
+            if !self.session.has_room() {
+                // Answering makes room, and answering is what wakes this task then.
+                return Poll::Pending;
+            }
+            let message = match Pin::new(&mut self.socket).poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ended::Gone),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(&error)),
+                Poll::Ready(Some(Ok(message))) => message,
+            };
+            self.session.heard();
+            match message {
+                Message::Text(text) => self.hear_text(text),
+                Message::Binary(_) => self.session.misheard(&Bad::payload("binary frames are not understood here")),
+                Message::Close(_) => return Poll::Ready(Ended::Gone),
+                Message::Ping(_) | Message::Pong(_) => {}
+            }
+            self.session.poll(cx);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn hear_text(&mut self, text: Utf8Bytes) {
+        let frame = Bytes::from(text.clone());
+        match envelope(&text) {
+            Ok((event, data)) => self.session.hear(&event, data, &frame, None),
+            Err(bad) => self.session.misheard(&bad),
+        }
+    }
+
+    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        while self.ticks.poll_tick(cx).is_ready() {
+            if self.blocked_since.is_some_and(|since| since.elapsed() >= self.write_timeout) {
+                return Err(Ended::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
+            }
+            if self.session.tick()?
+                && let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
+            {
+                let ping = Message::Ping(Bytes::new());
+                Pin::new(&mut self.socket).start_send(ping).map_err(|_| Ended::Gone)?;
+                self.dirty = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds what waits, then flushes once.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            if self.sending.is_empty() {
+                if self.sending.capacity() > 64 {
+                    self.sending = VecDeque::new();
+                }
+                self.session.outbox.take(&mut self.sending).map_err(Ended::Closed)?;
+            } else if self.session.outbox.is_closed() {
+                self.session.outbox.take(&mut VecDeque::new()).map_err(Ended::Closed)?;
+            }
+            if self.sending.is_empty() {
+                break;
+            }
+            match Pin::new(&mut self.socket).poll_ready(cx) {
+                Poll::Pending => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Ok(())) => {}
+            }
+            let Some(Out { frame: Frame::WebSocket(text), taken }) = self.sending.pop_front() else { continue };
+            Pin::new(&mut self.socket).start_send(Message::Text(text)).map_err(|_| Ended::Gone)?;
+            self.dirty = true;
+            if let Some(taken) = taken {
+                // Nobody waits for it any more if its job has ended.
+                let _ = taken.send(());
+            }
+        }
+        if self.dirty {
+            match Pin::new(&mut self.socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.dirty = false;
+                    self.blocked_since = None;
+                }
+                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Pending => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: &axum::Error) -> Ended {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(tungstenite::Error::Capacity(_)) = error.downcast_ref::<tungstenite::Error>() {
+            let why = format!("a frame may have at most {} bytes", limits::FRAME);
+            return Ended::Closed(Error::new(Code::InvalidData, why));
+        }
+        cause = error.source();
+    }
+    Ended::Gone
+}
+
+/// Says why, if the server ends it, and closes.
+async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
+    let silent = Error::new(Code::Silent, "nothing was heard from you");
+    let error = match ended {
+        Ended::Closed(error) => error,
+        Ended::Silent => &silent,
+        Ended::Gone => {
+            // The answer to the client's close frame, if there was one.
+            let _ = socket.flush().await;
+            return;
+        }
+    };
+    let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, at_ms };
+    if let Frame::WebSocket(text) = Frame::of(Transport::WebSocket, &event)
+        && socket.send(Message::Text(text)).await.is_err()
+    {
+        return;
+    }
+    let code = match error.code {
+        Code::InvalidData => 1009,
+        Code::Credentials | Code::TokenExpired => 1008,
+        Code::Unavailable => 1001,
+        _ => 1013,
+    };
+    // A control frame holds 123 bytes of reason.
+    let reason: String = error.to_string().chars().take(100).collect();
+    let _ = socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    // Until the client closes too: closing first would throw away what it has not read yet.
+    while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+}

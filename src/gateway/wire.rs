@@ -1,0 +1,32 @@
+//! The documented events: what clients send ([`ClientEvent`]) and what they are sent ([`ServerEvent`]).
+//!
+//! Both socket transports decode to and encode from these two enums; the transports differ only in the envelope.
+//! A record's data stays the client's JSON bytes: checked once, sliced out of its frame, copied into what goes out.
+
+mod client;
+mod fields;
+pub mod json;
+mod server;
+
+pub use client::{ClientEvent, OnlineAsk, SyncAsk, decode};
+pub use client::{election, online, policy, resolution, role_and_reason, update};
+pub use fields::{Bad, Fields, envelope, event_array};
+pub use server::{Acknowledged, ServerEvent, SyncChange, SyncPage, error_tail, open_conflict, sync_change};
+
+use crate::model::error::{Code, Error};
+
+/// Why an event was not understood. The connection stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    pub error: Error,
+    /// What is wrong with the payload, where it is one field.
+    pub field: Option<String>,
+    /// The device that the payload names, if it does: a malformed sync request is answered with `sync_error`.
+    pub device_id: Option<String>,
+}
+
+impl DecodeError {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { error: Error::new(code, message), field: None, device_id: None }
+    }
+}

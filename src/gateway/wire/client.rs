@@ -1,0 +1,377 @@
+//! What clients send: one variant a documented event, decoded from its name and its raw JSON.
+
+use bytes::Bytes;
+
+use super::DecodeError;
+use super::fields::{Bad, Fields};
+use crate::limits;
+use crate::model::change::operation_of;
+use crate::model::conflict::{method_of, type_name};
+use crate::model::election::reason_name;
+use crate::model::error::Code;
+use crate::proto::{
+    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
+    ResolutionMethod, Role, SyncErrorReport, SyncType,
+};
+
+/// One event of a client.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientEvent {
+    DeviceOnline(OnlineAsk),
+    DeviceOffline {
+        device_id: String,
+        reason: String,
+    },
+    DeviceShutdown {
+        device_id: String,
+        reason: String,
+    },
+    MasterElection {
+        reason: ElectionReason,
+        initiated_by: String,
+    },
+    RoleChange {
+        device_id: String,
+        role: Role,
+        reason: String,
+    },
+    SyncRequest(SyncAsk),
+    SyncComplete {
+        device_id: String,
+        sync_timestamp_ms: Option<u64>,
+        changes_count: u64,
+        sync_id: String,
+        cursor: Option<String>,
+    },
+    SyncConflict(ConflictReport),
+    SyncConflictResolved(ConflictResolve),
+    SyncError(SyncErrorReport),
+    DataUpdate(DataUpdate),
+    DataRequest {
+        device_id: String,
+        table_name: String,
+        record_id: i64,
+    },
+    QueueStatus {
+        device_id: String,
+        offline: bool,
+    },
+    CriticalEvent(CriticalEvent),
+    Heartbeat {
+        device_id: String,
+    },
+}
+
+/// `device_online`, with our extensions `cursor` and `subscribe`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OnlineAsk {
+    pub device_id: String,
+    pub role: Option<Role>,
+    pub priority: Option<u32>,
+    pub capabilities: Option<Vec<String>>,
+    /// The tables whose `data_update` broadcasts the session wants.
+    pub subscribe: Option<Vec<String>>,
+    /// Where the device left off.
+    pub cursor: Option<String>,
+}
+
+/// `sync_request`, with our extension `cursor`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncAsk {
+    pub device_id: String,
+    pub sync_type: SyncType,
+    pub last_sync_ms: Option<u64>,
+    pub cursor: Option<String>,
+    pub tables: Option<Vec<String>>,
+}
+
+const SYNC_ID: usize = 64;
+const CURSOR: usize = 64;
+const ERROR_CODE: usize = 16;
+const SYNC_TYPE: usize = 32;
+
+/// The code of an error in an event's payload.
+fn code_of(event: &str) -> Code {
+    match event {
+        "device_online" | "device_offline" | "device_shutdown" => Code::Registration,
+        "role_change" => Code::RoleChange,
+        "master_election" => Code::Election,
+        "sync_request" | "sync_complete" => Code::SyncRequest,
+        _ => Code::InvalidData,
+    }
+}
+
+/// Decodes one event. `payload` is the JSON after the event's name, if there was any; `frame` are the bytes that
+/// it is a part of, so that record data is shared, not copied.
+pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<ClientEvent, DecodeError> {
+    let Some(read) = reader(event) else {
+        return Err(DecodeError::new(Code::InvalidData, format!("unknown event {:?}", shorten(event))));
+    };
+    let fail = |bad: Bad, device_id: Option<String>| DecodeError {
+        error: crate::model::error::Error::new(code_of(event), bad.message),
+        field: bad.field,
+        device_id,
+    };
+    let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None))?;
+    read(&fields, frame).map_err(|bad| fail(bad, fields.device_id().ok()))
+}
+
+/// At most the first 64 characters, for an error message.
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+type Read = fn(&Fields<'_>, &Bytes) -> Result<ClientEvent, Bad>;
+
+fn reader(event: &str) -> Option<Read> {
+    Some(match event {
+        "device_online" => |f, _| online(f).map(ClientEvent::DeviceOnline),
+        "device_offline" => |f, _| {
+            let (device_id, reason) = leaving(f)?;
+            Ok(ClientEvent::DeviceOffline { device_id, reason })
+        },
+        "device_shutdown" => |f, _| {
+            let (device_id, reason) = leaving(f)?;
+            Ok(ClientEvent::DeviceShutdown { device_id, reason })
+        },
+        "master_election" => |f, _| master_election(f),
+        "role_change" => |f, _| role_change(f),
+        "sync_request" => |f, _| sync_request(f).map(ClientEvent::SyncRequest),
+        "sync_complete" => |f, _| sync_complete(f),
+        "sync_conflict" => |f, frame| sync_conflict(f, frame).map(ClientEvent::SyncConflict),
+        "sync_conflict_resolved" => |f, frame| resolved(f, frame).map(ClientEvent::SyncConflictResolved),
+        "sync_error" => |f, _| sync_error(f).map(ClientEvent::SyncError),
+        "data_update" => |f, frame| {
+            let (device_id, table_name) = (f.device_id()?, table(f)?);
+            update(f, frame, device_id, table_name, f.record_id()?).map(ClientEvent::DataUpdate)
+        },
+        "data_request" => |f, _| data_request(f),
+        "queue_status" => |f, _| queue_status(f),
+        "critical_event" => |f, frame| critical_event(f, frame).map(ClientEvent::CriticalEvent),
+        "heartbeat" => |f, _| {
+            let device_id = f.device_id()?;
+            f.maybe_time("timestamp")?;
+            Ok(ClientEvent::Heartbeat { device_id })
+        },
+        _ => return None,
+    })
+}
+
+/// Also the body of `POST /device/register`.
+pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
+    let ask = OnlineAsk {
+        device_id: f.device_id()?,
+        role: maybe_role(f, "role")?,
+        priority: f.maybe_count("priority", u64::from(limits::PRIORITY))?.map(|p| p as u32),
+        capabilities: f.maybe_texts("capabilities", limits::CAPABILITIES, limits::CAPABILITY)?,
+        subscribe: f.maybe_texts("subscribe", limits::TABLES as usize, limits::TABLE_NAME)?,
+        cursor: f.maybe_text("cursor", CURSOR)?,
+    };
+    f.maybe_time("timestamp")?;
+    Ok(ask)
+}
+
+fn leaving(f: &Fields<'_>) -> Result<(String, String), Bad> {
+    let device_id = f.device_id()?;
+    let reason = f.maybe_text("reason", limits::REASON)?.unwrap_or_default();
+    f.maybe_time("timestamp")?;
+    Ok((device_id, reason))
+}
+
+/// Also the body of `POST /system/election`.
+pub fn election(f: &Fields<'_>) -> Result<(ElectionReason, String), Bad> {
+    let reasons = [ElectionReason::Shutdown, ElectionReason::Failure, ElectionReason::Manual];
+    let of = |w: &str| reasons.into_iter().find(|r| reason_name(*r) == w);
+    let reason = f.word("reason", "shutdown, failure or manual", of)?;
+    let initiated_by = f.maybe_text("initiated_by", limits::DEVICE_ID)?.unwrap_or_default();
+    f.maybe_time("timestamp")?;
+    Ok((reason, initiated_by))
+}
+
+fn master_election(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+    let (reason, initiated_by) = election(f)?;
+    Ok(ClientEvent::MasterElection { reason, initiated_by })
+}
+
+fn role_of(word: &str) -> Option<Role> {
+    match word {
+        "master" => Some(Role::Master),
+        "client" => Some(Role::Client),
+        _ => None,
+    }
+}
+
+fn maybe_role(f: &Fields<'_>, name: &str) -> Result<Option<Role>, Bad> {
+    f.maybe_word(name, "master or client", role_of)
+}
+
+/// A role and the reason for it: also the body of `PUT /device/roles/{device_id}`, where the role's name differs.
+pub fn role_and_reason(f: &Fields<'_>, role: &str) -> Result<(Role, String), Bad> {
+    let role = f.word(role, "master or client", role_of)?;
+    let reason = f.text("reason", limits::REASON)?;
+    f.maybe_time("timestamp")?;
+    Ok((role, reason))
+}
+
+fn role_change(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+    let device_id = f.device_id()?;
+    let role = f.word("new_role", "master or client", role_of)?;
+    let reason = f.maybe_text("reason", limits::REASON)?.unwrap_or_else(|| "asked for by its device".into());
+    f.maybe_time("timestamp")?;
+    Ok(ClientEvent::RoleChange { device_id, role, reason })
+}
+
+fn sync_request(f: &Fields<'_>) -> Result<SyncAsk, Bad> {
+    let device_id = f.device_id()?;
+    let of = |w: &str| match w {
+        "full" => Some(SyncType::Full),
+        "incremental" => Some(SyncType::Incremental),
+        _ => None,
+    };
+    let ask = SyncAsk {
+        device_id,
+        sync_type: f.maybe_word("sync_type", "full or incremental", of)?.unwrap_or(SyncType::Full),
+        last_sync_ms: f.maybe_time("last_sync_timestamp")?,
+        cursor: f.maybe_text("cursor", CURSOR)?,
+        tables: f.maybe_texts("requested_tables", limits::TABLES as usize, limits::TABLE_NAME)?,
+    };
+    f.maybe_time("timestamp")?;
+    Ok(ask)
+}
+
+fn sync_complete(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+    let device_id = f.device_id()?;
+    let sync_timestamp_ms = f.maybe_time("sync_timestamp")?;
+    let changes_count = f.maybe_count("changes_count", u64::MAX)?.unwrap_or(0);
+    let sync_id = f.maybe_text("sync_id", SYNC_ID)?.unwrap_or_default();
+    let cursor = f.maybe_text("cursor", CURSOR)?;
+    f.maybe_time("timestamp")?;
+    Ok(ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor })
+}
+
+fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictReport, Bad> {
+    let (device_id, table_name, record_id) = (f.device_id()?, table(f)?, f.record_id()?);
+    let types = [ConflictType::Timestamp, ConflictType::Data, ConflictType::Version];
+    let of = |w: &str| types.into_iter().find(|t| type_name(*t) == w);
+    let conflict_type = f.word("conflict_type", "timestamp, data or version", of)?.into();
+    let mut report = ConflictReport { device_id, table_name, record_id, conflict_type, ..ConflictReport::default() };
+    if let Some(data) = f.maybe_fields("conflict_data")? {
+        let version = |name| Ok(data.maybe_object(name)?.map(|raw| share(frame, raw)).unwrap_or_default());
+        report.local_version = version("local_version")?;
+        report.remote_version = version("remote_version")?;
+        report.timestamp_ms = data.maybe_time("timestamp")?;
+    }
+    f.maybe_time("timestamp")?;
+    Ok(report)
+}
+
+/// A decision on the oldest open conflict of a record, or on the one that `conflict_id` names.
+fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
+    let (table_name, record_id) = (table(f)?, f.record_id()?);
+    let mut resolve = resolution(f, frame)?;
+    resolve.conflict_id = f.maybe_count("conflict_id", u64::MAX)?;
+    resolve.table_name = table_name;
+    resolve.record_id = record_id;
+    Ok(resolve)
+}
+
+/// What a conflict is decided to: also the body of `POST /sync/conflicts/{id}/resolve`.
+pub fn resolution(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
+    let method = f.maybe_word("resolution_method", METHODS, method_of)?.unwrap_or(ResolutionMethod::Manual);
+    let delete = f.maybe_flag("delete")?.unwrap_or(false);
+    let data = if delete { None } else { Some(f.object("resolved_data")?) };
+    let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
+    f.maybe_time("timestamp")?;
+    Ok(ConflictResolve {
+        device_id,
+        method: method.into(),
+        resolved_data: data.map(|raw| share(frame, raw)).unwrap_or_default(),
+        delete,
+        ..ConflictResolve::default()
+    })
+}
+
+const METHODS: &str = "last_writer_wins, manual or automatic";
+
+/// The body of `PUT /sync/policies/{table}`.
+pub fn policy(f: &Fields<'_>) -> Result<ResolutionMethod, Bad> {
+    f.word("policy", METHODS, method_of)
+}
+
+fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
+    let report = SyncErrorReport {
+        device_id: f.device_id()?,
+        error_message: f.text("error_message", limits::ERROR_MESSAGE)?,
+        error_code: f.maybe_text("error_code", ERROR_CODE)?.unwrap_or_default(),
+        sync_type: f.maybe_text("sync_type", SYNC_TYPE)?.unwrap_or_default(),
+    };
+    f.maybe_time("timestamp")?;
+    Ok(report)
+}
+
+pub fn table(f: &Fields<'_>) -> Result<String, Bad> {
+    f.name("table_name", limits::TABLE_NAME)
+}
+
+/// The part of a `data_update` that is also the body of `POST /data/{table}/{record_id}`.
+pub fn update(
+    f: &Fields<'_>,
+    frame: &Bytes,
+    device_id: String,
+    table_name: String,
+    record_id: i64,
+) -> Result<DataUpdate, Bad> {
+    let operation = f.maybe_word("operation", "insert, update or delete", operation_of)?.unwrap_or(Operation::Update);
+    // The document requires it; but there is nothing to say about a record that goes.
+    let new_data = match operation {
+        Operation::Delete => f.maybe_object("new_data")?.map(|raw| share(frame, raw)).unwrap_or_default(),
+        _ => share(frame, f.object("new_data")?),
+    };
+    let request_id = f.maybe_text("request_id", limits::REQUEST_ID)?.unwrap_or_default();
+    Ok(DataUpdate {
+        device_id,
+        table_name,
+        record_id,
+        operation: operation.into(),
+        data: new_data,
+        timestamp_ms: f.maybe_time("timestamp")?,
+        base_version: f.maybe_count("base_version", u64::MAX)?,
+        request_id,
+    })
+}
+
+fn data_request(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+    let (device_id, table_name, record_id) = (f.device_id()?, table(f)?, f.record_id()?);
+    f.maybe_time("timestamp")?;
+    Ok(ClientEvent::DataRequest { device_id, table_name, record_id })
+}
+
+fn queue_status(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+    let device_id = f.device_id()?;
+    let of = |w: &str| match w {
+        "sync" => Some(false),
+        "offline" => Some(true),
+        _ => None,
+    };
+    let offline = f.maybe_word("queue_type", "sync or offline", of)?.unwrap_or(false);
+    f.maybe_time("timestamp")?;
+    Ok(ClientEvent::QueueStatus { device_id, offline })
+}
+
+fn critical_event(f: &Fields<'_>, frame: &Bytes) -> Result<CriticalEvent, Bad> {
+    Ok(CriticalEvent {
+        event_type: f.name("event_type", limits::EVENT_TYPE)?,
+        payload: share(frame, f.object("payload")?),
+        device_id: f.device_id()?,
+        timestamp_ms: f.maybe_time("timestamp")?,
+    })
+}
+
+/// The bytes of a part of the frame: the frame's own, unless the part was unescaped into another place.
+fn share(frame: &Bytes, part: &str) -> Bytes {
+    let (start, part_start) = (frame.as_ptr() as usize, part.as_ptr() as usize);
+    match part_start.checked_sub(start) {
+        Some(at) if at + part.len() <= frame.len() => frame.slice(at..at + part.len()),
+        _ => Bytes::copy_from_slice(part.as_bytes()),
+    }
+}
