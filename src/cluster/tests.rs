@@ -1,6 +1,7 @@
 //! Whole nodes in one process: they elect, take writes and reads anywhere, and survive cuts and restarts.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::model::tables::Key;
 use crate::proto::command::Intent;
 use crate::proto::{Batch, Command, DataUpdate, DeviceOnline, Operation, Origin, Outcome, Presence, outcome};
 use crate::storage::memory::MemoryDisk;
-use crate::storage::{Close, LogStore, Stores};
+use crate::storage::{Close, Identity, LogStore, Stores, open};
 
 /// Generous: a test fails by it only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,6 +71,14 @@ impl Cell {
 
     /// Three nodes that talk over loopback.
     pub async fn over_grpc() -> Self {
+        let disks: BTreeMap<u64, MemoryDisk> = (1..=3).map(|id| (id, MemoryDisk::default())).collect();
+        let mut cell = Self::on_stores(|id| disks[&id].open()).await;
+        cell.disks = disks;
+        cell
+    }
+
+    /// Three nodes on stores of any kind that talk over loopback.
+    pub async fn on_stores(stores: impl Fn(u64) -> Stores) -> Self {
         let mut listeners = BTreeMap::new();
         let mut members = BTreeMap::new();
         for id in 1..=3u64 {
@@ -82,10 +91,8 @@ impl Cell {
         assert!(taken.contains(&members[&1].raft), "{taken}");
         let mut cell = Self::new(0, |config| config.members = members).await;
         for (id, listener) in listeners {
-            let disk = MemoryDisk::default();
             let config = NodeConfig { id, ..cell.config.clone() };
-            cell.nodes.insert(id, run(config, disk.open(), Wire::Grpc(listener)).await);
-            cell.disks.insert(id, disk);
+            cell.nodes.insert(id, run(config, stores(id), Wire::Grpc(listener)).await);
         }
         cell
     }
@@ -503,4 +510,32 @@ fn a_seed_gives_the_same_story_every_time() {
     let first = tell(1);
     assert_eq!(first, tell(1));
     assert!((2..6).map(tell).any(|other| other != first), "the seed changes nothing");
+}
+
+/// A data folder of each node.
+pub fn on_disk(dir: &Path) -> impl Fn(u64) -> Stores {
+    move |node_id| open(&dir.join(node_id.to_string()), &Identity { node_id, cluster_id: "cell".into() }).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut written = 0;
+    for boot in 0..2 {
+        let cell = Cell::on_stores(on_disk(dir.path())).await;
+        let leader = cell.leader(&[1, 2, 3]).await;
+        cell.at(leader).propose(online("till-1")).await.unwrap();
+        for id in [1, 2, 3] {
+            cell.at(id).read_barrier().await.unwrap();
+            assert_eq!(cell.at(id).replica().hot().meta().head_seq, written, "boot {boot}");
+            let cluster = cell.at(id);
+            let calls: Vec<_> = (0..200).map(|n| cluster.propose(update("till-1", n, "{}".into()))).collect();
+            for call in calls {
+                call.await.unwrap();
+            }
+            written += 200;
+        }
+        cell.converge().await;
+        cell.shutdown().await;
+    }
 }
