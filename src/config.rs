@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::model::error::{Code, Error};
 
+#[cfg(test)]
+mod docs;
 mod layers;
 
 pub use layers::Layers;
@@ -109,7 +111,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "log_level",
         Kind::Text,
-        Some("info"),
+        Some("info,openraft=warn"),
         "What is logged: off, error, warn, info, debug or trace, or a filter such as `info,tillsync=debug`.",
     ),
     row("log_format", Kind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),

@@ -1,12 +1,16 @@
 //! A process that uses storage is killed again and again, at any moment: nothing that it was told is durable may be
 //! missing afterwards, nothing may be torn, and no entry may be missing between others.
 //!
-//! The child is this test binary itself. It says on its output what it is about to do where that takes something
-//! back (upper case), and what was acknowledged (lower case).
+//! The child is this test binary itself. It says on its output what it is about to take back
+//! (upper case), and what was acknowledged (lower case).
+
+// Helpers of a test are outside of what clippy takes for one.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -15,16 +19,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tillsync::model::tables::{Key, Tables, TablesRead};
 use tillsync::proto::Applied;
-use tillsync::storage::{self, Identity, LogStore, SnapshotStore, Stores, memory};
+use tillsync::storage::{self, Identity, LogStore, SnapshotStore, Stores, flush, memory};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 const DIR: &str = "TILLSYNC_KILL_TEST_DIR";
 const SEED: &str = "TILLSYNC_KILL_TEST_SEED";
-const KILLS: u64 = 50;
+const KILLS: u64 = 80;
 /// Changes that are kept before older ones are deleted.
 const KEPT: u64 = 150;
 const RECORDS: u64 = 50;
+/// Terms begin here; below, they are kinds of rows.
+const FIRST_TERM: u64 = 8;
 /// Entries in flight.
 const FLIGHT: usize = 8;
 
@@ -46,8 +52,10 @@ fn identity() -> Identity {
 /// Bytes that say what they must be: anything torn or mixed up is seen.
 fn payload(index: u64, term: u64) -> Bytes {
     let len = match index {
-        i if i % 53 == 0 => 50_000,
-        i if i % 17 == 0 => 9_000,
+        // Appends that are written in several pieces, so that a kill finds them half done.
+        i if term >= FIRST_TERM && term.is_multiple_of(4) => 20_000 + (i * 6_007 % 50_000) as usize,
+        i if i.is_multiple_of(53) => 50_000,
+        i if i.is_multiple_of(17) => 9_000,
         i => 60 + (i * 37 % 400) as usize,
     };
     let mut out = [index.to_be_bytes(), term.to_be_bytes()].concat();
@@ -66,10 +74,10 @@ fn applied(index: u64) -> Applied {
 /// What applying an entry does. The rows do not depend on the term, only on the index.
 fn apply(tables: &mut dyn Tables, index: u64) {
     tables.put(Key::Meta, payload(index, 0));
-    tables.put(Key::Change(index), payload(index, 1));
+    tables.put(Key::Changes(index), payload(index, 1));
     tables.put(Key::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
     if index > KEPT {
-        tables.delete(Key::Change(index - KEPT));
+        tables.delete(Key::Changes(index - KEPT));
     }
     tables.commit(applied(index));
 }
@@ -81,7 +89,7 @@ fn rows_at(index: u64) -> Vec<(Key, Bytes)> {
         rows.insert(Key::Meta, payload(index, 0));
     }
     for i in index.saturating_sub(KEPT - 1).max(1)..=index {
-        rows.insert(Key::Change(i), payload(i, 1));
+        rows.insert(Key::Changes(i), payload(i, 1));
         rows.insert(Key::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
     }
     rows.into_iter().collect()
@@ -198,32 +206,65 @@ impl Work {
         // Appends go on meanwhile.
         self.last = self.last.max(index);
         self.append().await;
+        self.append().await;
         ack.await.unwrap().unwrap();
         println!("@p {index}");
     }
 
+    /// Purges what is applied, but in no snapshot, and perhaps not in the engine yet.
+    async fn purge_fresh(&mut self) {
+        self.apply_some().await;
+        let applied = self.stores.tables.applied().index;
+        self.purge(applied).await;
+    }
+
     async fn install(&mut self) {
         self.settle().await;
-        let index = self.last + 1 + self.random.below(60);
-        println!("@I {index}");
+        let index = self.last + 40 + self.random.below(60);
         let snapshot = snapshot_from_elsewhere(&*self.stores.snapshots, index).await;
-        self.stores.snapshots.install(snapshot).await.unwrap();
+        let snapshots = self.stores.snapshots.clone();
+        let installing = tokio::spawn(async move { snapshots.install(snapshot).await });
+        // Entries that come meanwhile make the engine flush, whatever the install has written by then.
+        self.append().await;
+        self.append().await;
+        installing.await.unwrap().unwrap();
         println!("@i {index}");
         assert_eq!(all_rows(&*self.stores.tables), rows_at(index));
+        self.settle().await;
         self.purge(index).await;
     }
 
     async fn run(mut self) {
+        // Each life does one of the rarer things more often.
+        let favourite = self.random.below(4);
         loop {
-            match self.random.below(20) {
-                0..10 => self.append().await,
-                10..15 => self.apply_some().await,
-                15..17 => self.truncate().await,
-                17..19 => self.snapshot_and_purge().await,
-                _ => self.install().await,
+            match self.random.below(24) {
+                0..8 => self.append().await,
+                8..11 => self.apply_some().await,
+                11..13 => self.truncate().await,
+                13..15 => self.snapshot_and_purge().await,
+                15..17 => self.purge_fresh().await,
+                17 => self.install().await,
+                _ => match favourite {
+                    0 => self.install().await,
+                    1 => self.truncate().await,
+                    2 => self.purge_fresh().await,
+                    _ => self.snapshot_and_purge().await,
+                },
             }
         }
     }
+}
+
+/// Kills this process when that many flushes have begun: right between two steps that must be in order.
+fn die_at_flush(count: u64) {
+    std::thread::spawn(move || {
+        while flush::calls() < count {
+            std::hint::spin_loop();
+        }
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    });
 }
 
 /// Not a test of its own: what the killed process runs.
@@ -231,13 +272,14 @@ impl Work {
 fn child() {
     let Ok(dir) = env::var(DIR) else { return };
     let seed = env::var(SEED).unwrap().parse().unwrap();
+    die_at_flush(Random(seed).below(120) + 1);
     Runtime::new().unwrap().block_on(async {
         let stores = storage::open(Path::new(&dir), &identity()).unwrap();
         println!("@open");
         let bounds = stores.log.bounds();
         let purged = bounds.purged.map_or(0, |(index, _)| index);
         let last = bounds.last.unwrap_or(purged);
-        let term = stores.log.vote().map_or(1, |vote| u64::from_be_bytes(vote[..].try_into().unwrap()));
+        let term = stores.log.vote().map_or(FIRST_TERM, |vote| u64::from_be_bytes(vote[..].try_into().unwrap()));
         let at = stores.tables.applied().index;
         let flight = Arc::new(Semaphore::new(FLIGHT));
         let mut work = Work { stores, random: Random(seed), term, last, flight };
@@ -273,7 +315,6 @@ impl Known {
             ("v", [vote]) => self.vote = *vote,
             // From here on these entries may be gone.
             ("T", [index]) => drop(self.entries.split_off(&(index + 1))),
-            ("I", _) => {}
             ("i" | "s", [index]) => self.rows = self.rows.max(*index),
             ("p", [index]) => self.purged = *index,
             _ => panic!("the child said {line}"),
@@ -297,7 +338,7 @@ impl Known {
         for (expected, (index, entry)) in (purged + 1..).zip(&entries) {
             assert_eq!(*index, expected);
             assert_eq!(*entry, payload(*index, term_of(entry)), "entry {index} is torn");
-            assert!(term_of(entry) >= newest_term && term_of(entry) <= vote.max(1));
+            assert!(term_of(entry) >= newest_term && term_of(entry) <= vote.max(FIRST_TERM));
             newest_term = term_of(entry);
         }
         for (index, term) in self.entries.range(purged + 1..) {
@@ -326,8 +367,8 @@ impl Known {
     }
 }
 
-/// Runs the child for that long, then kills it; what it said goes to `known`.
-fn run_and_kill(dir: &Path, seed: u64, life: Duration, known: &mut Known) {
+/// Runs the child until it is killed, by itself at a flush or by us at any moment; what it said goes to `known`.
+fn run_and_kill(dir: &Path, seed: u64, life: Option<Duration>, known: &mut Known) {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
         .env(DIR, dir)
@@ -337,11 +378,13 @@ fn run_and_kill(dir: &Path, seed: u64, life: Duration, known: &mut Known) {
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
     let listening = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
-    // The time of the kill is what is random here; there is nothing to wait for.
-    std::thread::sleep(life);
-    assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    if let Some(life) = life {
+        // The moment of the kill is what is random here; there is nothing to wait for.
+        std::thread::sleep(life);
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGKILL), "the child ended by itself: {status}");
     for line in listening.join().unwrap() {
         if let Some((_, said)) = line.split_once('@') {
             known.hear(said);
@@ -356,9 +399,13 @@ fn nothing_acknowledged_is_lost_to_kills() {
     let mut known = Known::default();
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for round in 0..KILLS {
-        // A third are killed while they start: the open, with what the last kill left to be finished.
-        let life = if round % 3 == 2 { random.below(40) } else { 20 + random.below(400) };
-        run_and_kill(dir.path(), 1 + random.below(u64::MAX), Duration::from_millis(life), &mut known);
+        let life = match round % 4 {
+            // While it starts: the open, with what the last kill left to be finished.
+            0 => Some(random.below(40)),
+            1 => Some(20 + random.below(200)),
+            _ => None,
+        };
+        run_and_kill(dir.path(), 1 + random.below(u64::MAX), life.map(Duration::from_millis), &mut known);
         // Sometimes the next child finds the folder as the kill left it, not as a check has tidied it.
         if round % 5 != 1 {
             runtime.block_on(known.check(dir.path()));

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::change::operation_name;
+use super::read::ChangeReader;
 use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, get_row};
 use super::time::iso;
@@ -144,6 +145,15 @@ impl AuditIndex {
         ((end - start) as u64, ids.map(|id| self.reference(*id)).collect())
     }
 
+    /// Changes of a device after `seq`, among those whose audit row is kept.
+    pub(super) fn changes_by(&self, device_id: &str, seq: u64) -> u64 {
+        let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
+        let (Some(device), Some(event)) = key else { return 0 };
+        let Some(ids) = self.by_both.get(&(*device, *event)) else { return 0 };
+        let up_to = ids.partition_point(|id| self.reference(*id).change <= seq);
+        (ids.len() - up_to) as u64
+    }
+
     /// Ids grow with time, so dates select a range of ids (empty: first > last).
     fn ids_between(&self, from_ms: Option<u64>, to_ms: Option<u64>) -> (u64, u64) {
         let first = from_ms.map_or(0, |from| self.entries.partition_point(|e| e.at_ms < from));
@@ -217,9 +227,10 @@ pub fn row_of_change(change: &Change) -> Audit {
 /// Reads the rows of a page. Rows compacted since the page was made are left out.
 pub fn read_rows(tables: &dyn TablesRead, page: &[AuditRef]) -> Result<Vec<Audit>, TablesError> {
     let mut rows = Vec::with_capacity(page.len());
+    let mut changes = ChangeReader::new(tables);
     for at in page {
         let row = if at.change > 0 {
-            get_row::<Change>(tables, &Key::Change(at.change))?.map(|c| row_of_change(&c))
+            changes.get(at.change)?.map(row_of_change)
         } else {
             get_row::<Audit>(tables, &Key::Audit(at.id))?
         };

@@ -6,9 +6,11 @@
 use super::audit::row_of_change;
 use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, decode};
-use crate::proto::{Audit, Change, Record};
+use crate::proto::{Audit, Change, ChangeBlock, Record};
 
 const PAGE: usize = 2_048;
+/// Blocks of changes read at a time.
+const BLOCKS: usize = 256;
 
 /// Id, time, change, device, event type.
 type AuditLine = (u64, u64, u64, String, String);
@@ -87,13 +89,13 @@ impl Backfill {
         let mut out = Vec::new();
         while self.audit > self.audit_floor && out.len() < PAGE {
             if self.changes.is_empty() && self.change > 0 {
-                let from = Key::Change(self.change.saturating_sub(PAGE as u64 - 1).max(1));
-                let rows = tables.range(&from, &Key::Change(self.change), PAGE, true)?;
-                // Dense down to the compaction mark: an empty page is the end.
-                self.change = if rows.is_empty() { 0 } else { self.change.saturating_sub(PAGE as u64) };
+                let rows = tables.range(&Key::Changes(0), &Key::Changes(self.change), BLOCKS, true)?;
                 for (key, value) in rows.into_iter().rev() {
-                    self.changes.push(decode(&key, value)?);
+                    let block: ChangeBlock = decode(&key, value)?;
+                    self.changes.extend(block.changes);
                 }
+                // Dense down to the compaction mark: an empty page is the end.
+                self.change = self.changes.first().map_or(0, |c| c.seq.saturating_sub(1));
             }
             if self.audits.is_empty() && !self.audits_done {
                 let rows = tables.range(&Key::Audit(0), &Key::Audit(self.audit), PAGE, true)?;

@@ -7,15 +7,15 @@ use prost::Message;
 
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::records::Version;
-use super::records::{Known, version_of};
+use super::read;
+use super::records::{Known, Version, version_of};
 use super::state::{Fail, Given1, State, refuse};
 use super::tables::{Key, TablesError};
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Accepted, Change, Compact, Conflict, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome, Record,
-    Requested, TableName,
+    Accepted, Change, ChangeBlock, Compact, Conflict, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome,
+    Record, Requested, TableName,
 };
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation.
@@ -36,6 +36,14 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
         return bad("request_id", format!("is longer than {} bytes", limits::REQUEST_ID));
     }
     Ok(())
+}
+
+/// Changes of one row, in bytes: it must fit one value of the storage engine.
+const BLOCK_BYTES: usize = 3_600;
+
+/// A copy of its own (the command's bytes are a slice of the whole entry); nothing stands for `{}`.
+pub(super) fn object(data: &[u8]) -> Bytes {
+    if data.is_empty() { Bytes::from_static(b"{}") } else { Bytes::copy_from_slice(data) }
 }
 
 /// A usable `table_name`.
@@ -137,7 +145,7 @@ impl State {
             table_name: c.table_name.clone(),
             record_id: c.record_id,
             operation: c.operation(),
-            data: Bytes::copy_from_slice(&c.data),
+            data: object(&c.data),
             timestamp_ms,
             previous_seq: current.map_or(0, |v| v.seq),
             request_id: c.request_id,
@@ -152,13 +160,8 @@ impl State {
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
-        let record = Record {
-            seq,
-            timestamp_ms: w.timestamp_ms,
-            device: w.device,
-            deleted,
-            data: if deleted { Bytes::new() } else { w.data.clone() },
-        };
+        let record = Record { seq, timestamp_ms: w.timestamp_ms, device: w.device, deleted, data: Bytes::new() };
+        let data = if deleted { Bytes::new() } else { w.data.clone() };
         let change = Change {
             seq,
             device_id: w.device_id,
@@ -172,14 +175,42 @@ impl State {
             previous_seq: w.previous_seq,
             request_id: w.request_id,
         };
-        self.put(Key::Change(seq), &change);
         self.put(Key::Record { table: w.table, id: w.record_id }, &record);
-        self.records.set(w.table, w.record_id, &record);
-        self.count_own_change(&change.device_id);
+        self.records.set(w.table, w.record_id, &record, data);
         let change = Arc::new(change);
+        self.add_to_block(change.clone());
         self.recent.push(change.clone());
         self.effect(Effect::Changed(change));
         seq
+    }
+
+    fn add_to_block(&mut self, change: Arc<Change>) {
+        let bytes = change.encoded_len() + 4;
+        if self.txn.block_bytes + bytes > BLOCK_BYTES {
+            self.seal_changes();
+        }
+        self.txn.block_bytes += bytes;
+        self.txn.block.push(change);
+    }
+
+    /// The entry's changes so far become a row.
+    pub(super) fn seal_changes(&mut self) {
+        let block = std::mem::take(&mut self.txn.block);
+        let Some(first) = block.first() else { return };
+        let mut row = Vec::with_capacity(self.txn.block_bytes);
+        for change in &block {
+            prost::encoding::message::encode(1, &**change, &mut row);
+        }
+        self.txn.block_bytes = 0;
+        self.put_encoded(Key::Changes(first.seq), row.into());
+    }
+
+    /// A change that is kept, also one of the entry that is being applied.
+    pub(super) fn change(&self, seq: u64) -> Result<Option<Change>, TablesError> {
+        if let Some(change) = self.txn.block.iter().find(|c| c.seq == seq) {
+            return Ok(Some(Change::clone(change)));
+        }
+        read::change(self.rows(), seq)
     }
 
     /// The number of the table, given now if this is its first use.
@@ -215,6 +246,13 @@ impl State {
         if let Some(data) = &version.data {
             return Ok(data.clone());
         }
+        if version.deleted {
+            return Ok(Bytes::new());
+        }
+        if let Some(change) = self.change(version.seq)? {
+            return Ok(change.data);
+        }
+        // Compaction has moved it.
         Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
     }
 
@@ -237,8 +275,8 @@ impl State {
         Ok(Given::Done(Nothing {}))
     }
 
-    /// Drops the oldest changes and audit rows, at most [`limits::COMPACT_STEP`] of each. A change outlives its
-    /// audit row: every number that the audit log lists can be shown.
+    /// Drops the oldest changes (by whole blocks) and audit rows, at most [`limits::COMPACT_STEP`] of each. A change
+    /// outlives its audit row: every number that the audit log lists can be shown.
     pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
         let from = self.meta.audit_compacted + 1;
         let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
@@ -247,18 +285,33 @@ impl State {
             self.meta.audit_compacted = id;
         }
         self.audit.forget(self.meta.audit_compacted);
-        let from = self.meta.compacted_seq + 1;
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
-        for seq in from..=to {
-            let Some(change) = self.row::<Change>(&Key::Change(seq))? else { break };
-            if change.audit_id > self.meta.audit_compacted {
-                break;
-            }
-            self.meta.compacted_ms = self.meta.compacted_ms.max(change.committed_ms);
-            self.meta.compacted_seq = seq;
-            self.delete(Key::Change(seq));
-        }
+        while self.meta.compacted_seq < to && self.drop_block(to)? {}
         Ok(Given::Done(Nothing {}))
+    }
+
+    /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. Data that is still some
+    /// record's moves to the record.
+    fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
+        let key = Key::Changes(self.meta.compacted_seq + 1);
+        let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
+        let Some(last) = block.changes.last() else { return Ok(false) };
+        if last.seq > to || last.audit_id > self.meta.audit_compacted {
+            return Ok(false);
+        }
+        self.meta.compacted_ms = self.meta.compacted_ms.max(last.committed_ms);
+        self.meta.compacted_seq = last.seq;
+        self.delete(key);
+        for change in block.changes {
+            let Some(table) = self.table_number(&change.table_name) else { continue };
+            let Some(version) = self.version(table, change.record_id)? else { continue };
+            if version.seq == change.seq && !version.deleted {
+                let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
+                let record = Record { seq, timestamp_ms, device, deleted: false, data: change.data };
+                self.put(Key::Record { table, id: change.record_id }, &record);
+            }
+        }
+        Ok(true)
     }
 
     /// Conflicts that wait for a decision, oldest first.

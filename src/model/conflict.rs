@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::change::Write;
+use super::change::{Write, object};
 use super::effect::Effect;
 use super::error::Code;
 use super::records::Version;
@@ -37,7 +37,7 @@ impl State {
             return Ok(Some(ConflictType::Timestamp));
         }
         let data = match (c.operation(), current.deleted) {
-            (Operation::Insert, false) => self.data_of(table, c.record_id, current)? != c.data,
+            (Operation::Insert, false) => self.data_of(table, c.record_id, current)? != object(&c.data),
             (Operation::Update | Operation::Delete, true) => true,
             _ => false,
         };
@@ -67,7 +67,7 @@ impl State {
             record_id: c.record_id,
             conflict_type: kind.into(),
             local_version: local.clone(),
-            remote_version: Bytes::copy_from_slice(&c.data),
+            remote_version: object(&c.data),
             at_ms: now,
             local_seq: current.as_ref().map_or(0, |v| v.seq),
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
@@ -138,9 +138,10 @@ impl State {
     /// `None` if a side is no object.
     fn merge(&self, c: &DataUpdate, local: &[u8], remote_wins: bool) -> Result<Option<Bytes>, TablesError> {
         let base = match c.base_version {
-            Some(seq) if seq > 0 => self
-                .row::<Change>(&Key::Change(seq))?
-                .filter(|change| change.table_name == c.table_name && change.record_id == c.record_id),
+            Some(seq) if seq > 0 => {
+                let same = |c2: &Change| c2.table_name == c.table_name && c2.record_id == c.record_id;
+                self.change(seq)?.filter(same)
+            }
             _ => None,
         };
         let base = base.map(|change| change.data).unwrap_or_default();
@@ -193,7 +194,7 @@ impl State {
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name)?;
         let current = self.version(table, open.record_id)?;
-        let data = Bytes::copy_from_slice(&c.resolved_data);
+        let data = object(&c.resolved_data);
         let mut row = Conflict::clone(&open);
         row.resolution = if c.method == 0 { ResolutionMethod::Manual.into() } else { c.method };
         row.resolved_ms = self.meta.now_ms;

@@ -137,10 +137,6 @@ impl State {
         device.updated_ms = self.meta.now_ms;
         if was_active {
             device.offline_seq = self.meta.head_seq;
-            if let Some(sync) = self.sync_states.get(id) {
-                let sync = SyncState { own_offline: 0, ..sync.clone() };
-                self.save_sync_state(sync);
-            }
         }
         self.save_device(device);
         if self.meta.master == id {

@@ -331,7 +331,7 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
         }
     }
     assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
-    let change: Change = super::tables::get_row(&b.tables, &Key::Change(10)).unwrap().unwrap();
+    let change = super::read::change(&b.tables, 10).unwrap().unwrap();
     assert_eq!(seq_before(&b.tables, 0, 26, change.committed_ms).unwrap(), 9);
     assert_eq!((seq_before(&b.tables, 0, 26, 0).unwrap(), seq_before(&b.tables, 0, 26, u64::MAX).unwrap()), (0, 26));
 }

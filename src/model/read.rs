@@ -1,7 +1,7 @@
 //! Reading what is not kept in memory: pages of changes and records, the election log.
 
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
-use crate::proto::{Change, Election, Record};
+use crate::proto::{Change, ChangeBlock, Election, Record};
 
 /// A page of the change feed.
 #[derive(Debug, Default)]
@@ -22,6 +22,7 @@ pub struct PageSize {
 /// Rows looked at for one page, whatever the filter takes.
 const SCAN: usize = 20_000;
 const CHUNK: usize = 1_000;
+const BLOCKS: usize = 64;
 
 /// The changes after `seq` up to `head` that `wanted` takes. `None` if some were compacted: only a full sync helps.
 pub fn changes_after(
@@ -33,32 +34,111 @@ pub fn changes_after(
 ) -> Result<Option<Changes>, TablesError> {
     let mut page = Changes { seq, ..Changes::default() };
     let (mut bytes, mut scanned) = (0, 0);
+    let mut from = block_of(tables, seq + 1)?;
     while page.seq < head && scanned < SCAN {
-        let rows = tables.range(&Key::Change(page.seq + 1), &Key::Change(head), CHUNK.min(size.rows.max(1)), false)?;
+        let rows = tables.range(&Key::Changes(from), &Key::Changes(head), BLOCKS, false)?;
         if rows.is_empty() {
             return Ok(None);
         }
         for (key, value) in rows {
-            let change: Change = decode(&key, value)?;
-            if change.seq != page.seq + 1 {
-                return Ok(None);
-            }
-            if wanted(&change) {
-                bytes += change.data.len();
-                if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
-                    page.more = true;
-                    return Ok(Some(page));
+            let block: ChangeBlock = decode(&key, value)?;
+            for change in block.changes {
+                if change.seq <= page.seq || change.seq > head {
+                    continue;
                 }
-                page.seq = change.seq;
-                page.changes.push(change);
-            } else {
-                page.seq = change.seq;
+                if change.seq != page.seq + 1 {
+                    return Ok(None);
+                }
+                if wanted(&change) {
+                    bytes += change.data.len();
+                    if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
+                        page.more = true;
+                        return Ok(Some(page));
+                    }
+                    page.seq = change.seq;
+                    page.changes.push(change);
+                } else {
+                    page.seq = change.seq;
+                }
+                scanned += 1;
             }
-            scanned += 1;
         }
+        from = page.seq + 1;
     }
     page.more = page.seq < head;
     Ok(Some(page))
+}
+
+/// The first seq of the block that holds `seq`, or `seq` itself if none does.
+fn block_of(tables: &dyn TablesRead, seq: u64) -> Result<u64, TablesError> {
+    let rows = tables.range(&Key::Changes(0), &Key::Changes(seq), 1, true)?;
+    Ok(match rows.first() {
+        Some((Key::Changes(first), _)) => *first,
+        _ => seq,
+    })
+}
+
+/// One change, if it is kept.
+pub fn change(tables: &dyn TablesRead, seq: u64) -> Result<Option<Change>, TablesError> {
+    Ok(ChangeReader::new(tables).get(seq)?.cloned())
+}
+
+/// Reads changes one by one; neighbours come from the same block.
+pub struct ChangeReader<'a> {
+    tables: &'a dyn TablesRead,
+    block: Vec<Change>,
+}
+
+impl<'a> ChangeReader<'a> {
+    pub fn new(tables: &'a dyn TablesRead) -> Self {
+        Self { tables, block: Vec::new() }
+    }
+
+    pub fn get(&mut self, seq: u64) -> Result<Option<&Change>, TablesError> {
+        if self.index(seq).is_none() {
+            let rows = self.tables.range(&Key::Changes(0), &Key::Changes(seq), 1, true)?;
+            self.block = match rows.into_iter().next() {
+                Some((key, value)) => decode::<ChangeBlock>(&key, value)?.changes,
+                None => Vec::new(),
+            };
+        }
+        Ok(self.index(seq).and_then(|at| self.block.get(at)))
+    }
+
+    fn index(&self, seq: u64) -> Option<usize> {
+        let at = seq.checked_sub(self.block.first()?.seq)? as usize;
+        (at < self.block.len()).then_some(at)
+    }
+}
+
+/// A record with its data, deleted ones too.
+pub fn record(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Option<Record>, TablesError> {
+    let Some(record) = get_row::<Record>(tables, &Key::Record { table, id })? else { return Ok(None) };
+    with_data(tables, &mut ChangeReader::new(tables), table, id, record).map(Some)
+}
+
+/// The data stands in the record's last change as long as that is kept, then in the record itself.
+fn with_data(
+    tables: &dyn TablesRead,
+    changes: &mut ChangeReader<'_>,
+    table: u32,
+    id: i64,
+    mut record: Record,
+) -> Result<Record, TablesError> {
+    // Compaction or another write may come between the two looks: then the record says something new.
+    while !record.deleted && record.data.is_empty() {
+        if let Some(change) = changes.get(record.seq)? {
+            record.data = change.data.clone();
+            break;
+        }
+        let key = Key::Record { table, id };
+        let again: Record = get_row(tables, &key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
+        if again == record && changes.get(record.seq)?.is_none() {
+            return Err(TablesError::Corrupt(key));
+        }
+        record = again;
+    }
+    Ok(record)
 }
 
 /// A page of records that exist, in the order of their keys.
@@ -81,6 +161,7 @@ pub fn records_after(
     let mut page = Records { after, ..Records::default() };
     let (mut bytes, mut scanned) = (0, 0);
     let end = Key::Record { table: u32::MAX, id: i64::MAX };
+    let mut changes = ChangeReader::new(tables);
     loop {
         let from = match page.after {
             None => Key::Record { table: 0, id: i64::MIN },
@@ -101,6 +182,7 @@ pub fn records_after(
             let record: Record = decode(&key, value)?;
             scanned += 1;
             if !record.deleted {
+                let record = with_data(tables, &mut changes, table, id, record)?;
                 bytes += record.data.len();
                 if page.records.len() >= size.rows || (bytes > size.bytes && !page.records.is_empty()) {
                     page.more = true;
@@ -123,9 +205,8 @@ pub fn seq_before(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -
     let (mut low, mut high) = (compacted, head);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        let at = get_row::<Change>(tables, &Key::Change(middle))?;
-        match at {
-            Some(change) if change.committed_ms >= ms => high = middle - 1,
+        match change(tables, middle)? {
+            Some(at) if at.committed_ms >= ms => high = middle - 1,
             // Compacted meanwhile counts as older.
             _ => low = middle,
         }

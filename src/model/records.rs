@@ -51,13 +51,13 @@ impl Records {
         }
     }
 
-    /// After a write.
-    pub fn set(&mut self, table: u32, id: i64, record: &Record) {
+    /// After a write of `data`.
+    pub fn set(&mut self, table: u32, id: i64, record: &Record, data: Bytes) {
         let key = (table, id);
         let weight = |data: &Bytes| data.len() + 64;
-        self.bytes += weight(&record.data);
+        self.bytes += weight(&data);
         self.held.push_back((key, record.seq));
-        let version = Version { data: Some(record.data.clone()), ..version_of(record) };
+        let version = Version { data: Some(data), ..version_of(record) };
         if let Some(old) = self.versions.insert(key, version)
             && let Some(data) = old.data
         {

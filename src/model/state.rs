@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::answered::AnsweredRings;
+use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::effect::Effect;
 use super::error::{Code, Error};
@@ -22,7 +22,7 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, ClusterInit, Command, Conflict, Device, Done as Nothing, Meta, Outcome, Refused, Revoked,
+    Applied, Batch, Change, ClusterInit, Command, Conflict, Device, Done as Nothing, Meta, Outcome, Refused, Revoked,
     SyncState, TableName, TokenRevoke,
 };
 
@@ -67,17 +67,20 @@ pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fai
 
 /// What one entry has written and said so far.
 #[derive(Default)]
-struct Txn {
+pub(super) struct Txn {
     hash: Xxh3,
     key: Vec<u8>,
     effects: Vec<Effect>,
+    /// Changes that are not in a row yet, and their bytes.
+    pub block: Vec<Arc<Change>>,
+    pub block_bytes: usize,
 }
 
 pub struct State {
     tables: Box<dyn Tables>,
     applied: Applied,
     digest: u128,
-    txn: Txn,
+    pub(super) txn: Txn,
     pub(super) meta: Meta,
     pub(super) devices: BTreeMap<String, Arc<Device>>,
     /// Device ids by number, from 1.
@@ -88,7 +91,7 @@ pub struct State {
     pub(super) table_numbers: HashMap<String, u32>,
     pub(super) records: Records,
     pub(super) recent: Recent,
-    answered: AnsweredRings,
+    answered: Answered,
     pub(super) requests: Requests,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     revoked: HashMap<String, u64>,
@@ -114,7 +117,7 @@ impl State {
             table_numbers: HashMap::new(),
             records: Records::default(),
             recent: Recent::default(),
-            answered: AnsweredRings::default(),
+            answered: Answered::default(),
             requests: Requests::default(),
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
@@ -155,13 +158,13 @@ impl State {
         self.scan(&Key::Table(0), |k| matches!(k, Key::Table(_)), |_, row: TableName| names.push(row))?;
         self.table_numbers = names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
         self.table_names = names;
-        let mut answered = AnsweredRings::default();
+        let mut answered = Answered::default();
         self.scan(
-            &Key::Answered { node: 0, slot: 0 },
+            &Key::Answered { node: 0, group: 0 },
             |k| matches!(k, Key::Answered { .. }),
             |key, row| {
-                if let Key::Answered { node, slot } = key {
-                    answered.set(*node, *slot, row);
+                if let Key::Answered { node, group } = key {
+                    answered.load(*node, *group, row);
                 }
             },
         )?;
@@ -283,11 +286,23 @@ impl State {
             outcomes.push(self.apply_command(command)?);
         }
         if !outcomes.is_empty() {
-            let meta = self.meta.clone();
-            self.put(Key::Meta, &meta);
+            self.seal();
         }
         let effects = self.commit(at);
         Ok(Done { outcomes, effects })
+    }
+
+    /// The entry's commands are done: what they share as rows.
+    fn seal(&mut self) {
+        self.seal_changes();
+        for stored in self.answered.seal() {
+            self.put(Key::Answered { node: stored.node, group: stored.group }, &stored.row);
+            for group in stored.dropped {
+                self.delete(Key::Answered { node: stored.node, group });
+            }
+        }
+        let meta = self.meta.clone();
+        self.put(Key::Meta, &meta);
     }
 
     /// Applies an entry without commands: a blank one, or a membership as consensus encodes it.
@@ -323,8 +338,8 @@ impl State {
             let Some(outcome) = given else {
                 return Ok(refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"));
             };
-            let mut outcome = Outcome::decode(outcome)
-                .map_err(|_| TablesError::Corrupt(Key::Answered { node: origin.node, slot: 0 }))?;
+            let corrupt = |_| TablesError::Corrupt(Key::Answered { node: origin.node, group: 0 });
+            let mut outcome = Outcome::decode(outcome).map_err(corrupt)?;
             outcome.repeated = true;
             return Ok(outcome);
         }
@@ -339,8 +354,7 @@ impl State {
             },
         };
         if origin.number > 0 {
-            let (slot, row) = self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
-            self.put(Key::Answered { node: origin.node, slot }, &row);
+            self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
         }
         Ok(outcome)
     }
@@ -403,16 +417,18 @@ impl State {
         self.txn.effects.push(effect);
     }
 
-    pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) -> Bytes {
-        let value = Bytes::from(row.encode_to_vec());
+    pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) {
+        self.put_encoded(key, Bytes::from(row.encode_to_vec()));
+    }
+
+    pub(super) fn put_encoded(&mut self, key: Key, value: Bytes) {
         self.txn.key.clear();
         key.canonical(&mut self.txn.key);
         self.txn.hash.update(&(self.txn.key.len() as u32).to_be_bytes());
         self.txn.hash.update(&self.txn.key);
         self.txn.hash.update(&(value.len() as u32 + 1).to_be_bytes());
         self.txn.hash.update(&value);
-        self.tables.put(key, value.clone());
-        value
+        self.tables.put(key, value);
     }
 
     pub(super) fn delete(&mut self, key: Key) {
@@ -422,6 +438,10 @@ impl State {
         self.txn.hash.update(&self.txn.key);
         self.txn.hash.update(&0u32.to_be_bytes());
         self.tables.delete(key);
+    }
+
+    pub(super) fn rows(&self) -> &dyn TablesRead {
+        &*self.tables
     }
 
     pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {

@@ -17,15 +17,16 @@ impl State {
     /// Changes that the device has not seen: what was set as base, and all since then but its own.
     pub fn pending_changes(&self, sync: &SyncState) -> u64 {
         let since = self.meta.head_seq.saturating_sub(sync.base_seq);
-        sync.base + since.saturating_sub(sync.own)
+        sync.base + since.saturating_sub(self.audit.changes_by(&sync.device_id, sync.base_seq))
     }
 
     /// Changes of others since the device went offline; 0 once it has synced.
-    pub fn offline_changes(&self, device: &Device, sync: &SyncState) -> u64 {
+    pub fn offline_changes(&self, device: &Device) -> u64 {
         if device.offline_seq == 0 {
             return 0;
         }
-        self.meta.head_seq.saturating_sub(device.offline_seq).saturating_sub(sync.own_offline)
+        let own = self.audit.changes_by(&device.device_id, device.offline_seq);
+        self.meta.head_seq.saturating_sub(device.offline_seq).saturating_sub(own)
     }
 
     pub(super) fn sync_begin(&mut self, c: SyncBegin) -> Given1 {
@@ -46,7 +47,6 @@ impl State {
         sync.cursor_seq = c.cursor_seq.map_or(head, |seq| seq.min(head));
         sync.base = 0;
         sync.base_seq = sync.cursor_seq;
-        sync.own = 0;
         if let Some(device) = self.devices.get(&c.device_id)
             && device.offline_seq != 0
         {
@@ -72,7 +72,6 @@ impl State {
         if let Some(count) = c.pending_changes_count {
             sync.base = count;
             sync.base_seq = self.meta.head_seq;
-            sync.own = 0;
         }
         if let Some(message) = c.last_error_message {
             sync.last_error_message = Some(message);
@@ -88,14 +87,6 @@ impl State {
         self.audit("sync_error", "report", true, &c.device_id, format!("{}: {}", c.error_code, c.error_message));
         self.updated(sync);
         Ok(Given::Done(Nothing {}))
-    }
-
-    /// A change by this device: it does not wait for its own.
-    pub(super) fn count_own_change(&mut self, device_id: &str) {
-        if let Some(sync) = self.sync_states.get(device_id) {
-            let sync = SyncState { own: sync.own + 1, own_offline: sync.own_offline + 1, ..sync.clone() };
-            self.save_sync_state(sync);
-        }
     }
 
     fn updated(&mut self, mut sync: SyncState) -> Given {

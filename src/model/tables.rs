@@ -22,16 +22,16 @@ pub enum Key {
     Table(u32),
     /// `proto::Record`.
     Record { table: u32, id: i64 },
-    /// `proto::Change` by its seq.
-    Change(u64),
+    /// `proto::ChangeBlock` by the seq of its first change. Read changes with [`super::read`].
+    Changes(u64),
     /// `proto::Election` by its id.
     Election(u64),
     /// `proto::Audit` by its id.
     Audit(u64),
     /// `proto::Conflict` by its id.
     Conflict(u64),
-    /// `proto::Answered`: a slot of a node's ring.
-    Answered { node: u64, slot: u32 },
+    /// `proto::AnsweredGroup`, numbered by node.
+    Answered { node: u64, group: u64 },
     /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
     Requested { device: u32, slot: u32 },
     /// `proto::Revoked` by the token's id.
@@ -66,7 +66,7 @@ impl Key {
                 out.extend_from_slice(&table.to_be_bytes());
                 out.extend_from_slice(&id.to_be_bytes());
             }
-            Self::Change(n) => {
+            Self::Changes(n) => {
                 tag(out, 6);
                 out.extend_from_slice(&n.to_be_bytes());
             }
@@ -82,10 +82,10 @@ impl Key {
                 tag(out, 9);
                 out.extend_from_slice(&n.to_be_bytes());
             }
-            Self::Answered { node, slot } => {
+            Self::Answered { node, group } => {
                 tag(out, 10);
                 out.extend_from_slice(&node.to_be_bytes());
-                out.extend_from_slice(&slot.to_be_bytes());
+                out.extend_from_slice(&group.to_be_bytes());
             }
             Self::Requested { device, slot } => {
                 tag(out, 11);

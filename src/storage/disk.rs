@@ -44,12 +44,13 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
         return Err(OpenError::io(dir)(io::Error::other("no thread could be started")));
     };
     let parts = Parts { shared: shared.clone(), sender: sender.clone(), engine: kept, writer, log, lock };
+    let close: Arc<dyn Close> = Arc::new(Closer(Mutex::new(Some(parts))));
     Ok(Stores {
-        log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone() }),
+        log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone(), _closer: close.clone() }),
         tables: Box::new(SledTables::new(shared.clone())),
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
-        close: Arc::new(Closer(Mutex::new(Some(parts)))),
+        close,
     })
 }
 

@@ -30,7 +30,11 @@ pub struct Engine {
 impl Engine {
     /// Everything written before is on disk when this returns.
     pub fn flush(&self) -> sled::Result<()> {
-        self.db.flush().map(|_| ())
+        self.db.flush()?;
+        match flush::has_failed() {
+            false => Ok(()),
+            true => Err(sled::Error::Io(io::Error::other("the disk refused a flush"))),
+        }
     }
 }
 

@@ -4,13 +4,14 @@
 //! acknowledged entry could be lost in a power cut. This library defines the symbol itself, so the call ends here.
 //! Whether it does depends on the linker, so every open proves it, and refuses to start otherwise.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use libc::{c_int, c_uint, off64_t};
 
 const PROBE: &[u8] = b"probe";
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// # Safety
 /// As libc's: any descriptor may be passed, a wrong one is an error of the call.
@@ -18,7 +19,17 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off64_t, _flags: c_uint) -> c_int {
     CALLS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: fdatasync takes any descriptor and touches no memory of ours.
-    unsafe { libc::fdatasync(fd) }
+    let outcome = unsafe { libc::fdatasync(fd) };
+    if outcome != 0 {
+        FAILED.store(true, Ordering::SeqCst);
+    }
+    outcome
+}
+
+/// Whether any flush of this process failed. The engine's own background flushes only log it, and the kernel may
+/// have dropped what it could not write, so a later flush that succeeds says nothing.
+pub fn has_failed() -> bool {
+    FAILED.load(Ordering::SeqCst)
 }
 
 /// How often a flush reached the disk, in this process.

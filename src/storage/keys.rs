@@ -139,13 +139,13 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
             // With the sign flipped, negative numbers sort before the others.
             out.extend_from_slice(&((*id as u64) ^ (1 << 63)).to_be_bytes());
         }
-        Key::Change(seq) => tagged(CHANGE, &seq.to_be_bytes(), out),
+        Key::Changes(seq) => tagged(CHANGE, &seq.to_be_bytes(), out),
         Key::Election(id) => tagged(ELECTION, &id.to_be_bytes(), out),
         Key::Audit(id) => tagged(AUDIT, &id.to_be_bytes(), out),
         Key::Conflict(id) => tagged(CONFLICT, &id.to_be_bytes(), out),
-        Key::Answered { node, slot } => {
+        Key::Answered { node, group } => {
             tagged(ANSWERED, &node.to_be_bytes(), out);
-            out.extend_from_slice(&slot.to_be_bytes());
+            out.extend_from_slice(&group.to_be_bytes());
         }
         Key::Requested { device, slot } => {
             tagged(REQUESTED, &device.to_be_bytes(), out);
@@ -164,11 +164,11 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         SYNC_STATE => Key::SyncState(take_string(bytes)?),
         TABLE => Key::Table(take_u32(bytes)?),
         RECORD => Key::Record { table: take_u32(bytes)?, id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
-        CHANGE => Key::Change(take_u64(bytes)?),
+        CHANGE => Key::Changes(take_u64(bytes)?),
         ELECTION => Key::Election(take_u64(bytes)?),
         AUDIT => Key::Audit(take_u64(bytes)?),
         CONFLICT => Key::Conflict(take_u64(bytes)?),
-        ANSWERED => Key::Answered { node: take_u64(bytes)?, slot: take_u32(bytes)? },
+        ANSWERED => Key::Answered { node: take_u64(bytes)?, group: take_u64(bytes)? },
         REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
         REVOKED => Key::Revoked(take_string(bytes)?),
         _ => return None,
@@ -259,11 +259,11 @@ pub(super) mod tests {
             text().prop_map(Key::SyncState),
             small().prop_map(Key::Table),
             (small(), prop_oneof![-2..3i64, any::<i64>()]).prop_map(|(table, id)| Key::Record { table, id }),
-            number().prop_map(Key::Change),
+            number().prop_map(Key::Changes),
             number().prop_map(Key::Election),
             number().prop_map(Key::Audit),
             number().prop_map(Key::Conflict),
-            (number(), small()).prop_map(|(node, slot)| Key::Answered { node, slot }),
+            (number(), number()).prop_map(|(node, group)| Key::Answered { node, group }),
             (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
             text().prop_map(Key::Revoked),
         ]

@@ -17,7 +17,7 @@ use super::log_thread::{Message, Op, Purge};
 use super::snapshot::blocking;
 use super::tables::Shared as TablesShared;
 use super::tail::{self, Tail};
-use super::{Ack, BoxFuture, Durable, LogBounds, LogStore};
+use super::{Ack, BoxFuture, Close, Durable, LogBounds, LogStore};
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;
@@ -48,6 +48,8 @@ pub struct SledLog {
     pub(super) sender: SyncSender<Message>,
     /// Purging needs the rows to be durable first.
     pub(super) tables: Arc<TablesShared>,
+    /// Whoever keeps the log keeps the folder open.
+    pub(super) _closer: Arc<dyn Close>,
 }
 
 impl SledLog {
@@ -147,10 +149,15 @@ impl LogStore for SledLog {
                     let tree = self.shared.tree.read().clone().ok_or_else(closed)?;
                     let (left, stop, first) = (budget, end.min(tail_first), out.is_empty());
                     let older = blocking(move || log_rows::read(&tree, next, stop, left, first)).await;
-                    if self.shared.state.lock().truncations != truncations.unwrap_or_default() {
-                        continue 'again;
+                    {
+                        let state = self.shared.state.lock();
+                        if state.truncations != truncations.unwrap_or_default() {
+                            continue 'again;
+                        }
+                        // Purged meanwhile is the caller's matter; anything else is damage.
+                        check_read(&state.bounds, next, to)?;
                     }
-                    let older = older?;
+                    let older = older.map_err(|error| self.shared.health.fail("reading the log", &error))?;
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {

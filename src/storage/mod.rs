@@ -134,7 +134,7 @@ pub struct Stores {
     pub snapshots: std::sync::Arc<dyn SnapshotStore>,
     /// Resolves when rows that were applied but are not in the engine yet are few enough to go on.
     pub pressure: std::sync::Arc<dyn Pressure>,
-    /// Ends the use of the data folder. Dropping it ends the use, too, but without a last flush.
+    /// Ends the use of the data folder. Dropping this and the log ends it, too, but without a last flush.
     pub close: std::sync::Arc<dyn Close>,
 }
 

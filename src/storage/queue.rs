@@ -265,6 +265,7 @@ fn take_sets(inner: &mut Inner) -> Vec<Sealed> {
         }
     }
     inner.rows -= rows;
-    inner.oldest = if inner.rows > 0 { inner.oldest } else { None };
+    // What is left gathers anew.
+    inner.oldest = (inner.rows > 0).then(Instant::now);
     sets
 }

@@ -48,7 +48,13 @@ impl Shared {
             return Ok(found);
         }
         let rows = self.rows.read();
-        rows.as_ref().ok_or_else(|| storage_error(closed()))?.get(key)
+        let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
+        self.checked(rows.get(key))
+    }
+
+    /// A failed read of the engine is as final as a failed write.
+    fn checked<T>(&self, outcome: Result<T, TablesError>) -> Result<T, TablesError> {
+        outcome.inspect_err(|error| drop(self.health.fail("reading rows", error)))
     }
 
     /// `patch` holds rows that win over all others, and how many of them are not deleted does not matter.
@@ -67,7 +73,7 @@ impl Shared {
         let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
         self.overlay.read().copy_range(from, to, limit, reverse, &mut patch);
         let patch: Vec<_> = if reverse { patch.into_iter().rev().collect() } else { patch.into_iter().collect() };
-        merge(patch, rows.range(from, to, reverse), limit, reverse)
+        self.checked(merge(patch, rows.range(from, to, reverse), limit, reverse))
     }
 }
 

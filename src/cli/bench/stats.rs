@@ -114,8 +114,9 @@ impl Report {
     }
 
     pub fn print(&self) {
+        let extra: String = self.extra.iter().map(|(key, value)| format!("  {key}={value}")).collect();
         println!(
-            "{:<7} {:>8} {:>11.0} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.1} {:>7}",
+            "{:<7} {:>8} {:>11.0} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.1} {:>7}{extra}",
             self.bench,
             self.clients,
             self.per_second(),
@@ -127,9 +128,6 @@ impl Report {
             self.longest_gap_ms,
             self.errors
         );
-        for (key, value) in &self.extra {
-            println!("        {key}: {value}");
-        }
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Progress {
     pub acked: usize,
     /// Devices that have all acknowledgements and all changes.
     pub complete: usize,
-    /// Set by the conductor: the devices end.
+    /// Set when everything was received: the devices end.
     pub over: bool,
 }
 

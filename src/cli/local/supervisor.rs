@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -127,8 +127,8 @@ impl Node {
                 Want::Stopped => return,
             }
             let begun = Instant::now();
-            let mut child = match self.spawn() {
-                Ok(child) => child,
+            let (mut child, stdin) = match self.spawn() {
+                Ok(started) => started,
                 Err(why) => return self.tell(NodeEvent::GivenUp { node: self.files.id, why }).await,
             };
             let pid = child.id().unwrap_or_default();
@@ -136,7 +136,8 @@ impl Node {
             let ended = tokio::select! {
                 ended = child.wait() => ended,
                 changed = self.wanted.changed() => {
-                    end(&mut child, changed.is_ok() && *self.wanted.borrow() == Want::Down).await;
+                    let at_once = changed.is_ok() && *self.wanted.borrow() == Want::Down;
+                    end(&mut child, stdin, at_once).await;
                     let _ = std::fs::remove_file(self.files.pid());
                     continue;
                 }
@@ -168,7 +169,8 @@ impl Node {
         self.wanted.changed().await.is_ok()
     }
 
-    fn spawn(&self) -> Result<Child, String> {
+    /// The process, and our end of the pipe that it lives by.
+    fn spawn(&self) -> Result<(Child, Option<ChildStdin>), String> {
         let log_path = self.files.log();
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.map_err(|e| format!("{}: {e}", log_path.display()))?;
@@ -185,11 +187,13 @@ impl Node {
                 command.env_remove(name);
             }
         }
-        let child = command.spawn().map_err(|e| format!("{}: {e}", self.exe.display()))?;
+        let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.exe.display()))?;
         let pid = child.id().unwrap_or_default();
         std::fs::write(self.files.pid(), format!("{pid}\n"))
             .map_err(|e| format!("{}: {e}", self.files.pid().display()))?;
-        Ok(child)
+        // Taken out: waiting for a child closes the pipe that is still in it.
+        let stdin = child.stdin.take();
+        Ok((child, stdin))
     }
 
     async fn tell(&self, event: NodeEvent) {
@@ -197,9 +201,9 @@ impl Node {
     }
 }
 
-async fn end(child: &mut Child, at_once: bool) {
+async fn end(child: &mut Child, stdin: Option<ChildStdin>, at_once: bool) {
     if !at_once {
-        drop(child.stdin.take());
+        drop(stdin);
         if tokio::time::timeout(DRAIN, child.wait()).await.is_ok() {
             return;
         }
@@ -207,7 +211,7 @@ async fn end(child: &mut Child, at_once: bool) {
     let _ = child.kill().await;
 }
 
-/// The last line of a log that says anything.
+/// The last line of a log that says why, or else the last that says anything.
 fn last_line(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
@@ -215,5 +219,7 @@ fn last_line(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().rev().find(|l| !l.trim().is_empty()).map(|l| l.trim().to_owned())
+    let mut lines = text.lines().rev().map(str::trim).filter(|l| !l.is_empty());
+    let last = lines.clone().next()?;
+    Some(lines.find_map(|l| l.strip_prefix("error: ")).unwrap_or(last).to_owned())
 }

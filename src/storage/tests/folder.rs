@@ -13,7 +13,7 @@ async fn a_closed_folder_opens_again_in_the_same_process() {
     put(&mut *stores.tables, 3, &[(Key::Meta, value(1, 10))]);
     stores.close.close().await.unwrap();
     assert!(append(&*stores.log, entries(4..5, 10)).await.is_err());
-    assert!(stores.tables.get(&Key::Change(1)).is_err());
+    assert!(stores.tables.get(&Key::Changes(1)).is_err());
     // The old handles may stay around.
     let again = open(dir.path());
     assert_eq!(again.log.bounds().last, Some(3));

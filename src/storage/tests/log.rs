@@ -165,6 +165,10 @@ async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
                 assert_eq!(all(&*stores.log).await, entries(1..9, 9_000));
                 append(&*stores.log, entries(9..10, 10)).await.unwrap();
                 stores.close.close().await.unwrap();
+                // Nothing of the torn entry is left for the one that took its place.
+                let stores = open(dir.path());
+                assert_eq!(all(&*stores.log).await, [entries(1..9, 9_000), entries(9..10, 10)].concat());
+                stores.close.close().await.unwrap();
             }
             Err(error) => assert!(!opens && matches!(error, OpenError::Corrupt { .. }), "{error}"),
         }

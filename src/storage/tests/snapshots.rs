@@ -15,7 +15,7 @@ const ROWS: u64 = 3_000;
 fn step(index: u64) -> (Key, Option<Bytes>) {
     let key = match index * 7_919 % ROWS {
         id if id % 3 == 0 => Key::Record { table: 1, id: id as i64 },
-        seq => Key::Change(seq),
+        seq => Key::Changes(seq),
     };
     let len = if index.is_multiple_of(41) { 10_000 } else { 60 };
     (key, (!index.is_multiple_of(5)).then(|| value(index, len)))

@@ -13,7 +13,7 @@ fn some_key() -> impl Strategy<Value = Key> {
         Just(Key::Meta),
         prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| Key::Device(id.into())),
         (-2..3i64).prop_map(|id| Key::Record { table: 1, id }),
-        (1..6u64).prop_map(Key::Change),
+        (1..6u64).prop_map(Key::Changes),
         (0..2u32, 0..3u32).prop_map(|(device, slot)| Key::Requested { device, slot }),
         Just(Key::Revoked("z".into())),
     ]
@@ -126,18 +126,18 @@ async fn pressure_holds_until_the_writer_has_caught_up() {
     // More than may wait, in spite of the writer, which goes on meanwhile.
     for round in 0..3u64 {
         for seq in 0..PENDING_ROWS as u64 {
-            stores.tables.put(Key::Change(round * PENDING_ROWS as u64 + seq), Bytes::from_static(b"row"));
+            stores.tables.put(Key::Changes(round * PENDING_ROWS as u64 + seq), Bytes::from_static(b"row"));
         }
         index += 1;
         stores.tables.commit(applied(index));
     }
     stores.pressure.ready().await.unwrap();
-    assert_eq!(stores.tables.get(&Key::Change(1)).unwrap(), Some(Bytes::from_static(b"row")));
+    assert_eq!(stores.tables.get(&Key::Changes(1)).unwrap(), Some(Bytes::from_static(b"row")));
     let last = 3 * PENDING_ROWS as u64 - 1;
-    let found = stores.tables.range(&Key::Change(0), &Key::Change(u64::MAX), 2, true).unwrap();
+    let found = stores.tables.range(&Key::Changes(0), &Key::Changes(u64::MAX), 2, true).unwrap();
     assert_eq!(
         found.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(),
-        [Key::Change(last), Key::Change(last - 1)]
+        [Key::Changes(last), Key::Changes(last - 1)]
     );
     stores.close.close().await.unwrap();
     assert!(stores.pressure.ready().await.is_ok());
@@ -148,7 +148,7 @@ async fn readers_see_an_apply_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let mut stores = open(dir.path());
     let reader = stores.tables.reader();
-    let rows = |index: u64, len: usize| [1, 2, 3].map(|seq| (Key::Change(seq), value(index, len)));
+    let rows = |index: u64, len: usize| [1, 2, 3].map(|seq| (Key::Changes(seq), value(index, len)));
     put(&mut *stores.tables, 1, &rows(1, 10));
     let writing = std::thread::spawn(move || {
         for index in 2..400 {
@@ -161,7 +161,7 @@ async fn readers_see_an_apply_whole_or_not_at_all() {
         stores
     });
     while !writing.is_finished() {
-        let found = reader.range(&Key::Change(0), &Key::Change(9), 10, false).unwrap();
+        let found = reader.range(&Key::Changes(0), &Key::Changes(9), 10, false).unwrap();
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|(_, value)| *value == found[0].1));
     }

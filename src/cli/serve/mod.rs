@@ -1,15 +1,17 @@
 //! `tillsync serve`: one node.
 
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::{CliResult, Failure, logging, stop_signal};
 use crate::config::{Config, Layers};
 use crate::model::error::{Code, Error};
+
+mod node;
+
+use node::Node;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -63,26 +65,16 @@ fn settings(args: &Args) -> Result<Config, Error> {
     Config::from_layers(&layers)
 }
 
-/// Where the floors come together: storage, the cluster over it, the gateway over that.
+/// Runs the node until it is asked to stop.
 async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
-    let _raft = bind(config.raft_listen, "raft_listen").await?;
-    let _gateway = bind(config.gateway_listen, "gateway_listen").await?;
-    tokio::select! {
-        signal = stop_signal() => signal?,
-        () = stdin_end(), if stop_with_stdin => {}
-    }
-    Ok(())
-}
-
-/// Listens, or says which port is taken.
-async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|e| {
-        let why = match e.kind() {
-            std::io::ErrorKind::AddrInUse => format!("port {} is in use by another program", address.port()),
-            _ => format!("{address} cannot be listened on: {e}"),
-        };
-        crate::config::wrong(key, &why)
-    })
+    let node = Node::start(&config).await?;
+    let asked = tokio::select! {
+        signal = stop_signal() => signal,
+        () = stdin_end(), if stop_with_stdin => Ok(()),
+    };
+    tracing::info!("stopping");
+    node.stop().await?;
+    asked
 }
 
 /// Resolves when standard input ends. A thread of its own reads it: such a read cannot be taken back.

@@ -1,0 +1,106 @@
+//! Where the floors come together: storage, the cluster over it, the gateway over that.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SystemClock;
+use crate::cluster::boot::{self, NodeConfig, Stopper, Wire};
+use crate::cluster::{SharedCluster, coordinator};
+use crate::config::{Config, wrong};
+use crate::consensus::node::{StartError, Timing};
+use crate::consensus::types::Member;
+use crate::model::error::{Code, Error};
+use crate::storage::{self, Close, Stores};
+use crate::token::KeyRing;
+
+/// A node that serves.
+pub struct Node {
+    stop: CancellationToken,
+    coordinator: JoinHandle<()>,
+    stopper: Stopper,
+    close: Arc<dyn Close>,
+}
+
+impl Node {
+    /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
+    pub async fn start(config: &Config) -> Result<Self, Error> {
+        let _keys = KeyRing::read(&config.key_file)?;
+        let raft = bind(config.raft_listen, "raft_listen").await?;
+        let _gateway = bind(config.gateway_listen, "gateway_listen").await?;
+        let stores = open(config).await?;
+        // Held to the end: the folder is let go of when the last of it is dropped.
+        let close = stores.close.clone();
+        let clock = Arc::new(SystemClock);
+        let running = boot::start(node_config(config), stores, Wire::Grpc(raft), clock).await.map_err(start_error)?;
+        let (cluster, mut effects, stopper) = running.split();
+        tokio::spawn(async move { while effects.recv().await.is_some() {} });
+        let stop = CancellationToken::new();
+        let mut duties = coordinator::Settings::of(config.node_id);
+        duties.lost_after = config.presence.lost;
+        let shared: SharedCluster = cluster.clone();
+        let coordinator = tokio::spawn(coordinator::run(shared, duties, stop.clone()));
+        tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
+        Ok(Self { stop, coordinator, stopper, close })
+    }
+
+    /// Takes it down from the top; what was acknowledged is on disk.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        // A coordinator that panicked has said so in the log.
+        let _ = self.coordinator.await;
+        self.stopper.shutdown().await;
+        self.close.close().await.map_err(|e| Error::new(Code::Storage, format!("the data folder did not close: {e}")))
+    }
+}
+
+fn node_config(config: &Config) -> NodeConfig {
+    let members: BTreeMap<u64, Member> =
+        config.members.iter().map(|m| (m.id, Member { raft: m.raft.clone(), gateway: m.gateway.clone() })).collect();
+    NodeConfig {
+        timing: Timing {
+            heartbeat: config.raft.heartbeat,
+            election_min: config.raft.election_min,
+            election_max: config.raft.election_max,
+        },
+        request_timeout: config.request_timeout,
+        ..NodeConfig::new(config.node_id, &config.cluster_name, members)
+    }
+}
+
+/// Opens the data folder, which blocks on the disk.
+async fn open(config: &Config) -> Result<Stores, Error> {
+    let dir = config.data_dir.clone();
+    let identity = storage::Identity { node_id: config.node_id, cluster_id: config.cluster_name.clone() };
+    let opened = tokio::task::spawn_blocking(move || storage::open(&dir, &identity)).await;
+    let opened = opened.map_err(|e| Error::new(Code::Internal, format!("opening the data folder: {e}")))?;
+    opened.map_err(|e| {
+        let code = if e.is_configuration() { Code::Configuration } else { Code::Storage };
+        Error::new(code, e.to_string())
+    })
+}
+
+/// Listens, or says which port is taken.
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let why = match e.kind() {
+            ErrorKind::AddrInUse => format!("port {} is in use by another program", address.port()),
+            _ => format!("{address} cannot be listened on: {e}"),
+        };
+        wrong(key, &why)
+    })
+}
+
+fn start_error(error: StartError) -> Error {
+    let code = match &error {
+        StartError::Config(_) | StartError::Bind { .. } => Code::Configuration,
+        StartError::Storage(_) => Code::Storage,
+        StartError::Raft(_) => Code::Internal,
+    };
+    Error::new(code, error.to_string())
+}

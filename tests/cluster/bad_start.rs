@@ -1,0 +1,163 @@
+//! What a node says that cannot start: one sentence that names the thing, and an exit code.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::harness::{Dev, both, three_ports, tillsync};
+
+/// A node alone, in a folder of its own.
+struct Alone {
+    dir: TempDir,
+    ports: [u16; 2],
+}
+
+impl Alone {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let port = three_ports();
+        let ports = [port, port + 1];
+        let status = tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap();
+        assert!(status.success());
+        Self { dir, ports }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Writes the settings of node `id`; `more` goes at the end.
+    fn config(&self, id: u64, more: &str) -> PathBuf {
+        let ([gateway, raft], path) = (self.ports, self.dir.path().join("node.toml"));
+        let text = format!(
+            "node_id = {id}\ncluster_name = \"one\"\ndata_dir = {:?}\nkey_file = {:?}\n\
+             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\n\
+             members = [{{ id = {id}, raft = \"127.0.0.1:{raft}\", gateway = \"127.0.0.1:{gateway}\" }}]\n{more}\n",
+            self.data(),
+            self.dir.path().join("token.key"),
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts the node, which must give up: its exit code, and the sentence on its standard error.
+    fn fails(&self, config: &Path) -> (i32, String) {
+        let output = tillsync().args(["serve", "--log-level", "off", "--config"]).arg(config).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
+        (output.status.code().unwrap_or_else(|| panic!("killed by a signal: {}", both(&output))), said)
+    }
+
+    /// Runs the node for long enough to make its folder, then stops it in order.
+    fn run_once(&self) {
+        let mut child = tillsync()
+            .args(["serve", "--stop-with-stdin", "--config"])
+            .arg(self.config(1, ""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        let serving = || std::net::TcpStream::connect(("127.0.0.1", self.ports[0])).is_ok();
+        let made = || std::fs::read_to_string(self.data().join("identity")).is_ok_and(|t| t.contains("state ready"));
+        while !(serving() && made()) {
+            assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "the node does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        drop(child.stdin.take());
+        assert!(wait(child).success());
+    }
+}
+
+fn wait(mut child: Child) -> std::process::ExitStatus {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < end, "the node does not stop");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_named() {
+    let alone = Alone::new();
+    let (code, said) = alone.fails(&alone.config(1, "lost_ms = \"soon\""));
+    assert_eq!(code, 2);
+    assert!(said.contains("5004") && said.contains("lost_ms"), "{said}");
+    let (code, said) = alone.fails(Path::new("/no/such/node.toml"));
+    assert!(code == 2 && said.contains("/no/such/node.toml"), "{said}");
+    assert!(!alone.data().exists(), "nothing is written");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let alone = Alone::new();
+    let _held = TcpListener::bind(("127.0.0.1", alone.ports[0])).unwrap();
+    let (code, said) = alone.fails(&alone.config(1, ""));
+    assert_eq!(code, 2);
+    assert!(said.contains("5004") && said.contains(&format!("port {}", alone.ports[0])), "{said}");
+    assert!(!alone.data().exists(), "nothing is written");
+}
+
+#[test]
+fn dev_names_a_port_in_use() {
+    let dev = Dev::start(&[]);
+    let output =
+        tillsync().args(["dev", "--port", &dev.port.to_string(), "--data"]).arg(dev.path("other")).output().unwrap();
+    let said = both(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("port {}", dev.port)) && said.trim_end().lines().count() == 1, "{said}");
+    let output = tillsync().args(["dev", "--port", "1024", "--data"]).arg(dev.data()).output().unwrap();
+    assert!(both(&output).contains("another tillsync runs on the folder"), "{}", both(&output));
+}
+
+#[test]
+fn a_folder_of_another_node_or_of_a_newer_format_is_left_alone() {
+    let alone = Alone::new();
+    alone.run_once();
+    let (code, said) = alone.fails(&alone.config(2, ""));
+    assert_eq!(code, 2);
+    assert!(said.contains("5004") && said.contains("belongs to node 1, this is node 2"), "{said}");
+
+    let identity = alone.data().join("identity");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, text.replace("format 1", "format 999")).unwrap();
+    let (code, said) = alone.fails(&alone.config(1, ""));
+    assert_eq!(code, 2);
+    assert!(said.contains("5004") && said.contains("format 999"), "{said}");
+
+    std::fs::write(&identity, text).unwrap();
+    alone.run_once();
+}
+
+#[test]
+fn a_damaged_folder_is_named() {
+    let alone = Alone::new();
+    alone.run_once();
+    // The engine's own files, wherever it keeps them.
+    let mut files = Vec::new();
+    collect(&alone.data().join("engine"), &mut files);
+    assert!(!files.is_empty());
+    for file in files {
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes.iter_mut().for_each(|b| *b = !*b);
+        std::fs::write(&file, bytes).unwrap();
+    }
+    let (code, said) = alone.fails(&alone.config(1, ""));
+    assert_eq!(code, 1);
+    assert!(said.contains("5001") && said.contains(&alone.data().display().to_string()), "{said}");
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}

@@ -1,0 +1,11 @@
+//! Whole clusters of real processes of the built binary, killed with SIGKILL and started wrongly.
+//! Each test has its own ports and its own folder, so they can run side by side.
+
+// A test that cannot go on says so by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_start;
+mod demo;
+mod harness;
+mod kill;
+mod load;
