@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::SharedCluster;
-use super::tests::{Cell, on_disk, online, update};
+use super::cell::{Cell, on_disk, online, update};
 
 async fn load(clusters: &[SharedCluster], clients: usize, read: bool, seconds: u64) -> (f64, Histogram<u64>) {
     let started = Instant::now();
