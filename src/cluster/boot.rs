@@ -147,7 +147,7 @@ pub async fn start(
     let (replica, effects) = Replica::new(state);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn Transport>, _) = match &wire {
-        Wire::Grpc(_) => (GrpcTransport::new(), None),
+        Wire::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
         Wire::Memory(router) => (router.transport(config.id), Some(router.clone())),
     };
     let options = NodeOptions {

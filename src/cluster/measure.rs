@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::SharedCluster;
-use super::tests::{Cell, online, update};
+use super::cell::{Cell, on_disk, online, update};
 
 async fn load(clusters: &[SharedCluster], clients: usize, read: bool, seconds: u64) -> (f64, Histogram<u64>) {
     let started = Instant::now();
@@ -74,4 +74,13 @@ async fn measure_over_grpc() {
     let mut cell = Cell::over_grpc().await;
     cell.ignore_effects();
     measure(cell, "grpc").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute"]
+async fn measure_on_disk() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let mut cell = Cell::on_stores(on_disk(dir.path())).await;
+    cell.ignore_effects();
+    measure(cell, "disk").await;
 }

@@ -16,6 +16,8 @@ use crate::storage::BoxFuture;
 
 pub mod batcher;
 pub mod boot;
+#[cfg(test)]
+mod cell;
 pub mod coordinator;
 pub mod inbox;
 pub mod local;

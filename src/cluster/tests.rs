@@ -1,208 +1,16 @@
-//! Whole nodes in one process: they elect, take writes and reads anywhere, and survive cuts and restarts.
+//! Nodes elect, take writes and reads anywhere, and survive cuts and restarts.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message;
-use tokio::sync::mpsc;
 
-use super::boot::{NodeConfig, Stopper, Wire, listen, start};
-use super::raft_cluster::RaftCluster;
-use super::{Cluster, SharedCluster};
-use crate::clock::SystemClock;
-use crate::consensus::memory::Router;
+use super::Cluster;
+use super::boot::NodeConfig;
+use super::cell::{Cell, changes, on_disk, online, seq, update, write};
 use crate::consensus::runtime::seeded;
-use crate::consensus::types::{EncodedBatch, Member};
-use crate::model::effect::{Effect, Effects};
+use crate::consensus::types::EncodedBatch;
 use crate::model::error::Code;
-use crate::model::tables::Key;
-use crate::proto::command::Intent;
-use crate::proto::{Batch, Command, DataUpdate, DeviceOnline, Operation, Origin, Outcome, Presence, outcome};
-use crate::storage::memory::MemoryDisk;
-use crate::storage::{Close, LogStore, Stores};
-
-/// Generous: a test fails by it only when something hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Running {
-    cluster: Arc<RaftCluster>,
-    effects: mpsc::Receiver<Effects>,
-    stopper: Stopper,
-    log: Arc<dyn LogStore>,
-    close: Arc<dyn Close>,
-}
-
-async fn run(config: NodeConfig, stores: Stores, wire: Wire) -> Running {
-    let (log, close) = (stores.log.clone(), stores.close.clone());
-    let node = start(config, stores, wire, Arc::new(SystemClock)).await.unwrap();
-    let (cluster, effects, stopper) = node.split();
-    Running { cluster, effects, stopper, log, close }
-}
-
-/// Every row of a node.
-async fn rows(cluster: &RaftCluster) -> Vec<(Key, Bytes)> {
-    let last = Key::Revoked("\u{10ffff}".into());
-    cluster.replica().cold(move |rows| rows.range(&Key::Meta, &last, usize::MAX, false)).await.unwrap()
-}
-
-pub struct Cell {
-    router: Arc<Router>,
-    disks: BTreeMap<u64, MemoryDisk>,
-    nodes: BTreeMap<u64, Running>,
-    config: NodeConfig,
-}
-
-impl Cell {
-    pub async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
-        let members = (1..=size).map(|id| (id, Member { raft: format!("node-{id}"), ..Member::default() })).collect();
-        let mut config = NodeConfig::new(0, "cell", members);
-        config.snapshot_every = 1_000_000;
-        change(&mut config);
-        let disks = (1..=size).map(|id| (id, MemoryDisk::default())).collect();
-        let mut cell = Self { router: Router::new(), disks, nodes: BTreeMap::new(), config };
-        for id in 1..=size {
-            cell.start(id).await;
-        }
-        cell
-    }
-
-    /// Three nodes that talk over loopback.
-    pub async fn over_grpc() -> Self {
-        let mut listeners = BTreeMap::new();
-        let mut members = BTreeMap::new();
-        for id in 1..=3u64 {
-            let listener = listen("127.0.0.1:0").await.unwrap();
-            let raft = listener.local_addr().unwrap().to_string();
-            members.insert(id, Member { raft, ..Member::default() });
-            listeners.insert(id, listener);
-        }
-        let taken = listen(&members[&1].raft).await.unwrap_err().to_string();
-        assert!(taken.contains(&members[&1].raft), "{taken}");
-        let mut cell = Self::new(0, |config| config.members = members).await;
-        for (id, listener) in listeners {
-            let disk = MemoryDisk::default();
-            let config = NodeConfig { id, ..cell.config.clone() };
-            cell.nodes.insert(id, run(config, disk.open(), Wire::Grpc(listener)).await);
-            cell.disks.insert(id, disk);
-        }
-        cell
-    }
-
-    /// Takes the effects of all nodes and drops them, as nobody else does.
-    pub fn ignore_effects(&mut self) {
-        for node in self.nodes.values_mut() {
-            let mut effects = std::mem::replace(&mut node.effects, mpsc::channel(1).1);
-            tokio::spawn(async move { while effects.recv().await.is_some() {} });
-        }
-    }
-
-    async fn start(&mut self, id: u64) {
-        let config = NodeConfig { id, ..self.config.clone() };
-        let wire = Wire::Memory(self.router.clone());
-        let node = run(config, self.disks[&id].open(), wire).await;
-        self.nodes.insert(id, node);
-    }
-
-    async fn stop(&mut self, id: u64) {
-        let node = self.nodes.remove(&id).unwrap();
-        node.stopper.shutdown().await;
-        node.close.close().await.unwrap();
-    }
-
-    pub fn at(&self, id: u64) -> SharedCluster {
-        self.nodes[&id].cluster.clone()
-    }
-
-    /// The node that leads in the eyes of all nodes in `among`.
-    pub async fn leader(&self, among: &[u64]) -> u64 {
-        let agreed = async {
-            loop {
-                let seen: Vec<_> = among.iter().map(|id| self.at(*id).status()).collect();
-                if let Some(leader) = seen[0].leader
-                    && among.contains(&leader)
-                    && seen.iter().all(|status| status.leader == Some(leader) && status.quorum)
-                    && self.nodes[&leader].cluster.node().leading().is_some()
-                {
-                    return leader;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, agreed).await.expect("no leader")
-    }
-
-    /// All nodes have applied the same and hold the same rows.
-    async fn converge(&self) {
-        let applied = self.nodes.values().map(|node| node.cluster.replica().applied_index());
-        let target = applied.max().unwrap();
-        let same = async {
-            for node in self.nodes.values() {
-                node.cluster.replica().wait_applied(target).await;
-            }
-            loop {
-                let seen: Vec<_> = self.nodes.values().map(|node| node.cluster.replica().applied()).collect();
-                if seen.iter().all(|applied| *applied == seen[0]) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, same).await.expect("the nodes do not converge");
-        let mut first = None;
-        for node in self.nodes.values() {
-            let all = rows(&node.cluster).await;
-            assert!(!all.is_empty());
-            assert_eq!(*first.get_or_insert_with(|| all.clone()), all);
-        }
-    }
-
-    pub async fn shutdown(mut self) {
-        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            self.stop(id).await;
-        }
-    }
-}
-
-pub fn online(device: &str) -> Intent {
-    let presence = Presence::Rest as i32;
-    Intent::DeviceOnline(DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() })
-}
-
-pub fn update(device: &str, record_id: i64, data: String) -> Intent {
-    Intent::DataUpdate(DataUpdate {
-        device_id: device.into(),
-        table_name: "stock".into(),
-        record_id,
-        operation: Operation::Update as i32,
-        data: Bytes::from(data),
-        ..DataUpdate::default()
-    })
-}
-
-fn seq(outcome: &Outcome) -> u64 {
-    match &outcome.result {
-        Some(outcome::Result::Accepted(accepted)) => accepted.seq,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn write(cluster: &SharedCluster, device: &str, record: i64) -> u64 {
-    seq(&cluster.propose(update(device, record, format!("{{\"n\":{record}}}"))).await.unwrap())
-}
-
-async fn changes(effects: &mut mpsc::Receiver<Effects>, count: usize) -> Vec<u64> {
-    let mut seqs = Vec::new();
-    while seqs.len() < count {
-        let next = tokio::time::timeout(PATIENCE, effects.recv()).await.unwrap().unwrap();
-        seqs.extend(next.effects.into_iter().filter_map(|effect| match effect {
-            Effect::Changed(change) => Some(change.seq),
-            _ => None,
-        }));
-    }
-    seqs
-}
+use crate::proto::{Batch, Command, Origin};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_takes_writes_and_reads() {
@@ -503,4 +311,27 @@ fn a_seed_gives_the_same_story_every_time() {
     let first = tell(1);
     assert_eq!(first, tell(1));
     assert!((2..6).map(tell).any(|other| other != first), "the seed changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut written = 0;
+    for boot in 0..2 {
+        let cell = Cell::on_stores(on_disk(dir.path())).await;
+        let leader = cell.leader(&[1, 2, 3]).await;
+        cell.at(leader).propose(online("till-1")).await.unwrap();
+        for id in [1, 2, 3] {
+            cell.at(id).read_barrier().await.unwrap();
+            assert_eq!(cell.at(id).replica().hot().meta().head_seq, written, "boot {boot}");
+            let cluster = cell.at(id);
+            let calls: Vec<_> = (0..200).map(|n| cluster.propose(update("till-1", n, "{}".into()))).collect();
+            for call in calls {
+                call.await.unwrap();
+            }
+            written += 200;
+        }
+        cell.converge().await;
+        cell.shutdown().await;
+    }
 }

@@ -35,14 +35,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Reaches peers over gRPC.
-#[derive(Default)]
 pub struct GrpcTransport {
+    /// Addresses from this node's configuration: they come before those in the membership, so that a node
+    /// may move to another address with no more than a restart.
+    configured: BTreeMap<u64, Member>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
 }
 
 impl GrpcTransport {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+    pub fn new(configured: BTreeMap<u64, Member>) -> Arc<Self> {
+        Arc::new(Self { configured, channels: Mutex::default() })
     }
 
     fn channel(&self, address: &str, lane: Lane) -> Result<Channel, tonic::transport::Error> {
@@ -66,6 +68,7 @@ impl GrpcTransport {
 
 impl Transport for GrpcTransport {
     fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer> {
+        let member = self.configured.get(&node).unwrap_or(member);
         match self.channel(&member.raft, lane) {
             Ok(channel) => Arc::new(GrpcPeer {
                 raft: RaftClient::new(channel.clone())
