@@ -71,6 +71,7 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     let asked = tokio::select! {
         signal = stop_signal() => signal,
         () = stdin_end(), if stop_with_stdin => Ok(()),
+        error = node.failed() => Err(error.into()),
     };
     tracing::info!("stopping");
     node.stop().await?;

@@ -11,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::cluster::boot::{self, NodeConfig, Stopper, Wire};
+use crate::cluster::raft_cluster::RaftCluster;
 use crate::cluster::{SharedCluster, coordinator};
 use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::Member;
+use crate::gateway;
 use crate::model::error::{Code, Error};
 use crate::storage::{self, Close, Stores};
 use crate::token::KeyRing;
@@ -23,6 +25,8 @@ use crate::token::KeyRing;
 pub struct Node {
     stop: CancellationToken,
     coordinator: JoinHandle<()>,
+    gateway: JoinHandle<std::io::Result<()>>,
+    cluster: Arc<RaftCluster>,
     stopper: Stopper,
     close: Arc<dyn Close>,
 }
@@ -30,23 +34,29 @@ pub struct Node {
 impl Node {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
     pub async fn start(config: &Config) -> Result<Self, Error> {
-        let _keys = KeyRing::read(&config.key_file)?;
+        let keys = KeyRing::read(&config.key_file)?;
         let raft = bind(config.raft_listen, "raft_listen").await?;
-        let _gateway = bind(config.gateway_listen, "gateway_listen").await?;
+        let listener = bind(config.gateway_listen, "gateway_listen").await?;
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
         let clock = Arc::new(SystemClock);
         let running = boot::start(node_config(config), stores, Wire::Grpc(raft), clock).await.map_err(start_error)?;
-        let (cluster, mut effects, stopper) = running.split();
-        tokio::spawn(async move { while effects.recv().await.is_some() {} });
+        let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
         let mut duties = coordinator::Settings::of(config.node_id);
         duties.lost_after = config.presence.lost;
         let shared: SharedCluster = cluster.clone();
-        let coordinator = tokio::spawn(coordinator::run(shared, duties, stop.clone()));
+        let coordinator = tokio::spawn(coordinator::run(shared.clone(), duties, stop.clone()));
+        let settings = gateway_settings(config);
+        let gateway = tokio::spawn(gateway::serve(listener, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
-        Ok(Self { stop, coordinator, stopper, close })
+        Ok(Self { stop, coordinator, gateway, cluster, stopper, close })
+    }
+
+    /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust.
+    pub async fn failed(&self) -> Error {
+        Error::new(Code::Storage, format!("the node stopped by itself: {}", self.cluster.node().failed().await))
     }
 
     /// Takes it down from the top; what was acknowledged is on disk.
@@ -54,8 +64,21 @@ impl Node {
         self.stop.cancel();
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;
+        if let Ok(Err(error)) = self.gateway.await {
+            tracing::warn!(%error, "the gateway did not end cleanly");
+        }
         self.stopper.shutdown().await;
         self.close.close().await.map_err(|e| Error::new(Code::Storage, format!("the data folder did not close: {e}")))
+    }
+}
+
+fn gateway_settings(config: &Config) -> gateway::Settings {
+    gateway::Settings {
+        ping_every: config.presence.ping,
+        lost_after: config.presence.lost,
+        grace: config.presence.grace,
+        rest_active: config.presence.rest,
+        ..gateway::Settings::default()
     }
 }
 

@@ -7,10 +7,11 @@ use crate::gateway::wire::{Acknowledged, ServerEvent};
 use crate::model::change::RecordNow;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
+use crate::model::read;
 use crate::model::sync::status_name;
-use crate::model::tables::{Key, TablesRead, get_row};
+use crate::model::tables::TablesRead;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Conflict, OnlineDone, Outcome, Record, ResolutionMethod, Role};
+use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
 impl Session {
     pub(super) fn proposed(&mut self, ticket: Ticket, then: Then, outcome: Result<Outcome, Error>) {
@@ -230,7 +231,7 @@ impl Session {
     fn tell_queue(&self, ticket: Ticket, device_id: &str, offline: bool) {
         let state = self.gateway.cluster.replica().hot();
         let known = state.device(device_id).zip(state.sync_state(device_id)).map(|(device, sync)| {
-            let pending = if offline { state.offline_changes(device, sync) } else { state.pending_changes(sync) };
+            let pending = if offline { state.offline_changes(device) } else { state.pending_changes(sync) };
             let processed = if sync.last_sync_ms > 0 { sync.last_sync_ms } else { sync.updated_ms };
             (pending, processed, sync.sync_status())
         });
@@ -252,6 +253,6 @@ impl Session {
 
 /// A record that is not in memory: its version and data, if it exists.
 pub fn look_up(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Cold, crate::model::tables::TablesError> {
-    let record = get_row::<Record>(tables, &Key::Record { table, id })?;
+    let record = read::record(tables, table, id)?;
     Ok(record.filter(|r| !r.deleted).map(|r| (r.seq, r.data)))
 }
