@@ -33,6 +33,9 @@ impl State {
             return refuse(Code::Registration, format!("the cluster keeps at most {} devices", limits::DEVICES));
         }
         let mut device = if first { self.register(&c) } else { self.existing(&c.device_id)? };
+        let session = c.presence() == Presence::Session;
+        let first_session = session && !device.had_session;
+        device.had_session |= session;
         self.come_online(&mut device, &c, node);
         let id = device.device_id.clone();
         self.save_device(device);
@@ -44,7 +47,12 @@ impl State {
         let role = role_name(device.role());
         self.audit("device_online", operation, false, &id, format!("Device online as {role}"));
         let master = self.meta.master.clone();
-        Ok(Given::Online(OnlineDone { device: Some(device), first, master, term: self.meta.term }))
+        Ok(Given::Online(OnlineDone {
+            device: Some(device),
+            first: first || first_session,
+            master,
+            term: self.meta.term,
+        }))
     }
 
     fn register(&mut self, c: &DeviceOnline) -> Device {

@@ -150,6 +150,19 @@ fn two_triggers_at_once_elect_once() {
 }
 
 #[test]
+fn a_device_registered_over_rest_is_told_so_on_its_first_session() {
+    let mut b = Bench::new();
+    let told: Vec<bool> = [Presence::Rest, Presence::Session, Presence::Session]
+        .map(|presence| {
+            let device = DeviceOnline { device_id: "d".into(), presence: presence.into(), ..DeviceOnline::default() };
+            let Given::Online(done) = b.ok(Intent::DeviceOnline(device)) else { panic!() };
+            done.first
+        })
+        .into();
+    assert_eq!(told, [true, true, false]);
+}
+
+#[test]
 fn a_stale_session_loss_does_not_take_a_returned_device_offline() {
     let mut b = Bench::new();
     b.ok(online("d", 0, Role::Client));
