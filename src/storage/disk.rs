@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -43,7 +43,15 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
     let [Ok(writer), Ok(log)] = threads else {
         return Err(OpenError::io(dir)(io::Error::other("no thread could be started")));
     };
-    let parts = Parts { shared: shared.clone(), sender: sender.clone(), engine: kept, writer, log, lock };
+    let parts = Parts {
+        shared: shared.clone(),
+        sender: sender.clone(),
+        engine: kept,
+        writer,
+        log,
+        lock,
+        dir: dir.to_path_buf(),
+    };
     let close: Arc<dyn Close> = Arc::new(Closer(Mutex::new(Some(parts))));
     Ok(Stores {
         log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone(), _closer: close.clone() }),
@@ -65,6 +73,7 @@ struct Parts {
     writer: JoinHandle<()>,
     log: JoinHandle<()>,
     lock: File,
+    dir: PathBuf,
 }
 
 impl Parts {
@@ -76,9 +85,8 @@ impl Parts {
         let _ = self.sender.send(Message { op: Op::Close, done: None });
         let log = self.log.join();
         *self.shared.rows.write() = None;
-        let engine = self.engine.lock().take();
-        drop(engine);
-        // Last: whoever gets the lock finds the engine let go of.
+        drop(self.engine.lock().take());
+        engine::wait_released(&self.dir);
         drop(self.lock);
         if writer.is_err() || log.is_err() {
             return Err(io::Error::other("a storage thread panicked"));

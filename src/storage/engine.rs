@@ -14,6 +14,7 @@ const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// Room that a full disk gives back, so that the engine can be opened again.
 const BALLAST: i64 = 8 << 20;
+const ENGINE: &str = "engine";
 const BALLAST_FILE: &str = "ballast";
 /// How long threads of an engine closed in this process may take to let go of their lock.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ pub struct Opened {
 /// Checks, locks and opens a data folder.
 pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     let io = OpenError::io(dir);
-    let engine_dir = dir.join("engine");
+    let engine_dir = dir.join(ENGINE);
     fs::create_dir_all(dir).map_err(&io)?;
     let lock = lock(dir)?;
     let (stage, identity) = format::check(dir, &engine_dir, identity)?;
@@ -60,7 +61,7 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     let snapshots = dir.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(&io)?;
     remove_torn(&engine_dir).map_err(&io)?;
-    wait_released(&engine_dir.join("db"));
+    wait_released(dir);
     let engine = match guarded(|| open_trees(&engine_dir)) {
         Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
             tracing::warn!("the disk is full: giving up the ballast file to open the data");
@@ -108,9 +109,10 @@ fn remove_torn(engine_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// We hold our own lock, so if the engine's is taken, it is by threads of one closed in this process just now.
-fn wait_released(db: &Path) {
-    let Ok(file) = File::open(db) else { return };
+/// Waits for the engine's lock. We hold our own, so it can only be held by threads of an engine that was closed in
+/// this process just now.
+pub fn wait_released(dir: &Path) {
+    let Ok(file) = File::open(dir.join(ENGINE).join("db")) else { return };
     let begun = Instant::now();
     while file.try_lock().is_err() && begun.elapsed() < RELEASE {
         std::thread::sleep(Duration::from_millis(2));

@@ -7,7 +7,11 @@
 //! ```
 //!
 //! Encoded fields are prefix-free and sort as the fields do, so bytes sort as [`Key`] does, and the parts of a row
-//! stand right behind it. Log entries live in a tree of their own: `index (u64, big-endian) | part`.
+//! stand right behind it. Log entries live in a tree of their own: `index | part`.
+//!
+//! Numbers are big-endian with seven bits a byte, because the engine's way back goes round for ever (and then
+//! panics) where a page begins with a key that follows `… FF FF FF FF …`: it looks for the page before `80` behind
+//! `7F FF FF FF FF`, and that is how record -1 began. No key may have four such bytes in a row.
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
@@ -28,10 +32,12 @@ const ANSWERED: u8 = 10;
 const REQUESTED: u8 = 11;
 const REVOKED: u8 = 12;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
-const LARGE: u8 = 0xFF;
+const LARGE: u8 = 0xF0;
 
 const GENERATION: usize = 4;
-const INDEX: usize = 8;
+/// Bytes of a number of 64 and of 32 bits.
+const LONG: usize = 10;
+const SHORT: usize = 5;
 
 /// One installed set of rows; a snapshot is loaded under a new one.
 pub type Generation = u32;
@@ -100,14 +106,15 @@ pub fn parse_row(bytes: &[u8]) -> Option<(Key, u16)> {
 }
 
 /// The first part of a log entry.
-pub fn entry(index: u64) -> [u8; INDEX] {
-    index.to_be_bytes()
+pub fn entry(index: u64) -> [u8; LONG] {
+    long(index)
 }
 
 /// The log entry that a key belongs to, and its part.
 pub fn parse_entry(bytes: &[u8]) -> Option<(u64, u16)> {
-    let index = u64::from_be_bytes(bytes.get(..INDEX)?.try_into().ok()?);
-    Some((index, parse_part(bytes.get(INDEX..)?)?))
+    let mut rest = bytes;
+    let index = take_u64(&mut rest)?;
+    Some((index, parse_part(rest)?))
 }
 
 /// Makes the key of a part out of the key of part 0, in place.
@@ -133,23 +140,23 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
         Key::Meta => out.push(META),
         Key::Device(id) => tagged_string(DEVICE, id, out),
         Key::SyncState(id) => tagged_string(SYNC_STATE, id, out),
-        Key::Table(number) => tagged(TABLE, &number.to_be_bytes(), out),
+        Key::Table(number) => tagged(TABLE, &short(*number), out),
         Key::Record { table, id } => {
-            tagged(RECORD, &table.to_be_bytes(), out);
+            tagged(RECORD, &short(*table), out);
             // With the sign flipped, negative numbers sort before the others.
-            out.extend_from_slice(&((*id as u64) ^ (1 << 63)).to_be_bytes());
+            out.extend_from_slice(&long((*id as u64) ^ (1 << 63)));
         }
-        Key::Changes(seq) => tagged(CHANGE, &seq.to_be_bytes(), out),
-        Key::Election(id) => tagged(ELECTION, &id.to_be_bytes(), out),
-        Key::Audit(id) => tagged(AUDIT, &id.to_be_bytes(), out),
-        Key::Conflict(id) => tagged(CONFLICT, &id.to_be_bytes(), out),
+        Key::Changes(seq) => tagged(CHANGE, &long(*seq), out),
+        Key::Election(id) => tagged(ELECTION, &long(*id), out),
+        Key::Audit(id) => tagged(AUDIT, &long(*id), out),
+        Key::Conflict(id) => tagged(CONFLICT, &long(*id), out),
         Key::Answered { node, group } => {
-            tagged(ANSWERED, &node.to_be_bytes(), out);
-            out.extend_from_slice(&group.to_be_bytes());
+            tagged(ANSWERED, &long(*node), out);
+            out.extend_from_slice(&long(*group));
         }
         Key::Requested { device, slot } => {
-            tagged(REQUESTED, &device.to_be_bytes(), out);
-            out.extend_from_slice(&slot.to_be_bytes());
+            tagged(REQUESTED, &short(*device), out);
+            out.extend_from_slice(&short(*slot));
         }
         Key::Revoked(id) => tagged_string(REVOKED, id, out),
     }
@@ -173,6 +180,15 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         REVOKED => Key::Revoked(take_string(bytes)?),
         _ => return None,
     })
+}
+
+/// Seven bits a byte, the highest first.
+fn long(number: u64) -> [u8; LONG] {
+    std::array::from_fn(|i| (number >> (7 * (LONG - 1 - i))) as u8 & 0x7F)
+}
+
+fn short(number: u32) -> [u8; SHORT] {
+    std::array::from_fn(|i| (number >> (7 * (SHORT - 1 - i))) as u8 & 0x7F)
 }
 
 fn tagged(tag: u8, field: &[u8], out: &mut Vec<u8>) {
@@ -217,11 +233,15 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
-    take(bytes).map(u32::from_be_bytes)
+    u32::try_from(join(&take::<SHORT>(bytes)?)?).ok()
 }
 
 fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
-    take(bytes).map(u64::from_be_bytes)
+    u64::try_from(join(&take::<LONG>(bytes)?)?).ok()
+}
+
+fn join(bytes: &[u8]) -> Option<u128> {
+    bytes.iter().try_fold(0, |number, byte| (*byte < 0x80).then_some(number << 7 | u128::from(*byte)))
 }
 
 fn parse_part(rest: &[u8]) -> Option<u16> {
@@ -296,6 +316,11 @@ pub(super) mod tests {
             prop_assert!(rows_start(generation) <= bytes && bytes < rows_end(generation));
             prop_assert!(applied(generation) < bytes);
             let marked = large(&bytes);
+            if generation < 0x00FF_FFFF {
+                for key in [&bytes, &marked] {
+                    prop_assert!(!key.windows(4).any(|run| run == [0xFF; 4]), "{:?}", key);
+                }
+            }
             prop_assert!(marked > rows_end(generation));
             prop_assert_eq!(generation_of(&marked), Some(generation));
             prop_assert_eq!(large_row(&marked), bytes);
@@ -305,7 +330,7 @@ pub(super) mod tests {
         fn entries_sort_by_index_and_part(a in any::<(u64, u16)>(), b in any::<(u64, u16)>()) {
             let make = |(index, part): (u64, u16)| {
                 let mut key = entry(index).to_vec();
-                set_part(&mut key, INDEX, part);
+                set_part(&mut key, LONG, part);
                 key
             };
             prop_assert_eq!(make(a).cmp(&make(b)), a.cmp(&b));
@@ -324,7 +349,7 @@ pub(super) mod tests {
     fn numbers_on_disk_stay() {
         let mut out = Vec::new();
         encode(&Key::Record { table: 1, id: -1 }, &mut out);
-        assert_eq!(out, [5, 0, 0, 0, 1, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(out, [5, 0, 0, 0, 0, 1, 0, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F]);
         out.clear();
         encode(&Key::Device("a\0".into()), &mut out);
         assert_eq!(out, [2, b'a', 0, 0xFF, 0, 0]);

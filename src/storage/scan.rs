@@ -22,8 +22,11 @@ const IMAGES: usize = 32 << 20;
 /// Entries read under the lock at a time: about a millisecond.
 const CHUNK: usize = 512;
 
-/// Entries as the engine has them; `None` in place of a value: there was none.
+/// An entry as the engine has it.
 pub type Entry = (IVec, IVec);
+
+/// What becomes of an entry; `None`: it goes.
+pub type Change = (IVec, Option<IVec>);
 
 struct Scan {
     rows: Rows,
@@ -68,18 +71,18 @@ impl ScanSlot {
         }
     }
 
-    /// Runs the writer's batch, which changes `keys`, after their before-images are kept.
-    pub fn write<'a, T>(
+    /// Runs the writer's batch after the before-images of what it changes are kept.
+    pub fn write<T>(
         &self,
-        keys: impl Iterator<Item = &'a IVec>,
-        write: impl FnOnce() -> sled::Result<T>,
+        changes: Vec<Change>,
+        write: impl FnOnce(Vec<Change>) -> sled::Result<T>,
     ) -> sled::Result<T> {
         let mut guard = self.scan.lock();
         while guard.as_ref().is_some_and(|scan| scan.image_bytes > IMAGES) {
             self.moved.wait(&mut guard);
         }
         if let Some(scan) = guard.as_mut() {
-            for key in keys {
+            for (key, _) in &changes {
                 if key.as_ref() < scan.cursor.as_slice() || scan.images.contains_key(key) {
                     continue;
                 }
@@ -89,7 +92,7 @@ impl ScanSlot {
             }
         }
         // Still under the lock: the reader must not see half a batch.
-        write()
+        write(changes)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::health::{Health, closed};
+use super::health::{Health, closed, guarded};
 use super::overlay::{Overlay, WriteSet};
 use super::queue::{Queue, Sealed};
 use super::rows::{Rows, storage_error};
@@ -49,11 +49,12 @@ impl Shared {
         }
         let rows = self.rows.read();
         let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
-        self.checked(rows.get(key))
+        self.checked(|| rows.get(key))
     }
 
-    /// A failed read of the engine is as final as a failed write.
-    fn checked<T>(&self, outcome: Result<T, TablesError>) -> Result<T, TablesError> {
+    /// A read that fails, or in which the engine panics, is as final as a failed write.
+    fn checked<T>(&self, read: impl FnOnce() -> Result<T, TablesError>) -> Result<T, TablesError> {
+        let outcome = guarded(read).unwrap_or_else(|panic| Err(storage_error(panic)));
         outcome.inspect_err(|error| drop(self.health.fail("reading rows", error)))
     }
 
@@ -73,7 +74,7 @@ impl Shared {
         let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
         self.overlay.read().copy_range(from, to, limit, reverse, &mut patch);
         let patch: Vec<_> = if reverse { patch.into_iter().rev().collect() } else { patch.into_iter().collect() };
-        self.checked(merge(patch, rows.range(from, to, reverse), limit, reverse))
+        self.checked(|| merge(patch, rows.range(from, to, reverse), limit, reverse))
     }
 }
 

@@ -17,6 +17,7 @@ use super::overlay::WriteSet;
 use super::parts;
 use super::queue::{Sealed, Work};
 use super::rows::Rows;
+use super::scan::Change;
 use super::snapshot_file::SnapshotRows;
 use super::tables::Shared;
 use crate::proto::Applied;
@@ -37,7 +38,9 @@ pub struct Writer {
     dropping: VecDeque<Generation>,
     large: LargeKeys,
     applied: Applied,
+    /// Buffers for an encoded key and a value, which save an allocation a row.
     scratch: Vec<u8>,
+    value: Vec<u8>,
 }
 
 /// What the rows tree holds, as found at open.
@@ -80,9 +83,6 @@ fn read_applied(rows: &Rows) -> sled::Result<Applied> {
     }
 }
 
-/// One change of an entry.
-type Change = (IVec, Option<IVec>);
-
 impl Writer {
     pub fn new(engine: Engine, shared: Arc<Shared>, found: Found) -> Self {
         Self {
@@ -94,6 +94,7 @@ impl Writer {
             large: found.large,
             applied: found.applied,
             scratch: Vec::new(),
+            value: Vec::new(),
         }
     }
 
@@ -156,7 +157,7 @@ impl Writer {
             self.scratch = encoded;
             outcome.map_err(engine_error)?;
         }
-        self.put_applied(self.active, &mut changes);
+        self.put_applied(&mut changes);
         self.apply(changes).map_err(engine_error)?;
         self.shared.overlay.write().drop_written(merged.keys(), newest);
         self.shared.queue.done(newest, rows, bytes);
@@ -172,13 +173,15 @@ impl Writer {
             false => 0,
         };
         match value {
-            Some(value) => put_parts(key, value, changes),
+            Some(value) => put_parts(key, value, &mut self.value, changes),
             None => changes.push((key.into(), None)),
         }
-        let mut part_key = key.to_vec();
-        for part in count.max(1)..before {
-            keys::set_part(&mut part_key, key.len(), part);
-            changes.push((part_key.as_slice().into(), None));
+        if before > count.max(1) {
+            let mut part_key = key.to_vec();
+            for part in count.max(1)..before {
+                keys::set_part(&mut part_key, key.len(), part);
+                changes.push((part_key.as_slice().into(), None));
+            }
         }
         if count > 1 {
             self.large.add(key);
@@ -189,22 +192,21 @@ impl Writer {
         Ok(())
     }
 
-    fn put_applied(&self, generation: Generation, changes: &mut Vec<Change>) {
-        put_parts(&keys::applied(generation), &self.applied.encode_to_vec(), changes);
+    fn put_applied(&mut self, changes: &mut Vec<Change>) {
+        put_parts(&keys::applied(self.active), &self.applied.encode_to_vec(), &mut self.value, changes);
     }
 
     /// One atomic batch, seen by readers and a running scan as one.
     fn apply(&self, changes: Vec<Change>) -> sled::Result<()> {
-        let mut batch = sled::Batch::default();
-        let mut changed = Vec::with_capacity(changes.len());
-        for (key, value) in changes {
-            changed.push(key.clone());
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+        // The lock of the scan is held for `changes` as they are, and until they are in.
+        self.shared.scan.write(changes, |changes| {
+            let mut batch = sled::Batch::default();
+            for (key, value) in changes {
+                match value {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
             }
-        }
-        self.shared.scan.write(changed.iter(), || {
             let _readers_wait = self.shared.rows.write();
             self.engine.rows.apply_batch(batch)
         })
@@ -247,7 +249,7 @@ impl Writer {
 
     fn load(&mut self, path: &Path, generation: Generation, large: &mut LargeKeys) -> io::Result<Applied> {
         let mut rows = SnapshotRows::new(BufReader::with_capacity(1 << 20, File::open(path)?))?;
-        let (mut changes, mut key) = (Vec::new(), Vec::new());
+        let (mut changes, mut key, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
         let put = |changes: &mut Vec<Change>| -> io::Result<()> {
             for (key, value) in changes.drain(..) {
                 let Some(value) = value else { continue };
@@ -257,7 +259,7 @@ impl Writer {
         };
         while let Some((row, value)) = rows.next_row()? {
             keys::row(generation, &row, &mut key);
-            put_parts(&key, &value, &mut changes);
+            put_parts(&key, &value, &mut scratch, &mut changes);
             if parts::count(value.len()) > 1 {
                 large.add(&key);
                 changes.push((keys::large(&key).into(), Some(IVec::default())));
@@ -266,7 +268,7 @@ impl Writer {
                 put(&mut changes)?;
             }
         }
-        put_parts(&keys::applied(generation), &rows.applied.encode_to_vec(), &mut changes);
+        put_parts(&keys::applied(generation), &rows.applied.encode_to_vec(), &mut scratch, &mut changes);
         put(&mut changes)?;
         Ok(rows.applied)
     }
@@ -286,11 +288,17 @@ impl Writer {
     }
 }
 
-fn put_parts(key: &[u8], value: &[u8], changes: &mut Vec<Change>) {
-    let mut part_key = key.to_vec();
-    let outcome = parts::split(value, &mut Vec::new(), |part, bytes| {
-        keys::set_part(&mut part_key, key.len(), part);
-        changes.push((part_key.as_slice().into(), Some(bytes)));
+fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<Change>) {
+    let mut part_key = Vec::new();
+    let outcome = parts::split(value, scratch, |part, bytes| {
+        if part == 0 {
+            changes.push((key.into(), Some(bytes)));
+        } else {
+            part_key.clear();
+            part_key.extend_from_slice(key);
+            keys::set_part(&mut part_key, key.len(), part);
+            changes.push((part_key.as_slice().into(), Some(bytes)));
+        }
         Ok::<_, std::convert::Infallible>(())
     });
     let Ok(()) = outcome;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{LogBounds, memory};
+use super::super::{LogBounds, keys, memory};
 use super::*;
 
 async fn all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
@@ -152,10 +152,9 @@ async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
         append(&*stores.log, entries(1..10, 9_000)).await.unwrap();
         stores.close.close().await.unwrap();
         let db = sled::open(dir.path().join("engine")).unwrap();
-        let mut key = remove.0.to_be_bytes().to_vec();
-        if remove.1 > 0 {
-            key.extend_from_slice(&remove.1.to_be_bytes());
-        }
+        let mut key = keys::entry(remove.0).to_vec();
+        let base = key.len();
+        keys::set_part(&mut key, base, remove.1);
         assert!(db.open_tree("log").unwrap().remove(key).unwrap().is_some());
         db.flush().unwrap();
         drop(db);

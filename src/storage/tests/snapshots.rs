@@ -59,6 +59,8 @@ async fn a_snapshot_shows_one_moment_while_writes_go_on() {
         }
         tables
     });
+    // Also when an assertion fails: the runtime's end waits for the writer.
+    let _guard = StopOnDrop(stop.clone());
     while newest.load(Ordering::SeqCst) < 2 * ROWS {
         tokio::task::yield_now().await;
     }
@@ -78,6 +80,14 @@ async fn a_snapshot_shows_one_moment_while_writes_go_on() {
     let stores = open(dir.path());
     assert_eq!(stores.snapshots.current().unwrap().applied, current.applied);
     stores.close.close().await.unwrap();
+}
+
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 async fn send(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> io::Result<Snapshot> {

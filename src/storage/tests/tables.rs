@@ -176,3 +176,30 @@ fn memory_has_no_pressure() {
     assert!(stores.tables.reader().in_memory());
     assert_eq!(stores.tables.applied(), applied(1));
 }
+
+#[tokio::test]
+async fn ranges_go_back_over_numbers_with_all_bits_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    let mut twin = MemoryTables::default();
+    let edges = [0u64, 1, 0xFF, 0xFFFF_FFFF, 0x1_0000_0000, 0xFFFF_FFFF_FFFF, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX];
+    let numbers = edges.into_iter().flat_map(|edge| (0..40).map(move |i| edge.wrapping_add(i).wrapping_sub(20)));
+    for (seed, number) in (1..).zip(numbers) {
+        for key in [
+            Key::Changes(number),
+            Key::Record { table: number as u32, id: number as i64 },
+            Key::Record { table: u32::MAX, id: number as i64 },
+            Key::Answered { node: number, group: u64::MAX },
+        ] {
+            // With parts enough that pages end among them.
+            let len = if seed % 40 == 20 { 200_000 } else { 30 };
+            stores.tables.put(key.clone(), value(seed, len));
+            twin.put(key, value(seed, len));
+        }
+        stores.tables.commit(applied(seed));
+    }
+    stores.snapshots.build().await.unwrap();
+    assert!(all(&*stores.tables, true) == all(&twin, true));
+    assert!(all(&*stores.tables, false) == all(&twin, false));
+    stores.close.close().await.unwrap();
+}
