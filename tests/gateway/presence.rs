@@ -107,3 +107,17 @@ async fn sessions_over_the_limit_are_refused_with_a_time_to_come_back() {
     let body: serde_json::Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
     assert_eq!(body["error_code"], "1003");
 }
+
+#[tokio::test]
+async fn registered_is_told_once_whichever_way_the_device_registered() {
+    let server = Server::start().await;
+    let mut ws = server.device("a").await;
+    assert_eq!(ws.wait("registered").await["device_id"], "a");
+    ws.online("a").await;
+    ws.none("registered").await;
+    server.rest("POST", "/device/register", Some(json!({"device_id": "b"}))).await;
+    ws.online("b").await;
+    assert_eq!(ws.wait("registered").await["device_id"], "b");
+    ws.online("b").await;
+    ws.none("registered").await;
+}

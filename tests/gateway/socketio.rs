@@ -140,3 +140,28 @@ async fn broadcasts_cross_the_transports_in_order() {
         assert_eq!((&event[0], &event[1]["record_id"]), (&json!("data_update"), &json!(i)));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_reader_is_closed_and_the_others_go_on() {
+    let server = Server::start().await;
+    let (mut stalled, mut reader) = (Sio::connect(&server).await, Sio::connect(&server).await);
+    let mut writer = server.device("w").await;
+    let big = "x".repeat(100_000);
+    for i in 0..200 {
+        writer.update("w", "t", i, json!({"big": big})).await;
+        writer.wait("data_update").await;
+        let event = reader.wait("42").await;
+        assert_eq!((&event[0], &event[1]["record_id"]), (&json!("data_update"), &json!(i)));
+    }
+    let sessions = server.rest("GET", "/system/network", None).await.1["active_connections"].clone();
+    assert_eq!(sessions, 2, "the writer and the reader");
+    // What it did get is a beginning, without a gap.
+    let mut got = 0;
+    while let Ok(Some(Ok(message))) = timeout(PATIENCE, stalled.0.next()).await {
+        if message.to_text().is_ok_and(|t| t.starts_with("42[\"data_update\"")) {
+            assert!(message.to_text().unwrap().contains(&format!("\"record_id\":{got},")));
+            got += 1;
+        }
+    }
+    assert!(got < 200, "{got}");
+}
