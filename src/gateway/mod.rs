@@ -113,6 +113,15 @@ impl Gateway {
         self.cluster.clock().now_ms()
     }
 
+    /// The history that cursors are of.
+    pub fn epoch(&self) -> u64 {
+        // Until something was handed out, the cluster may have got its name after this gateway began.
+        match self.hub.epoch() {
+            0 => self.cluster.replica().hot().meta().epoch,
+            epoch => epoch,
+        }
+    }
+
     /// Proposes something that nobody waits for.
     pub fn propose_aside(&self, intent: Intent) {
         let answer = self.cluster.propose(intent);

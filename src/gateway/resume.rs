@@ -45,7 +45,7 @@ impl CatchUp {
     }
 
     async fn tell_range(&self, after: u64, to: u64) -> Result<(), Error> {
-        let epoch = self.gateway.hub.epoch();
+        let epoch = self.gateway.epoch();
         let mut after = after;
         while after < to {
             let Some(page) = feed::page(&self.gateway, after, to, PAGE, &self.filter).await? else {

@@ -85,6 +85,10 @@ impl Session {
     /// True when a ping is due. An error ends the session: it fell silent, or its token expired.
     pub fn tick(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
+        if !self.has_room() {
+            // It is not listened to: that is not its silence.
+            self.heard = now;
+        }
         if now.duration_since(self.heard) >= self.gateway.settings.lost_after {
             return Err(Ended::Silent);
         }

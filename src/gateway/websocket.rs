@@ -106,7 +106,6 @@ impl Connection {
         if let Poll::Ready(ended) = self.hear(cx) {
             return Poll::Ready(ended);
         }
-        self.session.poll(cx);
         if let Err(ended) = self.tick(cx) {
             return Poll::Ready(ended);
         }
@@ -121,7 +120,8 @@ impl Connection {
     fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         for _ in 0..TURN {
             if !self.session.has_room() {
-                // Answering makes room, and answering is what wakes this task then.
+                // The first answer that is due wakes this task, and makes room. Nothing may answer between here
+                // and the end of this poll: the socket has not been asked to wake it.
                 return Poll::Pending;
             }
             let message = match Pin::new(&mut self.socket).poll_next(cx) {

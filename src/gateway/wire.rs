@@ -30,3 +30,6 @@ impl DecodeError {
         Self { error: Error::new(code, message), field: None, device_id: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

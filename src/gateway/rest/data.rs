@@ -73,7 +73,7 @@ fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id
         let why = "the change conflicts with the record and waits for a decision by hand";
         return Err(Failure::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
     }
-    let epoch = gateway.hub.epoch();
+    let epoch = gateway.epoch();
     let ack = Acknowledged {
         message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
         at_ms: outcome.at_ms,

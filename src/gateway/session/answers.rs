@@ -108,7 +108,7 @@ impl Session {
             self.refuse(ticket, &Error::new(Code::Conflict, why), Some(conflict.id));
             return;
         }
-        let epoch = self.gateway.hub.epoch();
+        let epoch = self.gateway.epoch();
         let ack = Acknowledged {
             message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
             at_ms: outcome.at_ms,
@@ -140,7 +140,7 @@ impl Session {
         online: &OnlineDone,
         at_ms: u64,
     ) {
-        let epoch = self.gateway.hub.epoch();
+        let epoch = self.gateway.epoch();
         let seq = match &resumed {
             Some(Ok(seq)) => *seq,
             _ => self.gateway.hub.position(),
@@ -148,7 +148,7 @@ impl Session {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let (master, term, cursor) = (online.master.as_str(), online.term, Cursor { epoch, seq });
         self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
-        if online.first {
+        if online.first || self.gateway.presence.take_untold(device_id) {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
         if let Some(Err(error)) = resumed {

@@ -1,0 +1,13 @@
+//! The gateway over a cluster of one, through real sockets.
+
+// Clippy's leave for tests covers test functions, not the helpers that they share.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod auth;
+mod events;
+mod harness;
+mod presence;
+mod rest;
+mod resume;
+mod socketio;
+mod streams;
