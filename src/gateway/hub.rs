@@ -12,7 +12,6 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Gateway;
 use super::outbox::{Broadcast, Frame, Outbox, Transport};
-use super::wire::ServerEvent;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
 use crate::proto::Change;
@@ -136,14 +135,6 @@ impl Hub {
             Ok(())
         });
         released.unwrap_or(Ok(()))
-    }
-
-    /// Sends an event to some sessions only.
-    pub fn tell(&self, sessions: &[u64], event: &ServerEvent<'_>) {
-        let mut registry = self.registry.lock();
-        for id in sessions {
-            registry.with(*id, |entry, _| entry.outbox.send(event));
-        }
     }
 
     /// The newest change that was handed out.

@@ -3,7 +3,7 @@
 //! Only transitions become commands. A device whose last session ended is given the reconnect grace; a device
 //! seen over REST counts as active for a while after its last request; `last_seen` is written in batches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as
 
 /// Devices in one `DevicesSeen`.
 const SEEN_BATCH: usize = 1_024;
-/// Devices registered over REST whose first session is awaited.
-const UNTOLD: usize = 1_024;
 /// Looks at a device that left before its coming online is given up: its command may still be on its way.
 const LOOKS: u32 = 5;
 
@@ -29,8 +27,6 @@ struct Here {
     leaving: HashMap<String, Leaving>,
     /// Devices seen over REST only, and when last.
     rest: HashMap<String, Instant>,
-    /// Devices first registered over REST: their first session is told `registered`.
-    untold: HashSet<String>,
 }
 
 struct Leaving {
@@ -115,24 +111,6 @@ impl Presence {
         if !here.bound.contains_key(device_id) {
             here.rest.insert(device_id.to_owned(), Instant::now());
         }
-    }
-
-    /// A device registered for the first time, over REST: the sessions to tell. Without one, its next is told.
-    pub fn first_registered(&self, device_id: &str) -> Vec<u64> {
-        let mut here = self.here.lock();
-        if let Some(sessions) = here.bound.get(device_id) {
-            return sessions.clone();
-        }
-        if here.untold.len() < UNTOLD {
-            here.untold.insert(device_id.to_owned());
-        }
-        Vec::new()
-    }
-
-    /// True once for a device that registered over REST.
-    pub fn take_untold(&self, device_id: &str) -> bool {
-        let mut here = self.here.lock();
-        !here.untold.is_empty() && here.untold.remove(device_id)
     }
 
     /// Devices whose grace is over: those to be reported, with why.

@@ -8,7 +8,7 @@ use super::{Answer, Asked, At, Body, Failure, OrFail, answer, fresh};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{ServerEvent, online, role_and_reason};
+use crate::gateway::wire::{online, role_and_reason};
 use crate::model::device::role_name;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -33,11 +33,6 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
     let outcome = gateway.cluster.propose(intent).await.or_fail(&gateway)?;
     let Some(Given::Online(online)) = outcome.result else { return Err(unexpected(&gateway)) };
     let device = online.device.unwrap_or_default();
-    if online.first {
-        let (device_id, role) = (ask.device_id.as_str(), device.role());
-        let sessions = gateway.presence.first_registered(device_id);
-        gateway.hub.tell(&sessions, &ServerEvent::Registered { device_id, role, at_ms: outcome.at_ms });
-    }
     let failed = {
         let state = gateway.cluster.replica().hot();
         state.sync_state(&ask.device_id).is_some_and(|s| s.sync_status() == SyncStatus::Error)

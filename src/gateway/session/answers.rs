@@ -148,7 +148,7 @@ impl Session {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let (master, term, cursor) = (online.master.as_str(), online.term, Cursor { epoch, seq });
         self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
-        if online.first || self.gateway.presence.take_untold(device_id) {
+        if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
         if let Some(Err(error)) = resumed {
