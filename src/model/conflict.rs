@@ -193,7 +193,7 @@ impl State {
         }
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name)?;
-        let current = self.version(table, open.record_id)?;
+        let current = self.version(table, open.record_id);
         let data = object(&c.resolved_data);
         let mut row = Conflict::clone(&open);
         row.resolution = if c.method == 0 { ResolutionMethod::Manual.into() } else { c.method };
@@ -222,7 +222,7 @@ impl State {
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         self.existing(&c.device_id)?;
         let table = self.number_of_table(&c.table_name)?;
-        let current = self.version(table, c.record_id)?;
+        let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;
         self.meta.conflict_head += 1;
         let mut row = Conflict {

@@ -4,12 +4,12 @@ use super::Session;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::resume::CatchUp;
 use crate::gateway::wire::{Acknowledged, ServerEvent};
-use crate::model::change::RecordNow;
+use crate::model::change::{RecordNow, Stored};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
-use crate::model::read;
+use crate::model::read::RecordReader;
 use crate::model::sync::status_name;
-use crate::model::tables::TablesRead;
+use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
@@ -201,9 +201,9 @@ impl Session {
                         let found = data.map(|d| (version, d));
                         self.tell_record(ticket, &table_name, record_id, found);
                     }
-                    RecordNow::InRows { table } => {
+                    RecordNow::InRows(at) => {
                         let replica = self.gateway.cluster.replica().clone();
-                        let look = async move { replica.cold(move |t| look_up(t, table, record_id)).await };
+                        let look = async move { replica.cold(move |t| look_up(t, at)).await };
                         self.lane.look(ticket, Read::Record { table_name, record_id }, Box::pin(look));
                     }
                 }
@@ -252,7 +252,6 @@ impl Session {
 }
 
 /// A record that is not in memory: its version and data, if it exists.
-pub fn look_up(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Cold, crate::model::tables::TablesError> {
-    let record = read::record(tables, table, id)?;
-    Ok(record.filter(|r| !r.deleted).map(|r| (r.seq, r.data)))
+pub fn look_up(tables: &dyn TablesRead, at: Stored) -> Result<Cold, TablesError> {
+    RecordReader::new(tables).data(at)
 }
