@@ -133,7 +133,7 @@ impl Dev {
             for url in self.urls() {
                 let status = rest.status(&url).await.unwrap();
                 assert!(!status.digest.is_empty());
-                let at = seen.entry(status.applied_digest_index).or_default();
+                let at = seen.entry(status.digest_index).or_default();
                 if !at.iter().any(|(node, _)| *node == status.node) {
                     at.push((status.node, status.digest));
                 }
