@@ -6,7 +6,7 @@
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
 //! - [`presence`]: which devices are here
-//! - [`rest`]: the endpoints; [`auth`]: who may speak
+//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ mod lane;
 mod listener;
 pub mod outbox;
 pub mod presence;
+pub mod rates;
 pub mod rest;
 mod resume;
 pub mod session;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Live sessions on this node.
     pub sessions: usize,
+    /// Requests a second of one device, and how many it may save up.
+    pub rate: Option<rates::Rate>,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             sync_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             sessions: limits::SESSIONS,
+            rate: None,
         }
     }
 }
@@ -87,6 +91,7 @@ pub struct Gateway {
     pub hub: hub::Hub,
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
+    pub rates: rates::Rates,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -102,6 +107,7 @@ impl Gateway {
             hub,
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
+            rates: rates::Rates::new(settings.rate),
             settings,
             keys,
             closing: CancellationToken::new(),
@@ -131,6 +137,13 @@ impl Gateway {
             }
         });
     }
+}
+
+/// A bug: what it is goes to the log with a number that the client is told, nothing else.
+pub fn bug(what: &str) -> Error {
+    let id = rand::random::<u32>();
+    tracing::error!(id = format!("{id:08x}"), "internal error: {what}");
+    Error::new(Code::Internal, format!("an internal error, logged as {id:08x}"))
 }
 
 /// Serves the API on `listener` until `shutdown`; returns when every session has ended and every request has

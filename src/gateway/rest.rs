@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
@@ -27,6 +28,7 @@ mod devices;
 mod logs;
 mod sync;
 mod system;
+mod tokens;
 
 /// Everything on the one port.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -46,6 +48,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/system/network", get(system::network))
         .route("/system/cluster", get(system::cluster))
         .route("/system/election", post(system::elect))
+        .route("/system/tokens/revoke", post(tokens::revoke))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/ws", get(websocket::upgrade));
@@ -65,10 +68,19 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let routes = routes
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());
     // Around the whole of it, not as a layer of each route: a layer makes an Engine.IO server for each.
     Router::new().fallback_service(socketio::service(gateway, routes)).layer(cors)
+}
+
+/// A handler that panics is a bug, and answers like one.
+fn panicked(gateway: Arc<Gateway>) -> impl FnMut(Box<dyn std::any::Any + Send>) -> Response + Clone {
+    move |panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Failure::new(&gateway, super::bug(text.unwrap_or("a panic without a message"))).into_response()
+    }
 }
 
 /// An error as REST gives it: `{"success": false, "error", "error_code", "timestamp", …}`.

@@ -198,7 +198,7 @@ impl State {
         let mut row = Conflict::clone(&open);
         row.resolution = if c.method == 0 { ResolutionMethod::Manual.into() } else { c.method };
         row.resolved_ms = self.meta.now_ms;
-        row.resolved_by.clone_from(&c.device_id);
+        row.resolved_by.clone_from(if c.by.is_empty() { &c.device_id } else { &c.by });
         row.resolved_deleted = c.delete;
         row.resolved_data = if c.delete { Bytes::new() } else { data.clone() };
         row.resolved_seq = self.write(Write {

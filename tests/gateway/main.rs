@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
+mod backpressure;
+mod errors;
 mod events;
 mod harness;
+mod limits;
 mod presence;
+mod rates;
 mod rest;
 mod resume;
 mod socketio;

@@ -82,15 +82,28 @@ impl Rest {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str) -> Result<T, ClientError> {
+        self.take(node, &format!("GET {path}"), self.http.get(format!("{node}{path}"))).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str, body: &Value) -> Result<T, ClientError> {
+        self.take(node, &format!("POST {path}"), self.http.post(format!("{node}{path}")).json(body)).await
+    }
+
+    async fn take<T: DeserializeOwned>(
+        &self,
+        node: &NodeUrl,
+        what: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, ClientError> {
         let lost = |e: reqwest::Error| ClientError::Lost { node: node.clone(), why: cause(&e) };
-        let response = self.http.get(format!("{node}{path}")).bearer_auth(&self.token).send().await.map_err(lost)?;
+        let response = request.bearer_auth(&self.token).send().await.map_err(lost)?;
         let status = response.status();
         let body = response.bytes().await.map_err(lost)?;
         if !status.is_success() {
             return Err(refusal(node, status.as_u16(), &body));
         }
         serde_json::from_slice(&body)
-            .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to GET {path}: {e}") })
+            .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to {what}: {e}") })
     }
 
     pub async fn status(&self, node: &NodeUrl) -> Result<NodeStatus, ClientError> {
