@@ -6,7 +6,7 @@
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
 //! - [`presence`]: which devices are here
-//! - [`rest`]: the endpoints; [`auth`]: who may speak
+//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::proto::command::Intent;
 use crate::token::KeyRing;
 
 pub mod auth;
+pub mod describe;
 pub mod feed;
 pub mod hub;
 mod lane;
