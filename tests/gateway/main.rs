@@ -4,10 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
+mod coverage;
+mod describe;
+mod endpoints;
 mod events;
+mod from_client;
 mod harness;
 mod presence;
 mod rest;
 mod resume;
+mod schema;
 mod socketio;
 mod streams;
+mod to_client;
