@@ -6,7 +6,8 @@
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
 //! - [`presence`]: which devices are here
-//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often
+//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
+//!   readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::proto::command::Intent;
 use crate::token::KeyRing;
 
 pub mod auth;
+pub mod describe;
 pub mod feed;
 pub mod hub;
 mod lane;

@@ -9,7 +9,6 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,7 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
 use super::wire::{Bad, Fields};
-use super::{Gateway, socketio, websocket};
+use super::{Gateway, socketio};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
@@ -26,32 +25,17 @@ mod conflicts;
 mod data;
 mod devices;
 mod logs;
+pub mod routes;
 mod sync;
 mod system;
 mod tokens;
 
 /// Everything on the one port.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    let routes = Router::new()
-        .route("/device/register", post(devices::register))
-        .route("/device/roles", get(devices::list))
-        .route("/device/roles/{device_id}", get(devices::one).put(devices::change_role))
-        .route("/sync/state/{device_id}", get(sync::state).put(sync::put_state))
-        .route("/sync/master-election-logs", get(logs::elections))
-        .route("/sync/audit-logs", get(logs::audit))
-        .route("/sync/changes", get(changes::feed))
-        .route("/sync/conflicts", get(conflicts::list))
-        .route("/sync/conflicts/{id}/resolve", post(conflicts::resolve))
-        .route("/sync/policies/{table}", put(conflicts::put_policy))
-        .route("/data/{table}/{record_id}", get(data::read).post(data::write))
-        .route("/system/health", get(system::health))
-        .route("/system/network", get(system::network))
-        .route("/system/cluster", get(system::cluster))
-        .route("/system/election", post(system::elect))
-        .route("/system/tokens/revoke", post(tokens::revoke))
-        .route("/healthz", get(system::alive))
-        .route("/readyz", get(system::ready))
-        .route("/ws", get(websocket::upgrade));
+    let mut routes = Router::new();
+    for endpoint in routes::ENDPOINTS {
+        routes = routes.route(endpoint.path, (endpoint.handler)());
+    }
     let missing = |gateway: axum::extract::State<Arc<Gateway>>, uri: axum::http::Uri| async move {
         let error = Error::new(Code::InvalidData, format!("there is no {}", uri.path()));
         Failure::new(&gateway, error).with_status(404)

@@ -18,6 +18,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
+use crate::schema;
+
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Server {
@@ -62,7 +64,24 @@ impl Server {
 
     pub async fn try_ws(&self, token: &str) -> Result<Ws, Error> {
         let (socket, _) = connect_async(format!("ws://{}/ws?token={token}", self.addr)).await?;
-        Ok(Ws { socket, held: Vec::new() })
+        Ok(Ws { socket, held: Vec::new(), over: Over::WebSocket })
+    }
+
+    /// A session of an admin over Socket.IO, used as those over `/ws` are.
+    pub async fn socketio(&self) -> Ws {
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", self.addr);
+        let (socket, _) = connect_async(url).await.unwrap();
+        let mut sio = Ws { socket, held: Vec::new(), over: Over::SocketIo };
+        sio.text(&format!("40{}", json!({"token": self.admin()}))).await;
+        sio
+    }
+
+    /// A session of an admin.
+    pub async fn session(&self, over: Over) -> Ws {
+        match over {
+            Over::WebSocket => self.ws(&self.admin()).await,
+            Over::SocketIo => self.socketio().await,
+        }
     }
 
     /// A session whose device is online.
@@ -83,7 +102,9 @@ impl Server {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         assert_eq!(response.headers()["content-type"], "application/json", "{path}");
-        (status, response.json().await.unwrap())
+        let body = response.json().await.unwrap();
+        schema::answer_fits(method, path, status, &body);
+        (status, body)
     }
 
     pub fn head(&self) -> u64 {
@@ -91,15 +112,36 @@ impl Server {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    WebSocket,
+    SocketIo,
+}
+
+/// Runs a test over each transport: on a server of its own, with a session on which device `d` is online.
+pub async fn over_each(mut test: impl AsyncFnMut(&Server, &mut Ws)) {
+    for over in [Over::WebSocket, Over::SocketIo] {
+        let server = Server::start().await;
+        let mut session = server.session(over).await;
+        session.online("d").await;
+        test(&server, &mut session).await;
+    }
+}
+
 pub struct Ws {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    pub over: Over,
     /// Received while waiting for something else.
     held: Vec<(String, Value)>,
 }
 
 impl Ws {
     pub async fn send(&mut self, event: &str, data: Value) {
-        self.text(&json!({"event": event, "data": data}).to_string()).await;
+        let frame = match self.over {
+            Over::WebSocket => json!({"event": event, "data": data}).to_string(),
+            Over::SocketIo => format!("42{}", json!([event, data])),
+        };
+        self.text(&frame).await;
     }
 
     pub async fn text(&mut self, text: &str) {
@@ -122,10 +164,13 @@ impl Ws {
     async fn receive(&mut self) -> Option<(String, Value)> {
         loop {
             match timeout(PATIENCE, self.socket.next()).await.expect("nothing came")? {
-                Ok(Message::Text(text)) => {
-                    let mut frame: Value = serde_json::from_str(&text).unwrap();
-                    return Some((frame["event"].as_str().unwrap().to_owned(), frame["data"].take()));
-                }
+                Ok(Message::Text(text)) if self.over == Over::SocketIo => match text.strip_prefix("42") {
+                    Some(event) => return Some(event_of(event, "/0", "/1")),
+                    // Pings are answered; the handshake's packets are passed over.
+                    None if text == "2" => self.text("3").await,
+                    None => {}
+                },
+                Ok(Message::Text(text)) => return Some(event_of(&text, "/event", "/data")),
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}
             }
@@ -166,6 +211,14 @@ impl Ws {
         let found = self.held.iter().find(|(name, _)| name == event);
         assert!(found.is_none(), "{found:?}");
     }
+}
+
+/// An event out of its frame; it must be as described.
+fn event_of(frame: &str, name: &str, data: &str) -> (String, Value) {
+    let frame: Value = serde_json::from_str(frame).unwrap();
+    let (name, data) = (frame.pointer(name).unwrap().as_str().unwrap(), frame.pointer(data).unwrap());
+    schema::event_fits(name, data);
+    (name.to_owned(), data.clone())
 }
 
 /// Polls until it holds.

@@ -5,13 +5,19 @@
 
 mod auth;
 mod backpressure;
+mod coverage;
+mod describe;
+mod endpoints;
 mod errors;
 mod events;
+mod from_client;
 mod harness;
 mod limits;
 mod presence;
 mod rates;
 mod rest;
 mod resume;
+mod schema;
 mod socketio;
 mod streams;
+mod to_client;

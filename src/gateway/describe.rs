@@ -1,0 +1,19 @@
+//! The API described by machine-readable tables: `/openapi.json`, `/asyncapi.json`, and a page to read each.
+//!
+//! - [`field`]: a field of a payload: its name, what it may hold, its schema and an example
+//! - [`events`]: every event, both ways; [`bodies`]: what REST takes and answers
+//! - [`openapi`]: made from the table that routes the endpoints (`rest::routes`); [`asyncapi`]: made from the events
+//! - [`page`]: the pages under `/docs`; [`coverage`]: every event and endpoint with its test
+
+pub mod asyncapi;
+pub mod bodies;
+pub mod coverage;
+pub mod events;
+pub mod field;
+pub mod openapi;
+pub mod page;
+
+/// What both descriptions say of the API as a whole.
+const ABOUT: &str = "Keeps a store's terminals, handhelds and back office in step. One port carries REST, Socket.IO \
+(`/socket.io/`) and plain WebSocket (`/ws`). Fields and endpoints marked as extensions are additions to the documented API: \
+a client that does not know them never needs them, and clients should ignore fields that they do not know.";

@@ -1,0 +1,220 @@
+//! What the REST endpoints take and answer.
+
+use super::events::{
+    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID, UPDATE,
+};
+use super::field::{
+    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
+    must, plus,
+};
+use crate::limits;
+
+const SUCCESS: Field = must("success", Kind::Flag, "");
+const WHO: Field = must("device_id", DEVICE_ID, "");
+const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
+const SYNC_STATUS: Kind = Kind::Word(&["pending", "syncing", "synced", "error"]);
+
+/// How an endpoint refuses.
+pub const REFUSED: &[Field] = &[
+    SUCCESS,
+    must("error", WORDS, "What is wrong, in English."),
+    ERROR_TAIL[0],
+    ERROR_TAIL[1],
+    ERROR_TAIL[2],
+    ERROR_TAIL[3],
+    ERROR_TAIL[4],
+    more("conflict_id", ANY_COUNT, "The conflict that waits for a decision."),
+];
+
+pub const REGISTERED: &[Field] = &[
+    SUCCESS,
+    WHO,
+    must("role", ROLE, ""),
+    must("master_device_id", Kind::OrNull(&DEVICE_ID), ""),
+    must("sync_status", Kind::Word(&["connected", "disconnected", "error"]), ""),
+    plus("registered", Kind::Flag, "It was the first time."),
+    plus("term", ANY_COUNT, ""),
+];
+
+pub const DEVICE: &[Field] = &[
+    WHO,
+    must("role", ROLE, ""),
+    must("priority", Kind::Count(limits::PRIORITY as u64), ""),
+    must("last_seen", Kind::Time, ""),
+    must("is_active", Kind::Flag, ""),
+    plus("home", ANY_COUNT, "The node that it is connected to."),
+    plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
+];
+pub const DEVICES: &[Field] = &[must("devices", Kind::List(DEVICE), "")];
+
+pub const ROLE_ASKED: &[Field] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
+pub const ROLE_CHANGED: &[Field] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
+
+pub const SYNC_STATE: &[Field] = &[
+    WHO,
+    must("sync_status", SYNC_STATUS, ""),
+    must("pending_changes_count", ANY_COUNT, ""),
+    must("last_sync_timestamp", Kind::OrNull(&Kind::Time), "Null until the first sync."),
+    must("last_error_message", Kind::OrNull(&WORDS), ""),
+    must("updated_at", Kind::Time, ""),
+];
+pub const SYNC_STATE_ASKED: &[Field] = &[
+    may("sync_status", SYNC_STATUS, ""),
+    may("pending_changes_count", Kind::Count(1_000_000_000_000), ""),
+    may("last_error_message", Kind::Text(limits::ERROR_MESSAGE), ""),
+];
+pub const SYNC_STATE_SET: &[Field] = &[SUCCESS, must("sync_state", Kind::Object(SYNC_STATE), "")];
+
+const PAGINATION: Field = must(
+    "pagination",
+    Kind::Object(&[must("limit", ANY_COUNT, ""), must("offset", ANY_COUNT, ""), must("total", ANY_COUNT, "")]),
+    "",
+);
+
+const ELECTION_ROW: &[Field] = &[
+    must("id", ANY_COUNT, ""),
+    must("previous_master_id", Kind::OrNull(&DEVICE_ID), ""),
+    must("new_master_id", DEVICE_ID, ""),
+    must("election_reason", ELECTION_REASON, ""),
+    must("election_timestamp", Kind::Time, ""),
+    must("devices_participating", ANY_COUNT, ""),
+    plus("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
+    plus("term", ANY_COUNT, ""),
+];
+pub const ELECTIONS: &[Field] = &[must("logs", Kind::List(ELECTION_ROW), "Newest first."), PAGINATION];
+
+const AUDIT_ROW: &[Field] = &[
+    must("id", ANY_COUNT, ""),
+    must("event_type", WORDS, ""),
+    must("operation", WORDS, ""),
+    must("status", Kind::Word(&["success", "error"]), ""),
+    must("device_id", Kind::Text(limits::DEVICE_ID), ""),
+    must("details", WORDS, ""),
+    must("timestamp", Kind::Time, ""),
+];
+pub const AUDIT: &[Field] = &[must("logs", Kind::List(AUDIT_ROW), "Newest first."), PAGINATION];
+
+pub const CHANGES: &[Field] = &[
+    must("changes", Kind::List(CHANGE), "In order."),
+    must("cursor", CURSOR, "Ask with it for what comes next."),
+    must("has_more", Kind::Flag, ""),
+];
+
+const OPEN_CONFLICT: &[Field] = &[
+    CONFLICT[0],
+    CONFLICT[1],
+    CONFLICT[2],
+    CONFLICT[3],
+    CONFLICT[4],
+    CONFLICT[5],
+    CONFLICT[6],
+    CONFLICT[7],
+    plus("deleted_here", Kind::Flag, "The record is deleted."),
+    plus("deleted_there", Kind::Flag, "The device deleted it."),
+];
+pub const CONFLICTS: &[Field] = &[must("conflicts", Kind::List(OPEN_CONFLICT), "Oldest first."), PAGINATION];
+
+pub const RESOLVE_ASKED: &[Field] = &[
+    may("resolution_method", METHOD, "Default: manual."),
+    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete`."),
+    may("delete", Kind::Flag, "The record goes."),
+    may("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
+    SENT_AT,
+];
+pub const RESOLVED: &[Field] = &[
+    SUCCESS,
+    CONFLICT_RESOLVED[0],
+    CONFLICT_RESOLVED[1],
+    CONFLICT_RESOLVED[2],
+    CONFLICT_RESOLVED[3],
+    CONFLICT_RESOLVED[4],
+    CONFLICT_RESOLVED[5],
+    CONFLICT_RESOLVED[6],
+    CONFLICT_RESOLVED[7],
+    CONFLICT_RESOLVED[8],
+];
+
+pub const POLICY_ASKED: &[Field] = &[must("policy", METHOD, "")];
+pub const POLICY: &[Field] = &[SUCCESS, must("table_name", TABLE_NAME, ""), must("policy", METHOD, "")];
+
+/// `data_update` without what stands in the path.
+pub const WRITE: &[Field] =
+    &[may("device_id", DEVICE_ID, "Default: the token's device."), UPDATE[3], UPDATE[4], SENT_AT, BASE, REQUEST_ID];
+pub const WRITTEN: &[Field] = &[
+    SUCCESS,
+    ACKNOWLEDGED[0],
+    ACKNOWLEDGED[1],
+    ACKNOWLEDGED[2],
+    ACKNOWLEDGED[3],
+    ACKNOWLEDGED[4],
+    ACKNOWLEDGED[5],
+    ACKNOWLEDGED[6],
+    ACKNOWLEDGED[7],
+    ACKNOWLEDGED[8],
+    ACKNOWLEDGED[9],
+    ACKNOWLEDGED[10],
+    ACKNOWLEDGED[11],
+];
+
+pub const HEALTH: &[Field] = &[
+    must("status", Kind::Word(&["healthy", "degraded", "unhealthy"]), ""),
+    must("master_device", Kind::OrNull(&DEVICE_ID), ""),
+    must("active_devices", ANY_COUNT, ""),
+    must("sync_status", Kind::Word(&["synced", "syncing", "error"]), ""),
+    must("last_check", Kind::Time, ""),
+];
+
+pub const NETWORK: &[Field] = &[
+    must("network_status", Kind::Word(&["connected", "disconnected", "partitioned"]), ""),
+    must("active_connections", ANY_COUNT, "Sessions on this node."),
+    must("last_heartbeat", Kind::Time, "When a peer was last heard."),
+    must("network_latency", Kind::Number, "To the slowest peer, in milliseconds."),
+];
+
+const PEER: &[Field] = &[
+    must("node", ANY_COUNT, ""),
+    must("reachable", Kind::Flag, ""),
+    must("latency_ms", Kind::OrNull(&Kind::Number), ""),
+    must("silent_ms", Kind::OrNull(&Kind::Number), ""),
+];
+pub const CLUSTER: &[Field] = &[
+    must("node", ANY_COUNT, "The node that answers."),
+    must("leader", Kind::OrNull(&ANY_COUNT), ""),
+    must("term", ANY_COUNT, "Of the leader."),
+    must("applied_index", ANY_COUNT, ""),
+    must("digest", WORDS, "Of the state; equal on all nodes at the same `digest_index`."),
+    must("digest_index", ANY_COUNT, ""),
+    must("master", Kind::OrNull(&DEVICE_ID), ""),
+    must("master_term", ANY_COUNT, ""),
+    must("head_seq", ANY_COUNT, "The newest change."),
+    must("sessions", ANY_COUNT, ""),
+    must("quorum", Kind::Flag, ""),
+    must("peers", Kind::List(PEER), ""),
+    must("voters", Kind::Counts, ""),
+    must("version", WORDS, ""),
+    must("timestamp", Kind::Time, ""),
+];
+
+pub const ELECTED: &[Field] = &[
+    SUCCESS,
+    MASTER_ELECTED[0],
+    MASTER_ELECTED[1],
+    MASTER_ELECTED[2],
+    MASTER_ELECTED[3],
+    MASTER_ELECTED[4],
+    MASTER_ELECTED[5],
+    MASTER_ELECTED[6],
+];
+
+/// One of the two names what is revoked.
+pub const REVOKE: &[Field] = &[
+    may("token", WORDS, "The token itself."),
+    may("jti", WORDS, "Its id, where the token is not at hand."),
+    may("expires", Kind::Time, "When the token of that `jti` ends by itself; the revocation may be forgotten then."),
+];
+pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
+
+pub const STATUS: &[Field] = &[must("status", WORDS, "")];
+
+pub const PAGE: &[Field] =
+    &[may("limit", Kind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];

@@ -1,0 +1,398 @@
+//! Every event, in the document's order: first what clients send, then what they are sent.
+
+use super::field::{
+    ANY_COUNT, CONFLICT_TYPE, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RETRY, ROLE,
+    SYNC_TYPE, TABLE_NAME, TABLES, WORDS, may, more, must, plus,
+};
+use crate::limits;
+
+pub struct Event {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub fields: &'static [Field],
+    /// The events that answer it.
+    pub answers: &'static [&'static str],
+}
+
+const fn event(
+    name: &'static str,
+    about: &'static str,
+    fields: &'static [Field],
+    answers: &'static [&'static str],
+) -> Event {
+    Event { name, about, fields, answers }
+}
+
+/// Which device acts. The token must allow it.
+const ACTOR: Field = must("device_id", DEVICE_ID, "The device that acts.");
+const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
+const AT: Field = must("timestamp", Kind::Time, "When it happened, by the cluster's clock.");
+const WHO: Field = must("device_id", DEVICE_ID, "");
+const TABLE: Field = must("table_name", TABLE_NAME, "");
+const RECORD: Field = must("record_id", Kind::RecordId, "");
+const AFTER: Field = more("cursor", CURSOR, "Where the device left off: from an earlier answer.");
+const UP_TO: Field = plus("cursor", CURSOR, "Keep it: a sync or a resume goes on from here.");
+const CONFLICT_ID: Field = more("conflict_id", ANY_COUNT, "The conflict's number.");
+
+pub const ONLINE: &[Field] = &[
+    must("device_id", DEVICE_ID, "The device that comes online."),
+    may("role", ROLE, "`master` is granted if there is none, or by higher priority. Default: client."),
+    may("priority", Kind::Count(limits::PRIORITY as u64), "In elections; the token's class bounds it. Default: 0."),
+    may(
+        "capabilities",
+        Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY),
+        "`no-master`: it is no candidate in elections.",
+    ),
+    SENT_AT,
+    AFTER,
+    more("subscribe", TABLES, "The tables whose updates this session wants. Default: all; `[]`: none."),
+];
+
+pub const ELECTION: &[Field] = &[
+    must("reason", ELECTION_REASON, "`manual` needs an admin or a manager."),
+    may("initiated_by", Kind::Text(limits::DEVICE_ID), ""),
+    SENT_AT,
+];
+
+pub const FROM_CLIENT: &[Event] = &[
+    event("device_online", "A device comes online, or back.", ONLINE, &["device_online_ack", "registered"]),
+    event(
+        "device_offline",
+        "A device goes offline in good order.",
+        &[ACTOR, may("reason", REASON, ""), SENT_AT],
+        &["device_offline_ack"],
+    ),
+    event(
+        "device_shutdown",
+        "A device shuts down; if it is the master, a new one is elected.",
+        &[ACTOR, may("reason", REASON, ""), SENT_AT],
+        &["acknowledged", "master_elected"],
+    ),
+    event("master_election", "Asks for a master election.", ELECTION, &["master_elected"]),
+    event(
+        "role_change",
+        "Asks for a change of a device's role.",
+        &[ACTOR, must("new_role", ROLE, ""), may("reason", REASON, ""), SENT_AT],
+        &["role_change_ack", "role_change"],
+    ),
+    event(
+        "sync_request",
+        "Asks for all records, or for what changed since a cursor or a time. Comes in pages with one `sync_id`.",
+        &[
+            ACTOR,
+            may("sync_type", SYNC_TYPE, "Default: full."),
+            may("last_sync_timestamp", Kind::Time, "For an incremental sync without a cursor."),
+            may("requested_tables", TABLES, "Default: all."),
+            SENT_AT,
+            AFTER,
+        ],
+        &["sync_response", "sync_error"],
+    ),
+    event(
+        "sync_complete",
+        "The device has applied a sync.",
+        &[
+            ACTOR,
+            may("sync_timestamp", Kind::Time, ""),
+            may("changes_count", ANY_COUNT, ""),
+            may("sync_id", Kind::Text(64), "Of the `sync_response`."),
+            SENT_AT,
+            AFTER,
+        ],
+        &["sync_complete_ack"],
+    ),
+    event(
+        "sync_conflict",
+        "Reports a conflict that the client found.",
+        &[
+            ACTOR,
+            TABLE,
+            RECORD,
+            must("conflict_type", CONFLICT_TYPE, ""),
+            may(
+                "conflict_data",
+                Kind::Object(&[
+                    may("local_version", Kind::Data, ""),
+                    may("remote_version", Kind::Data, ""),
+                    may("timestamp", Kind::Time, ""),
+                ]),
+                "",
+            ),
+            SENT_AT,
+        ],
+        &["acknowledged"],
+    ),
+    event("sync_conflict_resolved", "Decides an open conflict.", RESOLVED, &["acknowledged", "sync_conflict_resolved"]),
+    event(
+        "sync_error",
+        "Reports that a sync failed on the device.",
+        &[
+            ACTOR,
+            must("error_message", Kind::Text(limits::ERROR_MESSAGE), ""),
+            may("error_code", Kind::Text(16), ""),
+            may("sync_type", Kind::Text(32), ""),
+            SENT_AT,
+        ],
+        &["sync_error_ack"],
+    ),
+    event(
+        "data_update",
+        "Changes a record. Acknowledged when it is committed; then all sessions get it.",
+        UPDATE,
+        &["acknowledged", "data_update"],
+    ),
+    event("data_request", "Asks for a record.", &[ACTOR, TABLE, RECORD, SENT_AT], &["data_response"]),
+    event(
+        "queue_status",
+        "Asks how much waits for a device.",
+        &[ACTOR, may("queue_type", Kind::Word(&["sync", "offline"]), "Default: sync."), SENT_AT],
+        &["queue_status_response"],
+    ),
+    event(
+        "critical_event",
+        "Sends something of the client's own to all sessions.",
+        &[must("event_type", Kind::Name(limits::EVENT_TYPE), ""), must("payload", Kind::Data, ""), ACTOR, SENT_AT],
+        &["acknowledged", "critical_event"],
+    ),
+    event(
+        "heartbeat",
+        "A sign of life. Not needed: pings of the transport count, too.",
+        &[ACTOR, SENT_AT],
+        &["heartbeat_ack"],
+    ),
+];
+
+const RESOLVED: &[Field] = &[
+    TABLE,
+    RECORD,
+    may("resolution_method", METHOD, "Default: manual."),
+    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete`."),
+    SENT_AT,
+    more("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
+    CONFLICT_ID,
+    more("delete", Kind::Flag, "The record goes."),
+];
+
+/// All of `data_update`; a REST call has table and record in its path.
+pub const UPDATE: &[Field] = &[
+    ACTOR,
+    TABLE,
+    RECORD,
+    must("new_data", Kind::Data, "The whole record. Not needed for a delete. At most 256 KiB."),
+    may("operation", OPERATION, "Default: update."),
+    SENT_AT,
+    BASE,
+    REQUEST_ID,
+];
+pub const BASE: Field = more("base_version", ANY_COUNT, "The version (`seq`) that was changed: finds conflicts.");
+pub const REQUEST_ID: Field =
+    more("request_id", Kind::Text(limits::REQUEST_ID), "A repeat with the same id is not applied again.");
+
+/// What every error carries, whatever the transport.
+pub const ERROR_TAIL: [Field; 5] = [
+    must("error_code", Kind::Text(16), "One of the documented codes."),
+    AT,
+    plus("retry", RETRY, "`safe`: nothing was written. `same_request_id`: it may have been."),
+    more("field", WORDS, "The field that is wrong."),
+    more("retry_after_ms", ANY_COUNT, "When to try again."),
+];
+
+const ROLE_CHANGED: [Field; 4] = [WHO, must("new_role", ROLE, ""), must("reason", REASON, ""), AT];
+
+pub const MASTER_ELECTED: &[Field] = &[
+    must("previous_master_id", Kind::OrNull(&DEVICE_ID), ""),
+    must("new_master_id", DEVICE_ID, ""),
+    must("election_reason", ELECTION_REASON, ""),
+    must("election_timestamp", Kind::Time, ""),
+    must("devices_participating", ANY_COUNT, ""),
+    must("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
+    plus("term", ANY_COUNT, "Grows with every election: the newest master has the greatest."),
+];
+
+/// A change in a sync or in the change feed.
+pub const CHANGE: &[Field] = &[
+    TABLE,
+    RECORD,
+    must("operation", OPERATION, ""),
+    must("data", Kind::Data, "Empty for a delete."),
+    AT,
+    plus("seq", ANY_COUNT, "The change's number, and the record's version."),
+    more("device_id", DEVICE_ID, "Who wrote it."),
+];
+
+const CONFLICT_DATA: Kind = Kind::Object(&[
+    must("local_version", Kind::Data, "What the record is."),
+    must("remote_version", Kind::Data, "What the device sent."),
+    must("timestamp", Kind::Time, "Of what the device sent."),
+]);
+
+pub const CONFLICT: &[Field] = &[
+    must("device_id", DEVICE_ID, "Whose change conflicts."),
+    TABLE,
+    RECORD,
+    must("conflict_type", CONFLICT_TYPE, ""),
+    must("conflict_data", CONFLICT_DATA, ""),
+    AT,
+    plus("conflict_id", ANY_COUNT, "The conflict's number."),
+    plus("version", ANY_COUNT, "The record's version."),
+];
+
+pub const CONFLICT_RESOLVED: &[Field] = &[
+    TABLE,
+    RECORD,
+    must("resolution_method", METHOD, ""),
+    must("resolved_data", Kind::Data, ""),
+    AT,
+    plus("conflict_id", ANY_COUNT, ""),
+    plus("device_id", DEVICE_ID, "Whose change it was."),
+    plus("deleted", Kind::Flag, "The record is gone."),
+    more("seq", ANY_COUNT, "The change that the decision made."),
+];
+
+pub const DATA_RESPONSE: &[Field] = &[
+    TABLE,
+    RECORD,
+    must("data", Kind::OrNull(&Kind::Data), "Null: there is no such record."),
+    AT,
+    more("version", ANY_COUNT, ""),
+];
+
+pub const ACKNOWLEDGED: &[Field] = &[
+    must("message", WORDS, ""),
+    AT,
+    plus("event", WORDS, "What was acknowledged."),
+    more("device_id", DEVICE_ID, ""),
+    more("table_name", TABLE_NAME, ""),
+    more("record_id", Kind::RecordId, ""),
+    more("seq", ANY_COUNT, "The change's number; missing if it lost a conflict."),
+    more("request_id", Kind::Text(limits::REQUEST_ID), ""),
+    more("cursor", CURSOR, ""),
+    more("conflict", Kind::Flag, "It met a conflict."),
+    CONFLICT_ID,
+    more("repeated", Kind::Flag, "It had been applied before."),
+    more("sync_id", Kind::Text(64), ""),
+];
+
+pub const TO_CLIENT: &[Event] = &[
+    event(
+        "device_online_ack",
+        "The device is online, with this role.",
+        &[
+            WHO,
+            must("current_master", Kind::OrNull(&DEVICE_ID), ""),
+            must("role", ROLE, ""),
+            AT,
+            plus("term", ANY_COUNT, ""),
+            UP_TO,
+        ],
+        &[],
+    ),
+    event("device_offline_ack", "The device is offline.", &[WHO, AT], &[]),
+    event("master_elected", "To all: there is a new master.", MASTER_ELECTED, &[]),
+    event(
+        "role_change",
+        "To all: a device has a new role.",
+        &[ROLE_CHANGED[0], ROLE_CHANGED[1], ROLE_CHANGED[2], AT, plus("term", ANY_COUNT, "")],
+        &[],
+    ),
+    event("role_change_ack", "The role change that was asked for is done.", &ROLE_CHANGED, &[]),
+    event(
+        "sync_response",
+        "A page of a sync.",
+        &[
+            must("sync_type", SYNC_TYPE, "`full` also when an incremental sync is not possible any more."),
+            AT,
+            must("changes", Kind::List(CHANGE), ""),
+            must("master_device_id", DEVICE_ID, ""),
+            must("sync_id", Kind::Text(64), "The same on every page."),
+            plus("page", ANY_COUNT, "From 1."),
+            plus("total", ANY_COUNT, "At most so many changes; exact on the last page."),
+            plus("has_more", Kind::Flag, "More pages follow by themselves."),
+            UP_TO,
+        ],
+        &[],
+    ),
+    event(
+        "sync_complete_ack",
+        "To all: a device is in sync.",
+        &[WHO, must("sync_timestamp", Kind::Time, ""), must("changes_count", ANY_COUNT, ""), AT],
+        &[],
+    ),
+    event("sync_conflict", "To the sender: its change conflicts with the record.", CONFLICT, &[]),
+    event("sync_conflict_resolved", "To all: how a conflict was decided.", CONFLICT_RESOLVED, &[]),
+    event(
+        "sync_error",
+        "A sync was refused, or has failed.",
+        &[
+            WHO,
+            must("error_message", WORDS, ""),
+            ERROR_TAIL[0],
+            ERROR_TAIL[1],
+            ERROR_TAIL[2],
+            ERROR_TAIL[3],
+            ERROR_TAIL[4],
+            may("sync_type", Kind::Text(32), ""),
+        ],
+        &[],
+    ),
+    event(
+        "sync_error_ack",
+        "A reported sync error was noted.",
+        &[WHO, must("error_message", WORDS, ""), must("error_code", Kind::Text(16), ""), AT],
+        &[],
+    ),
+    event(
+        "data_update",
+        "To all who subscribed, the sender too: a record changed. In order, each once.",
+        &[
+            must("device_id", DEVICE_ID, "Who wrote it."),
+            TABLE,
+            RECORD,
+            must("new_data", Kind::Data, ""),
+            must("operation", OPERATION, ""),
+            AT,
+            plus("seq", ANY_COUNT, "The change's number, and the record's version."),
+            UP_TO,
+            more("request_id", Kind::Text(limits::REQUEST_ID), ""),
+        ],
+        &[],
+    ),
+    event("data_response", "The record that was asked for.", DATA_RESPONSE, &[]),
+    event(
+        "queue_status_response",
+        "How much waits for a device.",
+        &[
+            WHO,
+            must("queue_type", Kind::Word(&["sync", "offline"]), ""),
+            must("pending_count", ANY_COUNT, ""),
+            must("last_processed", Kind::Time, ""),
+            must("status", Kind::Word(&["idle", "processing", "error"]), ""),
+            AT,
+        ],
+        &[],
+    ),
+    event(
+        "critical_event",
+        "To all: what a device sent.",
+        &[must("event_type", Kind::Name(limits::EVENT_TYPE), ""), must("payload", Kind::Data, ""), WHO, AT],
+        &[],
+    ),
+    event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
+    event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
+    event("heartbeat_ack", "", &[WHO, AT], &[]),
+    event(
+        "error",
+        "A request was refused, or the session ends. The connection stays unless the server closes it.",
+        &[
+            must("error", WORDS, ""),
+            ERROR_TAIL[0],
+            ERROR_TAIL[1],
+            ERROR_TAIL[2],
+            ERROR_TAIL[3],
+            ERROR_TAIL[4],
+            more("event", WORDS, "The event that it answers."),
+            CONFLICT_ID,
+        ],
+        &[],
+    ),
+];

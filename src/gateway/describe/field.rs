@@ -1,0 +1,190 @@
+//! A field of a payload: what it may hold, as a JSON schema and as an example.
+
+use serde_json::{Map, Value, json};
+
+use crate::limits;
+
+/// What a field may hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A name of at most so many bytes: not empty, no control characters.
+    Name(usize),
+    /// Text of at most so many bytes.
+    Text(usize),
+    Word(&'static [&'static str]),
+    /// A whole number from 0 to this.
+    Count(u64),
+    /// A whole number from 1 to this.
+    Size(u64),
+    RecordId,
+    Number,
+    Flag,
+    Time,
+    /// Any JSON object.
+    Data,
+    /// At most so many strings of at most so many bytes.
+    Texts(usize, usize),
+    Counts,
+    Object(&'static [Field]),
+    List(&'static [Field]),
+    OrNull(&'static Kind),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    /// Ours: the document does not know it.
+    pub extension: bool,
+    pub about: &'static str,
+}
+
+/// A documented field that must be there.
+pub const fn must(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { name, kind, required: true, extension: false, about }
+}
+
+/// A documented field that may be left out.
+pub const fn may(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { name, kind, required: false, extension: false, about }
+}
+
+/// A field of ours that is always there.
+pub const fn plus(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { name, kind, required: true, extension: true, about }
+}
+
+/// A field of ours that may be left out.
+pub const fn more(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { name, kind, required: false, extension: true, about }
+}
+
+/// Who writes the payload: clients may write null for a field that they leave out, the server leaves it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    Client,
+    Server,
+}
+
+/// The greatest number that the schemas name: what fits into 64 bits with a sign.
+const COUNT_MAX: u64 = i64::MAX as u64;
+
+impl Kind {
+    pub fn schema(&self, writer: Writer) -> Value {
+        match self {
+            // No control characters and no lone spaces; lengths count bytes, so the pattern is the sure part.
+            Self::Name(max) => json!({
+                "type": "string", "minLength": 1, "maxLength": max, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+            }),
+            Self::Text(max) => json!({"type": "string", "maxLength": max}),
+            Self::Word(words) => json!({"type": "string", "enum": words}),
+            Self::Count(max) => json!({"type": "integer", "minimum": 0, "maximum": (*max).min(COUNT_MAX)}),
+            Self::Size(max) => json!({"type": "integer", "minimum": 1, "maximum": max}),
+            Self::RecordId => json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
+            Self::Number => json!({"type": "number"}),
+            Self::Flag => json!({"type": "boolean"}),
+            Self::Time => json!({"type": "string", "format": "date-time"}),
+            Self::Data => json!({"type": "object"}),
+            Self::Texts(count, max) => {
+                json!({"type": "array", "maxItems": count, "items": {"type": "string", "maxLength": max}})
+            }
+            Self::Counts => json!({"type": "array", "items": {"type": "integer", "minimum": 0}}),
+            Self::Object(fields) => object_schema(fields, writer),
+            Self::List(fields) => json!({"type": "array", "items": object_schema(fields, writer)}),
+            Self::OrNull(kind) => or_null(kind.schema(writer)),
+        }
+    }
+
+    fn example(&self) -> Value {
+        match self {
+            Self::Name(_) | Self::Text(_) => json!("text"),
+            Self::Word(words) => json!(words.first()),
+            Self::Count(max) | Self::Size(max) => json!(7.min(*max)),
+            Self::RecordId => json!(42),
+            Self::Number => json!(0.25),
+            Self::Flag => json!(false),
+            Self::Time => json!("2026-11-22T10:00:00.000Z"),
+            Self::Data => json!({"name": "Café", "price": 9.5}),
+            Self::Texts(..) => json!(["products"]),
+            Self::Counts => json!([1, 2, 3]),
+            Self::Object(fields) => example(fields),
+            Self::List(fields) => json!([example(fields)]),
+            Self::OrNull(kind) => kind.example(),
+        }
+    }
+}
+
+fn or_null(mut schema: Value) -> Value {
+    if let Some(kind) = schema.get_mut("type") {
+        *kind = json!([kind.take(), "null"]);
+    }
+    if let Some(Value::Array(words)) = schema.get_mut("enum") {
+        words.push(Value::Null);
+    }
+    schema
+}
+
+impl Field {
+    pub fn schema(&self, writer: Writer) -> Value {
+        let mut schema = self.kind.schema(writer);
+        if writer == Writer::Client && !self.required {
+            schema = or_null(schema);
+        }
+        if let Value::Object(map) = &mut schema {
+            if !self.about.is_empty() {
+                map.insert("description".into(), json!(self.about));
+            }
+            if self.extension {
+                map.insert("x-extension".into(), json!(true));
+            }
+        }
+        schema
+    }
+
+    pub fn example(&self) -> Value {
+        match self.name {
+            "device_id" => json!("till-1"),
+            "table_name" => json!("products"),
+            "current_master" | "master_device_id" | "new_master_id" | "master_device" => json!("office-1"),
+            "capabilities" => json!(["sync"]),
+            "cursor" => json!("1.7"),
+            "request_id" => json!("till-1-000042"),
+            "error_code" => json!("2004"),
+            "reason" if matches!(self.kind, Kind::Text(_)) => json!("end of day"),
+            _ => self.kind.example(),
+        }
+    }
+}
+
+/// The schema of an object with these fields. Others may come with later versions.
+pub fn object_schema(fields: &[Field], writer: Writer) -> Value {
+    let properties: Map<String, Value> = fields.iter().map(|f| (f.name.to_owned(), f.schema(writer))).collect();
+    let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
+    let mut schema = json!({"type": "object", "properties": properties});
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    schema
+}
+
+/// An object with every field.
+pub fn example(fields: &[Field]) -> Value {
+    fields.iter().map(|f| (f.name.to_owned(), f.example())).collect::<Map<_, _>>().into()
+}
+
+pub const DEVICE_ID: Kind = Kind::Name(limits::DEVICE_ID);
+pub const TABLE_NAME: Kind = Kind::Name(limits::TABLE_NAME);
+pub const REASON: Kind = Kind::Text(limits::REASON);
+pub const TABLES: Kind = Kind::Texts(limits::TABLES as usize, limits::TABLE_NAME);
+pub const CURSOR: Kind = Kind::Text(64);
+pub const ANY_COUNT: Kind = Kind::Count(u64::MAX);
+/// Text of the server, whose length nobody has to prepare for.
+pub const WORDS: Kind = Kind::Text(8_192);
+pub const ROLE: Kind = Kind::Word(&["master", "client"]);
+pub const OPERATION: Kind = Kind::Word(&["insert", "update", "delete"]);
+pub const SYNC_TYPE: Kind = Kind::Word(&["full", "incremental"]);
+pub const ELECTION_REASON: Kind = Kind::Word(&["manual", "shutdown", "failure"]);
+pub const METHOD: Kind = Kind::Word(&["manual", "last_writer_wins", "automatic"]);
+pub const CONFLICT_TYPE: Kind = Kind::Word(&["version", "timestamp", "data"]);
+pub const RETRY: Kind = Kind::Word(&["no", "safe", "same_request_id"]);

@@ -1,0 +1,393 @@
+//! The one table of endpoints: the router is made from it, and so is `/openapi.json`.
+
+use std::sync::Arc;
+
+use axum::routing::{MethodRouter, get, post, put};
+
+use super::{changes, conflicts, data, devices, logs, sync, system, tokens};
+use crate::gateway::describe::bodies as b;
+use crate::gateway::describe::events::{ELECTION, ONLINE};
+use crate::gateway::describe::field::{CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
+use crate::gateway::describe::page;
+use crate::gateway::{Gateway, websocket};
+use crate::limits;
+use crate::model::error::Code;
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    /// A JSON object with these fields.
+    Json(&'static [Field]),
+    /// The same, or a stream of server-sent events if the client accepts that.
+    Feed(&'static [Field]),
+    /// A JSON document of a standard's.
+    Document,
+    Page,
+    /// The connection becomes another protocol's.
+    Upgrade,
+}
+
+/// What an endpoint needs, and so which of the common errors it can answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    Token,
+    /// A token, and a quorum of the cluster.
+    Quorum,
+}
+
+pub struct Endpoint {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub group: &'static str,
+    pub about: &'static str,
+    /// The document knows it.
+    pub documented: bool,
+    pub needs: Needs,
+    pub query: &'static [Field],
+    pub body: Option<&'static [Field]>,
+    pub answers: &'static [(u16, Content)],
+    /// Beside the errors that come with `needs`, `query`, `body` and the path.
+    pub refuses: &'static [(u16, Code)],
+    pub handler: fn() -> MethodRouter<Arc<Gateway>>,
+}
+
+const NONE: &[(u16, Code)] = &[];
+const FORBIDDEN: (u16, Code) = (403, Code::Forbidden);
+const UNKNOWN: (u16, Code) = (404, Code::NotRegistered);
+/// What every path may answer to a wrong value in it, in the query or in the body.
+const BAD: (u16, Code) = (400, Code::InvalidData);
+const TOO_LARGE: (u16, Code) = (413, Code::InvalidData);
+
+const AUDIT_QUERY: &[Field] = &[
+    b::PAGE[0],
+    b::PAGE[1],
+    may("device_id", Kind::Text(limits::DEVICE_ID), ""),
+    may("event_type", WORDS, ""),
+    may("start_date", Kind::Time, "Inclusive. Any ISO 8601 time, or a date."),
+    may("end_date", Kind::Time, "Inclusive; a date means the whole day."),
+];
+const CHANGES_QUERY: &[Field] = &[
+    may("cursor", CURSOR, "Of an earlier answer. Default: from the beginning."),
+    may("tables", WORDS, "Names with commas between them. Default: all."),
+    b::PAGE[0],
+];
+const CONFLICTS_QUERY: &[Field] =
+    &[b::PAGE[0], b::PAGE[1], may("device_id", DEVICE_ID, ""), may("table_name", TABLE_NAME, "")];
+
+/// An endpoint of the document that needs a quorum.
+const fn documented(
+    method: &'static str,
+    path: &'static str,
+    group: &'static str,
+    about: &'static str,
+    answers: &'static [(u16, Content)],
+    handler: fn() -> MethodRouter<Arc<Gateway>>,
+) -> Endpoint {
+    let (needs, query, body, refuses) = (Needs::Quorum, &[], None, NONE);
+    Endpoint { method, path, group, about, documented: true, needs, query, body, answers, refuses, handler }
+}
+
+const fn extension(
+    method: &'static str,
+    path: &'static str,
+    group: &'static str,
+    about: &'static str,
+    answers: &'static [(u16, Content)],
+    handler: fn() -> MethodRouter<Arc<Gateway>>,
+) -> Endpoint {
+    Endpoint { documented: false, ..documented(method, path, group, about, answers, handler) }
+}
+
+const fn public(
+    path: &'static str,
+    about: &'static str,
+    answers: &'static [(u16, Content)],
+    handler: fn() -> MethodRouter<Arc<Gateway>>,
+) -> Endpoint {
+    Endpoint { needs: Needs::Nothing, ..extension("GET", path, "Node", about, answers, handler) }
+}
+
+/// Every endpoint, in the document's order, then ours.
+pub const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        body: Some(ONLINE),
+        refuses: &[(400, Code::Registration), FORBIDDEN],
+        ..documented(
+            "POST",
+            "/device/register",
+            "Devices",
+            "Registers a device.",
+            &[(200, Content::Json(b::REGISTERED))],
+            || post(devices::register),
+        )
+    },
+    documented("GET", "/device/roles", "Devices", "All devices.", &[(200, Content::Json(b::DEVICES))], || {
+        get(devices::list)
+    }),
+    Endpoint {
+        refuses: &[UNKNOWN],
+        ..documented(
+            "GET",
+            "/device/roles/{device_id}",
+            "Devices",
+            "One device.",
+            &[(200, Content::Json(b::DEVICE))],
+            || get(devices::one),
+        )
+    },
+    Endpoint {
+        body: Some(b::ROLE_ASKED),
+        refuses: &[
+            (400, Code::RoleChange),
+            FORBIDDEN,
+            UNKNOWN,
+            (409, Code::RoleChange),
+            (409, Code::DeviceOffline),
+            (503, Code::Election),
+        ],
+        ..documented(
+            "PUT",
+            "/device/roles/{device_id}",
+            "Devices",
+            "Changes a device's role. `master` is an order: it wins whatever the priorities.",
+            &[(200, Content::Json(b::ROLE_CHANGED))],
+            || put(devices::change_role),
+        )
+    },
+    Endpoint {
+        refuses: &[UNKNOWN],
+        ..documented(
+            "GET",
+            "/sync/state/{device_id}",
+            "Sync",
+            "How far a device has come.",
+            &[(200, Content::Json(b::SYNC_STATE))],
+            || get(sync::state),
+        )
+    },
+    Endpoint {
+        body: Some(b::SYNC_STATE_ASKED),
+        refuses: &[FORBIDDEN, UNKNOWN],
+        ..documented(
+            "PUT",
+            "/sync/state/{device_id}",
+            "Sync",
+            "Sets a device's sync state.",
+            &[(200, Content::Json(b::SYNC_STATE_SET))],
+            || put(sync::put_state),
+        )
+    },
+    Endpoint {
+        query: b::PAGE,
+        ..documented(
+            "GET",
+            "/sync/master-election-logs",
+            "Logs",
+            "Every election.",
+            &[(200, Content::Json(b::ELECTIONS))],
+            || get(logs::elections),
+        )
+    },
+    Endpoint {
+        query: AUDIT_QUERY,
+        ..documented(
+            "GET",
+            "/sync/audit-logs",
+            "Logs",
+            "What was done, by whom.",
+            &[(200, Content::Json(b::AUDIT))],
+            || get(logs::audit),
+        )
+    },
+    Endpoint {
+        needs: Needs::Token,
+        ..documented(
+            "GET",
+            "/system/health",
+            "System",
+            "The cluster's health.",
+            &[(200, Content::Json(b::HEALTH))],
+            || get(system::health),
+        )
+    },
+    Endpoint {
+        needs: Needs::Token,
+        ..documented(
+            "GET",
+            "/system/network",
+            "System",
+            "The cluster's network.",
+            &[(200, Content::Json(b::NETWORK))],
+            || get(system::network),
+        )
+    },
+    Endpoint {
+        query: CHANGES_QUERY,
+        refuses: &[(409, Code::BadCursor)],
+        ..extension(
+            "GET",
+            "/sync/changes",
+            "Sync",
+            "The change feed after a cursor. With `Accept: text/event-stream` it goes on with what is committed.",
+            &[(200, Content::Feed(b::CHANGES))],
+            || get(changes::feed),
+        )
+    },
+    Endpoint {
+        query: CONFLICTS_QUERY,
+        ..extension(
+            "GET",
+            "/sync/conflicts",
+            "Conflicts",
+            "Conflicts that wait for a decision.",
+            &[(200, Content::Json(b::CONFLICTS))],
+            || get(conflicts::list),
+        )
+    },
+    Endpoint {
+        body: Some(b::RESOLVE_ASKED),
+        refuses: &[FORBIDDEN, UNKNOWN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/sync/conflicts/{id}/resolve",
+            "Conflicts",
+            "Decides a conflict.",
+            &[(200, Content::Json(b::RESOLVED))],
+            || post(conflicts::resolve),
+        )
+    },
+    Endpoint {
+        body: Some(b::POLICY_ASKED),
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "PUT",
+            "/sync/policies/{table}",
+            "Conflicts",
+            "How conflicts in a table are decided.",
+            &[(200, Content::Json(b::POLICY))],
+            || put(conflicts::put_policy),
+        )
+    },
+    extension(
+        "GET",
+        "/data/{table}/{record_id}",
+        "Records",
+        "A record.",
+        &[(200, Content::Json(crate::gateway::describe::events::DATA_RESPONSE))],
+        || get(data::read),
+    ),
+    Endpoint {
+        body: Some(b::WRITE),
+        refuses: &[FORBIDDEN, UNKNOWN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/data/{table}/{record_id}",
+            "Records",
+            "Changes a record: a `data_update` without a socket.",
+            &[(200, Content::Json(b::WRITTEN))],
+            || post(data::write),
+        )
+    },
+    Endpoint {
+        needs: Needs::Token,
+        ..extension(
+            "GET",
+            "/system/cluster",
+            "System",
+            "This node's view of the cluster.",
+            &[(200, Content::Json(b::CLUSTER))],
+            || get(system::cluster),
+        )
+    },
+    Endpoint {
+        body: Some(ELECTION),
+        refuses: &[(400, Code::Election), FORBIDDEN, (503, Code::Election)],
+        ..extension(
+            "POST",
+            "/system/election",
+            "System",
+            "Elects a master.",
+            &[(200, Content::Json(b::ELECTED))],
+            || post(system::elect),
+        )
+    },
+    Endpoint {
+        body: Some(b::REVOKE),
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "POST",
+            "/system/tokens/revoke",
+            "System",
+            "Takes a token back; its live sessions end on every node.",
+            &[(200, Content::Json(b::REVOKED))],
+            || post(tokens::revoke),
+        )
+    },
+    Endpoint {
+        needs: Needs::Token,
+        query: &[may("token", WORDS, "For browsers, which cannot send a header.")],
+        refuses: &[
+            (400, Code::SocketClosed),
+            (426, Code::SocketClosed),
+            (503, Code::SocketClosed),
+            (503, Code::Unavailable),
+        ],
+        ..extension(
+            "GET",
+            "/ws",
+            "Sockets",
+            "The WebSocket for events; /asyncapi.json describes them.",
+            &[(101, Content::Upgrade)],
+            || get(websocket::upgrade),
+        )
+    },
+    public("/healthz", "The process answers.", &[(200, Content::Json(b::STATUS))], || get(system::alive)),
+    public(
+        "/readyz",
+        "The node can serve: it knows a leader, and is not shutting down.",
+        &[(200, Content::Json(b::STATUS)), (503, Content::Json(b::STATUS))],
+        || get(system::ready),
+    ),
+    public("/openapi.json", "This description.", &[(200, Content::Document)], || get(page::openapi)),
+    public("/asyncapi.json", "The events, as AsyncAPI.", &[(200, Content::Document)], || get(page::asyncapi)),
+    public("/docs", "Where to read on.", &[(200, Content::Page)], || get(page::index)),
+    public("/docs/rest", "The endpoints, to read.", &[(200, Content::Page)], || get(page::rest)),
+    public("/docs/events", "The events, to read.", &[(200, Content::Page)], || get(page::events)),
+];
+
+impl Endpoint {
+    /// `get_device_roles_device_id`: its operation id, and the name of its test.
+    pub fn id(&self) -> String {
+        let words = self.path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty());
+        let method = self.method.to_lowercase();
+        std::iter::once(method.as_str()).chain(words).collect::<Vec<_>>().join("_")
+    }
+
+    /// The names in braces.
+    pub fn in_path(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+
+    /// Every way in which it refuses, each once, by status.
+    pub fn refusals(&self) -> Vec<(u16, Code)> {
+        let mut all = self.refuses.to_vec();
+        if self.needs != Needs::Nothing {
+            // 5003: over the rate that a device may ask at.
+            all.extend([(401, Code::Credentials), (401, Code::TokenExpired), (503, Code::Unavailable)]);
+        }
+        if self.needs == Needs::Quorum {
+            all.extend([(500, Code::Storage), (500, Code::Internal), (503, Code::NoMaster)]);
+            all.push((504, Code::Timeout));
+        }
+        if self.in_path().next().is_some() || !self.query.is_empty() || self.body.is_some() {
+            all.push(BAD);
+        }
+        if self.body.is_some() {
+            all.push(TOO_LARGE);
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}

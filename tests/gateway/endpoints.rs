@@ -1,0 +1,259 @@
+//! One test for each endpoint, named after it. That answers are as described is checked with every one of them.
+
+use serde_json::{Value, json};
+use tillsync::gateway::Settings;
+use tokio_tungstenite::connect_async;
+
+use crate::harness::Server;
+
+/// A server on which device `d` is registered.
+async fn server() -> Server {
+    let server = Server::start().await;
+    assert_eq!(server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await.0, 200);
+    server
+}
+
+async fn get(server: &Server, path: &str) -> Value {
+    let (status, body) = server.rest("GET", path, None).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+async fn page(server: &Server, path: &str) -> (String, String) {
+    let answer = reqwest::get(format!("http://{}{path}", server.addr)).await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    (kind, answer.text().await.unwrap())
+}
+
+/// An open conflict on record 1 of table `t`.
+async fn conflict(server: &Server) -> Value {
+    server.rest("PUT", "/sync/policies/t", Some(json!({"policy": "manual"}))).await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"v": 1}}))).await;
+    let stale = json!({"device_id": "d", "new_data": {"v": 2}, "base_version": 0});
+    let (status, body) = server.rest("POST", "/data/t/1", Some(stale)).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("2002")));
+    body["conflict_id"].clone()
+}
+
+#[tokio::test]
+async fn post_device_register() {
+    let server = Server::start().await;
+    let full = json!({"device_id": "d", "role": "master", "priority": 40, "capabilities": ["sync"]});
+    let (status, body) = server.rest("POST", "/device/register", Some(full)).await;
+    assert_eq!((status, &body["role"], &body["registered"]), (200, &json!("master"), &json!(true)));
+    assert_eq!((&body["master_device_id"], &body["sync_status"]), (&json!("d"), &json!("connected")));
+}
+
+#[tokio::test]
+async fn get_device_roles() {
+    let server = server().await;
+    server.rest("POST", "/device/register", Some(json!({"device_id": "a"}))).await;
+    let ids: Vec<Value> = get(&server, "/device/roles").await["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["device_id"].clone())
+        .collect();
+    assert_eq!(ids, ["a", "d"]);
+}
+
+#[tokio::test]
+async fn get_device_roles_device_id() {
+    let server = server().await;
+    assert_eq!(get(&server, "/device/roles/d").await["role"], "client");
+    assert_eq!(server.rest("GET", "/device/roles/x", None).await.1["error_code"], "3004");
+}
+
+#[tokio::test]
+async fn put_device_roles_device_id() {
+    let server = server().await;
+    let (_, body) = server.rest("PUT", "/device/roles/d", Some(json!({"role": "master", "reason": "r"}))).await;
+    assert_eq!((&body["success"], &body["new_role"], &body["reason"]), (&json!(true), &json!("master"), &json!("r")));
+    let (status, body) = server.rest("PUT", "/device/roles/d", Some(json!({"role": "client", "reason": "r"}))).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("4002")), "nobody else can be master");
+}
+
+#[tokio::test]
+async fn get_sync_state_device_id() {
+    let server = server().await;
+    let state = get(&server, "/sync/state/d").await;
+    assert_eq!((&state["sync_status"], &state["last_sync_timestamp"]), (&json!("pending"), &json!(null)));
+}
+
+#[tokio::test]
+async fn put_sync_state_device_id() {
+    let server = server().await;
+    let put = json!({"sync_status": "error", "pending_changes_count": 5, "last_error_message": "full"});
+    let (_, body) = server.rest("PUT", "/sync/state/d", Some(put)).await;
+    assert_eq!((&body["success"], &body["sync_state"]["pending_changes_count"]), (&json!(true), &json!(5)));
+    assert_eq!(get(&server, "/sync/state/d").await["last_error_message"], "full");
+}
+
+#[tokio::test]
+async fn get_sync_master_election_logs() {
+    let server = server().await;
+    for _ in 0..3 {
+        server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;
+    }
+    let logs = get(&server, "/sync/master-election-logs?limit=2&offset=1").await;
+    assert_eq!((&logs["logs"][0]["id"], &logs["pagination"]["total"]), (&json!(2), &json!(3)));
+}
+
+#[tokio::test]
+async fn get_sync_audit_logs() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
+    let logs = get(&server, "/sync/audit-logs?device_id=d&event_type=data_update&start_date=2020-01-01&limit=1").await;
+    assert_eq!((&logs["logs"][0]["status"], &logs["pagination"]["total"]), (&json!("success"), &json!(1)));
+}
+
+#[tokio::test]
+async fn get_system_health() {
+    let server = server().await;
+    assert_eq!(get(&server, "/system/health").await["status"], "degraded", "there is no master");
+    server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;
+    let health = get(&server, "/system/health").await;
+    assert_eq!((&health["status"], &health["active_devices"]), (&json!("healthy"), &json!(1)));
+}
+
+#[tokio::test]
+async fn get_system_network() {
+    let server = server().await;
+    let _session = server.device("e").await;
+    let network = get(&server, "/system/network").await;
+    assert_eq!((&network["network_status"], &network["active_connections"]), (&json!("connected"), &json!(1)));
+}
+
+#[tokio::test]
+async fn get_sync_changes() {
+    let server = server().await;
+    for (table, record) in [("a", 1), ("b", 2), ("a", 3)] {
+        let path = format!("/data/{table}/{record}");
+        server.rest("POST", &path, Some(json!({"device_id": "d", "new_data": {"r": record}}))).await;
+    }
+    let first = get(&server, "/sync/changes?tables=a&limit=1").await;
+    assert_eq!((&first["changes"][0]["record_id"], &first["has_more"]), (&json!(1), &json!(true)));
+    let path = format!("/sync/changes?tables=a&cursor={}", first["cursor"].as_str().unwrap());
+    assert_eq!(get(&server, &path).await["changes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn get_sync_conflicts() {
+    let server = server().await;
+    let id = conflict(&server).await;
+    let inbox = get(&server, "/sync/conflicts?table_name=t&device_id=d").await;
+    assert_eq!((&inbox["conflicts"][0]["conflict_id"], &inbox["pagination"]["total"]), (&id, &json!(1)));
+    assert_eq!(get(&server, "/sync/conflicts?table_name=u").await["conflicts"], json!([]));
+}
+
+#[tokio::test]
+async fn post_sync_conflicts_id_resolve() {
+    let server = server().await;
+    let path = format!("/sync/conflicts/{}/resolve", conflict(&server).await);
+    let decision = json!({"resolved_data": {"v": 3}, "resolution_method": "manual"});
+    let (status, body) = server.rest("POST", &path, Some(decision.clone())).await;
+    assert_eq!((status, &body["resolved_data"]), (200, &json!({"v": 3})));
+    assert_eq!(get(&server, "/data/t/1").await["data"], json!({"v": 3}));
+    assert_eq!(server.rest("POST", &path, Some(decision)).await.0, 409, "it was decided");
+}
+
+#[tokio::test]
+async fn put_sync_policies_table() {
+    let server = server().await;
+    let (status, body) = server.rest("PUT", "/sync/policies/t", Some(json!({"policy": "automatic"}))).await;
+    assert_eq!((status, &body["table_name"], &body["policy"]), (200, &json!("t"), &json!("automatic")));
+}
+
+#[tokio::test]
+async fn get_data_table_record_id() {
+    let server = server().await;
+    assert_eq!(get(&server, "/data/t/-7").await["data"], json!(null));
+    server.rest("POST", "/data/t/-7", Some(json!({"device_id": "d", "new_data": {"v": 1}}))).await;
+    let record = get(&server, "/data/t/-7").await;
+    assert_eq!((&record["data"], &record["version"]), (&json!({"v": 1}), &json!(1)));
+}
+
+#[tokio::test]
+async fn post_data_table_record_id() {
+    let server = server().await;
+    let write = json!({"device_id": "d", "new_data": {"v": 1}, "operation": "insert", "request_id": "r"});
+    let (_, first) = server.rest("POST", "/data/t/1", Some(write.clone())).await;
+    let (_, again) = server.rest("POST", "/data/t/1", Some(write)).await;
+    assert_eq!((&first["seq"], &again["seq"], &again["repeated"]), (&json!(1), &json!(1), &json!(true)));
+}
+
+#[tokio::test]
+async fn get_system_cluster() {
+    let server = server().await;
+    let cluster = get(&server, "/system/cluster").await;
+    assert_eq!((&cluster["node"], &cluster["quorum"], &cluster["voters"]), (&json!(1), &json!(true), &json!([1])));
+}
+
+#[tokio::test]
+async fn post_system_election() {
+    let server = server().await;
+    let (status, body) = server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;
+    assert_eq!((status, &body["new_master_id"], &body["term"]), (200, &json!("d"), &json!(1)));
+}
+
+#[tokio::test]
+async fn post_system_tokens_revoke() {
+    let server = server().await;
+    let (status, body) = server.rest("POST", "/system/tokens/revoke", Some(json!({"jti": "x"}))).await;
+    assert_eq!((status, &body["jti"]), (200, &json!("x")));
+}
+
+#[tokio::test]
+async fn get_ws() {
+    let server = server().await;
+    let (_, response) = connect_async(format!("ws://{}/ws?token={}", server.addr, server.admin())).await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert!(server.try_ws("wrong").await.is_err());
+    assert_eq!(server.rest("GET", "/ws", None).await.1["error_code"], "1003");
+}
+
+#[tokio::test]
+async fn get_healthz() {
+    assert_eq!(get(&Server::start().await, "/healthz").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn get_readyz() {
+    let server = Server::with(Settings::default()).await;
+    assert_eq!(get(&server, "/readyz").await["status"], "ready");
+}
+
+#[tokio::test]
+async fn get_openapi_json() {
+    let (kind, body) = page(&Server::start().await, "/openapi.json").await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((kind.as_str(), &document["openapi"]), ("application/json", &json!("3.1.0")));
+    assert_eq!(document, *crate::schema::OPENAPI);
+}
+
+#[tokio::test]
+async fn get_asyncapi_json() {
+    let (kind, body) = page(&Server::start().await, "/asyncapi.json").await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((kind.as_str(), &document["asyncapi"]), ("application/json", &json!("3.0.0")));
+    assert_eq!(document, *crate::schema::ASYNCAPI);
+}
+
+#[tokio::test]
+async fn get_docs() {
+    let (kind, body) = page(&Server::start().await, "/docs").await;
+    assert!(kind.starts_with("text/html") && body.contains("/docs/rest") && body.contains("/docs/events"));
+}
+
+#[tokio::test]
+async fn get_docs_rest() {
+    let (kind, body) = page(&Server::start().await, "/docs/rest").await;
+    assert!(kind.starts_with("text/html") && body.contains("/openapi.json"));
+}
+
+#[tokio::test]
+async fn get_docs_events() {
+    let (kind, body) = page(&Server::start().await, "/docs/events").await;
+    assert!(kind.starts_with("text/html") && body.contains("/asyncapi.json"));
+}
