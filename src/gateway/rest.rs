@@ -181,6 +181,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Gateway>> for At<T> {
     }
 }
 
+/// What fits into 64 bits with a sign, as most clients' whole numbers do: the answer repeats it.
+const OFFSET_MAX: u64 = i64::MAX as u64;
+
 /// The query of a request, percent-decoded.
 pub struct Asked(Vec<(String, String)>);
 
@@ -204,7 +207,7 @@ impl Asked {
         let Some(text) = self.get(name) else { return Ok(default) };
         let number = text.parse().ok().filter(|n| (from..=to).contains(n));
         number.ok_or_else(|| match to {
-            u64::MAX => Bad::field(name, format_args!("must be a whole number, {from} or more")),
+            OFFSET_MAX => Bad::field(name, format_args!("must be a whole number, {from} or more")),
             _ => Bad::field(name, format_args!("must be a number from {from} to {to}")),
         })
     }
@@ -212,7 +215,7 @@ impl Asked {
     /// `limit` and `offset` of a listing.
     pub fn page(&self) -> Result<(usize, u64), Bad> {
         let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
-        Ok((limit as usize, self.number("offset", 0, 0, u64::MAX)?))
+        Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
     }
 }
 

@@ -46,6 +46,7 @@ async fn bad_requests_name_what_is_wrong() {
         ("GET", "/sync/audit-logs?limit=0", None, 400, "2004", "limit"),
         ("GET", "/sync/audit-logs?limit=1001", None, 400, "2004", "limit"),
         ("GET", "/sync/audit-logs?offset=-1", None, 400, "2004", "offset"),
+        ("GET", "/sync/audit-logs?offset=9223372036854775808", None, 400, "2004", "offset"),
         ("GET", "/sync/audit-logs?start_date=soon", None, 400, "2004", "start_date"),
         ("GET", "/sync/master-election-logs?limit=x", None, 400, "2004", "limit"),
         ("GET", "/data/t/x", None, 400, "2004", "record_id"),

@@ -98,6 +98,10 @@ fn responses(endpoint: &Endpoint) -> Value {
     }
     let mut responses: BTreeMap<String, Value> =
         codes.iter().map(|(status, codes)| (status.to_string(), refusal(codes))).collect();
+    // By the HTTP server, before any of our code: without a body.
+    if endpoint.in_path().next().is_some() || !endpoint.query.is_empty() {
+        responses.insert("414".into(), json!({"description": "The path and the query are longer than 64 KiB."}));
+    }
     for (status, content) in endpoint.answers {
         responses.insert(status.to_string(), answer(*content));
     }
