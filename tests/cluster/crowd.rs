@@ -103,6 +103,7 @@ impl Listener {
                 (socket, early) = self.connect().await;
                 continue;
             };
+            assert!(!text.starts_with(r#"{"event":"error""#), "{} at {}: {text}", self.id, self.seq);
             if let Some(place) = place(&text) {
                 self.take(place);
             }

@@ -157,8 +157,8 @@ impl Session {
         }
     }
 
-    /// Sends what was missed since the cursor, then live events again: no gap, no repeat. Returns where it begins.
-    fn resume(&mut self, text: &str) -> Result<u64, Error> {
+    /// What sends what was missed since the cursor, then live events again: no gap, no repeat. And where it begins.
+    fn resume(&mut self, text: &str) -> Result<(u64, CatchUp), Error> {
         let (cursor, compacted) = {
             let state = self.gateway.cluster.replica().hot();
             (Cursor::parse(text, state.meta())?, state.meta().compacted_seq)
@@ -178,15 +178,20 @@ impl Session {
             missed,
             from: position.max(cursor.seq),
         };
-        self.start(catch_up.run());
-        Ok(cursor.seq)
+        Ok((cursor.seq, catch_up))
     }
 
     pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
         let read = match (read, passed) {
             (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
-                let resumed = passed.and_then(|()| self.resume(&cursor));
-                return self.came_online(ticket, &device_id, Some(resumed), &online, at_ms);
+                let resumed = passed.and_then(|()| self.resume(&cursor)).map(|(seq, job)| (seq, Some(job)));
+                let (seq, job) = resumed.map_or_else(|e| (Err(e), None), |(seq, job)| (Ok(seq), job));
+                self.came_online(ticket, &device_id, Some(seq), &online, at_ms);
+                // Only now: what was missed comes after the answer, so that a client can tell it from live events.
+                if let Some(job) = job {
+                    self.start(job.run());
+                }
+                return;
             }
             (_, Err(error)) => return self.refuse(ticket, &error, None),
             (read, Ok(())) => read,
