@@ -79,19 +79,19 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "heartbeat_ms",
         Kind::Milliseconds(5, 60_000),
-        Some("30"),
+        Some("50"),
         "How often the leader tells the others that it is there.",
     ),
     row(
         "election_min_ms",
         Kind::Milliseconds(10, 60_000),
-        Some("100"),
+        Some("150"),
         "The least silence after which a node may ask to lead.",
     ),
     row(
         "election_max_ms",
         Kind::Milliseconds(10, 60_000),
-        Some("200"),
+        Some("300"),
         "The longest such silence; equal on all nodes.",
     ),
     row("ping_ms", Kind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),

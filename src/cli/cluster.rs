@@ -37,9 +37,9 @@ pub async fn execute(command: Command) -> CliResult {
                 Err(e) => serde_json::json!({"url": url.to_string(), "error": e.to_string()}),
             })
             .collect();
-        println!("{:#}", serde_json::Value::Array(all));
+        say!("{:#}", serde_json::Value::Array(all));
     } else {
-        print!("{}", table(&answers));
+        say!("{}", table(&answers).trim_end());
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         return Err(Failure::new("no node answered"));

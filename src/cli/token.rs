@@ -83,8 +83,8 @@ pub fn execute(command: Command) -> CliResult {
             let (token, claims) =
                 KeyRing::read(&args.key)?.issue(&args.sub, args.class, SystemClock.now_ms(), args.ttl)?;
             let until = iso(claims.exp.saturating_mul(1_000));
-            eprintln!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
-            println!("{token}");
+            note!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
+            say!("{token}");
             Ok(())
         }
         Command::Revoke(args) => super::block_on(revoke(args)),

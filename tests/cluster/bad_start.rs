@@ -82,3 +82,19 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         if path.is_dir() { collect(&path, files) } else { files.push(path) }
     }
 }
+
+/// A command whose output nobody reads any more (`dev | head`): it does not panic, and a cluster goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_went_away_is_no_reason_to_panic() {
+    let dev = Dev::start_unread();
+    dev.ready().await;
+    // Its supervisor says so, to nobody.
+    dev.kill(&[1]);
+    dev.ready().await;
+    let mut status = tillsync();
+    status.args(["cluster", "status", "--url", &dev.url_flag(), "--data"]).arg(dev.data());
+    let mut child = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", both(&output));
+}
