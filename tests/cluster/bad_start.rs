@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::alone::Alone;
 use crate::harness::{Dev, both, tillsync};
