@@ -3,6 +3,7 @@
 //! Every setting is a row of [`SETTINGS`], whatever layer it comes from. A wrong one is error 5004 with its name.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ pub const SETTINGS: &[Setting] = &[
         "key_file",
         Kind::Path,
         None,
-        "The key that signs tokens: one key a line in hexadecimal, the current one first, then perhaps the one before.",
+        "The key that signs tokens: one key a line in hexadecimal, the current one first, then perhaps the one before. A running node takes over what changes in it within a second.",
     ),
     row(
         "gateway_listen",
@@ -78,19 +79,19 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "heartbeat_ms",
         Kind::Milliseconds(5, 60_000),
-        Some("30"),
+        Some("50"),
         "How often the leader tells the others that it is there.",
     ),
     row(
         "election_min_ms",
         Kind::Milliseconds(10, 60_000),
-        Some("100"),
+        Some("150"),
         "The least silence after which a node may ask to lead.",
     ),
     row(
         "election_max_ms",
         Kind::Milliseconds(10, 60_000),
-        Some("200"),
+        Some("300"),
         "The longest such silence; equal on all nodes.",
     ),
     row("ping_ms", Kind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),
@@ -108,6 +109,19 @@ pub const SETTINGS: &[Setting] = &[
         "How long a device seen only over REST counts as online after its last request.",
     ),
     row("request_timeout_ms", Kind::Milliseconds(10, HOUR), Some("5000"), "How long a request waits for a quorum."),
+    row("sessions", Kind::Number(1, 1_000_000), Some("10000"), "How many sessions this node holds at the same time."),
+    row(
+        "device_rate",
+        Kind::Number(0, 1_000_000),
+        Some("0"),
+        "How many requests a second one device (one token's subject) may make on this node; 0: as many as it likes.",
+    ),
+    row(
+        "device_burst",
+        Kind::Number(1, 1_000_000),
+        Some("1000"),
+        "How many requests a device may make at once after a pause, if `device_rate` is set.",
+    ),
     row(
         "log_level",
         Kind::Text,
@@ -135,6 +149,9 @@ pub struct Config {
     pub raft: RaftTimes,
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
+    pub sessions: usize,
+    /// Requests a second of a device, and its burst.
+    pub device_rate: Option<(NonZeroU32, NonZeroU32)>,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -191,6 +208,8 @@ impl Config {
                 rest: layers.milliseconds("rest_presence_ms")?,
             },
             request_timeout: layers.milliseconds("request_timeout_ms")?,
+            sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
+            device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
             log_level: layers.text("log_level")?,
             log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
         };
@@ -222,6 +241,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// `None` for 0.
+fn positive(number: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// Error 5004 about a setting.

@@ -6,9 +6,11 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -86,18 +88,25 @@ pub struct Claims {
     pub iat: u64,
     /// The token's own name: what a revocation names.
     pub jti: String,
+    /// Which key signed it; not a part of the token. 0: not looked at.
+    #[serde(skip)]
+    pub key: u64,
 }
 
-/// The keys that are valid: tokens are signed with `current`; those signed with `previous` stay good, so
-/// that a key can be changed while tokens are out.
+/// The keys that are valid: tokens are signed with the current one; those signed with the previous one stay good,
+/// so that a key can be changed while tokens are out. Clones share them: [`KeyRing::replace`] reaches all.
 #[derive(Clone)]
-pub struct KeyRing {
+pub struct KeyRing(Arc<RwLock<Keys>>);
+
+#[derive(Clone)]
+struct Keys {
     current: Key,
     previous: Option<Key>,
 }
 
 #[derive(Clone)]
 struct Key {
+    id: u64,
     encode: EncodingKey,
     decode: DecodingKey,
 }
@@ -105,7 +114,7 @@ struct Key {
 // Keys never reach a log.
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("previous", &self.previous.is_some()).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("previous", &self.0.read().previous.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -115,7 +124,8 @@ impl Key {
         if bytes.len() < KEY_BYTES {
             return Err(format!("has {} bytes, at least {KEY_BYTES} are needed", bytes.len()));
         }
-        Ok(Self { encode: EncodingKey::from_secret(&bytes), decode: DecodingKey::from_secret(&bytes) })
+        let (encode, decode) = (EncodingKey::from_secret(&bytes), DecodingKey::from_secret(&bytes));
+        Ok(Self { id: xxhash_rust::xxh3::xxh3_64(&bytes).max(1), encode, decode })
     }
 }
 
@@ -135,7 +145,19 @@ impl KeyRing {
         }
         let mut keys = keys.into_iter();
         let current = keys.next().ok_or("it holds no key")?;
-        Ok(Self { current, previous: keys.next() })
+        Ok(Self(Arc::new(RwLock::new(Keys { current, previous: keys.next() }))))
+    }
+
+    /// Takes over the keys of another ring, for all clones of this one.
+    pub fn replace(&self, other: &Self) {
+        let keys = other.0.read().clone();
+        *self.0.write() = keys;
+    }
+
+    /// Is the key that signed these claims still valid?
+    pub fn holds(&self, claims: &Claims) -> bool {
+        let keys = self.0.read();
+        keys.current.id == claims.key || keys.previous.as_ref().is_some_and(|k| k.id == claims.key)
     }
 
     /// Reads a key file.
@@ -153,8 +175,10 @@ impl KeyRing {
         }
         let iat = now_ms / 1_000;
         let jti = hex(&rand::random::<[u8; 16]>());
-        let claims = Claims { sub: sub.to_owned(), class, exp: iat.saturating_add(ttl_seconds), iat, jti };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.current.encode)
+        let keys = self.0.read();
+        let (exp, key) = (iat.saturating_add(ttl_seconds), keys.current.id);
+        let claims = Claims { sub: sub.to_owned(), class, exp, iat, jti, key };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.current.encode)
             .map_err(|e| Error::new(Code::Internal, format!("the token cannot be signed: {e}")))?;
         Ok((token, claims))
     }
@@ -162,12 +186,14 @@ impl KeyRing {
     /// What the token says, if one of the keys signed it and it has not expired. Whether it was revoked is
     /// for the caller to ask the state.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Claims, Error> {
-        let mut outcome = decode(token, &self.current);
-        if let (Err(kind), Some(previous)) = (&outcome, &self.previous)
+        let keys = self.0.read();
+        let mut outcome = decode(token, &keys.current);
+        if let (Err(kind), Some(previous)) = (&outcome, &keys.previous)
             && *kind == ErrorKind::InvalidSignature
         {
             outcome = decode(token, previous);
         }
+        drop(keys);
         let claims = outcome.map_err(|kind| {
             let why = match kind {
                 ErrorKind::InvalidSignature => "the token is not signed with this cluster's key",
@@ -192,7 +218,8 @@ fn decode(token: &str, key: &Key) -> Result<Claims, ErrorKind> {
     // Expiry is checked by `verify`, against the caller's clock.
     rules.validate_exp = false;
     rules.required_spec_claims.clear();
-    jsonwebtoken::decode(token, &key.decode, &rules).map(|t| t.claims).map_err(jsonwebtoken::errors::Error::into_kind)
+    let decoded = jsonwebtoken::decode(token, &key.decode, &rules).map_err(jsonwebtoken::errors::Error::into_kind)?;
+    Ok(Claims { key: key.id, ..decoded.claims })
 }
 
 /// What a token says of itself, without any key: for a client that holds it and need not doubt it.
@@ -254,7 +281,7 @@ mod tests {
     fn an_issued_token_says_what_it_was_issued_for() {
         let (token, claims) = ring(&[A]).issue("till-1", Class::SalesAssistant, NOW, 60).unwrap();
         assert_eq!(ring(&[A]).verify(&token, NOW).unwrap(), claims);
-        assert_eq!(claims_unverified(&token).unwrap(), claims);
+        assert_eq!(claims_unverified(&token).unwrap(), Claims { key: 0, ..claims.clone() });
         assert!(claims_unverified("wrong").is_err());
         assert_eq!((claims.sub.as_str(), claims.exp - claims.iat), ("till-1", 60));
     }
@@ -274,6 +301,19 @@ mod tests {
         let (new, _) = both.issue("till-1", Class::Admin, NOW, 60).unwrap();
         assert!(ring(&[B]).verify(&new, NOW).is_ok());
         assert_eq!(ring(&[A]).verify(&new, NOW).unwrap_err().code, Code::Credentials);
+    }
+
+    #[test]
+    fn replaced_keys_reach_every_clone() {
+        let shared = ring(&[A]);
+        let clone = shared.clone();
+        let (old, claims) = shared.issue("till-1", Class::Admin, NOW, 60).unwrap();
+        shared.replace(&ring(&[B, A]));
+        assert!(clone.holds(&claims) && clone.verify(&old, NOW).is_ok());
+        shared.replace(&ring(&[B]));
+        assert!(!clone.holds(&claims));
+        assert_eq!(clone.verify(&old, NOW).unwrap_err().code, Code::Credentials);
+        assert!(clone.holds(&clone.issue("till-1", Class::Admin, NOW, 60).unwrap().1));
     }
 
     #[test]

@@ -37,9 +37,9 @@ pub async fn execute(command: Command) -> CliResult {
                 Err(e) => serde_json::json!({"url": url.to_string(), "error": e.to_string()}),
             })
             .collect();
-        println!("{:#}", serde_json::Value::Array(all));
+        say!("{:#}", serde_json::Value::Array(all));
     } else {
-        print!("{}", table(&answers));
+        say!("{}", table(&answers).trim_end());
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         return Err(Failure::new("no node answered"));
@@ -65,7 +65,7 @@ fn table(answers: &[(NodeUrl, Result<NodeStatus, ClientError>)]) -> String {
                 let digest: String = s.digest.chars().take(16).collect();
                 out += &format!(
                     "{:<6}{url:<28}{role:<9}{:>6}{:>10}{:>10}{:>10}  {digest:<18}{master}\n",
-                    s.node, s.term, s.applied_index, s.head_seq, s.sessions
+                    s.node, s.term, s.digest_index, s.head_seq, s.sessions
                 );
             }
             Err(e) => out += &format!("{:<6}{url:<28}{e}\n", "?"),

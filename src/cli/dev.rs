@@ -31,7 +31,7 @@ pub async fn execute(args: Args) -> CliResult {
         signal = stop_signal() => signal,
         result = watch_over(&layout, &mut nodes) => result,
     };
-    println!("stopping");
+    say!("stopping");
     nodes.stop().await;
     result
 }
@@ -45,7 +45,7 @@ async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
         while let Ok(event) = events.try_recv() {
             match event {
                 NodeEvent::Started { node, pid } => pids[node - 1] = pid,
-                NodeEvent::Died { node, how, .. } => println!("node {node} ended ({how})"),
+                NodeEvent::Died { node, how, .. } => say!("node {node} ended ({how})"),
                 NodeEvent::GivenUp { node, why } => return Err(Failure::usage(format!("node {node}: {why}"))),
             }
         }
@@ -56,11 +56,11 @@ async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
     let mut alive = NODES;
     while let Some(event) = nodes.events.recv().await {
         match event {
-            NodeEvent::Started { node, pid } => println!("node {node} started, pid {pid}"),
-            NodeEvent::Died { node, how, again: true } => println!("node {node} ended ({how}); starting it again"),
-            NodeEvent::Died { node, how, again: false } => println!("node {node} ended ({how}); left as it is"),
+            NodeEvent::Started { node, pid } => say!("node {node} started, pid {pid}"),
+            NodeEvent::Died { node, how, again: true } => say!("node {node} ended ({how}); starting it again"),
+            NodeEvent::Died { node, how, again: false } => say!("node {node} ended ({how}); left as it is"),
             NodeEvent::GivenUp { node, why } => {
-                println!("node {node} does not start: {why}");
+                say!("node {node} does not start: {why}");
                 alive -= 1;
                 if alive == 0 {
                     return Err(Failure::new("no node is left"));
@@ -72,11 +72,11 @@ async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
 }
 
 fn announce(layout: &Layout, pids: &[u32]) {
-    println!("Tillsync runs on this machine.\n");
+    say!("Tillsync runs on this machine.\n");
     for (node, pid) in layout.nodes.iter().zip(pids) {
-        println!("  node {}  {}  pid {pid}  log {}", node.id, node.gateway, node.log().display());
+        say!("  node {}  {}  pid {pid}  log {}", node.id, node.gateway, node.log().display());
     }
-    println!("\n  data         {}", layout.dir.display());
-    println!("  admin token  {} (also in {})", layout.token, layout.dir.join("admin.token").display());
-    println!("\nTry: tillsync cluster status    Stop: Ctrl-C");
+    say!("\n  data         {}", layout.dir.display());
+    say!("  admin token  {} (also in {})", layout.token, layout.dir.join("admin.token").display());
+    say!("\nTry: tillsync cluster status    Stop: Ctrl-C");
 }

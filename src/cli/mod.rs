@@ -7,6 +7,22 @@ use clap::{Parser, Subcommand};
 
 use crate::model::error::{Code, Error};
 
+/// A line on standard output. A reader that went away is no reason to panic: `dev | head` goes on serving.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
+/// A line on standard error, by the same rule.
+macro_rules! note {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 pub mod bench;
 pub mod client;
 mod cluster;
@@ -104,7 +120,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            note!("error: {failure}");
             ExitCode::from(failure.exit)
         }
     }

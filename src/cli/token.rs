@@ -1,9 +1,11 @@
-//! `tillsync token`: tokens, made offline with the cluster's key.
+//! `tillsync token`: tokens, made offline with the cluster's key, and taken back by the cluster.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::client::TargetArgs;
+use super::client::rest::Rest;
 use super::{CliResult, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
@@ -15,6 +17,8 @@ pub enum Command {
     Issue(IssueArgs),
     /// Make a key file for a new cluster; a file that is there already is left as it is
     Key(KeyArgs),
+    /// Take a token back: every node ends its sessions at once. Needs an admin's token
+    Revoke(RevokeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -39,16 +43,51 @@ pub struct KeyArgs {
     file: PathBuf,
 }
 
+#[derive(Args, Debug)]
+pub struct RevokeArgs {
+    /// The token to take back
+    #[arg(value_name = "TOKEN", required_unless_present = "jti")]
+    revoked: Option<String>,
+    /// Its id instead, as `token issue` printed it
+    #[arg(long, value_name = "ID", conflicts_with = "revoked")]
+    jti: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Asks one node after the other until one has done it: revoking twice is the same as once.
+async fn revoke(args: RevokeArgs) -> CliResult {
+    let target = args.target.resolve()?;
+    let rest = Rest::new(&target.token)?;
+    let body = match (&args.jti, &args.revoked) {
+        (Some(jti), _) => serde_json::json!({ "jti": jti }),
+        (None, token) => serde_json::json!({ "token": token.as_deref().map(str::trim) }),
+    };
+    let mut last = Failure::new("no node to ask");
+    for node in &target.nodes {
+        match rest.post::<serde_json::Value>(node, "/system/tokens/revoke", &body).await {
+            Ok(done) => {
+                println!("revoked {}", done["jti"].as_str().unwrap_or_default());
+                return Ok(());
+            }
+            Err(error) if error.is_passing() => last = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last)
+}
+
 pub fn execute(command: Command) -> CliResult {
     match command {
         Command::Issue(args) => {
             let (token, claims) =
                 KeyRing::read(&args.key)?.issue(&args.sub, args.class, SystemClock.now_ms(), args.ttl)?;
             let until = iso(claims.exp.saturating_mul(1_000));
-            eprintln!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
-            println!("{token}");
+            note!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
+            say!("{token}");
             Ok(())
         }
+        Command::Revoke(args) => super::block_on(revoke(args)),
         Command::Key(args) => {
             make_key_file(&args.file).map_err(|e| Failure::new(format!("{}: {e}", args.file.display())))
         }

@@ -159,7 +159,7 @@ fn line(event: &Event) -> String {
 }
 
 fn note(text: &str) {
-    eprintln!("-- {text}");
+    note!("-- {text}");
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::proto::Outcome;
 
 /// Entries on their way at once.
-const PIPELINE: usize = 4;
+const PIPELINE: usize = 2;
 
 type Answers = Vec<(u64, Outcome)>;
 

@@ -30,6 +30,7 @@ use crate::consensus::transport::{Identity, Lane, PeerStats, Transport};
 use crate::consensus::types::Member;
 use crate::model::effect::Effects;
 use crate::model::state::State;
+use crate::model::tables::Tables;
 use crate::proto::command::Intent;
 use crate::proto::{ClusterInit, StatusRequest};
 use crate::storage::Stores;
@@ -143,7 +144,7 @@ pub async fn start(
     let identity = Arc::new(Identity { cluster: config.cluster.clone(), node: config.id });
     let stats = Arc::new(PeerStats::default());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let state = State::open(stores.tables).map_err(std::io::Error::other)?;
+    let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn Transport>, _) = match &wire {
@@ -228,7 +229,6 @@ impl Desk {
         };
         self.spawn(proposer.run());
         self.spawn(reader.run());
-        self.spawn(keep_filled(node.replica().clone(), stop.clone()));
         self.spawn(expire(outbox, stop.clone()));
         self.spawn(probe(node.clone(), identity.clone(), transport.clone(), stats.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
@@ -236,12 +236,14 @@ impl Desk {
     }
 }
 
-async fn keep_filled(replica: Arc<Replica>, stop: CancellationToken) {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = replica.keep_filled() => {}
-    }
+/// Reads the state from its rows, off the runtime if they are on a disk.
+async fn open_state(tables: Box<dyn Tables>) -> Result<State, StartError> {
+    let opened = if tables.in_memory() {
+        State::open(tables)
+    } else {
+        tokio::task::spawn_blocking(move || State::open(tables)).await.map_err(std::io::Error::other)?
+    };
+    Ok(opened.map_err(std::io::Error::other)?)
 }
 
 async fn expire(outbox: Arc<Outbox>, stop: CancellationToken) {

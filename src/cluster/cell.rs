@@ -94,14 +94,6 @@ impl Cell {
         cell
     }
 
-    /// Takes the effects of all nodes and drops them, as nobody else does.
-    pub fn ignore_effects(&mut self) {
-        for node in self.nodes.values_mut() {
-            let mut effects = std::mem::replace(&mut node.effects, mpsc::channel(1).1);
-            tokio::spawn(async move { while effects.recv().await.is_some() {} });
-        }
-    }
-
     pub async fn start(&mut self, id: u64) {
         let config = NodeConfig { id, ..self.config.clone() };
         let wire = Wire::Memory(self.router.clone());

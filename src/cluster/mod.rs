@@ -21,8 +21,6 @@ mod cell;
 pub mod coordinator;
 pub mod inbox;
 pub mod local;
-#[cfg(test)]
-mod measure;
 pub mod outbox;
 pub mod proposer;
 pub mod raft_cluster;

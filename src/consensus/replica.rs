@@ -5,12 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use crate::model::backfill::Backfill;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
-use crate::model::state::{Done, Position, State};
+use crate::model::state::{Position, State};
 use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::{Applied, Outcome};
 
@@ -22,8 +21,6 @@ pub struct Replica {
     reader: Arc<dyn TablesRead>,
     applied: watch::Sender<u64>,
     effects: mpsc::Sender<Effects>,
-    /// The indexes in memory must be filled from the rows: at the start, and when the rows were replaced.
-    unfilled: Notify,
 }
 
 impl Replica {
@@ -32,9 +29,7 @@ impl Replica {
         let (effects, receiver) = mpsc::channel(EFFECTS_QUEUE);
         let reader = state.reader();
         let applied = watch::Sender::new(state.applied().index);
-        let unfilled = Notify::new();
-        unfilled.notify_one();
-        (Arc::new(Self { state: RwLock::new(state), reader, applied, effects, unfilled }), receiver)
+        (Arc::new(Self { state: RwLock::new(state), reader, applied, effects }), receiver)
     }
 
     /// The hot state. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
@@ -90,23 +85,13 @@ impl Replica {
     /// Applies one entry's batch of commands. Called by consensus only, in log order.
     pub async fn apply(&self, at: Position, batch: Bytes) -> Result<Vec<Outcome>, TablesError> {
         let index = at.index;
-        let done = self.apply_now(at, batch)?;
+        let done = self.state.write().apply(at, batch)?;
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
             let _ = self.effects.send(Effects { index, effects: done.effects }).await;
         }
         self.applied.send_replace(index);
         Ok(done.outcomes)
-    }
-
-    fn apply_now(&self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let mut state = self.state.write();
-        let on_disk = !state.is_filled() && !self.reader.in_memory();
-        if on_disk && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-            // Shortly after the start some lookups wait for the disk: let this thread's tasks move elsewhere.
-            return tokio::task::block_in_place(|| state.apply(at, batch));
-        }
-        state.apply(at, batch)
     }
 
     /// Applies an entry that carries no commands: a blank one, or a membership.
@@ -121,29 +106,17 @@ impl Replica {
     pub async fn reload(&self) -> Result<(), TablesError> {
         let (index, head_seq) = {
             let mut state = self.state.write();
-            state.reload()?;
+            if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
+                state.reload()?;
+            } else {
+                // This takes as long as the disk does: let this thread's tasks move elsewhere.
+                tokio::task::block_in_place(|| state.reload())?;
+            }
             (state.applied().index, state.meta().head_seq)
         };
-        self.unfilled.notify_one();
         // A closed hub means that the node is shutting down: the state is what counts.
         let _ = self.effects.send(Effects { index, effects: vec![Effect::Skipped { head_seq }] }).await;
         self.applied.send_replace(index);
         Ok(())
-    }
-
-    /// Fills the indexes in memory from the rows whenever that is due; ends only with the node.
-    pub async fn keep_filled(&self) {
-        loop {
-            self.unfilled.notified().await;
-            let mut backfill = Backfill::of(&self.hot());
-            while !backfill.is_done() {
-                let step = self.cold(move |rows| backfill.step(rows).map(|page| (backfill, page))).await;
-                let Ok((rest, page)) = step else { return };
-                backfill = rest;
-                if !self.state.write().absorb(page) {
-                    break;
-                }
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use super::Gateway;
 use super::rest::Failure;
 use crate::model::error::{Code, Error};
-use crate::token::Claims;
+use crate::token::{Claims, Class};
 
 /// The token of a request: the `Authorization` header, or the `token` query parameter that browsers' WebSockets
 /// need. It is never written to a log.
@@ -29,10 +29,29 @@ pub fn token_of(parts: &Parts) -> Option<&str> {
 pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
     let token = token.ok_or_else(|| Error::new(Code::Credentials, "a token is needed"))?;
     let claims = gateway.keys.verify(token, gateway.cluster.clock().now_ms())?;
+    still_good(gateway, &claims)?;
+    Ok(claims)
+}
+
+/// Whether what was checked once still holds: for whatever lives longer than one request.
+pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
+    if claims.exp.saturating_mul(1_000) <= gateway.now_ms() {
+        return Err(Error::new(Code::TokenExpired, "the token has expired"));
+    }
+    if !gateway.keys.holds(claims) {
+        return Err(Error::new(Code::Credentials, "the key that signed the token is not valid any more"));
+    }
     if gateway.cluster.replica().hot().is_revoked(&claims.jti) {
         return Err(Error::new(Code::Credentials, "the token was revoked"));
     }
-    Ok(claims)
+    Ok(())
+}
+
+pub fn must_be_admin(claims: &Claims, what: &str) -> Result<(), Error> {
+    if claims.class == Class::Admin {
+        return Ok(());
+    }
+    Err(Error::new(Code::Forbidden, format!("only admins may {what}")))
 }
 
 /// A device acts for itself only; admins and managers act for others.
@@ -66,6 +85,7 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
         let claims = check(gateway, token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
+        gateway.rates.check(&claims.sub).map_err(|e| Failure::new(gateway, e))?;
         gateway.presence.seen_over_rest(gateway, &claims.sub);
         Ok(Self(claims))
     }

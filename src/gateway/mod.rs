@@ -6,7 +6,8 @@
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
 //! - [`presence`]: which devices are here
-//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`describe`]: all of it, for machines and readers
+//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
+//!   readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ mod lane;
 mod listener;
 pub mod outbox;
 pub mod presence;
+pub mod rates;
 pub mod rest;
 mod resume;
 pub mod session;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Live sessions on this node.
     pub sessions: usize,
+    /// Requests a second of one device, and how many it may save up.
+    pub rate: Option<rates::Rate>,
 }
 
 impl Default for Settings {
@@ -78,6 +82,7 @@ impl Default for Settings {
             sync_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             sessions: limits::SESSIONS,
+            rate: None,
         }
     }
 }
@@ -88,6 +93,7 @@ pub struct Gateway {
     pub hub: hub::Hub,
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
+    pub rates: rates::Rates,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -103,6 +109,7 @@ impl Gateway {
             hub,
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
+            rates: rates::Rates::new(settings.rate),
             settings,
             keys,
             closing: CancellationToken::new(),
@@ -132,6 +139,13 @@ impl Gateway {
             }
         });
     }
+}
+
+/// A bug: what it is goes to the log with a number that the client is told, nothing else.
+pub fn bug(what: &str) -> Error {
+    let id = rand::random::<u32>();
+    tracing::error!(id = format!("{id:08x}"), "internal error: {what}");
+    Error::new(Code::Internal, format!("an internal error, logged as {id:08x}"))
 }
 
 /// Serves the API on `listener` until `shutdown`; returns when every session has ended and every request has

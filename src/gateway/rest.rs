@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
@@ -27,6 +28,7 @@ mod logs;
 pub mod routes;
 mod sync;
 mod system;
+mod tokens;
 
 /// Everything on the one port.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -50,10 +52,19 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let routes = routes
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());
     // Around the whole of it, not as a layer of each route: a layer makes an Engine.IO server for each.
     Router::new().fallback_service(socketio::service(gateway, routes)).layer(cors)
+}
+
+/// A handler that panics is a bug, and answers like one.
+fn panicked(gateway: Arc<Gateway>) -> impl FnMut(Box<dyn std::any::Any + Send>) -> Response + Clone {
+    move |panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Failure::new(&gateway, super::bug(text.unwrap_or("a panic without a message"))).into_response()
+    }
 }
 
 /// An error as REST gives it: `{"success": false, "error", "error_code", "timestamp", …}`.

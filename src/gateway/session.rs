@@ -63,6 +63,11 @@ impl Session {
             return Err(Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
         }
         let (outbox, told_from) = gateway.hub.attach(transport, &claims.jti)?;
+        if let Err(error) = auth::still_good(&gateway, &claims) {
+            // Revoked after it was checked and before the hub could have closed it.
+            gateway.hub.detach(outbox.id);
+            return Err(error);
+        }
         let now = Instant::now();
         Ok(Self {
             gateway,
@@ -92,9 +97,7 @@ impl Session {
         if now.duration_since(self.heard) >= self.gateway.settings.lost_after {
             return Err(Ended::Silent);
         }
-        if self.claims.exp.saturating_mul(1_000) <= self.gateway.now_ms() {
-            return Err(Ended::Closed(Error::new(Code::TokenExpired, "the token has expired")));
-        }
+        auth::still_good(&self.gateway, &self.claims).map_err(Ended::Closed)?;
         let idle_since = self.heard.max(self.pinged);
         let due =
             now.duration_since(idle_since) + self.gateway.settings.ping_every / 8 >= self.gateway.settings.ping_every;
@@ -111,6 +114,11 @@ impl Session {
 
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
     pub fn hear(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
+        if let Err(error) = self.gateway.rates.check(&self.claims.sub) {
+            let (event, at_ms) = (known(event), self.gateway.now_ms());
+            return self
+                .reply(ack, &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, at_ms });
+        }
         match decode(event, payload, frame) {
             Ok(event) => {
                 let ticket = Ticket { event: name_of(&event), ack };
@@ -124,8 +132,10 @@ impl Session {
 
     /// A frame that holds no event.
     pub fn misheard(&self, bad: &Bad) {
-        let error = Error::new(Code::InvalidData, bad.message.clone());
-        let (field, at_ms) = (bad.field.as_deref(), self.gateway.now_ms());
+        let limited = self.gateway.rates.check(&self.claims.sub).err();
+        let field = bad.field.as_deref().filter(|_| limited.is_none());
+        let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, bad.message.clone()));
+        let at_ms = self.gateway.now_ms();
         self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id: None, at_ms });
     }
 
@@ -326,6 +336,7 @@ impl Session {
         if resolve.device_id.is_empty() {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
         }
+        resolve.by.clone_from(&self.claims.sub);
         let then = Then::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),

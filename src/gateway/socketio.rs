@@ -105,9 +105,11 @@ impl EngineIoHandler for Handler {
             self.open(&socket, None);
         }
         if socket.data.live.get().is_none() {
+            // A socket that is gone by then is not kept for it.
+            let socket = Arc::downgrade(&socket);
             tokio::spawn(async move {
                 tokio::time::sleep(limit).await;
-                if socket.data.live.get().is_none() {
+                if let Some(socket) = socket.upgrade().filter(|s| s.data.live.get().is_none()) {
                     socket.close(DisconnectReason::TransportClose);
                 }
             });

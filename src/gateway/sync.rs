@@ -14,7 +14,8 @@ use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
-use crate::model::read::{PageSize, records_after, seq_before};
+use crate::model::read::{PageSize, records_data, seq_before};
+use crate::model::tables::TablesRead;
 use crate::proto::command::Intent;
 use crate::proto::{Meta, Operation, SyncBegin, SyncErrorReport, SyncType, TableName};
 
@@ -222,36 +223,35 @@ impl SyncJob {
         };
         let numbers: HashSet<u32> =
             (1..).zip(tables.iter()).filter(|(_, t)| course.filter.takes_table(&t.name)).map(|(n, _)| n).collect();
-        let numbers = Arc::new(numbers);
         let (mut after, mut number, mut sent) = (None, 0, 0);
         loop {
-            let wanted = numbers.clone();
-            let read = move |t: &dyn crate::model::tables::TablesRead| {
-                records_after(t, after, PAGE, |table| wanted.contains(&table))
-            };
-            let page = self.gateway.cluster.replica().cold(read).await?;
-            after = page.after;
-            if page.records.is_empty() && page.more {
+            let takes = |table| numbers.contains(&table);
+            let (page, next) = self.gateway.cluster.replica().hot().records_after(after, PAGE.rows, takes);
+            let read = move |t: &dyn TablesRead| records_data(t, page, PAGE.bytes);
+            let (page, cut) = self.gateway.cluster.replica().cold(read).await?;
+            after = cut.map(|at| (at.table, at.id)).or(next);
+            let more = after.is_some();
+            if page.is_empty() && more {
                 continue;
             }
             number += 1;
-            sent += page.records.len() as u64;
-            let changes = page.records.iter().map(|(table, id, record)| SyncChange {
-                table_name: tables.get(*table as usize - 1).map_or("", |t| &t.name),
-                record_id: *id,
+            sent += page.len() as u64;
+            let changes = page.iter().map(|(at, data)| SyncChange {
+                table_name: tables.get(at.table as usize - 1).map_or("", |t| &t.name),
+                record_id: at.id,
                 operation: Operation::Insert,
-                data: &record.data,
-                timestamp_ms: record.timestamp_ms,
-                seq: record.seq,
+                data,
+                timestamp_ms: at.timestamp_ms,
+                seq: at.seq,
                 device_id: None,
             });
             let changes = changes.collect();
-            let total = if page.more { records.max(sent + 1) } else { sent };
+            let total = if more { records.max(sent + 1) } else { sent };
             // Records are sent by key, so a part of them is no place in the history: only the whole is.
-            let seq = if page.more { 0 } else { course.meta.head_seq };
+            let seq = if more { 0 } else { course.meta.head_seq };
             let cursor = Cursor { epoch: course.meta.epoch, seq };
-            self.send_page(course, SyncType::Full, changes, number, total, page.more, cursor).await?;
-            if !page.more {
+            self.send_page(course, SyncType::Full, changes, number, total, more, cursor).await?;
+            if !more {
                 return Ok(());
             }
         }

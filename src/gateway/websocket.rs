@@ -35,6 +35,8 @@ const TURN: usize = 64;
 const READ_BUFFER: usize = 4_096;
 /// How long a goodbye may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// The connection ends with it, as the protocol demands.
+const NOT_UTF8: &str = "the frame is not UTF-8";
 
 /// `GET /ws`.
 pub async fn upgrade(
@@ -216,9 +218,13 @@ impl Connection {
 fn broken(error: &axum::Error) -> Ended {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(tungstenite::Error::Capacity(_)) = error.downcast_ref::<tungstenite::Error>() {
-            let why = format!("a frame may have at most {} bytes", limits::FRAME);
-            return Ended::Closed(Error::new(Code::InvalidData, why));
+        match error.downcast_ref::<tungstenite::Error>() {
+            Some(tungstenite::Error::Capacity(_)) => {
+                let why = format!("a frame may have at most {} bytes", limits::FRAME);
+                return Ended::Closed(Error::new(Code::InvalidData, why));
+            }
+            Some(tungstenite::Error::Utf8(_)) => return Ended::Closed(Error::new(Code::InvalidData, NOT_UTF8)),
+            _ => {}
         }
         cause = error.source();
     }
@@ -244,6 +250,7 @@ async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
         return;
     }
     let code = match error.code {
+        Code::InvalidData if error.message == NOT_UTF8 => 1007,
         Code::InvalidData => 1009,
         Code::Credentials | Code::TokenExpired => 1008,
         Code::Unavailable => 1001,

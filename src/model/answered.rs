@@ -1,7 +1,7 @@
 //! What each node's newest commands were answered: what makes a node's own retries exact.
 //!
-//! One row an entry and node, not one a command. A node never has a number in flight that is
-//! `ORIGIN_WINDOW` behind its newest one, so whatever can still come again is among its last two windows.
+//! One row an entry, not one a command. A node never has a number in flight that is `ORIGIN_WINDOW` behind its newest
+//! one, so whatever can still come again is among its last two windows.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,12 +10,13 @@ use bytes::Bytes;
 use crate::limits::ORIGIN_WINDOW;
 use crate::proto::{Answer, AnsweredGroup, Origin};
 
-/// A node's answers: by boot and number, and by group, oldest first.
+/// A node's answers.
 #[derive(Debug, Default)]
 struct Node {
+    /// By boot and number.
     outcomes: HashMap<(u64, u64), Bytes>,
-    groups: VecDeque<(u64, u64, Vec<u64>)>,
-    next_group: u64,
+    /// Boot, number and group, oldest first; at most two windows.
+    order: VecDeque<(u64, u64, u64)>,
     newest: (u64, u64),
 }
 
@@ -23,13 +24,15 @@ struct Node {
 #[derive(Debug, Default)]
 pub(super) struct Answered {
     nodes: HashMap<u64, Node>,
-    /// Answers of the entry that is being applied, by node, in order.
-    fresh: Vec<(u64, AnsweredGroup)>,
+    /// How many answers of each group are still kept; without any, its row goes.
+    kept: HashMap<u64, usize>,
+    next_group: u64,
+    /// Answers of the entry that is being applied, in order.
+    fresh: Vec<Answer>,
 }
 
 /// A group as it is stored, and the groups that went with it.
 pub(super) struct Stored {
-    pub node: u64,
     pub group: u64,
     pub row: AnsweredGroup,
     pub dropped: Vec<u64>,
@@ -40,14 +43,21 @@ const GROUP_BYTES: usize = 3_000;
 
 impl Answered {
     /// From a stored row; rows come in the order of their groups.
-    pub fn load(&mut self, node: u64, group: u64, row: AnsweredGroup) {
-        let at = self.nodes.entry(node).or_default();
+    pub fn load(&mut self, group: u64, row: AnsweredGroup) {
         for answer in &row.answers {
-            at.outcomes.insert((row.boot, answer.number), answer.outcome.clone());
-            at.newest = (row.boot, answer.number);
+            self.know(answer);
         }
-        at.groups.push_back((group, row.boot, row.answers.into_iter().map(|a| a.number).collect()));
-        at.next_group = group + 1;
+        self.next_group = group;
+        // A row outlives its older answers; those are forgotten as they were then.
+        self.store(row);
+    }
+
+    fn know(&mut self, answer: &Answer) {
+        let node = self.nodes.entry(answer.node).or_default();
+        node.outcomes.insert((answer.boot, answer.number), answer.outcome.clone());
+        if node.newest.0 != answer.boot || node.newest.1 < answer.number {
+            node.newest = (answer.boot, answer.number);
+        }
     }
 
     /// `None`: never seen. `Some(None)`: so far behind the newest of its boot that it was answered long ago.
@@ -62,61 +72,54 @@ impl Answered {
     }
 
     pub fn remember(&mut self, origin: &Origin, outcome: Bytes) {
-        let node = self.nodes.entry(origin.node).or_default();
-        node.outcomes.insert((origin.boot, origin.number), outcome.clone());
-        if node.newest.0 != origin.boot || node.newest.1 < origin.number {
-            node.newest = (origin.boot, origin.number);
-        }
-        let answer = Answer { number: origin.number, outcome };
-        match self.fresh.iter_mut().find(|(node, group)| *node == origin.node && group.boot == origin.boot) {
-            Some((_, group)) => group.answers.push(answer),
-            None => self.fresh.push((origin.node, AnsweredGroup { boot: origin.boot, answers: vec![answer] })),
-        }
+        let answer = Answer { node: origin.node, boot: origin.boot, number: origin.number, outcome };
+        self.know(&answer);
+        self.fresh.push(answer);
     }
 
     /// The entry ends: its answers as rows.
     pub fn seal(&mut self) -> Vec<Stored> {
         let fresh = std::mem::take(&mut self.fresh);
-        fresh
-            .into_iter()
-            .flat_map(|(node, group)| split(group).map(move |group| (node, group)))
-            .map(|(node, row)| self.store(node, row))
-            .collect()
+        split(fresh).map(|row| self.store(row)).collect()
     }
 
-    fn store(&mut self, node_id: u64, row: AnsweredGroup) -> Stored {
-        let node = self.nodes.entry(node_id).or_default();
-        let group = node.next_group;
-        node.next_group += 1;
-        node.groups.push_back((group, row.boot, row.answers.iter().map(|a| a.number).collect()));
+    fn store(&mut self, row: AnsweredGroup) -> Stored {
+        let group = self.next_group;
+        self.next_group += 1;
+        self.kept.insert(group, row.answers.len());
         let mut dropped = Vec::new();
-        while let Some((old, boot, numbers)) = node.groups.front() {
-            if node.outcomes.len() as u64 - (numbers.len() as u64) < 2 * ORIGIN_WINDOW {
-                break;
+        for answer in &row.answers {
+            let node = self.nodes.entry(answer.node).or_default();
+            node.order.push_back((answer.boot, answer.number, group));
+            if node.order.len() as u64 <= 2 * ORIGIN_WINDOW {
+                continue;
             }
-            for number in numbers {
-                node.outcomes.remove(&(*boot, *number));
+            let Some((boot, number, old)) = node.order.pop_front() else { continue };
+            node.outcomes.remove(&(boot, number));
+            let kept = self.kept.entry(old).or_default();
+            *kept = kept.saturating_sub(1);
+            if *kept == 0 {
+                self.kept.remove(&old);
+                dropped.push(old);
             }
-            dropped.push(*old);
-            node.groups.pop_front();
         }
-        Stored { node: node_id, group, row, dropped }
+        Stored { group, row, dropped }
     }
 }
 
-fn split(group: AnsweredGroup) -> impl Iterator<Item = AnsweredGroup> {
-    let boot = group.boot;
-    let mut parts: Vec<Vec<Answer>> = Vec::new();
+fn split(answers: Vec<Answer>) -> impl Iterator<Item = AnsweredGroup> {
+    let mut parts: Vec<AnsweredGroup> = Vec::new();
     let mut bytes = GROUP_BYTES;
-    for answer in group.answers {
-        bytes += answer.outcome.len() + 16;
+    for answer in answers {
+        let size = answer.outcome.len() + 32;
+        bytes += size;
         if bytes > GROUP_BYTES {
-            parts.push(Vec::new());
-            bytes = answer.outcome.len() + 16;
+            parts.push(AnsweredGroup::default());
+            bytes = size;
         }
         if let Some(part) = parts.last_mut() {
-            part.push(answer);
+            part.answers.push(answer);
         }
     }
-    parts.into_iter().map(move |answers| AnsweredGroup { boot, answers })
+    parts.into_iter()
 }

@@ -35,8 +35,6 @@ pub struct AuditIndex {
     by_device: HashMap<u32, VecDeque<u64>>,
     by_event: HashMap<u32, VecDeque<u64>>,
     by_both: HashMap<(u32, u32), VecDeque<u64>>,
-    /// Older rows are still to be read by [`super::backfill`].
-    complete: bool,
 }
 
 /// The documented filters. Times are inclusive Unix milliseconds.
@@ -57,8 +55,9 @@ pub struct AuditRef {
 }
 
 impl AuditIndex {
-    pub(super) fn after(head: u64) -> Self {
-        Self { before: head, complete: head == 0, ..Self::default() }
+    /// Empty; the first row added has the next id.
+    pub(super) fn after(id: u64) -> Self {
+        Self { before: id, ..Self::default() }
     }
 
     fn number(&mut self, name: &str) -> u32 {
@@ -74,34 +73,24 @@ impl AuditIndex {
         Entry { at_ms, change, device: self.number(device), event: self.number(event) }
     }
 
-    fn push_back(&mut self, entry: Entry) {
+    /// The next row, of any kind but a change.
+    pub(super) fn add(&mut self, at_ms: u64, device: &str, event: &str) {
+        let entry = self.entry(at_ms, 0, device, event);
+        self.push(entry);
+    }
+
+    /// The next row is a change.
+    pub(super) fn add_change(&mut self, at_ms: u64, device: &str, seq: u64) {
+        let entry = self.entry(at_ms, seq, device, DATA_UPDATE);
+        self.push(entry);
+    }
+
+    fn push(&mut self, entry: Entry) {
         self.entries.push_back(entry);
         let id = self.before + self.entries.len() as u64;
         self.by_device.entry(entry.device).or_default().push_back(id);
         self.by_event.entry(entry.event).or_default().push_back(id);
         self.by_both.entry((entry.device, entry.event)).or_default().push_back(id);
-    }
-
-    /// The row before the first one that is known.
-    pub(super) fn push_front(&mut self, id: u64, at_ms: u64, change: u64, device: &str, event: &str) {
-        if id != self.before || id == 0 {
-            return;
-        }
-        let entry = self.entry(at_ms, change, device, event);
-        self.entries.push_front(entry);
-        self.before -= 1;
-        self.by_device.entry(entry.device).or_default().push_front(id);
-        self.by_event.entry(entry.event).or_default().push_front(id);
-        self.by_both.entry((entry.device, entry.event)).or_default().push_front(id);
-    }
-
-    pub(super) fn filled(&mut self) {
-        self.complete = true;
-    }
-
-    /// Listings see every row that is kept.
-    pub fn is_complete(&self) -> bool {
-        self.complete
     }
 
     /// Drops everything up to `id`.
@@ -185,15 +174,13 @@ impl State {
             at_ms,
         };
         self.put(Key::Audit(id), &row);
-        let entry = self.audit.entry(at_ms, 0, device_id, event_type);
-        self.audit.push_back(entry);
+        self.audit.add(at_ms, device_id, event_type);
     }
 
     /// The audit number of the change that is about to be written.
     pub(super) fn audit_change(&mut self, device_id: &str, seq: u64) -> u64 {
         self.meta.audit_head += 1;
-        let entry = self.audit.entry(self.meta.now_ms, seq, device_id, DATA_UPDATE);
-        self.audit.push_back(entry);
+        self.audit.add_change(self.meta.now_ms, device_id, seq);
         self.meta.audit_head
     }
 

@@ -8,7 +8,7 @@ use prost::Message;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::read;
-use super::records::{Known, Version, version_of};
+use super::records::Version;
 use super::state::{Fail, Given1, State, refuse};
 use super::tables::{Key, TablesError};
 use crate::limits;
@@ -62,10 +62,20 @@ pub enum RecordNow {
         data: Option<Bytes>,
     },
     /// Read the row `Key::Record { table, id }`.
-    InRows {
-        table: u32,
-    },
+    InRows(Stored),
 }
+
+/// Where a record's data stands: in its change `seq`, or in its own row when that was compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub table: u32,
+    pub id: i64,
+    pub seq: u64,
+    pub timestamp_ms: u64,
+}
+
+/// Records looked at for one page, under the lock of the state.
+const RECORDS_SCAN: usize = 10_000;
 
 /// A change on its way in: a `data_update` that found no conflict, or what a conflict was resolved to.
 pub(super) struct Write {
@@ -99,13 +109,36 @@ impl State {
 
     pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
         let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
-        match self.records.get(table, id) {
-            Known::Absent => RecordNow::Absent,
-            Known::Unknown => RecordNow::InRows { table },
-            Known::Here(v) if v.deleted => RecordNow::Here { version: v.seq, timestamp_ms: v.timestamp_ms, data: None },
-            Known::Here(Version { data: None, .. }) => RecordNow::InRows { table },
-            Known::Here(v) => RecordNow::Here { version: v.seq, timestamp_ms: v.timestamp_ms, data: v.data.clone() },
+        let Some(v) = self.records.get(table, id) else { return RecordNow::Absent };
+        let (version, timestamp_ms) = (v.seq, v.timestamp_ms);
+        match &v.data {
+            _ if v.deleted => RecordNow::Here { version, timestamp_ms, data: None },
+            None => RecordNow::InRows(Stored { table, id, seq: v.seq, timestamp_ms }),
+            Some(data) => RecordNow::Here { version, timestamp_ms, data: Some(data.clone()) },
         }
+    }
+
+    /// Up to `limit` records that exist, after `after` in the order of table and id, in the tables that `wanted`
+    /// takes; and where the next page begins, if there is more.
+    pub fn records_after(
+        &self,
+        after: Option<(u32, i64)>,
+        limit: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+        let mut page = Vec::new();
+        let mut last = after;
+        for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
+            if page.len() >= limit || scanned >= RECORDS_SCAN {
+                return (page, last);
+            }
+            last = Some((*table, *id));
+            if !version.deleted && wanted(*table) {
+                let (seq, timestamp_ms) = (version.seq, version.timestamp_ms);
+                page.push(Stored { table: *table, id: *id, seq, timestamp_ms });
+            }
+        }
+        (page, None)
     }
 
     /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
@@ -137,7 +170,7 @@ impl State {
         let table = self.number_of_table(&c.table_name)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
-        let current = self.version(table, c.record_id)?;
+        let current = self.version(table, c.record_id);
         if let Some(kind) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
             return self.conflict(kind, c, given_ms, device, table, current);
         }
@@ -165,7 +198,6 @@ impl State {
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
-        let record = Record { seq, timestamp_ms: w.timestamp_ms, device: w.device, deleted, data: Bytes::new() };
         let data = if deleted { Bytes::new() } else { w.data.clone() };
         let change = Change {
             seq,
@@ -180,8 +212,7 @@ impl State {
             previous_seq: w.previous_seq,
             request_id: w.request_id,
         };
-        self.put(Key::Record { table: w.table, id: w.record_id }, &record);
-        self.records.set(w.table, w.record_id, &record, data);
+        self.records.set(w.table, w.record_id, &change.record(w.device), data);
         let change = Arc::new(change);
         self.add_to_block(change.clone());
         self.recent.push(change.clone());
@@ -238,12 +269,8 @@ impl State {
         Ok(number)
     }
 
-    pub(super) fn version(&self, table: u32, id: i64) -> Result<Option<Version>, TablesError> {
-        match self.records.get(table, id) {
-            Known::Absent => Ok(None),
-            Known::Here(version) => Ok(Some(version.clone())),
-            Known::Unknown => Ok(self.row::<Record>(&Key::Record { table, id })?.as_ref().map(version_of)),
-        }
+    pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
+        self.records.get(table, id).cloned()
     }
 
     /// A record's data as stored; empty for a deleted one.
@@ -257,7 +284,7 @@ impl State {
         if let Some(change) = self.change(version.seq)? {
             return Ok(change.data);
         }
-        // Compaction has moved it.
+        // Compaction has written it down.
         Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
     }
 
@@ -295,8 +322,8 @@ impl State {
         Ok(Given::Done(Nothing {}))
     }
 
-    /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. Data that is still some
-    /// record's moves to the record.
+    /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
+    /// record's last change moves to the record's own row.
     fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
         let key = Key::Changes(self.meta.compacted_seq + 1);
         let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
@@ -309,10 +336,10 @@ impl State {
         self.delete(key);
         for change in block.changes {
             let Some(table) = self.table_number(&change.table_name) else { continue };
-            let Some(version) = self.version(table, change.record_id)? else { continue };
-            if version.seq == change.seq && !version.deleted {
-                let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
-                let record = Record { seq, timestamp_ms, device, deleted: false, data: change.data };
+            let Some(version) = self.version(table, change.record_id) else { continue };
+            if version.seq == change.seq {
+                let data = if version.deleted { Bytes::new() } else { change.data.clone() };
+                let record = Record { data, ..change.record(version.device) };
                 self.put(Key::Record { table, id: change.record_id }, &record);
             }
         }

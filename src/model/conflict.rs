@@ -193,12 +193,12 @@ impl State {
         }
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name)?;
-        let current = self.version(table, open.record_id)?;
+        let current = self.version(table, open.record_id);
         let data = object(&c.resolved_data);
         let mut row = Conflict::clone(&open);
         row.resolution = if c.method == 0 { ResolutionMethod::Manual.into() } else { c.method };
         row.resolved_ms = self.meta.now_ms;
-        row.resolved_by.clone_from(&c.device_id);
+        row.resolved_by.clone_from(if c.by.is_empty() { &c.device_id } else { &c.by });
         row.resolved_deleted = c.delete;
         row.resolved_data = if c.delete { Bytes::new() } else { data.clone() };
         row.resolved_seq = self.write(Write {
@@ -222,7 +222,7 @@ impl State {
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         self.existing(&c.device_id)?;
         let table = self.number_of_table(&c.table_name)?;
-        let current = self.version(table, c.record_id)?;
+        let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;
         self.meta.conflict_head += 1;
         let mut row = Conflict {

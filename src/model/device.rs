@@ -188,3 +188,38 @@ impl State {
 pub fn role_name(role: Role) -> &'static str {
     if role == Role::Master { "master" } else { "client" }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::model::state::{Position, into_result};
+    use crate::model::tables::{MemoryTables, Tables};
+    use crate::proto::command::Intent;
+    use crate::proto::{Batch, Command, Meta};
+
+    #[test]
+    fn devices_have_their_limit_and_those_that_are_there_go_on() {
+        // A cluster that has registered all but one; the rows of the others do not matter here.
+        let mut tables = MemoryTables::default();
+        let meta = Meta { devices: limits::DEVICES - 1, ..Meta::default() };
+        tables.put(Key::Meta, Bytes::from(meta.encode_to_vec()));
+        tables.commit(Default::default());
+        let mut state = State::open(Box::new(tables)).unwrap();
+        let mut index = 0;
+        let mut online = |id: &str| {
+            index += 1;
+            let intent = Intent::DeviceOnline(DeviceOnline { device_id: id.to_owned(), ..DeviceOnline::default() });
+            let batch = Batch { commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent) }] };
+            let at = Position { index, log_id: Bytes::new() };
+            into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
+        };
+        assert!(online("the last one").is_ok());
+        let error = online("one more").unwrap_err();
+        assert_eq!(error.code, Code::Registration);
+        assert!(error.message.contains("100000 devices"), "{error}");
+        assert!(online("the last one").is_ok());
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+#[cfg(test)]
+mod docs;
+
 /// A documented code. The numbers are the document's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
@@ -39,6 +42,17 @@ pub enum Retry {
     Safe,
     /// It may have been written: send it again only with the same `request_id`.
     SameRequestId,
+}
+
+impl Retry {
+    /// As errors carry it on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Safe => "safe",
+            Self::SameRequestId => "same_request_id",
+        }
+    }
 }
 
 /// One row of the table: the code, the document's words for it, its HTTP status, and the retry rule.
@@ -92,6 +106,16 @@ impl Code {
         TABLE.iter().map(|r| r.code).find(|c| c.number() == number)
     }
 
+    /// How long the cause usually lasts, where that is known. Milliseconds.
+    fn pause_ms(self) -> Option<u64> {
+        match self {
+            // A new leader is elected in a fraction of a second, a master right after it.
+            Self::NoMaster => Some(500),
+            Self::Unavailable => Some(1_000),
+            _ => None,
+        }
+    }
+
     pub fn row(self) -> &'static Row {
         TABLE.iter().find(|r| r.code == self).unwrap_or(&TABLE[0])
     }
@@ -117,6 +141,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after_ms: None }
+        Self { code, message: message.into(), retry_after_ms: code.pause_ms() }
     }
 }

@@ -5,7 +5,6 @@
 
 mod answered;
 pub mod audit;
-pub mod backfill;
 pub mod change;
 pub mod conflict;
 pub mod cursor;
@@ -14,6 +13,7 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+mod load;
 #[cfg(test)]
 mod properties;
 pub mod read;

@@ -1,5 +1,8 @@
-//! Reading what is not kept in memory: pages of changes and records, the election log.
+//! Reading what is not kept in memory: pages of changes, the data of records, the election log.
 
+use bytes::Bytes;
+
+use super::change::Stored;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
 use crate::proto::{Change, ChangeBlock, Election, Record};
 
@@ -21,7 +24,6 @@ pub struct PageSize {
 
 /// Rows looked at for one page, whatever the filter takes.
 const SCAN: usize = 20_000;
-const CHUNK: usize = 1_000;
 const BLOCKS: usize = 64;
 
 /// The changes after `seq` up to `head` that `wanted` takes. `None` if some were compacted: only a full sync helps.
@@ -111,92 +113,50 @@ impl<'a> ChangeReader<'a> {
     }
 }
 
-/// A record with its data, deleted ones too.
-pub fn record(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Option<Record>, TablesError> {
-    let Some(record) = get_row::<Record>(tables, &Key::Record { table, id })? else { return Ok(None) };
-    with_data(tables, &mut ChangeReader::new(tables), table, id, record).map(Some)
-}
+/// Reads the data of records whose versions were seen in the state a moment ago. Neighbours in time come from the
+/// same block. What has been compacted is read from the record's row, which may be newer.
+pub struct RecordReader<'a>(ChangeReader<'a>);
 
-/// The data stands in the record's last change as long as that is kept, then in the record itself.
-fn with_data(
-    tables: &dyn TablesRead,
-    changes: &mut ChangeReader<'_>,
-    table: u32,
-    id: i64,
-    mut record: Record,
-) -> Result<Record, TablesError> {
-    // Compaction or another write may come between the two looks: then the record says something new.
-    while !record.deleted && record.data.is_empty() {
-        if let Some(change) = changes.get(record.seq)? {
-            record.data = change.data.clone();
-            break;
-        }
-        let key = Key::Record { table, id };
-        let again: Record = get_row(tables, &key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
-        if again == record && changes.get(record.seq)?.is_none() {
-            return Err(TablesError::Corrupt(key));
-        }
-        record = again;
+impl<'a> RecordReader<'a> {
+    pub fn new(tables: &'a dyn TablesRead) -> Self {
+        Self(ChangeReader::new(tables))
     }
-    Ok(record)
-}
 
-/// A page of records that exist, in the order of their keys.
-#[derive(Debug, Default)]
-pub struct Records {
-    /// Table number, record id, record.
-    pub records: Vec<(u32, i64, Record)>,
-    /// Where the next page begins: after this key.
-    pub after: Option<(u32, i64)>,
-    pub more: bool,
-}
-
-/// The records after `after` in the tables that `wanted` takes.
-pub fn records_after(
-    tables: &dyn TablesRead,
-    after: Option<(u32, i64)>,
-    size: PageSize,
-    wanted: impl Fn(u32) -> bool,
-) -> Result<Records, TablesError> {
-    let mut page = Records { after, ..Records::default() };
-    let (mut bytes, mut scanned) = (0, 0);
-    let end = Key::Record { table: u32::MAX, id: i64::MAX };
-    let mut changes = ChangeReader::new(tables);
-    loop {
-        let from = match page.after {
-            None => Key::Record { table: 0, id: i64::MIN },
-            Some((table, i64::MAX)) => Key::Record { table: table.saturating_add(1), id: i64::MIN },
-            Some((table, id)) => Key::Record { table, id: id + 1 },
-        };
-        let rows = tables.range(&from, &end, CHUNK.min(size.rows.max(1)), false)?;
-        if rows.is_empty() {
-            return Ok(page);
+    /// With the version that it is of. `None`: deleted meanwhile.
+    pub fn data(&mut self, at: Stored) -> Result<Option<(u64, Bytes)>, TablesError> {
+        if let Some(change) = self.0.get(at.seq)? {
+            return Ok(Some((at.seq, change.data.clone())));
         }
-        for (key, value) in rows {
-            let Key::Record { table, id } = key else { return Ok(page) };
-            if !wanted(table) {
-                // Straight to the next table.
-                page.after = Some((table, i64::MAX));
-                break;
-            }
-            let record: Record = decode(&key, value)?;
-            scanned += 1;
-            if !record.deleted {
-                let record = with_data(tables, &mut changes, table, id, record)?;
-                bytes += record.data.len();
-                if page.records.len() >= size.rows || (bytes > size.bytes && !page.records.is_empty()) {
-                    page.more = true;
-                    return Ok(page);
-                }
-                page.records.push((table, id, record));
-            }
-            page.after = Some((table, id));
-        }
-        if scanned >= SCAN {
-            page.more = true;
-            return Ok(page);
-        }
+        let row = get_row::<Record>(self.0.tables, &Key::Record { table: at.table, id: at.id })?;
+        Ok(row.filter(|record| !record.deleted).map(|record| (record.seq, record.data)))
     }
+}
+
+/// Records with their data, in the order asked for.
+pub type WithData = Vec<(Stored, Bytes)>;
+
+/// The data of the first of these records, up to about `bytes`, but of one at least; and the last one looked at, if
+/// some are left.
+pub fn records_data(
+    tables: &dyn TablesRead,
+    page: Vec<Stored>,
+    bytes: usize,
+) -> Result<(WithData, Option<Stored>), TablesError> {
+    let mut reader = RecordReader::new(tables);
+    let mut out = Vec::with_capacity(page.len());
+    let mut left = bytes;
+    let mut last = None;
+    for at in page {
+        if left == 0 {
+            return Ok((out, last));
+        }
+        if let Some((seq, data)) = reader.data(at)? {
+            left = left.saturating_sub(data.len());
+            out.push((Stored { seq, ..at }, data));
+        }
+        last = Some(at);
+    }
+    Ok((out, None))
 }
 
 /// The seq after which every change was committed at `ms` or later. Changes are dense from `compacted + 1` to

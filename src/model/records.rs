@@ -1,11 +1,14 @@
-//! Record versions in memory, and the data of those written last.
+//! The version of every record in memory, and the data of those written last.
+//!
+//! While a record's last change is kept, nothing else is stored of it: its version follows from the change log.
+//! Compaction writes it down as a row.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use crate::limits;
-use crate::proto::Record;
+use crate::proto::{Change, Operation, Record};
 
 /// A record without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,39 +23,36 @@ pub struct Version {
     pub(super) data: Option<Bytes>,
 }
 
+impl Change {
+    /// What it makes of its record, without the data, which stays in the change. `device` is its sender's number.
+    pub(super) fn record(&self, device: u32) -> Record {
+        let deleted = self.operation() == Operation::Delete;
+        Record { seq: self.seq, timestamp_ms: self.timestamp_ms, device, deleted, data: Bytes::new() }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    versions: HashMap<(u32, i64), Version>,
-    /// Every record is in `versions`: what is not there does not exist.
-    complete: bool,
+    /// By table and id.
+    versions: BTreeMap<(u32, i64), Version>,
     /// Data held, oldest write first, with the version that it belongs to.
     held: VecDeque<((u32, i64), u64)>,
     bytes: usize,
 }
 
-/// What is known of a record without reading rows.
-pub(super) enum Known<'a> {
-    Absent,
-    Here(&'a Version),
-    /// Not loaded yet: the row decides.
-    Unknown,
-}
-
 impl Records {
-    pub fn unfilled(empty: bool) -> Self {
-        Self { complete: empty, ..Self::default() }
-    }
-
-    pub fn get(&self, table: u32, id: i64) -> Known<'_> {
-        match self.versions.get(&(table, id)) {
-            Some(version) => Known::Here(version),
-            None if self.complete => Known::Absent,
-            None => Known::Unknown,
-        }
+    pub fn get(&self, table: u32, id: i64) -> Option<&Version> {
+        self.versions.get(&(table, id))
     }
 
     pub fn len(&self) -> usize {
         self.versions.len()
+    }
+
+    /// The versions after `after`, in order.
+    pub fn iter_after(&self, after: Option<(u32, i64)>) -> impl Iterator<Item = (&(u32, i64), &Version)> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        self.versions.range((from, std::ops::Bound::Unbounded))
     }
 
     /// After a write of `data`.
@@ -79,21 +79,13 @@ impl Records {
         }
     }
 
-    /// From a row read at the start; whatever apply wrote since is newer.
-    pub fn fill(&mut self, table: u32, id: i64, record: &Record) {
-        self.versions.entry((table, id)).or_insert_with(|| version_of(record));
-    }
-
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    pub fn filled(&mut self) {
-        self.complete = true;
+    /// From the rows; later ones win.
+    pub fn load(&mut self, table: u32, id: i64, record: &Record) {
+        self.versions.insert((table, id), version_of(record));
     }
 }
 
-pub(super) fn version_of(record: &Record) -> Version {
+fn version_of(record: &Record) -> Version {
     Version {
         seq: record.seq,
         timestamp_ms: record.timestamp_ms,

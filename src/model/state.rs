@@ -17,7 +17,7 @@ use super::error::{Code, Error};
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
-use super::tables::{Key, Tables, TablesError, TablesRead, decode, get_row};
+use super::tables::{Key, Tables, TablesError, TablesRead, get_row};
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
@@ -91,18 +91,15 @@ pub struct State {
     pub(super) table_numbers: HashMap<String, u32>,
     pub(super) records: Records,
     pub(super) recent: Recent,
-    answered: Answered,
+    pub(super) answered: Answered,
     pub(super) requests: Requests,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
-    revoked: HashMap<String, u64>,
+    pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
-    /// Counts reloads: what was read from rows before one is not taken in after it.
-    pub(super) loads: u64,
 }
 
 impl State {
-    /// The state that the rows hold. Record versions and the audit index are filled by [`super::backfill`];
-    /// until then lookups read through to the rows.
+    /// The state that the rows hold. Blocks on the disk if they are there.
     pub fn open(tables: Box<dyn Tables>) -> Result<Self, TablesError> {
         let mut state = Self {
             tables,
@@ -122,120 +119,17 @@ impl State {
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
-            loads: 0,
         };
         state.reload()?;
         Ok(state)
     }
 
-    /// Reads everything from the rows again (at the start, and after a snapshot was installed).
-    pub fn reload(&mut self) -> Result<(), TablesError> {
-        self.loads += 1;
+    /// Before everything is read from the rows: what is not a row of its own kind.
+    pub(super) fn forget_all(&mut self, meta: Meta) {
         self.applied = self.tables.applied();
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn = Txn::default();
-        self.meta = get_row(&*self.tables, &Key::Meta)?.unwrap_or_default();
-        self.devices.clear();
-        self.device_names = vec![Arc::from(""); self.meta.devices as usize];
-        let mut devices = Vec::new();
-        self.scan(&Key::Device(String::new()), |k| matches!(k, Key::Device(_)), |_, row: Device| devices.push(row))?;
-        for device in devices {
-            if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
-                *name = Arc::from(device.device_id.as_str());
-            }
-            self.devices.insert(device.device_id.clone(), Arc::new(device));
-        }
-        let mut sync_states = HashMap::new();
-        self.scan(
-            &Key::SyncState(String::new()),
-            |k| matches!(k, Key::SyncState(_)),
-            |_, row: SyncState| {
-                sync_states.insert(row.device_id.clone(), row);
-            },
-        )?;
-        self.sync_states = sync_states;
-        let mut names = Vec::new();
-        self.scan(&Key::Table(0), |k| matches!(k, Key::Table(_)), |_, row: TableName| names.push(row))?;
-        self.table_numbers = names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
-        self.table_names = names;
-        let mut answered = Answered::default();
-        self.scan(
-            &Key::Answered { node: 0, group: 0 },
-            |k| matches!(k, Key::Answered { .. }),
-            |key, row| {
-                if let Key::Answered { node, group } = key {
-                    answered.load(*node, *group, row);
-                }
-            },
-        )?;
-        self.answered = answered;
-        let mut requests = Requests::default();
-        self.scan(
-            &Key::Requested { device: 0, slot: 0 },
-            |k| matches!(k, Key::Requested { .. }),
-            |key, row| {
-                if let Key::Requested { device, slot } = key {
-                    requests.load(*device, *slot, &row);
-                }
-            },
-        )?;
-        self.requests = requests;
-        let mut open = BTreeMap::new();
-        self.scan(
-            &Key::Conflict(0),
-            |k| matches!(k, Key::Conflict(_)),
-            |_, row: Conflict| {
-                if row.resolution == 0 {
-                    open.insert(row.id, Arc::new(row));
-                }
-            },
-        )?;
-        self.open_conflicts = open;
-        let mut revoked = HashMap::new();
-        self.scan(
-            &Key::Revoked(String::new()),
-            |k| matches!(k, Key::Revoked(_)),
-            |_, row: Revoked| {
-                revoked.insert(row.jti, row.exp_ms);
-            },
-        )?;
-        self.revoked = revoked;
-        self.recent = Recent::after(self.meta.head_seq);
-        self.audit = AuditIndex::after(self.meta.audit_head);
-        self.records = Records::unfilled(self.meta.head_seq == 0);
-        Ok(())
-    }
-
-    /// All rows from `from` on, as long as `inside` holds, in pages.
-    fn scan<M: Message + Default>(
-        &self,
-        from: &Key,
-        inside: impl Fn(&Key) -> bool,
-        mut each: impl FnMut(&Key, M),
-    ) -> Result<(), TablesError> {
-        const PAGE: usize = 1_024;
-        let end = Key::end();
-        let mut from = from.clone();
-        let mut first = true;
-        loop {
-            let rows = self.tables.range(&from, &end, PAGE, false)?;
-            let full = rows.len() == PAGE;
-            let mut last = None;
-            for (key, value) in rows {
-                if !inside(&key) {
-                    return Ok(());
-                }
-                if first || key != from {
-                    each(&key, decode(&key, value)?);
-                }
-                first = false;
-                last = Some(key);
-            }
-            match last {
-                Some(key) if full => from = key,
-                _ => return Ok(()),
-            }
-        }
+        self.meta = meta;
     }
 
     /// A reader of rows for other threads.
@@ -296,9 +190,9 @@ impl State {
     fn seal(&mut self) {
         self.seal_changes();
         for stored in self.answered.seal() {
-            self.put(Key::Answered { node: stored.node, group: stored.group }, &stored.row);
+            self.put(Key::Answered(stored.group), &stored.row);
             for group in stored.dropped {
-                self.delete(Key::Answered { node: stored.node, group });
+                self.delete(Key::Answered(group));
             }
         }
         let meta = self.meta.clone();
@@ -338,7 +232,7 @@ impl State {
             let Some(outcome) = given else {
                 return Ok(refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"));
             };
-            let corrupt = |_| TablesError::Corrupt(Key::Answered { node: origin.node, group: 0 });
+            let corrupt = |_| TablesError::Corrupt(Key::Answered(0));
             let mut outcome = Outcome::decode(outcome).map_err(corrupt)?;
             outcome.repeated = true;
             return Ok(outcome);

@@ -30,8 +30,8 @@ pub enum Key {
     Audit(u64),
     /// `proto::Conflict` by its id.
     Conflict(u64),
-    /// `proto::AnsweredGroup`, numbered by node.
-    Answered { node: u64, group: u64 },
+    /// `proto::AnsweredGroup`, numbered.
+    Answered(u64),
     /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
     Requested { device: u32, slot: u32 },
     /// `proto::Revoked` by the token's id.
@@ -82,9 +82,8 @@ impl Key {
                 tag(out, 9);
                 out.extend_from_slice(&n.to_be_bytes());
             }
-            Self::Answered { node, group } => {
+            Self::Answered(group) => {
                 tag(out, 10);
-                out.extend_from_slice(&node.to_be_bytes());
                 out.extend_from_slice(&group.to_be_bytes());
             }
             Self::Requested { device, slot } => {

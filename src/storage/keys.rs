@@ -150,10 +150,7 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
         Key::Election(id) => tagged(ELECTION, &long(*id), out),
         Key::Audit(id) => tagged(AUDIT, &long(*id), out),
         Key::Conflict(id) => tagged(CONFLICT, &long(*id), out),
-        Key::Answered { node, group } => {
-            tagged(ANSWERED, &long(*node), out);
-            out.extend_from_slice(&long(*group));
-        }
+        Key::Answered(group) => tagged(ANSWERED, &long(*group), out),
         Key::Requested { device, slot } => {
             tagged(REQUESTED, &short(*device), out);
             out.extend_from_slice(&short(*slot));
@@ -175,7 +172,7 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         ELECTION => Key::Election(take_u64(bytes)?),
         AUDIT => Key::Audit(take_u64(bytes)?),
         CONFLICT => Key::Conflict(take_u64(bytes)?),
-        ANSWERED => Key::Answered { node: take_u64(bytes)?, group: take_u64(bytes)? },
+        ANSWERED => Key::Answered(take_u64(bytes)?),
         REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
         REVOKED => Key::Revoked(take_string(bytes)?),
         _ => return None,
@@ -283,7 +280,7 @@ pub(super) mod tests {
             number().prop_map(Key::Election),
             number().prop_map(Key::Audit),
             number().prop_map(Key::Conflict),
-            (number(), number()).prop_map(|(node, group)| Key::Answered { node, group }),
+            number().prop_map(Key::Answered),
             (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
             text().prop_map(Key::Revoked),
         ]

@@ -2,88 +2,9 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use crate::harness::{Dev, both, three_ports, tillsync};
-
-/// A node alone, in a folder of its own.
-struct Alone {
-    dir: TempDir,
-    ports: [u16; 2],
-}
-
-impl Alone {
-    fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        let port = three_ports();
-        let ports = [port, port + 1];
-        let status = tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap();
-        assert!(status.success());
-        Self { dir, ports }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// Writes the settings of node `id`; `more` goes at the end.
-    fn config(&self, id: u64, more: &str) -> PathBuf {
-        let ([gateway, raft], path) = (self.ports, self.dir.path().join("node.toml"));
-        let text = format!(
-            "node_id = {id}\ncluster_name = \"one\"\ndata_dir = {:?}\nkey_file = {:?}\n\
-             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\n\
-             members = [{{ id = {id}, raft = \"127.0.0.1:{raft}\", gateway = \"127.0.0.1:{gateway}\" }}]\n{more}\n",
-            self.data(),
-            self.dir.path().join("token.key"),
-        );
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    /// Starts the node, which must give up: its exit code, and the sentence on its standard error.
-    fn fails(&self, config: &Path) -> (i32, String) {
-        let output = tillsync().args(["serve", "--log-level", "off", "--config"]).arg(config).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!said.contains("panicked"), "{said}");
-        assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
-        (output.status.code().unwrap_or_else(|| panic!("killed by a signal: {}", both(&output))), said)
-    }
-
-    /// Runs the node for long enough to make its folder, then stops it in order.
-    fn run_once(&self) {
-        let mut child = tillsync()
-            .args(["serve", "--stop-with-stdin", "--config"])
-            .arg(self.config(1, ""))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        let serving = || std::net::TcpStream::connect(("127.0.0.1", self.ports[0])).is_ok();
-        let made = || std::fs::read_to_string(self.data().join("identity")).is_ok_and(|t| t.contains("state ready"));
-        while !(serving() && made()) {
-            assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "the node does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        drop(child.stdin.take());
-        assert!(wait(child).success());
-    }
-}
-
-fn wait(mut child: Child) -> std::process::ExitStatus {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(Instant::now() < end, "the node does not stop");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::alone::Alone;
+use crate::harness::{Dev, both, tillsync};
 
 #[test]
 fn a_wrong_setting_is_named() {
@@ -160,4 +81,20 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() { collect(&path, files) } else { files.push(path) }
     }
+}
+
+/// A command whose output nobody reads any more (`dev | head`): it does not panic, and a cluster goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_went_away_is_no_reason_to_panic() {
+    let dev = Dev::start_unread();
+    dev.ready().await;
+    // Its supervisor says so, to nobody.
+    dev.kill(&[1]);
+    dev.ready().await;
+    let mut status = tillsync();
+    status.args(["cluster", "status", "--url", &dev.url_flag(), "--data"]).arg(dev.data());
+    let mut child = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", both(&output));
 }

@@ -1,9 +1,9 @@
 //! A `tillsync dev` in a folder of its own, and what the tests ask it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -33,25 +33,28 @@ pub struct Dev {
 
 impl Dev {
     pub fn start(flags: &[&str]) -> Self {
+        let (dev, mut lines) = Self::launch(flags);
+        // What it says later is not looked at, but must not fill the pipe.
+        std::thread::spawn(move || lines.by_ref().for_each(drop));
+        dev
+    }
+
+    /// Nobody reads what it says after it is ready: its output is closed.
+    pub fn start_unread() -> Self {
+        Self::launch(&[]).0
+    }
+
+    fn launch(flags: &[&str]) -> (Self, Lines<BufReader<ChildStdout>>) {
         let dir = TempDir::new().unwrap();
         let port = three_ports();
         let mut command = tillsync();
         command.args(["dev", "--port", &port.to_string(), "--data"]).arg(dir.path().join("data")).args(flags);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let mut ready = false;
-        let mut lines = out.lines();
-        for line in lines.by_ref() {
-            if line.unwrap().starts_with("Tillsync runs") {
-                ready = true;
-                break;
-            }
-        }
-        // What it says later is not looked at, but must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.by_ref().any(|line| line.unwrap().starts_with("Tillsync runs"));
         let dev = Self { port, dir, child };
         assert!(ready, "dev ended before it was ready: {}", dev.logs());
-        dev
+        (dev, lines)
     }
 
     pub fn data(&self) -> PathBuf {
@@ -133,7 +136,7 @@ impl Dev {
             for url in self.urls() {
                 let status = rest.status(&url).await.unwrap();
                 assert!(!status.digest.is_empty());
-                let at = seen.entry(status.applied_digest_index).or_default();
+                let at = seen.entry(status.digest_index).or_default();
                 if !at.iter().any(|(node, _)| *node == status.node) {
                     at.push((status.node, status.digest));
                 }

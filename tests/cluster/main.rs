@@ -4,8 +4,13 @@
 // A test that cannot go on says so by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alone;
 mod bad_start;
+mod crowd;
 mod demo;
+mod errors;
 mod harness;
 mod kill;
 mod load;
+mod malformed;
+mod tokens;

@@ -198,6 +198,13 @@ async fn post_system_election() {
 }
 
 #[tokio::test]
+async fn post_system_tokens_revoke() {
+    let server = server().await;
+    let (status, body) = server.rest("POST", "/system/tokens/revoke", Some(json!({"jti": "x"}))).await;
+    assert_eq!((status, &body["jti"]), (200, &json!("x")));
+}
+
+#[tokio::test]
 async fn get_ws() {
     let server = server().await;
     let (_, response) = connect_async(format!("ws://{}/ws?token={}", server.addr, server.admin())).await.unwrap();

@@ -3,6 +3,8 @@
 use futures_util::SinkExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::harness::Server;
 
@@ -88,6 +90,17 @@ async fn a_frame_over_the_limit_is_named_and_ends_the_connection() {
     ws.text(&huge).await;
     let error = ws.wait("error").await;
     assert!(error["error"].as_str().unwrap().contains("1048576 bytes"), "{error}");
+    ws.closed().await;
+}
+
+#[tokio::test]
+async fn a_text_frame_that_is_not_utf8_is_named_and_ends_the_connection() {
+    let server = Server::start().await;
+    let mut ws = server.ws(&server.admin()).await;
+    let frame = Frame::message(&b"{\"event\":\"\xff\"}"[..], OpCode::Data(Data::Text), true);
+    ws.socket.send(Message::Frame(frame)).await.unwrap();
+    let error = ws.wait("error").await;
+    assert_eq!((&error["error"], &error["error_code"]), (&json!("the frame is not UTF-8"), &json!("2004")));
     ws.closed().await;
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
-use tillsync::cluster::Cluster;
 use tillsync::cluster::local::LocalCluster;
+use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::gateway::{self, Settings};
 use tillsync::token::{Class, KeyRing};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,12 +36,17 @@ impl Server {
     }
 
     pub async fn with(settings: Settings) -> Self {
+        Self::over(settings, |local| local).await
+    }
+
+    /// A gateway over what `wrap` makes of the cluster of one.
+    pub async fn over(settings: Settings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
         let (cluster, effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let serve = gateway::serve(listener, cluster.clone(), effects, settings, keys.clone(), shutdown.clone());
+        let serve = gateway::serve(listener, wrap(cluster.clone()), effects, settings, keys.clone(), shutdown.clone());
         Self { addr, keys, cluster, shutdown, served: tokio::spawn(serve) }
     }
 

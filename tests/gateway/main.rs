@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
+mod backpressure;
 mod coverage;
 mod describe;
 mod endpoints;
+mod errors;
 mod events;
 mod from_client;
 mod harness;
+mod limits;
 mod presence;
+mod rates;
 mod rest;
 mod resume;
 mod schema;

@@ -87,3 +87,25 @@ async fn a_resume_keeps_to_the_subscription() {
     assert_eq!(ws.wait("data_update").await["seq"], 6);
     ws.none("data_update").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_comes_after_the_answer() {
+    let server = Server::start().await;
+    let mut writer = server.device("w").await;
+    for i in 0..20 {
+        writer.update("w", "t", i, json!({})).await;
+    }
+    for i in 0..100 {
+        let mut ws = server.ws(&server.admin()).await;
+        ws.send("device_online", json!({"device_id": format!("d{i}"), "cursor": "1.0"})).await;
+        let mut here = false;
+        loop {
+            let (event, data) = ws.next().await.unwrap();
+            here |= event == "device_online_ack";
+            assert!(here || event != "data_update", "{data} came before the answer");
+            if data["seq"] == 20 {
+                break;
+            }
+        }
+    }
+}

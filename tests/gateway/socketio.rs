@@ -9,10 +9,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{PATIENCE, Server};
 
-struct Sio(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Sio(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Sio {
-    async fn open(server: &Server, query: &str) -> Self {
+    pub async fn open(server: &Server, query: &str) -> Self {
         let url = format!("ws://{}/socket.io/?transport=websocket&{query}", server.addr);
         let (socket, _) = connect_async(url).await.unwrap();
         let mut sio = Self(socket);
@@ -23,18 +23,22 @@ impl Sio {
 
     /// Connected with a token in the auth payload.
     async fn connect(server: &Server) -> Self {
+        Self::connect_as(server, &server.admin()).await
+    }
+
+    pub async fn connect_as(server: &Server, token: &str) -> Self {
         let mut sio = Self::open(server, "EIO=4").await;
-        sio.send(&format!("40{}", json!({"token": server.admin()}))).await;
+        sio.send(&format!("40{}", json!({"token": token}))).await;
         assert!(sio.next().await.starts_with("40{\"sid\":"));
         sio
     }
 
-    async fn send(&mut self, text: &str) {
+    pub async fn send(&mut self, text: &str) {
         self.0.send(Message::text(text)).await.unwrap();
     }
 
     /// The next packet that is no ping.
-    async fn next(&mut self) -> String {
+    pub async fn next(&mut self) -> String {
         loop {
             let message = timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap();
             if let Message::Text(text) = message {
@@ -46,7 +50,7 @@ impl Sio {
         }
     }
 
-    async fn wait(&mut self, start: &str) -> Value {
+    pub async fn wait(&mut self, start: &str) -> Value {
         loop {
             let packet = self.next().await;
             if let Some(rest) = packet.strip_prefix(start) {

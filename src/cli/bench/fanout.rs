@@ -71,7 +71,7 @@ async fn one(args: &FanoutArgs, target: &Target, count: u32) -> CliResult<Report
     let stats = shared.stats.lock();
     let lost = shared.lost.load(Ordering::Relaxed);
     if let Some(why) = &stats.last_error {
-        eprintln!("the last error: {why}");
+        note!("the last error: {why}");
     }
     let report = stats.report("fanout", count, args.common.seconds as f64);
     Ok(report.with("changes_sent", sent).with("sessions_lost", lost).with("size", args.size))

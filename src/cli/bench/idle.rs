@@ -20,7 +20,7 @@ pub async fn run(args: &IdleArgs) -> CliResult<Vec<Report>> {
     let mut reports = Vec::new();
     for count in &args.clients {
         let report = one(args, &target, *count).await?;
-        println!("{:#}", report.json());
+        say!("{:#}", report.json());
         reports.push(report);
     }
     Ok(reports)

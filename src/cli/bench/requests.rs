@@ -67,7 +67,7 @@ async fn one(args: &RequestArgs, kind: Kind, target: &Target, count: u32) -> Cli
     while tasks.join_next().await.is_some() {}
     let stats = stats.lock();
     if let Some(why) = &stats.last_error {
-        eprintln!("the last error: {why}");
+        note!("the last error: {why}");
     }
     let name = if kind == Kind::Write { "write" } else { "read" };
     let mut report = stats.report(name, count, args.common.seconds as f64).with("size", args.size);

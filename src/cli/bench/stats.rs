@@ -107,15 +107,24 @@ impl Report {
     }
 
     pub fn print_header() {
-        println!(
+        say!(
             "{:<7} {:>8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}",
-            "bench", "clients", "per second", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "gap ms", "errors"
+            "bench",
+            "clients",
+            "per second",
+            "p50 ms",
+            "p90 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "max ms",
+            "gap ms",
+            "errors"
         );
     }
 
     pub fn print(&self) {
         let extra: String = self.extra.iter().map(|(key, value)| format!("  {key}={value}")).collect();
-        println!(
+        say!(
             "{:<7} {:>8} {:>11.0} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.1} {:>7}{extra}",
             self.bench,
             self.clients,

@@ -41,9 +41,9 @@ pub struct FeedPage {
     pub has_more: bool,
 }
 
-/// A node, as `GET /system/cluster` on it tells.
-#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
-#[serde(default)]
+/// A node, as `GET /system/cluster` on it tells. Every field must be there: a default would be compared as if it
+/// had been measured.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
 pub struct NodeStatus {
     pub node: u64,
     pub leader: Option<u64>,
@@ -51,31 +51,23 @@ pub struct NodeStatus {
     pub applied_index: u64,
     pub digest: String,
     /// The index that the digest belongs to.
-    pub applied_digest_index: u64,
+    pub digest_index: u64,
     pub master: Option<String>,
     pub master_term: u64,
     pub head_seq: u64,
     pub sessions: u64,
     pub peers: Vec<PeerStatus>,
-    pub members: Vec<MemberStatus>,
+    pub quorum: bool,
+    pub voters: Vec<u64>,
     pub version: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
 pub struct PeerStatus {
     pub node: u64,
     pub reachable: bool,
     pub latency_ms: Option<f64>,
     pub silent_ms: Option<f64>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, serde::Serialize)]
-#[serde(default)]
-pub struct MemberStatus {
-    pub id: u64,
-    pub gateway: String,
-    pub raft: String,
 }
 
 impl Rest {
@@ -90,15 +82,28 @@ impl Rest {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str) -> Result<T, ClientError> {
+        self.take(node, &format!("GET {path}"), self.http.get(format!("{node}{path}"))).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str, body: &Value) -> Result<T, ClientError> {
+        self.take(node, &format!("POST {path}"), self.http.post(format!("{node}{path}")).json(body)).await
+    }
+
+    async fn take<T: DeserializeOwned>(
+        &self,
+        node: &NodeUrl,
+        what: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, ClientError> {
         let lost = |e: reqwest::Error| ClientError::Lost { node: node.clone(), why: cause(&e) };
-        let response = self.http.get(format!("{node}{path}")).bearer_auth(&self.token).send().await.map_err(lost)?;
+        let response = request.bearer_auth(&self.token).send().await.map_err(lost)?;
         let status = response.status();
         let body = response.bytes().await.map_err(lost)?;
         if !status.is_success() {
             return Err(refusal(node, status.as_u16(), &body));
         }
         serde_json::from_slice(&body)
-            .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to GET {path}: {e}") })
+            .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to {what}: {e}") })
     }
 
     pub async fn status(&self, node: &NodeUrl) -> Result<NodeStatus, ClientError> {

@@ -122,7 +122,7 @@ async fn digests(rest: &Rest, nodes: &[NodeUrl]) -> Result<String, String> {
     while Instant::now() < end {
         for (i, node) in nodes.iter().enumerate() {
             match rest.status(node).await {
-                Ok(s) => drop(seen.entry(s.applied_digest_index).or_default().insert(i, s.digest)),
+                Ok(s) => drop(seen.entry(s.digest_index).or_default().insert(i, s.digest)),
                 Err(e) => why = e.to_string(),
             }
         }

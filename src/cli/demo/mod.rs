@@ -60,17 +60,17 @@ pub async fn execute(args: Args) -> CliResult {
         result = show(&layout, &mut nodes) => result,
     };
     if args.keep && result.is_ok() {
-        println!("\nThe cluster goes on running; Ctrl-C stops it.");
+        say!("\nThe cluster goes on running; Ctrl-C stops it.");
         for url in layout.urls() {
-            println!("  {url}");
+            say!("  {url}");
         }
-        println!("  token  {}", layout.token);
+        say!("  token  {}", layout.token);
         stop_signal().await?;
     }
     nodes.stop().await;
     match result {
         Ok(()) => folder.remove(),
-        Err(_) => eprintln!("the nodes' logs and data are left in {}", folder.path.display()),
+        Err(_) => note!("the nodes' logs and data are left in {}", folder.path.display()),
     }
     result
 }
@@ -80,14 +80,14 @@ async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
     let begun = Instant::now();
     let rest = Rest::new(&layout.token)?;
     let statuses = ready(&rest, layout, nodes).await?;
-    println!("three nodes are up after {:.1} s; node {} leads", begun.elapsed().as_secs_f64(), leader(&statuses)?);
+    say!("three nodes are up after {:.1} s; node {} leads", begun.elapsed().as_secs_f64(), leader(&statuses)?);
     let lines = orders(&layout.dir)?;
     let total = lines.len();
     let (progress, watching) = watch::channel(Progress::default());
     let mut devices = start_devices(layout, lines, &progress).await?;
-    println!("five devices are connected and push {total} order lines");
+    say!("five devices are connected and push {total} order lines");
     let outage = conduct(&rest, layout, nodes, watching, &mut devices, total).await?;
-    println!("all lines are acknowledged and every device has received them; checking");
+    say!("all lines are acknowledged and every device has received them; checking");
     // Anything sent twice would come now.
     tokio::time::sleep(Duration::from_millis(500)).await;
     progress.send_modify(|p| p.over = true);
@@ -99,7 +99,7 @@ async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
     let statuses = ready(&rest, layout, nodes).await?;
     let checks = check::all(&rest, &layout.urls(), &journals, total).await;
     let report = Report { journals, checks, statuses, outage, took: begun.elapsed() };
-    print!("{}", report.text());
+    say!("{}", report.text().trim_end());
     if report.holds() { Ok(()) } else { Err(Failure::new("not everything held")) }
 }
 
@@ -126,7 +126,7 @@ async fn conduct(
     let killed = leader(&statuses)?;
     nodes.kill(killed);
     let at = Instant::now();
-    println!("node {killed}, which leads, is killed (SIGKILL) after {} lines", watching.borrow().acked);
+    say!("node {killed}, which leads, is killed (SIGKILL) after {} lines", watching.borrow().acked);
     let survivors: Vec<_> = urls.iter().enumerate().filter(|(i, _)| i + 1 != killed).map(|(_, u)| u.clone()).collect();
     let new_leader = loop {
         let statuses = wait_ready(rest, &survivors, PATIENCE, || Ok(())).await?;
@@ -136,10 +136,10 @@ async fn conduct(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    println!("node {new_leader} leads; the devices of node {killed} go on elsewhere");
+    say!("node {new_leader} leads; the devices of node {killed} go on elsewhere");
     reach(&mut watching, devices, "lines without the killed node", |p| p.acked * 100 >= REVIVE_AT * total).await?;
     nodes.revive(killed);
-    println!("node {killed} is started again after {} lines", watching.borrow().acked);
+    say!("node {killed} is started again after {} lines", watching.borrow().acked);
     reach(&mut watching, devices, "the rest", |p| p.complete == DEVICES.len()).await?;
     Ok(Outage { killed, at, new_leader })
 }
@@ -237,7 +237,7 @@ impl Folder {
 
     fn remove(&self) {
         if let Err(e) = fs::remove_dir_all(&self.path) {
-            eprintln!("{} could not be removed: {e}", self.path.display());
+            note!("{} could not be removed: {e}", self.path.display());
         }
     }
 }

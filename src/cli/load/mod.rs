@@ -69,7 +69,7 @@ pub async fn execute(args: Args) -> CliResult {
     }
     sender.finish().await?;
     bar.finish_and_clear();
-    println!("{}", summary(sent, there, &args, begun.elapsed()));
+    say!("{}", summary(sent, there, &args, begun.elapsed()));
     Ok(())
 }
 

@@ -49,6 +49,7 @@ impl Node {
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), duties, stop.clone()));
         let settings = gateway_settings(config);
+        tokio::spawn(super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone()));
         let gateway = tokio::spawn(gateway::serve(listener, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         Ok(Self { stop, coordinator, gateway, cluster, stopper, close })
@@ -78,6 +79,8 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         lost_after: config.presence.lost,
         grace: config.presence.grace,
         rest_active: config.presence.rest,
+        sessions: config.sessions,
+        rate: config.device_rate.map(|(per_second, burst)| gateway::rates::Rate { per_second, burst }),
         ..gateway::Settings::default()
     }
 }

@@ -206,6 +206,14 @@ pub const ELECTED: &[Field] = &[
     MASTER_ELECTED[6],
 ];
 
+/// One of the two names what is revoked.
+pub const REVOKE: &[Field] = &[
+    may("token", WORDS, "The token itself."),
+    may("jti", WORDS, "Its id, where the token is not at hand."),
+    may("expires", Kind::Time, "When the token of that `jti` ends by itself; the revocation may be forgotten then."),
+];
+pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
+
 pub const STATUS: &[Field] = &[must("status", WORDS, "")];
 
 pub const PAGE: &[Field] =

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{Answer, Asked, Failure, OrFail, answer, fresh};
 use crate::gateway::Gateway;
-use crate::gateway::auth::Caller;
+use crate::gateway::auth::{self, Caller};
 use crate::gateway::feed::{self, Page};
 use crate::gateway::hub::Filter;
 use crate::gateway::wire::json::push_object;
@@ -23,13 +23,14 @@ use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::PageSize;
+use crate::token::Claims;
 
 const STREAM_PAGE: PageSize = PageSize { rows: 256, bytes: 256 << 10 };
 /// A quiet stream says that it is alive.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// `GET /sync/changes?cursor=&tables=&limit=`
-pub async fn feed(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked, headers: HeaderMap) -> Answer {
+pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked, headers: HeaderMap) -> Answer {
     let (limit, _) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
     let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
     fresh(&gateway).await?;
@@ -44,7 +45,7 @@ pub async fn feed(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked, 
     }
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
-        return Ok(stream_from(gateway, filter, after));
+        return Ok(stream_from(gateway, caller.0, filter, after));
     }
     let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
     let page = whole_page(&gateway, after, meta.head_seq, size, &filter).await.or_fail(&gateway)?;
@@ -72,14 +73,15 @@ async fn whole_page(gateway: &Gateway, after: u64, head: u64, size: PageSize, fi
 
 struct Stream {
     gateway: Arc<Gateway>,
+    claims: Claims,
     filter: Filter,
     after: u64,
     applied: watch::Receiver<u64>,
 }
 
-fn stream_from(gateway: Arc<Gateway>, filter: Filter, after: u64) -> Response {
+fn stream_from(gateway: Arc<Gateway>, claims: Claims, filter: Filter, after: u64) -> Response {
     let applied = gateway.cluster.replica().watch_applied();
-    let state = Stream { gateway, filter, after, applied };
+    let state = Stream { gateway, claims, filter, after, applied };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
@@ -92,6 +94,8 @@ impl Stream {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             self.applied.mark_unchanged();
+            // A revocation is a command, so it wakes the stream; an expiry is seen when the stream is quiet.
+            auth::still_good(&self.gateway, &self.claims).ok()?;
             let (head, epoch) = {
                 let state = self.gateway.cluster.replica().hot();
                 (state.meta().head_seq, state.meta().epoch)
@@ -101,12 +105,21 @@ impl Stream {
             if !page.changes.is_empty() {
                 return Some(events(&page, epoch));
             }
+            let quiet = self.quiet();
             tokio::select! {
                 changed = self.applied.changed() => changed.ok()?,
                 () = self.gateway.closing.cancelled() => return None,
-                () = tokio::time::sleep(QUIET) => return Some(Bytes::from_static(b": quiet\n\n")),
+                () = tokio::time::sleep(quiet) => return Some(Bytes::from_static(b": quiet\n\n")),
             }
         }
+    }
+}
+
+impl Stream {
+    /// How long it may be quiet: never past the token's end.
+    fn quiet(&self) -> Duration {
+        let left = self.claims.exp.saturating_mul(1_000).saturating_sub(self.gateway.now_ms());
+        QUIET.min(Duration::from_millis(left))
     }
 }
 

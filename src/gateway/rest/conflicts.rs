@@ -51,6 +51,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
         resolve.device_id = decider(&gateway, &caller.0, &owner.device_id);
     }
     auth::may_speak_for(&caller.0, &resolve.device_id).or_fail(&gateway)?;
+    resolve.by.clone_from(&caller.0.sub);
     let outcome = gateway.cluster.propose(Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {

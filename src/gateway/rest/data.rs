@@ -24,9 +24,7 @@ pub async fn read(State(gateway): State<Arc<Gateway>>, _: Caller, At((table, id)
     let found = match now {
         RecordNow::Absent => None,
         RecordNow::Here { version, data, .. } => data.map(|data| (version, data)),
-        RecordNow::InRows { table } => {
-            gateway.cluster.replica().cold(move |t| look_up(t, table, id)).await.or_fail(&gateway)?
-        }
+        RecordNow::InRows(at) => gateway.cluster.replica().cold(move |t| look_up(t, at)).await.or_fail(&gateway)?,
     };
     let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
     let (table_name, record_id, at_ms) = (table.as_str(), id, gateway.now_ms());

@@ -97,5 +97,5 @@ pub fn not_registered(gateway: &Gateway, id: &str) -> Failure {
 
 /// The state machine answered with something else than asked for.
 pub fn unexpected(gateway: &Gateway) -> Failure {
-    Failure::new(gateway, Error::new(Code::Internal, "the command's outcome is of a newer version"))
+    Failure::new(gateway, crate::gateway::bug("a command had an outcome of another kind"))
 }

@@ -11,7 +11,7 @@ use crate::gateway::wire::Bad;
 use crate::gateway::wire::json::push_object;
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::election::{method_name, reason_name};
-use crate::model::error::{Code, Error};
+use crate::model::error::Code;
 use crate::model::read::elections as read_elections;
 use crate::model::time::parse_iso;
 
@@ -51,17 +51,8 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
     };
     let (limit, offset, filter) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
     fresh(&gateway).await?;
-    let page = {
-        let state = gateway.cluster.replica().hot();
-        let index = state.audit_index();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        index.is_complete().then(|| index.page(&filter, limit, offset))
-    };
-    let Some((total, page)) = page else {
-        let mut error = Error::new(Code::Unavailable, "the audit log is still being read after the start");
-        error.retry_after_ms = Some(1_000);
-        return Err(Failure::new(&gateway, error));
-    };
+    let offset_rows = usize::try_from(offset).unwrap_or(usize::MAX);
+    let (total, page) = gateway.cluster.replica().hot().audit_index().page(&filter, limit, offset_rows);
     let rows = gateway.cluster.replica().cold(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.array("logs", &rows, |out, row| {

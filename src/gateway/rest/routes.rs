@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post, put};
 
-use super::{changes, conflicts, data, devices, logs, sync, system};
+use super::{changes, conflicts, data, devices, logs, sync, system, tokens};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
@@ -313,6 +313,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        body: Some(b::REVOKE),
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "POST",
+            "/system/tokens/revoke",
+            "System",
+            "Takes a token back; its live sessions end on every node.",
+            &[(200, Content::Json(b::REVOKED))],
+            || post(tokens::revoke),
+        )
+    },
+    Endpoint {
         needs: Needs::Token,
         query: &[may("token", WORDS, "For browsers, which cannot send a header.")],
         refuses: &[
@@ -361,10 +373,11 @@ impl Endpoint {
     pub fn refusals(&self) -> Vec<(u16, Code)> {
         let mut all = self.refuses.to_vec();
         if self.needs != Needs::Nothing {
-            all.extend([(401, Code::Credentials), (401, Code::TokenExpired)]);
+            // 5003: over the rate that a device may ask at.
+            all.extend([(401, Code::Credentials), (401, Code::TokenExpired), (503, Code::Unavailable)]);
         }
         if self.needs == Needs::Quorum {
-            all.extend([(500, Code::Storage), (500, Code::Internal), (503, Code::NoMaster), (503, Code::Unavailable)]);
+            all.extend([(500, Code::Storage), (500, Code::Internal), (503, Code::NoMaster)]);
             all.push((504, Code::Timeout));
         }
         if self.in_path().next().is_some() || !self.query.is_empty() || self.body.is_some() {

@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
-use super::{Answer, Body, OrFail, answer};
+use super::{Answer, Asked, Body, Failure, OrFail, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::elect as elect_command;
 use crate::gateway::wire::json::push_object;
-use crate::gateway::wire::{ServerEvent, election};
-use crate::model::error::Code;
+use crate::gateway::wire::{Bad, ServerEvent, election};
+use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
@@ -47,9 +47,24 @@ pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
     }))
 }
 
-/// `GET /system/network`
-pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+/// `GET /system/network`; with `?node=N` only if this node can reach that one, else 1002.
+pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
     let status = gateway.cluster.status();
+    if let Some(node) = asked.get("node") {
+        let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == n));
+        let me = node.parse() == Ok(gateway.cluster.node_id());
+        match peer {
+            Some(peer) if !peer.reachable => {
+                let why = format!("node {} cannot be reached from here", peer.node);
+                return Err(Failure::new(&gateway, Error::new(Code::PeerUnreachable, why)));
+            }
+            None if !me => {
+                let bad = Bad::field("node", "is not a node of this cluster");
+                return Err(Failure::bad(&gateway, Code::InvalidData, bad));
+            }
+            _ => {}
+        }
+    }
     let reached = status.peers.iter().filter(|p| p.reachable).count();
     let network = match (status.quorum, reached == status.peers.len(), reached) {
         (true, true, _) => "connected",
@@ -62,6 +77,8 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
         o.text("network_status", network).number("active_connections", gateway.hub.sessions() as u64);
         o.time("last_heartbeat", gateway.now_ms().saturating_sub(silent.as_millis() as u64));
         o.raw("network_latency", milliseconds(worst).as_bytes());
+        let unreachable = status.peers.iter().filter(|p| !p.reachable);
+        o.array("unreachable", unreachable, |out, p| out.extend_from_slice(p.node.to_string().as_bytes()));
     }))
 }
 

@@ -4,12 +4,12 @@ use super::Session;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::resume::CatchUp;
 use crate::gateway::wire::{Acknowledged, ServerEvent};
-use crate::model::change::RecordNow;
+use crate::model::change::{RecordNow, Stored};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
-use crate::model::read;
+use crate::model::read::RecordReader;
 use crate::model::sync::status_name;
-use crate::model::tables::TablesRead;
+use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
@@ -157,8 +157,8 @@ impl Session {
         }
     }
 
-    /// Sends what was missed since the cursor, then live events again: no gap, no repeat. Returns where it begins.
-    fn resume(&mut self, text: &str) -> Result<u64, Error> {
+    /// What sends what was missed since the cursor, then live events again: no gap, no repeat. And where it begins.
+    fn resume(&mut self, text: &str) -> Result<(u64, CatchUp), Error> {
         let (cursor, compacted) = {
             let state = self.gateway.cluster.replica().hot();
             (Cursor::parse(text, state.meta())?, state.meta().compacted_seq)
@@ -178,15 +178,20 @@ impl Session {
             missed,
             from: position.max(cursor.seq),
         };
-        self.start(catch_up.run());
-        Ok(cursor.seq)
+        Ok((cursor.seq, catch_up))
     }
 
     pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
         let read = match (read, passed) {
             (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
-                let resumed = passed.and_then(|()| self.resume(&cursor));
-                return self.came_online(ticket, &device_id, Some(resumed), &online, at_ms);
+                let resumed = passed.and_then(|()| self.resume(&cursor)).map(|(seq, job)| (seq, Some(job)));
+                let (seq, job) = resumed.map_or_else(|e| (Err(e), None), |(seq, job)| (Ok(seq), job));
+                self.came_online(ticket, &device_id, Some(seq), &online, at_ms);
+                // Only now: what was missed comes after the answer, so that a client can tell it from live events.
+                if let Some(job) = job {
+                    self.start(job.run());
+                }
+                return;
             }
             (_, Err(error)) => return self.refuse(ticket, &error, None),
             (read, Ok(())) => read,
@@ -201,9 +206,9 @@ impl Session {
                         let found = data.map(|d| (version, d));
                         self.tell_record(ticket, &table_name, record_id, found);
                     }
-                    RecordNow::InRows { table } => {
+                    RecordNow::InRows(at) => {
                         let replica = self.gateway.cluster.replica().clone();
-                        let look = async move { replica.cold(move |t| look_up(t, table, record_id)).await };
+                        let look = async move { replica.cold(move |t| look_up(t, at)).await };
                         self.lane.look(ticket, Read::Record { table_name, record_id }, Box::pin(look));
                     }
                 }
@@ -252,7 +257,6 @@ impl Session {
 }
 
 /// A record that is not in memory: its version and data, if it exists.
-pub fn look_up(tables: &dyn TablesRead, table: u32, id: i64) -> Result<Cold, crate::model::tables::TablesError> {
-    let record = read::record(tables, table, id)?;
-    Ok(record.filter(|r| !r.deleted).map(|r| (r.seq, r.data)))
+pub fn look_up(tables: &dyn TablesRead, at: Stored) -> Result<Cold, TablesError> {
+    RecordReader::new(tables).data(at)
 }

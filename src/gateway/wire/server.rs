@@ -6,7 +6,7 @@ use crate::model::conflict::{method_name as resolution_name, type_name};
 use crate::model::cursor::Cursor;
 use crate::model::device::role_name;
 use crate::model::election::{method_name, reason_name};
-use crate::model::error::{Code, Error, Retry};
+use crate::model::error::Error;
 use crate::proto::{Change, Conflict, Election, Operation, Role};
 
 /// One event for a client. Borrows: it lives as long as it takes to encode it.
@@ -243,16 +243,8 @@ impl ServerEvent<'_> {
 
 /// What every error has, on sockets and over REST.
 pub fn error_tail(o: &mut Object<'_>, error: &Error, field: Option<&str>, at_ms: u64) {
-    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", retry_name(error.code));
+    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", error.code.row().retry.name());
     o.maybe_text("field", field).maybe_number("retry_after_ms", error.retry_after_ms);
-}
-
-fn retry_name(code: Code) -> &'static str {
-    match code.row().retry {
-        Retry::No => "no",
-        Retry::Safe => "safe",
-        Retry::SameRequestId => "same_request_id",
-    }
 }
 
 fn role_change(o: &mut Object<'_>, device_id: &str, role: Role, reason: &str, at_ms: u64) {

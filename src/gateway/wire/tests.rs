@@ -393,6 +393,49 @@ proptest! {
         let _ = event_array(&payload);
     }
 
+    /// The bodies of REST requests go through these readers.
+    #[test]
+    fn no_body_makes_a_reader_panic(at in 0usize..6, cut in 0usize..200, len in 0usize..20, junk in ".{0,20}") {
+        let bodies = [
+            json!({"device_id": "d", "role": "master", "priority": 5, "capabilities": ["a"], "cursor": "1.2"}),
+            json!({"role": "client", "reason": "r", "timestamp": "2026-01-02T03:04:05Z"}),
+            json!({"reason": "manual", "initiated_by": "d"}),
+            json!({"new_data": {"a": [1, {"b": 1.50}]}, "operation": "insert", "base_version": 4, "request_id": "r"}),
+            json!({"resolution_method": "manual", "resolved_data": {"a": 1}, "delete": false, "device_id": "d"}),
+            json!({"policy": "automatic"}),
+        ];
+        let mut bytes = bodies[at].to_string().into_bytes();
+        let from = cut.min(bytes.len());
+        let to = (from + len).min(bytes.len());
+        bytes.splice(from..to, junk.into_bytes());
+        let frame = Bytes::from(bytes);
+        let text = String::from_utf8_lossy(&frame);
+        if let Ok(fields) = Fields::parse(&text) {
+            let _ = online(&fields);
+            let _ = role_and_reason(&fields, "role");
+            let _ = election(&fields);
+            // What is accepted as a change is an object of JSON, within its limit.
+            if let Ok(update) = update(&fields, &frame, "d".into(), "t".into(), 1) {
+                prop_assert!(update.data.is_empty() || serde_json::from_slice::<Value>(&update.data).is_ok());
+            }
+            let _ = resolution(&fields, &frame);
+            let _ = policy(&fields);
+        }
+    }
+
+    /// Nesting and numbers at every depth and length: an answer, never a panic or a stack that ends.
+    #[test]
+    fn depth_and_digits_are_bounded(depth in 0usize..3_000, digits in 1usize..400, array in any::<bool>()) {
+        let (open, close) = if array { ("[", "]") } else { ("{\"a\":", "}") };
+        let inner = "9".repeat(digits);
+        let data = format!("{{\"a\":{}{inner}{}}}", open.repeat(depth), close.repeat(depth));
+        let payload = format!(
+            "{{\"device_id\":\"d\",\"table_name\":\"t\",\"record_id\":{inner},\"new_data\":{data}}}"
+        );
+        let read = decode("data_update", Some(&payload), &Bytes::from(payload.clone()));
+        prop_assert_eq!(read.is_ok(), depth + 2 <= limits::JSON_DEPTH && inner.parse::<i64>().is_ok());
+    }
+
     /// A valid payload with one stretch replaced: nearly valid JSON finds more paths than noise does.
     #[test]
     fn no_damage_makes_decoding_panic(at in 0usize..15, cut in 0usize..120, len in 0usize..20, junk in ".{0,20}") {

@@ -1,0 +1,38 @@
+//! Taking tokens back.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::{Answer, Body, OrFail, answer};
+use crate::gateway::Gateway;
+use crate::gateway::auth::{self, Caller};
+use crate::gateway::wire::Bad;
+use crate::model::error::Code;
+use crate::proto::TokenRevoke;
+use crate::proto::command::Intent;
+
+/// The longest `jti` and the longest token that are taken.
+const JTI: usize = 128;
+const TOKEN: usize = 8_192;
+
+/// `POST /system/tokens/revoke`: `{"token": …}`, or `{"jti": …}` for a token that nobody has at hand. Its sessions
+/// end on every node as soon as that node has applied it.
+pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Body) -> Answer {
+    auth::must_be_admin(&caller.0, "revoke tokens").or_fail(&gateway)?;
+    let (jti, exp_ms) = body.read(&gateway, Code::InvalidData, |f| {
+        if let Some(token) = f.maybe_text("token", TOKEN)? {
+            // An expired one may be revoked as well: it changes nothing.
+            let claims = gateway.keys.verify(&token, 0);
+            let claims = claims.map_err(|_| Bad::field("token", "is not a token of this cluster"))?;
+            return Ok((claims.jti, claims.exp.saturating_mul(1_000)));
+        }
+        // Nobody knows when it ends: the revocation is kept for good, unless the caller says.
+        Ok((f.name("jti", JTI)?, f.maybe_time("expires")?.unwrap_or(u64::MAX)))
+    })?;
+    let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub };
+    let outcome = gateway.cluster.propose(Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
+    Ok(answer(|o| {
+        o.flag("success", true).text("jti", &jti).time("timestamp", outcome.at_ms);
+    }))
+}

@@ -1,0 +1,178 @@
+//! Reads the whole state from its rows: at the start, and after a snapshot was installed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::answered::Answered;
+use super::audit::AuditIndex;
+use super::recent::Recent;
+use super::records::Records;
+use super::requests::Requests;
+use super::state::State;
+use super::tables::{Key, TablesError, TablesRead, decode, get_row};
+use crate::proto::{Audit, ChangeBlock, Conflict, Device, Record, Revoked, SyncState, TableName};
+
+const PAGE: usize = 1_024;
+
+/// The rows of one kind, in the order of their keys, read in pages.
+struct Rows<'a, M> {
+    tables: &'a dyn TablesRead,
+    /// The last key given, or where to begin.
+    from: Key,
+    begun: bool,
+    inside: fn(&Key) -> bool,
+    page: std::vec::IntoIter<(Key, bytes::Bytes)>,
+    more: bool,
+    kind: std::marker::PhantomData<M>,
+}
+
+impl<'a, M> Rows<'a, M> {
+    fn new(tables: &'a dyn TablesRead, from: Key, inside: fn(&Key) -> bool) -> Self {
+        Self { tables, from, begun: false, inside, page: Vec::new().into_iter(), more: true, kind: Default::default() }
+    }
+}
+
+impl<M: Message + Default> Iterator for Rows<'_, M> {
+    type Item = Result<(Key, M), TablesError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((key, value)) = self.page.next() {
+                if !(self.inside)(&key) {
+                    self.more = false;
+                    self.page = Vec::new().into_iter();
+                    return None;
+                }
+                // A page begins with the row that the one before ended with.
+                if self.begun && key == self.from {
+                    continue;
+                }
+                self.begun = true;
+                self.from = key.clone();
+                return Some(decode(&key, value).map(|row| (key, row)));
+            }
+            if !self.more {
+                return None;
+            }
+            match self.tables.range(&self.from, &Key::end(), PAGE, false) {
+                Ok(rows) => {
+                    self.more = rows.len() == PAGE;
+                    self.page = rows.into_iter();
+                }
+                Err(error) => {
+                    self.more = false;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Reads everything from the rows again. Blocks on the disk if the rows are there.
+    pub fn reload(&mut self) -> Result<(), TablesError> {
+        let reader = self.reader();
+        let rows = &*reader;
+        self.forget_all(get_row(rows, &Key::Meta)?.unwrap_or_default());
+        self.load_devices(rows)?;
+        self.table_names.clear();
+        for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
+            self.table_names.push(row?.1);
+        }
+        self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
+        self.load_windows(rows)?;
+        let mut open = BTreeMap::new();
+        for row in Rows::<Conflict>::new(rows, Key::Conflict(0), |k| matches!(k, Key::Conflict(_))) {
+            let (_, row) = row?;
+            if row.resolution == 0 {
+                open.insert(row.id, Arc::new(row));
+            }
+        }
+        self.open_conflicts = open;
+        let mut revoked = HashMap::new();
+        for row in Rows::<Revoked>::new(rows, Key::Revoked(String::new()), |k| matches!(k, Key::Revoked(_))) {
+            let (_, row) = row?;
+            revoked.insert(row.jti, row.exp_ms);
+        }
+        self.revoked = revoked;
+        self.load_changes(rows)
+    }
+
+    fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        self.devices.clear();
+        self.device_names = vec![Arc::from(""); self.meta.devices as usize];
+        for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
+            let (_, device) = row?;
+            if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
+                *name = Arc::from(device.device_id.as_str());
+            }
+            self.devices.insert(device.device_id.clone(), Arc::new(device));
+        }
+        self.sync_states.clear();
+        for row in Rows::<SyncState>::new(rows, Key::SyncState(String::new()), |k| matches!(k, Key::SyncState(_))) {
+            let (_, sync) = row?;
+            self.sync_states.insert(sync.device_id.clone(), sync);
+        }
+        Ok(())
+    }
+
+    fn load_windows(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        let mut answered = Answered::default();
+        for row in Rows::new(rows, Key::Answered(0), |k| matches!(k, Key::Answered(_))) {
+            if let (Key::Answered(group), row) = row? {
+                answered.load(group, row);
+            }
+        }
+        self.answered = answered;
+        let mut requests = Requests::default();
+        let from = Key::Requested { device: 0, slot: 0 };
+        for row in Rows::new(rows, from, |k| matches!(k, Key::Requested { .. })) {
+            if let (Key::Requested { device, slot }, row) = row? {
+                requests.load(device, slot, &row);
+            }
+        }
+        self.requests = requests;
+        Ok(())
+    }
+
+    /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
+    /// index: the kept changes and the rows between them, by number.
+    fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        self.recent = Recent::after(self.meta.compacted_seq);
+        self.audit = AuditIndex::after(self.meta.audit_compacted);
+        self.records = Records::default();
+        let from = Key::Record { table: 0, id: i64::MIN };
+        for row in Rows::<Record>::new(rows, from, |k| matches!(k, Key::Record { .. })) {
+            if let (Key::Record { table, id }, record) = row? {
+                self.records.load(table, id, &record);
+            }
+        }
+        let from = Key::Audit(self.meta.audit_compacted + 1);
+        let mut audits = Rows::<Audit>::new(rows, from, |k| matches!(k, Key::Audit(_))).peekable();
+        for block in Rows::<ChangeBlock>::new(rows, Key::Changes(0), |k| matches!(k, Key::Changes(_))) {
+            for change in block?.1.changes {
+                if change.audit_id > self.meta.audit_compacted {
+                    self.load_audits(&mut audits, change.audit_id)?;
+                    self.audit.add_change(change.committed_ms, &change.device_id, change.seq);
+                }
+                let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
+                if let Some(table) = self.table_number(&change.table_name) {
+                    self.records.load(table, change.record_id, &change.record(device));
+                }
+                self.recent.push(Arc::new(change));
+            }
+        }
+        self.load_audits(&mut audits, u64::MAX)
+    }
+
+    fn load_audits(&mut self, audits: &mut Peekable<Rows<'_, Audit>>, before: u64) -> Result<(), TablesError> {
+        while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
+            let (_, audit) = row?;
+            self.audit.add(audit.at_ms, &audit.device_id, &audit.event_type);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! Bounds on what one session and all sessions can make a node hold (design, section 11).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tillsync::clock::SharedClock;
+use tillsync::cluster::local::LocalCluster;
+use tillsync::cluster::{Cluster, Status};
+use tillsync::consensus::replica::Replica;
+use tillsync::gateway::Settings;
+use tillsync::gateway::outbox::{Outbox, Transport};
+use tillsync::gateway::wire::ServerEvent;
+use tillsync::limits;
+use tillsync::model::error::{Code, Error};
+use tillsync::proto::Outcome;
+use tillsync::proto::command::Intent;
+use tillsync::storage::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite;
+
+use crate::harness::{Server, until};
+use crate::socketio::Sio;
+
+/// A cluster that answers writes only when it is let.
+struct Slow {
+    inner: Arc<LocalCluster>,
+    unanswered: Arc<AtomicUsize>,
+    answers: Arc<Semaphore>,
+}
+
+impl Cluster for Slow {
+    fn node_id(&self) -> u64 {
+        self.inner.node_id()
+    }
+
+    fn clock(&self) -> &SharedClock {
+        self.inner.clock()
+    }
+
+    fn replica(&self) -> &Arc<Replica> {
+        self.inner.replica()
+    }
+
+    fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        let held = matches!(intent, Intent::DataUpdate(_));
+        let answer = self.inner.propose(intent);
+        if !held {
+            return answer;
+        }
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
+        let (unanswered, answers) = (self.unanswered.clone(), self.answers.clone());
+        Box::pin(async move {
+            answers.acquire().await.unwrap().forget();
+            unanswered.fetch_sub(1, Ordering::SeqCst);
+            answer.await
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
+        self.inner.read_barrier()
+    }
+
+    fn status(&self) -> Status {
+        self.inner.status()
+    }
+}
+
+#[tokio::test]
+async fn a_session_has_so_many_proposals_under_way_and_the_others_wait_their_turn() {
+    let (unanswered, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (count, gate) = (unanswered.clone(), answers.clone());
+    let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
+    let server = Server::over(Settings::default(), wrap).await;
+    let mut ws = server.device("d").await;
+    for i in 0..300 {
+        ws.send("data_update", json!({"device_id": "d", "table_name": "t", "record_id": i, "new_data": {}})).await;
+    }
+    until("the session is full", || unanswered.load(Ordering::SeqCst) == limits::SESSION_INFLIGHT).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(unanswered.load(Ordering::SeqCst), limits::SESSION_INFLIGHT, "no more than the limit");
+    answers.add_permits(300);
+    for i in 0..300 {
+        assert_eq!(ws.wait("acknowledged").await["record_id"], i);
+    }
+    ws.none("error").await;
+}
+
+#[test]
+fn a_session_queue_holds_so_many_events_and_so_many_bytes() {
+    let event = |device_id| ServerEvent::HeartbeatAck { device_id, at_ms: 0 };
+    let mut taken = std::collections::VecDeque::new();
+    let outbox = Outbox::new(1, Transport::WebSocket);
+    (0..limits::SESSION_QUEUE).for_each(|_| outbox.send(&event("d")));
+    assert!(!outbox.is_closed());
+    outbox.take(&mut taken).unwrap();
+    assert_eq!(taken.len(), limits::SESSION_QUEUE);
+    (0..=limits::SESSION_QUEUE).for_each(|_| outbox.send(&event("d")));
+    let why = outbox.take(&mut std::collections::VecDeque::new()).err().unwrap();
+    assert_eq!((why.code, outbox.is_closed()), (Code::SocketClosed, true));
+    // By bytes: two events of more than half of it; one alone fits whatever its size.
+    let (half, whole) = ("x".repeat(limits::SESSION_QUEUE_BYTES / 2), "x".repeat(limits::SESSION_QUEUE_BYTES + 1));
+    let outbox = Outbox::new(2, Transport::SocketIo);
+    outbox.send(&event(&whole));
+    taken.clear();
+    outbox.take(&mut taken).unwrap();
+    outbox.send(&event(&half));
+    assert!(!outbox.is_closed());
+    outbox.send(&event(&half));
+    assert!(outbox.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_was_dropped_resumes_with_no_gap_and_no_repeat() {
+    let server = Server::start().await;
+    let mut reader = server.device("r").await;
+    let mut writer = server.device("w").await;
+    let big = "x".repeat(100_000);
+    for i in 0..200 {
+        // The writer takes its own broadcasts; the reader takes none.
+        writer.update("w", "t", i, json!({"big": big})).await;
+        writer.wait("data_update").await;
+    }
+    let (mut seen, mut cursor) = (Vec::new(), json!("1.0"));
+    while let Some((event, data)) = reader.next().await {
+        match event.as_str() {
+            "data_update" => {
+                seen.push(data["seq"].as_u64().unwrap());
+                cursor = data["cursor"].clone();
+            }
+            "error" => assert_eq!((&data["error_code"], &data["retry"]), (&json!("1003"), &json!("safe"))),
+            _ => {}
+        }
+    }
+    assert!(seen.len() < 200, "it was dropped");
+    let mut back = server.ws(&server.admin()).await;
+    back.call("device_online", json!({"device_id": "r", "cursor": cursor}), "device_online_ack").await;
+    while seen.len() < 200 {
+        seen.push(back.wait("data_update").await["seq"].as_u64().unwrap());
+    }
+    assert_eq!(seen, (1..=200).collect::<Vec<_>>());
+    writer.update("w", "t", 1, json!({})).await;
+    assert_eq!(back.wait("data_update").await["seq"], 201);
+}
+
+/// When the node says to come back.
+fn retry_after(refused: &tungstenite::Error) -> u64 {
+    let tungstenite::Error::Http(response) = refused else { panic!("{refused}") };
+    assert_eq!(response.status(), 503);
+    let body: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
+    assert_eq!(body["error_code"], "1003", "{body}");
+    body["retry_after_ms"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_sessions_at_once_are_bounded_and_spread_out() {
+    let server = Server::with(Settings { sessions: 100, ..Settings::default() }).await;
+    let token = server.admin();
+    let came = join_all((0..1_000).map(|_| server.try_ws(&token))).await;
+    let (here, refused): (Vec<_>, Vec<_>) = came.into_iter().partition(Result::is_ok);
+    assert_eq!((here.len(), refused.len()), (100, 900));
+    let (_, network) = server.rest("GET", "/system/network", None).await;
+    assert_eq!(network["active_connections"], 100);
+    let waits: Vec<u64> = refused.into_iter().map(|r| retry_after(&r.err().unwrap())).collect();
+    assert!(waits.iter().all(|ms| (1_000..5_000).contains(ms)));
+    let seconds: HashSet<u64> = waits.iter().map(|ms| ms / 100).collect();
+    assert!(seconds.len() > 30, "spread over four seconds, not bunched: {seconds:?}");
+    // Socket.IO clients count with them.
+    let mut sio = Sio::open(&server, "EIO=4").await;
+    sio.send(&format!("40{}", json!({"token": token}))).await;
+    let refusal = sio.wait("44").await;
+    assert!(refusal["message"].as_str().unwrap().starts_with("1003: "), "{refusal}");
+    assert!((1_000..5_000).contains(&refusal["data"]["retry_after_ms"].as_u64().unwrap()));
+    // Room again as soon as they are gone.
+    drop(here);
+    until_room(&server, &token).await;
+}
+
+async fn until_room(server: &Server, token: &str) {
+    for _ in 0..200 {
+        if server.try_ws(token).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("there is never room again");
+}
