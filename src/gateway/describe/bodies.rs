@@ -169,6 +169,7 @@ pub const NETWORK: &[Field] = &[
     must("active_connections", ANY_COUNT, "Sessions on this node."),
     must("last_heartbeat", Kind::Time, "When a peer was last heard."),
     must("network_latency", Kind::Number, "To the slowest peer, in milliseconds."),
+    plus("unreachable", Kind::Counts, "The nodes that this one cannot reach."),
 ];
 
 const PEER: &[Field] = &[
