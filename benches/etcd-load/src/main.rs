@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What the shared file prints with; here a closed reader may end the program.
+macro_rules! say {
+    ($($arg:tt)*) => { println!($($arg)*) };
+}
+
 mod load;
 /// The very file of `tillsync bench`: figures of both are made alike.
 #[path = "../../../src/cli/bench/stats.rs"]
