@@ -15,7 +15,7 @@ pub mod election;
 pub mod error;
 mod load;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 pub mod read;
 mod recent;
 pub mod records;

@@ -462,7 +462,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
 }
 
 /// Commands as several nodes would send them: sometimes the same one twice.
-fn any_commands() -> impl Strategy<Value = Vec<Command>> {
+pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
     prop::collection::vec((any_intent(), 1..3u64, 0..8u8, 0..500u64), 1..80).prop_map(|intents| {
         let mut commands: Vec<Command> = Vec::new();
         for (n, (intent, node, again, late)) in intents.into_iter().enumerate() {
@@ -482,7 +482,7 @@ fn any_commands() -> impl Strategy<Value = Vec<Command>> {
 }
 
 /// What the memory of a state says, to compare it with one read from the rows anew.
-fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
+pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let devices: Vec<Device> = state.devices().map(|d| Device::clone(d)).collect();
     let sync: BTreeMap<String, SyncState> =
         devices.iter().filter_map(|d| Some((d.device_id.clone(), state.sync_state(&d.device_id)?.clone()))).collect();

@@ -3,6 +3,7 @@
 mod folder;
 mod log;
 mod snapshots;
+mod state;
 mod tables;
 
 use std::io;
