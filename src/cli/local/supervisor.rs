@@ -217,7 +217,8 @@ fn last_line(path: &Path) -> Option<String> {
     let len = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(8 << 10))).ok()?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
+    // A log may grow while it is read.
+    file.take(8 << 10).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines().rev().map(str::trim).filter(|l| !l.is_empty());
     let last = lines.clone().next()?;
