@@ -10,8 +10,10 @@ use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::gather::Gather;
 use super::inbox::{Inbox, Proposed, Stream};
 use super::outbox::Outbox;
 use crate::consensus::node::{Node, leading};
@@ -46,6 +48,8 @@ pub enum Ended {
 struct Lead {
     generation: u64,
     inflight: AtomicUsize,
+    /// Commands of the batch that was answered last; zero when that is taken note of.
+    answered: AtomicUsize,
     ended: Mutex<Option<Ended>>,
     outbox: Arc<Outbox>,
     wake: Arc<Notify>,
@@ -58,6 +62,7 @@ impl Lead {
 
     /// Gives every ticket of a batch its answer. Runs in the task that applied the entry: it never waits.
     fn finish(&self, tickets: Vec<Ticket>, result: Option<ClientWriteResult<TypeConfig>>) {
+        self.answered.store(tickets.len(), Ordering::SeqCst);
         match result {
             Some(Ok(written)) if written.data.0.len() == tickets.len() => self.applied(tickets, written.data.0),
             Some(Ok(_)) => {
@@ -137,6 +142,7 @@ impl Batcher {
         let lead = Arc::new(Lead {
             generation: self.outbox.rewind(),
             inflight: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             ended: Mutex::new(None),
             outbox: self.outbox.clone(),
             wake: self.wake.clone(),
@@ -154,6 +160,7 @@ impl Batcher {
 
     async fn run(&self, lead: &Arc<Lead>, term: u64) -> Ended {
         let mut metrics = self.node.server_metrics();
+        let mut gather = Gather::default();
         loop {
             let leader = {
                 let now = metrics.borrow_watched();
@@ -165,14 +172,26 @@ impl Batcher {
             if let Some(why) = *lead.ended.lock() {
                 return why;
             }
-            if lead.inflight.load(Ordering::SeqCst) < PIPELINE
-                && let Some((batch, tickets)) = self.next_batch(lead.generation)
-            {
-                self.write(lead, term, batch, tickets).await;
-                continue;
+            let mut until = None;
+            if lead.inflight.load(Ordering::SeqCst) < PIPELINE {
+                let ready = self.outbox.ready() + self.inbox.ready();
+                let now = Instant::now();
+                match lead.answered.swap(0, Ordering::SeqCst) {
+                    0 => {}
+                    answered => gather.finished(answered, ready, now),
+                }
+                until = gather.waits(ready, now);
+                if until.is_none()
+                    && let Some((batch, tickets)) = self.next_batch(lead.generation)
+                {
+                    gather.leaves(now);
+                    self.write(lead, term, batch, tickets).await;
+                    continue;
+                }
             }
             tokio::select! {
                 biased;
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 () = self.stop.cancelled() => return Ended::Lost { leader: None },
                 changed = metrics.changed() => if changed.is_err() { return Ended::Lost { leader: None } },
                 () = self.wake.notified() => {}
@@ -193,7 +212,7 @@ impl Batcher {
 
     /// What is ready, as one encoded `proto::Batch`. Own commands and those of others share it evenly.
     fn next_batch(&self, generation: u64) -> Option<(Bytes, Vec<Ticket>)> {
-        let others_wait = self.inbox.is_ready();
+        let others_wait = self.inbox.ready() > 0;
         let share = if others_wait { 2 } else { 1 };
         let own = self.outbox.take(generation, BATCH_COMMANDS / share, BATCH_BYTES / share).unwrap_or_default();
         let own_bytes: usize = own.iter().map(|(_, command)| command.len()).sum();

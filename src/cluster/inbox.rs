@@ -143,8 +143,9 @@ impl Inbox {
         }
     }
 
-    pub fn is_ready(&self) -> bool {
-        !self.queue.lock().proposed.is_empty()
+    /// How many wait to be proposed.
+    pub fn ready(&self) -> usize {
+        self.queue.lock().proposed.len()
     }
 
     /// The next proposals, up to `count` and about `bytes`.

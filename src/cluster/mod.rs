@@ -19,6 +19,7 @@ pub mod boot;
 #[cfg(test)]
 mod cell;
 pub mod coordinator;
+mod gather;
 pub mod inbox;
 pub mod local;
 pub mod outbox;

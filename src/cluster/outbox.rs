@@ -147,10 +147,10 @@ impl Outbox {
         Some(taken)
     }
 
-    /// Something waits to be sent.
-    pub fn is_ready(&self) -> bool {
+    /// How many wait to be sent.
+    pub fn ready(&self) -> usize {
         let slots = self.slots.lock();
-        slots.cursor < slots.base + slots.slots.len() as u64
+        slots.slots.len().saturating_sub((slots.cursor - slots.base) as usize)
     }
 
     /// These were applied. Answers of an earlier route count as well.
@@ -238,7 +238,7 @@ mod tests {
             assert_eq!(command.origin, Some(Origin { node: 3, boot: 9, number }));
             assert_eq!((command.at_ms, command.intent), (77, Some(Intent::NodeBooted(NodeBooted {}))));
         }
-        assert!(!outbox.is_ready());
+        assert_eq!(outbox.ready(), 0);
     }
 
     #[tokio::test]
