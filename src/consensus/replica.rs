@@ -7,11 +7,13 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 
+use crate::limits;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
-use crate::model::state::{Position, State};
-use crate::model::tables::{TablesError, TablesRead};
-use crate::proto::{Applied, Outcome};
+use crate::model::state::{Position, State, decode_batch};
+use crate::model::tables::{Key, TablesError, TablesRead};
+use crate::proto::command::Intent;
+use crate::proto::{Applied, Batch, Command, Outcome};
 
 /// Entries whose effects the hub has not taken yet; apply waits when it is full.
 const EFFECTS_QUEUE: usize = 4_096;
@@ -85,13 +87,29 @@ impl Replica {
     /// Applies one entry's batch of commands. Called by consensus only, in log order.
     pub async fn apply(&self, at: Position, batch: Bytes) -> Result<Vec<Outcome>, TablesError> {
         let index = at.index;
-        let done = self.state.write().apply(at, batch)?;
+        let batch = decode_batch(index, batch)?;
+        self.warm_up(&batch).await?;
+        let done = self.state.write().apply_batch(at, batch)?;
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
             let _ = self.effects.send(Effects { index, effects: done.effects }).await;
         }
         self.applied.send_replace(index);
         Ok(done.outcomes)
+    }
+
+    /// Reads what a compaction will read, before the state is locked: the engine has it in memory then.
+    async fn warm_up(&self, batch: &Batch) -> Result<(), TablesError> {
+        let compacts = |command: &Command| matches!(command.intent, Some(Intent::Compact(_)));
+        if self.reader.in_memory() || !batch.commands.iter().any(compacts) {
+            return Ok(());
+        }
+        let from = self.hot().meta().compacted_seq + 1;
+        let reader = self.reader.clone();
+        let to = from + limits::COMPACT_STEP;
+        let read = move || reader.range(&Key::Changes(from), &Key::Changes(to), limits::COMPACT_STEP as usize, false);
+        // Without a runtime that takes it, apply reads for itself.
+        tokio::task::spawn_blocking(read).await.map_or(Ok(()), |rows| rows.map(drop))
     }
 
     /// Applies an entry that carries no commands: a blank one, or a membership.

@@ -174,7 +174,12 @@ impl State {
 
     /// Applies the commands of one entry; their rows leave as one atomic write.
     pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let batch = Batch::decode(batch).map_err(|_| TablesError::BadBatch(at.index))?;
+        let batch = decode_batch(at.index, batch)?;
+        self.apply_batch(at, batch)
+    }
+
+    /// The same for a batch that was decoded before.
+    pub fn apply_batch(&mut self, at: Position, batch: Batch) -> Result<Done, TablesError> {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
             outcomes.push(self.apply_command(command)?);
@@ -350,6 +355,11 @@ impl State {
     pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {
         get_row(&*self.tables, key)
     }
+}
+
+/// The commands of the entry at `index`.
+pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
+    Batch::decode(batch).map_err(|_| TablesError::BadBatch(index))
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::health::{Health, closed, guarded};
 use super::overlay::{Overlay, WriteSet};
@@ -42,9 +43,14 @@ impl Shared {
         })
     }
 
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+    /// What is known of a row without the engine.
+    fn in_overlay(&self, key: &Key) -> Result<Option<Option<Bytes>>, TablesError> {
         self.health.check().map_err(storage_error)?;
-        if let Some(found) = self.overlay.read().get(key) {
+        Ok(self.overlay.read().get(key))
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+        if let Some(found) = self.in_overlay(key)? {
             return Ok(found);
         }
         let rows = self.rows.read();
@@ -122,9 +128,12 @@ impl SledTables {
 
 impl TablesRead for SledTables {
     fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
-        match self.current.get(key) {
-            Some(value) => Ok(value.clone()),
-            None => self.shared.get(key),
+        if let Some(value) = self.current.get(key) {
+            return Ok(value.clone());
+        }
+        match self.shared.in_overlay(key)? {
+            Some(value) => Ok(value),
+            None => leaving_the_runtime(|| self.shared.get(key)),
         }
     }
 
@@ -133,7 +142,16 @@ impl TablesRead for SledTables {
             return Ok(Vec::new());
         }
         let patch = self.current.range(from.clone()..=to.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
-        self.shared.range(patch, (from, to), limit, reverse)
+        leaving_the_runtime(|| self.shared.range(patch, (from, to), limit, reverse))
+    }
+}
+
+/// Apply runs on the async runtime and reads the engine in rare cases only (compaction, a repeated `request_id`, a
+/// conflict over a record that is no longer in memory): the thread's other tasks move elsewhere meanwhile.
+fn leaving_the_runtime<T>(read: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(read),
+        _ => read(),
     }
 }
 
@@ -181,5 +199,35 @@ pub struct RowsPressure(pub Arc<Shared>);
 impl Pressure for RowsPressure {
     fn ready(&self) -> BoxFuture<'_, std::io::Result<()>> {
         self.0.queue.ready()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// One worker thread: what blocks it keeps the task away that would let it go on.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_read_of_apply_that_waits_for_the_engine_leaves_the_runtime_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = sled::open(dir.path()).unwrap().open_tree("rows").unwrap();
+        let shared = Shared::new(Rows { tree, generation: 0 }, Applied::default(), Health::default());
+        let tables = SledTables::new(shared.clone());
+        let (held, holds) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            let _batch = shared.rows.write();
+            held.send(()).unwrap();
+            released.recv_timeout(Duration::from_secs(60)).is_ok()
+        });
+        holds.recv().unwrap();
+        let reading = tokio::spawn(async move { tables.get(&Key::Meta).unwrap() });
+        let other = tokio::spawn(async move { release.send(()).unwrap() });
+        assert_eq!(reading.await.unwrap(), None);
+        other.await.unwrap();
+        assert!(writer.join().unwrap(), "the other task ran while the read waited");
     }
 }
