@@ -7,9 +7,12 @@ use tokio::time::Instant;
 
 use crate::limits::BATCH_COMMANDS;
 
-/// What a batch waits at most for those who were just answered: as long as the last one was on its way, within these.
+/// What a batch waits at most for those who were just answered: twice as long as the last one was on its way, within
+/// these.
 const PATIENCE_MIN: Duration = Duration::from_millis(1);
-const PATIENCE_MAX: Duration = Duration::from_millis(5);
+const PATIENCE_MAX: Duration = Duration::from_millis(10);
+/// This part of them may be late: a few that take their time must not hold up the rest.
+const LATE: usize = 4;
 /// After waiting in vain, this many batches leave at once; twice as many the next time.
 const PAUSE_MIN: u32 = 8;
 const PAUSE_MAX: u32 = 1024;
@@ -44,14 +47,13 @@ impl Gather {
             return;
         }
         let took = self.left.map_or(Duration::ZERO, |left| now.saturating_duration_since(left));
-        self.until = Some(now + took.clamp(PATIENCE_MIN, PATIENCE_MAX));
+        self.until = Some(now + (took * 2).clamp(PATIENCE_MIN, PATIENCE_MAX));
     }
 
     /// Until when a batch of `ready` commands should still wait; `None`: it may leave now.
     pub fn waits(&mut self, ready: usize, now: Instant) -> Option<Instant> {
         let until = self.until?;
-        // A few that take their time must not hold up the rest.
-        if ready >= self.expected - self.expected / 8 {
+        if ready >= self.expected - self.expected / LATE {
             self.pause = 0;
         } else if now < until {
             return Some(until);
@@ -86,14 +88,14 @@ mod tests {
         let (mut gather, now) = (Gather::default(), Instant::now());
         gather.leaves(now);
         gather.finished(8, 8, now + MS);
-        assert_eq!(gather.waits(8, now + MS), Some(now + 2 * MS));
-        assert_eq!(gather.waits(13, now + MS), Some(now + 2 * MS));
-        assert_eq!(gather.waits(14, now + MS), None, "an eighth may be late");
+        assert_eq!(gather.waits(8, now + MS), Some(now + 3 * MS));
+        assert_eq!(gather.waits(11, now + MS), Some(now + 3 * MS));
+        assert_eq!(gather.waits(12, now + MS), None, "a quarter may be late");
     }
 
     #[test]
-    fn waiting_lasts_no_longer_than_the_last_batch_took_and_five_milliseconds() {
-        for (took, patience) in [(0, 1), (3, 3), (400, 5)] {
+    fn waiting_lasts_no_longer_than_twice_the_last_batch_and_ten_milliseconds() {
+        for (took, patience) in [(0, 1), (3, 6), (400, 10)] {
             let (mut gather, begun) = (Gather::default(), Instant::now());
             gather.leaves(begun);
             let now = begun + took * MS;
