@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardReason};
-use openraft::raft::ClientWriteResult;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::gather::Gather;
 use super::inbox::{Inbox, Proposed, Stream};
 use super::outbox::Outbox;
-use crate::consensus::node::{Node, leading};
-use crate::consensus::types::{Callback, CommittedLeaderId, EncodedBatch, TypeConfig};
+use crate::consensus::node::Node;
+use crate::consensus::write::{TurnedAway, Written};
 use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::proto::Outcome;
 
@@ -61,23 +58,23 @@ impl Lead {
     }
 
     /// Gives every ticket of a batch its answer. Runs in the task that applied the entry: it never waits.
-    fn finish(&self, tickets: Vec<Ticket>, result: Option<ClientWriteResult<TypeConfig>>) {
+    fn finish(&self, tickets: Vec<Ticket>, result: Written) {
         self.answered.store(tickets.len(), Ordering::SeqCst);
         match result {
-            Some(Ok(written)) if written.data.0.len() == tickets.len() => self.applied(tickets, written.data.0),
-            Some(Ok(_)) => {
+            Written::Applied(outcomes) if outcomes.len() == tickets.len() => self.applied(tickets, outcomes),
+            Written::Applied(_) => {
                 tracing::error!("an entry gave another number of outcomes than it had commands");
                 self.unknown(tickets, Ended::Lost { leader: None });
             }
-            Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                let why = match (forward.reason, forward.leader_id) {
-                    (ForwardReason::LeadershipTransfer, Some(to)) => Ended::Transfer { to },
-                    (ForwardReason::LeaseExpired, _) => Ended::Lease,
-                    (_, leader) => Ended::Lost { leader },
+            Written::TurnedAway(why) => {
+                let why = match why {
+                    TurnedAway::Transfer { to } => Ended::Transfer { to },
+                    TurnedAway::Lease => Ended::Lease,
+                    TurnedAway::NotLeader { leader } => Ended::Lost { leader },
                 };
                 self.turned_away(tickets, why);
             }
-            Some(Err(_)) | None => self.unknown(tickets, Ended::Lost { leader: None }),
+            Written::Unknown => self.unknown(tickets, Ended::Lost { leader: None }),
         }
         self.inflight.fetch_sub(1, Ordering::SeqCst);
         self.wake.notify_one();
@@ -159,15 +156,12 @@ impl Batcher {
     }
 
     async fn run(&self, lead: &Arc<Lead>, term: u64) -> Ended {
-        let mut metrics = self.node.server_metrics();
+        let mut place = self.node.place();
         let mut gather = Gather::default();
         loop {
-            let leader = {
-                let now = metrics.borrow_watched();
-                if leading(&now) == Some(term) { None } else { Some(now.current_leader) }
-            };
-            if let Some(leader) = leader {
-                lead.end(Ended::Lost { leader });
+            let now = place.now();
+            if now.leading != Some(term) {
+                lead.end(Ended::Lost { leader: now.leader });
             }
             if let Some(why) = *lead.ended.lock() {
                 return why;
@@ -193,7 +187,7 @@ impl Batcher {
                 biased;
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 () = self.stop.cancelled() => return Ended::Lost { leader: None },
-                changed = metrics.changed() => if changed.is_err() { return Ended::Lost { leader: None } },
+                changed = place.changed() => if !changed { return Ended::Lost { leader: None } },
                 () = self.wake.notified() => {}
             }
         }
@@ -202,10 +196,8 @@ impl Batcher {
     async fn write(&self, lead: &Arc<Lead>, term: u64, batch: Bytes, tickets: Vec<Ticket>) {
         lead.inflight.fetch_add(1, Ordering::SeqCst);
         let finishing = lead.clone();
-        let responder = Callback::new(move |result| finishing.finish(tickets, result));
         // Bound to the term: once one batch is turned away, those behind it must not get in.
-        let write = self.node.raft().write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term));
-        if write.responder(responder).await.is_err() {
+        if !self.node.write(term, batch, move |result| finishing.finish(tickets, result)).await {
             lead.end(Ended::Lost { leader: None });
         }
     }

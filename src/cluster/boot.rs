@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -22,7 +21,7 @@ use super::reader::Reader;
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::memory::Router;
-use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing, news};
+use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
@@ -282,11 +281,10 @@ async fn probe(
 
 /// The first leader of a new cluster gives it its name and the epoch of its history.
 async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
-    let mut metrics = cluster.node().server_metrics();
+    let mut place = cluster.node().place();
     let named = || !cluster.replica().hot().meta().cluster_id.is_empty();
     while !stop.is_cancelled() && !named() {
-        metrics.borrow_and_update();
-        if cluster.node().leading().is_some() && cluster.read_barrier().await.is_ok() && !named() {
+        if place.seen().leading.is_some() && cluster.read_barrier().await.is_ok() && !named() {
             let cluster_id = cluster.identity.cluster.clone();
             // Never 0, which stands for "none".
             let init = ClusterInit { cluster_id, epoch: random() | 1 };
@@ -298,7 +296,7 @@ async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = news(&mut metrics, PROBE_EVERY) => {}
+            () = place.news(PROBE_EVERY) => {}
         }
     }
 }

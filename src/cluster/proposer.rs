@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -12,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, Ended};
 use super::outbox::Outbox;
-use crate::consensus::node::{MetricsReceiver, Node, leading, news};
+use crate::consensus::node::Node;
+use crate::consensus::place::Place;
 use crate::consensus::transport::{Identity, Lane, LinkError, PeerStats, Streaming, Transport};
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
@@ -59,10 +59,10 @@ impl Proposer {
         // A term in which this node has given leadership away: it takes no more proposals in it.
         let mut given_away = None;
         let mut backoff = BACKOFF_MIN;
-        let mut metrics = self.node.server_metrics();
+        let mut place = self.node.place();
         while !self.stop.is_cancelled() {
             hint = hint.filter(|hint| Instant::now() < hint.until);
-            let pause = match self.route(&mut metrics, hint, given_away) {
+            let pause = match self.route(&mut place, hint, given_away) {
                 Route::Here(term) => {
                     hint = None;
                     match self.batcher.lead(term).await {
@@ -93,7 +93,7 @@ impl Proposer {
                 },
                 Route::Nowhere => BACKOFF_MAX,
             };
-            self.pause(&mut metrics, pause).await;
+            self.pause(&mut place, pause).await;
         }
         self.outbox.close();
     }
@@ -102,29 +102,28 @@ impl Proposer {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
-    fn route(&self, metrics: &mut MetricsReceiver, hint: Option<Hint>, given_away: Option<u64>) -> Route {
-        let now = metrics.borrow_and_update();
-        let here = leading(&now);
-        if let Some(term) = here
-            && here != given_away
+    fn route(&self, place: &mut Place, hint: Option<Hint>, given_away: Option<u64>) -> Route {
+        let now = place.seen();
+        if let Some(term) = now.leading
+            && now.leading != given_away
         {
             return Route::Here(term);
         }
-        match hint.map(|hint| hint.leader).or(now.current_leader) {
+        match hint.map(|hint| hint.leader).or(now.leader) {
             Some(leader) if leader != self.identity.node => Route::There(leader),
             _ => Route::Nowhere,
         }
     }
 
     /// Waits, but not past news about who leads.
-    async fn pause(&self, metrics: &mut MetricsReceiver, duration: Duration) {
+    async fn pause(&self, place: &mut Place, duration: Duration) {
         if duration.is_zero() {
             return;
         }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
-            () = news(metrics, duration) => {}
+            () = place.news(duration) => {}
         }
     }
 
@@ -132,8 +131,8 @@ impl Proposer {
     async fn forward(&self, leader: u64) -> Forwarded {
         let Some(member) = self.node.members().remove(&leader) else { return Forwarded::Broken };
         let generation = self.outbox.rewind();
-        let mut metrics = self.node.server_metrics();
-        let before = metrics.borrow_and_update().current_leader;
+        let mut place = self.node.place();
+        let before = place.seen().leader;
         let link = self.transport.link(leader, &member, Lane::Data);
         let requests = self.requests(generation, self.identity.handshake(leader));
         let opened = tokio::time::timeout(OPEN_STREAM, link.propose(requests)).await;
@@ -148,10 +147,10 @@ impl Proposer {
             let response = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Forwarded::RouteChanged,
-                changed = metrics.changed() => {
-                    let now = metrics.borrow_watched();
-                    let other = now.current_leader != before && now.current_leader.is_some_and(|l| l != leader);
-                    if changed.is_err() || leading(&now).is_some() || other {
+                changed = place.changed() => {
+                    let now = place.now();
+                    let other = now.leader != before && now.leader.is_some_and(|l| l != leader);
+                    if !changed || now.leading.is_some() || other {
                         return Forwarded::RouteChanged;
                     }
                     continue;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
@@ -12,7 +10,7 @@ use super::outbox::Outbox;
 use super::reader::Reader;
 use super::{Cluster, Peer, Status};
 use crate::clock::SharedClock;
-use crate::consensus::node::{Node, StartError, elapsed};
+use crate::consensus::node::{Node, StartError};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{Identity, PeerStats, Streaming};
@@ -91,22 +89,20 @@ impl Cluster for RaftCluster {
 
     fn status(&self) -> Status {
         let lease = self.node.timing().election_max;
-        let metrics = self.node.raft().metrics();
-        let now = metrics.borrow_watched();
-        let quorum = match (now.state, now.current_leader) {
-            (ServerState::Leader, _) => {
-                let alone = now.membership_config.voter_ids().count() == 1;
-                alone || now.last_quorum_acked.is_some_and(|at| elapsed(at.into_inner()) < lease)
-            }
-            (_, Some(leader)) => self.stats.of(leader).is_some_and(|heard| Instant::now() - heard.at < lease * 2),
-            (_, None) => false,
+        let view = self.node.view();
+        let quorum = match view.leader {
+            _ if view.leads => view.voters.len() == 1 || view.quorum_acked.is_some_and(|ago| ago < lease),
+            Some(leader) => self.stats.of(leader).is_some_and(|heard| Instant::now() - heard.at < lease * 2),
+            None => false,
         };
-        let leader = now.current_leader;
-        let term = now.current_term;
-        let last_log_index = now.last_log_index.unwrap_or(0);
-        let voters = now.membership_config.voter_ids().collect();
-        drop(now);
-        Status { leader, term, last_log_index, quorum, peers: self.peers(), voters }
+        Status {
+            leader: view.leader,
+            term: view.term,
+            last_log_index: view.last_log_index,
+            quorum,
+            peers: self.peers(),
+            voters: view.voters,
+        }
     }
 }
 

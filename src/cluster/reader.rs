@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
-use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::node::{Node, news};
+use crate::consensus::node::Node;
 use crate::consensus::transport::{Identity, Lane, Transport};
 use crate::model::error::{Code, Error};
 use crate::proto::read_index_response::Result as Answer;
@@ -115,21 +113,18 @@ impl Reader {
                 }
                 Asked::Elsewhere(leader) => hint = leader,
             }
-            let mut metrics = self.node.server_metrics();
-            metrics.borrow_and_update();
-            news(&mut metrics, PAUSE).await;
+            let mut place = self.node.place();
+            place.seen();
+            place.news(PAUSE).await;
         }
     }
 
     async fn ask(&self, hint: Option<u64>) -> Asked {
         if self.node.leading().is_some() {
             self.node.wait_boot_gate().await;
-            return match self.node.raft().get_read_linearizer(ReadPolicy::ReadIndex).await {
-                Ok(linearizer) => Asked::Index(linearizer.read_log_id().index()),
-                Err(error) => {
-                    tracing::debug!(%error, "no read index");
-                    Asked::Elsewhere(error.forward_to_leader().and_then(|forward| forward.leader_id))
-                }
+            return match self.node.read_index().await {
+                Ok(index) => Asked::Index(index),
+                Err(leader) => Asked::Elsewhere(leader),
             };
         }
         let leader = hint.or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);

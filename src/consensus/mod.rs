@@ -5,7 +5,7 @@
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
-//! - [`node`]: one running member
+//! - [`node`]: one running member; [`place`]: who leads, as it sees it; [`write`](mod@write): what became of a write
 
 pub mod codec;
 pub mod grpc;
@@ -13,6 +13,7 @@ pub mod log_adapter;
 pub mod memory;
 pub mod network;
 pub mod node;
+pub mod place;
 pub mod replica;
 pub mod runtime;
 pub mod service;
@@ -22,3 +23,4 @@ mod suite;
 pub mod transport;
 pub mod types;
 pub mod wire;
+pub mod write;

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::Instant;
-use openraft::alias::{InstantOf, WatchReceiverOf};
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::metrics::RaftServerMetrics;
-use openraft::{ServerState, SnapshotPolicy};
+use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 
 use super::log_adapter::{BootGate, LogAdapter};
 use super::network::Network;
+use super::place::Place;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::transport::{Identity, PeerStats, Transport};
-use super::types::{Member, Raft, TypeConfig};
+use super::types::{Callback, CommittedLeaderId, EncodedBatch, Member, Raft};
+use super::write::Written;
 use crate::storage::{LogStore, Pressure, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
@@ -67,9 +67,6 @@ pub enum StartError {
     #[error("cannot listen on {address}: {error}")]
     Bind { address: String, error: std::io::Error },
 }
-
-/// This node's place in the group, as it changes with leadership and membership only.
-pub type ServerMetrics = RaftServerMetrics<TypeConfig>;
 
 /// One member of the Raft group.
 pub struct Node {
@@ -163,18 +160,52 @@ impl Node {
     }
 
     /// This node's place in the group, as it changes.
-    pub fn server_metrics(&self) -> MetricsReceiver {
-        self.raft.server_metrics()
+    pub fn place(&self) -> Place {
+        Place::new(self.raft.server_metrics())
     }
 
     /// The term in which this node leads, if it does.
     pub fn leading(&self) -> Option<u64> {
-        leading(&self.raft.server_metrics().borrow_watched())
+        self.place().now().leading
     }
 
     /// The leader as far as this node knows.
     pub fn leader(&self) -> Option<u64> {
-        self.raft.server_metrics().borrow_watched().current_leader
+        self.place().now().leader
+    }
+
+    /// Everything that this node knows of the group now.
+    pub fn view(&self) -> View {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        View {
+            leads: now.state == ServerState::Leader,
+            leader: now.current_leader,
+            term: now.current_term,
+            last_log_index: now.last_log_index.unwrap_or(0),
+            voters: now.membership_config.voter_ids().collect(),
+            quorum_acked: now.last_quorum_acked.map(|at| at.into_inner().elapsed()),
+        }
+    }
+
+    /// Writes one encoded `proto::Batch`, if this node leads in `term`; `done` is called once, from the task that
+    /// applied it: it must not wait. False: consensus has ended.
+    pub async fn write(&self, term: u64, batch: Bytes, done: impl FnOnce(Written) + Send + 'static) -> bool {
+        let responder = Callback::new(move |result| done(Written::of(result)));
+        let write = self.raft.write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term));
+        write.responder(responder).await.is_ok()
+    }
+
+    /// The index that must be applied before a read that begins now is answered. Only a leader that a quorum
+    /// confirms gives it; else who may lead.
+    pub async fn read_index(&self) -> Result<u64, Option<u64>> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(error) => {
+                tracing::debug!(%error, "no read index");
+                Err(error.forward_to_leader().and_then(|forward| forward.leader_id))
+            }
+        }
     }
 
     pub fn members(&self) -> BTreeMap<u64, Member> {
@@ -211,25 +242,14 @@ impl Node {
     }
 }
 
-pub type MetricsReceiver = WatchReceiverOf<TypeConfig, ServerMetrics>;
-
-/// Waits for news about who leads, but no longer than `within`.
-pub async fn news(metrics: &mut MetricsReceiver, within: Duration) {
-    let changed = async {
-        if metrics.changed().await.is_err() {
-            // Consensus has ended: there will be no news, and nobody may spin on that.
-            std::future::pending::<()>().await;
-        }
-    };
-    let _ = tokio::time::timeout(within, changed).await;
-}
-
-/// The term in which a node leads, from its metrics.
-pub fn leading(metrics: &ServerMetrics) -> Option<u64> {
-    (metrics.state == ServerState::Leader && metrics.vote.committed).then_some(metrics.vote.leader_id.term)
-}
-
-/// How long ago an instant of openraft was.
-pub fn elapsed(since: InstantOf<TypeConfig>) -> Duration {
-    since.elapsed()
+/// What a node knows of the group.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub leads: bool,
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub last_log_index: u64,
+    pub voters: Vec<u64>,
+    /// On the leader: how long ago a quorum is known to have followed it.
+    pub quorum_acked: Option<Duration>,
 }
