@@ -2,7 +2,7 @@
 //!
 //! Every setting is a row of [`SETTINGS`], whatever layer it comes from. A wrong one is error 5004 with its name.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub enum Kind {
     /// Whole milliseconds within these bounds.
     Milliseconds(u64, u64),
     OneOf(&'static [&'static str]),
+    /// The path of a file; empty: none.
+    File,
     /// In TOML an array of tables `{ id, raft, gateway }`; elsewhere `ID=RAFT/GATEWAY,…`.
     Members,
 }
@@ -70,11 +72,26 @@ pub const SETTINGS: &[Setting] = &[
         "Where devices connect: REST, Socket.IO and WebSocket.",
     ),
     row(
+        "gateway_tls_cert",
+        Kind::File,
+        Some(""),
+        "The gateway's certificate and what leads from it to its CA, in PEM; with it the gateway speaks TLS only (https, wss).",
+    ),
+    row("gateway_tls_key", Kind::File, Some(""), "The private key of that certificate."),
+    row(
         "raft_listen",
         Kind::Listen,
         Some("127.0.0.1:5100"),
-        "Where the other nodes connect. Plain text: loopback or a private network only.",
+        "Where the other nodes connect. Other than on loopback, only with the `raft_tls_` settings.",
     ),
+    row(
+        "raft_tls_ca",
+        Kind::File,
+        Some(""),
+        "The cluster's CA, in PEM (`tillsync certs init`): only nodes with a certificate of it are spoken with.",
+    ),
+    row("raft_tls_cert", Kind::File, Some(""), "This node's certificate (`tillsync certs issue`)."),
+    row("raft_tls_key", Kind::File, Some(""), "The private key of that certificate."),
     row("members", Kind::Members, None, "All nodes of the cluster, this one included; the same on every node."),
     row(
         "heartbeat_ms",
@@ -144,7 +161,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub key_file: PathBuf,
     pub gateway_listen: SocketAddr,
+    pub gateway_tls: Option<GatewayTls>,
     pub raft_listen: SocketAddr,
+    pub raft_tls: Option<RaftTls>,
     pub members: Vec<Member>,
     pub raft: RaftTimes,
     pub presence: PresenceTimes,
@@ -162,6 +181,21 @@ pub struct Member {
     pub id: u64,
     pub raft: String,
     pub gateway: String,
+}
+
+/// The files that the gateway's TLS is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// The files that the TLS between nodes is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftTls {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,31 +222,38 @@ pub enum LogFormat {
 impl Config {
     /// The settings that the layers give together.
     pub fn from_layers(layers: &Layers) -> Result<Self, Error> {
-        let config = Self {
-            node_id: layers.number("node_id")?,
-            cluster_name: layers.text("cluster_name")?,
-            data_dir: layers.text("data_dir")?.into(),
-            key_file: layers.text("key_file")?.into(),
-            gateway_listen: layers.listen("gateway_listen")?,
-            raft_listen: layers.listen("raft_listen")?,
-            members: layers.members("members")?,
-            raft: RaftTimes {
-                heartbeat: layers.milliseconds("heartbeat_ms")?,
-                election_min: layers.milliseconds("election_min_ms")?,
-                election_max: layers.milliseconds("election_max_ms")?,
-            },
-            presence: PresenceTimes {
-                ping: layers.milliseconds("ping_ms")?,
-                lost: layers.milliseconds("lost_ms")?,
-                grace: layers.milliseconds("grace_ms")?,
-                rest: layers.milliseconds("rest_presence_ms")?,
-            },
-            request_timeout: layers.milliseconds("request_timeout_ms")?,
-            sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
-            device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
-            log_level: layers.text("log_level")?,
-            log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
-        };
+        let config =
+            Self {
+                node_id: layers.number("node_id")?,
+                cluster_name: layers.text("cluster_name")?,
+                data_dir: layers.text("data_dir")?.into(),
+                key_file: layers.text("key_file")?.into(),
+                gateway_listen: layers.listen("gateway_listen")?,
+                gateway_tls: layers
+                    .files(["gateway_tls_cert", "gateway_tls_key"])?
+                    .map(|[cert, key]| GatewayTls { cert, key }),
+                raft_listen: layers.listen("raft_listen")?,
+                raft_tls: layers
+                    .files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?
+                    .map(|[ca, cert, key]| RaftTls { ca, cert, key }),
+                members: layers.members("members")?,
+                raft: RaftTimes {
+                    heartbeat: layers.milliseconds("heartbeat_ms")?,
+                    election_min: layers.milliseconds("election_min_ms")?,
+                    election_max: layers.milliseconds("election_max_ms")?,
+                },
+                presence: PresenceTimes {
+                    ping: layers.milliseconds("ping_ms")?,
+                    lost: layers.milliseconds("lost_ms")?,
+                    grace: layers.milliseconds("grace_ms")?,
+                    rest: layers.milliseconds("rest_presence_ms")?,
+                },
+                request_timeout: layers.milliseconds("request_timeout_ms")?,
+                sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
+                device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
+                log_level: layers.text("log_level")?,
+                log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
+            };
         config.check()?;
         Ok(config)
     }
@@ -239,8 +280,31 @@ impl Config {
         if self.gateway_listen == self.raft_listen {
             return Err(wrong("raft_listen", &format!("{} is gateway_listen as well", self.raft_listen)));
         }
-        Ok(())
+        self.check_plain_text()
     }
+
+    /// Between machines, whoever reads along or joins in without a certificate would have the whole store.
+    fn check_plain_text(&self) -> Result<(), Error> {
+        if self.raft_tls.is_some() {
+            return Ok(());
+        }
+        let missing =
+            |what: String| wrong("raft_tls_cert", &format!("is missing: {what} is not loopback, see `tillsync certs`"));
+        if !self.raft_listen.ip().is_loopback() {
+            return Err(missing(format!("raft_listen {}", self.raft_listen)));
+        }
+        match self.members.iter().find(|m| !is_loopback(&m.raft)) {
+            Some(member) => Err(missing(format!("the raft address {} of member {}", member.raft, member.id))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a `HOST:PORT` is surely on this machine. Names are not looked up: what they mean can change.
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// `None` for 0.
@@ -265,6 +329,9 @@ mod tests {
             { id = 1, raft = "a:5100", gateway = "a:5000" },
             { id = 2, raft = "b:5100", gateway = "b:5000" },
         ]
+        raft_tls_ca = "ca.crt"
+        raft_tls_cert = "node-2.crt"
+        raft_tls_key = "node-2.key"
     "#;
 
     fn read(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Error> {
@@ -317,6 +384,11 @@ mod tests {
             (FILE.replace("id = 1", "id = 2"), "setting members"),
             (FILE.replace("a:5100", "nowhere"), "setting members"),
             (FILE.replace("raft = \"a:5100\"", "road = \"a:5100\""), "setting members"),
+            (FILE.replace("raft_tls_key = \"node-2.key\"", ""), "setting raft_tls_key"),
+            (with("gateway_tls_key = \"g.key\""), "setting gateway_tls_cert"),
+            (with("[gateway]\ntls_cert = 7"), "setting gateway_tls_cert"),
+            (with("[raft.tls]\nca = \"other.crt\""), "setting raft_tls_ca"),
+            (with("[gateway.tls]\ncolour = 7"), "unknown setting gateway_tls_colour"),
             ("node_id = = 2".to_owned(), "line 1"),
         ] {
             let error = read(&file, &[], &[]).unwrap_err();
@@ -325,6 +397,37 @@ mod tests {
         }
         let error = read(FILE, &[("TILLSYNC_LOST_MS", "x")], &[]).unwrap_err();
         assert!(error.message.contains("TILLSYNC_LOST_MS"), "{}", error.message);
+    }
+
+    #[test]
+    fn plain_text_between_nodes_is_for_loopback_only() {
+        let plain = |listen: &str, peer: &str| {
+            let file = format!(
+                "node_id = 1\ndata_dir = \"d\"\nkey_file = \"k\"\nraft_listen = \"{listen}\"\nmembers = [\
+                 {{ id = 1, raft = \"localhost:1\", gateway = \"a:1\" }}, {{ id = 2, raft = \"{peer}\", gateway = \"b:1\" }}]"
+            );
+            read(&file, &[], &[]).map(|_| ()).map_err(|e| e.message)
+        };
+        assert_eq!(plain("127.0.0.1:5100", "[::1]:5101"), Ok(()));
+        assert_eq!(plain("[::1]:5100", "127.8.0.1:5101"), Ok(()));
+        for (listen, peer, names) in [
+            ("0.0.0.0:5100", "127.0.0.1:5101", "raft_listen 0.0.0.0:5100"),
+            ("10.0.0.1:5100", "127.0.0.1:5101", "raft_listen 10.0.0.1:5100"),
+            ("127.0.0.1:5100", "10.0.0.2:5101", "10.0.0.2:5101 of member 2"),
+            ("127.0.0.1:5100", "till-2:5101", "till-2:5101 of member 2"),
+        ] {
+            let error = plain(listen, peer).unwrap_err();
+            assert!(error.contains("setting raft_tls_cert") && error.contains(names), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_the_beginning_of_the_keys_in_it() {
+        let config = read(&format!("{FILE}\n[gateway.tls]\ncert = \"g.crt\"\nkey = \"g.key\""), &[], &[]).unwrap();
+        assert_eq!(config.gateway_tls, Some(GatewayTls { cert: "g.crt".into(), key: "g.key".into() }));
+        assert_eq!(read(FILE, &[], &[]).unwrap().gateway_tls, None);
+        let env = [("TILLSYNC_GATEWAY_TLS_CERT", "e.crt"), ("TILLSYNC_GATEWAY_TLS_KEY", "e.key")];
+        assert_eq!(read(FILE, &env, &[]).unwrap().gateway_tls.unwrap().cert, PathBuf::from("e.crt"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`clock`], [`limits`]: time, every bound
 //! - [`model`]: the pure core: commands in, state and effects out
 //! - [`config`], [`token`]: every setting of a node; the tokens that clients carry and the key that signs them
+//! - [`tls`]: the certificates of nodes and gateways, and connections with or without them
 //! - [`storage`]: all that knows sled: the Raft log and the rows on disk
 //! - [`consensus`]: all that knows openraft: one replicated log of commands
 //! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
@@ -22,6 +23,7 @@ pub mod gateway;
 pub mod limits;
 pub mod model;
 pub mod storage;
+pub mod tls;
 pub mod token;
 
 /// The protobuf messages of `proto/tillsync/v1`.

@@ -1,5 +1,7 @@
 //! Every bound on what a client or a peer can make a node hold, in one place (design, section 11).
 
+use std::time::Duration;
+
 /// A frame of a client: a WebSocket message, a Socket.IO packet, a REST body. Bytes.
 pub const FRAME: usize = 1 << 20;
 /// A record's `data`. Bytes.
@@ -24,6 +26,10 @@ pub const AUDIT_ROWS: u64 = 1_000_000;
 pub const CHANGES: u64 = 1_000_000;
 /// Rows removed by one compaction command.
 pub const COMPACT_STEP: u64 = 1_000;
+
+/// TLS handshakes of one port at the same time, and how long each may take.
+pub const HANDSHAKES: usize = 1_024;
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 
 /// `limit` of a listing: greatest value, and the documented default.
 pub const PAGE_MAX: u64 = 1_000;

@@ -33,6 +33,8 @@ use crate::model::tables::Tables;
 use crate::proto::command::Intent;
 use crate::proto::{ClusterInit, StatusRequest};
 use crate::storage::Stores;
+use crate::tls::files::NodeTls;
+use crate::tls::follow::Followed;
 
 /// How often each peer is asked for its status, to know that it is there and how far away.
 pub const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -72,8 +74,10 @@ impl NodeConfig {
 
 /// What carries the calls between nodes.
 pub enum Wire {
-    /// gRPC, served on this listener.
+    /// gRPC in plain text, served on this listener: on loopback only.
     Grpc(TcpListener),
+    /// gRPC over mutual TLS, served on this listener.
+    Tls(TcpListener, Arc<Followed<NodeTls>>),
     /// Other nodes of this process.
     Memory(Arc<Router>),
 }
@@ -148,6 +152,7 @@ pub async fn start(
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn Transport>, _) = match &wire {
         Wire::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
+        Wire::Tls(_, tls) => (GrpcTransport::with_tls(config.members.clone(), tls.clone()), None),
         Wire::Memory(router) => (router.transport(config.id), Some(router.clone())),
     };
     let options = NodeOptions {
@@ -170,13 +175,10 @@ pub async fn start(
     service.open(desk.node.raft().clone(), cluster.clone());
     match wire {
         Wire::Memory(router) => router.register(config.id, service),
-        Wire::Grpc(listener) => {
-            let stop = stop.clone();
-            desk.spawn(async move {
-                if let Err(error) = grpc::serve(listener, service, stop).await {
-                    tracing::error!(%error, "serving peers failed");
-                }
-            });
+        Wire::Grpc(listener) => desk.serve(listener, None, service),
+        Wire::Tls(listener, tls) => {
+            desk.spawn(tls.clone().follow(stop.clone()));
+            desk.serve(listener, Some(tls), service);
         }
     }
     desk.node.found(config.members).await?;
@@ -196,6 +198,16 @@ struct Desk {
 impl Desk {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         spawn(self.tasks.track_future(task));
+    }
+
+    /// Serves peers on a listener.
+    fn serve(&self, listener: TcpListener, tls: Option<Arc<Followed<NodeTls>>>, service: Arc<Service>) {
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            if let Err(error) = grpc::serve(listener, tls, service, stop).await {
+                tracing::error!(%error, "serving peers failed");
+            }
+        });
     }
 
     /// Starts the tasks that bring proposals and reads to the leader.

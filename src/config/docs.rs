@@ -13,6 +13,10 @@ environment (`TILLSYNC_` and the setting's name in capitals, as `TILLSYNC_DATA_D
 data_dir=…`). The later one wins. A setting that is unknown, missing or out of its bounds is error 5004 with its name, and
 the node exits with code 2 before it has opened or written anything.
 
+In the file, a table stands for the beginning of the names in it: `[gateway.tls]` with `cert` is `gateway_tls_cert`.
+Certificates and their keys are looked at every two seconds, and a change is taken over without a restart: new
+connections use it, those that are open stay.
+
 In the environment and in flags, `members` is written `1=HOST:RAFT_PORT/HOST:GATEWAY_PORT,2=…`.
 
 | setting | value | default | what it is |
@@ -26,6 +30,7 @@ pub fn page() -> String {
         let kind = match row.kind {
             Kind::Text => "text".to_owned(),
             Kind::Path => "path".to_owned(),
+            Kind::File => "path of a file".to_owned(),
             Kind::Listen => "`IP:PORT`".to_owned(),
             Kind::Number(least, u64::MAX) => format!("whole number, from {least}"),
             Kind::Number(least, most) => format!("whole number, {least} to {most}"),
@@ -33,7 +38,13 @@ pub fn page() -> String {
             Kind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" or "),
             Kind::Members => "list of `{ id, raft, gateway }`".to_owned(),
         };
-        let default = row.default.map_or_else(|| "must be given".to_owned(), |d| format!("`{d}`"));
+        let default = row.default.map_or_else(
+            || "must be given".to_owned(),
+            |d| match d {
+                "" => "none".to_owned(),
+                d => format!("`{d}`"),
+            },
+        );
         let _ = writeln!(out, "| `{}` | {kind} | {default} | {} |", row.key, row.about);
     }
     out

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -23,12 +24,17 @@ impl Layers {
             let why = e.message().replace('\n', " ");
             Error::new(Code::Configuration, format!("{name}, line {line}: not TOML: {why}"))
         })?;
-        for (key, value) in table {
+        let mut given = Vec::new();
+        for (key, value) in flat(table) {
             let Some(row) = setting(&key) else {
                 return Err(Error::new(Code::Configuration, format!("{name}: unknown setting {key}")));
             };
+            if given.contains(&row.key) {
+                return Err(wrong(row.key, &format!("is there twice (from {name})")));
+            }
             check(row, &value).map_err(|why| wrong(row.key, &format!("{why} (from {name})")))?;
             self.values.insert(row.key, value);
+            given.push(row.key);
         }
         Ok(())
     }
@@ -83,15 +89,41 @@ impl Layers {
         self.text(key)?.parse().map_err(|_| wrong(key, "must be an address IP:PORT"))
     }
 
+    /// Files that only make sense together: all of them or none.
+    pub(super) fn files<const N: usize>(&self, keys: [&'static str; N]) -> Result<Option<[PathBuf; N]>, Error> {
+        let mut paths = Vec::with_capacity(N);
+        for key in keys {
+            paths.push(PathBuf::from(self.text(key)?));
+        }
+        let is_none = |path: &PathBuf| path.as_os_str().is_empty();
+        match keys.iter().zip(&paths).find(|(_, path)| is_none(path)) {
+            Some(_) if paths.iter().all(is_none) => Ok(None),
+            Some((key, _)) => Err(wrong(key, &format!("is missing: {} belong together", keys.join(", ")))),
+            None => Ok(paths.try_into().ok()),
+        }
+    }
+
     pub(super) fn members(&self, key: &str) -> Result<Vec<Member>, Error> {
         members(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
 }
 
+/// `[a.b]` with `c` in it is `a_b_c`.
+fn flat(table: Table) -> Vec<(String, Value)> {
+    let mut out = Vec::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => out.extend(flat(inner).into_iter().map(|(k, v)| (format!("{key}_{k}"), v))),
+            value => out.push((key, value)),
+        }
+    }
+    out
+}
+
 /// A value as the environment or a flag writes it.
 fn parse(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
-        Kind::Text | Kind::Path | Kind::Listen | Kind::OneOf(_) => Ok(Value::String(text.to_owned())),
+        Kind::Text | Kind::Path | Kind::File | Kind::Listen | Kind::OneOf(_) => Ok(Value::String(text.to_owned())),
         Kind::Number(..) | Kind::Milliseconds(..) => {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
@@ -117,6 +149,7 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
             Some("") | None => Err("must be a text".into()),
             Some(_) => Ok(()),
         },
+        Kind::File => value.as_str().map(drop).ok_or_else(|| "must be a text".into()),
         Kind::Listen => match value.as_str().map(str::parse::<SocketAddr>) {
             Some(Ok(_)) => Ok(()),
             _ => Err("must be an address IP:PORT".into()),

@@ -1,21 +1,23 @@
 //! gRPC between nodes: one kept HTTP/2 connection per peer and lane, and the server side.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, future};
+use futures_util::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
+use super::peer_tls::{Caller, Connector, Greeting};
 use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
 use super::types::Member;
+use crate::config::is_loopback;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::cluster_server::{Cluster, ClusterServer};
 use crate::proto::raft_client::RaftClient;
@@ -24,6 +26,9 @@ use crate::proto::{
     ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
     StatusRequest, StatusResponse,
 };
+use crate::tls::acceptor::{Acceptor, Current};
+use crate::tls::files::NodeTls;
+use crate::tls::follow::Followed;
 
 /// The greatest message: one append is at most 1 MiB of entries, or one entry of `limits::BATCH_BYTES`
 /// and the greatest command.
@@ -39,17 +44,25 @@ pub struct GrpcTransport {
     /// Addresses from this node's configuration: they come before those in the membership, so that a node
     /// may move to another address with no more than a restart.
     configured: BTreeMap<u64, Member>,
-    channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    /// Without it, only what is on this machine is spoken with.
+    tls: Option<Arc<Connector>>,
+    channels: Mutex<BTreeMap<(u64, String, Lane), Channel>>,
 }
 
 impl GrpcTransport {
     pub fn new(configured: BTreeMap<u64, Member>) -> Arc<Self> {
-        Arc::new(Self { configured, channels: Mutex::default() })
+        Arc::new(Self { configured, tls: None, channels: Mutex::default() })
     }
 
-    fn channel(&self, address: &str, lane: Lane) -> Result<Channel, tonic::transport::Error> {
+    /// The same with mutual TLS.
+    pub fn with_tls(configured: BTreeMap<u64, Member>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+        Arc::new(Self { configured, tls: Some(Connector::new(tls)), channels: Mutex::default() })
+    }
+
+    fn channel(&self, node: u64, address: &str, lane: Lane) -> Result<Channel, tonic::transport::Error> {
         let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(&(address.to_owned(), lane)) {
+        let key = (node, address.to_owned(), lane);
+        if let Some(channel) = channels.get(&key) {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
@@ -60,8 +73,11 @@ impl GrpcTransport {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW * 2);
-        let channel = endpoint.connect_lazy();
-        channels.insert((address.to_owned(), lane), channel.clone());
+        let channel = match &self.tls {
+            Some(connector) => connector.channel(&endpoint, node, address),
+            None => endpoint.connect_lazy(),
+        };
+        channels.insert(key, channel.clone());
         Ok(channel)
     }
 }
@@ -69,7 +85,11 @@ impl GrpcTransport {
 impl Transport for GrpcTransport {
     fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer> {
         let member = self.configured.get(&node).unwrap_or(member);
-        match self.channel(&member.raft, lane) {
+        if self.tls.is_none() && !is_loopback(&member.raft) {
+            let why = format!("{} is not loopback, and this node has no certificate: set raft_tls_cert", member.raft);
+            return Arc::new(Nowhere(why));
+        }
+        match self.channel(node, &member.raft, lane) {
             Ok(channel) => Arc::new(GrpcPeer {
                 raft: RaftClient::new(channel.clone())
                     .max_decoding_message_size(MESSAGE)
@@ -175,7 +195,7 @@ impl Peer for GrpcPeer {
     }
 }
 
-/// A member whose address cannot be one.
+/// A member that cannot be spoken with, for a reason that no try changes.
 struct Nowhere(String);
 
 impl Nowhere {
@@ -211,12 +231,23 @@ impl Peer for Nowhere {
     }
 }
 
-/// Serves `peer` on a listener until `stop`.
+/// Serves `peer` on a listener until `stop`; with `tls` only to nodes that have a certificate of the cluster's CA.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Followed<NodeTls>>>,
     peer: Arc<dyn Peer>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let tls = tls.map(|tls| -> Current { Arc::new(move || tls.current().server.clone()) });
+    let acceptor = Acceptor::new(listener, tls, |stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection's options could not be set");
+        }
+    });
+    let incoming = stream::unfold(acceptor, |mut acceptor| async {
+        let (stream, _) = acceptor.accept().await;
+        Some((Ok::<_, Infallible>(stream), acceptor))
+    });
     let raft =
         RaftServer::new(Door(peer.clone())).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let cluster = ClusterServer::new(Door(peer)).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
@@ -227,16 +258,32 @@ pub async fn serve(
         .initial_connection_window_size(WINDOW * 2)
         .add_service(raft)
         .add_service(cluster)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }
 
-/// The server side: hands every call to the node.
+/// The server side: hands every call to the node, if the caller is who it says.
 struct Door(Arc<dyn Peer>);
 
-/// The messages of a stream up to the first that fails: the connection is gone then.
-fn messages<T: Send + 'static>(request: Request<tonic::Streaming<T>>) -> Streaming<T> {
-    request.into_inner().take_while(|message| future::ready(message.is_ok())).filter_map(|m| async { m.ok() }).boxed()
+/// Who calls.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without a connection"))
+}
+
+/// The message of a call.
+fn message<T: Greeting>(request: Request<T>) -> Result<T, Status> {
+    caller(&request)?.check(request.get_ref().handshake())?;
+    Ok(request.into_inner())
+}
+
+/// The messages of a stream up to the first that fails: the connection is gone then. The first one says who calls.
+async fn messages<T: Greeting + Send + 'static>(request: Request<tonic::Streaming<T>>) -> Result<Streaming<T>, Status> {
+    let caller = caller(&request)?;
+    let mut messages = request.into_inner();
+    let first = messages.message().await?;
+    caller.check(first.as_ref().and_then(Greeting::handshake))?;
+    let rest = messages.take_while(|message| future::ready(message.is_ok())).filter_map(|m| async { m.ok() });
+    Ok(stream::iter(first).chain(rest).boxed())
 }
 
 type Answers<T> = Streaming<Result<T, Status>>;
@@ -249,7 +296,7 @@ fn answers<T: Send + 'static>(
 
 impl Door {
     async fn call(&self, method: Method, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
-        self.0.call(method, request.into_inner()).await.map(Response::new).map_err(status)
+        self.0.call(method, message(request)?).await.map(Response::new).map_err(status)
     }
 }
 
@@ -265,7 +312,7 @@ impl Raft for Door {
         &self,
         request: Request<tonic::Streaming<RaftRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
-        self.0.stream_append(messages(request)).await.map(answers).map_err(status)
+        self.0.stream_append(messages(request).await?).await.map(answers).map_err(status)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
@@ -284,7 +331,7 @@ impl Raft for Door {
         &self,
         request: Request<tonic::Streaming<SnapshotChunk>>,
     ) -> Result<Response<RaftResponse>, Status> {
-        self.0.install_snapshot(messages(request)).await.map(Response::new).map_err(status)
+        self.0.install_snapshot(messages(request).await?).await.map(Response::new).map_err(status)
     }
 }
 
@@ -296,14 +343,14 @@ impl Cluster for Door {
         &self,
         request: Request<tonic::Streaming<ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
-        self.0.propose(messages(request)).await.map(answers).map_err(status)
+        self.0.propose(messages(request).await?).await.map(answers).map_err(status)
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
-        self.0.read_index(request.into_inner()).await.map(Response::new).map_err(status)
+        self.0.read_index(message(request)?).await.map(Response::new).map_err(status)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        self.0.status(request.into_inner()).await.map(Response::new).map_err(status)
+        self.0.status(message(request)?).await.map(Response::new).map_err(status)
     }
 }

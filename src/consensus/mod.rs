@@ -4,6 +4,7 @@
 //! - [`runtime`]: tokio, with random numbers that a simulation can seed
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
+//! - `peer_tls`: mutual TLS under gRPC
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
 //! - [`node`]: one running member; [`place`]: who leads, as it sees it; [`write`](mod@write): what became of a write
 
@@ -13,6 +14,7 @@ pub mod log_adapter;
 pub mod memory;
 pub mod network;
 pub mod node;
+mod peer_tls;
 pub mod place;
 pub mod replica;
 pub mod runtime;

@@ -6,35 +6,35 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::tls::acceptor::{Acceptor, Current};
+use crate::tls::stream::Stream;
+
 /// Accepts connections that send at once, and that the kernel ends when their peer takes nothing for too long.
 ///
 /// The latter is what ends a stalled reader on every transport: a session task that waits to write sees an error.
-pub struct Tuned {
-    listener: TcpListener,
-    stall: Duration,
-}
+pub struct Tuned(Acceptor);
 
 impl Tuned {
-    pub fn new(listener: TcpListener, stall: Duration) -> Self {
-        Self { listener, stall }
+    pub fn new(listener: TcpListener, tls: Option<Current>, stall: Duration) -> Self {
+        Self(Acceptor::new(listener, tls, move |stream| {
+            let tuned = stream.set_nodelay(true).and_then(|()| set_stall_timeout(stream, stall));
+            if let Err(error) = tuned {
+                tracing::debug!(%error, "a connection's options could not be set");
+            }
+        }))
     }
 }
 
 impl Listener for Tuned {
-    type Io = TcpStream;
+    type Io = Stream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        let tuned = stream.set_nodelay(true).and_then(|()| set_stall_timeout(&stream, self.stall));
-        if let Err(error) = tuned {
-            tracing::debug!(%error, "a connection's options could not be set");
-        }
-        (stream, peer)
+    async fn accept(&mut self) -> (Stream, SocketAddr) {
+        self.0.accept().await
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.0.local_addr()
     }
 }
 

@@ -22,6 +22,7 @@ use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
+use crate::tls::acceptor::Current;
 use crate::token::KeyRing;
 
 pub mod auth;
@@ -148,10 +149,23 @@ pub fn bug(what: &str) -> Error {
     Error::new(Code::Internal, format!("an internal error, logged as {id:08x}"))
 }
 
-/// Serves the API on `listener` until `shutdown`; returns when every session has ended and every request has
-/// been answered, or when the time for that is over.
+/// Serves the API in plain text; see [`serve_tls`].
 pub async fn serve(
     listener: TcpListener,
+    cluster: SharedCluster,
+    effects: mpsc::Receiver<Effects>,
+    settings: Settings,
+    keys: KeyRing,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    serve_tls(listener, None, cluster, effects, settings, keys, shutdown).await
+}
+
+/// Serves the API on `listener`, over TLS if there is any, until `shutdown`; returns when every session has ended and
+/// every request has been answered, or when the time for that is over.
+pub async fn serve_tls(
+    listener: TcpListener,
+    tls: Option<Current>,
     cluster: SharedCluster,
     effects: mpsc::Receiver<Effects>,
     settings: Settings,
@@ -163,7 +177,7 @@ pub async fn serve(
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
     let app = rest::router(gateway.clone());
     let stop = shutdown.clone();
-    let server = axum::serve(listener::Tuned::new(listener, gateway.settings.write_timeout), app)
+    let server = axum::serve(listener::Tuned::new(listener, tls, gateway.settings.write_timeout), app)
         .with_graceful_shutdown(async move { stop.cancelled().await });
     let server = server.into_future();
     tokio::pin!(server);

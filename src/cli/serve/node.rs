@@ -19,6 +19,10 @@ use crate::consensus::types::Member;
 use crate::gateway;
 use crate::model::error::{Code, Error};
 use crate::storage::{self, Close, Stores};
+use crate::tls;
+use crate::tls::acceptor::Current;
+use crate::tls::files::{GatewayTls, NodeTls};
+use crate::tls::follow::Followed;
 use crate::token::KeyRing;
 
 /// A node that serves.
@@ -35,13 +39,18 @@ impl Node {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
     pub async fn start(config: &Config) -> Result<Self, Error> {
         let keys = KeyRing::read(&config.key_file)?;
+        let clock = Arc::new(SystemClock);
+        let (raft_tls, gateway_tls) = certificates(config, &clock)?;
         let raft = bind(config.raft_listen, "raft_listen").await?;
         let listener = bind(config.gateway_listen, "gateway_listen").await?;
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
-        let clock = Arc::new(SystemClock);
-        let running = boot::start(node_config(config), stores, Wire::Grpc(raft), clock).await.map_err(start_error)?;
+        let wire = match raft_tls {
+            Some(tls) => Wire::Tls(raft, tls),
+            None => Wire::Grpc(raft),
+        };
+        let running = boot::start(node_config(config), stores, wire, clock).await.map_err(start_error)?;
         let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
         let mut duties = coordinator::Settings::of(config.node_id);
@@ -49,8 +58,16 @@ impl Node {
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), duties, stop.clone()));
         let settings = gateway_settings(config);
+        let current = gateway_tls.map(|tls| -> Current {
+            tokio::spawn(tls.clone().follow(stop.clone()));
+            Arc::new(move || tls.current().server.clone())
+        });
+        if current.is_none() && !config.gateway_listen.ip().is_loopback() {
+            tracing::warn!("devices and their tokens come in plain text: gateway_tls_cert is not set");
+        }
         tokio::spawn(super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone()));
-        let gateway = tokio::spawn(gateway::serve(listener, shared, effects, settings, keys, stop.clone()));
+        let gateway =
+            tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         Ok(Self { stop, coordinator, gateway, cluster, stopper, close })
     }
@@ -71,6 +88,15 @@ impl Node {
         self.stopper.shutdown().await;
         self.close.close().await.map_err(|e| Error::new(Code::Storage, format!("the data folder did not close: {e}")))
     }
+}
+
+type Certificates = (Option<Arc<Followed<NodeTls>>>, Option<Arc<Followed<GatewayTls>>>);
+
+/// Reads the certificates: small files, read once before anything is served.
+fn certificates(config: &Config, clock: &Arc<SystemClock>) -> Result<Certificates, Error> {
+    let raft = config.raft_tls.as_ref().map(|files| tls::files::node(config.node_id, files, clock.clone()));
+    let gateway = config.gateway_tls.as_ref().map(|files| tls::files::gateway(files, clock.clone()));
+    Ok((raft.transpose()?, gateway.transpose()?))
 }
 
 fn gateway_settings(config: &Config) -> gateway::Settings {

@@ -1,0 +1,140 @@
+//! Mutual TLS between nodes: a peer is who its certificate says, not who it claims to be.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::client::verify_server_name;
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tonic::Status;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::proto::{Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
+use crate::tls::files::NodeTls;
+use crate::tls::follow::Followed;
+use crate::tls::stream::Stream;
+use crate::tls::{explain, server_name};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Plain text, which is on loopback only: whoever it says.
+    Anyone,
+    Shown(Arc<Shown>),
+}
+
+#[derive(Debug)]
+pub struct Shown {
+    certificate: CertificateDer<'static>,
+    /// The node that the certificate was found to be of.
+    node: OnceLock<u64>,
+}
+
+impl Connected for Stream {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        match self.peer_certificate() {
+            Some(certificate) => {
+                Caller::Shown(Arc::new(Shown { certificate: certificate.clone(), node: OnceLock::new() }))
+            }
+            None => Caller::Anyone,
+        }
+    }
+}
+
+impl Caller {
+    /// Whether it may speak as the node that its first words name.
+    pub fn check(&self, handshake: Option<&Handshake>) -> Result<(), Status> {
+        let (Self::Shown(shown), Some(handshake)) = (self, handshake) else { return Ok(()) };
+        if shown.node.get() == Some(&handshake.from) {
+            return Ok(());
+        }
+        let is_of = || -> Result<(), rustls::Error> {
+            verify_server_name(&ParsedCertificate::try_from(&shown.certificate)?, &server_name(handshake.from)?)
+        };
+        match is_of() {
+            Ok(()) => {
+                let _ = shown.node.set(handshake.from);
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("the certificate is not that of node {}: {error}", handshake.from);
+                tracing::warn!(peer = handshake.from, "a connection was turned away: {why}");
+                Err(Status::failed_precondition(why))
+            }
+        }
+    }
+}
+
+/// What begins a call: who calls whom.
+pub trait Greeting {
+    fn handshake(&self) -> Option<&Handshake>;
+}
+
+macro_rules! greetings {
+    ($($message:ty),*) => {
+        $(impl Greeting for $message {
+            fn handshake(&self) -> Option<&Handshake> {
+                self.handshake.as_ref()
+            }
+        })*
+    };
+}
+
+greetings!(RaftRequest, SnapshotChunk, ProposeRequest, ReadIndexRequest, StatusRequest);
+
+/// Between two log lines about the same peer's handshake.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Connects to peers with this node's certificate.
+pub struct Connector {
+    tls: Arc<Followed<NodeTls>>,
+    told: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl Connector {
+    pub fn new(tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+        Arc::new(Self { tls, told: Mutex::default() })
+    }
+
+    /// A channel to a node: only what shows that node's certificate is spoken with.
+    pub fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: u64, address: &str) -> Channel {
+        let (connector, address) = (self.clone(), address.to_owned());
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let (connector, address) = (connector.clone(), address.clone());
+            async move { connector.connect(node, &address).await.map(TokioIo::new) }
+        }))
+    }
+
+    async fn connect(&self, node: u64, address: &str) -> io::Result<Stream> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let connector = TlsConnector::from(self.tls.current().client.clone());
+        let name = server_name(node).map_err(io::Error::other)?;
+        match connector.connect(name, tcp).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+            Err(error) => {
+                let why = explain(&error);
+                self.tell(node, address, &why);
+                Err(io::Error::other(why))
+            }
+        }
+    }
+
+    fn tell(&self, node: u64, address: &str, why: &str) {
+        let mut told = self.told.lock();
+        if told.get(&node).is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            told.insert(node, Instant::now());
+            tracing::error!(peer = node, address, why, "no TLS with a peer");
+        }
+    }
+}

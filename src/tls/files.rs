@@ -1,0 +1,236 @@
+//! TLS configurations from PEM files. Whatever is wrong with a file is error 5004 with the setting that names it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+
+use super::follow::{Followed, Named};
+use super::{provider, server_name};
+use crate::clock::SharedClock;
+use crate::config::{self, wrong};
+use crate::model::error::Error;
+use crate::model::time::iso;
+
+/// What speaks TLS for a time only.
+pub trait Ends {
+    /// When it ends (Unix milliseconds), if that is before `ms`.
+    fn ends_before(&self, ms: u64) -> Option<u64>;
+}
+
+/// What a node speaks with its peers.
+pub struct NodeTls {
+    pub server: Arc<ServerConfig>,
+    pub client: Arc<ClientConfig>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// What a gateway speaks with its clients.
+pub struct GatewayTls {
+    pub server: Arc<ServerConfig>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Ends for NodeTls {
+    fn ends_before(&self, ms: u64) -> Option<u64> {
+        ends_before(&self.chain, ms)
+    }
+}
+
+impl Ends for GatewayTls {
+    fn ends_before(&self, ms: u64) -> Option<u64> {
+        ends_before(&self.chain, ms)
+    }
+}
+
+fn ends_before(chain: &[CertificateDer<'_>], ms: u64) -> Option<u64> {
+    match verified(chain, &RootCertStore::empty(), ms) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(not_after.as_secs() * 1_000)
+        }
+        _ => None,
+    }
+}
+
+/// Reads what node `node` shows its peers and asks of them.
+pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Arc<Followed<NodeTls>>, Error> {
+    let named = vec![
+        Named { key: "raft_tls_ca", path: files.ca.clone() },
+        Named { key: "raft_tls_cert", path: files.cert.clone() },
+        Named { key: "raft_tls_key", path: files.key.clone() },
+    ];
+    let files = files.clone();
+    Followed::read(named, clock, Box::new(move |contents, now| make_node(node, &files, contents, now)))
+}
+
+fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
+    let [ca, cert, key] = contents else { return Err(wrong("raft_tls_ca", "three files are needed")) };
+    let roots = roots("raft_tls_ca", &files.ca, ca)?;
+    let pair = Pair::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
+    let (path, refuse) = (files.cert.display(), |why: String| wrong("raft_tls_cert", &why));
+    verified(&pair.chain, &roots, now).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            refuse(format!("the certificate in {path} is not of the CA in {} (raft_tls_ca)", files.ca.display()))
+        }
+        error => refuse(format!("the certificate in {path} {}", in_words(&error))),
+    })?;
+    let parsed = ParsedCertificate::try_from(&pair.chain[0]).map_err(|e| refuse(format!("{path}: {e}")))?;
+    let name = server_name(node).map_err(|e| refuse(e.to_string()))?;
+    if let Err(error) = verify_server_name(&parsed, &name) {
+        return Err(refuse(format!("the certificate in {path} is not that of node {node}: {error}")));
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider()).build();
+    let verifier = verifier.map_err(|e| wrong("raft_tls_ca", &format!("{}: {e}", files.ca.display())))?;
+    verifier
+        .verify_client_cert(&pair.chain[0], &pair.chain[1..], time(now))
+        .map_err(|error| refuse(format!("the certificate in {path} {}", in_words(&error))))?;
+    let made = || -> Result<_, rustls::Error> {
+        let versions = &[&rustls::version::TLS13];
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(pair.chain.clone(), pair.key.clone_key())?;
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        Ok((Arc::new(server), Arc::new(client)))
+    };
+    let (server, client) = made().map_err(|error| pair.unusable(&error))?;
+    Ok(NodeTls { server, client, chain: pair.chain })
+}
+
+/// Reads what the gateway shows its clients.
+pub fn gateway(files: &config::GatewayTls, clock: SharedClock) -> Result<Arc<Followed<GatewayTls>>, Error> {
+    let named = vec![
+        Named { key: "gateway_tls_cert", path: files.cert.clone() },
+        Named { key: "gateway_tls_key", path: files.key.clone() },
+    ];
+    let files = files.clone();
+    Followed::read(named, clock, Box::new(move |contents, now| make_gateway(&files, contents, now)))
+}
+
+fn make_gateway(files: &config::GatewayTls, contents: &[Vec<u8>], now: u64) -> Result<GatewayTls, Error> {
+    let [cert, key] = contents else { return Err(wrong("gateway_tls_cert", "two files are needed")) };
+    let pair = Pair::read(["gateway_tls_cert", "gateway_tls_key"], &files.cert, &files.key, cert, key)?;
+    // Which CA the clients trust is not known here: only what any of them would refuse is.
+    if let Err(error) = verified(&pair.chain, &RootCertStore::empty(), now)
+        && !matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    {
+        let why = format!("the certificate in {} {}", files.cert.display(), in_words(&error));
+        return Err(wrong("gateway_tls_cert", &why));
+    }
+    let made = || -> Result<_, rustls::Error> {
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(server))
+    };
+    let server = made().map_err(|error| pair.unusable(&error))?;
+    Ok(GatewayTls { server, chain: pair.chain })
+}
+
+/// What a client that trusts the CAs in a PEM file speaks.
+pub fn client(ca: &Path) -> Result<ClientConfig, String> {
+    let contents = std::fs::read(ca).map_err(|e| format!("{} cannot be read: {e}", ca.display()))?;
+    let roots = roots("ca", ca, &contents).map_err(|e| e.message)?;
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let config = config.map_err(|e| e.to_string())?;
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A certificate, what leads from it to its CA, and its key.
+struct Pair<'a> {
+    key_setting: &'static str,
+    cert_path: &'a Path,
+    key_path: &'a Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl<'a> Pair<'a> {
+    fn read(
+        [cert_setting, key_setting]: [&'static str; 2],
+        cert_path: &'a Path,
+        key_path: &'a Path,
+        cert: &[u8],
+        key: &[u8],
+    ) -> Result<Self, Error> {
+        let chain = certificates(cert_setting, cert_path, cert)?;
+        // Not what was read: a key has no place in an error.
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| wrong(key_setting, &format!("{} holds no private key in PEM", key_path.display())))?;
+        Ok(Self { key_setting, cert_path, key_path, chain, key })
+    }
+
+    fn unusable(&self, error: &rustls::Error) -> Error {
+        let path = self.key_path.display();
+        let why = match error {
+            rustls::Error::InconsistentKeys(_) => {
+                format!("{path} is not the key of the certificate in {}", self.cert_path.display())
+            }
+            error => format!("{path} cannot be used: {error}"),
+        };
+        wrong(self.key_setting, &why)
+    }
+}
+
+fn certificates(key: &'static str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|e| wrong(key, &format!("{} is not PEM: {e}", path.display())))?;
+    if read.is_empty() {
+        return Err(wrong(key, &format!("{} holds no certificate in PEM", path.display())));
+    }
+    Ok(read)
+}
+
+fn roots(key: &'static str, path: &Path, pem: &[u8]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    let certificates = certificates(key, path, pem)?;
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(wrong(key, &format!("{} holds no certificate of a CA that can be read", path.display())));
+    }
+    Ok(roots)
+}
+
+fn time(ms: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_millis(ms))
+}
+
+fn verified(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: u64) -> Result<(), rustls::Error> {
+    let algorithms = provider().signature_verification_algorithms;
+    let (leaf, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(leaf)?,
+        roots,
+        rest,
+        time(now),
+        algorithms.all,
+    )
+}
+
+/// "the certificate in F …"
+fn in_words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            format!("ended on {}", iso(not_after.as_secs() * 1_000))
+        }
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            let begin = iso(not_before.as_secs() * 1_000);
+            format!("begins only on {begin}: look at this machine's clock")
+        }
+        error => format!("cannot be used: {error}"),
+    }
+}
