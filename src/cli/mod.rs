@@ -24,10 +24,12 @@ macro_rules! note {
 }
 
 pub mod bench;
+mod certs;
 pub mod client;
 mod cluster;
 mod demo;
 mod dev;
+mod health;
 mod load;
 mod local;
 mod logging;
@@ -55,6 +57,11 @@ enum Command {
     Load(load::Args),
     /// Show the cluster's events as they happen
     Watch(watch::Args),
+    /// Make the certificates of a cluster's nodes
+    #[command(subcommand)]
+    Certs(certs::Command),
+    /// Ask one node whether it is there: exit code 0 or 1, for health checks
+    Health(health::Args),
     /// Make tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -113,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => block_on(demo::execute(args)),
         Command::Load(args) => block_on(load::execute(args)),
         Command::Watch(args) => block_on(watch::execute(args)),
+        Command::Certs(command) => certs::execute(command),
+        Command::Health(args) => block_on(health::execute(args)),
         Command::Token(command) => token::execute(command),
         Command::Cluster(command) => block_on(cluster::execute(command)),
         Command::Bench(command) => block_on(bench::execute(command)),

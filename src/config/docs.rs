@@ -64,10 +64,63 @@ mod tests {
         assert_eq!(std::fs::read_to_string(path).unwrap(), page(), "UPDATE_DOCS=1 writes it anew");
     }
 
-    #[test]
-    fn the_example_is_a_configuration() {
+    const EXAMPLE: &str = include_str!("../../deploy/node.toml");
+
+    fn read(text: &str) -> Layers {
         let mut layers = Layers::default();
-        layers.file("node.toml", include_str!("../../deploy/node.toml")).unwrap();
-        assert_eq!(Config::from_layers(&layers).unwrap().members.len(), 3);
+        layers.file("node.toml", text).unwrap();
+        layers
+    }
+
+    /// The example with its commented settings in force, and which settings were commented.
+    fn uncommented() -> (String, Vec<&'static str>) {
+        let mut keys = Vec::new();
+        let mut text = String::new();
+        for line in EXAMPLE.lines() {
+            let commented = line.strip_prefix("# ").filter(|l| {
+                let key = l.split_once(" = ").and_then(|(key, _)| super::super::setting(key));
+                keys.extend(key.map(|row| row.key));
+                key.is_some()
+            });
+            text += commented.unwrap_or(line);
+            text.push('\n');
+        }
+        (text, keys)
+    }
+
+    #[test]
+    fn the_example_is_a_configuration_and_its_comments_are_the_defaults() {
+        let config = Config::from_layers(&read(EXAMPLE)).unwrap();
+        assert_eq!(config.members.len(), 3);
+        assert_eq!(Config::from_layers(&read(&uncommented().0)).unwrap(), config);
+    }
+
+    #[test]
+    fn the_example_has_every_setting_with_its_default() {
+        let (text, commented) = uncommented();
+        for row in SETTINGS {
+            let live = read(EXAMPLE).has(row.key);
+            assert!(live != commented.contains(&row.key), "{} once, in force or as a comment", row.key);
+            if !live {
+                continue;
+            }
+            let says = match row.default {
+                None => "No default.".to_owned(),
+                Some("") => "Default: none".to_owned(),
+                Some(default) => format!("Default: \"{default}\""),
+            };
+            // The comment above the setting, or above the table that it is in.
+            let line = |l: &str| l.starts_with(&format!("{} = ", row.key)) || table_of(row.key) == Some(l);
+            let at = text.lines().position(line).unwrap();
+            let above: Vec<_> = text.lines().take(at).collect();
+            let comment = above.iter().rev().take_while(|l| l.starts_with('#')).any(|l| l.contains(&says));
+            assert!(comment, "{}: its comment lacks '{says}'", row.key);
+        }
+    }
+
+    fn table_of(key: &str) -> Option<&'static str> {
+        ["[raft.tls]", "[gateway.tls]"]
+            .into_iter()
+            .find(|table| key.starts_with(&format!("{}_", table.trim_matches(['[', ']']).replace('.', "_"))))
     }
 }

@@ -63,6 +63,12 @@ impl Layers {
         Ok(())
     }
 
+    /// Whether any layer gave it.
+    #[cfg(test)]
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     fn value(&self, key: &str) -> Result<Value, Error> {
         if let Some(value) = self.values.get(key) {
             return Ok(value.clone());

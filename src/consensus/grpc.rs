@@ -196,7 +196,7 @@ impl Peer for GrpcPeer {
 }
 
 /// A member that cannot be spoken with, for a reason that no try changes.
-struct Nowhere(String);
+pub(super) struct Nowhere(pub(super) String);
 
 impl Nowhere {
     fn error<T>(&self) -> Answer<'_, T> {

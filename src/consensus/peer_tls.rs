@@ -138,3 +138,6 @@ impl Connector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,8 @@ pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Ar
     Followed::read(named, clock, Box::new(move |contents, now| make_node(node, &files, contents, now)))
 }
 
-fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
+/// The same from the contents of the three files, at a time.
+pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
     let [ca, cert, key] = contents else { return Err(wrong("raft_tls_ca", "three files are needed")) };
     let roots = roots("raft_tls_ca", &files.ca, ca)?;
     let pair = Pair::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
@@ -137,6 +138,12 @@ fn make_gateway(files: &config::GatewayTls, contents: &[Vec<u8>], now: u64) -> R
     };
     let server = made().map_err(|error| pair.unusable(&error))?;
     Ok(GatewayTls { server, chain: pair.chain })
+}
+
+/// What a client speaks that trusts nobody.
+pub fn nobody() -> Result<ClientConfig, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// What a client that trusts the CAs in a PEM file speaks.

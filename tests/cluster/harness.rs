@@ -66,7 +66,7 @@ impl Dev {
     }
 
     pub fn urls(&self) -> Vec<NodeUrl> {
-        (0..NODES as u16).map(|i| NodeUrl { authority: format!("127.0.0.1:{}", self.port + i) }).collect()
+        (0..NODES as u16).map(|i| NodeUrl::plain(format!("127.0.0.1:{}", self.port + i))).collect()
     }
 
     /// The nodes as `--url` has them.

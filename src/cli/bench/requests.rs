@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn frames_have_the_size_and_the_numbers_asked_for() {
-        let client = Client { index: 2, device: "d".into(), node: NodeUrl { authority: "h:1".into() } };
+        let client = Client { index: 2, device: "d".into(), node: NodeUrl::plain("h:1") };
         let mut frames = Frames::new(&client, Kind::Write, "ab", 64);
         frames.next();
         let (number, frame) = frames.next();

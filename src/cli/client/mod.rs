@@ -13,7 +13,10 @@ pub mod frame;
 pub mod link;
 pub mod rest;
 pub mod socketio;
+mod trust;
 pub mod ws;
+
+pub use trust::Trust;
 
 /// Silence after which a node is taken for lost: it pings every 2 s.
 pub const SILENCE: Duration = Duration::from_secs(6);
@@ -23,12 +26,15 @@ pub const CONNECT: Duration = Duration::from_secs(3);
 /// Where the cluster is and who asks: the flags of every command that talks to one.
 #[derive(Args, Clone, Debug)]
 pub struct TargetArgs {
-    /// The nodes, e.g. http://10.0.0.1:5000; repeat it or separate by commas. Default: those of `tillsync dev`
+    /// The nodes, e.g. https://10.0.0.1:5000; repeat it or separate by commas. Default: those of `tillsync dev`
     #[arg(long = "url", value_name = "URL", value_delimiter = ',', env = "TILLSYNC_URL")]
     pub urls: Vec<String>,
     /// The token. Default: the admin token that `tillsync dev` left in its data folder
     #[arg(long, value_name = "TOKEN", env = "TILLSYNC_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// The CA of the nodes' certificates, for URLs with https (`certs init` makes a ca.crt)
+    #[arg(long, value_name = "FILE", env = "TILLSYNC_CA")]
+    pub ca: Option<PathBuf>,
     /// The data folder of `tillsync dev`, for its token
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     pub data: PathBuf,
@@ -43,13 +49,14 @@ pub struct Target {
 
 impl TargetArgs {
     pub fn resolve(&self) -> Result<Target, Failure> {
+        let trust = self.ca.as_deref().map(Trust::read).transpose()?;
         let mut nodes = Vec::new();
         for url in &self.urls {
-            nodes.push(NodeUrl::parse(url)?);
+            nodes.push(NodeUrl::trusting(url, trust.as_ref())?);
         }
         if nodes.is_empty() {
             for port in 5000..5003 {
-                nodes.push(NodeUrl { authority: format!("127.0.0.1:{port}") });
+                nodes.push(NodeUrl::plain(format!("127.0.0.1:{port}")));
             }
         }
         let token = match &self.token {
@@ -70,30 +77,47 @@ impl TargetArgs {
 pub struct NodeUrl {
     /// `host:port`
     pub authority: String,
+    /// With it the node is spoken with over TLS.
+    pub trust: Option<Trust>,
 }
 
 impl NodeUrl {
+    /// A node that speaks plain text at `host:port`.
+    pub fn plain(authority: impl Into<String>) -> Self {
+        Self { authority: authority.into(), trust: None }
+    }
+
     pub fn parse(text: &str) -> Result<Self, Failure> {
+        Self::trusting(text, None)
+    }
+
+    /// Reads a URL; one with https is taken if it is known whom to trust.
+    pub fn trusting(text: &str, trust: Option<&Trust>) -> Result<Self, Failure> {
         let rest = text.trim().trim_end_matches('/');
-        let rest = match rest.split_once("://") {
-            Some(("http" | "ws", rest)) => rest,
-            Some((scheme, _)) => {
-                return Err(Failure::usage(format!("url {text}: {scheme} is not supported, only http")));
+        let (rest, trust) = match (rest.split_once("://"), trust) {
+            (Some(("http" | "ws", rest)), _) => (rest, None),
+            (Some(("https" | "wss", rest)), Some(trust)) => (rest, Some(trust.clone())),
+            (Some(("https" | "wss", _)), None) => {
+                return Err(Failure::usage(format!("url {text}: --ca FILE is missing, the CA of its certificate")));
             }
-            None => rest,
+            (Some((scheme, _)), _) => {
+                return Err(Failure::usage(format!("url {text}: {scheme} is not supported, only http and https")));
+            }
+            (None, _) => (rest, None),
         };
         match rest.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && !rest.contains('/') && port.parse::<u16>().is_ok() => {
-                Ok(Self { authority: rest.to_owned() })
+                Ok(Self { authority: rest.to_owned(), trust })
             }
-            _ => Err(Failure::usage(format!("url {text}: expected http://HOST:PORT"))),
+            _ => Err(Failure::usage(format!("url {text}: expected http://HOST:PORT or https://HOST:PORT"))),
         }
     }
 }
 
 impl fmt::Display for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = if self.trust.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -139,6 +163,8 @@ mod tests {
             assert_eq!(NodeUrl::parse(text).unwrap().authority, "h:5000");
         }
         assert_eq!(NodeUrl::parse("[::1]:5000").unwrap().to_string(), "http://[::1]:5000");
+        let error = NodeUrl::parse("https://h:1").unwrap_err();
+        assert!(error.message.contains("--ca"), "{error}");
         for bad in ["", "h", "https://h:1", "h:x", "h:1/path", ":5000"] {
             assert!(NodeUrl::parse(bad).is_err(), "{bad}");
         }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{CONNECT, ClientError, NodeUrl};
+use super::{CONNECT, ClientError, NodeUrl, Trust};
 use crate::cli::Failure;
 
 /// A page of the change feed.
@@ -72,21 +72,21 @@ pub struct PeerStatus {
 
 impl Rest {
     pub fn new(token: &str) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(Duration::from_secs(10))
-            .no_proxy()
-            .build()
-            .map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))?;
-        Ok(Self { http, token: token.to_owned() })
+        // It is never asked for https: a node that speaks that brings its own client.
+        Ok(Self { http: http(None)?, token: token.to_owned() })
+    }
+
+    /// The client for a node: over TLS it is the one that trusts its CA.
+    fn http<'a>(&'a self, node: &'a NodeUrl) -> &'a reqwest::Client {
+        node.trust.as_ref().map_or(&self.http, Trust::http)
     }
 
     pub async fn get<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str) -> Result<T, ClientError> {
-        self.take(node, &format!("GET {path}"), self.http.get(format!("{node}{path}"))).await
+        self.take(node, &format!("GET {path}"), self.http(node).get(format!("{node}{path}"))).await
     }
 
     pub async fn post<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str, body: &Value) -> Result<T, ClientError> {
-        self.take(node, &format!("POST {path}"), self.http.post(format!("{node}{path}")).json(body)).await
+        self.take(node, &format!("POST {path}"), self.http(node).post(format!("{node}{path}")).json(body)).await
     }
 
     async fn take<T: DeserializeOwned>(
@@ -149,6 +149,22 @@ impl Rest {
     }
 }
 
+/// A client that trusts what `tls` does, and nothing without it.
+pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, Failure> {
+    let failed = |why: String| Failure::new(format!("the HTTP client cannot be made: {why}"));
+    let tls = match tls {
+        Some(tls) => tls,
+        None => crate::tls::files::nobody().map_err(|e| failed(e.to_string()))?,
+    };
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .timeout(Duration::from_secs(10))
+        .no_proxy()
+        .tls_backend_preconfigured(tls)
+        .build()
+        .map_err(|e| failed(e.to_string()))
+}
+
 /// What a body with a documented error says.
 pub fn refusal(node: &NodeUrl, status: u16, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
@@ -193,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_the_documented_code() {
-        let node = NodeUrl { authority: "h:1".into() };
+        let node = NodeUrl::plain("h:1");
         let body = br#"{"success":false,"error":"no","error_code":"2005"}"#;
         assert_eq!(refusal(&node, 503, body).to_string(), "http://h:1 refused it: 2005: no");
         assert!(refusal(&node, 503, body).is_passing());

@@ -11,11 +11,12 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::{CONNECT, ClientError, NodeUrl, SILENCE};
+use crate::tls::stream::Stream;
 
 /// A connection. Pings are answered while it is being read.
 pub struct WsSocket {
     pub node: NodeUrl,
-    inner: WebSocketStream<TcpStream>,
+    inner: WebSocketStream<Stream>,
     silence: Duration,
 }
 
@@ -36,6 +37,10 @@ impl WsSocket {
     async fn handshake(node: &NodeUrl, path: &str, token: Option<&str>) -> Result<Self, ClientError> {
         let tcp = TcpStream::connect(&node.authority).await.map_err(|e| lost(node, e.to_string()))?;
         tcp.set_nodelay(true).map_err(|e| lost(node, e.to_string()))?;
+        let stream = match &node.trust {
+            Some(trust) => trust.connect(&node.authority, tcp).await.map_err(|why| lost(node, why))?,
+            None => Stream::Plain(tcp),
+        };
         let strange = |e: &dyn std::fmt::Display| ClientError::Strange { node: node.clone(), why: e.to_string() };
         let mut request = format!("ws://{}{path}", node.authority).into_client_request().map_err(|e| strange(&e))?;
         if let Some(token) = token {
@@ -48,7 +53,7 @@ impl WsSocket {
         }
         // The default reads 128 KiB at a time, for every one of a thousand connections.
         let config = WebSocketConfig::default().read_buffer_size(8 << 10).write_buffer_size(16 << 10);
-        match tokio_tungstenite::client_async_with_config(request, tcp, Some(config)).await {
+        match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
             Ok((inner, _)) => Ok(Self { node: node.clone(), inner, silence: SILENCE }),
             Err(WsError::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();

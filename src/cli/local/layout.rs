@@ -80,8 +80,7 @@ impl Layout {
         for (i, gateway) in gateways.iter().enumerate() {
             let node_dir = dir.join(format!("node-{}", i + 1));
             fs::create_dir_all(&node_dir).map_err(|e| failed(&node_dir, &e))?;
-            let files =
-                NodeFiles { id: i + 1, dir: node_dir, gateway: NodeUrl { authority: format!("127.0.0.1:{gateway}") } };
+            let files = NodeFiles { id: i + 1, dir: node_dir, gateway: NodeUrl::plain(format!("127.0.0.1:{gateway}")) };
             let text = node_toml(&files, dir, gateways, &raft)?;
             fs::write(files.config(), text).map_err(|e| failed(&files.config(), &e))?;
             nodes.push(files);
