@@ -13,4 +13,6 @@ mod harness;
 mod kill;
 mod load;
 mod malformed;
+mod netns;
+mod tls;
 mod tokens;
