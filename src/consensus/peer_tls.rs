@@ -106,7 +106,7 @@ impl Connector {
         Arc::new(Self { tls, told: Mutex::default() })
     }
 
-    /// A channel to a node: only what shows that node's certificate is spoken with.
+    /// A channel to a node: only what shows that node's certificate is spoken with. 0: whichever node it is.
     pub fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: u64, address: &str) -> Channel {
         let (connector, address) = (self.clone(), address.to_owned());
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
@@ -118,7 +118,9 @@ impl Connector {
     async fn connect(&self, node: u64, address: &str) -> io::Result<Stream> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let connector = TlsConnector::from(self.tls.current().client.clone());
+        let tls = self.tls.current();
+        let config = if node == 0 { &tls.to_any } else { &tls.client };
+        let connector = TlsConnector::from(config.clone());
         let name = server_name(node).map_err(io::Error::other)?;
         match connector.connect(name, tcp).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),

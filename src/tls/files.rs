@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
+use super::any_node::AnyNode;
 use super::follow::{Followed, Named};
 use super::{provider, server_name};
 use crate::clock::SharedClock;
@@ -27,6 +28,8 @@ pub trait Ends {
 pub struct NodeTls {
     pub server: Arc<ServerConfig>,
     pub client: Arc<ClientConfig>,
+    /// As `client`, towards any node of the cluster.
+    pub to_any: Arc<ClientConfig>,
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -98,14 +101,18 @@ pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: 
             .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
-            .with_root_certificates(roots)
+            .with_root_certificates(roots.clone())
             .with_client_auth_cert(pair.chain.clone(), pair.key.clone_key())?;
         server.alpn_protocols = vec![b"h2".to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok((Arc::new(server), Arc::new(client)))
+        let mut to_any = client.clone();
+        to_any.dangerous().set_certificate_verifier(Arc::new(AnyNode { roots, provider: provider() }));
+        // A session that was resumed would not be looked at again.
+        to_any.resumption = Resumption::disabled();
+        Ok((Arc::new(server), Arc::new(client), Arc::new(to_any)))
     };
-    let (server, client) = made().map_err(|error| pair.unusable(&error))?;
-    Ok(NodeTls { server, client, chain: pair.chain })
+    let (server, client, to_any) = made().map_err(|error| pair.unusable(&error))?;
+    Ok(NodeTls { server, client, to_any, chain: pair.chain })
 }
 
 /// Reads what the gateway shows its clients.

@@ -11,6 +11,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
 pub mod acceptor;
+mod any_node;
 pub mod authority;
 pub mod files;
 pub mod follow;

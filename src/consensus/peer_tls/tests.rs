@@ -126,6 +126,10 @@ async fn a_certificate_is_good_for_its_own_node_only() {
     // As itself it is let in, also on the same connection; and then still not as another one.
     assert!(calls(&third, 3).await.iter().all(|e| *e == inside()));
     assert!(calls(&third, 2).await.iter().all(|e| matches!(e, LinkError::Refused(_))));
+    // Who asks whoever is there needs no name, but a node of this cluster.
+    assert!(calls(&link(Some(cluster.node(3)), 0, &member), 3).await.iter().all(|e| *e == inside()));
+    let stranger = link(Some(Cluster::new().node(3)), 0, &member);
+    assert!(calls(&stranger, 3).await.iter().all(|e| matches!(e, LinkError::Unreachable(_)) && *e != inside()));
     // A node that answers at another one's address is not spoken with.
     let misled = link(Some(cluster.node(3)), 2, &member);
     assert!(calls(&misled, 3).await.iter().all(|e| matches!(e, LinkError::Unreachable(_)) && *e != inside()));
