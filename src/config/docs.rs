@@ -123,4 +123,31 @@ mod tests {
             .into_iter()
             .find(|table| key.starts_with(&format!("{}_", table.trim_matches(['[', ']']).replace('.', "_"))))
     }
+
+    /// Every setting that the compose file gives is one, and together they are a node's.
+    #[test]
+    fn the_compose_file_configures_its_nodes() {
+        let compose = include_str!("../../deploy/compose.yaml");
+        let mut given: std::collections::BTreeMap<String, String> = Default::default();
+        for line in compose.lines() {
+            if let Some((key, value)) = line.trim().split_once(": ").filter(|(key, _)| key.starts_with("TILLSYNC_")) {
+                given.insert(key.to_owned(), value.trim_matches('"').to_owned());
+            }
+        }
+        // The health check's own.
+        assert!(given.remove("TILLSYNC_HEALTH_URL").is_some() && given.remove("TILLSYNC_CA").is_some());
+        for key in given.keys() {
+            let name = key.trim_start_matches("TILLSYNC_").to_lowercase();
+            assert!(super::super::setting(&name).is_some(), "{key}");
+        }
+        for node in 1..=3 {
+            assert!(compose.contains(&format!("TILLSYNC_NODE_ID: \"{node}\"")));
+            let id = node.to_string();
+            let get = |key: &str| if key == "TILLSYNC_NODE_ID" { Some(id.clone()) } else { given.get(key).cloned() };
+            let mut layers = Layers::default();
+            layers.environment(get).unwrap();
+            let config = Config::from_layers(&layers).unwrap();
+            assert!(config.raft_tls.is_some() && config.gateway_tls.is_some() && config.me().is_some());
+        }
+    }
 }
