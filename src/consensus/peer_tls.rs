@@ -29,6 +29,8 @@ pub enum Caller {
     /// Plain text, which is on loopback only: whoever it says.
     Anyone,
     Shown(Arc<Shown>),
+    /// TLS without a certificate: no handshake lets that through.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -42,11 +44,12 @@ impl Connected for Stream {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        match self.peer_certificate() {
-            Some(certificate) => {
+        match (self, self.peer_certificate()) {
+            (Self::Plain(_), _) => Caller::Anyone,
+            (Self::Tls(_), None) => Caller::Nobody,
+            (Self::Tls(_), Some(certificate)) => {
                 Caller::Shown(Arc::new(Shown { certificate: certificate.clone(), node: OnceLock::new() }))
             }
-            None => Caller::Anyone,
         }
     }
 }
@@ -54,7 +57,12 @@ impl Connected for Stream {
 impl Caller {
     /// Whether it may speak as the node that its first words name.
     pub fn check(&self, handshake: Option<&Handshake>) -> Result<(), Status> {
-        let (Self::Shown(shown), Some(handshake)) = (self, handshake) else { return Ok(()) };
+        let (shown, handshake) = match (self, handshake) {
+            (Self::Nobody, _) => return Err(Status::failed_precondition("no certificate")),
+            (Self::Shown(shown), Some(handshake)) => (shown, handshake),
+            // Without a handshake the node itself turns it away.
+            (Self::Anyone, _) | (_, None) => return Ok(()),
+        };
         if shown.node.get() == Some(&handshake.from) {
             return Ok(());
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::{Clock, SystemClock};
@@ -16,6 +18,7 @@ use crate::proto::{ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk,
 use crate::tls::authority::{self, Validity};
 use crate::tls::files::{self, NodeTls};
 use crate::tls::follow::Followed;
+use crate::tls::{explain, server_name};
 
 /// What the node behind the port says: whoever hears it was let in.
 const INSIDE: &str = "inside";
@@ -105,6 +108,18 @@ async fn plain_text_and_foreign_certificates_are_refused() {
             assert!(matches!(error, LinkError::Unreachable(_) | LinkError::Broken(_)) && error != inside(), "{error}");
         }
     }
+    // Nor one that takes the server for what it is, and shows a certificate of its own CA, or none.
+    let both = [cluster.ca.cert.as_str(), other.ca.cert.as_str()].concat();
+    std::fs::write(other.dir.path().join("ca.crt"), both).unwrap();
+    for error in calls(&link(Some(other.node(2)), 1, &member), 2).await {
+        assert!(matches!(error, LinkError::Unreachable(_) | LinkError::Broken(_)) && error != inside(), "{error}");
+    }
+    let mut none = files::client(&cluster.dir.path().join("ca.crt")).unwrap();
+    none.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(&member.raft).await.unwrap();
+    let mut stream = TlsConnector::from(Arc::new(none)).connect(server_name(1).unwrap(), tcp).await.unwrap();
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(explain(&error), "it ended the handshake: CertificateRequired");
     // It trusts nobody else either: neither plain text nor another CA at a member's address.
     for tls in [None, Some(other.node(1))] {
         let (member, _stop) = serve(tls).await;
