@@ -17,7 +17,7 @@ pub mod files;
 pub mod follow;
 pub mod stream;
 #[cfg(test)]
-pub mod tests;
+mod tests;
 
 /// The name of a node in its certificate. It is what the others check, wherever the node is: addresses change.
 pub fn node_name(node: u64) -> String {

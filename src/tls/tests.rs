@@ -15,29 +15,29 @@ use crate::clock::{ManualClock, SharedClock};
 use crate::config::{GatewayTls, RaftTls};
 use crate::model::error::Code;
 
-pub const NOW: u64 = 1_795_000_000_000;
+const NOW: u64 = 1_795_000_000_000;
 const DAY: u64 = 86_400_000;
 
 /// A folder with a CA and what it issued.
-pub struct Ca {
-    pub dir: TempDir,
-    pub ca: Issued,
+struct Ca {
+    dir: TempDir,
+    ca: Issued,
 }
 
 impl Ca {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let ca = authority::make("shop", Validity::days(NOW, 100)).unwrap();
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("ca.crt"), &ca.cert).unwrap();
         Self { dir, ca }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Issues a certificate for a node, in files of a name of their own.
-    pub fn issue(&self, node: u64, name: &str, validity: Validity) -> RaftTls {
+    fn issue(&self, node: u64, name: &str, validity: Validity) -> RaftTls {
         let issued = authority::issue(&self.ca, node, &["till.example".into()], validity).unwrap();
         let files = RaftTls {
             ca: self.path("ca.crt"),
@@ -49,12 +49,12 @@ impl Ca {
         files
     }
 
-    pub fn node(&self, node: u64) -> RaftTls {
+    fn node(&self, node: u64) -> RaftTls {
         self.issue(node, &format!("node-{node}"), Validity::days(NOW, 10))
     }
 }
 
-pub fn clock() -> SharedClock {
+fn clock() -> SharedClock {
     ManualClock::at(NOW)
 }
 
