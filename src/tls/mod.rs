@@ -33,6 +33,12 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// Makes ring the process's provider, for users of rustls that do not name one. None of this crate's needs it.
+pub fn install_provider() {
+    // An error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// What a failed handshake means to an operator.
 pub fn explain(error: &std::io::Error) -> String {
     use rustls::{AlertDescription, CertificateError, Error};

@@ -15,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub fn tillsync() -> Command {
+    // For the tests' own HTTP clients.
+    tillsync::tls::install_provider();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tillsync"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|n| n.starts_with("TILLSYNC_")) {

@@ -117,6 +117,8 @@ async fn devices_speak_tls_to_the_gateway() {
     assert!(succeeds(status).contains(&url));
 
     let node = NodeUrl::trusting(&url, Some(&Trust::read(&ca).unwrap())).unwrap();
+    // Kept: what a connection that ends at once had sent may be lost with it.
+    let mut links = Vec::new();
     for (transport, record) in [(Transport::Ws, 1), (Transport::Socketio, 2)] {
         let mut link = Link::connect(transport, &node, &token).await.unwrap();
         link.send("device_online", r#"{"device_id": "boss"}"#).await.unwrap();
@@ -124,6 +126,7 @@ async fn devices_speak_tls_to_the_gateway() {
             r#"{{"device_id": "boss", "table_name": "t", "record_id": {record}, "operation": "insert", "new_data": {{}}}}"#
         );
         link.send("data_update", &update).await.unwrap();
+        links.push(link);
     }
     let rest = Rest::new(&token).unwrap();
     while rest.status(&node).await.unwrap().head_seq < 2 {

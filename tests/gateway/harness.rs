@@ -41,6 +41,8 @@ impl Server {
 
     /// A gateway over what `wrap` makes of the cluster of one.
     pub async fn over(settings: Settings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
+        // For the tests' own HTTP clients.
+        tillsync::tls::install_provider();
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
         let (cluster, effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
