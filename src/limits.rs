@@ -59,6 +59,10 @@ pub const ORIGIN_WINDOW: u64 = 8_192;
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 
+/// Nodes of a cluster, and how long one change of them may take.
+pub const NODES: usize = 16;
+pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);
+
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
 

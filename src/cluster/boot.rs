@@ -1,20 +1,23 @@
 //! Puts a node together and starts it; takes it down again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Cluster;
+use super::admission::{Beginning, admit};
 use super::batcher::Batcher;
 use super::inbox::Inbox;
+use super::membership::Membership;
 use super::outbox::Outbox;
+use super::probe::{self, PROBE_EVERY};
 use super::proposer::Proposer;
 use super::raft_cluster::RaftCluster;
 use super::reader::Reader;
@@ -25,19 +28,17 @@ use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
-use crate::consensus::transport::{Identity, Lane, PeerStats, Transport};
+use crate::consensus::transport::{Identity, PeerStats, Transport};
 use crate::consensus::types::Member;
 use crate::model::effect::Effects;
 use crate::model::state::State;
 use crate::model::tables::Tables;
+use crate::proto::ClusterInit;
 use crate::proto::command::Intent;
-use crate::proto::{ClusterInit, StatusRequest};
 use crate::storage::Stores;
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 
-/// How often each peer is asked for its status, to know that it is there and how far away.
-pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How often waiting requests are looked through for those past their deadline.
 const EXPIRE_EVERY: Duration = Duration::from_millis(25);
 /// How long connections of peers may take to end at shutdown.
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub cluster: String,
     /// The founding members, the same on every founding node; empty for a node that will be added.
     pub members: BTreeMap<u64, Member>,
+    /// Nodes of the cluster that this one waits to be added to, as far as they are known; id 0: not known.
+    pub join: Vec<(u64, Member)>,
     pub timing: Timing,
     /// A proposal or read that took longer fails.
     pub request_timeout: Duration,
@@ -64,6 +67,7 @@ impl NodeConfig {
             id,
             cluster: cluster.into(),
             members,
+            join: Vec::new(),
             timing: Timing::default(),
             request_timeout: Duration::from_secs(5),
             snapshot_every: 100_000,
@@ -172,16 +176,28 @@ pub async fn start(
     let node = Arc::new(Node::start(options, parts).await?);
     let desk = Desk { node, identity, transport, stats, stop: stop.clone(), tasks: tasks.clone() };
     let cluster = desk.open(config.request_timeout, clock);
-    service.open(desk.node.raft().clone(), cluster.clone());
+    service.tell_status(cluster.clone());
     match wire {
-        Wire::Memory(router) => router.register(config.id, service),
-        Wire::Grpc(listener) => desk.serve(listener, None, service),
+        Wire::Memory(router) => router.register(config.id, service.clone()),
+        Wire::Grpc(listener) => desk.serve(listener, None, service.clone()),
         Wire::Tls(listener, tls) => {
             desk.spawn(tls.clone().follow(stop.clone()));
-            desk.serve(listener, Some(tls), service);
+            desk.serve(listener, Some(tls), service.clone());
         }
     }
-    desk.node.found(config.members).await?;
+    if desk.node.is_pristine().await? {
+        cluster.waits("it has just been started".into());
+        let beginning = Beginning { members: config.members, join: config.join };
+        let admitted = admit(cluster.clone(), service, desk.transport.clone(), beginning, stop.clone());
+        let cluster = cluster.clone();
+        desk.spawn(async move {
+            if let Err(error) = admitted.await {
+                cluster.end(error.to_string());
+            }
+        });
+    } else {
+        service.open(&desk.node);
+    }
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
 }
 
@@ -217,6 +233,15 @@ impl Desk {
         let outbox = Arc::new(Outbox::new(identity.node, random(), request_timeout, wake.clone()));
         let inbox = Inbox::new(wake.clone(), stop.clone());
         let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
+        let membership = Arc::new(Membership {
+            identity: identity.clone(),
+            node: node.clone(),
+            transport: transport.clone(),
+            stats: stats.clone(),
+            outbox: outbox.clone(),
+            clock: clock.clone(),
+            busy: Mutex::default(),
+        });
         let cluster = Arc::new(RaftCluster {
             identity: identity.clone(),
             clock,
@@ -225,6 +250,11 @@ impl Desk {
             inbox: inbox.clone(),
             reader: reader.clone(),
             stats: stats.clone(),
+            membership,
+            said: Mutex::default(),
+            sessions: OnceLock::new(),
+            waiting: Mutex::default(),
+            ended: watch::Sender::new(None),
         });
         let batcher =
             Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
@@ -241,7 +271,7 @@ impl Desk {
         self.spawn(proposer.run());
         self.spawn(reader.run());
         self.spawn(expire(outbox, stop.clone()));
-        self.spawn(probe(node.clone(), identity.clone(), transport.clone(), stats.clone(), stop.clone()));
+        self.spawn(probe::run(cluster.clone(), transport.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
     }
@@ -260,34 +290,6 @@ async fn open_state(tables: Box<dyn Tables>) -> Result<State, StartError> {
 async fn expire(outbox: Arc<Outbox>, stop: CancellationToken) {
     while tokio::time::timeout(EXPIRE_EVERY, stop.cancelled()).await.is_err() {
         outbox.expire(Instant::now());
-    }
-}
-
-/// Asks every peer for its status now and then: a follower speaks with nobody but the leader otherwise.
-async fn probe(
-    node: Arc<Node>,
-    identity: Arc<Identity>,
-    transport: Arc<dyn Transport>,
-    stats: Arc<PeerStats>,
-    stop: CancellationToken,
-) {
-    loop {
-        let members = node.members().into_iter().filter(|(peer, _)| *peer != identity.node);
-        let questions = members.map(|(peer, member)| {
-            let link = transport.link(peer, &member, Lane::Control);
-            let request = StatusRequest { handshake: Some(identity.handshake(peer)) };
-            let stats = &stats;
-            async move {
-                let since = Instant::now();
-                if let Ok(Ok(_)) = tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await {
-                    stats.answered(peer, since);
-                }
-            }
-        });
-        join_all(questions).await;
-        if tokio::time::timeout(PROBE_EVERY, stop.cancelled()).await.is_ok() {
-            return;
-        }
     }
 }
 

@@ -101,6 +101,15 @@ impl Cell {
         self.nodes.insert(id, node);
     }
 
+    /// Starts a node with an empty disk that waits to be added.
+    pub async fn start_new(&mut self, id: u64) {
+        let known = self.nodes.keys().map(|node| (*node, Member::default())).collect();
+        let config = NodeConfig { id, members: BTreeMap::new(), join: known, ..self.config.clone() };
+        let disk = self.disks.entry(id).insert_entry(MemoryDisk::default());
+        let node = run(config, disk.get().open(), Wire::Memory(self.router.clone())).await;
+        self.nodes.insert(id, node);
+    }
+
     pub async fn stop(&mut self, id: u64) {
         let node = self.nodes.remove(&id).unwrap();
         node.stopper.shutdown().await;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{Cluster, Status};
+use super::{Change, Changed, Cluster, NodeInfo, Status};
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::effect::Effects;
@@ -15,7 +16,7 @@ use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
-use crate::proto::{Batch, ClusterInit, Command, Origin, Outcome};
+use crate::proto::{Batch, ClusterInit, Command, Origin, Outcome, StatusResponse};
 use crate::storage::BoxFuture;
 
 pub struct LocalCluster {
@@ -85,5 +86,46 @@ impl Cluster for LocalCluster {
 
     fn status(&self) -> Status {
         Status { leader: Some(1), term: 1, quorum: true, voters: vec![1], ..Status::default() }
+    }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        let state = self.replica.hot();
+        let said = StatusResponse {
+            node: 1,
+            leader: Some(1),
+            term: 1,
+            applied_index: state.applied().index,
+            digest: state.digest(),
+            ..StatusResponse::default()
+        };
+        vec![NodeInfo {
+            node: 1,
+            voter: true,
+            leads: true,
+            raft: "local".into(),
+            gateway: "local".into(),
+            reachable: true,
+            silent_for: Some(Duration::ZERO),
+            latency: Some(Duration::ZERO),
+            said: Some(said),
+            lag: Some(0),
+        }]
+    }
+
+    /// It stays alone.
+    fn change(&self, change: Change, _by: String, _within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+        let answer = match change {
+            Change::Add { node, raft, .. } => {
+                Err(Error::new(Code::PeerUnreachable, format!("node {node} cannot be reached at {raft}")))
+            }
+            Change::Remove { node: 1 } => {
+                Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
+            }
+            Change::Transfer { to: 0 | 1 } => Ok(Changed { node: 1, voters: vec![1] }),
+            Change::Remove { node } | Change::Transfer { to: node } => {
+                Err(Error::new(Code::InvalidData, format!("node {node} is not a node of this cluster")))
+            }
+        };
+        Box::pin(async move { answer })
     }
 }

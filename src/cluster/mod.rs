@@ -2,7 +2,8 @@
 //!
 //! A command's way: [`raft_cluster`] stamps it, [`outbox`] numbers and keeps it, [`proposer`] brings it to the
 //! leader; there [`inbox`] takes those of other nodes and [`batcher`] makes Raft entries of all that is ready.
-//! [`reader`] answers linearizable reads. [`boot`] puts a node together.
+//! [`reader`] answers linearizable reads. [`boot`] puts a node together, [`admission`] decides whether it may take
+//! part; [`membership`] changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use std::time::Duration;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::error::Error;
-use crate::proto::Outcome;
 use crate::proto::command::Intent;
+use crate::proto::{Outcome, StatusResponse};
 use crate::storage::BoxFuture;
 
+pub mod admission;
 pub mod batcher;
 pub mod boot;
 #[cfg(test)]
@@ -22,12 +24,16 @@ pub mod coordinator;
 mod gather;
 pub mod inbox;
 pub mod local;
+pub mod membership;
 pub mod outbox;
+pub mod probe;
 pub mod proposer;
 pub mod raft_cluster;
 pub mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_membership;
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {
@@ -50,6 +56,67 @@ pub trait Cluster: Send + Sync + 'static {
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
 
     fn status(&self) -> Status;
+
+    /// Every member, as far as this node knows.
+    fn nodes(&self) -> Vec<NodeInfo>;
+
+    /// Changes who belongs to the cluster or who leads it; resolves when that is done. `by` is who asked.
+    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>>;
+
+    /// How the node learns how many sessions it has; the first call counts.
+    fn count_sessions(&self, _count: CountSessions) {}
+}
+
+pub type CountSessions = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// A change of the members, or of who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Add {
+        node: u64,
+        raft: String,
+        gateway: String,
+    },
+    Remove {
+        node: u64,
+    },
+    /// 0: to whoever is best.
+    Transfer {
+        to: u64,
+    },
+}
+
+impl Change {
+    pub fn node(&self) -> u64 {
+        match self {
+            Self::Add { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => *node,
+        }
+    }
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The node that was added or removed, or that leads now.
+    pub node: u64,
+    pub voters: Vec<u64>,
+}
+
+/// One member as this node sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeInfo {
+    pub node: u64,
+    pub voter: bool,
+    pub leads: bool,
+    pub raft: String,
+    pub gateway: String,
+    pub reachable: bool,
+    pub silent_for: Option<Duration>,
+    pub latency: Option<Duration>,
+    /// What it said of itself when it was asked last.
+    pub said: Option<StatusResponse>,
+    /// Entries that it had not applied then.
+    pub lag: Option<u64>,
 }
 
 pub type SharedCluster = Arc<dyn Cluster>;

@@ -1,22 +1,30 @@
 //! The cluster as this node sees it: its member of the Raft group, its proposals and its reads.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
+use super::membership::Membership;
 use super::outbox::Outbox;
+use super::probe::PROBE_EVERY;
 use super::reader::Reader;
-use super::{Cluster, Peer, Status};
+use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
 use crate::clock::SharedClock;
-use crate::consensus::node::{Node, StartError};
+use crate::consensus::node::{Node, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{Identity, PeerStats, Streaming};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse, StatusResponse};
+use crate::proto::{
+    ChangeRequest, ChangeResponse, DeviceShutdown, Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse,
+    StatusResponse,
+};
 use crate::storage::BoxFuture;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
@@ -30,6 +38,21 @@ pub struct RaftCluster {
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
     pub(super) stats: Arc<PeerStats>,
+    pub(super) membership: Arc<Membership>,
+    /// What each peer said of itself when it was asked last.
+    pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
+    pub(super) sessions: OnceLock<CountSessions>,
+    /// Why this node takes no part yet; empty: it does.
+    pub(super) waiting: Mutex<String>,
+    /// Why this node must not serve any more.
+    pub(super) ended: watch::Sender<Option<String>>,
+}
+
+/// Whether a peer was heard lately.
+pub(super) fn in_reach(stats: &PeerStats, timing: Timing, node: u64) -> bool {
+    // Peers that are not spoken with otherwise are asked for their status now and then.
+    let patience = (timing.election_max * SILENT).max(PROBE_EVERY * 3);
+    stats.of(node).is_some_and(|heard| Instant::now() - heard.at < patience)
 }
 
 impl RaftCluster {
@@ -43,17 +66,89 @@ impl RaftCluster {
         self.node.transfer_leader(to, within).await
     }
 
+    /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
+    /// wait meanwhile, they do not fail.
+    pub async fn leave(&self, node_device: &str, within: Duration) {
+        let end = Instant::now() + within;
+        let here = self.replica().hot().device(node_device).is_some_and(|d| d.is_active && d.home == self.node_id());
+        if here {
+            let reason = "the node is shutting down".into();
+            let shutdown = DeviceShutdown { device_id: node_device.into(), reason };
+            let done = Cluster::propose(self, Intent::DeviceShutdown(shutdown));
+            if let Ok(Err(error)) = tokio::time::timeout_at(end, done).await {
+                tracing::info!(%error, "the node's device could not say goodbye");
+            }
+        }
+        if self.node.leading().is_some() && self.node.view().voters.len() > 1 {
+            let handed = self.membership.hand_over(None, end).await;
+            tracing::info!(?handed, "leadership was handed over");
+        }
+    }
+
+    /// This node must not serve any more.
+    pub(super) fn end(&self, why: String) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(why);
+            }
+            first
+        });
+    }
+
+    /// Resolves with the reason when this node must not serve any more: it was removed, or has lost its data.
+    pub async fn told_to_end(&self) -> String {
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender lives as long as this.
+            Err(_) => String::new(),
+        }
+    }
+
+    pub(super) fn waits(&self, why: String) {
+        *self.waiting.lock() = why;
+    }
+
+    pub(super) fn said(&self, peer: u64, status: StatusResponse) {
+        self.said.lock().insert(peer, status);
+    }
+
+    /// What this node says of itself.
+    fn own_status(&self, fresh: bool) -> StatusResponse {
+        let status = Cluster::status(self);
+        let sessions = self.sessions.get().map_or(0, |count| count());
+        let state = self.replica().hot();
+        StatusResponse {
+            node: self.identity.node,
+            leader: status.leader,
+            term: status.term,
+            last_log_index: status.last_log_index,
+            applied_index: state.applied().index,
+            digest: state.digest(),
+            master: state.meta().master.clone(),
+            master_term: state.meta().term,
+            head_seq: state.meta().head_seq,
+            sessions,
+            version: env!("CARGO_PKG_VERSION").into(),
+            voters: status.voters,
+            epoch: state.meta().epoch,
+            booted: state.meta().booted_nodes.clone(),
+            removed: state.meta().removed_nodes.clone(),
+            pristine: status.last_log_index == 0,
+            fresh,
+            waiting: self.waiting.lock().clone(),
+        }
+    }
+
     fn peers(&self) -> Vec<Peer> {
-        let patience = self.node.timing().election_max * SILENT;
-        // Peers that are not spoken with otherwise are asked for their status now and then.
-        let patience = patience.max(super::boot::PROBE_EVERY * 3);
         let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
         others
             .map(|node| match self.stats.of(node) {
                 None => Peer { node, ..Peer::default() },
                 Some(heard) => {
                     let silent_for = Instant::now() - heard.at;
-                    let reachable = silent_for < patience;
+                    let reachable = in_reach(&self.stats, self.node.timing(), node);
                     Peer { node, reachable, silent_for: Some(silent_for), latency: heard.round_trip }
                 }
             })
@@ -104,6 +199,40 @@ impl Cluster for RaftCluster {
             voters: view.voters,
         }
     }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        let (group, leader, me) = (self.node.group(), self.node.leader(), self.identity.node);
+        let own = self.own_status(false);
+        let peers = self.peers();
+        let mut said = self.said.lock();
+        said.retain(|node, _| group.members.contains_key(node));
+        let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
+        let info = |(node, member): (&u64, &crate::consensus::types::Member)| {
+            let peer = peers.iter().find(|peer| peer.node == *node);
+            let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
+            NodeInfo {
+                node: *node,
+                voter: group.voters.contains(node),
+                leads: leader == Some(*node),
+                raft: member.raft.clone(),
+                gateway: member.gateway.clone(),
+                reachable: *node == me || peer.is_some_and(|peer| peer.reachable),
+                silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
+                latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
+                lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
+                said,
+            }
+        };
+        group.members.iter().map(info).collect()
+    }
+
+    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+        Box::pin(self.membership.ask(change, by, within))
+    }
+
+    fn count_sessions(&self, count: CountSessions) {
+        let _ = self.sessions.set(count);
+    }
 }
 
 impl ClusterCalls for RaftCluster {
@@ -115,22 +244,15 @@ impl ClusterCalls for RaftCluster {
         Box::pin(self.reader.answer())
     }
 
-    fn status(&self) -> StatusResponse {
-        let status = Cluster::status(self);
-        let state = self.replica().hot();
-        StatusResponse {
-            node: self.identity.node,
-            leader: status.leader,
-            term: status.term,
-            last_log_index: status.last_log_index,
-            applied_index: state.applied().index,
-            digest: state.digest(),
-            master: state.meta().master.clone(),
-            master_term: state.meta().term,
-            head_seq: state.meta().head_seq,
-            sessions: 0,
-            version: env!("CARGO_PKG_VERSION").into(),
-            voters: status.voters,
-        }
+    fn status(&self, fresh: bool) -> BoxFuture<'_, StatusResponse> {
+        Box::pin(async move {
+            // Who has nothing cannot have anything newer.
+            let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
+            self.own_status(surely)
+        })
+    }
+
+    fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse> {
+        Box::pin(self.membership.carry_out(request))
     }
 }

@@ -23,8 +23,8 @@ use crate::proto::cluster_server::{Cluster, ClusterServer};
 use crate::proto::raft_client::RaftClient;
 use crate::proto::raft_server::{Raft, RaftServer};
 use crate::proto::{
-    ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
-    StatusRequest, StatusResponse,
+    ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
+    ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 use crate::tls::acceptor::{Acceptor, Current};
 use crate::tls::files::NodeTls;
@@ -193,6 +193,11 @@ impl Peer for GrpcPeer {
         let mut client = self.cluster.clone();
         Box::pin(async move { client.status(request).await.map(Response::into_inner).map_err(link_error) })
     }
+
+    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+        let mut client = self.cluster.clone();
+        Box::pin(async move { client.change(request).await.map(Response::into_inner).map_err(link_error) })
+    }
 }
 
 /// A member that cannot be spoken with, for a reason that no try changes.
@@ -227,6 +232,10 @@ impl Peer for Nowhere {
     }
 
     fn status(&self, _: StatusRequest) -> Answer<'_, StatusResponse> {
+        self.error()
+    }
+
+    fn change(&self, _: ChangeRequest) -> Answer<'_, ChangeResponse> {
         self.error()
     }
 }
@@ -352,5 +361,9 @@ impl Cluster for Door {
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         self.0.status(message(request)?).await.map(Response::new).map_err(status)
+    }
+
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.0.change(request.into_inner()).await.map(Response::new).map_err(status)
     }
 }

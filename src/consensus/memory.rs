@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
 use super::types::Member;
 use crate::proto::{
-    ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
-    StatusRequest, StatusResponse,
+    ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
+    ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 
 #[derive(Default)]
@@ -189,6 +189,13 @@ impl Peer for Link {
         Box::pin(async move {
             let peer = self.up()?;
             self.once(peer.clone(), peer.status(request)).await
+        })
+    }
+
+    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+        Box::pin(async move {
+            let peer = self.up()?;
+            self.once(peer.clone(), peer.change(request)).await
         })
     }
 }

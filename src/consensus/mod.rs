@@ -6,9 +6,11 @@
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
-//! - [`node`]: one running member; [`place`]: who leads, as it sees it; [`write`](mod@write): what became of a write
+//! - [`node`]: one running member; [`place`]: who leads, as it sees it; [`write`](mod@write): what became of a write;
+//!   [`group`]: who is a member, and changes of that
 
 pub mod codec;
+pub mod group;
 pub mod grpc;
 pub mod log_adapter;
 pub mod memory;

@@ -123,11 +123,16 @@ impl Node {
         Ok(Self { raft, replica, gate, timing: options.timing })
     }
 
+    /// Its data folder holds nothing: it has never been part of a group, or has lost what it had.
+    pub async fn is_pristine(&self) -> Result<bool, StartError> {
+        let holds = self.raft.is_initialized().await;
+        holds.map(|holds| !holds).map_err(|error| StartError::Raft(error.to_string()))
+    }
+
     /// Makes these members the group, if this node was never part of one. Every founding node calls it with
     /// the same members, which is safe: the entry is the same on all.
     pub async fn found(&self, members: BTreeMap<u64, Member>) -> Result<(), StartError> {
-        let pristine = !self.raft.is_initialized().await.map_err(|error| StartError::Raft(error.to_string()))?;
-        if !pristine || members.is_empty() {
+        if members.is_empty() || !self.is_pristine().await? {
             return Ok(());
         }
         match self.raft.initialize(members).await {

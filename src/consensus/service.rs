@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
+use super::node::Node;
 use super::transport::{Answer, Identity, LinkError, Method, Peer, PeerStats, Streaming};
 use super::types::{Raft, SnapshotMeta, Vote};
 use super::{codec, wire};
 use crate::proto::{
-    ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
-    StatusRequest, StatusResponse, raft_response,
+    ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
+    ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
 };
 use crate::storage::{BoxFuture, Snapshot, SnapshotStore};
 
@@ -20,15 +21,19 @@ pub trait ClusterCalls: Send + Sync + 'static {
     /// `from` proposes; the first message is part of the stream.
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
-    fn status(&self) -> StatusResponse;
+    /// `fresh`: after a linearizable read, if there is a leader.
+    fn status(&self, fresh: bool) -> BoxFuture<'_, StatusResponse>;
+    fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
 }
 
-/// Answers peers. Before [`Service::open`] every call is turned away as unreachable.
+/// Answers peers. Before [`Service::open`] only questions for its status are answered: a node that may have lost its
+/// data must not vote.
 pub struct Service {
     identity: Arc<Identity>,
     stats: Arc<PeerStats>,
     snapshots: Arc<dyn SnapshotStore>,
-    open: OnceLock<(Raft, Arc<dyn ClusterCalls>)>,
+    calls: OnceLock<Arc<dyn ClusterCalls>>,
+    raft: OnceLock<Raft>,
 }
 
 fn corrupt(error: io::Error) -> LinkError {
@@ -45,17 +50,26 @@ fn ok(body: Bytes) -> RaftResponse {
 
 impl Service {
     pub fn new(identity: Arc<Identity>, stats: Arc<PeerStats>, snapshots: Arc<dyn SnapshotStore>) -> Arc<Self> {
-        Arc::new(Self { identity, stats, snapshots, open: OnceLock::new() })
+        Arc::new(Self { identity, stats, snapshots, calls: OnceLock::new(), raft: OnceLock::new() })
     }
 
-    /// From now on calls are answered.
-    pub fn open(&self, raft: Raft, calls: Arc<dyn ClusterCalls>) {
-        let _ = self.open.set((raft, calls));
+    /// From now on its status is told.
+    pub fn tell_status(&self, calls: Arc<dyn ClusterCalls>) {
+        let _ = self.calls.set(calls);
+    }
+
+    /// From now on every call is answered.
+    pub fn open(&self, node: &Node) {
+        let _ = self.raft.set(node.raft().clone());
+    }
+
+    fn calls(&self) -> Result<&Arc<dyn ClusterCalls>, LinkError> {
+        self.calls.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
     fn parts(&self) -> Result<(&Raft, &Arc<dyn ClusterCalls>), LinkError> {
-        match self.open.get() {
-            Some((raft, calls)) => Ok((raft, calls)),
+        match self.raft.get() {
+            Some(raft) => Ok((raft, self.calls()?)),
             None => Err(LinkError::Unreachable("the node is starting".into())),
         }
     }
@@ -194,9 +208,17 @@ impl Peer for Service {
 
     fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
         Box::pin(async move {
+            let from = self.identity.check_any(request.handshake.as_ref())?;
+            self.stats.heard(from);
+            Ok(self.calls()?.status(request.fresh).await)
+        })
+    }
+
+    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+        Box::pin(async move {
             self.greet(request.handshake.as_ref())?;
             let (_, calls) = self.parts()?;
-            Ok(calls.status())
+            Ok(calls.change(request).await)
         })
     }
 }

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::codec::FORMAT;
 use super::types::Member;
 use crate::proto::{
-    Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest, ReadIndexResponse,
-    SnapshotChunk, StatusRequest, StatusResponse,
+    ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
+    ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -61,6 +61,8 @@ pub trait Peer: Send + Sync + 'static {
     fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse>;
 
     fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse>;
+
+    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse>;
 }
 
 /// A connection of its own for each, so that none waits behind another.
@@ -109,6 +111,14 @@ impl Identity {
             return refuse(format!("two nodes are configured as node {}", self.node));
         }
         Ok(theirs.from)
+    }
+
+    /// The same for a question that may be meant for whoever is there: `to` is 0 then.
+    pub fn check_any(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+        match handshake {
+            Some(theirs) if theirs.to == 0 => self.check(Some(&Handshake { to: self.node, ..theirs.clone() })),
+            _ => self.check(handshake),
+        }
     }
 }
 
@@ -173,6 +183,8 @@ mod tests {
         };
         refused(None, "no handshake");
         refused(Some(&two.handshake(3)), "addresses");
+        refused(Some(&two.handshake(0)), "addresses");
+        assert_eq!(one.check_any(Some(&two.handshake(0))), Ok(2));
         refused(Some(&one.handshake(1)), "two nodes");
         refused(Some(&Identity { cluster: "other".into(), node: 2 }.handshake(1)), "cluster");
         refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");

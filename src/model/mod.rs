@@ -14,6 +14,7 @@ pub mod effect;
 pub mod election;
 pub mod error;
 mod load;
+mod nodes;
 #[cfg(test)]
 pub(crate) mod properties;
 pub mod read;

@@ -264,7 +264,7 @@ impl State {
             Intent::DeviceOnline(c) => self.device_online(c, node)?,
             Intent::DeviceOffline(c) => self.device_offline(c)?,
             Intent::DevicesSeen(c) => self.devices_seen(c),
-            Intent::NodeBooted(_) => self.node_lost(node, "node restarted"),
+            Intent::NodeBooted(_) => self.node_booted(node),
             Intent::NodeLost(c) => self.node_lost(c.node, "node lost"),
             Intent::CriticalEvent(c) => self.critical_event(c)?,
             Intent::SyncBegin(c) => self.sync_begin(c)?,
@@ -281,6 +281,7 @@ impl State {
             Intent::ClusterInit(c) => self.cluster_init(c),
             Intent::Compact(c) => self.compact(&c)?,
             Intent::AuditNote(c) => self.audit_note(c),
+            Intent::MembersChanged(c) => self.members_changed(c),
         };
         Ok((given, false))
     }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Cluster, Status};
+use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::Settings;
 use tillsync::gateway::outbox::{Outbox, Transport};
@@ -66,6 +66,14 @@ impl Cluster for Slow {
 
     fn status(&self) -> Status {
         self.inner.status()
+    }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        self.inner.nodes()
+    }
+
+    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+        self.inner.change(change, by, within)
     }
 }
 

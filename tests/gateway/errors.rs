@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Cluster, Status};
+use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::Settings;
 use tillsync::model::error::{Code, Error};
@@ -252,6 +252,14 @@ impl Cluster for Buggy {
 
     fn status(&self) -> Status {
         self.0.status()
+    }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        self.0.nodes()
+    }
+
+    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+        self.0.change(change, by, within)
     }
 }
 

@@ -1,0 +1,441 @@
+//! Who belongs to the cluster, and changes of that: asked on any node, carried out by the leader, one at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::outbox::Outbox;
+use super::raft_cluster::in_reach;
+use super::{Change, Changed};
+use crate::clock::SharedClock;
+use crate::consensus::group::{ChangeError, Group};
+use crate::consensus::node::Node;
+use crate::consensus::runtime::spawn;
+use crate::consensus::transport::{Identity, Lane, LinkError, PeerStats, Transport};
+use crate::consensus::types::Member;
+use crate::limits;
+use crate::model::error::{Code, Error};
+use crate::proto::change_request::Change as Asked;
+use crate::proto::change_response::Result as Answer;
+use crate::proto::command::Intent;
+use crate::proto::{
+    ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Refused,
+    StatusRequest, StatusResponse,
+};
+
+/// A learner that is no further behind than this many entries gets its vote.
+const CAUGHT_UP: u64 = 1_000;
+/// Between two looks at something that takes its time.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long a new node may take to answer at its address.
+const GREETING: Duration = Duration::from_secs(3);
+/// One try to move leadership.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// Why the leader did not do it.
+#[derive(Debug, PartialEq)]
+pub enum No {
+    NotLeader(Option<u64>),
+    Refused(Error),
+    /// It is so already.
+    Already(Error),
+}
+
+type Done<T> = Result<T, No>;
+
+fn no<T>(code: Code, why: impl Into<String>) -> Done<T> {
+    Err(No::Refused(Error::new(code, why)))
+}
+
+/// A node's role cannot be changed like that.
+fn cannot<T>(why: impl Into<String>) -> Done<T> {
+    no(Code::RoleChange, why)
+}
+
+pub struct Membership {
+    pub identity: Arc<Identity>,
+    pub node: Arc<Node>,
+    pub transport: Arc<dyn Transport>,
+    pub stats: Arc<PeerStats>,
+    pub outbox: Arc<Outbox>,
+    pub clock: SharedClock,
+    /// What is being done, in words.
+    pub busy: Mutex<Option<String>>,
+}
+
+/// Held while a change is made.
+struct Turn<'a>(&'a Membership);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock() = None;
+    }
+}
+
+impl Membership {
+    /// Has the leader make a change, wherever it is.
+    pub async fn ask(self: &Arc<Self>, change: Change, by: String, within: Duration) -> Result<Changed, Error> {
+        let end = Instant::now() + within;
+        // A try whose answer was lost may have been done: then "it is so already" is what was asked for.
+        let mut unknown = false;
+        let mut hint = None;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let (code, why) = match unknown {
+                    true => (Code::Timeout, "the leader did not answer in time: the change may have been made"),
+                    false => (Code::NoMaster, "there is no leader to make the change"),
+                };
+                return Err(Error::new(code, why));
+            }
+            let request = self.request(&change, &by, left);
+            let me = self.identity.node;
+            let leader = hint.take().or_else(|| self.node.leader());
+            let answer = match leader {
+                _ if self.node.leading().is_some() => self.carry_out(request).await,
+                Some(leader) if leader != me => match self.send(leader, request, left).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        tracing::debug!(leader, %error, "the leader could not be asked for a change");
+                        unknown |= !matches!(error, LinkError::Unreachable(_));
+                        ChangeResponse::default()
+                    }
+                },
+                _ => ChangeResponse::default(),
+            };
+            match answer.result {
+                Some(Answer::Done(done)) => return Ok(Changed { node: done.node, voters: done.voters }),
+                Some(Answer::Refused(refused)) => return Err(error_of(refused)),
+                Some(Answer::Already(_)) if unknown => {
+                    return Ok(Changed { node: change.node(), voters: self.node.group().voters.into_iter().collect() });
+                }
+                Some(Answer::Already(refused)) => return Err(error_of(refused)),
+                Some(Answer::NotLeader(not)) => {
+                    // What had been begun there may be done.
+                    unknown = true;
+                    hint = not.leader.filter(|leader| *leader != me);
+                }
+                None => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn request(&self, change: &Change, by: &str, within: Duration) -> ChangeRequest {
+        let change = match change.clone() {
+            Change::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
+            Change::Remove { node } => Asked::Remove(NodeRemove { node }),
+            Change::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
+        };
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        ChangeRequest { handshake: None, by: by.to_owned(), within_ms, change: Some(change) }
+    }
+
+    async fn send(&self, to: u64, request: ChangeRequest, within: Duration) -> Result<ChangeResponse, LinkError> {
+        let Some(member) = self.node.members().remove(&to) else {
+            return Err(LinkError::Unreachable("it is no member".into()));
+        };
+        let link = self.transport.link(to, &member, Lane::Control);
+        let request = ChangeRequest { handshake: Some(self.identity.handshake(to)), ..request };
+        tokio::time::timeout(within, link.change(request)).await.unwrap_or(Err(LinkError::Timeout))
+    }
+
+    /// On the leader: makes the change, to its end even if nobody waits for the answer any more.
+    pub async fn carry_out(self: &Arc<Self>, request: ChangeRequest) -> ChangeResponse {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let this = self.clone();
+        spawn(async move {
+            let made = this.make(request).await;
+            let _ = answer.send(made);
+        });
+        let result = match answered.await {
+            Ok(Ok(node)) => {
+                let voters = self.node.group().voters.into_iter().collect();
+                Answer::Done(ChangeDone { node, voters })
+            }
+            Ok(Err(No::NotLeader(leader))) => Answer::NotLeader(NotLeader { leader }),
+            Ok(Err(No::Refused(error))) => Answer::Refused(refused(error)),
+            Ok(Err(No::Already(error))) => Answer::Already(refused(error)),
+            Err(_) => Answer::NotLeader(NotLeader { leader: None }),
+        };
+        ChangeResponse { result: Some(result) }
+    }
+
+    async fn make(&self, request: ChangeRequest) -> Done<u64> {
+        self.must_lead()?;
+        let end = Instant::now() + Duration::from_millis(request.within_ms).min(limits::MEMBERS_CHANGE);
+        match request.change {
+            Some(Asked::Add(add)) => {
+                let _turn = self.turn(format!("node {} is being added", add.node))?;
+                self.add(add, &request.by, end).await
+            }
+            Some(Asked::Remove(remove)) => {
+                let _turn = self.turn(format!("node {} is being removed", remove.node))?;
+                self.remove(remove.node, &request.by, end).await
+            }
+            Some(Asked::Transfer(transfer)) => {
+                let _turn = self.turn("leadership is being handed over".into())?;
+                self.hand_over(Some(transfer.to).filter(|to| *to != 0), end).await
+            }
+            None => no(Code::InvalidData, "a change that this version does not know"),
+        }
+    }
+
+    fn turn(&self, what: String) -> Done<Turn<'_>> {
+        let mut busy = self.busy.lock();
+        if let Some(other) = &*busy {
+            return no(Code::Unavailable, format!("one change at a time: {other}"));
+        }
+        *busy = Some(what);
+        Ok(Turn(self))
+    }
+
+    fn must_lead(&self) -> Done<()> {
+        match self.node.leading() {
+            Some(_) => Ok(()),
+            None => Err(No::NotLeader(self.node.leader().filter(|leader| *leader != self.identity.node))),
+        }
+    }
+
+    async fn add(&self, add: NodeAdd, by: &str, end: Instant) -> Done<u64> {
+        let id = add.node;
+        let member = Member { raft: add.raft, gateway: add.gateway };
+        let (epoch, removed) = {
+            let state = self.node.replica().hot();
+            (state.meta().epoch, state.meta().removed_nodes.contains(&id))
+        };
+        if removed {
+            return cannot(format!(
+                "node {id} was removed from this cluster: an id is never used again, take a new one"
+            ));
+        }
+        let group = self.node.group();
+        may_add(&group, id, &member)?;
+        let mut voters: Vec<u64> = group.voters.iter().copied().collect();
+        voters.push(id);
+        self.must_have_quorum(&voters, Some(id))?;
+        let theirs = self.greet(id, &member, end.min(Instant::now() + GREETING)).await?;
+        if theirs.epoch != 0 && theirs.epoch != epoch {
+            return cannot(format!("node {id} holds the data of another cluster: start it with an empty data folder"));
+        }
+        let known = group.members.contains_key(&id);
+        if !known {
+            self.step(end, || self.node.add_learner(id, member.clone())).await?;
+        }
+        if let Err(why) = self.catch_up(id, &member, end).await {
+            if !known && matches!(why, No::Refused(_)) {
+                let undone = self.step(Instant::now() + GREETING, || self.node.take_out(id)).await;
+                tracing::info!(node = id, ?undone, "the node that could not be added was taken out again");
+            }
+            return Err(why);
+        }
+        self.step(end, || self.node.promote(id)).await?;
+        self.record(MembersChanged { node: id, removed: false, raft: member.raft, by: by.to_owned() }).await;
+        Ok(id)
+    }
+
+    /// Whether a node answers at its address, and is the one that is meant.
+    async fn greet(&self, id: u64, member: &Member, end: Instant) -> Done<StatusResponse> {
+        let link = self.transport.link(id, member, Lane::Control);
+        loop {
+            let request = StatusRequest { handshake: Some(self.identity.handshake(id)), fresh: false };
+            let answered = tokio::time::timeout_at(end, link.status(request)).await;
+            let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
+                Ok(status) => return Ok(status),
+                Err(LinkError::Refused(why)) => return cannot(format!("node {id} at {}: {why}", member.raft)),
+                Err(why) => why,
+            };
+            if Instant::now() + PAUSE * 5 >= end {
+                let why = format!("node {id} cannot be reached at {}: {why}", member.raft);
+                return no(Code::PeerUnreachable, why);
+            }
+            tokio::time::sleep(PAUSE * 5).await;
+        }
+    }
+
+    /// Waits until a learner has what the leader has, but for a bounded rest.
+    async fn catch_up(&self, id: u64, member: &Member, end: Instant) -> Done<()> {
+        loop {
+            self.must_lead()?;
+            let behind = self.node.behind(id);
+            if behind.is_some_and(|entries| entries <= CAUGHT_UP) {
+                return Ok(());
+            }
+            if Instant::now() < end {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let state = match behind {
+                Some(entries) => format!("it is {entries} entries behind"),
+                // Perhaps it can say why it takes nothing.
+                None => match self.greet(id, member, end + GREETING).await {
+                    Ok(status) if !status.waiting.is_empty() => status.waiting,
+                    Ok(_) => "it has taken nothing yet".into(),
+                    Err(why) => return Err(why),
+                },
+            };
+            return no(Code::Timeout, format!("node {id} did not catch up in time: {state}; it was not added"));
+        }
+    }
+
+    async fn remove(&self, id: u64, by: &str, end: Instant) -> Done<u64> {
+        let group = self.node.group();
+        if !group.members.contains_key(&id) {
+            if self.node.replica().hot().meta().removed_nodes.contains(&id) {
+                return Err(No::Already(Error::new(Code::RoleChange, format!("node {id} was removed before"))));
+            }
+            return no(Code::InvalidData, format!("node {id} is not a node of this cluster"));
+        }
+        if group.voters.contains(&id) {
+            let left: Vec<u64> = group.voters.iter().copied().filter(|voter| *voter != id).collect();
+            if left.is_empty() {
+                return cannot(format!("node {id} is the last voter: without it there is no cluster"));
+            }
+            self.must_have_quorum(&left, None)?;
+        }
+        if id == self.identity.node {
+            // Whoever leads then takes this one out.
+            let to = self.hand_over(None, end).await?;
+            return Err(No::NotLeader(Some(to)));
+        }
+        self.step(end, || self.node.take_out(id)).await?;
+        self.record(MembersChanged { node: id, removed: true, raft: String::new(), by: by.to_owned() }).await;
+        Ok(id)
+    }
+
+    /// Moves leadership, and waits until it has arrived.
+    pub async fn hand_over(&self, to: Option<u64>, end: Instant) -> Done<u64> {
+        let group = self.node.group();
+        let to = match to {
+            Some(to) if to == self.identity.node => {
+                return Err(No::Already(Error::new(Code::RoleChange, format!("node {to} leads already"))));
+            }
+            Some(to) if !group.members.contains_key(&to) => {
+                return no(Code::InvalidData, format!("node {to} is not a node of this cluster"));
+            }
+            Some(to) if !group.voters.contains(&to) => {
+                return cannot(format!("node {to} is a learner: it has no vote"));
+            }
+            Some(to) if !self.reaches(to) => {
+                return no(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"));
+            }
+            Some(to) => to,
+            None => self.successor(&group)?,
+        };
+        loop {
+            self.must_lead()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return no(Code::Timeout, format!("node {to} did not take over in time"));
+            }
+            match self.node.transfer_leader(to, left.min(HANDOVER)).await {
+                Ok(()) => return Ok(to),
+                Err(error) => tracing::info!(to, %error, "leadership could not be handed over yet"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Who should lead next: the node where the master is, or who has the most of the log.
+    fn successor(&self, group: &Group) -> Done<u64> {
+        let home = self.node.replica().hot().master().map(|master| master.home);
+        let others = group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
+        let best = others
+            .filter_map(|voter| Some((voter, self.node.behind(voter)?)))
+            .min_by_key(|(voter, behind)| (*behind > CAUGHT_UP, home != Some(*voter), *behind, *voter));
+        match best {
+            Some((voter, _)) => Ok(voter),
+            None => cannot("no other voter can be reached to take over"),
+        }
+    }
+
+    /// Most of `voters` must be within reach, or what follows would wait for nobody knows how long.
+    fn must_have_quorum(&self, voters: &[u64], joining: Option<u64>) -> Done<()> {
+        let there = |voter: &&u64| Some(**voter) == joining || self.reaches(**voter);
+        let away: Vec<String> = voters.iter().filter(|v| !there(v)).map(u64::to_string).collect();
+        let (all, reached) = (voters.len(), voters.len() - away.len());
+        if reached * 2 > all {
+            return Ok(());
+        }
+        let away = away.join(", ");
+        cannot(format!(
+            "the quorum would be lost: of the {all} voters that there would be only {reached} can be reached \
+             (not node {away}): bring back or remove what is lost first"
+        ))
+    }
+
+    fn reaches(&self, node: u64) -> bool {
+        node == self.identity.node || in_reach(&self.stats, self.node.timing(), node)
+    }
+
+    /// One step of a change, tried again while the one before is being committed.
+    async fn step<F>(&self, end: Instant, step: impl Fn() -> F) -> Done<()>
+    where
+        F: Future<Output = Result<(), ChangeError>>,
+    {
+        loop {
+            match tokio::time::timeout_at(end, step()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(ChangeError::NotLeader(leader))) => {
+                    return Err(No::NotLeader(leader.filter(|leader| *leader != self.identity.node)));
+                }
+                Ok(Err(ChangeError::Refused(why))) => return cannot(why),
+                Ok(Err(ChangeError::InProgress)) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                Ok(Err(ChangeError::InProgress)) | Err(_) => {
+                    let why = "not confirmed by a quorum in time: the change may have been made";
+                    return no(Code::Timeout, why);
+                }
+            }
+        }
+    }
+
+    /// For the audit log, and so that the id is never used again.
+    async fn record(&self, changed: MembersChanged) {
+        let queued = self.outbox.push(Intent::MembersChanged(changed), self.clock.now_ms());
+        let recorded = match queued {
+            Ok(answered) => answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "shutting down"))),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recorded {
+            tracing::error!(%error, "a change of the members could not be recorded");
+        }
+    }
+}
+
+fn may_add(group: &Group, id: u64, member: &Member) -> Done<()> {
+    if let Some(there) = group.members.get(&id)
+        && there != member
+    {
+        let why = format!("node {id} is a member already, at {} and {}", there.raft, there.gateway);
+        return cannot(why);
+    }
+    if group.voters.contains(&id) {
+        return Err(No::Already(Error::new(Code::RoleChange, format!("node {id} is a voter already"))));
+    }
+    let same = |there: &Member| there.raft == member.raft || there.gateway == member.gateway;
+    if let Some((other, _)) = group.members.iter().find(|(other, there)| **other != id && same(there)) {
+        return cannot(format!("node {other} has one of these addresses"));
+    }
+    if group.members.len() >= limits::NODES {
+        return cannot(format!("a cluster has at most {} nodes", limits::NODES));
+    }
+    Ok(())
+}
+
+fn refused(error: Error) -> Refused {
+    Refused { code: error.code.number(), message: error.message }
+}
+
+fn error_of(refused: Refused) -> Error {
+    Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message)
+}
+
+/// Ends what a leader that is gone has left in the middle. Called now and then on every node.
+pub async fn settle(node: &Node) {
+    if node.leading().is_some() && node.group().joint {
+        let settled = tokio::time::timeout(node.timing().election_max * 4, node.settle()).await;
+        tracing::info!(?settled, "a change of the members had been left in the middle");
+    }
+}

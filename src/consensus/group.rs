@@ -1,0 +1,94 @@
+//! Who is a member of the Raft group, and changes of that: learners first, then voters, by joint consensus.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+
+use super::node::Node;
+use super::types::{Member, TypeConfig};
+
+/// The members as this node knows them.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    pub members: BTreeMap<u64, Member>,
+    pub voters: BTreeSet<u64>,
+    /// A change was begun and not ended: the old and the new voters decide together.
+    pub joint: bool,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// This node does not lead, or leads no more: what was begun may have been done.
+    NotLeader(Option<u64>),
+    /// The one before is not committed yet.
+    InProgress,
+    Refused(String),
+}
+
+type Changed<T> = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+fn done<T>(changed: Changed<T>) -> Result<(), ChangeError> {
+    match changed {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(error)) => Err(match error {
+            ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward) => {
+                ChangeError::NotLeader(forward.leader_id)
+            }
+            ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+            ) => ChangeError::InProgress,
+            error => ChangeError::Refused(error.to_string()),
+        }),
+        Err(RaftError::Fatal(_)) => Err(ChangeError::NotLeader(None)),
+    }
+}
+
+impl Node {
+    pub fn group(&self) -> Group {
+        let membership = self.raft().server_metrics().borrow_watched().membership_config.clone();
+        Group {
+            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            voters: membership.voter_ids().collect(),
+            joint: membership.membership().get_joint_config().len() > 1,
+        }
+    }
+
+    /// On the leader: how many entries a member is behind, if it has ever answered.
+    pub fn behind(&self, member: u64) -> Option<u64> {
+        let metrics = self.raft().metrics();
+        let now = metrics.borrow_watched();
+        let matched = now.replication.as_ref()?.get(&member)?.as_ref()?.index;
+        Some(now.last_log_index.unwrap_or(0).saturating_sub(matched))
+    }
+
+    /// Sends the log to a node from now on; it has no vote.
+    pub async fn add_learner(&self, node: u64, member: Member) -> Result<(), ChangeError> {
+        done(self.raft().add_learner(node, member, false).await)
+    }
+
+    /// Gives a learner its vote.
+    pub async fn promote(&self, node: u64) -> Result<(), ChangeError> {
+        done(self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await)
+    }
+
+    /// Takes a member out, voter or learner.
+    pub async fn take_out(&self, node: u64) -> Result<(), ChangeError> {
+        let nodes = BTreeSet::from([node]);
+        let change = match self.group().voters.contains(&node) {
+            true => ChangeMembers::RemoveVoters(nodes),
+            false => ChangeMembers::RemoveNodes(nodes),
+        };
+        done(self.raft().change_membership(change, false).await)
+    }
+
+    /// Ends a change that another leader left in the middle.
+    pub async fn settle(&self) -> Result<(), ChangeError> {
+        if !self.group().joint {
+            return Ok(());
+        }
+        done(self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await)
+    }
+}

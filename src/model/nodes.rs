@@ -1,0 +1,57 @@
+//! Which nodes the cluster has ever had. An id stands for one machine's data folder: a folder that was lost may have
+//! held votes, so a node that comes back without it must not come under its old id.
+
+use super::state::State;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Done as Nothing, MembersChanged};
+
+impl State {
+    /// A node has begun a boot: from now on its data folder is expected to be there.
+    pub(super) fn node_booted(&mut self, node: u64) -> Given {
+        insert(&mut self.meta.booted_nodes, node);
+        self.node_lost(node, "node restarted")
+    }
+
+    pub(super) fn members_changed(&mut self, c: MembersChanged) -> Given {
+        let MembersChanged { node, removed, raft, by } = c;
+        let device = format!("node-{node}");
+        if removed {
+            insert(&mut self.meta.removed_nodes, node);
+            self.audit("node_removed", "remove", false, &device, format!("Node {node} removed by {by}"));
+            return self.node_lost(node, "node removed");
+        }
+        self.audit("node_added", "add", false, &device, format!("Node {node} at {raft} added by {by}"));
+        Given::Done(Nothing {})
+    }
+}
+
+/// Keeps the list sorted, each id once.
+fn insert(nodes: &mut Vec<u64>, node: u64) {
+    if let Err(at) = nodes.binary_search(&node) {
+        nodes.insert(at, node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::properties::{Bench, online};
+    use super::*;
+    use crate::proto::command::Intent;
+    use crate::proto::{NodeBooted, Role};
+
+    #[test]
+    fn a_removed_node_takes_its_devices_offline_and_its_id_is_remembered() {
+        let mut b = Bench::new();
+        b.ok(Intent::NodeBooted(NodeBooted {}));
+        b.ok(Intent::NodeBooted(NodeBooted {}));
+        b.ok(online("a", 0, Role::Client));
+        let home = b.state.device("a").unwrap().home;
+        let change = |removed| MembersChanged { node: home, removed, raft: "h:1".into(), by: "admin".into() };
+        b.ok(Intent::MembersChanged(change(false)));
+        assert!(b.state.device("a").unwrap().is_active);
+        assert_eq!((&b.state.meta().booted_nodes, b.state.meta().removed_nodes.len()), (&vec![home], 0));
+        b.ok(Intent::MembersChanged(change(true)));
+        assert!(!b.state.device("a").unwrap().is_active);
+        assert_eq!(b.state.meta().removed_nodes, [home]);
+    }
+}
