@@ -13,7 +13,7 @@ use crate::model::error::{Code, Error};
 mod docs;
 mod layers;
 
-pub use layers::Layers;
+pub use layers::{Layers, is_address};
 
 /// How the value of a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Kind {
     File,
     /// In TOML an array of tables `{ id, raft, gateway }`; elsewhere `ID=RAFT/GATEWAY,…`.
     Members,
+    /// In TOML an array of `"HOST:PORT"`; elsewhere with commas between them.
+    Addresses,
 }
 
 /// One setting: `default` is `None` where it must be given.
@@ -92,7 +94,18 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row("raft_tls_cert", Kind::File, Some(""), "This node's certificate (`tillsync certs issue`)."),
     row("raft_tls_key", Kind::File, Some(""), "The private key of that certificate."),
-    row("members", Kind::Members, None, "All nodes of the cluster, this one included; the same on every node."),
+    row(
+        "members",
+        Kind::Members,
+        Some(""),
+        "The nodes that found a new cluster, this one included; the same on each of them. Later changes are made with `tillsync cluster`.",
+    ),
+    row(
+        "join",
+        Kind::Addresses,
+        Some(""),
+        "Instead of `members`, for a node that will be added to a cluster: where nodes of that cluster listen for others (their `raft_listen`).",
+    ),
     row(
         "heartbeat_ms",
         Kind::Milliseconds(5, 60_000),
@@ -164,7 +177,10 @@ pub struct Config {
     pub gateway_tls: Option<GatewayTls>,
     pub raft_listen: SocketAddr,
     pub raft_tls: Option<RaftTls>,
+    /// The founding members; empty for a node that will be added.
     pub members: Vec<Member>,
+    /// Where nodes of the cluster are that this one will be added to.
+    pub join: Vec<String>,
     pub raft: RaftTimes,
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
@@ -237,6 +253,7 @@ impl Config {
                     .files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?
                     .map(|[ca, cert, key]| RaftTls { ca, cert, key }),
                 members: layers.members("members")?,
+                join: layers.addresses("join")?,
                 raft: RaftTimes {
                     heartbeat: layers.milliseconds("heartbeat_ms")?,
                     election_min: layers.milliseconds("election_min_ms")?,
@@ -265,7 +282,14 @@ impl Config {
 
     /// What no single setting can be wrong about on its own.
     fn check(&self) -> Result<(), Error> {
-        if self.me().is_none() {
+        match (self.members.is_empty(), self.join.is_empty()) {
+            (true, true) => {
+                return Err(wrong("members", "is missing, and so is join: a node founds a cluster or joins one"));
+            }
+            (false, false) => return Err(wrong("join", "a node that is one of the members has nothing to join")),
+            _ => {}
+        }
+        if !self.members.is_empty() && self.me().is_none() {
             return Err(wrong("node_id", &format!("{} is not among the members", self.node_id)));
         }
         if self.raft.election_min >= self.raft.election_max {
@@ -292,6 +316,9 @@ impl Config {
             |what: String| wrong("raft_tls_cert", &format!("is missing: {what} is not loopback, see `tillsync certs`"));
         if !self.raft_listen.ip().is_loopback() {
             return Err(missing(format!("raft_listen {}", self.raft_listen)));
+        }
+        if let Some(address) = self.join.iter().find(|address| !is_loopback(address)) {
+            return Err(missing(format!("{address} in join")));
         }
         match self.members.iter().find(|m| !is_loopback(&m.raft)) {
             Some(member) => Err(missing(format!("the raft address {} of member {}", member.raft, member.id))),
@@ -353,6 +380,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_joins_names_no_members() {
+        let file = "node_id = 4\ndata_dir = \"d\"\nkey_file = \"k\"\n";
+        let config = read(&format!("{file}join = [\"127.0.0.1:1\", \"[::1]:2\"]"), &[], &[]).unwrap();
+        assert_eq!((config.join, config.members), (vec!["127.0.0.1:1".to_owned(), "[::1]:2".into()], vec![]));
+        let env = [("TILLSYNC_JOIN", "127.0.0.1:1, 127.0.0.1:2")];
+        assert_eq!(read(file, &env, &[]).unwrap().join, ["127.0.0.1:1", "127.0.0.1:2"]);
+        let error = read(file, &[("TILLSYNC_JOIN", "a:1")], &[]).unwrap_err();
+        assert!(error.message.contains("a:1 in join is not loopback"), "{}", error.message);
+    }
+
+    #[test]
     fn the_environment_beats_the_file_and_a_flag_beats_both() {
         let env = [("TILLSYNC_NODE_ID", "1"), ("TILLSYNC_PING_MS", "150"), ("TILLSYNC_LOG_FORMAT", "json")];
         let config = read(FILE, &env, &[("ping_ms", "250")]).unwrap();
@@ -380,6 +418,9 @@ mod tests {
             (with("heartbeat_ms = 99"), "setting heartbeat_ms"),
             (with("raft_listen = \"127.0.0.1:5000\""), "setting raft_listen"),
             (FILE.replace("node_id = 2", "node_id = 3"), "setting node_id"),
+            (with("join = [\"a:5100\"]"), "setting join"),
+            ("node_id = 2\ndata_dir = \"d\"\nkey_file = \"k\"".to_owned(), "setting members"),
+            ("node_id = 2\ndata_dir = \"d\"\nkey_file = \"k\"\njoin = [\"a\"]".to_owned(), "setting join"),
             (FILE.replace("node_id = 2", ""), "setting node_id"),
             (FILE.replace("id = 1", "id = 2"), "setting members"),
             (FILE.replace("a:5100", "nowhere"), "setting members"),

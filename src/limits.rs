@@ -59,6 +59,8 @@ pub const ORIGIN_WINDOW: u64 = 8_192;
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 
+/// A `HOST:PORT`.
+pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
 pub const NODES: usize = 16;
 pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);

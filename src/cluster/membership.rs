@@ -21,18 +21,16 @@ use crate::proto::change_request::Change as Asked;
 use crate::proto::change_response::Result as Answer;
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Refused,
-    StatusRequest, StatusResponse,
+    ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Outcome,
+    Refused, StatusRequest, StatusResponse,
 };
 
 /// A learner that is no further behind than this many entries gets its vote.
-const CAUGHT_UP: u64 = 1_000;
+pub(super) const CAUGHT_UP: u64 = 1_000;
 /// Between two looks at something that takes its time.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// How long a new node may take to answer at its address.
 const GREETING: Duration = Duration::from_secs(3);
-/// One try to move leadership.
-const HANDOVER: Duration = Duration::from_secs(1);
 
 /// Why the leader did not do it.
 #[derive(Debug, PartialEq)]
@@ -43,14 +41,14 @@ pub enum No {
     Already(Error),
 }
 
-type Done<T> = Result<T, No>;
+pub(super) type Done<T> = Result<T, No>;
 
-fn no<T>(code: Code, why: impl Into<String>) -> Done<T> {
+pub(super) fn no<T>(code: Code, why: impl Into<String>) -> Done<T> {
     Err(No::Refused(Error::new(code, why)))
 }
 
 /// A node's role cannot be changed like that.
-fn cannot<T>(why: impl Into<String>) -> Done<T> {
+pub(super) fn cannot<T>(why: impl Into<String>) -> Done<T> {
     no(Code::RoleChange, why)
 }
 
@@ -177,7 +175,9 @@ impl Membership {
             }
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn("leadership is being handed over".into())?;
-                self.hand_over(Some(transfer.to).filter(|to| *to != 0), end).await
+                let to = self.heir(Some(transfer.to).filter(|to| *to != 0))?;
+                self.give_role(to, "leadership is handed over", &request.by).await;
+                self.hand_over(to, end).await
             }
             None => no(Code::InvalidData, "a change that this version does not know"),
         }
@@ -192,7 +192,7 @@ impl Membership {
         Ok(Turn(self))
     }
 
-    fn must_lead(&self) -> Done<()> {
+    pub(super) fn must_lead(&self) -> Done<()> {
         match self.node.leading() {
             Some(_) => Ok(()),
             None => Err(No::NotLeader(self.node.leader().filter(|leader| *leader != self.identity.node))),
@@ -297,58 +297,14 @@ impl Membership {
         }
         if id == self.identity.node {
             // Whoever leads then takes this one out.
-            let to = self.hand_over(None, end).await?;
+            let to = self.heir(None)?;
+            self.give_role(to, "its node is removed", by).await;
+            self.hand_over(to, end).await?;
             return Err(No::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
         self.record(MembersChanged { node: id, removed: true, raft: String::new(), by: by.to_owned() }).await;
         Ok(id)
-    }
-
-    /// Moves leadership, and waits until it has arrived.
-    pub async fn hand_over(&self, to: Option<u64>, end: Instant) -> Done<u64> {
-        let group = self.node.group();
-        let to = match to {
-            Some(to) if to == self.identity.node => {
-                return Err(No::Already(Error::new(Code::RoleChange, format!("node {to} leads already"))));
-            }
-            Some(to) if !group.members.contains_key(&to) => {
-                return no(Code::InvalidData, format!("node {to} is not a node of this cluster"));
-            }
-            Some(to) if !group.voters.contains(&to) => {
-                return cannot(format!("node {to} is a learner: it has no vote"));
-            }
-            Some(to) if !self.reaches(to) => {
-                return no(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"));
-            }
-            Some(to) => to,
-            None => self.successor(&group)?,
-        };
-        loop {
-            self.must_lead()?;
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return no(Code::Timeout, format!("node {to} did not take over in time"));
-            }
-            match self.node.transfer_leader(to, left.min(HANDOVER)).await {
-                Ok(()) => return Ok(to),
-                Err(error) => tracing::info!(to, %error, "leadership could not be handed over yet"),
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// Who should lead next: the node where the master is, or who has the most of the log.
-    fn successor(&self, group: &Group) -> Done<u64> {
-        let home = self.node.replica().hot().master().map(|master| master.home);
-        let others = group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
-        let best = others
-            .filter_map(|voter| Some((voter, self.node.behind(voter)?)))
-            .min_by_key(|(voter, behind)| (*behind > CAUGHT_UP, home != Some(*voter), *behind, *voter));
-        match best {
-            Some((voter, _)) => Ok(voter),
-            None => cannot("no other voter can be reached to take over"),
-        }
     }
 
     /// Most of `voters` must be within reach, or what follows would wait for nobody knows how long.
@@ -366,7 +322,7 @@ impl Membership {
         ))
     }
 
-    fn reaches(&self, node: u64) -> bool {
+    pub(super) fn reaches(&self, node: u64) -> bool {
         node == self.identity.node || in_reach(&self.stats, self.node.timing(), node)
     }
 
@@ -393,14 +349,14 @@ impl Membership {
 
     /// For the audit log, and so that the id is never used again.
     async fn record(&self, changed: MembersChanged) {
-        let queued = self.outbox.push(Intent::MembersChanged(changed), self.clock.now_ms());
-        let recorded = match queued {
-            Ok(answered) => answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "shutting down"))),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = recorded {
+        if let Err(error) = self.propose(Intent::MembersChanged(changed)).await {
             tracing::error!(%error, "a change of the members could not be recorded");
         }
+    }
+
+    pub(super) async fn propose(&self, intent: Intent) -> Result<Outcome, Error> {
+        let answered = self.outbox.push(intent, self.clock.now_ms())?;
+        answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
     }
 }
 

@@ -22,6 +22,7 @@ pub mod boot;
 mod cell;
 pub mod coordinator;
 mod gather;
+mod handover;
 pub mod inbox;
 pub mod local;
 pub mod membership;

@@ -22,8 +22,7 @@ use crate::consensus::transport::{Identity, PeerStats, Streaming};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, DeviceShutdown, Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse,
-    StatusResponse,
+    ChangeRequest, ChangeResponse, Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -64,25 +63,6 @@ impl RaftCluster {
     /// Moves leadership to `to`, if this node leads, and waits until it has arrived there.
     pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), StartError> {
         self.node.transfer_leader(to, within).await
-    }
-
-    /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
-    /// wait meanwhile, they do not fail.
-    pub async fn leave(&self, node_device: &str, within: Duration) {
-        let end = Instant::now() + within;
-        let here = self.replica().hot().device(node_device).is_some_and(|d| d.is_active && d.home == self.node_id());
-        if here {
-            let reason = "the node is shutting down".into();
-            let shutdown = DeviceShutdown { device_id: node_device.into(), reason };
-            let done = Cluster::propose(self, Intent::DeviceShutdown(shutdown));
-            if let Ok(Err(error)) = tokio::time::timeout_at(end, done).await {
-                tracing::info!(%error, "the node's device could not say goodbye");
-            }
-        }
-        if self.node.leading().is_some() && self.node.view().voters.len() > 1 {
-            let handed = self.membership.hand_over(None, end).await;
-            tracing::info!(?handed, "leadership was handed over");
-        }
     }
 
     /// This node must not serve any more.

@@ -37,14 +37,13 @@ pub fn page() -> String {
             Kind::Milliseconds(least, most) => format!("milliseconds, {least} to {most}"),
             Kind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" or "),
             Kind::Members => "list of `{ id, raft, gateway }`".to_owned(),
+            Kind::Addresses => "list of `HOST:PORT`".to_owned(),
         };
-        let default = row.default.map_or_else(
-            || "must be given".to_owned(),
-            |d| match d {
-                "" => "none".to_owned(),
-                d => format!("`{d}`"),
-            },
-        );
+        let default = match row.default {
+            None => "must be given".to_owned(),
+            Some("") => "none".to_owned(),
+            Some(default) => format!("`{default}`"),
+        };
         let _ = writeln!(out, "| `{}` | {kind} | {default} | {} |", row.key, row.about);
     }
     out

@@ -112,6 +112,10 @@ impl Layers {
     pub(super) fn members(&self, key: &str) -> Result<Vec<Member>, Error> {
         members(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
+
+    pub(super) fn addresses(&self, key: &str) -> Result<Vec<String>, Error> {
+        addresses(&self.value(key)?).map_err(|why| wrong(key, &why))
+    }
 }
 
 /// `[a.b]` with `c` in it is `a_b_c`.
@@ -133,6 +137,9 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Number(..) | Kind::Milliseconds(..) => {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
+        // Nothing is an empty list.
+        Kind::Members | Kind::Addresses if text.trim().is_empty() => Ok(Value::Array(Vec::new())),
+        Kind::Addresses => Ok(Value::Array(text.split(',').map(|part| Value::from(part.trim())).collect())),
         Kind::Members => {
             let member = |part: &str| {
                 let (id, rest) = part.trim().split_once('=')?;
@@ -173,11 +180,12 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
             _ => Err(format!("must be one of {}", words.join(", "))),
         },
         Kind::Members => members(value).map(drop),
+        Kind::Addresses => addresses(value).map(drop),
     }
 }
 
 fn members(value: &Value) -> Result<Vec<Member>, String> {
-    let list = value.as_array().filter(|l| !l.is_empty()).ok_or("must be a list of { id, raft, gateway }")?;
+    let list = value.as_array().ok_or("must be a list of { id, raft, gateway }")?;
     let mut members: Vec<Member> = Vec::with_capacity(list.len());
     for entry in list {
         let table = entry.as_table().ok_or("each must be { id, raft, gateway }")?;
@@ -195,11 +203,19 @@ fn members(value: &Value) -> Result<Vec<Member>, String> {
     Ok(members)
 }
 
-/// `HOST:PORT`: members may have names where listeners have addresses.
 fn address(table: &Table, id: u64, key: &str) -> Result<String, String> {
     let text = table.get(key).and_then(Value::as_str).unwrap_or_default();
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) => Ok(text.to_owned()),
-        _ => Err(format!("member {id} needs {key} = \"HOST:PORT\"")),
-    }
+    if is_address(text) { Ok(text.to_owned()) } else { Err(format!("member {id} needs {key} = \"HOST:PORT\"")) }
+}
+
+fn addresses(value: &Value) -> Result<Vec<String>, String> {
+    let list = value.as_array().ok_or("must be a list of \"HOST:PORT\"")?;
+    let each = list.iter().map(|entry| entry.as_str().filter(|text| is_address(text)).map(str::to_owned));
+    each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"HOST:PORT\"".into())
+}
+
+/// `HOST:PORT`: members may have names where listeners have addresses.
+pub fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }

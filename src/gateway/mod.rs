@@ -173,6 +173,8 @@ pub async fn serve_tls(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let gateway = Gateway::new(cluster, settings, keys);
+    let counting = Arc::downgrade(&gateway);
+    gateway.cluster.count_sessions(Box::new(move || counting.upgrade().map_or(0, |g| g.hub.sessions() as u64)));
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
     let app = rest::router(gateway.clone());

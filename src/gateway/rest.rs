@@ -25,6 +25,7 @@ mod conflicts;
 mod data;
 mod devices;
 mod logs;
+mod members;
 pub mod routes;
 mod sync;
 mod system;
@@ -229,4 +230,31 @@ pub fn pagination(o: &mut Object<'_>, limit: usize, offset: u64, total: u64) {
 /// Waits until this node has everything that any client was told was committed.
 pub async fn fresh(gateway: &Gateway) -> Result<(), Failure> {
     gateway.cluster.read_barrier().await.or_fail(gateway)
+}
+
+/// What an answer was read from.
+#[derive(Clone, Copy)]
+pub struct Source {
+    stale: bool,
+}
+
+impl Source {
+    /// The newest, or with `?consistency=stale` whatever this node has: a node without a quorum has nothing else.
+    pub async fn asked(gateway: &Gateway, asked: &Asked) -> Result<Self, Failure> {
+        match asked.get("consistency") {
+            None | Some("linearizable") => fresh(gateway).await.map(|()| Self { stale: false }),
+            Some("stale") => Ok(Self { stale: true }),
+            Some(_) => {
+                let bad = Bad::field("consistency", "must be linearizable or stale");
+                Err(Failure::bad(gateway, Code::InvalidData, bad))
+            }
+        }
+    }
+
+    /// An answer that may be old says so.
+    pub fn tell(self, o: &mut Object<'_>) {
+        if self.stale {
+            o.text("consistency", "stale");
+        }
+    }
 }

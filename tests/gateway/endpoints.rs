@@ -188,6 +188,47 @@ async fn get_system_cluster() {
     let server = server().await;
     let cluster = get(&server, "/system/cluster").await;
     assert_eq!((&cluster["node"], &cluster["quorum"], &cluster["voters"]), (&json!(1), &json!(true), &json!([1])));
+    let node = &cluster["nodes"][0];
+    assert_eq!((&node["node"], &node["role"], &node["lag"]), (&json!(1), &json!("leader"), &json!(0)));
+}
+
+#[tokio::test]
+async fn post_system_cluster_nodes() {
+    let server = server().await;
+    let node = json!({"node": 2, "raft": "h:5100", "gateway": "h:5000"});
+    let (status, body) = server.rest("POST", "/system/cluster/nodes", Some(node)).await;
+    assert_eq!((status, &body["error_code"]), (502, &json!("1002")), "nobody is there: {body}");
+    for (field, wrong) in
+        [("node", json!(0)), ("raft", json!("h")), ("gateway", json!("h:x")), ("timeout_ms", json!(-1))]
+    {
+        let mut node = json!({"node": 2, "raft": "h:5100", "gateway": "h:5000"});
+        node[field] = wrong;
+        let (status, body) = server.rest("POST", "/system/cluster/nodes", Some(node)).await;
+        assert_eq!((status, &body["error_code"], &body["field"]), (400, &json!("2004"), &json!(field)), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn delete_system_cluster_nodes_id() {
+    let server = server().await;
+    let (status, body) = server.rest("DELETE", "/system/cluster/nodes/1?timeout_ms=1000", None).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("4002")), "it is the last one: {body}");
+    for wrong in ["0", "x", "7"] {
+        let (status, body) = server.rest("DELETE", &format!("/system/cluster/nodes/{wrong}"), None).await;
+        assert_eq!((status, &body["error_code"]), (400, &json!("2004")), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn post_system_cluster_transfer() {
+    let server = server().await;
+    let (status, body) = server.rest("POST", "/system/cluster/transfer", Some(json!({"to": 1}))).await;
+    assert_eq!((status, &body["node"], &body["voters"]), (200, &json!(1), &json!([1])));
+    assert_eq!(server.rest("POST", "/system/cluster/transfer", Some(json!({}))).await.1["field"], "to");
+    let manager = server.token("m", tillsync::token::Class::Manager);
+    let request = reqwest::Client::new().post(format!("http://{}/system/cluster/transfer", server.addr));
+    let answer = request.bearer_auth(manager).json(&json!({"to": 1})).send().await.unwrap();
+    assert_eq!(answer.status(), 403, "an admin's business");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod from_client;
 mod harness;
 mod limits;
 mod presence;
+mod quorum;
 mod rates;
 mod rest;
 mod resume;

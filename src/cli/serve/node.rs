@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -25,9 +26,16 @@ use crate::tls::files::{GatewayTls, NodeTls};
 use crate::tls::follow::Followed;
 use crate::token::KeyRing;
 
+/// How long handing over may take at a shutdown.
+const LEAVE: Duration = Duration::from_secs(3);
+
 /// A node that serves.
 pub struct Node {
     stop: CancellationToken,
+    /// Ends the coordinator, which is the first to go.
+    duties: CancellationToken,
+    /// The node's own device.
+    device: String,
     coordinator: JoinHandle<()>,
     gateway: JoinHandle<std::io::Result<()>>,
     cluster: Arc<RaftCluster>,
@@ -53,10 +61,12 @@ impl Node {
         let running = boot::start(node_config(config), stores, wire, clock).await.map_err(start_error)?;
         let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
-        let mut duties = coordinator::Settings::of(config.node_id);
-        duties.lost_after = config.presence.lost;
+        let duties = stop.child_token();
+        let mut settings = coordinator::Settings::of(config.node_id);
+        settings.lost_after = config.presence.lost;
+        let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
-        let coordinator = tokio::spawn(coordinator::run(shared.clone(), duties, stop.clone()));
+        let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, duties.clone()));
         let settings = gateway_settings(config);
         let current = gateway_tls.map(|tls| -> Current {
             tokio::spawn(tls.clone().follow(stop.clone()));
@@ -69,19 +79,26 @@ impl Node {
         let gateway =
             tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
-        Ok(Self { stop, coordinator, gateway, cluster, stopper, close })
+        Ok(Self { stop, duties, device, coordinator, gateway, cluster, stopper, close })
     }
 
-    /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust.
+    /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
+    /// nor when the cluster has done with it.
     pub async fn failed(&self) -> Error {
-        Error::new(Code::Storage, format!("the node stopped by itself: {}", self.cluster.node().failed().await))
+        tokio::select! {
+            why = self.cluster.node().failed() => Error::new(Code::Storage, format!("the node stopped by itself: {why}")),
+            // A configuration error: to start it again like this cannot help.
+            why = self.cluster.told_to_end() => Error::new(Code::Configuration, why),
+        }
     }
 
-    /// Takes it down from the top; what was acknowledged is on disk.
+    /// Hands over what it leads, then takes it down from the top; what was acknowledged is on disk.
     pub async fn stop(self) -> Result<(), Error> {
-        self.stop.cancel();
+        self.duties.cancel();
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;
+        self.cluster.leave(&self.device, LEAVE).await;
+        self.stop.cancel();
         if let Ok(Err(error)) = self.gateway.await {
             tracing::warn!(%error, "the gateway did not end cleanly");
         }
@@ -121,6 +138,7 @@ fn node_config(config: &Config) -> NodeConfig {
             election_max: config.raft.election_max,
         },
         request_timeout: config.request_timeout,
+        join: config.join.iter().map(|raft| (0, Member { raft: raft.clone(), ..Member::default() })).collect(),
         ..NodeConfig::new(config.node_id, &config.cluster_name, members)
     }
 }

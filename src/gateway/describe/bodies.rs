@@ -1,13 +1,22 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID, UPDATE,
+    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID,
+    UPDATE,
 };
 use super::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
     must, plus,
 };
 use crate::limits;
+
+/// Where a node without a quorum may answer from what it has.
+pub const STALE_QUERY: Field = may(
+    "consistency",
+    Kind::Word(&["linearizable", "stale"]),
+    "`stale`: what this node has, without asking the others; it may be old. Default: linearizable.",
+);
+const STALE: Field = more("consistency", Kind::Word(&["stale"]), "It was asked for: the answer may be old.");
 
 const SUCCESS: Field = must("success", Kind::Flag, "");
 const WHO: Field = must("device_id", DEVICE_ID, "");
@@ -44,8 +53,9 @@ pub const DEVICE: &[Field] = &[
     must("is_active", Kind::Flag, ""),
     plus("home", ANY_COUNT, "The node that it is connected to."),
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
+    STALE,
 ];
-pub const DEVICES: &[Field] = &[must("devices", Kind::List(DEVICE), "")];
+pub const DEVICES: &[Field] = &[must("devices", Kind::List(DEVICE), ""), STALE];
 
 pub const ROLE_ASKED: &[Field] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
 pub const ROLE_CHANGED: &[Field] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
@@ -57,6 +67,7 @@ pub const SYNC_STATE: &[Field] = &[
     must("last_sync_timestamp", Kind::OrNull(&Kind::Time), "Null until the first sync."),
     must("last_error_message", Kind::OrNull(&WORDS), ""),
     must("updated_at", Kind::Time, ""),
+    STALE,
 ];
 pub const SYNC_STATE_ASKED: &[Field] = &[
     may("sync_status", SYNC_STATUS, ""),
@@ -81,7 +92,7 @@ const ELECTION_ROW: &[Field] = &[
     plus("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
     plus("term", ANY_COUNT, ""),
 ];
-pub const ELECTIONS: &[Field] = &[must("logs", Kind::List(ELECTION_ROW), "Newest first."), PAGINATION];
+pub const ELECTIONS: &[Field] = &[must("logs", Kind::List(ELECTION_ROW), "Newest first."), PAGINATION, STALE];
 
 const AUDIT_ROW: &[Field] = &[
     must("id", ANY_COUNT, ""),
@@ -92,12 +103,13 @@ const AUDIT_ROW: &[Field] = &[
     must("details", WORDS, ""),
     must("timestamp", Kind::Time, ""),
 ];
-pub const AUDIT: &[Field] = &[must("logs", Kind::List(AUDIT_ROW), "Newest first."), PAGINATION];
+pub const AUDIT: &[Field] = &[must("logs", Kind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
 
 pub const CHANGES: &[Field] = &[
     must("changes", Kind::List(CHANGE), "In order."),
     must("cursor", CURSOR, "Ask with it for what comes next."),
     must("has_more", Kind::Flag, ""),
+    STALE,
 ];
 
 const OPEN_CONFLICT: &[Field] = &[
@@ -112,7 +124,7 @@ const OPEN_CONFLICT: &[Field] = &[
     plus("deleted_here", Kind::Flag, "The record is deleted."),
     plus("deleted_there", Kind::Flag, "The device deleted it."),
 ];
-pub const CONFLICTS: &[Field] = &[must("conflicts", Kind::List(OPEN_CONFLICT), "Oldest first."), PAGINATION];
+pub const CONFLICTS: &[Field] = &[must("conflicts", Kind::List(OPEN_CONFLICT), "Oldest first."), PAGINATION, STALE];
 
 pub const RESOLVE_ASKED: &[Field] = &[
     may("resolution_method", METHOD, "Default: manual."),
@@ -164,19 +176,46 @@ pub const HEALTH: &[Field] = &[
     must("last_check", Kind::Time, ""),
 ];
 
-pub const NETWORK: &[Field] = &[
-    must("network_status", Kind::Word(&["connected", "disconnected", "partitioned"]), ""),
-    must("active_connections", ANY_COUNT, "Sessions on this node."),
-    must("last_heartbeat", Kind::Time, "When a peer was last heard."),
-    must("network_latency", Kind::Number, "To the slowest peer, in milliseconds."),
-    plus("unreachable", Kind::Counts, "The nodes that this one cannot reach."),
-];
-
 const PEER: &[Field] = &[
     must("node", ANY_COUNT, ""),
     must("reachable", Kind::Flag, ""),
     must("latency_ms", Kind::OrNull(&Kind::Number), ""),
     must("silent_ms", Kind::OrNull(&Kind::Number), ""),
+    must("last_heard", Kind::OrNull(&Kind::Time), "Null: never."),
+];
+pub const NETWORK: &[Field] = &[
+    must(
+        "network_status",
+        Kind::Word(&["connected", "disconnected", "partitioned"]),
+        "`partitioned`: some nodes are out of reach; `disconnected`: so many that nothing can be written here.",
+    ),
+    must("active_connections", ANY_COUNT, "Sessions on this node."),
+    must("last_heartbeat", Kind::Time, "When a peer was last heard."),
+    must("network_latency", Kind::Number, "To the slowest peer, in milliseconds."),
+    plus("unreachable", Kind::Counts, "The nodes that this one cannot reach."),
+    plus("quorum", Kind::Flag, "Writes can be committed."),
+    plus("peers", Kind::List(PEER), "The other nodes, as this one sees them."),
+];
+
+const NODE: &[Field] = &[
+    must("node", ANY_COUNT, ""),
+    must("role", Kind::Word(&["leader", "voter", "learner"]), ""),
+    must("raft", WORDS, "Where the other nodes reach it."),
+    must("gateway", WORDS, "Where devices reach it."),
+    must("reachable", Kind::Flag, "From the node that answers."),
+    must("latency_ms", Kind::OrNull(&Kind::Number), "Round trip from the node that answers."),
+    must("last_heard", Kind::OrNull(&Kind::Time), "Null: never."),
+    must(
+        "term",
+        Kind::OrNull(&ANY_COUNT),
+        "This and the rest as it said itself, a second ago at most if it is reachable.",
+    ),
+    must("applied_index", Kind::OrNull(&ANY_COUNT), ""),
+    must("lag", Kind::OrNull(&ANY_COUNT), "Entries that it had not applied."),
+    must("digest", Kind::OrNull(&WORDS), "Of its state at `applied_index`."),
+    must("master", Kind::OrNull(&DEVICE_ID), ""),
+    must("sessions", Kind::OrNull(&ANY_COUNT), ""),
+    must("version", Kind::OrNull(&WORDS), ""),
 ];
 pub const CLUSTER: &[Field] = &[
     must("node", ANY_COUNT, "The node that answers."),
@@ -192,9 +231,30 @@ pub const CLUSTER: &[Field] = &[
     must("quorum", Kind::Flag, ""),
     must("peers", Kind::List(PEER), ""),
     must("voters", Kind::Counts, ""),
+    must("nodes", Kind::List(NODE), "Every member."),
     must("version", WORDS, ""),
     must("timestamp", Kind::Time, ""),
 ];
+
+pub const WITHIN: Field = may("timeout_ms", Kind::Count(600_000), "How long it may take. Default: 30000.");
+/// `HOST:PORT`.
+const ADDRESS: Kind = Kind::Name(limits::ADDRESS);
+pub const NODE_ASKED: &[Field] = &[
+    must("node", Kind::Size(i64::MAX as u64), "Its `node_id`: one that was never used before."),
+    must("raft", ADDRESS, "Where the other nodes reach it, `HOST:PORT`."),
+    must("gateway", ADDRESS, "Where devices reach it, `HOST:PORT`."),
+    WITHIN,
+];
+pub const TRANSFER_ASKED: &[Field] = &[must("to", Kind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
+pub const MEMBERS: &[Field] = &[
+    SUCCESS,
+    must("node", ANY_COUNT, "The node that was added or removed, or that leads now."),
+    must("voters", Kind::Counts, "The voters there are now."),
+    must("timestamp", Kind::Time, ""),
+];
+
+pub const RECORD: &[Field] =
+    &[DATA_RESPONSE[0], DATA_RESPONSE[1], DATA_RESPONSE[2], DATA_RESPONSE[3], DATA_RESPONSE[4], STALE];
 
 pub const ELECTED: &[Field] = &[
     SUCCESS,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::{Answer, Asked, Failure, OrFail, answer, fresh};
+use super::{Answer, Asked, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::feed::{self, Page};
@@ -33,7 +33,7 @@ const QUIET: Duration = Duration::from_secs(15);
 pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked, headers: HeaderMap) -> Answer {
     let (limit, _) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
     let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
-    fresh(&gateway).await?;
+    let source = Source::asked(&gateway, &asked).await?;
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let meta = gateway.cluster.replica().hot().meta().clone();
     let after = match resumed.or(asked.get("cursor")) {
@@ -52,6 +52,7 @@ pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
     Ok(answer(|o| {
         o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
         o.text("cursor", &Cursor { epoch: meta.epoch, seq: page.seq }.to_string()).flag("has_more", page.more);
+        source.tell(o);
     }))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::devices::unexpected;
-use super::{Answer, Asked, At, Body, Failure, OrFail, answer, fresh, pagination};
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::{decider, find_conflict};
@@ -21,7 +21,7 @@ use crate::proto::{Conflict, PolicyPut};
 /// `GET /sync/conflicts`: those that wait for a decision, oldest first.
 pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
     let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
-    fresh(&gateway).await?;
+    let source = Source::asked(&gateway, &asked).await?;
     let wanted = |c: &&Arc<Conflict>| {
         asked.get("device_id").is_none_or(|id| c.device_id == id)
             && asked.get("table_name").is_none_or(|name| c.table_name == name)
@@ -35,6 +35,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) 
     Ok(answer(|o| {
         o.array("conflicts", &rows, |out, row| push_object(out, |o| open_conflict(o, row)));
         pagination(o, limit, offset, total);
+        source.tell(o);
     }))
 }
 

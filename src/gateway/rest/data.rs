@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, At, Body, Failure, OrFail, answer, fresh};
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::look_up;
@@ -17,9 +17,14 @@ use crate::proto::outcome::Result as Given;
 use crate::proto::{Outcome, ResolutionMethod};
 
 /// `GET /data/{table}/{record_id}`
-pub async fn read(State(gateway): State<Arc<Gateway>>, _: Caller, At((table, id)): At<(String, String)>) -> Answer {
+pub async fn read(
+    State(gateway): State<Arc<Gateway>>,
+    _: Caller,
+    At((table, id)): At<(String, String)>,
+    asked: Asked,
+) -> Answer {
     let id = record(&gateway, &table, &id)?;
-    fresh(&gateway).await?;
+    let source = Source::asked(&gateway, &asked).await?;
     let now = gateway.cluster.replica().hot().record(&table, id);
     let found = match now {
         RecordNow::Absent => None,
@@ -28,7 +33,10 @@ pub async fn read(State(gateway): State<Arc<Gateway>>, _: Caller, At((table, id)
     };
     let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
     let (table_name, record_id, at_ms) = (table.as_str(), id, gateway.now_ms());
-    Ok(answer(|o| ServerEvent::DataResponse { table_name, record_id, data, version, at_ms }.fill(o)))
+    Ok(answer(|o| {
+        ServerEvent::DataResponse { table_name, record_id, data, version, at_ms }.fill(o);
+        source.tell(o);
+    }))
 }
 
 /// `POST /data/{table}/{record_id}`: a `data_update`.

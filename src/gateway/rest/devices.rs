@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, At, Body, Failure, OrFail, answer, fresh};
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
@@ -50,20 +50,24 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
 }
 
 /// `GET /device/roles`
-pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, _: Asked) -> Answer {
-    fresh(&gateway).await?;
+pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+    let source = Source::asked(&gateway, &asked).await?;
     let devices: Vec<Arc<Device>> = gateway.cluster.replica().hot().devices().cloned().collect();
     Ok(answer(|o| {
         o.array("devices", &devices, |out, device| push_object(out, |o| fill(o, device)));
+        source.tell(o);
     }))
 }
 
 /// `GET /device/roles/{device_id}`
-pub async fn one(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>) -> Answer {
-    fresh(&gateway).await?;
+pub async fn one(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>, asked: Asked) -> Answer {
+    let source = Source::asked(&gateway, &asked).await?;
     let device = gateway.cluster.replica().hot().device(&id).cloned();
     let device = device.ok_or_else(|| not_registered(&gateway, &id))?;
-    Ok(answer(|o| fill(o, &device)))
+    Ok(answer(|o| {
+        fill(o, &device);
+        source.tell(o);
+    }))
 }
 
 /// `PUT /device/roles/{device_id}`

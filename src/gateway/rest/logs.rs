@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, Failure, OrFail, answer, fresh, pagination};
+use super::{Answer, Asked, Failure, OrFail, Source, answer, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::gateway::wire::Bad;
@@ -20,7 +20,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// `GET /sync/master-election-logs`
 pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
     let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
-    fresh(&gateway).await?;
+    let source = Source::asked(&gateway, &asked).await?;
     let total = gateway.cluster.replica().hot().meta().election_head;
     let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, total, limit, offset);
     let rows = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
@@ -34,6 +34,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: As
             });
         });
         pagination(o, limit, offset, total);
+        source.tell(o);
     }))
 }
 
@@ -50,7 +51,7 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
         Ok((limit, offset, filter))
     };
     let (limit, offset, filter) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
-    fresh(&gateway).await?;
+    let source = Source::asked(&gateway, &asked).await?;
     let offset_rows = usize::try_from(offset).unwrap_or(usize::MAX);
     let (total, page) = gateway.cluster.replica().hot().audit_index().page(&filter, limit, offset_rows);
     let rows = gateway.cluster.replica().cold(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
@@ -63,6 +64,7 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
             });
         });
         pagination(o, limit, offset, total);
+        source.tell(o);
     }))
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, logs, sync, system, tokens};
+use super::{changes, conflicts, data, devices, logs, members, sync, system, tokens};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
@@ -54,11 +54,14 @@ pub struct Endpoint {
 
 const NONE: &[(u16, Code)] = &[];
 const FORBIDDEN: (u16, Code) = (403, Code::Forbidden);
+/// The node cannot be reached; what is asked for cannot be done, or not yet.
+const CHANGE_REFUSED: &[(u16, Code)] = &[FORBIDDEN, (409, Code::RoleChange), (502, Code::PeerUnreachable)];
 const UNKNOWN: (u16, Code) = (404, Code::NotRegistered);
 /// What every path may answer to a wrong value in it, in the query or in the body.
 const BAD: (u16, Code) = (400, Code::InvalidData);
 const TOO_LARGE: (u16, Code) = (413, Code::InvalidData);
 
+const WITHIN: &[Field] = &[b::WITHIN];
 const AUDIT_QUERY: &[Field] = &[
     b::PAGE[0],
     b::PAGE[1],
@@ -66,14 +69,18 @@ const AUDIT_QUERY: &[Field] = &[
     may("event_type", WORDS, ""),
     may("start_date", Kind::Time, "Inclusive. Any ISO 8601 time, or a date."),
     may("end_date", Kind::Time, "Inclusive; a date means the whole day."),
+    b::STALE_QUERY,
 ];
 const CHANGES_QUERY: &[Field] = &[
     may("cursor", CURSOR, "Of an earlier answer. Default: from the beginning."),
     may("tables", WORDS, "Names with commas between them. Default: all."),
     b::PAGE[0],
+    b::STALE_QUERY,
 ];
+const STALE_QUERY: &[Field] = &[b::STALE_QUERY];
+const ELECTIONS_QUERY: &[Field] = &[b::PAGE[0], b::PAGE[1], b::STALE_QUERY];
 const CONFLICTS_QUERY: &[Field] =
-    &[b::PAGE[0], b::PAGE[1], may("device_id", DEVICE_ID, ""), may("table_name", TABLE_NAME, "")];
+    &[b::PAGE[0], b::PAGE[1], may("device_id", DEVICE_ID, ""), may("table_name", TABLE_NAME, ""), b::STALE_QUERY];
 
 /// An endpoint of the document that needs a quorum.
 const fn documented(
@@ -122,10 +129,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
             || post(devices::register),
         )
     },
-    documented("GET", "/device/roles", "Devices", "All devices.", &[(200, Content::Json(b::DEVICES))], || {
-        get(devices::list)
-    }),
     Endpoint {
+        query: STALE_QUERY,
+        ..documented("GET", "/device/roles", "Devices", "All devices.", &[(200, Content::Json(b::DEVICES))], || {
+            get(devices::list)
+        })
+    },
+    Endpoint {
+        query: STALE_QUERY,
         refuses: &[UNKNOWN],
         ..documented(
             "GET",
@@ -156,6 +167,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        query: STALE_QUERY,
         refuses: &[UNKNOWN],
         ..documented(
             "GET",
@@ -179,7 +191,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
-        query: b::PAGE,
+        query: ELECTIONS_QUERY,
         ..documented(
             "GET",
             "/sync/master-election-logs",
@@ -269,14 +281,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
             || put(conflicts::put_policy),
         )
     },
-    extension(
-        "GET",
-        "/data/{table}/{record_id}",
-        "Records",
-        "A record.",
-        &[(200, Content::Json(crate::gateway::describe::events::DATA_RESPONSE))],
-        || get(data::read),
-    ),
+    Endpoint {
+        query: STALE_QUERY,
+        ..extension(
+            "GET",
+            "/data/{table}/{record_id}",
+            "Records",
+            "A record.",
+            &[(200, Content::Json(b::RECORD))],
+            || get(data::read),
+        )
+    },
     Endpoint {
         body: Some(b::WRITE),
         refuses: &[FORBIDDEN, UNKNOWN, (409, Code::Conflict)],
@@ -298,6 +313,42 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "This node's view of the cluster.",
             &[(200, Content::Json(b::CLUSTER))],
             || get(system::cluster),
+        )
+    },
+    Endpoint {
+        body: Some(b::NODE_ASKED),
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "POST",
+            "/system/cluster/nodes",
+            "System",
+            "Adds a node that runs and waits to join; it gets its vote when it has caught up.",
+            &[(200, Content::Json(b::MEMBERS))],
+            || post(members::add),
+        )
+    },
+    Endpoint {
+        query: WITHIN,
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "DELETE",
+            "/system/cluster/nodes/{id}",
+            "System",
+            "Removes a node for good, alive or dead: its id is never used again.",
+            &[(200, Content::Json(b::MEMBERS))],
+            || delete(members::remove),
+        )
+    },
+    Endpoint {
+        body: Some(b::TRANSFER_ASKED),
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "POST",
+            "/system/cluster/transfer",
+            "System",
+            "Hands leadership to another node, and the master's role to a device that is connected there.",
+            &[(200, Content::Json(b::MEMBERS))],
+            || post(members::transfer),
         )
     },
     Endpoint {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::devices::{not_registered, unexpected};
-use super::{Answer, At, Body, OrFail, answer, fresh};
+use super::{Answer, Asked, At, Body, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::Object;
@@ -20,14 +20,17 @@ use crate::proto::{SyncState, SyncStatePut};
 const PENDING: u64 = 1_000_000_000_000;
 
 /// `GET /sync/state/{device_id}`
-pub async fn state(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>) -> Answer {
-    fresh(&gateway).await?;
+pub async fn state(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>, asked: Asked) -> Answer {
+    let source = Source::asked(&gateway, &asked).await?;
     let found = {
         let state = gateway.cluster.replica().hot();
         state.sync_state(&id).map(|sync| (sync.clone(), state.pending_changes(sync)))
     };
     let (sync, pending) = found.ok_or_else(|| not_registered(&gateway, &id))?;
-    Ok(answer(|o| fill(o, &sync, pending)))
+    Ok(answer(|o| {
+        fill(o, &sync, pending);
+        source.tell(o);
+    }))
 }
 
 /// `PUT /sync/state/{device_id}`

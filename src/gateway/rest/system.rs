@@ -8,10 +8,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
 use super::{Answer, Asked, Body, Failure, OrFail, answer};
+use crate::cluster::{NodeInfo, Peer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::elect as elect_command;
-use crate::gateway::wire::json::push_object;
+use crate::gateway::wire::json::{Object, push_object};
 use crate::gateway::wire::{Bad, ServerEvent, election};
 use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
@@ -66,17 +67,18 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Aske
         }
     }
     let reached = status.peers.iter().filter(|p| p.reachable).count();
-    let network = match (status.quorum, reached == status.peers.len(), reached) {
-        (true, true, _) => "connected",
-        (false, _, 0) => "disconnected",
-        _ => "partitioned",
+    let network = match (status.quorum, reached == status.peers.len()) {
+        (true, true) => "connected",
+        (true, false) => "partitioned",
+        (false, _) => "disconnected",
     };
     let silent = status.peers.iter().filter_map(|p| p.silent_for).min().unwrap_or(Duration::ZERO);
     let worst = status.peers.iter().filter_map(|p| p.latency).max().unwrap_or(Duration::ZERO);
     Ok(answer(|o| {
         o.text("network_status", network).number("active_connections", gateway.hub.sessions() as u64);
         o.time("last_heartbeat", gateway.now_ms().saturating_sub(silent.as_millis() as u64));
-        o.raw("network_latency", milliseconds(worst).as_bytes());
+        o.raw("network_latency", milliseconds(worst).as_bytes()).flag("quorum", status.quorum);
+        o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, gateway.now_ms())));
         let unreachable = status.peers.iter().filter(|p| !p.reachable);
         o.array("unreachable", unreachable, |out, p| out.extend_from_slice(p.node.to_string().as_bytes()));
     }))
@@ -85,6 +87,7 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Aske
 /// `GET /system/cluster`: this node's view, for operators.
 pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
     let status = gateway.cluster.status();
+    let nodes = gateway.cluster.nodes();
     // Digest and index under one lock: they belong together.
     let (meta, index, digest) = {
         let state = gateway.cluster.replica().hot();
@@ -100,17 +103,52 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
         o.text("digest", &digest).number("digest_index", index).text_or_null("master", &meta.master);
         o.number("master_term", meta.term).number("head_seq", meta.head_seq);
         o.number("sessions", gateway.hub.sessions() as u64).flag("quorum", status.quorum);
-        o.array("peers", &status.peers, |out, peer| {
-            push_object(out, |o| {
-                o.number("node", peer.node).flag("reachable", peer.reachable);
-                let ms = |d: Option<Duration>| d.map_or_else(|| "null".into(), milliseconds);
-                o.raw("latency_ms", ms(peer.latency).as_bytes());
-                o.raw("silent_ms", ms(peer.silent_for).as_bytes());
-            });
-        });
+        o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, gateway.now_ms())));
         o.array("voters", &status.voters, |out, node| out.extend_from_slice(node.to_string().as_bytes()));
+        o.array("nodes", &nodes, |out, node| push_object(out, |o| fill_node(o, node, gateway.now_ms())));
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
+}
+
+fn fill_peer(o: &mut Object<'_>, peer: &Peer, now_ms: u64) {
+    o.number("node", peer.node).flag("reachable", peer.reachable);
+    let ms = |d: Option<Duration>| d.map_or_else(|| "null".into(), milliseconds);
+    o.raw("latency_ms", ms(peer.latency).as_bytes()).raw("silent_ms", ms(peer.silent_for).as_bytes());
+    heard(o, peer.silent_for, now_ms);
+}
+
+fn heard(o: &mut Object<'_>, silent_for: Option<Duration>, now_ms: u64) {
+    match silent_for {
+        Some(silent) => o.time("last_heard", now_ms.saturating_sub(silent.as_millis() as u64)),
+        None => o.raw("last_heard", b"null"),
+    };
+}
+
+fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
+    let role = match (node.leads, node.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    };
+    o.number("node", node.node).text("role", role).text("raft", &node.raft).text("gateway", &node.gateway);
+    o.flag("reachable", node.reachable);
+    o.raw("latency_ms", node.latency.map_or_else(|| "null".into(), milliseconds).as_bytes());
+    heard(o, node.silent_for, now_ms);
+    let said = node.said.as_ref();
+    let mut number = |name: &str, value: Option<u64>| {
+        o.raw(name, value.map_or_else(|| "null".into(), |v| v.to_string()).as_bytes());
+    };
+    number("term", said.map(|s| s.term));
+    number("applied_index", said.map(|s| s.applied_index));
+    number("lag", node.lag);
+    number("sessions", said.map(|s| s.sessions));
+    for (name, value) in [
+        ("digest", said.map(|s| s.digest.as_str())),
+        ("master", said.map(|s| s.master.as_str())),
+        ("version", said.map(|s| s.version.as_str())),
+    ] {
+        o.text_or_null(name, value.unwrap_or_default());
+    }
 }
 
 fn milliseconds(d: Duration) -> String {

@@ -1,0 +1,113 @@
+//! Leadership, and with it the master's role, goes to another node: because an operator says so, or because this one
+//! leaves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::membership::{CAUGHT_UP, Done, Membership, No, PAUSE, cannot, no};
+use super::raft_cluster::RaftCluster;
+use crate::model::election::{is_candidate, rank};
+use crate::model::error::{Code, Error};
+use crate::proto::command::Intent;
+use crate::proto::{DeviceShutdown, Role, RoleChange};
+
+/// One try to move leadership.
+const TRY: Duration = Duration::from_secs(1);
+
+impl Membership {
+    /// Who leads next: the node that is asked for, if it can; else where the master is, or who has most of the log.
+    pub(super) fn heir(&self, asked: Option<u64>) -> Done<u64> {
+        let group = self.node.group();
+        match asked {
+            Some(to) if to == self.identity.node => {
+                Err(No::Already(Error::new(Code::RoleChange, format!("node {to} leads already"))))
+            }
+            Some(to) if !group.members.contains_key(&to) => {
+                no(Code::InvalidData, format!("node {to} is not a node of this cluster"))
+            }
+            Some(to) if !group.voters.contains(&to) => cannot(format!("node {to} is a learner: it has no vote")),
+            Some(to) if !self.reaches(to) => {
+                no(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"))
+            }
+            Some(to) => Ok(to),
+            None => {
+                let home = self.node.replica().hot().master().map(|master| master.home);
+                let others =
+                    group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
+                let best = others
+                    .filter_map(|voter| Some((voter, self.node.behind(voter)?)))
+                    .min_by_key(|(voter, behind)| (*behind > CAUGHT_UP, home != Some(*voter), *behind, *voter));
+                match best {
+                    Some((voter, _)) => Ok(voter),
+                    None => cannot("no other voter can be reached to take over"),
+                }
+            }
+        }
+    }
+
+    /// The master is where the leader is: the best device at home on `to` takes the role, if there is one.
+    pub(super) async fn give_role(&self, to: u64, reason: &str, by: &str) {
+        let device = {
+            let state = self.node.replica().hot();
+            if state.master().is_none_or(|master| master.home == to) {
+                return;
+            }
+            let there = state.devices().filter(|device| device.home == to && is_candidate(device));
+            there.min_by(|a, b| rank(a, b)).map(|device| device.device_id.clone())
+        };
+        let Some(device_id) = device else { return };
+        let order = RoleChange { device_id, role: Role::Master.into(), reason: reason.into(), by: by.into() };
+        if let Err(error) = self.propose(Intent::RoleChange(order)).await {
+            tracing::info!(to, %error, "the master's role could not be handed over");
+        }
+    }
+
+    /// Moves leadership, and waits until it has arrived.
+    pub(super) async fn hand_over(&self, to: u64, end: Instant) -> Done<u64> {
+        loop {
+            self.must_lead()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return no(Code::Timeout, format!("node {to} did not take over in time"));
+            }
+            match self.node.transfer_leader(to, left.min(TRY)).await {
+                Ok(()) => return Ok(to),
+                Err(error) => tracing::info!(to, %error, "leadership could not be handed over yet"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl RaftCluster {
+    /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
+    /// wait meanwhile, they do not fail.
+    pub async fn leave(&self, node_device: &str, within: Duration) {
+        let left = tokio::time::timeout(within, async {
+            let me = self.node_id();
+            let here = self.replica().hot().device(node_device).is_some_and(|d| d.is_active && d.home == me);
+            if here {
+                let reason = "the node is shutting down".into();
+                let shutdown = DeviceShutdown { device_id: node_device.into(), reason };
+                let said = Cluster::propose(self, Intent::DeviceShutdown(shutdown)).await;
+                tracing::debug!(?said, "the node's device said goodbye");
+            }
+            if self.node.leading().is_none() || self.node.view().voters.len() == 1 {
+                return;
+            }
+            match self.membership.heir(None) {
+                Ok(to) => {
+                    self.membership.give_role(to, "its node is shutting down", node_device).await;
+                    let handed = self.membership.hand_over(to, Instant::now() + within).await;
+                    tracing::info!(to, ?handed, "leadership was handed over");
+                }
+                Err(why) => tracing::info!(?why, "leadership stays until this node is gone"),
+            }
+        });
+        if left.await.is_err() {
+            tracing::info!("handing over took too long");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A node that has lost the others: what it says of the network, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillsync::clock::SharedClock;
+use tillsync::cluster::local::LocalCluster;
+use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Peer, Status};
+use tillsync::consensus::replica::Replica;
+use tillsync::gateway::Settings;
+use tillsync::model::error::{Code, Error};
+use tillsync::proto::Outcome;
+use tillsync::proto::command::Intent;
+use tillsync::storage::BoxFuture;
+use tokio::sync::watch;
+
+use crate::harness::Server;
+
+/// A cluster of three of which `reached` others can be reached.
+struct Cut {
+    inner: Arc<LocalCluster>,
+    reached: watch::Receiver<u64>,
+}
+
+impl Cut {
+    fn quorum(&self) -> Result<(), Error> {
+        match *self.reached.borrow() {
+            0 => Err(Error::new(Code::NoMaster, "there is no leader")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Cluster for Cut {
+    fn node_id(&self) -> u64 {
+        self.inner.node_id()
+    }
+
+    fn clock(&self) -> &SharedClock {
+        self.inner.clock()
+    }
+
+    fn replica(&self) -> &Arc<Replica> {
+        self.inner.replica()
+    }
+
+    fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        let (quorum, inner) = (self.quorum(), self.inner.clone());
+        Box::pin(async move {
+            quorum?;
+            inner.propose(intent).await
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
+        let quorum = self.quorum();
+        Box::pin(async move { quorum })
+    }
+
+    fn status(&self) -> Status {
+        let reached = *self.reached.borrow();
+        let (silent, latency) = (Duration::from_secs(1), Duration::from_millis(3));
+        let peer = |node| match node - 2 < reached {
+            true => Peer { node, reachable: true, silent_for: Some(silent), latency: Some(latency) },
+            false => Peer { node, ..Peer::default() },
+        };
+        Status { quorum: reached > 0, peers: vec![peer(2), peer(3)], voters: vec![1, 2, 3], ..self.inner.status() }
+    }
+
+    fn nodes(&self) -> Vec<NodeInfo> {
+        self.inner.nodes()
+    }
+
+    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+        self.inner.change(change, by, within)
+    }
+}
+
+async fn server() -> (Server, watch::Sender<u64>) {
+    let reached = watch::Sender::new(2);
+    let seen = reached.subscribe();
+    let server = Server::over(Settings::default(), |inner| Arc::new(Cut { inner, reached: seen })).await;
+    server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
+    (server, reached)
+}
+
+async fn network(server: &Server) -> Value {
+    let (status, network) = server.rest("GET", "/system/network", None).await;
+    assert_eq!(status, 200);
+    network
+}
+
+#[tokio::test]
+async fn the_network_is_connected_partitioned_or_disconnected() {
+    let (server, reached) = server().await;
+    for (others, status, unreachable) in
+        [(2, "connected", json!([])), (1, "partitioned", json!([3])), (0, "disconnected", json!([2, 3]))]
+    {
+        reached.send_replace(others);
+        let network = network(&server).await;
+        assert_eq!((&network["network_status"], &network["unreachable"]), (&json!(status), &unreachable));
+        assert_eq!(network["quorum"], others > 0);
+        if others > 0 {
+            assert_eq!((&network["network_latency"], &network["peers"][0]["latency_ms"]), (&json!(3.0), &json!(3.0)));
+            assert_eq!(network["peers"][0]["last_heard"], network["last_heartbeat"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_quorum_it_writes_nothing_and_says_that_what_it_reads_is_old() {
+    let (server, reached) = server().await;
+    let paths = [
+        "/data/t/1",
+        "/device/roles",
+        "/device/roles/d",
+        "/sync/state/d",
+        "/sync/changes",
+        "/sync/conflicts",
+        "/sync/audit-logs",
+        "/sync/master-election-logs",
+    ];
+    for path in paths {
+        let (status, body) = server.rest("GET", path, None).await;
+        assert_eq!((status, body.get("consistency")), (200, None), "{path}");
+    }
+    reached.send_replace(0);
+    let write = json!({"device_id": "d", "new_data": {"a": 2}});
+    let (status, body) = server.rest("POST", "/data/t/1", Some(write)).await;
+    assert_eq!((status, &body["error_code"]), (503, &json!("2005")));
+    for path in paths {
+        assert_eq!(server.rest("GET", path, None).await.1["error_code"], "2005", "{path}");
+        let (status, body) = server.rest("GET", &format!("{path}?consistency=stale"), None).await;
+        assert_eq!((status, &body["consistency"]), (200, &json!("stale")), "{path}: {body}");
+        let (status, body) = server.rest("GET", &format!("{path}?consistency=x"), None).await;
+        assert_eq!((status, &body["field"]), (400, &json!("consistency")), "{path}: {body}");
+    }
+    let (_, record) = server.rest("GET", "/data/t/1?consistency=stale", None).await;
+    assert_eq!(record["data"], json!({"a": 1}));
+}
