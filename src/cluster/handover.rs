@@ -85,6 +85,10 @@ impl RaftCluster {
     /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
     /// wait meanwhile, they do not fail.
     pub async fn leave(&self, node_device: &str, within: Duration) {
+        if self.ended.borrow().is_some() {
+            // It is no part of the cluster: there is nothing to hand over, and nobody to take it.
+            return;
+        }
         let left = tokio::time::timeout(within, async {
             let me = self.node_id();
             let here = self.replica().hot().device(node_device).is_some_and(|d| d.is_active && d.home == me);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -59,7 +60,34 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     pub quorum: bool,
     pub voters: Vec<u64>,
+    pub nodes: Vec<MemberStatus>,
     pub version: String,
+}
+
+/// A member, as the node that was asked sees it; what it said of itself is missing if it never answered.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+pub struct MemberStatus {
+    pub node: u64,
+    pub role: String,
+    pub raft: String,
+    pub gateway: String,
+    pub reachable: bool,
+    pub latency_ms: Option<f64>,
+    pub last_heard: Option<String>,
+    pub term: Option<u64>,
+    pub applied_index: Option<u64>,
+    pub lag: Option<u64>,
+    pub digest: Option<String>,
+    pub master: Option<String>,
+    pub sessions: Option<u64>,
+    pub version: Option<String>,
+}
+
+/// What a change of the members came to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MembersChanged {
+    pub node: u64,
+    pub voters: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize, serde::Serialize)]
@@ -87,6 +115,21 @@ impl Rest {
 
     pub async fn post<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str, body: &Value) -> Result<T, ClientError> {
         self.take(node, &format!("POST {path}"), self.http(node).post(format!("{node}{path}")).json(body)).await
+    }
+
+    /// A change of the members: the node answers when it is done.
+    pub async fn change_members(
+        &self,
+        node: &NodeUrl,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        within: Duration,
+    ) -> Result<MembersChanged, ClientError> {
+        let request =
+            self.http.request(method.clone(), format!("{node}{path}")).timeout(within + Duration::from_secs(5));
+        let request = if let Some(body) = body { request.json(body) } else { request };
+        self.take(node, &format!("{method} {path}"), request).await
     }
 
     async fn take<T: DeserializeOwned>(

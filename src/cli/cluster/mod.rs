@@ -1,0 +1,142 @@
+//! `tillsync cluster`: how a cluster is, and who belongs to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::rest::{MembersChanged, Rest};
+use super::client::{ClientError, Target, TargetArgs};
+use super::{CliResult, Failure};
+
+mod init;
+mod status;
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Write the key and the settings of a new cluster's first node
+    Init(InitArgs),
+    /// Show every node: its role, how far it has come, whom it holds for the master
+    Status(StatusArgs),
+    /// Add a node that runs with `join` set; it gets its vote when it has caught up
+    Add(AddArgs),
+    /// Remove a node for good, alive or dead; its id is never used again
+    Remove(RemoveArgs),
+    /// Hand leadership to a node, and the master's role to a device that is connected there
+    Transfer(TransferArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Where to put token.key, node.toml and the data
+    dir: PathBuf,
+    /// The cluster's name
+    #[arg(long, value_name = "NAME", default_value = "tillsync")]
+    name: String,
+    /// Where the other nodes reach this one
+    #[arg(long, value_name = "IP:PORT")]
+    raft: std::net::SocketAddr,
+    /// Where devices reach it
+    #[arg(long, value_name = "IP:PORT")]
+    gateway: std::net::SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print what the nodes answered, as JSON
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AddArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// The node's `node_id`, one that was never used before
+    #[arg(long, value_name = "ID")]
+    id: u64,
+    /// Where the other nodes reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    raft: String,
+    /// Where devices reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    gateway: String,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// The node
+    id: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct TransferArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// The node that is to lead
+    to: u64,
+}
+
+#[derive(Args, Debug)]
+struct ChangeArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// How long it may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+}
+
+pub async fn execute(command: Command) -> CliResult {
+    match command {
+        Command::Init(args) => init::execute(&args),
+        Command::Status(args) => status::execute(args).await,
+        Command::Add(args) => {
+            let body = json!({
+                "node": args.id, "raft": args.raft, "gateway": args.gateway, "timeout_ms": args.change.timeout * 1_000,
+            });
+            let done = change(&args.change, Method::POST, "/system/cluster/nodes", Some(body)).await?;
+            say!("node {} was added; voters: {}", done.node, list(&done.voters));
+            Ok(())
+        }
+        Command::Remove(args) => {
+            let path = format!("/system/cluster/nodes/{}?timeout_ms={}", args.id, args.change.timeout * 1_000);
+            let done = change(&args.change, Method::DELETE, &path, None).await?;
+            say!("node {} was removed; voters: {}", done.node, list(&done.voters));
+            Ok(())
+        }
+        Command::Transfer(args) => {
+            let body = json!({"to": args.to, "timeout_ms": args.change.timeout * 1_000});
+            let done = change(&args.change, Method::POST, "/system/cluster/transfer", Some(body)).await?;
+            say!("node {} leads", done.node);
+            Ok(())
+        }
+    }
+}
+
+/// Asks the first node that can be reached.
+async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Value>) -> CliResult<MembersChanged> {
+    let Target { nodes, token } = args.target.resolve()?;
+    let (rest, within) = (Rest::new(&token)?, Duration::from_secs(args.timeout));
+    let mut last = Failure::new("no node was given");
+    for node in &nodes {
+        match rest.change_members(node, method.clone(), path, body.as_ref(), within).await {
+            Ok(done) => return Ok(done),
+            Err(error @ ClientError::Lost { .. }) => last = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last)
+}
+
+fn list(nodes: &[u64]) -> String {
+    nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}

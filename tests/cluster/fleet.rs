@@ -1,0 +1,199 @@
+//! Nodes as processes of their own, each with its own settings: started, stopped in order, added and removed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tillsync::cli::client::NodeUrl;
+use tillsync::cli::client::rest::{NodeStatus, Rest};
+use tillsync::clock::{Clock, SystemClock};
+use tillsync::token::{Class, KeyRing};
+
+use crate::alone::wait;
+use crate::harness::{PATIENCE, both, three_ports, tillsync};
+
+#[derive(Clone, Copy)]
+struct Ports {
+    gateway: u16,
+    raft: u16,
+}
+
+/// Dropping it kills what still runs.
+pub struct Fleet {
+    dir: TempDir,
+    ports: BTreeMap<u64, Ports>,
+    running: BTreeMap<u64, Child>,
+}
+
+impl Fleet {
+    pub fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
+        Self { dir, ports: BTreeMap::new(), running: BTreeMap::new() }
+    }
+
+    /// Starts these nodes as the founders of a cluster, and waits until they agree.
+    pub async fn found(size: u64) -> Self {
+        let mut fleet = Self::new();
+        (1..=size).for_each(|id| fleet.give_ports(id));
+        let member = |(id, ports): (&u64, &Ports)| {
+            format!("{{ id = {id}, raft = \"127.0.0.1:{}\", gateway = \"127.0.0.1:{}\" }}", ports.raft, ports.gateway)
+        };
+        let members = fleet.ports.iter().map(member).collect::<Vec<_>>().join(", ");
+        for id in 1..=size {
+            fleet.configure(id, &format!("members = [{members}]"));
+            fleet.start(id);
+        }
+        fleet.ready().await;
+        fleet
+    }
+
+    fn give_ports(&mut self, id: u64) {
+        let base = three_ports();
+        self.ports.insert(id, Ports { gateway: base, raft: base + 1 });
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn config(&self, id: u64) -> PathBuf {
+        self.path(&format!("node-{id}.toml"))
+    }
+
+    pub fn data(&self, id: u64) -> PathBuf {
+        self.path(&format!("data-{id}"))
+    }
+
+    fn configure(&self, id: u64, more: &str) {
+        let Ports { gateway, raft } = self.ports[&id];
+        let text = format!(
+            "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
+             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\nlog_format = \"json\"\n{more}\n",
+            self.data(id),
+            self.path("token.key"),
+        );
+        std::fs::write(self.config(id), text).unwrap();
+    }
+
+    pub fn start(&mut self, id: u64) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(id)).unwrap();
+        let child = tillsync()
+            .args(["serve", "--config"])
+            .arg(self.config(id))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.running.insert(id, child);
+    }
+
+    /// Starts a node that waits to be added.
+    pub fn start_new(&mut self, id: u64) {
+        self.give_ports(id);
+        let join: Vec<String> = self.running.keys().map(|id| format!("127.0.0.1:{}", self.ports[id].raft)).collect();
+        self.configure(id, &format!("join = {join:?}"));
+        self.start(id);
+    }
+
+    /// SIGTERM; the node ends in order.
+    pub async fn stop(&mut self, id: u64) -> ExitStatus {
+        let child = &self.running[&id];
+        // SAFETY: a signal to our own child, which was not waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+        self.ended(id).await
+    }
+
+    /// How the node ended, by itself or because it was asked.
+    pub async fn ended(&mut self, id: u64) -> ExitStatus {
+        let child = self.running.remove(&id).unwrap();
+        tokio::task::spawn_blocking(|| wait(child)).await.unwrap()
+    }
+
+    pub fn kill(&mut self, id: u64) {
+        let mut child = self.running.remove(&id).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn log(&self, id: u64) -> PathBuf {
+        self.path(&format!("log-{id}"))
+    }
+
+    pub fn said(&self, id: u64) -> String {
+        std::fs::read_to_string(self.log(id)).unwrap_or_default()
+    }
+
+    pub fn urls(&self) -> Vec<NodeUrl> {
+        self.running.keys().map(|id| self.url(*id)).collect()
+    }
+
+    pub fn url(&self, id: u64) -> NodeUrl {
+        NodeUrl { authority: format!("127.0.0.1:{}", self.ports[&id].gateway) }
+    }
+
+    pub fn token(&self) -> String {
+        let keys = KeyRing::read(Path::new(&self.path("token.key"))).unwrap();
+        keys.issue("admin", Class::Admin, SystemClock.now_ms(), 3_600).unwrap().0
+    }
+
+    pub fn rest(&self) -> Rest {
+        Rest::new(&self.token()).unwrap()
+    }
+
+    /// Waits until all that run are voters, have caught up and agree on the leader.
+    pub async fn ready(&self) -> Vec<NodeStatus> {
+        let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
+        loop {
+            let mut statuses = Vec::new();
+            for url in self.urls() {
+                statuses.extend(rest.status(&url).await.ok());
+            }
+            let voters: Vec<u64> = self.running.keys().copied().collect();
+            let agreed = |s: &NodeStatus| {
+                s.leader.is_some()
+                    && s.leader == statuses[0].leader
+                    && s.quorum
+                    && s.voters == voters
+                    && s.peers.iter().all(|p| p.reachable)
+            };
+            if statuses.len() == voters.len() && statuses.iter().all(agreed) {
+                return statuses;
+            }
+            let logs: Vec<_> = self.running.keys().map(|id| self.said(*id)).collect();
+            assert!(Instant::now() < end, "the nodes do not agree: {statuses:?}\n{}", logs.join("\n--\n"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// `tillsync cluster …`, asked at every node that runs: whether it went well, and what it said.
+    pub async fn cluster(&self, args: &[String]) -> (bool, String) {
+        let mut command = tillsync();
+        let urls: Vec<String> = self.urls().iter().map(ToString::to_string).collect();
+        command.arg("cluster").args(args).args(["--token", &self.token(), "--url", &urls.join(",")]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        (output.status.success(), both(&output))
+    }
+
+    pub async fn add(&self, id: u64) -> (bool, String) {
+        let Ports { gateway, raft } = self.ports[&id];
+        let words = format!("add --id {id} --raft 127.0.0.1:{raft} --gateway 127.0.0.1:{gateway}");
+        self.cluster(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()).await
+    }
+
+    pub async fn remove(&self, id: u64) -> (bool, String) {
+        self.cluster(&["remove".to_owned(), id.to_string()]).await
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in self.running.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
