@@ -364,6 +364,6 @@ impl Cluster for Door {
     }
 
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
-        self.0.change(request.into_inner()).await.map(Response::new).map_err(status)
+        self.0.change(message(request)?).await.map(Response::new).map_err(status)
     }
 }

@@ -17,7 +17,9 @@ use tonic::Status;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::proto::{Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
+use crate::proto::{
+    ChangeRequest, Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest,
+};
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 use crate::tls::stream::Stream;
@@ -98,7 +100,7 @@ macro_rules! greetings {
     };
 }
 
-greetings!(RaftRequest, SnapshotChunk, ProposeRequest, ReadIndexRequest, StatusRequest);
+greetings!(RaftRequest, SnapshotChunk, ProposeRequest, ReadIndexRequest, StatusRequest, ChangeRequest);
 
 /// Between two log lines about the same peer's handshake.
 const TOLD_EVERY: Duration = Duration::from_secs(10);

@@ -183,15 +183,25 @@ pub async fn serve_tls(
         .with_graceful_shutdown(async move { stop.cancelled().await });
     let server = server.into_future();
     tokio::pin!(server);
-    tokio::select! {
-        ended = &mut server => return ended,
-        () = shutdown.cancelled() => {}
+    let early = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = &mut server => Some(ended),
+    };
+    // A server without open requests ends as soon as it is asked to; sessions are none of its requests.
+    if !shutdown.is_cancelled()
+        && let Some(ended) = early
+    {
+        return ended;
     }
     gateway.closing.cancel();
     gateway.hub.close_all(&Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
     let drained = async {
         gateway.hub.emptied().await;
-        server.await
+        match early {
+            Some(ended) => ended,
+            None => server.await,
+        }
     };
     match tokio::time::timeout(gateway.settings.drain, drained).await {
         Ok(ended) => ended,

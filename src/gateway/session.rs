@@ -60,9 +60,14 @@ impl Session {
     /// 1003 when the node is full.
     pub fn open(gateway: Arc<Gateway>, claims: Claims, transport: Transport) -> Result<Self, Error> {
         if gateway.closing.is_cancelled() {
-            return Err(Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
+            return Err(shutting_down());
         }
         let (outbox, told_from) = gateway.hub.attach(transport, &claims.jti)?;
+        if gateway.closing.is_cancelled() {
+            // Since it was looked at above: this session was not among those that were told to go.
+            gateway.hub.detach(outbox.id);
+            return Err(shutting_down());
+        }
         if let Err(error) = auth::still_good(&gateway, &claims) {
             // Revoked after it was checked and before the hub could have closed it.
             gateway.hub.detach(outbox.id);
@@ -379,6 +384,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.gateway.hub.detach(self.outbox.id);
     }
+}
+
+fn shutting_down() -> Error {
+    Error::new(Code::Unavailable, "the node is shutting down: connect to another one")
 }
 
 /// An election as a client asked for it.

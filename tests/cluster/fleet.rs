@@ -132,7 +132,7 @@ impl Fleet {
     }
 
     pub fn url(&self, id: u64) -> NodeUrl {
-        NodeUrl { authority: format!("127.0.0.1:{}", self.ports[&id].gateway) }
+        NodeUrl::plain(format!("127.0.0.1:{}", self.ports[&id].gateway))
     }
 
     pub fn token(&self) -> String {

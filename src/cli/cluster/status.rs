@@ -125,7 +125,7 @@ mod tests {
                 "nodes": [member(node, "leader", true), member(3, "learner", false)]}))
             .unwrap()
         };
-        let url = |port: u16| NodeUrl { authority: format!("h:{port}") };
+        let url = |port: u16| NodeUrl::plain(format!("h:{port}"));
         let lost = ClientError::Lost { node: url(7), why: "refused".into() };
         let shown = table(&vec![(url(2), Ok(status(2, false))), (url(1), Ok(status(1, true))), (url(7), Err(lost))]);
         assert!(shown.starts_with("leader node 1, term 2, master none"), "{shown}");

@@ -14,7 +14,7 @@ use crate::config::RaftTls;
 use crate::consensus::grpc::{self, GrpcTransport, Nowhere};
 use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer, Transport};
 use crate::consensus::types::Member;
-use crate::proto::{ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
+use crate::proto::{ChangeRequest, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
 use crate::tls::authority::{self, Validity};
 use crate::tls::files::{self, NodeTls};
 use crate::tls::follow::Followed;
@@ -82,7 +82,9 @@ async fn calls(link: &Arc<dyn Peer>, from: u64) -> Vec<LinkError> {
     errors.push(link.install_snapshot(stream::iter([chunk]).boxed()).await.err().unwrap());
     errors.push(link.propose(stream::iter([propose]).boxed()).await.err().unwrap());
     errors.push(link.read_index(ReadIndexRequest { handshake: handshake.clone() }).await.err().unwrap());
-    errors.push(link.status(StatusRequest { handshake }).await.err().unwrap());
+    let status = StatusRequest { handshake: handshake.clone(), ..StatusRequest::default() };
+    errors.push(link.status(status).await.err().unwrap());
+    errors.push(link.change(ChangeRequest { handshake, ..ChangeRequest::default() }).await.err().unwrap());
     errors
 }
 
