@@ -43,6 +43,7 @@ fn node_toml(args: &InitArgs, dir: &Path) -> CliResult<String> {
     let (name, raft, gateway) = (serde_json::Value::from(args.name.as_str()), args.raft, args.gateway);
     Ok(format!(
         "# The first node of a cluster. Later members are added with `tillsync cluster add`.\n\
+         # Nodes on other machines need certificates (raft_tls_ca, raft_tls_cert, raft_tls_key): docs/operating.md.\n\
          node_id = 1\ncluster_name = {name}\ndata_dir = {data}\nkey_file = {key}\n\
          gateway_listen = \"{gateway}\"\nraft_listen = \"{raft}\"\n\
          members = [{{ id = 1, raft = \"{raft}\", gateway = \"{gateway}\" }}]\n"
@@ -60,8 +61,8 @@ mod tests {
         let args = InitArgs {
             dir: dir.path().join("one"),
             name: "store \"17\"".into(),
-            raft: "10.0.0.1:5100".parse().unwrap(),
-            gateway: "10.0.0.1:5000".parse().unwrap(),
+            raft: "127.0.0.1:5100".parse().unwrap(),
+            gateway: "127.0.0.1:5000".parse().unwrap(),
         };
         execute(&args).unwrap();
         let mut layers = Layers::default();
@@ -69,7 +70,7 @@ mod tests {
         let config = Config::from_layers(&layers).unwrap();
         assert_eq!(
             (config.cluster_name.as_str(), config.me().unwrap().raft.as_str()),
-            ("store \"17\"", "10.0.0.1:5100")
+            ("store \"17\"", "127.0.0.1:5100")
         );
         assert!(crate::token::KeyRing::read(&config.key_file).is_ok());
         assert!(execute(&args).unwrap_err().message.contains("node.toml"));

@@ -33,7 +33,7 @@ const LEAVE: Duration = Duration::from_secs(3);
 pub struct Node {
     stop: CancellationToken,
     /// Ends the coordinator, which is the first to go.
-    duties: CancellationToken,
+    coordinating: CancellationToken,
     /// The node's own device.
     device: String,
     coordinator: JoinHandle<()>,
@@ -61,12 +61,12 @@ impl Node {
         let running = boot::start(node_config(config), stores, wire, clock).await.map_err(start_error)?;
         let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
-        let duties = stop.child_token();
+        let coordinating = stop.child_token();
         let mut settings = coordinator::Settings::of(config.node_id);
         settings.lost_after = config.presence.lost;
         let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
-        let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, duties.clone()));
+        let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));
         let settings = gateway_settings(config);
         let current = gateway_tls.map(|tls| -> Current {
             tokio::spawn(tls.clone().follow(stop.clone()));
@@ -79,7 +79,7 @@ impl Node {
         let gateway =
             tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
-        Ok(Self { stop, duties, device, coordinator, gateway, cluster, stopper, close })
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
@@ -94,7 +94,7 @@ impl Node {
 
     /// Hands over what it leads, then takes it down from the top; what was acknowledged is on disk.
     pub async fn stop(self) -> Result<(), Error> {
-        self.duties.cancel();
+        self.coordinating.cancel();
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;
         self.cluster.leave(&self.device, LEAVE).await;
