@@ -15,6 +15,8 @@ use crate::proto::{DeviceShutdown, Role, RoleChange};
 
 /// One try to move leadership.
 const TRY: Duration = Duration::from_secs(1);
+/// How long it is looked for somebody who could lead.
+const LOOK: Duration = Duration::from_secs(2);
 
 impl Membership {
     /// Who leads next: the node that is asked for, if it can; else where the master is, or who has most of the log.
@@ -37,12 +39,24 @@ impl Membership {
                 let others =
                     group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
                 let best = others
-                    .filter_map(|voter| Some((voter, self.node.behind(voter)?)))
+                    // A new leader does not know yet how far the others are.
+                    .map(|voter| (voter, self.node.behind(voter).unwrap_or(u64::MAX)))
                     .min_by_key(|(voter, behind)| (*behind > CAUGHT_UP, home != Some(*voter), *behind, *voter));
                 match best {
                     Some((voter, _)) => Ok(voter),
                     None => cannot("no other voter can be reached to take over"),
                 }
+            }
+        }
+    }
+
+    /// The same, but somebody has a moment to show up: a new leader has not heard the others yet.
+    pub(super) async fn heir_soon(&self, end: Instant) -> Done<u64> {
+        let end = end.min(Instant::now() + LOOK);
+        loop {
+            match self.heir(None) {
+                Err(No::Refused(_)) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                heir => return heir,
             }
         }
     }
@@ -101,7 +115,7 @@ impl RaftCluster {
             if self.node.leading().is_none() || self.node.view().voters.len() == 1 {
                 return;
             }
-            match self.membership.heir(None) {
+            match self.membership.heir_soon(Instant::now() + within).await {
                 Ok(to) => {
                     self.membership.give_role(to, "its node is shutting down", node_device).await;
                     let handed = self.membership.hand_over(to, Instant::now() + within).await;

@@ -297,7 +297,7 @@ impl Membership {
         }
         if id == self.identity.node {
             // Whoever leads then takes this one out.
-            let to = self.heir(None)?;
+            let to = self.heir_soon(end).await?;
             self.give_role(to, "its node is removed", by).await;
             self.hand_over(to, end).await?;
             return Err(No::NotLeader(Some(to)));
