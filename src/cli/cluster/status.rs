@@ -57,16 +57,16 @@ async fn ask(rest: &Rest, target: &Target) -> Answers {
 
 /// The members as the node sees them that knows best: it has a quorum, and it leads if one of those asked does.
 fn table(answers: &Answers) -> String {
-    let there = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
-    let best = there.max_by_key(|s| (s.quorum, s.leader == Some(s.node), s.term, s.applied_index));
+    let there = answers.iter().filter_map(|(url, answer)| Some((url, answer.as_ref().ok()?)));
+    let best = there.max_by_key(|(_, s)| (s.quorum, s.leader == Some(s.node), s.term, s.applied_index));
     let mut out = String::new();
-    if let Some(best) = best {
+    if let Some((url, best)) = best {
         let leader = best.leader.map_or_else(|| "none".into(), |leader| format!("node {leader}"));
         let quorum = if best.quorum { "" } else { "; NO QUORUM: nothing can be written" };
         let master = best.master.as_deref().unwrap_or("none");
         let _ = writeln!(
             out,
-            "leader {leader}, term {}, master {master} (term {}), {} changes{quorum}\n",
+            "{url}: leader {leader}, term {}, master {master} (term {}), {} changes{quorum}\n",
             best.term, best.master_term, best.head_seq
         );
         let _ = writeln!(
@@ -128,7 +128,7 @@ mod tests {
         let url = |port: u16| NodeUrl::plain(format!("h:{port}"));
         let lost = ClientError::Lost { node: url(7), why: "refused".into() };
         let shown = table(&vec![(url(2), Ok(status(2, false))), (url(1), Ok(status(1, true))), (url(7), Err(lost))]);
-        assert!(shown.starts_with("leader node 1, term 2, master none"), "{shown}");
+        assert!(shown.starts_with("http://h:1: leader node 1, term 2, master none"), "{shown}");
         assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("h:7"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
         assert!(table(&vec![(url(2), Ok(status(2, false)))]).contains("NO QUORUM"));
