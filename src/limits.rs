@@ -64,6 +64,14 @@ pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
 pub const NODES: usize = 16;
 pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);
+/// The greatest `pending_changes_count` that a database can bring.
+pub const PENDING_CHANGES: u64 = 1_000_000_000_000;
+/// Taking over a database: rows and bytes of one step, bytes of a row's text, and the rows of its own logs that an
+/// empty cluster gives up for those of the database.
+pub const IMPORT_ROWS: usize = 500;
+pub const IMPORT_BYTES: usize = 512 << 10;
+pub const IMPORT_TEXT: usize = 16 << 10;
+pub const IMPORT_OWN_ROWS: u64 = 4_096;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;

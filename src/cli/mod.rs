@@ -34,6 +34,7 @@ mod load;
 mod local;
 mod logging;
 pub mod serve;
+mod sqlite;
 mod token;
 mod watch;
 
@@ -55,6 +56,10 @@ enum Command {
     Serve(serve::Args),
     /// Send the lines of a CSV file as records; running it again sends only what is missing
     Load(load::Args),
+    /// Write everything that a cluster keeps to a SQLite file of the documented schema
+    Export(sqlite::export::Args),
+    /// Take over a SQLite database of the documented schema into an empty cluster
+    Import(sqlite::import::Args),
     /// Show the cluster's events as they happen
     Watch(watch::Args),
     /// Make the certificates of a cluster's nodes
@@ -119,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::execute(args)),
         Command::Demo(args) => block_on(demo::execute(args)),
         Command::Load(args) => block_on(load::execute(args)),
+        Command::Export(args) => block_on(sqlite::export::execute(args)),
+        Command::Import(args) => block_on(sqlite::import::execute(args)),
         Command::Watch(args) => block_on(watch::execute(args)),
         Command::Certs(command) => certs::execute(command),
         Command::Health(args) => block_on(health::execute(args)),

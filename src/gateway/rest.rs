@@ -30,6 +30,7 @@ pub mod routes;
 mod sync;
 mod system;
 mod tokens;
+pub mod transfer;
 
 /// Everything on the one port.
 pub fn router(gateway: Arc<Gateway>) -> Router {

@@ -93,6 +93,24 @@ impl AuditIndex {
         self.by_both.entry((entry.device, entry.event)).or_default().push_back(id);
     }
 
+    /// A row older than all that are kept, which is no change.
+    pub(super) fn older(&mut self, row: &Audit) {
+        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
+        let id = self.before;
+        self.before -= 1;
+        self.entries.push_front(entry);
+        self.by_device.entry(entry.device).or_default().push_front(id);
+        self.by_event.entry(entry.event).or_default().push_front(id);
+        self.by_both.entry((entry.device, entry.event)).or_default().push_front(id);
+    }
+
+    /// The rows after `after` up to `to`, oldest first.
+    pub fn between(&self, after: u64, to: u64, limit: usize) -> Vec<AuditRef> {
+        let first = after.max(self.before) + 1;
+        let last = to.min(self.before + self.entries.len() as u64);
+        (first..=last).take(limit).map(|id| self.reference(id)).collect()
+    }
+
     /// Drops everything up to `id`.
     pub(super) fn forget(&mut self, id: u64) {
         while self.before < id {

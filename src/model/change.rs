@@ -72,6 +72,8 @@ pub struct Stored {
     pub id: i64,
     pub seq: u64,
     pub timestamp_ms: u64,
+    /// The number of the device that wrote it.
+    pub device: u32,
 }
 
 /// Records looked at for one page, under the lock of the state.
@@ -113,7 +115,7 @@ impl State {
         let (version, timestamp_ms) = (v.seq, v.timestamp_ms);
         match &v.data {
             _ if v.deleted => RecordNow::Here { version, timestamp_ms, data: None },
-            None => RecordNow::InRows(Stored { table, id, seq: v.seq, timestamp_ms }),
+            None => RecordNow::InRows(Stored { table, id, seq: v.seq, timestamp_ms, device: v.device }),
             Some(data) => RecordNow::Here { version, timestamp_ms, data: Some(data.clone()) },
         }
     }
@@ -134,8 +136,8 @@ impl State {
             }
             last = Some((*table, *id));
             if !version.deleted && wanted(*table) {
-                let (seq, timestamp_ms) = (version.seq, version.timestamp_ms);
-                page.push(Stored { table: *table, id: *id, seq, timestamp_ms });
+                let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
+                page.push(Stored { table: *table, id: *id, seq, timestamp_ms, device });
             }
         }
         (page, None)

@@ -143,6 +143,7 @@ impl State {
             at_ms: self.meta.now_ms,
             participating: self.active_devices() as u32,
             term: self.meta.term,
+            ..Election::default()
         });
         self.put(Key::Election(election.id), &*election);
         let details = format!(

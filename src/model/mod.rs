@@ -13,6 +13,7 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+pub mod import;
 mod load;
 mod nodes;
 #[cfg(test)]

@@ -461,24 +461,63 @@ fn any_intent() -> impl Strategy<Value = Intent> {
     ]
 }
 
-/// Commands as several nodes would send them: sometimes the same one twice.
+/// Steps of taking over a database, in and out of order.
+fn any_import() -> impl Strategy<Value = Intent> {
+    let id = 1..3u64;
+    let begin = (id.clone(), 0..5u64, 0..12u64).prop_map(|(import_id, election_rows, audit_rows)| {
+        Intent::ImportBegin(ImportBegin {
+            import_id,
+            device_rows: 5,
+            sync_rows: 5,
+            election_rows,
+            audit_rows,
+            by: "x".into(),
+        })
+    });
+    let rows = (id.clone(), 0..7u8, 1..12u64, 0..3u64).prop_map(|(import_id, device, newest, count)| {
+        let device_id = format!("d{device}");
+        let row = Device { device_id: device_id.clone(), row_id: u64::from(device), priority: 40, ..Device::default() };
+        let ids = || (1..=newest).rev().take(count as usize);
+        Intent::ImportRows(ImportRows {
+            import_id,
+            devices: vec![ImportDevice { device: Some(row), sync: None }],
+            elections: ids().map(|id| Election { id, new_master: device_id.clone(), ..Election::default() }).collect(),
+            audits: ids()
+                .map(|id| Audit { id, at_ms: id * 100_000, device_id: device_id.clone(), ..Audit::default() })
+                .collect(),
+        })
+    });
+    let finish = id.prop_map(|import_id| Intent::ImportFinish(ImportFinish { import_id, by: "x".into() }));
+    prop_oneof![2 => begin, 12 => rows, 1 => finish]
+}
+
+/// Commands as several nodes would send them: sometimes the same one twice. A database is taken over at the start,
+/// if at all.
 pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
-    prop::collection::vec((any_intent(), 1..3u64, 0..8u8, 0..500u64), 1..80).prop_map(|intents| {
-        let mut commands: Vec<Command> = Vec::new();
-        for (n, (intent, node, again, late)) in intents.into_iter().enumerate() {
-            let origin = Some(Origin { node, boot: 1, number: n as u64 + 1 });
-            commands.push(Command {
-                origin,
-                at_ms: 1_000_000 + 10 * n as u64 - late.min(10 * n as u64),
-                intent: Some(intent),
-            });
-            if again == 0 {
-                let repeated = commands[n / 2].clone();
-                commands.push(repeated);
+    let intents = prop_oneof![30 => any_intent(), 1 => any_import()];
+    let command = |intent| (intent, 1..3u64, 0..8u8, 0..500u64);
+    let import = prop::collection::vec(command(any_import().boxed()), 0..20);
+    (import, prop::collection::vec(command(intents.boxed()), 1..80))
+        .prop_map(|(mut all, intents)| {
+            all.extend(intents);
+            all
+        })
+        .prop_map(|intents| {
+            let mut commands: Vec<Command> = Vec::new();
+            for (n, (intent, node, again, late)) in intents.into_iter().enumerate() {
+                let origin = Some(Origin { node, boot: 1, number: n as u64 + 1 });
+                commands.push(Command {
+                    origin,
+                    at_ms: 1_000_000 + 10 * n as u64 - late.min(10 * n as u64),
+                    intent: Some(intent),
+                });
+                if again == 0 {
+                    let repeated = commands[n / 2].clone();
+                    commands.push(repeated);
+                }
             }
-        }
-        commands
-    })
+            commands
+        })
 }
 
 /// What the memory of a state says, to compare it with one read from the rows anew.
@@ -519,7 +558,10 @@ fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
     log.reverse();
     for election in log {
         if let Some(previous) = &previous {
-            assert!(election.previous_master.is_empty() || election.previous_master == previous.new_master);
+            // Another system's elections are kept as it told them.
+            let follows = election.previous_master.is_empty() || election.previous_master == previous.new_master;
+            assert!(follows || election.imported);
+            assert_eq!(election.id, previous.id + 1);
             assert!(election.term > previous.term);
         }
         previous = Some(election);

@@ -282,6 +282,9 @@ impl State {
             Intent::Compact(c) => self.compact(&c)?,
             Intent::AuditNote(c) => self.audit_note(c),
             Intent::MembersChanged(c) => self.members_changed(c),
+            Intent::ImportBegin(c) => self.import_begin(&c)?,
+            Intent::ImportRows(c) => self.import_rows(c)?,
+            Intent::ImportFinish(c) => self.import_finish(&c)?,
         };
         Ok((given, false))
     }

@@ -298,3 +298,73 @@ async fn get_docs_events() {
     let (kind, body) = page(&Server::start().await, "/docs/events").await;
     assert!(kind.starts_with("text/html") && body.contains("/asyncapi.json"));
 }
+
+#[tokio::test]
+async fn get_system_export() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
+    let all = get(&server, "/system/export").await;
+    assert_eq!((&all["head_seq"], &all["compacted_seq"]), (&json!(1), &json!(0)));
+    assert_eq!(all["devices"][0]["device_id"], "d");
+    assert_eq!(all["sync_states"][0]["pending_changes_count"], 0);
+}
+
+#[tokio::test]
+async fn get_system_export_elections() {
+    let server = server().await;
+    server.rest("PUT", "/device/roles/d", Some(json!({"role": "master", "reason": "r"}))).await;
+    server.rest("POST", "/system/election", Some(json!({"reason": "manual", "initiated_by": "d"}))).await;
+    let page = get(&server, "/system/export/elections?limit=1").await;
+    assert_eq!((&page["rows"][0]["id"], &page["next"]), (&json!(1), &json!("1")));
+    let page = get(&server, "/system/export/elections?after=1&to=2").await;
+    assert_eq!((page["rows"].as_array().unwrap().len(), &page["next"]), (1, &json!(null)));
+    assert_eq!(get(&server, "/system/export/elections?after=2&to=1").await["rows"], json!([]));
+}
+
+#[tokio::test]
+async fn get_system_export_audit() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
+    let page = get(&server, "/system/export/audit").await;
+    let rows = page["rows"].as_array().unwrap();
+    assert_eq!((&rows[0]["id"], &rows.last().unwrap()["event_type"]), (&json!(1), &json!("data_update")));
+    let page = get(&server, "/system/export/audit?limit=1").await;
+    assert_eq!((page["rows"].as_array().unwrap().len(), &page["next"]), (1, &json!("1")));
+    assert_eq!(get(&server, "/system/export/audit?after=9&to=3").await["rows"], json!([]));
+}
+
+#[tokio::test]
+async fn get_system_export_records() {
+    let server = server().await;
+    for (id, price) in [(1, "1.10"), (2, "2"), (1, "1.20")] {
+        let body = format!(r#"{{"device_id": "d", "new_data": {{"price": {price}}}}}"#);
+        let body = serde_json::from_str(&body).unwrap();
+        server.rest("POST", &format!("/data/t/{id}"), Some(body)).await;
+    }
+    let page = get(&server, "/system/export/records?limit=1").await;
+    assert_eq!((&page["rows"][0]["version"], &page["rows"][0]["device_id"]), (&json!(3), &json!("d")));
+    let next = page["next"].as_str().unwrap();
+    let page = get(&server, &format!("/system/export/records?after={next}")).await;
+    assert_eq!((&page["rows"][0]["record_id"], &page["rows"][0]["data"]["price"]), (&json!(2), &json!(2)));
+    assert_eq!(page["next"], json!(null));
+}
+
+#[tokio::test]
+async fn post_system_import() {
+    let server = Server::start().await;
+    let step = async |body: Value| server.rest("POST", "/system/import", Some(body)).await;
+    let begin = json!({"import_id": "7f", "step": "begin", "device_rows": 3, "sync_rows": 3, "election_rows": 0, "audit_rows": 1});
+    assert_eq!(step(begin.clone()).await, (200, json!({"left": []})));
+    let device = json!({"id": 3, "device_id": "till", "role": "client", "priority": 40, "last_seen_ms": 5,
+        "is_active": false, "created_ms": 1, "updated_ms": 2});
+    let audit = json!({"id": 1, "event_type": "old", "operation": "o", "error": false, "device_id": null,
+        "details": null, "at_ms": 9});
+    let devices = json!([{"device": device, "sync_state": null}]);
+    let rows = json!({"import_id": "7f", "step": "rows", "devices": devices, "audits": [audit]});
+    assert_eq!(step(rows).await, (200, json!({"left": []})));
+    assert_eq!(step(json!({"import_id": "7f", "step": "finish"})).await.0, 200);
+    let (status, body) = step(begin).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("2002")));
+    assert_eq!(get(&server, "/device/roles/till").await["priority"], 40);
+    assert_eq!(get(&server, "/sync/audit-logs?event_type=old").await["logs"][0]["id"], 1);
+}

@@ -20,5 +20,6 @@ mod rest;
 mod resume;
 mod schema;
 mod socketio;
+mod sqlite;
 mod streams;
 mod to_client;

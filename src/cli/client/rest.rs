@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONNECT, ClientError, NodeUrl, Trust};
@@ -113,7 +113,12 @@ impl Rest {
         self.take(node, &format!("GET {path}"), self.http(node).get(format!("{node}{path}"))).await
     }
 
-    pub async fn post<T: DeserializeOwned>(&self, node: &NodeUrl, path: &str, body: &Value) -> Result<T, ClientError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        node: &NodeUrl,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         self.take(node, &format!("POST {path}"), self.http(node).post(format!("{node}{path}")).json(body)).await
     }
 

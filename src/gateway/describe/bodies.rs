@@ -275,6 +275,92 @@ pub const REVOKE: &[Field] = &[
 ];
 pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
 
+const ROW_ID: Field = must("id", ANY_COUNT, "Of the row in the documented table.");
+const AT: Field = must("at_ms", ANY_COUNT, "");
+const CREATED: Field = must("created_ms", ANY_COUNT, "");
+const UPDATED: Field = must("updated_ms", ANY_COUNT, "");
+const NAME: Kind = Kind::Text(limits::DEVICE_ID);
+
+const DEVICE_ROW: &[Field] = &[
+    ROW_ID,
+    WHO,
+    must("role", ROLE, ""),
+    must("priority", Kind::Count(limits::PRIORITY as u64), ""),
+    must("last_seen_ms", ANY_COUNT, ""),
+    must("is_active", Kind::Flag, ""),
+    CREATED,
+    UPDATED,
+];
+const SYNC_ROW: &[Field] = &[
+    ROW_ID,
+    WHO,
+    must("sync_status", SYNC_STATUS, ""),
+    must("pending_changes_count", ANY_COUNT, ""),
+    must("last_sync_ms", ANY_COUNT, ""),
+    must("last_error_message", Kind::OrNull(&Kind::Text(limits::ERROR_MESSAGE)), ""),
+    CREATED,
+    UPDATED,
+];
+const ELECTION_ROW_MS: &[Field] = &[
+    ROW_ID,
+    must("previous_master_id", Kind::OrNull(&NAME), ""),
+    must("new_master_id", NAME, ""),
+    must("election_reason", ELECTION_REASON, ""),
+    AT,
+    must("devices_participating", Kind::Count(u32::MAX as u64), ""),
+    CREATED,
+];
+const AUDIT_ROW_MS: &[Field] = &[
+    ROW_ID,
+    must("event_type", Kind::Text(limits::EVENT_TYPE), ""),
+    must("operation", Kind::Text(limits::EVENT_TYPE), ""),
+    must("error", Kind::Flag, "Its `status` is `error`, not `success`."),
+    must("device_id", Kind::OrNull(&NAME), ""),
+    must("details", Kind::OrNull(&Kind::Text(limits::IMPORT_TEXT)), ""),
+    AT,
+];
+const RECORD_ROW: &[Field] = &[
+    must("table_name", TABLE_NAME, ""),
+    must("record_id", Kind::RecordId, ""),
+    must("version", ANY_COUNT, ""),
+    must("data", Kind::Data, ""),
+    must("device_id", NAME, "Who wrote it last."),
+    must("timestamp_ms", ANY_COUNT, ""),
+];
+const NEXT: Field = must("next", Kind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
+
+pub const EXPORT: &[Field] = &[
+    must("applied_index", ANY_COUNT, ""),
+    must("head_seq", ANY_COUNT, "The newest change."),
+    must("compacted_seq", ANY_COUNT, "The newest change that is no longer kept."),
+    must("cursor", CURSOR, "The kept changes come after it."),
+    must("election_head", ANY_COUNT, ""),
+    must("audit_head", ANY_COUNT, ""),
+    must("devices", Kind::List(DEVICE_ROW), ""),
+    must("sync_states", Kind::List(SYNC_ROW), ""),
+];
+pub const EXPORT_ELECTIONS: &[Field] = &[must("rows", Kind::List(ELECTION_ROW_MS), ""), NEXT];
+pub const EXPORT_AUDIT: &[Field] = &[must("rows", Kind::List(AUDIT_ROW_MS), ""), NEXT];
+pub const EXPORT_RECORDS: &[Field] = &[must("rows", Kind::List(RECORD_ROW), ""), NEXT];
+
+const IMPORT_DEVICE: &[Field] = &[
+    must("device", Kind::Object(DEVICE_ROW), ""),
+    must("sync_state", Kind::OrNull(&Kind::Object(SYNC_ROW)), "Null: it never synced."),
+];
+pub const IMPORT_STEP: &[Field] = &[
+    must("import_id", Kind::Text(16), "Of the database, in hexadecimal."),
+    must("step", Kind::Word(&["begin", "rows", "finish"]), ""),
+    may("device_rows", ANY_COUNT, "With `begin`: the greatest id in each of the tables."),
+    may("sync_rows", ANY_COUNT, ""),
+    may("election_rows", ANY_COUNT, ""),
+    may("audit_rows", ANY_COUNT, ""),
+    may("devices", Kind::List(IMPORT_DEVICE), "With `rows`."),
+    may("elections", Kind::List(ELECTION_ROW_MS), "Newest first, their ids without a gap."),
+    may("audits", Kind::List(AUDIT_ROW_MS), "The same."),
+];
+const NOT_TAKEN: &[Field] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
+pub const IMPORTED: &[Field] = &[must("left", Kind::List(NOT_TAKEN), "Rows that were not taken.")];
+
 pub const STATUS: &[Field] = &[must("status", WORDS, "")];
 
 pub const PAGE: &[Field] =

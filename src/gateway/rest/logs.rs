@@ -21,8 +21,11 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
     let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
     let source = Source::asked(&gateway, &asked).await?;
-    let total = gateway.cluster.replica().hot().meta().election_head;
-    let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, total, limit, offset);
+    let (head, total) = {
+        let state = gateway.cluster.replica().hot();
+        (state.meta().election_head, state.meta().election_head - state.meta().election_dropped)
+    };
+    let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, head, limit, offset);
     let rows = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.array("logs", &rows, |out, row| {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, logs, members, sync, system, tokens};
+use super::{changes, conflicts, data, devices, logs, members, sync, system, tokens, transfer};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
-use crate::gateway::describe::field::{CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
+use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
 use crate::gateway::describe::page;
 use crate::gateway::{Gateway, websocket};
 use crate::limits;
@@ -79,6 +79,11 @@ const CHANGES_QUERY: &[Field] = &[
 ];
 const STALE_QUERY: &[Field] = &[b::STALE_QUERY];
 const ELECTIONS_QUERY: &[Field] = &[b::PAGE[0], b::PAGE[1], b::STALE_QUERY];
+const EXPORT_QUERY: &[Field] = &[
+    may("after", ANY_COUNT, "The `next` of an earlier answer."),
+    may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),
+    may("limit", Kind::Size(limits::PAGE_MAX), "Default: 1000."),
+];
 const CONFLICTS_QUERY: &[Field] =
     &[b::PAGE[0], b::PAGE[1], may("device_id", DEVICE_ID, ""), may("table_name", TABLE_NAME, ""), b::STALE_QUERY];
 
@@ -373,6 +378,66 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Takes a token back; its live sessions end on every node.",
             &[(200, Content::Json(b::REVOKED))],
             || post(tokens::revoke),
+        )
+    },
+    Endpoint {
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/export",
+            "Transfer",
+            "Devices, sync states and the heads of the logs, as of one moment. Times are Unix milliseconds; 0: none.",
+            &[(200, Content::Json(b::EXPORT))],
+            || get(transfer::snapshot),
+        )
+    },
+    Endpoint {
+        query: EXPORT_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/export/elections",
+            "Transfer",
+            "The election log, oldest first.",
+            &[(200, Content::Json(b::EXPORT_ELECTIONS))],
+            || get(transfer::elections),
+        )
+    },
+    Endpoint {
+        query: EXPORT_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/export/audit",
+            "Transfer",
+            "The audit log, oldest first.",
+            &[(200, Content::Json(b::EXPORT_AUDIT))],
+            || get(transfer::audit),
+        )
+    },
+    Endpoint {
+        query: &[may("after", WORDS, "The `next` of an earlier answer."), EXPORT_QUERY[2]],
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/export/records",
+            "Transfer",
+            "The records that exist, as they are now.",
+            &[(200, Content::Json(b::EXPORT_RECORDS))],
+            || get(transfer::records),
+        )
+    },
+    Endpoint {
+        body: Some(b::IMPORT_STEP),
+        refuses: &[FORBIDDEN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/system/import",
+            "Transfer",
+            "A step of taking over a database: `begin`, then `rows` as often as needed, then `finish`. A step may be \
+             sent twice.",
+            &[(200, Content::Json(b::IMPORTED))],
+            || post(transfer::import),
         )
     },
     Endpoint {

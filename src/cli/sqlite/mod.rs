@@ -1,0 +1,81 @@
+//! SQLite files of the documented schema: `tillsync export` writes one, `tillsync import` takes one over.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::client::rest::Rest;
+use super::client::{ClientError, NodeUrl, Target};
+use super::{CliResult, Failure};
+
+pub mod export;
+pub mod import;
+mod old;
+
+/// The document's own statements, word for word.
+const DOCUMENTED: &str = include_str!("documented.sql");
+/// Our tables beside them.
+const OWN: &str = include_str!("own.sql");
+
+/// A cluster between leaders answers within seconds.
+const TRIES: u32 = 12;
+
+/// The cluster, whichever node answers.
+struct Nodes {
+    rest: Rest,
+    nodes: Vec<NodeUrl>,
+    /// The one that answered last.
+    at: usize,
+}
+
+impl Nodes {
+    fn new(target: &Target) -> CliResult<Self> {
+        Ok(Self { rest: Rest::new(&target.token)?, nodes: target.nodes.clone(), at: 0 })
+    }
+
+    async fn get<T: DeserializeOwned>(&mut self, path: &str) -> CliResult<T> {
+        self.ask(async |rest, node| rest.get(node, path).await).await
+    }
+
+    /// Only for requests that may be sent twice.
+    async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> CliResult<T> {
+        self.ask(async |rest, node| rest.post(node, path, body).await).await
+    }
+
+    async fn ask<T>(&mut self, call: impl AsyncFn(&Rest, &NodeUrl) -> Result<T, ClientError>) -> CliResult<T> {
+        let mut last = Failure::new("no node is known");
+        for attempt in 0..TRIES {
+            for _ in 0..self.nodes.len() {
+                match call(&self.rest, &self.nodes[self.at]).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(e) if e.is_passing() => last = e.into(),
+                    Err(e) => return Err(e.into()),
+                }
+                self.at = (self.at + 1) % self.nodes.len();
+            }
+            tokio::time::sleep(Duration::from_millis(100 << attempt.min(4))).await;
+        }
+        Err(last)
+    }
+}
+
+/// A time as the old server's library writes it; 0 stands for NULL.
+fn sql_time(ms: u64) -> Option<String> {
+    let time = i64::try_from(ms).ok().filter(|ms| *ms > 0).and_then(DateTime::from_timestamp_millis)?;
+    Some(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_they_are_read() {
+        let ms = 1_795_341_600_007;
+        assert_eq!(sql_time(ms).unwrap(), "2026-11-22 10:00:00.007000");
+        assert_eq!(crate::model::time::parse_iso(&sql_time(ms).unwrap()), Some(ms));
+        assert_eq!(sql_time(0), None);
+    }
+}

@@ -1,0 +1,340 @@
+//! Taking over a database of the documented schema, in bounded steps, into a cluster that has nothing of its own yet.
+//!
+//! Ids are kept. The database's rows are older than all rows of the cluster, so [`State::import_begin`] moves both
+//! logs behind the database's last ids, and the rows come in below that, newest first: at every step the logs have no
+//! gap, and what is there already is known by its id. So a step that is sent again changes nothing, and an import that
+//! was interrupted goes on by being run again.
+
+use std::sync::Arc;
+
+use super::audit::AuditIndex;
+use super::device::valid_id;
+use super::error::Code;
+use super::state::{Given1, State, refuse};
+use super::tables::Key;
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Audit, Device, Election, ElectionMethod, ElectionReason, Import, ImportBegin, ImportDevice, ImportDone,
+    ImportFinish, ImportLeft, ImportRows, Presence, Role, SyncState, SyncStatus,
+};
+
+pub const DEVICE_ROLES: &str = "device_roles";
+pub const ELECTION_LOGS: &str = "master_election_logs";
+pub const AUDIT_LOGS: &str = "sync_audit_logs";
+
+impl State {
+    /// The id of a device's row in the documented table.
+    pub fn device_row(&self, device: &Device) -> u64 {
+        let after = self.meta.import.as_ref().map_or(0, |i| i.device_rows);
+        if device.row_id > 0 { device.row_id } else { after + u64::from(device.number) }
+    }
+
+    /// The id of the device with this number.
+    pub fn device_name(&self, number: u32) -> Option<&str> {
+        self.device_names.get((number as usize).wrapping_sub(1)).map(|name| &**name)
+    }
+
+    /// The id of a sync state's row in the documented table.
+    pub fn sync_row(&self, sync: &SyncState) -> u64 {
+        let after = self.meta.import.as_ref().map_or(0, |i| i.sync_rows);
+        let number = self.devices.get(&sync.device_id).map_or(0, |d| d.number);
+        if sync.row_id > 0 { sync.row_id } else { after + u64::from(number) }
+    }
+
+    pub(super) fn import_begin(&mut self, c: &ImportBegin) -> Given1 {
+        match &self.meta.import {
+            Some(import) if import.finished_ms > 0 => {
+                return refuse(Code::Conflict, "this cluster has taken over a database already: it does so only once");
+            }
+            Some(import) if import.import_id != c.import_id => {
+                let why = "this cluster has begun to take over another database: that one must be finished first";
+                return refuse(Code::Conflict, why);
+            }
+            Some(import) => return Ok(done(import, Vec::new())),
+            None => {}
+        }
+        if let Some(why) = self.not_empty() {
+            return refuse(Code::Conflict, format!("only an empty cluster can take over a database: {why}"));
+        }
+        let import = Import {
+            import_id: c.import_id,
+            begun_ms: self.meta.now_ms,
+            finished_ms: 0,
+            device_rows: c.device_rows,
+            sync_rows: c.sync_rows,
+            audit_ms: self.meta.now_ms,
+        };
+        let gone = self.make_room(c);
+        self.meta.import = Some(import);
+        let details =
+            format!("Taking over database {:016x}; {gone} rows of the empty cluster's own logs gave way", c.import_id);
+        self.audit("import", "begin", false, &c.by, details);
+        Ok(done(&import, Vec::new()))
+    }
+
+    /// Why no database can be taken over.
+    fn not_empty(&self) -> Option<String> {
+        if let Some(device) = self.devices.values().find(|d| d.presence() != Presence::Node) {
+            return Some(format!("device {:?} is registered", device.device_id));
+        }
+        if self.meta.head_seq > 0 {
+            return Some(format!("it has {} changes", self.meta.head_seq));
+        }
+        let rows = (self.meta.audit_head - self.meta.audit_compacted).max(self.meta.election_head);
+        (rows > limits::IMPORT_OWN_ROWS).then(|| format!("its logs have {rows} rows of its own"))
+    }
+
+    /// Puts the logs of the empty cluster, which tell of its nodes only, behind the rows that come. Returns how many
+    /// rows gave way.
+    fn make_room(&mut self, c: &ImportBegin) -> u64 {
+        let audits = self.meta.audit_compacted + 1..=self.meta.audit_head;
+        let elections = self.meta.election_dropped + 1..=self.meta.election_head;
+        let gone = (audits.clone().count() + elections.clone().count()) as u64;
+        for id in audits {
+            self.delete(Key::Audit(id));
+        }
+        for id in elections {
+            self.delete(Key::Election(id));
+        }
+        self.meta.audit_head = c.audit_rows;
+        self.meta.audit_compacted = c.audit_rows;
+        self.audit = AuditIndex::after(c.audit_rows);
+        self.meta.election_head = c.election_rows;
+        self.meta.election_dropped = c.election_rows;
+        // Terms grow with the ids of elections, those of the database included.
+        self.meta.term = self.meta.term.max(c.election_rows);
+        if !self.meta.master.is_empty() {
+            self.master_stays();
+        }
+        gone
+    }
+
+    /// The present master's election went with the logs: it is told anew.
+    fn master_stays(&mut self) {
+        self.meta.term += 1;
+        self.meta.election_head += 1;
+        let election = Election {
+            id: self.meta.election_head,
+            new_master: self.meta.master.clone(),
+            reason: ElectionReason::Manual.into(),
+            method: ElectionMethod::Automatic.into(),
+            at_ms: self.meta.now_ms,
+            participating: self.active_devices() as u32,
+            term: self.meta.term,
+            ..Election::default()
+        };
+        self.put(Key::Election(election.id), &election);
+    }
+
+    fn importing(&self, import_id: u64) -> Result<Import, super::state::Fail> {
+        match &self.meta.import {
+            Some(import) if import.import_id == import_id => Ok(*import),
+            _ => refuse(Code::Conflict, "the import of this database has not begun"),
+        }
+    }
+
+    pub(super) fn import_rows(&mut self, c: ImportRows) -> Given1 {
+        let import = self.importing(c.import_id)?;
+        if import.finished_ms > 0 {
+            return refuse(Code::Conflict, "the import of this database has finished");
+        }
+        if c.devices.len() + c.elections.len() + c.audits.len() > limits::IMPORT_ROWS {
+            return refuse(Code::InvalidData, format!("at most {} rows at a time", limits::IMPORT_ROWS));
+        }
+        let mut left = Vec::new();
+        for row in c.devices {
+            let id = row.device.as_ref().map_or(0, |d| d.row_id);
+            if let Err(why) = self.import_device(row, &import) {
+                left.push(ImportLeft { table_name: DEVICE_ROLES.into(), id, why });
+            }
+        }
+        for row in c.elections {
+            if row.id > 0 && row.id == self.meta.election_dropped {
+                self.meta.election_dropped -= 1;
+                let (id, at_ms) = (row.id, row.at_ms.min(import.begun_ms));
+                self.put(Key::Election(id), &Election { at_ms, term: id, imported: true, ..row });
+            } else if row.id < self.meta.election_dropped {
+                left.push(out_of_turn(ELECTION_LOGS, row.id));
+            }
+        }
+        let mut audit_ms = import.audit_ms;
+        for row in c.audits {
+            if row.id > 0 && row.id == self.meta.audit_compacted {
+                self.meta.audit_compacted -= 1;
+                // Listings by date need times that never go back.
+                audit_ms = audit_ms.min(row.at_ms);
+                let row = Audit { at_ms: audit_ms, ..row };
+                self.put(Key::Audit(row.id), &row);
+                self.audit.older(&row);
+            } else if row.id < self.meta.audit_compacted {
+                left.push(out_of_turn(AUDIT_LOGS, row.id));
+            }
+        }
+        let import = Import { audit_ms, ..import };
+        self.meta.import = Some(import);
+        Ok(done(&import, left))
+    }
+
+    /// A device of the database is here, offline and a client: only an election makes a master.
+    fn import_device(&mut self, row: ImportDevice, import: &Import) -> Result<(), String> {
+        let (given, now) = (row.device.unwrap_or_default(), self.meta.now_ms);
+        let id = given.device_id;
+        if !valid_id(&id) {
+            return Err("its device_id is empty, longer than 255 bytes or holds control characters".into());
+        }
+        let row_id = if given.row_id <= import.device_rows { given.row_id } else { 0 };
+        if let Some(device) = self.devices.get(&id) {
+            let again = row_id > 0 && device.row_id == row_id;
+            return if again { Ok(()) } else { Err(format!("device {id:?} is registered in this cluster already")) };
+        }
+        if self.meta.devices >= limits::DEVICES {
+            return Err(format!("the cluster keeps at most {} devices", limits::DEVICES));
+        }
+        self.meta.devices += 1;
+        self.device_names.push(Arc::from(id.as_str()));
+        let sync = row.sync.unwrap_or_else(|| SyncState { created_ms: now, updated_ms: now, ..SyncState::default() });
+        let status = if sync.sync_status() == SyncStatus::Unset { SyncStatus::Pending } else { sync.sync_status() };
+        self.save_sync_state(SyncState {
+            device_id: id.clone(),
+            sync_status: status.into(),
+            base: sync.base,
+            last_sync_ms: sync.last_sync_ms.min(now),
+            last_error_message: sync.last_error_message,
+            created_ms: sync.created_ms.min(now),
+            updated_ms: sync.updated_ms.min(now),
+            row_id: if sync.row_id <= import.sync_rows { sync.row_id } else { 0 },
+            ..SyncState::default()
+        });
+        self.save_device(Device {
+            device_id: id,
+            role: Role::Client.into(),
+            priority: given.priority.min(limits::PRIORITY),
+            last_seen_ms: given.last_seen_ms.min(now),
+            created_ms: given.created_ms.min(now),
+            updated_ms: given.updated_ms.min(now),
+            number: self.meta.devices,
+            // It is known: it is not told `registered` when it comes.
+            had_session: true,
+            row_id,
+            ..Device::default()
+        });
+        Ok(())
+    }
+
+    pub(super) fn import_finish(&mut self, c: &ImportFinish) -> Given1 {
+        let mut import = self.importing(c.import_id)?;
+        if import.finished_ms == 0 {
+            import.finished_ms = self.meta.now_ms;
+            self.meta.import = Some(import);
+            self.audit("import", "finish", false, &c.by, format!("Database {:016x} is taken over", c.import_id));
+        }
+        Ok(done(&import, Vec::new()))
+    }
+}
+
+fn done(import: &Import, left: Vec<ImportLeft>) -> Given {
+    Given::Import(ImportDone { import: Some(*import), left })
+}
+
+/// Compaction went past it meanwhile, or a row before it is missing.
+fn out_of_turn(table_name: &str, id: u64) -> ImportLeft {
+    ImportLeft { table_name: table_name.into(), id, why: "the rows after it are not there (any more)".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::{AuditFilter, read_rows};
+    use super::super::properties::{Bench, online};
+    use super::super::read::elections;
+    use super::*;
+    use crate::proto::DeviceOnline;
+    use crate::proto::command::Intent;
+
+    const ID: u64 = 7;
+
+    fn node() -> Intent {
+        let device_id = "node-1".to_owned();
+        Intent::DeviceOnline(DeviceOnline { device_id, presence: Presence::Node.into(), ..DeviceOnline::default() })
+    }
+
+    fn begin(import_id: u64) -> Intent {
+        Intent::ImportBegin(ImportBegin {
+            import_id,
+            device_rows: 9,
+            sync_rows: 9,
+            election_rows: 2,
+            audit_rows: 4,
+            by: "admin".into(),
+        })
+    }
+
+    fn rows() -> ImportRows {
+        let device = |row_id, id: &str| ImportDevice {
+            device: Some(Device { row_id, device_id: id.into(), priority: 40, last_seen_ms: 5, ..Device::default() }),
+            sync: Some(SyncState { row_id: row_id + 1, base: 3, ..SyncState::default() }),
+        };
+        let election = |id| Election { id, new_master: "till".into(), at_ms: id, ..Election::default() };
+        let audit = |id| Audit { id, event_type: "old".into(), at_ms: id * 10, ..Audit::default() };
+        ImportRows {
+            import_id: ID,
+            devices: vec![device(4, "till"), device(5, "node-1"), device(6, "")],
+            elections: vec![election(2), election(1)],
+            audits: vec![audit(4), audit(3)],
+        }
+    }
+
+    #[test]
+    fn rows_keep_their_ids_and_the_clusters_own_come_after() {
+        let mut b = Bench::new();
+        b.ok(node());
+        b.ok(Intent::Elect(crate::proto::Elect { reason: 2, ..Default::default() }));
+        b.ok(begin(ID));
+        let Given::Import(taken) = b.ok(Intent::ImportRows(rows())) else { panic!() };
+        assert_eq!(taken.left.iter().map(|l| l.id).collect::<Vec<_>>(), [5, 6], "{:?}", taken.left);
+        // Sent again: nothing new, and the same is left.
+        let before = b.state.meta().clone();
+        b.ok(Intent::ImportRows(rows()));
+        assert_eq!(Some(before.import), Some(b.state.meta().import));
+        assert_eq!((before.devices, before.audit_compacted), (2, 2));
+        // A row too early is not taken.
+        let early = ImportRows { audits: vec![Audit { id: 1, ..Audit::default() }], import_id: ID, ..rows() };
+        let Given::Import(taken) = b.ok(Intent::ImportRows(early)) else { panic!() };
+        assert!(taken.left.iter().any(|l| (l.table_name.as_str(), l.id) == (AUDIT_LOGS, 1)));
+        b.ok(Intent::ImportFinish(ImportFinish { import_id: ID, by: "admin".into() }));
+        assert_eq!(b.code(Intent::ImportRows(rows())), Code::Conflict);
+
+        let till = b.state.device("till").unwrap().clone();
+        assert_eq!((till.role(), till.is_active, till.priority, till.last_seen_ms), (Role::Client, false, 40, 5));
+        assert_eq!((b.state.device_row(&till), b.state.sync_row(b.state.sync_state("till").unwrap())), (4, 5));
+        assert_eq!(b.state.device_row(b.state.device("node-1").unwrap()), 10);
+        let log = elections(&b.tables, b.state.meta().election_head, 10, 0).unwrap();
+        let told: Vec<_> = log.iter().map(|e| (e.id, e.new_master.as_str(), e.imported)).collect();
+        assert_eq!(told, [(3, "node-1", false), (2, "till", true), (1, "till", true)]);
+        assert_eq!(b.state.meta().term, log[0].term);
+        let (total, page) = b.state.audit_index().page(&AuditFilter::default(), 10, 0);
+        let ids: Vec<_> = read_rows(&b.tables, &page).unwrap().iter().map(|a| (a.id, a.operation.clone())).collect();
+        assert_eq!(total, 4);
+        assert_eq!(ids, [(6, "finish".into()), (5, "begin".into()), (4, String::new()), (3, String::new())]);
+    }
+
+    #[test]
+    fn only_once_and_only_into_an_empty_cluster() {
+        let mut b = Bench::new();
+        b.ok(online("till", 0, Role::Client));
+        let before = b.state.meta().clone();
+        assert_eq!(b.code(begin(ID)), Code::Conflict);
+        assert_eq!((b.state.meta().audit_head, b.state.meta().import.as_ref()), (before.audit_head, None));
+        let mut b = Bench::new();
+        assert_eq!(b.code(Intent::ImportRows(rows())), Code::Conflict);
+        b.ok(begin(ID));
+        b.ok(begin(ID));
+        assert_eq!(b.code(begin(ID + 1)), Code::Conflict);
+        let finish = Intent::ImportFinish(ImportFinish { import_id: ID, by: String::new() });
+        b.ok(finish.clone());
+        let head = b.state.meta().audit_head;
+        b.ok(finish);
+        assert_eq!(b.state.meta().audit_head, head);
+        assert_eq!(b.code(begin(ID)), Code::Conflict);
+    }
+}
