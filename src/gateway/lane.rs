@@ -5,6 +5,7 @@
 //! answered, so it sees the session's own writes; reads that wait together share one barrier.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::cluster::Cluster;
@@ -13,17 +14,18 @@ use crate::model::error::Error;
 use crate::proto::{OnlineDone, Outcome, Role};
 use crate::storage::BoxFuture;
 
-/// What a client asked for, and the ack callback that it gave with it.
-#[derive(Clone, Copy, Debug)]
+/// What a client asked for, and what it gave to know the answer by: an ack callback, a `request_id`.
+#[derive(Clone, Debug)]
 pub struct Ticket {
     pub event: &'static str,
     pub ack: Option<i64>,
+    pub request_id: Option<Arc<str>>,
 }
 
 /// What to do with the outcome of a proposal.
 #[derive(Debug)]
 pub enum Then {
-    Update { device_id: String, table_name: String, record_id: i64, request_id: String },
+    Update { device_id: String, table_name: String, record_id: i64 },
     Critical { device_id: String },
     Online { device_id: String, cursor: Option<String>, fresh: bool },
     Offline { device_id: String },

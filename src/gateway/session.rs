@@ -15,7 +15,7 @@ use super::hub::Filter;
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
 use super::sync::SyncJob;
-use super::wire::{Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, decode};
+use super::wire::{Asked, Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
@@ -120,15 +120,17 @@ impl Session {
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
     pub fn hear(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
         if let Err(error) = self.gateway.rates.check(&self.claims.sub) {
-            let (event, at_ms) = (known(event), self.gateway.now_ms());
-            return self
-                .reply(ack, &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, at_ms });
+            let request_id = request_id(payload);
+            let (event, request_id, at_ms) = (known(event), request_id.as_deref(), self.gateway.now_ms());
+            let refused =
+                ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms };
+            return self.reply(ack, &refused);
         }
         match decode(event, payload, frame) {
-            Ok(event) => {
-                let ticket = Ticket { event: name_of(&event), ack };
-                if let Err(error) = self.act(ticket, event) {
-                    self.refuse(ticket, &error, None);
+            Ok(Asked { event, request_id }) => {
+                let ticket = Ticket { event: name_of(&event), ack, request_id };
+                if let Err(error) = self.act(ticket.clone(), event) {
+                    self.refuse(&ticket, &error, None);
                 }
             }
             Err(bad) => self.refuse_decode(event, ack, &bad),
@@ -141,23 +143,25 @@ impl Session {
         let field = bad.field.as_deref().filter(|_| limited.is_none());
         let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, bad.message.clone()));
         let at_ms = self.gateway.now_ms();
-        self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id: None, at_ms });
+        let (conflict_id, request_id) = (None, None);
+        self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
     }
 
     fn refuse_decode(&self, event: &str, ack: Option<i64>, bad: &DecodeError) {
         let (error, field, at_ms) = (&bad.error, bad.field.as_deref(), self.gateway.now_ms());
+        let request_id = bad.request_id.as_deref();
         let answer = match &bad.device_id {
             Some(device_id) if event == "sync_request" => {
-                ServerEvent::SyncError { device_id, error, sync_type: None, field, at_ms }
+                ServerEvent::SyncError { device_id, error, sync_type: None, field, request_id, at_ms }
             }
-            _ => ServerEvent::Error { error, event: known(event), field, conflict_id: None, at_ms },
+            _ => ServerEvent::Error { error, event: known(event), field, conflict_id: None, request_id, at_ms },
         };
         self.reply(ack, &answer);
     }
 
-    fn refuse(&self, ticket: Ticket, error: &Error, conflict_id: Option<u64>) {
-        let (event, at_ms) = (Some(ticket.event), self.gateway.now_ms());
-        self.reply(ticket.ack, &ServerEvent::Error { error, event, field: None, conflict_id, at_ms });
+    fn refuse(&self, ticket: &Ticket, error: &Error, conflict_id: Option<u64>) {
+        let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
+        self.reply(ticket.ack, &ServerEvent::Error { error, event, field: None, conflict_id, request_id, at_ms });
     }
 
     fn reply(&self, ack: Option<i64>, event: &ServerEvent<'_>) {
@@ -190,7 +194,6 @@ impl Session {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
-                    request_id: update.request_id.clone(),
                 };
                 self.propose(ticket, then, Intent::DataUpdate(update));
             }
@@ -221,7 +224,7 @@ impl Session {
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket.ack);
+                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket);
                 self.start(job.run());
             }
             other => self.act_rarely(ticket, other)?,

@@ -179,7 +179,14 @@ impl Live {
         let mut error = Error::new(Code::Unavailable, "too many of your requests are waiting: this one was dropped");
         error.retry_after_ms = Some(1_000);
         let at_ms = gateway.now_ms();
-        self.outbox.send(&ServerEvent::Error { error: &error, event: None, field: None, conflict_id: None, at_ms });
+        self.outbox.send(&ServerEvent::Error {
+            error: &error,
+            event: None,
+            field: None,
+            conflict_id: None,
+            request_id: None,
+            at_ms,
+        });
     }
 }
 
@@ -240,7 +247,8 @@ fn refusal(error: &Error, protocol: ProtocolVersion, at_ms: u64) -> String {
         json::push_object(&mut out, |o| {
             o.text("message", &error.to_string());
             o.object("data", |o| {
-                ServerEvent::Error { error, event: None, field: None, conflict_id: None, at_ms }.fill(o);
+                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms }
+                    .fill(o);
             });
         });
     }
@@ -270,7 +278,8 @@ impl Connection {
         let ended = poll_fn(|cx| self.poll(cx)).await;
         if let Ended::Closed(error) = &ended {
             let at_ms = self.gateway.now_ms();
-            let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, at_ms };
+            let event =
+                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
             if let Frame::SocketIo(text) = Frame::of(Transport::SocketIo, &event) {
                 // A socket that is full gets neither: it will see the connection end.
                 let _ = self.socket.emit(text).and_then(|()| self.socket.emit("1"));

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::Gateway;
 use super::feed;
 use super::hub::Filter;
+use super::lane::Ticket;
 use super::outbox::{Frame, Outbox};
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::limits;
@@ -82,7 +83,7 @@ pub struct SyncJob {
     pub gateway: Arc<Gateway>,
     pub outbox: Arc<Outbox>,
     pub ask: SyncAsk,
-    pub ack: Option<i64>,
+    pub ticket: Ticket,
     pub sync_id: String,
 }
 
@@ -100,9 +101,9 @@ impl Drop for SyncJob {
 }
 
 impl SyncJob {
-    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ack: Option<i64>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Self {
         let sync_id = format!("{:032x}", rand::random::<u128>());
-        Self { gateway, outbox, ask, ack, sync_id }
+        Self { gateway, outbox, ask, ticket, sync_id }
     }
 
     pub async fn run(self) {
@@ -119,9 +120,10 @@ impl SyncJob {
     fn fail(&self, error: &Error) {
         let sync_type = Some(type_name(self.ask.sync_type));
         let (device_id, at_ms) = (self.ask.device_id.as_str(), self.gateway.now_ms());
-        let event = ServerEvent::SyncError { device_id, error, sync_type, field: None, at_ms };
+        let request_id = self.ticket.request_id.as_deref();
+        let event = ServerEvent::SyncError { device_id, error, sync_type, field: None, request_id, at_ms };
         self.outbox.send(&event);
-        if let Some(ack) = self.ack {
+        if let Some(ack) = self.ticket.ack {
             self.outbox.answer(ack, &event);
         }
     }
@@ -139,7 +141,8 @@ impl SyncJob {
             sync_type: type_name(self.ask.sync_type).to_owned(),
         }));
         let (device_id, at_ms) = (self.ask.device_id.as_str(), self.gateway.now_ms());
-        self.outbox.send(&ServerEvent::SyncError { device_id, error: &error, sync_type: None, field: None, at_ms });
+        let (sync_type, field, request_id) = (None, None, self.ticket.request_id.as_deref());
+        self.outbox.send(&ServerEvent::SyncError { device_id, error: &error, sync_type, field, request_id, at_ms });
     }
 
     async fn send(&self) -> Result<(), Error> {
@@ -150,7 +153,7 @@ impl SyncJob {
         };
         let begun = self.gateway.cluster.propose(Intent::SyncBegin(begin)).await?;
         self.gateway.cluster.read_barrier().await?;
-        if let Some(ack) = self.ack {
+        if let Some(ack) = self.ticket.ack {
             let (event, device_id) = ("sync_request", Some(self.ask.device_id.as_str()));
             let (message, at_ms, sync_id) = ("sync begins", begun.at_ms, Some(self.sync_id.as_str()));
             let begins = Acknowledged { message, at_ms, event, device_id, sync_id, ..Acknowledged::default() };

@@ -243,7 +243,7 @@ async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
             return;
         }
     };
-    let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, at_ms };
+    let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
     if let Frame::WebSocket(text) = Frame::of(Transport::WebSocket, &event)
         && socket.send(Message::Text(text)).await.is_err()
     {

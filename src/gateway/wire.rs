@@ -8,10 +8,12 @@ mod fields;
 pub mod json;
 mod server;
 
-pub use client::{ClientEvent, OnlineAsk, SyncAsk, decode};
+pub use client::{Asked, ClientEvent, OnlineAsk, SyncAsk, decode, request_id};
 pub use client::{election, online, policy, resolution, role_and_reason, update};
 pub use fields::{Bad, Fields, envelope, event_array};
 pub use server::{Acknowledged, ServerEvent, SyncChange, SyncPage, error_tail, open_conflict, sync_change};
+
+use std::sync::Arc;
 
 use crate::model::error::{Code, Error};
 
@@ -23,11 +25,13 @@ pub struct DecodeError {
     pub field: Option<String>,
     /// The device that the payload names, if it does: a malformed sync request is answered with `sync_error`.
     pub device_id: Option<String>,
+    /// The request's id, if it has a usable one.
+    pub request_id: Option<Arc<str>>,
 }
 
 impl DecodeError {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { error: Error::new(code, message), field: None, device_id: None }
+        Self { error: Error::new(code, message), field: None, device_id: None, request_id: None }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::schema::{ASYNCAPI, OPENAPI, event_schema, misfits, resolve};
 
 fn read(event: &str, payload: &Value) -> Result<ClientEvent, DecodeError> {
     let text = payload.to_string();
-    decode(event, Some(&text), &Bytes::from(text.clone()))
+    decode(event, Some(&text), &Bytes::from(text.clone())).map(|asked| asked.event)
 }
 
 #[test]

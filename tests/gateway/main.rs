@@ -17,6 +17,7 @@ mod presence;
 mod quorum;
 mod rates;
 mod rest;
+mod request_ids;
 mod resume;
 mod schema;
 mod socketio;

@@ -24,8 +24,9 @@ async fn one_request_too_many_is_told_when_to_come_again() {
     for _ in 0..5 {
         ws.call("heartbeat", json!({"device_id": "a"}), "heartbeat_ack").await;
     }
-    let error = ws.call("heartbeat", json!({"device_id": "a"}), "error").await;
+    let error = ws.call("heartbeat", json!({"device_id": "a", "request_id": "r"}), "error").await;
     assert_eq!((&error["error_code"], &error["event"]), (&json!("5003"), &json!("heartbeat")));
+    assert_eq!(error["request_id"], "r");
     let wait = error["retry_after_ms"].as_u64().unwrap();
     assert!((1..=500).contains(&wait), "{error}");
     // What cannot be read counts as well.

@@ -34,6 +34,8 @@ const AFTER: Field = more("cursor", CURSOR, "Where the device left off: from an 
 const UP_TO: Field = plus("cursor", CURSOR, "Keep it: a sync or a resume goes on from here.");
 const CONFLICT_ID: Field = more("conflict_id", ANY_COUNT, "The conflict's number.");
 
+const OF_REQUEST: Field = more("request_id", Kind::Text(limits::REQUEST_ID), "Of the refused request, if it had one.");
+
 pub const ONLINE: &[Field] = &[
     must("device_id", DEVICE_ID, "The device that comes online."),
     may("role", ROLE, "`master` is granted if there is none, or by higher priority. Default: client."),
@@ -332,6 +334,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[3],
             ERROR_TAIL[4],
             may("sync_type", Kind::Text(32), ""),
+            OF_REQUEST,
         ],
         &[],
     ),
@@ -392,6 +395,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[4],
             more("event", WORDS, "The event that it answers."),
             CONFLICT_ID,
+            OF_REQUEST,
         ],
         &[],
     ),

@@ -23,7 +23,7 @@ impl Session {
                 {
                     self.unbind(device_id);
                 }
-                self.refuse(ticket, &error, None);
+                self.refuse(&ticket, &error, None);
             }
         }
     }
@@ -31,8 +31,8 @@ impl Session {
     fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id, request_id } => {
-                self.updated(ticket, &device_id, (&table_name, record_id), &request_id, &outcome);
+            Then::Update { device_id, table_name, record_id } => {
+                self.updated(&ticket, &device_id, (&table_name, record_id), &outcome);
             }
             Then::Online { device_id, cursor, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
@@ -92,7 +92,7 @@ impl Session {
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
 
-    fn updated(&self, ticket: Ticket, device_id: &str, record: (&str, i64), request_id: &str, outcome: &Outcome) {
+    fn updated(&self, ticket: &Ticket, device_id: &str, record: (&str, i64), outcome: &Outcome) {
         let (seq, conflict) = match &outcome.result {
             Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -116,7 +116,7 @@ impl Session {
             device_id: Some(device_id),
             record: Some(record),
             seq,
-            request_id: Some(request_id).filter(|id| !id.is_empty()),
+            request_id: ticket.request_id.as_deref(),
             cursor: seq.map(|seq| Cursor { epoch, seq }),
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
@@ -152,8 +152,9 @@ impl Session {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
         if let Some(Err(error)) = resumed {
-            let (event, field) = (Some(ticket.event), Some("cursor"));
-            self.outbox.send(&ServerEvent::Error { error: &error, event, field, conflict_id: None, at_ms });
+            let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
+            let refused = ServerEvent::Error { error: &error, event, field, conflict_id: None, request_id, at_ms };
+            self.outbox.send(&refused);
         }
     }
 
@@ -193,7 +194,7 @@ impl Session {
                 }
                 return;
             }
-            (_, Err(error)) => return self.refuse(ticket, &error, None),
+            (_, Err(error)) => return self.refuse(&ticket, &error, None),
             (read, Ok(())) => read,
         };
         match read {
@@ -222,7 +223,7 @@ impl Session {
             (Read::Record { table_name, record_id }, Ok(found)) => {
                 self.tell_record(ticket, table_name, *record_id, found);
             }
-            (_, Err(error)) => self.refuse(ticket, &error, None),
+            (_, Err(error)) => self.refuse(&ticket, &error, None),
             (_, Ok(_)) => {}
         }
     }
@@ -243,7 +244,7 @@ impl Session {
         drop(state);
         let Some((pending, processed_ms, status)) = known else {
             let error = Error::new(Code::NotRegistered, format!("device {device_id:?} is not registered"));
-            return self.refuse(ticket, &error, None);
+            return self.refuse(&ticket, &error, None);
         };
         let status = match status_name(status) {
             "syncing" => "processing",

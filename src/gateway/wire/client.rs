@@ -1,5 +1,7 @@
 //! What clients send: one variant a documented event, decoded from its name and its raw JSON.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::DecodeError;
@@ -85,6 +87,13 @@ pub struct SyncAsk {
     pub tables: Option<Vec<String>>,
 }
 
+/// What a client asks for, and the `request_id` that its answer is to carry.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub event: ClientEvent,
+    pub request_id: Option<Arc<str>>,
+}
+
 const SYNC_ID: usize = 64;
 const CURSOR: usize = 64;
 const ERROR_CODE: usize = 16;
@@ -103,17 +112,34 @@ fn code_of(event: &str) -> Code {
 
 /// Decodes one event. `payload` is the JSON after the event's name, if there was any; `frame` are the bytes that
 /// it is a part of, so that record data is shared, not copied.
-pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<ClientEvent, DecodeError> {
+pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<Asked, DecodeError> {
     let Some(read) = reader(event) else {
-        return Err(DecodeError::new(Code::InvalidData, format!("unknown event {:?}", shorten(event))));
+        let error = DecodeError::new(Code::InvalidData, format!("unknown event {:?}", shorten(event)));
+        return Err(DecodeError { request_id: request_id(payload), ..error });
     };
-    let fail = |bad: Bad, device_id: Option<String>| DecodeError {
+    let fail = |bad: Bad, device_id, request_id| DecodeError {
         error: crate::model::error::Error::new(code_of(event), bad.message),
         field: bad.field,
         device_id,
+        request_id,
     };
-    let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None))?;
-    read(&fields, frame).map_err(|bad| fail(bad, fields.device_id().ok()))
+    let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None, None))?;
+    let request_id = id_of(&fields);
+    match read(&fields, frame) {
+        Ok(event) => Ok(Asked { event, request_id }),
+        Err(bad) => Err(fail(bad, fields.device_id().ok(), request_id)),
+    }
+}
+
+/// The request id in a payload that is not decoded.
+pub fn request_id(payload: Option<&str>) -> Option<Arc<str>> {
+    id_of(&Fields::parse(payload?).ok()?)
+}
+
+/// Only a usable one is repeated.
+fn id_of(f: &Fields<'_>) -> Option<Arc<str>> {
+    let id = f.maybe_text("request_id", limits::REQUEST_ID).ok().flatten()?;
+    (!id.is_empty()).then(|| Arc::from(id))
 }
 
 /// At most the first 64 characters, for an error message.

@@ -52,6 +52,7 @@ pub enum ServerEvent<'a> {
         error: &'a Error,
         sync_type: Option<&'a str>,
         field: Option<&'a str>,
+        request_id: Option<&'a str>,
         at_ms: u64,
     },
     SyncErrorAck {
@@ -100,6 +101,8 @@ pub enum ServerEvent<'a> {
         event: Option<&'a str>,
         field: Option<&'a str>,
         conflict_id: Option<u64>,
+        /// The refused request's, if its client gave one.
+        request_id: Option<&'a str>,
         at_ms: u64,
     },
 }
@@ -206,10 +209,10 @@ impl ServerEvent<'_> {
                 o.text("device_id", device_id).time("sync_timestamp", *sync_timestamp_ms);
                 o.number("changes_count", *changes_count).time("timestamp", *at_ms);
             }
-            Self::SyncError { device_id, error, sync_type, field, at_ms } => {
+            Self::SyncError { device_id, error, sync_type, field, request_id, at_ms } => {
                 o.text("device_id", device_id).text("error_message", &error.message);
                 error_tail(o, error, *field, *at_ms);
-                o.maybe_text("sync_type", *sync_type);
+                o.maybe_text("sync_type", *sync_type).maybe_text("request_id", *request_id);
             }
             Self::SyncErrorAck { device_id, message, code, at_ms } => {
                 o.text("device_id", device_id).text("error_message", message).text("error_code", code);
@@ -232,10 +235,11 @@ impl ServerEvent<'_> {
             Self::Registered { device_id, role, at_ms } => {
                 o.text("device_id", device_id).text("role", role_name(*role)).time("timestamp", *at_ms);
             }
-            Self::Error { error, event, field, conflict_id, at_ms } => {
+            Self::Error { error, event, field, conflict_id, request_id, at_ms } => {
                 o.text("error", &error.message);
                 error_tail(o, error, *field, *at_ms);
                 o.maybe_text("event", *event).maybe_number("conflict_id", *conflict_id);
+                o.maybe_text("request_id", *request_id);
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::proto::{Change, Operation, Role, SyncType};
 
 fn read(event: &str, payload: &Value) -> Result<ClientEvent, DecodeError> {
     let text = payload.to_string();
-    decode(event, Some(&text), &Bytes::from(text.clone()))
+    decode(event, Some(&text), &Bytes::from(text.clone())).map(|asked| asked.event)
 }
 
 /// An event, a full payload of it, its required fields, and wrong values of fields.
@@ -195,7 +195,7 @@ fn the_code_tells_what_kind_of_request_was_wrong() {
 fn data_stays_the_clients_bytes() {
     let text = r#"{"device_id":"d","table_name":"t","record_id":5.0,"new_data": {"price": 1.50, "a":[1,  2]} }"#;
     let frame = Bytes::from_static(text.as_bytes());
-    let Ok(ClientEvent::DataUpdate(update)) = decode("data_update", Some(text), &frame) else { panic!() };
+    let Ok(ClientEvent::DataUpdate(update)) = decode("data_update", Some(text), &frame).map(|a| a.event) else { panic!() };
     assert_eq!(&update.data[..], br#"{"price": 1.50, "a":[1,  2]}"#);
     assert!(frame.as_ptr_range().contains(&update.data.as_ptr()), "shared with the frame");
     assert_eq!((update.record_id, update.operation()), (5, Operation::Update));
@@ -219,7 +219,8 @@ fn data_stays_the_clients_bytes() {
 fn record_ids_are_integers_of_64_bits() {
     for (raw, id) in [("-5", -5), ("9223372036854775807", i64::MAX), ("1e3", 1_000), ("-0.0", 0), ("2.0E1", 20)] {
         let text = format!(r#"{{"device_id":"d","table_name":"t","record_id":{raw}}}"#);
-        let Ok(ClientEvent::DataRequest { record_id, .. }) = decode("data_request", Some(&text), &Bytes::new()) else {
+        let asked = decode("data_request", Some(&text), &Bytes::new()).map(|a| a.event);
+        let Ok(ClientEvent::DataRequest { record_id, .. }) = asked else {
             panic!("{raw}")
         };
         assert_eq!(record_id, id);
@@ -335,7 +336,14 @@ fn every_server_event_is_json_with_its_documented_fields() {
             &["table_name", "record_id", "resolution_method", "resolved_data", "timestamp"],
         ),
         (
-            ServerEvent::SyncError { device_id, error: &error, sync_type: Some("full"), field: None, at_ms },
+            ServerEvent::SyncError {
+                device_id,
+                error: &error,
+                sync_type: Some("full"),
+                field: None,
+                request_id: Some("r"),
+                at_ms,
+            },
             &["device_id", "error_message", "error_code", "sync_type", "timestamp"],
         ),
         (
@@ -369,7 +377,14 @@ fn every_server_event_is_json_with_its_documented_fields() {
         (ServerEvent::Acknowledged(Acknowledged::default()), &["message", "timestamp"]),
         (ServerEvent::HeartbeatAck { device_id, at_ms }, &["device_id", "timestamp"]),
         (
-            ServerEvent::Error { error: &error, event: Some("e"), field: Some("f"), conflict_id: None, at_ms },
+            ServerEvent::Error {
+                error: &error,
+                event: Some("e"),
+                field: Some("f"),
+                conflict_id: None,
+                request_id: Some("r"),
+                at_ms,
+            },
             &["error", "error_code", "timestamp", "event", "field"],
         ),
     ];
