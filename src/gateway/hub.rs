@@ -78,7 +78,8 @@ impl Hub {
         Self { registry, epoch: AtomicU64::new(epoch), limit, emptied: Notify::new() }
     }
 
-    /// Adds a session. 1003 when the node has as many as it can hold.
+    /// Adds a session, on hold: what it says first decides where its changes begin. Also returns the newest change that
+    /// was handed out before it came. 1003 when the node has as many as it can hold.
     pub fn attach(&self, transport: Transport, jti: &str) -> Result<(Arc<Outbox>, u64), Error> {
         let mut registry = self.registry.lock();
         if registry.entries.len() >= self.limit {
@@ -90,11 +91,11 @@ impl Hub {
         registry.last_id += 1;
         let id = registry.last_id;
         let outbox = Arc::new(Outbox::new(id, transport));
-        let (place, live_after) = (registry.entries.len(), registry.dispatched);
+        let (place, position) = (registry.entries.len(), registry.dispatched);
         registry.places.insert(id, place);
         let (jti, filter) = (jti.to_owned(), Filter::All);
-        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, held: false, live_after });
-        Ok((outbox, live_after))
+        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, held: true, live_after: position });
+        Ok((outbox, position))
     }
 
     pub fn detach(&self, id: u64) {
@@ -114,11 +115,11 @@ impl Hub {
     }
 
     /// Stops changes for a session that will catch up from the change log. Returns the newest change that it
-    /// was or would have been told, and its filter; `None` if it is catching up already.
-    pub fn hold(&self, id: u64) -> Option<(u64, Filter)> {
+    /// was or would have been told; `None` if it is catching up already.
+    pub fn hold(&self, id: u64) -> Option<u64> {
         let held = self.registry.lock().with(id, |entry, dispatched| {
             let first = !std::mem::replace(&mut entry.held, true);
-            first.then(|| (dispatched, entry.filter.clone()))
+            first.then_some(dispatched)
         });
         held.flatten()
     }
@@ -140,6 +141,11 @@ impl Hub {
     /// The newest change that was handed out.
     pub fn position(&self) -> u64 {
         self.registry.lock().dispatched
+    }
+
+    /// The newest change that a session was told; `None` while it is on hold.
+    pub fn told(&self, id: u64) -> Option<u64> {
+        self.registry.lock().with(id, |entry, dispatched| (!entry.held).then_some(dispatched)).flatten()
     }
 
     pub fn sessions(&self) -> usize {

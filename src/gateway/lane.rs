@@ -25,16 +25,48 @@ pub struct Ticket {
 /// What to do with the outcome of a proposal.
 #[derive(Debug)]
 pub enum Then {
-    Update { device_id: String, table_name: String, record_id: i64 },
-    Critical { device_id: String },
-    Online { device_id: String, cursor: Option<String>, fresh: bool },
-    Offline { device_id: String },
-    Shutdown { device_id: String },
+    Update {
+        device_id: String,
+        table_name: String,
+        record_id: i64,
+    },
+    Critical {
+        device_id: String,
+    },
+    /// `held`: changes wait for the answer since then.
+    Online {
+        device_id: String,
+        cursor: Option<String>,
+        fresh: bool,
+        held: Option<u64>,
+    },
+    Offline {
+        device_id: String,
+    },
+    Shutdown {
+        device_id: String,
+    },
     Election,
-    Role { device_id: String, role: Role, reason: String },
-    SyncComplete { device_id: String, sync_timestamp_ms: u64, changes_count: u64 },
-    SyncError { device_id: String, message: String, code: String },
-    Conflict { device_id: String, table_name: String, record_id: i64 },
+    Role {
+        device_id: String,
+        role: Role,
+        reason: String,
+    },
+    SyncComplete {
+        device_id: String,
+        sync_timestamp_ms: u64,
+        changes_count: u64,
+    },
+    SyncError {
+        device_id: String,
+        message: String,
+        code: String,
+    },
+    Conflict {
+        device_id: String,
+        table_name: String,
+        record_id: i64,
+    },
 }
 
 /// What to read when everything before it was answered.
@@ -52,6 +84,7 @@ pub enum Read {
     Resume {
         device_id: String,
         cursor: String,
+        held: Option<u64>,
         online: Box<OnlineDone>,
         at_ms: u64,
     },

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::auth;
 use super::hub::Filter;
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
+use super::resume::CatchUp;
 use super::sync::SyncJob;
 use super::wire::{Asked, Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
@@ -29,6 +31,9 @@ use crate::token::Claims;
 mod answers;
 
 pub use answers::look_up;
+
+/// How long changes wait for a session that has not said anything yet.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +55,13 @@ pub struct Session {
     devices: Vec<String>,
     /// Syncs and catching up; they end with the session.
     jobs: Vec<AbortOnDropHandle<()>>,
-    /// The lowest change after which everything was told, once.
+    /// The lowest change after which everything was told, once, or will be.
     told_from: u64,
+    /// It is on hold since it was opened, because it has not said anything yet: if it resumes, nothing may come before
+    /// the answer.
+    quiet: bool,
+    /// The tables that it wants.
+    filter: Filter,
     heard: Instant,
     pinged: Instant,
 }
@@ -82,6 +92,8 @@ impl Session {
             devices: Vec::new(),
             jobs: Vec::new(),
             told_from,
+            quiet: true,
+            filter: Filter::All,
             heard: now,
             pinged: now,
         })
@@ -92,9 +104,16 @@ impl Session {
         self.heard = Instant::now();
     }
 
+    /// When to tick first, and then how often.
+    pub fn ticks(&self) -> (Instant, Duration) {
+        let every = self.gateway.settings.ping_every;
+        (Instant::now() + every.min(FIRST_WORD), every)
+    }
+
     /// True when a ping is due. An error ends the session: it fell silent, or its token expired.
     pub fn tick(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
+        self.listen();
         if !self.has_room() {
             // It is not listened to: that is not its silence.
             self.heard = now;
@@ -129,8 +148,11 @@ impl Session {
         match decode(event, payload, frame) {
             Ok(Asked { event, request_id }) => {
                 let ticket = Ticket { event: name_of(&event), ack, request_id };
+                let comes_online = matches!(&event, ClientEvent::DeviceOnline(_));
                 if let Err(error) = self.act(ticket.clone(), event) {
                     self.refuse(&ticket, &error, None);
+                } else if !comes_online {
+                    self.listen();
                 }
             }
             Err(bad) => self.refuse_decode(event, ack, &bad),
@@ -308,9 +330,11 @@ impl Session {
         }
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
         if ask.subscribe.is_some() {
-            self.gateway.hub.subscribe(self.outbox.id, Filter::of(ask.subscribe));
+            self.filter = Filter::of(ask.subscribe);
+            self.gateway.hub.subscribe(self.outbox.id, self.filter.clone());
         }
-        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
+        let held = self.hold(ask.cursor.is_some());
+        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh, held };
         let intent = Intent::DeviceOnline(DeviceOnline {
             class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
             device_id: ask.device_id,
@@ -352,6 +376,31 @@ impl Session {
         };
         self.propose(ticket, then, Intent::ConflictResolve(resolve));
         Ok(())
+    }
+
+    /// No change comes before the answer to a device that resumes, or that comes online as the first thing that the
+    /// session does. Returns where the hold began, if this request began or took it over.
+    fn hold(&mut self, resumes: bool) -> Option<u64> {
+        if std::mem::take(&mut self.quiet) {
+            return Some(self.told_from);
+        }
+        if resumes { self.gateway.hub.hold(self.outbox.id) } else { None }
+    }
+
+    /// It does not begin by resuming: what came since it was opened, then live changes.
+    fn listen(&mut self) {
+        if std::mem::take(&mut self.quiet) {
+            self.go_on(None, self.told_from);
+        }
+    }
+
+    /// Ends a hold that began at `from`: first a stretch that was missed, then what came since.
+    fn go_on(&mut self, missed: Option<(u64, u64)>, from: u64) {
+        if missed.is_none() && self.gateway.hub.release(self.outbox.id, from).is_ok() {
+            return;
+        }
+        let (gateway, outbox, filter) = (self.gateway.clone(), self.outbox.clone(), self.filter.clone());
+        self.start(CatchUp { gateway, outbox, filter, missed, from }.run());
     }
 
     fn start(&mut self, job: impl Future<Output = ()> + Send + 'static) {

@@ -20,7 +20,7 @@ use engineioxide::service::EngineIoService;
 use engineioxide::{DisconnectReason, ProtocolVersion, Str, TransportType};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
 use super::Gateway;
 use super::auth;
@@ -217,8 +217,8 @@ impl Handler {
         if socket.data.live.set(live).is_err() || socket.emit(hello).is_err() {
             return;
         }
-        let every = self.gateway.settings.ping_every;
-        let mut ticks = interval_at(Instant::now() + every, every);
+        let (first, every) = session.ticks();
+        let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let connection = Connection {
             gateway: self.gateway.clone(),

@@ -77,8 +77,8 @@ struct Connection {
 
 impl Connection {
     fn new(gateway: &Arc<Gateway>, session: Session, socket: WebSocket) -> Self {
-        let every = gateway.settings.ping_every;
-        let mut ticks = interval_at(Instant::now() + every, every);
+        let (first, every) = session.ticks();
+        let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = gateway.cluster.clock().clone();
         Self {

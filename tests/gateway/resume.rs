@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::harness::Server;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Over, Server, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_comes_then_what_is_new_once_each() {
@@ -36,6 +38,8 @@ async fn what_was_missed_comes_then_what_is_new_once_each() {
         let mut ws = server.ws(&server.admin()).await;
         let cursor = cursor.clone();
         readers.push(tokio::spawn(async move {
+            // It is live already when its device comes back.
+            ws.call("heartbeat", json!({"device_id": "x"}), "heartbeat_ack").await;
             let online = json!({"device_id": format!("r{r}"), "cursor": cursor});
             let ack = ws.call("device_online", online, "device_online_ack").await;
             assert_eq!(ack["cursor"], cursor);
@@ -88,24 +92,75 @@ async fn a_resume_keeps_to_the_subscription() {
     ws.none("data_update").await;
 }
 
+/// The answer, what was missed, what is new: in this order, while others write without a pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_missed_comes_after_the_answer() {
+async fn a_first_event_that_resumes_is_answered_before_any_change() {
     let server = Server::start().await;
     let mut writer = server.device("w").await;
     for i in 0..20 {
         writer.update("w", "t", i, json!({})).await;
     }
-    for i in 0..100 {
-        let mut ws = server.ws(&server.admin()).await;
-        ws.send("device_online", json!({"device_id": format!("d{i}"), "cursor": "1.0"})).await;
-        let mut here = false;
-        loop {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let writing = tokio::spawn(async move {
+        while !stopped.is_cancelled() {
+            writer.update("w", "t", 1, json!({})).await;
+        }
+    });
+    for i in 0..60 {
+        let over = if i % 2 == 0 { Over::WebSocket } else { Over::SocketIo };
+        let mut ws = server.session(over).await;
+        // With the newest cursor of others or an old one, after some changes went by, or without one.
+        let head = server.head();
+        let after = [0, 15, head][i % 3];
+        let cursor = if i % 4 == 3 { json!(null) } else { json!(format!("1.{after}")) };
+        until("others write on", || server.head() > head + 3).await;
+        ws.send("device_online", json!({"device_id": format!("d{i}"), "cursor": cursor})).await;
+        let mut last = None;
+        let (mut here, mut told) = (None, 0);
+        while told < 40 {
             let (event, data) = ws.next().await.unwrap();
-            here |= event == "device_online_ack";
-            assert!(here || event != "data_update", "{data} came before the answer");
-            if data["seq"] == 20 {
-                break;
+            match event.as_str() {
+                "device_online_ack" => {
+                    here = data["cursor"].as_str().and_then(|c| c.strip_prefix("1.")?.parse::<u64>().ok());
+                    assert!(cursor.is_null() || here == Some(after), "{data}");
+                    last = here;
+                }
+                "data_update" => {
+                    let seq = data["seq"].as_u64().unwrap();
+                    assert!(here.is_some(), "{seq} came before the answer");
+                    assert_eq!(Some(seq), last.map(|l: u64| l + 1), "after the cursor {cursor} of {head}");
+                    last = Some(seq);
+                    told += 1;
+                }
+                _ => {}
             }
         }
     }
+    stop.cancel();
+    writing.await.unwrap();
+}
+
+/// Whoever says nothing, or something else first, hears of everything since it came.
+#[tokio::test]
+async fn a_session_that_does_not_resume_misses_nothing_since_it_came() {
+    let server = Server::start().await;
+    let mut writer = server.device("w").await;
+    writer.update("w", "t", 1, json!({})).await;
+    let (mut quiet, mut talks) = (server.ws(&server.admin()).await, server.socketio().await);
+    // Socket.IO's session begins with its first packet.
+    talks.call("heartbeat", json!({"device_id": "x"}), "heartbeat_ack").await;
+    for i in 2..5 {
+        writer.update("w", "t", i, json!({})).await;
+    }
+    for i in 2..5 {
+        assert_eq!(talks.wait("data_update").await["seq"], i);
+        assert_eq!(quiet.wait("data_update").await["seq"], i);
+    }
+    // A device that comes online later on the same session changes nothing, and its cursor is where the session is.
+    let ack = talks.online("late").await;
+    assert_eq!(ack["cursor"], "1.4");
+    writer.update("w", "t", 5, json!({})).await;
+    assert_eq!(talks.wait("data_update").await["seq"], 5);
+    assert_eq!(quiet.wait("data_update").await["seq"], 5);
 }

@@ -2,7 +2,6 @@
 
 use super::Session;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
-use crate::gateway::resume::CatchUp;
 use crate::gateway::wire::{Acknowledged, ServerEvent};
 use crate::model::change::{RecordNow, Stored};
 use crate::model::cursor::Cursor;
@@ -13,17 +12,26 @@ use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
+/// A device that came online, its answer still to be given.
+struct Online {
+    done: OnlineDone,
+    /// Where the session's changes wait.
+    held: Option<u64>,
+    at_ms: u64,
+}
+
 impl Session {
     pub(super) fn proposed(&mut self, ticket: Ticket, then: Then, outcome: Result<Outcome, Error>) {
         match outcome {
             Ok(outcome) => self.done(ticket, then, outcome),
             Err(error) => {
-                if let Then::Online { device_id, fresh, .. } = &then
-                    && *fresh
-                {
+                if let Then::Online { device_id, fresh: true, .. } = &then {
                     self.unbind(device_id);
                 }
                 self.refuse(&ticket, &error, None);
+                if let Then::Online { held: Some(from), .. } = then {
+                    self.go_on(None, from);
+                }
             }
         }
     }
@@ -34,14 +42,16 @@ impl Session {
             Then::Update { device_id, table_name, record_id } => {
                 self.updated(&ticket, &device_id, (&table_name, record_id), &outcome);
             }
-            Then::Online { device_id, cursor, .. } => {
+            Then::Online { device_id, cursor, held, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
-                match cursor {
-                    None => self.came_online(ticket, &device_id, None, &online, at_ms),
-                    Some(cursor) => {
-                        let online = Box::new(online);
-                        self.lane.read_next(ticket, Read::Resume { device_id, cursor, online, at_ms });
-                    }
+                if let Some(cursor) = cursor {
+                    let online = Box::new(online);
+                    return self.lane.read_next(ticket, Read::Resume { device_id, cursor, held, online, at_ms });
+                }
+                let seq = held.or_else(|| self.gateway.hub.told(self.outbox.id)).unwrap_or(self.told_from);
+                self.came_online(&ticket, &device_id, seq, &online, at_ms);
+                if let Some(from) = held {
+                    self.go_on(None, from);
                 }
             }
             Then::Offline { device_id } => {
@@ -132,67 +142,51 @@ impl Session {
         }
     }
 
-    fn came_online(
-        &mut self,
-        ticket: Ticket,
-        device_id: &str,
-        resumed: Option<Result<u64, Error>>,
-        online: &OnlineDone,
-        at_ms: u64,
-    ) {
-        let epoch = self.gateway.epoch();
-        let seq = match &resumed {
-            Some(Ok(seq)) => *seq,
-            _ => self.gateway.hub.position(),
-        };
+    /// `seq`: everything after it comes after this answer, or came before it.
+    fn came_online(&mut self, ticket: &Ticket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
-        let (master, term, cursor) = (online.master.as_str(), online.term, Cursor { epoch, seq });
+        let cursor = Cursor { epoch: self.gateway.epoch(), seq };
+        let (master, term) = (online.master.as_str(), online.term);
         self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
         if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
-        if let Some(Err(error)) = resumed {
-            let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
-            let refused = ServerEvent::Error { error: &error, event, field, conflict_id: None, request_id, at_ms };
-            self.outbox.send(&refused);
-        }
     }
 
-    /// What sends what was missed since the cursor, then live events again: no gap, no repeat. And where it begins.
-    fn resume(&mut self, text: &str) -> Result<(u64, CatchUp), Error> {
-        let (cursor, compacted) = {
-            let state = self.gateway.cluster.replica().hot();
-            (Cursor::parse(text, state.meta())?, state.meta().compacted_seq)
-        };
-        if cursor.seq < compacted {
+    /// Where a resume begins: the cursor's change.
+    fn cursor_seq(&self, text: &str) -> Result<u64, Error> {
+        let state = self.gateway.cluster.replica().hot();
+        let cursor = Cursor::parse(text, state.meta())?;
+        if cursor.seq < state.meta().compacted_seq {
             return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
         }
-        let Some((position, filter)) = self.gateway.hub.hold(self.outbox.id) else {
-            return Err(Error::new(Code::BadCursor, "this session is catching up already"));
-        };
-        let missed = (cursor.seq < self.told_from).then_some((cursor.seq, self.told_from));
-        self.told_from = self.told_from.min(cursor.seq);
-        let catch_up = CatchUp {
-            gateway: self.gateway.clone(),
-            outbox: self.outbox.clone(),
-            filter,
-            missed,
-            from: position.max(cursor.seq),
-        };
-        Ok((cursor.seq, catch_up))
+        Ok(cursor.seq)
+    }
+
+    /// The answer to a device that came with a cursor; what was missed since then, and live changes, come after it.
+    fn resume(&mut self, ticket: &Ticket, device_id: &str, asked: Result<u64, Error>, online: &Online) {
+        let told_from = self.told_from;
+        let busy = || Error::new(Code::BadCursor, "this session is catching up already");
+        let asked = if online.held.is_some() { asked } else { Err(busy()) };
+        // Without a usable cursor there is nothing to catch up with but the hold.
+        let seq = asked.as_ref().map_or(online.held.unwrap_or(told_from), |seq| *seq);
+        self.came_online(ticket, device_id, seq, &online.done, online.at_ms);
+        if let Err(error) = &asked {
+            let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
+            let (conflict_id, at_ms) = (None, online.at_ms);
+            self.outbox.send(&ServerEvent::Error { error, event, field, conflict_id, request_id, at_ms });
+        }
+        if let Some(held) = online.held {
+            self.told_from = told_from.min(seq);
+            self.go_on((seq < told_from).then_some((seq, told_from)), held.max(seq));
+        }
     }
 
     pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
         let read = match (read, passed) {
-            (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
-                let resumed = passed.and_then(|()| self.resume(&cursor)).map(|(seq, job)| (seq, Some(job)));
-                let (seq, job) = resumed.map_or_else(|e| (Err(e), None), |(seq, job)| (Ok(seq), job));
-                self.came_online(ticket, &device_id, Some(seq), &online, at_ms);
-                // Only now: what was missed comes after the answer, so that a client can tell it from live events.
-                if let Some(job) = job {
-                    self.start(job.run());
-                }
-                return;
+            (Read::Resume { device_id, cursor, held, online, at_ms }, passed) => {
+                let asked = passed.and_then(|()| self.cursor_seq(&cursor));
+                return self.resume(&ticket, &device_id, asked, &Online { done: *online, held, at_ms });
             }
             (_, Err(error)) => return self.refuse(&ticket, &error, None),
             (read, Ok(())) => read,

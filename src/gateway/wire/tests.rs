@@ -195,7 +195,9 @@ fn the_code_tells_what_kind_of_request_was_wrong() {
 fn data_stays_the_clients_bytes() {
     let text = r#"{"device_id":"d","table_name":"t","record_id":5.0,"new_data": {"price": 1.50, "a":[1,  2]} }"#;
     let frame = Bytes::from_static(text.as_bytes());
-    let Ok(ClientEvent::DataUpdate(update)) = decode("data_update", Some(text), &frame).map(|a| a.event) else { panic!() };
+    let Ok(ClientEvent::DataUpdate(update)) = decode("data_update", Some(text), &frame).map(|a| a.event) else {
+        panic!()
+    };
     assert_eq!(&update.data[..], br#"{"price": 1.50, "a":[1,  2]}"#);
     assert!(frame.as_ptr_range().contains(&update.data.as_ptr()), "shared with the frame");
     assert_eq!((update.record_id, update.operation()), (5, Operation::Update));
@@ -220,9 +222,7 @@ fn record_ids_are_integers_of_64_bits() {
     for (raw, id) in [("-5", -5), ("9223372036854775807", i64::MAX), ("1e3", 1_000), ("-0.0", 0), ("2.0E1", 20)] {
         let text = format!(r#"{{"device_id":"d","table_name":"t","record_id":{raw}}}"#);
         let asked = decode("data_request", Some(&text), &Bytes::new()).map(|a| a.event);
-        let Ok(ClientEvent::DataRequest { record_id, .. }) = asked else {
-            panic!("{raw}")
-        };
+        let Ok(ClientEvent::DataRequest { record_id, .. }) = asked else { panic!("{raw}") };
         assert_eq!(record_id, id);
     }
     for raw in ["9223372036854775808", "1e19", "0.5", "\"1\"", "[]", "1e400"] {
