@@ -1,6 +1,7 @@
 //! Linearizable reads: which index must be applied before a read that began now may be answered.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,18 +41,21 @@ impl Reader {
         Arc::new(Self { node, identity, transport, timeout, waiting, wake: Notify::new(), stop })
     }
 
-    /// Resolves when this node has applied all that was committed before the call.
+    /// Resolves when this node has applied all that was committed before the call. 2005 if until the deadline no leader
+    /// with a quorum said how far that is, whoever this node takes for the leader; 1001 if this node is behind.
     pub async fn barrier(&self) -> Result<(), Error> {
+        let told = AtomicBool::new(false);
         let ready = async {
             let index = self.index().await?;
+            told.store(true, Ordering::Relaxed);
             self.node.replica().wait_applied(index).await;
             self.node.wait_boot_gate().await;
             Ok(())
         };
         match tokio::time::timeout(self.timeout, ready).await {
             Ok(done) => done,
-            Err(_) if self.node.leader().is_none() => Err(Error::new(Code::NoMaster, "there is no leader")),
-            Err(_) => Err(Error::new(Code::Timeout, "no quorum answered in time")),
+            Err(_) if told.into_inner() => Err(Error::new(Code::Timeout, "this node did not catch up in time")),
+            Err(_) => Err(Error::new(Code::NoMaster, "no leader with a quorum answered in time")),
         }
     }
 

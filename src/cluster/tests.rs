@@ -57,6 +57,22 @@ async fn calls_made_in_order_are_applied_in_order() {
     cell.shutdown().await;
 }
 
+/// A read changes nothing, so nobody has to wonder whether it arrived: without a quorum it is 2005, also while a
+/// follower still takes a dead node for the leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_without_a_quorum_has_no_master() {
+    let cell = Cell::new(3, |config| config.request_timeout = Duration::from_millis(20)).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    for id in [1, 2, 3] {
+        cell.router.isolate(id);
+    }
+    for id in [1, 2, 3] {
+        let error = cell.at(id).read_barrier().await.unwrap_err();
+        assert_eq!(error.code, Code::NoMaster, "node {id}, the leader was {leader}: {error:?}");
+    }
+    cell.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_when_the_leader_is_cut_off() {
     let cell = Cell::new(3, |config| config.request_timeout = Duration::from_secs(10)).await;
