@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::duty::Retention;
 use crate::model::error::{Code, Error};
 
 #[cfg(test)]
@@ -153,6 +154,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many requests a device may make at once after a pause, if `device_rate` is set.",
     ),
     row(
+        "keep_changes",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("1000000"),
+        "How many changes the cluster keeps; the leader's setting counts. Who comes with an older cursor needs a full sync.",
+    ),
+    row(
+        "keep_audit_rows",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("1000000"),
+        "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
+    ),
+    row(
         "log_level",
         Kind::Text,
         Some("info,openraft=warn"),
@@ -187,6 +200,7 @@ pub struct Config {
     pub sessions: usize,
     /// Requests a second of a device, and its burst.
     pub device_rate: Option<(NonZeroU32, NonZeroU32)>,
+    pub retention: Retention,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -268,6 +282,10 @@ impl Config {
                 request_timeout: layers.milliseconds("request_timeout_ms")?,
                 sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
                 device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
+                retention: Retention {
+                    changes: layers.number("keep_changes")?,
+                    audit_rows: layers.number("keep_audit_rows")?,
+                },
                 log_level: layers.text("log_level")?,
                 log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
             };
@@ -475,6 +493,7 @@ mod tests {
     fn every_default_is_a_value_of_its_setting() {
         let config = read(FILE, &[], &[]).unwrap();
         assert_eq!(config.gateway_listen.port(), 5000);
+        assert_eq!(config.retention, Retention::default());
         for (i, row) in SETTINGS.iter().enumerate() {
             assert!(!SETTINGS[..i].iter().any(|s| s.key == row.key), "{} is there twice", row.key);
         }

@@ -73,6 +73,11 @@ pub const IMPORT_BYTES: usize = 512 << 10;
 pub const IMPORT_TEXT: usize = 16 << 10;
 pub const IMPORT_OWN_ROWS: u64 = 4_096;
 
+/// The longest life of a token, in seconds; and how many revoked ones are remembered until they have ended by
+/// themselves.
+pub const TOKEN_SECONDS: u64 = 366 * 86_400;
+pub const REVOKED: usize = 10_000;
+
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
 

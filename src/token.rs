@@ -173,6 +173,10 @@ impl KeyRing {
             let why = format!("a token's device id has 1 to {} bytes", limits::DEVICE_ID);
             return Err(Error::new(Code::Credentials, why));
         }
+        if ttl_seconds > limits::TOKEN_SECONDS {
+            let why = format!("a token lives at most {} days", limits::TOKEN_SECONDS / 86_400);
+            return Err(Error::new(Code::Credentials, why));
+        }
         let iat = now_ms / 1_000;
         let jti = hex(&rand::random::<[u8; 16]>());
         let keys = self.0.read();
@@ -291,6 +295,13 @@ mod tests {
         let (token, _) = ring(&[A]).issue("till-1", Class::Admin, NOW, 60).unwrap();
         assert!(ring(&[A]).verify(&token, NOW + 59_999).is_ok());
         assert_eq!(ring(&[A]).verify(&token, NOW + 60_000).unwrap_err().code, Code::TokenExpired);
+    }
+
+    #[test]
+    fn no_token_lives_longer_than_a_revocation_is_remembered() {
+        let issue = |seconds| ring(&[A]).issue("till-1", Class::Admin, NOW, seconds);
+        assert!(issue(limits::TOKEN_SECONDS).is_ok());
+        assert!(issue(limits::TOKEN_SECONDS + 1).unwrap_err().message.contains("366 days"));
     }
 
     #[test]

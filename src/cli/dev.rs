@@ -21,11 +21,17 @@ pub struct Args {
     /// Leave a node that died as it is
     #[arg(long)]
     no_restart: bool,
+    /// A setting of every node; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 pub async fn execute(args: Args) -> CliResult {
     let ports: Vec<u16> = (0..NODES as u16).map(|i| args.port + i).collect();
-    let layout = Layout::prepare(&args.data, &ports)?;
+    let mut layout = Layout::prepare(&args.data, &ports)?;
+    for node in &mut layout.nodes {
+        node.set.clone_from(&args.set);
+    }
     let mut nodes = Supervisor::start(&layout, !args.no_restart)?;
     let result = tokio::select! {
         signal = stop_signal() => signal,

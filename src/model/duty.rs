@@ -6,7 +6,7 @@ use crate::proto::command::Intent;
 use crate::proto::{Compact, DeviceOnline, Elect, ElectionMethod, ElectionReason, NodeLost, Presence, Role};
 
 /// How many changes and audit rows the cluster keeps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub changes: u64,
     pub audit_rows: u64,

@@ -520,6 +520,20 @@ pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
         })
 }
 
+#[test]
+fn so_many_revoked_tokens_are_remembered_and_those_that_ended_make_room() {
+    let mut b = Bench::new();
+    let revoke = |jti: usize, exp_ms| Intent::TokenRevoke(TokenRevoke { jti: jti.to_string(), exp_ms, by: "x".into() });
+    for jti in 0..crate::limits::REVOKED {
+        b.ok(revoke(jti, if jti < 5 { b.now + 1_000_000 } else { u64::MAX }));
+    }
+    assert_eq!(b.code(revoke(usize::MAX, u64::MAX)), Code::Unavailable);
+    b.ok(revoke(7, u64::MAX));
+    b.now += 2_000_000;
+    b.ok(revoke(usize::MAX, u64::MAX));
+    assert!(!b.state.is_revoked("4") && b.state.is_revoked("5"));
+}
+
 /// What the memory of a state says, to compare it with one read from the rows anew.
 pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let devices: Vec<Device> = state.devices().map(|d| Device::clone(d)).collect();

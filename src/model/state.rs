@@ -277,7 +277,7 @@ impl State {
             Intent::ConflictReport(c) => self.conflict_report(c)?,
             Intent::ConflictResolve(c) => self.conflict_resolve(c)?,
             Intent::PolicyPut(c) => self.policy_put(c)?,
-            Intent::TokenRevoke(c) => self.token_revoke(c),
+            Intent::TokenRevoke(c) => self.token_revoke(c)?,
             Intent::ClusterInit(c) => self.cluster_init(c),
             Intent::Compact(c) => self.compact(&c)?,
             Intent::AuditNote(c) => self.audit_note(c),
@@ -298,7 +298,7 @@ impl State {
         Given::Done(Nothing {})
     }
 
-    fn token_revoke(&mut self, c: TokenRevoke) -> Given {
+    fn token_revoke(&mut self, c: TokenRevoke) -> Given1 {
         // Rows whose token has ended by itself have done their work.
         let now = self.meta.now_ms;
         let mut ended: Vec<String> =
@@ -308,12 +308,17 @@ impl State {
             self.revoked.remove(&jti);
             self.delete(Key::Revoked(jti));
         }
+        if self.revoked.len() >= limits::REVOKED && !self.revoked.contains_key(&c.jti) {
+            let why =
+                "so many tokens are revoked that no more can be remembered: change the key, which ends all tokens";
+            return refuse(Code::Unavailable, why);
+        }
         let row = Revoked { jti: c.jti.clone(), exp_ms: c.exp_ms };
         self.put(Key::Revoked(c.jti.clone()), &row);
         self.revoked.insert(c.jti.clone(), c.exp_ms);
         self.audit("token_revoke", "revoke", false, &c.by, format!("Token {} revoked", c.jti));
         self.effect(Effect::TokenRevoked { jti: c.jti });
-        Given::Done(Nothing {})
+        Ok(Given::Done(Nothing {}))
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {

@@ -2,7 +2,6 @@
 //!
 //! 200 devices and 200 broadcasts by default; `TILLSYNC_CROWD=2000,1000` is the full size.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -40,34 +39,31 @@ fn place(text: &str) -> Option<(u64, String)> {
 }
 
 impl Listener {
-    /// Connects to any node and resumes. A session is live before it says where its device left off: what comes
-    /// before the answer is put behind what was missed, or dropped where a node that lags tells it again.
-    async fn connect(&self) -> (WsSocket, VecDeque<(u64, String)>) {
+    /// Connects to any node and resumes.
+    async fn connect(&self) -> WsSocket {
         let end = Instant::now() + STALL;
         loop {
             let node = &self.nodes[rand::random_range(0..self.nodes.len())];
             match self.online(node).await {
-                Some(online) => return online,
+                Some(socket) => return socket,
                 None => assert!(Instant::now() < end, "{} does not get in", self.id),
             }
             tokio::time::sleep(Duration::from_millis(rand::random_range(50..500))).await;
         }
     }
 
-    async fn online(&self, node: &NodeUrl) -> Option<(WsSocket, VecDeque<(u64, String)>)> {
+    async fn online(&self, node: &NodeUrl) -> Option<WsSocket> {
         let mut socket = WsSocket::connect(node, &self.token).await.ok()?;
         socket.set_silence(STALL);
         let cursor = if self.cursor.is_empty() { String::new() } else { format!(r#","cursor":"{}""#, self.cursor) };
         let ask = format!(r#"{{"device_id":"{}"{cursor}}}"#, self.id);
         socket.send(ws_frame("device_online", &ask)).await.ok()?;
-        let mut early = VecDeque::new();
         loop {
             let text = socket.next().await.ok()?;
-            early.extend(place(&text));
             if text.starts_with(r#"{"event":"device_online_ack""#) {
-                early.retain(|(seq, _)| *seq > self.seq);
-                return Some((socket, early));
+                return Some(socket);
             }
+            assert!(place(&text).is_none(), "{}: {text} came before the answer", self.id);
             assert!(!text.starts_with(r#"{"event":"error""#), "{text}");
         }
     }
@@ -79,14 +75,10 @@ impl Listener {
     }
 
     async fn listen(mut self, to: u64, leave_at: Option<u64>, ready: Arc<Barrier>) {
-        let (mut socket, mut early) = self.connect().await;
+        let mut socket = self.connect().await;
         ready.wait().await;
         let mut leave_at = leave_at;
         loop {
-            while early.front().is_some_and(|(seq, _)| *seq == self.seq + 1) {
-                let place = early.pop_front().unwrap();
-                self.take(place);
-            }
             if self.seq == to {
                 break;
             }
@@ -94,13 +86,13 @@ impl Listener {
                 leave_at = None;
                 drop(socket);
                 self.reconnects.fetch_add(1, Ordering::Relaxed);
-                (socket, early) = self.connect().await;
+                socket = self.connect().await;
                 continue;
             }
             // A node that closes a slow session is resumed like any other.
             let Ok(text) = socket.next().await else {
                 self.reconnects.fetch_add(1, Ordering::Relaxed);
-                (socket, early) = self.connect().await;
+                socket = self.connect().await;
                 continue;
             };
             assert!(!text.starts_with(r#"{"event":"error""#), "{} at {}: {text}", self.id, self.seq);
@@ -108,7 +100,6 @@ impl Listener {
                 self.take(place);
             }
         }
-        assert!(early.is_empty(), "{}: came twice: {early:?}", self.id);
     }
 }
 

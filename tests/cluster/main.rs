@@ -12,6 +12,7 @@ mod errors;
 mod fleet;
 mod harness;
 mod kill;
+mod limits;
 mod load;
 mod malformed;
 mod membership;

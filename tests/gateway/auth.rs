@@ -4,8 +4,10 @@ use serde_json::json;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::cluster::Cluster;
 use tillsync::gateway::Settings;
-use tillsync::proto::TokenRevoke;
+use tillsync::limits;
+use tillsync::model::tables::{Key, get_row};
 use tillsync::proto::command::Intent;
+use tillsync::proto::{Revoked, TokenRevoke};
 use tillsync::token::{Class, KeyRing};
 
 use crate::harness::Server;
@@ -109,6 +111,11 @@ async fn an_admin_revokes_a_token_and_what_lives_on_it_ends() {
     // By its id, for a token that nobody has at hand.
     let (token, claims) = server.keys.issue("till", Class::SalesAssistant, SystemClock.now_ms(), 3_600).unwrap();
     assert_eq!(server.rest("POST", "/system/tokens/revoke", Some(json!({"jti": claims.jti}))).await.0, 200);
+    // Nobody said when it ends: it is remembered for the longest life of a token, not for ever.
+    let key = Key::Revoked(claims.jti.clone());
+    let row = server.cluster.replica().cold(move |t| get_row::<Revoked>(t, &key)).await.unwrap().unwrap();
+    let last = SystemClock.now_ms() + limits::TOKEN_SECONDS * 1_000;
+    assert!((last - 60_000..=last).contains(&row.exp_ms), "{row:?}");
     assert_eq!(server.rest_as(&token, "GET", "/device/roles", None).await.0, 401);
 }
 

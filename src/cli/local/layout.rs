@@ -41,6 +41,8 @@ pub struct NodeFiles {
     pub id: usize,
     pub dir: PathBuf,
     pub gateway: NodeUrl,
+    /// Settings over those of its file, `KEY=VALUE`.
+    pub set: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,7 +82,8 @@ impl Layout {
         for (i, gateway) in gateways.iter().enumerate() {
             let node_dir = dir.join(format!("node-{}", i + 1));
             fs::create_dir_all(&node_dir).map_err(|e| failed(&node_dir, &e))?;
-            let files = NodeFiles { id: i + 1, dir: node_dir, gateway: NodeUrl::plain(format!("127.0.0.1:{gateway}")) };
+            let gateway = NodeUrl::plain(format!("127.0.0.1:{gateway}"));
+            let files = NodeFiles { id: i + 1, dir: node_dir, gateway, set: Vec::new() };
             let text = node_toml(&files, dir, gateways, &raft)?;
             fs::write(files.config(), text).map_err(|e| failed(&files.config(), &e))?;
             nodes.push(files);

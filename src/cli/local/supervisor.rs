@@ -177,6 +177,7 @@ impl Node {
         let again = log.try_clone().map_err(|e| format!("{}: {e}", log_path.display()))?;
         let mut command = Command::new(&self.exe);
         command.arg("serve").arg("--config").arg(self.files.config());
+        command.args(self.files.set.iter().flat_map(|set| ["--set", set]));
         // Its end of our pipe closes when this process ends, however that happens: no node is left behind.
         command.arg("--stop-with-stdin").stdin(Stdio::piped()).stdout(log).stderr(again).kill_on_drop(true);
         // A group of its own: Ctrl-C reaches this process only, which then stops the nodes in order.

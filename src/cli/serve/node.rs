@@ -64,6 +64,7 @@ impl Node {
         let coordinating = stop.child_token();
         let mut settings = coordinator::Settings::of(config.node_id);
         settings.lost_after = config.presence.lost;
+        settings.retention = config.retention;
         let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));

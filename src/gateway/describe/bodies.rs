@@ -271,7 +271,11 @@ pub const ELECTED: &[Field] = &[
 pub const REVOKE: &[Field] = &[
     may("token", WORDS, "The token itself."),
     may("jti", WORDS, "Its id, where the token is not at hand."),
-    may("expires", Kind::Time, "When the token of that `jti` ends by itself; the revocation may be forgotten then."),
+    may(
+        "expires",
+        Kind::Time,
+        "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
+    ),
 ];
 pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
 

@@ -8,6 +8,7 @@ use super::{Answer, Body, OrFail, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::Bad;
+use crate::limits;
 use crate::model::error::Code;
 use crate::proto::TokenRevoke;
 use crate::proto::command::Intent;
@@ -27,9 +28,10 @@ pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: B
             let claims = claims.map_err(|_| Bad::field("token", "is not a token of this cluster"))?;
             return Ok((claims.jti, claims.exp.saturating_mul(1_000)));
         }
-        // Nobody knows when it ends: the revocation is kept for good, unless the caller says.
         Ok((f.name("jti", JTI)?, f.maybe_time("expires")?.unwrap_or(u64::MAX)))
     })?;
+    // Where nobody knows when it ends: no token that there is now can live longer.
+    let exp_ms = exp_ms.min(gateway.now_ms() + limits::TOKEN_SECONDS * 1_000);
     let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub };
     let outcome = gateway.cluster.propose(Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
