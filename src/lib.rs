@@ -4,7 +4,7 @@
 //! The house, from the ground up; each floor imports only what is below it:
 //!
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes
-//! - [`clock`], [`limits`]: time, every bound
+//! - [`clock`], [`limits`], [`metrics`]: time, every bound, what is counted
 //! - [`model`]: the pure core: commands in, state and effects out
 //! - [`config`], [`token`]: every setting of a node; the tokens that clients carry and the key that signs them
 //! - [`tls`]: the certificates of nodes and gateways, and connections with or without them
@@ -21,6 +21,7 @@ pub mod config;
 pub mod consensus;
 pub mod gateway;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod storage;
 pub mod tls;

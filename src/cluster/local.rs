@@ -66,6 +66,7 @@ impl Cluster for LocalCluster {
     }
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        crate::metrics::PROPOSED.add(1);
         let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
         let command = Command {
             origin: Some(Origin { node: 1, boot: 1, number }),

@@ -19,6 +19,7 @@ use crate::consensus::node::{Node, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{Identity, PeerStats, Streaming};
+use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
@@ -150,6 +151,7 @@ impl Cluster for RaftCluster {
     }
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        metrics::PROPOSED.add(1);
         let queued = self.outbox.push(intent, self.clock.now_ms());
         Box::pin(async move {
             // Whatever becomes of the command, the outbox answers it, at its deadline at the latest.

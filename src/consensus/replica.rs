@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 
 use crate::limits;
+use crate::metrics;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
 use crate::model::state::{Position, State, decode_batch};
@@ -94,6 +95,7 @@ impl Replica {
             // A closed hub means that the node is shutting down: the state is what counts.
             let _ = self.effects.send(Effects { index, effects: done.effects }).await;
         }
+        metrics::APPLIED.add(done.outcomes.len() as u64);
         self.applied.send_replace(index);
         Ok(done.outcomes)
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Gateway;
 use super::outbox::{Broadcast, Frame, Outbox, Transport};
+use crate::metrics;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
 use crate::proto::Change;
@@ -62,6 +63,15 @@ struct Registry {
     last_id: u64,
     /// The newest change that was handed out.
     dispatched: u64,
+}
+
+/// What the sessions of a transport weigh.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub sessions: usize,
+    /// Waiting in their queues.
+    pub events: usize,
+    pub bytes: usize,
 }
 
 pub struct Hub {
@@ -152,6 +162,19 @@ impl Hub {
         self.registry.lock().entries.len()
     }
 
+    /// Sessions, and what waits in all of their queues: for each transport.
+    pub fn load(&self) -> [Load; 2] {
+        let mut loads = [Load::default(); 2];
+        for entry in &self.registry.lock().entries {
+            let load = &mut loads[usize::from(entry.outbox.transport == Transport::SocketIo)];
+            let (events, bytes) = entry.outbox.waiting();
+            load.sessions += 1;
+            load.events += events;
+            load.bytes += bytes;
+        }
+        loads
+    }
+
     /// The history that cursors are of.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
@@ -177,6 +200,7 @@ impl Hub {
     fn dispatch(&self, batch: &[(Broadcast, To)]) {
         let mut registry = self.registry.lock();
         let mut frames: Vec<Frame> = Vec::with_capacity(batch.len());
+        let mut deliveries = 0;
         for entry in &registry.entries {
             for (event, to) in batch {
                 if to.includes(entry) {
@@ -184,9 +208,12 @@ impl Hub {
                 }
             }
             if !frames.is_empty() {
+                deliveries += frames.len() as u64;
                 entry.outbox.push_all(&mut frames);
             }
         }
+        metrics::BROADCASTS.add(batch.len() as u64);
+        metrics::DELIVERIES.add(deliveries);
         for (_, to) in batch {
             if let To::Change { seq, .. } = to {
                 registry.dispatched = registry.dispatched.max(*seq);

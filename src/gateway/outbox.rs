@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::wire::ServerEvent;
 use crate::limits;
+use crate::metrics;
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 
@@ -22,6 +23,15 @@ use crate::model::error::{Code, Error};
 pub enum Transport {
     WebSocket,
     SocketIo,
+}
+
+impl Transport {
+    fn door(self) -> metrics::Door {
+        match self {
+            Self::WebSocket => metrics::Door::WebSocket,
+            Self::SocketIo => metrics::Door::SocketIo,
+        }
+    }
 }
 
 /// An encoded event. Clones share the bytes.
@@ -33,6 +43,9 @@ pub enum Frame {
 
 impl Frame {
     pub fn of(transport: Transport, event: &ServerEvent<'_>) -> Self {
+        if let ServerEvent::Error { error, .. } | ServerEvent::SyncError { error, .. } = event {
+            metrics::ERRORS.count(transport.door(), error.code.number());
+        }
         let mut out = Vec::with_capacity(256);
         match transport {
             Transport::WebSocket => {
@@ -170,6 +183,12 @@ impl Outbox {
         let (taken, done) = oneshot::channel();
         self.push(Out { frame, taken: Some(taken) });
         done.await.is_ok()
+    }
+
+    /// Events that wait, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        let waiting = self.waiting.lock();
+        (waiting.frames.len(), waiting.bytes)
     }
 
     pub fn push(&self, out: Out) {

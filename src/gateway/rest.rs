@@ -18,6 +18,7 @@ use super::wire::json::{self, Object};
 use super::wire::{Bad, Fields};
 use super::{Gateway, socketio};
 use crate::limits;
+use crate::metrics;
 use crate::model::error::{Code, Error};
 
 mod changes;
@@ -26,6 +27,7 @@ mod data;
 mod devices;
 mod logs;
 mod members;
+mod prometheus;
 pub mod routes;
 mod sync;
 mod system;
@@ -109,6 +111,7 @@ impl IntoResponse for Failure {
             super::wire::error_tail(o, &self.error, self.field.as_deref(), self.at_ms);
             o.maybe_number("conflict_id", self.conflict_id);
         });
+        metrics::ERRORS.count(metrics::Door::Http, self.error.code.number());
         let mut response = json_response(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if let Some(ms) = self.error.retry_after_ms {

@@ -5,8 +5,11 @@
 //! Whether it does depends on the linker, so every open proves it, and refuses to start otherwise.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use libc::{c_int, c_uint, off64_t};
+
+use crate::metrics;
 
 const PROBE: &[u8] = b"probe";
 
@@ -18,8 +21,10 @@ static FAILED: AtomicBool = AtomicBool::new(false);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off64_t, _flags: c_uint) -> c_int {
     CALLS.fetch_add(1, Ordering::Relaxed);
+    let begun = Instant::now();
     // SAFETY: fdatasync takes any descriptor and touches no memory of ours.
     let outcome = unsafe { libc::fdatasync(fd) };
+    metrics::FLUSHES.record(begun.elapsed());
     if outcome != 0 {
         FAILED.store(true, Ordering::SeqCst);
     }

@@ -368,3 +368,32 @@ async fn post_system_import() {
     assert_eq!(get(&server, "/device/roles/till").await["priority"], 40);
     assert_eq!(get(&server, "/sync/audit-logs?event_type=old").await["logs"][0]["id"], 1);
 }
+
+#[tokio::test]
+async fn get_metrics() {
+    let server = server().await;
+    let (_ws, _sio) = (server.device("e").await, server.socketio().await);
+    assert_eq!(server.rest("GET", "/device/roles/nobody", None).await.0, 404);
+    let url = format!("http://{}/metrics", server.addr);
+    assert_eq!(reqwest::get(&url).await.unwrap().status(), 401, "it tells of the cluster");
+    let answer = reqwest::Client::new().get(&url).bearer_auth(server.admin()).send().await.unwrap();
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = answer.text().await.unwrap();
+    let value = |series: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{series} is not in {text}")).parse::<f64>().unwrap()
+    };
+    assert_eq!((value("tillsync_is_leader"), value("tillsync_devices_active")), (1.0, 2.0));
+    assert_eq!(value("tillsync_sessions{transport=\"websocket\"}"), 1.0);
+    // Counters are the process's, and other tests run beside this one.
+    assert!(value("tillsync_commands_applied_total") >= 2.0);
+    assert!(value("tillsync_errors_total{door=\"http\",code=\"3004\"}") >= 1.0);
+    assert!(value("tillsync_flush_seconds_bucket{le=\"+Inf\"}") == value("tillsync_flush_seconds_count"));
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, logs, members, sync, system, tokens, transfer};
+use super::{changes, conflicts, data, devices, logs, members, prometheus, sync, system, tokens, transfer};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
@@ -23,6 +23,8 @@ pub enum Content {
     /// A JSON document of a standard's.
     Document,
     Page,
+    /// Lines of plain text.
+    Text,
     /// The connection becomes another protocol's.
     Upgrade,
 }
@@ -456,6 +458,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "The WebSocket for events; /asyncapi.json describes them.",
             &[(101, Content::Upgrade)],
             || get(websocket::upgrade),
+        )
+    },
+    Endpoint {
+        needs: Needs::Token,
+        ..extension(
+            "GET",
+            "/metrics",
+            "Node",
+            "What this node counts, in Prometheus' text form.",
+            &[(200, Content::Text)],
+            || get(prometheus::metrics),
         )
     },
     public("/healthz", "The process answers.", &[(200, Content::Json(b::STATUS))], || get(system::alive)),

@@ -1,0 +1,52 @@
+//! `GET /metrics`: this node in Prometheus' text form.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use crate::gateway::Gateway;
+use crate::gateway::auth::Caller;
+use crate::metrics::{counted, gauge};
+
+/// What Prometheus calls its text form.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// `GET /metrics`: any token will do, as for every other view of the cluster.
+pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response {
+    let mut out = String::with_capacity(8 << 10);
+    let [ws, sio] = gateway.hub.load();
+    let by_transport = |out: &mut String, name: &str, help: &str, [ws, sio]: [usize; 2]| {
+        gauge(out, name, help, &[("{transport=\"websocket\"}", &ws), ("{transport=\"socketio\"}", &sio)]);
+    };
+    by_transport(&mut out, "tillsync_sessions", "Live sessions.", [ws.sessions, sio.sessions]);
+    by_transport(&mut out, "tillsync_queued_events", "Events in the queues of sessions.", [ws.events, sio.events]);
+    by_transport(&mut out, "tillsync_queued_bytes", "Their bytes.", [ws.bytes, sio.bytes]);
+    let status = gateway.cluster.status();
+    let (index, head, compacted, master_term, devices, active) = {
+        let state = gateway.cluster.replica().hot();
+        let meta = state.meta();
+        let devices = state.devices().count();
+        (state.applied().index, meta.head_seq, meta.compacted_seq, meta.term, devices, state.active_devices())
+    };
+    let leads = u8::from(status.leader == Some(gateway.cluster.node_id()));
+    let behind = status.last_log_index.saturating_sub(index);
+    for (name, help, value) in [
+        ("tillsync_raft_term", "The term of the Raft group, as this node knows it.", status.term),
+        ("tillsync_is_leader", "1 on the node that leads.", leads.into()),
+        ("tillsync_has_quorum", "1 if this node is in touch with a quorum.", status.quorum.into()),
+        ("tillsync_applied_index", "The newest log entry that is applied.", index),
+        ("tillsync_apply_queue_entries", "Entries in the log that are not applied yet.", behind),
+        ("tillsync_master_term", "The number of the present master's election.", master_term),
+        ("tillsync_changes_head", "The newest change.", head),
+        ("tillsync_changes_kept", "Changes that are kept.", head.saturating_sub(compacted)),
+        ("tillsync_devices", "Devices ever registered.", devices as u64),
+        ("tillsync_devices_active", "Devices that are online.", active as u64),
+    ] {
+        gauge(&mut out, name, help, &[("", &value)]);
+    }
+    counted(&mut out);
+    ([(CONTENT_TYPE, TEXT)], out).into_response()
+}
