@@ -141,7 +141,7 @@ async fn every_described_route_answers_as_described() {
 #[tokio::test]
 async fn the_pages_need_nothing_from_elsewhere() {
     let server = Server::start().await;
-    for path in ["/docs", "/docs/rest", "/docs/events"] {
+    for path in ["/console", "/docs", "/docs/rest", "/docs/events"] {
         let page = reqwest::get(format!("http://{}{path}", server.addr)).await.unwrap().text().await.unwrap();
         assert!(page.starts_with("<!doctype html>"), "{path}");
         for outside in ["http://", "https://", "src=", "//cdn", "@import"] {

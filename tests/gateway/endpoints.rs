@@ -397,3 +397,15 @@ async fn get_metrics() {
         assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
     }
 }
+
+#[tokio::test]
+async fn get_console() {
+    let server = Server::start().await;
+    let (kind, text) = page(&server, "/console").await;
+    assert!(kind.starts_with("text/html") && text.contains("Tillsync: console"));
+    // What it asks for is there.
+    for asked in ["/system/health", "/system/cluster", "/device/roles"] {
+        assert!(text.contains(&format!("ask(\"{asked}\")")), "{asked}");
+        get(&server, asked).await;
+    }
+}

@@ -11,6 +11,7 @@ static ASYNCAPI: LazyLock<Bytes> = LazyLock::new(|| super::asyncapi::document().
 
 const INDEX: &str = include_str!("index.html");
 const READER: &str = include_str!("reader.html");
+const CONSOLE: &str = include_str!("console.html");
 
 /// `GET /openapi.json`
 pub async fn openapi() -> Response {
@@ -25,6 +26,11 @@ pub async fn asyncapi() -> Response {
 /// `GET /docs`
 pub async fn index() -> Response {
     html(INDEX)
+}
+
+/// `GET /console`: it asks with a token that its reader gives it.
+pub async fn console() -> Response {
+    html(CONSOLE)
 }
 
 /// `GET /docs/rest`, and `GET /docs/events`: one page, which reads what its own address asks for.

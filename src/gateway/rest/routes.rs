@@ -478,6 +478,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[(200, Content::Json(b::STATUS)), (503, Content::Json(b::STATUS))],
         || get(system::ready),
     ),
+    public("/console", "The cluster, its devices and its events, to look at.", &[(200, Content::Page)], || {
+        get(page::console)
+    }),
     public("/openapi.json", "This description.", &[(200, Content::Document)], || get(page::openapi)),
     public("/asyncapi.json", "The events, as AsyncAPI.", &[(200, Content::Document)], || get(page::asyncapi)),
     public("/docs", "Where to read on.", &[(200, Content::Page)], || get(page::index)),
