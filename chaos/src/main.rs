@@ -1,1 +1,28 @@
-fn main() {}
+//! Breaks a Tillsync cluster on purpose and checks what it promised.
+//!
+//! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
+//! - [`sim`]: whole clusters on a simulated network, clock and disk
+//! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod checker;
+mod commands;
+mod history;
+mod invariants;
+mod mutants;
+mod rng;
+mod sim;
+
+fn main() -> ExitCode {
+    match commands::Cli::parse().run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("chaos: {why}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,12 +1,17 @@
 //! The network of a simulation: nodes of one process call each other directly, over links that can be cut.
+//!
+//! With a [`Weather`] every message takes its time, and may be lost or come twice; without one, calls are immediate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::runtime::spawn;
 use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
 use super::types::Member;
 use crate::proto::{
@@ -14,11 +19,35 @@ use crate::proto::{
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 
+/// A connection on which nothing comes through for so long is given up, as by the pings of a real one.
+const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
+/// Messages on their way on one stream.
+const ON_THE_WAY: usize = 64;
+
+/// What becomes of one message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fate {
+    pub delay: Duration,
+    /// A call or a stream breaks: the sender does not know whether it arrived.
+    pub lost: bool,
+    /// A call arrives a second time, so much later.
+    pub again: Option<Duration>,
+}
+
+/// Decides what becomes of messages.
+pub trait Weather: Send + Sync + 'static {
+    fn fate(&self, from: u64, to: u64) -> Fate;
+}
+
 #[derive(Default)]
 struct Nodes {
     peers: BTreeMap<u64, Arc<dyn Peer>>,
     /// Ordered pairs that do not hear each other, in this direction.
     cut: BTreeSet<(u64, u64)>,
+    /// Ordered pairs whose messages wait, in this direction, until the link speaks again.
+    mute: BTreeSet<(u64, u64)>,
+    /// How often each node was removed: links of an earlier life are dead.
+    lives: BTreeMap<u64, u64>,
 }
 
 /// All nodes of the process.
@@ -26,11 +55,16 @@ pub struct Router {
     nodes: Mutex<Nodes>,
     /// Changes whenever a node comes or goes or a link is cut: streams look again.
     changed: watch::Sender<u64>,
+    weather: Option<Arc<dyn Weather>>,
 }
 
 impl Router {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0) })
+        Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0), weather: None })
+    }
+
+    pub fn under(weather: Arc<dyn Weather>) -> Arc<Self> {
+        Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0), weather: Some(weather) })
     }
 
     /// The node answers from now on.
@@ -39,9 +73,13 @@ impl Router {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// The node is gone: its streams break.
+    /// The node is gone: its streams break, and nothing that it still sends arrives.
     pub fn remove(&self, node: u64) {
-        self.nodes.lock().peers.remove(&node);
+        let mut nodes = self.nodes.lock();
+        if nodes.peers.remove(&node).is_some() {
+            *nodes.lives.entry(node).or_default() += 1;
+        }
+        drop(nodes);
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -63,73 +101,227 @@ impl Router {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Every link works again.
-    pub fn heal(&self) {
-        self.nodes.lock().cut.clear();
+    /// Undoes one [`Router::cut`].
+    pub fn join(&self, from: u64, to: u64) {
+        self.nodes.lock().cut.remove(&(from, to));
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// This router as seen from `node`.
+    /// Messages in this direction wait until [`Router::unmute`], or until the connection is given up: nobody is told.
+    pub fn mute(&self, from: u64, to: u64) {
+        self.nodes.lock().mute.insert((from, to));
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn unmute(&self, from: u64, to: u64) {
+        self.nodes.lock().mute.remove(&(from, to));
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Every link works again.
+    pub fn heal(&self) {
+        let mut nodes = self.nodes.lock();
+        nodes.cut.clear();
+        nodes.mute.clear();
+        drop(nodes);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// This router as seen from `node`, in its present life.
     pub fn transport(self: &Arc<Self>, node: u64) -> Arc<dyn Transport> {
-        Arc::new(MemoryTransport { router: self.clone(), from: node })
+        let life = self.nodes.lock().life(node);
+        Arc::new(MemoryTransport { router: self.clone(), from: node, life })
+    }
+}
+
+impl Nodes {
+    fn life(&self, node: u64) -> u64 {
+        self.lives.get(&node).copied().unwrap_or(0)
+    }
+
+    fn is_mute(&self, one: u64, other: u64) -> bool {
+        self.mute.contains(&(one, other)) || self.mute.contains(&(other, one))
     }
 }
 
 struct MemoryTransport {
     router: Arc<Router>,
     from: u64,
+    life: u64,
 }
 
 impl Transport for MemoryTransport {
     fn link(&self, node: u64, _member: &Member, _lane: Lane) -> Arc<dyn Peer> {
-        Arc::new(Link { router: self.router.clone(), from: self.from, to: node })
+        Arc::new(Link { router: self.router.clone(), from: self.from, life: self.life, to: node })
     }
 }
 
+#[derive(Clone)]
 struct Link {
     router: Arc<Router>,
     from: u64,
+    /// Of the node at this end: after a restart it has other links.
+    life: u64,
     to: u64,
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy)]
+enum Way {
+    There,
+    Back,
 }
 
 impl Link {
     /// The node at the other end, if requests get there and answers come back.
     fn up(&self) -> Result<Arc<dyn Peer>, LinkError> {
         let nodes = self.router.nodes.lock();
+        if nodes.life(self.from) != self.life {
+            return Err(LinkError::Unreachable("this node is down".into()));
+        }
         if nodes.cut.contains(&(self.from, self.to)) || nodes.cut.contains(&(self.to, self.from)) {
             return Err(LinkError::Unreachable("the link is cut".into()));
         }
         nodes.peers.get(&self.to).cloned().ok_or_else(|| LinkError::Unreachable("the node is down".into()))
     }
 
-    /// Resolves when the link goes down, or the node at its end is another one than `peer`.
+    /// Resolves when the link goes down, or the node at its end is another one than `peer`, or nothing has come
+    /// through for too long.
     fn down(&self, peer: &Arc<dyn Peer>) -> impl Future<Output = ()> + Send + 'static {
-        let link = Self { router: self.router.clone(), from: self.from, to: self.to };
+        let link = self.clone();
         let peer = Arc::downgrade(peer);
         let mut changed = self.router.changed.subscribe();
         async move {
+            let mut mute_since: Option<Instant> = None;
             loop {
                 match (link.up(), peer.upgrade()) {
                     (Ok(now), Some(then)) if Arc::ptr_eq(&now, &then) => {}
                     _ => return,
                 }
-                if changed.changed().await.is_err() {
+                let mute = link.router.nodes.lock().is_mute(link.from, link.to);
+                mute_since = if mute { mute_since.or_else(|| Some(Instant::now())) } else { None };
+                let ended = match mute_since {
+                    None => changed.changed().await.is_err(),
+                    Some(since) => match timeout(KEEP_ALIVE.saturating_sub(since.elapsed()), changed.changed()).await {
+                        Ok(changed) => changed.is_err(),
+                        Err(_) => return,
+                    },
+                };
+                if ended {
                     return;
                 }
             }
         }
     }
 
+    fn fate(&self, way: Way) -> Fate {
+        let Some(weather) = &self.router.weather else { return Fate::default() };
+        match way {
+            Way::There => weather.fate(self.from, self.to),
+            Way::Back => weather.fate(self.to, self.from),
+        }
+    }
+
+    /// Resolves when messages this way come through.
+    async fn spoken(&self, way: Way) {
+        let pair = match way {
+            Way::There => (self.from, self.to),
+            Way::Back => (self.to, self.from),
+        };
+        let mut changed = self.router.changed.subscribe();
+        while self.router.nodes.lock().mute.contains(&pair) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One message of a call on its way.
+    async fn carry(&self, way: Way) -> Result<(), LinkError> {
+        if self.router.weather.is_some() {
+            let fate = self.fate(way);
+            if fate.lost {
+                sleep(KEEP_ALIVE).await;
+                return Err(LinkError::Broken("the connection broke".into()));
+            }
+            sleep(fate.delay).await;
+        }
+        self.spoken(way).await;
+        Ok(())
+    }
+
     async fn once<T>(&self, peer: Arc<dyn Peer>, answer: Answer<'_, T>) -> Result<T, LinkError> {
+        let there_and_back = async {
+            self.carry(Way::There).await?;
+            let answer = answer.await;
+            self.carry(Way::Back).await?;
+            answer
+        };
         tokio::select! {
             biased;
             () = self.down(&peer) => Err(LinkError::Unreachable("the link went down".into())),
-            answer = answer => answer,
+            answer = there_and_back => answer,
         }
+    }
+
+    /// The same call may come a second time: nobody waits for its answer.
+    fn repeat(&self, peer: &Arc<dyn Peer>, method: Method, request: &RaftRequest) {
+        let Some(later) = self.fate(Way::There).again else { return };
+        let (link, peer, request) = (self.clone(), peer.clone(), request.clone());
+        spawn(async move {
+            sleep(later).await;
+            link.spoken(Way::There).await;
+            if link.up().is_ok_and(|now| Arc::ptr_eq(&now, &peer)) {
+                let _ = peer.call(method, request).await;
+            }
+        });
+    }
+
+    /// Messages of a stream arrive in their order, each after its time; a lost one ends it.
+    fn flow<T: Send + 'static>(&self, way: Way, mut messages: Streaming<T>) -> Streaming<T> {
+        if self.router.weather.is_none() {
+            return messages;
+        }
+        let link = self.clone();
+        let (sending, arriving) = mpsc::channel::<(Instant, T)>(ON_THE_WAY);
+        spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = sending.closed() => return,
+                    next = messages.next() => next,
+                };
+                let Some(message) = next else { return };
+                let fate = link.fate(way);
+                if fate.lost || sending.send((Instant::now() + fate.delay, message)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let start = (self.clone(), arriving);
+        let arrived = futures_util::stream::unfold(start, move |(link, mut arriving)| async move {
+            let (due, message) = arriving.recv().await?;
+            sleep_until(due).await;
+            link.spoken(way).await;
+            Some((message, (link, arriving)))
+        });
+        arrived.boxed()
+    }
+
+    fn requests<T: Send + 'static>(&self, peer: &Arc<dyn Peer>, requests: Streaming<T>) -> Streaming<T> {
+        self.flow(Way::There, requests.take_until(self.down(peer)).boxed())
+    }
+
+    fn answers<T: Send + 'static>(
+        &self,
+        peer: &Arc<dyn Peer>,
+        answers: Streaming<Result<T, LinkError>>,
+    ) -> Streaming<Result<T, LinkError>> {
+        until_down(self.flow(Way::Back, answers), self.down(peer))
     }
 }
 
-/// Requests stop, and then the answers break off, when the link goes down.
+/// The answers break off when the link goes down.
 fn until_down<T: Send + 'static>(
     answers: Streaming<Result<T, LinkError>>,
     down: impl Future<Output = ()> + Send + 'static,
@@ -142,6 +334,7 @@ impl Peer for Link {
     fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse> {
         Box::pin(async move {
             let peer = self.up()?;
+            self.repeat(&peer, method, &request);
             self.once(peer.clone(), peer.call(method, request)).await
         })
     }
@@ -152,16 +345,16 @@ impl Peer for Link {
     ) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
         Box::pin(async move {
             let peer = self.up()?;
-            let requests = requests.take_until(self.down(&peer)).boxed();
+            let requests = self.requests(&peer, requests);
             let answers = self.once(peer.clone(), peer.stream_append(requests)).await?;
-            Ok(until_down(answers, self.down(&peer)))
+            Ok(self.answers(&peer, answers))
         })
     }
 
     fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
         Box::pin(async move {
             let peer = self.up()?;
-            let chunks = chunks.take_until(self.down(&peer)).boxed();
+            let chunks = self.requests(&peer, chunks);
             self.once(peer.clone(), peer.install_snapshot(chunks)).await
         })
     }
@@ -172,9 +365,9 @@ impl Peer for Link {
     ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         Box::pin(async move {
             let peer = self.up()?;
-            let requests = requests.take_until(self.down(&peer)).boxed();
+            let requests = self.requests(&peer, requests);
             let answers = self.once(peer.clone(), peer.propose(requests)).await?;
-            Ok(until_down(answers, self.down(&peer)))
+            Ok(self.answers(&peer, answers))
         })
     }
 

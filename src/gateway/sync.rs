@@ -12,6 +12,7 @@ use super::hub::Filter;
 use super::lane::Ticket;
 use super::outbox::{Frame, Outbox};
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
+use crate::consensus::runtime::random;
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
@@ -102,7 +103,7 @@ impl Drop for SyncJob {
 
 impl SyncJob {
     pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Self {
-        let sync_id = format!("{:032x}", rand::random::<u128>());
+        let sync_id = format!("{:016x}{:016x}", random(), random());
         Self { gateway, outbox, ask, ticket, sync_id }
     }
 

@@ -63,6 +63,32 @@ impl MemoryDisk {
         waiting.into_iter().for_each(|done| done(Ok(())));
     }
 
+    /// How many writes wait for a sync.
+    pub fn unsynced(&self) -> usize {
+        self.0.lock().unsynced()
+    }
+
+    /// Resolves when a write waits for a sync.
+    pub async fn written(&self) {
+        let written = self.0.lock().written.clone();
+        while self.unsynced() == 0 {
+            written.notified().await;
+        }
+    }
+
+    /// Makes the oldest waiting writes durable: those that were there when a sync began.
+    pub fn sync_oldest(&self, count: usize) {
+        let waiting = self.0.lock().sync_oldest(count);
+        waiting.into_iter().for_each(|done| done(Ok(())));
+    }
+
+    /// A crash that finds the oldest `kept` of the waiting writes on the disk, though nobody was told; and, with `rows`,
+    /// the rows as they are.
+    pub fn crash_keeping(&self, kept: usize, rows: bool) {
+        let waiting = self.0.lock().crash_keeping(kept, rows);
+        waiting.into_iter().for_each(|done| done(Err(closed())));
+    }
+
     /// A crash: writes that wait are gone, and so are rows since they were last made durable (by a snapshot or a
     /// purge; the log replays the others). Stores opened earlier are cut off.
     pub fn crash(&self) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::health::closed;
 use super::log::{check_dense, check_read};
@@ -66,6 +66,8 @@ pub struct Disk {
     live: Image,
     durable: Image,
     waiting: Vec<(Op, Option<Durable>)>,
+    /// Notified of every write that waits.
+    pub written: Arc<Notify>,
     /// The rows that the open stores work on, and those that a crash leaves.
     pub tables: MemoryTables,
     pub rows: MemoryTables,
@@ -75,7 +77,17 @@ pub struct Disk {
 impl Disk {
     /// Makes waiting writes durable; who is to be told.
     pub fn sync(&mut self) -> Vec<Durable> {
-        let waiting = std::mem::take(&mut self.waiting);
+        self.sync_oldest(self.waiting.len())
+    }
+
+    pub fn unsynced(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Makes the oldest waiting writes durable; who is to be told.
+    pub fn sync_oldest(&mut self, count: usize) -> Vec<Durable> {
+        let count = count.min(self.waiting.len());
+        let waiting: Vec<_> = self.waiting.drain(..count).collect();
         for (op, _) in &waiting {
             if let Op::Purge(_, _, rows) = op {
                 self.rows = rows.clone();
@@ -83,6 +95,16 @@ impl Disk {
             self.durable.run(op);
         }
         waiting.into_iter().filter_map(|(_, done)| done).collect()
+    }
+
+    /// As [`Disk::crash`], but some of the writes had reached the disk.
+    pub fn crash_keeping(&mut self, kept: usize, rows: bool) -> Vec<Durable> {
+        let mut told = self.sync_oldest(kept);
+        if rows {
+            self.rows = self.copy_rows();
+        }
+        told.extend(self.crash());
+        told
     }
 
     /// Drops waiting writes and cuts handles off; who is to be told.
@@ -120,6 +142,7 @@ impl MemoryLog {
             Ok(op) => {
                 disk.live.run(&op);
                 disk.waiting.push((op, Some(done)));
+                disk.written.notify_one();
                 if disk.held { Vec::new() } else { disk.sync() }
             }
             Err(error) => {

@@ -1,0 +1,74 @@
+//! Runs every invariant over a history.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::history::History;
+use crate::invariants;
+
+/// What is expected of a run beside what always holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The longest time without a successful write while a majority is there.
+    pub gap: Duration,
+}
+
+/// What one invariant looked at, and what it found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Finding {
+    pub checked: u64,
+    /// In words, with the operations that prove it; at most [`MOST`].
+    pub violations: Vec<String>,
+    pub more: u64,
+}
+
+/// Violations written out for one invariant.
+const MOST: usize = 20;
+
+impl Finding {
+    pub fn wrong(&mut self, what: impl Into<String>) {
+        if self.violations.len() < MOST {
+            self.violations.push(what.into());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.wrong(what());
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verdict {
+    pub invariants: BTreeMap<&'static str, Finding>,
+    /// The longest time without a successful write, milliseconds, by fault.
+    pub gaps_ms: BTreeMap<String, u64>,
+}
+
+impl Verdict {
+    pub fn holds(&self) -> bool {
+        self.invariants.values().all(|finding| finding.violations.is_empty())
+    }
+
+    /// The names of what does not hold.
+    pub fn broken(&self) -> Vec<&'static str> {
+        self.invariants.iter().filter(|(_, f)| !f.violations.is_empty()).map(|(name, _)| *name).collect()
+    }
+}
+
+pub fn check(history: &History, expected: Expected) -> Verdict {
+    let mut verdict = Verdict::default();
+    for (name, invariant) in invariants::ALL {
+        verdict.invariants.insert(name, invariant(history));
+    }
+    let (finding, gaps) = invariants::availability::check(history, expected.gap);
+    verdict.invariants.insert("availability", finding);
+    verdict.gaps_ms = gaps;
+    verdict
+}

@@ -1,0 +1,193 @@
+//! The command line.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::checker::{Expected, check};
+use crate::history::History;
+use crate::mutants;
+use crate::sim::plan::Plan;
+use crate::sim::run::{GAP, Report, run};
+use crate::sim::shrink::shrink;
+use crate::sim::sweep::{Runner, Summary, list};
+
+#[derive(Parser)]
+#[command(name = "chaos", version, about = "Breaks a Tillsync cluster on purpose and checks what it promised")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Simulate whole clusters in one process: one seed, one run, one trace
+    Sim(Sim),
+    /// Check a recorded history again
+    Check {
+        /// A file that `sim --replay N --history FILE` wrote
+        history: PathBuf,
+    },
+    /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
+    Mutants(mutants::Options),
+}
+
+#[derive(Args)]
+struct Sim {
+    /// Seeds from A to B, both included: `A..B`
+    #[arg(long, value_parser = seeds, conflicts_with = "replay", required_unless_present = "replay")]
+    seeds: Option<(u64, u64)>,
+    /// One seed
+    #[arg(long)]
+    replay: Option<u64>,
+    /// Only these faults of the seed's plan, by their place: `0,3`; empty for none
+    #[arg(long, requires = "replay")]
+    only: Option<String>,
+    /// Reports as JSON, one line a seed
+    #[arg(long)]
+    json: bool,
+    /// Seeds at once, each in a process of its own
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    jobs: u64,
+    /// Run every seed twice: the traces must be equal
+    #[arg(long, conflicts_with = "replay")]
+    twice: bool,
+    /// Write the history here
+    #[arg(long, requires = "replay")]
+    history: Option<PathBuf>,
+    /// Do not look for the smallest plan that fails
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let parts = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    parts.filter(|(from, to)| from <= to).ok_or_else(|| "expected A..B with A <= B, such as 1..100".into())
+}
+
+impl Cli {
+    /// False: something that must hold does not.
+    pub fn run(self) -> Result<bool, String> {
+        match self.command {
+            Command::Sim(sim) => sim.run(),
+            Command::Check { history } => recheck(&history),
+            Command::Mutants(options) => mutants::run(&options),
+        }
+    }
+}
+
+fn recheck(path: &PathBuf) -> Result<bool, String> {
+    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let history = History::read(BufReader::new(file)).map_err(|error| format!("{}: {error}", path.display()))?;
+    let verdict = check(&history, Expected { gap: GAP });
+    for (name, finding) in &verdict.invariants {
+        let word = if finding.violations.is_empty() { "holds" } else { "BROKEN" };
+        println!("{name:16} {word:6} {} checked", finding.checked);
+        for what in &finding.violations {
+            println!("    {what}");
+        }
+    }
+    Ok(verdict.holds())
+}
+
+impl Sim {
+    fn run(self) -> Result<bool, String> {
+        match (self.replay, self.seeds) {
+            (Some(seed), _) => self.replay(seed),
+            (None, Some((from, to))) => self.sweep(from, to),
+            (None, None) => Err("give --seeds A..B or --replay N".into()),
+        }
+    }
+
+    fn replay(&self, seed: u64) -> Result<bool, String> {
+        let mut plan = Plan::of(seed);
+        if let Some(only) = &self.only {
+            let places: Result<Vec<usize>, _> =
+                only.split(',').filter(|place| !place.is_empty()).map(str::parse).collect();
+            plan = plan.only(&places.map_err(|_| "--only takes numbers, such as 0,3".to_owned())?);
+        }
+        let (report, history) = run(seed, plan.clone())?;
+        if let Some(path) = &self.history {
+            let write = || {
+                let mut out = BufWriter::new(File::create(path)?);
+                history.write(&mut out)?;
+                out.flush()
+            };
+            write().map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        if self.json {
+            println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+        } else {
+            println!("{plan:#?}");
+            println!("seed {seed}: {}", verdict_line(&report));
+            tell(&report);
+        }
+        Ok(report.holds())
+    }
+
+    fn sweep(&self, from: u64, to: u64) -> Result<bool, String> {
+        let runner = Runner::this(self.jobs).map_err(|error| error.to_string())?;
+        let began = std::time::Instant::now();
+        let reports = runner.sweep(from, to, |report| {
+            if self.json {
+                println!("{}", serde_json::to_string(report).unwrap_or_default());
+            } else if !report.holds() {
+                println!("seed {}: {}", report.seed, verdict_line(report));
+            }
+        });
+        let mut holds = reports.iter().all(Report::holds);
+        if self.twice {
+            holds &= self.again(&runner, &reports);
+        }
+        if !self.no_shrink {
+            for report in reports.iter().filter(|report| !report.holds()).take(3) {
+                let faults = Plan::of(report.seed).faults.len();
+                let (kept, smallest) = shrink(&runner, report.seed, faults, report);
+                eprintln!("seed {} still fails with {} of {faults} faults:", report.seed, kept.len());
+                smallest.violations.iter().take(5).for_each(|what| eprintln!("    {what}"));
+                eprintln!("    cargo run -p chaos -- sim --replay {} --only {}", report.seed, list(&kept));
+            }
+        }
+        if !self.json {
+            summarise(&Summary::of(&reports), began.elapsed());
+        }
+        Ok(holds)
+    }
+
+    fn again(&self, runner: &Runner, reports: &[Report]) -> bool {
+        let (Some(first), Some(last)) = (reports.first(), reports.last()) else { return true };
+        let again = runner.sweep(first.seed, last.seed, |_| {});
+        let differ: Vec<u64> =
+            reports.iter().zip(&again).filter(|(a, b)| a.trace != b.trace).map(|(a, _)| a.seed).collect();
+        println!("{} seeds ran twice: {} with another trace {differ:?}", reports.len(), differ.len());
+        differ.is_empty()
+    }
+}
+
+fn verdict_line(report: &Report) -> String {
+    let word = if report.holds() { "holds".to_owned() } else { format!("BROKEN {:?}", report.broken) };
+    let Report { trace, operations, acknowledged, checked, simulated_ms, .. } = report;
+    format!("{word}; {operations} operations, {acknowledged} ok, {checked} checks, {simulated_ms} ms, trace {trace}")
+}
+
+fn tell(report: &Report) {
+    for what in &report.violations {
+        println!("    {what}");
+    }
+}
+
+fn summarise(summary: &Summary, took: std::time::Duration) {
+    let Summary { seeds, failed, operations, acknowledged, checked, simulated_s, faults } = summary;
+    println!("{seeds} seeds, {simulated_s} simulated seconds in {:.0} s", took.as_secs_f64());
+    println!("{operations} operations, {acknowledged} acknowledged, {checked} checks");
+    println!("{:16} {:>8} {:>26}", "fault", "times", "longest without a write");
+    for (name, (times, gap)) in faults {
+        println!("{name:16} {times:>8} {gap:>23} ms");
+    }
+    for seed in failed.iter().take(20) {
+        println!("cargo run -p chaos -- sim --replay {seed}");
+    }
+    println!("{}", if failed.is_empty() { "all hold".to_owned() } else { format!("{} seeds BROKEN", failed.len()) });
+}

@@ -1,0 +1,259 @@
+//! What happened, as clients and an onlooker saw it: the only thing that the checkers know.
+//!
+//! A history is a list of lines; on disk it is JSON, one line each, so that a run can be checked again later
+//! (`chaos check`). Order is told by `tick`, a number that grows with every event of the run; microseconds are for people.
+
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Ok,
+    /// Surely not applied, and never will be.
+    Failed,
+    /// It may have been applied, or may be later.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Asked {
+    /// A `data_update` with a value that no other one has.
+    Write {
+        table: String,
+        record: i64,
+        value: String,
+        request_id: String,
+        /// It must not be applied on another version than this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<u64>,
+    },
+    /// A `data_request`.
+    Read { table: String, record: i64 },
+    /// A sync, from this change on (absent: a full one).
+    Sync { after: Option<u64> },
+    /// `sync_complete` with this cursor.
+    SyncComplete { cursor: u64 },
+}
+
+/// One operation of a client, with all its tries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Op {
+    pub id: u64,
+    pub device: String,
+    /// The session of its first try.
+    pub session: u64,
+    /// The node of its last try.
+    pub node: u64,
+    #[serde(flatten)]
+    pub asked: Asked,
+    pub invoked: u64,
+    pub invoked_us: u64,
+    /// `u64::MAX`: never answered.
+    pub returned: u64,
+    pub returned_us: u64,
+    pub outcome: Outcome,
+    /// A write's seq; the version that a read saw (absent: no such record).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// What a read saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// What a sync sent: seq, table, record, value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<Vec<Row>>,
+    /// The cursor at the end of a sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<u64>,
+    pub tries: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// A change as somebody was shown it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub seq: u64,
+    pub table: String,
+    pub record: i64,
+    pub value: String,
+    pub device: String,
+    pub request_id: String,
+}
+
+/// One live connection: from where it was told changes, and all that it was told, in the order of arrival.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTold {
+    pub session: u64,
+    pub device: String,
+    pub node: u64,
+    pub began_us: u64,
+    pub ended_us: u64,
+    /// The cursor that it resumed from; absent: it came new, or was refused.
+    pub resumed: Option<u64>,
+    /// The server's answer to coming online: everything up to this cursor was told before or is not for it.
+    pub position: Option<u64>,
+    /// Changes that arrived before that answer.
+    pub early: Vec<Row>,
+    pub told: Vec<Row>,
+    /// It was alive at the end of the run, after everything had healed.
+    pub live_at_end: bool,
+}
+
+/// A node's state at one applied index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    pub tick: u64,
+    pub us: u64,
+    pub node: u64,
+    /// Which start of the node this is.
+    pub boot: u64,
+    pub applied: u64,
+    pub digest: String,
+    pub head: u64,
+    pub master: String,
+    pub master_term: u64,
+    pub masters: Vec<String>,
+}
+
+/// A node took itself for the Raft leader of a term.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Led {
+    pub us: u64,
+    pub node: u64,
+    pub raft_term: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectionRow {
+    pub id: u64,
+    pub term: u64,
+    pub previous: String,
+    pub new: String,
+}
+
+/// A node after everything has healed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Final {
+    pub node: u64,
+    pub applied: u64,
+    pub digest: String,
+    /// A hash over all rows.
+    pub rows: String,
+    pub head: u64,
+    /// Changes up to this one are compacted.
+    pub compacted: u64,
+    pub changes: Vec<Row>,
+    /// The version that each change replaced, by position in `changes`.
+    pub previous: Vec<u64>,
+    pub elections: Vec<ElectionRow>,
+    /// Device, cursor of its sync state, and whether it is `synced`.
+    pub sync_states: Vec<(String, u64, bool)>,
+}
+
+/// A fault, from when to when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Band {
+    pub name: String,
+    pub what: String,
+    pub from_us: u64,
+    pub to_us: u64,
+    /// A majority of nodes was up and connected all the time: writes must go on.
+    pub majority: bool,
+}
+
+/// Something that must not happen and that no checker has to look for: a node that does not start, no convergence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    pub us: u64,
+    pub what: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "line")]
+enum Line {
+    Op(Op),
+    Session(SessionTold),
+    Sample(Sample),
+    Led(Led),
+    Final(Final),
+    Band(Band),
+    Trouble(Trouble),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    pub ops: Vec<Op>,
+    pub sessions: Vec<SessionTold>,
+    pub samples: Vec<Sample>,
+    pub led: Vec<Led>,
+    pub finals: Vec<Final>,
+    pub bands: Vec<Band>,
+    pub trouble: Vec<Trouble>,
+}
+
+impl History {
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let ops = self.ops.iter().cloned().map(Line::Op);
+        let sessions = self.sessions.iter().cloned().map(Line::Session);
+        let samples = self.samples.iter().cloned().map(Line::Sample);
+        let led = self.led.iter().cloned().map(Line::Led);
+        let finals = self.finals.iter().cloned().map(Line::Final);
+        let bands = self.bands.iter().cloned().map(Line::Band);
+        let trouble = self.trouble.iter().cloned().map(Line::Trouble);
+        for line in ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands).chain(trouble) {
+            serde_json::to_writer(&mut *out, &line)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    pub fn read(from: impl BufRead) -> io::Result<Self> {
+        let mut history = Self::default();
+        for (number, line) in from.lines().enumerate() {
+            let line: Line = serde_json::from_str(&line?).map_err(|error| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("line {} is none of a history: {error}", number + 1))
+            })?;
+            match line {
+                Line::Op(op) => history.ops.push(op),
+                Line::Session(session) => history.sessions.push(session),
+                Line::Sample(sample) => history.samples.push(sample),
+                Line::Led(led) => history.led.push(led),
+                Line::Final(node) => history.finals.push(node),
+                Line::Band(band) => history.bands.push(band),
+                Line::Trouble(trouble) => history.trouble.push(trouble),
+            }
+        }
+        Ok(history)
+    }
+
+    /// The change log that all nodes should agree on.
+    pub fn log(&self) -> &[Row] {
+        self.finals.first().map_or(&[], |node| &node.changes)
+    }
+
+    /// The final change of this seq.
+    pub fn change(&self, seq: u64) -> Option<&Row> {
+        let node = self.finals.first()?;
+        let at = seq.checked_sub(node.compacted + 1)?;
+        node.changes.get(usize::try_from(at).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_read_as_it_was_written() {
+        let history = crate::invariants::samples::good();
+        let mut bytes = Vec::new();
+        history.write(&mut bytes).unwrap();
+        assert_eq!(History::read(&bytes[..]).unwrap(), history);
+        bytes.extend_from_slice(b"{}\n");
+        assert!(History::read(&bytes[..]).unwrap_err().to_string().contains("line"));
+    }
+}

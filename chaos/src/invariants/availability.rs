@@ -1,0 +1,57 @@
+//! While a majority is up and connected, writes go on: the longest time without a successful one, by fault.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::checker::Finding;
+use crate::history::{Asked, Band, History, Outcome};
+
+/// Time after a fault in which its gap may still run, microseconds.
+const AFTER: u64 = 10_000_000;
+
+/// With the longest gaps in milliseconds.
+pub fn check(history: &History, bound: Duration) -> (Finding, BTreeMap<String, u64>) {
+    let mut finding = Finding::default();
+    let mut gaps = BTreeMap::new();
+    let is_write = |asked: &Asked| matches!(asked, Asked::Write { .. });
+    let ok = history.ops.iter().filter(|op| op.outcome == Outcome::Ok && is_write(&op.asked));
+    let mut done: Vec<u64> = ok.map(|op| op.returned_us).collect();
+    done.sort_unstable();
+    let (Some(first), Some(last)) = (done.first().copied(), done.last().copied()) else { return (finding, gaps) };
+    for pair in done.windows(2) {
+        let (from, to) = (pair[0], pair[1]);
+        // A gap is put down to the fault that it began in or just before.
+        let within = |band: &&Band| from <= band.to_us.min(last) && to >= band.from_us.max(first);
+        for band in history.bands.iter().filter(within) {
+            let gap = gaps.entry(band.name.clone()).or_default();
+            *gap = (*gap).max((to - from) / 1_000);
+        }
+        finding.checked += 1;
+        let gap = Duration::from_micros(to - from);
+        let excused = |band: &Band| !band.majority && from <= band.to_us + AFTER && to >= band.from_us;
+        if gap > bound && !history.bands.iter().any(excused) {
+            let during: Vec<_> = history.bands.iter().filter(within).map(|band| band.what.as_str()).collect();
+            finding
+                .wrong(format!("no write succeeded for {gap:?} from {:.3} s on, during {during:?}", from as f64 / 1e6));
+        }
+    }
+    (finding, gaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{good, wrong};
+    use super::*;
+
+    #[test]
+    fn a_long_gap_counts_unless_the_majority_was_gone() {
+        let mut history = good();
+        history.ops[1].returned_us = 9_000_000;
+        let (finding, gaps) = check(&history, Duration::from_secs(5));
+        wrong(&finding, "no write succeeded");
+        assert_eq!(gaps["crash"], 8_999);
+        history.bands[0].majority = false;
+        assert!(check(&history, Duration::from_secs(5)).0.violations.is_empty());
+        assert!(check(&good(), Duration::from_secs(5)).0.violations.is_empty());
+    }
+}

@@ -1,0 +1,82 @@
+//! Acknowledged changes are in the log exactly once, as they were sent; refused ones never; unknown ones at most once.
+
+use std::collections::HashMap;
+
+use crate::checker::Finding;
+use crate::history::{Asked, History, Outcome, Row};
+
+pub fn check(history: &History) -> Finding {
+    let mut finding = Finding::default();
+    let mut found: HashMap<(&str, &str), Vec<&Row>> = HashMap::new();
+    for row in history.log() {
+        if !row.request_id.is_empty() {
+            found.entry((&row.device, &row.request_id)).or_default().push(row);
+        }
+    }
+    let compacted = history.finals.first().map_or(0, |node| node.compacted);
+    let none = Vec::new();
+    for op in &history.ops {
+        let Asked::Write { table, record, value, request_id, base } = &op.asked else { continue };
+        let rows = found.get(&(op.device.as_str(), request_id.as_str())).unwrap_or(&none);
+        finding.require(rows.len() <= 1, || {
+            let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
+            format!("operation {} ({} of {}) was applied more than once: as {seqs:?}", op.id, request_id, op.device)
+        });
+        match op.outcome {
+            Outcome::Failed => finding.require(rows.is_empty(), || {
+                format!("operation {} was refused ({}), but it is in the log: {:?}", op.id, op.error, rows)
+            }),
+            Outcome::Unknown => {}
+            Outcome::Ok if op.version.is_some_and(|seq| seq <= compacted) => {}
+            Outcome::Ok => {
+                let there = rows.first().is_some_and(|row| {
+                    Some(row.seq) == op.version && (&row.table, row.record, &row.value) == (table, *record, value)
+                });
+                finding.require(there, || {
+                    format!("operation {} was acknowledged as change {:?}; the log has {:?}", op.id, op.version, rows)
+                });
+                if let (Some(base), Some(seq)) = (base, op.version) {
+                    let previous = previous_of(history, seq);
+                    finding.require(previous == Some(*base), || {
+                        format!(
+                            "operation {} may replace version {base} only; change {seq} replaced {previous:?}",
+                            op.id
+                        )
+                    });
+                }
+            }
+        }
+    }
+    finding
+}
+
+fn previous_of(history: &History, seq: u64) -> Option<u64> {
+    let node = history.finals.first()?;
+    let at = usize::try_from(seq.checked_sub(node.compacted + 1)?).ok()?;
+    node.previous.get(at).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{good, wrong};
+    use super::*;
+
+    #[test]
+    fn lost_doubled_and_refused_writes_are_found() {
+        assert!(check(&good()).violations.is_empty());
+        let mut lost = good();
+        lost.finals[0].changes.remove(1);
+        wrong(&check(&lost), "acknowledged");
+        let mut doubled = good();
+        let mut again = doubled.finals[0].changes[0].clone();
+        again.seq = 3;
+        doubled.finals[0].changes.push(again);
+        wrong(&check(&doubled), "more than once");
+        let mut refused = good();
+        refused.ops[0].outcome = Outcome::Failed;
+        wrong(&check(&refused), "refused");
+        let mut base = good();
+        base.finals[0].previous[1] = 0;
+        wrong(&check(&base), "may replace version 1 only");
+    }
+}

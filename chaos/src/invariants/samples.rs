@@ -1,0 +1,113 @@
+//! A small history in which everything holds, for the tests of the checkers to break.
+
+use crate::checker::Finding;
+use crate::history::{Asked, Band, ElectionRow, Final, History, Led, Op, Outcome, Row, Sample, SessionTold};
+
+/// The finding says so.
+pub fn wrong(finding: &Finding, word: &str) {
+    assert!(finding.violations.iter().any(|what| what.contains(word)), "{word:?} in {:?}", finding.violations);
+}
+
+pub fn row(seq: u64) -> Row {
+    Row {
+        seq,
+        table: "stock".into(),
+        record: 1,
+        value: format!("v{seq}"),
+        device: "till-1".into(),
+        request_id: format!("r{seq}"),
+    }
+}
+
+pub fn op(id: u64, asked: Asked) -> Op {
+    Op {
+        id,
+        device: "till-1".into(),
+        session: 1,
+        node: 1,
+        asked,
+        invoked: id * 10,
+        invoked_us: id * 10,
+        returned: id * 10 + 5,
+        returned_us: id * 10 + 5,
+        outcome: Outcome::Ok,
+        version: None,
+        value: None,
+        pages: Vec::new(),
+        cursor: None,
+        tries: 1,
+        error: String::new(),
+    }
+}
+
+fn write(id: u64, seq: u64, base: Option<u64>) -> Op {
+    let Row { table, record, value, request_id, .. } = row(seq);
+    Op { version: Some(seq), ..op(id, Asked::Write { table, record, value, request_id, base }) }
+}
+
+fn sample(tick: u64, node: u64, applied: u64, master: &str) -> Sample {
+    Sample {
+        tick,
+        us: tick,
+        node,
+        boot: 1,
+        applied,
+        digest: format!("d{applied}"),
+        head: applied,
+        master: master.into(),
+        master_term: 1,
+        masters: vec![master.into()],
+    }
+}
+
+fn election(id: u64, previous: &str, new: &str) -> ElectionRow {
+    ElectionRow { id, term: id, previous: previous.into(), new: new.into() }
+}
+
+pub fn good() -> History {
+    let read = Asked::Read { table: "stock".into(), record: 1 };
+    let node = |node| Final {
+        node,
+        applied: 9,
+        digest: "d9".into(),
+        rows: "r9".into(),
+        head: 2,
+        compacted: 0,
+        changes: vec![row(1), row(2)],
+        previous: vec![0, 1],
+        elections: vec![election(1, "", "till-1"), election(2, "till-1", "till-2")],
+        sync_states: vec![("till-1".into(), 2, true)],
+    };
+    History {
+        ops: vec![
+            write(1, 1, None),
+            write(2, 2, Some(1)),
+            Op { version: Some(2), value: Some("v2".into()), ..op(3, read) },
+            Op { pages: vec![vec![row(1)], vec![row(2)]], cursor: Some(2), ..op(4, Asked::Sync { after: Some(0) }) },
+            op(5, Asked::SyncComplete { cursor: 2 }),
+        ],
+        sessions: vec![SessionTold {
+            session: 1,
+            device: "till-1".into(),
+            node: 1,
+            began_us: 0,
+            ended_us: 99,
+            resumed: None,
+            position: Some(0),
+            early: Vec::new(),
+            told: vec![row(1), row(2)],
+            live_at_end: true,
+        }],
+        samples: vec![sample(1, 1, 1, "till-1"), sample(2, 2, 1, "till-1"), sample(3, 1, 2, "till-1")],
+        led: vec![Led { us: 1, node: 1, raft_term: 1 }, Led { us: 2, node: 2, raft_term: 2 }],
+        finals: vec![node(1), node(2)],
+        bands: vec![Band {
+            name: "crash".into(),
+            what: "node 1 crashed".into(),
+            from_us: 0,
+            to_us: 50,
+            majority: true,
+        }],
+        trouble: Vec::new(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Every session was told one order: each change once, none missing from where it began, and the same changes that the
+//! log holds. A device that resumes with its cursor misses nothing, on whatever node.
+
+use std::collections::BTreeSet;
+
+use crate::checker::Finding;
+use crate::history::{History, Row, SessionTold};
+
+pub fn check(history: &History) -> Finding {
+    let mut finding = Finding::default();
+    let head = history.finals.iter().map(|node| node.head).max();
+    for session in &history.sessions {
+        check_order(session, &mut finding);
+        check_gaps(session, &mut finding);
+        for row in session.early.iter().chain(&session.told) {
+            let compacted = history.finals.first().is_none_or(|node| row.seq <= node.compacted);
+            let same = history.change(row.seq).is_some_and(|change| change == row);
+            finding.require(compacted || same, || {
+                let change = history.change(row.seq);
+                format!("session {} was told {row:?}, but the log has {change:?}", session.session)
+            });
+        }
+        if session.live_at_end && session.position.is_some() {
+            let last = session.early.iter().chain(&session.told).map(|row| row.seq).max().max(session.position);
+            finding.require(last == head, || {
+                format!("session {} was told up to {last:?} of {head:?} after everything healed", session.session)
+            });
+        }
+    }
+    finding
+}
+
+fn rising(rows: &[Row]) -> bool {
+    rows.windows(2).all(|pair| pair[0].seq < pair[1].seq)
+}
+
+fn check_order(session: &SessionTold, finding: &mut Finding) {
+    let id = session.session;
+    finding.require(rising(&session.early) && rising(&session.told), || {
+        let seqs: Vec<_> = session.told.iter().map(|row| row.seq).collect();
+        format!("session {id} was told changes out of order or twice: {seqs:?}")
+    });
+}
+
+fn check_gaps(session: &SessionTold, finding: &mut Finding) {
+    // Events from before the answer to coming online are not the stream yet, but those are not told again.
+    let early: BTreeSet<u64> = session.early.iter().map(|row| row.seq).collect();
+    let told: BTreeSet<u64> = session.told.iter().map(|row| row.seq).collect();
+    let again: Vec<_> = early.intersection(&told).collect();
+    finding.require(again.is_empty(), || format!("session {} was told {again:?} twice", session.session));
+    // New sessions are live from the position on, which they are told; resumed ones from their cursor on.
+    let Some(from) = session.resumed.or(session.position) else { return };
+    let stream: BTreeSet<u64> = told.union(&early).copied().filter(|seq| *seq > from).collect();
+    let top = told.last().copied().unwrap_or(from);
+    let missing: Vec<u64> = (from + 1..=top).filter(|seq| !stream.contains(seq)).take(10).collect();
+    finding.require(missing.is_empty(), || {
+        let (id, device, node) = (session.session, &session.device, session.node);
+        format!("session {id} of {device} on node {node} went on from {from} and was never told {missing:?}")
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{good, wrong};
+    use super::*;
+
+    #[test]
+    fn gaps_repeats_and_untruths_are_found() {
+        assert!(check(&good()).violations.is_empty());
+        let mut gap = good();
+        gap.sessions[0].told.remove(0);
+        wrong(&check(&gap), "never told [1]");
+        let mut end = good();
+        end.sessions[0].told.pop();
+        wrong(&check(&end), "up to");
+        let mut twice = good();
+        let again = twice.sessions[0].told[0].clone();
+        twice.sessions[0].told.insert(1, again);
+        wrong(&check(&twice), "twice");
+        let mut early = good();
+        early.sessions[0].early = vec![early.sessions[0].told[0].clone()];
+        wrong(&check(&early), "twice");
+        let mut other = good();
+        other.sessions[0].told[0].value = "other".into();
+        wrong(&check(&other), "the log has");
+    }
+}

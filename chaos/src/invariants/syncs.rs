@@ -1,0 +1,74 @@
+//! A sync's pages hold every change after its cursor once, in order, as the log has them; a full sync holds, for every
+//! record, a version that is no older than the sync.
+
+use std::collections::BTreeMap;
+
+use crate::checker::Finding;
+use crate::history::{Asked, History, Op, Outcome, Row};
+
+pub fn check(history: &History) -> Finding {
+    let mut finding = Finding::default();
+    for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
+        let (Asked::Sync { after }, Some(cursor)) = (&op.asked, op.cursor) else { continue };
+        let rows = || op.pages.iter().flatten();
+        for row in rows() {
+            let wrong = history.change(row.seq).is_some_and(|change| {
+                (&change.table, change.record, &change.value) != (&row.table, row.record, &row.value)
+            });
+            finding.require(!wrong, || format!("sync {} sent {row:?}, which the log has otherwise", op.id));
+        }
+        match after {
+            Some(after) => {
+                let dense = (after + 1..=cursor).eq(rows().map(|row| row.seq));
+                finding.require(dense, || {
+                    let seqs: Vec<_> = rows().map(|row| row.seq).collect();
+                    format!("sync {} from {after} to {cursor} sent {seqs:?} in {} pages", op.id, op.pages.len())
+                });
+            }
+            None => full(history, op, cursor, &mut finding),
+        }
+    }
+    finding
+}
+
+fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
+    let mut sent = BTreeMap::<(&str, i64), &Row>::new();
+    for row in op.pages.iter().flatten() {
+        let twice = sent.insert((&row.table, row.record), row).is_some();
+        finding.require(!twice, || format!("the full sync {} sent {}/{} twice", op.id, row.table, row.record));
+    }
+    let mut at_cursor = BTreeMap::<(&str, i64), u64>::new();
+    for change in history.log().iter().take_while(|change| change.seq <= cursor) {
+        at_cursor.insert((&change.table, change.record), change.seq);
+    }
+    for ((table, record), seq) in at_cursor {
+        let enough = sent.get(&(table, record)).is_some_and(|row| row.seq >= seq);
+        finding.require(enough, || {
+            let row = sent.get(&(table, record));
+            format!("the full sync {} to {cursor} lacks change {seq} of {table}/{record}: it sent {row:?}", op.id)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{good, row, wrong};
+    use super::*;
+
+    #[test]
+    fn a_change_lost_at_a_page_border_is_found() {
+        assert!(check(&good()).violations.is_empty());
+        let mut lost = good();
+        lost.ops[3].pages[1].clear();
+        wrong(&check(&lost), "from 0 to 2");
+        let mut other = good();
+        other.ops[3].pages[0][0].value = "other".into();
+        wrong(&check(&other), "otherwise");
+        let mut full = good();
+        full.ops[3].asked = Asked::Sync { after: None };
+        full.ops[3].pages = vec![vec![row(2)]];
+        assert!(check(&full).violations.is_empty());
+        full.ops[3].pages = vec![vec![row(1)]];
+        wrong(&check(&full), "lacks change 2");
+    }
+}

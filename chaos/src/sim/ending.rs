@@ -1,0 +1,182 @@
+//! The end of a run: everything heals, and then it must converge and serve again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tillsync::cluster::{Cluster, SharedCluster};
+use tillsync::consensus::runtime::spawn;
+use tillsync::model::read;
+use tillsync::model::tables::{Key, TablesRead};
+use tillsync::proto::command::Intent;
+use tillsync::proto::{Change, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus};
+use tokio::time::{Instant, sleep};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::device::GUARDED;
+use super::world::{Up, World};
+use crate::history::{ElectionRow, Final, Row};
+
+/// How long healing may take, in simulated time. Far more than it does.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Proposes until it is done; false if that takes too long.
+pub async fn insist(world: &World, intent: Intent) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        for up in world.up().into_values() {
+            let cluster: SharedCluster = up.cluster;
+            if cluster.propose(intent.clone()).await.is_ok() {
+                return true;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    false
+}
+
+/// The policy that makes a refused conditional write a sure answer.
+pub fn policy() -> Intent {
+    let policy = ResolutionMethod::Manual.into();
+    Intent::PolicyPut(PolicyPut { table_name: GUARDED.into(), policy, by: "chaos".into() })
+}
+
+/// All nodes up, all links whole, all disks and clocks right.
+pub async fn heal(world: &Arc<World>) {
+    world.held.lock().clear();
+    world.router.heal();
+    for id in world.ids() {
+        world.with(id, |place| {
+            place.disk.mend();
+            place.clock.skew(0);
+        });
+    }
+    let until = Instant::now() + PATIENCE;
+    while world.is_starting() && Instant::now() < until {
+        sleep(PAUSE).await;
+    }
+    for id in world.ids() {
+        let world = world.clone();
+        spawn(async move { world.start(id).await });
+    }
+    while world.up().len() < world.plan.nodes as usize {
+        if Instant::now() >= until {
+            return world.recorder.trouble("not all nodes started again");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// A fresh write and a fresh read on every node.
+pub async fn serve_again(world: &World) {
+    let device = "closing";
+    let presence = Presence::Rest.into();
+    let online = DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() };
+    if !insist(world, Intent::DeviceOnline(online)).await {
+        return world.recorder.trouble("after healing no device could come online");
+    }
+    for (id, up) in world.up() {
+        let update = DataUpdate {
+            device_id: device.into(),
+            table_name: "closing".into(),
+            record_id: id as i64,
+            operation: Operation::Update.into(),
+            data: Bytes::from(format!("{{\"v\":\"closing-{id}\"}}")),
+            request_id: format!("closing-{id}"),
+            ..DataUpdate::default()
+        };
+        let until = Instant::now() + PATIENCE;
+        let mut last = None;
+        loop {
+            match up.cluster.propose(Intent::DataUpdate(update.clone())).await {
+                Ok(_) => break,
+                Err(error) => last = Some(error),
+            }
+            if Instant::now() >= until {
+                world.recorder.trouble(format!("after healing node {id} takes no write: {last:?}"));
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        while let Err(error) = up.cluster.read_barrier().await {
+            if Instant::now() >= until {
+                world.recorder.trouble(format!("after healing node {id} serves no read: {error}"));
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// All nodes have applied the same; then what each of them holds.
+pub async fn converge(world: &World) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let up = world.up();
+        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index()).collect();
+        let ends: Vec<u64> = up.values().map(|up| up.cluster.status().last_log_index).collect();
+        if applied.iter().chain(&ends).all(|index| *index == applied[0]) {
+            // Nothing is awaited from here on: all nodes are looked at in one moment.
+            match up.iter().map(|(id, up)| holds(*id, up)).collect::<Result<Vec<_>, _>>() {
+                Ok(finals) => world.recorder.finals(finals),
+                Err(error) => world.recorder.trouble(format!("rows cannot be read: {error}")),
+            }
+            return;
+        }
+        if Instant::now() >= until {
+            return world.recorder.trouble(format!("the nodes do not converge: applied {applied:?}, logs {ends:?}"));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn holds(node: u64, up: &Up) -> Result<Final, tillsync::model::tables::TablesError> {
+    let state = up.cluster.replica().hot();
+    let (meta, reader) = (state.meta().clone(), state.reader());
+    let rows: &dyn TablesRead = &*reader;
+    let mut hash = Xxh3::new();
+    for (key, value) in rows.range(&Key::Meta, &Key::end(), usize::MAX, false)? {
+        let mut bytes = Vec::new();
+        key.canonical(&mut bytes);
+        hash.update(&bytes);
+        hash.update(&value);
+    }
+    let (mut changes, mut previous) = (Vec::new(), Vec::new());
+    for seq in meta.compacted_seq + 1..=meta.head_seq {
+        // A hole is for the checkers to find.
+        if let Some(change) = read::change(rows, seq)? {
+            previous.push(change.previous_seq);
+            changes.push(row_of(&change));
+        }
+    }
+    let elections = read::elections(rows, meta.election_head, usize::MAX, 0)?.into_iter().rev();
+    let elections =
+        elections.map(|e| ElectionRow { id: e.id, term: e.term, previous: e.previous_master, new: e.new_master });
+    let synced = |status: SyncStatus| status == SyncStatus::Synced;
+    let sync_states = state.devices().filter_map(|device| state.sync_state(&device.device_id));
+    Ok(Final {
+        node,
+        applied: state.applied().index,
+        digest: state.digest(),
+        rows: format!("{:032x}", hash.digest128()),
+        head: meta.head_seq,
+        compacted: meta.compacted_seq,
+        changes,
+        previous,
+        elections: elections.collect(),
+        sync_states: sync_states.map(|s| (s.device_id.clone(), s.cursor_seq, synced(s.sync_status()))).collect(),
+    })
+}
+
+fn row_of(change: &Change) -> Row {
+    let data: serde_json::Value = serde_json::from_slice(&change.data).unwrap_or_default();
+    Row {
+        seq: change.seq,
+        table: change.table_name.clone(),
+        record: change.record_id,
+        value: data["v"].as_str().unwrap_or_default().to_owned(),
+        device: change.device_id.clone(),
+        request_id: change.request_id.clone(),
+    }
+}

@@ -1,0 +1,190 @@
+//! Doing to the cluster what the plan says, and taking it back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillsync::consensus::runtime::spawn;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::plan::{Fault, Timed, Who};
+use super::weather::Badness;
+use super::world::World;
+use crate::history::Band;
+
+/// How often it is looked whether there is a majority.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// One fault, from its time on.
+pub async fn strike(world: Arc<World>, timed: Timed, began: Instant) {
+    sleep_until(began + Duration::from_millis(timed.at_ms)).await;
+    let from_us = world.recorder.us();
+    let lasts = Duration::from_millis(timed.for_ms);
+    let what = match act(&world, timed.fault, lasts).await {
+        Some(what) => what,
+        None => return world.recorder.say(&format!("{:?} found nobody", timed.fault)),
+    };
+    let (name, to_us) = (timed.fault.name().to_owned(), world.recorder.us());
+    world.recorder.band(Band { name, what, from_us, to_us, majority: true });
+}
+
+/// Notes the times without a majority, until it is aborted.
+pub async fn watch_majority(world: Arc<World>) {
+    let mut gone: Option<u64> = None;
+    loop {
+        let now = world.recorder.us();
+        match (gone, world.majority()) {
+            (None, false) => gone = Some(now),
+            (Some(from_us), true) => {
+                gone = None;
+                let (name, what) = ("no_majority".into(), "no majority".into());
+                world.recorder.band(Band { name, what, from_us, to_us: now, majority: false });
+            }
+            _ => {}
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn node(world: &World, who: Who) -> Option<u64> {
+    match who {
+        Who::Leader => world.leader(),
+        Who::Node(id) => Some(id),
+    }
+}
+
+/// Returns when the fault is over; `None` if it met nobody.
+async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String> {
+    match fault {
+        Fault::Kill { who } => crash(world, node(world, who)?, false, lasts).await,
+        Fault::PowerCut { who } => crash(world, node(world, who)?, true, lasts).await,
+        Fault::PowerCutAll => {
+            let gone: Vec<u64> = world.ids().into_iter().filter(|id| world.crash(*id, true)).collect();
+            sleep(lasts).await;
+            for id in &gone {
+                let world = world.clone();
+                let id = *id;
+                spawn(async move { world.start(id).await });
+            }
+            Some(format!("the power of {gone:?} was cut"))
+        }
+        Fault::Restart { who } => {
+            let id = node(world, who)?;
+            if !world.stop(id).await {
+                return None;
+            }
+            sleep(lasts).await;
+            world.start(id).await;
+            Some(format!("node {id} was restarted"))
+        }
+        Fault::SlowDisk { who, ms } => {
+            let id = node(world, who)?;
+            world.with(id, |place| place.disk.slow(Duration::from_millis(ms)));
+            sleep(lasts).await;
+            world.with(id, |place| place.disk.mend());
+            Some(format!("the disk of node {id} took up to {ms} ms"))
+        }
+        Fault::StuckDisk { who } => {
+            let id = node(world, who)?;
+            world.with(id, |place| place.disk.stick());
+            sleep(lasts).await;
+            world.with(id, |place| place.disk.mend());
+            Some(format!("the disk of node {id} was stuck"))
+        }
+        Fault::Skew { who, ms } => {
+            let id = node(world, who)?;
+            world.with(id, |place| place.clock.skew(ms));
+            sleep(lasts).await;
+            world.with(id, |place| place.clock.skew(0));
+            Some(format!("the clock of node {id} was wrong by {ms} ms"))
+        }
+        Fault::Churn => {
+            let until = Instant::now() + lasts;
+            while Instant::now() < until {
+                world.churn.send_modify(|n| *n += 1);
+                sleep(Duration::from_millis(150)).await;
+            }
+            Some("all devices lost their connections".into())
+        }
+        Fault::Transfer { to } => {
+            let from = world.leader().filter(|from| *from != to)?;
+            let up = world.up().remove(&from)?;
+            // A transfer may fail, as it may in a shop.
+            let moved = up.cluster.transfer_leader(to, lasts).await.is_ok();
+            Some(format!("leadership was to go from {from} to {to}: {moved}"))
+        }
+        Fault::Isolate { .. } | Fault::Shatter { .. } | Fault::OneWay { .. } | Fault::Bridge { .. } => {
+            links(world, fault, lasts).await
+        }
+        Fault::Delay { ms } => worse(world, Badness { delay_us: ms * 1_000, ..Badness::default() }, lasts).await,
+        Fault::Lose { of_million } => worse(world, Badness { lost: of_million, ..Badness::default() }, lasts).await,
+        Fault::Duplicate { of_million } => {
+            worse(world, Badness { again: of_million, ..Badness::default() }, lasts).await
+        }
+    }
+}
+
+async fn crash(world: &Arc<World>, id: u64, power: bool, lasts: Duration) -> Option<String> {
+    if !world.crash(id, power) {
+        return None;
+    }
+    sleep(lasts).await;
+    world.start(id).await;
+    Some(format!("node {id} {}", if power { "lost its power" } else { "was killed" }))
+}
+
+async fn worse(world: &Arc<World>, by: Badness, lasts: Duration) -> Option<String> {
+    world.weather.worsen(by);
+    sleep(lasts).await;
+    world.weather.better(by);
+    Some(format!("{by:?}"))
+}
+
+async fn links(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String> {
+    let ids = world.ids();
+    let both = |a: u64, b: u64| [(a, b), (b, a)];
+    let (pairs, silent): (Vec<(u64, u64)>, bool) = match fault {
+        Fault::Isolate { who, silent } => {
+            let id = node(world, who)?;
+            (ids.iter().filter(|other| **other != id).flat_map(|other| both(id, *other)).collect(), silent)
+        }
+        Fault::Shatter { silent } => {
+            let all = ids.iter().flat_map(|a| ids.iter().map(|b| (*a, *b)));
+            (all.filter(|(a, b)| a != b).collect(), silent)
+        }
+        Fault::OneWay { from, to } => (vec![(from, to)], true),
+        Fault::Bridge { a, b, silent } => (both(a, b).to_vec(), silent),
+        _ => return None,
+    };
+    for (from, to) in &pairs {
+        hold(world, *from, *to, silent);
+    }
+    sleep(lasts).await;
+    for (from, to) in &pairs {
+        let_go(world, *from, *to, silent);
+    }
+    Some(format!("{} was cut{}", name_of(&pairs), if silent { " silently" } else { "" }))
+}
+
+fn name_of(pairs: &[(u64, u64)]) -> String {
+    pairs.iter().map(|(from, to)| format!("{from}>{to}")).collect::<Vec<_>>().join(" ")
+}
+
+fn hold(world: &World, from: u64, to: u64, silent: bool) {
+    let mut held = world.held.lock();
+    *held.entry((from, to, silent)).or_default() += 1;
+    drop(held);
+    if silent { world.router.mute(from, to) } else { world.router.cut(from, to) }
+}
+
+/// Several faults may hold one link: the last one lets it go.
+fn let_go(world: &World, from: u64, to: u64, silent: bool) {
+    let mut held = world.held.lock();
+    let Some(count) = held.get_mut(&(from, to, silent)) else { return };
+    *count -= 1;
+    if *count > 0 {
+        return;
+    }
+    held.remove(&(from, to, silent));
+    drop(held);
+    if silent { world.router.unmute(from, to) } else { world.router.join(from, to) }
+}

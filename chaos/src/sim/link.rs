@@ -1,0 +1,124 @@
+//! One connection of a simulated device: the real session of the gateway, without a socket in between.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tillsync::gateway::Gateway;
+use tillsync::gateway::outbox::{Frame, Out, Transport};
+use tillsync::gateway::session::{Ended, Session};
+use tillsync::gateway::wire::envelope;
+use tillsync::token::Class;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// An event from the server: its name and its data.
+pub struct Event {
+    pub name: String,
+    pub data: Value,
+}
+
+/// A token that outlives every clock of a run. Seconds.
+const FOR_EVER: u64 = 1 << 40;
+
+/// The connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+pub struct Link {
+    session: Option<Session>,
+    arrived: VecDeque<Event>,
+    /// The node is down.
+    dead: CancellationToken,
+}
+
+impl Link {
+    /// `None` if the node refuses.
+    pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
+        let (_, claims) = gateway.keys.issue(device, Class::Manager, 0, FOR_EVER).ok()?;
+        let session = Session::open(gateway.clone(), claims, Transport::WebSocket).ok()?;
+        Some(Self { session: Some(session), arrived: VecDeque::new(), dead })
+    }
+
+    pub fn send(&mut self, event: &str, data: &Value) {
+        let Some(session) = &mut self.session else { return };
+        let text = serde_json::json!({ "event": event, "data": data }).to_string();
+        let frame = Bytes::from(text);
+        let Ok(text) = std::str::from_utf8(&frame) else { return };
+        session.heard();
+        match envelope(text) {
+            Ok((event, data)) => session.hear(&event, data, &frame, None),
+            Err(bad) => session.misheard(&bad),
+        }
+    }
+
+    /// The next event; `None` if none comes in time.
+    pub async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+        if let Some(event) = self.arrived.pop_front() {
+            return Ok(Some(event));
+        }
+        let dead = self.dead.clone();
+        let arrives = async {
+            tokio::select! {
+                biased;
+                () = dead.cancelled() => Err(Gone),
+                done = self.arrive() => done,
+            }
+        };
+        match timeout(within, arrives).await {
+            Err(_) => Ok(None),
+            Ok(Err(gone)) => {
+                self.close();
+                Err(gone)
+            }
+            Ok(Ok(())) => Ok(self.arrived.pop_front()),
+        }
+    }
+
+    /// Until something has arrived.
+    async fn arrive(&mut self) -> Result<(), Gone> {
+        let Self { session, arrived, .. } = self;
+        let Some(session) = session else { return Err(Gone) };
+        let mut frames = VecDeque::new();
+        poll_fn(|cx| {
+            session.outbox.register(cx.waker());
+            session.poll(cx);
+            match session.outbox.take(&mut frames) {
+                Err(_) => Poll::Ready(Err(Gone)),
+                Ok(()) if frames.is_empty() => Poll::Pending,
+                Ok(()) => Poll::Ready(Ok(())),
+            }
+        })
+        .await?;
+        for Out { frame, taken } in frames {
+            if let Frame::WebSocket(text) = frame
+                && let Ok(Value::Object(mut fields)) = serde_json::from_str(&text)
+            {
+                let name = fields.get("event").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let data = fields.remove("data").unwrap_or_default();
+                arrived.push_back(Event { name, data });
+            }
+            if let Some(taken) = taken {
+                // Whoever waited may have ended.
+                let _ = taken.send(());
+            }
+        }
+        Ok(())
+    }
+
+    pub fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.end(&Ended::Gone);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,24 @@
+//! A whole cluster in one process: the real model, consensus, cluster and gateway code on a simulated network, clock and
+//! disk. One seed is one run, with one trace.
+//!
+//! - [`plan`]: what will go wrong, drawn from the seed
+//! - [`weather`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes for the time
+//! - [`world`]: the nodes; [`faults`]: what is done to them; [`device`]: the clients
+//! - [`run`]: one run, from the first election to the closing checks
+//! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
+//! - [`fixed`]: randomness of the standard library, from the seed
+
+pub mod clock;
+pub mod device;
+pub mod disk;
+pub mod ending;
+pub mod faults;
+pub mod fixed;
+pub mod link;
+pub mod plan;
+pub mod recorder;
+pub mod run;
+pub mod shrink;
+pub mod sweep;
+pub mod weather;
+pub mod world;

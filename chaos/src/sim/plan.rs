@@ -1,0 +1,205 @@
+//! What will go wrong in a run, and its shape: drawn from the seed before anything starts, so that leaving one fault out
+//! leaves the others as they are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rng::Rng;
+
+/// Whom a fault meets. The leader is found when the fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    Leader,
+    Node(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Fault {
+    /// The process is gone for a while; what it wrote is there.
+    Kill {
+        who: Who,
+    },
+    /// The power is gone: so are writes that were not synced.
+    PowerCut {
+        who: Who,
+    },
+    /// All nodes at once.
+    PowerCutAll,
+    /// A clean stop and start.
+    Restart {
+        who: Who,
+    },
+    /// One node hears nobody. Silently: nobody is told, messages wait or vanish.
+    Isolate {
+        who: Who,
+        silent: bool,
+    },
+    /// Every node hears only itself.
+    Shatter {
+        silent: bool,
+    },
+    /// One direction of one link.
+    OneWay {
+        from: u64,
+        to: u64,
+    },
+    /// Two nodes do not hear each other; all others hear both.
+    Bridge {
+        a: u64,
+        b: u64,
+        silent: bool,
+    },
+    /// Messages take up to so much longer, and overtake each other.
+    Delay {
+        ms: u64,
+    },
+    /// Of a million messages.
+    Lose {
+        of_million: u64,
+    },
+    Duplicate {
+        of_million: u64,
+    },
+    SlowDisk {
+        who: Who,
+        ms: u64,
+    },
+    StuckDisk {
+        who: Who,
+    },
+    Skew {
+        who: Who,
+        ms: i64,
+    },
+    /// All devices lose their connections, and again.
+    Churn,
+    Transfer {
+        to: u64,
+    },
+}
+
+impl Fault {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kill { .. } => "kill",
+            Self::PowerCut { .. } => "power_cut",
+            Self::PowerCutAll => "power_cut_all",
+            Self::Restart { .. } => "restart",
+            Self::Isolate { silent: false, .. } => "isolate",
+            Self::Isolate { silent: true, .. } => "isolate_silent",
+            Self::Shatter { .. } => "shatter",
+            Self::OneWay { .. } => "one_way",
+            Self::Bridge { .. } => "bridge",
+            Self::Delay { .. } => "delay",
+            Self::Lose { .. } => "lose",
+            Self::Duplicate { .. } => "duplicate",
+            Self::SlowDisk { .. } => "slow_disk",
+            Self::StuckDisk { .. } => "stuck_disk",
+            Self::Skew { .. } => "clock_skew",
+            Self::Churn => "churn",
+            Self::Transfer { .. } => "transfer",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    pub at_ms: u64,
+    pub for_ms: u64,
+    pub fault: Fault,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub nodes: u64,
+    pub devices: u64,
+    pub load_ms: u64,
+    /// Entries between snapshots, and kept behind one.
+    pub snapshot_every: u64,
+    pub keep_entries: u64,
+    pub faults: Vec<Timed>,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x706c_616e);
+        let nodes = if rng.percent(80) { 3 } else { 5 };
+        let snapshots = rng.percent(60);
+        let mut plan = Self {
+            nodes,
+            devices: rng.between(3, 6),
+            load_ms: rng.between(8_000, 14_000),
+            snapshot_every: if snapshots { rng.between(40, 400) } else { 1_000_000 },
+            keep_entries: rng.between(5, 60),
+            faults: Vec::new(),
+        };
+        for _ in 0..rng.between(2, 8) {
+            let at_ms = rng.between(1_000, plan.load_ms - 1_500);
+            let for_ms = rng.between(50, 2_500);
+            let fault = draw(&mut rng, nodes);
+            plan.faults.push(Timed { at_ms, for_ms, fault });
+        }
+        plan.faults.sort_by_key(|timed| timed.at_ms);
+        plan
+    }
+
+    /// Only these of the faults.
+    pub fn only(mut self, keep: &[usize]) -> Self {
+        let faults = self.faults.iter().enumerate().filter(|(at, _)| keep.contains(at)).map(|(_, timed)| *timed);
+        self.faults = faults.collect();
+        self
+    }
+}
+
+fn draw(rng: &mut Rng, nodes: u64) -> Fault {
+    let node = |rng: &mut Rng| rng.between(1, nodes);
+    let who = |rng: &mut Rng| if rng.percent(50) { Who::Leader } else { Who::Node(node(rng)) };
+    let pair = |rng: &mut Rng| {
+        let a = node(rng);
+        (a, (a - 1 + rng.between(1, nodes - 1)) % nodes + 1)
+    };
+    match rng.below(21) {
+        0 | 1 => Fault::Kill { who: who(rng) },
+        2..=4 => Fault::PowerCut { who: who(rng) },
+        5 => Fault::PowerCutAll,
+        6 => Fault::Restart { who: who(rng) },
+        7..=9 => Fault::Isolate { who: who(rng), silent: rng.percent(50) },
+        10 => Fault::Shatter { silent: rng.percent(50) },
+        11 | 12 => {
+            let (from, to) = pair(rng);
+            Fault::OneWay { from, to }
+        }
+        13 => {
+            let (a, b) = pair(rng);
+            Fault::Bridge { a, b, silent: rng.percent(50) }
+        }
+        14 => Fault::Delay { ms: rng.between(2, 60) },
+        15 => Fault::Lose { of_million: rng.between(1_000, 60_000) },
+        16 => Fault::Duplicate { of_million: rng.between(10_000, 300_000) },
+        17 => match rng.percent(50) {
+            true => Fault::SlowDisk { who: who(rng), ms: rng.between(5, 200) },
+            false => Fault::StuckDisk { who: who(rng) },
+        },
+        18 => Fault::Skew { who: who(rng), ms: rng.between(0, 120_000) as i64 - 60_000 },
+        19 => Fault::Churn,
+        _ => Fault::Transfer { to: node(rng) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_seed_gives_one_plan_and_all_faults_are_drawn() {
+        assert_eq!(Plan::of(7), Plan::of(7));
+        let drawn: BTreeSet<&str> =
+            (0..200).flat_map(|seed| Plan::of(seed).faults).map(|timed| timed.fault.name()).collect();
+        assert_eq!(drawn.len(), 17, "{drawn:?}");
+        let plan = Plan::of(3);
+        let kept = plan.clone().only(&[1]);
+        assert_eq!(kept.faults, [plan.faults[1]]);
+    }
+}

@@ -1,0 +1,129 @@
+//! One run of one seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tillsync::consensus::runtime::{seeded, spawn};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::device::{Counters, Device};
+use super::plan::Plan;
+use super::world::{Phase, World};
+use super::{ending, faults, fixed};
+use crate::checker::{Expected, Verdict, check};
+use crate::history::{History, Outcome};
+use crate::rng::Rng;
+
+/// The longest time without a successful write while a majority is there, in simulated time: detection of a silent
+/// link (1.5 s), an election, and the slowest answers of a bad network.
+pub const GAP: Duration = Duration::from_secs(5);
+/// After everything healed, devices must have been told everything within this.
+const LISTEN: Duration = Duration::from_secs(10);
+const STACK: usize = 64 << 20;
+
+/// What came of a run, small enough for one line.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub seed: u64,
+    pub trace: String,
+    /// The invariants that did not hold.
+    pub broken: Vec<String>,
+    pub violations: Vec<String>,
+    /// Faults that struck, by name.
+    pub faults: Vec<String>,
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub checked: u64,
+    pub simulated_ms: u64,
+    pub gaps_ms: std::collections::BTreeMap<String, u64>,
+}
+
+impl Report {
+    pub fn holds(&self) -> bool {
+        self.broken.is_empty()
+    }
+}
+
+/// Runs a seed in this process, which must not have run another one.
+pub fn run(seed: u64, plan: Plan) -> Result<(Report, History), String> {
+    fixed::fix(seed);
+    let thread = std::thread::Builder::new().stack_size(STACK).name("simulation".into());
+    let ran = thread.spawn(move || -> Result<_, String> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().map_err(|error| error.to_string())?;
+        let done = runtime.block_on(seeded(seed, simulate(seed, plan)));
+        // What is left of the cluster need not be taken down: the process ends.
+        runtime.shutdown_background();
+        done
+    });
+    let (history, trace, simulated_ms) =
+        ran.map_err(|error| error.to_string())?.join().map_err(|_| "the simulation panicked".to_owned())??;
+    let verdict = check(&history, Expected { gap: GAP });
+    Ok((report(seed, trace, simulated_ms, &history, &verdict), history))
+}
+
+fn report(seed: u64, trace: String, simulated_ms: u64, history: &History, verdict: &Verdict) -> Report {
+    let findings = verdict.invariants.iter();
+    let violations = findings.flat_map(|(name, f)| f.violations.iter().map(move |what| format!("{name}: {what}")));
+    Report {
+        seed,
+        trace,
+        broken: verdict.broken().into_iter().map(str::to_owned).collect(),
+        violations: violations.collect(),
+        faults: history.bands.iter().filter(|band| band.majority).map(|band| band.name.clone()).collect(),
+        operations: history.ops.len() as u64,
+        acknowledged: history.ops.iter().filter(|op| op.outcome == Outcome::Ok).count() as u64,
+        checked: verdict.invariants.values().map(|f| f.checked).sum(),
+        simulated_ms,
+        gaps_ms: verdict.gaps_ms.clone(),
+    }
+}
+
+async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), String> {
+    let mut rng = Rng::new(seed);
+    let world = World::new(plan.clone(), &mut rng)?;
+    for id in world.ids() {
+        let world = world.clone();
+        spawn(async move { world.start(id).await });
+    }
+    if !ending::insist(&world, ending::policy()).await {
+        world.recorder.trouble("the cluster never took its first command");
+    }
+    let began = Instant::now();
+    let counters = Arc::new(Counters::default());
+    let devices: Vec<_> = (1..=plan.devices)
+        .map(|n| spawn(Device::new(world.clone(), counters.clone(), format!("till-{n}"), rng.fork()).run()))
+        .collect();
+    let majority = AbortOnDropHandle::new(spawn(faults::watch_majority(world.clone())));
+    let striking: Vec<_> =
+        plan.faults.iter().map(|timed| spawn(faults::strike(world.clone(), *timed, began))).collect();
+    sleep(Duration::from_millis(plan.load_ms)).await;
+    for fault in striking {
+        if timeout(Duration::from_secs(40), fault).await.is_err() {
+            world.recorder.trouble("a fault does not end");
+        }
+    }
+    ending::heal(&world).await;
+    // The load goes on over the healing, so that it is seen to come back.
+    sleep(Duration::from_secs(2)).await;
+    drop(majority);
+    world.phase.send_replace(Phase::Listen);
+    ending::serve_again(&world).await;
+    // Long enough for a device that waits for an answer, and for the last of what nodes propose by themselves.
+    sleep(LISTEN).await;
+    world.phase.send_replace(Phase::End);
+    for device in devices {
+        if timeout(LISTEN, device).await.is_err() {
+            world.recorder.trouble("a device does not end");
+        }
+    }
+    ending::converge(&world).await;
+    if world.recorder.acknowledged() == 0 {
+        world.recorder.trouble("no device ever got an answer: the run proves nothing");
+    }
+    let us = world.recorder.us();
+    let (history, trace) = world.recorder.take();
+    Ok((history, trace, us / 1_000))
+}

@@ -1,0 +1,151 @@
+//! Many seeds, a process each: a run must not depend on the runs before it, and one that hangs or dies must not end the
+//! others.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::run::Report;
+
+/// A run that takes longer than this in real time hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Which program runs the seeds: this one, or one with a bug in it.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    pub program: PathBuf,
+    pub jobs: u64,
+}
+
+impl Runner {
+    pub fn this(jobs: u64) -> std::io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, jobs })
+    }
+
+    pub fn of(program: &Path, jobs: u64) -> Self {
+        Self { program: program.to_owned(), jobs }
+    }
+
+    /// One seed, with only these faults if some are named. A process that dies or hangs is a broken run.
+    pub fn one(&self, seed: u64, only: Option<&[usize]>) -> Report {
+        self.try_one(seed, only).unwrap_or_else(|why| Report {
+            seed,
+            broken: vec!["process".into()],
+            violations: vec![format!("process: {why}")],
+            ..Report::default()
+        })
+    }
+
+    fn try_one(&self, seed: u64, only: Option<&[usize]>) -> Result<Report, String> {
+        let mut command = Command::new(&self.program);
+        command.args(["sim", "--replay", &seed.to_string(), "--json"]);
+        if let Some(only) = only {
+            command.args(["--only", &list(only)]);
+        }
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
+        let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+        // A report may be longer than a pipe holds.
+        let reading = thread::spawn(move || read_all(&mut out));
+        let complaining = thread::spawn(move || read_all(&mut err));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match child.try_wait() {
+                Ok(Some(_)) => break,
+                Ok(None) if Instant::now() >= until => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(format!("it hangs: no end after {PATIENCE:?}"));
+                }
+                Ok(None) => thread::sleep(LOOK),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let out = reading.join().unwrap_or_default();
+        let err = complaining.join().unwrap_or_default();
+        let tail = || err.lines().rev().take(5).collect::<Vec<_>>().join(" | ");
+        serde_json::from_str(out.trim()).map_err(|_| format!("it died: {}", tail()))
+    }
+
+    /// Seeds from `from` to `to` (inclusive), `jobs` at once; `each` hears of every one as it ends.
+    pub fn sweep(&self, from: u64, to: u64, each: impl Fn(&Report) + Sync) -> Vec<Report> {
+        let next = AtomicU64::new(from);
+        let done = Mutex::new(BTreeMap::new());
+        thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::SeqCst);
+                        if seed > to {
+                            return;
+                        }
+                        let report = self.one(seed, None);
+                        let mut done = done.lock();
+                        each(&report);
+                        done.insert(seed, report);
+                    }
+                });
+            }
+        });
+        done.into_inner().into_values().collect()
+    }
+}
+
+fn read_all(from: &mut Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What could be read is what there is to show.
+        let _ = from.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What a sweep came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    pub seeds: u64,
+    pub failed: Vec<u64>,
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub checked: u64,
+    pub simulated_s: u64,
+    /// How often each fault struck, and the longest time without a successful write around it, milliseconds.
+    pub faults: BTreeMap<String, (u64, u64)>,
+}
+
+impl Summary {
+    pub fn of(reports: &[Report]) -> Self {
+        let mut summary = Self { seeds: reports.len() as u64, ..Self::default() };
+        let mut simulated_ms = 0;
+        for report in reports {
+            if !report.holds() {
+                summary.failed.push(report.seed);
+            }
+            summary.operations += report.operations;
+            summary.acknowledged += report.acknowledged;
+            summary.checked += report.checked;
+            simulated_ms += report.simulated_ms;
+            for name in &report.faults {
+                summary.faults.entry(name.clone()).or_default().0 += 1;
+            }
+            for (name, gap) in &report.gaps_ms {
+                let longest = &mut summary.faults.entry(name.clone()).or_default().1;
+                *longest = (*longest).max(*gap);
+            }
+        }
+        summary.simulated_s = simulated_ms / 1_000;
+        summary
+    }
+}

@@ -1,0 +1,286 @@
+//! The nodes of a run: whole ones, from the gateway down, that come and go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tillsync::cluster::boot::{NodeConfig, Stopper, Wire, start};
+use tillsync::cluster::coordinator;
+use tillsync::cluster::raft_cluster::RaftCluster;
+use tillsync::cluster::{Cluster, SharedCluster};
+use tillsync::consensus::memory::Router;
+use tillsync::consensus::node::news;
+use tillsync::consensus::runtime::spawn;
+use tillsync::consensus::types::Member;
+use tillsync::gateway::{Gateway, Settings, hub, presence};
+use tillsync::storage::{Close, Stores};
+use tillsync::token::KeyRing;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::clock::SimClock;
+use super::disk::SimDisk;
+use super::plan::Plan;
+use super::recorder::Recorder;
+use super::weather::SimWeather;
+use crate::history::Sample;
+use crate::rng::Rng;
+
+/// A node that runs.
+#[derive(Clone)]
+pub struct Up {
+    pub cluster: Arc<RaftCluster>,
+    pub gateway: Arc<Gateway>,
+    /// Cancelled when the node goes.
+    pub dead: CancellationToken,
+}
+
+struct Running {
+    up: Up,
+    stopper: Stopper,
+    close: Arc<dyn Close>,
+    coordinator: CancellationToken,
+    /// All that ends with the node.
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+pub struct Place {
+    pub disk: Arc<SimDisk>,
+    pub clock: Arc<SimClock>,
+    boot: u64,
+    running: Option<Running>,
+    starting: bool,
+}
+
+/// What devices are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Load,
+    /// Ask nothing more, but stay connected and listen.
+    Listen,
+    End,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub recorder: Recorder,
+    pub router: Arc<Router>,
+    pub weather: Arc<SimWeather>,
+    pub places: Mutex<BTreeMap<u64, Place>>,
+    /// Links that faults hold down, in one direction: how many, silently or not.
+    pub held: Mutex<BTreeMap<(u64, u64, bool), u32>>,
+    pub phase: watch::Sender<Phase>,
+    /// Raised to end every connection of every device.
+    pub churn: watch::Sender<u64>,
+    keys: KeyRing,
+}
+
+impl World {
+    pub fn new(plan: Plan, rng: &mut Rng) -> Result<Arc<Self>, String> {
+        let began = Instant::now();
+        let recorder = Recorder::new(began);
+        let weather = SimWeather::new(rng.fork(), recorder.clone());
+        let place = |rng: &mut Rng| Place {
+            disk: SimDisk::new(rng.fork()),
+            clock: Arc::new(SimClock::new(began)),
+            boot: 0,
+            running: None,
+            starting: false,
+        };
+        let places = (1..=plan.nodes).map(|id| (id, place(rng))).collect();
+        Ok(Arc::new(Self {
+            plan,
+            router: Router::under(weather.clone()),
+            recorder,
+            weather,
+            places: Mutex::new(places),
+            held: Mutex::default(),
+            phase: watch::Sender::new(Phase::Load),
+            churn: watch::Sender::new(0),
+            keys: KeyRing::parse(&"5a".repeat(32))?,
+        }))
+    }
+
+    fn config(&self, id: u64) -> NodeConfig {
+        let member = |id| (id, Member { raft: format!("node-{id}"), ..Member::default() });
+        let mut config = NodeConfig::new(id, "simulated", (1..=self.plan.nodes).map(member).collect());
+        config.request_timeout = Duration::from_secs(2);
+        config.snapshot_every = self.plan.snapshot_every;
+        config.keep_entries = self.plan.keep_entries;
+        config
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        (1..=self.plan.nodes).collect()
+    }
+
+    /// The nodes that run.
+    pub fn up(&self) -> BTreeMap<u64, Up> {
+        let places = self.places.lock();
+        places.iter().filter_map(|(id, place)| Some((*id, place.running.as_ref()?.up.clone()))).collect()
+    }
+
+    /// The node that leads in the newest term.
+    pub fn leader(&self) -> Option<u64> {
+        let leads = |(id, up): (u64, Up)| Some((up.cluster.node().leading()?, id));
+        self.up().into_iter().filter_map(leads).max().map(|(_, id)| id)
+    }
+
+    /// Starts a node on its disk. What keeps it from starting is trouble, unless it fell over meanwhile.
+    pub async fn start(self: &Arc<Self>, id: u64) {
+        let Some((stores, clock, boot, disk)) = self.begin_start(id) else { return };
+        let syncing = AbortOnDropHandle::new(spawn(disk.clone().run()));
+        let close = stores.close.clone();
+        let started =
+            timeout(Duration::from_secs(20), start(self.config(id), stores, Wire::Memory(self.router.clone()), clock));
+        let node = match started.await {
+            Ok(Ok(node)) => node,
+            Ok(Err(error)) => {
+                self.recorder.trouble(format!("node {id} does not start: {error}"));
+                return self.with(id, |place| place.starting = false);
+            }
+            Err(_) => {
+                self.recorder.trouble(format!("node {id} hangs at its start"));
+                return self.with(id, |place| place.starting = false);
+            }
+        };
+        let (cluster, effects, stopper) = node.split();
+        let shared: SharedCluster = cluster.clone();
+        let settings = Settings { grace: Duration::from_millis(500), ..Settings::default() };
+        let gateway = Gateway::new(shared.clone(), settings, self.keys.clone());
+        let stop = CancellationToken::new();
+        let dead = CancellationToken::new();
+        let up = Up { cluster: cluster.clone(), gateway: gateway.clone(), dead };
+        let tasks = [
+            syncing,
+            AbortOnDropHandle::new(spawn(hub::run(gateway.clone(), effects))),
+            AbortOnDropHandle::new(spawn(presence::run(gateway))),
+            AbortOnDropHandle::new(spawn(coordinator::run(shared, coordinator::Settings::of(id), stop.clone()))),
+            AbortOnDropHandle::new(spawn(watch_state(self.recorder.clone(), cluster.clone(), boot))),
+            AbortOnDropHandle::new(spawn(watch_leading(self.recorder.clone(), cluster))),
+        ];
+        self.recorder.say(&format!("node {id} is up"));
+        self.with(id, |place| {
+            place.starting = false;
+            place.running = Some(Running { up, stopper, close, coordinator: stop, _tasks: tasks.into() });
+        });
+    }
+
+    fn begin_start(&self, id: u64) -> Option<(Stores, Arc<SimClock>, u64, Arc<SimDisk>)> {
+        let mut places = self.places.lock();
+        let place = places.get_mut(&id).filter(|place| place.running.is_none() && !place.starting)?;
+        place.starting = true;
+        place.boot += 1;
+        let stores = place.disk.disk.open();
+        place.disk.disk.hold();
+        Some((stores, place.clock.clone(), place.boot, place.disk.clone()))
+    }
+
+    pub fn with(&self, id: u64, change: impl FnOnce(&mut Place)) {
+        if let Some(place) = self.places.lock().get_mut(&id) {
+            change(place);
+        }
+    }
+
+    pub fn is_starting(&self) -> bool {
+        self.places.lock().values().any(|place| place.starting)
+    }
+
+    /// The node is gone at once. False if it was not there.
+    pub fn crash(&self, id: u64, power: bool) -> bool {
+        let mut places = self.places.lock();
+        let Some(place) = places.get_mut(&id) else { return false };
+        let Some(running) = place.running.take() else { return false };
+        let disk = place.disk.clone();
+        drop(places);
+        running.up.dead.cancel();
+        running.coordinator.cancel();
+        self.router.remove(id);
+        if power {
+            disk.power_cut()
+        } else {
+            disk.kill()
+        }
+        let Running { stopper, _tasks: tasks, .. } = running;
+        drop(tasks);
+        // What is left of it can neither write nor send: it only has to end.
+        spawn(stopper.shutdown());
+        self.recorder.say(&format!("node {id} is gone"));
+        true
+    }
+
+    /// A clean end. False if it was not there.
+    pub async fn stop(&self, id: u64) -> bool {
+        let running = self.places.lock().get_mut(&id).and_then(|place| place.running.take());
+        let Some(Running { up, stopper, close, coordinator, _tasks: tasks }) = running else { return false };
+        coordinator.cancel();
+        up.dead.cancel();
+        stopper.shutdown().await;
+        if let Err(error) = close.close().await {
+            self.recorder.trouble(format!("node {id} does not close: {error}"));
+        }
+        drop(tasks);
+        self.recorder.say(&format!("node {id} has stopped"));
+        true
+    }
+
+    /// A majority is up, hears each other, and has disks that work.
+    pub fn majority(&self) -> bool {
+        let up: Vec<u64> = {
+            let places = self.places.lock();
+            places.iter().filter(|(_, p)| p.running.is_some() && !p.disk.is_stuck()).map(|(id, _)| *id).collect()
+        };
+        let held = self.held.lock();
+        let apart = |a: u64, b: u64| held.keys().any(|(x, y, _)| (*x, *y) == (a, b) || (*x, *y) == (b, a));
+        let needed = self.plan.nodes as usize / 2 + 1;
+        (0..1_u32 << up.len()).any(|set| {
+            let of_set: Vec<u64> =
+                up.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, id)| *id).collect();
+            of_set.len() >= needed && of_set.iter().all(|a| of_set.iter().all(|b| a == b || !apart(*a, *b)))
+        })
+    }
+}
+
+/// A sample whenever something was applied.
+async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
+    let mut applied = cluster.replica().watch_applied();
+    loop {
+        let (tick, us) = recorder.now();
+        let sample = {
+            let state = cluster.replica().hot();
+            let is_master = |device: &tillsync::proto::Device| device.role() == tillsync::proto::Role::Master;
+            Sample {
+                tick,
+                us,
+                node: cluster.node_id(),
+                boot,
+                applied: state.applied().index,
+                digest: state.digest(),
+                head: state.meta().head_seq,
+                master: state.meta().master.clone(),
+                master_term: state.meta().term,
+                masters: state.devices().filter(|d| is_master(d)).map(|d| d.device_id.clone()).collect(),
+            }
+        };
+        recorder.sample(sample);
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
+    let mut metrics = cluster.node().server_metrics();
+    let mut before = None;
+    loop {
+        let term = cluster.node().leading();
+        if let Some(term) = term.filter(|_| term != before) {
+            recorder.led(cluster.node_id(), term);
+        }
+        before = term;
+        news(&mut metrics, Duration::from_secs(1)).await;
+    }
+}
