@@ -87,14 +87,9 @@ pub async fn serve_again(world: &World) {
             ..DataUpdate::default()
         };
         let until = Instant::now() + PATIENCE;
-        let mut last = None;
-        loop {
-            match up.cluster.propose(Intent::DataUpdate(update.clone())).await {
-                Ok(_) => break,
-                Err(error) => last = Some(error),
-            }
+        while let Err(error) = up.cluster.propose(Intent::DataUpdate(update.clone())).await {
             if Instant::now() >= until {
-                world.recorder.trouble(format!("after healing node {id} takes no write: {last:?}"));
+                world.recorder.trouble(format!("after healing node {id} takes no write: {error}"));
                 break;
             }
             sleep(PAUSE).await;

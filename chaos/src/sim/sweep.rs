@@ -75,6 +75,20 @@ impl Runner {
         serde_json::from_str(out.trim()).map_err(|_| format!("it died: {}", tail()))
     }
 
+    /// The first broken run of these seeds, as far as `jobs` at once can tell.
+    pub fn until_broken(&self, from: u64, to: u64) -> Option<(u64, Report)> {
+        let step = self.jobs.max(1);
+        let mut at = from;
+        while at <= to {
+            let reports = self.sweep(at, to.min(at + step - 1), |_| {});
+            if let Some(broken) = reports.into_iter().find(|report| !report.holds()) {
+                return Some((broken.seed, broken));
+            }
+            at += step;
+        }
+        None
+    }
+
     /// Seeds from `from` to `to` (inclusive), `jobs` at once; `each` hears of every one as it ends.
     pub fn sweep(&self, from: u64, to: u64, each: impl Fn(&Report) + Sync) -> Vec<Report> {
         let next = AtomicU64::new(from);
