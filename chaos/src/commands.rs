@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::checker::{Expected, check};
+use crate::checker::{Expected, Verdict, check};
+use crate::cost;
 use crate::history::History;
 use crate::mutants;
 use crate::sim::plan::Plan;
@@ -28,7 +29,11 @@ enum Command {
     /// Check a recorded history again
     Check {
         /// A file that `sim --replay N --history FILE` wrote
-        history: PathBuf,
+        #[arg(required_unless_present = "cost")]
+        history: Option<PathBuf>,
+        /// Check a made-up history of so many operations instead, and say how long it took
+        #[arg(long, conflicts_with = "history")]
+        cost: Option<u64>,
     },
     /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
     Mutants(mutants::Options),
@@ -72,7 +77,9 @@ impl Cli {
     pub fn run(self) -> Result<bool, String> {
         match self.command {
             Command::Sim(sim) => sim.run(),
-            Command::Check { history } => recheck(&history),
+            Command::Check { cost: Some(operations), .. } => Ok(cost(operations)),
+            Command::Check { history: Some(history), .. } => recheck(&history),
+            Command::Check { history: None, cost: None } => Err("name a history".into()),
             Command::Mutants(options) => mutants::run(&options),
         }
     }
@@ -81,7 +88,18 @@ impl Cli {
 fn recheck(path: &PathBuf) -> Result<bool, String> {
     let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let history = History::read(BufReader::new(file)).map_err(|error| format!("{}: {error}", path.display()))?;
-    let verdict = check(&history, Expected { gap: GAP });
+    Ok(print(&check(&history, Expected { gap: GAP })))
+}
+
+fn cost(operations: u64) -> bool {
+    let history = cost::history(operations);
+    let began = std::time::Instant::now();
+    let holds = print(&check(&history, Expected { gap: GAP }));
+    println!("{operations} operations checked in {:.2} s", began.elapsed().as_secs_f64());
+    holds
+}
+
+fn print(verdict: &Verdict) -> bool {
     for (name, finding) in &verdict.invariants {
         let word = if finding.violations.is_empty() { "holds" } else { "BROKEN" };
         println!("{name:16} {word:6} {} checked", finding.checked);
@@ -89,7 +107,7 @@ fn recheck(path: &PathBuf) -> Result<bool, String> {
             println!("    {what}");
         }
     }
-    Ok(verdict.holds())
+    verdict.holds()
 }
 
 impl Sim {

@@ -2,6 +2,7 @@
 //!
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
+//! - [`cost`]: how long checking takes
 //! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
 
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use clap::Parser;
 
 mod checker;
 mod commands;
+mod cost;
 mod history;
 mod invariants;
 mod mutants;

@@ -149,6 +149,7 @@ impl Device {
                     550..=909 => self.read(talk).await?,
                     910..=934 => self.sync(talk).await?,
                     935..=944 => return Err(Gone),
+                    950..=954 => self.claim_the_role(talk).await?,
                     // Not listening for a while: the queue of its session grows.
                     945..=949 => sleep(Duration::from_millis(400)).await,
                     _ => self.listen(talk, Duration::from_millis(40)).await?,
@@ -162,7 +163,10 @@ impl Device {
     /// False if the node did not let it.
     async fn come_online(&mut self, talk: &mut Talk) -> Result<bool, Gone> {
         let cursor = self.cursor.clone();
-        let mut ask = json!({ "device_id": self.name });
+        let mut ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        if self.rng.percent(5) {
+            ask["role"] = json!("master");
+        }
         if let Some((epoch, seq)) = &cursor {
             ask["cursor"] = json!(format!("{epoch}.{seq}"));
         }
@@ -369,6 +373,16 @@ impl Device {
             // Its answer may still come, and would be taken for the next one's.
             Answer::Silence => Err(Gone),
             Answer::Event(_) => Ok(()),
+        }
+    }
+
+    /// An order by hand: it moves the role whatever the priorities.
+    async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        talk.link.send("role_change", &json!({ "device_id": self.name, "new_role": "master", "reason": "drill" }));
+        let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
+        match self.answer(talk, is_it).await? {
+            Answer::Event(_) => Ok(()),
+            Answer::Silence => Err(Gone),
         }
     }
 

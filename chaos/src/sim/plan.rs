@@ -118,6 +118,8 @@ pub struct Plan {
     /// Entries between snapshots, and kept behind one.
     pub snapshot_every: u64,
     pub keep_entries: u64,
+    /// Changes kept; older ones are compacted.
+    pub keep_changes: u64,
     pub faults: Vec<Timed>,
 }
 
@@ -132,6 +134,7 @@ impl Plan {
             load_ms: rng.between(8_000, 14_000),
             snapshot_every: if snapshots { rng.between(40, 400) } else { 1_000_000 },
             keep_entries: rng.between(5, 60),
+            keep_changes: if rng.percent(40) { rng.between(20, 400) } else { 1_000_000 },
             faults: Vec::new(),
         };
         for _ in 0..rng.between(2, 8) {

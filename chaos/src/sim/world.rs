@@ -152,13 +152,16 @@ impl World {
         let settings = Settings { grace: Duration::from_millis(500), ..Settings::default() };
         let gateway = Gateway::new(shared.clone(), settings, self.keys.clone());
         let stop = CancellationToken::new();
+        let mut duties = coordinator::Settings::of(id);
+        duties.retention.changes = self.plan.keep_changes;
+        duties.retention.audit_rows = self.plan.keep_changes;
         let dead = CancellationToken::new();
         let up = Up { cluster: cluster.clone(), gateway: gateway.clone(), dead };
         let tasks = [
             syncing,
             AbortOnDropHandle::new(spawn(hub::run(gateway.clone(), effects))),
             AbortOnDropHandle::new(spawn(presence::run(gateway))),
-            AbortOnDropHandle::new(spawn(coordinator::run(shared, coordinator::Settings::of(id), stop.clone()))),
+            AbortOnDropHandle::new(spawn(coordinator::run(shared, duties, stop.clone()))),
             AbortOnDropHandle::new(spawn(watch_state(self.recorder.clone(), cluster.clone(), boot))),
             AbortOnDropHandle::new(spawn(watch_leading(self.recorder.clone(), cluster))),
         ];
