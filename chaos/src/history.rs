@@ -60,13 +60,13 @@ pub struct Op {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// What a read saw.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "seen", skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// What a sync sent: seq, table, record, value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<Vec<Row>>,
     /// The cursor at the end of a sync.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "up_to", skip_serializing_if = "Option::is_none")]
     pub cursor: Option<u64>,
     pub tries: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]

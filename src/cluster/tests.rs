@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::Cluster;
 use super::boot::NodeConfig;
-use super::cell::{Cell, changes, on_disk, online, seq, update, write};
+use super::cell::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::EncodedBatch;
 use crate::model::error::Code;
@@ -263,6 +263,35 @@ async fn a_restart_with_older_rows_serves_no_older_reads() {
         cell.at(id).read_barrier().await.unwrap();
         assert_eq!(cell.at(id).replica().hot().meta().head_seq, 10);
     }
+    cell.converge().await;
+    cell.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_ahead_of_the_log_after_a_crash_come_with_a_snapshot_as_new() {
+    let mut cell = Cell::new(3, |config| config.snapshot_every = 20).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    cell.at(leader).propose(online("till-1")).await.unwrap();
+    let follower = leader % 3 + 1;
+    let disk = cell.disks[&follower].clone();
+    let mut written = 0;
+    while disk.snapshot_index().is_none() {
+        written = write(&cell.at(leader), "till-1", 1).await;
+    }
+    disk.hold();
+    for _ in 0..10 {
+        written = write(&cell.at(leader), "till-1", 1).await;
+    }
+    // The follower applies what the two others have.
+    let applied = cell.at(leader).replica().applied_index();
+    tokio::time::timeout(PATIENCE, cell.at(follower).replica().wait_applied(applied)).await.unwrap();
+    disk.crash_keeping(0, true);
+    cell.nodes.remove(&follower).unwrap().stopper.shutdown().await;
+    disk.release();
+    cell.start(follower).await;
+    assert!(disk.snapshot_index() >= Some(applied), "{:?} of {applied}", disk.snapshot_index());
+    assert_eq!(cell.at(follower).replica().hot().meta().head_seq, written);
+    write(&cell.at(follower), "till-1", 2).await;
     cell.converge().await;
     cell.shutdown().await;
 }

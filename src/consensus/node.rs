@@ -109,11 +109,25 @@ fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
     config.validate().map_err(|error| StartError::Config(error.to_string()))
 }
 
+/// After a crash the rows may be ahead of the log: a follower applies what a majority has, whether its own disk has it or
+/// not. openraft then purges the log up to the rows, and counts on a snapshot that reaches as far.
+async fn cover_rows(log: &dyn LogStore, snapshots: &dyn SnapshotStore, replica: &Replica) -> std::io::Result<()> {
+    let bounds = log.bounds();
+    let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
+    let applied = replica.applied_index();
+    if applied > end && snapshots.current().is_some_and(|snapshot| snapshot.applied.index < applied) {
+        tracing::info!(applied, end, "the rows are ahead of the log: building a snapshot of them");
+        snapshots.build().await?;
+    }
+    Ok(())
+}
+
 impl Node {
     /// Starts openraft on what the stores hold.
     pub async fn start(options: NodeOptions, parts: NodeParts) -> Result<Self, StartError> {
         let config = Arc::new(config(&options)?);
         let NodeParts { log, snapshots, pressure, replica, transport, stats } = parts;
+        cover_rows(&*log, &*snapshots, &replica).await?;
         let log = LogAdapter::new(log);
         let gate = log.gate();
         let machine = StateMachine::new(replica.clone(), snapshots.clone(), pressure);

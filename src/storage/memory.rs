@@ -63,6 +63,11 @@ impl MemoryDisk {
         waiting.into_iter().for_each(|done| done(Ok(())));
     }
 
+    /// The index that the newest snapshot reaches.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        self.0.lock().snapshot.as_ref().map(|snapshot| snapshot.applied.index)
+    }
+
     /// How many writes wait for a sync.
     pub fn unsynced(&self) -> usize {
         self.0.lock().unsynced()

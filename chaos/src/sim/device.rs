@@ -410,6 +410,10 @@ impl Device {
             if after.is_some() && event.data["sync_type"] == json!("full") {
                 op.asked = Asked::Sync { after: None };
             }
+            // Changes were compacted while they were sent: it begins again with everything.
+            if event.data["page"] == json!(1) {
+                op.pages.clear();
+            }
             let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
             op.pages.push(changes.iter().map(|change| row(change, "data")).collect());
             if event.data["has_more"] == json!(false) {
