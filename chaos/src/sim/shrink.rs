@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn only_what_is_needed_is_left() {
         let needs = |needed: &'static [usize]| {
-            move |keep: &[usize]| needed.iter().all(|one| keep.contains(one)).then(|| keep.len())
+            move |keep: &[usize]| needed.iter().all(|one| keep.contains(one)).then_some(keep.len())
         };
         assert_eq!(smallest((0..9).collect(), 9, needs(&[2, 7])), (vec![2, 7], 2));
         assert_eq!(smallest((0..5).collect(), 5, needs(&[])), (vec![], 0));
