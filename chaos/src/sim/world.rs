@@ -10,7 +10,6 @@ use tillsync::cluster::coordinator;
 use tillsync::cluster::raft_cluster::RaftCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::memory::Router;
-use tillsync::consensus::node::news;
 use tillsync::consensus::runtime::spawn;
 use tillsync::consensus::types::Member;
 use tillsync::gateway::{Gateway, Settings, hub, presence};
@@ -276,14 +275,14 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
 }
 
 async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
-    let mut metrics = cluster.node().server_metrics();
+    let mut place = cluster.node().place();
     let mut before = None;
     loop {
-        let term = cluster.node().leading();
+        let term = place.seen().leading;
         if let Some(term) = term.filter(|_| term != before) {
             recorder.led(cluster.node_id(), term);
         }
         before = term;
-        news(&mut metrics, Duration::from_secs(1)).await;
+        place.news(Duration::from_secs(1)).await;
     }
 }
