@@ -125,6 +125,25 @@ pub const SETTINGS: &[Setting] = &[
         Some("300"),
         "The longest such silence; equal on all nodes.",
     ),
+    row(
+        "election_timeout_ms",
+        Kind::Milliseconds(100, HOUR),
+        Some("30000"),
+        "How long the election of a master may take before it has failed with 4003.",
+    ),
+    row("election_tries", Kind::Number(1, 10), Some("3"), "How often a candidate is tried before the next one is."),
+    row(
+        "election_backoff_ms",
+        Kind::Milliseconds(1, 60_000),
+        Some("1000"),
+        "The pause after a candidate's first try; after each further one it is twice as long.",
+    ),
+    row(
+        "election_lag",
+        Kind::Number(0, 1_000_000_000),
+        Some("1000"),
+        "How many entries the log of a candidate's node may be behind the leader's.",
+    ),
     row("ping_ms", Kind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),
     row("lost_ms", Kind::Milliseconds(100, HOUR), Some("6000"), "Silence after which a session is lost."),
     row(
@@ -195,6 +214,7 @@ pub struct Config {
     /// Where nodes of the cluster are that this one will be added to.
     pub join: Vec<String>,
     pub raft: RaftTimes,
+    pub election: ElectionTimes,
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
     pub sessions: usize,
@@ -233,6 +253,16 @@ pub struct RaftTimes {
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
+}
+
+/// Of elections of a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElectionTimes {
+    pub timeout: Duration,
+    pub tries: u32,
+    pub backoff: Duration,
+    /// Entries that a candidate's node may be behind.
+    pub lag: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +308,12 @@ impl Config {
                     lost: layers.milliseconds("lost_ms")?,
                     grace: layers.milliseconds("grace_ms")?,
                     rest: layers.milliseconds("rest_presence_ms")?,
+                },
+                election: ElectionTimes {
+                    timeout: layers.milliseconds("election_timeout_ms")?,
+                    tries: u32::try_from(layers.number("election_tries")?).unwrap_or(u32::MAX),
+                    backoff: layers.milliseconds("election_backoff_ms")?,
+                    lag: layers.number("election_lag")?,
                 },
                 request_timeout: layers.milliseconds("request_timeout_ms")?,
                 sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Cluster;
 use super::admission::{Beginning, admit};
 use super::batcher::Batcher;
 use super::inbox::Inbox;
@@ -21,6 +20,7 @@ use super::probe::{self, PROBE_EVERY};
 use super::proposer::Proposer;
 use super::raft_cluster::RaftCluster;
 use super::reader::Reader;
+use super::{Cluster, succession};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::memory::Router;
@@ -270,6 +270,7 @@ impl Desk {
         };
         self.spawn(proposer.run());
         self.spawn(reader.run());
+        self.spawn(succession::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
         self.spawn(expire(outbox, stop.clone()));
         self.spawn(probe::run(cluster.clone(), transport.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));

@@ -1,24 +1,35 @@
 //! Carries out what [`crate::model::duty`] decides: the node's own device, lost nodes, elections, compaction.
+//!
+//! It sleeps until the state, the group or the reach of a peer has news, or something is due.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use futures_util::future::join_all;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::SharedCluster;
+use super::{SharedCluster, Status};
 use crate::model::duty::{self, Retention};
+use crate::model::election::decide::{Action, Handover, Limits, NodeView, View};
 use crate::proto::NodeBooted;
 use crate::proto::command::Intent;
+
+/// How often it is looked whether changes may be dropped: writing alone is no news.
+const COMPACT_EVERY: Duration = Duration::from_secs(1);
+/// Before the same is proposed again when nothing came of it.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Between two looks for a quorum, whose return is no news.
+const QUORUM: Duration = Duration::from_millis(50);
 
 /// How the coordinator behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The id of this node's own device.
     pub node_device: String,
-    /// A node that was silent for this long is lost, and its devices are offline.
-    pub lost_after: Duration,
-    /// How often duties are looked for when nothing is applied.
-    pub every: Duration,
+    pub limits: Limits,
+    /// How long a transfer of leadership may take before that try has failed.
+    pub transfer: Duration,
     pub retention: Retention,
 }
 
@@ -26,8 +37,8 @@ impl Settings {
     pub fn of(node: u64) -> Self {
         Self {
             node_device: format!("node-{node}"),
-            lost_after: Duration::from_secs(6),
-            every: Duration::from_millis(200),
+            limits: Limits::default(),
+            transfer: Duration::from_millis(600),
             retention: Retention::default(),
         }
     }
@@ -35,50 +46,185 @@ impl Settings {
 
 /// Runs until `stop`. Every node runs one; only the leader's has the leader's duties.
 pub async fn run(cluster: SharedCluster, settings: Settings, stop: CancellationToken) {
-    let work = async {
-        boot(&cluster).await;
-        let mut leading = None;
-        let mut tick = tokio::time::interval(settings.every);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let coordinator = Coordinator { cluster, settings };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = coordinator.run() => {}
+    }
+}
+
+struct Coordinator {
+    cluster: SharedCluster,
+    settings: Settings,
+}
+
+/// One time of leading.
+struct Lead {
+    term: u64,
+    since: Instant,
+    clock: StateClock,
+    tried: Option<Handover>,
+    /// What was proposed last, and on which state: the same again is not news.
+    last: (u64, Vec<Action>),
+}
+
+/// The clock of the state goes on by itself: a wall clock that is behind it must not stop time-outs.
+struct StateClock {
+    at: Instant,
+    ms: u64,
+}
+
+impl StateClock {
+    fn now(&mut self, least_ms: u64) -> u64 {
+        let now = Instant::now();
+        self.ms = (self.ms + (now - self.at).as_millis() as u64).max(least_ms);
+        self.at = now;
+        self.ms
+    }
+}
+
+impl Coordinator {
+    async fn run(&self) {
+        self.boot().await;
         loop {
-            tick.tick().await;
-            for intent in duties(&cluster, &settings, &mut leading) {
-                if let Err(error) = cluster.propose(intent).await {
-                    tracing::debug!(%error, "a duty could not be done yet");
+            let (news, mut agenda) = (self.cluster.changed(), self.cluster.replica().watch_agenda());
+            agenda.borrow_and_update();
+            if let Some(term) = self.cluster.status().leading {
+                self.lead(term).await;
+                continue;
+            }
+            let online = self.own_device();
+            let waits = online.is_some();
+            if let Some(intent) = online {
+                self.propose([intent]).await;
+            }
+            tokio::select! {
+                () = news => {}
+                _ = agenda.changed() => {}
+                () = tokio::time::sleep(AGAIN), if waits => {}
+            }
+        }
+    }
+
+    /// Devices that were at home here before this boot are offline until they return.
+    async fn boot(&self) {
+        while let Err(error) = self.cluster.propose(Intent::NodeBooted(NodeBooted {})).await {
+            tracing::debug!(%error, "the cluster does not take this node's boot yet");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn own_device(&self) -> Option<Intent> {
+        duty::of_node(&self.cluster.replica().hot(), self.cluster.node_id(), &self.settings.node_device)
+    }
+
+    /// Queued in this order, then waited for.
+    async fn propose(&self, intents: impl IntoIterator<Item = Intent>) {
+        let answers: Vec<_> = intents.into_iter().map(|intent| self.cluster.propose(intent)).collect();
+        for answer in join_all(answers).await {
+            if let Err(error) = answer {
+                tracing::debug!(%error, "a duty could not be done yet");
+            }
+        }
+    }
+
+    /// The leader's duties, until leadership ends.
+    async fn lead(&self, term: u64) {
+        let now = Instant::now();
+        let clock = StateClock { at: now, ms: self.cluster.clock().now_ms() };
+        let mut lead = Lead { term, since: now, clock, tried: None, last: (0, Vec::new()) };
+        loop {
+            let (news, mut agenda) = (self.cluster.changed(), self.cluster.replica().watch_agenda());
+            agenda.borrow_and_update();
+            let status = self.cluster.status();
+            if status.leading != Some(term) {
+                return;
+            }
+            // A new leader has just been voted for by one.
+            let new = (lead.since.elapsed().as_millis() as u64) < self.settings.limits.silent_ms;
+            let pause = if status.quorum || new { self.act(&mut lead, &status).await } else { Some(QUORUM) };
+            let Some(pause) = pause else { continue };
+            tokio::select! {
+                () = news => {}
+                _ = agenda.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does what is to be done now. How long there is nothing more to do; `None`: look again.
+    async fn act(&self, lead: &mut Lead, status: &Status) -> Option<Duration> {
+        let (agenda, actions, mut pause) = self.decide(lead, status);
+        let mut intents: Vec<Intent> = self.own_device().into_iter().collect();
+        let mut transfer = None;
+        for action in &actions {
+            match action {
+                Action::Propose(intent) => intents.push(intent.clone()),
+                Action::Transfer { to, handover } => transfer = Some((*to, *handover)),
+                Action::Wait { until_ms } => {
+                    pause = pause.min(Duration::from_millis(until_ms.saturating_sub(lead.clock.ms).max(1)));
                 }
             }
         }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
+        if !intents.is_empty() {
+            let last = std::mem::replace(&mut lead.last, (agenda, actions));
+            if last == lead.last {
+                // Nothing came of it the last time.
+                tokio::time::sleep(AGAIN).await;
+            }
+            // Leadership may end meanwhile: then the next leader decides.
+            tokio::select! {
+                () = self.propose(intents) => {}
+                () = self.lost(lead.term) => {}
+            }
+            return None;
+        }
+        let Some((to, handover)) = transfer else { return Some(pause) };
+        lead.tried = Some(handover);
+        tracing::info!(to, ?handover, "leadership is handed over");
+        if let Err(error) = self.cluster.transfer(to, self.settings.transfer).await {
+            tracing::warn!(to, %error, "leadership could not be handed over");
+        }
+        None
     }
-}
 
-/// Devices that were at home here before this boot are offline until they return.
-async fn boot(cluster: &SharedCluster) {
-    while let Err(error) = cluster.propose(Intent::NodeBooted(NodeBooted {})).await {
-        tracing::debug!(%error, "the cluster does not take this node's boot yet");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    fn decide(&self, lead: &mut Lead, status: &Status) -> (u64, Vec<Action>, Duration) {
+        let state = self.cluster.replica().hot();
+        let leading_ms = lead.since.elapsed().as_millis() as u64;
+        let nodes: BTreeMap<u64, NodeView> = status
+            .peers
+            .iter()
+            .map(|peer| {
+                // Never heard: as silent as can be.
+                let silent_ms = peer.silent_for.map_or(u64::MAX, |d| d.as_millis() as u64);
+                let voter = status.voters.contains(&peer.node);
+                (peer.node, NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
+            })
+            .collect();
+        let view = View {
+            state: &state,
+            me: self.cluster.node_id(),
+            term: lead.term,
+            now_ms: lead.clock.now(self.cluster.clock().now_ms().max(state.meta().now_ms)),
+            leading_ms,
+            nodes: &nodes,
+            tried: lead.tried,
+            limits: self.settings.limits,
+        };
+        let actions = duty::of_leader(&view, self.settings.retention);
+        let lost = duty::next_loss(&view).map(|ms| Duration::from_millis(ms.max(1)));
+        (state.agenda(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
     }
-}
 
-/// `leading` is since when this node leads.
-fn duties(cluster: &SharedCluster, settings: &Settings, leading: &mut Option<Instant>) -> Vec<Intent> {
-    let node = cluster.node_id();
-    let status = cluster.status();
-    let mut duties: Vec<Intent> = Vec::new();
-    duties.extend(duty::of_node(&cluster.replica().hot(), node, &settings.node_device));
-    if status.leader != Some(node) || !status.quorum {
-        *leading = None;
-        return duties;
+    async fn lost(&self, term: u64) {
+        loop {
+            let news = self.cluster.changed();
+            if self.cluster.status().leading != Some(term) {
+                return;
+            }
+            news.await;
+        }
     }
-    // A new leader gives every node the full time before it calls it lost.
-    let since = leading.get_or_insert_with(Instant::now).elapsed();
-    let lost = |silent: Option<Duration>| silent.unwrap_or(since).min(since) >= settings.lost_after;
-    let silent: Vec<u64> = status.peers.iter().filter(|p| lost(p.silent_for)).map(|p| p.node).collect();
-    duties.extend(duty::of_leader(&cluster.replica().hot(), &silent, settings.retention));
-    duties
 }
 
 #[cfg(test)]

@@ -16,8 +16,11 @@ use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
-use crate::proto::{Batch, ClusterInit, Command, Origin, Outcome, StatusResponse};
+use crate::proto::{Batch, ClusterInit, Command, LeaderHere, Origin, Outcome, StatusResponse};
 use crate::storage::BoxFuture;
+
+/// Its one Raft term.
+const TERM: u64 = 1;
 
 pub struct LocalCluster {
     clock: SharedClock,
@@ -37,7 +40,7 @@ impl LocalCluster {
             while let Some((command, answer)) = commands.recv().await {
                 index += 1;
                 let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-                let position = Position { index, log_id: Bytes::new() };
+                let position = Position { index, log_id: Bytes::new(), term: TERM };
                 let outcome = match applier.apply(position, batch).await {
                     Ok(mut outcomes) if outcomes.len() == 1 => state::into_result(outcomes.remove(0)),
                     _ => Err(Error::new(Code::Internal, "apply failed")),
@@ -48,6 +51,7 @@ impl LocalCluster {
         let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), queue });
         let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
         let _ = cluster.propose(init).await;
+        let _ = cluster.propose(Intent::LeaderHere(LeaderHere { raft_term: TERM })).await;
         Ok((cluster, effects))
     }
 }
@@ -86,7 +90,7 @@ impl Cluster for LocalCluster {
     }
 
     fn status(&self) -> Status {
-        Status { leader: Some(1), term: 1, quorum: true, voters: vec![1], ..Status::default() }
+        Status { leader: Some(1), leading: Some(TERM), term: TERM, quorum: true, voters: vec![1], ..Status::default() }
     }
 
     fn nodes(&self) -> Vec<NodeInfo> {

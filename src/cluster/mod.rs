@@ -2,15 +2,16 @@
 //!
 //! A command's way: [`raft_cluster`] stamps it, [`outbox`] numbers and keeps it, [`proposer`] brings it to the
 //! leader; there [`inbox`] takes those of other nodes and [`batcher`] makes Raft entries of all that is ready.
-//! [`reader`] answers linearizable reads. [`boot`] puts a node together, [`admission`] decides whether it may take
-//! part; [`membership`] changes who belongs to the cluster, [`probe`] keeps an eye on the others.
+//! [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits for one.
+//! [`succession`] hurries when the leader's process has ended. [`boot`] puts a node together, [`admission`] decides
+//! whether it may take part; [`membership`] changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
-use crate::model::error::Error;
+use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{Outcome, StatusResponse};
 use crate::storage::BoxFuture;
@@ -20,7 +21,10 @@ pub mod batcher;
 pub mod boot;
 #[cfg(test)]
 mod cell;
+#[cfg(test)]
+mod coordinated;
 pub mod coordinator;
+pub mod elections;
 mod gather;
 mod handover;
 pub mod inbox;
@@ -31,6 +35,7 @@ pub mod probe;
 pub mod proposer;
 pub mod raft_cluster;
 pub mod reader;
+pub mod succession;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -57,6 +62,18 @@ pub trait Cluster: Send + Sync + 'static {
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
 
     fn status(&self) -> Status;
+
+    /// Resolves with the next news, from this call on, about who leads, who is a member, and which peers can be
+    /// reached.
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Moves leadership to another node, if this one leads, and waits until it has arrived there.
+    fn transfer(&self, to: u64, _within: Duration) -> BoxFuture<'static, Result<(), Error>> {
+        let why = format!("node {to} is not a member");
+        Box::pin(async move { Err(Error::new(Code::PeerUnreachable, why)) })
+    }
 
     /// Every member, as far as this node knows.
     fn nodes(&self) -> Vec<NodeInfo>;
@@ -126,6 +143,8 @@ pub type SharedCluster = Arc<dyn Cluster>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     pub leader: Option<u64>,
+    /// The Raft term in which this node leads.
+    pub leading: Option<u64>,
     /// The Raft term.
     pub term: u64,
     pub last_log_index: u64,
@@ -144,4 +163,8 @@ pub struct Peer {
     pub silent_for: Option<Duration>,
     /// Round trip of the last exchange.
     pub latency: Option<Duration>,
+    /// Nobody listened there when it was called last.
+    pub gone: bool,
+    /// On the leader: entries that its log is behind, where that is known.
+    pub lag: Option<u64>,
 }

@@ -139,6 +139,9 @@ impl Proposer {
         let mut answers = match opened.unwrap_or(Err(LinkError::Timeout)) {
             Ok(answers) => answers,
             Err(error) => {
+                if matches!(error, LinkError::Unreachable(_)) {
+                    self.stats.gone(leader);
+                }
                 tracing::debug!(leader, %error, "the leader cannot be reached");
                 return Forwarded::Broken;
             }

@@ -122,15 +122,23 @@ impl RaftCluster {
         }
     }
 
-    fn peers(&self) -> Vec<Peer> {
+    fn peers(&self, leads: bool) -> Vec<Peer> {
+        let lags = if leads { self.node.lags() } else { BTreeMap::new() };
         let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
         others
-            .map(|node| match self.stats.of(node) {
-                None => Peer { node, ..Peer::default() },
-                Some(heard) => {
+            .map(|node| match (self.stats.of(node), lags.get(&node).copied()) {
+                (None, lag) => Peer { node, lag, ..Peer::default() },
+                (Some(heard), lag) => {
                     let silent_for = Instant::now() - heard.at;
                     let reachable = in_reach(&self.stats, self.node.timing(), node);
-                    Peer { node, reachable, silent_for: Some(silent_for), latency: heard.round_trip }
+                    Peer {
+                        node,
+                        reachable,
+                        silent_for: Some(silent_for),
+                        latency: heard.round_trip,
+                        gone: heard.gone,
+                        lag,
+                    }
                 }
             })
             .collect()
@@ -172,20 +180,42 @@ impl Cluster for RaftCluster {
             Some(leader) => self.stats.of(leader).is_some_and(|heard| Instant::now() - heard.at < lease * 2),
             None => false,
         };
+        let leading = self.node.leading();
         Status {
             leader: view.leader,
+            leading,
             term: view.term,
             last_log_index: view.last_log_index,
             quorum,
-            peers: self.peers(),
+            peers: self.peers(leading.is_some()),
             voters: view.voters,
         }
+    }
+
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        let (mut place, mut turns) = (self.node.place(), self.stats.watch_turns());
+        place.seen();
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = place.news(Duration::MAX) => {}
+                _ = turns.changed() => {}
+            }
+        })
+    }
+
+    fn transfer(&self, to: u64, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
+        let node = self.node.clone();
+        Box::pin(async move {
+            let moved = node.transfer_leader(to, within).await;
+            moved.map_err(|error| Error::new(Code::PeerUnreachable, error.to_string()))
+        })
     }
 
     fn nodes(&self) -> Vec<NodeInfo> {
         let (group, leader, me) = (self.node.group(), self.node.leader(), self.identity.node);
         let own = self.own_status(false);
-        let peers = self.peers();
+        let peers = self.peers(false);
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);

@@ -96,7 +96,10 @@ impl Client {
     fn error(&self, error: LinkError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
         match error {
             LinkError::Timeout => Timeout { action, id: self.identity.node, target: self.target, timeout }.into(),
-            LinkError::Unreachable(why) => Unreachable::from_string(why).into(),
+            LinkError::Unreachable(why) => {
+                self.stats.gone(self.target);
+                Unreachable::from_string(why).into()
+            }
             LinkError::Refused(why) => {
                 self.stats.refused(self.target, &why);
                 Unreachable::from_string(why).into()

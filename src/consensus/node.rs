@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
+use openraft::raft::TransferLeaderRequest;
 use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 
 use super::log_adapter::{BootGate, LogAdapter};
@@ -15,7 +16,7 @@ use super::place::Place;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::transport::{Identity, PeerStats, Transport};
-use super::types::{Callback, CommittedLeaderId, EncodedBatch, Member, Raft};
+use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, Member, Raft};
 use super::write::Written;
 use crate::storage::{LogStore, Pressure, SnapshotStore};
 
@@ -227,6 +228,15 @@ impl Node {
         }
     }
 
+    /// On the leader: how many entries every other member's log is known to be behind.
+    pub fn lags(&self) -> BTreeMap<u64, u64> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let last = now.last_log_index.unwrap_or(0);
+        let known = |matched: &Option<LogId>| matched.as_ref().map(|id| last.saturating_sub(id.index));
+        now.replication.iter().flatten().filter_map(|(node, matched)| Some((*node, known(matched)?))).collect()
+    }
+
     pub fn members(&self) -> BTreeMap<u64, Member> {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
@@ -238,6 +248,29 @@ impl Node {
         self.raft.trigger().transfer_leader(to).await.map_err(|error| raft(error.to_string()))?;
         let arrived = self.raft.wait(Some(within)).current_leader(to, "leadership transfer").await;
         arrived.map(|_| ()).map_err(|error| raft(error.to_string()))
+    }
+
+    pub fn voters(&self) -> Vec<u64> {
+        self.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect()
+    }
+
+    /// Drops the lease that this node has given `leader`, if that is still its leader: it may vote at once.
+    pub async fn drop_lease(&self, leader: u64) {
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        if vote.committed && vote.leader_id.voted_for == leader {
+            // What a transfer of leadership does to those that are not meant.
+            let request = TransferLeaderRequest::new(vote, leader, None);
+            if let Err(error) = self.raft.handle_transfer_leader(request).await {
+                tracing::debug!(%error, "the lease could not be dropped");
+            }
+        }
+    }
+
+    /// Starts an election if a majority would vote for this node (a pre-vote).
+    pub async fn ask_to_lead(&self) {
+        if let Err(error) = self.raft.trigger().elect(true).await {
+            tracing::debug!(%error, "an election could not be started");
+        }
     }
 
     /// Resolves when consensus has ended by itself, with the reason: the node must stop serving.

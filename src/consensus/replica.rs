@@ -23,6 +23,7 @@ pub struct Replica {
     state: RwLock<State>,
     reader: Arc<dyn TablesRead>,
     applied: watch::Sender<u64>,
+    agenda: watch::Sender<u64>,
     effects: mpsc::Sender<Effects>,
 }
 
@@ -32,7 +33,8 @@ impl Replica {
         let (effects, receiver) = mpsc::channel(EFFECTS_QUEUE);
         let reader = state.reader();
         let applied = watch::Sender::new(state.applied().index);
-        (Arc::new(Self { state: RwLock::new(state), reader, applied, effects }), receiver)
+        let agenda = watch::Sender::new(state.agenda());
+        (Arc::new(Self { state: RwLock::new(state), reader, applied, agenda, effects }), receiver)
     }
 
     /// The hot state. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
@@ -81,6 +83,15 @@ impl Replica {
         self.applied.subscribe()
     }
 
+    /// News for coordinators, and for whoever waits for an election: seldom, whatever is written.
+    pub fn watch_agenda(&self) -> watch::Receiver<u64> {
+        self.agenda.subscribe()
+    }
+
+    fn tell_agenda(&self, agenda: u64) {
+        self.agenda.send_if_modified(|last| std::mem::replace(last, agenda) != agenda);
+    }
+
     pub fn applied(&self) -> Applied {
         self.state.read().applied()
     }
@@ -90,13 +101,17 @@ impl Replica {
         let index = at.index;
         let batch = decode_batch(index, batch)?;
         self.warm_up(&batch).await?;
-        let done = self.state.write().apply_batch(at, batch)?;
+        let (done, agenda) = {
+            let mut state = self.state.write();
+            (state.apply_batch(at, batch)?, state.agenda())
+        };
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
             let _ = self.effects.send(Effects { index, effects: done.effects }).await;
         }
         metrics::APPLIED.add(done.outcomes.len() as u64);
         self.applied.send_replace(index);
+        self.tell_agenda(agenda);
         Ok(done.outcomes)
     }
 
@@ -117,14 +132,19 @@ impl Replica {
     /// Applies an entry that carries no commands: a blank one, or a membership.
     pub fn apply_other(&self, at: Position, membership: Option<Bytes>) {
         let index = at.index;
-        self.state.write().apply_other(at, membership);
+        let agenda = {
+            let mut state = self.state.write();
+            state.apply_other(at, membership);
+            state.agenda()
+        };
         self.applied.send_replace(index);
+        self.tell_agenda(agenda);
     }
 
     /// The rows were replaced by an installed snapshot: read everything again. Sessions are told that they
     /// have missed something.
     pub async fn reload(&self) -> Result<(), TablesError> {
-        let (index, head_seq) = {
+        let (index, head_seq, agenda) = {
             let mut state = self.state.write();
             if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
                 state.reload()?;
@@ -132,11 +152,12 @@ impl Replica {
                 // This takes as long as the disk does: let this thread's tasks move elsewhere.
                 tokio::task::block_in_place(|| state.reload())?;
             }
-            (state.applied().index, state.meta().head_seq)
+            (state.applied().index, state.meta().head_seq, state.agenda())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
         let _ = self.effects.send(Effects { index, effects: vec![Effect::Skipped { head_seq }] }).await;
         self.applied.send_replace(index);
+        self.tell_agenda(agenda);
         Ok(())
     }
 }

@@ -47,7 +47,11 @@ impl StateMachine {
 impl StateMachine {
     async fn apply_entry(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
         self.pressure.ready().await?;
-        let at = Position { index: entry.log_id.index, log_id: encode_log_id(&entry.log_id) };
+        let at = Position {
+            index: entry.log_id.index,
+            log_id: encode_log_id(&entry.log_id),
+            term: entry.log_id.leader_id.term,
+        };
         match entry.payload {
             EntryPayload::Normal(batch) => return self.replica.apply(at, batch.0).await.map_err(io::Error::other),
             EntryPayload::Blank => self.replica.apply_other(at, None),

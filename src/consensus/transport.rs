@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::codec::FORMAT;
@@ -127,11 +128,15 @@ impl Identity {
 pub struct Heard {
     pub at: Instant,
     pub round_trip: Option<Duration>,
+    /// Nobody listened there when it was called since.
+    pub gone: bool,
 }
 
 /// When each peer was last heard, and how far away it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PeerStats {
+    /// Counts the times that a peer was found gone or came back.
+    turns: watch::Sender<u64>,
     heard: Mutex<BTreeMap<u64, Heard>>,
     /// When a peer's refusal was logged last.
     refused: Mutex<BTreeMap<u64, Instant>>,
@@ -140,17 +145,48 @@ pub struct PeerStats {
 /// Between two log lines about the same peer turning this node away.
 const REFUSED_EVERY: Duration = Duration::from_secs(10);
 
+impl Default for PeerStats {
+    fn default() -> Self {
+        Self { turns: watch::Sender::new(0), heard: Mutex::default(), refused: Mutex::default() }
+    }
+}
+
 impl PeerStats {
     /// Something came from this peer.
     pub fn heard(&self, node: u64) {
+        self.note(node, None);
+    }
+
+    fn note(&self, node: u64, round_trip: Option<Duration>) {
         let now = Instant::now();
-        self.heard.lock().entry(node).or_insert(Heard { at: now, round_trip: None }).at = now;
+        let was_gone = {
+            let mut heard = self.heard.lock();
+            let before = heard.get(&node).copied();
+            let round_trip = round_trip.or(before.and_then(|before| before.round_trip));
+            heard.insert(node, Heard { at: now, round_trip, gone: false });
+            before.is_some_and(|before| before.gone)
+        };
+        if was_gone {
+            self.turns.send_modify(|turns| *turns += 1);
+        }
+    }
+
+    /// Nobody listens where this peer should.
+    pub fn gone(&self, node: u64) {
+        let turned = self.heard.lock().get_mut(&node).is_some_and(|heard| !std::mem::replace(&mut heard.gone, true));
+        if turned {
+            self.turns.send_modify(|turns| *turns += 1);
+        }
+    }
+
+    /// News whenever a peer was found gone, or is back.
+    pub fn watch_turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
     }
 
     /// A call on this peer that began at `since` was answered.
     pub fn answered(&self, node: u64, since: Instant) {
-        let now = Instant::now();
-        self.heard.lock().insert(node, Heard { at: now, round_trip: Some(now - since) });
+        self.note(node, Some(Instant::now() - since));
     }
 
     /// A peer turned this node away: an operator has to look.

@@ -17,11 +17,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cluster::SharedCluster;
+use crate::cluster::{SharedCluster, elections};
 use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
+use crate::proto::Outcome;
 use crate::proto::command::Intent;
+use crate::storage::BoxFuture;
 use crate::tls::acceptor::Current;
 use crate::token::KeyRing;
 
@@ -52,6 +54,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How long a device seen only over REST counts as active after its last request.
     pub rest_active: Duration,
+    /// How long whoever asked for an election waits for its end.
+    pub election_wait: Duration,
     /// How often `last_seen` is written, and how old it may grow.
     pub seen_every: Duration,
     pub seen_age: Duration,
@@ -76,6 +80,7 @@ impl Default for Settings {
             lost_after: Duration::from_secs(6),
             grace: Duration::from_secs(2),
             rest_active: Duration::from_secs(60),
+            election_wait: Duration::from_secs(35),
             seen_every: Duration::from_secs(5),
             seen_age: Duration::from_secs(30),
             write_timeout: Duration::from_secs(6),
@@ -129,6 +134,13 @@ impl Gateway {
             0 => self.cluster.replica().hot().meta().epoch,
             epoch => epoch,
         }
+    }
+
+    /// Proposes what may begin an election: the answer comes when that is over.
+    pub fn propose_election(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        let (answer, cluster, within) =
+            (self.cluster.propose(intent), self.cluster.clone(), self.settings.election_wait);
+        Box::pin(async move { elections::settled(cluster, answer.await?, within).await })
     }
 
     /// Proposes something that nobody waits for.

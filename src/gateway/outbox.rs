@@ -121,6 +121,10 @@ fn event_of(effect: &Effect, epoch: u64) -> Option<ServerEvent<'_>> {
         Effect::Critical { device_id, event_type, payload, timestamp_ms } => {
             ServerEvent::CriticalEvent { event_type, payload, device_id, at_ms: *timestamp_ms }
         }
+        Effect::ElectionFailed { error, at_ms } => {
+            let event = Some("master_election");
+            ServerEvent::Error { error, event, field: None, request_id: None, conflict_id: None, at_ms: *at_ms }
+        }
         Effect::MasterElected(election) => ServerEvent::MasterElected(election),
         Effect::RoleChanged { device_id, role, reason, term, at_ms } => {
             ServerEvent::RoleChange { device_id, role: *role, reason, term: *term, at_ms: *at_ms }

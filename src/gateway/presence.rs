@@ -141,6 +141,25 @@ impl Presence {
         lost
     }
 
+    /// This node was taken for lost while its sessions lived on: their devices come back, as clients.
+    fn bring_back(&self, gateway: &Arc<Gateway>) {
+        let me = gateway.cluster.node_id();
+        // Proposed under the lock: a goodbye that is said now comes after it.
+        let here = self.here.lock();
+        let strayed: Vec<&String> = {
+            let hot = gateway.cluster.replica().hot();
+            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !d.is_active && d.home == me);
+            here.bound.keys().filter(is_strayed).collect()
+        };
+        for device_id in strayed {
+            gateway.propose_aside(Intent::DeviceOnline(DeviceOnline {
+                device_id: device_id.clone(),
+                presence: Kind::Session.into(),
+                ..DeviceOnline::default()
+            }));
+        }
+    }
+
     /// Devices that are here and whose `last_seen` is old.
     fn seen(&self, gateway: &Gateway) -> Vec<String> {
         let before = gateway.cluster.clock().now_ms().saturating_sub(gateway.settings.seen_age.as_millis() as u64);
@@ -180,6 +199,7 @@ pub async fn run(gateway: Arc<Gateway>) {
     let mut looks = interval(step);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen_due = Instant::now() + gateway.settings.seen_every;
+    let mut nodes_lost = gateway.cluster.replica().hot().meta().nodes_lost;
     loop {
         looks.tick().await;
         for (device, why) in gateway.presence.overdue(&gateway) {
@@ -190,6 +210,10 @@ pub async fn run(gateway: Arc<Gateway>) {
                 home: device.home,
                 online_count: device.online_count,
             }));
+        }
+        let lost_by_now = gateway.cluster.replica().hot().meta().nodes_lost;
+        if std::mem::replace(&mut nodes_lost, lost_by_now) != lost_by_now {
+            gateway.presence.bring_back(&gateway);
         }
         if Instant::now() >= seen_due {
             seen_due = Instant::now() + gateway.settings.seen_every;

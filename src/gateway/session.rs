@@ -194,7 +194,9 @@ impl Session {
     }
 
     fn propose(&mut self, ticket: Ticket, then: Then, intent: Intent) {
-        self.lane.propose(ticket, then, self.gateway.cluster.propose(intent));
+        let elects = matches!(then, Then::Online { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. });
+        let answer = if elects { self.gateway.propose_election(intent) } else { self.gateway.cluster.propose(intent) };
+        self.lane.propose(ticket, then, answer);
     }
 
     /// Answers what is ready to be answered.

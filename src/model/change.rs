@@ -292,7 +292,7 @@ impl State {
 
     fn remember_request(&mut self, device: u32, request_id: String, given: &Given) {
         let (number, slot) = self.requests.remember(device, &request_id);
-        let outcome = Outcome { at_ms: self.meta.now_ms, repeated: false, result: Some(given.clone()) };
+        let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given.clone()), ..Outcome::default() };
         let row = Requested { number, request_id, outcome: outcome.encode_to_vec().into() };
         self.put(Key::Requested { device, slot }, &row);
     }

@@ -40,8 +40,12 @@ impl State {
         let id = device.device_id.clone();
         self.save_device(device);
         let operation = if first { "register" } else { "online" };
-        if c.role() == Role::Master && self.may_take_over(&id) {
-            self.promote(&id, ElectionReason::Manual, "asked for when coming online");
+        if c.role() == Role::Master {
+            self.ask_for_the_role(&id)?;
+        }
+        self.meta.stalled = false;
+        if self.meta.master == id {
+            self.meta.hand_back = None;
         }
         let device = self.existing(&id)?;
         let role = role_name(device.role());
@@ -98,6 +102,7 @@ impl State {
         device.is_active = true;
         device.last_seen_ms = now;
         device.updated_ms = now;
+        self.stir();
     }
 
     pub(super) fn device_offline(&mut self, c: DeviceOffline) -> Given1 {
@@ -112,7 +117,7 @@ impl State {
         };
         self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
         let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
-        self.go_offline(&c.device_id, election, reason);
+        self.go_offline(&c.device_id, election)?;
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
 
@@ -120,25 +125,39 @@ impl State {
         self.existing(&c.device_id)?;
         let reason = if c.reason.is_empty() { "shutdown" } else { &c.reason };
         self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
-        self.go_offline(&c.device_id, ElectionReason::Shutdown, reason);
+        // Who says that it shuts down waits until there is another master.
+        self.txn.ballot = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
 
+    /// A node starts anew: its sessions are gone. The node's own device is not, as the node is here.
+    pub(super) fn sessions_gone(&mut self, node: u64) -> Given1 {
+        self.all_offline(node, |d| d.presence() != Presence::Node, "node restarted")
+    }
+
     /// Every device at home on `node` is offline.
-    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> Given {
-        let gone: Vec<String> =
-            self.devices.values().filter(|d| d.is_active && d.home == node).map(|d| d.device_id.clone()).collect();
+    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> Given1 {
+        self.all_offline(node, |_| true, why)
+    }
+
+    fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> Given1 {
+        let at_home = |d: &&Arc<Device>| d.is_active && d.home == node && which(d);
+        let gone: Vec<String> = self.devices.values().filter(at_home).map(|d| d.device_id.clone()).collect();
+        if !gone.is_empty() {
+            self.meta.nodes_lost += 1;
+        }
         // The master last: nobody who is gone too may be elected in between.
         let (masters, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|id| *id == self.meta.master);
         for id in others.iter().chain(&masters) {
             self.audit("device_offline", "offline", false, id, format!("Device offline: {why}"));
-            self.go_offline(id, ElectionReason::Failure, why);
+            self.go_offline(id, ElectionReason::Failure)?;
         }
-        Given::Done(Nothing {})
+        Ok(Given::Done(Nothing {}))
     }
 
-    fn go_offline(&mut self, id: &str, reason: ElectionReason, why: &str) {
-        let Some(device) = self.devices.get(id) else { return };
+    /// The election that follows, if it is not decided yet or has failed.
+    fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
+        let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
         device.is_active = false;
@@ -147,9 +166,8 @@ impl State {
             device.offline_seq = self.meta.head_seq;
         }
         self.save_device(device);
-        if self.meta.master == id {
-            self.replace_lost_master(reason, why);
-        }
+        self.stir();
+        if self.meta.master == id { self.replace_lost_master(reason) } else { Ok(0) }
     }
 
     pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Given {
@@ -180,7 +198,15 @@ impl State {
 
     pub(super) fn save_device(&mut self, device: Device) {
         self.put(Key::Device(device.device_id.clone()), &device);
-        self.devices.insert(device.device_id.clone(), Arc::new(device));
+        if device.is_active {
+            *self.homes.entry(device.home).or_default() += 1;
+        }
+        let before = self.devices.insert(device.device_id.clone(), Arc::new(device));
+        if let Some(before) = before.filter(|d| d.is_active)
+            && let Some(count) = self.homes.get_mut(&before.home)
+        {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -213,7 +239,7 @@ mod tests {
             index += 1;
             let intent = Intent::DeviceOnline(DeviceOnline { device_id: id.to_owned(), ..DeviceOnline::default() });
             let batch = Batch { commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent) }] };
-            let at = Position { index, log_id: Bytes::new() };
+            let at = Position { index, log_id: Bytes::new(), term: 0 };
             into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
         };
         assert!(online("the last one").is_ok());

@@ -1,9 +1,10 @@
 //! What a node has to propose by itself: pure decisions, carried out by `cluster::coordinator`.
 
+use super::election::decide::{Action, Limits, View, decide};
 use super::state::State;
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::{Compact, DeviceOnline, Elect, ElectionMethod, ElectionReason, NodeLost, Presence, Role};
+use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, Role};
 
 /// How many changes and audit rows the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,24 +19,41 @@ impl Default for Retention {
     }
 }
 
-/// The leader's duties. `silent` are the nodes it has not heard from for the presence time-out.
-pub fn of_leader(state: &State, silent: &[u64], retention: Retention) -> Vec<Intent> {
-    let mut duties = Vec::new();
-    for node in silent {
-        if state.devices().any(|d| d.is_active && d.home == *node) {
-            duties.push(Intent::NodeLost(NodeLost { node: *node }));
-        }
+/// The leader's duties now, in this order: lost nodes, the election, what may be dropped.
+pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
+    let lost = |node: &u64| view.lost_in(*node) == Some(0);
+    let lost = view.state.homes().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
+    let mut duties: Vec<Action> = lost.collect();
+    if duties.is_empty() {
+        duties = decide(view);
     }
-    if duties.is_empty() && state.wants_master() {
-        duties.push(Intent::Elect(Elect {
-            reason: ElectionReason::Failure.into(),
-            method: ElectionMethod::Automatic.into(),
-            if_term: Some(state.meta().term),
-            ..Elect::default()
-        }));
-    }
-    duties.extend(compaction(state, retention));
+    duties.extend(compaction(view.state, retention).map(Action::Propose));
     duties
+}
+
+/// How long until the devices at home somewhere are offline for its silence, at the earliest. Milliseconds.
+pub fn next_loss(view: &View<'_>) -> Option<u64> {
+    view.state.homes().filter_map(|node| view.lost_in(node)).min()
+}
+
+impl View<'_> {
+    /// `None`: never, it is this node.
+    fn lost_in(&self, node: u64) -> Option<u64> {
+        if node == self.me {
+            return None;
+        }
+        let Limits { lost_ms, grace_ms, settle_ms, .. } = self.limits;
+        let Some(there) = self.nodes.get(&node) else {
+            // No member any more.
+            return Some(settle_ms.saturating_sub(self.leading_ms));
+        };
+        if there.refused {
+            // The node is gone, and its sessions with it: they have their grace to come back elsewhere.
+            return Some(grace_ms.min(lost_ms).saturating_sub(there.silent_ms));
+        }
+        // A new leader gives every node the full time: it was not spoken with before.
+        Some(lost_ms.saturating_sub(there.silent_ms.min(self.leading_ms)))
+    }
 }
 
 /// Due when a whole step is over the limit, so that it is one command a step and not one a change.
@@ -66,21 +84,47 @@ pub fn of_node(state: &State, node: u64, device_id: &str) -> Option<Intent> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::election::decide::NodeView;
     use super::super::properties::{Bench, online};
     use super::*;
+    use crate::proto::NodeBooted;
+
+    /// The duties of node 1 and when the next node is lost, as it sees node 2.
+    fn duties(b: &Bench, two: NodeView, leading_ms: u64, retention: Retention) -> (Vec<Action>, Option<u64>) {
+        let nodes = BTreeMap::from([(2, two)]);
+        let view = View {
+            state: &b.state,
+            me: 1,
+            term: 0,
+            now_ms: b.now,
+            leading_ms,
+            nodes: &nodes,
+            tried: None,
+            limits: Limits::default(),
+        };
+        (of_leader(&view, retention), next_loss(&view))
+    }
 
     #[test]
-    fn a_lost_node_comes_before_an_election_that_could_choose_its_device() {
+    fn a_silent_node_is_lost_after_the_full_time_and_one_where_nobody_listens_after_the_grace() {
         let mut b = Bench::new();
-        b.ok(online("a", 0, Role::Client));
-        let duties = |b: &Bench, silent: &[u64]| of_leader(&b.state, silent, Retention::default());
-        assert!(matches!(&duties(&b, &[1])[..], [Intent::NodeLost(NodeLost { node: 1 })]));
-        let elect = duties(&b, &[2]).remove(0);
-        assert!(matches!(elect, Intent::Elect(_)));
-        b.ok(elect);
-        assert_eq!(duties(&b, &[]), []);
-        b.ok(Intent::NodeLost(NodeLost { node: 1 }));
-        assert_eq!(duties(&b, &[1]), []);
+        b.ok(online("a", 0, Role::Master));
+        b.run_at(2, online("b", 0, Role::Client));
+        let due = |silent_ms, refused, leading_ms| {
+            let two = NodeView { voter: true, lag: Some(0), silent_ms, refused };
+            duties(&b, two, leading_ms, Retention::default()).1
+        };
+        assert_eq!(due(1_000, false, 60_000), Some(5_000));
+        // A new leader has not spoken with it before.
+        assert_eq!(due(60_000, false, 10), Some(5_990));
+        assert_eq!(due(500, true, 10), Some(1_500));
+        let gone = NodeView { voter: true, lag: Some(0), silent_ms: 2_000, refused: true };
+        let (actions, due) = duties(&b, gone, 10, Retention::default());
+        assert_eq!((actions, due), (vec![Action::Propose(Intent::NodeLost(NodeLost { node: 2 }))], Some(0)));
+        b.ok(Intent::NodeLost(NodeLost { node: 2 }));
+        assert_eq!(duties(&b, gone, 10, Retention::default()), (vec![], None));
     }
 
     #[test]
@@ -91,6 +135,17 @@ mod tests {
         assert_eq!(of_node(&b.state, 1, "node-1"), None);
         b.ok(Intent::NodeLost(NodeLost { node: 1 }));
         assert!(of_node(&b.state, 1, "node-1").is_some());
+    }
+
+    #[test]
+    fn a_restart_ends_a_nodes_sessions_but_not_its_own_device() {
+        let mut b = Bench::new();
+        let duty = of_node(&b.state, 1, "node-1").unwrap();
+        b.ok(duty);
+        b.ok(online("till", 20, Role::Master));
+        b.ok(Intent::NodeBooted(NodeBooted {}));
+        assert_eq!(of_node(&b.state, 1, "node-1"), None);
+        assert_eq!((b.state.device("till").unwrap().is_active, b.state.meta().master.as_str()), (false, "node-1"));
     }
 
     #[test]
@@ -109,7 +164,7 @@ mod tests {
             b.ok(Intent::DataUpdate(write));
         }
         let mut steps = 0;
-        while let Some(duty) = of_leader(&b.state, &[], retention).pop() {
+        while let Some(Action::Propose(duty)) = duties(&b, NodeView::default(), 0, retention).0.pop() {
             b.ok(duty);
             steps += 1;
             assert!(steps < 20);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::error::Error;
 use crate::proto::{Change, Conflict, Election, Role};
 
 /// One event for the sessions of every node, in the order of the log.
@@ -13,6 +14,8 @@ pub enum Effect {
     Critical { device_id: String, event_type: String, payload: bytes::Bytes, timestamp_ms: u64 },
     /// `master_elected` to all.
     MasterElected(Arc<Election>),
+    /// `error` 4003 to all: a manual election is needed.
+    ElectionFailed { error: Error, at_ms: u64 },
     /// `role_change` to all.
     RoleChanged { device_id: String, role: Role, reason: String, term: u64, at_ms: u64 },
     /// `sync_complete_ack` to all.

@@ -1,7 +1,11 @@
-//! Master elections: who ranks first, and the one entry that changes the roles.
+//! Master elections: who ranks first, and the entries that change the roles.
 //!
 //! At most one device has the role `master` because only [`State::crown`] gives it, and takes it from the
 //! last one in the same step.
+//!
+//! A trigger that meets a winner at home on the leader's node elects in its own entry. Every other election is a
+//! [`Ballot`](crate::proto::Ballot) in the state: what to do next is decided by [`decide`] on the leader, whoever
+//! that is by then, and what was done comes back as commands ([`ballot`]).
 
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
@@ -9,12 +13,21 @@ use std::sync::Arc;
 use super::device::{NO_MASTER, role_name};
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{Given1, State, refuse};
+use super::state::{Fail, Given1, State, refuse};
 use super::tables::Key;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Role, RoleChange,
+    Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Role, RoleChange, Settled,
 };
+
+mod ballot;
+pub mod decide;
+#[cfg(test)]
+mod property;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod world;
 
 /// May this device become master at all?
 pub fn is_candidate(device: &Device) -> bool {
@@ -27,15 +40,34 @@ pub fn rank(a: &Device, b: &Device) -> Ordering {
     key(a).cmp(&key(b)).then_with(|| a.device_id.as_bytes().cmp(b.device_id.as_bytes()))
 }
 
+/// What calls for an election.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trigger {
+    pub reason: ElectionReason,
+    pub method: ElectionMethod,
+    /// An order: this device and no other.
+    pub named: String,
+    /// Never this one.
+    pub except: String,
+    /// What `role_change` and the audit log say.
+    pub why: String,
+    pub by: String,
+    /// The role was asked for when coming online: all hear of it by `role_change`. `master_elected` is not sent, as
+    /// clients written for the document take it for an election that was triggered.
+    pub quiet: bool,
+}
+
+pub(super) enum Triggered {
+    Elected(Arc<Election>),
+    /// It is under way.
+    Open(u64),
+    Failed(u64),
+}
+
 impl State {
     /// The candidate that ranks first, without `except`.
     pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
         self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| rank(a, b))
-    }
-
-    /// There is no live master, but a device that could be it.
-    pub fn wants_master(&self) -> bool {
-        self.meta.master.is_empty() && self.first_candidate("").is_some()
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> Given1 {
@@ -43,23 +75,23 @@ impl State {
             // Somebody else's trigger came first.
             return Ok(Given::Done(Nothing {}));
         }
-        let Some(winner) = self.first_candidate(&c.except).map(|d| d.device_id.clone()) else {
-            self.audit(
-                "master_election",
-                "elect",
-                true,
-                &c.initiated_by,
-                "No candidate: manual election needed".into(),
-            );
-            return refuse(Code::Election, "no device can be master: a manual election is needed");
-        };
         let (reason, method) = (c.reason(), c.method());
-        let election = self.crown(&winner, reason, method, reason_name(reason));
-        Ok(Given::Election(Election::clone(&election)))
+        let why = reason_name(reason).to_owned();
+        let trigger = Trigger { reason, method, except: c.except, why, by: c.initiated_by, ..Trigger::default() };
+        match self.trigger(trigger)? {
+            Triggered::Elected(election) => Ok(Given::Election(Election::clone(&election))),
+            Triggered::Open(ballot) => {
+                self.txn.ballot = ballot;
+                Ok(Given::Done(Nothing {}))
+            }
+            Triggered::Failed(_) => refuse(Code::Election, ballot::NOBODY),
+        }
     }
 
     pub(super) fn role_change(&mut self, c: RoleChange) -> Given1 {
         let device = self.existing(&c.device_id)?;
+        let order =
+            Trigger { reason: ElectionReason::Manual, why: c.reason.clone(), by: c.by.clone(), ..Trigger::default() };
         match (c.role(), device.role()) {
             (Role::Unset, _) => return refuse(Code::RoleChange, "role must be master or client"),
             (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) => {
@@ -73,20 +105,50 @@ impl State {
                 if !is_candidate(&device) {
                     return refuse(Code::RoleChange, format!("device {:?} does not want to be master", c.device_id));
                 }
-                self.crown(&c.device_id, ElectionReason::Manual, ElectionMethod::Manual, &c.reason);
+                let named = c.device_id.clone();
+                self.await_election(Trigger { method: ElectionMethod::Manual, named, ..order })?;
             }
             (Role::Client, Role::Master) => {
-                let Some(next) = self.first_candidate(&c.device_id).map(|d| d.device_id.clone()) else {
+                if self.first_candidate(&c.device_id).is_none() {
                     return refuse(Code::RoleChange, "no other device can be master");
-                };
-                self.crown(&next, ElectionReason::Manual, ElectionMethod::Priority, &c.reason);
+                }
+                let except = c.device_id.clone();
+                self.await_election(Trigger { method: ElectionMethod::Priority, except, ..order })?;
             }
         }
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
 
-    /// May a device that asks for the role when it comes online have it?
-    pub(super) fn may_take_over(&self, id: &str) -> bool {
+    /// Elects; whoever sent the command waits until that is done.
+    fn await_election(&mut self, trigger: Trigger) -> Result<(), Fail> {
+        if let Triggered::Open(ballot) | Triggered::Failed(ballot) = self.trigger(trigger)? {
+            self.txn.ballot = ballot;
+        }
+        Ok(())
+    }
+
+    /// A device comes online and wants to be master.
+    pub(super) fn ask_for_the_role(&mut self, id: &str) -> Result<(), Fail> {
+        if let Some(open) = &self.meta.ballot {
+            // It stands in the election that is under way, and is told its role when that is over.
+            self.txn.ballot = open.id;
+            return Ok(());
+        }
+        if !self.may_take_over(id) {
+            return Ok(());
+        }
+        self.await_election(Trigger {
+            reason: ElectionReason::Manual,
+            method: ElectionMethod::Manual,
+            named: id.to_owned(),
+            why: "asked for when coming online".into(),
+            by: id.to_owned(),
+            quiet: true,
+            ..Trigger::default()
+        })
+    }
+
+    fn may_take_over(&self, id: &str) -> bool {
         let Some(asker) = self.devices.get(id).filter(|d| is_candidate(d)) else { return false };
         match self.master() {
             None => true,
@@ -97,40 +159,25 @@ impl State {
         }
     }
 
-    /// The role was asked for when coming online: all hear of it by `role_change`. `master_elected` is not sent, as
-    /// clients written for the document take it for an election that was triggered.
-    pub(super) fn promote(&mut self, id: &str, reason: ElectionReason, why: &str) {
-        self.crown_quietly(id, reason, ElectionMethod::Manual, why);
-    }
-
-    /// The master is gone: the next one follows in the same entry; without a candidate nobody is master.
-    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason, why: &str) {
-        let lost = self.meta.master.clone();
-        if let Some(next) = self.first_candidate(&lost).map(|d| d.device_id.clone()) {
-            self.crown(&next, reason, ElectionMethod::Priority, reason_name(reason));
-            return;
-        }
-        self.meta.master.clear();
-        self.set_role(&lost, Role::Client);
-        self.audit_role(&lost, Role::Client, &format!("{why}; no candidate is left"));
-        self.announce_role(&lost, Role::Client, why);
+    /// The master is gone. It keeps the role until the next one has it, so that there is never a gap in the chain of
+    /// masters. The election that is not decided yet, or has failed.
+    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason) -> Result<u64, Fail> {
+        let trigger = Trigger {
+            reason,
+            method: ElectionMethod::Priority,
+            except: self.meta.master.clone(),
+            why: reason_name(reason).to_owned(),
+            ..Trigger::default()
+        };
+        Ok(match self.trigger(trigger)? {
+            Triggered::Elected(_) => 0,
+            Triggered::Open(ballot) | Triggered::Failed(ballot) => ballot,
+        })
     }
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
-    fn crown(&mut self, winner: &str, reason: ElectionReason, method: ElectionMethod, why: &str) -> Arc<Election> {
+    pub(super) fn crown(&mut self, winner: &str, trigger: &Trigger, ballot: u64) -> Arc<Election> {
         let effects = self.effects_so_far();
-        let election = self.crown_quietly(winner, reason, method, why);
-        self.effect_at(effects, Effect::MasterElected(election.clone()));
-        election
-    }
-
-    fn crown_quietly(
-        &mut self,
-        winner: &str,
-        reason: ElectionReason,
-        method: ElectionMethod,
-        why: &str,
-    ) -> Arc<Election> {
         let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
         self.meta.term += 1;
         self.meta.election_head += 1;
@@ -138,43 +185,53 @@ impl State {
             id: self.meta.election_head,
             previous_master: previous.clone(),
             new_master: winner.to_owned(),
-            reason: reason.into(),
-            method: method.into(),
+            reason: trigger.reason.into(),
+            method: trigger.method.into(),
             at_ms: self.meta.now_ms,
             participating: self.active_devices() as u32,
             term: self.meta.term,
+            head_seq: self.meta.head_seq,
             ..Election::default()
         });
         self.put(Key::Election(election.id), &*election);
         let details = format!(
-            "{winner} is master in term {} (before: {}; {}, {})",
+            "{winner} is master in term {} (before: {}; {}, {}); sync state handed over at change {}",
             election.term,
             if previous.is_empty() { "none" } else { &previous },
-            reason_name(reason),
-            method_name(method),
+            reason_name(trigger.reason),
+            method_name(trigger.method),
+            election.head_seq,
         );
         self.audit("master_elected", "elect", false, winner, details);
         if previous != winner {
             if !previous.is_empty() {
                 self.set_role(&previous, Role::Client);
-                self.audit_role(&previous, Role::Client, why);
-                self.announce_role(&previous, Role::Client, why);
+                self.audit_role(&previous, Role::Client, &trigger.why);
+                self.announce_role(&previous, Role::Client, &trigger.why);
             }
             self.set_role(winner, Role::Master);
-            self.audit_role(winner, Role::Master, why);
-            self.announce_role(winner, Role::Master, why);
+            self.audit_role(winner, Role::Master, &trigger.why);
+            self.announce_role(winner, Role::Master, &trigger.why);
         }
+        if !trigger.quiet {
+            self.effect_at(effects, Effect::MasterElected(election.clone()));
+        }
+        self.meta.ballot = None;
+        self.meta.hand_back = None;
+        self.meta.stalled = false;
+        self.meta.settled = Some(Settled { ballot, election: election.id, why: String::new() });
+        self.stir();
         election
     }
 
-    fn set_role(&mut self, id: &str, role: Role) {
+    pub(super) fn set_role(&mut self, id: &str, role: Role) {
         if let Some(device) = self.devices.get(id) {
             let device = Device { role: role.into(), updated_ms: self.meta.now_ms, ..Device::clone(device) };
             self.save_device(device);
         }
     }
 
-    fn audit_role(&mut self, id: &str, role: Role, why: &str) {
+    pub(super) fn audit_role(&mut self, id: &str, role: Role, why: &str) {
         self.audit(
             "role_change",
             "change_role",
@@ -184,7 +241,7 @@ impl State {
         );
     }
 
-    fn announce_role(&mut self, id: &str, role: Role, why: &str) {
+    pub(super) fn announce_role(&mut self, id: &str, role: Role, why: &str) {
         let (term, at_ms) = (self.meta.term, self.meta.now_ms);
         self.effect(Effect::RoleChanged { device_id: id.to_owned(), role, reason: why.to_owned(), term, at_ms });
     }

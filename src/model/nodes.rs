@@ -1,18 +1,18 @@
 //! Which nodes the cluster has ever had. An id stands for one machine's data folder: a folder that was lost may have
 //! held votes, so a node that comes back without it must not come under its old id.
 
-use super::state::State;
+use super::state::{Given1, State};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Done as Nothing, MembersChanged};
 
 impl State {
     /// A node has begun a boot: from now on its data folder is expected to be there.
-    pub(super) fn node_booted(&mut self, node: u64) -> Given {
+    pub(super) fn node_booted(&mut self, node: u64) -> Given1 {
         insert(&mut self.meta.booted_nodes, node);
-        self.node_lost(node, "node restarted")
+        self.sessions_gone(node)
     }
 
-    pub(super) fn members_changed(&mut self, c: MembersChanged) -> Given {
+    pub(super) fn members_changed(&mut self, c: MembersChanged) -> Given1 {
         let MembersChanged { node, removed, raft, by } = c;
         let device = format!("node-{node}");
         if removed {
@@ -21,7 +21,7 @@ impl State {
             return self.node_lost(node, "node removed");
         }
         self.audit("node_added", "add", false, &device, format!("Node {node} at {raft} added by {by}"));
-        Given::Done(Nothing {})
+        Ok(Given::Done(Nothing {}))
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Position {
     pub index: u64,
     /// The log id as consensus encodes it; kept with the rows, never looked into.
     pub log_id: Bytes,
+    /// The Raft term in which it was proposed.
+    pub term: u64,
 }
 
 /// What applying one batch gave.
@@ -74,6 +76,10 @@ pub(super) struct Txn {
     /// Changes that are not in a row yet, and their bytes.
     pub block: Vec<Arc<Change>>,
     pub block_bytes: usize,
+    /// The entry's Raft term.
+    pub term: u64,
+    /// The election that the present command waits for.
+    pub ballot: u64,
 }
 
 pub struct State {
@@ -83,6 +89,10 @@ pub struct State {
     pub(super) txn: Txn,
     pub(super) meta: Meta,
     pub(super) devices: BTreeMap<String, Arc<Device>>,
+    /// How many active devices are at home on each node.
+    pub(super) homes: BTreeMap<u64, u32>,
+    /// Grows when something happens that a coordinator may have to act on. No part of the state.
+    agenda: u64,
     /// Device ids by number, from 1.
     pub(super) device_names: Vec<Arc<str>>,
     pub(super) sync_states: HashMap<String, SyncState>,
@@ -108,6 +118,8 @@ impl State {
             txn: Txn::default(),
             meta: Meta::default(),
             devices: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            agenda: 0,
             device_names: Vec::new(),
             sync_states: HashMap::new(),
             table_names: Vec::new(),
@@ -130,6 +142,7 @@ impl State {
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn = Txn::default();
         self.meta = meta;
+        self.stir();
     }
 
     /// A reader of rows for other threads.
@@ -160,7 +173,21 @@ impl State {
     }
 
     pub fn active_devices(&self) -> usize {
-        self.devices.values().filter(|d| d.is_active).count()
+        self.homes.values().map(|count| *count as usize).sum()
+    }
+
+    /// The nodes that active devices are at home on.
+    pub fn homes(&self) -> impl Iterator<Item = u64> {
+        self.homes.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
+    }
+
+    /// Changes when there may be something to do for a coordinator.
+    pub fn agenda(&self) -> u64 {
+        self.agenda
+    }
+
+    pub(super) fn stir(&mut self) {
+        self.agenda += 1;
     }
 
     /// The device with the role `master`.
@@ -181,6 +208,7 @@ impl State {
     /// The same for a batch that was decoded before.
     pub fn apply_batch(&mut self, at: Position, batch: Batch) -> Result<Done, TablesError> {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
+        self.txn.term = at.term;
         for command in batch.commands {
             outcomes.push(self.apply_command(command)?);
         }
@@ -208,6 +236,7 @@ impl State {
     pub fn apply_other(&mut self, at: Position, membership: Option<Bytes>) {
         if let Some(membership) = membership {
             self.applied.membership = membership;
+            self.stir();
         }
         self.commit(at);
     }
@@ -247,8 +276,13 @@ impl State {
         let outcome = match command.intent {
             None => refused(now, Code::Internal, "a command of a newer version"),
             Some(intent) => match self.apply_intent(intent, origin.node) {
-                Ok((given, repeated)) => Outcome { at_ms: now, repeated, result: Some(given) },
-                Err(Fail::Refused(code, message)) => refused(now, code, message),
+                Ok((given, repeated)) => {
+                    Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
+                }
+                Err(Fail::Refused(code, message)) => {
+                    self.txn.ballot = 0;
+                    refused(now, code, message)
+                }
                 Err(Fail::Tables(error)) => return Err(error),
             },
         };
@@ -264,8 +298,8 @@ impl State {
             Intent::DeviceOnline(c) => self.device_online(c, node)?,
             Intent::DeviceOffline(c) => self.device_offline(c)?,
             Intent::DevicesSeen(c) => self.devices_seen(c),
-            Intent::NodeBooted(_) => self.node_booted(node),
-            Intent::NodeLost(c) => self.node_lost(c.node, "node lost"),
+            Intent::NodeBooted(_) => self.node_booted(node)?,
+            Intent::NodeLost(c) => self.node_lost(c.node, "node lost")?,
             Intent::CriticalEvent(c) => self.critical_event(c)?,
             Intent::SyncBegin(c) => self.sync_begin(c)?,
             Intent::SyncComplete(c) => self.sync_complete(c)?,
@@ -274,6 +308,11 @@ impl State {
             Intent::Elect(c) => self.elect_command(c)?,
             Intent::RoleChange(c) => self.role_change(c)?,
             Intent::DeviceShutdown(c) => self.device_shutdown(c)?,
+            Intent::LeaderHere(c) => self.leader_here(c, node),
+            Intent::ElectionStarted(c) => self.election_started(c, node),
+            Intent::MasterElected(c) => self.master_elected(&c, node),
+            Intent::ElectionFailed(c) => self.election_failed(&c, node),
+            Intent::LeadershipReturn(c) => self.leadership_return(c, node),
             Intent::ConflictReport(c) => self.conflict_report(c)?,
             Intent::ConflictResolve(c) => self.conflict_resolve(c)?,
             Intent::PolicyPut(c) => self.policy_put(c)?,
@@ -281,7 +320,7 @@ impl State {
             Intent::ClusterInit(c) => self.cluster_init(c),
             Intent::Compact(c) => self.compact(&c)?,
             Intent::AuditNote(c) => self.audit_note(c),
-            Intent::MembersChanged(c) => self.members_changed(c),
+            Intent::MembersChanged(c) => self.members_changed(c)?,
             Intent::ImportBegin(c) => self.import_begin(&c)?,
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
@@ -373,7 +412,7 @@ pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
     let result = Some(Given::Refused(Refused { code: code.number(), message: message.into() }));
-    Outcome { at_ms, repeated: false, result }
+    Outcome { at_ms, result, ..Outcome::default() }
 }
 
 /// The outcome as a result: a refusal is an error with its documented code.

@@ -8,6 +8,7 @@ mod alone;
 mod bad_start;
 mod crowd;
 mod demo;
+mod elections;
 mod errors;
 mod fleet;
 mod harness;

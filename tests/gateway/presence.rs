@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use tillsync::cluster::Cluster;
 use tillsync::gateway::Settings;
+use tillsync::proto::NodeLost;
+use tillsync::proto::command::Intent;
 
 use crate::harness::{Server, until};
 
@@ -76,6 +78,30 @@ async fn a_device_seen_over_rest_counts_for_a_while() {
     let token = server.token("r", tillsync::token::Class::SalesAssistant);
     server.rest_as(&token, "GET", "/device/roles/r", None).await;
     until("r is back", || is_active(&server, "r")).await;
+}
+
+#[tokio::test]
+async fn a_device_comes_back_when_its_node_was_taken_for_lost_and_its_session_lived_on() {
+    let server = Server::with(quick()).await;
+    let mut ws = server.device("d").await;
+    let mut left = server.device("left").await;
+    left.call("device_offline", json!({"device_id": "left"}), "device_offline_ack").await;
+    server.cluster.propose(Intent::NodeLost(NodeLost { node: 1 })).await.unwrap();
+    assert!(!is_active(&server, "d"));
+    until("d is back", || is_active(&server, "d")).await;
+    assert!(!is_active(&server, "left"), "it has said goodbye");
+    ws.call("heartbeat", json!({"device_id": "d"}), "heartbeat_ack").await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_here_does_not_take_a_device_offline_that_has_moved() {
+    let server = Server::with(quick()).await;
+    let (old, _new) = (server.device("d").await, server.device("d").await);
+    let online = server.cluster.replica().hot().device("d").unwrap().online_count;
+    assert_eq!(online, 2);
+    drop(old);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(is_active(&server, "d"));
 }
 
 #[tokio::test]

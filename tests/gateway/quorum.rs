@@ -62,7 +62,7 @@ impl Cluster for Cut {
         let reached = *self.reached.borrow();
         let (silent, latency) = (Duration::from_secs(1), Duration::from_millis(3));
         let peer = |node| match node - 2 < reached {
-            true => Peer { node, reachable: true, silent_for: Some(silent), latency: Some(latency) },
+            true => Peer { node, reachable: true, silent_for: Some(silent), latency: Some(latency), ..Peer::default() },
             false => Peer { node, ..Peer::default() },
         };
         Status { quorum: reached > 0, peers: vec![peer(2), peer(3)], voters: vec![1, 2, 3], ..self.inner.status() }

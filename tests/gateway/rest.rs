@@ -152,7 +152,8 @@ async fn the_cluster_endpoint_tells_digest_and_index_together() {
     let server = Server::start().await;
     let (status, body) = server.rest("GET", "/system/cluster", None).await;
     assert_eq!((status, &body["node"], &body["leader"]), (200, &json!(1), &json!(1)));
-    assert_eq!((&body["digest_index"], body["digest"].as_str().unwrap().len()), (&json!(1), 32));
+    // Its name, and who leads.
+    assert_eq!((&body["digest_index"], body["digest"].as_str().unwrap().len()), (&json!(2), 32));
     let (_, network) = server.rest("GET", "/system/network", None).await;
     assert_eq!((&network["network_status"], &network["network_latency"]), (&json!("connected"), &json!(0.0)));
     let (_, health) = server.rest("GET", "/system/health", None).await;

@@ -14,6 +14,7 @@ use super::client::link::Transport;
 use super::{CliResult, Failure};
 
 mod clients;
+mod failover;
 mod fanout;
 mod idle;
 mod requests;
@@ -31,6 +32,8 @@ pub enum Command {
     Fanout(FanoutArgs),
     /// Sessions that do nothing
     Idle(IdleArgs),
+    /// The master's node killed, the master shut down, elections among many: on a cluster of its own
+    Failover(failover::Args),
 }
 
 /// What every kind of load has.
@@ -125,6 +128,7 @@ impl Phases {
 
 pub async fn execute(command: Command) -> CliResult {
     let (common, reports) = match &command {
+        Command::Failover(args) => return failover::run(args).await,
         Command::Write(args) => (&args.common, requests::run(args, requests::Kind::Write).await?),
         Command::Read(args) => (&args.common, requests::run(args, requests::Kind::Read).await?),
         Command::Fanout(args) => (&args.common, fanout::run(args).await?),

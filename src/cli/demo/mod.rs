@@ -4,7 +4,7 @@
 //! the middle and brought back; then everything that was promised is checked.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::client::link::Transport;
 use super::client::rest::{NodeStatus, Rest};
 use super::load::csv_file::{CsvFile, CsvLine};
-use super::local::{Layout, NODES, NodeEvent, Supervisor, free_ports, wait_ready};
+use super::local::{Folder, Layout, NODES, NodeEvent, Supervisor, free_ports, wait_ready};
 use super::{CliResult, Failure, stop_signal};
 use crate::clock::{Clock, SystemClock};
 use crate::token::{Class, KeyRing};
@@ -52,7 +52,7 @@ pub struct Args {
 }
 
 pub async fn execute(args: Args) -> CliResult {
-    let folder = Folder::make()?;
+    let folder = Folder::make("demo")?;
     let layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
     let mut nodes = Supervisor::start(&layout, false)?;
     let result = tokio::select! {
@@ -220,26 +220,6 @@ fn orders(dir: &Path) -> CliResult<Vec<CsvLine>> {
     let file = CsvFile::open(&path, KEY)?;
     file.check()?;
     file.lines()?.collect()
-}
-
-/// A fresh folder among the system's temporary ones.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn make() -> CliResult<Self> {
-        let name = format!("tillsync-demo-{:08x}", rand::random::<u32>());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-        Ok(Self { path })
-    }
-
-    fn remove(&self) {
-        if let Err(e) = fs::remove_dir_all(&self.path) {
-            note!("{} could not be removed: {e}", self.path.display());
-        }
-    }
 }
 
 #[cfg(test)]

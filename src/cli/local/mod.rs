@@ -1,11 +1,13 @@
 //! A cluster of three nodes on this machine, as child processes: what `dev` and `demo` stand on.
 
+mod folder;
 mod layout;
 mod ports;
 mod supervisor;
 
 use std::time::{Duration, Instant};
 
+pub use folder::Folder;
 pub use layout::Layout;
 pub use ports::free_ports;
 pub use supervisor::{NodeEvent, Supervisor};

@@ -18,6 +18,7 @@ use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::Member;
 use crate::gateway;
+use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
 use crate::storage::{self, Close, Stores};
 use crate::tls;
@@ -62,9 +63,7 @@ impl Node {
         let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
         let coordinating = stop.child_token();
-        let mut settings = coordinator::Settings::of(config.node_id);
-        settings.lost_after = config.presence.lost;
-        settings.retention = config.retention;
+        let settings = coordinator_settings(config);
         let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));
@@ -117,12 +116,32 @@ fn certificates(config: &Config, clock: &Arc<SystemClock>) -> Result<Certificate
     Ok((raft.transpose()?, gateway.transpose()?))
 }
 
+fn coordinator_settings(config: &Config) -> coordinator::Settings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    coordinator::Settings {
+        limits: Limits {
+            timeout_ms: ms(config.election.timeout),
+            tries: config.election.tries,
+            backoff_ms: ms(config.election.backoff),
+            lag: config.election.lag,
+            silent_ms: ms(config.raft.election_max),
+            settle_ms: ms(config.raft.heartbeat * 2),
+            lost_ms: ms(config.presence.lost),
+            grace_ms: ms(config.presence.grace),
+        },
+        transfer: config.raft.election_max * 2,
+        retention: config.retention,
+        ..coordinator::Settings::of(config.node_id)
+    }
+}
+
 fn gateway_settings(config: &Config) -> gateway::Settings {
     gateway::Settings {
         ping_every: config.presence.ping,
         lost_after: config.presence.lost,
         grace: config.presence.grace,
         rest_active: config.presence.rest,
+        election_wait: config.election.timeout + config.request_timeout,
         sessions: config.sessions,
         rate: config.device_rate.map(|(per_second, burst)| gateway::rates::Rate { per_second, burst }),
         ..gateway::Settings::default()

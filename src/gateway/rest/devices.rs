@@ -30,7 +30,7 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
         class: if own { caller.0.class.name().to_owned() } else { String::new() },
     });
     gateway.presence.registered_over_rest(&ask.device_id);
-    let outcome = gateway.cluster.propose(intent).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_election(intent).await.or_fail(&gateway)?;
     let Some(Given::Online(online)) = outcome.result else { return Err(unexpected(&gateway)) };
     let device = online.device.unwrap_or_default();
     let failed = {
@@ -81,7 +81,7 @@ pub async fn change_role(
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
     let by = caller.0.sub;
     let change = RoleChange { device_id: device_id.clone(), role: role.into(), reason: reason.clone(), by };
-    gateway.cluster.propose(Intent::RoleChange(change)).await.or_fail(&gateway)?;
+    gateway.propose_election(Intent::RoleChange(change)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &device_id).text("new_role", role_name(role));
         o.text("reason", &reason);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Applies a command to a state that stands on its own.
 fn send(state: &mut State, index: u64, command: Command) -> (crate::proto::Outcome, Vec<crate::model::effect::Effect>) {
     let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-    let mut done = state.apply(Position { index, log_id: Bytes::from_static(b"id") }, batch).unwrap();
+    let mut done = state.apply(Position { index, log_id: Bytes::from_static(b"id"), term: 0 }, batch).unwrap();
     (done.outcomes.remove(0), done.effects)
 }
 
@@ -27,7 +27,7 @@ proptest! {
         let stores = open(dir.path());
         let close = stores.close.clone();
         let mut disk = State::open(stores.tables).unwrap();
-        let mut memory = Bench::new();
+        let mut memory = Bench::bare();
         for (index, command) in (1..).zip(commands) {
             let (outcome, effects) = memory.send(command.clone());
             prop_assert_eq!((outcome, effects), send(&mut disk, index, command));

@@ -1,0 +1,227 @@
+//! The clients: writers with one write under way each, and on every node one that can be master and listens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{Acked, Journal};
+use crate::cli::bench::clients::{self, Client, Wants, event_name, number_after};
+use crate::cli::client::frame::ws_frame;
+use crate::cli::client::link::event_of;
+use crate::cli::client::ws::WsSocket;
+use crate::cli::client::{ClientError, Target};
+use crate::cli::{CliResult, Failure};
+
+pub const TABLE: &str = "failover";
+/// Records of one writer.
+const RECORDS: i64 = 1_000_000_000;
+/// Between two tries to connect.
+const AGAIN: Duration = Duration::from_millis(5);
+/// Before a refused write is sent again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub struct Crew {
+    journal: Arc<Mutex<Journal>>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    clients: u32,
+}
+
+impl Crew {
+    pub async fn start(target: &Target, count: u32) -> CliResult<Self> {
+        let (journal, stop) = (Arc::new(Mutex::new(Journal::default())), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        for place in 0..target.nodes.len() {
+            let listener = Listener { target: target.clone(), place, journal: journal.clone() };
+            let socket = listener.come().await?;
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(listener.run(socket)).await.unwrap_or_default() });
+        }
+        for client in clients::clients(target, "failover", count) {
+            let writer = Writer { client, target: target.clone(), journal: journal.clone(), stop: stop.clone() };
+            tasks.spawn(writer.run());
+        }
+        Ok(Self { journal, tasks, stop, clients: count })
+    }
+
+    /// Waits until every client writes, some time after `at`.
+    pub async fn writing_again(&self, at: Instant, patience: Duration) -> CliResult {
+        let end = Instant::now() + patience;
+        let since = Instant::now();
+        loop {
+            let writes = {
+                let journal = self.journal.lock();
+                let lately = journal.acked.iter().rev().take_while(|ack| ack.at > since.max(at));
+                let mut seen: Vec<u32> = lately.map(|ack| ack.client).collect();
+                seen.sort_unstable();
+                seen.dedup();
+                seen.len()
+            };
+            if writes >= self.clients as usize {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(Failure::new(format!("{writes} of {} clients write again", self.clients)));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// From the fault to the next acknowledged write of anybody, and of the last client to have one.
+    pub fn outage(&self, at: Instant) -> (Duration, Duration) {
+        let journal = self.journal.lock();
+        let each = (0..self.clients).map(|client| journal.pause_after(at, |c| c == client).1);
+        (journal.pause_after(at, |_| true).1, each.max().unwrap_or_default())
+    }
+
+    /// The longest pause of any client that ends after `at`.
+    pub fn longest_pause(&self, at: Instant) -> Duration {
+        let journal = self.journal.lock();
+        let each = (0..self.clients).map(|client| journal.pause_after(at, |c| c == client).0);
+        each.max().unwrap_or_default()
+    }
+
+    /// Requests refused after `at`, and the last reason.
+    pub fn refused(&self, at: Instant) -> (usize, Option<String>) {
+        let journal = self.journal.lock();
+        let mut since = journal.refused.iter().filter(|(when, _)| *when > at);
+        (since.clone().count(), since.next_back().map(|(_, why)| why.clone()))
+    }
+
+    /// Until the listeners on all other nodes had heard who is master.
+    pub fn elected(&self, at: Instant, without: usize) -> Option<Duration> {
+        let journal = self.journal.lock();
+        let first = |node: usize| {
+            let heard = journal.elected.iter().find(|(when, from)| *when > at && *from == node);
+            heard.map(|(when, _)| *when - at)
+        };
+        (1..=crate::cli::local::NODES)
+            .filter(|node| *node != without)
+            .map(first)
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .max()
+    }
+
+    /// Ends all; what was acknowledged.
+    pub async fn stop(mut self) -> Vec<Acked> {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        std::mem::take(&mut self.journal.lock().acked)
+    }
+}
+
+/// A client that could be master, on its node whenever that is there.
+struct Listener {
+    target: Target,
+    place: usize,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Listener {
+    async fn come(&self) -> Result<WsSocket, ClientError> {
+        let node = &self.target.nodes[self.place];
+        let mut socket = WsSocket::connect(node, &self.target.token).await?;
+        let (id, priority) = (self.place + 1, 10 * (self.place + 1));
+        let ask = format!(r#"{{"device_id":"office-{id}","priority":{priority},"subscribe":[]}}"#);
+        socket.send(ws_frame("device_online", &ask)).await?;
+        Ok(socket)
+    }
+
+    async fn run(self, socket: WsSocket) {
+        let mut socket = Some(socket);
+        loop {
+            let Some(connected) = &mut socket else {
+                tokio::time::sleep(AGAIN * 10).await;
+                socket = self.come().await.ok();
+                continue;
+            };
+            match connected.next().await {
+                Ok(text) if event_name(&text) == "master_elected" => {
+                    self.journal.lock().elected.push((Instant::now(), self.place + 1));
+                }
+                Ok(_) => {}
+                Err(_) => socket = None,
+            }
+        }
+    }
+}
+
+struct Writer {
+    client: Client,
+    target: Target,
+    journal: Arc<Mutex<Journal>>,
+    stop: CancellationToken,
+}
+
+enum Answer {
+    Acked(u64),
+    Refused(String),
+}
+
+impl Writer {
+    async fn run(self) {
+        let (mut socket, mut turn, mut number) = (None, self.client.index as usize, 0i64);
+        while !self.stop.is_cancelled() {
+            let Some(connected) = &mut socket else {
+                let node = &self.target.nodes[turn % self.target.nodes.len()];
+                match clients::connect(&self.client, node, &self.target.token, &Wants::Nothing).await {
+                    Ok(new) => socket = Some(new),
+                    Err(_) => {
+                        turn += 1;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+                continue;
+            };
+            // The same request until it is acknowledged: it must not count twice.
+            let record = i64::from(self.client.index) * RECORDS + number;
+            match self.write(connected, record).await {
+                Ok(Answer::Acked(seq)) => {
+                    let ack = Acked { at: Instant::now(), client: self.client.index, record, seq };
+                    self.journal.lock().acked.push(ack);
+                    number += 1;
+                }
+                Ok(Answer::Refused(why)) => {
+                    self.journal.lock().refused.push((Instant::now(), why));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(_) => {
+                    socket = None;
+                    turn += 1;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, socket: &mut WsSocket, record: i64) -> Result<Answer, ClientError> {
+        let device = &self.client.device;
+        let data = format!(
+            r#"{{"device_id":"{device}","table_name":"{TABLE}","record_id":{record},"request_id":"f{record}","new_data":{{"n":{record}}}}}"#
+        );
+        socket.send(ws_frame("data_update", &data)).await?;
+        loop {
+            let text = socket.next().await?;
+            match event_name(&text) {
+                "acknowledged" if number_after(&text, r#""record_id":"#) == u64::try_from(record).ok() => {
+                    if let Some(seq) = number_after(&text, r#""seq":"#) {
+                        return Ok(Answer::Acked(seq));
+                    }
+                }
+                "error" => {
+                    let event = event_of(&text);
+                    // What all are told is no answer to this.
+                    if event.as_ref().is_some_and(|e| e.text("event") == Some("data_update")) {
+                        let why = event.and_then(|e| e.error()).map_or_else(String::new, |(_, why)| why);
+                        return Ok(Answer::Refused(why));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Waiting for an election: who asked for one is answered when it is decided.
+
+use std::time::Duration;
+
+use super::SharedCluster;
+use crate::model::error::{Code, Error};
+use crate::model::tables::{Key, get_row};
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Election, Outcome, Settled};
+
+/// The outcome of a command that began or joined an election, once that is over: with the election, the role, or
+/// error 4003. Other outcomes come back as they are.
+pub async fn settled(cluster: SharedCluster, outcome: Outcome, within: Duration) -> Result<Outcome, Error> {
+    if outcome.ballot == 0 {
+        return Ok(outcome);
+    }
+    let mut agenda = cluster.replica().watch_agenda();
+    let ended = async {
+        loop {
+            let settled = cluster.replica().hot().meta().settled.clone();
+            // A later one ended after this one did.
+            if let Some(settled) = settled.filter(|settled| settled.ballot >= outcome.ballot) {
+                return Ok(settled);
+            }
+            if agenda.changed().await.is_err() {
+                return Err(Error::new(Code::Unavailable, "the node is shutting down"));
+            }
+        }
+    };
+    let Ok(ended) = tokio::time::timeout(within, ended).await else {
+        return Err(Error::new(Code::Timeout, "the election was not decided in time"));
+    };
+    told(&cluster, outcome, ended?).await
+}
+
+async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: Settled) -> Result<Outcome, Error> {
+    let device = |id: &str| cluster.replica().hot().device(id).map(|d| crate::proto::Device::clone(d));
+    if settled.election == 0 && !matches!(outcome.result, Some(Given::Online(_))) {
+        return Err(Error::new(Code::Election, settled.why));
+    }
+    outcome.result = match outcome.result {
+        // It is online, whoever is master.
+        Some(Given::Online(mut online)) => {
+            online.device = online.device.map(|before| device(&before.device_id).unwrap_or(before));
+            let state = cluster.replica().hot();
+            online.master.clone_from(&state.meta().master);
+            online.term = state.meta().term;
+            Some(Given::Online(online))
+        }
+        Some(Given::Device(before)) => Some(Given::Device(device(&before.device_id).unwrap_or(before))),
+        _ => {
+            let key = Key::Election(settled.election);
+            let row = cluster.replica().cold(move |rows| get_row::<Election>(rows, &key)).await?;
+            row.map(Given::Election)
+        }
+    };
+    Ok(outcome)
+}

@@ -1,0 +1,189 @@
+//! Elections under way, as state: how they begin, what a leader's tries write down, how they end.
+
+use super::{Trigger, Triggered, is_candidate, method_name, reason_name};
+use crate::model::effect::Effect;
+use crate::model::error::{Code, Error};
+use crate::model::state::{Fail, State, refuse};
+use crate::proto::outcome::Result as Given;
+use crate::proto::{
+    Ballot, Done as Nothing, ElectionFailed, ElectionStarted, HandBack, LeaderHere, LeadershipReturn, MasterElected,
+    Role, Settled,
+};
+
+pub(super) const NOBODY: &str = "no device can be master: a manual election is needed";
+/// Candidates given up that are remembered; there is no time for more.
+const GIVEN_UP: usize = 64;
+
+impl Ballot {
+    fn trigger(&self) -> Trigger {
+        Trigger {
+            reason: self.reason(),
+            method: self.method(),
+            named: self.named.clone(),
+            except: self.except.clone(),
+            why: self.why.clone(),
+            by: self.by.clone(),
+            quiet: self.quiet,
+        }
+    }
+}
+
+impl State {
+    /// Elects, if the winner is at home where the leader is; else an election is under way from now on. A trigger
+    /// that comes while one is joins it, but an order goes before a ranking.
+    pub(super) fn trigger(&mut self, trigger: Trigger) -> Result<Triggered, Fail> {
+        if let Some(open) = &self.meta.ballot {
+            if trigger.named.is_empty() || trigger.named == open.named {
+                return Ok(Triggered::Open(open.id));
+            }
+            if !open.named.is_empty() {
+                let why = format!("an election that is to make {:?} master is under way", open.named);
+                return refuse(Code::RoleChange, why);
+            }
+        }
+        self.meta.ballot_head += 1;
+        let id = self.meta.ballot_head;
+        let named = self.devices.get(&trigger.named).filter(|d| is_candidate(d));
+        let winner = if trigger.named.is_empty() { self.first_candidate(&trigger.except) } else { named };
+        let Some(winner) = winner.map(|d| (d.device_id.clone(), d.home)) else {
+            self.fail_election(id, &trigger.by, NOBODY);
+            return Ok(Triggered::Failed(id));
+        };
+        if self.leads(winner.1) {
+            return Ok(Triggered::Elected(self.crown(&winner.0, &trigger, id)));
+        }
+        self.open_ballot(id, trigger);
+        Ok(Triggered::Open(id))
+    }
+
+    fn open_ballot(&mut self, id: u64, trigger: Trigger) -> &mut Ballot {
+        self.stir();
+        self.meta.ballot.insert(Ballot {
+            id,
+            reason: trigger.reason.into(),
+            method: trigger.method.into(),
+            named: trigger.named,
+            except: trigger.except,
+            started_ms: self.meta.now_ms,
+            why: trigger.why,
+            by: trigger.by,
+            quiet: trigger.quiet,
+            ..Ballot::default()
+        })
+    }
+
+    /// Whether this entry was proposed by a leader that is `node`.
+    fn leads(&self, node: u64) -> bool {
+        node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
+    }
+
+    pub(crate) fn leader_here(&mut self, c: LeaderHere, node: u64) -> Given {
+        // Said by one that has lost leadership meanwhile: another one's entry carries it.
+        if c.raft_term == self.txn.term {
+            let before = std::mem::replace(&mut self.meta.leader, node);
+            self.meta.leader_term = c.raft_term;
+            self.meta.stalled = false;
+            // Leadership has come home, or has just left: tries to bring it back are counted from there on.
+            if self.master().is_none_or(|master| master.home == node || master.home == before) {
+                self.meta.hand_back = None;
+            }
+            self.stir();
+        }
+        Given::Done(Nothing {})
+    }
+
+    pub(crate) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Given {
+        let new = c.ballot == 0 && self.meta.ballot.is_none() && c.if_term == self.meta.term;
+        if !self.leads(node) || !(new || self.is_open(c.ballot)) {
+            return Given::Done(Nothing {});
+        }
+        if new {
+            self.meta.ballot_head += 1;
+            let (reason, method, except) = (c.reason(), c.method(), c.except.clone());
+            let why = reason_name(reason).to_owned();
+            self.open_ballot(self.meta.ballot_head, Trigger { reason, method, except, why, ..Trigger::default() });
+        }
+        let now = self.meta.now_ms;
+        let Some(ballot) = &mut self.meta.ballot else { return Given::Done(Nothing {}) };
+        if !c.given_up.is_empty() && ballot.given_up.len() < GIVEN_UP {
+            ballot.given_up.push(c.given_up.clone());
+        }
+        ballot.winner.clone_from(&c.winner);
+        (ballot.tries, ballot.tried_ms) = (c.tries, now);
+        let mut details = format!(
+            "Election {}: {} is to be master, try {} ({}, {})",
+            ballot.id,
+            c.winner,
+            c.tries,
+            reason_name(ballot.reason()),
+            method_name(ballot.method())
+        );
+        if !c.given_up.is_empty() {
+            details += &format!("; {} was given up", c.given_up);
+        }
+        self.audit("election_started", "elect", false, &c.winner, details);
+        self.stir();
+        Given::Done(Nothing {})
+    }
+
+    fn is_open(&self, ballot: u64) -> bool {
+        self.meta.ballot.as_ref().is_some_and(|open| open.id == ballot)
+    }
+
+    pub(crate) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Given {
+        let at_home = self.devices.get(&c.winner).is_some_and(|d| is_candidate(d) && d.home == node);
+        if !self.leads(node) || !at_home {
+            return Given::Done(Nothing {});
+        }
+        let (trigger, id) = match &self.meta.ballot {
+            Some(open) if open.id == c.ballot && (open.named.is_empty() || open.named == c.winner) => {
+                (open.trigger(), open.id)
+            }
+            None if c.ballot == 0 && c.if_term == self.meta.term => {
+                self.meta.ballot_head += 1;
+                let (reason, method) = (c.reason(), c.method());
+                let why = reason_name(reason).to_owned();
+                (Trigger { reason, method, why, ..Trigger::default() }, self.meta.ballot_head)
+            }
+            _ => return Given::Done(Nothing {}),
+        };
+        self.crown(&c.winner, &trigger, id);
+        Given::Done(Nothing {})
+    }
+
+    pub(crate) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Given {
+        if self.leads(node) && self.is_open(c.ballot) {
+            let by = self.meta.ballot.as_ref().map(|open| open.by.clone()).unwrap_or_default();
+            self.fail_election(c.ballot, &by, &c.why);
+        }
+        Given::Done(Nothing {})
+    }
+
+    pub(crate) fn leadership_return(&mut self, c: LeadershipReturn, node: u64) -> Given {
+        if self.leads(node) && self.meta.ballot.is_none() {
+            self.meta.hand_back = Some(HandBack { tries: c.tries, tried_ms: self.meta.now_ms });
+            self.stir();
+        }
+        Given::Done(Nothing {})
+    }
+
+    /// Nobody was elected. A master that is still there stays.
+    fn fail_election(&mut self, ballot: u64, by: &str, why: &str) {
+        self.audit("master_election", "elect", true, by, format!("4003: {why}"));
+        self.meta.ballot = None;
+        self.meta.settled = Some(Settled { ballot, election: 0, why: why.to_owned() });
+        let at_ms = self.meta.now_ms;
+        self.effect(Effect::ElectionFailed { error: Error::new(Code::Election, why), at_ms });
+        self.stir();
+        if self.master().is_some_and(|master| master.is_active) {
+            return;
+        }
+        self.meta.stalled = true;
+        let lost = std::mem::take(&mut self.meta.master);
+        if !lost.is_empty() {
+            self.set_role(&lost, Role::Client);
+            self.audit_role(&lost, Role::Client, why);
+            self.announce_role(&lost, Role::Client, why);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Model nodes around one log: who leads is said by the test, what a leader does is decided by the real coordinator's
+//! pure part. Every entry that is applied is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::decide::{Action, Handover, Limits, NodeView, View};
+use crate::model::audit::{AuditFilter, read_rows};
+use crate::model::duty::{Retention, of_leader, of_node};
+use crate::model::effect::Effect;
+use crate::model::read::elections;
+use crate::model::state::{Position, State, into_result};
+use crate::model::tables::MemoryTables;
+use crate::proto::command::Intent;
+use crate::proto::{
+    Batch, Command, Device, DeviceOnline, ElectionMethod, LeaderHere, NodeBooted, Origin, Outcome, Presence, Role,
+};
+
+/// Actions after which a world that goes on and on is taken to be broken.
+const MANY: usize = 200;
+
+struct Lead {
+    node: u64,
+    term: u64,
+    since: u64,
+    tried: Option<Handover>,
+}
+
+pub struct World {
+    pub state: State,
+    tables: MemoryTables,
+    index: u64,
+    pub now: u64,
+    leader: Option<Lead>,
+    term: u64,
+    /// Nodes that do not run, and those that run and cannot be reached; since when.
+    pub down: BTreeMap<u64, u64>,
+    pub cut: BTreeMap<u64, u64>,
+    pub lag: BTreeMap<u64, u64>,
+    pub transfers_fail: bool,
+    pub limits: Limits,
+    /// What happened, a line each.
+    pub story: Vec<String>,
+    checked: u64,
+    told_term: u64,
+    roles: u64,
+}
+
+pub const NODES: u64 = 3;
+
+impl World {
+    pub fn new() -> Self {
+        let tables = MemoryTables::default();
+        let state = State::open(Box::new(tables.clone())).unwrap();
+        Self {
+            state,
+            tables,
+            index: 0,
+            now: 1_000_000,
+            leader: None,
+            term: 0,
+            down: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            lag: BTreeMap::new(),
+            transfers_fail: false,
+            limits: Limits::default(),
+            story: Vec::new(),
+            checked: 0,
+            told_term: 0,
+            roles: 0,
+        }
+    }
+
+    pub fn leader(&self) -> Option<u64> {
+        self.leader.as_ref().map(|lead| lead.node)
+    }
+
+    pub fn is_up(&self, node: u64) -> bool {
+        !self.down.contains_key(&node) && !self.cut.contains_key(&node)
+    }
+
+    pub fn quorum(&self) -> bool {
+        (1..=NODES).filter(|node| self.is_up(*node)).count() as u64 * 2 > NODES
+    }
+
+    /// Raft has elected a node.
+    pub fn lead(&mut self, node: u64) {
+        assert!(self.is_up(node) && self.quorum());
+        self.term += 1;
+        self.leader = Some(Lead { node, term: self.term, since: self.now, tried: None });
+        self.story.push(format!("node {node} leads in Raft term {}", self.term));
+    }
+
+    fn lose(&mut self, node: u64) {
+        if self.leader() == Some(node) || !self.quorum() {
+            self.leader = None;
+        }
+    }
+
+    pub fn crash(&mut self, node: u64) {
+        self.down.insert(node, self.now);
+        self.lose(node);
+    }
+
+    pub fn isolate(&mut self, node: u64) {
+        self.cut.insert(node, self.now);
+        self.lose(node);
+    }
+
+    /// A node starts again. Its boot is told by whoever leads.
+    pub fn restart(&mut self, node: u64) {
+        self.down.remove(&node);
+    }
+
+    /// A command of a client of `node`. `None`: there is no leader to take it.
+    pub fn send(&mut self, node: u64, intent: Intent) -> Option<Outcome> {
+        let term = self.leader.as_ref()?.term;
+        self.index += 1;
+        self.now += 1;
+        let origin = Some(Origin { node, boot: 1, number: 0 });
+        let batch = Batch { commands: vec![Command { origin, at_ms: self.now, intent: Some(intent) }] };
+        let at = Position { index: self.index, log_id: Bytes::new(), term };
+        let mut done = self.state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap();
+        for effect in &done.effects {
+            if let Some(line) = told(effect) {
+                self.story.push(format!("  all hear {line}"));
+            }
+        }
+        self.check(&done.effects);
+        let outcome = done.outcomes.remove(0);
+        if let Err(error) = into_result(outcome.clone()) {
+            self.story.push(format!("  refused: {error}"));
+        }
+        Some(outcome)
+    }
+
+    /// One node's own duties and the leader's: true if there was something to do.
+    pub fn step(&mut self) -> bool {
+        for node in 1..=NODES {
+            if self.is_up(node)
+                && self.leader.is_some()
+                && let Some(intent) = of_node(&self.state, node, &format!("node-{node}"))
+            {
+                self.send(node, intent);
+                return true;
+            }
+        }
+        let Some(action) = self.decide().into_iter().next() else { return false };
+        let Some(me) = self.leader() else { return false };
+        match action {
+            Action::Propose(intent) => {
+                self.story.push(format!("node {me} proposes {}", named(&intent)));
+                self.send(me, intent);
+            }
+            Action::Transfer { to, handover } => {
+                let fails = self.transfers_fail || !self.is_up(to);
+                let how = if fails { " in vain" } else { "" };
+                self.story.push(format!("node {me} hands leadership to node {to}{how}"));
+                match &mut self.leader {
+                    Some(lead) if fails => lead.tried = Some(handover),
+                    _ => self.lead(to),
+                }
+            }
+            Action::Wait { .. } => return false,
+        }
+        true
+    }
+
+    /// Until there is nothing to do now.
+    pub fn run(&mut self) {
+        let mut left = MANY;
+        while self.step() {
+            left -= 1;
+            assert!(left > 0, "it never ends:\n{}", self.story.join("\n"));
+        }
+    }
+
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.run();
+            self.now = (self.now + 50).min(end);
+        }
+        self.run();
+    }
+
+    fn decide(&self) -> Vec<Action> {
+        let Some(lead) = &self.leader else { return Vec::new() };
+        let see = |node: u64| {
+            let since = self.down.get(&node).or_else(|| self.cut.get(&node));
+            // Silence is noticed by the election time-out, which this world does not wait for.
+            let silent_ms = since.map_or(0, |since| self.now - since + self.limits.silent_ms);
+            let lag = since.is_none().then(|| self.lag.get(&node).copied().unwrap_or(0));
+            NodeView { voter: true, lag, silent_ms, refused: self.down.contains_key(&node) }
+        };
+        let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (node, see(node))).collect();
+        let view = View {
+            state: &self.state,
+            me: lead.node,
+            term: lead.term,
+            now_ms: self.now,
+            leading_ms: self.now - lead.since,
+            nodes: &nodes,
+            tried: lead.tried,
+            limits: self.limits,
+        };
+        of_leader(&view, Retention::default())
+    }
+
+    /// The invariants, after every entry.
+    fn check(&mut self, effects: &[Effect]) {
+        let masters: Vec<&str> =
+            self.state.devices().filter(|d| d.role() == Role::Master).map(|d| d.device_id.as_str()).collect();
+        assert!(masters.len() <= 1, "two masters: {masters:?}");
+        let meta = self.state.meta().clone();
+        assert_eq!(masters.first().copied().unwrap_or(""), meta.master, "the role and the master differ");
+        // Every change of a role is told, and audited.
+        let told = effects.iter().filter(|e| matches!(e, Effect::RoleChanged { .. })).count() as u64;
+        let filter = AuditFilter { event_type: Some("role_change".into()), ..AuditFilter::default() };
+        let audited = self.state.audit_index().page(&filter, 1, 0).0;
+        assert_eq!(audited - self.roles, told, "a role change without its audit entry");
+        self.roles = audited;
+        let log = elections(&self.tables, meta.election_head, 2, 0).unwrap();
+        if meta.election_head > self.checked {
+            assert_eq!(meta.election_head, self.checked + 1, "two elections in one entry");
+            let newest = &log[0];
+            assert_eq!(newest.new_master, meta.master);
+            assert!(newest.term > self.told_term, "terms only grow");
+            if let Some(before) = log.get(1) {
+                let chained = newest.previous_master == before.new_master || newest.previous_master.is_empty();
+                assert!(chained, "the chain of masters is broken: {before:?} {newest:?}");
+            }
+            self.told_term = newest.term;
+            self.checked = meta.election_head;
+        } else {
+            let same = log.first().is_none_or(|newest| newest.new_master == meta.master);
+            assert!(meta.master.is_empty() || same, "{} is master without an election", meta.master);
+        }
+    }
+
+    /// Rule 8's last: nothing has failed for 5 s.
+    pub fn check_quiet(&self) {
+        let devices: Vec<&str> =
+            self.state.devices().filter(|d| super::is_candidate(d)).map(|d| d.device_id.as_str()).collect();
+        if devices.is_empty() {
+            return;
+        }
+        let story = self.story.join("\n");
+        let master = self.state.master().unwrap_or_else(|| panic!("no master among {devices:?}\n{story}"));
+        assert!(master.is_active, "{} is master and offline\n{story}", master.device_id);
+        assert_eq!(Some(master.home), self.leader(), "the master's home is not the leader\n{story}");
+        assert_eq!(self.state.meta().ballot, None, "an election goes on and on\n{story}");
+    }
+
+    /// The state in one line.
+    pub fn summary(&self) -> String {
+        let meta = self.state.meta();
+        let master = if meta.master.is_empty() { "none" } else { &meta.master };
+        let mut line = match self.leader() {
+            Some(leader) => format!("leader: node {leader}"),
+            None => "leader: none".into(),
+        };
+        line += &format!("; master: {master}, term {}", meta.term);
+        if let Some(ballot) = &meta.ballot {
+            let winner = if ballot.winner.is_empty() { "nobody yet" } else { &ballot.winner };
+            line += &format!("; election {} under way: {winner}, try {}", ballot.id, ballot.tries);
+        }
+        if let Some(back) = meta.hand_back {
+            line += &format!("; leadership on its way back, try {}", back.tries);
+        }
+        if meta.stalled {
+            line += "; a manual election is needed";
+        }
+        line
+    }
+
+    /// The newest election in the log, and the newest audit row of a kind.
+    pub fn audit(&self, event: &str) -> Option<String> {
+        let filter = AuditFilter { event_type: Some(event.into()), ..AuditFilter::default() };
+        let page = self.state.audit_index().page(&filter, 1, 0).1;
+        read_rows(&self.tables, &page).unwrap().pop().map(|row| row.details)
+    }
+}
+
+pub fn online(id: &str, priority: u32, role: Role, capabilities: Option<Vec<String>>) -> Intent {
+    Intent::DeviceOnline(DeviceOnline {
+        device_id: id.into(),
+        role: role.into(),
+        priority: Some(priority),
+        presence: Presence::Session.into(),
+        capabilities: capabilities.map(|names| crate::proto::Capabilities { names }),
+        ..DeviceOnline::default()
+    })
+}
+
+pub fn booted() -> Intent {
+    Intent::NodeBooted(NodeBooted {})
+}
+
+/// What the leader of a fresh cluster has at the start: its claim, and every node's own device.
+pub fn founded() -> World {
+    let mut world = World::new();
+    world.lead(1);
+    world.run();
+    world.story.clear();
+    world
+}
+
+pub fn describe(device: &Device) -> String {
+    let state = if device.is_active { "online" } else { "offline" };
+    let role = if device.role() == Role::Master { "master" } else { "client" };
+    format!("{}: {role}, {state}", device.device_id)
+}
+
+fn told(effect: &Effect) -> Option<String> {
+    Some(match effect {
+        Effect::MasterElected(e) => {
+            let before = if e.previous_master.is_empty() { "null" } else { &e.previous_master };
+            let (reason, method) = (super::reason_name(e.reason()), super::method_name(e.method()));
+            format!(
+                "master_elected: {before} -> {}, {reason}, {method}, {} devices, term {}",
+                e.new_master, e.participating, e.term
+            )
+        }
+        Effect::RoleChanged { device_id, role, reason, .. } => {
+            let role = if *role == Role::Master { "master" } else { "client" };
+            format!("role_change: {device_id} is {role} ({reason})")
+        }
+        Effect::ElectionFailed { error, .. } => format!("error {error}"),
+        _ => return None,
+    })
+}
+
+fn named(intent: &Intent) -> String {
+    match intent {
+        Intent::LeaderHere(LeaderHere { raft_term }) => format!("LeaderHere {raft_term}"),
+        Intent::ElectionStarted(c) => {
+            let given_up = if c.given_up.is_empty() { String::new() } else { format!(", {} given up", c.given_up) };
+            format!("ElectionStarted: {}, try {}{given_up}", c.winner, c.tries)
+        }
+        Intent::MasterElected(c) if c.ballot == 0 => {
+            let method = ElectionMethod::try_from(c.method).unwrap_or_default();
+            format!("MasterElected: {}, at once ({})", c.winner, super::method_name(method))
+        }
+        Intent::MasterElected(c) => format!("MasterElected: {}", c.winner),
+        Intent::ElectionFailed(c) => format!("ElectionFailed: {}", c.why),
+        Intent::LeadershipReturn(c) => format!("LeadershipReturn, try {}", c.tries),
+        Intent::NodeLost(c) => format!("NodeLost {}", c.node),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Every node id that a scenario may name.
+pub fn nodes() -> BTreeSet<u64> {
+    (1..=NODES).collect()
+}
