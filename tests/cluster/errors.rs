@@ -43,6 +43,17 @@ async fn cluster() -> (Dev, usize, Vec<usize>) {
 
 #[tokio::test]
 async fn error_1001_connection_timeout_and_1002_network_unreachable() {
+    // Between two batches nothing is in the leader's log alone: such a round shows only what is surely not written.
+    for _ in 0..5 {
+        if unknown_when_the_others_die().await > 0 {
+            return;
+        }
+    }
+    panic!("no command was ever on its way");
+}
+
+/// How many of eight writers on the leader cannot know what became of their command.
+async fn unknown_when_the_others_die() -> usize {
     let (dev, leader, others) = cluster().await;
     let url = |path: &str| format!("{}{path}", dev.urls()[leader - 1]);
     let peer = url(&format!("/system/network?node={}", others[0]));
@@ -72,9 +83,8 @@ async fn error_1001_connection_timeout_and_1002_network_unreachable() {
         // What had to wait behind it is surely not written.
         let code = if answer.1["error_code"] == "1001" { Code::Timeout } else { Code::NoMaster };
         is(&answer, code);
-        unknown += u32::from(code == Code::Timeout);
+        unknown += usize::from(code == Code::Timeout);
     }
-    assert!(unknown > 0);
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = ask("GET", peer.clone(), &dev.token(), None).await.unwrap();
@@ -87,6 +97,7 @@ async fn error_1001_connection_timeout_and_1002_network_unreachable() {
     }
     let (status, network) = ask("GET", url("/system/network"), &dev.token(), None).await.unwrap();
     assert_eq!((status, network["unreachable"].as_array().unwrap().len()), (200, 2), "{network}");
+    unknown
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tillsync::gateway::Gateway;
 use tillsync::gateway::outbox::{Frame, Out, Transport};
 use tillsync::gateway::session::{Ended, Session};
 use tillsync::gateway::wire::envelope;
+use tillsync::limits;
 use tillsync::token::Class;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,6 @@ pub struct Event {
     pub name: String,
     pub data: Value,
 }
-
-/// A token that outlives every clock of a run. Seconds.
-const FOR_EVER: u64 = 1 << 40;
 
 /// The connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub struct Link {
 impl Link {
     /// `None` if the node refuses.
     pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
-        let (_, claims) = gateway.keys.issue(device, Class::Manager, 0, FOR_EVER).ok()?;
+        let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
         let session = Session::open(gateway.clone(), claims, Transport::WebSocket).ok()?;
         Some(Self { session: Some(session), arrived: VecDeque::new(), dead })
     }
