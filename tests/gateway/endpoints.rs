@@ -198,9 +198,13 @@ async fn post_system_cluster_nodes() {
     let node = json!({"node": 2, "raft": "h:5100", "gateway": "h:5000"});
     let (status, body) = server.rest("POST", "/system/cluster/nodes", Some(node)).await;
     assert_eq!((status, &body["error_code"]), (502, &json!("1002")), "nobody is there: {body}");
-    for (field, wrong) in
-        [("node", json!(0)), ("raft", json!("h")), ("gateway", json!("h:x")), ("timeout_ms", json!(-1))]
-    {
+    for (field, wrong) in [
+        ("node", json!(0)),
+        ("raft", json!("h")),
+        ("gateway", json!("h:x")),
+        ("timeout_ms", json!(-1)),
+        ("timeout_ms", json!(0)),
+    ] {
         let mut node = json!({"node": 2, "raft": "h:5100", "gateway": "h:5000"});
         node[field] = wrong;
         let (status, body) = server.rest("POST", "/system/cluster/nodes", Some(node)).await;

@@ -236,7 +236,7 @@ pub const CLUSTER: &[Field] = &[
     must("timestamp", Kind::Time, ""),
 ];
 
-pub const WITHIN: Field = may("timeout_ms", Kind::Count(600_000), "How long it may take. Default: 30000.");
+pub const WITHIN: Field = may("timeout_ms", Kind::Size(600_000), "How long it may take. Default: 30000.");
 /// `HOST:PORT`.
 const ADDRESS: Kind = Kind::Name(limits::ADDRESS);
 pub const NODE_ASKED: &[Field] = &[

@@ -58,7 +58,10 @@ fn address(f: &Fields<'_>, name: &str) -> Result<String, Bad> {
 }
 
 fn within(f: &Fields<'_>) -> Result<u64, Bad> {
-    Ok(f.maybe_count("timeout_ms", MOST_MS)?.unwrap_or(DEFAULT_MS))
+    match f.maybe_count("timeout_ms", MOST_MS)? {
+        Some(0) => Err(Bad::field("timeout_ms", format_args!("must be a number from 1 to {MOST_MS}"))),
+        given => Ok(given.unwrap_or(DEFAULT_MS)),
+    }
 }
 
 async fn make(gateway: &Gateway, caller: Caller, change: Change, within_ms: u64) -> Answer {
