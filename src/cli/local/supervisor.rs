@@ -10,6 +10,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::NODES;
 use super::layout::{Layout, NodeFiles};
 use crate::cli::{CliResult, Failure};
 
@@ -22,6 +23,8 @@ const TOO_SOON: Duration = Duration::from_secs(5);
 const TOO_OFTEN: u32 = 5;
 /// The exit code of a wrong configuration: starting again cannot help.
 const EXIT_CONFIGURATION: i32 = 2;
+/// What the async runtime takes its number of threads from.
+const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Want {
@@ -187,6 +190,11 @@ impl Node {
             if name.to_str().is_some_and(|n| n.starts_with("TILLSYNC_")) {
                 command.env_remove(name);
             }
+        }
+        if std::env::var_os(WORKERS).is_none() {
+            // The nodes share this machine: each gets its part of the cores, and wakes no threads beyond it.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env(WORKERS, (cores / NODES).max(1).to_string());
         }
         let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.exe.display()))?;
         let pid = child.id().unwrap_or_default();
