@@ -15,7 +15,8 @@ use crate::model::read::elections;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    DeviceOnline, DeviceShutdown, Elect, Election, ElectionMethod, ElectionReason, Outcome, Presence, Role, RoleChange,
+    DeviceOffline, DeviceOnline, DeviceShutdown, Elect, Election, ElectionMethod, ElectionReason, Outcome, Presence,
+    Role, RoleChange,
 };
 
 struct Group {
@@ -152,6 +153,13 @@ fn whoever_becomes_master_takes_the_leader_with_it_and_is_answered_when_it_has()
             .ask(1, Intent::DeviceShutdown(DeviceShutdown { device_id: "office".into(), ..Default::default() }))
             .await
             .unwrap();
+        assert_eq!(group.home(&[1, 2, 3], |master| master == "zentrale").await.1, 3);
+        // Also a master that only says goodbye: its clients never hear of an election that is over for it.
+        let goodbye = DeviceOffline { device_id: "zentrale".into(), ..DeviceOffline::default() };
+        group.ask(3, Intent::DeviceOffline(goodbye)).await.unwrap();
+        let follower = group.cell.at(3).replica().hot().meta().master.clone();
+        assert!(!follower.is_empty() && follower != "zentrale", "{follower:?}");
+        group.online(3, "zentrale", 100, Role::Master).await;
         assert_eq!(group.home(&[1, 2, 3], |master| master == "zentrale").await.1, 3);
         let elect = Elect {
             reason: ElectionReason::Manual.into(),

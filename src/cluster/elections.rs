@@ -28,13 +28,24 @@ pub async fn settled(cluster: SharedCluster, outcome: Outcome, within: Duration)
         }
     };
     let Ok(ended) = tokio::time::timeout(within, ended).await else {
+        if has_gone(&outcome) {
+            return Ok(outcome);
+        }
         return Err(Error::new(Code::Timeout, "the election was not decided in time"));
     };
     told(&cluster, outcome, ended?).await
 }
 
+/// A device that went offline is offline, whoever follows it; that nobody does is told to all.
+fn has_gone(outcome: &Outcome) -> bool {
+    matches!(&outcome.result, Some(Given::Device(device)) if !device.is_active)
+}
+
 async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: Settled) -> Result<Outcome, Error> {
     let device = |id: &str| cluster.replica().hot().device(id).map(|d| crate::proto::Device::clone(d));
+    if settled.election == 0 && has_gone(&outcome) {
+        return Ok(outcome);
+    }
     if settled.election == 0 && !matches!(outcome.result, Some(Given::Online(_))) {
         return Err(Error::new(Code::Election, settled.why));
     }

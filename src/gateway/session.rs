@@ -194,7 +194,11 @@ impl Session {
     }
 
     fn propose(&mut self, ticket: Ticket, then: Then, intent: Intent) {
-        let elects = matches!(then, Then::Online { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. });
+        // Answered when the election that they may bring is over, so that nothing of it comes after the answer.
+        let elects = matches!(
+            then,
+            Then::Online { .. } | Then::Offline { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. }
+        );
         let answer = if elects { self.gateway.propose_election(intent) } else { self.gateway.cluster.propose(intent) };
         self.lane.propose(ticket, then, answer);
     }

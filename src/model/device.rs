@@ -117,7 +117,11 @@ impl State {
         };
         self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
         let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
-        self.go_offline(&c.device_id, election)?;
+        let ballot = self.go_offline(&c.device_id, election)?;
+        if !c.session_lost {
+            // A master that says goodbye hears that it is offline when there is another one.
+            self.txn.ballot = ballot;
+        }
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
 
