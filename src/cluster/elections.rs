@@ -43,11 +43,12 @@ fn has_gone(outcome: &Outcome) -> bool {
 
 async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: Settled) -> Result<Outcome, Error> {
     let device = |id: &str| cluster.replica().hot().device(id).map(|d| crate::proto::Device::clone(d));
-    if settled.election == 0 && has_gone(&outcome) {
-        return Ok(outcome);
-    }
-    if settled.election == 0 && !matches!(outcome.result, Some(Given::Online(_))) {
-        return Err(Error::new(Code::Election, settled.why));
+    if settled.election == 0 {
+        match outcome.result {
+            _ if has_gone(&outcome) => return Ok(outcome),
+            Some(Given::Online(_)) => {}
+            _ => return Err(Error::new(Code::Election, settled.why)),
+        }
     }
     outcome.result = match outcome.result {
         // It is online, whoever is master.
