@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(2);
 /// Quiet between two rounds: everything has settled.
 const REST: Duration = Duration::from_secs(1);
+/// All changes are looked at in the end; many kills write more than a cluster keeps by default.
+const KEEP: &str = "keep_changes=1000000000";
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -55,7 +57,10 @@ impl Args {
 
 pub async fn run(args: &Args) -> CliResult {
     let folder = Folder::make("failover")?;
-    let layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
+    let mut layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
+    for node in &mut layout.nodes {
+        node.set = vec![KEEP.into()];
+    }
     let mut nodes = Supervisor::start(&layout, false)?;
     let result = tokio::select! {
         signal = stop_signal() => signal.and(Err(Failure::new("stopped before the end"))),
