@@ -36,6 +36,7 @@ impl State {
         let session = c.presence() == Presence::Session;
         let first_session = session && !device.had_session;
         device.had_session |= session;
+        (device.was_master, device.was_active) = (false, false);
         self.come_online(&mut device, &c, node);
         let id = device.device_id.clone();
         self.save_device(device);

@@ -176,17 +176,25 @@ impl State {
         Ok(done(&import, left))
     }
 
-    /// A device of the database is here, offline and a client: only an election makes a master.
+    /// A device of the database is here, offline and a client: only an election makes a master. A device of this
+    /// cluster's nodes takes over the ids of its rows and when they were made; what it is now stays.
     fn import_device(&mut self, row: ImportDevice, import: &Import) -> Result<(), String> {
         let (given, now) = (row.device.unwrap_or_default(), self.meta.now_ms);
-        let id = given.device_id;
+        let id = given.device_id.clone();
         if !valid_id(&id) {
             return Err("its device_id is empty, longer than 255 bytes or holds control characters".into());
         }
         let row_id = if given.row_id <= import.device_rows { given.row_id } else { 0 };
         if let Some(device) = self.devices.get(&id) {
             let again = row_id > 0 && device.row_id == row_id;
-            return if again { Ok(()) } else { Err(format!("device {id:?} is registered in this cluster already")) };
+            return match again {
+                true => Ok(()),
+                false if device.presence() == Presence::Node && device.row_id == 0 => {
+                    self.import_node(&id, row_id, &given, row.sync.as_ref(), import);
+                    Ok(())
+                }
+                false => Err(format!("device {id:?} is registered in this cluster already")),
+            };
         }
         if self.meta.devices >= limits::DEVICES {
             return Err(format!("the cluster keeps at most {} devices", limits::DEVICES));
@@ -217,9 +225,24 @@ impl State {
             // It is known: it is not told `registered` when it comes.
             had_session: true,
             row_id,
+            was_master: given.role() == Role::Master,
+            was_active: given.is_active,
             ..Device::default()
         });
         Ok(())
+    }
+
+    fn import_node(&mut self, id: &str, row_id: u64, given: &Device, sync: Option<&SyncState>, import: &Import) {
+        if let Some(device) = self.devices.get(id) {
+            let created_ms = device.created_ms.min(given.created_ms);
+            self.save_device(Device { row_id, created_ms, ..Device::clone(device) });
+        }
+        if let (Some(state), Some(given)) = (self.sync_state(id), sync) {
+            let row_id = if given.row_id <= import.sync_rows { given.row_id } else { 0 };
+            let (created_ms, updated_ms) =
+                (state.created_ms.min(given.created_ms), state.updated_ms.min(given.updated_ms));
+            self.save_sync_state(SyncState { row_id, created_ms, updated_ms, ..SyncState::clone(state) });
+        }
     }
 
     pub(super) fn import_finish(&mut self, c: &ImportFinish) -> Given1 {
@@ -278,7 +301,7 @@ mod tests {
         let audit = |id| Audit { id, event_type: "old".into(), at_ms: id * 10, ..Audit::default() };
         ImportRows {
             import_id: ID,
-            devices: vec![device(4, "till"), device(5, "node-1"), device(6, "")],
+            devices: vec![device(4, "till"), device(5, "node-1"), device(6, ""), device(7, "node-1")],
             elections: vec![election(2), election(1)],
             audits: vec![audit(4), audit(3)],
         }
@@ -291,7 +314,7 @@ mod tests {
         b.ok(Intent::Elect(crate::proto::Elect { reason: 2, ..Default::default() }));
         b.ok(begin(ID));
         let Given::Import(taken) = b.ok(Intent::ImportRows(rows())) else { panic!() };
-        assert_eq!(taken.left.iter().map(|l| l.id).collect::<Vec<_>>(), [5, 6], "{:?}", taken.left);
+        assert_eq!(taken.left.iter().map(|l| l.id).collect::<Vec<_>>(), [6, 7], "{:?}", taken.left);
         // Sent again: nothing new, and the same is left.
         let before = b.state.meta().clone();
         b.ok(Intent::ImportRows(rows()));
@@ -307,7 +330,9 @@ mod tests {
         let till = b.state.device("till").unwrap().clone();
         assert_eq!((till.role(), till.is_active, till.priority, till.last_seen_ms), (Role::Client, false, 40, 5));
         assert_eq!((b.state.device_row(&till), b.state.sync_row(b.state.sync_state("till").unwrap())), (4, 5));
-        assert_eq!(b.state.device_row(b.state.device("node-1").unwrap()), 10);
+        let node = b.state.device("node-1").unwrap().clone();
+        assert_eq!((node.role(), node.is_active, b.state.device_row(&node)), (Role::Master, true, 5));
+        assert_eq!(b.state.sync_row(b.state.sync_state("node-1").unwrap()), 6);
         let log = elections(&b.tables, b.state.meta().election_head, 10, 0).unwrap();
         let told: Vec<_> = log.iter().map(|e| (e.id, e.new_master.as_str(), e.imported)).collect();
         assert_eq!(told, [(3, "node-1", false), (2, "till", true), (1, "till", true)]);

@@ -295,22 +295,15 @@ fn device(row: &mut Row<'_>, now: u64) -> Option<DeviceRow> {
             "{device_id:?} was {role:?} and is a client now: the master is elected among the devices that are there"
         ));
     }
-    let device = DeviceRow {
-        id: row.id,
-        device_id,
-        role: "client".into(),
-        priority: row.number("priority", u64::from(limits::PRIORITY)) as u32,
-        last_seen_ms: row.loose_time("last_seen", now),
-        is_active: false,
-        created_ms: {
-            if row.number("is_active", 1) == 1 {
-                row.note("it was active and is offline until it connects");
-            }
-            row.loose_time("created_at", now)
-        },
-        updated_ms: row.loose_time("updated_at", now),
-    };
-    Some(device)
+    // In the order of the columns.
+    let priority = row.number("priority", u64::from(limits::PRIORITY)) as u32;
+    let last_seen_ms = row.loose_time("last_seen", now);
+    let is_active = row.number("is_active", 1) == 1;
+    if is_active {
+        row.note("it was active and is offline until it connects");
+    }
+    let (created_ms, updated_ms) = (row.loose_time("created_at", now), row.loose_time("updated_at", now));
+    Some(DeviceRow { id: row.id, device_id, role, priority, last_seen_ms, is_active, created_ms, updated_ms })
 }
 
 fn sync_state(row: &mut Row<'_>, now: u64, known: &HashSet<String>) -> Option<SyncRow> {

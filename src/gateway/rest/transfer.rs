@@ -29,10 +29,11 @@ use crate::model::tables::{Key, TablesRead, decode};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Audit, Device, Election, ElectionReason, ImportBegin, ImportDevice, ImportFinish, ImportRows, SyncState,
+    Audit, Device, Election, ElectionReason, ImportBegin, ImportDevice, ImportFinish, ImportRows, Role, SyncState,
 };
 
-/// A row of `device_roles`. Times are Unix milliseconds everywhere here; 0 stands for NULL.
+/// A row of `device_roles`; of a device that was taken over and has not come yet, `role` and `is_active` are as they
+/// were taken over. Times are Unix milliseconds everywhere here; 0 stands for NULL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceRow {
     pub id: u64,
@@ -309,10 +310,10 @@ fn device_of(d: &Device, id: u64) -> DeviceRow {
     DeviceRow {
         id,
         device_id: d.device_id.clone(),
-        role: role_name(d.role()).to_owned(),
+        role: role_name(if d.was_master { Role::Master } else { d.role() }).to_owned(),
         priority: d.priority,
         last_seen_ms: d.last_seen_ms,
-        is_active: d.is_active,
+        is_active: d.is_active || d.was_active,
         created_ms: d.created_ms,
         updated_ms: d.updated_ms,
     }
@@ -372,6 +373,8 @@ fn to_device(row: WithState) -> ImportDevice {
         ..SyncState::default()
     });
     let device = Device {
+        role: if d.role == role_name(Role::Master) { Role::Master } else { Role::Client }.into(),
+        is_active: d.is_active,
         device_id: d.device_id,
         priority: d.priority,
         last_seen_ms: d.last_seen_ms,
