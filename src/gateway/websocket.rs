@@ -32,7 +32,7 @@ use crate::model::error::{Code, Error};
 /// Frames taken in before others get their turn.
 const TURN: usize = 64;
 /// Read buffer of a connection: most are idle, and tungstenite's own default is 128 KiB each.
-const READ_BUFFER: usize = 4_096;
+const READ_BUFFER: usize = 2_048;
 /// How long a goodbye may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The connection ends with it, as the protocol demands.

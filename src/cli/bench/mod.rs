@@ -19,6 +19,7 @@ mod fanout;
 mod idle;
 mod requests;
 mod stats;
+mod sync;
 
 use stats::Report;
 
@@ -32,6 +33,8 @@ pub enum Command {
     Fanout(FanoutArgs),
     /// Sessions that do nothing
     Idle(IdleArgs),
+    /// Full syncs of one device
+    Sync(SyncArgs),
     /// The master's node killed, the master shut down, elections among many: on a cluster of its own
     Failover(failover::Args),
 }
@@ -102,6 +105,24 @@ pub struct IdleArgs {
     pids: Vec<u32>,
 }
 
+#[derive(Args, Clone, Debug)]
+pub struct SyncArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// How many records are synced; they are made first if they are not there
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    records: u32,
+    /// Bytes of a record's data
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=262_144))]
+    size: u32,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Write the results there as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subscribe {
     All,
@@ -127,14 +148,15 @@ impl Phases {
 }
 
 pub async fn execute(command: Command) -> CliResult {
-    let (common, reports) = match &command {
+    let (json, reports) = match &command {
         Command::Failover(args) => return failover::run(args).await,
-        Command::Write(args) => (&args.common, requests::run(args, requests::Kind::Write).await?),
-        Command::Read(args) => (&args.common, requests::run(args, requests::Kind::Read).await?),
-        Command::Fanout(args) => (&args.common, fanout::run(args).await?),
-        Command::Idle(args) => (&args.common, idle::run(args).await?),
+        Command::Write(args) => (&args.common.json, requests::run(args, requests::Kind::Write).await?),
+        Command::Read(args) => (&args.common.json, requests::run(args, requests::Kind::Read).await?),
+        Command::Fanout(args) => (&args.common.json, fanout::run(args).await?),
+        Command::Idle(args) => (&args.common.json, idle::run(args).await?),
+        Command::Sync(args) => (&args.json, sync::run(args).await?),
     };
-    if let Some(path) = &common.json {
+    if let Some(path) = json {
         let text = format!("{:#}\n", serde_json::Value::from_iter(reports.iter().map(Report::json)));
         std::fs::write(path, text).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
     }
