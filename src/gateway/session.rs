@@ -33,7 +33,7 @@ mod answers;
 pub use answers::look_up;
 
 /// How long changes wait for a session that has not said anything yet.
-const FIRST_WORD: Duration = Duration::from_millis(500);
+const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
