@@ -103,6 +103,7 @@ async fn sync_complete() {
         ws.call("sync_complete", done, "sync_complete_ack").await;
         let (_, state) = server.rest("GET", "/sync/state/d", None).await;
         assert_eq!((&state["sync_status"], &state["pending_changes_count"]), (&json!("synced"), &json!(0)));
+        assert_eq!(state["cursor"], "1.1");
     })
     .await;
 }

@@ -66,6 +66,7 @@ pub const SYNC_STATE: &[Field] = &[
     must("pending_changes_count", ANY_COUNT, ""),
     must("last_sync_timestamp", Kind::OrNull(&Kind::Time), "Null until the first sync."),
     must("last_error_message", Kind::OrNull(&WORDS), ""),
+    must("cursor", CURSOR, "Up to where the device has completed its syncs."),
     must("updated_at", Kind::Time, ""),
     STALE,
 ];

@@ -10,6 +10,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::Object;
 use crate::limits;
+use crate::model::cursor::Cursor;
 use crate::model::error::Code;
 use crate::model::sync::{status_name, status_of};
 use crate::proto::command::Intent;
@@ -28,7 +29,7 @@ pub async fn state(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<St
     };
     let (sync, pending) = found.ok_or_else(|| not_registered(&gateway, &id))?;
     Ok(answer(|o| {
-        fill(o, &sync, pending);
+        fill(o, &sync, pending, gateway.epoch());
         source.tell(o);
     }))
 }
@@ -56,11 +57,11 @@ pub async fn put_state(
     // Counted against the newest change that this node has applied: another node's may be newer by a moment.
     let pending = gateway.cluster.replica().hot().pending_changes(&sync);
     Ok(answer(|o| {
-        o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending));
+        o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending, gateway.epoch()));
     }))
 }
 
-fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64) {
+fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64, epoch: u64) {
     o.text("device_id", &sync.device_id).text("sync_status", status_name(sync.sync_status()));
     o.number("pending_changes_count", pending);
     match sync.last_sync_ms {
@@ -68,5 +69,5 @@ fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64) {
         ms => o.time("last_sync_timestamp", ms),
     };
     o.text_or_null("last_error_message", sync.last_error_message.as_deref().unwrap_or_default());
-    o.time("updated_at", sync.updated_ms);
+    o.text("cursor", &Cursor { epoch, seq: sync.cursor_seq }.to_string()).time("updated_at", sync.updated_ms);
 }
