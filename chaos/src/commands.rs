@@ -26,6 +26,12 @@ pub struct Cli {
 enum Command {
     /// Simulate whole clusters in one process: one seed, one run, one trace
     Sim(Sim),
+    /// Break a cluster of real processes on this machine, by a scenario, and check what it promised
+    Run(crate::process::commands::Run),
+    /// List the scenarios
+    List(crate::process::commands::List),
+    /// Run all scenarios again and again, each time with another seed
+    Soak(crate::process::commands::Soak),
     /// Check a recorded history again
     Check {
         /// A file that `sim --replay N --history FILE` wrote
@@ -77,6 +83,9 @@ impl Cli {
     pub fn run(self) -> Result<bool, String> {
         match self.command {
             Command::Sim(sim) => sim.run(),
+            Command::Run(run) => run.run(),
+            Command::List(list) => list.run(),
+            Command::Soak(soak) => soak.run(),
             Command::Check { cost: Some(operations), .. } => Ok(cost(operations)),
             Command::Check { history: Some(history), .. } => recheck(&history),
             Command::Check { history: None, cost: None } => Err("name a history".into()),

@@ -2,6 +2,7 @@
 //!
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
+//! - [`process`]: real nodes on this machine under real faults; [`report`]: what came of it, for people
 //! - [`cost`]: how long checking takes
 //! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
 
@@ -15,6 +16,8 @@ mod cost;
 mod history;
 mod invariants;
 mod mutants;
+mod process;
+mod report;
 mod rng;
 mod sim;
 

@@ -1,0 +1,238 @@
+//! The end of a run: everything heals, and then it must converge and serve again; what each node holds is read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillsync::token::Class;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::client::{GUARDED, row};
+use super::http::{Door, Refusal};
+use super::onlooker::{last_line, start, until};
+use super::world::{Standing, World};
+use crate::history::{ElectionRow, Final};
+
+/// How long healing may take. Far more than it does.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long reading a page may take.
+const PAGE: Duration = Duration::from_secs(10);
+const LIMIT: u64 = 1_000;
+/// Who writes at the end.
+const CLOSING: &str = "closing";
+
+/// The policy that makes a refused conditional write a sure answer.
+pub async fn policy(world: &World) -> Result<(), String> {
+    let path = format!("/sync/policies/{GUARDED}");
+    let body = json!({ "policy": "manual" });
+    let mut last = String::new();
+    let done = until(PATIENCE, async || {
+        for node in world.cluster.members() {
+            match world.ask(node, "PUT", &path, Some(&body), PAGE).await {
+                Ok(_) => return true,
+                Err(why) => last = why.to_string(),
+            }
+        }
+        false
+    });
+    if done.await { Ok(()) } else { Err(format!("the policy of a table cannot be set: {last}")) }
+}
+
+/// All nodes up, all links whole, all disks and clocks right.
+pub async fn heal(world: &Arc<World>) {
+    world.cluster.network.heal();
+    for id in world.cluster.members() {
+        world.cluster.hold(id, false);
+        world.cluster.disks.free(id);
+        if !start(world, id, PATIENCE).await {
+            let why = last_line(world, id);
+            world.recorder.trouble(format!("node {id} does not serve {PATIENCE:?} after everything healed: {why}"));
+        }
+    }
+    if !until(PATIENCE, async || world.cluster.majority()).await {
+        world.recorder.trouble("there is no majority after everything healed");
+    }
+}
+
+/// A fresh write and a fresh read on every node.
+pub async fn serve_again(world: &World) {
+    let Ok(token) = world.cluster.token_of(CLOSING, Class::Manager) else { return };
+    for node in world.cluster.members() {
+        let Some(authority) = world.cluster.gateway(node) else { continue };
+        let door = Door { authority: &authority, token: &token, within: PAGE };
+        let online = json!({ "device_id": CLOSING, "priority": 0, "capabilities": ["no-master"] });
+        let id = format!("closing-{node}");
+        let write = json!({
+            "device_id": CLOSING, "operation": "update", "new_data": { "v": id, "r": id }, "request_id": id,
+        });
+        let record = format!("/data/{CLOSING}/{node}");
+        let mut last = String::new();
+        let done = until(PATIENCE, async || {
+            let tried: Result<(), Refusal> = async {
+                door.call("POST", "/device/register", Some(&online)).await?;
+                door.call("POST", &record, Some(&write)).await?;
+                let seen: Value = serde_json::from_slice(&door.get(&record).await?).unwrap_or_default();
+                if seen["data"]["v"] == json!(id) {
+                    Ok(())
+                } else {
+                    Err(Refusal::Lost(format!("it read {seen} after it had written {id}")))
+                }
+            }
+            .await;
+            tried.map_err(|why| last = why.to_string()).is_ok()
+        });
+        if !done.await {
+            world.recorder.trouble(format!("after healing node {node} does not write and read: {last}"));
+        }
+    }
+}
+
+/// Every client is connected, has its answers, and was told everything.
+pub async fn all_told(world: &World) {
+    let within = PATIENCE;
+    let mut missing = Vec::new();
+    let told = until(within, async || {
+        let statuses = world.statuses().await;
+        let Some(head) = statuses.iter().map(|status| status.head_seq).max() else { return false };
+        let behind = |s: &Standing| s.node == 0 || s.busy || s.told < head;
+        let standing = world.standing.lock();
+        missing = standing.iter().filter(|(_, s)| behind(s)).map(|(name, s)| format!("{name}: {s:?}")).collect();
+        missing.is_empty()
+    });
+    if !told.await {
+        world
+            .recorder
+            .trouble(format!("{within:?} after everything healed not all clients were told all: {missing:?}"));
+    }
+}
+
+/// All nodes have applied the same; then what each of them holds.
+pub async fn converge(world: &World) {
+    let mut why = String::new();
+    let read = until(PATIENCE, async || {
+        let at = |statuses: &[tillsync::cli::client::rest::NodeStatus]| -> Vec<u64> {
+            statuses.iter().map(|status| status.digest_index).collect()
+        };
+        let before = world.statuses().await;
+        let indexes = at(&before);
+        if before.len() < world.cluster.members().len() || indexes.iter().any(|index| *index != indexes[0]) {
+            why = format!("the nodes do not converge: they have applied {indexes:?}");
+            return false;
+        }
+        let mut finals = Vec::new();
+        for status in &before {
+            match holds(world, status.node, (&status.digest, status.head_seq)).await {
+                Ok((applied, node)) if applied == status.digest_index => finals.push(node),
+                Ok((applied, _)) => {
+                    why = format!("node {} does not come to rest: it has applied {applied}", status.node);
+                    return false;
+                }
+                Err(refusal) => {
+                    why = format!("what node {} holds cannot be read: {refusal}", status.node);
+                    return false;
+                }
+            }
+        }
+        // Something may have been applied meanwhile: then all of it is read again.
+        if at(&world.statuses().await) != indexes {
+            why = "the nodes do not come to rest".into();
+            return false;
+        }
+        world.recorder.finals(finals);
+        true
+    });
+    if !read.await {
+        world.recorder.trouble(why);
+    }
+}
+
+async fn get(world: &World, node: u64, path: &str, hash: Option<&mut Xxh3>) -> Result<Value, Refusal> {
+    let body = world.ask(node, "GET", path, None, PAGE).await?;
+    if let Some(hash) = hash {
+        hash.update(&body);
+    }
+    serde_json::from_slice(&body).map_err(|error| Refusal::Lost(format!("{path}: {error}")))
+}
+
+fn rows<'a>(page: &'a Value, name: &str) -> &'a [Value] {
+    page[name].as_array().map_or(&[], |rows| rows)
+}
+
+/// What a node holds, and the index that its devices and sync states belong to.
+async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<(u64, Final), Refusal> {
+    let mut hash = Xxh3::new();
+    let snapshot = get(world, node, "/system/export", Some(&mut hash)).await?;
+    for log in ["elections", "audit", "records"] {
+        let mut after = String::new();
+        loop {
+            let path = format!("/system/export/{log}?limit={LIMIT}{after}");
+            let page = get(world, node, &path, Some(&mut hash)).await?;
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+    }
+    let mut changes = Vec::new();
+    let mut cursor = snapshot["cursor"].as_str().unwrap_or_default().to_owned();
+    loop {
+        let path = format!("/sync/changes?consistency=stale&limit={LIMIT}&cursor={cursor}");
+        let page = get(world, node, &path, None).await?;
+        changes.extend(rows(&page, "changes").iter().map(|change| row(change, "data")));
+        if page["has_more"] != json!(true) {
+            break;
+        }
+        page["cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
+    }
+    let mut elections = Vec::new();
+    loop {
+        let path = format!("/sync/master-election-logs?consistency=stale&limit={LIMIT}&offset={}", elections.len());
+        let page = get(world, node, &path, None).await?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        elections.extend(rows(&page, "logs").iter().map(|row| ElectionRow {
+            id: number(&row["id"]),
+            term: number(&row["term"]),
+            previous: text(&row["previous_master_id"]),
+            new: text(&row["new_master_id"]),
+        }));
+        if (rows(&page, "logs").len() as u64) < LIMIT {
+            break;
+        }
+    }
+    elections.reverse();
+    let mut sync_states = Vec::new();
+    for state in rows(&snapshot, "sync_states") {
+        let Some(device) = state["device_id"].as_str() else { continue };
+        let state = get(world, node, &format!("/sync/state/{device}?consistency=stale"), None).await?;
+        // Versions without this field: the check is left out.
+        let Some((_, seq)) = state["cursor"].as_str().and_then(|text| text.split_once('.')) else { continue };
+        let synced = state["sync_status"] == json!("synced");
+        sync_states.push((device.to_owned(), seq.parse().unwrap_or(0), synced));
+    }
+    let masters: Vec<_> = rows(&snapshot, "devices").iter().filter(|d| d["role"] == json!("master")).collect();
+    if masters.len() > 1 {
+        world.recorder.trouble(format!("node {node} holds several masters: {masters:?}"));
+    }
+    let compacted = snapshot["compacted_seq"].as_u64().unwrap_or(0);
+    let applied = snapshot["applied_index"].as_u64().unwrap_or(0);
+    Ok((
+        applied,
+        Final {
+            node,
+            applied,
+            digest: digest.to_owned(),
+            rows: format!("{:032x}", hash.digest128()),
+            head,
+            compacted,
+            previous: previous(&changes),
+            changes,
+            elections,
+            sync_states,
+        },
+    ))
+}
+
+/// The version that each change replaced, as the order of the log has it: nodes do not tell.
+fn previous(changes: &[crate::history::Row]) -> Vec<u64> {
+    let mut newest = std::collections::BTreeMap::new();
+    changes.iter().map(|row| newest.insert((row.table.as_str(), row.record), row.seq).unwrap_or(0)).collect()
+}

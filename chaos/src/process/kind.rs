@@ -1,0 +1,124 @@
+//! The kinds of faults, and what each of them takes.
+
+use serde::Deserialize;
+
+use super::scenario::Who;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// SIGKILL, and a start afterwards.
+    Kill,
+    /// SIGTERM, and a start afterwards.
+    Restart,
+    /// SIGSTOP, then SIGCONT.
+    Pause,
+    /// Every node in turn is restarted, the next when the last one serves.
+    RollingRestart,
+    /// The nodes are cut off from the others, not from their clients.
+    Partition,
+    /// One way of the links of the nodes is cut.
+    OneWay,
+    /// Two halves of the cluster hear each other through one node only.
+    Bridge,
+    /// Every node hears only itself.
+    Shatter,
+    /// What the nodes send takes longer.
+    Latency,
+    /// What the nodes send has to pass a narrow line.
+    Bandwidth,
+    /// All connections of the nodes with each other are reset.
+    Reset,
+    /// The disk is full.
+    FullDisk,
+    SlowDisk,
+    /// The wall clock is wrong.
+    ClockSkew,
+    /// A node leaves the cluster for good, and a new one comes.
+    Members,
+    /// Leadership is ordered to another node.
+    Transfer,
+    /// All clients lose their connections, again and again.
+    Churn,
+}
+
+/// A parameter of a fault beside its time and whom it strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Param {
+    Silent,
+    Direction,
+    LatencyMs,
+    JitterMs,
+    KbytesPerS,
+    SkewMs,
+    EveryMs,
+}
+
+impl Param {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Direction => "direction",
+            Self::LatencyMs => "latency_ms",
+            Self::JitterMs => "jitter_ms",
+            Self::KbytesPerS => "kbytes_per_s",
+            Self::SkewMs => "skew_ms",
+            Self::EveryMs => "every_ms",
+        }
+    }
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::RollingRestart => "rolling_restart",
+            Self::Partition => "partition",
+            Self::OneWay => "one_way",
+            Self::Bridge => "bridge",
+            Self::Shatter => "shatter",
+            Self::Latency => "latency",
+            Self::Bandwidth => "bandwidth",
+            Self::Reset => "reset",
+            Self::FullDisk => "full_disk",
+            Self::SlowDisk => "slow_disk",
+            Self::ClockSkew => "clock_skew",
+            Self::Members => "members",
+            Self::Transfer => "transfer",
+            Self::Churn => "churn",
+        }
+    }
+
+    pub fn params(self) -> &'static [Param] {
+        match self {
+            Self::Partition | Self::Bridge | Self::Shatter => &[Param::Silent],
+            Self::OneWay => &[Param::Direction],
+            Self::Latency => &[Param::LatencyMs, Param::JitterMs],
+            Self::Bandwidth => &[Param::KbytesPerS],
+            Self::ClockSkew => &[Param::SkewMs],
+            Self::Churn => &[Param::EveryMs],
+            _ => &[],
+        }
+    }
+
+    /// Whether it can be aimed at these.
+    pub fn strikes(self, who: Who) -> bool {
+        match self {
+            Self::RollingRestart | Self::Bridge | Self::Shatter | Self::Churn => false,
+            Self::Transfer => matches!(who, Who::One | Who::Node(_)),
+            Self::Members => matches!(who, Who::One | Who::Leader | Who::Master | Who::Node(_)),
+            _ => true,
+        }
+    }
+
+    /// Whom it strikes if the scenario does not say.
+    pub fn usually(self) -> Who {
+        match self {
+            Self::Latency | Self::Bandwidth | Self::Reset => Who::All,
+            Self::Partition => Who::Minority,
+            _ => Who::One,
+        }
+    }
+}

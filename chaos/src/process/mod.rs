@@ -1,0 +1,28 @@
+//! Chaos on real processes: `tillsync serve` on loopback, a proxy between every two of them, clients on real
+//! connections, faults, and the same checkers as for the simulation.
+//!
+//! - [`scenario`], [`kind`], [`library`]: what is to happen; [`allowed`]: what this machine lets happen
+//! - [`cluster`], [`network`], [`proxy`], [`disks`]: the nodes and what is between and under them
+//! - [`client`]: who uses them; [`faults`]: who breaks them; [`onlooker`]: who looks at them
+//! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
+//! - [`soak`]: many runs; [`commands`]: the command line
+
+mod allowed;
+mod client;
+mod cluster;
+pub mod commands;
+mod disks;
+mod ending;
+mod faults;
+mod http;
+mod kind;
+mod library;
+mod network;
+mod onlooker;
+mod progress;
+mod proxy;
+mod recorder;
+mod run;
+mod scenario;
+mod soak;
+mod world;

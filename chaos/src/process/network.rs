@@ -1,0 +1,167 @@
+//! The network between the nodes: a proxy for every ordered pair, and the rules that they go by.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::proxy;
+
+/// What the bytes from one node to another have to go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub cut: Cut,
+    pub latency: Duration,
+    /// Up to this much more.
+    pub jitter: Duration,
+    /// Bytes a second; 0: as many as come.
+    pub rate: u64,
+    /// Raised to reset all connections.
+    pub resets: u64,
+    /// There is no process at the other end: nobody listens.
+    pub down: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cut {
+    #[default]
+    No,
+    /// Connections stay, and what is sent waits.
+    Silent,
+    /// Connections are reset, and new ones refused.
+    Refused,
+}
+
+/// What a fault does to links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    pub cut: Cut,
+    pub latency: Duration,
+    pub jitter: Duration,
+    pub rate: u64,
+}
+
+/// An ordered pair of nodes: from, to.
+pub type Pair = (u64, u64);
+
+#[derive(Default)]
+struct Inner {
+    /// What is going on, by its number.
+    effects: BTreeMap<u64, (Vec<Pair>, Effect)>,
+    newest: u64,
+    resets: BTreeMap<Pair, u64>,
+    /// Nodes without a process.
+    down: Vec<u64>,
+}
+
+pub struct Network {
+    rules: BTreeMap<Pair, watch::Sender<Rule>>,
+    /// Where `from` finds `to`.
+    addresses: BTreeMap<Pair, SocketAddr>,
+    inner: Mutex<Inner>,
+    _proxies: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Network {
+    /// Proxies between these nodes, which listen on `targets`, at ports that `port` gives.
+    pub fn start(
+        targets: &BTreeMap<u64, SocketAddr>,
+        mut port: impl FnMut() -> Result<SocketAddr, String>,
+        seed: u64,
+    ) -> Result<Self, String> {
+        let pairs: Vec<Pair> =
+            targets.keys().flat_map(|a| targets.keys().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
+        let rules: BTreeMap<Pair, watch::Sender<Rule>> =
+            pairs.iter().map(|pair| (*pair, watch::Sender::new(Rule::default()))).collect();
+        let mut addresses = BTreeMap::new();
+        let mut proxies = Vec::new();
+        for (from, to) in &pairs {
+            let (Some(target), Some(out), Some(back)) =
+                (targets.get(to), rules.get(&(*from, *to)), rules.get(&(*to, *from)))
+            else {
+                continue;
+            };
+            let listen = port()?;
+            let seed = seed ^ (from << 32) ^ to;
+            let proxy = proxy::Proxy { listen, target: *target, out: out.subscribe(), back: back.subscribe(), seed };
+            addresses.insert((*from, *to), listen);
+            proxies.push(AbortOnDropHandle::new(tokio::spawn(proxy.run())));
+        }
+        Ok(Self { rules, addresses, inner: Mutex::default(), _proxies: proxies })
+    }
+
+    pub fn address(&self, from: u64, to: u64) -> Option<SocketAddr> {
+        self.addresses.get(&(from, to)).copied()
+    }
+
+    /// Begins an effect on these links; the number ends it.
+    pub fn begin(&self, pairs: Vec<Pair>, effect: Effect) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.newest += 1;
+        let number = inner.newest;
+        inner.effects.insert(number, (pairs, effect));
+        self.apply(&inner);
+        number
+    }
+
+    pub fn end(&self, number: u64) {
+        let mut inner = self.inner.lock();
+        inner.effects.remove(&number);
+        self.apply(&inner);
+    }
+
+    /// Resets every connection on these links.
+    pub fn reset(&self, pairs: &[Pair]) {
+        let mut inner = self.inner.lock();
+        for pair in pairs {
+            *inner.resets.entry(*pair).or_default() += 1;
+        }
+        self.apply(&inner);
+    }
+
+    /// Whether a node's process is there: without it nobody listens at its proxies.
+    pub fn set_up(&self, node: u64, up: bool) {
+        let mut inner = self.inner.lock();
+        inner.down.retain(|other| *other != node);
+        if !up {
+            inner.down.push(node);
+        }
+        self.apply(&inner);
+    }
+
+    /// All links whole.
+    pub fn heal(&self) {
+        let mut inner = self.inner.lock();
+        inner.effects.clear();
+        self.apply(&inner);
+    }
+
+    /// Whether anything between two nodes is cut.
+    pub fn apart(&self, a: u64, b: u64) -> bool {
+        let cut = |pair: Pair| self.rules.get(&pair).is_some_and(|rule| rule.borrow().cut != Cut::No);
+        cut((a, b)) || cut((b, a))
+    }
+
+    fn apply(&self, inner: &Inner) {
+        for (pair, sender) in &self.rules {
+            let mut rule = Rule {
+                resets: inner.resets.get(pair).copied().unwrap_or(0),
+                down: inner.down.contains(&pair.1),
+                ..Rule::default()
+            };
+            for (_, effect) in inner.effects.values().filter(|(pairs, _)| pairs.contains(pair)) {
+                rule.cut = rule.cut.max(effect.cut);
+                rule.latency += effect.latency;
+                rule.jitter += effect.jitter;
+                rule.rate = match (rule.rate, effect.rate) {
+                    (0, rate) | (rate, 0) => rate,
+                    (a, b) => a.min(b),
+                };
+            }
+            sender.send_if_modified(|now| std::mem::replace(now, rule) != rule);
+        }
+    }
+}

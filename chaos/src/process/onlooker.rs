@@ -1,0 +1,140 @@
+//! Looks at every node over REST while the run goes on, and at the processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::world::World;
+use crate::history::{Band, Sample};
+
+/// How often a node is asked, and how often who has which role.
+const EVERY: Duration = Duration::from_millis(100);
+const ROLES_EVERY: u64 = 10;
+/// How often it is looked whether there is a majority, and whether all processes are there.
+const LOOK: Duration = Duration::from_millis(20);
+/// A pause before a node that fell over is started again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Samples one node until it is aborted.
+pub async fn watch_node(world: Arc<World>, node: u64) {
+    let (mut turn, mut led) = (0_u64, None);
+    loop {
+        sleep(EVERY).await;
+        turn += 1;
+        let Some(boot) = world.cluster.boot(node) else { continue };
+        let (tick, us) = world.recorder.now();
+        let Some(status) = world.status(node).await else { continue };
+        // An answer from the start before or after would be taken for this one's.
+        if world.cluster.boot(node) != Some(boot) || status.node != node {
+            continue;
+        }
+        let leads = (status.leader == Some(node)).then_some((boot, status.term));
+        if let Some((_, term)) = leads.filter(|_| leads != led) {
+            world.recorder.led(node, term);
+        }
+        led = leads;
+        let master = status.master.clone().unwrap_or_default();
+        world.recorder.sample(Sample {
+            tick,
+            us,
+            node,
+            boot,
+            applied: status.digest_index,
+            digest: status.digest.clone(),
+            head: status.head_seq,
+            // Who has the role is asked apart, see below: one answer does not tell both.
+            masters: if master.is_empty() { Vec::new() } else { vec![master.clone()] },
+            master,
+            master_term: status.master_term,
+        });
+        world.seen.lock().insert(node, status);
+        if turn % ROLES_EVERY == 0 {
+            roles(&world, node).await;
+        }
+    }
+}
+
+/// At most one device has the role.
+async fn roles(world: &World, node: u64) {
+    let path = "/device/roles?consistency=stale";
+    let Ok(answer) = world.ask(node, "GET", path, None, Duration::from_secs(1)).await else { return };
+    let Ok(answer) = serde_json::from_slice::<Value>(&answer) else { return };
+    let devices = answer["devices"].as_array().map_or(&[][..], |devices| devices);
+    let masters: Vec<_> = devices.iter().filter(|d| d["role"] == json!("master")).map(|d| &d["device_id"]).collect();
+    if masters.len() > 1 {
+        world.recorder.trouble(format!("node {node} shows several masters at once: {masters:?}"));
+    }
+}
+
+/// Notes the times without a majority, until it is aborted, which must not be before it is back.
+pub async fn watch_majority(world: Arc<World>) {
+    let mut gone: Option<u64> = None;
+    loop {
+        let now = world.recorder.us();
+        match (gone, world.cluster.majority()) {
+            (None, false) => gone = Some(now),
+            (Some(from_us), true) => {
+                gone = None;
+                let (name, what) = ("no_majority".into(), "no majority".into());
+                world.recorder.band(Band { name, what, from_us, to_us: now, majority: false });
+            }
+            _ => {}
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// A node that ends by itself is trouble, unless a fault has it; it is started again either way.
+pub async fn watch_processes(world: Arc<World>) {
+    loop {
+        sleep(LOOK).await;
+        for (node, status) in world.cluster.fallen() {
+            if world.cluster.is_claimed(node) {
+                // The fault that has it looks after it.
+                world.note(format!("node {node} ended by itself under its fault: {status}"));
+                continue;
+            }
+            world.recorder.trouble(format!("node {node} ended by itself: {status}: {}", last_line(&world, node)));
+            let world = world.clone();
+            tokio::spawn(async move {
+                sleep(PAUSE).await;
+                start(&world, node, Duration::from_secs(30)).await;
+            });
+        }
+    }
+}
+
+/// Starts a node, and waits until it serves.
+pub async fn start(world: &World, node: u64, within: Duration) -> bool {
+    if let Err(why) = world.cluster.revive(node) {
+        world.recorder.trouble(format!("node {node} cannot be started: {why}"));
+        return false;
+    }
+    world.cluster.serves(node, within).await
+}
+
+/// The last line of a node's log that tells of an error, or the last one.
+pub fn last_line(world: &World, node: u64) -> String {
+    let text = std::fs::read(world.cluster.log_of(node)).unwrap_or_default();
+    let tail = text.len().saturating_sub(8 << 10);
+    let text = String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).into_owned();
+    let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let last = lines.clone().next().unwrap_or("its log is empty").to_owned();
+    lines.find(|line| line.contains("error: ") || line.contains("panicked")).map_or(last, str::to_owned)
+}
+
+/// Waits until it is so, or the time is up.
+pub async fn until(within: Duration, mut is_so: impl AsyncFnMut() -> bool) -> bool {
+    let end = Instant::now() + within;
+    loop {
+        if is_so().await {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        sleep(LOOK).await;
+    }
+}

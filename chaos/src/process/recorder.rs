@@ -1,0 +1,75 @@
+//! Everything that happens in a run, as it happens.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Trouble};
+
+pub struct Recorder {
+    history: Mutex<History>,
+    tick: AtomicU64,
+    began: Instant,
+    /// Operations answered, refused, and of unknown end.
+    pub ok: AtomicU64,
+    pub failed: AtomicU64,
+    pub unknown: AtomicU64,
+}
+
+impl Recorder {
+    pub fn new() -> Self {
+        let count = || AtomicU64::new(0);
+        let (ok, failed, unknown) = (count(), count(), count());
+        Self { history: Mutex::default(), tick: count(), began: Instant::now(), ok, failed, unknown }
+    }
+
+    /// The next moment: a number that only grows, and the time.
+    pub fn now(&self) -> (u64, u64) {
+        (self.tick.fetch_add(1, Ordering::SeqCst), self.us())
+    }
+
+    pub fn us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub fn op(&self, op: Op) {
+        let count = match op.outcome {
+            Outcome::Ok => &self.ok,
+            Outcome::Failed => &self.failed,
+            Outcome::Unknown => &self.unknown,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.history.lock().ops.push(op);
+    }
+
+    pub fn session(&self, session: SessionTold) {
+        self.history.lock().sessions.push(session);
+    }
+
+    pub fn sample(&self, sample: Sample) {
+        self.history.lock().samples.push(sample);
+    }
+
+    pub fn led(&self, node: u64, raft_term: u64) {
+        let us = self.us();
+        self.history.lock().led.push(Led { us, node, raft_term });
+    }
+
+    pub fn finals(&self, finals: Vec<Final>) {
+        self.history.lock().finals = finals;
+    }
+
+    pub fn band(&self, band: Band) {
+        self.history.lock().bands.push(band);
+    }
+
+    pub fn trouble(&self, what: impl Into<String>) {
+        let (us, what) = (self.us(), what.into());
+        self.history.lock().trouble.push(Trouble { us, what });
+    }
+
+    pub fn take(&self) -> History {
+        std::mem::take(&mut *self.history.lock())
+    }
+}

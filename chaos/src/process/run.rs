@@ -1,0 +1,216 @@
+//! One run of a scenario: a cluster, clients, faults, the end, the verdict.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use tillsync::cli::client::link::Transport;
+use tillsync::clock::{Clock, SystemClock};
+use tillsync::token::Class;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client::{Client, Counters};
+use super::cluster::{Cluster, Plan};
+use super::kind::Kind;
+use super::scenario::Scenario;
+use super::world::{Phase, World};
+use super::{allowed, ending, faults, onlooker, progress};
+use crate::checker::{Expected, Verdict, check};
+use crate::history::{History, Outcome};
+use crate::report::{self, About};
+use crate::rng::Rng;
+
+/// Faults must be over by this long after the load.
+const FAULTS_END: Duration = Duration::from_secs(120);
+/// The load goes on so long over the healed cluster, so that it is seen to come back.
+const HEALED: Duration = Duration::from_secs(2);
+const CLIENT_ENDS: Duration = Duration::from_secs(20);
+
+pub struct Options<'a> {
+    pub scenario: Scenario,
+    pub seed: u64,
+    pub dir: &'a Path,
+    pub binary: &'a Path,
+    /// The command that repeats it.
+    pub replay: String,
+    pub quiet: bool,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outline {
+    pub scenario: String,
+    pub seed: u64,
+    pub holds: bool,
+    pub broken: Vec<String>,
+    pub violations: Vec<String>,
+    /// How often each kind of fault struck.
+    pub faults: BTreeMap<String, u64>,
+    pub gaps_ms: BTreeMap<String, u64>,
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub checked: u64,
+    pub duration_ms: u64,
+    pub notes: Vec<String>,
+    pub page: PathBuf,
+}
+
+/// Runs it to the end, checks it and writes its folder.
+pub async fn run(options: Options<'_>) -> Result<Outline, String> {
+    let Options { scenario, seed, dir, binary, replay, quiet } = options;
+    fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let started = tillsync::model::time::iso(SystemClock.now_ms());
+    let mut rng = Rng::new(seed);
+    let allowed = allowed::here(&scenario, dir);
+    let plan = Plan {
+        binary,
+        dir,
+        nodes: scenario.nodes,
+        spare: scenario.spare(),
+        seed: rng.next(),
+        small_disks: scenario.has(Kind::FullDisk) && allowed.mounts,
+        faketime: allowed.faketime.clone(),
+    };
+    let cluster = Cluster::start(plan).await?;
+    let world = Arc::new(World::new(scenario.load, cluster));
+    for note in &allowed.notes {
+        world.note(note.clone());
+    }
+    let ran = load(&world, &scenario, &allowed.left_out, &mut rng, quiet).await;
+    let version = world.statuses().await.first().map(|status| status.version.clone()).unwrap_or_default();
+    let nodes = world.cluster.members();
+    world.cluster.end(false).await;
+    ran?;
+    let duration_ms = world.recorder.us() / 1_000;
+    let history = world.recorder.take();
+    let gap = Duration::from_millis(scenario.slo.gap_ms);
+    let verdict = check(&history, Expected { gap });
+    let mut notes = world.notes.lock().clone();
+    notes.extend(limits(&history));
+    let about = About {
+        scenario: scenario.name.clone(),
+        explained: scenario.explained.clone(),
+        seed,
+        replay,
+        nodes,
+        started,
+        duration_ms,
+        version,
+        machine: allowed.machine,
+        gap_ms: scenario.slo.gap_ms,
+        notes,
+    };
+    let page = write(dir, &about, &history, &verdict).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(outline(&about, &history, &verdict, page))
+}
+
+/// What the evidence does not cover, in words.
+fn limits(history: &History) -> Vec<String> {
+    let mut notes = vec![
+        "The version that a change replaced is taken from the order of the log: nodes do not tell it over REST."
+            .to_owned(),
+        "Digests, leaders and masters are seen ten times a second, not at every index.".to_owned(),
+    ];
+    if history.finals.iter().all(|node| node.sync_states.is_empty()) {
+        notes.push("This version does not tell the cursors of sync states: sync_states is not checked.".into());
+    }
+    notes
+}
+
+async fn load(
+    world: &Arc<World>,
+    scenario: &Scenario,
+    left_out: &[Kind],
+    rng: &mut Rng,
+    quiet: bool,
+) -> Result<(), String> {
+    ending::policy(world).await?;
+    let counters = Arc::new(Counters::default());
+    let mut clients = Vec::new();
+    for number in 1..=scenario.load.ws + scenario.load.socketio {
+        let transport = if number <= scenario.load.ws { Transport::Ws } else { Transport::Socketio };
+        let name = format!("till-{number}");
+        let token = world.cluster.token_of(&name, Class::Manager)?;
+        let client = Client::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
+        clients.push(AbortOnDropHandle::new(tokio::spawn(client.run())));
+    }
+    let majority = spawn_task(onlooker::watch_majority(world.clone()));
+    let processes = spawn_task(onlooker::watch_processes(world.clone()));
+    let progress = (!quiet).then(|| spawn_task(progress::tell(world.clone())));
+    let onlookers: Vec<_> =
+        (1..=scenario.nodes + scenario.spare()).map(|id| spawn_task(onlooker::watch_node(world.clone(), id))).collect();
+    let began = Instant::now();
+    let timed = scenario.timed(rng).into_iter().filter(|timed| !left_out.contains(&timed.fault.kind));
+    let striking: Vec<_> = timed
+        .enumerate()
+        .map(|(number, timed)| spawn_task(faults::strike(world.clone(), number as u64, timed, began)))
+        .collect();
+    sleep(Duration::from_secs_f64(scenario.duration_s)).await;
+    for fault in striking {
+        if timeout(FAULTS_END, fault).await.is_err() {
+            world.recorder.trouble("a fault does not end");
+        }
+    }
+    ending::heal(world).await;
+    sleep(HEALED).await;
+    drop(majority);
+    world.phase.send_replace(Phase::Listen);
+    ending::serve_again(world).await;
+    ending::all_told(world).await;
+    world.phase.send_replace(Phase::End);
+    for client in clients {
+        if timeout(CLIENT_ENDS, client).await.is_err() {
+            world.recorder.trouble("a client does not end");
+        }
+    }
+    ending::converge(world).await;
+    if world.recorder.ok.load(Ordering::Relaxed) == 0 {
+        world.recorder.trouble("no client ever got an answer: the run proves nothing");
+    }
+    drop((processes, onlookers, progress));
+    Ok(())
+}
+
+fn spawn_task(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}
+
+fn write(dir: &Path, about: &About, history: &History, verdict: &Verdict) -> std::io::Result<PathBuf> {
+    let mut out = BufWriter::new(File::create(dir.join("history.jsonl"))?);
+    history.write(&mut out)?;
+    out.flush()?;
+    let mut out = BufWriter::new(File::create(dir.join("run.json"))?);
+    serde_json::to_writer_pretty(&mut out, about)?;
+    out.flush()?;
+    report::write(dir, about, history, verdict)
+}
+
+fn outline(about: &About, history: &History, verdict: &Verdict, page: PathBuf) -> Outline {
+    let mut faults = BTreeMap::<String, u64>::new();
+    for band in history.bands.iter().filter(|band| band.majority) {
+        *faults.entry(band.name.clone()).or_default() += 1;
+    }
+    let findings = verdict.invariants.iter();
+    let violations = findings.flat_map(|(name, f)| f.violations.iter().map(move |what| format!("{name}: {what}")));
+    Outline {
+        scenario: about.scenario.clone(),
+        seed: about.seed,
+        holds: verdict.holds(),
+        broken: verdict.broken().into_iter().map(str::to_owned).collect(),
+        violations: violations.collect(),
+        faults,
+        gaps_ms: verdict.gaps_ms.clone(),
+        operations: history.ops.len() as u64,
+        acknowledged: history.ops.iter().filter(|op| op.outcome == Outcome::Ok).count() as u64,
+        checked: verdict.invariants.values().map(|finding| finding.checked).sum(),
+        duration_ms: about.duration_ms,
+        notes: about.notes.clone(),
+        page,
+    }
+}

@@ -1,0 +1,440 @@
+//! What is done to a cluster, and what clients do meanwhile: a TOML file.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tillsync::limits;
+
+use super::kind::{Kind, Param};
+use crate::rng::Rng;
+
+/// The longest run, in seconds.
+const LONGEST: f64 = 3_600.0;
+/// Faults of one run, repeats counted.
+const MOST_FAULTS: usize = 500;
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    pub name: String,
+    /// What it shows, for people.
+    pub explained: String,
+    #[serde(default = "three")]
+    pub nodes: u64,
+    pub duration_s: f64,
+    #[serde(default)]
+    pub load: Load,
+    #[serde(default)]
+    pub slo: Slo,
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<Fault>,
+}
+
+fn three() -> u64 {
+    3
+}
+
+/// Who uses the cluster, and how. The shares are of a thousand operations; what is left over is listening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Load {
+    /// Clients on each transport.
+    pub ws: u64,
+    pub socketio: u64,
+    /// Records in each table that they meet on.
+    pub records: u64,
+    /// The longest pause of a client between two operations.
+    pub pause_ms: u64,
+    pub writes: u64,
+    /// Of a hundred writes: how many name the version that they may replace.
+    pub conditional_percent: u64,
+    pub reads: u64,
+    pub syncs: u64,
+    pub reconnects: u64,
+    /// Orders by hand to be master.
+    pub claims: u64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            ws: 5,
+            socketio: 4,
+            records: 5,
+            pause_ms: 25,
+            writes: 550,
+            conditional_percent: 30,
+            reads: 360,
+            syncs: 25,
+            reconnects: 10,
+            claims: 2,
+        }
+    }
+}
+
+/// What people wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Slo {
+    /// The longest time without a successful write while a majority is there.
+    pub gap_ms: u64,
+}
+
+impl Default for Slo {
+    fn default() -> Self {
+        Self { gap_ms: 5_000 }
+    }
+}
+
+/// One `[[fault]]`. Which parameters a kind takes says [`Kind::params`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    pub at_s: f64,
+    #[serde(default)]
+    pub for_s: f64,
+    pub kind: Kind,
+    pub who: Option<Who>,
+    /// Strikes so many times, this far apart.
+    #[serde(default = "once")]
+    pub times: u32,
+    #[serde(default)]
+    pub every_s: f64,
+    /// Nobody is told that the link is cut: what is sent waits.
+    pub silent: Option<bool>,
+    pub direction: Option<Direction>,
+    pub latency_ms: Option<u64>,
+    pub jitter_ms: Option<u64>,
+    pub kbytes_per_s: Option<u64>,
+    pub skew_ms: Option<i64>,
+    pub every_ms: Option<u64>,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// Which way of a node's links is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    In,
+    Out,
+}
+
+/// Whom a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Named")]
+pub enum Who {
+    Leader,
+    /// A follower.
+    One,
+    /// As many nodes as the others can do without.
+    Minority,
+    Majority,
+    All,
+    /// The node at which the master is connected.
+    Master,
+    Node(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Word(String),
+    Number(u64),
+}
+
+impl TryFrom<Named> for Who {
+    type Error = String;
+
+    fn try_from(named: Named) -> Result<Self, String> {
+        let expected = "leader, one, minority, majority, all, master or a node's number";
+        match named {
+            Named::Number(id) if id > 0 => Ok(Self::Node(id)),
+            Named::Number(_) => Err(format!("who: 0 is no node; expected {expected}")),
+            Named::Word(word) => match word.as_str() {
+                "leader" => Ok(Self::Leader),
+                "one" => Ok(Self::One),
+                "minority" => Ok(Self::Minority),
+                "majority" => Ok(Self::Majority),
+                "all" => Ok(Self::All),
+                "master" => Ok(Self::Master),
+                _ => Err(format!("who: {word:?} is unknown; expected {expected}")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("leader"),
+            Self::One => f.write_str("one"),
+            Self::Minority => f.write_str("minority"),
+            Self::Majority => f.write_str("majority"),
+            Self::All => f.write_str("all"),
+            Self::Master => f.write_str("master"),
+            Self::Node(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// A fault at its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    pub at: Duration,
+    pub lasts: Duration,
+    pub fault: Fault,
+    /// For what it draws.
+    pub seed: u64,
+}
+
+impl Scenario {
+    /// Reads a file's text; what is wrong is one sentence that names the field.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scenario: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |at| text.get(..at.start).map_or(0, |head| head.matches('\n').count()));
+            format!("line {}: {}", line + 1, error.message().trim().replace('\n', " "))
+        })?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if self.name.is_empty() || self.name.len() > 60 || !self.name.chars().all(word) {
+            return Err("name: 1 to 60 small letters, digits and underscores".into());
+        }
+        if self.explained.trim().is_empty() {
+            return Err("explained: is empty".into());
+        }
+        if self.nodes != 3 && self.nodes != 5 {
+            return Err(format!("nodes: must be 3 or 5, not {}", self.nodes));
+        }
+        if !(1.0..=LONGEST).contains(&self.duration_s) {
+            return Err(format!("duration_s: must be 1 to {LONGEST}, not {}", self.duration_s));
+        }
+        self.load.check()?;
+        if !(100..=600_000).contains(&self.slo.gap_ms) {
+            return Err(format!("slo.gap_ms: must be 100 to 600000, not {}", self.slo.gap_ms));
+        }
+        for (at, fault) in self.faults.iter().enumerate() {
+            fault.check(self).map_err(|why| format!("fault {} ({}): {why}", at + 1, fault.kind.name()))?;
+        }
+        let strikes: usize = self.faults.iter().map(|fault| fault.times as usize).sum();
+        if strikes > MOST_FAULTS {
+            return Err(format!("fault: {strikes} strikes are more than {MOST_FAULTS}"));
+        }
+        if self.nodes + self.spare() > limits::NODES as u64 {
+            return Err(format!("fault: with those that members adds there are more than {} nodes", limits::NODES));
+        }
+        Ok(())
+    }
+
+    /// The same in another time: everything is stretched.
+    pub fn lasting(mut self, seconds: f64) -> Result<Self, String> {
+        if !(1.0..=LONGEST).contains(&seconds) {
+            return Err(format!("--seconds: must be 1 to {LONGEST}, not {seconds}"));
+        }
+        let by = seconds / self.duration_s;
+        self.duration_s = seconds;
+        for fault in &mut self.faults {
+            fault.at_s *= by;
+            fault.for_s *= by;
+            fault.every_s *= by;
+        }
+        Ok(self)
+    }
+
+    /// When each fault strikes, in this order; the seed moves them a little.
+    pub fn timed(&self, rng: &mut Rng) -> Vec<Timed> {
+        let mut all = Vec::new();
+        for fault in &self.faults {
+            for turn in 0..fault.times {
+                let at = (fault.at_s + fault.every_s * f64::from(turn)) * 1_000.0;
+                let at = Duration::from_millis(at as u64) + rng.millis(0, 300);
+                let lasts = fault.for_s * (rng.between(85, 115) as f64) * 10.0;
+                let lasts = Duration::from_millis(lasts as u64);
+                all.push(Timed { at, lasts, fault: fault.clone(), seed: rng.next() });
+            }
+        }
+        all.sort_by_key(|timed| timed.at);
+        all
+    }
+
+    pub fn has(&self, kind: Kind) -> bool {
+        self.faults.iter().any(|fault| fault.kind == kind)
+    }
+
+    /// Nodes that come later, by changes of the members.
+    pub fn spare(&self) -> u64 {
+        self.faults.iter().filter(|fault| fault.kind == Kind::Members).map(|fault| u64::from(fault.times)).sum()
+    }
+
+    /// The faults in a line.
+    pub fn outline(&self) -> String {
+        let one = |fault: &Fault| match fault.who {
+            Some(who) => format!("{} {who}", fault.kind.name()),
+            None => fault.kind.name().to_owned(),
+        };
+        let mut all: Vec<String> = self.faults.iter().map(one).collect();
+        all.dedup();
+        if all.is_empty() { "none".into() } else { all.join(", ") }
+    }
+}
+
+impl Load {
+    fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: u64, from: u64, to: u64| {
+            if (from..=to).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("load.{name}: must be {from} to {to}, not {value}"))
+            }
+        };
+        within("ws", self.ws, 0, 500)?;
+        within("socketio", self.socketio, 0, 500)?;
+        if self.ws + self.socketio == 0 {
+            return Err("load.ws: no client at all, and load.socketio neither".into());
+        }
+        within("records", self.records, 1, 100_000)?;
+        within("pause_ms", self.pause_ms, 0, 10_000)?;
+        within("conditional_percent", self.conditional_percent, 0, 100)?;
+        let shares = [
+            ("writes", self.writes),
+            ("reads", self.reads),
+            ("syncs", self.syncs),
+            ("reconnects", self.reconnects),
+            ("claims", self.claims),
+        ];
+        for (name, share) in shares {
+            within(name, share, 0, 1_000)?;
+        }
+        within("writes, reads, syncs, reconnects and claims together", shares.iter().map(|s| s.1).sum(), 1, 1_000)
+    }
+}
+
+impl Fault {
+    fn check(&self, scenario: &Scenario) -> Result<(), String> {
+        if !(0.0..=scenario.duration_s).contains(&self.at_s) {
+            return Err(format!("at_s: must be within the run's {} s", scenario.duration_s));
+        }
+        if !(0.0..=600.0).contains(&self.for_s) {
+            return Err("for_s: must be 0 to 600".into());
+        }
+        if !(1..=MOST_FAULTS as u32).contains(&self.times) {
+            return Err(format!("times: must be 1 to {MOST_FAULTS}"));
+        }
+        if !(0.0..=LONGEST).contains(&self.every_s) || (self.times > 1 && self.every_s < 0.1) {
+            return Err("every_s: is needed with times, and at least 0.1".into());
+        }
+        if let Some(who) = self.who
+            && !self.kind.strikes(who)
+        {
+            return Err(format!("who: {who} cannot be struck by it"));
+        }
+        if let Some(Who::Node(id)) = self.who
+            && id > scenario.nodes
+        {
+            return Err(format!("who: there is no node {id} of {}", scenario.nodes));
+        }
+        let given = [
+            (Param::Silent, self.silent.is_some()),
+            (Param::Direction, self.direction.is_some()),
+            (Param::LatencyMs, self.latency_ms.is_some()),
+            (Param::JitterMs, self.jitter_ms.is_some()),
+            (Param::KbytesPerS, self.kbytes_per_s.is_some()),
+            (Param::SkewMs, self.skew_ms.is_some()),
+            (Param::EveryMs, self.every_ms.is_some()),
+        ];
+        if let Some((param, _)) = given.iter().find(|(param, given)| *given && !self.kind.params().contains(param)) {
+            return Err(format!("{}: is no parameter of it", param.name()));
+        }
+        let most = |name: &str, value: Option<u64>, most: u64| match value {
+            Some(value) if !(1..=most).contains(&value) => Err(format!("{name}: must be 1 to {most}, not {value}")),
+            _ => Ok(()),
+        };
+        most("latency_ms", self.latency_ms, 10_000)?;
+        most("jitter_ms", self.jitter_ms, 10_000)?;
+        most("kbytes_per_s", self.kbytes_per_s, 10_000_000)?;
+        most("every_ms", self.every_ms, 600_000)?;
+        most("skew_ms", self.skew_ms.map(i64::unsigned_abs), 86_400_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "a_name"
+explained = "What it shows."
+duration_s = 30
+
+[load]
+ws = 2
+
+[[fault]]
+at_s = 5
+for_s = 2.5
+kind = "kill"
+who = "leader"
+times = 3
+every_s = 5
+"#;
+
+    #[test]
+    fn a_scenario_is_read_with_its_defaults() {
+        let scenario = Scenario::parse(GOOD).unwrap();
+        assert_eq!((scenario.nodes, scenario.load.ws, scenario.load.socketio), (3, 2, Load::default().socketio));
+        assert_eq!((scenario.faults[0].kind, scenario.faults[0].who), (Kind::Kill, Some(Who::Leader)));
+        assert_eq!(scenario.outline(), "kill leader");
+        assert_eq!(scenario.slo, Slo::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (from, to, says) in [
+            ("duration_s = 30", "duration_s = 30\ncolour = 1", "`colour`"),
+            ("duration_s = 30", "duration_s = \"long\"", "line 4"),
+            ("duration_s = 30", "duration_s = 0", "duration_s"),
+            ("duration_s = 30", "duration_s = 30\nnodes = 4", "nodes"),
+            ("duration_s = 30\n", "", "`duration_s`"),
+            ("\"a_name\"", "\"A name\"", "name"),
+            ("\"What it shows.\"", "\" \"", "explained"),
+            ("ws = 2", "ws = 2\npace = 1", "`pace`"),
+            ("ws = 2", "ws = 0\nsocketio = 0", "load.ws"),
+            ("ws = 2", "writes = 900\nreads = 200", "together"),
+            ("ws = 2", "records = 0", "load.records"),
+            ("[load]", "[slo]\ngap_ms = 1\n[load]", "slo.gap_ms"),
+            ("\"kill\"", "\"kil\"", "`kil`"),
+            ("\"leader\"", "\"boss\"", "who: \"boss\""),
+            ("\"leader\"", "9", "fault 1 (kill): who: there is no node 9"),
+            ("\"leader\"", "0", "who: 0"),
+            ("at_s = 5", "at_s = 31", "fault 1 (kill): at_s"),
+            ("at_s = 5", "at_s = -1", "at_s"),
+            ("for_s = 2.5", "for_s = 2.5\nlatency_ms = 3", "fault 1 (kill): latency_ms"),
+            ("for_s = 2.5", "for_s = 2.5\nhow = 3", "`how`"),
+            ("every_s = 5", "", "every_s"),
+            ("times = 3", "times = 0", "times"),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let error = Scenario::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(says) && !error.contains('\n'), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_seed_says_when_faults_strike() {
+        let scenario = Scenario::parse(GOOD).unwrap();
+        let of = |seed| scenario.timed(&mut Rng::new(seed));
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+        assert_eq!(of(1).len(), 3);
+        let slow = scenario.clone().lasting(60.0).unwrap();
+        assert!(slow.timed(&mut Rng::new(1))[0].at >= Duration::from_secs(10));
+        assert!(scenario.lasting(0.0).unwrap_err().contains("--seconds"));
+    }
+}

@@ -1,0 +1,119 @@
+//! What the parts of a run share.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tillsync::cli::client::rest::NodeStatus;
+use tokio::sync::watch;
+
+use super::cluster::Cluster;
+use super::http::{Door, Refusal};
+use super::recorder::Recorder;
+use super::scenario::Load;
+
+/// What clients are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Load,
+    /// Ask nothing more, but stay connected and listen.
+    Listen,
+    End,
+}
+
+/// How far a client has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Connected there; 0: nowhere.
+    pub node: u64,
+    /// The newest change that it was told.
+    pub told: u64,
+    /// It waits for an answer to a write.
+    pub busy: bool,
+}
+
+pub struct World {
+    pub load: Load,
+    pub recorder: Recorder,
+    pub cluster: Cluster,
+    pub phase: watch::Sender<Phase>,
+    /// Raised to end every connection of every client.
+    pub churn: watch::Sender<u64>,
+    pub standing: Mutex<BTreeMap<String, Standing>>,
+    /// The newest answer of each node, for the progress line.
+    pub seen: Mutex<BTreeMap<u64, NodeStatus>>,
+    /// The faults that are going on.
+    pub going_on: Mutex<BTreeMap<u64, String>>,
+    /// What could not be done as the scenario has it.
+    pub notes: Mutex<Vec<String>>,
+}
+
+/// How long a node may take to answer about itself.
+const STATUS: Duration = Duration::from_millis(600);
+
+impl World {
+    pub fn new(load: Load, cluster: Cluster) -> Self {
+        Self {
+            load,
+            recorder: Recorder::new(),
+            cluster,
+            phase: watch::Sender::new(Phase::Load),
+            churn: watch::Sender::new(0),
+            standing: Mutex::default(),
+            seen: Mutex::default(),
+            going_on: Mutex::default(),
+            notes: Mutex::default(),
+        }
+    }
+
+    pub fn note(&self, what: impl Into<String>) {
+        let what = what.into();
+        let mut notes = self.notes.lock();
+        if !notes.contains(&what) {
+            eprintln!("  note: {what}");
+            notes.push(what);
+        }
+    }
+
+    /// Asks a node as an admin.
+    pub async fn ask(
+        &self,
+        node: u64,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        within: Duration,
+    ) -> Result<Vec<u8>, Refusal> {
+        let Some(authority) = self.cluster.gateway(node) else { return Err(Refusal::Lost("no such node".into())) };
+        Door { authority: &authority, token: &self.cluster.token, within }.call(method, path, body).await
+    }
+
+    pub async fn status(&self, node: u64) -> Option<NodeStatus> {
+        let answer = self.ask(node, "GET", "/system/cluster", None, STATUS).await.ok()?;
+        serde_json::from_slice(&answer).ok()
+    }
+
+    pub async fn statuses(&self) -> Vec<NodeStatus> {
+        join_all(self.cluster.members().into_iter().map(|id| self.status(id))).await.into_iter().flatten().collect()
+    }
+
+    /// The node that leads in the newest term.
+    pub async fn leader(&self) -> Option<u64> {
+        let statuses = self.statuses().await;
+        let leads = statuses.iter().filter(|status| status.leader == Some(status.node));
+        leads.max_by_key(|status| status.term).map(|status| status.node)
+    }
+
+    /// The node at which the master is connected.
+    pub async fn master_home(&self) -> Option<u64> {
+        let statuses = self.statuses().await;
+        let newest = statuses.iter().max_by_key(|status| status.digest_index)?;
+        let master = newest.master.as_deref()?;
+        if let Some(standing) = self.standing.lock().get(master) {
+            return Some(standing.node).filter(|node| *node > 0);
+        }
+        // A node's own device.
+        master.strip_prefix("node-")?.parse().ok()
+    }
+}

@@ -1,0 +1,98 @@
+//! Real processes under a real fault, from the command line to the verdict.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SCENARIO: &str = r#"
+name = "short"
+explained = "The leader is killed and cut off, once each."
+duration_s = 8
+
+[load]
+ws = 3
+socketio = 2
+
+# No judgement on how fast the machine is.
+[slo]
+gap_ms = 60000
+
+[[fault]]
+at_s = 1
+for_s = 1
+kind = "kill"
+who = "leader"
+
+[[fault]]
+at_s = 4.5
+for_s = 2
+kind = "partition"
+who = "leader"
+silent = true
+"#;
+
+fn chaos(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chaos")).args(args).output().unwrap()
+}
+
+fn both(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The node's program of the same build; built if it is not there, as with `cargo test -p chaos` on a fresh tree.
+fn tillsync() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_chaos")).with_file_name("tillsync");
+    if !path.exists() {
+        let release = path.parent().unwrap().ends_with("release");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--package", "tillsync", "--bin", "tillsync"]).args(release.then_some("--release"));
+        cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+        assert!(cargo.status().unwrap().success());
+    }
+    path
+}
+
+#[test]
+fn a_cluster_of_processes_survives_and_its_history_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scenario, dir) = (folder.path().join("short.toml"), folder.path().join("run"));
+    std::fs::write(&scenario, SCENARIO).unwrap();
+    let binary = tillsync();
+    let args = ["run", scenario.to_str().unwrap(), "--seed", "7", "--dir", dir.to_str().unwrap(), "--binary"];
+    let ran = chaos(&[&args[..], &[binary.to_str().unwrap()]].concat());
+    let said = both(&ran);
+    assert!(ran.status.success(), "{said}");
+    assert!(said.contains("short (seed 7): holds"), "{said}");
+    for fault in ["kill", "partition"] {
+        assert!(said.contains(&format!("{fault:16}   1 times")), "{said}");
+    }
+    for file in ["history.jsonl", "run.json", "report.json", "node-1.log", "node-3.log"] {
+        assert!(dir.join(file).exists(), "{file} is missing");
+    }
+    assert!(!dir.join("data").exists(), "the data is left behind");
+    let history = dir.join("history.jsonl");
+    let text = std::fs::read_to_string(&history).unwrap();
+    let count = |what: &str| text.matches(&format!("{{\"line\":\"{what}\"")).count();
+    assert!(count("op") > 50 && count("session") >= 5 && count("sample") > 50, "{said}");
+    assert_eq!((count("final"), count("trouble")), (3, 0));
+    assert!(chaos(&["check", history.to_str().unwrap()]).status.success());
+    // The same evidence with one acknowledged change gone from a node.
+    let line = text.lines().find(|line| line.starts_with("{\"line\":\"final\"")).unwrap();
+    let first = line.split_once("\"changes\":[").unwrap().1.split_once("},").unwrap().0;
+    std::fs::write(&history, text.replacen(&format!("{first}}},"), "", 1)).unwrap();
+    assert_eq!(chaos(&["check", history.to_str().unwrap()]).status.code(), Some(1));
+}
+
+#[test]
+fn what_cannot_be_run_is_named() {
+    for (args, says) in [
+        (vec!["run", "nothing", "--binary", env!("CARGO_BIN_EXE_chaos")], "there is no scenario nothing"),
+        (vec!["run", "calm", "--binary", "/nowhere/tillsync"], "/nowhere/tillsync"),
+        (vec!["run", "calm", "--seconds", "0", "--binary", env!("CARGO_BIN_EXE_chaos")], "--seconds"),
+    ] {
+        let output = chaos(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", both(&output));
+        assert!(both(&output).contains(says), "{}", both(&output));
+    }
+    let listed = both(&chaos(&["list"]));
+    assert!(listed.contains("leader_killed") && listed.contains("kill leader"), "{listed}");
+}
