@@ -1,5 +1,7 @@
 //! Real processes under a real fault, from the command line to the verdict.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

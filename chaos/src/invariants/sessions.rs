@@ -37,8 +37,9 @@ fn rising(rows: &[Row]) -> bool {
 fn check_order(session: &SessionTold, finding: &mut Finding) {
     let id = session.session;
     finding.require(rising(&session.early) && rising(&session.told), || {
-        let seqs: Vec<_> = session.told.iter().map(|row| row.seq).collect();
-        format!("session {id} was told changes out of order or twice: {seqs:?}")
+        let pairs = session.early.windows(2).chain(session.told.windows(2)).map(|pair| (pair[0].seq, pair[1].seq));
+        let wrong: Vec<_> = pairs.filter(|(a, b)| a >= b).take(10).collect();
+        format!("session {id} was told changes out of order or twice: {wrong:?}")
     });
 }
 

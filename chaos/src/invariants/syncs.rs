@@ -1,7 +1,7 @@
 //! A sync's pages hold every change after its cursor once, in order, as the log has them; a full sync holds, for every
 //! record, a version that is no older than the sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checker::Finding;
 use crate::history::{Asked, History, Op, Outcome, Row};
@@ -21,8 +21,15 @@ pub fn check(history: &History) -> Finding {
             Some(after) => {
                 let dense = (after + 1..=cursor).eq(rows().map(|row| row.seq));
                 finding.require(dense, || {
-                    let seqs: Vec<_> = rows().map(|row| row.seq).collect();
-                    format!("sync {} from {after} to {cursor} sent {seqs:?} in {} pages", op.id, op.pages.len())
+                    let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
+                    let missing: Vec<u64> = (after + 1..=cursor).filter(|seq| !sent.contains(seq)).take(10).collect();
+                    format!(
+                        "sync {} from {after} to {cursor} sent {} changes, {} of them different, in {} pages, and not {missing:?}",
+                        op.id,
+                        rows().count(),
+                        sent.len(),
+                        op.pages.len()
+                    )
                 });
             }
             None => full(history, op, cursor, &mut finding),

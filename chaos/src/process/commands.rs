@@ -145,6 +145,9 @@ impl Run {
     }
 }
 
+/// Violations that are printed.
+const SHOWN: usize = 20;
+
 /// The verdict, in a few lines.
 fn tell(outline: &Outline) {
     let Outline { scenario, seed, operations, acknowledged, checked, duration_ms, page, .. } = outline;
@@ -155,8 +158,11 @@ fn tell(outline: &Outline) {
         let gap = outline.gaps_ms.get(fault).copied().unwrap_or(0);
         println!("  {fault:16} {times:>3} times, longest time without a write {gap:>6} ms");
     }
-    for what in &outline.violations {
+    for what in outline.violations.iter().take(SHOWN) {
         println!("    {what}");
+    }
+    if let Some(more) = outline.violations.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        println!("    and {more} more, in the report");
     }
     println!("{}", page.display());
 }
