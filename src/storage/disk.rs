@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::engine::{self, Engine, Opened, flatten};
 use super::format::{Identity, OpenError};
 use super::health::guarded;
-use super::log::{self, LogShared, SledLog};
+use super::log::{self, LogShared, LogState, SledLog};
 use super::log_thread::{self, LogThread, Message, Op};
 use super::snapshot::{SledSnapshots, blocking};
 use super::tables::{RowsPressure, Shared, SledTables};
@@ -22,17 +22,24 @@ use super::{BoxFuture, Close, Stores};
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
     let Opened { engine, snapshots, lock, health } = engine::open(dir, identity)?;
-    let found = flatten(dir, guarded(|| writer::find(&engine)))?;
-    let log_state = match guarded(|| log_thread::load(&engine)) {
-        Ok(Ok(state)) => state,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(OpenError::corrupt(dir, error)),
-        Ok(Err(error)) => return Err(OpenError::io(dir)(error)),
-        Err(panic) => return Err(OpenError::corrupt(dir, panic)),
+    let (found, log_state) = match find(dir, &engine) {
+        Ok(found) => found,
+        Err(error) => {
+            engine.let_go();
+            return Err(error);
+        }
     };
     let shared = Shared::new(found.rows.clone(), found.applied.clone(), health.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
     let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
-    let snapshots = store.map_err(OpenError::io(dir))?;
+    let snapshots = match store {
+        Ok(snapshots) => snapshots,
+        Err(error) => {
+            drop((shared, kept, found));
+            engine.let_go();
+            return Err(OpenError::io(dir)(error));
+        }
+    };
 
     let log_shared =
         Arc::new(LogShared { state: Mutex::new(log_state), health, tree: RwLock::new(Some(engine.log.clone())) });
@@ -62,6 +69,17 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
     })
 }
 
+/// What the engine holds.
+fn find(dir: &Path, engine: &Engine) -> Result<(writer::Found, LogState), OpenError> {
+    let found = flatten(dir, guarded(|| writer::find(engine)))?;
+    match guarded(|| log_thread::load(engine)) {
+        Ok(Ok(state)) => Ok((found, state)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(OpenError::corrupt(dir, error)),
+        Ok(Err(error)) => Err(OpenError::io(dir)(error)),
+        Err(panic) => Err(OpenError::corrupt(dir, panic)),
+    }
+}
+
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("tillsync-{name}")).spawn(run)
 }
@@ -85,13 +103,17 @@ impl Parts {
         let _ = self.sender.send(Message { op: Op::Close, done: None });
         let log = self.log.join();
         *self.shared.rows.write() = None;
-        drop(self.engine.lock().take());
+        if let Some(engine) = self.engine.lock().take() {
+            engine.let_go();
+        }
         engine::wait_released(&self.dir);
         drop(self.lock);
+        // What failed first says more than what it led to.
+        self.shared.health.check()?;
         if writer.is_err() || log.is_err() {
             return Err(io::Error::other("a storage thread panicked"));
         }
-        self.shared.health.check()
+        Ok(())
     }
 }
 

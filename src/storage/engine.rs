@@ -1,11 +1,12 @@
 //! Opens the engine so that it is safe to use, and nothing else is.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::causes::plain;
 use super::flush;
 use super::format::{self, Identity, OpenError, Stage, sync_dir};
 use super::health::{Health, guarded};
@@ -14,6 +15,8 @@ const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// Room that a full disk gives back, so that the engine can be opened again.
 const BALLAST: i64 = 8 << 20;
+/// Bytes read at once.
+const READ: usize = 1 << 20;
 const ENGINE: &str = "engine";
 const BALLAST_FILE: &str = "ballast";
 /// How long threads of an engine closed in this process may take to let go of their lock.
@@ -35,6 +38,13 @@ impl Engine {
         match flush::has_failed() {
             false => Ok(()),
             true => Err(sled::Error::Io(io::Error::other("the disk refused a flush"))),
+        }
+    }
+
+    /// The engine flushes when it is let go of, and panics where it cannot.
+    pub fn let_go(self) {
+        if let Err(panic) = guarded(|| drop(self)) {
+            tracing::warn!("the engine's last flush failed: {panic}");
         }
     }
 }
@@ -60,16 +70,54 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     }
     let snapshots = dir.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(&io)?;
-    remove_torn(&engine_dir).map_err(&io)?;
-    wait_released(dir);
-    let engine = match guarded(|| open_trees(&engine_dir)) {
-        Ok(Err(sled::Error::Io(error))) if is_full(&error) => {
-            tracing::warn!("the disk is full: giving up the ballast file to open the data");
-            fs::remove_file(dir.join(BALLAST_FILE)).map_err(&io)?;
-            flatten(dir, guarded(|| open_trees(&engine_dir)))?
+    let engine = open_engine(dir, &engine_dir)?;
+    if let Err(error) = prepare(dir, &engine_dir, stage, &engine) {
+        engine.let_go();
+        return Err(error);
+    }
+    if stage == Stage::Creating {
+        format::mark_ready(dir, &identity)?;
+    }
+    keep_ballast(dir);
+    Ok(Opened { engine, snapshots, lock, health: Health::default() })
+}
+
+fn open_engine(dir: &Path, engine_dir: &Path) -> Result<Engine, OpenError> {
+    let ballast = dir.join(BALLAST_FILE);
+    let attempt = || {
+        // Also after an attempt that failed: it leaves such a file where the disk is full.
+        remove_torn(engine_dir)?;
+        wait_released(dir);
+        read_whole(&engine_dir.join("db"))?;
+        match guarded(|| open_trees(engine_dir)) {
+            Ok(Err(sled::Error::Io(error))) => Err(plain(error)),
+            other => Ok(other),
         }
-        other => flatten(dir, other)?,
     };
+    let opened = match attempt() {
+        Err(error) if is_full(&error) && ballast.exists() => {
+            tracing::warn!("the disk is full: giving up the ballast file to open the data");
+            fs::remove_file(ballast).and_then(|()| attempt())
+        }
+        other => other,
+    };
+    flatten(dir, opened.map_err(OpenError::io(dir))?)
+}
+
+/// The engine takes what the disk cannot read for the end of what was written, and writes over it. So all is read
+/// before, and a disk that fails is seen; what the engine then reads comes from the system's memory.
+fn read_whole(path: &Path) -> io::Result<()> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut buffer = vec![0; READ];
+    while file.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// Proves that the engine is what it must be, and makes its files durable.
+fn prepare(dir: &Path, engine_dir: &Path, stage: Stage, engine: &Engine) -> Result<(), OpenError> {
     if stage == Stage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
         // The engine takes some kinds of damage for a new database; going on would forget votes and entries.
         return Err(OpenError::corrupt(dir, "the engine finds nothing in its files"));
@@ -77,12 +125,7 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     if !flatten(dir, guarded(|| flush::probe(&engine.meta)))? {
         return Err(OpenError::FlushNotDurable);
     }
-    sync_all(dir, &engine_dir).map_err(&io)?;
-    if stage == Stage::Creating {
-        format::mark_ready(dir, &identity)?;
-    }
-    keep_ballast(dir);
-    Ok(Opened { engine, snapshots, lock, health: Health::default() })
+    sync_all(dir, engine_dir).map_err(OpenError::io(dir))
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -131,15 +174,14 @@ fn open_trees(engine_dir: &Path) -> sled::Result<Engine> {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    // The engine re-wraps errors, so the kind may be gone and only its text left.
-    error.kind() == io::ErrorKind::StorageFull || error.to_string().contains("StorageFull")
+    error.kind() == io::ErrorKind::StorageFull
 }
 
 /// An error of the engine, or its panic, as a sentence.
 pub fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Result<T, OpenError> {
     match outcome {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(error))) => Err(OpenError::io(dir)(error)),
+        Ok(Err(sled::Error::Io(error))) => Err(OpenError::io(dir)(plain(error))),
         Ok(Err(error)) => Err(OpenError::corrupt(dir, error)),
         Err(panic) => Err(OpenError::corrupt(dir, panic)),
     }

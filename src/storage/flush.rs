@@ -31,6 +31,26 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off6
     outcome
 }
 
+/// The engine's own background flush ends with this call, and only logs when it fails. But the kernel tells of an error
+/// once, whoever asks first, and takes the data for written: the next flush would be told that all is well. So the
+/// failure is kept, as that of any other flush.
+///
+/// # Safety
+/// As libc's: any descriptor may be passed, a wrong one is an error of the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
+    // SAFETY: the call takes any descriptor and touches no memory of ours; it sets errno as libc's does.
+    let outcome = unsafe { libc::syscall(libc::SYS_fsync, fd) };
+    if outcome == 0 {
+        return 0;
+    }
+    // Not what cannot be synced at all, such as a pipe.
+    if !matches!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::EBADF)) {
+        FAILED.store(true, Ordering::SeqCst);
+    }
+    -1
+}
+
 /// Whether any flush of this process failed. The engine's own background flushes only log it, and the kernel may
 /// have dropped what it could not write, so a later flush that succeeds says nothing.
 pub fn has_failed() -> bool {

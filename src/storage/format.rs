@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::causes::advice;
+
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
 const FILE: &str = "identity";
@@ -30,7 +32,7 @@ pub enum OpenError {
     NotOurs { dir: PathBuf },
     #[error("flush does not reach the disk in this build, so nothing it acknowledges would be safe")]
     FlushNotDurable,
-    #[error("data folder {dir} cannot be used: {error}")]
+    #[error("data folder {dir} cannot be used: {error}{}", advice(error))]
     Io { dir: PathBuf, error: io::Error },
     #[error("data folder {dir} is damaged: {what}")]
     Corrupt { dir: PathBuf, what: String },

@@ -7,6 +7,7 @@ pub mod flush;
 pub mod format;
 pub mod memory;
 
+mod causes;
 mod disk;
 mod engine;
 mod health;

@@ -104,7 +104,7 @@ impl SnapshotStore for SledSnapshots {
         let engine = self.engine.lock().clone();
         Box::pin(async move {
             asked?;
-            let scan = scan.await.map_err(|_| closed())?;
+            let scan = scan.await.map_err(|_| health.check().err().unwrap_or_else(closed))?;
             let engine = engine.ok_or_else(closed)?;
             blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &health)).await
         })
@@ -163,8 +163,8 @@ impl SnapshotStore for SledSnapshots {
             .await?;
             let (done, outcome) = oneshot::channel();
             self.shared.queue.push(Job::Install { path: target.clone(), done })?;
-            let outcome = outcome.await.map_err(|_| closed())?;
             let (dir, state, health) = (self.dir.clone(), self.state.clone(), self.shared.health.clone());
+            let outcome = outcome.await.map_err(|_| health.check().err().unwrap_or_else(closed))?;
             blocking(move || match outcome {
                 Ok(()) => publish(&dir, &target, &state, true).map(|_| ()).map_err(|e| health.fail("snapshot", &e)),
                 Err(error) => {

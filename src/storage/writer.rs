@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 use sled::IVec;
 
+use super::causes::plain;
 use super::engine::Engine;
 use super::health::guarded;
 use super::keys::{self, Generation};
@@ -306,7 +307,7 @@ fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<
 
 pub fn engine_error(error: sled::Error) -> io::Error {
     match error {
-        sled::Error::Io(error) => error,
+        sled::Error::Io(error) => plain(error),
         other => io::Error::other(other.to_string()),
     }
 }
