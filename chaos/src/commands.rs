@@ -43,6 +43,10 @@ enum Command {
     },
     /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
     Mutants(mutants::Options),
+    /// Cut the power of nodes, and give them bad disks: nothing that was acknowledged may be lost
+    Power(crate::power::commands::Power),
+    #[command(hide = true)]
+    PowerChild(crate::power::child::Options),
 }
 
 #[derive(Args)]
@@ -90,6 +94,8 @@ impl Cli {
             Command::Check { history: Some(history), .. } => recheck(&history),
             Command::Check { history: None, cost: None } => Err("name a history".into()),
             Command::Mutants(options) => mutants::run(&options),
+            Command::Power(power) => power.run(),
+            Command::PowerChild(options) => crate::power::child::run(&options),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
 //! - [`process`]: real nodes on this machine under real faults; [`report`]: what came of it, for people
+//! - [`power`]: power loss and bad disks, under the real storage
 //! - [`cost`]: how long checking takes
 //! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
 
@@ -16,6 +17,7 @@ mod cost;
 mod history;
 mod invariants;
 mod mutants;
+mod power;
 mod process;
 mod report;
 mod rng;

@@ -1,0 +1,145 @@
+//! What goes wrong with the disk, and when: counted in operations, so that it can be the n-th of anything.
+
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Read,
+    Write,
+    Sync,
+    /// A sync that asks for more than the data, as `fsync` does and `fdatasync` does not; it counts as a sync, too.
+    FullSync,
+    /// Making, removing or renaming.
+    Name,
+    /// Looking up, listing.
+    Look,
+}
+
+impl Op {
+    fn is_sync(self) -> bool {
+        matches!(self, Self::Sync | Self::FullSync)
+    }
+}
+
+/// Operations since the disk was told what to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub reads: u64,
+    pub writes: u64,
+    pub syncs: u64,
+    pub full_syncs: u64,
+    pub names: u64,
+    pub looks: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, op: Op) {
+        match op {
+            Op::Read => self.reads += 1,
+            Op::Write => self.writes += 1,
+            Op::Sync => self.syncs += 1,
+            Op::FullSync => {
+                self.syncs += 1;
+                self.full_syncs += 1;
+            }
+            Op::Name => self.names += 1,
+            Op::Look => self.looks += 1,
+        }
+    }
+
+    pub fn of(&self, op: Op) -> u64 {
+        match op {
+            Op::Read => self.reads,
+            Op::Write => self.writes,
+            Op::Sync => self.syncs,
+            Op::FullSync => self.full_syncs,
+            Op::Name => self.names,
+            Op::Look => self.looks,
+        }
+    }
+
+    /// Operations that change the disk, or say that it was changed.
+    pub fn changes(&self) -> u64 {
+        self.writes + self.syncs + self.names
+    }
+}
+
+/// When the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Never,
+    /// At the n-th write, sync or change of a name.
+    Change(u64),
+    /// At the n-th sync: when it is asked for, or when it is done and nobody was told.
+    Sync {
+        nth: u64,
+        done: bool,
+    },
+}
+
+impl Cut {
+    /// Whether the operation that was just counted is the one.
+    pub fn is_due(self, op: Op, counts: &Counts) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Change(nth) => !matches!(op, Op::Read | Op::Look) && counts.changes() >= nth,
+            Self::Sync { nth, .. } => op.is_sync() && counts.syncs >= nth,
+        }
+    }
+
+    /// The operation still takes place. A write does, so that it can be torn.
+    pub fn comes_after(self, op: Op) -> bool {
+        match self {
+            Self::Sync { done, .. } => done,
+            _ => op == Op::Write,
+        }
+    }
+}
+
+/// What a bad disk does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The disk is full after so many bytes more.
+    pub room: Option<u64>,
+    /// From the n-th of these operations on, so many fail with EIO.
+    pub fail: Option<Fail>,
+    /// Every sync takes this much longer.
+    pub slow_sync: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fail {
+    pub op: Op,
+    pub nth: u64,
+    pub times: u64,
+}
+
+impl Fail {
+    pub fn is_due(&self, op: Op, counts: &Counts) -> bool {
+        let same = op == self.op || (op.is_sync() && self.op == Op::Sync);
+        same && (self.nth..self.nth.saturating_add(self.times)).contains(&counts.of(self.op))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_strike_the_nth() {
+        let fail = Fail { op: Op::Write, nth: 2, times: 2 };
+        let mut counts = Counts::default();
+        let struck: Vec<bool> = (0..5)
+            .map(|_| {
+                counts.add(Op::Write);
+                assert!(!fail.is_due(Op::Sync, &counts));
+                fail.is_due(Op::Write, &counts)
+            })
+            .collect();
+        assert_eq!(struck, [false, true, true, false, false]);
+        assert!(Cut::Change(5).is_due(Op::Write, &counts) && !Cut::Change(5).is_due(Op::Read, &counts));
+        assert!(!Cut::Change(6).is_due(Op::Write, &counts));
+        counts.add(Op::Sync);
+        assert!(Cut::Sync { nth: 1, done: false }.is_due(Op::Sync, &counts));
+    }
+}
