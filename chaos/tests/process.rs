@@ -84,6 +84,38 @@ fn a_cluster_of_processes_survives_and_its_history_is_checked() {
     assert_eq!(chaos(&["check", history.to_str().unwrap()]).status.code(), Some(1));
 }
 
+/// Processes that name this folder on their command lines.
+#[cfg(target_os = "linux")]
+fn running(folder: &Path) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(folder.to_str().unwrap())).count()
+}
+
+/// Not even a node that is held up and cannot see its end coming.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_node_outlives_the_tool() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scenario, dir) = (folder.path().join("held.toml"), folder.path().join("run"));
+    let text = SCENARIO.replace("kind = \"kill\"", "kind = \"pause\"").replace("for_s = 1\n", "for_s = 60\n");
+    std::fs::write(&scenario, text).unwrap();
+    let binary = tillsync();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
+    command.arg("run").arg(&scenario).args(["--seed", "7", "--binary"]).arg(&binary).arg("--dir").arg(&dir);
+    let mut chaos = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(chaos.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains("held up")), "no node was held up");
+    assert_eq!(running(&dir.join("data")), 3);
+    chaos.kill().unwrap();
+    chaos.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while running(&dir.join("data")) > 0 {
+        assert!(std::time::Instant::now() < end, "nodes are left behind");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn what_cannot_be_run_is_named() {
     for (args, says) in [

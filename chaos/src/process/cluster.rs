@@ -1,22 +1,23 @@
 //! Real `tillsync serve` processes on this machine: started, stopped, killed, held up, and never left behind.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing, make_key_file};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::process::{Child, ChildStdin};
+use tokio::time::{Instant, sleep};
 
 use super::disks::Disks;
 use super::http::Door;
 use super::network::Network;
 use crate::rng::Rng;
+
+mod processes;
 
 /// How long a node may take to stop by itself.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -169,180 +170,6 @@ impl Cluster {
         self.data.join(format!("clock-{id}"))
     }
 
-    fn configure(&self, id: u64, settings: Settings) -> Result<PathBuf, String> {
-        let text = {
-            let slots = self.slots.lock();
-            let me = slots.get(&id).ok_or_else(|| format!("there is no node {id}"))?;
-            let others = slots.iter().filter(|(other, _)| settings != Settings::Found || **other <= self.founders);
-            let mut members = String::new();
-            let mut join = Vec::new();
-            for (other, slot) in others {
-                let proxy = self.network.address(id, *other).filter(|_| settings == Settings::Proxied);
-                let raft = proxy.unwrap_or(slot.raft);
-                members += &format!("    {{ id = {other}, raft = \"{raft}\", gateway = \"{}\" }},\n", slot.gateway);
-                if slot.member && slot.child.is_some() {
-                    join.push(slot.raft.to_string());
-                }
-            }
-            let others = if settings == Settings::Join {
-                format!("join = {join:?}")
-            } else {
-                format!("members = [\n{members}]")
-            };
-            format!(
-                "node_id = {id}\ncluster_name = \"chaos\"\ndata_dir = {:?}\nkey_file = {:?}\ngateway_listen = \"{}\"\n\
-                 raft_listen = \"{}\"\nrequest_timeout_ms = 2000\nping_ms = 500\nlost_ms = 2000\ngrace_ms = 1000\n{others}\n",
-                self.data_of(id).join("data"),
-                self.data.join("token.key"),
-                me.gateway,
-                me.raft,
-            )
-        };
-        let folder = self.data_of(id);
-        fs::create_dir_all(&folder).map_err(failed(&folder))?;
-        let path = self.data.join(format!("node-{id}.toml"));
-        fs::write(&path, text).map_err(failed(&path))?;
-        Ok(path)
-    }
-
-    fn spawn(&self, id: u64, settings: Settings) -> Result<(), String> {
-        let config = self.configure(id, settings)?;
-        let log_path = self.log_of(id);
-        let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed(&log_path))?;
-        let again = log.try_clone().map_err(failed(&log_path))?;
-        let mut command = Command::new(&self.binary);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("TILLSYNC_")) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .arg("--stop-with-stdin")
-            .env(WORKERS, self.workers.to_string());
-        if let Some(library) = &self.faketime {
-            let clock = self.clock_of(id);
-            fs::write(&clock, "+0").map_err(failed(&clock))?;
-            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", clock);
-            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
-        }
-        command.stdin(Stdio::piped()).stdout(log).stderr(again).kill_on_drop(true);
-        // A group of its own: Ctrl-C reaches this process only, which then ends the nodes.
-        #[cfg(unix)]
-        command.process_group(0);
-        #[cfg(target_os = "linux")]
-        // SAFETY: prctl is safe to call between fork and exec.
-        unsafe {
-            // A node that is held up cannot stop by itself when this process is gone.
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut child = command.spawn().map_err(failed(&self.binary))?;
-        let stdin = child.stdin.take();
-        let mut slots = self.slots.lock();
-        if let Some(slot) = slots.get_mut(&id) {
-            slot.boot += 1;
-            slot.child = Some(child);
-            slot.stdin = stdin;
-        }
-        drop(slots);
-        self.network.set_up(id, true);
-        Ok(())
-    }
-
-    /// Starts a node that was stopped or killed.
-    pub fn revive(&self, id: u64) -> Result<(), String> {
-        if self.has_process(id) { Ok(()) } else { self.spawn(id, Settings::Proxied) }
-    }
-
-    /// Starts a node that is to be added.
-    pub fn start_new(&self, id: u64) -> Result<(), String> {
-        self.spawn(id, Settings::Join)
-    }
-
-    pub fn has_process(&self, id: u64) -> bool {
-        self.slots.lock().get(&id).is_some_and(|slot| slot.child.is_some())
-    }
-
-    fn taken(&self, id: u64) -> Option<(Child, Option<ChildStdin>)> {
-        let mut slots = self.slots.lock();
-        let slot = slots.get_mut(&id)?;
-        slot.serving = false;
-        Some((slot.child.take()?, slot.stdin.take()))
-    }
-
-    /// SIGKILL.
-    pub async fn kill(&self, id: u64) {
-        self.network.set_up(id, false);
-        if let Some((mut child, _)) = self.taken(id) {
-            // It fails only if the process has gone already.
-            let _ = child.kill().await;
-        }
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub async fn terminate(&self, id: u64) -> Result<ExitStatus, String> {
-        let Some((mut child, stdin)) = self.taken(id) else { return Err(format!("node {id} does not run")) };
-        signal(&child, libc::SIGTERM);
-        let ended = timeout(DRAIN, child.wait()).await;
-        self.network.set_up(id, false);
-        drop(stdin);
-        match ended {
-            Ok(status) => status.map_err(|error| error.to_string()),
-            Err(_) => {
-                let _ = child.kill().await;
-                Err(format!("node {id} did not stop within {} s", DRAIN.as_secs()))
-            }
-        }
-    }
-
-    /// SIGSTOP or SIGCONT.
-    pub fn hold(&self, id: u64, held: bool) {
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(&id) else { return };
-        if held {
-            slot.serving = false;
-        }
-        if let Some(child) = &slot.child {
-            signal(child, if held { libc::SIGSTOP } else { libc::SIGCONT });
-        }
-    }
-
-    /// Waits until a node ends by itself.
-    pub async fn ended(&self, id: u64, within: Duration) -> Option<ExitStatus> {
-        let (mut child, _stdin) = self.taken(id)?;
-        let ended = timeout(within, child.wait()).await;
-        self.network.set_up(id, false);
-        match ended {
-            Ok(status) => status.ok(),
-            Err(_) => {
-                let _ = child.kill().await;
-                None
-            }
-        }
-    }
-
-    /// Nodes that ended though nobody asked them to, and how.
-    pub fn fallen(&self) -> Vec<(u64, ExitStatus)> {
-        let mut fallen = Vec::new();
-        for (id, slot) in self.slots.lock().iter_mut() {
-            if let Some(child) = &mut slot.child
-                && let Ok(Some(status)) = child.try_wait()
-            {
-                (slot.child, slot.stdin, slot.serving) = (None, None, false);
-                fallen.push((*id, status));
-            }
-        }
-        for (id, _) in &fallen {
-            self.network.set_up(*id, false);
-        }
-        fallen
-    }
-
     /// Takes a node for a fault; false if another one has it, or it is no member or does not run.
     pub fn claim(&self, id: u64) -> bool {
         let mut slots = self.slots.lock();
@@ -444,23 +271,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills everything, and removes the data.
-    pub async fn end(&self, keep_data: bool) {
+    /// Kills everything.
+    pub async fn end(&self) {
         let ids: Vec<u64> = self.slots.lock().keys().copied().collect();
         for id in ids {
             self.kill(id).await;
         }
-        self.disks.unmount();
-        if !keep_data {
-            // What cannot be removed does no harm.
-            let _ = fs::remove_dir_all(&self.data);
-        }
     }
 }
 
-fn signal(child: &Child, signal: i32) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        // SAFETY: our own child, which was not waited for.
-        unsafe { libc::kill(pid, signal) };
+impl Drop for Cluster {
+    /// Whatever way a run ends: no process, no mount and no data stay behind.
+    fn drop(&mut self) {
+        self.slots.lock().clear();
+        self.disks.unmount();
+        // What cannot be removed does no harm.
+        let _ = fs::remove_dir_all(&self.data);
     }
 }

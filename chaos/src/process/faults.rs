@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::kind::Kind;
 use super::network::{Cut, Effect, Pair};
-use super::onlooker::start;
 use super::scenario::{Direction, Fault, Timed, Who};
 use super::world::World;
 use crate::history::Band;
 use crate::rng::Rng;
+
+mod members;
+mod nodes;
 
 /// How long a started node may take to serve; far more than it does.
 const START: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ const COME_BACK: Duration = Duration::from_secs(8);
 /// How long a change of the members is tried.
 const CHANGE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long a fault waits for nodes that another one has.
+const CLAIM: Duration = Duration::from_secs(12);
 
 /// One fault, from its time on.
 pub async fn strike(world: Arc<World>, number: u64, timed: Timed, began: Instant) {
@@ -79,11 +82,7 @@ impl Strike<'_> {
         let nodes = self.aim(fault.who.unwrap_or(fault.kind.usually())).await?;
         match fault.kind {
             Kind::Kill | Kind::Restart | Kind::Pause | Kind::FullDisk | Kind::ClockSkew | Kind::Members => {
-                let claimed: Vec<u64> = nodes.iter().copied().filter(|id| self.world.cluster.claim(*id)).collect();
-                if claimed.len() < nodes.len() {
-                    claimed.iter().for_each(|id| self.world.cluster.release(*id));
-                    return Err(format!("another fault has {}", list(&nodes)));
-                }
+                self.claim(&nodes).await?;
                 let struck = self.nodes(fault, &nodes).await;
                 nodes.iter().for_each(|id| self.world.cluster.release(*id));
                 struck
@@ -120,6 +119,23 @@ impl Strike<'_> {
             Kind::Transfer => self.transfer(&nodes).await,
             Kind::SlowDisk => Err("no disk can be slowed down here".into()),
             _ => Err("it is unknown".into()),
+        }
+    }
+
+    /// Waits a while for faults that have one of the nodes.
+    async fn claim(&self, nodes: &[u64]) -> Result<(), String> {
+        let cluster = &self.world.cluster;
+        let until = Instant::now() + CLAIM;
+        loop {
+            let claimed: Vec<u64> = nodes.iter().copied().filter(|id| cluster.claim(*id)).collect();
+            if claimed.len() == nodes.len() {
+                return Ok(());
+            }
+            claimed.iter().for_each(|id| cluster.release(*id));
+            if Instant::now() >= until {
+                return Err(format!("another fault has {}", list(nodes)));
+            }
+            sleep(AGAIN).await;
         }
     }
 
@@ -165,57 +181,6 @@ impl Strike<'_> {
         if nodes.is_empty() { Err("there is nobody to strike".into()) } else { Ok(nodes) }
     }
 
-    async fn nodes(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
-        let world = self.world;
-        let names = list(nodes);
-        match fault.kind {
-            Kind::Kill => {
-                self.say(format!("{names} killed"));
-                futures_util::future::join_all(nodes.iter().map(|id| world.cluster.kill(*id))).await;
-                sleep(self.lasts).await;
-                self.bring_back(nodes).await;
-                Ok(format!("{names} killed"))
-            }
-            Kind::Restart => {
-                self.say(format!("{names} restarted"));
-                for id in nodes {
-                    self.stop(*id).await;
-                }
-                sleep(self.lasts).await;
-                self.bring_back(nodes).await;
-                Ok(format!("{names} restarted"))
-            }
-            Kind::Pause => {
-                self.say(format!("{names} held up"));
-                nodes.iter().for_each(|id| world.cluster.hold(*id, true));
-                sleep(self.lasts).await;
-                nodes.iter().for_each(|id| world.cluster.hold(*id, false));
-                self.bring_back(nodes).await;
-                Ok(format!("{names} held up (SIGSTOP)"))
-            }
-            Kind::FullDisk => self.full_disk(nodes).await,
-            Kind::ClockSkew => self.clock_skew(fault, nodes).await,
-            Kind::Members => match nodes {
-                [node] => self.members(*node).await,
-                _ => Err("one node at a time".into()),
-            },
-            _ => Err("it is unknown".into()),
-        }
-    }
-
-    /// SIGTERM; a node that does not stop in order is trouble.
-    async fn stop(&self, node: u64) {
-        match self.world.cluster.terminate(node).await {
-            Ok(status) if status.success() => {}
-            Ok(status) => self.world.recorder.trouble(format!("node {node} was asked to stop and ended with {status}")),
-            Err(why) => self.world.recorder.trouble(why),
-        }
-    }
-
-    async fn bring_back(&self, nodes: &[u64]) {
-        futures_util::future::join_all(nodes.iter().map(|id| start(self.world, *id, COME_BACK))).await;
-    }
-
     async fn links(&mut self, pairs: Vec<Pair>, effect: Effect, what: String) -> Struck {
         self.say(what.clone());
         let number = self.world.cluster.network.begin(pairs, effect);
@@ -254,22 +219,6 @@ impl Strike<'_> {
             .await
     }
 
-    async fn rolling_restart(&mut self) -> Struck {
-        for id in self.world.cluster.members() {
-            if !self.world.cluster.claim(id) {
-                return Err(format!("another fault has node {id}"));
-            }
-            self.say(format!("node {id} restarted, then the next"));
-            self.stop(id).await;
-            let serves = start(self.world, id, START).await;
-            self.world.cluster.release(id);
-            if !serves {
-                self.world.recorder.trouble(format!("node {id} does not serve {START:?} after its restart"));
-            }
-        }
-        Ok("all nodes restarted, one after the other".into())
-    }
-
     async fn churn(&mut self, fault: &Fault) -> Struck {
         let until = Instant::now() + self.lasts;
         self.say("all clients lose their connections".into());
@@ -278,101 +227,6 @@ impl Strike<'_> {
             sleep(Duration::from_millis(fault.every_ms.unwrap_or(300))).await;
         }
         Ok("all clients lost their connections, again and again".into())
-    }
-
-    async fn transfer(&mut self, nodes: &[u64]) -> Struck {
-        let [to] = nodes else { return Err("to one node only".into()) };
-        self.say(format!("leadership to node {to}"));
-        let body = json!({ "to": to, "timeout_ms": 10_000 });
-        let path = "/system/cluster/transfer";
-        let moved = self.world.ask(*to, "POST", path, Some(&body), Duration::from_secs(15)).await;
-        let came = moved.map_or_else(|why| format!("it did not come: {why}"), |_| "it came".into());
-        Ok(format!("leadership was ordered to node {to}: {came}"))
-    }
-
-    async fn full_disk(&mut self, nodes: &[u64]) -> Struck {
-        self.say(format!("the disk of {} is full", list(nodes)));
-        for id in nodes {
-            self.world.cluster.disks.fill(*id)?;
-            self.world.cluster.set_serving(*id, false);
-        }
-        sleep(self.lasts).await;
-        for id in nodes {
-            self.world.cluster.disks.free(*id);
-        }
-        self.bring_back(nodes).await;
-        Ok(format!("the disk of {} was full", list(nodes)))
-    }
-
-    async fn clock_skew(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
-        let skew = fault.skew_ms.unwrap_or(30_000);
-        self.say(format!("the clock of {} is {skew} ms off", list(nodes)));
-        let set = |seconds: f64| {
-            for id in nodes {
-                let path = self.world.cluster.clock_of(*id);
-                std::fs::write(&path, format!("{seconds:+.3}"))
-                    .map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-            Ok::<_, String>(())
-        };
-        set(skew as f64 / 1_000.0)?;
-        sleep(self.lasts).await;
-        set(0.0)?;
-        Ok(format!("the clock of {} was {skew} ms off", list(nodes)))
-    }
-
-    /// The node leaves for good; another one with a new number takes its place.
-    async fn members(&mut self, old: u64) -> Struck {
-        let world = self.world;
-        let new = world.cluster.unused().ok_or("there is no number left for a new node")?;
-        self.say(format!("node {old} is removed"));
-        world.cluster.set_serving(old, false);
-        let path = format!("/system/cluster/nodes/{old}?timeout_ms=10000");
-        self.change("DELETE", &path, None, old).await.map_err(|why| {
-            world.recorder.trouble(format!("node {old} could not be removed: {why}"));
-            why
-        })?;
-        world.cluster.set_member(old, false);
-        world.seen.lock().remove(&old);
-        if world.cluster.ended(old, Duration::from_secs(20)).await.is_none() {
-            world.recorder.trouble(format!("node {old} was removed, and did not end within 20 s"));
-        }
-        sleep(self.lasts).await;
-        self.say(format!("node {new} is added"));
-        world.cluster.start_new(new)?;
-        let address = |address: Option<String>| address.ok_or("the new node has no address");
-        let (raft, gateway) = (address(world.cluster.raft(new))?, address(world.cluster.gateway(new))?);
-        let body = json!({ "node": new, "raft": raft, "gateway": gateway, "timeout_ms": 10_000 });
-        if let Err(why) = self.change("POST", "/system/cluster/nodes", Some(&body), new).await {
-            world.recorder.trouble(format!("node {new} could not be added: {why}"));
-            world.cluster.kill(new).await;
-            return Err(why);
-        }
-        world.cluster.set_member(new, true);
-        // From now on it goes through the proxies as well.
-        self.stop(new).await;
-        if !start(world, new, START).await {
-            world.recorder.trouble(format!("node {new} was added and does not serve"));
-        }
-        Ok(format!("node {old} was removed, and node {new} added"))
-    }
-
-    /// Asks one node after the other for a change of the members, until it is done.
-    async fn change(&self, method: &str, path: &str, body: Option<&serde_json::Value>, not: u64) -> Result<(), String> {
-        let until = Instant::now() + CHANGE;
-        loop {
-            let mut last = "nobody was asked".to_owned();
-            for node in self.world.cluster.members().into_iter().filter(|node| *node != not) {
-                match self.world.ask(node, method, path, body, Duration::from_secs(12)).await {
-                    Ok(_) => return Ok(()),
-                    Err(why) => last = why.to_string(),
-                }
-            }
-            if Instant::now() >= until {
-                return Err(last);
-            }
-            sleep(AGAIN).await;
-        }
     }
 }
 

@@ -85,7 +85,7 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
     let ran = load(&world, &scenario, &allowed.left_out, &mut rng, quiet).await;
     let version = world.statuses().await.first().map(|status| status.version.clone()).unwrap_or_default();
     let nodes = world.cluster.members();
-    world.cluster.end(false).await;
+    world.cluster.end().await;
     ran?;
     let duration_ms = world.recorder.us() / 1_000;
     let history = world.recorder.take();

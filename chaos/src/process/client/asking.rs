@@ -1,0 +1,224 @@
+//! What a client asks: writes, reads, syncs, and the role.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use tillsync::cli::client::frame::Event;
+
+use super::{Answer, Client, GUARDED, Gone, PLAIN, TRIES, Talk, refuses, row};
+use crate::history::{Asked, Op, Outcome};
+
+impl Client {
+    fn op(&self, talk: &Talk, asked: Asked) -> Op {
+        let (invoked, invoked_us) = self.world.recorder.now();
+        Op {
+            id: self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1,
+            device: self.name.clone(),
+            session: talk.told.session,
+            node: talk.told.node,
+            asked,
+            invoked,
+            invoked_us,
+            returned: u64::MAX,
+            returned_us: u64::MAX,
+            outcome: Outcome::Unknown,
+            version: None,
+            value: None,
+            pages: Vec::new(),
+            cursor: None,
+            tries: 0,
+            error: String::new(),
+        }
+    }
+
+    fn finish(&self, mut op: Op, outcome: Outcome) {
+        (op.returned, op.returned_us) = self.world.recorder.now();
+        op.outcome = outcome;
+        self.world.recorder.op(op);
+    }
+
+    pub(super) fn give_up(&mut self, op: Op) {
+        let outcome = if self.unsure { Outcome::Unknown } else { Outcome::Failed };
+        self.unsure = false;
+        self.finish(op, outcome);
+    }
+
+    pub(super) fn new_write(&mut self, talk: &Talk) -> Op {
+        let guarded = self.rng.percent(self.world.load.conditional_percent);
+        let table = if guarded { GUARDED } else { PLAIN };
+        let record = self.rng.between(1, self.world.load.records) as i64;
+        let base = guarded.then(|| self.versions.get(&(table.into(), record)).copied().unwrap_or(0));
+        self.written += 1;
+        let value = format!("{}-{}", self.name, self.written);
+        self.unsure = false;
+        let request_id = format!("r{}", self.written);
+        self.op(talk, Asked::Write { table: table.into(), record, value, request_id, base })
+    }
+
+    pub(super) async fn write(&mut self, talk: &mut Talk, mut op: Op) -> Result<(), Gone> {
+        let Asked::Write { table, record, value, request_id, base } = op.asked.clone() else { return Ok(()) };
+        op.tries += 1;
+        op.node = talk.told.node;
+        // The request's name travels in the data as well: the change feed does not give it.
+        let mut ask = json!({
+            "device_id": self.name, "table_name": table, "record_id": record, "operation": "update",
+            "new_data": { "v": value, "r": request_id }, "request_id": request_id,
+        });
+        if let Some(base) = base {
+            ask["base_version"] = json!(base);
+        }
+        let id = json!(request_id);
+        let is_it = |event: &Event| {
+            (event.name == "acknowledged" && event.data["request_id"] == id)
+                || (refuses(event, "data_update")
+                    && (event.data["request_id"].is_null() || event.data["request_id"] == id))
+        };
+        // Until it is answered it is to be sent again.
+        self.open = Some(op);
+        let was_unsure = std::mem::replace(&mut self.unsure, true);
+        self.send(talk, "data_update", &ask).await?;
+        let answer = self.answer(talk, is_it).await?;
+        let Some(mut op) = self.open.take() else { return Ok(()) };
+        let (again, sure) = match answer {
+            Answer::Silence => (true, false),
+            Answer::Event(event) if event.name == "acknowledged" => {
+                op.version = event.number("seq");
+                self.unsure = false;
+                let outcome = if op.version.is_some() { Outcome::Ok } else { Outcome::Failed };
+                self.finish(op, outcome);
+                return Ok(());
+            }
+            Answer::Event(event) => {
+                op.error = format!("{} {}", event.data["error_code"], event.data["error"]);
+                // A conflict is an answer that repeats get as well: it tells of every try.
+                if event.data["error_code"] == json!("2002") {
+                    self.unsure = false;
+                    self.finish(op, Outcome::Failed);
+                    return Ok(());
+                }
+                match event.text("retry") {
+                    Some("safe") => (true, true),
+                    Some("same_request_id") => (true, false),
+                    _ => (false, true),
+                }
+            }
+        };
+        self.unsure = was_unsure || !sure;
+        if !again || op.tries >= TRIES {
+            self.give_up(op);
+            // A late answer to it would be taken for the next one's.
+            return Err(Gone);
+        }
+        self.open = Some(op);
+        let pause = self.rng.millis(1, 60);
+        self.listen(talk, pause).await?;
+        // Now and then it looks for another node.
+        if self.rng.percent(50) { Err(Gone) } else { Ok(()) }
+    }
+
+    pub(super) async fn read(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        let table = if self.rng.percent(70) { PLAIN } else { GUARDED };
+        let record = self.rng.between(1, self.world.load.records) as i64;
+        let mut op = self.op(talk, Asked::Read { table: table.into(), record });
+        op.tries = 1;
+        let ask = json!({ "device_id": self.name, "table_name": table, "record_id": record });
+        self.send(talk, "data_request", &ask).await?;
+        let is_it = |event: &Event| event.name == "data_response" || refuses(event, "data_request");
+        match self.answer(talk, is_it).await? {
+            Answer::Event(event) if event.name == "data_response" => {
+                op.version = event.number("version");
+                op.value = event.data["data"]["v"].as_str().map(str::to_owned);
+                if let Some(version) = op.version {
+                    self.versions.insert((table.to_owned(), record), version);
+                }
+                self.finish(op, Outcome::Ok);
+                Ok(())
+            }
+            // Its answer may still come, and would be taken for the next one's.
+            Answer::Silence => Err(Gone),
+            Answer::Event(_) => Ok(()),
+        }
+    }
+
+    /// An order by hand: it moves the role whatever the priorities.
+    pub(super) async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        let ask = json!({ "device_id": self.name, "new_role": "master", "reason": "drill" });
+        self.send(talk, "role_change", &ask).await?;
+        let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
+        match self.answer(talk, is_it).await? {
+            Answer::Event(_) => Ok(()),
+            Answer::Silence => Err(Gone),
+        }
+    }
+
+    pub(super) async fn sync(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        let Some((epoch, at)) = self.cursor.clone() else { return Ok(()) };
+        let after = match self.rng.below(10) {
+            0..=2 => None,
+            // From the beginning now and then: several pages.
+            3 => Some(0),
+            _ => Some(at.saturating_sub(self.rng.below(700))),
+        };
+        let mut op = self.op(talk, Asked::Sync { after });
+        op.tries = 1;
+        let mut ask = json!({ "device_id": self.name, "sync_type": "full" });
+        if let Some(after) = after {
+            ask["sync_type"] = json!("incremental");
+            ask["cursor"] = json!(format!("{epoch}.{after}"));
+        }
+        self.send(talk, "sync_request", &ask).await?;
+        loop {
+            let answer = self.answer(talk, |event| {
+                matches!(event.name.as_str(), "sync_response" | "sync_error") || refuses(event, "sync_request")
+            });
+            let Answer::Event(event) = answer.await? else { return Err(Gone) };
+            if event.name != "sync_response" {
+                return Ok(());
+            }
+            if after.is_some() && event.data["sync_type"] == json!("full") {
+                op.asked = Asked::Sync { after: None };
+            }
+            // Changes were compacted while they were sent: it begins again with everything.
+            if event.data["page"] == json!(1) {
+                op.pages.clear();
+            }
+            let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
+            op.pages.push(changes.iter().map(|change| row(change, "data")).collect());
+            if event.data["has_more"] == json!(false) {
+                op.cursor = event.text("cursor").and_then(|text| text.split_once('.')?.1.parse().ok());
+                break;
+            }
+        }
+        let cursor = op.cursor;
+        self.finish(op, Outcome::Ok);
+        match cursor {
+            Some(cursor) => self.sync_complete(talk, &epoch, cursor).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn sync_complete(&mut self, talk: &mut Talk, epoch: &str, cursor: u64) -> Result<(), Gone> {
+        let mut op = self.op(talk, Asked::SyncComplete { cursor });
+        op.tries = 1;
+        let mark = op.id;
+        let ask = json!({ "device_id": self.name, "changes_count": mark, "cursor": format!("{epoch}.{cursor}") });
+        let is_it = |event: &Event| {
+            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
+                || refuses(event, "sync_complete")
+        };
+        let answer = match self.send(talk, "sync_complete", &ask).await {
+            Ok(()) => self.answer(talk, is_it).await,
+            Err(Gone) => Err(Gone),
+        };
+        let outcome = match &answer {
+            Ok(Answer::Event(event)) if event.name == "sync_complete_ack" => Outcome::Ok,
+            Ok(Answer::Event(event)) if event.data["retry"] != json!("same_request_id") => Outcome::Failed,
+            _ => Outcome::Unknown,
+        };
+        self.finish(op, outcome);
+        match answer? {
+            Answer::Silence => Err(Gone),
+            Answer::Event(_) => Ok(()),
+        }
+    }
+}

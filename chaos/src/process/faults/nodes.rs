@@ -1,0 +1,138 @@
+//! Faults of the nodes themselves: their processes, disks and clocks.
+
+use std::time::Duration;
+
+use tillsync::clock::{Clock, SystemClock};
+use tillsync::model::time::parse_iso;
+use tokio::time::{Instant, sleep};
+
+use super::super::kind::Kind;
+use super::super::onlooker::start;
+use super::super::scenario::Fault;
+use super::{AGAIN, COME_BACK, START, Strike, Struck, list};
+
+impl Strike<'_> {
+    pub(super) async fn nodes(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+        let world = self.world;
+        let names = list(nodes);
+        match fault.kind {
+            Kind::Kill => {
+                self.say(format!("{names} killed"));
+                futures_util::future::join_all(nodes.iter().map(|id| world.cluster.kill(*id))).await;
+                sleep(self.lasts).await;
+                self.bring_back(nodes).await;
+                Ok(format!("{names} killed"))
+            }
+            Kind::Restart => {
+                self.say(format!("{names} restarted"));
+                for id in nodes {
+                    self.stop(*id).await;
+                }
+                sleep(self.lasts).await;
+                self.bring_back(nodes).await;
+                Ok(format!("{names} restarted"))
+            }
+            Kind::Pause => {
+                self.say(format!("{names} held up"));
+                nodes.iter().for_each(|id| world.cluster.hold(*id, true));
+                sleep(self.lasts).await;
+                nodes.iter().for_each(|id| world.cluster.hold(*id, false));
+                self.bring_back(nodes).await;
+                Ok(format!("{names} held up (SIGSTOP)"))
+            }
+            Kind::FullDisk => self.full_disk(nodes).await,
+            Kind::ClockSkew => self.clock_skew(fault, nodes).await,
+            Kind::Members => match nodes {
+                [node] => self.members(*node).await,
+                _ => Err("one node at a time".into()),
+            },
+            _ => Err("it is unknown".into()),
+        }
+    }
+
+    /// SIGTERM; a node that does not stop in order is trouble.
+    pub(super) async fn stop(&self, node: u64) {
+        match self.world.cluster.terminate(node).await {
+            Ok(status) if status.success() => {}
+            Ok(status) => self.world.recorder.trouble(format!("node {node} was asked to stop and ended with {status}")),
+            Err(why) => self.world.recorder.trouble(why),
+        }
+    }
+
+    async fn bring_back(&self, nodes: &[u64]) {
+        futures_util::future::join_all(nodes.iter().map(|id| start(self.world, *id, COME_BACK))).await;
+    }
+
+    pub(super) async fn rolling_restart(&mut self) -> Struck {
+        for id in self.world.cluster.members() {
+            if !self.world.cluster.claim(id) {
+                return Err(format!("another fault has node {id}"));
+            }
+            self.say(format!("node {id} restarted, then the next"));
+            self.stop(id).await;
+            let serves = start(self.world, id, START).await;
+            self.world.cluster.release(id);
+            if !serves {
+                self.world.recorder.trouble(format!("node {id} does not serve {START:?} after its restart"));
+            }
+        }
+        Ok("all nodes restarted, one after the other".into())
+    }
+
+    async fn full_disk(&mut self, nodes: &[u64]) -> Struck {
+        self.say(format!("the disk of {} is full", list(nodes)));
+        for id in nodes {
+            self.world.cluster.disks.fill(*id)?;
+            self.world.cluster.set_serving(*id, false);
+        }
+        sleep(self.lasts).await;
+        for id in nodes {
+            self.world.cluster.disks.free(*id);
+        }
+        self.bring_back(nodes).await;
+        Ok(format!("the disk of {} was full", list(nodes)))
+    }
+
+    async fn clock_skew(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+        let skew = fault.skew_ms.unwrap_or(30_000);
+        self.say(format!("the clock of {} is {skew} ms off", list(nodes)));
+        let set = |seconds: f64| {
+            for id in nodes {
+                let path = self.world.cluster.clock_of(*id);
+                std::fs::write(&path, format!("{seconds:+.3}"))
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            Ok::<_, String>(())
+        };
+        set(skew as f64 / 1_000.0)?;
+        let moved = self.clocks_moved(nodes, skew).await;
+        if moved {
+            sleep(self.lasts).await;
+        }
+        set(0.0)?;
+        if !moved {
+            return Err(format!("the clock of {} did not move", list(nodes)));
+        }
+        Ok(format!("the clock of {} was {skew} ms off", list(nodes)))
+    }
+
+    /// Whether the nodes' own time is as far off as it should be.
+    async fn clocks_moved(&self, nodes: &[u64], skew: i64) -> bool {
+        let until = Instant::now() + COME_BACK;
+        while Instant::now() < until {
+            let mut moved = true;
+            for id in nodes {
+                let answer = self.world.ask(*id, "GET", "/system/cluster", None, Duration::from_secs(1)).await;
+                let answer: serde_json::Value = serde_json::from_slice(&answer.unwrap_or_default()).unwrap_or_default();
+                let theirs = answer["timestamp"].as_str().and_then(parse_iso).unwrap_or(0);
+                let off = i64::try_from(theirs).unwrap_or(0) - i64::try_from(SystemClock.now_ms()).unwrap_or(0);
+                moved &= (off - skew).abs() < 3_000;
+            }
+            if moved {
+                return true;
+            }
+            sleep(AGAIN).await;
+        }
+        false
+    }
+}
