@@ -209,6 +209,10 @@ impl Cluster {
         self.slots.lock().get(&id).and_then(|slot| slot.child.as_ref().map(|_| slot.boot))
     }
 
+    pub fn pid(&self, id: u64) -> Option<u32> {
+        self.slots.lock().get(&id).and_then(|slot| slot.child.as_ref()?.id())
+    }
+
     /// The members, and where clients reach them, up or not.
     pub fn gateways(&self) -> Vec<(u64, SocketAddr)> {
         self.slots.lock().iter().filter(|(_, slot)| slot.member).map(|(id, slot)| (*id, slot.gateway)).collect()

@@ -81,7 +81,13 @@ impl Strike<'_> {
         }
         let nodes = self.aim(fault.who.unwrap_or(fault.kind.usually())).await?;
         match fault.kind {
-            Kind::Kill | Kind::Restart | Kind::Pause | Kind::FullDisk | Kind::ClockSkew | Kind::Members => {
+            Kind::Kill
+            | Kind::Restart
+            | Kind::Pause
+            | Kind::FullDisk
+            | Kind::SlowDisk
+            | Kind::ClockSkew
+            | Kind::Members => {
                 self.claim(&nodes).await?;
                 let struck = self.nodes(fault, &nodes).await;
                 nodes.iter().for_each(|id| self.world.cluster.release(*id));
@@ -117,7 +123,6 @@ impl Strike<'_> {
                 Ok(what)
             }
             Kind::Transfer => self.transfer(&nodes).await,
-            Kind::SlowDisk => Err("no disk can be slowed down here".into()),
             _ => Err("it is unknown".into()),
         }
     }

@@ -31,6 +31,7 @@ pub enum Kind {
     Reset,
     /// The disk is full.
     FullDisk,
+    /// Writing the log takes longer.
     SlowDisk,
     /// The wall clock is wrong.
     ClockSkew,
@@ -96,6 +97,7 @@ impl Kind {
             Self::Partition | Self::Bridge | Self::Shatter => &[Param::Silent],
             Self::OneWay => &[Param::Direction],
             Self::Latency => &[Param::LatencyMs, Param::JitterMs],
+            Self::SlowDisk => &[Param::LatencyMs],
             Self::Bandwidth => &[Param::KbytesPerS],
             Self::ClockSkew => &[Param::SkewMs],
             Self::Churn => &[Param::EveryMs],

@@ -2,7 +2,7 @@
 //! connections, faults, and the same checkers as for the simulation.
 //!
 //! - [`scenario`], [`kind`], [`library`]: what is to happen; [`allowed`]: what this machine lets happen
-//! - [`cluster`], [`network`], [`proxy`], [`disks`]: the nodes and what is between and under them
+//! - [`cluster`], [`network`], [`proxy`], [`disks`], [`stall`]: the nodes and what is between and under them
 //! - [`client`]: who uses them; [`faults`]: who breaks them; [`onlooker`]: who looks at them
 //! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
 //! - [`soak`]: many runs; [`commands`]: the command line
@@ -25,4 +25,5 @@ mod recorder;
 mod run;
 mod scenario;
 mod soak;
+mod stall;
 mod world;

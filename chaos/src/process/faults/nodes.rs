@@ -9,7 +9,11 @@ use tokio::time::{Instant, sleep};
 use super::super::kind::Kind;
 use super::super::onlooker::start;
 use super::super::scenario::Fault;
+use super::super::stall::stall;
 use super::{AGAIN, COME_BACK, START, Strike, Struck, list};
+
+/// A write of the log that takes so long hangs.
+const HANGS: Duration = Duration::from_millis(500);
 
 impl Strike<'_> {
     pub(super) async fn nodes(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
@@ -41,6 +45,7 @@ impl Strike<'_> {
                 Ok(format!("{names} held up (SIGSTOP)"))
             }
             Kind::FullDisk => self.full_disk(nodes).await,
+            Kind::SlowDisk => self.slow_disk(fault, nodes).await,
             Kind::ClockSkew => self.clock_skew(fault, nodes).await,
             Kind::Members => match nodes {
                 [node] => self.members(*node).await,
@@ -91,6 +96,26 @@ impl Strike<'_> {
         }
         self.bring_back(nodes).await;
         Ok(format!("the disk of {} was full", list(nodes)))
+    }
+
+    async fn slow_disk(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+        let held = Duration::from_millis(fault.latency_ms.unwrap_or(40));
+        let what = format!("{} could not write the log for {} ms at a time", list(nodes), held.as_millis());
+        self.say(what.clone());
+        let end = std::time::Instant::now() + self.lasts;
+        let mut stalls = Vec::new();
+        for id in nodes {
+            // A disk that hangs is no part of a majority.
+            self.world.cluster.set_serving(*id, held < HANGS);
+            let pid = self.world.cluster.pid(*id).ok_or_else(|| format!("node {id} does not run"))?;
+            stalls.push(tokio::task::spawn_blocking(move || stall(pid, held, end)));
+        }
+        let mut times = 0;
+        for stalled in stalls {
+            times += stalled.await.map_err(|error| error.to_string())??;
+        }
+        self.bring_back(nodes).await;
+        Ok(format!("{what}, {times} times"))
     }
 
     async fn clock_skew(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
