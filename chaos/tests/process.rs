@@ -118,11 +118,15 @@ fn no_node_outlives_the_tool() {
 
 #[test]
 fn what_cannot_be_run_is_named() {
-    for (args, says) in [
+    let folder = tempfile::tempdir().unwrap();
+    for (mut args, says) in [
         (vec!["run", "nothing", "--binary", env!("CARGO_BIN_EXE_chaos")], "there is no scenario nothing"),
         (vec!["run", "calm", "--binary", "/nowhere/tillsync"], "/nowhere/tillsync"),
+        (vec!["run", "calm", "--dir", "DIR", "--binary", env!("CARGO_BIN_EXE_chaos")], "node 1 ended with"),
         (vec!["run", "calm", "--seconds", "0", "--binary", env!("CARGO_BIN_EXE_chaos")], "--seconds"),
     ] {
+        let dir = args.iter_mut().find(|arg| **arg == "DIR");
+        dir.into_iter().for_each(|arg| *arg = folder.path().to_str().unwrap());
         let output = chaos(&args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", both(&output));
         assert!(both(&output).contains(says), "{}", both(&output));

@@ -26,6 +26,8 @@ const PORTS: (u64, u64) = (20_000, 31_900);
 /// How long the tokens of a run live, in seconds.
 const TOKENS: u64 = 100_000;
 const AGAIN: Duration = Duration::from_millis(25);
+/// Tries of a start on other ports.
+const STARTS: u32 = 5;
 /// What the async runtime takes its number of threads from.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
@@ -101,8 +103,20 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
 }
 
 impl Cluster {
-    /// Founds a cluster, and starts it anew behind its proxies.
-    pub async fn start(plan: Plan<'_>) -> Result<Self, String> {
+    /// Founds a cluster, and starts it anew behind its proxies. Ports that were free may be taken a moment later: then
+    /// others are tried.
+    pub async fn start(plan: &Plan<'_>) -> Result<Self, String> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::try_start(plan).await {
+                Err(why) if why.contains("in use") && tries < STARTS => {}
+                started => return started,
+            }
+        }
+    }
+
+    async fn try_start(plan: &Plan<'_>) -> Result<Self, String> {
         let data = plan.dir.join("data");
         fs::create_dir_all(&data).map_err(failed(&data))?;
         let key = data.join("token.key");
@@ -130,7 +144,7 @@ impl Cluster {
             token: String::new(),
             network,
             disks,
-            faketime: plan.faketime,
+            faketime: plan.faketime.clone(),
             workers: (cores / plan.nodes as usize).max(1),
             founders: plan.nodes,
             slots: Mutex::new(slots),
@@ -268,11 +282,26 @@ impl Cluster {
     async fn all_serve(&self, within: Duration) -> Result<(), String> {
         let until = Instant::now() + within;
         for id in self.members() {
-            if !self.serves(id, until.saturating_duration_since(Instant::now())).await {
-                return Err(format!("node {id} does not serve: see {}", self.log_of(id).display()));
+            while !self.serves(id, AGAIN).await {
+                if let Some((fallen, status)) = self.fallen().first() {
+                    return Err(format!("node {fallen} ended with {status}: {}", self.last_line(*fallen)));
+                }
+                if Instant::now() >= until {
+                    return Err(format!("node {id} does not serve: {}", self.last_line(id)));
+                }
             }
         }
         Ok(())
+    }
+
+    /// The last line of a node's log that tells of an error, or the last one.
+    pub fn last_line(&self, id: u64) -> String {
+        let text = fs::read(self.log_of(id)).unwrap_or_default();
+        let tail = text.len().saturating_sub(8 << 10);
+        let text = String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).into_owned();
+        let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let last = lines.clone().next().unwrap_or("its log is empty").to_owned();
+        lines.find(|line| line.contains("error: ") || line.contains("panicked")).map_or(last, str::to_owned)
     }
 
     /// Kills everything.

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::client::{GUARDED, row};
 use super::http::{Door, Refusal};
-use super::onlooker::{last_line, start, until};
+use super::onlooker::{start, until};
 use super::world::{Standing, World};
 use crate::history::{ElectionRow, Final};
 
@@ -45,7 +45,7 @@ pub async fn heal(world: &Arc<World>) {
         world.cluster.hold(id, false);
         world.cluster.disks.free(id);
         if !start(world, id, PATIENCE).await {
-            let why = last_line(world, id);
+            let why = world.cluster.last_line(id);
             world.recorder.trouble(format!("node {id} does not serve {PATIENCE:?} after everything healed: {why}"));
         }
     }

@@ -96,7 +96,7 @@ pub async fn watch_processes(world: Arc<World>) {
                 world.note(format!("node {node} ended by itself under its fault: {status}"));
                 continue;
             }
-            world.recorder.trouble(format!("node {node} ended by itself: {status}: {}", last_line(&world, node)));
+            world.recorder.trouble(format!("node {node} ended by itself: {status}: {}", world.cluster.last_line(node)));
             let world = world.clone();
             tokio::spawn(async move {
                 sleep(PAUSE).await;
@@ -113,16 +113,6 @@ pub async fn start(world: &World, node: u64, within: Duration) -> bool {
         return false;
     }
     world.cluster.serves(node, within).await
-}
-
-/// The last line of a node's log that tells of an error, or the last one.
-pub fn last_line(world: &World, node: u64) -> String {
-    let text = std::fs::read(world.cluster.log_of(node)).unwrap_or_default();
-    let tail = text.len().saturating_sub(8 << 10);
-    let text = String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).into_owned();
-    let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    let last = lines.clone().next().unwrap_or("its log is empty").to_owned();
-    lines.find(|line| line.contains("error: ") || line.contains("panicked")).map_or(last, str::to_owned)
 }
 
 /// Waits until it is so, or the time is up.

@@ -77,7 +77,7 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
         small_disks: scenario.has(Kind::FullDisk) && allowed.mounts,
         faketime: allowed.faketime.clone(),
     };
-    let cluster = Cluster::start(plan).await?;
+    let cluster = Cluster::start(&plan).await?;
     let world = Arc::new(World::new(scenario.load, cluster));
     for note in &allowed.notes {
         world.note(note.clone());
