@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::disks::Disks;
 use super::http::Door;
 use super::network::Network;
+use super::scenario::Setting;
 use crate::rng::Rng;
 
 mod processes;
@@ -33,7 +34,7 @@ const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 /// What a node's settings say of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settings {
+enum Others {
     /// All members, at their own addresses: a cluster is founded.
     Found,
     /// The others at the addresses of the proxies.
@@ -71,6 +72,7 @@ pub struct Cluster {
     workers: usize,
     /// Nodes that found it: 1 to this.
     founders: u64,
+    settings: BTreeMap<String, Setting>,
     slots: Mutex<BTreeMap<u64, Slot>>,
 }
 
@@ -84,6 +86,8 @@ pub struct Plan<'a> {
     pub seed: u64,
     pub small_disks: bool,
     pub faketime: Option<PathBuf>,
+    /// More settings of every node.
+    pub settings: &'a BTreeMap<String, Setting>,
 }
 
 /// A free address on loopback.
@@ -147,17 +151,18 @@ impl Cluster {
             faketime: plan.faketime.clone(),
             workers: (cores / plan.nodes as usize).max(1),
             founders: plan.nodes,
+            settings: plan.settings.clone(),
             slots: Mutex::new(slots),
         };
         cluster.token = cluster.token_of("chaos", Class::Admin)?;
         // The first entry of the log names the members and their addresses, so it must be the same on all nodes. What
         // each of them says of the others' addresses afterwards is its own: that is where the proxies come in.
-        for settings in [Settings::Found, Settings::Proxied] {
+        for others in [Others::Found, Others::Proxied] {
             for id in 1..=plan.nodes {
-                cluster.spawn(id, settings)?;
+                cluster.spawn(id, others)?;
             }
             cluster.all_serve(Duration::from_secs(60)).await?;
-            if settings == Settings::Found {
+            if others == Others::Found {
                 for id in 1..=plan.nodes {
                     cluster.terminate(id).await?;
                 }

@@ -1,5 +1,6 @@
 //! The end of a run: everything heals, and then it must converge and serve again; what each node holds is read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::client::{GUARDED, row};
 use super::http::{Door, Refusal};
 use super::onlooker::{start, until};
 use super::world::{Standing, World};
-use crate::history::{ElectionRow, Final};
+use crate::history::{ElectionRow, Final, Row};
 
 /// How long healing may take. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -223,7 +224,7 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
             rows: format!("{:032x}", hash.digest128()),
             head,
             compacted,
-            previous: previous(&changes),
+            previous: previous(world, compacted, &changes),
             changes,
             elections,
             sync_states,
@@ -231,8 +232,9 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
     ))
 }
 
-/// The version that each change replaced, as the order of the log has it: nodes do not tell.
-fn previous(changes: &[crate::history::Row]) -> Vec<u64> {
-    let mut newest = std::collections::BTreeMap::new();
-    changes.iter().map(|row| newest.insert((row.table.as_str(), row.record), row.seq).unwrap_or(0)).collect()
+/// The version that each change replaced, as the order of the log has it: nodes do not tell. What is compacted is known
+/// from what clients were told.
+fn previous(world: &World, compacted: u64, changes: &[Row]) -> Vec<u64> {
+    let mut newest = if compacted > 0 { world.recorder.newest_told(compacted) } else { BTreeMap::new() };
+    changes.iter().map(|row| newest.insert((row.table.clone(), row.record), row.seq).unwrap_or(0)).collect()
 }

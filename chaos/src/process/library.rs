@@ -34,6 +34,7 @@ const ALL: &[(&str, &str)] = scenarios![
     "members",
     "transfers",
     "churn",
+    "compaction",
     "five_nodes",
     "opening_hours",
     "storm",

@@ -1,5 +1,6 @@
 //! Everything that happens in a run, as it happens.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -67,6 +68,18 @@ impl Recorder {
     pub fn trouble(&self, what: impl Into<String>) {
         let (us, what) = (self.us(), what.into());
         self.history.lock().trouble.push(Trouble { us, what });
+    }
+
+    /// The newest change of each record up to this one, as clients were told.
+    pub fn newest_told(&self, up_to: u64) -> BTreeMap<(String, i64), u64> {
+        let mut newest = BTreeMap::new();
+        for session in &self.history.lock().sessions {
+            for row in session.early.iter().chain(&session.told).filter(|row| row.seq <= up_to) {
+                let seq = newest.entry((row.table.clone(), row.record)).or_insert(0);
+                *seq = row.seq.max(*seq);
+            }
+        }
+        newest
     }
 
     pub fn take(&self) -> History {

@@ -76,6 +76,7 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
         seed: rng.next(),
         small_disks: scenario.has(Kind::FullDisk) && allowed.mounts,
         faketime: allowed.faketime.clone(),
+        settings: &scenario.settings,
     };
     let cluster = Cluster::start(&plan).await?;
     let world = Arc::new(World::new(scenario.load, cluster));

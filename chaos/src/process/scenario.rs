@@ -1,9 +1,11 @@
 //! What is done to a cluster, and what clients do meanwhile: a TOML file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tillsync::config::setting;
 use tillsync::limits;
 
 use super::kind::{Kind, Param};
@@ -11,6 +13,22 @@ use crate::rng::Rng;
 
 /// The longest run, in seconds.
 const LONGEST: f64 = 3_600.0;
+/// What makes a node this node of this run.
+const OURS: &[&str] = &[
+    "node_id",
+    "cluster_name",
+    "data_dir",
+    "key_file",
+    "gateway_listen",
+    "gateway_tls_cert",
+    "gateway_tls_key",
+    "raft_listen",
+    "raft_tls_ca",
+    "raft_tls_cert",
+    "raft_tls_key",
+    "members",
+    "join",
+];
 /// Faults of one run, repeats counted.
 const MOST_FAULTS: usize = 500;
 
@@ -27,6 +45,9 @@ pub struct Scenario {
     pub load: Load,
     #[serde(default)]
     pub slo: Slo,
+    /// Settings of every node, over those that a run gives them.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Setting>,
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
 }
@@ -69,6 +90,23 @@ impl Default for Load {
             syncs: 25,
             reconnects: 10,
             claims: 2,
+        }
+    }
+}
+
+/// The value of a node's setting.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Setting {
+    Number(u64),
+    Text(String),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => write!(f, "{text:?}"),
         }
     }
 }
@@ -219,6 +257,9 @@ impl Scenario {
         self.load.check()?;
         if !(100..=600_000).contains(&self.slo.gap_ms) {
             return Err(format!("slo.gap_ms: must be 100 to 600000, not {}", self.slo.gap_ms));
+        }
+        if let Some(key) = self.settings.keys().find(|key| setting(key).is_none() || OURS.contains(&key.as_str())) {
+            return Err(format!("settings.{key}: is no setting of a node, or one that a run gives itself"));
         }
         for (at, fault) in self.faults.iter().enumerate() {
             fault.check(self).map_err(|why| format!("fault {} ({}): {why}", at + 1, fault.kind.name()))?;

@@ -8,32 +8,41 @@ use std::time::Duration;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::{Cluster, DRAIN, Settings, WORKERS, failed};
+use super::{Cluster, DRAIN, Others, WORKERS, failed};
+
+/// Shorter than a store would have them, so that a run of a minute sees devices come and go.
+const SETTINGS: &[(&str, u64)] =
+    &[("request_timeout_ms", 2_000), ("ping_ms", 500), ("lost_ms", 2_000), ("grace_ms", 1_000)];
 
 impl Cluster {
-    fn configure(&self, id: u64, settings: Settings) -> Result<PathBuf, String> {
+    fn configure(&self, id: u64, whom: Others) -> Result<PathBuf, String> {
         let text = {
             let slots = self.slots.lock();
             let me = slots.get(&id).ok_or_else(|| format!("there is no node {id}"))?;
-            let others = slots.iter().filter(|(other, _)| settings != Settings::Found || **other <= self.founders);
+            let others = slots.iter().filter(|(other, _)| whom != Others::Found || **other <= self.founders);
             let mut members = String::new();
             let mut join = Vec::new();
             for (other, slot) in others {
-                let proxy = self.network.address(id, *other).filter(|_| settings == Settings::Proxied);
+                let proxy = self.network.address(id, *other).filter(|_| whom == Others::Proxied);
                 let raft = proxy.unwrap_or(slot.raft);
                 members += &format!("    {{ id = {other}, raft = \"{raft}\", gateway = \"{}\" }},\n", slot.gateway);
                 if slot.member && slot.child.is_some() {
                     join.push(slot.raft.to_string());
                 }
             }
-            let others = if settings == Settings::Join {
-                format!("join = {join:?}")
-            } else {
-                format!("members = [\n{members}]")
-            };
+            let others =
+                if whom == Others::Join { format!("join = {join:?}") } else { format!("members = [\n{members}]") };
+            // The scenario's own settings come instead of these.
+            let mut more = String::new();
+            for (key, value) in SETTINGS.iter().filter(|(key, _)| !self.settings.contains_key(*key)) {
+                more += &format!("{key} = {value}\n");
+            }
+            for (key, value) in &self.settings {
+                more += &format!("{key} = {value}\n");
+            }
             format!(
                 "node_id = {id}\ncluster_name = \"chaos\"\ndata_dir = {:?}\nkey_file = {:?}\ngateway_listen = \"{}\"\n\
-                 raft_listen = \"{}\"\nrequest_timeout_ms = 2000\nping_ms = 500\nlost_ms = 2000\ngrace_ms = 1000\n{others}\n",
+                 raft_listen = \"{}\"\n{more}{others}\n",
                 self.data_of(id).join("data"),
                 self.data.join("token.key"),
                 me.gateway,
@@ -47,8 +56,8 @@ impl Cluster {
         Ok(path)
     }
 
-    pub(super) fn spawn(&self, id: u64, settings: Settings) -> Result<(), String> {
-        let config = self.configure(id, settings)?;
+    pub(super) fn spawn(&self, id: u64, whom: Others) -> Result<(), String> {
+        let config = self.configure(id, whom)?;
         let log_path = self.log_of(id);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed(&log_path))?;
         let again = log.try_clone().map_err(failed(&log_path))?;
@@ -98,12 +107,12 @@ impl Cluster {
 
     /// Starts a node that was stopped or killed.
     pub fn revive(&self, id: u64) -> Result<(), String> {
-        if self.has_process(id) { Ok(()) } else { self.spawn(id, Settings::Proxied) }
+        if self.has_process(id) { Ok(()) } else { self.spawn(id, Others::Proxied) }
     }
 
     /// Starts a node that is to be added.
     pub fn start_new(&self, id: u64) -> Result<(), String> {
-        self.spawn(id, Settings::Join)
+        self.spawn(id, Others::Join)
     }
 
     pub fn has_process(&self, id: u64) -> bool {

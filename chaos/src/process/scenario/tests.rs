@@ -41,6 +41,8 @@ fn what_is_wrong_is_named() {
         ("ws = 2", "writes = 900\nreads = 200", "together"),
         ("ws = 2", "records = 0", "load.records"),
         ("[load]", "[slo]\ngap_ms = 1\n[load]", "slo.gap_ms"),
+        ("[load]", "[settings]\nkeep_change = 1\n[load]", "settings.keep_change"),
+        ("[load]", "[settings]\nnode_id = 1\n[load]", "settings.node_id"),
         ("\"kill\"", "\"kil\"", "`kil`"),
         ("\"leader\"", "\"boss\"", "who: \"boss\""),
         ("\"leader\"", "9", "fault 1 (kill): who: there is no node 9"),
