@@ -30,6 +30,10 @@ pub async fn watch_node(world: Arc<World>, node: u64) {
         if world.cluster.boot(node) != Some(boot) || status.node != node {
             continue;
         }
+        // A node that took longer to come back than its fault waited.
+        if status.quorum && !world.cluster.is_claimed(node) {
+            world.cluster.set_serving(node, true);
+        }
         let leads = (status.leader == Some(node)).then_some((boot, status.term));
         if let Some((_, term)) = leads.filter(|_| leads != led) {
             world.recorder.led(node, term);
