@@ -1,15 +1,16 @@
 //! The command line.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::checker::{Expected, Verdict, check};
 use crate::cost;
-use crate::history::History;
 use crate::mutants;
+use crate::report::command::{gap_of, make, simulated};
+use crate::report::folder;
 use crate::sim::plan::Plan;
 use crate::sim::run::{GAP, Report, run};
 use crate::sim::shrink::shrink;
@@ -34,13 +35,15 @@ enum Command {
     Soak(crate::process::commands::Soak),
     /// Check a recorded history again
     Check {
-        /// A file that `sim --replay N --history FILE` wrote
+        /// A run's folder, or a file that `sim --replay N --history FILE` wrote
         #[arg(required_unless_present = "cost")]
         history: Option<PathBuf>,
         /// Check a made-up history of so many operations instead, and say how long it took
         #[arg(long, conflicts_with = "history")]
         cost: Option<u64>,
     },
+    /// Make the reports of a run's folder again: report.html and report.json
+    Report(crate::report::command::Rebuild),
     /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
     Mutants(mutants::Options),
     /// Cut the power of nodes, and give them bad disks: nothing that was acknowledged may be lost
@@ -72,6 +75,9 @@ struct Sim {
     /// Write the history here
     #[arg(long, requires = "replay")]
     history: Option<PathBuf>,
+    /// Write the run's folder here: its history, report.html and report.json
+    #[arg(long, value_name = "DIR", requires = "replay")]
+    report: Option<PathBuf>,
     /// Do not look for the smallest plan that fails
     #[arg(long)]
     no_shrink: bool,
@@ -93,6 +99,7 @@ impl Cli {
             Command::Check { cost: Some(operations), .. } => Ok(cost(operations)),
             Command::Check { history: Some(history), .. } => recheck(&history),
             Command::Check { history: None, cost: None } => Err("name a history".into()),
+            Command::Report(rebuild) => rebuild.run(),
             Command::Mutants(options) => mutants::run(&options),
             Command::Power(power) => power.run(),
             Command::PowerChild(options) => crate::power::child::run(&options),
@@ -100,10 +107,9 @@ impl Cli {
     }
 }
 
-fn recheck(path: &PathBuf) -> Result<bool, String> {
-    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let history = History::read(BufReader::new(file)).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(print(&check(&history, Expected { gap: GAP })))
+fn recheck(path: &Path) -> Result<bool, String> {
+    let (about, history) = folder::load(path)?;
+    Ok(print(&check(&history, Expected { gap: gap_of(about.as_ref()) })))
 }
 
 fn cost(operations: u64) -> bool {
@@ -149,6 +155,12 @@ impl Sim {
                 out.flush()
             };
             write().map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        if let Some(dir) = &self.report {
+            let about = simulated(&plan, &report, self.only.as_deref());
+            folder::save(dir, &about, &history).map_err(|error| format!("{}: {error}", dir.display()))?;
+            let (_, page) = make(dir, &about, &history)?;
+            eprintln!("the report is {}", page.display());
         }
         if self.json {
             println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);

@@ -2,9 +2,9 @@
 //!
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
-//! - [`process`]: real nodes on this machine under real faults; [`report`]: what came of it, for people
-//! - [`power`]: power loss and bad disks, under the real storage
+//! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
 //! - [`cost`]: how long checking takes
+//! - [`report`]: what a run came to, as a page and as JSON
 //! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
 
 use std::process::ExitCode;

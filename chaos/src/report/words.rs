@@ -1,0 +1,140 @@
+//! How things are said to people.
+
+use super::Told;
+use crate::checker::{Finding, Verdict};
+
+/// What must hold, in the order in which people care, and in their words.
+const INVARIANTS: [(&str, &str); 12] = [
+    ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
+    ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
+    ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
+    ("no_stale_read", "No read is older than what somebody was told before it began."),
+    ("sessions", "Every connected device was told every change once and in order, also after it came back."),
+    ("syncs", "Every sync sent all records or changes that it had to, each once."),
+    ("sync_states", "How far each device has synced is recorded as that device said."),
+    ("masters", "There was never more than one master, and each took over from the one before."),
+    ("raft_leaders", "Never did two nodes lead in the same term."),
+    ("digests", "Nodes that had come equally far held exactly the same data, at any time."),
+    ("liveness", "After the last fault everything healed, agreed, and took new writes and reads."),
+    ("availability", "While most nodes were up and connected, writes never paused for longer than the bound."),
+];
+
+/// The invariants of a verdict, the most important first, each with what it says.
+pub fn invariants(verdict: &Verdict) -> Vec<(&'static str, &'static str, &Finding)> {
+    let place = |name: &str| INVARIANTS.iter().position(|(known, _)| *known == name);
+    let mut all: Vec<_> = verdict
+        .invariants
+        .iter()
+        .map(|(name, finding)| {
+            let says = place(name).and_then(|at| INVARIANTS.get(at)).map_or("", |(_, says)| says);
+            (*name, says, finding)
+        })
+        .collect();
+    all.sort_by_key(|(name, ..)| place(name).unwrap_or(usize::MAX));
+    all
+}
+
+/// What a loss would show in.
+const LOSS: [&str; 4] = ["exactly_once", "one_log", "linearizable", "digests"];
+
+/// The verdict, the first sentence that anybody reads.
+pub fn headline(told: &Told<'_>) -> String {
+    let broken = told.verdict.broken();
+    if told.figures.ok == 0 {
+        return "This run proves nothing: no operation succeeded.".into();
+    }
+    if broken.is_empty() {
+        return if told.history.finals.is_empty() {
+            "Nothing wrong was seen, but the nodes' data was not compared.".into()
+        } else {
+            "Nothing was lost.".into()
+        };
+    }
+    if LOSS.iter().any(|name| broken.contains(name)) {
+        return "BROKEN: data was lost, doubled, or differs between nodes.".into();
+    }
+    if broken == ["availability"] {
+        return "Nothing was lost, but writes paused for too long.".into();
+    }
+    let all = told.verdict.invariants.len();
+    format!("BROKEN: {} of {all} things that must hold did not.", broken.len())
+}
+
+/// The rest of the verdict: how much was done, and the longest pause.
+pub fn summary(told: &Told<'_>) -> String {
+    let figures = &told.figures;
+    let mut text = count(figures.operations, "operation");
+    let faults: u64 = figures.faults.iter().filter(|row| row.name != NO_MAJORITY).map(|row| row.times).sum();
+    if faults > 0 {
+        text += &format!(", {}", count(faults, "fault"));
+    }
+    match figures.gap {
+        Some(gap) => text += &format!(", longest time without a write {}.", took_us(gap.us)),
+        None => text += ".",
+    }
+    if let Some(gap) = figures.gap_without_majority.filter(|gap| figures.gap.is_none_or(|with| with.us < gap.us)) {
+        text += &format!(" While most nodes were gone, nothing could be written for {}.", took_us(gap.us));
+    }
+    text
+}
+
+/// The band that says that nothing could be written.
+pub const NO_MAJORITY: &str = "no_majority";
+
+/// A fault's name for people.
+pub fn fault(name: &str) -> String {
+    match name {
+        NO_MAJORITY => "no majority".into(),
+        "kill_all" => "kill of all nodes".into(),
+        "power_cut_all" => "power cut of all nodes".into(),
+        _ => name.replace('_', " "),
+    }
+}
+
+/// `48,210 operations`
+pub fn count(number: u64, of: &str) -> String {
+    format!("{} {of}{}", thousands(number), if number == 1 { "" } else { "s" })
+}
+
+/// `48,210`
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A length of time: `210 ms`, `3.1 s`, `2 min 5 s`.
+pub fn took_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{} ms", us / 1_000),
+        1_000_000..60_000_000 => format!("{:.1} s", us as f64 / 1e6),
+        60_000_000..3_600_000_000 => format!("{} min {} s", us / 60_000_000, us / 1_000_000 % 60),
+        _ => format!("{} h {} min", us / 3_600_000_000, us / 60_000_000 % 60),
+    }
+}
+
+/// A moment of the run: `12.345 s`, `4:05.1`, `1:04:05`.
+pub fn at_us(us: u64) -> String {
+    let seconds = us / 1_000_000;
+    match seconds {
+        0..60 => format!("{:.3} s", us as f64 / 1e6),
+        60..3_600 => format!("{}:{:02}.{}", seconds / 60, seconds % 60, us / 100_000 % 10),
+        _ => format!("{}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60),
+    }
+}
+
+/// At most so many characters.
+pub fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
