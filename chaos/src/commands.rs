@@ -44,6 +44,16 @@ enum Command {
     },
     /// Make the reports of a run's folder again: report.html and report.json
     Report(crate::report::command::Rebuild),
+    /// The failover drill for a shop: five minutes, in plain words
+    Drill(crate::operator::drill::Drill),
+    /// Break a running cluster by commands of your own, while clients write, and check what it promised
+    Target(crate::operator::target::Target),
+    /// Break something in the cluster that `tillsync dev` runs
+    Inject(crate::operator::inject::Inject),
+    /// Let all nodes of `tillsync dev` go on, and wait until the cluster is well
+    Heal(crate::operator::inject::Heal),
+    /// Say what this machine allows, and what is used instead
+    Doctor(crate::operator::doctor::Doctor),
     /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
     Mutants(mutants::Options),
     /// Cut the power of nodes, and give them bad disks: nothing that was acknowledged may be lost
@@ -100,6 +110,11 @@ impl Cli {
             Command::Check { history: Some(history), .. } => recheck(&history),
             Command::Check { history: None, cost: None } => Err("name a history".into()),
             Command::Report(rebuild) => rebuild.run(),
+            Command::Drill(drill) => drill.run(),
+            Command::Target(target) => target.run(),
+            Command::Inject(inject) => inject.run(),
+            Command::Heal(heal) => heal.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Mutants(options) => mutants::run(&options),
             Command::Power(power) => power.run(),
             Command::PowerChild(options) => crate::power::child::run(&options),

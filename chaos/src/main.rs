@@ -5,6 +5,7 @@
 //! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
 //! - [`cost`]: how long checking takes
 //! - [`report`]: what a run came to, as a page and as JSON
+//! - [`operator`]: faults in running clusters, drills, and what this machine allows
 //! - [`mutants`]: the proof that the checkers find bugs: bugs on purpose
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ mod cost;
 mod history;
 mod invariants;
 mod mutants;
+mod operator;
 mod power;
 mod process;
 mod report;
