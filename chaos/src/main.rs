@@ -3,6 +3,7 @@
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
 //! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
+//! - [`child`]: other programs, for as long as they may take
 //! - [`cost`]: how long checking takes
 //! - [`report`]: what a run came to, as a page and as JSON
 //! - [`operator`]: faults in running clusters, drills, and what this machine allows
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod checker;
+mod child;
 mod commands;
 mod cost;
 mod history;

@@ -1,30 +1,37 @@
 //! The proof that the checkers find bugs: Tillsync is built with one bug at a time, and simulated until an invariant
 //! breaks.
 //!
-//! A mutant is a patch in `chaos/mutants/`. Its first lines say what the bug is (`# …`); `# test: NAME` names the cargo
-//! test that has to catch it, where the bug lies below what is simulated. The patches are applied to a copy of the tree
-//! in a folder of its own, with a target folder of its own, so that the second mutant builds fast.
+//! A mutant is a patch in `chaos/mutants/`. Its first line says what the bug is (`# …`). `# test: NAME` names the cargo
+//! test that has to catch it instead, where the bug lies below what is simulated or what only a test can see;
+//! `# sim and test: NAME` asks for both. The patches are applied to a copy of the tree in a folder of its own, with a
+//! target folder of its own, so that the second mutant builds fast.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::child::{self, Done};
 use crate::sim::sweep::Runner;
+
+/// A build or a test that takes longer hangs.
+const BUILD: Duration = Duration::from_secs(3_600);
+const TEST: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
 pub struct Options {
-    /// Only mutants whose name contains this
-    #[arg(long)]
-    only: Option<String>,
+    /// Only mutants whose name contains one of these, with commas in between
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Where the copy of the tree and its target folder go, and stay
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tillsync-mutants"))]
     folder: PathBuf,
     /// Seeds that a mutant may survive before it counts as a survivor
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 100)]
     seeds: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
@@ -35,11 +42,16 @@ pub struct Options {
     /// Do not first see the tree without a bug pass
     #[arg(long)]
     no_baseline: bool,
+    /// At the end, the table for docs/reliability.md
+    #[arg(long)]
+    markdown: bool,
 }
 
 struct Mutant {
     name: String,
     bug: String,
+    /// Simulated runs have to break.
+    sim: bool,
     /// The cargo test that has to fail.
     test: Option<String>,
     patch: PathBuf,
@@ -49,16 +61,29 @@ enum Fate {
     /// By what, and how.
     Caught(String, String),
     Survived(String),
+    /// It is no mutant: the patch does not apply, or does not compile.
+    Unfit(String),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Caught(by, _) => write!(f, "{by}"),
+            Self::Survived(what) => write!(f, "SURVIVED {what}"),
+            Self::Unfit(why) => write!(f, "UNFIT {}", why.lines().next().unwrap_or_default()),
+        }
+    }
 }
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mutants = mutants(&tree.join("chaos/mutants"), options.only.as_deref())?;
+    let workshop = Workshop { copy: options.folder.join("tree"), target: options.folder.join("target") };
+    // Patches are read from the copy, too: the tree may change while this runs.
+    workshop.fill(&tree)?;
+    let mutants = mutants(&workshop.copy.join("chaos/mutants"), &options.only)?;
     if mutants.is_empty() {
         return Err("no mutant has that name".into());
     }
-    let workshop = Workshop { tree, copy: options.folder.join("tree"), target: options.folder.join("target") };
-    workshop.restore()?;
     if !options.no_baseline {
         workshop.build()?;
         // A tenth of the seeds: what is proved here is that a broken run means a bug.
@@ -68,41 +93,42 @@ pub fn run(options: &Options) -> Result<bool, String> {
             return Err(format!("without any bug seed {seed} does not hold: {:?}", report.violations.first()));
         }
     }
-    println!("{:26} {:8} {:52} bug", "mutant", "", "caught by");
-    let mut all = true;
+    let mut fates = Vec::new();
     for mutant in &mutants {
         let began = Instant::now();
-        let fate = workshop.judge(mutant, options)?;
-        let took = began.elapsed().as_secs();
-        match fate {
-            Fate::Caught(by, how) => {
-                println!("{:26} caught   {by:52} {} ({took} s)", mutant.name, mutant.bug);
-                eprintln!("    {how}");
-            }
-            Fate::Survived(what) => {
-                all = false;
-                println!("{:26} SURVIVED {what:52} {} ({took} s)", mutant.name, mutant.bug);
-            }
+        let fate = workshop.judge(mutant, options);
+        println!("{:26} {fate} ({} s)", mutant.name, began.elapsed().as_secs());
+        match &fate {
+            Fate::Caught(_, how) => println!("    {how}"),
+            Fate::Unfit(why) => println!("    {why}"),
+            Fate::Survived(_) => println!("    {}", mutant.bug),
         }
+        fates.push(fate);
     }
-    workshop.restore()?;
-    Ok(all)
+    let caught = fates.iter().filter(|fate| matches!(fate, Fate::Caught(..))).count();
+    if options.markdown {
+        println!("\n| mutant | bug | caught by |\n|---|---|---|");
+        for (Mutant { name, bug, .. }, fate) in mutants.iter().zip(&fates) {
+            println!("| `{name}` | {bug} | {fate} |");
+        }
+        println!();
+    }
+    println!("{caught} of {} mutants caught", mutants.len());
+    Ok(caught == mutants.len())
 }
 
-fn mutants(folder: &Path, only: Option<&str>) -> Result<Vec<Mutant>, String> {
+/// In the order of their names.
+fn mutants(folder: &Path, only: &[String]) -> Result<Vec<Mutant>, String> {
     let read = || -> io::Result<Vec<Mutant>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let patch = entry?.path();
             let name = patch.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if patch.extension().is_none_or(|end| end != "patch") || only.is_some_and(|only| !name.contains(only)) {
+            let wanted = only.is_empty() || only.iter().any(|only| name.contains(only));
+            if patch.extension().is_none_or(|end| end != "patch") || !wanted {
                 continue;
             }
-            let text = fs::read_to_string(&patch)?;
-            let mut head = text.lines().map_while(|line| line.strip_prefix("# "));
-            let bug = head.next().unwrap_or_default().to_owned();
-            let test = head.find_map(|line| line.strip_prefix("test: ").map(str::to_owned));
-            found.push(Mutant { name, bug, test, patch });
+            found.push(Mutant::of(name, &fs::read_to_string(&patch)?, patch));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -110,20 +136,32 @@ fn mutants(folder: &Path, only: Option<&str>) -> Result<Vec<Mutant>, String> {
     read().map_err(|error| format!("{}: {error}", folder.display()))
 }
 
+impl Mutant {
+    fn of(name: String, text: &str, patch: PathBuf) -> Self {
+        let mut head = text.lines().map_while(|line| line.strip_prefix("# "));
+        let bug = head.next().unwrap_or_default().to_owned();
+        let how = head.next().unwrap_or_default();
+        let also = how.strip_prefix("sim and test: ");
+        let test = also.or_else(|| how.strip_prefix("test: ")).map(str::to_owned);
+        Self { name, bug, sim: test.is_none() || also.is_some(), test, patch }
+    }
+}
+
 /// Where mutants are made.
 struct Workshop {
-    tree: PathBuf,
     copy: PathBuf,
     target: PathBuf,
 }
 
 impl Workshop {
     /// Makes the copy equal to the tree. Files that are equal are not touched, or cargo would build them again.
-    fn restore(&self) -> Result<(), String> {
-        let list = Command::new("git").args(["ls-files", "-z"]).current_dir(&self.tree).output();
+    fn fill(&self, tree: &Path) -> Result<(), String> {
+        let list = child::run(Command::new("git").args(["ls-files", "-z"]).current_dir(tree), TEST);
         let list = succeeded("git ls-files", list)?;
-        for name in String::from_utf8_lossy(&list.stdout).split('\0').filter(|name| !name.is_empty()) {
-            let (from, to) = (self.tree.join(name), self.copy.join(name));
+        // A mutant that is no more in the tree would be judged as well.
+        let _ = fs::remove_dir_all(self.copy.join("chaos/mutants"));
+        for name in list.out.split('\0').filter(|name| !name.is_empty()) {
+            let (from, to) = (tree.join(name), self.copy.join(name));
             // Deleted here and not committed yet.
             let Ok(bytes) = fs::read(&from) else { continue };
             if fs::read(&to).is_ok_and(|there| there == bytes) {
@@ -138,67 +176,128 @@ impl Workshop {
         Ok(())
     }
 
-    fn cargo(&self, args: &[&str]) -> io::Result<Output> {
+    fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target);
-        cargo.env("CARGO_INCREMENTAL", "1").output()
+        cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1");
+        // With assertions, and several times as many seeds a minute as a build that is not optimised at all.
+        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+        cargo
     }
 
     fn build(&self) -> Result<(), String> {
-        succeeded("cargo build", self.cargo(&["build", "-q", "-p", "chaos"])).map(drop)
+        succeeded("cargo build", child::run(&mut self.cargo(&["build", "-q", "-p", "chaos"]), BUILD)).map(drop)
     }
 
     fn runner(&self, jobs: u64) -> Runner {
         Runner::of(&self.target.join("debug/chaos"), jobs)
     }
 
-    fn judge(&self, mutant: &Mutant, options: &Options) -> Result<Fate, String> {
-        self.restore()?;
-        let patch = mutant.patch.canonicalize().map_err(|error| error.to_string())?;
+    fn git_apply(&self, patch: &Path, args: &[&str]) -> Result<(), String> {
+        let mut git = Command::new("git");
+        git.args(["apply", "--whitespace=nowarn"]).args(args).arg(patch).current_dir(&self.copy);
         // The copy may lie within a repository, whose rules must not apply.
-        let applied = Command::new("git")
-            .args(["apply", "--whitespace=nowarn"])
-            .arg(&patch)
-            .current_dir(&self.copy)
-            .env("GIT_CEILING_DIRECTORIES", self.copy.parent().unwrap_or(&self.copy))
-            .output();
-        succeeded(&format!("git apply {}", patch.display()), applied)?;
+        git.env("GIT_CEILING_DIRECTORIES", self.copy.parent().unwrap_or(&self.copy));
+        succeeded("git apply", child::run(&mut git, TEST)).map(drop)
+    }
+
+    fn judge(&self, mutant: &Mutant, options: &Options) -> Fate {
+        let patched = mutant.patch.canonicalize().map_err(|error| error.to_string());
+        let patched = patched.and_then(|patch| self.git_apply(&patch, &[]).map(|()| patch));
+        let fate = match &patched {
+            Err(why) => return Fate::Unfit(why.clone()),
+            Ok(_) => self.try_both(mutant, options).unwrap_or_else(Fate::Unfit),
+        };
+        match patched.and_then(|patch| self.git_apply(&patch, &["-R"])) {
+            Ok(()) => fate,
+            Err(why) => Fate::Unfit(why),
+        }
+    }
+
+    fn try_both(&self, mutant: &Mutant, options: &Options) -> Result<Fate, String> {
+        let mut caught = Vec::new();
+        let mut seen = String::new();
+        if mutant.sim {
+            self.build()?;
+            let last = options.from + options.seeds - 1;
+            let Some((seed, report)) = self.runner(options.jobs).until_broken(options.from, last) else {
+                return Ok(Fate::Survived(format!("seeds {}..{last}", options.from)));
+            };
+            caught.push(format!("{} (seed {seed})", report.broken.join(" ")));
+            seen = report.violations.first().cloned().unwrap_or_default();
+        }
         if let Some(test) = &mutant.test {
-            return self.test(test);
+            let Some(how) = self.fails(test)? else {
+                return Ok(Fate::Survived(format!("cargo test --lib {test}")));
+            };
+            caught.push(format!("`cargo test --lib {test}`"));
+            seen = if seen.is_empty() { how } else { seen };
         }
-        self.build()?;
-        let last = options.from + options.seeds - 1;
-        Ok(match self.runner(options.jobs).until_broken(options.from, last) {
-            None => Fate::Survived(format!("seeds {}..{last}", options.from)),
-            Some((seed, report)) => {
-                let by = format!("{} (seed {seed})", report.broken.join(" "));
-                Fate::Caught(by, report.violations.first().map(|what| shorten(what)).unwrap_or_default())
-            }
-        })
+        Ok(Fate::Caught(caught.join(", "), seen.chars().take(300).collect()))
     }
 
-    fn test(&self, name: &str) -> Result<Fate, String> {
-        succeeded("cargo test --no-run", self.cargo(&["test", "-q", "--lib", "--no-run"]))?;
-        let ran = self.cargo(&["test", "-q", "--lib", name]).map_err(|error| error.to_string())?;
-        if ran.status.success() {
-            return Ok(Fate::Survived(format!("cargo test --lib {name}")));
+    /// What a test says when it fails.
+    fn fails(&self, name: &str) -> Result<Option<String>, String> {
+        let build = ["test", "--lib", "--no-run", "-q", "--message-format", "json"];
+        let built = succeeded("cargo test --no-run", child::run(&mut self.cargo(&build), BUILD))?;
+        let artifacts = built.out.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let program = artifacts.filter_map(|line| line["executable"].as_str().map(str::to_owned)).last();
+        let mut test = Command::new(program.ok_or("cargo test made no program")?);
+        test.arg(name).current_dir(&self.copy);
+        // That it fails is enough: the smallest case is not looked for, nor kept for the next mutant.
+        test.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
+        let Done { success, out, err } = match child::run(&mut test, TEST) {
+            Ok(done) => done,
+            Err(hangs) => return Ok(Some(hangs)),
+        };
+        if success {
+            let none = out.contains("running 0 tests");
+            return if none { Err(format!("no test is named {name}")) } else { Ok(None) };
         }
-        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-        let how = said.lines().find(|line| line.contains("panicked")).unwrap_or_default().to_owned();
-        Ok(Fate::Caught(format!("cargo test --lib {name}"), shorten(&how)))
+        let mut said = out.lines().chain(err.lines()).skip_while(|line| !line.contains("panicked"));
+        Ok(Some(said.by_ref().take(2).collect::<Vec<_>>().join(" ")))
     }
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(300).collect()
-}
-
-fn succeeded(what: &str, done: io::Result<Output>) -> Result<Output, String> {
+fn succeeded(what: &str, done: Result<Done, String>) -> Result<Done, String> {
     let done = done.map_err(|error| format!("{what}: {error}"))?;
-    if done.status.success() {
+    if done.success {
         return Ok(done);
     }
-    let said = String::from_utf8_lossy(&done.stderr);
-    let tail: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).take(20).collect();
+    let tail: Vec<_> = done.err.lines().filter(|line| !line.trim().is_empty()).take(20).collect();
     Err(format!("{what} failed:\n{}", tail.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_says_what_has_to_catch_it() {
+        let mutant = |head: &str| {
+            let Mutant { bug, sim, test, .. } =
+                Mutant::of("m".into(), &format!("{head}--- a/x\n# no\n"), PathBuf::new());
+            (bug, sim, test)
+        };
+        assert_eq!(mutant("# a bug\n"), ("a bug".into(), true, None));
+        assert_eq!(mutant("# a bug\n# test: t\n"), ("a bug".into(), false, Some("t".into())));
+        assert_eq!(mutant("# a bug\n# sim and test: t\n"), ("a bug".into(), true, Some("t".into())));
+    }
+
+    /// A patch that does not apply proves nothing any more.
+    #[test]
+    fn every_patch_applies_to_the_tree() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let all = mutants(&tree.join("chaos/mutants"), &[]).unwrap();
+        assert!(all.len() >= 12, "{}", all.len());
+        if child::run(Command::new("git").arg("--version"), TEST).is_err() {
+            println!("skipped: there is no git here");
+            return;
+        }
+        for mutant in all {
+            assert!(mutant.bug.ends_with('.'), "{} does not say what its bug is", mutant.name);
+            let mut git = Command::new("git");
+            git.args(["apply", "--check"]).arg(mutant.patch.canonicalize().unwrap()).current_dir(&tree);
+            succeeded(&mutant.name, child::run(&mut git, TEST)).unwrap();
+        }
+    }
 }

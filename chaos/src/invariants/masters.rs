@@ -1,5 +1,5 @@
-//! At most one master: one device with the role at every index, one master a term, terms that only grow, and an
-//! election log that is a chain.
+//! At most one master: one device with the role at every index, one master a term, terms that only grow, an election
+//! log that is a chain, and in it every master that ever was.
 
 use std::collections::HashMap;
 
@@ -10,6 +10,9 @@ pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut of_term: HashMap<u64, &str> = HashMap::new();
     let mut last: HashMap<(u64, u64), u64> = HashMap::new();
+    let log = history.finals.first().map_or(&[][..], |node| &node.elections);
+    let elected: HashMap<u64, &str> = log.iter().map(|election| (election.term, election.new.as_str())).collect();
+    let first = log.first().map_or(u64::MAX, |election| election.term);
     for sample in &history.samples {
         finding.require(sample.masters.len() <= 1, || {
             format!("at index {} node {} has the masters {:?}", sample.applied, sample.node, sample.masters)
@@ -26,6 +29,11 @@ pub fn check(history: &History) -> Finding {
             let known = *of_term.entry(sample.master_term).or_insert(&sample.master);
             finding.require(known == sample.master, || {
                 format!("term {} has two masters: {known} and {}", sample.master_term, sample.master)
+            });
+            let election = elected.get(&sample.master_term).copied();
+            finding.require(sample.master_term < first || election == Some(&sample.master), || {
+                let (master, term) = (&sample.master, sample.master_term);
+                format!("{master} was master in term {term}, for which the election log has {election:?}")
             });
         }
     }
@@ -65,6 +73,9 @@ mod tests {
         let mut back = good();
         back.samples[2].master_term = 0;
         wrong(&check(&back), "went back");
+        let mut unelected = good();
+        unelected.finals[0].elections[0].new = "till-9".into();
+        wrong(&check(&unelected), "for which the election log has");
         let mut chain = good();
         chain.finals[0].elections[1].previous = "till-9".into();
         wrong(&check(&chain), "replaced");

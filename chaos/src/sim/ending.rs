@@ -104,6 +104,30 @@ pub async fn serve_again(world: &World) {
     }
 }
 
+/// When nothing fails any more the master's home is the leader.
+pub async fn bring_the_master_home(world: &World) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (leader, up) = (world.leader(), world.up());
+        let stands = leader.and_then(|leader| up.get(&leader)).map(|up| {
+            let state = up.cluster.replica().hot();
+            let master = state.master().map(|master| (master.device_id.clone(), master.home, master.is_active));
+            (state.meta().stalled, master)
+        });
+        let home = stands.as_ref().and_then(|(_, master)| master.as_ref()).filter(|master| master.2);
+        // After an election that failed someone has to ask for the next one.
+        let stalled = stands.as_ref().is_some_and(|(stalled, _)| *stalled);
+        if leader.is_some() && (stalled || home.map(|(_, home, _)| *home) == leader) {
+            return;
+        }
+        if Instant::now() >= until {
+            let what = format!("the master's home is not the leader: {leader:?} leads, the master is {stands:?}");
+            return world.recorder.trouble(what);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
 /// All nodes have applied the same; then what each of them holds.
 pub async fn converge(world: &World) {
     let until = Instant::now() + PATIENCE;

@@ -113,6 +113,7 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     ending::serve_again(&world).await;
     // Long enough for a device that waits for an answer, and for the last of what nodes propose by themselves.
     sleep(LISTEN).await;
+    ending::bring_the_master_home(&world).await;
     world.phase.send_replace(Phase::End);
     for device in devices {
         if timeout(LISTEN, device).await.is_err() {

@@ -2,21 +2,20 @@
 //! others.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::run::Report;
+use crate::child;
 
 /// A run that takes longer than this in real time hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Which program runs the seeds: this one, or one with a bug in it.
 #[derive(Clone, Debug)]
@@ -50,29 +49,9 @@ impl Runner {
         if let Some(only) = only {
             command.args(["--only", &list(only)]);
         }
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| error.to_string())?;
-        let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-        // A report may be longer than a pipe holds.
-        let reading = thread::spawn(move || read_all(&mut out));
-        let complaining = thread::spawn(move || read_all(&mut err));
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match child.try_wait() {
-                Ok(Some(_)) => break,
-                Ok(None) if Instant::now() >= until => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!("it hangs: no end after {PATIENCE:?}"));
-                }
-                Ok(None) => thread::sleep(LOOK),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        let out = reading.join().unwrap_or_default();
-        let err = complaining.join().unwrap_or_default();
-        let tail = || err.lines().rev().take(5).collect::<Vec<_>>().join(" | ");
-        serde_json::from_str(out.trim()).map_err(|_| format!("it died: {}", tail()))
+        let done = child::run(&mut command, PATIENCE)?;
+        let tail = || done.err.lines().rev().take(5).collect::<Vec<_>>().join(" | ");
+        serde_json::from_str(done.out.trim()).map_err(|_| format!("it died: {}", tail()))
     }
 
     /// The first broken run of these seeds, as far as `jobs` at once can tell.
@@ -111,15 +90,6 @@ impl Runner {
         });
         done.into_inner().into_values().collect()
     }
-}
-
-fn read_all(from: &mut Option<impl Read>) -> String {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        // What could be read is what there is to show.
-        let _ = from.read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 pub fn list(numbers: &[usize]) -> String {

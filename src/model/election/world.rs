@@ -44,6 +44,8 @@ pub struct World {
     /// What happened, a line each.
     pub story: Vec<String>,
     checked: u64,
+    /// Before the entry that is looked at.
+    master: String,
     told_term: u64,
     roles: u64,
 }
@@ -68,6 +70,7 @@ impl World {
             limits: Limits::default(),
             story: Vec::new(),
             checked: 0,
+            master: String::new(),
             told_term: 0,
             roles: 0,
         }
@@ -228,16 +231,16 @@ impl World {
             let newest = &log[0];
             assert_eq!(newest.new_master, meta.master);
             assert!(newest.term > self.told_term, "terms only grow");
-            if let Some(before) = log.get(1) {
-                let chained = newest.previous_master == before.new_master || newest.previous_master.is_empty();
-                assert!(chained, "the chain of masters is broken: {before:?} {newest:?}");
-            }
+            assert_eq!(newest.previous_master, self.master, "the chain of masters is broken");
+            let home = self.state.device(&newest.new_master).map(|d| d.home);
+            assert_eq!(home, self.leader(), "elected by an entry of a leader that is not at the winner's home");
             self.told_term = newest.term;
             self.checked = meta.election_head;
         } else {
             let same = log.first().is_none_or(|newest| newest.new_master == meta.master);
             assert!(meta.master.is_empty() || same, "{} is master without an election", meta.master);
         }
+        self.master = meta.master;
     }
 
     /// Rule 8's last: nothing has failed for 5 s.
