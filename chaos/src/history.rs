@@ -31,12 +31,31 @@ pub enum Asked {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base: Option<u64>,
     },
+    /// A `data_update` that deletes: in the log its value is empty.
+    Delete {
+        table: String,
+        record: i64,
+        request_id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<u64>,
+    },
     /// A `data_request`.
     Read { table: String, record: i64 },
     /// A sync, from this change on (absent: a full one).
     Sync { after: Option<u64> },
     /// `sync_complete` with this cursor.
     SyncComplete { cursor: u64 },
+}
+
+impl Asked {
+    /// What a write asks for: table, record, value (empty: none any more), request id, base.
+    pub fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
+        match self {
+            Self::Write { table, record, value, request_id, base } => Some((table, *record, value, request_id, *base)),
+            Self::Delete { table, record, request_id, base } => Some((table, *record, "", request_id, *base)),
+            Self::Read { .. } | Self::Sync { .. } | Self::SyncComplete { .. } => None,
+        }
+    }
 }
 
 /// One operation of a client, with all its tries.
@@ -79,6 +98,7 @@ pub struct Row {
     pub seq: u64,
     pub table: String,
     pub record: i64,
+    /// Empty: deleted.
     pub value: String,
     pub device: String,
     pub request_id: String,

@@ -179,8 +179,6 @@ impl Workshop {
     fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1");
-        // With assertions, and several times as many seeds a minute as a build that is not optimised at all.
-        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         cargo
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::checker::Finding;
-use crate::history::{Asked, Band, History, Outcome};
+use crate::history::{Band, History, Outcome};
 
 /// Time after a fault in which its gap may still run, microseconds.
 const AFTER: u64 = 10_000_000;
@@ -13,8 +13,7 @@ const AFTER: u64 = 10_000_000;
 pub fn check(history: &History, bound: Duration) -> (Finding, BTreeMap<String, u64>) {
     let mut finding = Finding::default();
     let mut gaps = BTreeMap::new();
-    let is_write = |asked: &Asked| matches!(asked, Asked::Write { .. });
-    let ok = history.ops.iter().filter(|op| op.outcome == Outcome::Ok && is_write(&op.asked));
+    let ok = history.ops.iter().filter(|op| op.outcome == Outcome::Ok && op.asked.as_write().is_some());
     let mut done: Vec<u64> = ok.map(|op| op.returned_us).collect();
     done.sort_unstable();
     let (Some(first), Some(last)) = (done.first().copied(), done.last().copied()) else { return (finding, gaps) };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Outcome, Row};
+use crate::history::{History, Outcome, Row};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -16,8 +16,8 @@ pub fn check(history: &History) -> Finding {
     let compacted = history.finals.first().map_or(0, |node| node.compacted);
     let none = Vec::new();
     for op in &history.ops {
-        let Asked::Write { table, record, value, request_id, base } = &op.asked else { continue };
-        let rows = found.get(&(op.device.as_str(), request_id.as_str())).unwrap_or(&none);
+        let Some((table, record, value, request_id, base)) = op.asked.as_write() else { continue };
+        let rows = found.get(&(op.device.as_str(), request_id)).unwrap_or(&none);
         finding.require(rows.len() <= 1, || {
             let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
             format!("operation {} ({} of {}) was applied more than once: as {seqs:?}", op.id, request_id, op.device)
@@ -30,14 +30,17 @@ pub fn check(history: &History) -> Finding {
             Outcome::Ok if op.version.is_some_and(|seq| seq <= compacted) => {}
             Outcome::Ok => {
                 let there = rows.first().is_some_and(|row| {
-                    Some(row.seq) == op.version && (&row.table, row.record, &row.value) == (table, *record, value)
+                    Some(row.seq) == op.version && (&*row.table, row.record, &*row.value) == (table, record, value)
                 });
                 finding.require(there, || {
                     format!("operation {} was acknowledged as change {:?}; the log has {:?}", op.id, op.version, rows)
                 });
                 if let (Some(base), Some(seq)) = (base, op.version) {
                     let previous = previous_of(history, seq);
-                    finding.require(previous == Some(*base), || {
+                    // What was deleted counts as not being there.
+                    let gone = |seq: u64| history.change(seq).is_none_or(|row| row.value.is_empty());
+                    let replaced = previous == Some(base) || (base == 0 && previous.is_some_and(gone));
+                    finding.require(replaced, || {
                         format!(
                             "operation {} may replace version {base} only; change {seq} replaced {previous:?}",
                             op.id
@@ -60,6 +63,7 @@ fn previous_of(history: &History, seq: u64) -> Option<u64> {
 mod tests {
     use super::super::samples::{good, wrong};
     use super::*;
+    use crate::history::Asked;
 
     #[test]
     fn lost_doubled_and_refused_writes_are_found() {
@@ -78,5 +82,12 @@ mod tests {
         let mut base = good();
         base.finals[0].previous[1] = 0;
         wrong(&check(&base), "may replace version 1 only");
+        // As if the record must not exist.
+        let mut new = good();
+        let Asked::Write { base, .. } = &mut new.ops[1].asked else { panic!() };
+        *base = Some(0);
+        wrong(&check(&new), "may replace version 0 only");
+        new.finals[0].changes[0].value.clear();
+        assert!(!check(&new).violations.iter().any(|what| what.contains("may replace")), "it was deleted");
     }
 }

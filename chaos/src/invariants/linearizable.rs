@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::deletes::{self, Deletes};
 use crate::checker::Finding;
 use crate::history::{Asked, History, Op, Outcome};
 
@@ -25,7 +26,13 @@ pub struct Access<'a> {
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
-    for ((table, record), accesses) in accesses(history) {
+    let deletes = Deletes::of(history);
+    let name_of = |op: &Op| match &op.asked {
+        Asked::Delete { request_id, .. } => Some((op.id, deletes::name(&op.device, request_id))),
+        _ => None,
+    };
+    let names: HashMap<u64, String> = history.ops.iter().filter_map(name_of).collect();
+    for ((table, record), accesses) in accesses(history, &deletes, &names) {
         finding.checked += accesses.len() as u64;
         if let Err(why) = check_register(&accesses) {
             finding.wrong(format!("{table}/{record}: {why}"));
@@ -34,18 +41,25 @@ pub fn check(history: &History) -> Finding {
     finding
 }
 
-fn accesses(history: &History) -> BTreeMap<(&str, i64), Vec<Access<'_>>> {
+/// Of every record. `names` are the values that deletes write.
+fn accesses<'a>(
+    history: &'a History,
+    deletes: &'a Deletes<'_>,
+    names: &'a HashMap<u64, String>,
+) -> BTreeMap<(&'a str, i64), Vec<Access<'a>>> {
     let mut records: BTreeMap<(&str, i64), Vec<Access<'_>>> = BTreeMap::new();
     for op in &history.ops {
         let Op { id, invoked: from, returned: to, .. } = *op;
         match (&op.asked, op.outcome) {
             (_, Outcome::Failed) | (Asked::Read { .. }, Outcome::Unknown) => {}
-            (Asked::Write { table, record, value, .. }, outcome) => {
+            (Asked::Write { .. } | Asked::Delete { .. }, outcome) => {
+                let Some((table, record, value, ..)) = op.asked.as_write() else { continue };
+                let value = names.get(&id).map_or(value, String::as_str);
                 let to = if outcome == Outcome::Ok { to } else { u64::MAX };
-                records.entry((table, *record)).or_default().push(Access { id, from, to, value, write: true });
+                records.entry((table, record)).or_default().push(Access { id, from, to, value, write: true });
             }
             (Asked::Read { table, record }, Outcome::Ok) => {
-                let value = op.value.as_deref().unwrap_or("");
+                let value = deletes.value(op);
                 records.entry((table, *record)).or_default().push(Access { id, from, to, value, write: false });
             }
             _ => {}
@@ -185,5 +199,22 @@ mod tests {
         wrong(&check(&back), "wrote between two sights");
         back.ops[2].value = Some("x".into());
         wrong(&check(&back), "nobody wrote");
+    }
+
+    #[test]
+    fn a_deleted_record_that_comes_back_is_found() {
+        let mut deleted = good();
+        deleted.ops[1].asked =
+            Asked::Delete { table: "stock".into(), record: 1, request_id: "r2".into(), base: Some(1) };
+        deleted.finals[0].changes[1].value.clear();
+        (deleted.ops[2].version, deleted.ops[2].value) = (None, None);
+        assert!(check(&deleted).violations.is_empty());
+        let mut back = deleted.clone();
+        (back.ops[2].version, back.ops[2].value) = (Some(1), Some("v1".into()));
+        wrong(&check(&back), "wrote between two sights");
+        // What was written after the delete is not there.
+        let mut gone = good();
+        (gone.ops[2].version, gone.ops[2].value) = (None, None);
+        wrong(&check(&gone), "before and after the other");
     }
 }

@@ -2,14 +2,20 @@
 
 use std::collections::HashMap;
 
+use super::deletes::Deletes;
 use crate::checker::Finding;
 use crate::history::{Asked, History, Op, Outcome};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
+    let deletes = Deletes::of(history);
+    let version = |op: &Op| deletes.version(op);
     let mut records: HashMap<(&str, i64), Vec<&Op>> = HashMap::new();
     for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
-        if let Asked::Write { table, record, .. } | Asked::Read { table, record } = &op.asked {
+        if let Asked::Write { table, record, .. }
+        | Asked::Delete { table, record, .. }
+        | Asked::Read { table, record } = &op.asked
+        {
             records.entry((table, *record)).or_default().push(op);
         }
     }
@@ -25,12 +31,12 @@ pub fn check(history: &History) -> Finding {
         let mut newest: Option<&Op> = None;
         for op in by_invoke {
             while let Some(before) = done.next_if(|before| before.returned < op.invoked) {
-                if newest.is_none_or(|newest| newest.version < before.version) {
+                if newest.is_none_or(|newest| version(newest) < version(before)) {
                     newest = Some(before);
                 }
             }
             let Some(before) = newest else { continue };
-            finding.require(op.version >= before.version, || {
+            finding.require(version(op) >= version(before), || {
                 format!(
                     "{}/{}: operation {} on node {} gave version {:?}, but operation {} had given {:?} before it began",
                     key.0, key.1, op.id, op.node, op.version, before.id, before.version

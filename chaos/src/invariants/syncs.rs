@@ -44,12 +44,14 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
         let twice = sent.insert((&row.table, row.record), row).is_some();
         finding.require(!twice, || format!("the full sync {} sent {}/{} twice", op.id, row.table, row.record));
     }
-    let mut at_cursor = BTreeMap::<(&str, i64), u64>::new();
+    let mut at_cursor = BTreeMap::<(&str, i64), &Row>::new();
     for change in history.log().iter().take_while(|change| change.seq <= cursor) {
-        at_cursor.insert((&change.table, change.record), change.seq);
+        at_cursor.insert((&change.table, change.record), change);
     }
-    for ((table, record), seq) in at_cursor {
-        let enough = sent.get(&(table, record)).is_some_and(|row| row.seq >= seq);
+    for ((table, record), change) in at_cursor {
+        let seq = change.seq;
+        // What is deleted need not be sent, but it must not come back.
+        let enough = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq >= seq);
         finding.require(enough, || {
             let row = sent.get(&(table, record));
             format!("the full sync {} to {cursor} lacks change {seq} of {table}/{record}: it sent {row:?}", op.id)
@@ -77,5 +79,9 @@ mod tests {
         assert!(check(&full).violations.is_empty());
         full.ops[3].pages = vec![vec![row(1)]];
         wrong(&check(&full), "lacks change 2");
+        full.finals[0].changes[1].value.clear();
+        wrong(&check(&full), "lacks change 2");
+        full.ops[3].pages.clear();
+        assert!(check(&full).violations.is_empty(), "a deleted record need not be sent");
     }
 }

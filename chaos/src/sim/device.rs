@@ -1,7 +1,10 @@
 //! A simulated device: it connects to any node, writes, reads and syncs, loses its connection and resumes with its
 //! cursor, and sends what it does not know the end of again.
+//!
+//! - this file: its life, from one connection to the next
+//! - [`writing`]: changes, several in flight; [`asking`]: reads and syncs; [`roles`]: orders about who is master
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,10 +18,14 @@ use super::world::{Phase, World};
 use crate::history::{Asked, Op, Outcome, Row, SessionTold};
 use crate::rng::Rng;
 
+mod asking;
+mod roles;
+mod writing;
+
+use writing::Open;
+
 /// How long a device waits for an answer: longer than the cluster takes to give up.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Tries of one operation.
-const TRIES: u32 = 6;
 const RECORDS: u64 = 5;
 /// Conditional writes go here: conflicts wait for a decision, so a refused write is surely not applied.
 pub const GUARDED: &str = "guarded";
@@ -40,12 +47,19 @@ pub struct Device {
     churn: watch::Receiver<u64>,
     /// The cursor's epoch, and the seq up to which it has everything.
     cursor: Option<(String, u64)>,
-    versions: BTreeMap<(String, i64), u64>,
-    /// A write whose end is not known, to be sent again as it was.
-    open: Option<Op>,
-    /// An earlier try of it may have been applied.
-    unsure: bool,
+    /// What it knows of records.
+    versions: BTreeMap<(String, i64), Known>,
+    /// Writes whose end is not known, in their order, to be sent again as they were.
+    open: VecDeque<Open>,
     written: u64,
+    /// How long it stays away when its connection has ended.
+    away: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    seq: u64,
+    deleted: bool,
 }
 
 /// One connection and what came over it.
@@ -64,8 +78,8 @@ enum Answer {
 impl Device {
     pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let (phase, churn) = (world.phase.subscribe(), world.churn.subscribe());
-        let (cursor, versions, open) = (None, BTreeMap::new(), None);
-        Self { world, counters, name, rng, phase, churn, cursor, versions, open, unsure: false, written: 0 }
+        let (cursor, versions, open) = (None, BTreeMap::new(), VecDeque::new());
+        Self { world, counters, name, rng, phase, churn, cursor, versions, open, written: 0, away: Duration::ZERO }
     }
 
     fn phase(&self) -> Phase {
@@ -74,7 +88,7 @@ impl Device {
 
     pub async fn run(mut self) {
         while self.phase() != Phase::End {
-            let up = self.world.up();
+            let up = self.world.serving();
             let nodes: Vec<u64> = up.keys().copied().collect();
             let node = self.rng.pick(&nodes).and_then(|id| up.get(id).cloned().map(|up| (*id, up)));
             let Some((node, up)) = node else {
@@ -105,11 +119,11 @@ impl Device {
             self.advance(&talk.told);
             self.world.recorder.session(talk.told);
             drop(talk.link);
-            let pause = self.rng.millis(0, 30);
+            let pause = self.rng.millis(0, 30) + std::mem::take(&mut self.away);
             sleep(pause).await;
         }
-        if let Some(op) = self.open.take() {
-            self.give_up(op);
+        while let Some(open) = self.open.pop_front() {
+            self.give_up(open);
         }
     }
 
@@ -132,26 +146,28 @@ impl Device {
         loop {
             match self.phase() {
                 Phase::End => return Ok(()),
-                Phase::Listen if self.open.is_none() => {
+                Phase::Listen if self.open.is_empty() => {
                     self.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
                 _ => {}
             }
-            if let Some(op) = self.open.take() {
-                self.write(talk, op).await?;
+            if !self.open.is_empty() {
+                self.write(talk).await?;
             } else {
                 match self.rng.below(1_000) {
                     0..=549 => {
-                        let op = self.new_write(talk);
-                        self.write(talk, op).await?;
+                        self.new_writes(talk);
+                        self.write(talk).await?;
                     }
-                    550..=909 => self.read(talk).await?,
-                    910..=934 => self.sync(talk).await?,
-                    935..=944 => return Err(Gone),
-                    950..=954 => self.claim_the_role(talk).await?,
+                    550..=899 => self.read(talk).await?,
+                    900..=924 => self.sync(talk).await?,
+                    925..=934 => return Err(Gone),
+                    935..=949 => self.claim_the_role(talk).await?,
+                    950..=954 => self.call_for_an_election(talk),
+                    955..=962 => return self.shut_down(talk).await,
                     // Not listening for a while: the queue of its session grows.
-                    945..=949 => sleep(Duration::from_millis(400)).await,
+                    963..=967 => sleep(Duration::from_millis(400)).await,
                     _ => self.listen(talk, Duration::from_millis(40)).await?,
                 }
             }
@@ -232,7 +248,8 @@ impl Device {
         match event.name.as_str() {
             "data_update" => {
                 let row = row(&event.data, "new_data");
-                self.versions.insert((row.table.clone(), row.record), row.seq);
+                let known = Known { seq: row.seq, deleted: row.value.is_empty() };
+                self.versions.insert((row.table.clone(), row.record), known);
                 if talk.online {
                     talk.told.told.push(row)
                 } else {
@@ -276,176 +293,6 @@ impl Device {
         (op.returned, op.returned_us) = self.world.recorder.now();
         op.outcome = outcome;
         self.world.recorder.op(op);
-    }
-
-    fn give_up(&mut self, op: Op) {
-        let outcome = if self.unsure { Outcome::Unknown } else { Outcome::Failed };
-        self.unsure = false;
-        self.finish(op, outcome);
-    }
-
-    fn new_write(&mut self, talk: &Talk) -> Op {
-        let guarded = self.rng.percent(30);
-        let table = if guarded { GUARDED } else { PLAIN };
-        let record = self.rng.between(1, RECORDS) as i64;
-        let base = guarded.then(|| self.versions.get(&(table.into(), record)).copied().unwrap_or(0));
-        self.written += 1;
-        let value = format!("{}-{}", self.name, self.written);
-        self.unsure = false;
-        let request_id = format!("r{}", self.written);
-        self.op(talk, Asked::Write { table: table.into(), record, value, request_id, base })
-    }
-
-    async fn write(&mut self, talk: &mut Talk, mut op: Op) -> Result<(), Gone> {
-        let Asked::Write { table, record, value, request_id, base } = op.asked.clone() else { return Ok(()) };
-        op.tries += 1;
-        op.node = talk.told.node;
-        let mut ask = json!({
-            "device_id": self.name, "table_name": table, "record_id": record, "operation": "update",
-            "new_data": { "v": value }, "request_id": request_id,
-        });
-        if let Some(base) = base {
-            ask["base_version"] = json!(base);
-        }
-        talk.link.send("data_update", &ask);
-        let id = json!(request_id);
-        let is_it = |event: &Event| {
-            (event.name == "acknowledged" && event.data["request_id"] == id) || refuses(event, "data_update")
-        };
-        // Until it is answered it is to be sent again.
-        self.open = Some(op);
-        let was_unsure = std::mem::replace(&mut self.unsure, true);
-        let answer = self.answer(talk, is_it).await?;
-        let Some(mut op) = self.open.take() else { return Ok(()) };
-        let (again, sure) = match answer {
-            Answer::Silence => (true, false),
-            Answer::Event(event) if event.name == "acknowledged" => {
-                op.version = event.data["seq"].as_u64();
-                self.unsure = false;
-                let outcome = if op.version.is_some() { Outcome::Ok } else { Outcome::Failed };
-                self.finish(op, outcome);
-                return Ok(());
-            }
-            Answer::Event(event) => {
-                op.error = format!("{} {}", event.data["error_code"], event.data["error"]);
-                // A conflict is an answer that repeats get as well: it tells of every try.
-                if event.data["error_code"] == json!("2002") {
-                    self.unsure = false;
-                    self.finish(op, Outcome::Failed);
-                    return Ok(());
-                }
-                match event.data["retry"].as_str() {
-                    Some("safe") => (true, true),
-                    Some("same_request_id") => (true, false),
-                    _ => (false, true),
-                }
-            }
-        };
-        self.unsure = was_unsure || !sure;
-        // Who is told that nothing was written may leave it at that.
-        let leaves_it = sure && self.rng.percent(40);
-        if !again || leaves_it || op.tries >= TRIES {
-            self.give_up(op);
-            return Ok(());
-        }
-        self.open = Some(op);
-        let pause = self.rng.millis(1, 60);
-        self.listen(talk, pause).await?;
-        // Now and then it looks for another node.
-        if self.rng.percent(50) { Err(Gone) } else { Ok(()) }
-    }
-
-    async fn read(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        let table = if self.rng.percent(70) { PLAIN } else { GUARDED };
-        let record = self.rng.between(1, RECORDS) as i64;
-        let mut op = self.op(talk, Asked::Read { table: table.into(), record });
-        op.tries = 1;
-        talk.link.send("data_request", &json!({ "device_id": self.name, "table_name": table, "record_id": record }));
-        let is_it = |event: &Event| event.name == "data_response" || refuses(event, "data_request");
-        match self.answer(talk, is_it).await? {
-            Answer::Event(event) if event.name == "data_response" => {
-                op.version = event.data["version"].as_u64();
-                op.value = event.data["data"]["v"].as_str().map(str::to_owned);
-                if let Some(version) = op.version {
-                    self.versions.insert((table.to_owned(), record), version);
-                }
-                self.finish(op, Outcome::Ok);
-                Ok(())
-            }
-            // Its answer may still come, and would be taken for the next one's.
-            Answer::Silence => Err(Gone),
-            Answer::Event(_) => Ok(()),
-        }
-    }
-
-    /// An order by hand: it moves the role whatever the priorities.
-    async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        talk.link.send("role_change", &json!({ "device_id": self.name, "new_role": "master", "reason": "drill" }));
-        let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
-        match self.answer(talk, is_it).await? {
-            Answer::Event(_) => Ok(()),
-            Answer::Silence => Err(Gone),
-        }
-    }
-
-    async fn sync(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        let Some((epoch, at)) = self.cursor.clone() else { return Ok(()) };
-        let after = match self.rng.below(10) {
-            0..=1 => None,
-            2..=5 => Some(0),
-            _ => Some(at),
-        };
-        let mut op = self.op(talk, Asked::Sync { after });
-        op.tries = 1;
-        let mut ask = json!({ "device_id": self.name, "sync_type": "full" });
-        if let Some(after) = after {
-            ask["sync_type"] = json!("incremental");
-            ask["cursor"] = json!(format!("{epoch}.{after}"));
-        }
-        talk.link.send("sync_request", &ask);
-        loop {
-            let answer = self.answer(talk, |event| event.name == "sync_response" || event.name == "sync_error");
-            let Answer::Event(event) = answer.await? else { return Err(Gone) };
-            if event.name == "sync_error" {
-                return Ok(());
-            }
-            if after.is_some() && event.data["sync_type"] == json!("full") {
-                op.asked = Asked::Sync { after: None };
-            }
-            // Changes were compacted while they were sent: it begins again with everything.
-            if event.data["page"] == json!(1) {
-                op.pages.clear();
-            }
-            let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
-            op.pages.push(changes.iter().map(|change| row(change, "data")).collect());
-            if event.data["has_more"] == json!(false) {
-                op.cursor = event.data["cursor"].as_str().and_then(|text| text.split_once('.')?.1.parse().ok());
-                break;
-            }
-        }
-        let cursor = op.cursor;
-        self.finish(op, Outcome::Ok);
-        let Some(cursor) = cursor else { return Ok(()) };
-        let mut op = self.op(talk, Asked::SyncComplete { cursor });
-        op.tries = 1;
-        let mark = op.id;
-        let ask = json!({ "device_id": self.name, "changes_count": mark, "cursor": format!("{epoch}.{cursor}") });
-        talk.link.send("sync_complete", &ask);
-        let is_it = |event: &Event| {
-            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
-                || refuses(event, "sync_complete")
-        };
-        let answer = self.answer(talk, is_it).await;
-        let outcome = match &answer {
-            Ok(Answer::Event(event)) if event.name == "sync_complete_ack" => Outcome::Ok,
-            Ok(Answer::Event(event)) if event.data["retry"] != json!("same_request_id") => Outcome::Failed,
-            _ => Outcome::Unknown,
-        };
-        self.finish(op, outcome);
-        match answer? {
-            Answer::Silence => Err(Gone),
-            Answer::Event(_) => Ok(()),
-        }
     }
 }
 

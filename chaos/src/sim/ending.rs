@@ -60,7 +60,7 @@ pub async fn heal(world: &Arc<World>) {
         let world = world.clone();
         spawn(async move { world.start(id).await });
     }
-    while world.up().len() < world.plan.nodes as usize {
+    while world.up().len() < world.ids().len() {
         if Instant::now() >= until {
             return world.recorder.trouble("not all nodes started again");
         }

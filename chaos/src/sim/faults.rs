@@ -6,6 +6,7 @@ use std::time::Duration;
 use tillsync::consensus::runtime::spawn;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::members;
 use super::plan::{Fault, Timed, Who};
 use super::weather::Badness;
 use super::world::World;
@@ -45,10 +46,10 @@ pub async fn watch_majority(world: Arc<World>) {
     }
 }
 
-fn node(world: &World, who: Who) -> Option<u64> {
+pub fn node(world: &World, who: Who) -> Option<u64> {
     match who {
         Who::Leader => world.leader(),
-        Who::Node(id) => Some(id),
+        Who::Node(id) => Some(id).filter(|id| world.has(*id)),
     }
 }
 
@@ -112,6 +113,8 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
             let moved = up.cluster.transfer_leader(to, lasts).await.is_ok();
             Some(format!("leadership was to go from {from} to {to}: {moved}"))
         }
+        Fault::AddNode => members::add(world, lasts).await,
+        Fault::RemoveNode { who, dead } => members::remove(world, node(world, who)?, dead, lasts).await,
         Fault::Isolate { .. } | Fault::Shatter { .. } | Fault::OneWay { .. } | Fault::Bridge { .. } => {
             links(world, fault, lasts).await
         }
@@ -155,6 +158,9 @@ async fn links(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<Stri
         Fault::Bridge { a, b, silent } => (both(a, b).to_vec(), silent),
         _ => return None,
     };
+    if !pairs.iter().all(|(from, to)| world.has(*from) && world.has(*to)) {
+        return None;
+    }
     for (from, to) in &pairs {
         hold(world, *from, *to, silent);
     }

@@ -3,7 +3,7 @@
 //!
 //! - [`plan`]: what will go wrong, drawn from the seed
 //! - [`weather`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes for the time
-//! - [`world`]: the nodes; [`faults`]: what is done to them; [`device`]: the clients
+//! - [`world`]: the nodes; [`faults`]: what is done to them; [`members`]: nodes that come and go; [`device`]: the clients
 //! - [`run`]: one run, from the first election to the closing checks
 //! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
 //! - [`fixed`]: randomness of the standard library, from the seed
@@ -15,6 +15,7 @@ pub mod ending;
 pub mod faults;
 pub mod fixed;
 pub mod link;
+pub mod members;
 pub mod plan;
 pub mod recorder;
 pub mod run;

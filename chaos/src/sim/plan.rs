@@ -77,6 +77,14 @@ pub enum Fault {
     Transfer {
         to: u64,
     },
+    /// A new machine joins as a learner and gets its vote.
+    AddNode,
+    /// A node goes for good. In a cluster of three a new one under another id takes its place.
+    RemoveNode {
+        who: Who,
+        /// Its machine has died before.
+        dead: bool,
+    },
 }
 
 impl Fault {
@@ -99,6 +107,8 @@ impl Fault {
             Self::Skew { .. } => "clock_skew",
             Self::Churn => "churn",
             Self::Transfer { .. } => "transfer",
+            Self::AddNode => "add_node",
+            Self::RemoveNode { .. } => "remove_node",
         }
     }
 }
@@ -162,7 +172,7 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
         let a = node(rng);
         (a, (a - 1 + rng.between(1, nodes - 1)) % nodes + 1)
     };
-    match rng.below(21) {
+    match rng.below(24) {
         0 | 1 => Fault::Kill { who: who(rng) },
         2..=4 => Fault::PowerCut { who: who(rng) },
         5 => Fault::PowerCutAll,
@@ -186,6 +196,8 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
         },
         18 => Fault::Skew { who: who(rng), ms: rng.between(0, 120_000) as i64 - 60_000 },
         19 => Fault::Churn,
+        20 => Fault::AddNode,
+        21 | 22 => Fault::RemoveNode { who: who(rng), dead: rng.percent(40) },
         _ => Fault::Transfer { to: node(rng) },
     }
 }
@@ -200,7 +212,7 @@ mod tests {
         assert_eq!(Plan::of(7), Plan::of(7));
         let drawn: BTreeSet<&str> =
             (0..200).flat_map(|seed| Plan::of(seed).faults).map(|timed| timed.fault.name()).collect();
-        assert_eq!(drawn.len(), 17, "{drawn:?}");
+        assert_eq!(drawn.len(), 19, "{drawn:?}");
         let plan = Plan::of(3);
         let kept = plan.clone().only(&[1]);
         assert_eq!(kept.faults, [plan.faults[1]]);

@@ -1,7 +1,8 @@
 //! The nodes of a run: whole ones, from the gateway down, that come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,6 +53,15 @@ pub struct Place {
     boot: u64,
     running: Option<Running>,
     starting: bool,
+    /// It is being removed: that it ends is right.
+    leaving: bool,
+}
+
+impl Place {
+    fn new(rng: &mut Rng, began: Instant) -> Self {
+        let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began)));
+        Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
+    }
 }
 
 /// What devices are to do.
@@ -74,6 +84,14 @@ pub struct World {
     pub phase: watch::Sender<Phase>,
     /// Raised to end every connection of every device.
     pub churn: watch::Sender<u64>,
+    /// Sets of voters: while members change, a majority of each is needed.
+    pub voters: Mutex<Vec<BTreeSet<u64>>>,
+    /// Held while members are changed.
+    pub changing: tokio::sync::Mutex<()>,
+    began: Instant,
+    /// For machines that come later.
+    rng: Mutex<Rng>,
+    last_id: AtomicU64,
     keys: KeyRing,
 }
 
@@ -82,15 +100,13 @@ impl World {
         let began = Instant::now();
         let recorder = Recorder::new(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
-        let place = |rng: &mut Rng| Place {
-            disk: SimDisk::new(rng.fork()),
-            clock: Arc::new(SimClock::new(began)),
-            boot: 0,
-            running: None,
-            starting: false,
-        };
-        let places = (1..=plan.nodes).map(|id| (id, place(rng))).collect();
+        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began))).collect();
         Ok(Arc::new(Self {
+            voters: Mutex::new(vec![(1..=plan.nodes).collect()]),
+            changing: tokio::sync::Mutex::default(),
+            began,
+            rng: Mutex::new(rng.fork()),
+            last_id: AtomicU64::new(plan.nodes),
             plan,
             router: Router::under(weather.clone()),
             recorder,
@@ -104,16 +120,54 @@ impl World {
     }
 
     fn config(&self, id: u64) -> NodeConfig {
-        let member = |id| (id, Member { raft: format!("node-{id}"), ..Member::default() });
-        let mut config = NodeConfig::new(id, "simulated", (1..=self.plan.nodes).map(member).collect());
+        let member = |id: u64| (id, Member { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
+        let founders = (1..=self.plan.nodes).map(member).collect();
+        let mut config = NodeConfig::new(id, "simulated", founders);
+        if id > self.plan.nodes {
+            // It waits to be added.
+            config.members.clear();
+            config.join = self.ids().into_iter().filter(|other| *other != id).map(member).collect();
+        }
         config.request_timeout = Duration::from_secs(2);
         config.snapshot_every = self.plan.snapshot_every;
         config.keep_entries = self.plan.keep_entries;
         config
     }
 
+    /// All machines that there are now, whether they run or not.
     pub fn ids(&self) -> Vec<u64> {
-        (1..=self.plan.nodes).collect()
+        self.places.lock().keys().copied().collect()
+    }
+
+    pub fn has(&self, id: u64) -> bool {
+        self.places.lock().contains_key(&id)
+    }
+
+    /// A new machine with an empty disk.
+    pub fn build(&self) -> u64 {
+        let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
+        let place = Place::new(&mut self.rng.lock(), self.began);
+        self.places.lock().insert(id, place);
+        id
+    }
+
+    /// A machine is turned off for good.
+    pub async fn retire(&self, id: u64) {
+        self.stop(id).await;
+        let place = self.places.lock().remove(&id);
+        if place.is_some() {
+            self.recorder.say(&format!("node {id} is retired"));
+        }
+    }
+
+    pub fn leaves(&self, id: u64) {
+        self.with(id, |place| place.leaving = true);
+    }
+
+    /// The nodes that run and take part.
+    pub fn serving(&self) -> BTreeMap<u64, Up> {
+        let takes_part = |id: u64, up: &Up| up.cluster.node().group().members.contains_key(&id);
+        self.up().into_iter().filter(|(id, up)| takes_part(*id, up)).collect()
     }
 
     /// The nodes that run.
@@ -162,7 +216,8 @@ impl World {
             AbortOnDropHandle::new(spawn(presence::run(gateway))),
             AbortOnDropHandle::new(spawn(coordinator::run(shared, duties, stop.clone()))),
             AbortOnDropHandle::new(spawn(watch_state(self.recorder.clone(), cluster.clone(), boot))),
-            AbortOnDropHandle::new(spawn(watch_leading(self.recorder.clone(), cluster))),
+            AbortOnDropHandle::new(spawn(watch_leading(self.recorder.clone(), cluster.clone()))),
+            AbortOnDropHandle::new(spawn(watch_end(self.clone(), id, cluster))),
         ];
         self.recorder.say(&format!("node {id} is up"));
         self.with(id, |place| {
@@ -237,13 +292,27 @@ impl World {
         };
         let held = self.held.lock();
         let apart = |a: u64, b: u64| held.keys().any(|(x, y, _)| (*x, *y) == (a, b) || (*x, *y) == (b, a));
-        let needed = self.plan.nodes as usize / 2 + 1;
+        let voters = self.voters.lock();
+        let quorate = |set: &[u64]| {
+            voters.iter().all(|voters| set.iter().filter(|id| voters.contains(id)).count() * 2 > voters.len())
+        };
         (0..1_u32 << up.len()).any(|set| {
             let of_set: Vec<u64> =
                 up.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, id)| *id).collect();
-            of_set.len() >= needed && of_set.iter().all(|a| of_set.iter().all(|b| a == b || !apart(*a, *b)))
+            quorate(&of_set) && of_set.iter().all(|a| of_set.iter().all(|b| a == b || !apart(*a, *b)))
         })
     }
+}
+
+/// A node that is told to end does so, as a process would.
+async fn watch_end(world: Arc<World>, id: u64, cluster: Arc<RaftCluster>) {
+    let why = cluster.told_to_end().await;
+    world.recorder.say(&why);
+    if world.places.lock().get(&id).is_some_and(|place| !place.leaving) {
+        world.recorder.trouble(format!("node {id} was told to end: {why}"));
+    }
+    // This task ends with the node.
+    spawn(async move { world.stop(id).await });
 }
 
 /// A sample whenever something was applied.

@@ -1,0 +1,105 @@
+//! Which delete a read has seen that found nothing: the answer does not say.
+//!
+//! It is taken for the earliest one that is not older than anything known before the read began. If any choice makes
+//! the history legal, this one does: a later delete could only make what is read afterwards look older.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::history::{Asked, History, Op, Outcome, Row};
+
+type Record<'a> = (&'a str, i64);
+
+#[derive(Default)]
+pub struct Deletes<'a> {
+    /// For the id of a read that found nothing: the delete's version, and its name.
+    seen: HashMap<u64, (u64, String)>,
+    versions: HashMap<Record<'a>, BTreeMap<u64, String>>,
+}
+
+/// A value that only this delete writes.
+pub fn name(device: &str, request_id: &str) -> String {
+    format!("deleted by {request_id} of {device}")
+}
+
+impl<'a> Deletes<'a> {
+    pub fn of(history: &'a History) -> Self {
+        let mut deletes = Self::default();
+        // What is compacted is known from who was told of it.
+        let told = history.sessions.iter().flat_map(|session| session.early.iter().chain(&session.told));
+        for row in history.log().iter().chain(told).filter(|row| row.value.is_empty()) {
+            let Row { seq, table, record, device, request_id, .. } = row;
+            deletes.versions.entry((table, *record)).or_default().insert(*seq, name(device, request_id));
+        }
+        let mut records: BTreeMap<Record<'a>, Vec<&Op>> = BTreeMap::new();
+        for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
+            match (&op.asked, op.version) {
+                (Asked::Delete { table, record, request_id, .. }, Some(version)) => {
+                    let name = name(&op.device, request_id);
+                    deletes.versions.entry((table, *record)).or_default().insert(version, name);
+                    records.entry((table, *record)).or_default().push(op);
+                }
+                (Asked::Write { table, record, .. } | Asked::Read { table, record }, _) => {
+                    records.entry((table, *record)).or_default().push(op);
+                }
+                _ => {}
+            }
+        }
+        for (record, ops) in records {
+            deletes.resolve(record, ops);
+        }
+        deletes
+    }
+
+    fn resolve(&mut self, record: Record<'a>, mut ops: Vec<&Op>) {
+        let Some(versions) = self.versions.get(&record) else { return };
+        ops.sort_unstable_by_key(|op| op.invoked);
+        // Answers that were given, as far as they are before the next question.
+        let mut given: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut newest = 0;
+        for op in ops {
+            let later = given.split_off(&op.invoked);
+            newest = given.into_values().fold(newest, u64::max);
+            given = later;
+            let mut version = op.version;
+            if version.is_none() && op.value.is_none() && newest > 0 {
+                let found = versions.range(newest..).next();
+                self.seen.extend(found.map(|(version, name)| (op.id, (*version, name.clone()))));
+                version = found.map(|(version, _)| *version);
+            }
+            given.insert(op.returned, version.unwrap_or(0));
+        }
+    }
+
+    /// The version that an operation gave, or has seen.
+    pub fn version(&self, op: &Op) -> Option<u64> {
+        op.version.or_else(|| self.seen.get(&op.id).map(|(version, _)| *version))
+    }
+
+    /// What a read has seen; empty: nothing was there yet.
+    pub fn value<'b>(&'b self, op: &'b Op) -> &'b str {
+        let deleted = || self.seen.get(&op.id).map_or("", |(_, name)| name);
+        op.value.as_deref().unwrap_or_else(deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::good;
+    use super::*;
+
+    #[test]
+    fn the_earliest_delete_that_is_new_enough_was_seen() {
+        let mut history = good();
+        let read = &mut history.ops[2];
+        (read.version, read.value) = (None, None);
+        let nothing = |history: &History| Deletes::of(history).version(&history.ops[2]);
+        assert_eq!(nothing(&history), None);
+        history.finals[0].changes[0].value.clear();
+        assert_eq!(nothing(&history), None, "a write after it was acknowledged");
+        history.finals[0].changes[1].value.clear();
+        assert_eq!(nothing(&history), Some(2));
+        history.ops[2].invoked = history.ops[1].returned;
+        assert_eq!(nothing(&history), Some(1), "the second may not have been seen yet");
+        assert_eq!(Deletes::of(&history).value(&history.ops[2]), name("till-1", "r1"));
+    }
+}

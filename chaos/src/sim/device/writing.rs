@@ -1,0 +1,167 @@
+//! Changes: up to a few in flight at once, sent again until their end is known.
+
+use serde_json::{Value, json};
+
+use super::{Answer, Device, GUARDED, PLAIN, RECORDS, Talk};
+use crate::history::{Asked, Op, Outcome};
+use crate::sim::link::{Event, Gone};
+
+/// Tries of one operation.
+const TRIES: u32 = 6;
+/// Writes in flight at once, at most.
+const IN_FLIGHT: u64 = 5;
+
+/// A write whose end is not known.
+pub struct Open {
+    op: Op,
+    /// What is sent.
+    ask: Value,
+    request_id: String,
+    /// An earlier try may have been applied.
+    unsure: bool,
+    /// Sent in this round, and not answered yet.
+    sent: bool,
+}
+
+/// What is known after an answer.
+enum End {
+    Known(Outcome),
+    /// To be sent again; `sure`: this try was surely not applied.
+    Again {
+        sure: bool,
+    },
+}
+
+impl Device {
+    /// One write, or several that are sent without waiting for each other.
+    pub(super) fn new_writes(&mut self, talk: &Talk) {
+        let count = if self.rng.percent(25) { self.rng.between(2, IN_FLIGHT) } else { 1 };
+        for _ in 0..count {
+            let open = self.new_write(talk);
+            self.open.push_back(open);
+        }
+    }
+
+    fn new_write(&mut self, talk: &Talk) -> Open {
+        let guarded = self.rng.percent(30);
+        let table = if guarded { GUARDED } else { PLAIN };
+        let record = self.rng.between(1, RECORDS) as i64;
+        let known = self.versions.get(&(table.into(), record)).copied();
+        let base = guarded.then_some(known.map_or(0, |known| known.seq));
+        self.written += 1;
+        let request_id = format!("r{}", self.written);
+        let deletes = self.rng.percent(12);
+        let mut ask = json!({
+            "device_id": self.name, "table_name": table, "record_id": record, "request_id": request_id,
+        });
+        if let Some(base) = base {
+            ask["base_version"] = json!(base);
+        }
+        let table = table.to_owned();
+        let asked = if deletes {
+            ask["operation"] = json!("delete");
+            Asked::Delete { table, record, request_id: request_id.clone(), base }
+        } else {
+            let value = format!("{}-{}", self.name, self.written);
+            // What was deleted is made anew.
+            let gone = known.is_none_or(|known| known.deleted);
+            ask["operation"] = json!(if gone { "insert" } else { "update" });
+            ask["new_data"] = json!({ "v": value });
+            Asked::Write { table, record, value, request_id: request_id.clone(), base }
+        };
+        Open { op: self.op(talk, asked), ask, request_id, unsure: false, sent: false }
+    }
+
+    /// Sends what is open, in its order, and hears what became of it.
+    pub(super) async fn write(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        let before: Vec<bool> = self.open.iter().map(|open| open.unsure).collect();
+        for open in &mut self.open {
+            open.op.tries += 1;
+            open.op.node = talk.told.node;
+            // Until it is answered it may have been applied.
+            (open.unsure, open.sent) = (true, true);
+            talk.link.send("data_update", &open.ask);
+        }
+        let ids: Vec<String> = self.open.iter().map(|open| open.request_id.clone()).collect();
+        while self.open.iter().any(|open| open.sent) {
+            let answers = |event: &Event| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
+            let Answer::Event(event) = self.answer(talk, answers).await? else { break };
+            let id = answered(&event).unwrap_or_default();
+            let Some(at) = self.open.iter().position(|open| open.sent && open.request_id == id) else { continue };
+            let was_unsure = ids.iter().position(|sent| sent == id).is_some_and(|at| before[at]);
+            match end(&event) {
+                End::Known(outcome) => {
+                    let Some(mut open) = self.open.remove(at) else { continue };
+                    open.op.version = event.data["seq"].as_u64().filter(|_| outcome == Outcome::Ok);
+                    open.op.error = error(&event);
+                    // What is refused now may have been applied before, but for an answer that tells of every try.
+                    let doubt = outcome == Outcome::Failed && was_unsure && !tells_of_all(&event);
+                    self.finish(open.op, if doubt { Outcome::Unknown } else { outcome });
+                }
+                End::Again { sure } => {
+                    let open = &mut self.open[at];
+                    (open.sent, open.unsure, open.op.error) = (false, was_unsure || !sure, error(&event));
+                    // Who is told that nothing was written may leave it at that.
+                    if (sure && self.rng.percent(40))
+                        && let Some(open) = self.open.remove(at)
+                    {
+                        self.give_up(open);
+                    }
+                }
+            }
+        }
+        for open in std::mem::take(&mut self.open) {
+            if open.op.tries >= TRIES {
+                self.give_up(open);
+            } else {
+                self.open.push_back(open);
+            }
+        }
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let pause = self.rng.millis(1, 60);
+        self.listen(talk, pause).await?;
+        // Now and then it looks for another node.
+        if self.rng.percent(50) { Err(Gone) } else { Ok(()) }
+    }
+
+    pub(super) fn give_up(&mut self, open: Open) {
+        let outcome = if open.unsure { Outcome::Unknown } else { Outcome::Failed };
+        self.finish(open.op, outcome);
+    }
+}
+
+/// The `request_id` of the write that this answers.
+fn answered(event: &Event) -> Option<&str> {
+    let ends = match event.name.as_str() {
+        "acknowledged" => true,
+        "error" => event.data["event"] == json!("data_update"),
+        _ => false,
+    };
+    event.data["request_id"].as_str().filter(|_| ends)
+}
+
+fn end(event: &Event) -> End {
+    match (event.name.as_str(), event.data["retry"].as_str()) {
+        ("acknowledged", _) if event.data["seq"].as_u64().is_some() => End::Known(Outcome::Ok),
+        // It lost a conflict, or waits for a decision that never comes here: it is not in the log.
+        ("acknowledged", _) => End::Known(Outcome::Failed),
+        _ if event.data["error_code"] == json!("2002") => End::Known(Outcome::Failed),
+        (_, Some("safe")) => End::Again { sure: true },
+        (_, Some("same_request_id")) => End::Again { sure: false },
+        _ => End::Known(Outcome::Failed),
+    }
+}
+
+/// Repeats of a write that was decided are answered as the first was.
+fn tells_of_all(event: &Event) -> bool {
+    event.name == "acknowledged" || event.data["error_code"] == json!("2002")
+}
+
+fn error(event: &Event) -> String {
+    match event.name.as_str() {
+        "error" => format!("{} {}", event.data["error_code"], event.data["error"]),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,103 @@
+//! Nodes that join and leave for good, by the cluster's own changes of its members, asked on any node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillsync::cluster::{Change, Cluster};
+use tokio::time::{Instant, sleep};
+
+use super::world::World;
+
+/// For one try of a change; one that meets other faults is tried again.
+const WITHIN: Duration = Duration::from_secs(5);
+/// A change is done after this, whatever else goes on: other faults are shorter.
+const PATIENCE: Duration = Duration::from_secs(25);
+const PAUSE: Duration = Duration::from_millis(50);
+/// A cluster is not made larger or smaller than this.
+const MOST: usize = 7;
+const LEAST: usize = 3;
+
+/// A machine joins, and is there for a while before the fault counts as over.
+pub async fn add(world: &Arc<World>, lasts: Duration) -> Option<String> {
+    let _turn = world.changing.lock().await;
+    if world.ids().len() >= MOST {
+        return None;
+    }
+    let id = join(world).await;
+    sleep(lasts).await;
+    Some(format!("node {id} joined"))
+}
+
+/// A node leaves; its machine runs on for a while, and is turned off then.
+pub async fn remove(world: &Arc<World>, id: u64, dead: bool, lasts: Duration) -> Option<String> {
+    let _turn = world.changing.lock().await;
+    let voters = voters(world);
+    if !voters.contains(&id) || !world.has(id) {
+        return None;
+    }
+    world.leaves(id);
+    if dead {
+        world.crash(id, true);
+    }
+    let mut what = format!("node {id} {}", if dead { "died and was removed" } else { "was removed" });
+    let left: BTreeSet<u64> = voters.iter().copied().filter(|voter| *voter != id).collect();
+    change(world, &voters, &left, Change::Remove { node: id }).await;
+    sleep(lasts).await;
+    world.retire(id).await;
+    if left.len() < LEAST {
+        let id = join(world).await;
+        what += &format!(", node {id} took its place");
+    }
+    Some(what)
+}
+
+async fn join(world: &Arc<World>) -> u64 {
+    let id = world.build();
+    world.start(id).await;
+    let voters = voters(world);
+    let joined: BTreeSet<u64> = voters.iter().copied().chain([id]).collect();
+    let (raft, gateway) = (format!("node-{id}"), format!("gateway-{id}"));
+    change(world, &voters, &joined, Change::Add { node: id, raft, gateway }).await;
+    id
+}
+
+fn voters(world: &World) -> BTreeSet<u64> {
+    world.voters.lock().first().cloned().unwrap_or_default()
+}
+
+/// Asks for a change until it is made.
+async fn change(world: &Arc<World>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, asked: Change) {
+    *world.voters.lock() = vec![old.clone(), new.clone()];
+    let until = Instant::now() + PATIENCE;
+    let mut why = String::new();
+    while Instant::now() < until {
+        for (_, up) in world.serving() {
+            match up.cluster.change(asked.clone(), "chaos".into(), WITHIN).await {
+                Ok(done) => world.recorder.say(&format!("{asked:?}: {done:?}")),
+                Err(error) => {
+                    why = error.to_string();
+                    world.recorder.say(&why);
+                }
+            }
+            if is_made(world, new) {
+                *world.voters.lock() = vec![new.clone()];
+                return;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    world.recorder.trouble(format!("{asked:?} could not be made: {why}"));
+}
+
+/// Whether the leader has these voters and no others.
+fn is_made(world: &World, voters: &BTreeSet<u64>) -> bool {
+    let leader = world.leader().and_then(|leader| world.up().remove(&leader));
+    leader.is_some_and(|up| {
+        let group = up.cluster.node().group();
+        !group.joint && group.voters.iter().copied().eq(voters.iter().copied())
+    })
+}
