@@ -3,9 +3,11 @@
 //!
 //! A mutant is a patch in `chaos/mutants/`. Its first line says what the bug is (`# …`). `# test: NAME` names the cargo
 //! test that has to catch it instead, where the bug lies below what is simulated or what only a test can see;
-//! `# sim and test: NAME` asks for both. The patches are applied to a copy of the tree in a folder of its own, with a
-//! target folder of its own, so that the second mutant builds fast.
+//! `# sim and test: NAME` asks for both. Every patch asks `crate::mutant("its name")` whether its bug is on, so all of
+//! them are applied to one copy of the tree and built once; a bug is turned on by the environment. The tree itself
+//! knows nothing of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -17,6 +19,16 @@ use clap::Args;
 
 use crate::child::{self, Done};
 use crate::sim::sweep::Runner;
+
+/// What the copy's `lib.rs` gets.
+const SWITCH: &str = r#"
+/// Whether this bug on purpose is on.
+pub fn mutant(name: &str) -> bool {
+    static ON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ON.get_or_init(|| std::env::var("TILLSYNC_MUTANT").unwrap_or_default()) == name
+}
+"#;
+const ON: &str = "TILLSYNC_MUTANT";
 
 /// A build or a test that takes longer hangs.
 const BUILD: Duration = Duration::from_secs(3_600);
@@ -31,7 +43,7 @@ pub struct Options {
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tillsync-mutants"))]
     folder: PathBuf,
     /// Seeds that a mutant may survive before it counts as a survivor
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 200)]
     seeds: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
@@ -61,7 +73,7 @@ enum Fate {
     /// By what, and how.
     Caught(String, String),
     Survived(String),
-    /// It is no mutant: the patch does not apply, or does not compile.
+    /// It could not be judged.
     Unfit(String),
 }
 
@@ -78,25 +90,32 @@ impl fmt::Display for Fate {
 pub fn run(options: &Options) -> Result<bool, String> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workshop = Workshop { copy: options.folder.join("tree"), target: options.folder.join("target") };
-    // Patches are read from the copy, too: the tree may change while this runs.
     workshop.fill(&tree)?;
-    let mutants = mutants(&workshop.copy.join("chaos/mutants"), &options.only)?;
+    let all = mutants(&tree.join("chaos/mutants"), &[])?;
+    workshop.infect(&all)?;
+    let wanted = |mutant: &Mutant| options.only.is_empty() || options.only.iter().any(|o| mutant.name.contains(o));
+    let mutants: Vec<Mutant> = all.into_iter().filter(wanted).collect();
     if mutants.is_empty() {
         return Err("no mutant has that name".into());
     }
+    let shop = Shop { seeds: workshop.build()?, tests: workshop.build_tests()?, folder: workshop.copy.clone() };
     if !options.no_baseline {
-        workshop.build()?;
         // A tenth of the seeds: what is proved here is that a broken run means a bug.
         let last = options.from + options.seeds.div_ceil(10);
-        let broken = workshop.runner(options.jobs).until_broken(options.from, last);
+        let broken = shop.runner("", options.jobs).until_broken(options.from, last);
         if let Some((seed, report)) = broken {
             return Err(format!("without any bug seed {seed} does not hold: {:?}", report.violations.first()));
+        }
+        for test in mutants.iter().filter_map(|mutant| mutant.test.as_deref()).collect::<BTreeSet<_>>() {
+            if let Some(how) = shop.fails("", test)? {
+                return Err(format!("without any bug the test {test} fails: {how}"));
+            }
         }
     }
     let mut fates = Vec::new();
     for mutant in &mutants {
         let began = Instant::now();
-        let fate = workshop.judge(mutant, options);
+        let fate = shop.judge(mutant, options).unwrap_or_else(Fate::Unfit);
         println!("{:26} {fate} ({} s)", mutant.name, began.elapsed().as_secs());
         match &fate {
             Fate::Caught(_, how) => println!("    {how}"),
@@ -158,8 +177,6 @@ impl Workshop {
     fn fill(&self, tree: &Path) -> Result<(), String> {
         let list = child::run(Command::new("git").args(["ls-files", "-z"]).current_dir(tree), TEST);
         let list = succeeded("git ls-files", list)?;
-        // A mutant that is no more in the tree would be judged as well.
-        let _ = fs::remove_dir_all(self.copy.join("chaos/mutants"));
         for name in list.out.split('\0').filter(|name| !name.is_empty()) {
             let (from, to) = (tree.join(name), self.copy.join(name));
             // Deleted here and not committed yet.
@@ -176,55 +193,70 @@ impl Workshop {
         Ok(())
     }
 
+    /// Applies all patches, one after the other.
+    fn infect(&self, all: &[Mutant]) -> Result<(), String> {
+        for mutant in all {
+            let patch = mutant.patch.canonicalize().map_err(|error| error.to_string())?;
+            let mut git = Command::new("git");
+            git.args(["apply", "--whitespace=nowarn"]).arg(patch).current_dir(&self.copy);
+            // The copy may lie within a repository, whose rules must not apply.
+            git.env("GIT_CEILING_DIRECTORIES", self.copy.parent().unwrap_or(&self.copy));
+            succeeded(&format!("the patch of {}", mutant.name), child::run(&mut git, TEST))?;
+        }
+        let lib = self.copy.join("src/lib.rs");
+        let text = fs::read_to_string(&lib).map_err(|error| error.to_string())?;
+        fs::write(&lib, text + SWITCH).map_err(|error| error.to_string())
+    }
+
     fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1");
+        cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target);
+        // With assertions, and ten times as many seeds a minute as a build that is not optimised at all.
+        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         cargo
     }
 
-    fn build(&self) -> Result<(), String> {
-        succeeded("cargo build", child::run(&mut self.cargo(&["build", "-q", "-p", "chaos"]), BUILD)).map(drop)
+    /// The program that simulates.
+    fn build(&self) -> Result<PathBuf, String> {
+        succeeded("cargo build", child::run(&mut self.cargo(&["build", "-q", "-p", "chaos"]), BUILD))?;
+        Ok(self.target.join("debug/chaos"))
     }
 
-    fn runner(&self, jobs: u64) -> Runner {
-        Runner::of(&self.target.join("debug/chaos"), jobs)
+    /// The program that tests.
+    fn build_tests(&self) -> Result<PathBuf, String> {
+        let build = ["test", "--lib", "--no-run", "-q", "--message-format", "json"];
+        let built = succeeded("cargo test --no-run", child::run(&mut self.cargo(&build), BUILD))?;
+        let artifacts = built.out.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let program = artifacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).last();
+        program.ok_or_else(|| "cargo test made no program".into())
+    }
+}
+
+/// Where mutants are judged.
+struct Shop {
+    seeds: PathBuf,
+    tests: PathBuf,
+    folder: PathBuf,
+}
+
+impl Shop {
+    fn runner(&self, mutant: &str, jobs: u64) -> Runner {
+        Runner::of(&self.seeds, jobs).with((ON.into(), mutant.into()))
     }
 
-    fn git_apply(&self, patch: &Path, args: &[&str]) -> Result<(), String> {
-        let mut git = Command::new("git");
-        git.args(["apply", "--whitespace=nowarn"]).args(args).arg(patch).current_dir(&self.copy);
-        // The copy may lie within a repository, whose rules must not apply.
-        git.env("GIT_CEILING_DIRECTORIES", self.copy.parent().unwrap_or(&self.copy));
-        succeeded("git apply", child::run(&mut git, TEST)).map(drop)
-    }
-
-    fn judge(&self, mutant: &Mutant, options: &Options) -> Fate {
-        let patched = mutant.patch.canonicalize().map_err(|error| error.to_string());
-        let patched = patched.and_then(|patch| self.git_apply(&patch, &[]).map(|()| patch));
-        let fate = match &patched {
-            Err(why) => return Fate::Unfit(why.clone()),
-            Ok(_) => self.try_both(mutant, options).unwrap_or_else(Fate::Unfit),
-        };
-        match patched.and_then(|patch| self.git_apply(&patch, &["-R"])) {
-            Ok(()) => fate,
-            Err(why) => Fate::Unfit(why),
-        }
-    }
-
-    fn try_both(&self, mutant: &Mutant, options: &Options) -> Result<Fate, String> {
+    fn judge(&self, mutant: &Mutant, options: &Options) -> Result<Fate, String> {
         let mut caught = Vec::new();
         let mut seen = String::new();
         if mutant.sim {
-            self.build()?;
             let last = options.from + options.seeds - 1;
-            let Some((seed, report)) = self.runner(options.jobs).until_broken(options.from, last) else {
+            let Some((seed, report)) = self.runner(&mutant.name, options.jobs).until_broken(options.from, last) else {
                 return Ok(Fate::Survived(format!("seeds {}..{last}", options.from)));
             };
             caught.push(format!("{} (seed {seed})", report.broken.join(" ")));
             seen = report.violations.first().cloned().unwrap_or_default();
         }
         if let Some(test) = &mutant.test {
-            let Some(how) = self.fails(test)? else {
+            let Some(how) = self.fails(&mutant.name, test)? else {
                 return Ok(Fate::Survived(format!("cargo test --lib {test}")));
             };
             caught.push(format!("`cargo test --lib {test}`"));
@@ -234,13 +266,9 @@ impl Workshop {
     }
 
     /// What a test says when it fails.
-    fn fails(&self, name: &str) -> Result<Option<String>, String> {
-        let build = ["test", "--lib", "--no-run", "-q", "--message-format", "json"];
-        let built = succeeded("cargo test --no-run", child::run(&mut self.cargo(&build), BUILD))?;
-        let artifacts = built.out.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let program = artifacts.filter_map(|line| line["executable"].as_str().map(str::to_owned)).last();
-        let mut test = Command::new(program.ok_or("cargo test made no program")?);
-        test.arg(name).current_dir(&self.copy);
+    fn fails(&self, mutant: &str, name: &str) -> Result<Option<String>, String> {
+        let mut test = Command::new(&self.tests);
+        test.arg(name).current_dir(&self.folder).env(ON, mutant);
         // That it fails is enough: the smallest case is not looked for, nor kept for the next mutant.
         test.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
         let Done { success, out, err } = match child::run(&mut test, TEST) {
@@ -281,21 +309,24 @@ mod tests {
         assert_eq!(mutant("# a bug\n# sim and test: t\n"), ("a bug".into(), true, Some("t".into())));
     }
 
-    /// A patch that does not apply proves nothing any more.
+    /// Patches that do not apply prove nothing any more.
     #[test]
-    fn every_patch_applies_to_the_tree() {
-        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let all = mutants(&tree.join("chaos/mutants"), &[]).unwrap();
-        assert!(all.len() >= 12, "{}", all.len());
+    fn all_patches_apply_to_the_tree() {
         if child::run(Command::new("git").arg("--version"), TEST).is_err() {
             println!("skipped: there is no git here");
             return;
         }
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let folder = tempfile::tempdir().unwrap();
+        let workshop = Workshop { copy: folder.path().join("tree"), target: folder.path().join("target") };
+        workshop.fill(&tree).unwrap();
+        let all = mutants(&tree.join("chaos/mutants"), &[]).unwrap();
+        assert!(all.len() >= 12, "{}", all.len());
+        workshop.infect(&all).unwrap();
         for mutant in all {
-            assert!(mutant.bug.ends_with('.'), "{} does not say what its bug is", mutant.name);
-            let mut git = Command::new("git");
-            git.args(["apply", "--check"]).arg(mutant.patch.canonicalize().unwrap()).current_dir(&tree);
-            succeeded(&mutant.name, child::run(&mut git, TEST)).unwrap();
+            let text = fs::read_to_string(&mutant.patch).unwrap();
+            let switch = format!("crate::mutant(\"{}\")", mutant.name);
+            assert!(mutant.bug.ends_with('.') && text.contains(&switch), "{}", mutant.name);
         }
     }
 }

@@ -22,15 +22,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Runner {
     pub program: PathBuf,
     pub jobs: u64,
+    /// A variable for its environment.
+    env: Option<(String, String)>,
 }
 
 impl Runner {
     pub fn this(jobs: u64) -> std::io::Result<Self> {
-        Ok(Self { program: std::env::current_exe()?, jobs })
+        Ok(Self::of(&std::env::current_exe()?, jobs))
     }
 
     pub fn of(program: &Path, jobs: u64) -> Self {
-        Self { program: program.to_owned(), jobs }
+        Self { program: program.to_owned(), jobs, env: None }
+    }
+
+    pub fn with(self, env: (String, String)) -> Self {
+        Self { env: Some(env), ..self }
     }
 
     /// One seed, with only these faults if some are named. A process that dies or hangs is a broken run.
@@ -49,6 +55,7 @@ impl Runner {
         if let Some(only) = only {
             command.args(["--only", &list(only)]);
         }
+        command.envs(self.env.clone());
         let done = child::run(&mut command, PATIENCE)?;
         let tail = || done.err.lines().rev().take(5).collect::<Vec<_>>().join(" | ");
         serde_json::from_str(done.out.trim()).map_err(|_| format!("it died: {}", tail()))
