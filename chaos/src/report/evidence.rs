@@ -99,7 +99,9 @@ impl Named {
 
 fn record(op: &Op) -> Option<(&str, i64)> {
     match &op.asked {
-        Asked::Write { table, record, .. } | Asked::Read { table, record } => Some((table, *record)),
+        Asked::Write { table, record, .. } | Asked::Delete { table, record, .. } | Asked::Read { table, record } => {
+            Some((table, *record))
+        }
         _ => None,
     }
 }
@@ -141,6 +143,7 @@ impl Shown {
             Asked::Write { table, record, value, base: on, .. } => {
                 format!("write {:?} to {table}/{record}{}", short(value), base(on))
             }
+            Asked::Delete { table, record, base: on, .. } => format!("delete {table}/{record}{}", base(on)),
             Asked::Read { table, record } => format!("read {table}/{record}"),
             Asked::Sync { after: Some(after) } => format!("sync after change {after}"),
             Asked::Sync { after: None } => "full sync".into(),

@@ -86,7 +86,7 @@ impl Figures {
 }
 
 pub fn is_write(asked: &Asked) -> bool {
-    matches!(asked, Asked::Write { .. })
+    matches!(asked, Asked::Write { .. } | Asked::Delete { .. })
 }
 
 fn is_read(asked: &Asked) -> bool {
