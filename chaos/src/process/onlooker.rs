@@ -14,6 +14,8 @@ const EVERY: Duration = Duration::from_millis(100);
 const ROLES_EVERY: u64 = 10;
 /// How often it is looked whether there is a majority, and whether all processes are there.
 const LOOK: Duration = Duration::from_millis(20);
+/// A look that comes so late, in microseconds, says that the machine is overloaded.
+const STALL: u64 = 500_000;
 /// A pause before a node that fell over is started again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -72,11 +74,18 @@ async fn roles(world: &World, node: u64) {
     }
 }
 
-/// Notes the times without a majority, until it is aborted, which must not be before it is back.
+/// Notes the times without a majority, and those in which this process itself stood still, until it is aborted, which must not be before it is back.
 pub async fn watch_majority(world: Arc<World>) {
     let mut gone: Option<u64> = None;
+    let mut last = world.recorder.us();
     loop {
         let now = world.recorder.us();
+        // What stops this loop stops the nodes as well: no fault of the cluster.
+        if now.saturating_sub(last) > STALL {
+            let (name, what) = ("machine_stalled".into(), "this machine had no time for the run".into());
+            world.recorder.band(Band { name, what, from_us: last, to_us: now, majority: false });
+        }
+        last = now;
         match (gone, world.cluster.majority()) {
             (None, false) => gone = Some(now),
             (Some(from_us), true) => {

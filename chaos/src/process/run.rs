@@ -118,6 +118,11 @@ fn limits(history: &History) -> Vec<String> {
             .to_owned(),
         "Digests, leaders and masters are seen ten times a second, not at every index.".to_owned(),
     ];
+    let stalls = history.bands.iter().filter(|band| band.name == "machine_stalled");
+    let stalled: u64 = stalls.map(|band| (band.to_us - band.from_us) / 1_000).sum();
+    if stalled > 0 {
+        notes.push(format!("This machine was overloaded: the run stood still for {stalled} ms in all."));
+    }
     if history.finals.iter().all(|node| node.sync_states.is_empty()) {
         notes.push("This version does not tell the cursors of sync states: sync_states is not checked.".into());
     }
