@@ -18,6 +18,7 @@ use super::child::Load;
 use super::ledger::Ledger;
 use super::plan::Life;
 use super::run::Bench;
+use crate::rng::Rng;
 
 const WRITERS: i64 = 6;
 /// Records of a writer begin here, times its number.
@@ -45,16 +46,18 @@ fn other(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// A port with a free one behind it.
+/// A free port with a free one behind it, below those that the kernel gives to whoever connects: the node must find them
+/// free at every start.
 fn two_ports() -> io::Result<u16> {
-    for _ in 0..100 {
-        let first = TcpListener::bind(("127.0.0.1", 0))?;
-        let port = first.local_addr()?.port();
-        if port >= 20_000 && port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(io::Error::other("no two free ports were found"))
+    let mut any = Rng::new(u64::from(std::process::id()) ^ now_ms()?);
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = (0..1_000).map(|_| any.between(20_000, 32_000) as u16);
+    let found = ports.find(|port| free(*port) && free(*port + 1));
+    found.ok_or_else(|| io::Error::other("no two free ports were found"))
+}
+
+fn now_ms() -> io::Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_err(other)?.as_millis() as u64)
 }
 
 impl Node {
@@ -72,8 +75,8 @@ impl Node {
              members = [{{ id = 1, raft = \"127.0.0.1:{raft}\", gateway = \"127.0.0.1:{gateway}\" }}]\n",
         );
         fs::write(&config, text)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(other)?.as_millis() as u64;
-        let (token, _) = KeyRing::read(&key).map_err(other)?.issue(DEVICE, Class::Admin, now, 86_400).map_err(other)?;
+        let (token, _) =
+            KeyRing::read(&key).map_err(other)?.issue(DEVICE, Class::Admin, now_ms()?, 86_400).map_err(other)?;
         Ok(Self {
             binary: binary.to_path_buf(),
             config,
