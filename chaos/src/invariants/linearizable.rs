@@ -215,6 +215,6 @@ mod tests {
         // What was written after the delete is not there.
         let mut gone = good();
         (gone.ops[2].version, gone.ops[2].value) = (None, None);
-        wrong(&check(&gone), "before and after the other");
+        wrong(&check(&gone), "between two sights of the value of operation 0");
     }
 }
