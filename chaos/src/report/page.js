@@ -21,5 +21,5 @@
     event.preventDefault();
     show(Math.min(Math.max(at + step, 0), moments.length - 1));
   });
-  show(0);
+  if (moments.length > 0) reading.textContent = moments[0].querySelector("title").textContent;
 })();
