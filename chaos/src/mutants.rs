@@ -3,7 +3,8 @@
 //!
 //! A mutant is a patch in `chaos/mutants/`. Its first line says what the bug is (`# …`). `# test: NAME` names the cargo
 //! test that has to catch it instead, where the bug lies below what is simulated or what only a test can see;
-//! `# sim and test: NAME` asks for both. Every patch asks `crate::mutant("its name")` whether its bug is on, so all of
+//! `# sim and test: NAME` asks for both; `# power: N [KIND]` says within how many runs of `chaos power` it has to be
+//! found. Every patch asks `crate::mutant("its name")` whether its bug is on, so all of
 //! them are applied to one copy of the tree and built once; a bug is turned on by the environment. The tree itself
 //! knows nothing of it.
 
@@ -66,6 +67,8 @@ struct Mutant {
     sim: bool,
     /// The cargo test that has to fail.
     test: Option<String>,
+    /// The power runs, and of which kind if not of all, within which it has to be found.
+    power: Option<String>,
     patch: PathBuf,
 }
 
@@ -162,7 +165,9 @@ impl Mutant {
         let how = head.next().unwrap_or_default();
         let also = how.strip_prefix("sim and test: ");
         let test = also.or_else(|| how.strip_prefix("test: ")).map(str::to_owned);
-        Self { name, bug, sim: test.is_none() || also.is_some(), test, patch }
+        let power = how.strip_prefix("power: ").map(str::to_owned);
+        let sim = also.is_some() || (test.is_none() && power.is_none());
+        Self { name, bug, sim, test, power, patch }
     }
 }
 
@@ -262,7 +267,29 @@ impl Shop {
             caught.push(format!("`cargo test --lib {test}`"));
             seen = if seen.is_empty() { how } else { seen };
         }
+        if let Some(runs) = &mutant.power {
+            return self.power(&mutant.name, runs);
+        }
         Ok(Fate::Caught(caught.join(", "), seen.chars().take(300).collect()))
+    }
+
+    /// A bug below what is simulated, which power cuts and bad disks have to find.
+    fn power(&self, mutant: &str, runs: &str) -> Result<Fate, String> {
+        let (count, kind) = runs.split_once(' ').map_or((runs, None), |(count, kind)| (count, Some(kind)));
+        let mut chaos = Command::new(&self.seeds);
+        chaos.args(["power", "--json", "--until-broken", "--runs", count]).env(ON, mutant);
+        let Done { success, out, err } = child::run(chaos.args(kind.iter().flat_map(|kind| ["--kind", kind])), BUILD)?;
+        if success {
+            return Ok(Fate::Survived(format!("power --runs {runs}")));
+        }
+        let last: Option<serde_json::Value> = out.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        let Some(how) = last.as_ref().and_then(|last| last["violations"][0].as_str()) else {
+            return Err(format!("chaos power: {err}"));
+        };
+        let by = last
+            .as_ref()
+            .map(|last| format!("power {} (seed {})", last["kind"].as_str().unwrap_or_default(), last["seed"]));
+        Ok(Fate::Caught(by.unwrap_or_default(), how.chars().take(300).collect()))
     }
 
     /// What a test says when it fails.

@@ -32,6 +32,9 @@ pub struct Power {
     /// The node of the runs with a whole node; by default the one beside this program
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// End with the first run that does not hold
+    #[arg(long)]
+    until_broken: bool,
     /// Outcomes as JSON, one line a run
     #[arg(long)]
     json: bool,
@@ -62,7 +65,11 @@ impl Power {
             if outcome.violations.is_empty() {
                 fs::remove_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
             }
+            let broken = !outcome.violations.is_empty();
             outcomes.push(outcome);
+            if broken && self.until_broken {
+                break;
+            }
         }
         // Not empty where a failed run left its log.
         let _ = fs::remove_dir(&folder);

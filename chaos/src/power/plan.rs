@@ -155,12 +155,17 @@ impl Plan {
 impl Life {
     fn work(kind: Kind, number: u64, rng: &mut Rng) -> Self {
         let opening = kind == Kind::Open && number > 0 && rng.percent(80);
-        let (changes, syncs) = if opening { (64, 16) } else { (8_192, 256) };
+        let (changes, syncs) = match kind {
+            _ if opening => (64, 16),
+            // What takes longer is cut earlier.
+            Kind::SlowSync | Kind::Serve | Kind::ServeFull | Kind::ServeSync => (1_024, 128),
+            _ => (8_192, 256),
+        };
         let cut = match rng.percent(50) {
             true => Cut::Change(any_size(rng, changes)),
             false => Cut::Sync { nth: any_size(rng, syncs), done: rng.percent(50) },
         };
-        let slow_sync = if kind == Kind::SlowSync { rng.millis(1, 40) } else { Duration::ZERO };
+        let slow_sync = if kind == Kind::SlowSync { rng.millis(1, 25) } else { Duration::ZERO };
         let faults = Faults { slow_sync, ..Faults::default() };
         Self { load: kind.load(), seed: rng.next(), cut, faults, loss: Loss::draw(rng) }
     }
