@@ -71,12 +71,13 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     let snapshots = dir.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(&io)?;
     let engine = open_engine(dir, &engine_dir)?;
-    if let Err(error) = prepare(dir, &engine_dir, stage, &engine) {
+    let prepared = prepare(dir, &engine_dir, stage, &engine).and_then(|()| match stage {
+        Stage::Creating => format::mark_ready(dir, &identity),
+        Stage::Ready => Ok(()),
+    });
+    if let Err(error) = prepared {
         engine.let_go();
         return Err(error);
-    }
-    if stage == Stage::Creating {
-        format::mark_ready(dir, &identity)?;
     }
     keep_ballast(dir);
     Ok(Opened { engine, snapshots, lock, health: Health::default() })

@@ -58,11 +58,10 @@ impl Loss {
                 let mut out = Vec::new();
                 for change in pending {
                     match change.file() {
+                        None if journal && names_left == 0 => {}
                         None if journal => {
-                            if names_left > 0 {
-                                names_left -= 1;
-                                out.push(change);
-                            }
+                            names_left -= 1;
+                            out.push(change);
                         }
                         None if rng.percent(percent) => out.push(change),
                         None => {}
