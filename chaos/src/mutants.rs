@@ -232,7 +232,7 @@ impl Workshop {
         let build = ["test", "--lib", "--no-run", "-q", "--message-format", "json"];
         let built = succeeded("cargo test --no-run", child::run(&mut self.cargo(&build), BUILD))?;
         let artifacts = built.out.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let program = artifacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).last();
+        let program = artifacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).next_back();
         program.ok_or_else(|| "cargo test made no program".into())
     }
 }

@@ -22,7 +22,7 @@ pub struct Known {
     /// The rest that was acknowledged.
     pub acknowledged: u64,
     pub violations: Vec<String>,
-    /// Why a folder was not opened, or what storage failed with first.
+    /// Why a folder was not opened, or what storage failed with: a line each.
     pub refusal: Option<String>,
 }
 
@@ -55,7 +55,11 @@ impl Known {
             }
             ("closed", _) => {}
             ("failed" | "stop" | "refused", _) => {
-                self.refusal.get_or_insert_with(|| rest.to_owned());
+                let all = self.refusal.get_or_insert_default();
+                if all.len() < 4_096 {
+                    all.push_str(rest);
+                    all.push('\n');
+                }
             }
             ("bad", _) => self.violations.push(rest.to_owned()),
             _ => self.violations.push(format!("the program said: {line}")),
