@@ -93,9 +93,12 @@ impl fmt::Display for Fate {
 pub fn run(options: &Options) -> Result<bool, String> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workshop = Workshop { copy: options.folder.join("tree"), target: options.folder.join("target") };
-    workshop.fill(&tree)?;
-    let all = mutants(&tree.join("chaos/mutants"), &[])?;
-    workshop.infect(&all)?;
+    let all = mutants(&tree.join("chaos/mutants"))?;
+    // Made elsewhere first, so that what stays as the last run left it need not be built again.
+    let stage = options.folder.join("stage");
+    fill(&tree, &tree, &stage)?;
+    infect(&stage, &all)?;
+    fill(&tree, &stage, &workshop.copy)?;
     let wanted = |mutant: &Mutant| options.only.is_empty() || options.only.iter().any(|o| mutant.name.contains(o));
     let mutants: Vec<Mutant> = all.into_iter().filter(wanted).collect();
     if mutants.is_empty() {
@@ -140,14 +143,13 @@ pub fn run(options: &Options) -> Result<bool, String> {
 }
 
 /// In the order of their names.
-fn mutants(folder: &Path, only: &[String]) -> Result<Vec<Mutant>, String> {
+fn mutants(folder: &Path) -> Result<Vec<Mutant>, String> {
     let read = || -> io::Result<Vec<Mutant>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let patch = entry?.path();
             let name = patch.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let wanted = only.is_empty() || only.iter().any(|only| name.contains(only));
-            if patch.extension().is_none_or(|end| end != "patch") || !wanted {
+            if patch.extension().is_none_or(|end| end != "patch") {
                 continue;
             }
             found.push(Mutant::of(name, &fs::read_to_string(&patch)?, patch));
@@ -178,41 +180,6 @@ struct Workshop {
 }
 
 impl Workshop {
-    /// Makes the copy equal to the tree. Files that are equal are not touched, or cargo would build them again.
-    fn fill(&self, tree: &Path) -> Result<(), String> {
-        let list = child::run(Command::new("git").args(["ls-files", "-z"]).current_dir(tree), TEST);
-        let list = succeeded("git ls-files", list)?;
-        for name in list.out.split('\0').filter(|name| !name.is_empty()) {
-            let (from, to) = (tree.join(name), self.copy.join(name));
-            // Deleted here and not committed yet.
-            let Ok(bytes) = fs::read(&from) else { continue };
-            if fs::read(&to).is_ok_and(|there| there == bytes) {
-                continue;
-            }
-            let write = || {
-                to.parent().map_or(Ok(()), fs::create_dir_all)?;
-                fs::write(&to, &bytes)
-            };
-            write().map_err(|error| format!("{}: {error}", to.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Applies all patches, one after the other.
-    fn infect(&self, all: &[Mutant]) -> Result<(), String> {
-        for mutant in all {
-            let patch = mutant.patch.canonicalize().map_err(|error| error.to_string())?;
-            let mut git = Command::new("git");
-            git.args(["apply", "--whitespace=nowarn"]).arg(patch).current_dir(&self.copy);
-            // The copy may lie within a repository, whose rules must not apply.
-            git.env("GIT_CEILING_DIRECTORIES", self.copy.parent().unwrap_or(&self.copy));
-            succeeded(&format!("the patch of {}", mutant.name), child::run(&mut git, TEST))?;
-        }
-        let lib = self.copy.join("src/lib.rs");
-        let text = fs::read_to_string(&lib).map_err(|error| error.to_string())?;
-        fs::write(&lib, text + SWITCH).map_err(|error| error.to_string())
-    }
-
     fn cargo(&self, args: &[&str]) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(args).current_dir(&self.copy).env("CARGO_TARGET_DIR", &self.target);
@@ -235,6 +202,41 @@ impl Workshop {
         let program = artifacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).next_back();
         program.ok_or_else(|| "cargo test made no program".into())
     }
+}
+
+/// Makes a copy of what git knows of the tree, as it is in `from`. Files that are equal are not touched.
+fn fill(tree: &Path, from: &Path, copy: &Path) -> Result<(), String> {
+    let list = child::run(Command::new("git").args(["ls-files", "-z"]).current_dir(tree), TEST);
+    let list = succeeded("git ls-files", list)?;
+    for name in list.out.split('\0').filter(|name| !name.is_empty()) {
+        let (from, to) = (from.join(name), copy.join(name));
+        // Deleted here and not committed yet.
+        let Ok(bytes) = fs::read(&from) else { continue };
+        if fs::read(&to).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        let write = || {
+            to.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(&to, &bytes)
+        };
+        write().map_err(|error| format!("{}: {error}", to.display()))?;
+    }
+    Ok(())
+}
+
+/// Applies all patches, one after the other.
+fn infect(copy: &Path, all: &[Mutant]) -> Result<(), String> {
+    for mutant in all {
+        let patch = mutant.patch.canonicalize().map_err(|error| error.to_string())?;
+        let mut git = Command::new("git");
+        git.args(["apply", "--whitespace=nowarn"]).arg(patch).current_dir(copy);
+        // The copy may lie within a repository, whose rules must not apply.
+        git.env("GIT_CEILING_DIRECTORIES", copy.parent().unwrap_or(copy));
+        succeeded(&format!("the patch of {}", mutant.name), child::run(&mut git, TEST))?;
+    }
+    let lib = copy.join("src/lib.rs");
+    let text = fs::read_to_string(&lib).map_err(|error| error.to_string())?;
+    fs::write(&lib, text + SWITCH).map_err(|error| error.to_string())
 }
 
 /// Where mutants are judged.
@@ -344,12 +346,11 @@ mod tests {
             return;
         }
         let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let folder = tempfile::tempdir().unwrap();
-        let workshop = Workshop { copy: folder.path().join("tree"), target: folder.path().join("target") };
-        workshop.fill(&tree).unwrap();
-        let all = mutants(&tree.join("chaos/mutants"), &[]).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        fill(&tree, &tree, copy.path()).unwrap();
+        let all = mutants(&tree.join("chaos/mutants")).unwrap();
         assert!(all.len() >= 12, "{}", all.len());
-        workshop.infect(&all).unwrap();
+        infect(copy.path(), &all).unwrap();
         for mutant in all {
             let text = fs::read_to_string(&mutant.patch).unwrap();
             let switch = format!("crate::mutant(\"{}\")", mutant.name);

@@ -14,6 +14,8 @@ use crate::history::Band;
 
 /// How often it is looked whether there is a majority.
 const LOOK: Duration = Duration::from_millis(5);
+/// The longest sync just before the power goes.
+const BUSY: Duration = Duration::from_millis(80);
 
 /// One fault, from its time on.
 pub async fn strike(world: Arc<World>, timed: Timed, began: Instant) {
@@ -59,6 +61,14 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
         Fault::Kill { who } => crash(world, node(world, who)?, false, lasts).await,
         Fault::PowerCut { who } => crash(world, node(world, who)?, true, lasts).await,
         Fault::PowerCutAll => {
+            // Busy disks: much is written that no sync has covered yet.
+            for id in world.ids() {
+                world.with(id, |place| place.disk.slow(BUSY));
+            }
+            sleep(BUSY * 2).await;
+            for id in world.ids() {
+                world.with(id, |place| place.disk.mend());
+            }
             let gone: Vec<u64> = world.ids().into_iter().filter(|id| world.crash(*id, true)).collect();
             sleep(lasts).await;
             for id in &gone {
