@@ -104,7 +104,7 @@ pub async fn serve_again(world: &World) {
     }
 }
 
-/// When nothing fails any more the master's home is the leader.
+/// When nothing fails any more elections are over, and the master's home is the leader.
 pub async fn bring_the_master_home(world: &World) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -112,16 +112,18 @@ pub async fn bring_the_master_home(world: &World) {
         let stands = leader.and_then(|leader| up.get(&leader)).map(|up| {
             let state = up.cluster.replica().hot();
             let master = state.master().map(|master| (master.device_id.clone(), master.home, master.is_active));
-            (state.meta().stalled, master)
+            (state.meta().stalled, master, state.meta().ballot.is_some())
         });
-        let home = stands.as_ref().and_then(|(_, master)| master.as_ref()).filter(|master| master.2);
+        let home = stands.as_ref().and_then(|(_, master, _)| master.as_ref()).filter(|master| master.2);
         // After an election that failed someone has to ask for the next one.
-        let stalled = stands.as_ref().is_some_and(|(stalled, _)| *stalled);
-        if leader.is_some() && (stalled || home.map(|(_, home, _)| *home) == leader) {
+        let stalled = stands.as_ref().is_some_and(|(stalled, ..)| *stalled);
+        let electing = stands.as_ref().is_none_or(|(.., electing)| *electing);
+        if !electing && (stalled || home.map(|(_, home, _)| *home) == leader) {
             return;
         }
         if Instant::now() >= until {
-            let what = format!("the master's home is not the leader: {leader:?} leads, the master is {stands:?}");
+            let what =
+                format!("the master's home is not the leader, or an election goes on: {leader:?} leads, {stands:?}");
             return world.recorder.trouble(what);
         }
         sleep(PAUSE).await;
