@@ -22,7 +22,8 @@ pub fn history(operations: u64) -> History {
         let mut op = Op {
             id,
             device: format!("till-{}", rng.below(DEVICES)),
-            session: 1,
+            // What overlaps was not sent one after another over one session.
+            session: id,
             node: id % 3 + 1,
             asked: Asked::Read { table: "stock".into(), record: record as i64 },
             invoked: from,

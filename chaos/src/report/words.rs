@@ -4,12 +4,13 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 12] = [
+const INVARIANTS: [(&str, &str); 13] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
     ("no_stale_read", "No read is older than what somebody was told before it began."),
     ("sessions", "Every connected device was told every change once and in order, also after it came back."),
+    ("own_order", "What a device sent without waiting for answers was applied in the order in which it was sent."),
     ("syncs", "Every sync sent all records or changes that it had to, each once."),
     ("sync_states", "How far each device has synced is recorded as that device said."),
     ("masters", "There was never more than one master, and each took over from the one before."),
