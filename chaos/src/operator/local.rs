@@ -123,6 +123,11 @@ mod tests {
 
         let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(dir.join("pid"), format!("{}\n", other.id())).unwrap();
+        // On a busy machine a new process has no words yet.
+        let line = format!("/proc/{}/cmdline", other.id());
+        while fs::read(&line).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         for signal in [libc::SIGKILL, libc::SIGSTOP] {
             let why = nodes[0].signal(signal).unwrap_err();
             assert!(why.contains("is not node 2: it runs \"sleep\""), "{why}");
