@@ -177,7 +177,7 @@ impl State {
     }
 
     /// A device of the database is here, offline and a client: only an election makes a master. A device of this
-    /// cluster's nodes takes over the ids of its rows and when they were made; what it is now stays.
+    /// cluster's nodes takes over its sync state, the ids of its rows and when it was made; what it is now stays.
     fn import_device(&mut self, row: ImportDevice, import: &Import) -> Result<(), String> {
         let (given, now) = (row.device.unwrap_or_default(), self.meta.now_ms);
         let id = given.device_id.clone();
@@ -202,18 +202,7 @@ impl State {
         self.meta.devices += 1;
         self.device_names.push(Arc::from(id.as_str()));
         let sync = row.sync.unwrap_or_else(|| SyncState { created_ms: now, updated_ms: now, ..SyncState::default() });
-        let status = if sync.sync_status() == SyncStatus::Unset { SyncStatus::Pending } else { sync.sync_status() };
-        self.save_sync_state(SyncState {
-            device_id: id.clone(),
-            sync_status: status.into(),
-            base: sync.base,
-            last_sync_ms: sync.last_sync_ms.min(now),
-            last_error_message: sync.last_error_message,
-            created_ms: sync.created_ms.min(now),
-            updated_ms: sync.updated_ms.min(now),
-            row_id: if sync.row_id <= import.sync_rows { sync.row_id } else { 0 },
-            ..SyncState::default()
-        });
+        self.import_sync_state(&id, sync, import);
         self.save_device(Device {
             device_id: id,
             role: Role::Client.into(),
@@ -237,12 +226,25 @@ impl State {
             let created_ms = device.created_ms.min(given.created_ms);
             self.save_device(Device { row_id, created_ms, ..Device::clone(device) });
         }
-        if let (Some(state), Some(given)) = (self.sync_state(id), sync) {
-            let row_id = if given.row_id <= import.sync_rows { given.row_id } else { 0 };
-            let (created_ms, updated_ms) =
-                (state.created_ms.min(given.created_ms), state.updated_ms.min(given.updated_ms));
-            self.save_sync_state(SyncState { row_id, created_ms, updated_ms, ..SyncState::clone(state) });
+        if let Some(sync) = sync {
+            self.import_sync_state(id, sync.clone(), import);
         }
+    }
+
+    fn import_sync_state(&mut self, id: &str, sync: SyncState, import: &Import) {
+        let now = self.meta.now_ms;
+        let status = if sync.sync_status() == SyncStatus::Unset { SyncStatus::Pending } else { sync.sync_status() };
+        self.save_sync_state(SyncState {
+            device_id: id.to_owned(),
+            sync_status: status.into(),
+            base: sync.base,
+            last_sync_ms: sync.last_sync_ms.min(now),
+            last_error_message: sync.last_error_message,
+            created_ms: sync.created_ms.min(now),
+            updated_ms: sync.updated_ms.min(now),
+            row_id: if sync.row_id <= import.sync_rows { sync.row_id } else { 0 },
+            ..SyncState::default()
+        });
     }
 
     pub(super) fn import_finish(&mut self, c: &ImportFinish) -> Given1 {
