@@ -9,6 +9,7 @@ use super::effect::Effect;
 use super::error::{Code, Error};
 use super::read;
 use super::records::Version;
+use super::requests::Kept;
 use super::state::{Fail, Given1, State, refuse};
 use super::tables::{Key, TablesError};
 use crate::limits;
@@ -91,6 +92,12 @@ pub(super) struct Write {
     pub timestamp_ms: u64,
     pub previous_seq: u64,
     pub request_id: String,
+    /// As in the change: 0 if the change alone does not answer the request.
+    pub request_number: u64,
+}
+
+fn accepted(seq: u64, timestamp_ms: u64) -> Given {
+    Given::Accepted(Accepted { seq, timestamp_ms, conflict: None })
 }
 
 impl State {
@@ -154,18 +161,16 @@ impl State {
             return refuse(error.code, error.message);
         }
         let device = self.device_number(&c.device_id)?;
-        if let Some(slot) = self.requests.find(device, &c.request_id) {
-            let key = Key::Requested { device, slot };
-            let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
-            let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
-            return Ok((outcome.result.ok_or(TablesError::Corrupt(key))?, true));
+        match self.requests.find(device, &c.request_id) {
+            None => Ok((self.write_or_conflict(c, device)?, false)),
+            Some(Kept::Change { seq, timestamp_ms }) => Ok((accepted(seq, timestamp_ms), true)),
+            Some(Kept::Row { slot }) => {
+                let key = Key::Requested { device, slot };
+                let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
+                let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
+                Ok((outcome.result.ok_or(TablesError::Corrupt(key))?, true))
+            }
         }
-        let request_id = c.request_id.clone();
-        let given = self.write_or_conflict(c, device)?;
-        if !request_id.is_empty() {
-            self.remember_request(device, request_id, &given);
-        }
-        Ok((given, false))
     }
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
@@ -174,10 +179,17 @@ impl State {
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let current = self.version(table, c.record_id);
         if let Some(kind) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
-            return self.conflict(kind, c, given_ms, device, table, current);
+            let request_id = c.request_id.clone();
+            let given = self.conflict(kind, c, given_ms, device, table, current)?;
+            if !request_id.is_empty() {
+                let (number, slot) = self.requests.remember(device, &request_id);
+                self.put_request(device, slot, Requested { number, request_id, ..Requested::default() }, given.clone());
+            }
+            return Ok(given);
         }
         // A writer whose time-stamp is older than its own last one still comes after it.
         let timestamp_ms = given_ms.unwrap_or(now);
+        let request_number = if c.request_id.is_empty() { 0 } else { self.requests.next_number(device) + 1 };
         let write = Write {
             device,
             device_id: c.device_id.clone(),
@@ -189,9 +201,9 @@ impl State {
             timestamp_ms,
             previous_seq: current.map_or(0, |v| v.seq),
             request_id: c.request_id,
+            request_number,
         };
-        let seq = self.write(write);
-        Ok(Given::Accepted(Accepted { seq, timestamp_ms, conflict: None }))
+        Ok(accepted(self.write(write), timestamp_ms))
     }
 
     /// Appends the change and makes it the record's newest version. Returns its seq.
@@ -213,7 +225,9 @@ impl State {
             audit_id,
             previous_seq: w.previous_seq,
             request_id: w.request_id,
+            request_number: w.request_number,
         };
+        self.requests.load_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
         let change = Arc::new(change);
         self.add_to_block(change.clone());
@@ -290,11 +304,10 @@ impl State {
         Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
     }
 
-    fn remember_request(&mut self, device: u32, request_id: String, given: &Given) {
-        let (number, slot) = self.requests.remember(device, &request_id);
-        let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given.clone()), ..Outcome::default() };
-        let row = Requested { number, request_id, outcome: outcome.encode_to_vec().into() };
-        self.put(Key::Requested { device, slot }, &row);
+    /// Writes down what a request was answered.
+    fn put_request(&mut self, device: u32, slot: u32, row: Requested, given: Given) {
+        let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given), ..Outcome::default() };
+        self.put(Key::Requested { device, slot }, &Requested { outcome: outcome.encode_to_vec().into(), ..row });
     }
 
     pub(super) fn critical_event(&mut self, c: CriticalEvent) -> Given1 {
@@ -325,7 +338,7 @@ impl State {
     }
 
     /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
-    /// record's last change moves to the record's own row.
+    /// record's last change moves to the record's own row, what still answers a request to the request's.
     fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
         let key = Key::Changes(self.meta.compacted_seq + 1);
         let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
@@ -337,6 +350,12 @@ impl State {
         self.meta.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
+            if let Ok(device) = self.device_number(&change.device_id)
+                && let Some((number, slot)) = self.requests.outlive(device, &change)
+            {
+                let row = Requested { number, request_id: change.request_id.clone(), ..Requested::default() };
+                self.put_request(device, slot, row, accepted(change.seq, change.timestamp_ms));
+            }
             let Some(table) = self.table_number(&change.table_name) else { continue };
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {

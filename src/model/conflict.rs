@@ -96,6 +96,7 @@ impl State {
             timestamp_ms,
             previous_seq: row.local_seq,
             request_id: c.request_id.clone(),
+            request_number: 0,
         };
         let wins = self.incoming_wins(timestamp_ms, &c.device_id, current.as_ref());
         let mut decided = wins.then_some(());
@@ -212,6 +213,7 @@ impl State {
             timestamp_ms: self.meta.now_ms.max(current.as_ref().map_or(0, |v| v.timestamp_ms)),
             previous_seq: current.map_or(0, |v| v.seq),
             request_id: String::new(),
+            request_number: 0,
         });
         self.close_conflict(&row);
         Ok(Given::Conflict(row))

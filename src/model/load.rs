@@ -163,6 +163,7 @@ impl State {
                     self.audit.add_change(change.committed_ms, &change.device_id, change.seq);
                 }
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
+                self.requests.load_change(device, &change);
                 if let Some(table) = self.table_number(&change.table_name) {
                     self.records.load(table, change.record_id, &change.record(device));
                 }

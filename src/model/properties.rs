@@ -218,10 +218,41 @@ fn the_request_window_is_bounded_and_forgets_the_oldest() {
     for n in 0..=window {
         b.ok(write(n));
     }
-    let kept = b.tables.rows().keys().filter(|k| matches!(k, Key::Requested { .. })).count() as u64;
-    assert_eq!(kept, window);
     assert!(b.run(write(1)).0.repeated);
     assert!(!b.run(write(0)).0.repeated);
+}
+
+#[test]
+fn the_request_window_needs_no_rows_until_compaction_drops_the_changes_and_outlives_them_and_a_reload() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    b.ok(online("e", 0, Role::Client));
+    let write = |device: &str, n: u64| {
+        Intent::DataUpdate(DataUpdate { request_id: format!("r{n}"), ..put(device, 1, Operation::Update, "{}") })
+    };
+    let rows = |b: &Bench| b.tables.rows().keys().filter(|k| matches!(k, Key::Requested { .. })).count() as u64;
+    let (first, _) = b.run(write("e", 0));
+    let window = crate::limits::REQUEST_WINDOW;
+    for n in 0..window + 10 {
+        b.ok(write("d", n));
+    }
+    assert_eq!(rows(&b), 0);
+    let head = b.state.meta().head_seq;
+    while b.state.meta().compacted_seq < head {
+        b.ok(Intent::Compact(Compact { changes_to: head, audit_to: u64::MAX }));
+    }
+    assert_eq!(rows(&b), window + 1);
+    // A conflict is answered by a row at once.
+    let stale = DataUpdate { base_version: Some(1), request_id: "s".into(), ..put("e", 1, Operation::Update, "{}") };
+    let (told, _) = b.run(Intent::DataUpdate(stale.clone()));
+    assert_eq!(rows(&b), window + 2);
+    b.state = State::open(Box::new(b.tables.clone())).unwrap();
+    for (again, before) in [(b.run(write("e", 0)).0, first), (b.run(Intent::DataUpdate(stale)).0, told)] {
+        assert!(again.repeated);
+        assert_eq!(again.result, before.result);
+    }
+    assert!(b.run(write("d", 10)).0.repeated && b.run(write("d", window + 9)).0.repeated);
+    assert!(!b.run(write("d", 9)).0.repeated);
 }
 
 #[test]
@@ -580,7 +611,14 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
         },
     ];
     let audit: Vec<_> = filters.iter().map(|f| state.audit_index().page(f, 1_000, 0)).collect();
-    (state.meta().clone(), devices, sync, (versions, data), conflicts, audit, state.tables().to_vec(), state.digest())
+    let requests: Vec<_> = devices
+        .iter()
+        .map(|d| {
+            (state.requests.next_number(d.number), [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}"))))
+        })
+        .collect();
+    let answers = (requests, conflicts, audit);
+    (state.meta().clone(), devices, sync, (versions, data), answers, state.tables().to_vec(), state.digest())
 }
 
 fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
