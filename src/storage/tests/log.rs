@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{LogBounds, keys, memory};
+use super::super::{LogBounds, engine, keys, memory};
 use super::*;
 
 async fn all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
@@ -153,7 +153,7 @@ async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
         let stores = open(dir.path());
         append(&*stores.log, entries(1..10, 9_000)).await.unwrap();
         stores.close.close().await.unwrap();
-        let db = sled::open(dir.path().join("engine")).unwrap();
+        let db = sled::Config::new().path(dir.path().join("engine")).segment_size(engine::SEGMENT).open().unwrap();
         let mut key = keys::entry(remove.0).to_vec();
         let base = key.len();
         keys::set_part(&mut key, base, remove.1);
@@ -174,4 +174,24 @@ async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
             Err(error) => assert!(!opens && matches!(error, OpenError::Corrupt { .. }), "{error}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_folder_that_was_made_with_other_segments_is_opened_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(dir.path());
+    append(&*stores.log, entries(1..3, 9_000)).await.unwrap();
+    stores.close.close().await.unwrap();
+    // As earlier builds made it: with the engine's default.
+    let engine = dir.path().join("engine");
+    std::fs::rename(&engine, dir.path().join("new")).unwrap();
+    let (new, old) =
+        (sled::Config::new().path(dir.path().join("new")).segment_size(engine::SEGMENT), sled::open(&engine).unwrap());
+    let new = new.open().unwrap();
+    old.import(new.export());
+    old.flush().unwrap();
+    drop((new, old));
+    let stores = open(dir.path());
+    assert_eq!(all(&*stores.log).await, entries(1..3, 9_000));
+    stores.close.close().await.unwrap();
 }
