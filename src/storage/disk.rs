@@ -100,7 +100,7 @@ impl Parts {
         self.shared.queue.close();
         let writer = self.writer.join();
         // Fails only if the thread is gone already.
-        let _ = self.sender.send(Message { op: Op::Close, done: None });
+        let _ = self.sender.send(Message { op: Op::Close, done: None, committed: None });
         let log = self.log.join();
         *self.shared.rows.write() = None;
         if let Some(engine) = self.engine.lock().take() {
@@ -136,7 +136,7 @@ impl Drop for Closer {
     fn drop(&mut self) {
         if let Some(parts) = self.0.lock().take() {
             parts.shared.queue.close();
-            let _ = parts.sender.try_send(Message { op: Op::Close, done: None });
+            let _ = parts.sender.try_send(Message { op: Op::Close, done: None, committed: None });
         }
     }
 }

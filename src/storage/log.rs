@@ -31,6 +31,8 @@ pub struct LogState {
     pub tail: Tail,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
+    /// A new `committed` that goes to the thread with the next call: alone it is not worth waking it.
+    pub unsent: Option<Option<Bytes>>,
     /// Grows with every truncation: a read that spans one starts again.
     pub truncations: u64,
 }
@@ -54,7 +56,8 @@ pub struct SledLog {
 
 impl SledLog {
     /// Sends while `state` is locked, so that the thread sees calls in the order in which memory changed.
-    fn send(&self, message: Message) -> Result<(), (io::Error, Message)> {
+    fn send(&self, state: &mut LogState, op: Op, done: Durable) -> Result<(), (io::Error, Message)> {
+        let message = Message { op, done: Some(done), committed: state.unsent.take() };
         if let Err(error) = self.shared.health.check() {
             return Err((error, message));
         }
@@ -66,10 +69,10 @@ impl SledLog {
         })
     }
 
-    fn send_acked(&self, op: Op) -> (Ack, bool) {
+    fn send_acked(&self, state: &mut LogState, op: Op) -> (Ack, bool) {
         let (ack, acked) = oneshot::channel();
         let done: Durable = Box::new(move |outcome| drop(ack.send(outcome)));
-        let sent = self.send(Message { op, done: Some(done) });
+        let sent = self.send(state, op, done);
         let ok = sent.is_ok();
         if let Err((error, message)) = sent {
             message.fail(error);
@@ -110,7 +113,7 @@ impl LogStore for SledLog {
             return done(Err(error));
         }
         let op = Op::Append { entries: entries.clone(), epoch: state.truncations };
-        match self.send(Message { op, done: Some(done) }) {
+        match self.send(&mut state, op, done) {
             Ok(()) => {
                 for (index, entry) in entries {
                     if state.bounds.last.replace(index).is_none() {
@@ -174,7 +177,7 @@ impl LogStore for SledLog {
 
     fn truncate_after(&self, index: Option<u64>) -> Ack {
         let mut state = self.shared.state.lock();
-        let (acked, sent) = self.send_acked(Op::Truncate { after: index });
+        let (acked, sent) = self.send_acked(&mut state, Op::Truncate { after: index });
         if sent {
             state.truncations += 1;
             state.tail.truncate_after(index);
@@ -189,7 +192,7 @@ impl LogStore for SledLog {
         // Rows committed later are not needed: what is purged was applied before.
         let rows = self.tables.overlay.read().newest;
         let empties = state.bounds.last.is_none_or(|last| last <= index);
-        let (acked, sent) = self.send_acked(Op::Purge(Purge { index, mark: mark.clone(), rows, empties }));
+        let (acked, sent) = self.send_acked(&mut state, Op::Purge(Purge { index, mark: mark.clone(), rows, empties }));
         if sent {
             self.tables.queue.hurry(rows);
             state.tail.purge(index);
@@ -204,7 +207,7 @@ impl LogStore for SledLog {
 
     fn save_vote(&self, vote: Bytes) -> Ack {
         let mut state = self.shared.state.lock();
-        let (acked, sent) = self.send_acked(Op::Vote(vote.clone()));
+        let (acked, sent) = self.send_acked(&mut state, Op::Vote(vote.clone()));
         if sent {
             state.vote = Some(vote);
         }
@@ -217,11 +220,10 @@ impl LogStore for SledLog {
 
     fn save_committed(&self, committed: Option<Bytes>) {
         let mut state = self.shared.state.lock();
-        // In order with appends, so that what is on disk never says more than the log there holds. A full queue
-        // loses nothing: the next call says more.
-        if self.send(Message { op: Op::Committed(committed.clone()), done: None }).is_ok() {
-            state.committed = committed;
-        }
+        // In order with appends, so that what is on disk never says more than the log there holds. Whatever does not
+        // get there loses nothing: the next call says more.
+        state.unsent = Some(committed.clone());
+        state.committed = committed;
     }
 
     fn committed(&self) -> Option<Bytes> {

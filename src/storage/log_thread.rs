@@ -30,6 +30,8 @@ const PURGED: &[u8] = b"purged";
 pub struct Message {
     pub op: Op,
     pub done: Option<Durable>,
+    /// A new `committed`, of before the call.
+    pub committed: Option<Option<Bytes>>,
 }
 
 pub enum Op {
@@ -43,7 +45,6 @@ pub enum Op {
     },
     Purge(Purge),
     Vote(Bytes),
-    Committed(Option<Bytes>),
     Close,
 }
 
@@ -206,7 +207,9 @@ impl LogThread {
         let mut outcome = self.shared.health.check();
         let mut written = None;
         let mut dirty = closing;
-        for Message { op, done } in group {
+        let last = if closing { self.shared.state.lock().unsent.take() } else { None };
+        for Message { op, done, committed } in group {
+            self.committed = committed.or(self.committed.take());
             if outcome.is_err() {
                 // The rest of the group only needs its answer.
                 waiting.extend(done);
@@ -223,7 +226,7 @@ impl LogThread {
                 }
                 continue;
             }
-            dirty |= !matches!(op, Op::Committed(_));
+            dirty = true;
             waiting.extend(done);
             outcome = self.write_one(op, &mut written);
         }
@@ -234,6 +237,7 @@ impl LogThread {
             marks.push(purge);
         }
         outcome?;
+        self.committed = last.or(self.committed.take());
         if dirty || !marks.is_empty() {
             self.flush()?;
         }
@@ -266,7 +270,6 @@ impl LogThread {
                 log_rows::remove_from(&self.engine.log, from).map_err(engine_error)?;
             }
             Op::Vote(vote) => drop(self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?),
-            Op::Committed(committed) => self.committed = Some(committed),
             Op::Purge(_) | Op::Close => {}
         }
         Ok(())
