@@ -275,15 +275,13 @@ impl Node {
 
     /// Resolves when consensus has ended by itself, with the reason: the node must stop serving.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.raft.metrics();
-        loop {
-            let state = metrics.borrow_and_update().running_state.clone();
-            if let Err(error) = state {
-                return error.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "consensus ended".into();
-            }
+        // What changes seldom is watched: all of the metrics change with every step of every entry. Consensus lets go of
+        // both when it ends, and has said why before.
+        let mut place = self.place();
+        while place.changed().await {}
+        match &self.raft.metrics().borrow_watched().running_state {
+            Err(error) => error.to_string(),
+            Ok(()) => "consensus ended".into(),
         }
     }
 

@@ -40,7 +40,9 @@ pub fn execute(args: Args) -> CliResult {
         .thread_name("tillsync")
         .build()
         .map_err(|e| Failure::new(format!("the async runtime cannot start: {e}")))?;
-    runtime.block_on(run(config, args.stop_with_stdin))
+    // Among the runtime's own threads: one that only waits here would be woken, and put to sleep, for each of its turns.
+    let running = runtime.spawn(run(config, args.stop_with_stdin));
+    runtime.block_on(running).map_err(|e| Failure::new(format!("the node ended: {e}")))?
 }
 
 fn settings(args: &Args) -> Result<Config, Error> {
