@@ -14,6 +14,8 @@ use crate::history::Band;
 
 /// How often it is looked whether there is a majority.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long the network stays slow when a leader's power is back.
+const SLOW_AFTER_BLINK: Duration = Duration::from_millis(150);
 /// The longest sync just before the power goes.
 const BUSY: Duration = Duration::from_millis(80);
 
@@ -60,6 +62,15 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
     match fault {
         Fault::Kill { who } => crash(world, node(world, who)?, false, lasts).await,
         Fault::PowerCut { who } => crash(world, node(world, who)?, true, lasts).await,
+        Fault::Blink { ms, delay_ms } => {
+            let id = node(world, Who::Leader)?;
+            let by = Badness { delay_us: delay_ms * 1_000, ..Badness::default() };
+            world.weather.worsen(by);
+            let crashed = crash(world, id, true, Duration::from_millis(ms)).await;
+            sleep(SLOW_AFTER_BLINK).await;
+            world.weather.better(by);
+            crashed
+        }
         Fault::PowerCutAll => {
             // Busy disks: much is written that no sync has covered yet.
             for id in world.ids() {

@@ -26,6 +26,12 @@ pub enum Fault {
     },
     /// All nodes at once.
     PowerCutAll,
+    /// The leader loses its power, and is back before anybody misses it, on a slow network: whoever asks it for a read
+    /// then asks somebody who does not know how far the cluster has come.
+    Blink {
+        ms: u64,
+        delay_ms: u64,
+    },
     /// A clean stop and start.
     Restart {
         who: Who,
@@ -93,6 +99,7 @@ impl Fault {
             Self::Kill { .. } => "kill",
             Self::PowerCut { .. } => "power_cut",
             Self::PowerCutAll => "power_cut_all",
+            Self::Blink { .. } => "blink",
             Self::Restart { .. } => "restart",
             Self::Isolate { silent: false, .. } => "isolate",
             Self::Isolate { silent: true, .. } => "isolate_silent",
@@ -172,7 +179,7 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
         let a = node(rng);
         (a, (a - 1 + rng.between(1, nodes - 1)) % nodes + 1)
     };
-    match rng.below(24) {
+    match rng.below(25) {
         0 | 1 => Fault::Kill { who: who(rng) },
         2..=4 => Fault::PowerCut { who: who(rng) },
         5 => Fault::PowerCutAll,
@@ -198,6 +205,7 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
         19 => Fault::Churn,
         20 => Fault::AddNode,
         21 | 22 => Fault::RemoveNode { who: who(rng), dead: rng.percent(40) },
+        23 => Fault::Blink { ms: rng.between(1, 60), delay_ms: rng.between(10, 60) },
         _ => Fault::Transfer { to: node(rng) },
     }
 }
@@ -212,7 +220,7 @@ mod tests {
         assert_eq!(Plan::of(7), Plan::of(7));
         let drawn: BTreeSet<&str> =
             (0..200).flat_map(|seed| Plan::of(seed).faults).map(|timed| timed.fault.name()).collect();
-        assert_eq!(drawn.len(), 19, "{drawn:?}");
+        assert_eq!(drawn.len(), 20, "{drawn:?}");
         let plan = Plan::of(3);
         let kept = plan.clone().only(&[1]);
         assert_eq!(kept.faults, [plan.faults[1]]);
