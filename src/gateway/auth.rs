@@ -77,16 +77,36 @@ pub fn may_claim(claims: &Claims, priority: Option<u32>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The bearer of a REST request's token.
+/// Who asks over REST: the token is good, and asks no more often than it may.
+fn caller(parts: &Parts, gateway: &Gateway) -> Result<Claims, Failure> {
+    let claims = check(gateway, token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
+    gateway.rates.check(&claims.sub).map_err(|e| Failure::new(gateway, e))?;
+    Ok(claims)
+}
+
+/// The bearer of a REST request's token. A device of that id is here from now on.
 pub struct Caller(pub Claims);
 
 impl FromRequestParts<Arc<Gateway>> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let claims = check(gateway, token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
-        gateway.rates.check(&claims.sub).map_err(|e| Failure::new(gateway, e))?;
+        let claims = caller(parts, gateway)?;
         gateway.presence.seen_over_rest(gateway, &claims.sub);
+        Ok(Self(claims))
+    }
+}
+
+/// An admin who moves all rows of the cluster out or in. That is somebody at the tools and not a device at work: a
+/// device whose id the token bears is not here because of it. Else an export would change what it writes down.
+pub struct Operator(pub Claims);
+
+impl FromRequestParts<Arc<Gateway>> for Operator {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        let claims = caller(parts, gateway)?;
+        must_be_admin(&claims, "export and import").map_err(|e| Failure::new(gateway, e))?;
         Ok(Self(claims))
     }
 }

@@ -19,7 +19,17 @@ use crate::proto::{
     ImportFinish, ImportLeft, ImportRows, Presence, Role, SyncState, SyncStatus,
 };
 
+mod own;
+
+pub use own::{OwnRows, own_rows};
+
+/// The rows of the audit log that tell of an import.
+const EVENT: &str = "import";
+const BEGIN: &str = "begin";
+const FINISH: &str = "finish";
+
 pub const DEVICE_ROLES: &str = "device_roles";
+pub const SYNC_STATES: &str = "sync_states";
 pub const ELECTION_LOGS: &str = "master_election_logs";
 pub const AUDIT_LOGS: &str = "sync_audit_logs";
 
@@ -69,7 +79,7 @@ impl State {
         self.meta.import = Some(import);
         let details =
             format!("Taking over database {:016x}; {gone} rows of the empty cluster's own logs gave way", c.import_id);
-        self.audit("import", "begin", false, &c.by, details);
+        self.audit(EVENT, BEGIN, false, &c.by, details);
         Ok(done(&import, Vec::new()))
     }
 
@@ -177,7 +187,8 @@ impl State {
     }
 
     /// A device of the database is here, offline and a client: only an election makes a master. A device of this
-    /// cluster's nodes takes over its sync state, the ids of its rows and when it was made; what it is now stays.
+    /// cluster's nodes takes over its sync state, the ids of its rows and when it was made; what it is now stays. (Only
+    /// older gateways propose such rows; theirs in the log must go on to give what they gave.)
     fn import_device(&mut self, row: ImportDevice, import: &Import) -> Result<(), String> {
         let (given, now) = (row.device.unwrap_or_default(), self.meta.now_ms);
         let id = given.device_id.clone();
@@ -252,7 +263,7 @@ impl State {
         if import.finished_ms == 0 {
             import.finished_ms = self.meta.now_ms;
             self.meta.import = Some(import);
-            self.audit("import", "finish", false, &c.by, format!("Database {:016x} is taken over", c.import_id));
+            self.audit(EVENT, FINISH, false, &c.by, format!("Database {:016x} is taken over", c.import_id));
         }
         Ok(done(&import, Vec::new()))
     }

@@ -19,6 +19,7 @@ mod malformed;
 mod membership;
 mod netns;
 mod rolling;
+mod sqlite;
 mod tls;
 mod tokens;
 mod writers;

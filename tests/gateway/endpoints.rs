@@ -311,6 +311,22 @@ async fn get_system_export() {
     assert_eq!((&all["head_seq"], &all["compacted_seq"]), (&json!(1), &json!(0)));
     assert_eq!(all["devices"][0]["device_id"], "d");
     assert_eq!(all["sync_states"][0]["pending_changes_count"], 0);
+    assert_eq!((&all["node_devices"], &all["own_elections"], &all["own_audits"]), (&json!([]), &json!(0), &json!(0)));
+}
+
+#[tokio::test]
+async fn get_system_export_changes() {
+    let server = server().await;
+    for id in [1, 2] {
+        server.rest("POST", &format!("/data/t/{id}"), Some(json!({"device_id": "d", "new_data": {}}))).await;
+    }
+    let page = get(&server, "/system/export/changes?limit=1").await;
+    assert_eq!((&page["changes"][0]["seq"], &page["has_more"]), (&json!(1), &json!(true)));
+    let next = format!("/system/export/changes?cursor={}", page["cursor"].as_str().unwrap());
+    let page = get(&server, &next).await;
+    assert_eq!((&page["changes"][0]["seq"], &page["has_more"]), (&json!(2), &json!(false)));
+    let (status, body) = server.rest("GET", "/system/export/changes?cursor=1.99", None).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("1005")));
 }
 
 #[tokio::test]

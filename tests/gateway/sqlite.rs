@@ -4,8 +4,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
+use tillsync::cluster::Cluster;
+use tillsync::proto::command::Intent;
+use tillsync::proto::{DeviceOnline, Presence};
 
-use crate::harness::Server;
+use crate::harness::{Server, until};
 
 async fn run(server: &Server, command: &str, file: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_tillsync"));
@@ -36,6 +39,18 @@ fn table(file: &Path, name: &str, which: &str) -> Vec<String> {
         Ok(format!("{:?}", (0..columns).map(|i| r.get_unwrap::<_, rusqlite::types::Value>(i)).collect::<Vec<_>>()))
     };
     list.query_map([], row).unwrap().map(Result::unwrap).collect()
+}
+
+const ELECTIONS: &str = "master_election_logs";
+const AUDITS: &str = "sync_audit_logs";
+
+/// The documented tables of two files, every value of every row.
+fn assert_same(one: &Path, two: &Path) {
+    for name in ["device_roles", "sync_states", ELECTIONS, AUDITS] {
+        let rows = table(one, name, "true");
+        assert!(!rows.is_empty(), "{name}");
+        assert_eq!(rows, table(two, name, "true"), "{name}");
+    }
 }
 
 /// A cluster with devices, elections, records and changes; in the end nobody is online.
@@ -71,23 +86,8 @@ async fn what_is_exported_and_imported_is_exported_again() {
     assert!(said.contains("\"office\" was \"master\" and is a client now"), "{said}");
     good(&three, "export", &file("3.db")).await;
 
-    // The logs are what they were, the cluster's own rows after them.
-    let old = |table_name: &str| format!("id <= (SELECT max(id) FROM {table_name})");
-    for name in ["master_election_logs", "sync_audit_logs"] {
-        for (before, after) in [("1.db", "2.db"), ("2.db", "3.db")] {
-            let rows = table(&file(before), name, &old(name));
-            assert!(!rows.is_empty());
-            assert_eq!(rows, table(&file(after), name, "true")[..rows.len()], "{name}");
-        }
-    }
-    assert_eq!(
-        table(&file("1.db"), "master_election_logs", "true"),
-        table(&file("3.db"), "master_election_logs", "true")
-    );
-    for name in ["device_roles", "sync_states"] {
-        assert_eq!(table(&file("1.db"), name, "true"), table(&file("2.db"), name, "true"), "{name}");
-        assert_eq!(table(&file("2.db"), name, "true"), table(&file("3.db"), name, "true"), "{name}");
-    }
+    assert_same(&file("1.db"), &file("2.db"));
+    assert_same(&file("2.db"), &file("3.db"));
     // Who was master there is none here before an election, and the file says so once it has come.
     let (_, office) = two.rest("GET", "/device/roles/office", None).await;
     assert_eq!((&office["role"], &office["is_active"]), (&json!("client"), &json!(false)));
@@ -108,12 +108,76 @@ async fn what_is_exported_and_imported_is_exported_again() {
     let (_, answer) = two.rest("POST", "/device/register", Some(body)).await;
     assert_eq!((&answer["role"], &answer["registered"]), (&json!("master"), &json!(false)));
     let (_, page) = two.rest("GET", "/sync/master-election-logs", None).await;
-    let old = table(&file("1.db"), "master_election_logs", "true").len();
+    let old = table(&file("1.db"), ELECTIONS, "true").len();
     assert_eq!((&page["logs"][0]["id"], &page["pagination"]["total"]), (&json!(old + 1), &json!(old + 1)));
-    two.rest("POST", "/device/register", Some(json!({"device_id": "office"}))).await;
-    good(&two, "export", &file("4.db")).await;
-    let now = table(&file("4.db"), "(SELECT device_id, role, is_active FROM device_roles)", "true");
-    assert_eq!(now.iter().filter(|row| row.contains("master")).count(), 1, "{now:?}");
+    let said = good(&two, "export", &file("4.db")).await;
+    assert!(!said.contains("left out"), "{said}");
+    let masters = table(&file("4.db"), "(SELECT device_id, role FROM device_roles)", "role = 'master'");
+    assert_eq!(masters, [r#"[Text("till-1"), Text("master")]"#], "not the one that was taken over, too");
+    // Now the import is history like all else: behind what was taken over, and taken over in its turn.
+    for name in [ELECTIONS, AUDITS] {
+        let (before, after) = (table(&file("1.db"), name, "true"), table(&file("4.db"), name, "true"));
+        assert_eq!(after[..before.len()], before, "{name}");
+    }
+    assert_eq!(table(&file("4.db"), AUDITS, "event_type = 'import'").len(), 2);
+    let four = Server::start().await;
+    good(&four, "import", &file("4.db")).await;
+    good(&four, "export", &file("5.db")).await;
+    assert_same(&file("4.db"), &file("5.db"));
+}
+
+/// Somebody at the tools is no device at work, whatever the token's name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_exports_and_imports_is_not_there_as_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let (one, two) = (used().await, Server::start().await);
+    let body = json!({"device_id": "admin", "priority": 100, "role": "master"});
+    assert_eq!(one.rest("POST", "/device/register", Some(body)).await.0, 200);
+    good(&one, "export", &file("1.db")).await;
+    good(&two, "import", &file("1.db")).await;
+    let rows = two.cluster.replica().hot().meta().audit_head;
+    good(&two, "export", &file("2.db")).await;
+    good(&two, "export", &file("3.db")).await;
+    assert_same(&file("1.db"), &file("2.db"));
+    assert_same(&file("1.db"), &file("3.db"));
+    let here = || two.cluster.replica().hot().device("admin").is_some_and(|d| d.is_active);
+    assert_eq!((here(), two.cluster.replica().hot().meta().audit_head), (false, rows));
+    // Anything else that is asked with that token is a sign of it.
+    two.rest("GET", "/device/roles", None).await;
+    until("the device is here", here).await;
+}
+
+/// A cluster's nodes have devices of their own, of which another one's file can tell nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_devices_go_neither_out_nor_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let one = used().await;
+    // An older file has them.
+    assert_eq!(one.rest("POST", "/device/register", Some(json!({"device_id": "node-1"}))).await.0, 200);
+    good(&one, "export", &file("1.db")).await;
+    let [role, state] = ["device_roles", "sync_states"].map(|t| row_id(&file("1.db"), t, "node-1"));
+    let two = Server::start().await;
+    let node = DeviceOnline { device_id: "node-1".into(), presence: Presence::Node.into(), ..DeviceOnline::default() };
+    two.cluster.propose(Intent::DeviceOnline(node)).await.unwrap();
+    let before = two.cluster.replica().hot().device("node-1").cloned().unwrap();
+    let said = good(&two, "import", &file("1.db")).await;
+    for row in [format!("device_roles row {role}"), format!("sync_states row {state}")] {
+        assert!(said.contains(&format!("{row}: not taken: \"node-1\" is the own device of a node")), "{said}");
+    }
+    assert!(said.contains(": 3 devices,"), "{said}");
+    assert_eq!(two.cluster.replica().hot().device("node-1"), Some(&before));
+    good(&two, "export", &file("2.db")).await;
+    for name in ["device_roles", "sync_states"] {
+        let others = table(&file("1.db"), name, "device_id <> 'node-1'");
+        assert_eq!((others.len(), table(&file("2.db"), name, "true")), (3, others), "{name}");
+    }
+}
+
+fn row_id(file: &Path, table: &str, device: &str) -> u64 {
+    let file = rusqlite::Connection::open(file).unwrap();
+    file.query_row(&format!("SELECT id FROM {table} WHERE device_id = ?"), [device], |row| row.get(0)).unwrap()
 }
 
 /// Words of a statement, however it is laid out.
@@ -152,7 +216,7 @@ async fn other_programs_read_the_file_and_find_the_documents_statements() {
 async fn only_admins_export_and_import() {
     let server = Server::start().await;
     let manager = server.token("boss", tillsync::token::Class::Manager);
-    for path in ["", "/elections", "/audit", "/records"] {
+    for path in ["", "/elections", "/audit", "/records", "/changes"] {
         let (status, body) = server.rest_as(&manager, "GET", &format!("/system/export{path}"), None).await;
         assert_eq!((status, &body["error_code"]), (403, &json!("3003")));
     }

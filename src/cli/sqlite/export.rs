@@ -48,7 +48,8 @@ pub async fn execute(args: Args) -> CliResult {
         return Err(Failure::usage(format!("{} exists already", args.file.display())));
     }
     let mut nodes = Nodes::new(&args.target.resolve()?)?;
-    let snapshot: Snapshot = nodes.get("/system/export").await?;
+    let mut snapshot: Snapshot = nodes.get("/system/export").await?;
+    leave_out_own(&mut snapshot);
     // Under another name until it is whole.
     let mut part = args.file.clone().into_os_string();
     part.push(".part");
@@ -60,7 +61,23 @@ pub async fn execute(args: Args) -> CliResult {
     };
     let counts = written.inspect_err(|_| drop(fs::remove_file(&part)))?;
     println!("{}: {counts}, as of entry {} of the log", args.file.display(), snapshot.applied_index);
+    let (elections, audits) = (snapshot.own_elections, snapshot.own_audits);
+    if elections + audits > 0 {
+        println!(
+            "{elections} elections and {audits} audit rows are left out: the import wrote them itself, and nothing has \
+             happened since"
+        );
+    }
     Ok(())
+}
+
+/// What is the cluster's own and no part of the store's history.
+fn leave_out_own(snapshot: &mut Snapshot) {
+    let nodes = &snapshot.node_devices;
+    snapshot.devices.retain(|d| !nodes.contains(&d.device_id));
+    snapshot.sync_states.retain(|s| !nodes.contains(&s.device_id));
+    snapshot.election_head -= snapshot.own_elections.min(snapshot.election_head);
+    snapshot.audit_head -= snapshot.own_audits.min(snapshot.audit_head);
 }
 
 fn io(path: &Path, why: &dyn std::fmt::Display) -> Failure {
@@ -162,7 +179,7 @@ async fn changes(out: &Transaction<'_>, snapshot: &Snapshot, nodes: &mut Nodes, 
     let failed = |e: rusqlite::Error| io(path, &e);
     let (mut cursor, mut later) = (snapshot.cursor.clone(), Vec::new());
     loop {
-        let page: Feed = nodes.get(&format!("/sync/changes?limit={PAGE}&cursor={}", percent(&cursor))).await?;
+        let page: Feed = nodes.get(&format!("/system/export/changes?limit={PAGE}&cursor={}", percent(&cursor))).await?;
         for change in page.changes {
             if change.seq <= snapshot.head_seq {
                 put_change(out, &change).map_err(failed)?;

@@ -11,7 +11,7 @@ use crate::cli::CliResult;
 use crate::cli::client::TargetArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::gateway::rest::transfer::{AuditRow, Step, Taken, What, WithState};
-use crate::model::import::{AUDIT_LOGS, ELECTION_LOGS};
+use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS};
 
 /// Rows of one step, and about how many bytes: it becomes one entry of the log.
 const ROWS: usize = 200;
@@ -44,10 +44,10 @@ pub async fn execute(args: Args) -> CliResult {
         println!("{note}");
     }
     let left = |table: &str| import.left.iter().filter(|(t, ..)| t == table).count();
-    let taken = devices - (import.left.len() - left(ELECTION_LOGS) - left(AUDIT_LOGS));
     println!(
-        "{}: {taken} devices, {} elections, {} audit rows taken over; {} remarks",
+        "{}: {} devices, {} elections, {} audit rows taken over; {} remarks",
         args.file.display(),
+        devices - left(DEVICE_ROLES),
         elections - left(ELECTION_LOGS),
         audits - left(AUDIT_LOGS),
         notes.len()

@@ -13,10 +13,8 @@ use crate::cli::{CliResult, Failure};
 use crate::gateway::rest::transfer::{AuditRow, DeviceRow, ElectionRow, SyncRow, WithState};
 use crate::limits;
 use crate::model::device::valid_id;
-use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS};
+use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS, SYNC_STATES};
 use crate::model::time::parse_iso;
-
-const SYNC_STATES: &str = "sync_states";
 
 /// The documented columns, the row's id first.
 const TABLES: [(&str, &[&str]); 4] = [

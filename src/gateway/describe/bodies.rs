@@ -341,8 +341,11 @@ pub const EXPORT: &[Field] = &[
     must("cursor", CURSOR, "The kept changes come after it."),
     must("election_head", ANY_COUNT, ""),
     must("audit_head", ANY_COUNT, ""),
+    must("own_elections", ANY_COUNT, "So many rows at the end were written by an import itself, and nothing since."),
+    must("own_audits", ANY_COUNT, "The same of the audit log."),
     must("devices", Kind::List(DEVICE_ROW), ""),
     must("sync_states", Kind::List(SYNC_ROW), ""),
+    must("node_devices", Kind::Texts(limits::DEVICES as usize, limits::DEVICE_ID), "Those that stand for nodes."),
 ];
 pub const EXPORT_ELECTIONS: &[Field] = &[must("rows", Kind::List(ELECTION_ROW_MS), ""), NEXT];
 pub const EXPORT_AUDIT: &[Field] = &[must("rows", Kind::List(AUDIT_ROW_MS), ""), NEXT];

@@ -23,6 +23,7 @@ use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::PageSize;
+use crate::proto::Meta;
 use crate::token::Claims;
 
 const STREAM_PAGE: PageSize = PageSize { rows: 256, bytes: 256 << 10 };
@@ -31,29 +32,54 @@ const QUIET: Duration = Duration::from_secs(15);
 
 /// `GET /sync/changes?cursor=&tables=&limit=`
 pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked, headers: HeaderMap) -> Answer {
-    let (limit, _) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
-    let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
-    let source = Source::asked(&gateway, &asked).await?;
-    let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok());
-    let meta = gateway.cluster.replica().hot().meta().clone();
-    let after = match resumed.or(asked.get("cursor")) {
-        Some(cursor) => Cursor::parse(cursor, &meta).or_fail(&gateway)?.seq,
-        None => 0,
-    };
-    if after < meta.compacted_seq {
-        return Err(Failure::new(&gateway, gone()));
-    }
+    let asked = Wanted::of(&gateway, &asked, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
-        return Ok(stream_from(gateway, caller.0, filter, after));
+        return Ok(stream_from(gateway, caller.0, asked.filter, asked.after));
     }
-    let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
-    let page = whole_page(&gateway, after, meta.head_seq, size, &filter).await.or_fail(&gateway)?;
-    Ok(answer(|o| {
-        o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
-        o.text("cursor", &Cursor { epoch: meta.epoch, seq: page.seq }.to_string()).flag("has_more", page.more);
-        source.tell(o);
-    }))
+    asked.page(&gateway).await
+}
+
+/// A page of the feed for whoever has been let in.
+pub(super) async fn page_after(gateway: &Gateway, asked: &Asked) -> Answer {
+    Wanted::of(gateway, asked, None).await?.page(gateway).await
+}
+
+/// What a request wants of the feed.
+struct Wanted {
+    after: u64,
+    limit: usize,
+    filter: Filter,
+    source: Source,
+    meta: Meta,
+}
+
+impl Wanted {
+    async fn of(gateway: &Gateway, asked: &Asked, resumed: Option<&str>) -> Result<Self, Failure> {
+        let (limit, _) = asked.page().map_err(|bad| Failure::bad(gateway, Code::InvalidData, bad))?;
+        let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
+        let source = Source::asked(gateway, asked).await?;
+        let meta = gateway.cluster.replica().hot().meta().clone();
+        let after = match resumed.or(asked.get("cursor")) {
+            Some(cursor) => Cursor::parse(cursor, &meta).or_fail(gateway)?.seq,
+            None => 0,
+        };
+        if after < meta.compacted_seq {
+            return Err(Failure::new(gateway, gone()));
+        }
+        Ok(Self { after, limit, filter, source, meta })
+    }
+
+    async fn page(self, gateway: &Gateway) -> Answer {
+        let Self { after, limit, filter, source, meta } = self;
+        let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
+        let page = whole_page(gateway, after, meta.head_seq, size, &filter).await.or_fail(gateway)?;
+        Ok(answer(|o| {
+            o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
+            o.text("cursor", &Cursor { epoch: meta.epoch, seq: page.seq }.to_string()).flag("has_more", page.more);
+            source.tell(o);
+        }))
+    }
 }
 
 fn gone() -> Error {

@@ -430,6 +430,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        query: CHANGES_QUERY,
+        refuses: &[FORBIDDEN, (409, Code::BadCursor)],
+        ..extension(
+            "GET",
+            "/system/export/changes",
+            "Transfer",
+            "The changes that are kept, as `GET /sync/changes` has them; but whoever exports is not there as a device.",
+            &[(200, Content::Json(b::CHANGES))],
+            || get(transfer::changes),
+        )
+    },
+    Endpoint {
         body: Some(b::IMPORT_STEP),
         refuses: &[FORBIDDEN, (409, Code::Conflict)],
         ..extension(

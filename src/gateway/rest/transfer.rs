@@ -11,88 +11,28 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::rows::{audit_of, device_of, election_of, sync_of, to_audit, to_device, to_election};
+use super::changes::page_after;
 use super::devices::unexpected;
 use super::{Answer, Asked, Body, Failure, OFFSET_MAX, OrFail, fresh, json_response};
 use crate::gateway::Gateway;
-use crate::gateway::auth::{self, Caller};
+use crate::gateway::auth::Operator;
 use crate::gateway::wire::Bad;
 use crate::limits;
 use crate::model::audit::read_rows;
 use crate::model::change::Stored;
 use crate::model::cursor::Cursor;
-use crate::model::device::role_name;
-use crate::model::election::reason_name;
 use crate::model::error::{Code, Error};
+use crate::model::import::{DEVICE_ROLES, SYNC_STATES, own_rows};
 use crate::model::read::records_data;
-use crate::model::sync::{status_name, status_of};
 use crate::model::tables::{Key, TablesRead, decode};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{
-    Audit, Device, Election, ElectionReason, ImportBegin, ImportDevice, ImportFinish, ImportRows, Role, SyncState,
-};
+use crate::proto::{Device, Election, ImportBegin, ImportFinish, ImportRows, Presence};
 
-/// A row of `device_roles`; of a device that was taken over and has not come yet, `role` and `is_active` are as they
-/// were taken over. Times are Unix milliseconds everywhere here; 0 stands for NULL.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DeviceRow {
-    pub id: u64,
-    pub device_id: String,
-    pub role: String,
-    pub priority: u32,
-    pub last_seen_ms: u64,
-    pub is_active: bool,
-    pub created_ms: u64,
-    pub updated_ms: u64,
-}
+mod rows;
 
-/// A row of `sync_states`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SyncRow {
-    pub id: u64,
-    pub device_id: String,
-    pub sync_status: String,
-    pub pending_changes_count: u64,
-    pub last_sync_ms: u64,
-    pub last_error_message: Option<String>,
-    pub created_ms: u64,
-    pub updated_ms: u64,
-}
-
-/// A row of `master_election_logs`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ElectionRow {
-    pub id: u64,
-    pub previous_master_id: Option<String>,
-    pub new_master_id: String,
-    pub election_reason: String,
-    pub at_ms: u64,
-    pub devices_participating: u32,
-    pub created_ms: u64,
-}
-
-/// A row of `sync_audit_logs`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct AuditRow {
-    pub id: u64,
-    pub event_type: String,
-    pub operation: String,
-    pub error: bool,
-    pub device_id: Option<String>,
-    pub details: Option<String>,
-    pub at_ms: u64,
-}
-
-/// A record that exists.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RecordRow {
-    pub table_name: String,
-    pub record_id: i64,
-    pub version: u64,
-    pub data: Box<RawValue>,
-    pub device_id: String,
-    pub timestamp_ms: u64,
-}
+pub use self::rows::{AuditRow, DeviceRow, ElectionRow, RecordRow, SyncRow, WithState};
 
 /// What may change, and how far the logs go, at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -104,8 +44,17 @@ pub struct Snapshot {
     pub cursor: String,
     pub election_head: u64,
     pub audit_head: u64,
+    /// Rows at the ends of the logs that an import wrote itself, as long as nothing has come after them: they are no
+    /// part of what was taken over, and a file is written without them.
+    #[serde(default)]
+    pub own_elections: u64,
+    #[serde(default)]
+    pub own_audits: u64,
     pub devices: Vec<DeviceRow>,
     pub sync_states: Vec<SyncRow>,
+    /// The devices that stand for the cluster's nodes. Another cluster has its own, so no file has them.
+    #[serde(default)]
+    pub node_devices: Vec<String>,
 }
 
 /// Rows of a log, oldest first. `next`: what to ask for as `after`; absent at the end.
@@ -144,13 +93,6 @@ pub enum What {
     Finish,
 }
 
-/// A device and its sync state; null: it never synced.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WithState {
-    pub device: DeviceRow,
-    pub sync_state: Option<SyncRow>,
-}
-
 /// What became of a step.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Taken {
@@ -165,38 +107,46 @@ pub struct Left {
     pub why: String,
 }
 
-fn admin(gateway: &Gateway, caller: &Caller) -> Result<(), Failure> {
-    auth::must_be_admin(&caller.0, "export and import").or_fail(gateway)
-}
-
 fn body<T: Serialize>(gateway: &Gateway, value: &T) -> Result<Response, Failure> {
     let body = serde_json::to_vec(value);
     body.map(json_response).map_err(|_| Failure::new(gateway, Error::new(Code::Internal, "the rows cannot be written")))
 }
 
 /// `GET /system/export`
-pub async fn snapshot(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
-    admin(&gateway, &caller)?;
+pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator) -> Answer {
     fresh(&gateway).await?;
-    let snapshot = {
+    let (mut snapshot, meta) = {
         let state = gateway.cluster.replica().hot();
-        let meta = state.meta();
+        let meta = state.meta().clone();
         let sync_row = |d: &Arc<Device>| {
             let sync = state.sync_state(&d.device_id)?;
             Some(sync_of(sync, state.sync_row(sync), state.pending_changes(sync)))
         };
-        Snapshot {
+        // There is one master at most, also where one was taken over; a node's is in no file.
+        let none_since = state.master().is_none_or(|d| is_a_nodes(d));
+        let row = |d: &Arc<Device>| device_of(d, state.device_row(d), none_since);
+        let snapshot = Snapshot {
             applied_index: state.applied().index,
             head_seq: meta.head_seq,
             compacted_seq: meta.compacted_seq,
             cursor: Cursor { epoch: meta.epoch, seq: meta.compacted_seq }.to_string(),
             election_head: meta.election_head,
             audit_head: meta.audit_head,
-            devices: state.devices().map(|d| device_of(d, state.device_row(d))).collect(),
+            devices: state.devices().map(row).collect(),
             sync_states: state.devices().filter_map(sync_row).collect(),
-        }
+            node_devices: state.devices().filter(|d| is_a_nodes(d)).map(|d| d.device_id.clone()).collect(),
+            ..Snapshot::default()
+        };
+        (snapshot, meta)
     };
+    // Rows of the logs never change: these still tell of the moment above.
+    let own = gateway.cluster.replica().cold(move |t| own_rows(t, &meta)).await.or_fail(&gateway)?;
+    (snapshot.own_elections, snapshot.own_audits) = (own.elections, own.audits);
     body(&gateway, &snapshot)
+}
+
+fn is_a_nodes(device: &Device) -> bool {
+    device.presence() == Presence::Node
 }
 
 /// `after`, `to` and `limit` of a log's page.
@@ -210,8 +160,7 @@ fn bounds(gateway: &Gateway, asked: &Asked) -> Result<(u64, u64, usize), Failure
 }
 
 /// `GET /system/export/elections?after=&to=&limit=`
-pub async fn elections(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
-    admin(&gateway, &caller)?;
+pub async fn elections(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: Asked) -> Answer {
     let (after, to, limit) = bounds(&gateway, &asked)?;
     fresh(&gateway).await?;
     let read = move |t: &dyn TablesRead| {
@@ -227,8 +176,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, caller: Caller, aske
 }
 
 /// `GET /system/export/audit?after=&to=&limit=`
-pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
-    admin(&gateway, &caller)?;
+pub async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: Asked) -> Answer {
     let (after, to, limit) = bounds(&gateway, &asked)?;
     fresh(&gateway).await?;
     let page = gateway.cluster.replica().hot().audit_index().between(after, to, limit);
@@ -238,8 +186,7 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: A
 }
 
 /// `GET /system/export/records?after=&limit=`: in the order of tables and ids, as they are now.
-pub async fn records(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
-    admin(&gateway, &caller)?;
+pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: Asked) -> Answer {
     let read = || {
         let bad = || Bad::field("after", "must be what a page gave as `next`");
         let after = match asked.get("after") {
@@ -277,9 +224,13 @@ pub async fn records(State(gateway): State<Arc<Gateway>>, caller: Caller, asked:
     body(&gateway, &LogPage { rows, next })
 }
 
+/// `GET /system/export/changes?cursor=&limit=`: a page of what is kept.
+pub async fn changes(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: Asked) -> Answer {
+    page_after(&gateway, &asked).await
+}
+
 /// `POST /system/import`: a step of taking over a database.
-pub async fn import(State(gateway): State<Arc<Gateway>>, caller: Caller, sent: Body) -> Answer {
-    admin(&gateway, &caller)?;
+pub async fn import(State(gateway): State<Arc<Gateway>>, operator: Operator, sent: Body) -> Answer {
     let bad = |why: String| Failure::bad(&gateway, Code::InvalidData, Bad::payload(why));
     if sent.0.len() > limits::IMPORT_BYTES {
         return Err(bad(format!("a step may have at most {} bytes", limits::IMPORT_BYTES)));
@@ -287,128 +238,41 @@ pub async fn import(State(gateway): State<Arc<Gateway>>, caller: Caller, sent: B
     let step: Step = serde_json::from_slice(&sent.0).map_err(|e| bad(format!("the step of the import: {e}")))?;
     let import_id = u64::from_str_radix(&step.import_id, 16)
         .map_err(|_| Failure::bad(&gateway, Code::InvalidData, Bad::field("import_id", "must be hexadecimal")))?;
-    let by = caller.0.sub;
+    let by = operator.0.sub;
+    let mut left = Vec::new();
     let intent = match step.what {
         What::Begin { device_rows, sync_rows, election_rows, audit_rows } => {
             Intent::ImportBegin(ImportBegin { import_id, device_rows, sync_rows, election_rows, audit_rows, by })
         }
-        What::Rows { devices, elections, audits } => Intent::ImportRows(ImportRows {
-            import_id,
-            devices: devices.into_iter().map(to_device).collect(),
-            elections: elections.into_iter().map(to_election).collect(),
-            audits: audits.into_iter().map(to_audit).collect(),
-        }),
+        What::Rows { devices, elections, audits } => {
+            fresh(&gateway).await?;
+            let devices = without_nodes(&gateway, devices, &mut left);
+            Intent::ImportRows(ImportRows {
+                import_id,
+                devices: devices.into_iter().map(to_device).collect(),
+                elections: elections.into_iter().map(to_election).collect(),
+                audits: audits.into_iter().map(to_audit).collect(),
+            })
+        }
         What::Finish => Intent::ImportFinish(ImportFinish { import_id, by }),
     };
     let outcome = gateway.cluster.propose(intent).await.or_fail(&gateway)?;
     let Some(Given::Import(done)) = outcome.result else { return Err(unexpected(&gateway)) };
-    let left = done.left.into_iter().map(|l| Left { table_name: l.table_name, id: l.id, why: l.why }).collect();
+    left.extend(done.left.into_iter().map(|l| Left { table_name: l.table_name, id: l.id, why: l.why }));
     body(&gateway, &Taken { left })
 }
 
-fn device_of(d: &Device, id: u64) -> DeviceRow {
-    DeviceRow {
-        id,
-        device_id: d.device_id.clone(),
-        role: role_name(if d.was_master { Role::Master } else { d.role() }).to_owned(),
-        priority: d.priority,
-        last_seen_ms: d.last_seen_ms,
-        is_active: d.is_active || d.was_active,
-        created_ms: d.created_ms,
-        updated_ms: d.updated_ms,
+/// A node's device is what its node does here and now: no other system's row can tell anything of it. Decided before
+/// anything is proposed and not by `apply`, which so does the same in every version.
+fn without_nodes(gateway: &Gateway, rows: Vec<WithState>, left: &mut Vec<Left>) -> Vec<WithState> {
+    let state = gateway.cluster.replica().hot();
+    let is_a_nodes = |id: &str| state.device(id).is_some_and(|d| is_a_nodes(d));
+    let (nodes, others) = rows.into_iter().partition(|row: &WithState| is_a_nodes(&row.device.device_id));
+    for WithState { device, sync_state } in nodes {
+        let why = format!("{:?} is the own device of a node of this cluster", device.device_id);
+        let state = sync_state.map(|s| Left { table_name: SYNC_STATES.into(), id: s.id, why: why.clone() });
+        left.push(Left { table_name: DEVICE_ROLES.into(), id: device.id, why });
+        left.extend(state);
     }
-}
-
-fn sync_of(s: &SyncState, id: u64, pending_changes_count: u64) -> SyncRow {
-    SyncRow {
-        id,
-        device_id: s.device_id.clone(),
-        sync_status: status_name(s.sync_status()).to_owned(),
-        pending_changes_count,
-        last_sync_ms: s.last_sync_ms,
-        last_error_message: s.last_error_message.clone().filter(|m| !m.is_empty()),
-        created_ms: s.created_ms,
-        updated_ms: s.updated_ms,
-    }
-}
-
-fn some(text: String) -> Option<String> {
-    Some(text).filter(|t| !t.is_empty())
-}
-
-fn election_of(e: Election) -> ElectionRow {
-    ElectionRow {
-        id: e.id,
-        election_reason: reason_name(e.reason()).to_owned(),
-        at_ms: e.at_ms,
-        devices_participating: e.participating,
-        created_ms: if e.imported { e.created_ms } else { e.at_ms },
-        previous_master_id: some(e.previous_master),
-        new_master_id: e.new_master,
-    }
-}
-
-fn audit_of(a: Audit) -> AuditRow {
-    AuditRow {
-        id: a.id,
-        event_type: a.event_type,
-        operation: a.operation,
-        error: a.error,
-        device_id: some(a.device_id),
-        details: some(a.details),
-        at_ms: a.at_ms,
-    }
-}
-
-fn to_device(row: WithState) -> ImportDevice {
-    let d = row.device;
-    let sync = row.sync_state.map(|s| SyncState {
-        sync_status: status_of(&s.sync_status).unwrap_or_default().into(),
-        base: s.pending_changes_count,
-        last_sync_ms: s.last_sync_ms,
-        last_error_message: s.last_error_message,
-        created_ms: s.created_ms,
-        updated_ms: s.updated_ms,
-        row_id: s.id,
-        ..SyncState::default()
-    });
-    let device = Device {
-        role: if d.role == role_name(Role::Master) { Role::Master } else { Role::Client }.into(),
-        is_active: d.is_active,
-        device_id: d.device_id,
-        priority: d.priority,
-        last_seen_ms: d.last_seen_ms,
-        created_ms: d.created_ms,
-        updated_ms: d.updated_ms,
-        row_id: d.id,
-        ..Device::default()
-    };
-    ImportDevice { device: Some(device), sync }
-}
-
-fn to_election(e: ElectionRow) -> Election {
-    let reasons = [ElectionReason::Shutdown, ElectionReason::Failure, ElectionReason::Manual];
-    let reason = reasons.into_iter().find(|r| reason_name(*r) == e.election_reason).unwrap_or(ElectionReason::Manual);
-    Election {
-        id: e.id,
-        previous_master: e.previous_master_id.unwrap_or_default(),
-        new_master: e.new_master_id,
-        reason: reason.into(),
-        at_ms: e.at_ms,
-        participating: e.devices_participating,
-        created_ms: e.created_ms,
-        ..Election::default()
-    }
-}
-
-fn to_audit(a: AuditRow) -> Audit {
-    Audit {
-        id: a.id,
-        event_type: a.event_type,
-        operation: a.operation,
-        error: a.error,
-        device_id: a.device_id.unwrap_or_default(),
-        details: a.details.unwrap_or_default(),
-        at_ms: a.at_ms,
-    }
+    others
 }
