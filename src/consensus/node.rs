@@ -101,7 +101,8 @@ fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
         // Entries go to the followers while the leader syncs its own.
         broadcast_submitted_on_append: Some(true),
         enable_pre_vote: Some(true),
-        // A restarted leader must be elected again: it does not know how far the commit has come.
+        // A restarted leader must be elected again: followers may hold entries of its term that its own disk lost, and it
+        // would give their places to others (docs/reliability.md, how a leader restarts).
         enable_leader_restore: Some(false),
         quorum_loss_probe_interval: Some(ms(timing.election_max) * 3),
         backoff: "20ms 40ms 80ms ...320ms".into(),
