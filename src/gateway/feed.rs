@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::hub::Filter;
-use crate::model::error::Error;
+use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, changes_after};
 use crate::proto::Change;
 
@@ -19,7 +19,8 @@ pub struct Page {
     pub more: bool,
 }
 
-/// The changes after `after`, up to `head`, that the filter takes. `None` if some were compacted.
+/// The changes after `after`, up to `head`, that the filter takes. `None` if some were compacted. An error if they are
+/// not there at all: a page that leads nowhere would keep its reader asking for ever.
 pub async fn page(
     gateway: &Gateway,
     after: u64,
@@ -28,6 +29,10 @@ pub async fn page(
     filter: &Filter,
 ) -> Result<Option<Page>, Error> {
     match recent(gateway, after, head, size, filter) {
+        Recent::Page(page) if page.more && page.seq <= after => {
+            tracing::error!(after, head, "the changes that were asked for are not in the log");
+            return Err(Error::new(Code::Internal, format!("there is no change {} on this node", after + 1)));
+        }
         Recent::Page(page) => return Ok(Some(page)),
         Recent::Compacted => return Ok(None),
         Recent::InRows => {}
@@ -67,4 +72,24 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Fil
     }
     page.more = page.seq < head;
     Recent::Page(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::cluster::local::LocalCluster;
+    use crate::gateway::Settings;
+    use crate::token::KeyRing;
+
+    #[tokio::test]
+    async fn a_page_of_changes_that_are_not_there_is_an_error_not_an_endless_walk() {
+        let (cluster, _effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
+        let gateway = Gateway::new(cluster, Settings::default(), KeyRing::parse(&"5a".repeat(32)).unwrap());
+        let ask = async |head| page(&gateway, 0, head, PageSize { rows: 10, bytes: 1_000 }, &Filter::default()).await;
+        let empty = ask(0).await.unwrap().unwrap();
+        assert!(empty.changes.is_empty() && !empty.more);
+        let error = ask(3).await.unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (Code::Internal, "there is no change 1 on this node"));
+    }
 }
