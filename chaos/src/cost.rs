@@ -88,6 +88,8 @@ pub fn history(operations: u64) -> History {
                 master: "till-1".into(),
                 master_term: 1,
                 masters: vec!["till-1".into()],
+                electing: 0,
+                settled: 1,
             });
         }
         history.finals.push(Final {

@@ -137,6 +137,11 @@ pub struct Sample {
     pub master: String,
     pub master_term: u64,
     pub masters: Vec<String>,
+    /// The election under way, and the last one that ended, where they can be seen. 0: none.
+    #[serde(default)]
+    pub electing: u64,
+    #[serde(default)]
+    pub settled: u64,
 }
 
 /// A node took itself for the Raft leader of a term.

@@ -1,5 +1,5 @@
 //! At most one master: one device with the role at every index, one master a term, terms that only grow, an election
-//! log that is a chain, and in it every master that ever was.
+//! log that is a chain, and in it every master that ever was. An election that has its winner is over.
 
 use std::collections::HashMap;
 
@@ -20,6 +20,10 @@ pub fn check(history: &History) -> Finding {
         let stated = sample.masters.first().map_or("", |master| master);
         finding.require(sample.masters.len() > 1 || stated == sample.master, || {
             format!("at index {} the master is {:?}, but {stated:?} has the role", sample.applied, sample.master)
+        });
+        finding.require(sample.electing == 0 || sample.electing != sample.settled, || {
+            let (node, applied, election) = (sample.node, sample.applied, sample.electing);
+            format!("at index {applied} node {node} has election {election} under way, which has ended")
         });
         let before = last.insert((sample.node, sample.boot), sample.master_term).unwrap_or(0);
         finding.require(before <= sample.master_term, || {
@@ -73,6 +77,11 @@ mod tests {
         let mut back = good();
         back.samples[2].master_term = 0;
         wrong(&check(&back), "went back");
+        let mut open = good();
+        open.samples[1].electing = 1;
+        wrong(&check(&open), "which has ended");
+        open.samples[1].electing = 2;
+        assert!(check(&open).violations.is_empty());
         let mut unelected = good();
         unelected.finals[0].elections[0].new = "till-9".into();
         wrong(&check(&unelected), "for which the election log has");

@@ -57,6 +57,8 @@ fn sample(tick: u64, node: u64, applied: u64, master: &str) -> Sample {
         master: master.into(),
         master_term: 1,
         masters: vec![master.into()],
+        electing: 0,
+        settled: 1,
     }
 }
 

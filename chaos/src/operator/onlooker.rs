@@ -53,5 +53,7 @@ fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
         masters: status.master.iter().cloned().collect(),
         master: status.master.unwrap_or_default(),
         master_term: status.master_term,
+        electing: 0,
+        settled: 0,
     }
 }

@@ -54,6 +54,8 @@ pub async fn watch_node(world: Arc<World>, node: u64) {
             masters: if master.is_empty() { Vec::new() } else { vec![master.clone()] },
             master,
             master_term: status.master_term,
+            electing: 0,
+            settled: 0,
         });
         world.seen.lock().insert(node, status);
         if turn % ROLES_EVERY == 0 {

@@ -334,6 +334,8 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
                 master: state.meta().master.clone(),
                 master_term: state.meta().term,
                 masters: state.devices().filter(|d| is_master(d)).map(|d| d.device_id.clone()).collect(),
+                electing: state.meta().ballot.as_ref().map_or(0, |ballot| ballot.id),
+                settled: state.meta().settled.as_ref().map_or(0, |settled| settled.ballot),
             }
         };
         recorder.sample(sample);
