@@ -5,10 +5,12 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use tillsync::cli::client::TargetArgs;
 
 use crate::checker::{Expected, Verdict, check};
 use crate::cost;
 use crate::mutants;
+use crate::operator::target::Target;
 use crate::report::command::{gap_of, make, simulated};
 use crate::report::folder;
 use crate::sim::plan::Plan;
@@ -28,7 +30,7 @@ enum Command {
     /// Simulate whole clusters in one process: one seed, one run, one trace
     Sim(Sim),
     /// Break a cluster of real processes on this machine, by a scenario, and check what it promised
-    Run(crate::process::commands::Run),
+    Run(Run),
     /// List the scenarios
     List(crate::process::commands::List),
     /// Run all scenarios again and again, each time with another seed
@@ -47,7 +49,7 @@ enum Command {
     /// The failover drill for a shop: five minutes, in plain words
     Drill(crate::operator::drill::Drill),
     /// Break a running cluster by commands of your own, while clients write, and check what it promised
-    Target(crate::operator::target::Target),
+    Target(Target),
     /// Break something in the cluster that `tillsync dev` runs
     Inject(crate::operator::inject::Inject),
     /// Let all nodes of `tillsync dev` go on, and wait until the cluster is well
@@ -60,6 +62,25 @@ enum Command {
     Power(crate::power::commands::Power),
     #[command(hide = true)]
     PowerChild(crate::power::child::Options),
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    own: crate::process::commands::Run,
+    /// A running cluster instead, by its nodes' URLs: SCENARIO is then a file of commands of your own, as for `chaos target`
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "scenario")]
+    #[arg(conflicts_with_all = ["seed", "seconds", "binary"])]
+    target: Vec<String>,
+    /// An admin's or manager's token, for --target. Default: what `tillsync dev` left in ./tillsync-data
+    #[arg(long, requires = "target")]
+    token: Option<String>,
+    /// The CA of the nodes' certificates, for --target
+    #[arg(long, value_name = "FILE", requires = "target")]
+    ca: Option<PathBuf>,
+    /// Do not ask before a running cluster is broken
+    #[arg(long, requires = "target")]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -92,6 +113,9 @@ struct Sim {
     #[arg(long)]
     no_shrink: bool,
 }
+
+/// Where `tillsync dev` puts its data.
+const DATA: &str = "./tillsync-data";
 
 fn seeds(text: &str) -> Result<(u64, u64), String> {
     let parts = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
@@ -144,6 +168,17 @@ fn print(verdict: &Verdict) -> bool {
         }
     }
     verdict.holds()
+}
+
+impl Run {
+    fn run(self) -> Result<bool, String> {
+        let Self { own, target: urls, token, ca, yes } = self;
+        if urls.is_empty() {
+            return own.run();
+        }
+        let target = TargetArgs { urls, token, ca, data: DATA.into() };
+        Target::of(target, own.scenario.into(), own.dir, yes).run()
+    }
 }
 
 impl Sim {

@@ -184,6 +184,12 @@ fn faults_and_hooks_strike_a_running_cluster_and_are_taken_back() {
     let args = ["target", "--url", &dev.urls, "--data", &data, "--hooks", hooks.to_str().unwrap(), "--slot", "1"];
     let args = [&args[..], &["--out", out.to_str().unwrap()]].concat();
     assert!(refused(&args).contains("--yes"));
+    let token = fs::read_to_string(Path::new(&data).join("admin.token")).unwrap();
+    let run = ["run", hooks.to_str().unwrap(), "--target", &dev.urls, "--token", token.trim()];
+    let run = [&run[..], &["--dir", out.to_str().unwrap()]].concat();
+    assert!(refused(&run).contains("--yes"));
+    assert!(String::from_utf8_lossy(&chaos(&run).stdout).contains("echo no machine"), "it shows what it will do");
+    assert!(refused(&["run", "--target", &dev.urls]).contains("SCENARIO"));
     assert!(!out.exists());
     let args = [&args[..], &["--yes"]].concat();
     assert!(refused(&args).contains("no such could not be done"), "the exit code says that not all was done");

@@ -12,6 +12,10 @@ use super::play::Play;
 use super::steps::{self, Scene};
 use super::{ask, block_on};
 
+const CLIENTS: u64 = 6;
+const SLOT: u64 = 15;
+const OUT: &str = "./chaos-target";
+
 #[derive(Args)]
 pub struct Target {
     #[command(flatten)]
@@ -20,13 +24,13 @@ pub struct Target {
     #[arg(long, value_name = "FILE")]
     hooks: PathBuf,
     /// Clients that write and read
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, default_value_t = CLIENTS, value_parser = clap::value_parser!(u64).range(1..=64))]
     clients: u64,
     /// Seconds for each fault, at least
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = SLOT, value_parser = clap::value_parser!(u64).range(1..=3600))]
     slot: u64,
     /// Where the report goes
-    #[arg(long, value_name = "DIR", default_value = "./chaos-target")]
+    #[arg(long, value_name = "DIR", default_value = OUT)]
     out: PathBuf,
     /// Do not ask
     #[arg(long)]
@@ -34,6 +38,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// With all that is not given as it is by default.
+    pub fn of(target: TargetArgs, hooks: PathBuf, out: Option<PathBuf>, yes: bool) -> Self {
+        Self { target, hooks, clients: CLIENTS, slot: SLOT, out: out.unwrap_or_else(|| OUT.into()), yes }
+    }
+
     pub fn run(&self) -> Result<bool, String> {
         if self.target.urls.is_empty() {
             return Err("--url is missing: say which cluster".into());

@@ -281,6 +281,15 @@ impl Work {
         acknowledged(cut).await
     }
 
+    /// As a node that is asked for its vote: it answers when the vote is kept, and writes nothing else meanwhile.
+    async fn vote(&mut self) -> Outcome {
+        self.settle().await?;
+        self.term += 1;
+        acknowledged(self.stores.log.save_vote(self.term.to_be_bytes().to_vec().into())).await?;
+        say(format_args!("v {}", self.term));
+        Ok(())
+    }
+
     fn purged(&self) -> u64 {
         self.stores.log.bounds().purged.map_or(0, |(index, _)| index)
     }
@@ -348,6 +357,7 @@ impl Work {
             0..10 => self.append().await,
             10..13 => self.apply_some().await,
             13..15 => self.truncate().await,
+            15..17 => self.vote().await,
             _ => match usual {
                 Load::Purge => self.purge_fresh().await,
                 Load::Snapshot => {

@@ -14,13 +14,13 @@ use super::{library, soak};
 pub struct Run {
     /// A scenario of `chaos list`, a .toml file, or `all`
     #[arg(default_value = "leader_killed")]
-    scenario: String,
+    pub scenario: String,
     /// What is drawn: whom faults strike, when exactly, what clients do. Default: another one every time
     #[arg(long)]
     seed: Option<u64>,
     /// Where the history, the logs and the report go. Default: chaos-runs/SCENARIO-SEED
     #[arg(long)]
-    dir: Option<PathBuf>,
+    pub dir: Option<PathBuf>,
     #[command(flatten)]
     nodes: Nodes,
     /// How long the load lasts; faults move along
