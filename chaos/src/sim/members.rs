@@ -72,12 +72,20 @@ async fn change(world: &Arc<World>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, as
     let until = Instant::now() + PATIENCE;
     let mut why = String::new();
     while Instant::now() < until {
-        for (_, up) in world.serving() {
-            match up.cluster.change(asked.clone(), "chaos".into(), WITHIN).await {
+        for id in world.serving().into_keys() {
+            // A try takes long enough for others to die meanwhile.
+            let Some(up) = world.serving().remove(&id) else { continue };
+            let asking = up.cluster.change(asked.clone(), "chaos".into(), WITHIN);
+            let answer = tokio::select! {
+                biased;
+                answer = asking => answer.map_err(|error| error.to_string()),
+                () = up.dead.cancelled() => Err(format!("node {id} died while it was asked")),
+            };
+            match answer {
                 Ok(done) => world.recorder.say(&format!("{asked:?}: {done:?}")),
                 Err(error) => {
-                    why = error.to_string();
-                    world.recorder.say(&why);
+                    world.recorder.say(&error);
+                    why = error;
                 }
             }
             if is_made(world, new) {
