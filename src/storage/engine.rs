@@ -37,10 +37,7 @@ impl Engine {
     /// Everything written before is on disk when this returns.
     pub fn flush(&self) -> sled::Result<()> {
         self.db.flush()?;
-        match flush::has_failed() {
-            false => Ok(()),
-            true => Err(sled::Error::Io(io::Error::other("the disk refused a flush"))),
-        }
+        Ok(all_flushed()?)
     }
 
     /// The engine flushes when it is let go of, and panics where it cannot.
@@ -48,6 +45,14 @@ impl Engine {
         if let Err(panic) = guarded(|| drop(self)) {
             tracing::warn!("the engine's last flush failed: {panic}");
         }
+    }
+}
+
+/// Also what the engine flushed by itself.
+fn all_flushed() -> io::Result<()> {
+    match flush::has_failed() {
+        false => Ok(()),
+        true => Err(io::Error::other("the disk refused a flush")),
     }
 }
 
@@ -128,7 +133,8 @@ fn prepare(dir: &Path, engine_dir: &Path, stage: Stage, engine: &Engine) -> Resu
     if !flatten(dir, guarded(|| flush::probe(&engine.meta)))? {
         return Err(OpenError::FlushNotDurable);
     }
-    sync_all(dir, engine_dir).map_err(OpenError::io(dir))
+    // A flush of the engine's own thread that failed has dropped what these syncs then do not find.
+    sync_all(dir, engine_dir).and_then(|()| all_flushed()).map_err(OpenError::io(dir))
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {

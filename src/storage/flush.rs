@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use libc::{c_int, c_uint, off64_t};
+use parking_lot::RwLock;
 
 use crate::metrics;
 
@@ -15,6 +16,8 @@ const PROBE: &[u8] = b"probe";
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicBool = AtomicBool::new(false);
+/// Read by every sync, from before the system is asked until its failure is kept.
+static UNDER_WAY: RwLock<()> = RwLock::new(());
 
 /// # Safety
 /// As libc's: any descriptor may be passed, a wrong one is an error of the call.
@@ -23,11 +26,8 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off6
     CALLS.fetch_add(1, Ordering::Relaxed);
     let begun = Instant::now();
     // SAFETY: fdatasync takes any descriptor and touches no memory of ours.
-    let outcome = unsafe { libc::fdatasync(fd) };
+    let outcome = watched(&[], || unsafe { libc::fdatasync(fd) });
     metrics::FLUSHES.record(begun.elapsed());
-    if outcome != 0 {
-        FAILED.store(true, Ordering::SeqCst);
-    }
     outcome
 }
 
@@ -39,21 +39,34 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off6
 /// As libc's: any descriptor may be passed, a wrong one is an error of the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
+    // What cannot be synced at all, such as a pipe.
+    let excused = [libc::EINVAL, libc::EROFS, libc::EBADF];
     // SAFETY: the call takes any descriptor and touches no memory of ours; it sets errno as libc's does.
-    let outcome = unsafe { libc::syscall(libc::SYS_fsync, fd) };
-    if outcome == 0 {
-        return 0;
+    watched(&excused, || if unsafe { libc::syscall(libc::SYS_fsync, fd) } == 0 { 0 } else { -1 })
+}
+
+/// Keeps that a sync failed, unless for one of these reasons, before anyone can be told that nothing is under way.
+fn watched(excused: &[c_int], sync: impl FnOnce() -> c_int) -> c_int {
+    let under_way = UNDER_WAY.read();
+    let outcome = sync();
+    if outcome != 0 {
+        // SAFETY: the thread's own errno.
+        let error = unsafe { *libc::__errno_location() };
+        if !excused.contains(&error) {
+            FAILED.store(true, Ordering::SeqCst);
+        }
+        drop(under_way);
+        // SAFETY: as above. The caller reads it next.
+        unsafe { *libc::__errno_location() = error };
     }
-    // Not what cannot be synced at all, such as a pipe.
-    if !matches!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::EBADF)) {
-        FAILED.store(true, Ordering::SeqCst);
-    }
-    -1
+    outcome
 }
 
 /// Whether any flush of this process failed. The engine's own background flushes only log it, and the kernel may
-/// have dropped what it could not write, so a later flush that succeeds says nothing.
+/// have dropped what it could not write, so a later flush that succeeds says nothing. Nor does one at the same time:
+/// waits for those that are under way.
 pub fn has_failed() -> bool {
+    drop(UNDER_WAY.write());
     FAILED.load(Ordering::SeqCst)
 }
 

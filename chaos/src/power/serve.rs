@@ -108,8 +108,8 @@ impl Node {
         let Some(feed) = self.feed().await else { return };
         self.ledger.lock().check(&feed);
         let me = json!({"device_id": DEVICE});
-        if self.rest.post::<Value>(&self.url, "/device/register", &me).await.is_err() && life.load != Load::Short {
-            return;
+        while self.rest.post::<Value>(&self.url, "/device/register", &me).await.is_err() && life.load != Load::Short {
+            tokio::time::sleep(PAUSE).await;
         }
         if life.load == Load::Short {
             self.read_records().await;
