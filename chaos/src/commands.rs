@@ -30,7 +30,7 @@ enum Command {
     /// Simulate whole clusters in one process: one seed, one run, one trace
     Sim(Sim),
     /// Break a cluster of real processes on this machine, by a scenario, and check what it promised
-    Run(Run),
+    Run(RunAnywhere),
     /// List the scenarios
     List(crate::process::commands::List),
     /// Run all scenarios again and again, each time with another seed
@@ -65,7 +65,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Run {
+struct RunAnywhere {
     #[command(flatten)]
     own: crate::process::commands::Run,
     /// A running cluster instead, by its nodes' URLs: SCENARIO is then a file of commands of your own, as for `chaos target`
@@ -170,7 +170,7 @@ fn print(verdict: &Verdict) -> bool {
     verdict.holds()
 }
 
-impl Run {
+impl RunAnywhere {
     fn run(self) -> Result<bool, String> {
         let Self { own, target: urls, token, ca, yes } = self;
         if urls.is_empty() {
@@ -285,4 +285,16 @@ fn summarise(summary: &Summary, took: std::time::Duration) {
         println!("cargo run -p chaos -- sim --replay {seed}");
     }
     println!("{}", if failed.is_empty() { "all hold".to_owned() } else { format!("{} seeds BROKEN", failed.len()) });
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }
