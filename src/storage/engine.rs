@@ -37,7 +37,8 @@ impl Engine {
     /// Everything written before is on disk when this returns.
     pub fn flush(&self) -> sled::Result<()> {
         self.db.flush()?;
-        Ok(all_flushed()?)
+        // Also what the engine flushed by itself.
+        Ok(flush::check()?)
     }
 
     /// The engine flushes when it is let go of, and panics where it cannot.
@@ -45,14 +46,6 @@ impl Engine {
         if let Err(panic) = guarded(|| drop(self)) {
             tracing::warn!("the engine's last flush failed: {panic}");
         }
-    }
-}
-
-/// Also what the engine flushed by itself.
-fn all_flushed() -> io::Result<()> {
-    match flush::has_failed() {
-        false => Ok(()),
-        true => Err(io::Error::other("the disk refused a flush")),
     }
 }
 
@@ -134,7 +127,7 @@ fn prepare(dir: &Path, engine_dir: &Path, stage: Stage, engine: &Engine) -> Resu
         return Err(OpenError::FlushNotDurable);
     }
     // A flush of the engine's own thread that failed has dropped what these syncs then do not find.
-    sync_all(dir, engine_dir).and_then(|()| all_flushed()).map_err(OpenError::io(dir))
+    sync_all(dir, engine_dir).and_then(|()| flush::check()).map_err(OpenError::io(dir))
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {

@@ -4,7 +4,8 @@
 //! acknowledged entry could be lost in a power cut. This library defines the symbol itself, so the call ends here.
 //! Whether it does depends on the linker, so every open proves it, and refuses to start otherwise.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use libc::{c_int, c_uint, off64_t};
@@ -15,7 +16,8 @@ use crate::metrics;
 const PROBE: &[u8] = b"probe";
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
-static FAILED: AtomicBool = AtomicBool::new(false);
+/// The first error of a sync; 0: none.
+static FAILED: AtomicI32 = AtomicI32::new(0);
 /// Read by every sync, from before the system is asked until its failure is kept.
 static UNDER_WAY: RwLock<()> = RwLock::new(());
 
@@ -53,7 +55,7 @@ fn watched(excused: &[c_int], sync: impl FnOnce() -> c_int) -> c_int {
         // SAFETY: the thread's own errno.
         let error = unsafe { *libc::__errno_location() };
         if !excused.contains(&error) {
-            FAILED.store(true, Ordering::SeqCst);
+            let _ = FAILED.compare_exchange(0, error, Ordering::SeqCst, Ordering::SeqCst);
         }
         drop(under_way);
         // SAFETY: as above. The caller reads it next.
@@ -62,12 +64,15 @@ fn watched(excused: &[c_int], sync: impl FnOnce() -> c_int) -> c_int {
     outcome
 }
 
-/// Whether any flush of this process failed. The engine's own background flushes only log it, and the kernel may
+/// An error if any flush of this process failed. The engine's own background flushes only log it, and the kernel may
 /// have dropped what it could not write, so a later flush that succeeds says nothing. Nor does one at the same time:
 /// waits for those that are under way.
-pub fn has_failed() -> bool {
+pub fn check() -> io::Result<()> {
     drop(UNDER_WAY.write());
-    FAILED.load(Ordering::SeqCst)
+    match FAILED.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 /// How often a flush reached the disk, in this process.

@@ -213,7 +213,7 @@ fn judge(life: &Life, end: &End, struck: u64, opened: bool, why: &str) -> Result
 fn names_the_fault(life: &Life, why: &str) -> bool {
     let words: &[&str] = match life.faults.room {
         Some(_) => &["No space left"],
-        None => &["Input/output error", "the disk refused a flush"],
+        None => &["Input/output error"],
     };
     words.iter().any(|word| why.contains(word))
 }
