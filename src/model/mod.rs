@@ -26,3 +26,4 @@ pub mod state;
 pub mod sync;
 pub mod tables;
 pub mod time;
+pub mod value;
