@@ -497,7 +497,13 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         1 => (1..4i32, prop::option::of(0..4u64)).prop_map(|(reason, if_term)| {
             Intent::Elect(Elect { reason, method: 1, if_term, ..Elect::default() })
         }),
-        1 => device.clone().prop_map(|device_id| Intent::SyncComplete(SyncComplete { device_id, ..Default::default() })),
+        1 => (device.clone(), prop::option::of(0..40u64), any::<bool>()).prop_map(|(device_id, cursor_seq, nothing_sent)| {
+            Intent::SyncComplete(SyncComplete { device_id, cursor_seq, nothing_sent, ..Default::default() })
+        }),
+        1 => (device.clone(), 0..3i32).prop_map(|(device_id, sync_type)| {
+            Intent::SyncBegin(SyncBegin { device_id, sync_type, ..Default::default() })
+        }),
+        1 => (device.clone(), 0..40u64).prop_map(|(device_id, seq)| Intent::Delivered(Delivered { device_id, seq })),
         1 => (device.clone(), 0..4i64, any::<bool>()).prop_map(|(device_id, record_id, delete)| {
             Intent::ConflictResolve(ConflictResolve {
                 device_id,
@@ -618,7 +624,8 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
         })
         .collect();
     let answers = (requests, conflicts, audit);
-    (state.meta().clone(), devices, sync, (versions, data), answers, state.tables().to_vec(), state.digest())
+    let tables = (state.tables().to_vec(), state.table_heads.clone());
+    (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())
 }
 
 fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
