@@ -34,9 +34,14 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// `limit` of a listing: greatest value, and the documented default.
 pub const PAGE_MAX: u64 = 1_000;
 pub const PAGE_DEFAULT: u64 = 10;
-/// A page of a sync: changes and bytes of data.
+/// A page of a sync: changes, and their bytes as JSON. With what stands around them a page is below 1,000,000 bytes:
+/// clients' libraries take no frame above 1 MiB.
 pub const SYNC_PAGE: usize = 500;
-pub const SYNC_PAGE_BYTES: usize = 1 << 20;
+pub const SYNC_PAGE_BYTES: usize = 1_000_000 - 4_096;
+/// Records that may change while a sync is being sent: their versions at its beginning are remembered.
+pub const SYNC_MOVED: usize = 200_000;
+/// Syncs and resumes of one session that wait for their turn.
+pub const SESSION_JOBS: usize = 1_024;
 
 /// Lengths of names, in bytes (the documented columns are VARCHAR(255), VARCHAR(100)).
 pub const DEVICE_ID: usize = 255;

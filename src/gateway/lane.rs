@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::sync::SyncJob;
 use crate::cluster::Cluster;
 use crate::limits;
 use crate::model::error::Error;
@@ -23,7 +24,6 @@ pub struct Ticket {
 }
 
 /// What to do with the outcome of a proposal.
-#[derive(Debug)]
 pub enum Then {
     Update {
         device_id: String,
@@ -33,12 +33,10 @@ pub enum Then {
     Critical {
         device_id: String,
     },
-    /// `held`: changes wait for the answer since then.
     Online {
         device_id: String,
         cursor: Option<String>,
         fresh: bool,
-        held: Option<u64>,
     },
     Offline {
         device_id: String,
@@ -52,6 +50,8 @@ pub enum Then {
         role: Role,
         reason: String,
     },
+    /// A sync has begun: its pages come when it is their turn.
+    Sync(Box<SyncJob>),
     SyncComplete {
         device_id: String,
         sync_timestamp_ms: u64,
@@ -84,7 +84,6 @@ pub enum Read {
     Resume {
         device_id: String,
         cursor: String,
-        held: Option<u64>,
         online: Box<OnlineDone>,
         at_ms: u64,
     },
@@ -136,6 +135,11 @@ impl Lane {
     pub fn read_next(&mut self, ticket: Ticket, read: Read) {
         debug_assert_eq!(self.sharing, 0, "a proposal stood at the front, so no barrier is shared");
         self.work.push_front(Work::Read(ticket, read));
+    }
+
+    /// Everything that was asked was answered.
+    pub fn is_empty(&self) -> bool {
+        self.work.is_empty()
     }
 
     /// More may be asked for.

@@ -135,6 +135,15 @@ impl State {
         limit: usize,
         wanted: impl Fn(u32) -> bool,
     ) -> (Vec<Stored>, Option<(u32, i64)>) {
+        self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
+    }
+
+    fn records_where(
+        &self,
+        after: Option<(u32, i64)>,
+        limit: usize,
+        wanted: impl Fn(u32, &Version) -> bool,
+    ) -> (Vec<Stored>, Option<(u32, i64)>) {
         let mut page = Vec::new();
         let mut last = after;
         for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
@@ -142,12 +151,31 @@ impl State {
                 return (page, last);
             }
             last = Some((*table, *id));
-            if !version.deleted && wanted(*table) {
+            if wanted(*table, version) {
                 let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
                 page.push(Stored { table: *table, id: *id, seq, timestamp_ms, device });
             }
         }
         (page, None)
+    }
+
+    /// The version of a record, a deleted one included; 0: it never was.
+    pub fn version_of(&self, table_name: &str, id: i64) -> u64 {
+        let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
+        version.map_or(0, |v| v.seq)
+    }
+
+    /// Up to `limit` records after `after`, in the order of table and id, in the tables that `wanted` takes: those
+    /// that exist, and those that were changed (or deleted) after change `head`; and where the next page begins, if
+    /// there is more.
+    pub fn records_at(
+        &self,
+        head: u64,
+        after: Option<(u32, i64)>,
+        limit: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+        self.records_where(after, limit, |table, version| wanted(table) && (!version.deleted || version.seq > head))
     }
 
     /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
@@ -213,6 +241,7 @@ impl State {
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
         let data = if deleted { Bytes::new() } else { w.data.clone() };
+        let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
         let change = Change {
             seq,
             device_id: w.device_id,
@@ -226,6 +255,7 @@ impl State {
             previous_seq: w.previous_seq,
             request_id: w.request_id,
             request_number: w.request_number,
+            after,
         };
         self.requests.load_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
@@ -278,9 +308,10 @@ impl State {
         }
         self.meta.tables += 1;
         let number = self.meta.tables;
-        let row = TableName { name: name.to_owned(), policy: 0 };
+        let row = TableName { name: name.to_owned(), ..TableName::default() };
         self.put(Key::Table(number), &row);
         self.table_names.push(row);
+        self.table_heads.push(0);
         self.table_numbers.insert(name.to_owned(), number);
         Ok(number)
     }
@@ -357,6 +388,7 @@ impl State {
                 self.put_request(device, slot, row, accepted(change.seq, change.timestamp_ms));
             }
             let Some(table) = self.table_number(&change.table_name) else { continue };
+            self.outlive_head(table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
@@ -365,6 +397,19 @@ impl State {
             }
         }
         Ok(true)
+    }
+
+    /// The change is dropped: if it is the table's newest one, the next one must still know its seq.
+    fn outlive_head(&mut self, table: u32, seq: u64) {
+        let at = table as usize - 1;
+        if self.table_heads.get(at) != Some(&seq) {
+            return;
+        }
+        if let Some(row) = self.table_names.get_mut(at) {
+            row.compacted_head = seq;
+            let row = row.clone();
+            self.put(Key::Table(table), &row);
+        }
     }
 
     /// Conflicts that wait for a decision, oldest first.

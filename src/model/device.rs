@@ -169,6 +169,7 @@ impl State {
         device.updated_ms = self.meta.now_ms;
         if was_active {
             device.offline_seq = self.meta.head_seq;
+            device.away = true;
         }
         self.save_device(device);
         self.stir();

@@ -82,6 +82,7 @@ impl State {
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
             self.table_names.push(row?.1);
         }
+        self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
         self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
         self.load_windows(rows)?;
         let mut open = BTreeMap::new();
@@ -165,6 +166,9 @@ impl State {
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
                 self.requests.load_change(device, &change);
                 if let Some(table) = self.table_number(&change.table_name) {
+                    if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
+                        *head = change.seq;
+                    }
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.recent.push(Arc::new(change));

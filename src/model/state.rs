@@ -99,6 +99,8 @@ pub struct State {
     /// Tables by number, from 1.
     pub(super) table_names: Vec<TableName>,
     pub(super) table_numbers: HashMap<String, u32>,
+    /// The newest change of each table, by number from 1; 0: none yet.
+    pub(super) table_heads: Vec<u64>,
     pub(super) records: Records,
     pub(super) recent: Recent,
     pub(super) answered: Answered,
@@ -124,6 +126,7 @@ impl State {
             sync_states: HashMap::new(),
             table_names: Vec::new(),
             table_numbers: HashMap::new(),
+            table_heads: Vec::new(),
             records: Records::default(),
             recent: Recent::default(),
             answered: Answered::default(),
@@ -305,6 +308,7 @@ impl State {
             Intent::SyncComplete(c) => self.sync_complete(c)?,
             Intent::SyncStatePut(c) => self.sync_state_put(c)?,
             Intent::SyncErrorReport(c) => self.sync_error_report(c)?,
+            Intent::Delivered(c) => self.delivered(&c)?,
             Intent::Elect(c) => self.elect_command(c)?,
             Intent::RoleChange(c) => self.role_change(c)?,
             Intent::DeviceShutdown(c) => self.device_shutdown(c)?,

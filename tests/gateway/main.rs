@@ -13,6 +13,8 @@ mod events;
 mod from_client;
 mod harness;
 mod limits;
+mod order;
+mod places;
 mod presence;
 mod quorum;
 mod rates;

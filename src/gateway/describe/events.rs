@@ -83,7 +83,12 @@ pub const FROM_CLIENT: &[Event] = &[
         &[
             ACTOR,
             may("sync_type", SYNC_TYPE, "Default: full."),
-            may("last_sync_timestamp", Kind::Time, "For an incremental sync without a cursor."),
+            may(
+                "last_sync_timestamp",
+                Kind::Time,
+                "For an incremental sync without a cursor: any time that an answer or a change carried. If it has not come \
+                 yet, what the cluster has noted of the device counts.",
+            ),
             may("requested_tables", TABLES, "Default: all."),
             SENT_AT,
             AFTER,
@@ -97,7 +102,11 @@ pub const FROM_CLIENT: &[Event] = &[
             ACTOR,
             may("sync_timestamp", Kind::Time, ""),
             may("changes_count", ANY_COUNT, ""),
-            may("sync_id", Kind::Text(64), "Of the `sync_response`."),
+            may(
+                "sync_id",
+                Kind::Text(64),
+                "Of the `sync_response`. 2001 before the page with `has_more` false was sent.",
+            ),
             SENT_AT,
             AFTER,
         ],
@@ -220,6 +229,11 @@ pub const CHANGE: &[Field] = &[
     AT,
     plus("seq", ANY_COUNT, "The change's number, and the record's version."),
     more("device_id", DEVICE_ID, "Who wrote it."),
+    more(
+        "after",
+        ANY_COUNT,
+        "The `seq` of the table's change before this one; 0: none. Not of a record in a full sync.",
+    ),
 ];
 
 const CONFLICT_DATA: Kind = Kind::Object(&[
@@ -302,8 +316,16 @@ pub const TO_CLIENT: &[Event] = &[
         "sync_response",
         "A page of a sync.",
         &[
-            must("sync_type", SYNC_TYPE, "`full` also when an incremental sync is not possible any more."),
-            AT,
+            must(
+                "sync_type",
+                SYNC_TYPE,
+                "`full` also when an incremental sync is not possible any more, or a full one was not completed.",
+            ),
+            must(
+                "timestamp",
+                Kind::Time,
+                "The place that the sync has come to: an incremental one since then misses nothing.",
+            ),
             must("changes", Kind::List(CHANGE), ""),
             must("master_device_id", DEVICE_ID, ""),
             must("sync_id", Kind::Text(64), "The same on every page."),
@@ -317,7 +339,12 @@ pub const TO_CLIENT: &[Event] = &[
     event(
         "sync_complete_ack",
         "To all: a device is in sync.",
-        &[WHO, must("sync_timestamp", Kind::Time, ""), must("changes_count", ANY_COUNT, ""), AT],
+        &[
+            WHO,
+            must("sync_timestamp", Kind::Time, ""),
+            must("changes_count", ANY_COUNT, ""),
+            must("timestamp", Kind::Time, "Up to when the device has everything: of the sync's last page."),
+        ],
         &[],
     ),
     event("sync_conflict", "To the sender: its change conflicts with the record.", CONFLICT, &[]),
@@ -356,6 +383,11 @@ pub const TO_CLIENT: &[Event] = &[
             AT,
             plus("seq", ANY_COUNT, "The change's number, and the record's version."),
             UP_TO,
+            plus(
+                "after",
+                ANY_COUNT,
+                "The `seq` of the table's change before this one; 0: none. A session with `subscribe` sees by it that it missed none.",
+            ),
             more("request_id", Kind::Text(limits::REQUEST_ID), ""),
         ],
         &[],
@@ -367,7 +399,11 @@ pub const TO_CLIENT: &[Event] = &[
         &[
             WHO,
             must("queue_type", Kind::Word(&["sync", "offline"]), ""),
-            must("pending_count", ANY_COUNT, ""),
+            must(
+                "pending_count",
+                ANY_COUNT,
+                "Changes of others since the device's last sync or resume (`offline`: that it missed while it was offline).",
+            ),
             must("last_processed", Kind::Time, ""),
             must("status", Kind::Word(&["idle", "processing", "error"]), ""),
             AT,

@@ -151,6 +151,8 @@ pub struct SyncChange<'a> {
     pub seq: u64,
     /// Who wrote it, where that is known.
     pub device_id: Option<&'a str>,
+    /// The seq of the table's change before this one; `None` for a record, which is no change.
+    pub after: Option<u64>,
 }
 
 impl ServerEvent<'_> {
@@ -260,6 +262,7 @@ fn data_update(o: &mut Object<'_>, change: &Change, epoch: u64) {
     o.number("record_id", change.record_id).data("new_data", &change.data);
     o.text("operation", operation_name(change.operation())).time("timestamp", change.timestamp_ms);
     o.number("seq", change.seq).text("cursor", &Cursor { epoch, seq: change.seq }.to_string());
+    o.number("after", change.after);
     if !change.request_id.is_empty() {
         o.text("request_id", &change.request_id);
     }
@@ -298,7 +301,7 @@ pub fn sync_change(o: &mut Object<'_>, change: &SyncChange<'_>) {
     o.text("operation", operation_name(change.operation));
     o.data("data", if change.operation == Operation::Delete { b"" } else { change.data });
     o.time("timestamp", change.timestamp_ms).number("seq", change.seq);
-    o.maybe_text("device_id", change.device_id);
+    o.maybe_text("device_id", change.device_id).maybe_number("after", change.after);
 }
 
 impl<'a> From<&'a Change> for SyncChange<'a> {
@@ -311,6 +314,7 @@ impl<'a> From<&'a Change> for SyncChange<'a> {
             timestamp_ms: change.timestamp_ms,
             seq: change.seq,
             device_id: Some(&change.device_id),
+            after: Some(change.after),
         }
     }
 }
