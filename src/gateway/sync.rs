@@ -122,7 +122,9 @@ impl SyncJob {
         let sync_type = Some(type_name(self.ask.sync_type));
         let (device_id, at_ms) = (self.ask.device_id.as_str(), self.gateway.now_ms());
         let request_id = self.ticket.request_id.as_deref();
-        let event = ServerEvent::SyncError { device_id, error, sync_type, field: None, request_id, at_ms };
+        let error = &error.clone().over_socket();
+        let field = error.field();
+        let event = ServerEvent::SyncError { device_id, error, sync_type, field, request_id, at_ms };
         self.outbox.send(&event);
         if let Some(ack) = self.ticket.ack {
             self.outbox.answer(ack, &event);
