@@ -14,6 +14,7 @@ mod from_client;
 mod harness;
 mod limits;
 mod presence;
+mod queues;
 mod quorum;
 mod rates;
 mod request_ids;
