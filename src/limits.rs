@@ -57,6 +57,12 @@ pub const PRIORITY: u32 = 100;
 
 /// Answers kept to recognise a repeated `request_id`, per device.
 pub const REQUEST_WINDOW: u64 = 1_024;
+/// The id of a device's queue, in bytes; queues of one device, and of all devices, forgotten ones included.
+pub const QUEUE_ID: usize = 64;
+pub const QUEUES_OF_A_DEVICE: usize = 1_024;
+pub const QUEUES: usize = 1_000_000;
+/// A queue that was not used for so many days may be forgotten.
+pub const QUEUE_DAYS: u64 = 400;
 /// Answers kept to recognise a node's own retries. A node never has a number in flight that is this
 /// far behind its newest one, so the window is exact.
 pub const ORIGIN_WINDOW: u64 = 8_192;

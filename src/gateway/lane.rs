@@ -29,6 +29,8 @@ pub enum Then {
         device_id: String,
         table_name: String,
         record_id: i64,
+        /// The queue's entry that it is: queue and `n`.
+        entry: Option<(String, u64)>,
     },
     Critical {
         device_id: String,

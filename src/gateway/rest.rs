@@ -85,8 +85,8 @@ pub type Answer = Result<Response, Failure>;
 
 impl Failure {
     pub fn new(gateway: &Gateway, error: Error) -> Self {
-        let status = error.code.row().http;
-        Self { error, field: None, status, conflict_id: None, at_ms: gateway.now_ms() }
+        let (status, field) = (error.code.row().http, error.field().map(str::to_owned));
+        Self { error, field, status, conflict_id: None, at_ms: gateway.now_ms() }
     }
 
     /// A request that must change first: 400, naming the field.

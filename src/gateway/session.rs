@@ -29,7 +29,7 @@ use crate::token::Claims;
 
 mod answers;
 
-pub use answers::look_up;
+pub use answers::{look_up, update_message};
 
 /// How long changes wait for the first `device_online` of a session; and how long while others of its requests are
 /// unanswered: libraries send first what was emitted offline.
@@ -184,7 +184,9 @@ impl Session {
 
     fn refuse(&self, ticket: &Ticket, error: &Error, conflict_id: Option<u64>) {
         let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
-        self.reply(ticket.ack, &ServerEvent::Error { error, event, field: None, conflict_id, request_id, at_ms });
+        let error = &error.clone().over_socket();
+        let field = error.field();
+        self.reply(ticket.ack, &ServerEvent::Error { error, event, field, conflict_id, request_id, at_ms });
     }
 
     fn reply(&self, ack: Option<i64>, event: &ServerEvent<'_>) {
@@ -224,6 +226,7 @@ impl Session {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
+                    entry: (update.n > 0).then(|| (update.queue.clone(), update.n)),
                 };
                 self.propose(ticket, then, Intent::DataUpdate(update));
             }

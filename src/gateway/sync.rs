@@ -486,7 +486,9 @@ fn refuse(gateway: &Gateway, outbox: &Outbox, ask: &SyncAsk, ticket: &Ticket, er
     let sync_type = Some(type_name(ask.sync_type));
     let (device_id, at_ms) = (ask.device_id.as_str(), gateway.now_ms());
     let request_id = ticket.request_id.as_deref();
-    let event = ServerEvent::SyncError { device_id, error, sync_type, field: None, request_id, at_ms };
+    let error = &error.clone().over_socket();
+    let field = error.field();
+    let event = ServerEvent::SyncError { device_id, error, sync_type, field, request_id, at_ms };
     outbox.send(&event);
     if let Some(ack) = ticket.ack {
         outbox.answer(ack, &event);

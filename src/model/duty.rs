@@ -4,7 +4,7 @@ use super::election::decide::{Action, Limits, View, decide};
 use super::state::State;
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, Role};
+use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
 
 /// How many changes and audit rows the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Default for Retention {
     }
 }
 
-/// The leader's duties now, in this order: lost nodes, the election, what may be dropped.
+/// The leader's duties now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
 pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &u64| view.lost_in(*node) == Some(0);
     let lost = view.state.homes().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
@@ -28,6 +28,9 @@ pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
         duties = decide(view);
     }
     duties.extend(compaction(view.state, retention).map(Action::Propose));
+    if view.state.has_idle_queues(view.now_ms) {
+        duties.push(Action::Propose(Intent::QueuesForget(QueuesForget {})));
+    }
     duties
 }
 

@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
@@ -140,6 +141,14 @@ impl State {
             }
         }
         self.requests = requests;
+        let mut queues = Queues::default();
+        let from = Key::Queue { device: 0, queue: String::new() };
+        for row in Rows::new(rows, from, |k| matches!(k, Key::Queue { .. })) {
+            if let (Key::Queue { device, queue }, row) = row? {
+                queues.load(device, &queue, row);
+            }
+        }
+        self.queues = queues;
         Ok(())
     }
 
@@ -165,6 +174,7 @@ impl State {
                 }
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
                 self.requests.load_change(device, &change);
+                self.queues.load_change(device, &change);
                 if let Some(table) = self.table_number(&change.table_name) {
                     if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
                         *head = change.seq;

@@ -13,11 +13,13 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+mod fingerprint;
 pub mod import;
 mod load;
 mod nodes;
 #[cfg(test)]
 pub(crate) mod properties;
+mod queues;
 pub mod read;
 mod recent;
 pub mod records;

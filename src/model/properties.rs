@@ -85,7 +85,7 @@ pub(crate) fn online(id: &str, priority: u32, role: Role) -> Intent {
     })
 }
 
-fn put(device: &str, id: i64, operation: Operation, data: &str) -> DataUpdate {
+pub(crate) fn put(device: &str, id: i64, operation: Operation, data: &str) -> DataUpdate {
     DataUpdate {
         device_id: device.into(),
         table_name: "stock".into(),
@@ -508,11 +508,16 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         prop::option::of(0..6u64),
         prop::option::of(999_000..1_002_000u64),
         0..6u8,
+        (0..3u8, 1..6u64, 0..4u64),
     )
-        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request)| {
+        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request, (queue, n, after))| {
+            let queued = queue < 2;
             Intent::DataUpdate(DataUpdate {
                 base_version,
                 timestamp_ms,
+                queue: if queued { format!("q{queue}") } else { String::new() },
+                n: if queued { n } else { 0 },
+                after: if queued { after } else { 0 },
                 request_id: if request < 3 { format!("r{request}") } else { String::new() },
                 ..put(&device, id, Operation::try_from(operation).unwrap(), &format!(r#"{{"f{value}":{value}}}"#))
             })
@@ -563,6 +568,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into() })
         }),
         1 => (0..30u64, 0..60u64).prop_map(|(changes_to, audit_to)| Intent::Compact(Compact { changes_to, audit_to })),
+        1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
     ]
 }
@@ -665,7 +671,12 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let requests: Vec<_> = devices
         .iter()
         .map(|d| {
-            (state.requests.next_number(d.number), [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}"))))
+            let queues = [0, 1].map(|q| format!("q{q}")).map(|queue| {
+                let entries: Vec<_> = (1..6).map(|n| state.requests.find_entry(d.number, &queue, n)).collect();
+                (state.queue(&d.device_id, &queue).copied(), entries)
+            });
+            let ids = [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}")));
+            (state.requests.next_number(d.number), ids, queues)
         })
         .collect();
     let answers = (requests, conflicts, audit);

@@ -14,6 +14,7 @@ use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::effect::Effect;
 use super::error::{Code, Error};
+use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
@@ -49,9 +50,16 @@ pub struct Done {
 #[derive(Debug)]
 pub(super) enum Fail {
     /// The command is refused; nothing was written.
-    Refused(Code, String),
+    Refused(Refused),
     /// The rows cannot be read: this node must stop.
     Tables(TablesError),
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        let (field, last) = (error.field().unwrap_or_default().to_owned(), error.last());
+        Self::Refused(Refused { code: error.code.number(), message: error.message, field, last })
+    }
 }
 
 impl From<TablesError> for Fail {
@@ -64,7 +72,13 @@ impl From<TablesError> for Fail {
 pub(super) type Given1 = Result<Given, Fail>;
 
 pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fail> {
-    Err(Fail::Refused(code, message.into()))
+    Err(Fail::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }))
+}
+
+/// Refuses because of a field; `why` goes on from its name.
+pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, Fail> {
+    let message = format!("{field} {why}");
+    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), last: None }))
 }
 
 /// What one entry has written and said so far.
@@ -105,6 +119,7 @@ pub struct State {
     pub(super) recent: Recent,
     pub(super) answered: Answered,
     pub(super) requests: Requests,
+    pub(super) queues: Queues,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
@@ -131,6 +146,7 @@ impl State {
             recent: Recent::default(),
             answered: Answered::default(),
             requests: Requests::default(),
+            queues: Queues::default(),
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
@@ -282,9 +298,9 @@ impl State {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
-                Err(Fail::Refused(code, message)) => {
+                Err(Fail::Refused(refused)) => {
                     self.txn.ballot = 0;
-                    refused(now, code, message)
+                    Outcome { at_ms: now, result: Some(Given::Refused(refused)), ..Outcome::default() }
                 }
                 Err(Fail::Tables(error)) => return Err(error),
             },
@@ -328,6 +344,7 @@ impl State {
             Intent::ImportBegin(c) => self.import_begin(&c)?,
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
+            Intent::QueuesForget(_) => self.queues_forget(),
         };
         Ok((given, false))
     }
@@ -415,7 +432,7 @@ pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
-    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into() }));
+    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }));
     Outcome { at_ms, result, ..Outcome::default() }
 }
 
@@ -423,7 +440,8 @@ fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
         Some(Given::Refused(refused)) => {
-            Err(Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message))
+            let error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            Err(error.about(&refused.field, refused.last))
         }
         _ => Ok(outcome),
     }

@@ -193,6 +193,51 @@ impl<'a> Number<'a> {
     }
 }
 
+/// Appends bytes that equal values share and others do not.
+pub(super) fn canonical(json: &[u8], out: &mut Vec<u8>) {
+    match parse(or_empty(json)) {
+        Some(value) => value.write(out),
+        None => write_part(b'x', json, out),
+    }
+}
+
+fn write_part(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+impl Value<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Null => out.push(b'n'),
+            Self::Flag(flag) => out.push(if *flag { b't' } else { b'f' }),
+            Self::Number(number) => {
+                write_part(if number.negative { b'-' } else { b'+' }, &number.digits, out);
+                match &number.exponent {
+                    Exponent::Small(power) => write_part(b'e', &power.to_be_bytes(), out),
+                    Exponent::Huge { negative, digits, plus } => {
+                        write_part(if *negative { b'd' } else { b'u' }, digits, out);
+                        out.extend_from_slice(&plus.to_be_bytes());
+                    }
+                }
+            }
+            Self::Text(text) => write_part(b's', text, out),
+            Self::Array(items) => {
+                write_part(b'a', &(items.len() as u64).to_be_bytes(), out);
+                items.iter().for_each(|item| item.write(out));
+            }
+            Self::Object(fields) => {
+                write_part(b'o', &(fields.len() as u64).to_be_bytes(), out);
+                for (name, value) in fields {
+                    write_part(b's', name, out);
+                    value.write(out);
+                }
+            }
+        }
+    }
+}
+
 /// What reading makes of a value.
 trait Reading {
     /// The value itself is wanted.

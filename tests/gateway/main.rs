@@ -16,6 +16,7 @@ mod limits;
 mod order;
 mod places;
 mod presence;
+mod queues;
 mod quorum;
 mod rates;
 mod request_ids;

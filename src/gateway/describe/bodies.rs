@@ -1,8 +1,8 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID,
-    UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, N,
+    QUEUE, REQUEST_ID, UPDATE,
 };
 use super::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
@@ -32,6 +32,7 @@ pub const REFUSED: &[Field] = &[
     ERROR_TAIL[2],
     ERROR_TAIL[3],
     ERROR_TAIL[4],
+    ERROR_TAIL[5],
     more("conflict_id", ANY_COUNT, "The conflict that waits for a decision."),
 ];
 
@@ -151,8 +152,17 @@ pub const POLICY_ASKED: &[Field] = &[must("policy", METHOD, "")];
 pub const POLICY: &[Field] = &[SUCCESS, must("table_name", TABLE_NAME, ""), must("policy", METHOD, "")];
 
 /// `data_update` without what stands in the path.
-pub const WRITE: &[Field] =
-    &[may("device_id", DEVICE_ID, "Default: the token's device."), UPDATE[3], UPDATE[4], SENT_AT, BASE, REQUEST_ID];
+pub const WRITE: &[Field] = &[
+    may("device_id", DEVICE_ID, "Default: the token's device."),
+    UPDATE[3],
+    UPDATE[4],
+    SENT_AT,
+    BASE,
+    REQUEST_ID,
+    QUEUE,
+    N,
+    AFTER_N,
+];
 pub const WRITTEN: &[Field] = &[
     SUCCESS,
     ACKNOWLEDGED[0],
@@ -167,6 +177,8 @@ pub const WRITTEN: &[Field] = &[
     ACKNOWLEDGED[9],
     ACKNOWLEDGED[10],
     ACKNOWLEDGED[11],
+    ACKNOWLEDGED[12],
+    ACKNOWLEDGED[13],
 ];
 
 pub const HEALTH: &[Field] = &[

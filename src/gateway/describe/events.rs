@@ -194,18 +194,36 @@ pub const UPDATE: &[Field] = &[
     SENT_AT,
     BASE,
     REQUEST_ID,
+    QUEUE,
+    N,
+    AFTER_N,
 ];
 pub const BASE: Field = more("base_version", ANY_COUNT, "The version (`seq`) that was changed: finds conflicts.");
-pub const REQUEST_ID: Field =
-    more("request_id", Kind::Text(limits::REQUEST_ID), "A repeat with the same id is not applied again.");
+pub const REQUEST_ID: Field = more(
+    "request_id",
+    Kind::Text(limits::REQUEST_ID),
+    "A repeat with the same id is not applied again, if it is one of the device's newest 1,024; with other content it is refused.",
+);
+pub const QUEUE: Field = more(
+    "queue",
+    Kind::Name(limits::QUEUE_ID),
+    "The id of a durable queue of the device, drawn when the queue was made. With `n` and `after`: each entry is applied once, however late its repeat comes.",
+);
+pub const N: Field = more("n", Kind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
+pub const AFTER_N: Field = more(
+    "after",
+    Kind::Count(i64::MAX as u64 - 1),
+    "The `n` of the entry before it that was not given up; 0 for the first one.",
+);
 
 /// What every error carries, whatever the transport.
-pub const ERROR_TAIL: [Field; 5] = [
+pub const ERROR_TAIL: [Field; 6] = [
     must("error_code", Kind::Text(16), "One of the documented codes."),
     AT,
     plus("retry", RETRY, "`safe`: nothing was written. `same_request_id`: it may have been."),
     more("field", WORDS, "The field that is wrong."),
     more("retry_after_ms", ANY_COUNT, "When to try again."),
+    more("last", ANY_COUNT, "Of a queue's entry that is out of order: the last `n` of the queue that was applied."),
 ];
 
 const ROLE_CHANGED: [Field; 4] = [WHO, must("new_role", ROLE, ""), must("reason", REASON, ""), AT];
@@ -280,12 +298,14 @@ pub const ACKNOWLEDGED: &[Field] = &[
     more("device_id", DEVICE_ID, ""),
     more("table_name", TABLE_NAME, ""),
     more("record_id", Kind::RecordId, ""),
-    more("seq", ANY_COUNT, "The change's number; missing if it lost a conflict."),
+    more("seq", ANY_COUNT, "The change's number; missing if it lost a conflict, or was committed long ago."),
     more("request_id", Kind::Text(limits::REQUEST_ID), ""),
     more("cursor", CURSOR, ""),
     more("conflict", Kind::Flag, "It met a conflict."),
     CONFLICT_ID,
     more("repeated", Kind::Flag, "It had been applied before."),
+    more("queue", Kind::Name(limits::QUEUE_ID), "Of a queue's entry."),
+    more("n", ANY_COUNT, "Of a queue's entry."),
     more("sync_id", Kind::Text(64), ""),
 ];
 
@@ -360,6 +380,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[2],
             ERROR_TAIL[3],
             ERROR_TAIL[4],
+            ERROR_TAIL[5],
             may("sync_type", Kind::Text(32), ""),
             OF_REQUEST,
         ],
@@ -429,6 +450,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[2],
             ERROR_TAIL[3],
             ERROR_TAIL[4],
+            ERROR_TAIL[5],
             more("event", WORDS, "The event that it answers."),
             CONFLICT_ID,
             OF_REQUEST,

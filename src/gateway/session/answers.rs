@@ -33,8 +33,8 @@ impl Session {
     fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id } => {
-                self.updated(&ticket, &device_id, (&table_name, record_id), &outcome);
+            Then::Update { device_id, table_name, record_id, entry } => {
+                self.updated(&ticket, &device_id, (&table_name, record_id), entry.as_ref(), &outcome);
             }
             Then::Online { device_id, cursor, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
@@ -98,7 +98,14 @@ impl Session {
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
 
-    fn updated(&self, ticket: &Ticket, device_id: &str, record: (&str, i64), outcome: &Outcome) {
+    fn updated(
+        &self,
+        ticket: &Ticket,
+        device_id: &str,
+        record: (&str, i64),
+        entry: Option<&(String, u64)>,
+        outcome: &Outcome,
+    ) {
         let (seq, conflict) = match &outcome.result {
             Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -116,7 +123,7 @@ impl Session {
         }
         let epoch = self.gateway.epoch();
         let ack = Acknowledged {
-            message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
+            message: update_message(seq, conflict),
             at_ms: outcome.at_ms,
             event: ticket.event,
             device_id: Some(device_id),
@@ -126,6 +133,7 @@ impl Session {
             cursor: seq.map(|seq| Cursor { epoch, seq }),
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
+            entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
             sync_id: None,
         };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
@@ -269,6 +277,16 @@ impl Session {
         let at_ms = self.gateway.now_ms();
         let event = ServerEvent::QueueStatusResponse { device_id, offline, pending, processed_ms, status, at_ms };
         self.reply(ticket.ack, &event);
+    }
+}
+
+/// What became of a `data_update` that was not refused. One that was committed so long ago that its first answer is
+/// not known any more has neither a change nor a conflict.
+pub fn update_message(seq: Option<u64>, conflict: Option<&Conflict>) -> &'static str {
+    match (seq, conflict) {
+        (Some(_), _) => "data_update committed",
+        (None, Some(_)) => "data_update lost a conflict",
+        (None, None) => "data_update was answered before",
     }
 }
 

@@ -354,6 +354,7 @@ pub fn update(
         _ => share(frame, f.object("new_data")?),
     };
     let request_id = f.maybe_text("request_id", limits::REQUEST_ID)?.unwrap_or_default();
+    let (queue, n, after) = entry(f)?;
     Ok(DataUpdate {
         device_id,
         table_name,
@@ -363,7 +364,29 @@ pub fn update(
         timestamp_ms: f.maybe_time("timestamp")?,
         base_version: f.maybe_count("base_version", u64::MAX)?,
         request_id,
+        queue,
+        n,
+        after,
     })
+}
+
+/// An entry of a queue: its id, `n` and `after`. All of them or none.
+fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), Bad> {
+    const ALL: [&str; 3] = ["queue", "n", "after"];
+    let Some(given) = ALL.into_iter().find(|name| f.has(name)) else { return Ok((String::new(), 0, 0)) };
+    if let Some(missing) = ALL.into_iter().find(|name| !f.has(name)) {
+        return Err(Bad::field(missing, format_args!("is required with {given}")));
+    }
+    let queue = f.name("queue", limits::QUEUE_ID)?;
+    let n = f.maybe_count("n", u64::MAX)?.unwrap_or(0);
+    if n == 0 {
+        return Err(Bad::field("n", "must be a whole number, 1 or more"));
+    }
+    let after = f.maybe_count("after", u64::MAX)?.unwrap_or(0);
+    if after >= n {
+        return Err(Bad::field("after", "must be less than n"));
+    }
+    Ok((queue, n, after))
 }
 
 fn data_request(f: &Fields<'_>) -> Result<ClientEvent, Bad> {

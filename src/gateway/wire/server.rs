@@ -122,6 +122,8 @@ pub struct Acknowledged<'a> {
     /// It met a conflict; its number.
     pub conflict_id: Option<u64>,
     pub repeated: bool,
+    /// The queue's entry that it was.
+    pub entry: Option<(&'a str, u64)>,
     pub sync_id: Option<&'a str>,
 }
 
@@ -249,8 +251,9 @@ impl ServerEvent<'_> {
 
 /// What every error has, on sockets and over REST.
 pub fn error_tail(o: &mut Object<'_>, error: &Error, field: Option<&str>, at_ms: u64) {
-    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", error.code.row().retry.name());
+    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", error.retry.name());
     o.maybe_text("field", field).maybe_number("retry_after_ms", error.retry_after_ms);
+    o.maybe_number("last", error.last());
 }
 
 fn role_change(o: &mut Object<'_>, device_id: &str, role: Role, reason: &str, at_ms: u64) {
@@ -283,6 +286,9 @@ fn acknowledged(o: &mut Object<'_>, ack: &Acknowledged<'_>) {
     }
     if ack.repeated {
         o.flag("repeated", true);
+    }
+    if let Some((queue, n)) = ack.entry {
+        o.text("queue", queue).number("n", n);
     }
     o.maybe_text("sync_id", ack.sync_id);
 }
