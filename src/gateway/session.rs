@@ -348,6 +348,7 @@ impl Session {
             priority: ask.priority,
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
+            returns: false,
         });
         self.propose(ticket, then, intent);
         Ok(())
@@ -355,13 +356,16 @@ impl Session {
 
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
-        self.unbind(device_id);
+        self.unbind(device_id, "said goodbye");
         Ok(())
     }
 
-    fn unbind(&mut self, device_id: &str) {
+    /// What was asked of the cluster about the device may get lost, or may be done although its answer did not come:
+    /// then it is reported after the grace.
+    fn unbind(&mut self, device_id: &str, why: &'static str) {
         self.devices.retain(|d| d != device_id);
-        self.gateway.presence.unbind(device_id, self.outbox.id);
+        let grace = self.gateway.settings.grace;
+        self.gateway.presence.session_ended(&[device_id.to_owned()], self.outbox.id, grace, why);
     }
 
     /// A decision on an open conflict: the sender's own, or anybody's by an admin or a manager.

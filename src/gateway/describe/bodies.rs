@@ -51,7 +51,8 @@ pub const DEVICE: &[Field] = &[
     must("priority", Kind::Count(limits::PRIORITY as u64), ""),
     must("last_seen", Kind::Time, ""),
     must("is_active", Kind::Flag, ""),
-    plus("home", ANY_COUNT, "The node that it is connected to."),
+    plus("home", ANY_COUNT, "The node that it connected to last; as the master, it is led from there."),
+    plus("nodes", Kind::Counts, "All nodes that it is connected to. It is active while there is one."),
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];

@@ -26,7 +26,7 @@ impl Session {
             Ok(outcome) => self.done(ticket, then, outcome),
             Err(error) => {
                 if let Then::Online { device_id, fresh: true, .. } = &then {
-                    self.unbind(device_id);
+                    self.unbind(device_id, "its coming online failed");
                 }
                 self.refuse(&ticket, &error, None);
                 if let Then::Online { held: Some(from), .. } = then {
