@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::client_clock::Taken;
 use crate::cluster::Cluster;
 use crate::limits;
 use crate::model::error::Error;
@@ -29,6 +30,8 @@ pub enum Then {
         device_id: String,
         table_name: String,
         record_id: i64,
+        /// How its time was taken, if not as it was sent.
+        taken: Option<Taken>,
     },
     Critical {
         device_id: String,

@@ -33,6 +33,8 @@ struct Here {
     leaving: HashMap<String, Leaving>,
     /// Devices seen over REST only, and when last.
     rest: HashMap<String, Instant>,
+    /// Of devices that speak over a session here: how far their clocks are ahead, if they are off.
+    clocks: HashMap<String, i64>,
 }
 
 struct Leaving {
@@ -70,6 +72,19 @@ impl Presence {
                 here.leaving.insert(device.clone(), Leaving { due: Instant::now() + grace, looks: LOOKS, why });
             }
         }
+    }
+
+    /// What a session's clock was measured to be. Only of a device that speaks over it.
+    pub fn clock_measured(&self, device_id: &str, session: u64, ahead_ms: Option<i64>) {
+        let mut here = self.here.lock();
+        match ahead_ms.filter(|_| here.bound.get(device_id).is_some_and(|s| s.contains(&session))) {
+            Some(ahead_ms) => drop(here.clocks.insert(device_id.to_owned(), ahead_ms)),
+            None => drop(here.clocks.remove(device_id)),
+        }
+    }
+
+    pub fn clock_ahead_ms(&self, device_id: &str) -> Option<i64> {
+        self.here.lock().clocks.get(device_id).copied()
     }
 
     pub fn sessions_of(&self, device_id: &str) -> Vec<u64> {
@@ -189,6 +204,7 @@ impl Here {
         let last = sessions.is_empty();
         if last {
             self.bound.remove(device_id);
+            self.clocks.remove(device_id);
         }
         last
     }

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Gateway;
 use super::auth;
+use super::client_clock::ClientClock;
 use super::hub::Filter;
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
@@ -21,6 +22,7 @@ use super::wire::{Asked, Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, 
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
+use crate::model::time::IsoTime;
 use crate::proto::command::Intent;
 use crate::proto::{
     AuditNote, Capabilities, ConflictResolve, DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod,
@@ -34,6 +36,8 @@ pub use answers::look_up;
 
 /// How long changes wait for a session that has not said anything yet.
 const FIRST_WORD: Duration = Duration::from_secs(2);
+/// Between two warnings that the clock of one session is off.
+const CLOCK_WARNING: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,9 @@ pub struct Session {
     quiet: bool,
     /// The tables that it wants.
     filter: Filter,
+    /// The clock that its client's times are by, and when the log was told last that it is off.
+    clock: ClientClock,
+    clock_warned: Option<Instant>,
     heard: Instant,
     pinged: Instant,
 }
@@ -94,6 +101,8 @@ impl Session {
             told_from,
             quiet: true,
             filter: Filter::All,
+            clock: ClientClock::default(),
+            clock_warned: None,
             heard: now,
             pinged: now,
         })
@@ -216,12 +225,14 @@ impl Session {
 
     fn act(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::DataUpdate(update) => {
+            ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
+                let taken = self.clock.stamp(&mut update);
                 let then = Then::Update {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
+                    taken,
                 };
                 self.propose(ticket, then, Intent::DataUpdate(update));
             }
@@ -229,10 +240,11 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
-            ClientEvent::Heartbeat { device_id } => {
+            ClientEvent::Heartbeat { device_id, sent } => {
                 self.may(&device_id)?;
-                let at_ms = self.gateway.now_ms();
-                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, at_ms });
+                self.measure_clock(&device_id, sent);
+                let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
+                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, clock_ahead_ms, at_ms });
             }
             ClientEvent::QueueStatus { device_id, offline } => {
                 self.may(&device_id)?;
@@ -262,8 +274,9 @@ impl Session {
 
     fn act_rarely(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::CriticalEvent(critical) => {
+            ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
+                self.clock.stamp_event(&mut critical);
                 let then = Then::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
             }
@@ -335,6 +348,7 @@ impl Session {
             self.devices.push(ask.device_id.clone());
         }
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
+        self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
             self.filter = Filter::of(ask.subscribe);
             self.gateway.hub.subscribe(self.outbox.id, self.filter.clone());
@@ -352,6 +366,19 @@ impl Session {
         });
         self.propose(ticket, then, intent);
         Ok(())
+    }
+
+    /// `sent` is the time of something that the client sent as it happened.
+    fn measure_clock(&mut self, device_id: &str, sent: Option<IsoTime>) {
+        let Some(sent) = sent else { return };
+        self.clock.measure(sent, self.gateway.now_ms());
+        let ahead_ms = self.clock.ahead_ms();
+        self.gateway.presence.clock_measured(device_id, self.outbox.id, ahead_ms);
+        let due = self.clock_warned.is_none_or(|at| at.elapsed() >= CLOCK_WARNING);
+        if let Some(ahead_ms) = ahead_ms.filter(|_| due) {
+            self.clock_warned = Some(Instant::now());
+            tracing::warn!(device_id, ahead_ms, "the clock of a device is off: its times are corrected by that much");
+        }
     }
 
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {

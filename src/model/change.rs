@@ -36,6 +36,10 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     if c.request_id.len() > limits::REQUEST_ID {
         return bad("request_id", format!("is longer than {} bytes", limits::REQUEST_ID));
     }
+    let text = &c.timestamp_as_sent;
+    if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {
+        return bad("timestamp", format!("is kept as at most {} bytes without control characters", limits::TIME_TEXT));
+    }
     Ok(())
 }
 
@@ -162,7 +166,13 @@ impl State {
         }
         let device = self.device_number(&c.device_id)?;
         match self.requests.find(device, &c.request_id) {
-            None => Ok((self.write_or_conflict(c, device)?, false)),
+            None => {
+                self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
+                let given = self.write_or_conflict(c, device);
+                // Still there if it lost a conflict.
+                self.txn.timestamp_as_sent.clear();
+                Ok((given?, false))
+            }
             Some(Kept::Change { seq, timestamp_ms }) => Ok((accepted(seq, timestamp_ms), true)),
             Some(Kept::Row { slot }) => {
                 let key = Key::Requested { device, slot };
@@ -226,6 +236,7 @@ impl State {
             previous_seq: w.previous_seq,
             request_id: w.request_id,
             request_number: w.request_number,
+            timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
         };
         self.requests.load_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
@@ -316,7 +327,8 @@ impl State {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
-        let timestamp_ms = c.timestamp_ms.unwrap_or(self.meta.now_ms);
+        let now = self.meta.now_ms;
+        let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
         Ok(Given::Done(Nothing {}))

@@ -80,6 +80,8 @@ pub(super) struct Txn {
     pub term: u64,
     /// The election that the present command waits for.
     pub ballot: u64,
+    /// The present command's time as its client sent it, for the change that it makes.
+    pub timestamp_as_sent: String,
 }
 
 pub struct State {

@@ -1,8 +1,8 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID,
-    UPDATE,
+    ACKNOWLEDGED, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED,
+    REQUEST_ID, TIME_TAKEN, UPDATE,
 };
 use super::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
@@ -53,6 +53,7 @@ pub const DEVICE: &[Field] = &[
     must("is_active", Kind::Flag, ""),
     plus("home", ANY_COUNT, "The node that it connected to last; as the master, it is led from there."),
     plus("nodes", Kind::Counts, "All nodes that it is connected to. It is active while there is one."),
+    CLOCK_AHEAD,
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
@@ -168,6 +169,7 @@ pub const WRITTEN: &[Field] = &[
     ACKNOWLEDGED[9],
     ACKNOWLEDGED[10],
     ACKNOWLEDGED[11],
+    TIME_TAKEN,
 ];
 
 pub const HEALTH: &[Field] = &[

@@ -23,6 +23,11 @@ const fn event(
     Event { name, about, fields, answers }
 }
 
+pub const CLOCK_AHEAD: Field = more(
+    "clock_ahead_ms",
+    Kind::Number,
+    "The device's clock is so far ahead (or, negative, behind): its times are corrected. Missing below 2 s.",
+);
 /// Which device acts. The token must allow it.
 const ACTOR: Field = must("device_id", DEVICE_ID, "The device that acts.");
 const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
@@ -158,7 +163,7 @@ pub const FROM_CLIENT: &[Event] = &[
     ),
     event(
         "heartbeat",
-        "A sign of life. Not needed: pings of the transport count, too.",
+        "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
         &[ACTOR, SENT_AT],
         &["heartbeat_ack"],
     ),
@@ -182,7 +187,7 @@ pub const UPDATE: &[Field] = &[
     RECORD,
     must("new_data", Kind::Data, "The whole record. Not needed for a delete. At most 256 KiB."),
     may("operation", OPERATION, "Default: update."),
-    SENT_AT,
+    may("timestamp", Kind::Time, "When it was changed, by the device's clock, with an offset. Default: now."),
     BASE,
     REQUEST_ID,
 ];
@@ -259,6 +264,13 @@ pub const DATA_RESPONSE: &[Field] = &[
     more("version", ANY_COUNT, ""),
 ];
 
+/// Of a change that was committed.
+pub const TIME_TAKEN: Field = more(
+    "timestamp_taken",
+    Kind::Word(&["now", "corrected"]),
+    "The change's time was not taken as sent. `now`: it has no offset and the device's is not known. `corrected`: by \
+         how far the device's clock is off, or by its offset.",
+);
 pub const ACKNOWLEDGED: &[Field] = &[
     must("message", WORDS, ""),
     AT,
@@ -273,6 +285,7 @@ pub const ACKNOWLEDGED: &[Field] = &[
     CONFLICT_ID,
     more("repeated", Kind::Flag, "It had been applied before."),
     more("sync_id", Kind::Text(64), ""),
+    TIME_TAKEN,
 ];
 
 pub const TO_CLIENT: &[Event] = &[
@@ -286,6 +299,7 @@ pub const TO_CLIENT: &[Event] = &[
             AT,
             plus("term", ANY_COUNT, ""),
             UP_TO,
+            CLOCK_AHEAD,
         ],
         &[],
     ),
@@ -357,6 +371,11 @@ pub const TO_CLIENT: &[Event] = &[
             plus("seq", ANY_COUNT, "The change's number, and the record's version."),
             UP_TO,
             more("request_id", Kind::Text(limits::REQUEST_ID), ""),
+            more(
+                "timestamp_as_sent",
+                Kind::Text(limits::TIME_TEXT),
+                "The writer's time, if `timestamp` is another one.",
+            ),
         ],
         &[],
     ),
@@ -382,7 +401,7 @@ pub const TO_CLIENT: &[Event] = &[
     ),
     event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
     event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
-    event("heartbeat_ack", "", &[WHO, AT], &[]),
+    event("heartbeat_ack", "", &[WHO, AT, CLOCK_AHEAD], &[]),
     event(
         "error",
         "A request was refused, or the session ends. The connection stays unless the server closes it.",

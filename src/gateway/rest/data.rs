@@ -7,6 +7,7 @@ use axum::extract::State;
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
+use crate::gateway::client_clock::{ClientClock, Taken};
 use crate::gateway::session::look_up;
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
 use crate::model::change::{RecordNow, valid_table};
@@ -47,7 +48,7 @@ pub async fn write(
     body: Body,
 ) -> Answer {
     let id = record(&gateway, &table, &id)?;
-    let change = body.read(&gateway, Code::InvalidData, |f| {
+    let mut change = body.read(&gateway, Code::InvalidData, |f| {
         let device = if f.has("device_id") { f.device_id()? } else { caller.0.sub.clone() };
         update(f, &body.0, device, table, id)
     })?;
@@ -55,10 +56,12 @@ pub async fn write(
     if change.device_id != caller.0.sub {
         gateway.presence.seen_over_rest(&gateway, &change.device_id);
     }
+    // A request of its own says nothing of the device's clock.
+    let taken = ClientClock::default().stamp(&mut change);
     let (device_id, table, request_id) =
         (change.device_id.clone(), change.table_name.clone(), change.request_id.clone());
     let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
-    committed(&gateway, &device_id, (&table, id), &request_id, &outcome)
+    committed(&gateway, &device_id, (&table, id), &request_id, taken, &outcome)
 }
 
 fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
@@ -69,7 +72,14 @@ fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
     id.parse().map_err(|_| bad(Bad::field("record_id", "must be a whole number within 64 bits")))
 }
 
-fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id: &str, outcome: &Outcome) -> Answer {
+fn committed(
+    gateway: &Gateway,
+    device_id: &str,
+    record: (&str, i64),
+    request_id: &str,
+    taken: Option<Taken>,
+    outcome: &Outcome,
+) -> Answer {
     let (seq, conflict) = match &outcome.result {
         Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
         Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -92,6 +102,7 @@ fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id
         conflict_id: conflict.map(|c| c.id),
         repeated: outcome.repeated,
         sync_id: None,
+        timestamp_taken: taken.map(Taken::name),
     };
     Ok(answer(|o| {
         o.flag("success", true);

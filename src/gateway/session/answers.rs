@@ -1,6 +1,7 @@
 //! Answers: what a proposal's outcome and a read become for the client that asked.
 
 use super::Session;
+use crate::gateway::client_clock::Taken;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
 use crate::model::change::{RecordNow, Stored};
@@ -39,8 +40,8 @@ impl Session {
     fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id } => {
-                self.updated(&ticket, &device_id, (&table_name, record_id), &outcome);
+            Then::Update { device_id, table_name, record_id, taken } => {
+                self.updated(&ticket, &device_id, (&table_name, record_id), taken, &outcome);
             }
             Then::Online { device_id, cursor, held, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
@@ -102,7 +103,7 @@ impl Session {
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
 
-    fn updated(&self, ticket: &Ticket, device_id: &str, record: (&str, i64), outcome: &Outcome) {
+    fn updated(&self, ticket: &Ticket, device_id: &str, record: (&str, i64), taken: Option<Taken>, outcome: &Outcome) {
         let (seq, conflict) = match &outcome.result {
             Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -131,6 +132,7 @@ impl Session {
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
             sync_id: None,
+            timestamp_taken: taken.map(Taken::name),
         };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
@@ -147,7 +149,9 @@ impl Session {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = Cursor { epoch: self.gateway.epoch(), seq };
         let (master, term) = (online.master.as_str(), online.term);
-        self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
+        let clock_ahead_ms = self.clock.ahead_ms();
+        let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
+        self.reply(ticket.ack, &ack);
         if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
