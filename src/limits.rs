@@ -91,6 +91,10 @@ pub const REVOKED: usize = 10_000;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
+/// A client's clock that is further off is warned of, and its times are corrected. Milliseconds.
+pub const CLOCK_SKEW_MS: u64 = 2_000;
+/// A client's time as it came, as far as it is kept. Bytes.
+pub const TIME_TEXT: usize = 64;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::client_clock::Taken;
 use super::sync::SyncJob;
 use crate::cluster::Cluster;
 use crate::limits;
@@ -31,6 +32,8 @@ pub enum Then {
         record_id: i64,
         /// The queue's entry that it is: queue and `n`.
         entry: Option<(String, u64)>,
+        /// How its time was taken, if not as it was sent.
+        taken: Option<Taken>,
     },
     Critical {
         device_id: String,

@@ -5,7 +5,7 @@
 //! - [`session`]: one client connection, the same logic for both socket transports
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
-//! - [`presence`]: which devices are here
+//! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
 //!   readers
 
@@ -28,6 +28,7 @@ use crate::tls::acceptor::Current;
 use crate::token::KeyRing;
 
 pub mod auth;
+pub mod client_clock;
 mod delivery;
 pub mod describe;
 pub mod feed;

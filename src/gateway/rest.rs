@@ -222,6 +222,11 @@ impl Asked {
         let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
         Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
     }
+
+    /// `before_id` of a log: only rows with smaller ids.
+    pub fn before_id(&self) -> Result<Option<u64>, Bad> {
+        self.get("before_id").map(|_| self.number("before_id", OFFSET_MAX, 1, OFFSET_MAX)).transpose()
+    }
 }
 
 /// The documented end of a listing.

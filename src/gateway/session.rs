@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::auth;
+use super::client_clock::ClientClock;
 use super::delivery::Delivery;
 use super::hub::Filter;
 use super::lane::{Lane, Read, Step, Then, Ticket};
@@ -20,6 +21,7 @@ use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, Serve
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
+use crate::model::time::IsoTime;
 use crate::proto::command::Intent;
 use crate::proto::{
     AuditNote, Capabilities, ConflictResolve, DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod,
@@ -35,6 +37,8 @@ pub use answers::{look_up, update_message};
 /// unanswered: libraries send first what was emitted offline.
 const FIRST_ONLINE: Duration = Duration::from_secs(2);
 const FIRST_ONLINE_BUSY: Duration = Duration::from_secs(30);
+/// Between two warnings that the clock of one session is off.
+const CLOCK_WARNING: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,9 @@ pub struct Session {
     /// A resume was refused for good. Changes wait for one that is granted: live ones would hide what was missed.
     resume_refused: bool,
     opened: Instant,
+    /// The clock that its client's times are by, and when the log was told last that it is off.
+    clock: ClientClock,
+    clock_warned: Option<Instant>,
     heard: Instant,
     pinged: Instant,
 }
@@ -92,6 +99,8 @@ impl Session {
             awaiting_online: true,
             resume_refused: false,
             opened: now,
+            clock: ClientClock::default(),
+            clock_warned: None,
             heard: now,
             pinged: now,
         })
@@ -220,13 +229,15 @@ impl Session {
 
     fn act(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::DataUpdate(update) => {
+            ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
+                let taken = self.clock.stamp(&mut update);
                 let then = Then::Update {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
                     entry: (update.n > 0).then(|| (update.queue.clone(), update.n)),
+                    taken,
                 };
                 self.propose(ticket, then, Intent::DataUpdate(update));
             }
@@ -234,10 +245,11 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
-            ClientEvent::Heartbeat { device_id } => {
+            ClientEvent::Heartbeat { device_id, sent } => {
                 self.may(&device_id)?;
-                let at_ms = self.gateway.now_ms();
-                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, at_ms });
+                self.measure_clock(&device_id, sent);
+                let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
+                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, clock_ahead_ms, at_ms });
             }
             ClientEvent::QueueStatus { device_id, offline } => {
                 self.may(&device_id)?;
@@ -270,8 +282,9 @@ impl Session {
 
     fn act_rarely(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::CriticalEvent(critical) => {
+            ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
+                self.clock.stamp_event(&mut critical);
                 let then = Then::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
             }
@@ -369,6 +382,7 @@ impl Session {
             self.devices.push(ask.device_id.clone());
         }
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
+        self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
             self.delivery.subscribe(Filter::of(ask.subscribe));
         }
@@ -380,20 +394,37 @@ impl Session {
             priority: ask.priority,
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
+            returns: false,
         });
         self.propose(ticket, then, intent);
         Ok(())
     }
 
+    /// `sent` is the time of something that the client sent as it happened.
+    fn measure_clock(&mut self, device_id: &str, sent: Option<IsoTime>) {
+        let Some(sent) = sent else { return };
+        self.clock.measure(sent, self.gateway.now_ms());
+        let ahead_ms = self.clock.ahead_ms();
+        self.gateway.presence.clock_measured(device_id, self.outbox.id, ahead_ms);
+        let due = self.clock_warned.is_none_or(|at| at.elapsed() >= CLOCK_WARNING);
+        if let Some(ahead_ms) = ahead_ms.filter(|_| due) {
+            self.clock_warned = Some(Instant::now());
+            tracing::warn!(device_id, ahead_ms, "the clock of a device is off: its times are corrected by that much");
+        }
+    }
+
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
-        self.unbind(device_id);
+        self.unbind(device_id, "said goodbye");
         Ok(())
     }
 
-    fn unbind(&mut self, device_id: &str) {
+    /// What was asked of the cluster about the device may get lost, or may be done although its answer did not come:
+    /// then it is reported after the grace.
+    fn unbind(&mut self, device_id: &str, why: &'static str) {
         self.devices.retain(|d| d != device_id);
-        self.gateway.presence.unbind(device_id, self.outbox.id);
+        let grace = self.gateway.settings.grace;
+        self.gateway.presence.session_ended(&[device_id.to_owned()], self.outbox.id, grace, why);
     }
 
     /// A decision on an open conflict: the sender's own, or anybody's by an admin or a manager.

@@ -55,6 +55,10 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     if c.after > 0 && c.after >= c.n {
         return bad("after", "must be less than n".into());
     }
+    let text = &c.timestamp_as_sent;
+    if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {
+        return bad("timestamp", format!("is kept as at most {} bytes without control characters", limits::TIME_TEXT));
+    }
     Ok(())
 }
 
@@ -210,7 +214,11 @@ impl State {
             return Ok((given, true));
         }
         let Some(kept) = self.requests.find(device, &c.request_id) else {
-            return Ok((self.write_or_conflict(c, device)?, false));
+            self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
+            let given = self.write_or_conflict(c, device);
+            // Still there if it lost a conflict.
+            self.txn.timestamp_as_sent.clear();
+            return Ok((given?, false));
         };
         let Some(given) = self.first_answer(&c, device, kept)? else {
             let why = "was used for another table_name, record_id, operation or new_data";
@@ -317,6 +325,7 @@ impl State {
             after,
             queue,
             n,
+            timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
         };
         self.requests.load_change(w.device, &change);
         self.queues.load_change(w.device, &change);
@@ -416,7 +425,8 @@ impl State {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
-        let timestamp_ms = c.timestamp_ms.unwrap_or(self.meta.now_ms);
+        let now = self.meta.now_ms;
+        let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
         Ok(Given::Done(Nothing {}))

@@ -238,7 +238,7 @@ impl State {
             at_ms: now,
             local_seq: current.as_ref().map_or(0, |v| v.seq),
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
-            remote_timestamp_ms: c.timestamp_ms.unwrap_or(now),
+            remote_timestamp_ms: c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS)),
             ..Conflict::default()
         };
         let details = format!("Conflict {} of {}/{} reported", row.id, row.table_name, row.record_id);

@@ -22,7 +22,8 @@ impl Default for Retention {
 /// The leader's duties now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
 pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &u64| view.lost_in(*node) == Some(0);
-    let lost = view.state.homes().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
+    let lost =
+        view.state.nodes_with_devices().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
     let mut duties: Vec<Action> = lost.collect();
     if duties.is_empty() {
         duties = decide(view);
@@ -34,9 +35,9 @@ pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
     duties
 }
 
-/// How long until the devices at home somewhere are offline for its silence, at the earliest. Milliseconds.
+/// How long until the devices that are present on a node are offline for its silence, at the earliest. Milliseconds.
 pub fn next_loss(view: &View<'_>) -> Option<u64> {
-    view.state.homes().filter_map(|node| view.lost_in(node)).min()
+    view.state.nodes_with_devices().filter_map(|node| view.lost_in(node)).min()
 }
 
 impl View<'_> {

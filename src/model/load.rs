@@ -105,16 +105,15 @@ impl State {
 
     fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.devices.clear();
-        self.homes.clear();
+        self.present_on.clear();
+        self.active_devices = 0;
         self.device_names = vec![Arc::from(""); self.meta.devices as usize];
         for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
             let (_, device) = row?;
             if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
                 *name = Arc::from(device.device_id.as_str());
             }
-            if device.is_active {
-                *self.homes.entry(device.home).or_default() += 1;
-            }
+            self.count_presence(&device);
             self.devices.insert(device.device_id.clone(), Arc::new(device));
         }
         self.sync_states.clear();

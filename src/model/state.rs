@@ -94,6 +94,8 @@ pub(super) struct Txn {
     pub term: u64,
     /// The election that the present command waits for.
     pub ballot: u64,
+    /// The present command's time as its client sent it, for the change that it makes.
+    pub timestamp_as_sent: String,
 }
 
 pub struct State {
@@ -103,8 +105,9 @@ pub struct State {
     pub(super) txn: Txn,
     pub(super) meta: Meta,
     pub(super) devices: BTreeMap<String, Arc<Device>>,
-    /// How many active devices are at home on each node.
-    pub(super) homes: BTreeMap<u64, u32>,
+    pub(super) active_devices: usize,
+    /// How many devices are present on each node.
+    pub(super) present_on: BTreeMap<u64, u32>,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
     agenda: u64,
     /// Device ids by number, from 1.
@@ -135,7 +138,8 @@ impl State {
             txn: Txn::default(),
             meta: Meta::default(),
             devices: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            active_devices: 0,
+            present_on: BTreeMap::new(),
             agenda: 0,
             device_names: Vec::new(),
             sync_states: HashMap::new(),
@@ -192,12 +196,12 @@ impl State {
     }
 
     pub fn active_devices(&self) -> usize {
-        self.homes.values().map(|count| *count as usize).sum()
+        self.active_devices
     }
 
-    /// The nodes that active devices are at home on.
-    pub fn homes(&self) -> impl Iterator<Item = u64> {
-        self.homes.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
+    /// The nodes that any device is present on.
+    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
+        self.present_on.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
     }
 
     /// Changes when there may be something to do for a coordinator.
@@ -319,6 +323,7 @@ impl State {
             Intent::DevicesSeen(c) => self.devices_seen(c),
             Intent::NodeBooted(_) => self.node_booted(node)?,
             Intent::NodeLost(c) => self.node_lost(c.node, "node lost")?,
+            Intent::MoveHome(c) => self.move_home(&c, node),
             Intent::CriticalEvent(c) => self.critical_event(c)?,
             Intent::SyncBegin(c) => self.sync_begin(c)?,
             Intent::SyncComplete(c) => self.sync_complete(c)?,

@@ -5,6 +5,7 @@
 
 mod auth;
 mod backpressure;
+mod clocks;
 mod coverage;
 mod describe;
 mod endpoints;

@@ -1,8 +1,8 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, N,
-    QUEUE, REQUEST_ID, UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL,
+    MASTER_ELECTED, N, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
 };
 use super::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
@@ -52,7 +52,9 @@ pub const DEVICE: &[Field] = &[
     must("priority", Kind::Count(limits::PRIORITY as u64), ""),
     must("last_seen", Kind::Time, ""),
     must("is_active", Kind::Flag, ""),
-    plus("home", ANY_COUNT, "The node that it is connected to."),
+    plus("home", ANY_COUNT, "The node that it connected to last; as the master, it is led from there."),
+    plus("nodes", Kind::Counts, "All nodes that it is connected to. It is active while there is one."),
+    CLOCK_AHEAD,
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
@@ -179,6 +181,7 @@ pub const WRITTEN: &[Field] = &[
     ACKNOWLEDGED[11],
     ACKNOWLEDGED[12],
     ACKNOWLEDGED[13],
+    TIME_TAKEN,
 ];
 
 pub const HEALTH: &[Field] = &[

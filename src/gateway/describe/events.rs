@@ -23,6 +23,11 @@ const fn event(
     Event { name, about, fields, answers }
 }
 
+pub const CLOCK_AHEAD: Field = more(
+    "clock_ahead_ms",
+    Kind::Number,
+    "The device's clock is so far ahead (or, negative, behind): its times are corrected. Missing below 2 s.",
+);
 /// Which device acts. The token must allow it.
 const ACTOR: Field = must("device_id", DEVICE_ID, "The device that acts.");
 const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
@@ -167,7 +172,7 @@ pub const FROM_CLIENT: &[Event] = &[
     ),
     event(
         "heartbeat",
-        "A sign of life. Not needed: pings of the transport count, too.",
+        "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
         &[ACTOR, SENT_AT],
         &["heartbeat_ack"],
     ),
@@ -191,7 +196,7 @@ pub const UPDATE: &[Field] = &[
     RECORD,
     must("new_data", Kind::Data, "The whole record. Not needed for a delete. At most 256 KiB."),
     may("operation", OPERATION, "Default: update."),
-    SENT_AT,
+    may("timestamp", Kind::Time, "When it was changed, by the device's clock, with an offset. Default: now."),
     BASE,
     REQUEST_ID,
     QUEUE,
@@ -291,6 +296,13 @@ pub const DATA_RESPONSE: &[Field] = &[
     more("version", ANY_COUNT, ""),
 ];
 
+/// Of a change that was committed.
+pub const TIME_TAKEN: Field = more(
+    "timestamp_taken",
+    Kind::Word(&["now", "corrected"]),
+    "The change's time was not taken as sent. `now`: it has no offset and the device's is not known. `corrected`: by \
+         how far the device's clock is off, or by its offset.",
+);
 pub const ACKNOWLEDGED: &[Field] = &[
     must("message", WORDS, ""),
     AT,
@@ -307,6 +319,7 @@ pub const ACKNOWLEDGED: &[Field] = &[
     more("queue", Kind::Name(limits::QUEUE_ID), "Of a queue's entry."),
     more("n", ANY_COUNT, "Of a queue's entry."),
     more("sync_id", Kind::Text(64), ""),
+    TIME_TAKEN,
 ];
 
 pub const TO_CLIENT: &[Event] = &[
@@ -320,6 +333,7 @@ pub const TO_CLIENT: &[Event] = &[
             AT,
             plus("term", ANY_COUNT, ""),
             UP_TO,
+            CLOCK_AHEAD,
         ],
         &[],
     ),
@@ -410,6 +424,11 @@ pub const TO_CLIENT: &[Event] = &[
                 "The `seq` of the table's change before this one; 0: none. A session with `subscribe` sees by it that it missed none.",
             ),
             more("request_id", Kind::Text(limits::REQUEST_ID), ""),
+            more(
+                "timestamp_as_sent",
+                Kind::Text(limits::TIME_TEXT),
+                "The writer's time, if `timestamp` is another one.",
+            ),
         ],
         &[],
     ),
@@ -439,7 +458,7 @@ pub const TO_CLIENT: &[Event] = &[
     ),
     event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
     event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
-    event("heartbeat_ack", "", &[WHO, AT], &[]),
+    event("heartbeat_ack", "", &[WHO, AT, CLOCK_AHEAD], &[]),
     event(
         "error",
         "A request was refused, or the session ends. The connection stays unless the server closes it.",

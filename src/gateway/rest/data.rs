@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
+use crate::gateway::client_clock::{ClientClock, Taken};
 use crate::gateway::session::{look_up, update_message};
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
 use crate::model::change::{RecordNow, valid_table};
@@ -48,7 +49,7 @@ pub async fn write(
     body: Body,
 ) -> Answer {
     let id = record(&gateway, &table, &id)?;
-    let change = body.read(&gateway, Code::InvalidData, |f| {
+    let mut change = body.read(&gateway, Code::InvalidData, |f| {
         let device = if f.has("device_id") { f.device_id()? } else { caller.0.sub.clone() };
         update(f, &body.0, device, table, id)
     })?;
@@ -56,10 +57,12 @@ pub async fn write(
     if change.device_id != caller.0.sub {
         gateway.presence.seen_over_rest(&gateway, &change.device_id);
     }
+    // A request of its own says nothing of the device's clock.
+    let taken = ClientClock::default().stamp(&mut change);
     // What the answer repeats.
     let asked = DataUpdate { data: Bytes::new(), ..change.clone() };
     let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
-    committed(&gateway, &asked, &outcome)
+    committed(&gateway, &asked, taken, &outcome)
 }
 
 fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
@@ -70,7 +73,7 @@ fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
     id.parse().map_err(|_| bad(Bad::field("record_id", "must be a whole number within 64 bits")))
 }
 
-fn committed(gateway: &Gateway, asked: &DataUpdate, outcome: &Outcome) -> Answer {
+fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcome: &Outcome) -> Answer {
     let (seq, conflict) = match &outcome.result {
         Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
         Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -94,6 +97,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, outcome: &Outcome) -> Answer
         repeated: outcome.repeated,
         entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),
         sync_id: None,
+        timestamp_taken: taken.map(Taken::name),
     };
     Ok(answer(|o| {
         o.flag("success", true);

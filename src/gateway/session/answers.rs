@@ -1,6 +1,7 @@
 //! Answers: what a proposal's outcome and a read become for the client that asked.
 
 use super::Session;
+use crate::gateway::client_clock::Taken;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::outbox::{Frame, Transport};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
@@ -19,7 +20,7 @@ impl Session {
             Ok(outcome) => self.done(ticket, then, outcome),
             Err(error) => {
                 if let Then::Online { device_id, fresh: true, .. } = &then {
-                    self.unbind(device_id);
+                    self.unbind(device_id, "its coming online failed");
                 }
                 match then {
                     Then::Sync(job) => job.fail(&error),
@@ -33,8 +34,8 @@ impl Session {
     fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id, entry } => {
-                self.updated(&ticket, &device_id, (&table_name, record_id), entry.as_ref(), &outcome);
+            Then::Update { device_id, table_name, record_id, entry, taken } => {
+                self.updated(&ticket, &device_id, (&table_name, record_id), (entry.as_ref(), taken), &outcome);
             }
             Then::Online { device_id, cursor, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
@@ -103,7 +104,7 @@ impl Session {
         ticket: &Ticket,
         device_id: &str,
         record: (&str, i64),
-        entry: Option<&(String, u64)>,
+        (entry, taken): (Option<&(String, u64)>, Option<Taken>),
         outcome: &Outcome,
     ) {
         let (seq, conflict) = match &outcome.result {
@@ -135,6 +136,7 @@ impl Session {
             repeated: outcome.repeated,
             entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
             sync_id: None,
+            timestamp_taken: taken.map(Taken::name),
         };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
@@ -151,7 +153,9 @@ impl Session {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = Cursor { epoch: self.gateway.epoch(), seq };
         let (master, term) = (online.master.as_str(), online.term);
-        self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
+        let clock_ahead_ms = self.clock.ahead_ms();
+        let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
+        self.reply(ticket.ack, &ack);
         if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
