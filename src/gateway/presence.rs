@@ -168,9 +168,8 @@ impl Presence {
         let strayed: Vec<&String> = {
             let hot = gateway.cluster.replica().hot();
             // A node's own device is online without sessions.
-            let is_strayed = |id: &&String| {
-                hot.device(id).is_some_and(|d| !has_session_on(d, me) && !(d.is_active && d.presence() == Kind::Node))
-            };
+            let is_known = |d: &Device| has_session_on(d, me) || (d.is_active && d.presence() == Kind::Node);
+            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !is_known(d));
             here.bound.keys().filter(is_strayed).collect()
         };
         for device_id in &strayed {
