@@ -8,7 +8,6 @@ use prost::Message;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::fingerprint;
-use super::queues::Entry;
 use super::read;
 use super::records::Version;
 use super::requests::{Kept, Names};
@@ -210,7 +209,7 @@ impl State {
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
         validate(&c)?;
         let device = self.device_number(&c.device_id)?;
-        if let Entry::Repeated(given) = self.queue_entry(&c, device)? {
+        if let Some(given) = self.queue_entry(&c, device)? {
             return Ok((given, true));
         }
         let Some(kept) = self.requests.find(device, &c.request_id) else {

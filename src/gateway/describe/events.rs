@@ -215,11 +215,8 @@ pub const QUEUE: Field = more(
     "The id of a durable queue of the device, drawn when the queue was made. With `n` and `after`: each entry is applied once, however late its repeat comes.",
 );
 pub const N: Field = more("n", Kind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
-pub const AFTER_N: Field = more(
-    "after",
-    Kind::Count(i64::MAX as u64 - 1),
-    "The `n` of the entry before it that was not given up; 0 for the first one.",
-);
+pub const AFTER_N: Field =
+    more("after", ANY_COUNT, "The `n` of the entry before it that was not given up; 0 for the first one.");
 
 /// What every error carries, whatever the transport.
 pub const ERROR_TAIL: [Field; 6] = [
