@@ -444,7 +444,7 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
     b.ok(Intent::Compact(Compact { changes_to: 5, audit_to: 4 }));
     // Audit rows 1 to 4 are the registration and changes 1 to 3.
     assert_eq!((b.state.meta().audit_compacted, b.state.meta().compacted_seq), (4, 3));
-    let size = PageSize { rows: 100, bytes: 1_000 };
+    let size = PageSize { rows: 100, bytes: 100_000 };
     assert!(changes_after(&b.tables, 0, 10, size, |_| true).unwrap().is_none());
     assert_eq!(changes_after(&b.tables, 3, 10, size, |_| true).unwrap().unwrap().changes.len(), 7);
     let (total, page) = b.state.audit_index().page(&AuditFilter::default(), 100, 0);
