@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -59,8 +60,12 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());
-    // Around the whole of it, not as a layer of each route: a layer makes an Engine.IO server for each.
-    Router::new().fallback_service(socketio::service(gateway, routes)).layer(cors)
+    let engine = socketio::Engine::new(gateway);
+    let sockets = Router::new()
+        .route("/socket.io", any(socketio::handle))
+        .route("/socket.io/", any(socketio::handle))
+        .with_state(engine);
+    sockets.merge(routes).layer(cors)
 }
 
 /// A handler that panics is a bug, and answers like one.
