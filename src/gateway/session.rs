@@ -175,7 +175,10 @@ impl Session {
         let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, why.message.clone()));
         let (event, request_id, at_ms) = (known(event), request_id(payload), self.gateway.now_ms());
         let request_id = request_id.as_deref();
-        self.reply(ack, &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms });
+        self.reply(
+            ack,
+            &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms },
+        );
     }
 
     fn refuse_decode(&self, event: &str, ack: Option<i64>, bad: &DecodeError) {

@@ -150,7 +150,11 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
         if let Err(error) = engine.check_room() {
             return Failure::new(&engine.gateway, error).into_response();
         }
-        return if query.websocket { engine.open_web_socket(query.eio, request) } else { engine.open(query.eio, request) };
+        return if query.websocket {
+            engine.open_web_socket(query.eio, request)
+        } else {
+            engine.open(query.eio, request)
+        };
     };
     let Some(socket) = engine.socket(&sid) else { return unknown() };
     match (request.method(), query.websocket) {

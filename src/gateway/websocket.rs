@@ -100,9 +100,13 @@ impl Connection {
     async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
         let Self { session, mut socket, sending, at_ms, .. } = self;
-        // A peer that takes nothing is not waited for.
+        // A peer that takes nothing is not waited for. A node that shuts down waits for its sessions, so that all are
+        // told; else a session that has ended takes up no room.
+        let shuts_down = matches!(&ended, Ended::Closed(error) if error.code == Code::Unavailable);
+        let (first, last) = if shuts_down { (None, Some(session)) } else { (Some(session), None) };
+        first.map(|session| session.end(&ended));
         let told = timeout(FAREWELL, farewell(&mut socket, sending, &ended, at_ms())).await;
-        session.end(&ended);
+        last.map(|session| session.end(&ended));
         if told == Ok(true) {
             // Until the client closes too: closing first would throw away what it has not read yet.
             let closed = async { while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {} };
@@ -168,6 +172,7 @@ impl Connection {
             Ok((event, data)) if text.len() > limits::FRAME => {
                 self.session.refuse_frame(&event, data, None, &Bad::payload(too_large()));
             }
+            Err(_) if text.len() > limits::FRAME => self.session.misheard(&Bad::payload(too_large())),
             Ok((event, data)) => self.session.hear(&event, data, &frame, None),
             Err(bad) => self.session.misheard(&bad),
         }

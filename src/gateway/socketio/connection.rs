@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream};
@@ -28,8 +30,9 @@ use crate::model::error::{Code, Error};
 
 /// Packets taken in before others get their turn.
 const TURN: usize = 64;
-/// Packets in one answer to a poll: Python's clients take no more than 16.
-const POLL_PACKETS: usize = 14;
+/// Packets in one answer to a poll. Python's clients take no more than 16, and end the connection over more.
+const POLL_PACKETS: usize = 256;
+const POLL_PACKETS_PYTHON: usize = 14;
 /// Bytes in one answer to a poll, unless a single packet has more.
 const POLL_BYTES: usize = 512 << 10;
 /// Engine.IO's own packets that wait to be sent; with more, nothing more is heard.
@@ -59,6 +62,8 @@ pub struct Connection {
     poll: Option<oneshot::Sender<Bytes>>,
     /// Since when none waits.
     no_poll: Instant,
+    /// How many packets the client takes at once.
+    poll_packets: usize,
     /// A payload whose poll was gone.
     unsent: Option<Bytes>,
     upgrade: Option<oneshot::Receiver<WebSocket>>,
@@ -71,6 +76,8 @@ pub struct Connection {
     blocked_since: Option<Instant>,
     /// Nothing was heard for want of room.
     paused: bool,
+    /// Packets since the last tick of `pings`.
+    heard: usize,
     /// Attachments that follow a packet which was answered already.
     attachments: u64,
     pings: Interval,
@@ -99,6 +106,9 @@ impl Connection {
         let now = Instant::now();
         let settings = &engine.gateway.settings;
         let (ping_every, connect_timeout) = (settings.ping_every, settings.connect_timeout);
+        let agent = parts.headers.get(USER_AGENT).map_or(&b"python"[..], HeaderValue::as_bytes);
+        let is_python = agent.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"python"));
+        let poll_packets = if is_python { POLL_PACKETS_PYTHON } else { POLL_PACKETS };
         Self {
             engine,
             sid,
@@ -111,6 +121,7 @@ impl Connection {
             posted,
             poll: None,
             no_poll: now,
+            poll_packets,
             unsent: None,
             upgrade: None,
             own: VecDeque::new(),
@@ -119,8 +130,9 @@ impl Connection {
             dirty: false,
             blocked_since: None,
             paused: false,
+            heard: 0,
             attachments: 0,
-            pings: every(now + ping_every, ping_every),
+            pings: every(now + ping_every, if eio == Eio::V3 { ping_every / 2 } else { ping_every }),
             ticks: None,
             give_up: Box::pin(sleep(connect_timeout)),
         }
@@ -218,6 +230,7 @@ impl Connection {
                 return Poll::Pending;
             }
             let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
+            self.heard += 1;
             if let Some(session) = &mut self.session {
                 session.heard();
             }
@@ -265,8 +278,7 @@ impl Connection {
             },
             Incoming::Bad(why) => self.misheard(&Bad::payload(why)),
             Incoming::Huge => {
-                let why = format!("a packet may have at most {} bytes", limits::FRAME);
-                return Err(Ended::Closed(Error::new(Code::InvalidData, why)));
+                return Err(Ended::Closed(Error::new(Code::InvalidData, too_large())));
             }
         }
         Ok(())
@@ -302,10 +314,10 @@ impl Connection {
                 let Some(session) = &mut self.session else { return Ok(()) };
                 match event_array(body) {
                     Ok((event, data)) if text.len() > limits::FRAME => {
-                        let why = format!("a packet may have at most {} bytes", limits::FRAME);
-                        session.refuse_frame(&event, data, ack, &Bad::payload(why));
+                        session.refuse_frame(&event, data, ack, &Bad::payload(too_large()));
                     }
                     Ok((event, data)) => session.hear(&event, data, &Bytes::from(text.clone()), ack),
+                    Err(_) if text.len() > limits::FRAME => session.misheard(&Bad::payload(too_large())),
                     Err(bad) => session.misheard(&bad),
                 }
             }
@@ -329,8 +341,8 @@ impl Connection {
         let given = auth.and_then(|text| Fields::parse(text).ok()?.maybe_text("token", 8_192).ok().flatten());
         let token = given.as_deref().or_else(|| auth::token_of(&self.parts));
         let gateway = &self.engine.gateway;
-        let opened = auth::check(gateway, token)
-            .and_then(|claims| Session::open(gateway.clone(), claims, Transport::SocketIo));
+        let opened =
+            auth::check(gateway, token).and_then(|claims| Session::open(gateway.clone(), claims, Transport::SocketIo));
         match opened {
             Ok(session) => {
                 let (first, period) = session.ticks();
@@ -364,8 +376,9 @@ impl Connection {
             return Ok(());
         };
         while self.pings.poll_tick(cx).is_ready() {
-            // Old clients ping by themselves. One that is not heard for now may take its pong for missing.
-            self.ping_due = self.eio == Eio::V4 || self.paused;
+            // Old clients ping by themselves, and miss the pong when the ping is behind a burst that is not heard yet.
+            let bursts = std::mem::take(&mut self.heard) >= TURN || self.paused;
+            self.ping_due = self.eio == Eio::V4 || bursts;
         }
         while self.ticks.as_mut().is_some_and(|ticks| ticks.poll_tick(cx).is_ready()) {
             if self.paused {
@@ -452,7 +465,7 @@ impl Connection {
         if std::mem::take(&mut self.ping_due) {
             payload.push(self.eio, self.ping());
         }
-        while payload.packets < POLL_PACKETS {
+        while payload.packets < self.poll_packets {
             if let Some(own) = self.own.pop_front() {
                 payload.push(self.eio, &own);
                 continue;
@@ -528,8 +541,16 @@ impl Connection {
             Ended::Silent => Some(&silent),
             Ended::Gone => None,
         };
+        // A node that shuts down waits for its sessions, so that all are told; else a session that has ended takes up no
+        // room.
+        let live = self.session.is_some();
+        if !error.is_some_and(|error| error.code == Code::Unavailable)
+            && let Some(session) = self.session.take()
+        {
+            session.end(ended);
+        }
         if let Some(error) = error
-            && self.session.is_some()
+            && live
         {
             let at_ms = self.engine.gateway.now_ms();
             let event =
@@ -613,6 +634,10 @@ impl Drop for Connection {
         self.engine.sockets.lock().remove(&self.sid);
         self.gone.cancel();
     }
+}
+
+fn too_large() -> String {
+    format!("a packet may have at most {} bytes", limits::FRAME)
 }
 
 /// The same token will be refused again. One that has expired may be followed by a fresh one.
