@@ -195,6 +195,8 @@ async fn a_silent_client_is_told_and_may_come_back() {
         let _ = poller.http.post(&poller.url).body("3").send().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // It is told with its next poll, if that comes soon; then it is not known any more.
+    assert_eq!(code_of(&poller.next().await), "1004");
     assert_eq!(poller.poll().await.0, 400);
 }
 
