@@ -35,6 +35,8 @@ pub enum Kind {
     Members,
     /// In TOML an array of `"HOST:PORT"`; elsewhere with commas between them.
     Addresses,
+    /// In TOML an array of `"SCHEME://HOST[:PORT]"`; elsewhere with commas between them.
+    Origins,
 }
 
 /// One setting: `default` is `None` where it must be given.
@@ -81,6 +83,12 @@ pub const SETTINGS: &[Setting] = &[
         "The gateway's certificate and what leads from it to its CA, in PEM; with it the gateway speaks TLS only (https, wss).",
     ),
     row("gateway_tls_key", Kind::File, Some(""), "The private key of that certificate."),
+    row(
+        "cors_origins",
+        Kind::Origins,
+        Some(""),
+        "The origins of web pages that may ask this node, with credentials; none: pages of any origin, without. Tokens are never cookies, so a page has only what its reader gives it.",
+    ),
     row(
         "raft_listen",
         Kind::Listen,
@@ -207,6 +215,8 @@ pub struct Config {
     pub key_file: PathBuf,
     pub gateway_listen: SocketAddr,
     pub gateway_tls: Option<GatewayTls>,
+    /// Of web pages; empty: any.
+    pub cors_origins: Vec<String>,
     pub raft_listen: SocketAddr,
     pub raft_tls: Option<RaftTls>,
     /// The founding members; empty for a node that will be added.
@@ -292,6 +302,7 @@ impl Config {
                 gateway_tls: layers
                     .files(["gateway_tls_cert", "gateway_tls_key"])?
                     .map(|[cert, key]| GatewayTls { cert, key }),
+                cors_origins: layers.origins("cors_origins")?,
                 raft_listen: layers.listen("raft_listen")?,
                 raft_tls: layers
                     .files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?

@@ -138,9 +138,9 @@ impl Session {
         Ok(due)
     }
 
-    /// More may be heard: fewer requests than the limit are unanswered.
+    /// More may be heard: fewer requests than the limit are unanswered, and the client takes its answers.
     pub fn has_room(&self) -> bool {
-        self.lane.has_room()
+        self.lane.has_room() && !self.outbox.is_crowded()
     }
 
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
@@ -177,6 +177,18 @@ impl Session {
         let at_ms = self.gateway.now_ms();
         let (conflict_id, request_id) = (None, None);
         self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
+    }
+
+    /// A frame that is refused whatever is in it, such as one that is too large.
+    pub fn refuse_frame(&self, event: &str, payload: Option<&str>, ack: Option<i64>, why: &Bad) {
+        let limited = self.gateway.rates.check(&self.claims.sub).err();
+        let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, why.message.clone()));
+        let (event, request_id, at_ms) = (known(event), request_id(payload), self.gateway.now_ms());
+        let request_id = request_id.as_deref();
+        self.reply(
+            ack,
+            &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms },
+        );
     }
 
     fn refuse_decode(&self, event: &str, ack: Option<i64>, bad: &DecodeError) {

@@ -28,3 +28,4 @@ mod socketio;
 mod sqlite;
 mod streams;
 mod to_client;
+mod transports;
