@@ -25,6 +25,7 @@ mod changes;
 mod conflicts;
 mod data;
 mod devices;
+mod history;
 mod logs;
 mod members;
 mod prometheus;
@@ -219,8 +220,11 @@ impl Asked {
 
     /// `limit` and `offset` of a listing.
     pub fn page(&self) -> Result<(usize, u64), Bad> {
-        let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
-        Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
+        Ok((self.limit()?, self.number("offset", 0, 0, OFFSET_MAX)?))
+    }
+
+    pub fn limit(&self) -> Result<usize, Bad> {
+        Ok(self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)? as usize)
     }
 }
 

@@ -6,16 +6,23 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, Role};
 
-/// How many changes and audit rows the cluster keeps.
+/// How many changes, audit rows, resolved conflicts and elections the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub changes: u64,
     pub audit_rows: u64,
+    pub conflicts: u64,
+    pub elections: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { changes: limits::CHANGES, audit_rows: limits::AUDIT_ROWS }
+        Self {
+            changes: limits::CHANGES,
+            audit_rows: limits::AUDIT_ROWS,
+            conflicts: limits::CONFLICTS,
+            elections: limits::ELECTIONS,
+        }
     }
 }
 
@@ -61,10 +68,18 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let meta = state.meta();
     let changes_to = meta.head_seq.saturating_sub(retention.changes);
     let audit_to = meta.audit_head.saturating_sub(retention.audit_rows);
+    let conflicts_to = state.resolved_to(retention.conflicts);
+    // Rows of a database come newest first and without a gap: none goes before all are there.
+    let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
+    let elections_to = if importing { 0 } else { meta.election_head.saturating_sub(retention.elections) };
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
-    (due(audit_to, meta.audit_compacted) || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted))
-        .then_some(Intent::Compact(Compact { changes_to, audit_to }))
+    let due = due(audit_to, meta.audit_compacted)
+        || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted)
+        || due(conflicts_to, meta.resolved_compacted)
+        || state.too_many_conflict_bytes()
+        || due(elections_to, meta.election_dropped);
+    due.then_some(Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to }))
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.
@@ -152,7 +167,7 @@ mod tests {
     fn compaction_goes_on_until_the_limits_hold() {
         let mut b = Bench::new();
         b.ok(online("a", 0, Role::Master));
-        let retention = Retention { changes: 100, audit_rows: 200 };
+        let retention = Retention { changes: 100, audit_rows: 200, ..Retention::default() };
         for n in 0..3_000 {
             let write = crate::proto::DataUpdate {
                 device_id: "a".into(),

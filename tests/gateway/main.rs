@@ -5,6 +5,7 @@
 
 mod auth;
 mod backpressure;
+mod collisions;
 mod coverage;
 mod describe;
 mod endpoints;
@@ -24,3 +25,4 @@ mod socketio;
 mod sqlite;
 mod streams;
 mod to_client;
+mod values;
