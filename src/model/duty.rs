@@ -164,6 +164,49 @@ mod tests {
     }
 
     #[test]
+    fn resolved_conflicts_and_elections_go_when_there_are_more_than_are_kept() {
+        let mut b = Bench::new();
+        b.ok(online("a", 0, Role::Master));
+        b.ok(online("b", 0, Role::Client));
+        let retention = Retention { conflicts: 100, elections: 50, ..Retention::default() };
+        let late = crate::proto::DataUpdate {
+            device_id: "b".into(),
+            table_name: "t".into(),
+            operation: 2,
+            timestamp_ms: Some(5),
+            ..Default::default()
+        };
+        b.ok(Intent::DataUpdate(crate::proto::DataUpdate {
+            device_id: "a".into(),
+            timestamp_ms: None,
+            ..late.clone()
+        }));
+        for _ in 0..limits::COMPACT_STEP + 99 {
+            b.ok(Intent::DataUpdate(late.clone()));
+        }
+        let elect = crate::proto::Elect { reason: 3, method: 1, ..Default::default() };
+        while b.state.meta().election_head < limits::COMPACT_STEP + 49 {
+            b.ok(Intent::Elect(elect.clone()));
+        }
+        // A whole step is due, not a part of one.
+        assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+        b.ok(Intent::DataUpdate(late));
+        b.ok(Intent::Elect(elect));
+        let (mut duty, _) = duties(&b, NodeView::default(), 0, retention);
+        let Some(Action::Propose(duty)) = duty.pop() else { panic!("nothing is due") };
+        b.ok(duty);
+        let meta = b.state.meta();
+        assert_eq!(
+            (meta.resolved_head - meta.resolved_compacted, meta.election_head - meta.election_dropped),
+            (100, 50)
+        );
+        let kept = |kind: fn(&super::super::tables::Key) -> bool| b.tables.rows().keys().filter(|k| kind(k)).count();
+        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Conflict(_))), 100);
+        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Election(_))), 50);
+        assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+    }
+
+    #[test]
     fn compaction_goes_on_until_the_limits_hold() {
         let mut b = Bench::new();
         b.ok(online("a", 0, Role::Master));

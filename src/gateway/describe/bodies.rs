@@ -176,7 +176,7 @@ pub const HISTORY: &[Field] = &[
 
 pub const RESOLVE_ASKED: &[Field] = &[
     may("resolution_method", METHOD, "Default: manual."),
-    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete` or `new_record_id`."),
+    may("resolved_data", Kind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
     may("delete", Kind::Flag, "The record goes."),
     NEW_RECORD,
     DECIDED_ON,

@@ -168,7 +168,7 @@ const RESOLVED: &[Field] = &[
     TABLE,
     RECORD,
     may("resolution_method", METHOD, "Default: manual."),
-    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete` or `new_record_id`."),
+    may("resolved_data", Kind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
     SENT_AT,
     more("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
     CONFLICT_ID,
