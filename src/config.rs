@@ -193,6 +193,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
     ),
     row(
+        "keep_conflicts",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many resolved conflicts stay readable, at most 1 GiB of them; the leader's setting counts. Open ones always stay.",
+    ),
+    row(
+        "keep_elections",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many rows the election log keeps; the leader's setting counts.",
+    ),
+    row(
         "log_level",
         Kind::Text,
         Some("info,openraft=warn"),
@@ -332,6 +344,8 @@ impl Config {
                 retention: Retention {
                     changes: layers.number("keep_changes")?,
                     audit_rows: layers.number("keep_audit_rows")?,
+                    conflicts: layers.number("keep_conflicts")?,
+                    elections: layers.number("keep_elections")?,
                 },
                 log_level: layers.text("log_level")?,
                 log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },

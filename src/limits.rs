@@ -30,6 +30,17 @@ pub const SESSION_DEVICES: usize = 1_024;
 /// Rows that the audit log keeps, and changes that the change log keeps, before compaction.
 pub const AUDIT_ROWS: u64 = 1_000_000;
 pub const CHANGES: u64 = 1_000_000;
+/// Resolved conflicts and elections kept before compaction, and the bytes of data in those conflicts.
+pub const CONFLICTS: u64 = 100_000;
+pub const CONFLICT_BYTES: u64 = 1 << 30;
+pub const ELECTIONS: u64 = 100_000;
+/// Conflicts that wait for a decision, and their bytes: in all, and of one device. They are in memory.
+pub const OPEN_CONFLICTS: usize = 10_000;
+pub const OPEN_CONFLICT_BYTES: usize = 64 << 20;
+pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
+pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
+/// Open conflicts of one record that a repeated insert is compared with.
+pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.
 pub const COMPACT_STEP: u64 = 1_000;
 

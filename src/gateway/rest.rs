@@ -26,6 +26,7 @@ mod changes;
 mod conflicts;
 mod data;
 mod devices;
+mod history;
 mod logs;
 mod members;
 mod prometheus;
@@ -237,8 +238,11 @@ impl Asked {
 
     /// `limit` and `offset` of a listing.
     pub fn page(&self) -> Result<(usize, u64), Bad> {
-        let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
-        Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
+        Ok((self.limit()?, self.number("offset", 0, 0, OFFSET_MAX)?))
+    }
+
+    pub fn limit(&self) -> Result<usize, Bad> {
+        Ok(self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)? as usize)
     }
 
     /// `before_id` of a log: only rows with smaller ids.

@@ -445,6 +445,8 @@ impl Session {
             self.may(&resolve.device_id)?;
         }
         let owner = find_conflict(&self.gateway, &resolve)?;
+        // What the rights are checked on is what is decided, whatever is open by the time that this is applied.
+        resolve.conflict_id = Some(owner.id);
         auth::may_speak_for(&self.claims, &owner.device_id)?;
         if resolve.device_id.is_empty() {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
@@ -518,12 +520,7 @@ pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> E
 
 /// The open conflict that a decision is about; 2002 if there is none.
 pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<crate::proto::Conflict>, Error> {
-    let state = gateway.cluster.replica().hot();
-    let is_it = |o: &&Arc<crate::proto::Conflict>| match c.conflict_id {
-        Some(id) => o.id == id,
-        None => o.table_name == c.table_name && o.record_id == c.record_id,
-    };
-    let found = state.open_conflicts().find(is_it).cloned();
+    let found = gateway.cluster.replica().hot().conflict_to_resolve(c).cloned();
     found.ok_or_else(|| Error::new(Code::Conflict, "there is no such open conflict"))
 }
 

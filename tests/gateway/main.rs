@@ -6,6 +6,7 @@
 mod auth;
 mod backpressure;
 mod clocks;
+mod collisions;
 mod coverage;
 mod describe;
 mod endpoints;
@@ -29,3 +30,4 @@ mod sqlite;
 mod streams;
 mod to_client;
 mod transports;
+mod values;
