@@ -22,8 +22,8 @@ use tillsync::storage::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite;
 
-use crate::harness::Over;
-use crate::harness::{Server, until};
+use crate::harness::{Over, Server, until};
+use crate::socketio::Sio;
 use crate::transports::Poller;
 
 /// A cluster that answers writes only when it is let.
@@ -122,6 +122,33 @@ async fn a_burst_waits_and_is_not_taken_for_silence() {
             assert_eq!(session.wait("acknowledged").await["record_id"], i, "{over:?}");
         }
         session.none("error").await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_client_misses_no_pong_behind_its_burst() {
+    let answers = Arc::new(Semaphore::new(0));
+    let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
+    let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
+    let server = Server::over(Settings::default(), wrap).await;
+    let mut old = Sio::open(&server, &format!("EIO=3&token={}", server.admin())).await;
+    assert_eq!(old.next().await, "40");
+    old.send(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
+    assert_eq!(old.wait("42").await[0], "device_online_ack");
+    for i in 0..=limits::SESSION_INFLIGHT {
+        let update = json!({"device_id": "d", "table_name": "t", "record_id": i, "new_data": {}});
+        old.send(&format!("42{}", json!(["data_update", update]))).await;
+    }
+    // Nothing is answered, so this is not heard. The pong comes all the same.
+    old.send("2").await;
+    assert_eq!(old.next().await, "3");
+    answers.add_permits(limits::SESSION_INFLIGHT + 1);
+    for i in 0..=limits::SESSION_INFLIGHT {
+        let mut event = old.next().await;
+        while event == "3" {
+            event = old.next().await;
+        }
+        assert!(event.starts_with("42[\"acknowledged\"") && event.contains(&format!("\"record_id\":{i},")), "{event}");
     }
 }
 

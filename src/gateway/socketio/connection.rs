@@ -76,8 +76,9 @@ pub struct Connection {
     blocked_since: Option<Instant>,
     /// Nothing was heard for want of room.
     paused: bool,
-    /// Packets since the last tick of `pings`.
-    heard: usize,
+    /// Since the last tick of `pings` the client said something, or pinged.
+    said: bool,
+    pinged: bool,
     /// Attachments that follow a packet which was answered already.
     attachments: u64,
     pings: Interval,
@@ -130,7 +131,8 @@ impl Connection {
             dirty: false,
             blocked_since: None,
             paused: false,
-            heard: 0,
+            said: false,
+            pinged: false,
             attachments: 0,
             pings: every(now + ping_every, if eio == Eio::V3 { ping_every / 2 } else { ping_every }),
             ticks: None,
@@ -230,7 +232,6 @@ impl Connection {
                 return Poll::Pending;
             }
             let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
-            self.heard += 1;
             if let Some(session) = &mut self.session {
                 session.heard();
             }
@@ -268,8 +269,14 @@ impl Connection {
 
     fn hear_packet(&mut self, packet: Incoming) -> Result<(), Ended> {
         match packet {
-            Incoming::Message(text) => return self.hear_message(&text),
-            Incoming::Ping(repeated) => self.own.push_back(format!("3{repeated}").into()),
+            Incoming::Message(text) => {
+                self.said = true;
+                return self.hear_message(&text);
+            }
+            Incoming::Ping(repeated) => {
+                self.pinged = true;
+                self.own.push_back(format!("3{repeated}").into());
+            }
             Incoming::Pong | Incoming::Nothing => {}
             Incoming::Close => return Err(Ended::Gone),
             Incoming::Binary => match self.attachments.checked_sub(1) {
@@ -377,8 +384,9 @@ impl Connection {
         };
         while self.pings.poll_tick(cx).is_ready() {
             // Old clients ping by themselves, and miss the pong when the ping is behind a burst that is not heard yet.
-            let bursts = std::mem::take(&mut self.heard) >= TURN || self.paused;
-            self.ping_due = self.eio == Eio::V4 || bursts;
+            // A pong that nobody waits for puts off the client's next ping, so one that says nothing gets none.
+            let behind = std::mem::take(&mut self.said) && !std::mem::take(&mut self.pinged);
+            self.ping_due = self.eio == Eio::V4 || self.paused || behind;
         }
         while self.ticks.as_mut().is_some_and(|ticks| ticks.poll_tick(cx).is_ready()) {
             if self.paused {
