@@ -456,7 +456,7 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
 fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
     let mut b = Bench::new();
     b.ok(online("d", 0, Role::Client));
-    let mut write = |b: &mut Bench, table: &str| {
+    let write = |b: &mut Bench, table: &str| {
         let write = DataUpdate { table_name: table.into(), ..put("d", 1, Operation::Update, "{}") };
         let (_, effects) = b.run(Intent::DataUpdate(write));
         let Effect::Changed(change) = &effects[0] else { panic!("{effects:?}") };
