@@ -168,6 +168,9 @@ impl RecordReader<'_> {
     }
 }
 
+/// Versions, and the last one looked at, if some are left.
+pub type ExactPage = (Vec<Exact>, Option<Stored>);
+
 /// The first of these versions, up to `bytes` (`around` a record's data there are so many), but one at least; and the
 /// last one looked at, if some are left. `None` if compaction has taken one of them away.
 pub fn records_exact(
@@ -175,7 +178,7 @@ pub fn records_exact(
     page: Vec<Stored>,
     bytes: usize,
     around: impl Fn(u32) -> usize,
-) -> Result<Option<(Vec<Exact>, Option<Stored>)>, TablesError> {
+) -> Result<Option<ExactPage>, TablesError> {
     let mut reader = RecordReader::new(tables);
     let mut out: Vec<Exact> = Vec::with_capacity(page.len());
     let (mut taken, mut last) = (0, None);
