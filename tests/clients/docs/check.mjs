@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomInt, randomUUID } from "node:crypto";
 import { once } from "node:events";
+import { cpSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { Client, until } from "./client.mjs";
@@ -91,6 +92,24 @@ const checks = {
     assert.equal(client.dead.size, 0);
   },
 
+  // The files as they were before the answers: what had been applied is not applied again. A copy that went on loses nothing.
+  async setBack(url, folder) {
+    const [client, table] = [start(url, null, folder), `js_${short()}`];
+    client.socket.disconnect();
+    for (let i = 0; i < 1500; i++) client.push(table, i, { i });
+    cpSync(`${folder}/${client.device}`, `${folder}/copy/${client.device}`, { recursive: true });
+    for (let i = 1500; i < 1510; i++) client.push(table, i, { i });
+    client.socket.connect();
+    await until(() => client.queue.size === 0, "all acknowledged", 60_000);
+    stop(client);
+    const copy = start(url, client.device, `${folder}/copy`);
+    for (let i = 2000; i < 2010; i++) copy.push(table, i, { i }); // under numbers that the other one has used
+    await until(() => copy.queue.size === 0, "the copy's acknowledged", 60_000);
+    const wanted = Array.from({ length: 1510 }, (_, i) => i).concat(Array.from({ length: 10 }, (_, i) => 2000 + i));
+    assert.deepEqual((await feed(url, table)).map((c) => c.data.i), wanted);
+    assert.equal(copy.dead.size, 0);
+  },
+
   // Updates that are refused for good, here or by the node, are shown; the others go on.
   async poisoned(url, folder) {
     const [client, table, bad] = [start(url, null, folder), `js_${short()}`, []];
@@ -152,6 +171,12 @@ const checks = {
     const own = new Client(url, TOKEN, undefined, { folder });
     stop(own);
     assert.equal(own.device, "admin");
+  },
+
+  // A node that does not answer is passed over.
+  async otherNode(url, folder) {
+    const client = start(["http://127.0.0.1:1", url], null, folder);
+    await until(() => client.cursor, "online at the other node");
   },
 
   // https and wss with a certificate of a private CA; without the CA it is refused.

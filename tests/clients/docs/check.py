@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,24 @@ async def worker(url, folder, device, table, begin):
             await asyncio.sleep(0)
 
 
+async def set_back(url, folder):
+    """The files as they were before the answers: what had been applied is not applied again. A copy that went on loses nothing."""
+    client, table = Client(url, TOKEN, f"py-{short()}", folder), f"py_{short()}"
+    for i in range(1500):
+        await client.push(table, i, {"i": i})
+    shutil.copytree(os.path.join(folder, client.device), os.path.join(folder, "copy", client.device))
+    for i in range(1500, 1510):
+        await client.push(table, i, {"i": i})
+    async with running(client):
+        await client.until(lambda: not client.queue)
+    copy = Client(url, TOKEN, client.device, os.path.join(folder, "copy"))
+    for i in range(2000, 2010):  # under numbers that the other one has used
+        await copy.push(table, i, {"i": i})
+    async with running(copy):
+        await copy.until(lambda: not copy.queue)
+    assert [c["data"]["i"] for c in feed(url, table)] == [*range(1510), *range(2000, 2010)] and not copy.dead
+
+
 async def poisoned(url, folder):
     """Updates that are refused for good, here or by the node, are shown; the others go on. A conflict is kept, and shown."""
     async with running(Client(url, TOKEN, f"py-{short()}", folder)) as client:
@@ -174,6 +193,12 @@ async def token(url, folder):
     assert Client(url, TOKEN, folder=folder).device == "admin"
 
 
+async def other_node(url, folder):
+    """A node that does not answer is passed over."""
+    async with running(Client(["http://127.0.0.1:1", url], TOKEN, f"py-{short()}", folder)) as client:
+        await client.until(lambda: client.cursor)
+
+
 async def private_ca(url, folder, cert, key):
     """https and wss with a certificate of a private CA; without the CA it is refused."""
     with proxy("tls", url, cert, key) as port:
@@ -191,7 +216,7 @@ async def main():
     if sys.argv[1] == "worker":
         return await worker(*sys.argv[2:])
     url, folder, cert, key = sys.argv[1:]
-    for check in (long_queue, killed, poisoned, gap, other_history, token):
+    for check in (long_queue, killed, set_back, poisoned, gap, other_history, token, other_node):
         await check(url, folder)
         print(f"Python, {check.__name__}: ok")
     await private_ca(url, folder, cert, key)
