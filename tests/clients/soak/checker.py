@@ -1,6 +1,6 @@
 """What must hold after a soak, of the nodes' change feeds and of what each client noted. Pure: no network, no files.
 
-A feed is a list of changes (`seq`, `table_name`, `record_id`, `operation`, `data`, `after` may be missing). A client's notes are a list of
+A feed is a list of changes (`seq`, `after`, `table_name`, `record_id`, `operation`, `data`). A client's notes are a list of
 
     ["intent", i], ["push", i]     before and after it pushed its sale i (data: {"till": name, "i": i}); killed in between,
                                    the sale may be there or not
@@ -39,6 +39,12 @@ def check(feeds, clients):
     seqs = [change["seq"] for change in feed]
     if seqs != list(range(1, len(seqs) + 1)):
         found.append("the feed's seqs do not follow")
+    newest = {}
+    for change in feed:
+        if change["after"] != newest.get(change["table_name"], 0):
+            found.append(f"change {change['seq']} says that it comes after {change['after']} in its table, not after {newest[change['table_name']]}")
+            break
+        newest[change["table_name"]] = change["seq"]
 
     sold = {}  # name -> i in the order of the feed
     for change in feed:

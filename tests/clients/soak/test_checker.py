@@ -5,7 +5,7 @@ from checker import check
 
 
 def sale(seq, till, i, record):
-    return {"seq": seq, "table_name": "sales", "record_id": record, "operation": "insert", "data": {"till": till, "i": i}}
+    return {"seq": seq, "after": seq - 1, "table_name": "sales", "record_id": record, "operation": "insert", "data": {"till": till, "i": i}}
 
 
 FEED = [sale(1, "a", 0, 10), sale(2, "b", 0, 20), sale(3, "a", 1, 11), sale(4, "a", 2, 12)]
@@ -37,7 +37,7 @@ def without(feeds, seq):
     for feed in feeds.values():
         feed[:] = [c for c in feed if c["seq"] != seq]
         for place, c in enumerate(feed):
-            c["seq"] = place + 1
+            c["seq"], c["after"] = place + 1, place
 
 
 def lost(feeds, _):
@@ -60,6 +60,11 @@ def never_pushed(_, clients):
 
 def nodes_differ(feeds, _):
     feeds["node 2"].pop()
+
+
+def wrong_after(feeds, _):
+    for feed in feeds.values():
+        feed[2]["after"] = 1
 
 
 def told_twice(_, clients):
@@ -107,7 +112,7 @@ def gone(_, clients):
 
 
 WORDS = {lost: "1 of 3 sales are lost", doubled: "there twice", out_of_order: "order of its queue", never_pushed: "never pushed",
-         nodes_differ: "node 2's feed differs", told_twice: "told change 4 after 4", not_told: "told change 3 after 1",
+         nodes_differ: "node 2's feed differs", wrong_after: "comes after 1 in its table, not after 2", told_twice: "told change 4 after 4", not_told: "told change 3 after 1",
          resumed_too_late: "told change 4 after 2", older_page: "a page brought change 3", older_live: "after its 9",
          final: "takes for final", store_differs: "differ from the cluster's", record_missing: "differ from the cluster's",
          unsent: "left unsent", refused: "refused for good", gone: "never came to an end"}
