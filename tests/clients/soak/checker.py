@@ -41,8 +41,9 @@ def check(feeds, clients):
         found.append("the feed's seqs do not follow")
     newest = {}
     for change in feed:
-        if change["after"] != newest.get(change["table_name"], 0):
-            found.append(f"change {change['seq']} says that it comes after {change['after']} in its table, not after {newest[change['table_name']]}")
+        before = newest.get(change["table_name"], 0)
+        if change.get("after") != before:
+            found.append(f"change {change['seq']} says that it comes after {change.get('after')} in its table, not after {before}")
             break
         newest[change["table_name"]] = change["seq"]
 
