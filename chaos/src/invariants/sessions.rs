@@ -1,7 +1,7 @@
 //! Every session was told one order: each change once, none missing from where it began, and the same changes that the
 //! log holds. A device that resumes with its cursor misses nothing, on whatever node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::checker::Finding;
 use crate::history::{History, Row, SessionTold};
@@ -11,7 +11,13 @@ pub fn check(history: &History) -> Finding {
     let head = history.finals.iter().map(|node| node.head).max();
     for session in &history.sessions {
         check_order(session, &mut finding);
-        check_gaps(session, &mut finding);
+        check_gaps(history, session, &mut finding);
+        if let Some(refused) = session.refused {
+            let told = session.rows().count() as u64;
+            finding.require(told == refused, || {
+                format!("session {} was told {} changes after its resume was refused", session.session, told - refused)
+            });
+        }
         for row in session.early.iter().chain(&session.told) {
             let compacted = history.finals.first().is_none_or(|node| row.seq <= node.compacted);
             let same = history.change(row.seq).is_some_and(|change| change == row);
@@ -43,7 +49,7 @@ fn check_order(session: &SessionTold, finding: &mut Finding) {
     });
 }
 
-fn check_gaps(session: &SessionTold, finding: &mut Finding) {
+fn check_gaps(history: &History, session: &SessionTold, finding: &mut Finding) {
     // Events from before the answer to coming online are not the stream yet, but those are not told again.
     let early: BTreeSet<u64> = session.early.iter().map(|row| row.seq).collect();
     let told: BTreeSet<u64> = session.told.iter().map(|row| row.seq).collect();
@@ -53,17 +59,57 @@ fn check_gaps(session: &SessionTold, finding: &mut Finding) {
     let Some(from) = session.resumed.or(session.position) else { return };
     let stream: BTreeSet<u64> = told.union(&early).copied().filter(|seq| *seq > from).collect();
     let top = told.last().copied().unwrap_or(from);
-    let missing: Vec<u64> = (from + 1..=top).filter(|seq| !stream.contains(seq)).take(10).collect();
+    let mut missing: Vec<u64> = (from + 1..=top).filter(|seq| !stream.contains(seq)).take(MISSING).collect();
+    if session.late && !missing.is_empty() {
+        superseded(history, session, &mut missing);
+    }
+    check_pages(history, session, from, finding);
+    missing.truncate(10);
     finding.require(missing.is_empty(), || {
         let (id, device, node) = (session.session, &session.device, session.node);
         format!("session {id} of {device} on node {node} went on from {from} and was never told {missing:?}")
     });
 }
 
+/// Missing changes looked at in one session.
+const MISSING: usize = 10_000;
+
+/// Whoever resumes late is not told again what was told of the same records in a newer state.
+fn superseded(history: &History, session: &SessionTold, missing: &mut Vec<u64>) {
+    let changes = history.every_change();
+    let mut newest: HashMap<(&str, i64), u64> = HashMap::new();
+    for row in session.rows() {
+        let known = newest.entry((&row.table, row.record)).or_default();
+        *known = row.seq.max(*known);
+    }
+    // What nobody was told, and is compacted, may have been of any record.
+    missing.retain(|seq| {
+        changes.get(seq).is_some_and(|row| newest.get(&(&*row.table, row.record)).is_none_or(|known| known < seq))
+    });
+}
+
+/// Before the last page of a sync everything up to its cursor was told, so whoever keeps that cursor misses nothing.
+fn check_pages(history: &History, session: &SessionTold, from: u64, finding: &mut Finding) {
+    for page in &session.pages {
+        let Some(cursor) = page.cursor else { continue };
+        let before: BTreeSet<u64> = session.rows().take(page.at as usize).map(|row| row.seq).collect();
+        let mut missing: Vec<u64> = (from + 1..=cursor).filter(|seq| !before.contains(seq)).take(MISSING).collect();
+        if session.late && !missing.is_empty() {
+            superseded(history, session, &mut missing);
+        }
+        missing.truncate(10);
+        finding.require(missing.is_empty(), || {
+            let id = session.session;
+            format!("session {id} was sent the end of a sync to {cursor}, but was not told {missing:?} before")
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{good, wrong};
+    use super::super::samples::{good, row, wrong};
     use super::*;
+    use crate::history::PageTold;
 
     #[test]
     fn gaps_repeats_and_untruths_are_found() {
@@ -84,5 +130,30 @@ mod tests {
         let mut other = good();
         other.sessions[0].told[0].value = "other".into();
         wrong(&check(&other), "the log has");
+    }
+
+    #[test]
+    fn what_a_late_or_refused_resume_and_the_end_of_a_sync_leave_out_is_found() {
+        let mut late = good();
+        (late.sessions[0].late, late.sessions[0].resumed) = (true, Some(0));
+        late.sessions[0].early = vec![row(2)];
+        late.sessions[0].told.clear();
+        late.finals[0].head = 3;
+        late.finals[0].changes.push(row(3));
+        late.sessions[0].told = vec![row(3)];
+        assert!(check(&late).violations.is_empty(), "{:?}", check(&late));
+        late.finals[0].changes[0].record = 7;
+        wrong(&check(&late), "never told [1]");
+        let mut refused = good();
+        refused.sessions[0].refused = Some(2);
+        assert!(check(&refused).violations.is_empty());
+        refused.sessions[0].refused = Some(1);
+        wrong(&check(&refused), "told 1 changes after its resume was refused");
+        let mut page = good();
+        let at = |at| vec![PageTold { at, full: true, number: 1, rows: vec![row(2)], cursor: Some(2) }];
+        page.sessions[0].pages = at(2);
+        assert!(check(&page).violations.is_empty());
+        page.sessions[0].pages = at(1);
+        wrong(&check(&page), "not told [2] before");
     }
 }

@@ -1,5 +1,6 @@
-//! A sync's pages hold every change after its cursor once, in order, as the log has them; a full sync holds, for every
-//! record, a version that is no older than the sync.
+//! A sync's pages hold every change after its cursor once, in order, as the log has them, but for older states of records
+//! that the session was told in a newer state before; a full sync holds every record as it was at the sync's place in
+//! the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +20,11 @@ pub fn check(history: &History) -> Finding {
         }
         match after {
             Some(after) => {
-                let dense = (after + 1..=cursor).eq(rows().map(|row| row.seq));
-                finding.require(dense, || {
-                    let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
-                    let missing: Vec<u64> = (after + 1..=cursor).filter(|seq| !sent.contains(seq)).take(10).collect();
+                let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
+                let rising = rows().map(|row| row.seq).is_sorted_by(|a, b| a < b);
+                let within = sent.iter().all(|seq| (after + 1..=cursor).contains(seq));
+                let missing = missing(history, op, *after, cursor, &sent);
+                finding.require(rising && within && missing.is_empty(), || {
                     format!(
                         "sync {} from {after} to {cursor} sent {} changes, {} of them different, in {} pages, and not {missing:?}",
                         op.id,
@@ -38,6 +40,32 @@ pub fn check(history: &History) -> Finding {
     finding
 }
 
+/// Changes that had to be sent. Those of records that the session was told in a newer state before need not be, but for
+/// the newest of each record.
+fn missing(history: &History, op: &Op, after: u64, cursor: u64, sent: &BTreeSet<u64>) -> Vec<u64> {
+    let missing: Vec<u64> = (after + 1..=cursor).filter(|seq| !sent.contains(seq)).collect();
+    if missing.is_empty() {
+        return missing;
+    }
+    let changes = history.every_change();
+    let mut newest = BTreeMap::<(&str, i64), u64>::new();
+    for (seq, row) in changes.range(..=cursor) {
+        newest.insert((&row.table, row.record), *seq);
+    }
+    let session = history.sessions.iter().find(|session| session.session == op.session);
+    let told: BTreeSet<u64> = session.map_or_else(BTreeSet::new, |session| {
+        let last = session.pages.iter().find(|page| page.cursor == Some(cursor));
+        session.rows().take(last.map_or(usize::MAX, |page| page.at as usize)).map(|row| row.seq).collect()
+    });
+    let needed = missing.into_iter().filter(|seq| {
+        // What nobody was told, and is compacted, may have been of any record.
+        let Some(row) = changes.get(seq) else { return false };
+        let last = newest.get(&(&*row.table, row.record)).copied().unwrap_or(*seq);
+        last == *seq || !told.contains(&last)
+    });
+    needed.take(10).collect()
+}
+
 fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     let mut sent = BTreeMap::<(&str, i64), &Row>::new();
     for row in op.pages.iter().flatten() {
@@ -50,13 +78,17 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     }
     for ((table, record), change) in at_cursor {
         let seq = change.seq;
-        // What is deleted need not be sent, but it must not come back.
-        let enough = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq >= seq);
-        finding.require(enough, || {
+        // What is deleted is not sent.
+        let right = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq == seq);
+        finding.require(right, || {
             let row = sent.get(&(table, record));
             format!("the full sync {} to {cursor} lacks change {seq} of {table}/{record}: it sent {row:?}", op.id)
         });
     }
+    let newer = sent.values().find(|row| row.seq > cursor);
+    finding.require(newer.is_none(), || {
+        format!("the full sync {} is as of {cursor}, but it sent {newer:?}", op.id)
+    });
 }
 
 #[cfg(test)]
@@ -81,6 +113,15 @@ mod tests {
         wrong(&check(&full), "lacks change 2");
         full.finals[0].changes[1].value.clear();
         wrong(&check(&full), "lacks change 2");
+        let mut newer = good();
+        newer.ops[3].asked = Asked::Sync { after: None };
+        (newer.ops[3].pages, newer.ops[3].cursor) = (vec![vec![row(2)]], Some(1));
+        wrong(&check(&newer), "is as of 1, but it sent");
+        let mut told = good();
+        told.ops[3].pages = vec![vec![row(2)]];
+        assert!(check(&told).violations.is_empty(), "change 1 is older than what the session was told");
+        told.sessions.clear();
+        wrong(&check(&told), "and not [1]");
         full.ops[3].pages.clear();
         assert!(check(&full).violations.is_empty(), "a deleted record need not be sent");
     }

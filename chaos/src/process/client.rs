@@ -116,12 +116,7 @@ impl Client {
                     device: self.name.clone(),
                     node,
                     began_us,
-                    ended_us: 0,
-                    resumed: None,
-                    position: None,
-                    early: Vec::new(),
-                    told: Vec::new(),
-                    live_at_end: false,
+                    ..SessionTold::default()
                 };
                 let mut talk = Talk { link, told, online: false };
                 let ended = self.talk(&mut talk).await;

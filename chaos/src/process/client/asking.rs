@@ -10,25 +10,8 @@ use crate::history::{Asked, Op, Outcome};
 
 impl Client {
     fn op(&self, talk: &Talk, asked: Asked) -> Op {
-        let (invoked, invoked_us) = self.world.recorder.now();
-        Op {
-            id: self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1,
-            device: self.name.clone(),
-            session: talk.told.session,
-            node: talk.told.node,
-            asked,
-            invoked,
-            invoked_us,
-            returned: u64::MAX,
-            returned_us: u64::MAX,
-            outcome: Outcome::Unknown,
-            version: None,
-            value: None,
-            pages: Vec::new(),
-            cursor: None,
-            tries: 0,
-            error: String::new(),
-        }
+        let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
+        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder.now())
     }
 
     fn finish(&self, mut op: Op, outcome: Outcome) {
