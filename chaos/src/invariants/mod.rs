@@ -19,6 +19,7 @@ pub mod presence;
 pub mod queues;
 pub mod raft_leaders;
 pub mod record_order;
+pub mod resumes;
 #[cfg(test)]
 pub mod samples;
 pub mod sessions;
@@ -30,13 +31,14 @@ pub mod time_syncs;
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 19] = [
+pub const ALL: [(&str, Invariant); 20] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
     ("linearizable", linearizable::check),
     ("no_stale_read", no_stale_read::check),
     ("sessions", sessions::check),
+    ("resumes", resumes::check),
     ("record_order", record_order::check),
     ("own_order", own_order::check),
     ("queues", queues::check),

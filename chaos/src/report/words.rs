@@ -4,12 +4,13 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 20] = [
+const INVARIANTS: [(&str, &str); 21] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
     ("no_stale_read", "No read is older than what somebody was told before it began."),
     ("sessions", "Every connected device was told every change once and in order, also after it came back."),
+    ("resumes", "Who wrote before it came back missed nothing, and who could not come back was told nothing."),
     ("record_order", "No connected device heard an older state of a record after a newer one."),
     ("queues", "Every device's own queue was taken once and in its order, however often it was sent."),
     ("newcomers", "Nothing was lost that a device sent before anybody knew it."),

@@ -6,7 +6,7 @@ use serde_json::json;
 use tillsync::cli::client::frame::Event;
 
 use super::{Answer, Client, GUARDED, Gone, PLAIN, TRIES, Talk, refuses, row};
-use crate::history::{Asked, Op, Outcome};
+use crate::history::{Asked, Op, Outcome, PageTold};
 
 impl Client {
     fn op(&self, talk: &Talk, asked: Asked) -> Op {
@@ -166,9 +166,15 @@ impl Client {
                 op.pages.clear();
             }
             let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
-            op.pages.push(changes.iter().map(|change| row(change, "data")).collect());
-            if event.data["has_more"] == json!(false) {
-                op.cursor = event.text("cursor").and_then(|text| text.split_once('.')?.1.parse().ok());
+            let rows: Vec<_> = changes.iter().map(|change| row(change, "data")).collect();
+            let last = event.data["has_more"] == json!(false);
+            let cursor = event.text("cursor").and_then(|text| text.split_once('.')?.1.parse().ok()).filter(|_| last);
+            op.pages.push(rows.clone());
+            let (at, number) = (talk.told.rows().count() as u64, event.number("page").unwrap_or(0));
+            let full = event.data["sync_type"] == json!("full");
+            talk.told.pages.push(PageTold { at, full, number, rows, cursor });
+            if last {
+                op.cursor = cursor;
                 break;
             }
         }
