@@ -243,6 +243,9 @@ pub struct TwinSeen {
     pub goodbye: bool,
     pub master_before: String,
     pub master_after: String,
+    /// The applied time is ahead of every clock, so it stands still, and with it the pauses between an election's tries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_ahead: bool,
 }
 
 /// A node's state at one applied index.

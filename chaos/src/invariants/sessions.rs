@@ -78,6 +78,11 @@ fn superseded(history: &History, session: &SessionTold, missing: &mut Vec<u64>) 
         let known = newest.entry((&row.table, row.record)).or_default();
         *known = row.seq.max(*known);
     }
+    // A newer state that is still to come when the session ends is behind the place from which the device resumes.
+    let top = newest.values().copied().max().unwrap_or(0);
+    for (seq, row) in changes.range(top + 1..) {
+        newest.insert((&row.table, row.record), *seq);
+    }
     // What nobody was told, and is compacted, may have been of any record.
     missing.retain(|seq| {
         changes.get(seq).is_some_and(|row| newest.get(&(&*row.table, row.record)).is_none_or(|known| known < seq))

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome, Row};
+use crate::history::{Asked, History, Op, Outcome, PageTold, Row, SessionTold};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -53,17 +53,25 @@ fn missing(history: &History, op: &Op, after: u64, cursor: u64, sent: &BTreeSet<
         newest.insert((&row.table, row.record), *seq);
     }
     let session = history.sessions.iter().find(|session| session.session == op.session);
-    let told: BTreeSet<u64> = session.map_or_else(BTreeSet::new, |session| {
-        let last = session.pages.iter().find(|page| page.cursor == Some(cursor));
-        session.rows().take(last.map_or(usize::MAX, |page| page.at as usize)).map(|row| row.seq).collect()
-    });
+    let (told, may_have) = session.map_or_else(Default::default, |session| told_before(session, op, cursor));
     let needed = missing.into_iter().filter(|seq| {
         // What nobody was told, and is compacted, may have been of any record.
         let Some(row) = changes.get(seq) else { return false };
         let last = newest.get(&(&*row.table, row.record)).copied().unwrap_or(*seq);
-        last == *seq || !told.contains(&last)
+        last == *seq || !(told.contains(&last) || *seq <= may_have)
     });
     needed.take(10).collect()
+}
+
+/// What the session was told before the end of this sync, live or by earlier syncs, and how far those came: the server
+/// does not remember what they sent.
+fn told_before(session: &SessionTold, op: &Op, cursor: u64) -> (BTreeSet<u64>, u64) {
+    let is_last = |page: &PageTold| page.cursor == Some(cursor) && Some(&page.rows) == op.pages.last();
+    let (last, page) = session.pages.iter().enumerate().find(|(_, page)| is_last(page)).unzip();
+    let earlier = &session.pages[..last.unwrap_or(0)];
+    let live = session.rows().take(page.map_or(usize::MAX, |page| page.at as usize));
+    let told = live.chain(earlier.iter().flat_map(|page| &page.rows)).map(|row| row.seq).collect();
+    (told, earlier.iter().filter_map(|page| page.cursor).max().unwrap_or(0))
 }
 
 fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {

@@ -56,8 +56,8 @@ impl Twins {
             if !self.listen(SETTLED).await {
                 continue;
             }
-            if let (Some((before, _)), Some((after, online))) = (before, self.look().await) {
-                self.see(goodbye, online, before, after);
+            if let (Some((before, ..)), Some((after, online, time_ahead))) = (before, self.look().await) {
+                self.see(goodbye, online, before, after, time_ahead);
             }
         }
         let ends = self.client.phase() == Phase::End;
@@ -132,20 +132,21 @@ impl Twins {
         self.client.disconnect(talk, false);
     }
 
-    /// Who is master, and whether the device is online, as the node of the second one knows it now.
-    fn look(&self) -> impl Future<Output = Option<(String, bool)>> + Send + 'static {
+    /// Who is master, whether the device is online, and whether the applied time is ahead, as the node of the second
+    /// one knows it now.
+    fn look(&self) -> impl Future<Output = Option<(String, bool, bool)>> + Send + 'static {
         let (up, name) = (self.second.as_ref().map(|talk| talk.up.clone()), self.client.name.clone());
         async move {
             let up = up?;
             timeout(PATIENCE, up.cluster.read_barrier()).await.ok()?.ok()?;
             let state = up.cluster.replica().hot();
             let online = state.device(&name).is_some_and(|device| device.is_active);
-            Some((state.meta().master.clone(), online))
+            Some((state.meta().master.clone(), online, state.meta().now_ms > up.gateway.now_ms()))
         }
     }
 
     /// What has become of the device that has one session left.
-    fn see(&self, goodbye: bool, online: bool, master_before: String, master_after: String) {
+    fn see(&self, goodbye: bool, online: bool, master_before: String, master_after: String, time_ahead: bool) {
         let Some(talk) = &self.second else { return };
         self.client.world.recorder.twin(TwinSeen {
             us: self.client.world.recorder.us(),
@@ -155,6 +156,7 @@ impl Twins {
             goodbye,
             master_before,
             master_after,
+            time_ahead,
         });
     }
 }
