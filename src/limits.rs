@@ -34,9 +34,14 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// `limit` of a listing: greatest value, and the documented default.
 pub const PAGE_MAX: u64 = 1_000;
 pub const PAGE_DEFAULT: u64 = 10;
-/// A page of a sync: changes and bytes of data.
+/// A page of a sync: changes, and their bytes as JSON. With what stands around them a page is below 1,000,000 bytes:
+/// clients' libraries take no frame above 1 MiB.
 pub const SYNC_PAGE: usize = 500;
-pub const SYNC_PAGE_BYTES: usize = 1 << 20;
+pub const SYNC_PAGE_BYTES: usize = 1_000_000 - 4_096;
+/// Records that may change while a sync is being sent: their versions at its beginning are remembered.
+pub const SYNC_MOVED: usize = 200_000;
+/// Syncs and resumes of one session that wait for their turn.
+pub const SESSION_JOBS: usize = 1_024;
 
 /// Lengths of names, in bytes (the documented columns are VARCHAR(255), VARCHAR(100)).
 pub const DEVICE_ID: usize = 255;
@@ -52,6 +57,12 @@ pub const PRIORITY: u32 = 100;
 
 /// Answers kept to recognise a repeated `request_id`, per device.
 pub const REQUEST_WINDOW: u64 = 1_024;
+/// The id of a device's queue, in bytes; queues of one device, and of all devices, forgotten ones included.
+pub const QUEUE_ID: usize = 64;
+pub const QUEUES_OF_A_DEVICE: usize = 1_024;
+pub const QUEUES: usize = 1_000_000;
+/// A queue that was not used for so many days may be forgotten.
+pub const QUEUE_DAYS: u64 = 400;
 /// Answers kept to recognise a node's own retries. A node never has a number in flight that is this
 /// far behind its newest one, so the window is exact.
 pub const ORIGIN_WINDOW: u64 = 8_192;
@@ -80,6 +91,10 @@ pub const REVOKED: usize = 10_000;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
+/// A client's clock that is further off is warned of, and its times are corrected. Milliseconds.
+pub const CLOCK_SKEW_MS: u64 = 2_000;
+/// A client's time as it came, as far as it is kept. Bytes.
+pub const TIME_TEXT: usize = 64;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;

@@ -41,7 +41,7 @@ pub async fn run(config: NodeConfig, stores: Stores, wire: Wire) -> Running {
 
 /// Every row of a node.
 pub async fn rows(cluster: &RaftCluster) -> Vec<(Key, Bytes)> {
-    let last = Key::Revoked("\u{10ffff}".into());
+    let last = Key::end();
     cluster.replica().cold(move |rows| rows.range(&Key::Meta, &last, usize::MAX, false)).await.unwrap()
 }
 

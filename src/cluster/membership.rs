@@ -381,7 +381,7 @@ fn may_add(group: &Group, id: u64, member: &Member) -> Done<()> {
 }
 
 fn refused(error: Error) -> Refused {
-    Refused { code: error.code.number(), message: error.message }
+    Refused { code: error.code.number(), message: error.message, ..Refused::default() }
 }
 
 fn error_of(refused: Refused) -> Error {

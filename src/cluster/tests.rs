@@ -10,7 +10,8 @@ use super::cell::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::EncodedBatch;
 use crate::model::error::Code;
-use crate::proto::{Batch, Command, Origin};
+use crate::proto::command::Intent;
+use crate::proto::{Batch, Command, DataUpdate, Origin};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_takes_writes_and_reads() {
@@ -100,6 +101,42 @@ async fn writes_go_on_when_the_leader_is_cut_off() {
     read.await.unwrap();
     assert_eq!(cell.at(old).replica().hot().meta().head_seq, 2);
     assert_eq!(write(&cell.at(old), "till-1", 2).await, 3);
+    cell.converge().await;
+    cell.shutdown().await;
+}
+
+/// A till whose answers were lost with the leader sends its queue again, to whoever leads now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_goes_on_where_it_was_whoever_leads() {
+    let mut cell = Cell::new(3, |config| config.request_timeout = Duration::from_secs(10)).await;
+    let old = cell.leader(&[1, 2, 3]).await;
+    cell.at(old).propose(online("till-1")).await.unwrap();
+    let entry = |n: u64, after: u64, data: &str| {
+        let Intent::DataUpdate(update) = update("till-1", n as i64, data.to_owned()) else { unreachable!() };
+        let request_id = format!("sale-{n}");
+        Intent::DataUpdate(DataUpdate { queue: "q".into(), n, after, request_id, ..update })
+    };
+    for n in 1..=3 {
+        cell.at(old).propose(entry(n, n - 1, "{}")).await.unwrap();
+    }
+    cell.stop(old).await;
+    let rest: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+    let new = cell.leader(&rest).await;
+    for id in &rest {
+        for n in 1..=3 {
+            let again = cell.at(*id).propose(entry(n, n - 1, "{}")).await.unwrap();
+            assert!(again.repeated);
+            assert_eq!(seq(&again), n);
+        }
+        let other = cell.at(*id).propose(entry(3, 2, r#"{"v":1}"#)).await.unwrap_err();
+        assert_eq!((other.code, other.field(), other.last()), (Code::InvalidData, Some("n"), Some(3)));
+        let gap = cell.at(*id).propose(entry(6, 5, "{}")).await.unwrap_err();
+        assert_eq!((gap.code, gap.field(), gap.last()), (Code::InvalidData, Some("after"), Some(3)));
+    }
+    assert_eq!(seq(&cell.at(new).propose(entry(5, 3, "{}")).await.unwrap()), 4);
+    cell.start(old).await;
+    cell.leader(&[1, 2, 3]).await;
+    assert!(cell.at(old).propose(entry(5, 3, "{}")).await.unwrap().repeated);
     cell.converge().await;
     cell.shutdown().await;
 }

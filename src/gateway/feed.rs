@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Gateway;
 use super::hub::Filter;
 use crate::model::error::{Code, Error};
-use crate::model::read::{PageSize, changes_after};
+use crate::model::read::{PageSize, changes_after, weight};
 use crate::proto::Change;
 
 /// Changes looked at under the state's lock for one page.
@@ -62,7 +62,7 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Fil
     let mut bytes = 0;
     for change in changes.take_while(|c| c.seq <= head).take(LOOK) {
         if filter.takes(change) {
-            bytes += change.data.len();
+            bytes += weight(change);
             if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
                 break;
             }

@@ -15,6 +15,7 @@ use super::outbox::{Broadcast, Frame, Outbox, Transport};
 use crate::metrics;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
+use crate::model::sync::scope;
 use crate::proto::Change;
 
 /// Effects taken from the cluster at once.
@@ -31,6 +32,14 @@ pub enum Filter {
 impl Filter {
     pub fn of(tables: Option<Vec<String>>) -> Self {
         tables.map_or(Self::All, |t| Self::Tables(Arc::new(t.into_iter().collect())))
+    }
+
+    /// The number of the set of tables.
+    pub fn scope(&self) -> u64 {
+        match self {
+            Self::All => scope(None),
+            Self::Tables(tables) => scope(Some(&tables.iter().cloned().collect::<Vec<_>>())),
+        }
     }
 
     pub fn takes_table(&self, name: &str) -> bool {
@@ -50,8 +59,8 @@ struct Entry {
     /// The name of the token that it came with.
     jti: String,
     filter: Filter,
-    /// It is catching up: changes wait in the change log for it.
-    held: bool,
+    /// It has not begun, or something else is being delivered: changes wait in the change log for it.
+    paused: bool,
     /// Changes up to this one are not for it, or it has them.
     live_after: u64,
 }
@@ -88,8 +97,8 @@ impl Hub {
         Self { registry, epoch: AtomicU64::new(epoch), limit, emptied: Notify::new() }
     }
 
-    /// Adds a session, on hold: what it says first decides where its changes begin. Also returns the newest change that
-    /// was handed out before it came. 1003 when the node has as many as it can hold.
+    /// Adds a session, paused: its first `device_online` decides where its changes begin. Also returns the newest
+    /// change that was handed out before it came. 1003 when the node has as many as it can hold.
     pub fn attach(&self, transport: Transport, jti: &str) -> Result<(Arc<Outbox>, u64), Error> {
         let mut registry = self.registry.lock();
         if registry.entries.len() >= self.limit {
@@ -104,7 +113,7 @@ impl Hub {
         let (place, position) = (registry.entries.len(), registry.dispatched);
         registry.places.insert(id, place);
         let (jti, filter) = (jti.to_owned(), Filter::All);
-        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, held: true, live_after: position });
+        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, paused: true, live_after: position });
         Ok((outbox, position))
     }
 
@@ -120,42 +129,46 @@ impl Hub {
         }
     }
 
-    pub fn subscribe(&self, id: u64, filter: Filter) {
-        self.registry.lock().with(id, |entry, _| entry.filter = filter);
+    /// The tables that a session wants from now on. Returns the newest change that it was sent before, if it is live.
+    pub fn subscribe(&self, id: u64, filter: Filter) -> u64 {
+        let mut registry = self.registry.lock();
+        registry
+            .with(id, |entry, dispatched| {
+                entry.filter = filter;
+                dispatched.max(entry.live_after)
+            })
+            .unwrap_or_default()
     }
 
-    /// Stops changes for a session that will catch up from the change log. Returns the newest change that it
-    /// was or would have been told; `None` if it is catching up already.
-    pub fn hold(&self, id: u64) -> Option<u64> {
-        let held = self.registry.lock().with(id, |entry, dispatched| {
-            let first = !std::mem::replace(&mut entry.held, true);
-            first.then_some(dispatched)
-        });
-        held.flatten()
+    /// Stops changes for a live session. Returns the newest one that it was sent.
+    pub fn pause(&self, id: u64) -> u64 {
+        let mut registry = self.registry.lock();
+        registry
+            .with(id, |entry, dispatched| {
+                entry.paused = true;
+                dispatched.max(entry.live_after)
+            })
+            .unwrap_or_default()
     }
 
-    /// Lets changes flow again to a session that was told everything up to `seq`. If more were handed out
+    /// The newest change that a live session was sent.
+    pub fn sent_to(&self, id: u64) -> u64 {
+        let mut registry = self.registry.lock();
+        registry.with(id, |entry, dispatched| dispatched.max(entry.live_after)).unwrap_or_default()
+    }
+
+    /// Lets changes flow to a paused session that was sent everything up to `seq`. If more were handed out
     /// meanwhile, it must catch up to that first.
-    pub fn release(&self, id: u64, seq: u64) -> Result<(), u64> {
-        let released = self.registry.lock().with(id, |entry, dispatched| {
+    pub fn go_live(&self, id: u64, seq: u64) -> Result<(), u64> {
+        let live = self.registry.lock().with(id, |entry, dispatched| {
             if dispatched > seq {
                 return Err(dispatched);
             }
-            entry.held = false;
+            entry.paused = false;
             entry.live_after = seq;
             Ok(())
         });
-        released.unwrap_or(Ok(()))
-    }
-
-    /// The newest change that was handed out.
-    pub fn position(&self) -> u64 {
-        self.registry.lock().dispatched
-    }
-
-    /// The newest change that a session was told; `None` while it is on hold.
-    pub fn told(&self, id: u64) -> Option<u64> {
-        self.registry.lock().with(id, |entry, dispatched| (!entry.held).then_some(dispatched)).flatten()
+        live.unwrap_or(Ok(()))
     }
 
     pub fn sessions(&self) -> usize {
@@ -262,7 +275,7 @@ impl To {
     fn includes(&self, entry: &Entry) -> bool {
         match self {
             Self::All => true,
-            Self::Change { seq, table } => !entry.held && *seq > entry.live_after && entry.filter.takes(table),
+            Self::Change { seq, table } => !entry.paused && *seq > entry.live_after && entry.filter.takes(table),
             Self::Sessions(ids) => ids.contains(&entry.outbox.id),
         }
     }

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::client_clock::Taken;
+use super::sync::SyncJob;
 use crate::cluster::Cluster;
 use crate::limits;
 use crate::model::error::Error;
@@ -23,22 +25,23 @@ pub struct Ticket {
 }
 
 /// What to do with the outcome of a proposal.
-#[derive(Debug)]
 pub enum Then {
     Update {
         device_id: String,
         table_name: String,
         record_id: i64,
+        /// The queue's entry that it is: queue and `n`.
+        entry: Option<(String, u64)>,
+        /// How its time was taken, if not as it was sent.
+        taken: Option<Taken>,
     },
     Critical {
         device_id: String,
     },
-    /// `held`: changes wait for the answer since then.
     Online {
         device_id: String,
         cursor: Option<String>,
         fresh: bool,
-        held: Option<u64>,
     },
     Offline {
         device_id: String,
@@ -52,6 +55,8 @@ pub enum Then {
         role: Role,
         reason: String,
     },
+    /// A sync has begun: its pages come when it is their turn.
+    Sync(Box<SyncJob>),
     SyncComplete {
         device_id: String,
         sync_timestamp_ms: u64,
@@ -84,7 +89,6 @@ pub enum Read {
     Resume {
         device_id: String,
         cursor: String,
-        held: Option<u64>,
         online: Box<OnlineDone>,
         at_ms: u64,
     },
@@ -136,6 +140,11 @@ impl Lane {
     pub fn read_next(&mut self, ticket: Ticket, read: Read) {
         debug_assert_eq!(self.sharing, 0, "a proposal stood at the front, so no barrier is shared");
         self.work.push_front(Work::Read(ticket, read));
+    }
+
+    /// Everything that was asked was answered.
+    pub fn is_empty(&self) -> bool {
+        self.work.is_empty()
     }
 
     /// More may be asked for.

@@ -4,8 +4,8 @@
 //! - [`hub`]: what was applied, to every session; [`outbox`]: what waits for one of them
 //! - [`session`]: one client connection, the same logic for both socket transports
 //! - [`websocket`], [`socketio`]: the transports
-//! - [`sync`], [`resume`]: syncs in pages, and catching up from a cursor, both from [`feed`]
-//! - [`presence`]: which devices are here
+//! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
+//! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
 //!   readers
 
@@ -28,6 +28,8 @@ use crate::tls::acceptor::Current;
 use crate::token::KeyRing;
 
 pub mod auth;
+pub mod client_clock;
+mod delivery;
 pub mod describe;
 pub mod feed;
 pub mod hub;
@@ -37,7 +39,6 @@ pub mod outbox;
 pub mod presence;
 pub mod rates;
 pub mod rest;
-mod resume;
 pub mod session;
 pub mod socketio;
 pub mod sync;

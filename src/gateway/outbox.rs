@@ -68,7 +68,7 @@ impl Frame {
     }
 
     /// The answer to a Socket.IO ack callback.
-    fn ack(id: i64, event: &ServerEvent<'_>) -> Self {
+    pub fn ack(id: i64, event: &ServerEvent<'_>) -> Self {
         let mut out = format!("3{id}[").into_bytes();
         event.body(&mut out);
         out.push(b']');

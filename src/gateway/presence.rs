@@ -1,7 +1,10 @@
 //! Which devices are here: bound to sessions of this node, or seen over REST (design, section 4).
 //!
-//! Only transitions become commands. A device whose last session ended is given the reconnect grace; a device
-//! seen over REST counts as active for a while after its last request; `last_seen` is written in batches.
+//! Only transitions become commands. A device whose last session on this node ended is given the reconnect grace; a
+//! device seen over REST counts as active for a while after its last request; `last_seen` is written in batches.
+//!
+//! A device is online while any node has a session of it. One that is called offline while it has a session here (its
+//! node was taken for lost, or it said goodbye on another session) comes back at once, as a client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Gateway;
+use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
 use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind};
 
@@ -18,15 +22,19 @@ use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as
 const SEEN_BATCH: usize = 1_024;
 /// Looks at a device that left before its coming online is given up: its command may still be on its way.
 const LOOKS: u32 = 5;
+/// Before a device that was brought back is looked at again.
+const BRING_BACK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Here {
     /// The sessions that each device speaks over.
     bound: HashMap<String, Vec<u64>>,
-    /// Devices without a session, within their grace.
+    /// Devices without a session: within their grace, or reported and not known to be gone from here yet.
     leaving: HashMap<String, Leaving>,
     /// Devices seen over REST only, and when last.
     rest: HashMap<String, Instant>,
+    /// Of devices that speak over a session here: how far their clocks are ahead, if they are off.
+    clocks: HashMap<String, i64>,
 }
 
 struct Leaving {
@@ -55,12 +63,8 @@ impl Presence {
         }
     }
 
-    /// The device said goodbye on this session, or never came.
-    pub fn unbind(&self, device_id: &str, session: u64) {
-        self.here.lock().unbind(device_id, session);
-    }
-
-    /// The session ended without a goodbye: its devices have the grace to come back.
+    /// These devices do not speak over this session any more. Those that have no other one here are reported after the
+    /// grace, unless they are back by then or the cluster knows already.
     pub fn session_ended(&self, devices: &[String], session: u64, grace: Duration, why: &'static str) {
         let mut here = self.here.lock();
         for device in devices {
@@ -68,6 +72,19 @@ impl Presence {
                 here.leaving.insert(device.clone(), Leaving { due: Instant::now() + grace, looks: LOOKS, why });
             }
         }
+    }
+
+    /// What a session's clock was measured to be. Only of a device that speaks over it.
+    pub fn clock_measured(&self, device_id: &str, session: u64, ahead_ms: Option<i64>) {
+        let mut here = self.here.lock();
+        match ahead_ms.filter(|_| here.bound.get(device_id).is_some_and(|s| s.contains(&session))) {
+            Some(ahead_ms) => drop(here.clocks.insert(device_id.to_owned(), ahead_ms)),
+            None => drop(here.clocks.remove(device_id)),
+        }
+    }
+
+    pub fn clock_ahead_ms(&self, device_id: &str) -> Option<i64> {
+        self.here.lock().clocks.get(device_id).copied()
     }
 
     pub fn sessions_of(&self, device_id: &str) -> Vec<u64> {
@@ -113,8 +130,8 @@ impl Presence {
         }
     }
 
-    /// Devices whose grace is over: those to be reported, with why.
-    fn overdue(&self, gateway: &Gateway) -> Vec<(Arc<Device>, &'static str)> {
+    /// What is to be reported of devices whose grace is over.
+    fn overdue(&self, gateway: &Gateway) -> Vec<DeviceOffline> {
         let (now, me) = (Instant::now(), gateway.cluster.node_id());
         let mut here = self.here.lock();
         let mut lost = Vec::new();
@@ -124,40 +141,47 @@ impl Presence {
                 return true;
             }
             leaving.due = now + gateway.settings.grace.max(Duration::from_millis(100));
-            leaving.looks -= 1;
-            if let Some(device) = hot.device(id).filter(|d| is_here(d, me, Kind::Session)) {
-                lost.push((device.clone(), leaving.why));
+            if let Some(device) = hot.device(id).filter(|d| has_session_on(d, me)) {
+                // Until it is applied: a report may be lost.
+                lost.extend(report(device, me, leaving.why));
+                return true;
             }
+            leaving.looks = leaving.looks.saturating_sub(1);
             leaving.looks > 0
         });
         here.rest.retain(|id, last| {
             if now.duration_since(*last) < gateway.settings.rest_active {
                 return true;
             }
-            let device = hot.device(id).filter(|d| is_here(d, me, Kind::Rest));
-            lost.extend(device.map(|d| (d.clone(), "no request for a while")));
+            let device = hot.device(id).filter(|d| d.presence() == Kind::Rest);
+            lost.extend(device.and_then(|d| report(d, me, "no request for a while")));
             false
         });
         lost
     }
 
-    /// This node was taken for lost while its sessions lived on: their devices come back, as clients.
-    fn bring_back(&self, gateway: &Arc<Gateway>) {
+    /// Devices that have a session here and are not known to: they come back, as clients. True if there were any.
+    fn bring_back(&self, gateway: &Arc<Gateway>) -> bool {
         let me = gateway.cluster.node_id();
         // Proposed under the lock: a goodbye that is said now comes after it.
         let here = self.here.lock();
         let strayed: Vec<&String> = {
             let hot = gateway.cluster.replica().hot();
-            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !d.is_active && d.home == me);
+            // A node's own device is online without sessions.
+            let is_strayed = |id: &&String| {
+                hot.device(id).is_some_and(|d| !has_session_on(d, me) && !(d.is_active && d.presence() == Kind::Node))
+            };
             here.bound.keys().filter(is_strayed).collect()
         };
-        for device_id in strayed {
+        for device_id in &strayed {
             gateway.propose_aside(Intent::DeviceOnline(DeviceOnline {
-                device_id: device_id.clone(),
+                device_id: (*device_id).clone(),
                 presence: Kind::Session.into(),
+                returns: true,
                 ..DeviceOnline::default()
             }));
         }
+        !strayed.is_empty()
     }
 
     /// Devices that are here and whose `last_seen` is old.
@@ -180,13 +204,22 @@ impl Here {
         let last = sessions.is_empty();
         if last {
             self.bound.remove(device_id);
+            self.clocks.remove(device_id);
         }
         last
     }
 }
 
-fn is_here(device: &Device, node: u64, kind: Kind) -> bool {
-    device.is_active && device.home == node && device.presence() == kind
+/// That the device is gone from this node, if it is present here.
+fn report(device: &Device, node: u64, why: &str) -> Option<DeviceOffline> {
+    let here = present_on(device).find(|there| there.node == node)?;
+    Some(DeviceOffline {
+        device_id: device.device_id.clone(),
+        reason: why.to_owned(),
+        session_lost: true,
+        home: node,
+        online_count: here.online_count,
+    })
 }
 
 fn move_after(gateway: &Gateway) -> u64 {
@@ -200,20 +233,18 @@ pub async fn run(gateway: Arc<Gateway>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen_due = Instant::now() + gateway.settings.seen_every;
     let mut nodes_lost = gateway.cluster.replica().hot().meta().nodes_lost;
+    let mut look_again: Option<Instant> = None;
     loop {
         looks.tick().await;
-        for (device, why) in gateway.presence.overdue(&gateway) {
-            gateway.propose_aside(Intent::DeviceOffline(DeviceOffline {
-                device_id: device.device_id.clone(),
-                reason: why.to_owned(),
-                session_lost: true,
-                home: device.home,
-                online_count: device.online_count,
-            }));
+        for offline in gateway.presence.overdue(&gateway) {
+            gateway.propose_aside(Intent::DeviceOffline(offline));
         }
         let lost_by_now = gateway.cluster.replica().hot().meta().nodes_lost;
-        if std::mem::replace(&mut nodes_lost, lost_by_now) != lost_by_now {
-            gateway.presence.bring_back(&gateway);
+        let news = std::mem::replace(&mut nodes_lost, lost_by_now) != lost_by_now;
+        if news || look_again.is_some_and(|at| Instant::now() >= at) {
+            // Again if the command gets lost.
+            let any = gateway.presence.bring_back(&gateway);
+            look_again = any.then(|| Instant::now() + BRING_BACK_AGAIN);
         }
         if Instant::now() >= seen_due {
             seen_due = Instant::now() + gateway.settings.seen_every;

@@ -85,8 +85,8 @@ pub type Answer = Result<Response, Failure>;
 
 impl Failure {
     pub fn new(gateway: &Gateway, error: Error) -> Self {
-        let status = error.code.row().http;
-        Self { error, field: None, status, conflict_id: None, at_ms: gateway.now_ms() }
+        let (status, field) = (error.code.row().http, error.field().map(str::to_owned));
+        Self { error, field, status, conflict_id: None, at_ms: gateway.now_ms() }
     }
 
     /// A request that must change first: 400, naming the field.
@@ -221,6 +221,11 @@ impl Asked {
     pub fn page(&self) -> Result<(usize, u64), Bad> {
         let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
         Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
+    }
+
+    /// `before_id` of a log: only rows with smaller ids.
+    pub fn before_id(&self) -> Result<Option<u64>, Bad> {
+        self.get("before_id").map(|_| self.number("before_id", OFFSET_MAX, 1, OFFSET_MAX)).transpose()
     }
 }
 

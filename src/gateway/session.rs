@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Gateway;
 use super::auth;
+use super::client_clock::ClientClock;
+use super::delivery::Delivery;
 use super::hub::Filter;
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
-use super::resume::CatchUp;
-use super::sync::SyncJob;
-use super::wire::{Asked, Bad, ClientEvent, DecodeError, OnlineAsk, ServerEvent, decode, request_id};
+use super::sync::{Completed, SyncJob};
+use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
+use crate::model::time::IsoTime;
 use crate::proto::command::Intent;
 use crate::proto::{
     AuditNote, Capabilities, ConflictResolve, DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod,
@@ -30,10 +31,14 @@ use crate::token::Claims;
 
 mod answers;
 
-pub use answers::look_up;
+pub use answers::{look_up, update_message};
 
-/// How long changes wait for a session that has not said anything yet.
-const FIRST_WORD: Duration = Duration::from_secs(2);
+/// How long changes wait for the first `device_online` of a session; and how long while others of its requests are
+/// unanswered: libraries send first what was emitted offline.
+const FIRST_ONLINE: Duration = Duration::from_secs(2);
+const FIRST_ONLINE_BUSY: Duration = Duration::from_secs(30);
+/// Between two warnings that the clock of one session is off.
+const CLOCK_WARNING: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +58,15 @@ pub struct Session {
     lane: Lane,
     /// Devices that came online on it, and did not say goodbye.
     devices: Vec<String>,
-    /// Syncs and catching up; they end with the session.
-    jobs: Vec<AbortOnDropHandle<()>>,
-    /// The lowest change after which everything was told, once, or will be.
-    told_from: u64,
-    /// It is on hold since it was opened, because it has not said anything yet: if it resumes, nothing may come before
-    /// the answer.
-    quiet: bool,
-    /// The tables that it wants.
-    filter: Filter,
+    delivery: Arc<Delivery>,
+    /// Changes wait for the first `device_online` to be answered: if it resumes, nothing may come before that.
+    awaiting_online: bool,
+    /// A resume was refused for good. Changes wait for one that is granted: live ones would hide what was missed.
+    resume_refused: bool,
+    opened: Instant,
+    /// The clock that its client's times are by, and when the log was told last that it is off.
+    clock: ClientClock,
+    clock_warned: Option<Instant>,
     heard: Instant,
     pinged: Instant,
 }
@@ -72,7 +77,7 @@ impl Session {
         if gateway.closing.is_cancelled() {
             return Err(shutting_down());
         }
-        let (outbox, told_from) = gateway.hub.attach(transport, &claims.jti)?;
+        let (outbox, position) = gateway.hub.attach(transport, &claims.jti)?;
         if gateway.closing.is_cancelled() {
             // Since it was looked at above: this session was not among those that were told to go.
             gateway.hub.detach(outbox.id);
@@ -85,15 +90,17 @@ impl Session {
         }
         let now = Instant::now();
         Ok(Self {
+            delivery: Delivery::new(gateway.clone(), outbox.clone(), position),
             gateway,
             claims,
             outbox,
             lane: Lane::default(),
             devices: Vec::new(),
-            jobs: Vec::new(),
-            told_from,
-            quiet: true,
-            filter: Filter::All,
+            awaiting_online: true,
+            resume_refused: false,
+            opened: now,
+            clock: ClientClock::default(),
+            clock_warned: None,
             heard: now,
             pinged: now,
         })
@@ -107,13 +114,13 @@ impl Session {
     /// When to tick first, and then how often.
     pub fn ticks(&self) -> (Instant, Duration) {
         let every = self.gateway.settings.ping_every;
-        (Instant::now() + every.min(FIRST_WORD), every)
+        (Instant::now() + every.min(FIRST_ONLINE), every)
     }
 
     /// True when a ping is due. An error ends the session: it fell silent, or its token expired.
     pub fn tick(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
-        self.listen();
+        self.start_if_late();
         if !self.has_room() {
             // It is not listened to: that is not its silence.
             self.heard = now;
@@ -148,14 +155,17 @@ impl Session {
         match decode(event, payload, frame) {
             Ok(Asked { event, request_id }) => {
                 let ticket = Ticket { event: name_of(&event), ack, request_id };
-                let comes_online = matches!(&event, ClientEvent::DeviceOnline(_));
+                let resumes = matches!(&event, ClientEvent::DeviceOnline(ask) if ask.cursor.is_some());
                 if let Err(error) = self.act(ticket.clone(), event) {
+                    self.resume_refused |= resumes;
                     self.refuse(&ticket, &error, None);
-                } else if !comes_online {
-                    self.listen();
                 }
             }
-            Err(bad) => self.refuse_decode(event, ack, &bad),
+            Err(bad) => {
+                let cursor = || Some(Fields::parse(payload?).ok()?.has("cursor"));
+                self.resume_refused |= event == "device_online" && cursor().unwrap_or_default();
+                self.refuse_decode(event, ack, &bad);
+            }
         }
     }
 
@@ -183,7 +193,9 @@ impl Session {
 
     fn refuse(&self, ticket: &Ticket, error: &Error, conflict_id: Option<u64>) {
         let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
-        self.reply(ticket.ack, &ServerEvent::Error { error, event, field: None, conflict_id, request_id, at_ms });
+        let error = &error.clone().over_socket();
+        let field = error.field();
+        self.reply(ticket.ack, &ServerEvent::Error { error, event, field, conflict_id, request_id, at_ms });
     }
 
     fn reply(&self, ack: Option<i64>, event: &ServerEvent<'_>) {
@@ -212,16 +224,20 @@ impl Session {
                 Step::Cold(ticket, read, found) => self.found(ticket, &read, found),
             }
         }
+        self.start_if_late();
     }
 
     fn act(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::DataUpdate(update) => {
+            ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
+                let taken = self.clock.stamp(&mut update);
                 let then = Then::Update {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
+                    entry: (update.n > 0).then(|| (update.queue.clone(), update.n)),
+                    taken,
                 };
                 self.propose(ticket, then, Intent::DataUpdate(update));
             }
@@ -229,10 +245,11 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
-            ClientEvent::Heartbeat { device_id } => {
+            ClientEvent::Heartbeat { device_id, sent } => {
                 self.may(&device_id)?;
-                let at_ms = self.gateway.now_ms();
-                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, at_ms });
+                self.measure_clock(&device_id, sent);
+                let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
+                self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, clock_ahead_ms, at_ms });
             }
             ClientEvent::QueueStatus { device_id, offline } => {
                 self.may(&device_id)?;
@@ -252,8 +269,11 @@ impl Session {
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket);
-                self.start(job.run());
+                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket.clone());
+                if let Some(job) = job {
+                    let begin = job.begin();
+                    self.propose(ticket, Then::Sync(job), begin);
+                }
             }
             other => self.act_rarely(ticket, other)?,
         }
@@ -262,8 +282,9 @@ impl Session {
 
     fn act_rarely(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
         match event {
-            ClientEvent::CriticalEvent(critical) => {
+            ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
+                self.clock.stamp_event(&mut critical);
                 let then = Then::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
             }
@@ -282,14 +303,11 @@ impl Session {
             }
             ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor } => {
                 self.may(&device_id)?;
-                let sent = self.gateway.syncs.complete(&device_id, &sync_id);
-                let cursor_seq = match cursor {
-                    Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().hot().meta())?.seq),
-                    None => sent,
-                };
                 let sync_timestamp_ms = sync_timestamp_ms.unwrap_or_else(|| self.gateway.now_ms());
                 let then = Then::SyncComplete { device_id: device_id.clone(), sync_timestamp_ms, changes_count };
-                let complete = SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor_seq };
+                let complete =
+                    SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, ..SyncComplete::default() };
+                let complete = self.completed(complete, cursor)?;
                 self.propose(ticket, then, Intent::SyncComplete(complete));
             }
             ClientEvent::SyncError(report) => {
@@ -317,6 +335,35 @@ impl Session {
         Ok(())
     }
 
+    /// How far a device is that says that it has applied a sync: never further than it was sent.
+    fn completed(&self, complete: SyncComplete, cursor: Option<String>) -> Result<SyncComplete, Error> {
+        let cursor = match cursor {
+            Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().hot().meta())?.seq),
+            None => None,
+        };
+        let sent = match self.gateway.syncs.complete(&complete.device_id, &complete.sync_id) {
+            Completed::Sending => {
+                let why =
+                    "the sync's last page was not sent yet: sync_complete comes after the page with has_more false";
+                return Err(Error::new(Code::SyncRequest, why));
+            }
+            Completed::Sent(sent) => Some(sent),
+            Completed::Unknown => None,
+        };
+        Ok(match (cursor, sent) {
+            (None, None) => SyncComplete { nothing_sent: true, ..complete },
+            (None, Some(sent)) => {
+                SyncComplete { cursor_seq: Some(sent.head), completed_ms: sent.at_ms, scope: sent.scope, ..complete }
+            }
+            (Some(seq), sent) => SyncComplete {
+                cursor_seq: Some(seq),
+                completed_ms: sent.filter(|sent| sent.head == seq).map_or(0, |sent| sent.at_ms),
+                scope: sent.map_or_else(|| self.delivery.scope(), |sent| sent.scope),
+                ..complete
+            },
+        })
+    }
+
     fn may(&self, device_id: &str) -> Result<(), Error> {
         auth::may_speak_for(&self.claims, device_id)
     }
@@ -335,12 +382,11 @@ impl Session {
             self.devices.push(ask.device_id.clone());
         }
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
+        self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
-            self.filter = Filter::of(ask.subscribe);
-            self.gateway.hub.subscribe(self.outbox.id, self.filter.clone());
+            self.delivery.subscribe(Filter::of(ask.subscribe));
         }
-        let held = self.hold(ask.cursor.is_some());
-        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh, held };
+        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
         let intent = Intent::DeviceOnline(DeviceOnline {
             class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
             device_id: ask.device_id,
@@ -348,20 +394,37 @@ impl Session {
             priority: ask.priority,
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
+            returns: false,
         });
         self.propose(ticket, then, intent);
         Ok(())
     }
 
+    /// `sent` is the time of something that the client sent as it happened.
+    fn measure_clock(&mut self, device_id: &str, sent: Option<IsoTime>) {
+        let Some(sent) = sent else { return };
+        self.clock.measure(sent, self.gateway.now_ms());
+        let ahead_ms = self.clock.ahead_ms();
+        self.gateway.presence.clock_measured(device_id, self.outbox.id, ahead_ms);
+        let due = self.clock_warned.is_none_or(|at| at.elapsed() >= CLOCK_WARNING);
+        if let Some(ahead_ms) = ahead_ms.filter(|_| due) {
+            self.clock_warned = Some(Instant::now());
+            tracing::warn!(device_id, ahead_ms, "the clock of a device is off: its times are corrected by that much");
+        }
+    }
+
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
-        self.unbind(device_id);
+        self.unbind(device_id, "said goodbye");
         Ok(())
     }
 
-    fn unbind(&mut self, device_id: &str) {
+    /// What was asked of the cluster about the device may get lost, or may be done although its answer did not come:
+    /// then it is reported after the grace.
+    fn unbind(&mut self, device_id: &str, why: &'static str) {
         self.devices.retain(|d| d != device_id);
-        self.gateway.presence.unbind(device_id, self.outbox.id);
+        let grace = self.gateway.settings.grace;
+        self.gateway.presence.session_ended(&[device_id.to_owned()], self.outbox.id, grace, why);
     }
 
     /// A decision on an open conflict: the sender's own, or anybody's by an admin or a manager.
@@ -384,34 +447,20 @@ impl Session {
         Ok(())
     }
 
-    /// No change comes before the answer to a device that resumes, or that comes online as the first thing that the
-    /// session does. Returns where the hold began, if this request began or took it over.
-    fn hold(&mut self, resumes: bool) -> Option<u64> {
-        if std::mem::take(&mut self.quiet) {
-            return Some(self.told_from);
-        }
-        if resumes { self.gateway.hub.hold(self.outbox.id) } else { None }
-    }
-
-    /// It does not begin by resuming: what came since it was opened, then live changes.
-    fn listen(&mut self) {
-        if std::mem::take(&mut self.quiet) {
-            self.go_on(None, self.told_from);
-        }
-    }
-
-    /// Ends a hold that began at `from`: first a stretch that was missed, then what came since.
-    fn go_on(&mut self, missed: Option<(u64, u64)>, from: u64) {
-        if missed.is_none() && self.gateway.hub.release(self.outbox.id, from).is_ok() {
+    /// Nobody comes online on it, or not soon: it hears of everything since it was opened.
+    fn start_if_late(&mut self) {
+        if !self.awaiting_online || self.resume_refused {
             return;
         }
-        let (gateway, outbox, filter) = (self.gateway.clone(), self.outbox.clone(), self.filter.clone());
-        self.start(CatchUp { gateway, outbox, filter, missed, from }.run());
+        let waited = self.opened.elapsed();
+        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && self.lane.is_empty()) {
+            self.start_delivery();
+        }
     }
 
-    fn start(&mut self, job: impl Future<Output = ()> + Send + 'static) {
-        self.jobs.retain(|j| !j.is_finished());
-        self.jobs.push(AbortOnDropHandle::new(tokio::spawn(job)));
+    fn start_delivery(&mut self) {
+        self.awaiting_online = false;
+        self.delivery.start();
     }
 
     /// The connection is over: its devices have the grace to come back.
@@ -440,6 +489,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.delivery.close();
         self.gateway.hub.detach(self.outbox.id);
     }
 }

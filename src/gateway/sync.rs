@@ -1,4 +1,7 @@
 //! Syncs: pages of changes or records to one device, each sent when the socket has taken the one before.
+//!
+//! A sync shows the tables as they were at one change, its head: live changes of the session wait meanwhile, and what
+//! others write while the pages go out is not in them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Gateway;
+use super::delivery::{Delivery, Sent};
 use super::feed;
 use super::hub::Filter;
 use super::lane::Ticket;
@@ -16,12 +20,36 @@ use crate::consensus::runtime::random;
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
-use crate::model::read::{PageSize, records_data, seq_before};
+use crate::model::read::{PageSize, around, records_exact, seq_of_time};
+use crate::model::sync::scope;
 use crate::model::tables::TablesRead;
 use crate::proto::command::Intent;
-use crate::proto::{Meta, Operation, SyncBegin, SyncErrorReport, SyncType, TableName};
+use crate::proto::{Change, Meta, Operation, SyncBegin, SyncErrorReport, SyncState, SyncType, TableName};
 
 const PAGE: PageSize = PageSize { rows: limits::SYNC_PAGE, bytes: limits::SYNC_PAGE_BYTES };
+/// Changes looked at together, to learn which records moved on while a sync is sent.
+const LOOK: PageSize = PageSize { rows: 4_096, bytes: 1 << 20 };
+
+/// What a device has when it has applied a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Every change up to this one.
+    pub head: u64,
+    /// Changes after it were committed then or later.
+    pub at_ms: u64,
+    /// Of these tables.
+    pub scope: u64,
+}
+
+/// What is known here of a sync that a device calls complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completed {
+    /// Its last page was not sent yet.
+    Sending,
+    Sent(Synced),
+    /// It is none of those that run on this node.
+    Unknown,
+}
 
 /// The syncs that run on this node: at most one a device.
 #[derive(Default)]
@@ -29,9 +57,8 @@ pub struct Syncs(Mutex<HashMap<String, Running>>);
 
 struct Running {
     sync_id: String,
-    streaming: bool,
-    /// How far the device has come with it.
-    head: u64,
+    /// Once its last page is on its way.
+    sent: Option<Synced>,
     completed: Arc<Notify>,
 }
 
@@ -39,22 +66,22 @@ impl Syncs {
     /// 2001 if one is being sent to the device; one that only waits for its completion gives way.
     fn begin(&self, device_id: &str, sync_id: &str) -> Result<Arc<Notify>, Error> {
         let mut running = self.0.lock();
-        if running.get(device_id).is_some_and(|r| r.streaming) {
+        if running.get(device_id).is_some_and(|r| r.sent.is_none()) {
             return Err(Error::new(Code::SyncRequest, "a sync of this device is running"));
         }
         let completed = Arc::new(Notify::new());
-        let sync_id = sync_id.to_owned();
-        let run = Running { sync_id, streaming: true, head: 0, completed: completed.clone() };
+        let run = Running { sync_id: sync_id.to_owned(), sent: None, completed: completed.clone() };
         if let Some(old) = running.insert(device_id.to_owned(), run) {
             old.completed.notify_one();
         }
         Ok(completed)
     }
 
-    fn sent(&self, device_id: &str, head: u64) {
-        if let Some(run) = self.0.lock().get_mut(device_id) {
-            run.streaming = false;
-            run.head = head;
+    fn sent(&self, device_id: &str, sync_id: &str, synced: Synced) {
+        if let Some(run) = self.0.lock().get_mut(device_id)
+            && run.sync_id == sync_id
+        {
+            run.sent = Some(synced);
         }
     }
 
@@ -65,34 +92,56 @@ impl Syncs {
         }
     }
 
-    /// The device says that it is done: how far it has come, if that is known here.
-    pub fn complete(&self, device_id: &str, sync_id: &str) -> Option<u64> {
+    /// The device says that it has applied a sync.
+    pub fn complete(&self, device_id: &str, sync_id: &str) -> Completed {
         let mut running = self.0.lock();
-        let run = running.get(device_id)?;
-        if run.streaming || !(sync_id.is_empty() || run.sync_id == sync_id) {
-            return None;
+        let Some(run) = running.get(device_id) else { return Completed::Unknown };
+        if !(sync_id.is_empty() || run.sync_id == sync_id) {
+            return Completed::Unknown;
         }
-        let head = run.head;
+        let Some(synced) = run.sent else { return Completed::Sending };
         run.completed.notify_one();
         running.remove(device_id);
-        Some(head)
+        Completed::Sent(synced)
     }
 }
 
 /// One sync of one device, from the request to its completion.
 pub struct SyncJob {
-    pub gateway: Arc<Gateway>,
-    pub outbox: Arc<Outbox>,
-    pub ask: SyncAsk,
-    pub ticket: Ticket,
-    pub sync_id: String,
+    gateway: Arc<Gateway>,
+    outbox: Arc<Outbox>,
+    ask: SyncAsk,
+    ticket: Ticket,
+    sync_id: String,
+    completed: Arc<Notify>,
+    begun_ms: u64,
 }
 
-/// What all pages of a sync share.
+/// What all pages of a sync share: the tables as of change `meta.head_seq`.
 struct Course {
     meta: Meta,
-    master: String,
+    /// How far the device had come before, if it is known.
+    before: Option<SyncState>,
+    tables: Arc<[TableName]>,
+    /// About so many records exist.
+    records: u64,
     filter: Filter,
+    scope: u64,
+    /// What the session was sent beside it.
+    sent: Sent,
+}
+
+/// A page of a sync.
+struct Part<'a> {
+    sync_type: SyncType,
+    changes: Vec<SyncChange<'a>>,
+    number: u64,
+    total: u64,
+    has_more: bool,
+    /// How far it goes.
+    seq: u64,
+    /// The time that this place stands for.
+    at_ms: u64,
 }
 
 impl Drop for SyncJob {
@@ -102,36 +151,59 @@ impl Drop for SyncJob {
 }
 
 impl SyncJob {
-    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Self {
+    /// The device may have no other one whose pages are being sent: then it is refused, and that is answered.
+    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
-        Self { gateway, outbox, ask, ticket, sync_id }
+        let begun = gateway.syncs.begin(&ask.device_id, &sync_id);
+        match begun {
+            Ok(completed) => Some(Box::new(Self { gateway, outbox, ask, ticket, sync_id, completed, begun_ms: 0 })),
+            Err(error) => {
+                refuse(&gateway, &outbox, &ask, &ticket, &error);
+                None
+            }
+        }
     }
 
-    pub async fn run(self) {
-        let done = match self.gateway.syncs.begin(&self.ask.device_id, &self.sync_id) {
-            Ok(completed) => self.send().await.map(|()| completed),
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok(completed) => self.wait(&completed).await,
+    /// The command that begins it.
+    pub fn begin(&self) -> Intent {
+        Intent::SyncBegin(SyncBegin {
+            device_id: self.ask.device_id.clone(),
+            sync_type: self.ask.sync_type.into(),
+            sync_id: self.sync_id.clone(),
+        })
+    }
+
+    /// It has begun: its pages go out when it is their turn.
+    pub fn begun(mut self: Box<Self>, delivery: &Arc<Delivery>, at_ms: u64) {
+        self.begun_ms = at_ms;
+        let (gateway, outbox, ask, ticket) =
+            (self.gateway.clone(), self.outbox.clone(), self.ask.clone(), self.ticket.clone());
+        let queued = delivery.sync(Box::new(move |delivery| Box::pin(self.run(delivery))));
+        if let Err(error) = queued {
+            refuse(&gateway, &outbox, &ask, &ticket, &error);
+        }
+    }
+
+    async fn run(self: Box<Self>, delivery: Arc<Delivery>) {
+        match self.send(&delivery).await {
+            // Live changes do not wait for what the client says.
+            Ok(()) => drop(tokio::spawn(async move {
+                tokio::select! {
+                    () = delivery.closed() => {}
+                    () = self.wait() => {}
+                }
+            })),
             Err(error) => self.fail(&error),
         }
     }
 
-    fn fail(&self, error: &Error) {
-        let sync_type = Some(type_name(self.ask.sync_type));
-        let (device_id, at_ms) = (self.ask.device_id.as_str(), self.gateway.now_ms());
-        let request_id = self.ticket.request_id.as_deref();
-        let event = ServerEvent::SyncError { device_id, error, sync_type, field: None, request_id, at_ms };
-        self.outbox.send(&event);
-        if let Some(ack) = self.ticket.ack {
-            self.outbox.answer(ack, &event);
-        }
+    pub fn fail(&self, error: &Error) {
+        refuse(&self.gateway, &self.outbox, &self.ask, &self.ticket, error);
     }
 
     /// 2003 if the device does not say in time that it is done.
-    async fn wait(&self, completed: &Notify) {
-        if tokio::time::timeout(self.gateway.settings.sync_timeout, completed.notified()).await.is_ok() {
+    async fn wait(&self) {
+        if tokio::time::timeout(self.gateway.settings.sync_timeout, self.completed.notified()).await.is_ok() {
             return;
         }
         let error = Error::new(Code::SyncTimeout, "the sync was not completed in time");
@@ -146,58 +218,68 @@ impl SyncJob {
         self.outbox.send(&ServerEvent::SyncError { device_id, error: &error, sync_type, field, request_id, at_ms });
     }
 
-    async fn send(&self) -> Result<(), Error> {
-        let begin = SyncBegin {
-            device_id: self.ask.device_id.clone(),
-            sync_type: self.ask.sync_type.into(),
-            sync_id: self.sync_id.clone(),
-        };
-        let begun = self.gateway.cluster.propose(Intent::SyncBegin(begin)).await?;
+    async fn send(&self, delivery: &Delivery) -> Result<(), Error> {
         self.gateway.cluster.read_barrier().await?;
         if let Some(ack) = self.ticket.ack {
             let (event, device_id) = ("sync_request", Some(self.ask.device_id.as_str()));
-            let (message, at_ms, sync_id) = ("sync begins", begun.at_ms, Some(self.sync_id.as_str()));
+            let (message, at_ms, sync_id) = ("sync begins", self.begun_ms, Some(self.sync_id.as_str()));
             let begins = Acknowledged { message, at_ms, event, device_id, sync_id, ..Acknowledged::default() };
             self.outbox.answer(ack, &ServerEvent::Acknowledged(begins));
         }
-        let (meta, master) = {
+        // One look: the head, the time that it stands for, and what there is.
+        let (meta, before, tables, records) = {
             let state = self.gateway.cluster.replica().hot();
-            (state.meta().clone(), state.meta().master.clone())
+            let before = state.sync_state(&self.ask.device_id).cloned();
+            (state.meta().clone(), before, Arc::from(state.tables()), state.records_known() as u64)
         };
-        if master.is_empty() {
+        if meta.master.is_empty() {
             return Err(Error::new(Code::NoMaster, "there is no master to sync with"));
         }
-        let course = Course { meta, master, filter: Filter::of(self.ask.tables.clone()) };
-        match self.start(&course.meta).await? {
-            Some(from) => self.send_changes(&course, from).await?,
-            None => self.send_records(&course).await?,
+        // The session's own stream comes first, up to where the pages are from.
+        delivery.send_to(meta.head_seq).await?;
+        let sent = delivery.pages_follow(meta.head_seq);
+        let (filter, scope) = (Filter::of(self.ask.tables.clone()), scope(self.ask.tables.as_deref()));
+        let course = Course { meta, before, tables, records, filter, scope, sent };
+        match self.start(&course).await? {
+            Some(from) => self.send_changes(&course, from).await,
+            None => self.send_records(&course).await,
         }
-        self.gateway.syncs.sent(&self.ask.device_id, course.meta.head_seq);
-        Ok(())
     }
 
     /// Where an incremental sync begins: after this change. `None`: it has to be a full one.
-    async fn start(&self, meta: &Meta) -> Result<Option<u64>, Error> {
+    async fn start(&self, course: &Course) -> Result<Option<u64>, Error> {
         if self.ask.sync_type != SyncType::Incremental {
             return Ok(None);
         }
-        let from = if let Some(cursor) = &self.ask.cursor {
-            Cursor::parse(cursor, meta)?.seq
-        } else if let Some(ms) = self.ask.last_sync_ms {
-            if meta.compacted_seq > 0 && ms <= meta.compacted_ms {
-                return Ok(None);
-            }
-            let (compacted, head) = (meta.compacted_seq, meta.head_seq);
-            self.gateway.cluster.replica().cold(move |t| seq_before(t, compacted, head, ms)).await?
-        } else {
-            let state = self.gateway.cluster.replica().hot();
-            state.sync_state(&self.ask.device_id).map_or(0, |s| s.cursor_seq)
+        let meta = &course.meta;
+        let cursor = match &self.ask.cursor {
+            Some(text) => Some(Cursor::parse(text, meta)?.seq),
+            None => None,
         };
-        Ok((from >= meta.compacted_seq).then_some(from))
+        let owed = course.before.as_ref().is_some_and(|before| before.full_owed);
+        let from = match (cursor, self.ask.last_sync_ms) {
+            // The client knows its own place.
+            (Some(seq), _) if seq > 0 || !owed => Some(seq),
+            _ if owed => None,
+            // A time that has not come: the client's clock is wrong, and only what the cluster has noted counts.
+            (_, Some(ms)) if ms > meta.now_ms => match course.before.as_ref().is_some_and(|b| b.last_sync_ms > 0) {
+                true => course.recorded(),
+                false => None,
+            },
+            (_, Some(ms)) if gone(meta, ms) => None,
+            (_, Some(ms)) => {
+                let (compacted, head) = (meta.compacted_seq, meta.head_seq);
+                Some(self.gateway.cluster.replica().cold(move |t| seq_of_time(t, compacted, head, ms)).await?)
+            }
+            (_, None) => course.recorded(),
+        };
+        Ok(from.filter(|from| *from >= meta.compacted_seq))
     }
 
+    /// The changes after `from`, without those that would bring back an older state than the session was sent.
     async fn send_changes(&self, course: &Course, from: u64) -> Result<(), Error> {
         let head = course.meta.head_seq;
+        let mut moved = Moved::since(head);
         let (mut after, mut number, mut sent) = (from, 0, 0);
         loop {
             let Some(page) = feed::page(&self.gateway, after, head, PAGE, &course.filter).await? else {
@@ -205,91 +287,211 @@ impl SyncJob {
                 return self.send_records(course).await;
             };
             after = page.seq;
-            if page.changes.is_empty() && page.more {
+            let changes = self.without_older(course, &mut moved, &page.changes).await?;
+            if changes.is_empty() && page.more {
                 continue;
             }
             number += 1;
-            sent += page.changes.len() as u64;
-            let changes = page.changes.iter().map(|c| SyncChange::from(&**c)).collect();
+            sent += changes.len() as u64;
+            let at_ms = match changes.last() {
+                Some(last) if page.more => last.committed_ms,
+                _ => course.meta.now_ms,
+            };
             let total = if page.more { sent + (head - page.seq) } else { sent };
-            let cursor = Cursor { epoch: course.meta.epoch, seq: page.seq.max(if page.more { 0 } else { head }) };
-            self.send_page(course, SyncType::Incremental, changes, number, total, page.more, cursor).await?;
+            let seq = if page.more { page.seq } else { head };
+            let changes = changes.iter().map(|c| SyncChange::from(&***c)).collect();
+            let (sync_type, has_more) = (SyncType::Incremental, page.more);
+            self.send_page(course, Part { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
             if !page.more {
                 return Ok(());
             }
         }
     }
 
-    async fn send_records(&self, course: &Course) -> Result<(), Error> {
-        let (tables, records) = {
+    async fn without_older<'c>(
+        &self,
+        course: &Course,
+        moved: &mut Moved,
+        changes: &'c [Arc<Change>],
+    ) -> Result<Vec<&'c Arc<Change>>, Error> {
+        let (newest, to): (Vec<_>, u64) = {
             let state = self.gateway.cluster.replica().hot();
-            (Arc::<[TableName]>::from(state.tables()), state.records_known() as u64)
+            let newest = changes.iter().map(|change| {
+                let table = state.table_number(&change.table_name).unwrap_or_default();
+                ((table, change.record_id), state.version_of(&change.table_name, change.record_id))
+            });
+            (newest.collect(), state.meta().head_seq)
         };
-        let numbers: HashSet<u32> =
-            (1..).zip(tables.iter()).filter(|(_, t)| course.filter.takes_table(&t.name)).map(|(n, _)| n).collect();
+        if newest.iter().any(|(_, version)| *version > course.meta.head_seq) {
+            moved.look(&self.gateway, to, &course.filter).await?;
+        }
+        let pairs = changes.iter().zip(newest);
+        Ok(pairs
+            .filter(|(c, (key, version))| !course.sent.has_newer(c, moved.version(*key, *version)))
+            .map(|(c, _)| c)
+            .collect())
+    }
+
+    /// Every record as it was at the head.
+    async fn send_records(&self, course: &Course) -> Result<(), Error> {
+        let head = course.meta.head_seq;
+        let numbers: HashSet<u32> = (1..)
+            .zip(course.tables.iter())
+            .filter(|(_, t)| course.filter.takes_table(&t.name))
+            .map(|(n, _)| n)
+            .collect();
+        let mut moved = Moved::since(head);
         let (mut after, mut number, mut sent) = (None, 0, 0);
         loop {
             let takes = |table| numbers.contains(&table);
-            let (page, next) = self.gateway.cluster.replica().hot().records_after(after, PAGE.rows, takes);
-            let read = move |t: &dyn TablesRead| records_data(t, page, PAGE.bytes);
-            let (page, cut) = self.gateway.cluster.replica().cold(read).await?;
+            let (mut page, next, to) = {
+                let state = self.gateway.cluster.replica().hot();
+                let (page, next) = state.records_at(head, after, PAGE.rows, takes);
+                (page, next, state.meta().head_seq)
+            };
+            if page.iter().any(|at| at.seq > head) {
+                moved.look(&self.gateway, to, &course.filter).await?;
+                page.iter_mut().for_each(|at| at.seq = moved.version((at.table, at.id), at.seq));
+                // Those that came only later.
+                page.retain(|at| at.seq > 0);
+            }
+            let tables = course.tables.clone();
+            let around = move |table: u32| tables.get(table as usize - 1).map_or(0, |t| around(&t.name));
+            let read = move |t: &dyn TablesRead| records_exact(t, page, PAGE.bytes, around);
+            let Some((page, cut)) = self.gateway.cluster.replica().cold(read).await? else {
+                return Err(moved_on("a record's version was compacted"));
+            };
             after = cut.map(|at| (at.table, at.id)).or(next);
-            let more = after.is_some();
-            if page.is_empty() && more {
+            let has_more = after.is_some();
+            if page.is_empty() && has_more {
                 continue;
             }
             number += 1;
             sent += page.len() as u64;
-            let changes = page.iter().map(|(at, data)| SyncChange {
-                table_name: tables.get(at.table as usize - 1).map_or("", |t| &t.name),
-                record_id: at.id,
+            let changes = page.iter().map(|found| SyncChange {
+                table_name: course.tables.get(found.at.table as usize - 1).map_or("", |t| &t.name),
+                record_id: found.at.id,
                 operation: Operation::Insert,
-                data,
-                timestamp_ms: at.timestamp_ms,
-                seq: at.seq,
+                data: &found.data,
+                timestamp_ms: found.at.timestamp_ms,
+                seq: found.at.seq,
                 device_id: None,
+                after: None,
             });
             let changes = changes.collect();
-            let total = if more { records.max(sent + 1) } else { sent };
+            let total = if has_more { course.records.max(sent + 1) } else { sent };
             // Records are sent by key, so a part of them is no place in the history: only the whole is.
-            let seq = if more { 0 } else { course.meta.head_seq };
-            let cursor = Cursor { epoch: course.meta.epoch, seq };
-            self.send_page(course, SyncType::Full, changes, number, total, more, cursor).await?;
-            if !more {
+            let (seq, at_ms) = if has_more { (0, course.before_ms()) } else { (head, course.meta.now_ms) };
+            let sync_type = SyncType::Full;
+            self.send_page(course, Part { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
+            if !has_more {
                 return Ok(());
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    async fn send_page(
-        &self,
-        course: &Course,
-        sync_type: SyncType,
-        changes: Vec<SyncChange<'_>>,
-        page: u64,
-        total: u64,
-        has_more: bool,
-        cursor: Cursor,
-    ) -> Result<(), Error> {
+    async fn send_page(&self, course: &Course, part: Part<'_>) -> Result<(), Error> {
         let frame = {
             let page = SyncPage {
-                sync_type: type_name(sync_type),
-                at_ms: self.gateway.now_ms(),
-                changes,
-                master: &course.master,
+                sync_type: type_name(part.sync_type),
+                at_ms: part.at_ms,
+                changes: part.changes,
+                master: &course.meta.master,
                 sync_id: &self.sync_id,
-                page,
-                total,
-                has_more,
-                cursor,
+                page: part.number,
+                total: part.total,
+                has_more: part.has_more,
+                cursor: Cursor { epoch: course.meta.epoch, seq: part.seq },
             };
             Frame::of(self.outbox.transport, &ServerEvent::SyncResponse(&page))
         };
+        if !part.has_more {
+            // Before the client can say that it has it.
+            let synced = Synced { head: course.meta.head_seq, at_ms: course.meta.now_ms, scope: course.scope };
+            self.gateway.syncs.sent(&self.ask.device_id, &self.sync_id, synced);
+        }
         if self.outbox.send_and_wait(frame).await {
             return Ok(());
         }
         Err(Error::new(Code::SocketClosed, "the session ended"))
+    }
+}
+
+impl Course {
+    /// How far the device had come, if that is known of the tables that it asks for.
+    fn recorded(&self) -> Option<u64> {
+        match &self.before {
+            None => Some(0),
+            Some(before) if before.cursor_scope == 0 || before.cursor_scope == self.scope => Some(before.cursor_seq),
+            Some(_) => None,
+        }
+    }
+
+    /// A time that the device has everything up to, whatever comes of this sync.
+    fn before_ms(&self) -> u64 {
+        let before = self.before.as_ref().filter(|b| b.cursor_scope == 0 || b.cursor_scope == self.scope);
+        before.map_or(0, |before| before.last_sync_ms)
+    }
+}
+
+/// Changes may have been compacted that came after a change which this time was taken from.
+fn gone(meta: &Meta, ms: u64) -> bool {
+    meta.compacted_seq > 0 && ms <= meta.compacted_ms + limits::CLIENT_CLOCK_AHEAD_MS
+}
+
+/// The records that were changed after a sync's head, with the version that they had at the head.
+struct Moved {
+    /// Changes up to this one were looked at.
+    to: u64,
+    versions: HashMap<(u32, i64), u64>,
+}
+
+impl Moved {
+    fn since(head: u64) -> Self {
+        Self { to: head, versions: HashMap::new() }
+    }
+
+    /// Looks at the changes up to `to`, as far as that was not done.
+    async fn look(&mut self, gateway: &Gateway, to: u64, filter: &Filter) -> Result<(), Error> {
+        while self.to < to {
+            let Some(page) = feed::page(gateway, self.to, to, LOOK, filter).await? else {
+                return Err(moved_on("changes that came meanwhile were compacted"));
+            };
+            let state = gateway.cluster.replica().hot();
+            for change in &page.changes {
+                let Some(table) = state.table_number(&change.table_name) else { continue };
+                // The first change after the head tells the version at the head.
+                self.versions.entry((table, change.record_id)).or_insert(change.previous_seq);
+            }
+            self.to = page.seq;
+            if self.versions.len() > limits::SYNC_MOVED {
+                return Err(moved_on("too many records were changed meanwhile"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A record's version at the head, of its version when it was looked up.
+    fn version(&self, record: (u32, i64), now: u64) -> u64 {
+        self.versions.get(&record).copied().unwrap_or(now)
+    }
+}
+
+/// The pages would be a mixture of states: nothing is better.
+fn moved_on(what: &str) -> Error {
+    Error::new(Code::SyncTimeout, format!("the sync took too long, {what}: ask again"))
+}
+
+fn refuse(gateway: &Gateway, outbox: &Outbox, ask: &SyncAsk, ticket: &Ticket, error: &Error) {
+    let sync_type = Some(type_name(ask.sync_type));
+    let (device_id, at_ms) = (ask.device_id.as_str(), gateway.now_ms());
+    let request_id = ticket.request_id.as_deref();
+    let error = &error.clone().over_socket();
+    let field = error.field();
+    let event = ServerEvent::SyncError { device_id, error, sync_type, field, request_id, at_ms };
+    outbox.send(&event);
+    if let Some(ack) = ticket.ack {
+        outbox.answer(ack, &event);
     }
 }
 

@@ -11,7 +11,9 @@ mod server;
 pub use client::{Asked, ClientEvent, OnlineAsk, SyncAsk, decode, request_id};
 pub use client::{election, online, policy, resolution, role_and_reason, update};
 pub use fields::{Bad, Fields, envelope, event_array};
-pub use server::{Acknowledged, ServerEvent, SyncChange, SyncPage, error_tail, open_conflict, sync_change};
+pub use server::{
+    Acknowledged, ServerEvent, SyncChange, SyncPage, clock_ahead, error_tail, open_conflict, sync_change,
+};
 
 use std::sync::Arc;
 

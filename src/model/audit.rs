@@ -44,6 +44,8 @@ pub struct AuditFilter {
     pub event_type: Option<String>,
     pub from_ms: Option<u64>,
     pub to_ms: Option<u64>,
+    /// Only rows with smaller ids.
+    pub before_id: Option<u64>,
 }
 
 /// Where a listed row is.
@@ -132,6 +134,7 @@ impl AuditIndex {
     /// How many rows the filter selects, and those at `offset`, newest first.
     pub fn page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
         let (first, last) = self.ids_between(filter.from_ms, filter.to_ms);
+        let last = filter.before_id.map_or(last, |before| last.min(before.saturating_sub(1)));
         let none = VecDeque::new();
         let number = |name: &Option<String>| name.as_ref().map(|n| self.names.get(n).copied());
         let list = match (number(&filter.device_id), number(&filter.event_type)) {

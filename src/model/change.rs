@@ -7,10 +7,12 @@ use prost::Message;
 
 use super::effect::Effect;
 use super::error::{Code, Error};
+use super::fingerprint;
+use super::queues::Entry;
 use super::read;
 use super::records::Version;
-use super::requests::Kept;
-use super::state::{Fail, Given1, State, refuse};
+use super::requests::{Kept, Names};
+use super::state::{Fail, Given1, State, refuse, refuse_field};
 use super::tables::{Key, TablesError};
 use crate::limits;
 use crate::proto::outcome::Result as Given;
@@ -22,7 +24,8 @@ use crate::proto::{
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation.
 /// That `data` is a JSON object is checked where it is decoded.
 pub fn validate(c: &DataUpdate) -> Result<(), Error> {
-    let bad = |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")));
+    let bad =
+        |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")).about(field, None));
     if !valid_table(&c.table_name) {
         let why = format!("must be 1 to {} bytes without control characters", limits::TABLE_NAME);
         return bad("table_name", why);
@@ -35,6 +38,26 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     }
     if c.request_id.len() > limits::REQUEST_ID {
         return bad("request_id", format!("is longer than {} bytes", limits::REQUEST_ID));
+    }
+    if c.queue.len() > limits::QUEUE_ID {
+        return bad("queue", format!("is longer than {} bytes", limits::QUEUE_ID));
+    }
+    if c.queue.chars().any(char::is_control) {
+        return bad("queue", "must not hold control characters".into());
+    }
+    if c.n > i64::MAX as u64 {
+        return bad("n", "must be a whole number within 64 bits".into());
+    }
+    if c.queue.is_empty() != (c.n == 0) {
+        let (field, missing) = if c.n == 0 { ("n", "must be 1 or more") } else { ("queue", "is required with n") };
+        return bad(field, missing.into());
+    }
+    if c.after > 0 && c.after >= c.n {
+        return bad("after", "must be less than n".into());
+    }
+    let text = &c.timestamp_as_sent;
+    if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {
+        return bad("timestamp", format!("is kept as at most {} bytes without control characters", limits::TIME_TEXT));
     }
     Ok(())
 }
@@ -135,6 +158,15 @@ impl State {
         limit: usize,
         wanted: impl Fn(u32) -> bool,
     ) -> (Vec<Stored>, Option<(u32, i64)>) {
+        self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
+    }
+
+    fn records_where(
+        &self,
+        after: Option<(u32, i64)>,
+        limit: usize,
+        wanted: impl Fn(u32, &Version) -> bool,
+    ) -> (Vec<Stored>, Option<(u32, i64)>) {
         let mut page = Vec::new();
         let mut last = after;
         for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
@@ -142,12 +174,31 @@ impl State {
                 return (page, last);
             }
             last = Some((*table, *id));
-            if !version.deleted && wanted(*table) {
+            if wanted(*table, version) {
                 let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
                 page.push(Stored { table: *table, id: *id, seq, timestamp_ms, device });
             }
         }
         (page, None)
+    }
+
+    /// The version of a record, a deleted one included; 0: it never was.
+    pub fn version_of(&self, table_name: &str, id: i64) -> u64 {
+        let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
+        version.map_or(0, |v| v.seq)
+    }
+
+    /// Up to `limit` records after `after`, in the order of table and id, in the tables that `wanted` takes: those
+    /// that exist, and those that were changed (or deleted) after change `head`; and where the next page begins, if
+    /// there is more.
+    pub fn records_at(
+        &self,
+        head: u64,
+        after: Option<(u32, i64)>,
+        limit: usize,
+        wanted: impl Fn(u32) -> bool,
+    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+        self.records_where(after, limit, |table, version| wanted(table) && (!version.deleted || version.seq > head))
     }
 
     /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
@@ -157,20 +208,62 @@ impl State {
 
     /// The second value: it had been applied before.
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
-        if let Err(error) = validate(&c) {
-            return refuse(error.code, error.message);
-        }
+        validate(&c)?;
         let device = self.device_number(&c.device_id)?;
-        match self.requests.find(device, &c.request_id) {
-            None => Ok((self.write_or_conflict(c, device)?, false)),
-            Some(Kept::Change { seq, timestamp_ms }) => Ok((accepted(seq, timestamp_ms), true)),
-            Some(Kept::Row { slot }) => {
+        if let Entry::Repeated(given) = self.queue_entry(&c, device)? {
+            return Ok((given, true));
+        }
+        let Some(kept) = self.requests.find(device, &c.request_id) else {
+            self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
+            let given = self.write_or_conflict(c, device);
+            // Still there if it lost a conflict.
+            self.txn.timestamp_as_sent.clear();
+            return Ok((given?, false));
+        };
+        let Some(given) = self.first_answer(&c, device, kept)? else {
+            let why = "was used for another table_name, record_id, operation or new_data";
+            return refuse_field(Code::InvalidData, "request_id", why);
+        };
+        // A request that was applied before its client had a queue, or that it put into a new one.
+        let entry = Names { request_id: "", ..Names::of(&c) };
+        self.answer_by_row(device, &entry, &c, given.clone());
+        Ok((given, true))
+    }
+
+    /// What the first request under this name was answered; `None` if it asked for something else.
+    pub(super) fn first_answer(&self, c: &DataUpdate, device: u32, kept: Kept) -> Result<Option<Given>, TablesError> {
+        match kept {
+            Kept::Change { seq, timestamp_ms } => {
+                let same = match self.recent.get(seq) {
+                    Some(change) => fingerprint::same_request(change, c),
+                    None => {
+                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(Key::Changes(seq)))?;
+                        fingerprint::same_request(&change, c)
+                    }
+                };
+                Ok(same.then(|| accepted(seq, timestamp_ms)))
+            }
+            Kept::Row { slot } => {
                 let key = Key::Requested { device, slot };
                 let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
+                let print = (u128::from(row.print_high) << 64) | u128::from(row.print_low);
+                if print != 0 && print != fingerprint::of_request(c) {
+                    return Ok(None);
+                }
                 let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
-                Ok((outcome.result.ok_or(TablesError::Corrupt(key))?, true))
+                Ok(Some(outcome.result.ok_or(TablesError::Corrupt(key))?))
             }
         }
+    }
+
+    /// The request is answered by something else than its own change: a repeat finds the answer in a row.
+    fn answer_by_row(&mut self, device: u32, names: &Names<'_>, asked: &DataUpdate, given: Given) {
+        if names.is_none() {
+            return;
+        }
+        let (number, slot) = self.requests.remember(device, names);
+        self.put_request(device, slot, number, names, fingerprint::of_request(asked), given);
+        self.advance_queue(device, names);
     }
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
@@ -179,17 +272,14 @@ impl State {
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let current = self.version(table, c.record_id);
         if let Some(kind) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
-            let request_id = c.request_id.clone();
+            let asked = c.clone();
             let given = self.conflict(kind, c, given_ms, device, table, current)?;
-            if !request_id.is_empty() {
-                let (number, slot) = self.requests.remember(device, &request_id);
-                self.put_request(device, slot, Requested { number, request_id, ..Requested::default() }, given.clone());
-            }
+            self.answer_by_row(device, &Names::of(&asked), &asked, given.clone());
             return Ok(given);
         }
         // A writer whose time-stamp is older than its own last one still comes after it.
         let timestamp_ms = given_ms.unwrap_or(now);
-        let request_number = if c.request_id.is_empty() { 0 } else { self.requests.next_number(device) + 1 };
+        let request_number = if Names::of(&c).is_none() { 0 } else { self.requests.next_number(device) + 1 };
         let write = Write {
             device,
             device_id: c.device_id.clone(),
@@ -203,16 +293,22 @@ impl State {
             request_id: c.request_id,
             request_number,
         };
-        Ok(accepted(self.write(write), timestamp_ms))
+        Ok(accepted(self.write_entry(write, c.queue, c.n), timestamp_ms))
     }
 
     /// Appends the change and makes it the record's newest version. Returns its seq.
     pub(super) fn write(&mut self, w: Write) -> u64 {
+        self.write_entry(w, String::new(), 0)
+    }
+
+    /// The same for what a queue's entry becomes; 0: it stands in no queue.
+    fn write_entry(&mut self, w: Write, queue: String, n: u64) -> u64 {
         self.meta.head_seq += 1;
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
         let data = if deleted { Bytes::new() } else { w.data.clone() };
+        let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
         let change = Change {
             seq,
             device_id: w.device_id,
@@ -226,8 +322,13 @@ impl State {
             previous_seq: w.previous_seq,
             request_id: w.request_id,
             request_number: w.request_number,
+            after,
+            queue,
+            n,
+            timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
         };
         self.requests.load_change(w.device, &change);
+        self.queues.load_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
         let change = Arc::new(change);
         self.add_to_block(change.clone());
@@ -271,16 +372,15 @@ impl State {
             return Ok(number);
         }
         if self.meta.tables >= limits::TABLES {
-            return refuse(
-                Code::InvalidData,
-                format!("table_name: the cluster keeps at most {} tables", limits::TABLES),
-            );
+            let why = format!("is one too many: the cluster keeps at most {} tables", limits::TABLES);
+            return refuse_field(Code::InvalidData, "table_name", why);
         }
         self.meta.tables += 1;
         let number = self.meta.tables;
-        let row = TableName { name: name.to_owned(), policy: 0 };
+        let row = TableName { name: name.to_owned(), ..TableName::default() };
         self.put(Key::Table(number), &row);
         self.table_names.push(row);
+        self.table_heads.push(0);
         self.table_numbers.insert(name.to_owned(), number);
         Ok(number)
     }
@@ -305,9 +405,18 @@ impl State {
     }
 
     /// Writes down what a request was answered.
-    fn put_request(&mut self, device: u32, slot: u32, row: Requested, given: Given) {
+    fn put_request(&mut self, device: u32, slot: u32, number: u64, names: &Names<'_>, print: u128, given: Given) {
         let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given), ..Outcome::default() };
-        self.put(Key::Requested { device, slot }, &Requested { outcome: outcome.encode_to_vec().into(), ..row });
+        let row = Requested {
+            number,
+            request_id: names.request_id.to_owned(),
+            outcome: outcome.encode_to_vec().into(),
+            print_high: (print >> 64) as u64,
+            print_low: print as u64,
+            queue: names.queue.to_owned(),
+            n: names.n,
+        };
+        self.put(Key::Requested { device, slot }, &row);
     }
 
     pub(super) fn critical_event(&mut self, c: CriticalEvent) -> Given1 {
@@ -316,7 +425,8 @@ impl State {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
-        let timestamp_ms = c.timestamp_ms.unwrap_or(self.meta.now_ms);
+        let now = self.meta.now_ms;
+        let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
         Ok(Given::Done(Nothing {}))
@@ -350,13 +460,11 @@ impl State {
         self.meta.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
-            if let Ok(device) = self.device_number(&change.device_id)
-                && let Some((number, slot)) = self.requests.outlive(device, &change)
-            {
-                let row = Requested { number, request_id: change.request_id.clone(), ..Requested::default() };
-                self.put_request(device, slot, row, accepted(change.seq, change.timestamp_ms));
+            if let Ok(device) = self.device_number(&change.device_id) {
+                self.outlive(device, &change);
             }
             let Some(table) = self.table_number(&change.table_name) else { continue };
+            self.outlive_head(table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
@@ -365,6 +473,31 @@ impl State {
             }
         }
         Ok(true)
+    }
+
+    /// The change is dropped: if it is the table's newest one, the next one must still know its seq.
+    fn outlive_head(&mut self, table: u32, seq: u64) {
+        let at = table as usize - 1;
+        if self.table_heads.get(at) != Some(&seq) {
+            return;
+        }
+        if let Some(row) = self.table_names.get_mut(at) {
+            row.compacted_head = seq;
+            let row = row.clone();
+            self.put(Key::Table(table), &row);
+        }
+    }
+
+    /// A change goes: what it still says about its request and its queue moves to rows.
+    fn outlive(&mut self, device: u32, change: &Change) {
+        let names = Names { request_id: &change.request_id, queue: &change.queue, n: change.n };
+        if let Some((number, slot)) = self.requests.outlive(device, change) {
+            let given = accepted(change.seq, change.timestamp_ms);
+            self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);
+        }
+        if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {
+            self.save_queue(device, &change.queue);
+        }
     }
 
     /// Conflicts that wait for a decision, oldest first.

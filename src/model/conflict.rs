@@ -170,10 +170,10 @@ impl State {
             return refuse(Code::InvalidData, "policy must be last_writer_wins, automatic or manual");
         }
         let number = self.number_of_table(&c.table_name)?;
-        let row = TableName { name: c.table_name.clone(), policy: c.policy };
-        self.put(Key::Table(number), &row);
         if let Some(table) = self.table_names.get_mut(number as usize - 1) {
-            *table = row;
+            table.policy = c.policy;
+            let row = table.clone();
+            self.put(Key::Table(number), &row);
         }
         let details = format!("Conflict policy of {} is {}", c.table_name, method_name(c.policy()));
         self.audit("policy_change", "put", false, &c.by, details);
@@ -238,7 +238,7 @@ impl State {
             at_ms: now,
             local_seq: current.as_ref().map_or(0, |v| v.seq),
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
-            remote_timestamp_ms: c.timestamp_ms.unwrap_or(now),
+            remote_timestamp_ms: c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS)),
             ..Conflict::default()
         };
         let details = format!("Conflict {} of {}/{} reported", row.id, row.table_name, row.record_id);

@@ -8,8 +8,8 @@ use super::tables::Key;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, OnlineDone,
-    Presence, Role, SyncState, SyncStatus,
+    Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, MoveHome,
+    NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
 
 /// The capability by which a device says that it never wants to be master.
@@ -83,13 +83,22 @@ impl State {
 
     fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
         let now = self.meta.now_ms;
+        let has_session = device.is_active && device.presence() == Presence::Session;
         // A REST call does not move a device whose socket lives elsewhere.
-        let rest_beside_session =
-            c.presence() == Presence::Rest && device.is_active && device.presence() == Presence::Session;
+        let rest_beside_session = c.presence() == Presence::Rest && has_session;
         if !rest_beside_session {
-            device.home = node;
-            device.presence = c.presence;
+            let here = NodePresence { node, online_count: device.online_count + 1 };
+            device.present_on = match c.presence() {
+                Presence::Session if has_session => with(present_on(device), here),
+                Presence::Session => vec![here],
+                _ => Vec::new(),
+            };
             device.online_count += 1;
+            device.presence = c.presence;
+            let home_stays = c.returns && device.present_on.iter().any(|there| there.node == device.home);
+            if !home_stays {
+                device.home = node;
+            }
         }
         if let Some(priority) = c.priority {
             device.priority = priority;
@@ -108,9 +117,15 @@ impl State {
 
     pub(super) fn device_offline(&mut self, c: DeviceOffline) -> Given1 {
         let device = self.existing(&c.device_id)?;
-        if c.session_lost && (!device.is_active || device.home != c.home || device.online_count != c.online_count) {
-            // It has come back meanwhile, here or elsewhere.
-            return Ok(Given::Device(device));
+        if c.session_lost {
+            let lost = NodePresence { node: c.home, online_count: c.online_count };
+            if !present_on(&device).any(|here| here == lost) {
+                // It has come back there meanwhile, or is known to have gone.
+                return Ok(Given::Device(device));
+            }
+            if let Some(device) = self.present_without(&device, c.home) {
+                return Ok(Given::Device(device));
+            }
         }
         let reason = match (c.session_lost, c.reason.as_str()) {
             (false, "") => "said goodbye",
@@ -122,6 +137,7 @@ impl State {
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
             self.txn.ballot = ballot;
+            self.meta.nodes_lost += 1;
         }
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
@@ -132,6 +148,7 @@ impl State {
         self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
         // Who says that it shuts down waits until there is another master.
         self.txn.ballot = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
+        self.meta.nodes_lost += 1;
         Ok(Given::Device(self.existing(&c.device_id)?))
     }
 
@@ -140,17 +157,22 @@ impl State {
         self.all_offline(node, |d| d.presence() != Presence::Node, "node restarted")
     }
 
-    /// Every device at home on `node` is offline.
+    /// No device is present on `node` any more.
     pub(super) fn node_lost(&mut self, node: u64, why: &str) -> Given1 {
         self.all_offline(node, |_| true, why)
     }
 
     fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> Given1 {
-        let at_home = |d: &&Arc<Device>| d.is_active && d.home == node && which(d);
-        let gone: Vec<String> = self.devices.values().filter(at_home).map(|d| d.device_id.clone()).collect();
-        if !gone.is_empty() {
+        let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
+        let there: Vec<Arc<Device>> = self.devices.values().filter(was_there).cloned().collect();
+        if !there.is_empty() {
             self.meta.nodes_lost += 1;
         }
+        let gone: Vec<String> = there
+            .iter()
+            .filter(|device| self.present_without(device, node).is_none())
+            .map(|device| device.device_id.clone())
+            .collect();
         // The master last: nobody who is gone too may be elected in between.
         let (masters, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|id| *id == self.meta.master);
         for id in others.iter().chain(&masters) {
@@ -166,13 +188,53 @@ impl State {
         let mut device = Device::clone(device);
         let was_active = device.is_active;
         device.is_active = false;
+        device.present_on.clear();
         device.updated_ms = self.meta.now_ms;
         if was_active {
             device.offline_seq = self.meta.head_seq;
+            device.away = true;
         }
         self.save_device(device);
         self.stir();
         if self.meta.master == id { self.replace_lost_master(reason) } else { Ok(0) }
+    }
+
+    /// The device without its presence on `node`, saved, if it is present on another one. Its home is then the one of
+    /// those that stay where it came online last; the master's role stays with it.
+    fn present_without(&mut self, device: &Device, node: u64) -> Option<Device> {
+        let mut device = device.clone();
+        device.present_on.retain(|there| there.node != node);
+        let newest = device.present_on.iter().max_by_key(|there| there.online_count)?.node;
+        if device.home == node {
+            self.set_home(&mut device, newest);
+        }
+        device.updated_ms = self.meta.now_ms;
+        self.save_device(device.clone());
+        self.stir();
+        Some(device)
+    }
+
+    pub(super) fn move_home(&mut self, c: &MoveHome, node: u64) -> Given {
+        if let Some(device) = self.devices.get(&c.device_id)
+            && self.leads(node)
+            && device.home == c.from
+            && present_on(device).any(|there| there.node == c.to)
+        {
+            let mut device = Device::clone(device);
+            self.set_home(&mut device, c.to);
+            device.updated_ms = self.meta.now_ms;
+            self.save_device(device);
+            self.stir();
+        }
+        Given::Done(Nothing {})
+    }
+
+    fn set_home(&mut self, device: &mut Device, node: u64) {
+        device.home = node;
+        if self.meta.master == device.device_id {
+            // Tries to bring leadership to the new home are counted anew.
+            self.meta.hand_back = None;
+        }
     }
 
     pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Given {
@@ -203,16 +265,49 @@ impl State {
 
     pub(super) fn save_device(&mut self, device: Device) {
         self.put(Key::Device(device.device_id.clone()), &device);
-        if device.is_active {
-            *self.homes.entry(device.home).or_default() += 1;
-        }
-        let before = self.devices.insert(device.device_id.clone(), Arc::new(device));
-        if let Some(before) = before.filter(|d| d.is_active)
-            && let Some(count) = self.homes.get_mut(&before.home)
-        {
-            *count = count.saturating_sub(1);
+        self.count_presence(&device);
+        let Some(before) = self.devices.insert(device.device_id.clone(), Arc::new(device)) else { return };
+        self.active_devices -= usize::from(before.is_active);
+        for there in present_on(&before) {
+            if let Some(count) = self.present_on.get_mut(&there.node) {
+                *count = count.saturating_sub(1);
+            }
         }
     }
+
+    pub(super) fn count_presence(&mut self, device: &Device) {
+        self.active_devices += usize::from(device.is_active);
+        for there in present_on(device) {
+            *self.present_on.entry(there.node).or_default() += 1;
+        }
+    }
+}
+
+/// Where a device is present: on every node that has a session of it, or on its home if it is online without one (and
+/// if its row was written before rows told more than the home).
+pub fn present_on(device: &Device) -> impl Iterator<Item = NodePresence> {
+    let at_home = NodePresence { node: device.home, online_count: device.online_count };
+    let only = (device.is_active && device.present_on.is_empty()).then_some(at_home);
+    let sessions = if device.is_active { &device.present_on[..] } else { &[] };
+    sessions.iter().copied().chain(only)
+}
+
+/// Whether this node has a session of the device.
+pub fn has_session_on(device: &Device, node: u64) -> bool {
+    device.presence() == Presence::Session && present_on(device).any(|there| there.node == node)
+}
+
+/// The nodes of `others` and `here`, by number.
+fn with(others: impl Iterator<Item = NodePresence>, here: NodePresence) -> Vec<NodePresence> {
+    let mut all: Vec<NodePresence> = others.filter(|there| there.node != here.node).collect();
+    if all.len() >= limits::NODES {
+        // Only nodes that were taken out of the cluster can be more.
+        let oldest = all.iter().map(|there| there.online_count).min();
+        all.retain(|there| Some(there.online_count) != oldest);
+    }
+    all.push(here);
+    all.sort_unstable_by_key(|there| there.node);
+    all
 }
 
 /// A role as the document writes it.

@@ -4,7 +4,7 @@ use super::election::decide::{Action, Limits, View, decide};
 use super::state::State;
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, Role};
+use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
 
 /// How many changes and audit rows the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,21 +19,25 @@ impl Default for Retention {
     }
 }
 
-/// The leader's duties now, in this order: lost nodes, the election, what may be dropped.
+/// The leader's duties now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
 pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &u64| view.lost_in(*node) == Some(0);
-    let lost = view.state.homes().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
+    let lost =
+        view.state.nodes_with_devices().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
     let mut duties: Vec<Action> = lost.collect();
     if duties.is_empty() {
         duties = decide(view);
     }
     duties.extend(compaction(view.state, retention).map(Action::Propose));
+    if view.state.has_idle_queues(view.now_ms) {
+        duties.push(Action::Propose(Intent::QueuesForget(QueuesForget {})));
+    }
     duties
 }
 
-/// How long until the devices at home somewhere are offline for its silence, at the earliest. Milliseconds.
+/// How long until the devices that are present on a node are offline for its silence, at the earliest. Milliseconds.
 pub fn next_loss(view: &View<'_>) -> Option<u64> {
-    view.state.homes().filter_map(|node| view.lost_in(node)).min()
+    view.state.nodes_with_devices().filter_map(|node| view.lost_in(node)).min()
 }
 
 impl View<'_> {

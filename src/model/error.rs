@@ -135,12 +135,45 @@ pub struct Error {
     pub message: String,
     /// When to try again, milliseconds, where the server can tell.
     pub retry_after_ms: Option<u64>,
+    /// The table's rule for the code, unless this error knows better.
+    pub retry: Retry,
+    about: Option<Box<About>>,
+}
+
+/// What of the request is wrong, where that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct About {
+    field: String,
+    last: Option<u64>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after_ms: code.pause_ms() }
+        Self { code, message: message.into(), retry_after_ms: code.pause_ms(), retry: code.row().retry, about: None }
+    }
+
+    /// The field of the request that is wrong (empty: not known); of a queue's entry, the last `n` that was applied.
+    #[must_use]
+    pub fn about(self, field: &str, last: Option<u64>) -> Self {
+        let known = !field.is_empty() || last.is_some();
+        Self { about: known.then(|| Box::new(About { field: field.to_owned(), last })), ..self }
+    }
+
+    pub fn field(&self) -> Option<&str> {
+        self.about.as_ref().map(|about| about.field.as_str()).filter(|field| !field.is_empty())
+    }
+
+    /// The last `n` of the queue that was applied.
+    pub fn last(&self) -> Option<u64> {
+        self.about.as_ref()?.last
+    }
+
+    /// As the answer to an event of a socket. A device that is not registered yet may be about to be: libraries send
+    /// what waited for the connection before the program's `device_online`.
+    #[must_use]
+    pub fn over_socket(self) -> Self {
+        if self.code == Code::NotRegistered { Self { retry: Retry::Safe, ..self } } else { self }
     }
 }

@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
@@ -82,6 +83,7 @@ impl State {
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
             self.table_names.push(row?.1);
         }
+        self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
         self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
         self.load_windows(rows)?;
         let mut open = BTreeMap::new();
@@ -103,16 +105,15 @@ impl State {
 
     fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.devices.clear();
-        self.homes.clear();
+        self.present_on.clear();
+        self.active_devices = 0;
         self.device_names = vec![Arc::from(""); self.meta.devices as usize];
         for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
             let (_, device) = row?;
             if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
                 *name = Arc::from(device.device_id.as_str());
             }
-            if device.is_active {
-                *self.homes.entry(device.home).or_default() += 1;
-            }
+            self.count_presence(&device);
             self.devices.insert(device.device_id.clone(), Arc::new(device));
         }
         self.sync_states.clear();
@@ -139,6 +140,14 @@ impl State {
             }
         }
         self.requests = requests;
+        let mut queues = Queues::default();
+        let from = Key::Queue { device: 0, queue: String::new() };
+        for row in Rows::new(rows, from, |k| matches!(k, Key::Queue { .. })) {
+            if let (Key::Queue { device, queue }, row) = row? {
+                queues.load(device, &queue, row);
+            }
+        }
+        self.queues = queues;
         Ok(())
     }
 
@@ -164,7 +173,11 @@ impl State {
                 }
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
                 self.requests.load_change(device, &change);
+                self.queues.load_change(device, &change);
                 if let Some(table) = self.table_number(&change.table_name) {
+                    if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
+                        *head = change.seq;
+                    }
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.recent.push(Arc::new(change));

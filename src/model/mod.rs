@@ -13,11 +13,13 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+mod fingerprint;
 pub mod import;
 mod load;
 mod nodes;
 #[cfg(test)]
 pub(crate) mod properties;
+mod queues;
 pub mod read;
 mod recent;
 pub mod records;
@@ -26,3 +28,4 @@ pub mod state;
 pub mod sync;
 pub mod tables;
 pub mod time;
+pub mod value;

@@ -10,7 +10,7 @@ use super::audit::{AuditFilter, read_rows};
 use super::change::RecordNow;
 use super::effect::Effect;
 use super::error::Code;
-use super::read::{PageSize, changes_after, elections, records_data, seq_before};
+use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{Key, MemoryTables};
 use crate::proto::command::Intent;
@@ -85,7 +85,7 @@ pub(crate) fn online(id: &str, priority: u32, role: Role) -> Intent {
     })
 }
 
-fn put(device: &str, id: i64, operation: Operation, data: &str) -> DataUpdate {
+pub(crate) fn put(device: &str, id: i64, operation: Operation, data: &str) -> DataUpdate {
     DataUpdate {
         device_id: device.into(),
         table_name: "stock".into(),
@@ -452,6 +452,51 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
     assert_eq!(data(&b, 0).unwrap(), "{}");
 }
 
+#[test]
+fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
+    let mut b = Bench::new();
+    b.ok(online("d", 0, Role::Client));
+    let write = |b: &mut Bench, table: &str| {
+        let write = DataUpdate { table_name: table.into(), ..put("d", 1, Operation::Update, "{}") };
+        let (_, effects) = b.run(Intent::DataUpdate(write));
+        let Effect::Changed(change) = &effects[0] else { panic!("{effects:?}") };
+        (change.seq, change.after)
+    };
+    assert_eq!(["a", "b", "a", "b"].map(|table| write(&mut b, table)), [(1, 0), (2, 0), (3, 1), (4, 2)]);
+    b.ok(Intent::Compact(Compact { changes_to: 4, audit_to: 100 }));
+    assert_eq!(b.state.meta().compacted_seq, 4);
+    b.state.reload().unwrap();
+    assert_eq!(["b", "b", "a"].map(|table| write(&mut b, table)), [(5, 4), (6, 5), (7, 3)]);
+}
+
+#[test]
+fn a_sync_moves_a_device_to_what_it_was_sent() {
+    let mut b = Bench::new();
+    b.ok(online("a", 0, Role::Client));
+    b.ok(online("b", 0, Role::Client));
+    for id in 0..3 {
+        b.ok(update("b", id, "{}"));
+    }
+    let complete = |c: SyncComplete| Intent::SyncComplete(SyncComplete { device_id: "a".into(), ..c });
+    let begin = SyncBegin { device_id: "a".into(), sync_type: SyncType::Full.into(), sync_id: String::new() };
+    b.ok(Intent::SyncBegin(begin));
+    b.ok(complete(SyncComplete { nothing_sent: true, ..SyncComplete::default() }));
+    let sync = |b: &Bench| b.state.sync_state("a").unwrap().clone();
+    assert_eq!((sync(&b).cursor_seq, sync(&b).last_sync_ms, sync(&b).full_owed), (0, 1, true));
+    assert_eq!(b.state.pending_changes(&sync(&b)), 3);
+    let ms = b.now;
+    b.ok(complete(SyncComplete { cursor_seq: Some(2), completed_ms: ms, scope: 7, ..SyncComplete::default() }));
+    let after = sync(&b);
+    assert_eq!((after.cursor_seq, after.last_sync_ms, after.full_owed, after.cursor_scope), (2, ms, false, 7));
+    assert_eq!(b.state.pending_changes(&after), 1);
+    // A cursor alone stands for the time of its change.
+    b.ok(complete(SyncComplete { cursor_seq: Some(1), ..SyncComplete::default() }));
+    let change = super::read::change(&b.tables, 1).unwrap().unwrap();
+    assert_eq!(sync(&b).last_sync_ms, change.committed_ms);
+    b.ok(Intent::Delivered(Delivered { device_id: "a".into(), seq: 99 }));
+    assert_eq!((b.state.pending_changes(&sync(&b)), sync(&b).cursor_seq), (0, 1));
+}
+
 fn any_intent() -> impl Strategy<Value = Intent> {
     let device = (0..5u8).prop_map(|n| format!("d{n}"));
     let role = prop_oneof![Just(Role::Client), Just(Role::Master)];
@@ -463,11 +508,16 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         prop::option::of(0..6u64),
         prop::option::of(999_000..1_002_000u64),
         0..6u8,
+        (0..3u8, 1..6u64, 0..4u64),
     )
-        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request)| {
+        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request, (queue, n, after))| {
+            let queued = queue < 2;
             Intent::DataUpdate(DataUpdate {
                 base_version,
                 timestamp_ms,
+                queue: if queued { format!("q{queue}") } else { String::new() },
+                n: if queued { n } else { 0 },
+                after: if queued { after } else { 0 },
                 request_id: if request < 3 { format!("r{request}") } else { String::new() },
                 ..put(&device, id, Operation::try_from(operation).unwrap(), &format!(r#"{{"f{value}":{value}}}"#))
             })
@@ -497,7 +547,13 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         1 => (1..4i32, prop::option::of(0..4u64)).prop_map(|(reason, if_term)| {
             Intent::Elect(Elect { reason, method: 1, if_term, ..Elect::default() })
         }),
-        1 => device.clone().prop_map(|device_id| Intent::SyncComplete(SyncComplete { device_id, ..Default::default() })),
+        1 => (device.clone(), prop::option::of(0..40u64), any::<bool>()).prop_map(|(device_id, cursor_seq, nothing_sent)| {
+            Intent::SyncComplete(SyncComplete { device_id, cursor_seq, nothing_sent, ..Default::default() })
+        }),
+        1 => (device.clone(), 0..3i32).prop_map(|(device_id, sync_type)| {
+            Intent::SyncBegin(SyncBegin { device_id, sync_type, ..Default::default() })
+        }),
+        1 => (device.clone(), 0..40u64).prop_map(|(device_id, seq)| Intent::Delivered(Delivered { device_id, seq })),
         1 => (device.clone(), 0..4i64, any::<bool>()).prop_map(|(device_id, record_id, delete)| {
             Intent::ConflictResolve(ConflictResolve {
                 device_id,
@@ -512,6 +568,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into() })
         }),
         1 => (0..30u64, 0..60u64).prop_map(|(changes_to, audit_to)| Intent::Compact(Compact { changes_to, audit_to })),
+        1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
     ]
 }
@@ -614,11 +671,17 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let requests: Vec<_> = devices
         .iter()
         .map(|d| {
-            (state.requests.next_number(d.number), [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}"))))
+            let queues = [0, 1].map(|q| format!("q{q}")).map(|queue| {
+                let entries: Vec<_> = (1..6).map(|n| state.requests.find_entry(d.number, &queue, n)).collect();
+                (state.queue(&d.device_id, &queue).copied(), entries)
+            });
+            let ids = [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}")));
+            (state.requests.next_number(d.number), ids, queues)
         })
         .collect();
     let answers = (requests, conflicts, audit);
-    (state.meta().clone(), devices, sync, (versions, data), answers, state.tables().to_vec(), state.digest())
+    let tables = (state.tables().to_vec(), state.table_heads.clone());
+    (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())
 }
 
 fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
@@ -646,6 +709,27 @@ fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever time a client takes from a change, the changes after it come.
+    #[test]
+    fn a_time_stands_for_a_place_that_misses_nothing(writes in prop::collection::vec((0..3_000u64, 0..9_000u64), 1..40)) {
+        let mut b = Bench::new();
+        b.ok(online("d", 0, Role::Client));
+        for (id, (pause, ahead)) in writes.iter().enumerate() {
+            b.now += pause;
+            let timestamp_ms = Some((b.now + ahead).saturating_sub(3_000));
+            b.ok(Intent::DataUpdate(DataUpdate { timestamp_ms, ..put("d", id as i64, Operation::Update, "{}") }));
+        }
+        let head = b.state.meta().head_seq;
+        for seq in 1..=head {
+            let change = super::read::change(&b.tables, seq).unwrap().unwrap();
+            let of = |ms| seq_of_time(&b.tables, 0, head, ms).unwrap();
+            prop_assert!(of(change.committed_ms) < seq && of(change.timestamp_ms) < seq);
+            // And not everything comes again.
+            let before = seq_before(&b.tables, 0, head, change.committed_ms.saturating_sub(5_000)).unwrap();
+            prop_assert!(of(change.committed_ms) >= before);
+        }
+    }
 
     #[test]
     fn any_commands_keep_the_invariants(commands in any_commands()) {

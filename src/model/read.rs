@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::change::Stored;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
-use crate::proto::{Change, ChangeBlock, Election, Record};
+use crate::limits;
+use crate::proto::{Change, ChangeBlock, Election, Operation, Record};
 
 /// A page of the change feed.
 #[derive(Debug, Default)]
@@ -15,11 +16,22 @@ pub struct Changes {
     pub more: bool,
 }
 
-/// Bounds of a page. Bytes are those of `data`; one change is always given.
+/// Bounds of a page. Bytes are those of [`weight`]; one change is always given.
 #[derive(Clone, Copy, Debug)]
 pub struct PageSize {
     pub rows: usize,
     pub bytes: usize,
+}
+
+/// At least as much as a change takes in a page, as JSON: names have no control characters, so that escaping at most
+/// doubles them.
+pub fn weight(change: &Change) -> usize {
+    change.data.len() + 2 * change.device_id.len() + around(&change.table_name)
+}
+
+/// The same for a record of this table, without its data.
+pub fn around(table_name: &str) -> usize {
+    2 * table_name.len() + 320
 }
 
 /// Rows looked at for one page, whatever the filter takes.
@@ -52,7 +64,7 @@ pub fn changes_after(
                     return Ok(None);
                 }
                 if wanted(&change) {
-                    bytes += change.data.len();
+                    bytes += weight(&change);
                     if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
                         page.more = true;
                         return Ok(Some(page));
@@ -132,6 +144,55 @@ impl<'a> RecordReader<'a> {
     }
 }
 
+/// One version of a record.
+#[derive(Clone, Debug)]
+pub struct Exact {
+    pub at: Stored,
+    pub data: Bytes,
+    pub deleted: bool,
+}
+
+impl RecordReader<'_> {
+    /// Exactly the version that is asked for; `None` if compaction has taken it away.
+    pub fn exact(&mut self, at: Stored) -> Result<Option<Exact>, TablesError> {
+        if let Some(change) = self.0.get(at.seq)? {
+            let at = Stored { timestamp_ms: change.timestamp_ms, ..at };
+            let deleted = change.operation() == Operation::Delete;
+            return Ok(Some(Exact { at, data: change.data.clone(), deleted }));
+        }
+        let row = get_row::<Record>(self.0.tables, &Key::Record { table: at.table, id: at.id })?;
+        Ok(row.filter(|record| record.seq == at.seq).map(|record| {
+            let at = Stored { timestamp_ms: record.timestamp_ms, device: record.device, ..at };
+            Exact { at, data: record.data, deleted: record.deleted }
+        }))
+    }
+}
+
+/// The first of these versions, up to `bytes` (`around` a record's data there are so many), but one at least; and the
+/// last one looked at, if some are left. `None` if compaction has taken one of them away.
+pub fn records_exact(
+    tables: &dyn TablesRead,
+    page: Vec<Stored>,
+    bytes: usize,
+    around: impl Fn(u32) -> usize,
+) -> Result<Option<(Vec<Exact>, Option<Stored>)>, TablesError> {
+    let mut reader = RecordReader::new(tables);
+    let mut out: Vec<Exact> = Vec::with_capacity(page.len());
+    let (mut taken, mut last) = (0, None);
+    for at in page {
+        let Some(found) = reader.exact(at)? else { return Ok(None) };
+        if !found.deleted {
+            taken += found.data.len() + around(at.table);
+            if taken > bytes && !out.is_empty() {
+                return Ok(Some((out, last)));
+            }
+            out.push(found);
+        }
+        last = Some(at);
+    }
+    Ok(Some((out, None)))
+}
+
 /// Records with their data, in the order asked for.
 pub type WithData = Vec<(Stored, Bytes)>;
 
@@ -172,6 +233,20 @@ pub fn seq_before(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -
         }
     }
     Ok(low)
+}
+
+/// The place in the log that a time stands for, wherever it was taken from: every change after it was committed at
+/// `ms` or later, or came after a change whose own time-stamp, which may be ahead of the clock, is that late.
+pub fn seq_of_time(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -> Result<u64, TablesError> {
+    let to = seq_before(tables, compacted, head, ms)?;
+    let from = seq_before(tables, compacted, to, ms.saturating_sub(limits::CLIENT_CLOCK_AHEAD_MS))?;
+    let mut reader = ChangeReader::new(tables);
+    for seq in from + 1..=to {
+        if reader.get(seq)?.is_some_and(|change| change.timestamp_ms >= ms) {
+            return Ok(seq - 1);
+        }
+    }
+    Ok(to)
 }
 
 /// The election log, newest first.

@@ -1,4 +1,5 @@
-//! The newest changes in memory, for readers that are nearly up to date. Apply never reads it.
+//! The newest changes in memory, for readers that are nearly up to date. Apply may read
+//! of it only what the rows say as well: how much is here differs from node to node.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +29,11 @@ impl Recent {
             self.bytes -= weight(&old);
             self.before += 1;
         }
+    }
+
+    pub fn get(&self, seq: u64) -> Option<&Arc<Change>> {
+        let at = seq.checked_sub(self.before + 1)?;
+        self.changes.get(usize::try_from(at).ok()?)
     }
 
     /// The changes after `seq`; `None` if some of them are no longer in memory.

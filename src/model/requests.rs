@@ -1,13 +1,14 @@
-//! Each device's window of answered `request_id`s: what makes a client's own retries exact.
+//! Each device's window of answered requests: what makes a client's own retries exact, and their answers the first ones.
 //!
-//! The ids are in memory, so that a new one costs no look at the rows. A change is its request's answer and needs no
-//! row of its own; any other answer is a row, and so is that of a change that compaction drops.
+//! A request is recognised by its `request_id`, by its place in a queue (queue and `n`), or by both. The names are in
+//! memory, so that a new one costs no look at the rows. A change is its request's answer and needs no row of its own;
+//! any other answer is a row, and so is that of a change that compaction drops.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::limits::REQUEST_WINDOW;
-use crate::proto::{Change, Requested};
+use crate::proto::{Change, DataUpdate, Requested};
 
 /// Where the answer to a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +19,42 @@ pub(super) enum Kept {
     Change { seq: u64, timestamp_ms: u64 },
 }
 
+/// What a request is recognised by. Without an id the text is empty, outside of queues `n` is 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names<'a> {
+    pub request_id: &'a str,
+    pub queue: &'a str,
+    pub n: u64,
+}
+
+impl<'a> Names<'a> {
+    pub fn of(c: &'a DataUpdate) -> Self {
+        Self { request_id: &c.request_id, queue: &c.queue, n: c.n }
+    }
+
+    /// Nothing that a repeat could be recognised by.
+    pub fn is_none(&self) -> bool {
+        self.request_id.is_empty() && self.n == 0
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    number: u64,
+    id: Option<Arc<str>>,
+    entry: Option<(Arc<str>, u64)>,
+    kept: Kept,
+}
+
 /// One device's ring. Slot `n % REQUEST_WINDOW` holds its request number `n`.
 #[derive(Debug, Default)]
 struct Ring {
     next: u64,
-    ids: Vec<Option<(u64, Arc<str>)>>,
-    kept: HashMap<Arc<str>, (u64, Kept)>,
+    slots: Vec<Option<Slot>>,
+    /// The newest number of each id.
+    by_id: HashMap<Arc<str>, u64>,
+    /// The number of each queue's entries. What is remembered of a queue are its newest entries, without a gap.
+    by_entry: HashMap<Arc<str>, BTreeMap<u64, u64>>,
 }
 
 fn slot(number: u64) -> u32 {
@@ -31,25 +62,53 @@ fn slot(number: u64) -> u32 {
 }
 
 impl Ring {
-    /// Rows and changes are read in any order: of two numbers for a slot, and for an id, the greater counts.
-    fn set(&mut self, number: u64, id: &str, kept: Kept) {
+    fn at(&self, number: u64) -> Option<&Slot> {
+        self.slots.get(slot(number) as usize)?.as_ref().filter(|s| s.number == number)
+    }
+
+    /// Rows and changes are read in any order: of two numbers for a slot, and for a name, the greater counts.
+    fn set(&mut self, number: u64, names: &Names<'_>, kept: Kept) {
         self.next = self.next.max(number + 1);
         let at = slot(number) as usize;
-        if self.ids.len() <= at {
-            self.ids.resize(at + 1, None);
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
         }
-        if self.ids[at].as_ref().is_some_and(|(newer, _)| *newer > number) {
+        if self.slots[at].as_ref().is_some_and(|s| s.number > number) {
             return;
         }
-        let id: Arc<str> = Arc::from(id);
-        if let Some((old, old_id)) = self.ids[at].replace((number, id.clone()))
-            && self.kept.get(&old_id).is_some_and(|(known, _)| *known == old)
-        {
-            self.kept.remove(&old_id);
+        if let Some(old) = self.slots[at].take() {
+            self.forget(&old);
         }
-        let entry = self.kept.entry(id).or_insert((number, kept));
-        if entry.0 <= number {
-            *entry = (number, kept);
+        let id = (!names.request_id.is_empty()).then(|| Arc::<str>::from(names.request_id));
+        if let Some(id) = &id {
+            let newest = self.by_id.entry(id.clone()).or_insert(number);
+            *newest = number.max(*newest);
+        }
+        let entry = (names.n > 0).then(|| {
+            let known = self.by_entry.get_key_value(names.queue).map(|(queue, _)| queue.clone());
+            (known.unwrap_or_else(|| Arc::from(names.queue)), names.n)
+        });
+        if let Some((queue, n)) = &entry {
+            let newest = self.by_entry.entry(queue.clone()).or_default().entry(*n).or_insert(number);
+            *newest = number.max(*newest);
+        }
+        self.slots[at] = Some(Slot { number, id, entry, kept });
+    }
+
+    /// The names of a slot that is given to another request.
+    fn forget(&mut self, old: &Slot) {
+        if let Some(id) = &old.id
+            && self.by_id.get(id) == Some(&old.number)
+        {
+            self.by_id.remove(id);
+        }
+        let Some((queue, n)) = &old.entry else { return };
+        let Some(numbers) = self.by_entry.get_mut(queue) else { return };
+        if numbers.get(n) == Some(&old.number) {
+            numbers.remove(n);
+        }
+        if numbers.is_empty() {
+            self.by_entry.remove(queue);
         }
     }
 }
@@ -61,42 +120,57 @@ pub(super) struct Requests(HashMap<u32, Ring>);
 impl Requests {
     /// From a stored row.
     pub fn load(&mut self, device: u32, slot: u32, row: &Requested) {
-        self.0.entry(device).or_default().set(row.number, &row.request_id, Kept::Row { slot });
+        let names = Names { request_id: &row.request_id, queue: &row.queue, n: row.n };
+        self.0.entry(device).or_default().set(row.number, &names, Kept::Row { slot });
     }
 
     /// From a change that is kept.
     pub fn load_change(&mut self, device: u32, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
+        let names = Names { request_id: &change.request_id, queue: &change.queue, n: change.n };
         let kept = Kept::Change { seq: change.seq, timestamp_ms: change.timestamp_ms };
-        self.0.entry(device).or_default().set(number, &change.request_id, kept);
+        self.0.entry(device).or_default().set(number, &names, kept);
     }
 
     /// Where the answer to an id stands that is still in the window.
     pub fn find(&self, device: u32, id: &str) -> Option<Kept> {
-        self.0.get(&device)?.kept.get(id).map(|(_, kept)| *kept)
+        let ring = self.0.get(&device)?;
+        Some(ring.at(*ring.by_id.get(id)?)?.kept)
     }
 
-    /// The number that the next new id of a device gets.
+    /// Where the answer to a queue's entry stands that is still in the window.
+    pub fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<Kept> {
+        let ring = self.0.get(&device)?;
+        Some(ring.at(*ring.by_entry.get(queue)?.get(&n)?)?.kept)
+    }
+
+    /// Every entry of the queue from `n` on that was ever applied is still in the window: one before it is, or nothing
+    /// of this device has left the window yet.
+    pub fn remembers_from(&self, device: u32, queue: &str, n: u64) -> bool {
+        let Some(ring) = self.0.get(&device) else { return true };
+        let entries = ring.by_entry.get(queue);
+        ring.next <= REQUEST_WINDOW || entries.is_some_and(|entries| entries.range(..n).next().is_some())
+    }
+
+    /// The number that the next new request of a device gets.
     pub fn next_number(&self, device: u32) -> u64 {
         self.0.get(&device).map_or(0, |ring| ring.next)
     }
 
-    /// Gives a new id, answered by a row, its number and slot; the id that held the slot is forgotten.
-    pub fn remember(&mut self, device: u32, id: &str) -> (u64, u32) {
+    /// Gives a new request, answered by a row, its number and slot; the one that held the slot is forgotten.
+    pub fn remember(&mut self, device: u32, names: &Names<'_>) -> (u64, u32) {
         let ring = self.0.entry(device).or_default();
         let number = ring.next;
-        ring.set(number, id, Kept::Row { slot: slot(number) });
+        ring.set(number, names, Kept::Row { slot: slot(number) });
         (number, slot(number))
     }
 
-    /// A change goes: its request's number and slot, if the id is still in the window. Its answer is a row from now on.
+    /// A change goes: its request's number and slot, if it is still in the window. Its answer is a row from now on.
     pub fn outlive(&mut self, device: u32, change: &Change) -> Option<(u64, u32)> {
         let number = change.request_number.checked_sub(1)?;
-        let (known, kept) = self.0.get_mut(&device)?.kept.get_mut(change.request_id.as_str())?;
-        if *known != number {
-            return None;
-        }
-        *kept = Kept::Row { slot: slot(number) };
+        let slots = &mut self.0.get_mut(&device)?.slots;
+        let at = slots.get_mut(slot(number) as usize)?.as_mut().filter(|s| s.number == number)?;
+        at.kept = Kept::Row { slot: slot(number) };
         Some((number, slot(number)))
     }
 }

@@ -14,6 +14,7 @@ use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::effect::Effect;
 use super::error::{Code, Error};
+use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
@@ -49,9 +50,16 @@ pub struct Done {
 #[derive(Debug)]
 pub(super) enum Fail {
     /// The command is refused; nothing was written.
-    Refused(Code, String),
+    Refused(Refused),
     /// The rows cannot be read: this node must stop.
     Tables(TablesError),
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        let (field, last) = (error.field().unwrap_or_default().to_owned(), error.last());
+        Self::Refused(Refused { code: error.code.number(), message: error.message, field, last })
+    }
 }
 
 impl From<TablesError> for Fail {
@@ -64,7 +72,13 @@ impl From<TablesError> for Fail {
 pub(super) type Given1 = Result<Given, Fail>;
 
 pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fail> {
-    Err(Fail::Refused(code, message.into()))
+    Err(Fail::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }))
+}
+
+/// Refuses because of a field; `why` goes on from its name.
+pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, Fail> {
+    let message = format!("{field} {why}");
+    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), last: None }))
 }
 
 /// What one entry has written and said so far.
@@ -80,6 +94,8 @@ pub(super) struct Txn {
     pub term: u64,
     /// The election that the present command waits for.
     pub ballot: u64,
+    /// The present command's time as its client sent it, for the change that it makes.
+    pub timestamp_as_sent: String,
 }
 
 pub struct State {
@@ -89,8 +105,9 @@ pub struct State {
     pub(super) txn: Txn,
     pub(super) meta: Meta,
     pub(super) devices: BTreeMap<String, Arc<Device>>,
-    /// How many active devices are at home on each node.
-    pub(super) homes: BTreeMap<u64, u32>,
+    pub(super) active_devices: usize,
+    /// How many devices are present on each node.
+    pub(super) present_on: BTreeMap<u64, u32>,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
     agenda: u64,
     /// Device ids by number, from 1.
@@ -99,10 +116,13 @@ pub struct State {
     /// Tables by number, from 1.
     pub(super) table_names: Vec<TableName>,
     pub(super) table_numbers: HashMap<String, u32>,
+    /// The newest change of each table, by number from 1; 0: none yet.
+    pub(super) table_heads: Vec<u64>,
     pub(super) records: Records,
     pub(super) recent: Recent,
     pub(super) answered: Answered,
     pub(super) requests: Requests,
+    pub(super) queues: Queues,
     pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
     pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
@@ -118,16 +138,19 @@ impl State {
             txn: Txn::default(),
             meta: Meta::default(),
             devices: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            active_devices: 0,
+            present_on: BTreeMap::new(),
             agenda: 0,
             device_names: Vec::new(),
             sync_states: HashMap::new(),
             table_names: Vec::new(),
             table_numbers: HashMap::new(),
+            table_heads: Vec::new(),
             records: Records::default(),
             recent: Recent::default(),
             answered: Answered::default(),
             requests: Requests::default(),
+            queues: Queues::default(),
             open_conflicts: BTreeMap::new(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
@@ -173,12 +196,12 @@ impl State {
     }
 
     pub fn active_devices(&self) -> usize {
-        self.homes.values().map(|count| *count as usize).sum()
+        self.active_devices
     }
 
-    /// The nodes that active devices are at home on.
-    pub fn homes(&self) -> impl Iterator<Item = u64> {
-        self.homes.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
+    /// The nodes that any device is present on.
+    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
+        self.present_on.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
     }
 
     /// Changes when there may be something to do for a coordinator.
@@ -279,9 +302,9 @@ impl State {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
-                Err(Fail::Refused(code, message)) => {
+                Err(Fail::Refused(refused)) => {
                     self.txn.ballot = 0;
-                    refused(now, code, message)
+                    Outcome { at_ms: now, result: Some(Given::Refused(refused)), ..Outcome::default() }
                 }
                 Err(Fail::Tables(error)) => return Err(error),
             },
@@ -300,11 +323,13 @@ impl State {
             Intent::DevicesSeen(c) => self.devices_seen(c),
             Intent::NodeBooted(_) => self.node_booted(node)?,
             Intent::NodeLost(c) => self.node_lost(c.node, "node lost")?,
+            Intent::MoveHome(c) => self.move_home(&c, node),
             Intent::CriticalEvent(c) => self.critical_event(c)?,
             Intent::SyncBegin(c) => self.sync_begin(c)?,
             Intent::SyncComplete(c) => self.sync_complete(c)?,
             Intent::SyncStatePut(c) => self.sync_state_put(c)?,
             Intent::SyncErrorReport(c) => self.sync_error_report(c)?,
+            Intent::Delivered(c) => self.delivered(&c)?,
             Intent::Elect(c) => self.elect_command(c)?,
             Intent::RoleChange(c) => self.role_change(c)?,
             Intent::DeviceShutdown(c) => self.device_shutdown(c)?,
@@ -324,6 +349,7 @@ impl State {
             Intent::ImportBegin(c) => self.import_begin(&c)?,
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
+            Intent::QueuesForget(_) => self.queues_forget(),
         };
         Ok((given, false))
     }
@@ -411,7 +437,7 @@ pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
-    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into() }));
+    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }));
     Outcome { at_ms, result, ..Outcome::default() }
 }
 
@@ -419,7 +445,8 @@ fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
         Some(Given::Refused(refused)) => {
-            Err(Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message))
+            let error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            Err(error.about(&refused.field, refused.last))
         }
         _ => Ok(outcome),
     }

@@ -3,11 +3,25 @@
 use super::effect::Effect;
 use super::error::Code;
 use super::state::{Given1, State, refuse};
-use super::tables::Key;
+use super::tables::{Key, TablesError};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Device, Done as Nothing, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus,
+    Delivered, Device, Done as Nothing, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus,
+    SyncType,
 };
+
+/// `last_sync_timestamp` of a device that says that it synced but was never sent anything: a time that every change
+/// was committed after.
+const NEVER_SENT_MS: u64 = 1;
+
+/// A number for a set of tables; 0 for all of them. A device's recorded cursor is good for the tables that were synced.
+pub fn scope(tables: Option<&[String]>) -> u64 {
+    let Some(tables) = tables else { return 0 };
+    let mut names: Vec<&str> = tables.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    xxhash_rust::xxh3::xxh3_64(names.join("\0").as_bytes()).max(1)
+}
 
 impl State {
     pub fn sync_state(&self, device_id: &str) -> Option<&SyncState> {
@@ -20,9 +34,10 @@ impl State {
         sync.base + since.saturating_sub(self.audit.changes_by(&sync.device_id, sync.base_seq))
     }
 
-    /// Changes of others since the device went offline; 0 once it has synced.
+    /// Changes of others since the device went offline; 0 once it has synced, or was sent them when it resumed.
     pub fn offline_changes(&self, device: &Device) -> u64 {
-        if device.offline_seq == 0 {
+        // Rows of older versions have no `away`.
+        if !device.away && device.offline_seq == 0 {
             return 0;
         }
         let own = self.audit.changes_by(&device.device_id, device.offline_seq);
@@ -33,34 +48,69 @@ impl State {
         let mut sync = self.existing_sync(&c.device_id)?;
         sync.sync_status = SyncStatus::Syncing.into();
         sync.sync_id.clone_from(&c.sync_id);
-        let kind = if c.sync_type() == crate::proto::SyncType::Incremental { "incremental" } else { "full" };
+        let kind = if c.sync_type() == SyncType::Incremental { "incremental" } else { "full" };
+        sync.full_owed |= c.sync_type() == SyncType::Full;
         self.audit("sync_request", kind, false, &c.device_id, format!("Sync {} requested ({kind})", c.sync_id));
         Ok(self.updated(sync))
     }
 
     pub(super) fn sync_complete(&mut self, c: SyncComplete) -> Given1 {
         let mut sync = self.existing_sync(&c.device_id)?;
-        let (head, now) = (self.meta.head_seq, self.meta.now_ms);
         sync.sync_status = SyncStatus::Synced.into();
         sync.last_error_message = None;
-        sync.last_sync_ms = now;
-        sync.cursor_seq = c.cursor_seq.map_or(head, |seq| seq.min(head));
-        sync.base = 0;
-        sync.base_seq = sync.cursor_seq;
-        if let Some(device) = self.devices.get(&c.device_id)
-            && device.offline_seq != 0
-        {
-            let device = Device { offline_seq: 0, ..Device::clone(device) };
-            self.save_device(device);
+        if c.nothing_sent {
+            sync.last_sync_ms = sync.last_sync_ms.max(NEVER_SENT_MS);
+        } else {
+            self.synced(&mut sync, &c)?;
         }
+        let last_sync_ms = sync.last_sync_ms;
         let details = format!("Sync complete: {} changes", c.changes_count);
         self.audit("sync_complete", "complete", false, &c.device_id, details);
         self.effect(Effect::SyncCompleted {
             device_id: c.device_id,
             sync_timestamp_ms: c.sync_timestamp_ms,
             changes_count: c.changes_count,
-            at_ms: now,
+            at_ms: last_sync_ms,
         });
+        Ok(self.updated(sync))
+    }
+
+    /// The device has what it was sent: everything up to the command's cursor.
+    fn synced(&mut self, sync: &mut SyncState, c: &SyncComplete) -> Result<(), TablesError> {
+        let (head, now) = (self.meta.head_seq, self.meta.now_ms);
+        sync.last_sync_ms = match (c.cursor_seq, c.completed_ms) {
+            (None, _) => now,
+            // Nothing up to there was committed later than what comes after it.
+            (Some(seq), 0) => self.change(seq)?.map_or(NEVER_SENT_MS, |change| change.committed_ms),
+            (Some(_), ms) => ms.min(now),
+        };
+        sync.cursor_seq = c.cursor_seq.map_or(head, |seq| seq.min(head));
+        sync.cursor_scope = c.scope;
+        sync.full_owed = false;
+        sync.base = 0;
+        sync.base_seq = sync.cursor_seq;
+        self.back(&c.device_id, sync.cursor_seq);
+        Ok(())
+    }
+
+    /// The device has been sent everything up to `seq`: what it missed while it was offline, too.
+    fn back(&mut self, device_id: &str, seq: u64) {
+        let Some(device) = self.devices.get(device_id) else { return };
+        if seq >= device.offline_seq && (device.away || device.offline_seq != 0) {
+            let device = Device { offline_seq: 0, away: false, ..Device::clone(device) };
+            self.save_device(device);
+        }
+    }
+
+    /// The counts follow what a resume delivered. The cursor does not: what was sent may not have been stored.
+    pub(super) fn delivered(&mut self, c: &Delivered) -> Given1 {
+        let mut sync = self.existing_sync(&c.device_id)?;
+        let seq = c.seq.min(self.meta.head_seq);
+        self.back(&c.device_id, seq);
+        if seq < sync.base_seq {
+            return Ok(Given::SyncState(sync));
+        }
+        (sync.base, sync.base_seq) = (0, seq);
         Ok(self.updated(sync))
     }
 

@@ -36,12 +36,14 @@ pub enum Key {
     Requested { device: u32, slot: u32 },
     /// `proto::Revoked` by the token's id.
     Revoked(String),
+    /// `proto::Queue` of a device, by the queue's id.
+    Queue { device: u32, queue: String },
 }
 
 impl Key {
     /// A key after all others, as the end of open ranges.
     pub fn end() -> Self {
-        Self::Revoked("\u{10ffff}".repeat(64))
+        Self::Queue { device: u32::MAX, queue: "\u{10ffff}".repeat(64) }
     }
 
     /// A byte form that no other key has, the same in every build: what the digest is made of.
@@ -94,6 +96,11 @@ impl Key {
             Self::Revoked(jti) => {
                 tag(out, 12);
                 out.extend_from_slice(jti.as_bytes());
+            }
+            Self::Queue { device, queue } => {
+                tag(out, 13);
+                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(queue.as_bytes());
             }
         }
     }

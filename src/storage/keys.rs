@@ -31,6 +31,7 @@ const CONFLICT: u8 = 9;
 const ANSWERED: u8 = 10;
 const REQUESTED: u8 = 11;
 const REVOKED: u8 = 12;
+const QUEUE: u8 = 13;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
 const LARGE: u8 = 0xF0;
 
@@ -156,6 +157,10 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
             out.extend_from_slice(&short(*slot));
         }
         Key::Revoked(id) => tagged_string(REVOKED, id, out),
+        Key::Queue { device, queue } => {
+            tagged(QUEUE, &short(*device), out);
+            string(queue, out);
+        }
     }
 }
 
@@ -175,6 +180,7 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         ANSWERED => Key::Answered(take_u64(bytes)?),
         REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
         REVOKED => Key::Revoked(take_string(bytes)?),
+        QUEUE => Key::Queue { device: take_u32(bytes)?, queue: take_string(bytes)? },
         _ => return None,
     })
 }
@@ -283,6 +289,7 @@ pub(super) mod tests {
             number().prop_map(Key::Answered),
             (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
             text().prop_map(Key::Revoked),
+            (small(), text()).prop_map(|(device, queue)| Key::Queue { device, queue }),
         ]
     }
 

@@ -99,7 +99,7 @@ async fn a_session_has_so_many_proposals_under_way_and_the_others_wait_their_tur
 
 #[test]
 fn a_session_queue_holds_so_many_events_and_so_many_bytes() {
-    let event = |device_id| ServerEvent::HeartbeatAck { device_id, at_ms: 0 };
+    let event = |device_id| ServerEvent::HeartbeatAck { device_id, clock_ahead_ms: None, at_ms: 0 };
     let mut taken = std::collections::VecDeque::new();
     let outbox = Outbox::new(1, Transport::WebSocket);
     (0..limits::SESSION_QUEUE).for_each(|_| outbox.send(&event("d")));

@@ -5,6 +5,7 @@
 
 mod auth;
 mod backpressure;
+mod clocks;
 mod coverage;
 mod describe;
 mod endpoints;
@@ -13,7 +14,10 @@ mod events;
 mod from_client;
 mod harness;
 mod limits;
+mod order;
+mod places;
 mod presence;
+mod queues;
 mod quorum;
 mod rates;
 mod request_ids;

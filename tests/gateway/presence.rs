@@ -105,6 +105,18 @@ async fn a_session_that_ends_here_does_not_take_a_device_offline_that_has_moved(
 }
 
 #[tokio::test]
+async fn a_goodbye_on_one_of_two_sessions_is_the_devices_and_the_other_one_brings_it_back() {
+    let server = Server::with(quick()).await;
+    let (mut leaves, _stays) = (server.device("d").await, server.device("d").await);
+    let online = || server.cluster.replica().hot().device("d").unwrap().online_count;
+    assert_eq!(online(), 2);
+    leaves.call("device_offline", json!({"device_id": "d"}), "device_offline_ack").await;
+    until("the session that stays brings it back", || is_active(&server, "d") && online() == 3).await;
+    let (_, device) = server.rest("GET", "/device/roles/d", None).await;
+    assert_eq!((&device["nodes"], &device["home"]), (&json!([1]), &json!(1)));
+}
+
+#[tokio::test]
 async fn a_goodbye_needs_no_grace() {
     let server = Server::start().await;
     let mut ws = server.device("d").await;

@@ -159,3 +159,44 @@ async fn the_cluster_endpoint_tells_digest_and_index_together() {
     let (_, health) = server.rest("GET", "/system/health", None).await;
     assert_eq!(health["status"], "degraded", "there is no master");
 }
+
+#[tokio::test]
+async fn paging_by_id_gives_each_row_of_a_log_once_while_others_are_written() {
+    let server = Server::start().await;
+    let mut ws = server.device("d").await;
+    for n in 0..12 {
+        ws.update("d", "t", n, json!({"n": n})).await;
+        server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;
+    }
+    for path in [
+        "/sync/audit-logs?device_id=d&event_type=data_update&start_date=2020-01-01&limit=5",
+        "/sync/audit-logs?limit=5",
+        "/sync/master-election-logs?limit=5",
+    ] {
+        let (_, all) = server.rest("GET", &format!("{path}00"), None).await;
+        let ids_of = |page: &Value| -> Vec<u64> {
+            page["logs"].as_array().unwrap().iter().map(|row| row["id"].as_u64().unwrap()).collect()
+        };
+        let all = ids_of(&all);
+        assert!(all.len() >= 12, "{path}: {all:?}");
+        // Between two pages, rows of every kind are written.
+        let (mut paged, mut before, mut repeated) = (Vec::new(), all[0] + 1, false);
+        while before > 0 {
+            let (_, page) = server.rest("GET", &format!("{path}&before_id={before}"), None).await;
+            let ids = ids_of(&page);
+            assert_eq!(page["pagination"]["total"], all.len() - paged.len(), "{path}: those that are left");
+            paged.extend(&ids);
+            before = ids.last().copied().unwrap_or(0);
+            let (_, by_offset) = server.rest("GET", &format!("{path}&offset={}", paged.len()), None).await;
+            repeated |= ids_of(&by_offset).iter().any(|id| paged.contains(id));
+            ws.update("d", "t", 1, json!({"before": before})).await;
+            server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;
+        }
+        assert_eq!(paged, all, "{path}");
+        assert!(repeated, "{path}: nothing was written between the pages");
+        for bad in ["0", "-1", "x", "1.5"] {
+            let (status, error) = server.rest("GET", &format!("{path}&before_id={bad}"), None).await;
+            assert_eq!((status, &error["field"]), (400, &json!("before_id")), "{path} {bad}");
+        }
+    }
+}

@@ -67,7 +67,7 @@ fn missing(history: &History, op: &Op, after: u64, cursor: u64, sent: &BTreeSet<
 /// does not remember what they sent.
 fn told_before(session: &SessionTold, op: &Op, cursor: u64) -> (BTreeSet<u64>, u64) {
     let is_last = |page: &PageTold| page.cursor == Some(cursor) && Some(&page.rows) == op.pages.last();
-    let (last, page) = session.pages.iter().enumerate().find(|(_, page)| is_last(page)).unzip();
+    let (last, page) = session.pages.iter().enumerate().rev().find(|(_, page)| is_last(page)).unzip();
     let earlier = &session.pages[..last.unwrap_or(0)];
     let live = session.rows().take(page.map_or(usize::MAX, |page| page.at as usize));
     let told = live.chain(earlier.iter().flat_map(|page| &page.rows)).map(|row| row.seq).collect();

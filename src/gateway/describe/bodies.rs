@@ -1,8 +1,8 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, BASE, CHANGE, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL, MASTER_ELECTED, REQUEST_ID,
-    UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL,
+    MASTER_ELECTED, N, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
 };
 use super::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
@@ -32,6 +32,7 @@ pub const REFUSED: &[Field] = &[
     ERROR_TAIL[2],
     ERROR_TAIL[3],
     ERROR_TAIL[4],
+    ERROR_TAIL[5],
     more("conflict_id", ANY_COUNT, "The conflict that waits for a decision."),
 ];
 
@@ -51,7 +52,9 @@ pub const DEVICE: &[Field] = &[
     must("priority", Kind::Count(limits::PRIORITY as u64), ""),
     must("last_seen", Kind::Time, ""),
     must("is_active", Kind::Flag, ""),
-    plus("home", ANY_COUNT, "The node that it is connected to."),
+    plus("home", ANY_COUNT, "The node that it connected to last; as the master, it is led from there."),
+    plus("nodes", Kind::Counts, "All nodes that it is connected to. It is active while there is one."),
+    CLOCK_AHEAD,
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
@@ -151,8 +154,17 @@ pub const POLICY_ASKED: &[Field] = &[must("policy", METHOD, "")];
 pub const POLICY: &[Field] = &[SUCCESS, must("table_name", TABLE_NAME, ""), must("policy", METHOD, "")];
 
 /// `data_update` without what stands in the path.
-pub const WRITE: &[Field] =
-    &[may("device_id", DEVICE_ID, "Default: the token's device."), UPDATE[3], UPDATE[4], SENT_AT, BASE, REQUEST_ID];
+pub const WRITE: &[Field] = &[
+    may("device_id", DEVICE_ID, "Default: the token's device."),
+    UPDATE[3],
+    UPDATE[4],
+    SENT_AT,
+    BASE,
+    REQUEST_ID,
+    QUEUE,
+    N,
+    AFTER_N,
+];
 pub const WRITTEN: &[Field] = &[
     SUCCESS,
     ACKNOWLEDGED[0],
@@ -167,6 +179,9 @@ pub const WRITTEN: &[Field] = &[
     ACKNOWLEDGED[9],
     ACKNOWLEDGED[10],
     ACKNOWLEDGED[11],
+    ACKNOWLEDGED[12],
+    ACKNOWLEDGED[13],
+    TIME_TAKEN,
 ];
 
 pub const HEALTH: &[Field] = &[

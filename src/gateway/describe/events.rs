@@ -23,6 +23,11 @@ const fn event(
     Event { name, about, fields, answers }
 }
 
+pub const CLOCK_AHEAD: Field = more(
+    "clock_ahead_ms",
+    Kind::Number,
+    "The device's clock is so far ahead (or, negative, behind): its times are corrected. Missing below 2 s.",
+);
 /// Which device acts. The token must allow it.
 const ACTOR: Field = must("device_id", DEVICE_ID, "The device that acts.");
 const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
@@ -83,7 +88,12 @@ pub const FROM_CLIENT: &[Event] = &[
         &[
             ACTOR,
             may("sync_type", SYNC_TYPE, "Default: full."),
-            may("last_sync_timestamp", Kind::Time, "For an incremental sync without a cursor."),
+            may(
+                "last_sync_timestamp",
+                Kind::Time,
+                "For an incremental sync without a cursor: any time that an answer or a change carried. If it has not come \
+                 yet, what the cluster has noted of the device counts.",
+            ),
             may("requested_tables", TABLES, "Default: all."),
             SENT_AT,
             AFTER,
@@ -97,7 +107,11 @@ pub const FROM_CLIENT: &[Event] = &[
             ACTOR,
             may("sync_timestamp", Kind::Time, ""),
             may("changes_count", ANY_COUNT, ""),
-            may("sync_id", Kind::Text(64), "Of the `sync_response`."),
+            may(
+                "sync_id",
+                Kind::Text(64),
+                "Of the `sync_response`. 2001 before the page with `has_more` false was sent.",
+            ),
             SENT_AT,
             AFTER,
         ],
@@ -158,7 +172,7 @@ pub const FROM_CLIENT: &[Event] = &[
     ),
     event(
         "heartbeat",
-        "A sign of life. Not needed: pings of the transport count, too.",
+        "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
         &[ACTOR, SENT_AT],
         &["heartbeat_ack"],
     ),
@@ -182,21 +196,39 @@ pub const UPDATE: &[Field] = &[
     RECORD,
     must("new_data", Kind::Data, "The whole record. Not needed for a delete. At most 256 KiB."),
     may("operation", OPERATION, "Default: update."),
-    SENT_AT,
+    may("timestamp", Kind::Time, "When it was changed, by the device's clock, with an offset. Default: now."),
     BASE,
     REQUEST_ID,
+    QUEUE,
+    N,
+    AFTER_N,
 ];
 pub const BASE: Field = more("base_version", ANY_COUNT, "The version (`seq`) that was changed: finds conflicts.");
-pub const REQUEST_ID: Field =
-    more("request_id", Kind::Text(limits::REQUEST_ID), "A repeat with the same id is not applied again.");
+pub const REQUEST_ID: Field = more(
+    "request_id",
+    Kind::Text(limits::REQUEST_ID),
+    "A repeat with the same id is not applied again, if it is one of the device's newest 1,024; with other content it is refused.",
+);
+pub const QUEUE: Field = more(
+    "queue",
+    Kind::Name(limits::QUEUE_ID),
+    "The id of a durable queue of the device, drawn when the queue was made. With `n` and `after`: each entry is applied once, however late its repeat comes.",
+);
+pub const N: Field = more("n", Kind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
+pub const AFTER_N: Field = more(
+    "after",
+    Kind::Count(i64::MAX as u64 - 1),
+    "The `n` of the entry before it that was not given up; 0 for the first one.",
+);
 
 /// What every error carries, whatever the transport.
-pub const ERROR_TAIL: [Field; 5] = [
+pub const ERROR_TAIL: [Field; 6] = [
     must("error_code", Kind::Text(16), "One of the documented codes."),
     AT,
     plus("retry", RETRY, "`safe`: nothing was written. `same_request_id`: it may have been."),
     more("field", WORDS, "The field that is wrong."),
     more("retry_after_ms", ANY_COUNT, "When to try again."),
+    more("last", ANY_COUNT, "Of a queue's entry that is out of order: the last `n` of the queue that was applied."),
 ];
 
 const ROLE_CHANGED: [Field; 4] = [WHO, must("new_role", ROLE, ""), must("reason", REASON, ""), AT];
@@ -220,6 +252,11 @@ pub const CHANGE: &[Field] = &[
     AT,
     plus("seq", ANY_COUNT, "The change's number, and the record's version."),
     more("device_id", DEVICE_ID, "Who wrote it."),
+    more(
+        "after",
+        ANY_COUNT,
+        "The `seq` of the table's change before this one; 0: none. Not of a record in a full sync.",
+    ),
 ];
 
 const CONFLICT_DATA: Kind = Kind::Object(&[
@@ -259,6 +296,13 @@ pub const DATA_RESPONSE: &[Field] = &[
     more("version", ANY_COUNT, ""),
 ];
 
+/// Of a change that was committed.
+pub const TIME_TAKEN: Field = more(
+    "timestamp_taken",
+    Kind::Word(&["now", "corrected"]),
+    "The change's time was not taken as sent. `now`: it has no offset and the device's is not known. `corrected`: by \
+         how far the device's clock is off, or by its offset.",
+);
 pub const ACKNOWLEDGED: &[Field] = &[
     must("message", WORDS, ""),
     AT,
@@ -266,13 +310,16 @@ pub const ACKNOWLEDGED: &[Field] = &[
     more("device_id", DEVICE_ID, ""),
     more("table_name", TABLE_NAME, ""),
     more("record_id", Kind::RecordId, ""),
-    more("seq", ANY_COUNT, "The change's number; missing if it lost a conflict."),
+    more("seq", ANY_COUNT, "The change's number; missing if it lost a conflict, or was committed long ago."),
     more("request_id", Kind::Text(limits::REQUEST_ID), ""),
     more("cursor", CURSOR, ""),
     more("conflict", Kind::Flag, "It met a conflict."),
     CONFLICT_ID,
     more("repeated", Kind::Flag, "It had been applied before."),
+    more("queue", Kind::Name(limits::QUEUE_ID), "Of a queue's entry."),
+    more("n", ANY_COUNT, "Of a queue's entry."),
     more("sync_id", Kind::Text(64), ""),
+    TIME_TAKEN,
 ];
 
 pub const TO_CLIENT: &[Event] = &[
@@ -286,6 +333,7 @@ pub const TO_CLIENT: &[Event] = &[
             AT,
             plus("term", ANY_COUNT, ""),
             UP_TO,
+            CLOCK_AHEAD,
         ],
         &[],
     ),
@@ -302,8 +350,16 @@ pub const TO_CLIENT: &[Event] = &[
         "sync_response",
         "A page of a sync.",
         &[
-            must("sync_type", SYNC_TYPE, "`full` also when an incremental sync is not possible any more."),
-            AT,
+            must(
+                "sync_type",
+                SYNC_TYPE,
+                "`full` also when an incremental sync is not possible any more, or a full one was not completed.",
+            ),
+            must(
+                "timestamp",
+                Kind::Time,
+                "The place that the sync has come to: an incremental one since then misses nothing.",
+            ),
             must("changes", Kind::List(CHANGE), ""),
             must("master_device_id", DEVICE_ID, ""),
             must("sync_id", Kind::Text(64), "The same on every page."),
@@ -317,7 +373,12 @@ pub const TO_CLIENT: &[Event] = &[
     event(
         "sync_complete_ack",
         "To all: a device is in sync.",
-        &[WHO, must("sync_timestamp", Kind::Time, ""), must("changes_count", ANY_COUNT, ""), AT],
+        &[
+            WHO,
+            must("sync_timestamp", Kind::Time, ""),
+            must("changes_count", ANY_COUNT, ""),
+            must("timestamp", Kind::Time, "Up to when the device has everything: of the sync's last page."),
+        ],
         &[],
     ),
     event("sync_conflict", "To the sender: its change conflicts with the record.", CONFLICT, &[]),
@@ -333,6 +394,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[2],
             ERROR_TAIL[3],
             ERROR_TAIL[4],
+            ERROR_TAIL[5],
             may("sync_type", Kind::Text(32), ""),
             OF_REQUEST,
         ],
@@ -356,7 +418,17 @@ pub const TO_CLIENT: &[Event] = &[
             AT,
             plus("seq", ANY_COUNT, "The change's number, and the record's version."),
             UP_TO,
+            plus(
+                "after",
+                ANY_COUNT,
+                "The `seq` of the table's change before this one; 0: none. A session with `subscribe` sees by it that it missed none.",
+            ),
             more("request_id", Kind::Text(limits::REQUEST_ID), ""),
+            more(
+                "timestamp_as_sent",
+                Kind::Text(limits::TIME_TEXT),
+                "The writer's time, if `timestamp` is another one.",
+            ),
         ],
         &[],
     ),
@@ -367,7 +439,11 @@ pub const TO_CLIENT: &[Event] = &[
         &[
             WHO,
             must("queue_type", Kind::Word(&["sync", "offline"]), ""),
-            must("pending_count", ANY_COUNT, ""),
+            must(
+                "pending_count",
+                ANY_COUNT,
+                "Changes of others since the device's last sync or resume (`offline`: that it missed while it was offline).",
+            ),
             must("last_processed", Kind::Time, ""),
             must("status", Kind::Word(&["idle", "processing", "error"]), ""),
             AT,
@@ -382,7 +458,7 @@ pub const TO_CLIENT: &[Event] = &[
     ),
     event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
     event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
-    event("heartbeat_ack", "", &[WHO, AT], &[]),
+    event("heartbeat_ack", "", &[WHO, AT, CLOCK_AHEAD], &[]),
     event(
         "error",
         "A request was refused, or the session ends. The connection stays unless the server closes it.",
@@ -393,6 +469,7 @@ pub const TO_CLIENT: &[Event] = &[
             ERROR_TAIL[2],
             ERROR_TAIL[3],
             ERROR_TAIL[4],
+            ERROR_TAIL[5],
             more("event", WORDS, "The event that it answers."),
             CONFLICT_ID,
             OF_REQUEST,

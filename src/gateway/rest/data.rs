@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use bytes::Bytes;
 
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
-use crate::gateway::session::look_up;
+use crate::gateway::client_clock::{ClientClock, Taken};
+use crate::gateway::session::{look_up, update_message};
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Outcome, ResolutionMethod};
+use crate::proto::{DataUpdate, Outcome, ResolutionMethod};
 
 /// `GET /data/{table}/{record_id}`
 pub async fn read(
@@ -47,7 +49,7 @@ pub async fn write(
     body: Body,
 ) -> Answer {
     let id = record(&gateway, &table, &id)?;
-    let change = body.read(&gateway, Code::InvalidData, |f| {
+    let mut change = body.read(&gateway, Code::InvalidData, |f| {
         let device = if f.has("device_id") { f.device_id()? } else { caller.0.sub.clone() };
         update(f, &body.0, device, table, id)
     })?;
@@ -55,10 +57,12 @@ pub async fn write(
     if change.device_id != caller.0.sub {
         gateway.presence.seen_over_rest(&gateway, &change.device_id);
     }
-    let (device_id, table, request_id) =
-        (change.device_id.clone(), change.table_name.clone(), change.request_id.clone());
+    // A request of its own says nothing of the device's clock.
+    let taken = ClientClock::default().stamp(&mut change);
+    // What the answer repeats.
+    let asked = DataUpdate { data: Bytes::new(), ..change.clone() };
     let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
-    committed(&gateway, &device_id, (&table, id), &request_id, &outcome)
+    committed(&gateway, &asked, taken, &outcome)
 }
 
 fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
@@ -69,7 +73,7 @@ fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
     id.parse().map_err(|_| bad(Bad::field("record_id", "must be a whole number within 64 bits")))
 }
 
-fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id: &str, outcome: &Outcome) -> Answer {
+fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcome: &Outcome) -> Answer {
     let (seq, conflict) = match &outcome.result {
         Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
         Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -81,17 +85,19 @@ fn committed(gateway: &Gateway, device_id: &str, record: (&str, i64), request_id
     }
     let epoch = gateway.epoch();
     let ack = Acknowledged {
-        message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
+        message: update_message(seq, conflict),
         at_ms: outcome.at_ms,
         event: "data_update",
-        device_id: Some(device_id),
-        record: Some(record),
+        device_id: Some(&asked.device_id),
+        record: Some((&asked.table_name, asked.record_id)),
         seq,
-        request_id: Some(request_id).filter(|id| !id.is_empty()),
+        request_id: Some(asked.request_id.as_str()).filter(|id| !id.is_empty()),
         cursor: seq.map(|seq| Cursor { epoch, seq }),
         conflict_id: conflict.map(|c| c.id),
         repeated: outcome.repeated,
+        entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),
         sync_id: None,
+        timestamp_taken: taken.map(Taken::name),
     };
     Ok(answer(|o| {
         o.flag("success", true);

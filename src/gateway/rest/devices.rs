@@ -8,8 +8,8 @@ use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{online, role_and_reason};
-use crate::model::device::role_name;
+use crate::gateway::wire::{clock_ahead, online, role_and_reason};
+use crate::model::device::{present_on, role_name};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
@@ -28,6 +28,7 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
         capabilities: ask.capabilities.map(|names| Capabilities { names }),
         presence: Presence::Rest.into(),
         class: if own { caller.0.class.name().to_owned() } else { String::new() },
+        returns: false,
     });
     gateway.presence.registered_over_rest(&ask.device_id);
     let outcome = gateway.propose_election(intent).await.or_fail(&gateway)?;
@@ -54,7 +55,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) 
     let source = Source::asked(&gateway, &asked).await?;
     let devices: Vec<Arc<Device>> = gateway.cluster.replica().hot().devices().cloned().collect();
     Ok(answer(|o| {
-        o.array("devices", &devices, |out, device| push_object(out, |o| fill(o, device)));
+        o.array("devices", &devices, |out, device| push_object(out, |o| fill(&gateway, o, device)));
         source.tell(o);
     }))
 }
@@ -65,7 +66,7 @@ pub async fn one(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<Stri
     let device = gateway.cluster.replica().hot().device(&id).cloned();
     let device = device.ok_or_else(|| not_registered(&gateway, &id))?;
     Ok(answer(|o| {
-        fill(o, &device);
+        fill(&gateway, o, &device);
         source.tell(o);
     }))
 }
@@ -88,11 +89,14 @@ pub async fn change_role(
     }))
 }
 
-fn fill(o: &mut Object<'_>, device: &Device) {
+fn fill(gateway: &Gateway, o: &mut Object<'_>, device: &Device) {
     o.text("device_id", &device.device_id).text("role", role_name(device.role()));
     o.number("priority", device.priority).time("last_seen", device.last_seen_ms);
     o.flag("is_active", device.is_active).number("home", device.home);
+    let nodes: Vec<u64> = present_on(device).map(|there| there.node).collect();
+    o.array("nodes", &nodes, |out, node| out.extend_from_slice(node.to_string().as_bytes()));
     o.array("capabilities", &device.capabilities, |out, name| crate::gateway::wire::json::push_text(out, name));
+    clock_ahead(o, gateway.presence.clock_ahead_ms(&device.device_id));
 }
 
 pub fn not_registered(gateway: &Gateway, id: &str) -> Failure {

@@ -19,11 +19,13 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// `GET /sync/master-election-logs`
 pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
-    let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    let read = || Ok((asked.page()?, asked.before_id()?));
+    let ((limit, offset), before) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
     let source = Source::asked(&gateway, &asked).await?;
     let (head, total) = {
         let state = gateway.cluster.replica().hot();
-        (state.meta().election_head, state.meta().election_head - state.meta().election_dropped)
+        let head = before.map_or(u64::MAX, |before| before - 1).min(state.meta().election_head);
+        (head, head.saturating_sub(state.meta().election_dropped))
     };
     let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, head, limit, offset);
     let rows = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
@@ -50,6 +52,7 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
             event_type: asked.get("event_type").map(str::to_owned),
             from_ms: date(&asked, "start_date", false)?,
             to_ms: date(&asked, "end_date", true)?,
+            before_id: asked.before_id()?,
         };
         Ok((limit, offset, filter))
     };
@@ -74,12 +77,12 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
 /// An inclusive bound; as an end, a date alone means the whole day.
 fn date(asked: &Asked, name: &str, is_end: bool) -> Result<Option<u64>, Bad> {
     let Some(text) = asked.get(name) else { return Ok(None) };
-    // A plus sign in a query reads as a space: the offset `+02:00` often comes unescaped.
-    let offset_lost = text.len() > 6 && text.as_bytes().get(text.len() - 6) == Some(&b' ');
-    let repaired = offset_lost.then(|| format!("{}+{}", &text[..text.len() - 6], &text[text.len() - 5..]));
-    let ms = parse_iso(repaired.as_deref().unwrap_or(text)).or_else(|| parse_iso(text));
+    // A plus sign in a query reads as a space: the offset `+02:00` often comes unescaped. A date and a time with a
+    // space between them are none with a plus.
+    let repaired = text.trim().rsplit_once(' ').map(|(time, offset)| format!("{time}+{offset}"));
+    let ms = repaired.as_deref().and_then(parse_iso).or_else(|| parse_iso(text));
     let ms = ms.ok_or_else(|| Bad::field(name, "must be an ISO 8601 time or date"))?;
-    let is_date = text.trim().len() == 10;
+    let is_date = !text.trim().contains(['T', 't', ' ']);
     Ok(Some(if is_end && is_date { ms + DAY_MS - 1 } else { ms }))
 }
 
@@ -96,6 +99,12 @@ mod tests {
         assert_eq!(date(&ask("2026-11-22T00:00:00Z"), "d", true).unwrap(), Some(day));
         assert_eq!(date(&ask("2026-11-22T02:00:00 02:00"), "d", true).unwrap(), Some(day));
         assert_eq!(date(&ask("2026-11-22 02:00:00"), "d", true).unwrap(), Some(day + 7_200_000));
+        assert_eq!(date(&ask("2026-11-22 02:00"), "d", true).unwrap(), Some(day + 7_200_000));
+        for same in ["20261122T053000 0530", "2026-11-22T05:30 0530", "2026-11-22 02:00:00 02", "2026-W47-7T00Z"] {
+            assert_eq!(date(&ask(same), "d", true).unwrap(), Some(day), "{same}");
+        }
+        assert_eq!(date(&ask("20261122"), "d", true).unwrap(), Some(day + DAY_MS - 1));
+        assert_eq!(date(&ask("1960-01-01T00:00:00Z"), "d", false).unwrap(), Some(0));
         assert!(date(&ask("soon"), "d", true).is_err());
         assert!(date(&ask("é—é—é—"), "d", true).is_err());
     }

@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use super::{changes, conflicts, data, devices, logs, members, prometheus, sync, system, tokens, transfer};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
-use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may};
+use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
 use crate::gateway::describe::page;
 use crate::gateway::{Gateway, websocket};
 use crate::limits;
@@ -71,6 +71,7 @@ const AUDIT_QUERY: &[Field] = &[
     may("event_type", WORDS, ""),
     may("start_date", Kind::Time, "Inclusive. Any ISO 8601 time, or a date."),
     may("end_date", Kind::Time, "Inclusive; a date means the whole day."),
+    BEFORE_ID,
     b::STALE_QUERY,
 ];
 const CHANGES_QUERY: &[Field] = &[
@@ -80,7 +81,13 @@ const CHANGES_QUERY: &[Field] = &[
     b::STALE_QUERY,
 ];
 const STALE_QUERY: &[Field] = &[b::STALE_QUERY];
-const ELECTIONS_QUERY: &[Field] = &[b::PAGE[0], b::PAGE[1], b::STALE_QUERY];
+const ELECTIONS_QUERY: &[Field] = &[b::PAGE[0], b::PAGE[1], BEFORE_ID, b::STALE_QUERY];
+const BEFORE_ID: Field = more(
+    "before_id",
+    Kind::Size(i64::MAX as u64),
+    "Only rows with smaller ids; `total` counts those. The `id` of a page's last row gives the next page, each row \
+     once. With `offset`, rows that are written meanwhile make the next page repeat some.",
+);
 const EXPORT_QUERY: &[Field] = &[
     may("after", ANY_COUNT, "The `next` of an earlier answer."),
     may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),

@@ -1,24 +1,18 @@
 //! Answers: what a proposal's outcome and a read become for the client that asked.
 
 use super::Session;
+use crate::gateway::client_clock::Taken;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
+use crate::gateway::outbox::{Frame, Transport};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
 use crate::model::change::{RecordNow, Stored};
 use crate::model::cursor::Cursor;
-use crate::model::error::{Code, Error};
+use crate::model::error::{Code, Error, Retry};
 use crate::model::read::RecordReader;
 use crate::model::sync::status_name;
 use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
-
-/// A device that came online, its answer still to be given.
-struct Online {
-    done: OnlineDone,
-    /// Where the session's changes wait.
-    held: Option<u64>,
-    at_ms: u64,
-}
 
 impl Session {
     pub(super) fn proposed(&mut self, ticket: Ticket, then: Then, outcome: Result<Outcome, Error>) {
@@ -26,11 +20,12 @@ impl Session {
             Ok(outcome) => self.done(ticket, then, outcome),
             Err(error) => {
                 if let Then::Online { device_id, fresh: true, .. } = &then {
-                    self.unbind(device_id);
+                    self.unbind(device_id, "its coming online failed");
                 }
-                self.refuse(&ticket, &error, None);
-                if let Then::Online { held: Some(from), .. } = then {
-                    self.go_on(None, from);
+                match then {
+                    Then::Sync(job) => job.fail(&error),
+                    Then::Online { cursor: Some(_), .. } => self.fail_resume(&ticket, &error),
+                    _ => self.refuse(&ticket, &error, None),
                 }
             }
         }
@@ -39,20 +34,21 @@ impl Session {
     fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id } => {
-                self.updated(&ticket, &device_id, (&table_name, record_id), &outcome);
+            Then::Update { device_id, table_name, record_id, entry, taken } => {
+                self.updated(&ticket, &device_id, (&table_name, record_id), (entry.as_ref(), taken), &outcome);
             }
-            Then::Online { device_id, cursor, held, .. } => {
+            Then::Online { device_id, cursor, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
                 if let Some(cursor) = cursor {
                     let online = Box::new(online);
-                    return self.lane.read_next(ticket, Read::Resume { device_id, cursor, held, online, at_ms });
+                    return self.lane.read_next(ticket, Read::Resume { device_id, cursor, online, at_ms });
                 }
-                let seq = held.or_else(|| self.gateway.hub.told(self.outbox.id)).unwrap_or(self.told_from);
-                self.came_online(&ticket, &device_id, seq, &online, at_ms);
-                if let Some(from) = held {
-                    self.go_on(None, from);
-                }
+                self.came_online(&ticket, &device_id, self.delivery.position(), &online, at_ms);
+                self.start_delivery();
+            }
+            Then::Sync(job) => {
+                self.awaiting_online = false;
+                job.begun(&self.delivery, at_ms);
             }
             Then::Offline { device_id } => {
                 self.reply(ticket.ack, &ServerEvent::DeviceOfflineAck { device_id: &device_id, at_ms });
@@ -87,7 +83,8 @@ impl Session {
                 }
             }
             Then::SyncComplete { device_id, sync_timestamp_ms, changes_count } => {
-                if let Some(ack) = ticket.ack {
+                if let (Some(ack), Some(Given::SyncState(sync))) = (ticket.ack, &outcome.result) {
+                    let at_ms = sync.last_sync_ms;
                     let device_id = device_id.as_str();
                     let event = ServerEvent::SyncCompleteAck { device_id, sync_timestamp_ms, changes_count, at_ms };
                     self.outbox.answer(ack, &event);
@@ -102,7 +99,14 @@ impl Session {
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
 
-    fn updated(&self, ticket: &Ticket, device_id: &str, record: (&str, i64), outcome: &Outcome) {
+    fn updated(
+        &self,
+        ticket: &Ticket,
+        device_id: &str,
+        record: (&str, i64),
+        (entry, taken): (Option<&(String, u64)>, Option<Taken>),
+        outcome: &Outcome,
+    ) {
         let (seq, conflict) = match &outcome.result {
             Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -120,7 +124,7 @@ impl Session {
         }
         let epoch = self.gateway.epoch();
         let ack = Acknowledged {
-            message: if seq.is_some() { "data_update committed" } else { "data_update lost a conflict" },
+            message: update_message(seq, conflict),
             at_ms: outcome.at_ms,
             event: ticket.event,
             device_id: Some(device_id),
@@ -130,7 +134,9 @@ impl Session {
             cursor: seq.map(|seq| Cursor { epoch, seq }),
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
+            entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
             sync_id: None,
+            timestamp_taken: taken.map(Taken::name),
         };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
@@ -147,7 +153,9 @@ impl Session {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = Cursor { epoch: self.gateway.epoch(), seq };
         let (master, term) = (online.master.as_str(), online.term);
-        self.reply(ticket.ack, &ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms });
+        let clock_ahead_ms = self.clock.ahead_ms();
+        let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
+        self.reply(ticket.ack, &ack);
         if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
@@ -164,29 +172,54 @@ impl Session {
     }
 
     /// The answer to a device that came with a cursor; what was missed since then, and live changes, come after it.
-    fn resume(&mut self, ticket: &Ticket, device_id: &str, asked: Result<u64, Error>, online: &Online) {
-        let told_from = self.told_from;
-        let busy = || Error::new(Code::BadCursor, "this session is catching up already");
-        let asked = if online.held.is_some() { asked } else { Err(busy()) };
-        // Without a usable cursor there is nothing to catch up with but the hold.
-        let seq = asked.as_ref().map_or(online.held.unwrap_or(told_from), |seq| *seq);
-        self.came_online(ticket, device_id, seq, &online.done, online.at_ms);
-        if let Err(error) = &asked {
-            let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
-            let (conflict_id, at_ms) = (None, online.at_ms);
-            self.outbox.send(&ServerEvent::Error { error, event, field, conflict_id, request_id, at_ms });
+    fn resume(
+        &mut self,
+        ticket: &Ticket,
+        device_id: String,
+        asked: Result<u64, Error>,
+        online: &OnlineDone,
+        at_ms: u64,
+    ) {
+        let seq = match asked {
+            Ok(seq) => seq,
+            Err(error) if error.code == Code::BadCursor => {
+                // It is told so, and goes on without what it missed: a full sync brings that.
+                self.came_online(ticket, &device_id, self.delivery.position(), online, at_ms);
+                let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
+                let conflict_id = None;
+                self.outbox.send(&ServerEvent::Error { error: &error, event, field, conflict_id, request_id, at_ms });
+                return self.start_delivery();
+            }
+            Err(error) => return self.fail_resume(ticket, &error),
+        };
+        self.came_online(ticket, &device_id, seq, online, at_ms);
+        self.awaiting_online = false;
+        if let Err(error) = self.delivery.resume(device_id, seq) {
+            self.fail_resume(ticket, &error);
         }
-        if let Some(held) = online.held {
-            self.told_from = told_from.min(seq);
-            self.go_on((seq < told_from).then_some((seq, told_from)), held.max(seq));
+    }
+
+    /// A resume that cannot be granted, but for a cursor of no use: the session is never live past what was missed. It
+    /// ends, if trying again can help; else changes wait for a resume that is granted.
+    fn fail_resume(&mut self, ticket: &Ticket, error: &Error) {
+        if error.code.row().retry == Retry::No && error.code != Code::SyncRequest {
+            self.resume_refused = true;
+            return self.refuse(ticket, error, None);
         }
+        let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
+        let refused = ServerEvent::Error { error, event, field: None, conflict_id: None, request_id, at_ms };
+        let mut answers = vec![Frame::of(self.outbox.transport, &refused)];
+        if let Some(ack) = ticket.ack.filter(|_| self.outbox.transport == Transport::SocketIo) {
+            answers.push(Frame::ack(ack, &refused));
+        }
+        self.delivery.fail(answers, error);
     }
 
     pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
         let read = match (read, passed) {
-            (Read::Resume { device_id, cursor, held, online, at_ms }, passed) => {
+            (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
                 let asked = passed.and_then(|()| self.cursor_seq(&cursor));
-                return self.resume(&ticket, &device_id, asked, &Online { done: *online, held, at_ms });
+                return self.resume(&ticket, device_id, asked, &online, at_ms);
             }
             (_, Err(error)) => return self.refuse(&ticket, &error, None),
             (read, Ok(())) => read,
@@ -248,6 +281,16 @@ impl Session {
         let at_ms = self.gateway.now_ms();
         let event = ServerEvent::QueueStatusResponse { device_id, offline, pending, processed_ms, status, at_ms };
         self.reply(ticket.ack, &event);
+    }
+}
+
+/// What became of a `data_update` that was not refused. One that was committed so long ago that its first answer is
+/// not known any more has neither a change nor a conflict.
+pub fn update_message(seq: Option<u64>, conflict: Option<&Conflict>) -> &'static str {
+    match (seq, conflict) {
+        (Some(_), _) => "data_update committed",
+        (None, Some(_)) => "data_update lost a conflict",
+        (None, None) => "data_update was answered before",
     }
 }
 

@@ -11,6 +11,7 @@ use crate::model::change::operation_of;
 use crate::model::conflict::{method_of, type_name};
 use crate::model::election::reason_name;
 use crate::model::error::Code;
+use crate::model::time::IsoTime;
 use crate::proto::{
     ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
     ResolutionMethod, Role, SyncErrorReport, SyncType,
@@ -61,6 +62,7 @@ pub enum ClientEvent {
     CriticalEvent(CriticalEvent),
     Heartbeat {
         device_id: String,
+        sent: Option<IsoTime>,
     },
 }
 
@@ -75,6 +77,8 @@ pub struct OnlineAsk {
     pub subscribe: Option<Vec<String>>,
     /// Where the device left off.
     pub cursor: Option<String>,
+    /// By the device's clock.
+    pub sent: Option<IsoTime>,
 }
 
 /// `sync_request`, with our extension `cursor`.
@@ -176,8 +180,7 @@ fn reader(event: &str) -> Option<Read> {
         "critical_event" => |f, frame| critical_event(f, frame).map(ClientEvent::CriticalEvent),
         "heartbeat" => |f, _| {
             let device_id = f.device_id()?;
-            f.maybe_time("timestamp")?;
-            Ok(ClientEvent::Heartbeat { device_id })
+            Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")? })
         },
         _ => return None,
     })
@@ -192,8 +195,8 @@ pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
         capabilities: f.maybe_texts("capabilities", limits::CAPABILITIES, limits::CAPABILITY)?,
         subscribe: f.maybe_texts("subscribe", limits::TABLES as usize, limits::TABLE_NAME)?,
         cursor: f.maybe_text("cursor", CURSOR)?,
+        sent: f.maybe_iso("timestamp")?,
     };
-    f.maybe_time("timestamp")?;
     Ok(ask)
 }
 
@@ -285,7 +288,7 @@ fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictReport, Bad> {
         let version = |name| Ok(data.maybe_object(name)?.map(|raw| share(frame, raw)).unwrap_or_default());
         report.local_version = version("local_version")?;
         report.remote_version = version("remote_version")?;
-        report.timestamp_ms = data.maybe_time("timestamp")?;
+        report.timestamp_ms = absolute(&data, "timestamp")?;
     }
     f.maybe_time("timestamp")?;
     Ok(report)
@@ -354,16 +357,40 @@ pub fn update(
         _ => share(frame, f.object("new_data")?),
     };
     let request_id = f.maybe_text("request_id", limits::REQUEST_ID)?.unwrap_or_default();
+    let (queue, n, after) = entry(f)?;
     Ok(DataUpdate {
         device_id,
         table_name,
         record_id,
         operation: operation.into(),
         data: new_data,
-        timestamp_ms: f.maybe_time("timestamp")?,
         base_version: f.maybe_count("base_version", u64::MAX)?,
         request_id,
+        queue,
+        n,
+        after,
+        timestamp_as_sent: as_sent(f)?,
+        timestamp_ms: None,
     })
+}
+
+/// An entry of a queue: its id, `n` and `after`. All of them or none.
+fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), Bad> {
+    const ALL: [&str; 3] = ["queue", "n", "after"];
+    let Some(given) = ALL.into_iter().find(|name| f.has(name)) else { return Ok((String::new(), 0, 0)) };
+    if let Some(missing) = ALL.into_iter().find(|name| !f.has(name)) {
+        return Err(Bad::field(missing, format_args!("is required with {given}")));
+    }
+    let queue = f.name("queue", limits::QUEUE_ID)?;
+    let n = f.maybe_count("n", u64::MAX)?.unwrap_or(0);
+    if n == 0 {
+        return Err(Bad::field("n", "must be a whole number, 1 or more"));
+    }
+    let after = f.maybe_count("after", u64::MAX)?.unwrap_or(0);
+    if after >= n {
+        return Err(Bad::field("after", "must be less than n"));
+    }
+    Ok((queue, n, after))
 }
 
 fn data_request(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
@@ -389,8 +416,21 @@ fn critical_event(f: &Fields<'_>, frame: &Bytes) -> Result<CriticalEvent, Bad> {
         event_type: f.name("event_type", limits::EVENT_TYPE)?,
         payload: share(frame, f.object("payload")?),
         device_id: f.device_id()?,
-        timestamp_ms: f.maybe_time("timestamp")?,
+        timestamp_ms: absolute(f, "timestamp")?,
     })
+}
+
+/// A time with an offset; one without says nothing, as if there were none.
+fn absolute(f: &Fields<'_>, name: &str) -> Result<Option<u64>, Bad> {
+    Ok(f.maybe_iso(name)?.filter(|sent| !sent.is_local).map(IsoTime::unix_ms))
+}
+
+/// The client's time as it came, if it came: what it means is for the session to say, which knows the client's clock.
+fn as_sent(f: &Fields<'_>) -> Result<String, Bad> {
+    let Some(sent) = f.maybe_iso("timestamp")? else { return Ok(String::new()) };
+    let text = f.maybe_text("timestamp", usize::MAX)?.unwrap_or_default();
+    // Only a fraction can be that long.
+    Ok(if text.len() <= limits::TIME_TEXT { text } else { sent.to_string() })
 }
 
 /// The bytes of a part of the frame: the frame's own, unless the part was unescaped into another place.

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits;
-use crate::model::time::parse_iso;
+use crate::model::time::IsoTime;
 
 /// What is wrong with a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,11 +128,16 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An ISO 8601 time as Unix milliseconds.
+    /// An ISO 8601 time as Unix milliseconds; one without an offset is taken as UTC.
     pub fn maybe_time(&self, name: &str) -> Result<Option<u64>, Bad> {
+        Ok(self.maybe_iso(name)?.map(IsoTime::unix_ms))
+    }
+
+    /// An ISO 8601 time as its writer meant it.
+    pub fn maybe_iso(&self, name: &str) -> Result<Option<IsoTime>, Bad> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        let ms = parse_text(raw).and_then(|t| parse_iso(&t));
-        ms.map(Some).ok_or_else(|| Bad::field(name, "must be an ISO 8601 time"))
+        let time = parse_text(raw).and_then(|t| IsoTime::parse(&t));
+        time.map(Some).ok_or_else(|| Bad::field(name, "must be an ISO 8601 time"))
     }
 
     /// A JSON object as it came, at most [`limits::RECORD_DATA`] bytes.

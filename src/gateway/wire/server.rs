@@ -18,6 +18,7 @@ pub enum ServerEvent<'a> {
         role: Role,
         term: u64,
         cursor: Cursor,
+        clock_ahead_ms: Option<i64>,
         at_ms: u64,
     },
     DeviceOfflineAck {
@@ -94,6 +95,8 @@ pub enum ServerEvent<'a> {
     Acknowledged(Acknowledged<'a>),
     HeartbeatAck {
         device_id: &'a str,
+        /// How far the client's clock is ahead, if it is off.
+        clock_ahead_ms: Option<i64>,
         at_ms: u64,
     },
     Error {
@@ -122,7 +125,11 @@ pub struct Acknowledged<'a> {
     /// It met a conflict; its number.
     pub conflict_id: Option<u64>,
     pub repeated: bool,
+    /// The queue's entry that it was.
+    pub entry: Option<(&'a str, u64)>,
     pub sync_id: Option<&'a str>,
+    /// How the change's time was taken, if not as it was sent.
+    pub timestamp_taken: Option<&'a str>,
 }
 
 /// One page of a sync.
@@ -151,6 +158,8 @@ pub struct SyncChange<'a> {
     pub seq: u64,
     /// Who wrote it, where that is known.
     pub device_id: Option<&'a str>,
+    /// The seq of the table's change before this one; `None` for a record, which is no change.
+    pub after: Option<u64>,
 }
 
 impl ServerEvent<'_> {
@@ -193,12 +202,17 @@ impl ServerEvent<'_> {
             Self::MasterElected(election) => master_elected(o, election),
             Self::SyncConflict(conflict) => sync_conflict(o, conflict),
             Self::SyncConflictResolved(conflict) => sync_conflict_resolved(o, conflict),
-            Self::DeviceOnlineAck { device_id, master, role, term, cursor, at_ms } => {
+            Self::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms } => {
                 o.text("device_id", device_id).text_or_null("current_master", master).text("role", role_name(*role));
                 o.time("timestamp", *at_ms).number("term", *term).text("cursor", &cursor.to_string());
+                clock_ahead(o, *clock_ahead_ms);
             }
-            Self::DeviceOfflineAck { device_id, at_ms } | Self::HeartbeatAck { device_id, at_ms } => {
+            Self::DeviceOfflineAck { device_id, at_ms } => {
                 o.text("device_id", device_id).time("timestamp", *at_ms);
+            }
+            Self::HeartbeatAck { device_id, clock_ahead_ms, at_ms } => {
+                o.text("device_id", device_id).time("timestamp", *at_ms);
+                clock_ahead(o, *clock_ahead_ms);
             }
             Self::RoleChange { device_id, role, reason, term, at_ms } => {
                 role_change(o, device_id, *role, reason, *at_ms);
@@ -245,10 +259,18 @@ impl ServerEvent<'_> {
     }
 }
 
+/// How far a device's clock is ahead (or, negative, behind), where it is known to be off.
+pub fn clock_ahead(o: &mut Object<'_>, ahead_ms: Option<i64>) {
+    if let Some(ahead_ms) = ahead_ms {
+        o.number("clock_ahead_ms", ahead_ms);
+    }
+}
+
 /// What every error has, on sockets and over REST.
 pub fn error_tail(o: &mut Object<'_>, error: &Error, field: Option<&str>, at_ms: u64) {
-    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", error.code.row().retry.name());
+    o.text("error_code", &error.code.to_string()).time("timestamp", at_ms).text("retry", error.retry.name());
     o.maybe_text("field", field).maybe_number("retry_after_ms", error.retry_after_ms);
+    o.maybe_number("last", error.last());
 }
 
 fn role_change(o: &mut Object<'_>, device_id: &str, role: Role, reason: &str, at_ms: u64) {
@@ -260,8 +282,12 @@ fn data_update(o: &mut Object<'_>, change: &Change, epoch: u64) {
     o.number("record_id", change.record_id).data("new_data", &change.data);
     o.text("operation", operation_name(change.operation())).time("timestamp", change.timestamp_ms);
     o.number("seq", change.seq).text("cursor", &Cursor { epoch, seq: change.seq }.to_string());
+    o.number("after", change.after);
     if !change.request_id.is_empty() {
         o.text("request_id", &change.request_id);
+    }
+    if !change.timestamp_as_sent.is_empty() {
+        o.text("timestamp_as_sent", &change.timestamp_as_sent);
     }
 }
 
@@ -281,7 +307,10 @@ fn acknowledged(o: &mut Object<'_>, ack: &Acknowledged<'_>) {
     if ack.repeated {
         o.flag("repeated", true);
     }
-    o.maybe_text("sync_id", ack.sync_id);
+    if let Some((queue, n)) = ack.entry {
+        o.text("queue", queue).number("n", n);
+    }
+    o.maybe_text("sync_id", ack.sync_id).maybe_text("timestamp_taken", ack.timestamp_taken);
 }
 
 fn sync_response(o: &mut Object<'_>, page: &SyncPage<'_>) {
@@ -298,7 +327,7 @@ pub fn sync_change(o: &mut Object<'_>, change: &SyncChange<'_>) {
     o.text("operation", operation_name(change.operation));
     o.data("data", if change.operation == Operation::Delete { b"" } else { change.data });
     o.time("timestamp", change.timestamp_ms).number("seq", change.seq);
-    o.maybe_text("device_id", change.device_id);
+    o.maybe_text("device_id", change.device_id).maybe_number("after", change.after);
 }
 
 impl<'a> From<&'a Change> for SyncChange<'a> {
@@ -311,6 +340,7 @@ impl<'a> From<&'a Change> for SyncChange<'a> {
             timestamp_ms: change.timestamp_ms,
             seq: change.seq,
             device_id: Some(&change.device_id),
+            after: Some(change.after),
         }
     }
 }

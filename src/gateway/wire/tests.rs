@@ -299,7 +299,7 @@ fn every_server_event_is_json_with_its_documented_fields() {
     let cursor = page.cursor;
     let events: Vec<(ServerEvent<'_>, &[&str])> = vec![
         (
-            ServerEvent::DeviceOnlineAck { device_id, master: "", role, term: 1, cursor, at_ms },
+            ServerEvent::DeviceOnlineAck { device_id, master: "", role, term: 1, cursor, clock_ahead_ms: None, at_ms },
             &["device_id", "current_master", "role", "timestamp"],
         ),
         (ServerEvent::DeviceOfflineAck { device_id, at_ms }, &["device_id", "timestamp"]),
@@ -375,7 +375,7 @@ fn every_server_event_is_json_with_its_documented_fields() {
         ),
         (ServerEvent::Registered { device_id, role, at_ms }, &["device_id", "role", "timestamp"]),
         (ServerEvent::Acknowledged(Acknowledged::default()), &["message", "timestamp"]),
-        (ServerEvent::HeartbeatAck { device_id, at_ms }, &["device_id", "timestamp"]),
+        (ServerEvent::HeartbeatAck { device_id, clock_ahead_ms: None, at_ms }, &["device_id", "timestamp"]),
         (
             ServerEvent::Error {
                 error: &error,

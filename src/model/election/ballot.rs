@@ -73,7 +73,7 @@ impl State {
     }
 
     /// Whether this entry was proposed by a leader that is `node`.
-    fn leads(&self, node: u64) -> bool {
+    pub(in crate::model) fn leads(&self, node: u64) -> bool {
         node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
     }
 

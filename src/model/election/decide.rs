@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::{is_candidate, rank};
+use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
 use crate::proto::{
     Ballot, Device, ElectionFailed, ElectionMethod, ElectionReason, ElectionStarted, HandBack, LeaderHere,
-    LeadershipReturn, MasterElected,
+    LeadershipReturn, MasterElected, MoveHome,
 };
 
 /// The documented time-outs and what counts as reachable. Milliseconds.
@@ -136,7 +137,7 @@ impl View<'_> {
         match self.reach(master.home) {
             Reach::Unknown => Some(self.soon()),
             // The leader died, and with it the master's node.
-            Reach::Gone => Some(self.begin(ElectionMethod::Priority, &master.device_id)),
+            Reach::Gone => Some(self.replace(master, true)),
             Reach::Here => Some(self.give_back(master)),
         }
     }
@@ -148,7 +149,7 @@ impl View<'_> {
                 Some(true) => Action::Propose(Intent::LeadershipReturn(LeadershipReturn { tries: 1 })),
                 // It catches up first. When that takes too long the master comes here instead.
                 _ if self.leading_ms < self.limits.timeout_ms => self.soon_enough(),
-                _ => self.begin(ElectionMethod::Priority, &master.device_id),
+                _ => self.replace(master, false),
             };
         };
         let (handover, due) = (Handover::Return { tries, tried_ms }, tried_ms + self.backoff(tries));
@@ -162,7 +163,31 @@ impl View<'_> {
             return Action::Propose(Intent::LeadershipReturn(LeadershipReturn { tries: tries + 1 }));
         }
         // The master follows the leader.
-        self.begin(ElectionMethod::Priority, &master.device_id)
+        self.replace(master, false)
+    }
+
+    /// Leadership can't be at the master's home. The master may have a session here, too, or (if leadership was not
+    /// tried to be moved in vain already) on another node that can be reached: then that is its home. Else another
+    /// device is elected.
+    fn replace(&self, master: &Device, anywhere: bool) -> Action {
+        let (mut best, mut not_known) = (None, false);
+        let others = present_on(master).filter(|there| there.node != master.home);
+        for there in others.filter(|there| anywhere || there.node == self.me) {
+            match self.is_eligible_home(there.node) {
+                Some(true) => best = best.max(Some((there.node == self.me, there.online_count, there.node))),
+                Some(false) => {}
+                None => not_known = true,
+            }
+        }
+        match best {
+            Some((_, _, to)) => Action::Propose(Intent::MoveHome(MoveHome {
+                device_id: master.device_id.clone(),
+                from: master.home,
+                to,
+            })),
+            None if not_known => self.soon(),
+            None => self.begin(ElectionMethod::Priority, &master.device_id),
+        }
     }
 
     /// An election without a trigger of its own. One entry if the winner is at home here.

@@ -4,8 +4,11 @@
 use proptest::prelude::*;
 
 use super::world::{World, booted, online};
+use crate::model::device::present_on;
 use crate::proto::command::Intent;
-use crate::proto::{DeviceOffline, DeviceShutdown, Elect, ElectionMethod, ElectionReason, Role, RoleChange};
+use crate::proto::{
+    DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod, ElectionReason, Role, RoleChange,
+};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -17,6 +20,15 @@ enum Event {
     },
     Offline(u8),
     Shutdown(u8),
+    /// The session on this node is lost; the report may be an old one.
+    Lost {
+        device: u8,
+        node: u64,
+        old: bool,
+    },
+    /// A session that lived on brings its device back.
+    Returns(u8, u64),
+    Reload,
     Role(u8, bool),
     Elect(i32),
     Crash(u64),
@@ -36,6 +48,9 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(device, node, priority, master)| Event::Online { device, node, priority: priority * 20, master }),
         2 => (0..4u8).prop_map(Event::Offline),
         2 => (0..4u8).prop_map(Event::Shutdown),
+        3 => (0..4u8, 1..4u64, any::<bool>()).prop_map(|(device, node, old)| Event::Lost { device, node, old }),
+        1 => (0..4u8, 1..4u64).prop_map(|(device, node)| Event::Returns(device, node)),
+        1 => Just(Event::Reload),
         2 => (0..4u8, any::<bool>()).prop_map(|(device, master)| Event::Role(device, master)),
         1 => (1..4i32).prop_map(Event::Elect),
         2 => (1..4u64).prop_map(Event::Crash),
@@ -64,6 +79,32 @@ fn happen(world: &mut World, event: Event) {
         Event::Shutdown(device) => {
             let reason = String::new();
             send(world, 1, Intent::DeviceShutdown(DeviceShutdown { device_id: id(device), reason }));
+        }
+        Event::Lost { device, node, old } => {
+            let found = world.state.device(&id(device)).and_then(|d| present_on(d).find(|there| there.node == node));
+            let Some(there) = found else { return };
+            send(
+                world,
+                node,
+                Intent::DeviceOffline(DeviceOffline {
+                    device_id: id(device),
+                    session_lost: true,
+                    home: node,
+                    online_count: there.online_count - u64::from(old),
+                    ..DeviceOffline::default()
+                }),
+            );
+        }
+        Event::Returns(device, node) if world.is_up(node) && world.state.device(&id(device)).is_some() => {
+            let Intent::DeviceOnline(back) = online(&id(device), 0, Role::Client, None) else { return };
+            send(world, node, Intent::DeviceOnline(DeviceOnline { returns: true, priority: None, ..back }));
+        }
+        Event::Returns(..) => {}
+        Event::Reload => {
+            let before = (world.state.active_devices(), world.state.nodes_with_devices().collect::<Vec<_>>());
+            world.state.reload().unwrap();
+            let after = (world.state.active_devices(), world.state.nodes_with_devices().collect::<Vec<_>>());
+            assert_eq!(after, before, "the rows say where devices are");
         }
         Event::Role(device, master) => {
             let role = if master { Role::Master } else { Role::Client }.into();

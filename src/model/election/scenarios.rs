@@ -5,15 +5,32 @@ use std::fs;
 use std::path::Path;
 
 use super::world::{World, booted, describe, founded, nodes, online};
+use crate::model::device::present_on;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{DeviceOffline, DeviceShutdown, Elect, ElectionMethod, ElectionReason, Outcome, Role, RoleChange};
+use crate::proto::{
+    DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod, ElectionReason, Outcome, Role, RoleChange,
+};
 
 /// One file's play.
 struct Play {
     world: World,
     /// Steps that the coordinator may still take; `None`: as many as it likes.
     held: bool,
+    /// That a session was lost, noticed and not reported yet.
+    report: Option<(u64, Intent)>,
+}
+
+/// What a node says whose session of this device is gone.
+fn session_lost(world: &World, id: &str, node: u64) -> Intent {
+    let there = present_on(world.state.device(id).unwrap()).find(|there| there.node == node).unwrap();
+    Intent::DeviceOffline(DeviceOffline {
+        device_id: id.to_owned(),
+        reason: "heartbeat timeout (1004)".into(),
+        session_lost: true,
+        home: node,
+        online_count: there.online_count,
+    })
 }
 
 impl Play {
@@ -54,18 +71,25 @@ impl Play {
                 self.send(1, Intent::DeviceOffline(DeviceOffline { device_id, ..DeviceOffline::default() }));
             }
             ["silent", id] => {
-                let device = self.world.state.device(id).unwrap().clone();
-                self.send(
-                    device.home,
-                    Intent::DeviceOffline(DeviceOffline {
-                        device_id: id.to_owned(),
-                        reason: "heartbeat timeout (1004)".into(),
-                        session_lost: true,
-                        home: device.home,
-                        online_count: device.online_count,
-                    }),
-                );
+                let home = self.world.state.device(id).unwrap().home;
+                let lost = session_lost(&self.world, id, home);
+                self.send(home, lost);
             }
+            ["silent", id, "at", n] => {
+                let lost = session_lost(&self.world, id, node(n));
+                self.send(node(n), lost);
+            }
+            // The same report once more, or one that comes after the device has come back.
+            ["silence", "of", id, "at", n] => self.report = Some((node(n), session_lost(&self.world, id, node(n)))),
+            ["it", "is", "reported"] => {
+                let (node, lost) = self.report.clone().unwrap();
+                self.send(node, lost);
+            }
+            ["returns", id, "at", n] => {
+                let Intent::DeviceOnline(online) = online(id, 0, Role::Client, None) else { unreachable!() };
+                self.send(node(n), Intent::DeviceOnline(DeviceOnline { returns: true, priority: None, ..online }));
+            }
+            ["reload"] => self.world.state.reload().unwrap(),
             ["shutdown", id] => {
                 let (device_id, reason) = (id.to_owned(), String::new());
                 self.send(1, Intent::DeviceShutdown(DeviceShutdown { device_id, reason }));
@@ -119,7 +143,7 @@ impl Play {
 }
 
 fn perform(text: &str) -> String {
-    let mut play = Play { world: founded(), held: false };
+    let mut play = Play { world: founded(), held: false, report: None };
     let mut out = String::new();
     for line in text.lines() {
         if let Some(step) = line.strip_prefix("$ ") {

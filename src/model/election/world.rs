@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::decide::{Action, Handover, Limits, NodeView, View};
 use crate::model::audit::{AuditFilter, read_rows};
+use crate::model::device::present_on;
 use crate::model::duty::{Retention, of_leader, of_node};
 use crate::model::effect::Effect;
 use crate::model::read::elections;
@@ -219,6 +220,12 @@ impl World {
         assert!(masters.len() <= 1, "two masters: {masters:?}");
         let meta = self.state.meta().clone();
         assert_eq!(masters.first().copied().unwrap_or(""), meta.master, "the role and the master differ");
+        for device in self.state.devices() {
+            let nodes: Vec<u64> = present_on(device).map(|there| there.node).collect();
+            assert_eq!(device.is_active, !nodes.is_empty(), "{}: online is to be present somewhere", device.device_id);
+            assert!(nodes.is_empty() || nodes.contains(&device.home), "{}: home is one of {nodes:?}", device.device_id);
+            assert!(nodes.is_sorted(), "{}: {nodes:?}", device.device_id);
+        }
         // Every change of a role is told, and audited.
         let told = effects.iter().filter(|e| matches!(e, Effect::RoleChanged { .. })).count() as u64;
         let filter = AuditFilter { event_type: Some("role_change".into()), ..AuditFilter::default() };
@@ -314,7 +321,13 @@ pub fn founded() -> World {
 pub fn describe(device: &Device) -> String {
     let state = if device.is_active { "online" } else { "offline" };
     let role = if device.role() == Role::Master { "master" } else { "client" };
-    format!("{}: {role}, {state}", device.device_id)
+    let nodes: Vec<String> = present_on(device).map(|there| there.node.to_string()).collect();
+    let nodes = if nodes.len() > 1 {
+        format!(" on {}, at home on {}", nodes.join(" and "), device.home)
+    } else {
+        String::new()
+    };
+    format!("{}: {role}, {state}{nodes}", device.device_id)
 }
 
 fn told(effect: &Effect) -> Option<String> {
@@ -351,6 +364,7 @@ fn named(intent: &Intent) -> String {
         Intent::ElectionFailed(c) => format!("ElectionFailed: {}", c.why),
         Intent::LeadershipReturn(c) => format!("LeadershipReturn, try {}", c.tries),
         Intent::NodeLost(c) => format!("NodeLost {}", c.node),
+        Intent::MoveHome(c) => format!("MoveHome: {} from {} to {}", c.device_id, c.from, c.to),
         other => format!("{other:?}"),
     }
 }

@@ -16,6 +16,7 @@ fn some_key() -> impl Strategy<Value = Key> {
         (1..6u64).prop_map(Key::Changes),
         (0..2u32, 0..3u32).prop_map(|(device, slot)| Key::Requested { device, slot }),
         Just(Key::Revoked("z".into())),
+        (1..3u32, prop_oneof![Just("q"), Just("q\0")]).prop_map(|(device, q)| Key::Queue { device, queue: q.into() }),
     ]
 }
 
@@ -48,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn all(tables: &dyn TablesRead, reverse: bool) -> Vec<(Key, Bytes)> {
-    tables.range(&Key::Meta, &Key::Revoked("zz".into()), usize::MAX, reverse).unwrap()
+    tables.range(&Key::Meta, &Key::end(), usize::MAX, reverse).unwrap()
 }
 
 async fn check_equal(ops: Vec<Op>) {

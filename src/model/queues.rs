@@ -1,0 +1,195 @@
+//! Each device's durable queues: how far each has come, for ever. What makes a client's retries exact however long
+//! its queue is.
+//!
+//! A queue is one number, the `n` of its newest entry that was applied. The number rides in the change that the entry
+//! became; it is a row of its own only when that change is compacted, or when the entry became no change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::error::Code;
+use super::requests::Names;
+use super::state::{Fail, Given1, State, refuse_field};
+use super::tables::Key;
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Change, DataUpdate, Done as Nothing, Queue};
+
+#[cfg(test)]
+mod tests;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// The queues of all devices, by device number and id.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    queues: HashMap<u32, HashMap<Arc<str>, Queue>>,
+    /// Those that are not forgotten, by the day on which they were used last.
+    by_day: BTreeSet<(u64, u32, Arc<str>)>,
+    /// Queues of all devices, forgotten ones included.
+    count: usize,
+}
+
+impl Queues {
+    /// From a stored row.
+    pub fn load(&mut self, device: u32, queue: &str, row: Queue) {
+        self.set(device, queue, row);
+    }
+
+    /// From a change that is kept.
+    pub fn load_change(&mut self, device: u32, change: &Change) {
+        if change.n > 0 {
+            self.advance(device, &change.queue, change.n, change.committed_ms);
+        }
+    }
+
+    pub fn get(&self, device: u32, queue: &str) -> Option<&Queue> {
+        self.queues.get(&device)?.get(queue)
+    }
+
+    /// The entry was applied. Rows and changes are read in any order: the greater `n` counts, and forgotten is forgotten.
+    pub fn advance(&mut self, device: u32, queue: &str, n: u64, used_ms: u64) {
+        if self.get(device, queue).is_none_or(|known| known.last < n && !known.forgotten) {
+            self.set(device, queue, Queue { last: n, used_ms, forgotten: false });
+        }
+    }
+
+    fn set(&mut self, device: u32, queue: &str, row: Queue) {
+        let queues = self.queues.entry(device).or_default();
+        let known = queues.get_key_value(queue).map(|(id, old)| (id.clone(), *old));
+        let (id, old) = match known {
+            Some((id, old)) => (id, Some(old)),
+            None => (Arc::from(queue), None),
+        };
+        queues.insert(id.clone(), row);
+        self.count += usize::from(old.is_none());
+        let day = |row: &Queue| (!row.forgotten).then_some(row.used_ms / DAY_MS);
+        let (before, now) = (old.as_ref().and_then(day), day(&row));
+        if before == now {
+            return;
+        }
+        if let Some(day) = before {
+            self.by_day.remove(&(day, device, id.clone()));
+        }
+        if let Some(day) = now {
+            self.by_day.insert((day, device, id));
+        }
+    }
+
+    fn idle_at(&self, now_ms: u64) -> bool {
+        self.by_day.first().is_some_and(|(day, ..)| is_idle(*day, now_ms))
+    }
+
+    /// The queues that may be forgotten by this time, the longest unused first, at most `limit`.
+    fn idle(&self, now_ms: u64, limit: usize) -> Vec<(u32, Arc<str>)> {
+        let idle = self.by_day.iter().take_while(|(day, ..)| is_idle(*day, now_ms));
+        idle.take(limit).map(|(_, device, queue)| (*device, queue.clone())).collect()
+    }
+}
+
+fn is_idle(day: u64, now_ms: u64) -> bool {
+    day + limits::QUEUE_DAYS < now_ms / DAY_MS
+}
+
+/// What the queue says about an update.
+pub(super) enum Entry {
+    /// It comes next, or the update belongs to no queue.
+    New,
+    /// It was applied before.
+    Repeated(Given),
+}
+
+fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, Fail> {
+    match refuse_field(Code::InvalidData, field, why) {
+        Err(Fail::Refused(refused)) => Err(Fail::Refused(crate::proto::Refused { last: Some(last), ..refused })),
+        other => other,
+    }
+}
+
+impl State {
+    /// How far a device's queue has come.
+    pub fn queue(&self, device_id: &str, queue: &str) -> Option<&Queue> {
+        self.queues.get(self.devices.get(device_id)?.number, queue)
+    }
+
+    /// A queue may be forgotten by this time.
+    pub fn has_idle_queues(&self, now_ms: u64) -> bool {
+        self.queues.idle_at(now_ms)
+    }
+
+    /// Whether the update's entry comes next in its queue. A gap is never taken for a repeat, and what is neither the
+    /// next entry nor surely a repeat is refused.
+    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Entry, Fail> {
+        if c.n == 0 {
+            return Ok(Entry::New);
+        }
+        let known = self.queues.get(device, &c.queue);
+        if known.is_some_and(|queue| queue.forgotten) {
+            let why = format!("was not used for {} days and is forgotten: begin a new one", limits::QUEUE_DAYS);
+            return refuse_field(Code::InvalidData, "queue", why);
+        }
+        let last = known.map_or(0, |queue| queue.last);
+        if c.n <= last {
+            return self.repeated_entry(c, device, last).map(Entry::Repeated);
+        }
+        if c.after != last {
+            let why = "is not the last n of this queue that was applied: go on from there";
+            return refuse_entry("after", why, last);
+        }
+        if known.is_none() {
+            self.room_for_a_queue(device)?;
+        }
+        Ok(Entry::New)
+    }
+
+    fn repeated_entry(&self, c: &DataUpdate, device: u32, last: u64) -> Given1 {
+        if let Some(kept) = self.requests.find_entry(device, &c.queue, c.n) {
+            let Some(given) = self.first_answer(c, device, kept)? else {
+                return refuse_entry("n", "was used for another table_name, record_id, operation or new_data", last);
+            };
+            return Ok(given);
+        }
+        // The window would have it: it was never applied. To answer that it was would lose it.
+        if self.requests.remembers_from(device, &c.queue, c.n) {
+            return refuse_entry("n", "was passed over: send what is still to be committed with a new n", last);
+        }
+        Ok(Given::Done(Nothing {}))
+    }
+
+    fn room_for_a_queue(&self, device: u32) -> Result<(), Fail> {
+        let of_device = self.queues.queues.get(&device).map_or(0, HashMap::len);
+        if of_device >= limits::QUEUES_OF_A_DEVICE {
+            let why = format!("is one too many: a device has at most {}", limits::QUEUES_OF_A_DEVICE);
+            return refuse_field(Code::InvalidData, "queue", why);
+        }
+        if self.queues.count >= limits::QUEUES {
+            let why = format!("is one too many: the cluster keeps at most {}", limits::QUEUES);
+            return refuse_field(Code::InvalidData, "queue", why);
+        }
+        Ok(())
+    }
+
+    /// The entry was applied and became no change that says so.
+    pub(super) fn advance_queue(&mut self, device: u32, names: &Names<'_>) {
+        if names.n > 0 {
+            self.queues.advance(device, names.queue, names.n, self.meta.now_ms);
+            self.save_queue(device, names.queue);
+        }
+    }
+
+    pub(super) fn save_queue(&mut self, device: u32, queue: &str) {
+        if let Some(row) = self.queues.get(device, queue).copied() {
+            self.put(Key::Queue { device, queue: queue.to_owned() }, &row);
+        }
+    }
+
+    /// A queue that is not used any more leaves its id, so that a device that comes back after all is told.
+    pub(super) fn queues_forget(&mut self) -> Given {
+        for (device, queue) in self.queues.idle(self.meta.now_ms, limits::COMPACT_STEP as usize) {
+            let used_ms = self.queues.get(device, &queue).map_or(0, |known| known.used_ms);
+            self.queues.set(device, &queue, Queue { last: 0, used_ms, forgotten: true });
+            self.save_queue(device, &queue);
+        }
+        Given::Done(Nothing {})
+    }
+}
