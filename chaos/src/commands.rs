@@ -161,7 +161,11 @@ fn cost(operations: u64) -> bool {
 
 fn print(verdict: &Verdict) -> bool {
     for (name, finding) in &verdict.invariants {
-        let word = if finding.violations.is_empty() { "holds" } else { "BROKEN" };
+        let word = match (finding.violations.is_empty(), finding.checked) {
+            (false, _) => "BROKEN",
+            (true, 0) => "CHECKED NOTHING",
+            (true, _) => "holds",
+        };
         println!("{name:16} {word:6} {} checked", finding.checked);
         for what in &finding.violations {
             println!("    {what}");
@@ -274,9 +278,13 @@ fn tell(report: &Report) {
 }
 
 fn summarise(summary: &Summary, took: std::time::Duration) {
-    let Summary { seeds, failed, operations, acknowledged, checked, simulated_s, faults } = summary;
+    let Summary { seeds, failed, operations, acknowledged, checked, checks, simulated_s, faults } = summary;
     println!("{seeds} seeds, {simulated_s} simulated seconds in {:.0} s", took.as_secs_f64());
     println!("{operations} operations, {acknowledged} acknowledged, {checked} checks");
+    println!("{:16} {:>12} {:>8}", "invariant", "checks", "in seeds");
+    for (name, (checks, in_seeds)) in checks {
+        println!("{name:16} {checks:>12} {in_seeds:>8}{}", if *checks == 0 { "  CHECKED NOTHING" } else { "" });
+    }
     println!("{:16} {:>8} {:>26}", "fault", "times", "longest without a write");
     for (name, (times, gap)) in faults {
         println!("{name:16} {times:>8} {gap:>23} ms");

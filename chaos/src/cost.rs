@@ -19,24 +19,17 @@ pub fn history(operations: u64) -> History {
         let (from, to) = (moment - rng.below(1_000).min(moment), moment + rng.below(1_000));
         let record = rng.below(RECORDS);
         let place = &mut newest[record as usize];
+        let device = format!("till-{}", rng.below(DEVICES));
+        let read = Asked::Read { table: "stock".into(), record: record as i64 };
         let mut op = Op {
-            id,
-            device: format!("till-{}", rng.below(DEVICES)),
-            // What overlaps was not sent one after another over one session.
-            session: id,
-            node: id % 3 + 1,
-            asked: Asked::Read { table: "stock".into(), record: record as i64 },
-            invoked: from,
-            invoked_us: from,
             returned: to,
             returned_us: to,
             outcome: Outcome::Ok,
             version: place.as_ref().map(|row| row.seq),
             value: place.as_ref().map(|row| row.value.clone()),
-            pages: Vec::new(),
-            cursor: None,
             tries: 1,
-            error: String::new(),
+            // What overlaps was not sent one after another over one session.
+            ..Op::new(id, &device, (id, id % 3 + 1), read, (from, from))
         };
         if rng.percent(60) {
             let seq = changes.len() as u64 + 1;
@@ -65,13 +58,10 @@ pub fn history(operations: u64) -> History {
                 session: session as u64 * DEVICES + device,
                 device: format!("till-{device}"),
                 node: 1,
-                began_us: 0,
-                ended_us: 0,
                 resumed: Some(first.saturating_sub(1)),
                 position: Some(first.saturating_sub(1)),
-                early: Vec::new(),
                 told: told.to_vec(),
-                live_at_end: false,
+                ..SessionTold::default()
             });
         }
     }
@@ -98,11 +88,9 @@ pub fn history(operations: u64) -> History {
             digest: "d".into(),
             rows: "r".into(),
             head,
-            compacted: 0,
             changes: changes.clone(),
             previous: previous.clone(),
-            elections: Vec::new(),
-            sync_states: Vec::new(),
+            ..Final::default()
         });
     }
     history

@@ -3,6 +3,7 @@
 //! A history is a list of lines; on disk it is JSON, one line each, so that a run can be checked again later
 //! (`chaos check`). Order is told by `tick`, a number that grows with every event of the run; microseconds are for people.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,16 @@ pub enum Asked {
     Read { table: String, record: i64 },
     /// A sync, from this change on (absent: a full one).
     Sync { after: Option<u64> },
+    /// A sync from this time on, in Unix milliseconds, by a client that keeps no cursor.
+    SyncSince { since_ms: u64 },
     /// `sync_complete` with this cursor.
     SyncComplete { cursor: u64 },
+    /// `sync_complete` before the sync's last page, which must be refused.
+    CompleteEarly,
+    /// An entry of a durable queue that was acknowledged before, sent again.
+    Repeat { queue: String, n: u64, value: String },
+    /// An entry of a durable queue whose predecessor was never sent, which must be refused.
+    Gap { queue: String, n: u64, after: u64, value: String },
 }
 
 impl Asked {
@@ -53,9 +62,18 @@ impl Asked {
         match self {
             Self::Write { table, record, value, request_id, base } => Some((table, *record, value, request_id, *base)),
             Self::Delete { table, record, request_id, base } => Some((table, *record, "", request_id, *base)),
-            Self::Read { .. } | Self::Sync { .. } | Self::SyncComplete { .. } => None,
+            _ => None,
         }
     }
+}
+
+/// The place of a write in a durable queue of its device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePlace {
+    pub queue: String,
+    pub n: u64,
+    /// The entry before it that was not given up. 0: none.
+    pub after: u64,
 }
 
 /// One operation of a client, with all its tries.
@@ -90,6 +108,50 @@ pub struct Op {
     pub tries: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// A write out of a durable queue: its place there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<QueuePlace>,
+    /// The answer said that it was applied before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
+    /// The conflict that the answer named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<u64>,
+    /// It was first sent before its device had ever come online.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unregistered: bool,
+    /// It was an insert.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insert: bool,
+}
+
+impl Op {
+    /// An operation that is asked now (tick and microseconds) and has no answer yet.
+    pub fn new(id: u64, device: &str, (session, node): (u64, u64), asked: Asked, (tick, us): (u64, u64)) -> Self {
+        Self {
+            id,
+            device: device.to_owned(),
+            session,
+            node,
+            asked,
+            invoked: tick,
+            invoked_us: us,
+            returned: u64::MAX,
+            returned_us: u64::MAX,
+            outcome: Outcome::Unknown,
+            version: None,
+            value: None,
+            pages: Vec::new(),
+            cursor: None,
+            tries: 0,
+            error: String::new(),
+            queued: None,
+            repeated: false,
+            conflict: None,
+            unregistered: false,
+            insert: false,
+        }
+    }
 }
 
 /// A change as somebody was shown it.
@@ -104,8 +166,30 @@ pub struct Row {
     pub request_id: String,
 }
 
+/// A page of a sync, as a session got it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageTold {
+    /// Live changes that the session had been told before.
+    pub at: u64,
+    pub full: bool,
+    pub number: u64,
+    pub rows: Vec<Row>,
+    /// On the last page: the place in the log that the whole sync stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<u64>,
+}
+
+/// A record as a client or a node holds it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Held {
+    pub table: String,
+    pub record: i64,
+    pub seq: u64,
+    pub value: String,
+}
+
 /// One live connection: from where it was told changes, and all that it was told, in the order of arrival.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionTold {
     pub session: u64,
     pub device: String,
@@ -121,6 +205,47 @@ pub struct SessionTold {
     pub told: Vec<Row>,
     /// It was alive at the end of the run, after everything had healed.
     pub live_at_end: bool,
+    /// It wrote before it resumed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
+    /// Its resume was refused, though its cursor was good, when it had been told this many changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+    /// Pages of syncs, in the order of arrival.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<PageTold>,
+}
+
+impl SessionTold {
+    /// All changes that it was told live, in the order of arrival.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.early.iter().chain(&self.told)
+    }
+}
+
+/// What a client that keeps no cursor holds at the end of the run, after everything has healed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    pub device: String,
+    pub session: u64,
+    pub records: Vec<Held>,
+}
+
+/// A device of two sessions on two nodes, a while after one of them had left, with no fault going on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwinSeen {
+    pub us: u64,
+    pub device: String,
+    /// Of the session that is still there.
+    pub session: u64,
+    pub online: bool,
+    /// The one that left said `device_offline` before.
+    pub goodbye: bool,
+    pub master_before: String,
+    pub master_after: String,
+    /// The applied time is ahead of every clock, so it stands still, and with it the pauses between an election's tries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_ahead: bool,
 }
 
 /// A node's state at one applied index.
@@ -160,8 +285,17 @@ pub struct ElectionRow {
     pub new: String,
 }
 
-/// A node after everything has healed.
+/// What lost against a record, in the conflict that keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictHeld {
+    pub id: u64,
+    pub table: String,
+    pub record: i64,
+    pub value: String,
+}
+
+/// A node after everything has healed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Final {
     pub node: u64,
     pub applied: u64,
@@ -177,6 +311,14 @@ pub struct Final {
     pub elections: Vec<ElectionRow>,
     /// Device, cursor of its sync state, and whether it is `synced`.
     pub sync_states: Vec<(String, u64, bool)>,
+    /// When each change was applied, in Unix milliseconds, by position in `changes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub committed_ms: Vec<u64>,
+    /// Records that exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<Held>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictHeld>,
 }
 
 /// A fault, from when to when.
@@ -207,6 +349,8 @@ enum Line {
     Final(Final),
     Band(Band),
     Trouble(Trouble),
+    Store(Store),
+    Twin(TwinSeen),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,6 +362,8 @@ pub struct History {
     pub finals: Vec<Final>,
     pub bands: Vec<Band>,
     pub trouble: Vec<Trouble>,
+    pub stores: Vec<Store>,
+    pub twins: Vec<TwinSeen>,
 }
 
 impl History {
@@ -229,7 +375,10 @@ impl History {
         let finals = self.finals.iter().cloned().map(Line::Final);
         let bands = self.bands.iter().cloned().map(Line::Band);
         let trouble = self.trouble.iter().cloned().map(Line::Trouble);
-        for line in ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands).chain(trouble) {
+        let stores = self.stores.iter().cloned().map(Line::Store);
+        let twins = self.twins.iter().cloned().map(Line::Twin);
+        let first = ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands);
+        for line in first.chain(trouble).chain(stores).chain(twins) {
             serde_json::to_writer(&mut *out, &line)?;
             out.write_all(b"\n")?;
         }
@@ -250,6 +399,8 @@ impl History {
                 Line::Final(node) => history.finals.push(node),
                 Line::Band(band) => history.bands.push(band),
                 Line::Trouble(trouble) => history.trouble.push(trouble),
+                Line::Store(store) => history.stores.push(store),
+                Line::Twin(seen) => history.twins.push(seen),
             }
         }
         Ok(history)
@@ -258,6 +409,12 @@ impl History {
     /// The change log that all nodes should agree on.
     pub fn log(&self) -> &[Row] {
         self.finals.first().map_or(&[], |node| &node.changes)
+    }
+
+    /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
+    pub fn every_change(&self) -> BTreeMap<u64, &Row> {
+        let told = self.sessions.iter().flat_map(SessionTold::rows);
+        told.chain(self.log()).map(|row| (row.seq, row)).collect()
     }
 
     /// The final change of this seq.

@@ -7,32 +7,48 @@ pub mod availability;
 mod deletes;
 pub mod digests;
 pub mod exactly_once;
+pub mod inserts;
 pub mod linearizable;
 pub mod liveness;
 pub mod masters;
+pub mod newcomers;
 pub mod no_stale_read;
 pub mod one_log;
 pub mod own_order;
+pub mod presence;
+pub mod queues;
 pub mod raft_leaders;
+pub mod record_order;
+pub mod resumes;
 #[cfg(test)]
 pub mod samples;
 pub mod sessions;
+pub mod stores;
 pub mod sync_states;
 pub mod syncs;
+pub mod time_syncs;
 
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 12] = [
+pub const ALL: [(&str, Invariant); 20] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
     ("linearizable", linearizable::check),
     ("no_stale_read", no_stale_read::check),
     ("sessions", sessions::check),
+    ("resumes", resumes::check),
+    ("record_order", record_order::check),
     ("own_order", own_order::check),
+    ("queues", queues::check),
+    ("newcomers", newcomers::check),
+    ("inserts", inserts::check),
     ("syncs", syncs::check),
+    ("time_syncs", time_syncs::check),
+    ("stores", stores::check),
     ("sync_states", sync_states::check),
+    ("presence", presence::check),
     ("masters", masters::check),
     ("raft_leaders", raft_leaders::check),
     ("liveness", liveness::check),

@@ -1,7 +1,7 @@
 //! A small history in which everything holds, for the tests of the checkers to break.
 
 use crate::checker::Finding;
-use crate::history::{Asked, Band, ElectionRow, Final, History, Led, Op, Outcome, Row, Sample, SessionTold};
+use crate::history::{Asked, Band, ElectionRow, Final, Held, History, Led, Op, Outcome, Row, Sample, SessionTold};
 
 /// The finding says so.
 pub fn wrong(finding: &Finding, word: &str) {
@@ -20,24 +20,8 @@ pub fn row(seq: u64) -> Row {
 }
 
 pub fn op(id: u64, asked: Asked) -> Op {
-    Op {
-        id,
-        device: "till-1".into(),
-        session: 1,
-        node: 1,
-        asked,
-        invoked: id * 10,
-        invoked_us: id * 10,
-        returned: id * 10 + 5,
-        returned_us: id * 10 + 5,
-        outcome: Outcome::Ok,
-        version: None,
-        value: None,
-        pages: Vec::new(),
-        cursor: None,
-        tries: 1,
-        error: String::new(),
-    }
+    let op = Op::new(id, "till-1", (1, 1), asked, (id * 10, id * 10));
+    Op { returned: id * 10 + 5, returned_us: id * 10 + 5, outcome: Outcome::Ok, tries: 1, ..op }
 }
 
 fn write(id: u64, seq: u64, base: Option<u64>) -> Op {
@@ -79,6 +63,9 @@ pub fn good() -> History {
         previous: vec![0, 1],
         elections: vec![election(1, "", "till-1"), election(2, "till-1", "till-2")],
         sync_states: vec![("till-1".into(), 2, true)],
+        committed_ms: vec![100, 200],
+        records: vec![Held { table: "stock".into(), record: 1, seq: 2, value: "v2".into() }],
+        ..Final::default()
     };
     History {
         ops: vec![
@@ -92,13 +79,11 @@ pub fn good() -> History {
             session: 1,
             device: "till-1".into(),
             node: 1,
-            began_us: 0,
             ended_us: 99,
-            resumed: None,
             position: Some(0),
-            early: Vec::new(),
             told: vec![row(1), row(2)],
             live_at_end: true,
+            ..SessionTold::default()
         }],
         samples: vec![sample(1, 1, 1, "till-1"), sample(2, 2, 1, "till-1"), sample(3, 1, 2, "till-1")],
         led: vec![Led { us: 1, node: 1, raft_term: 1 }, Led { us: 2, node: 2, raft_term: 2 }],
@@ -110,6 +95,6 @@ pub fn good() -> History {
             to_us: 50,
             majority: true,
         }],
-        trouble: Vec::new(),
+        ..History::default()
     }
 }

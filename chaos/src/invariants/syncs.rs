@@ -1,10 +1,11 @@
 //! A sync's pages hold every change after its cursor once, in order, as the log has them, but for older states of records
-//! that the session was sent newer ones of; a full sync holds every record as it was at the sync's cursor.
+//! that the session was told in a newer state before; a full sync holds every record as it was at the sync's place in
+//! the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome, Row};
+use crate::history::{Asked, History, Op, Outcome, PageTold, Row, SessionTold};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -20,16 +21,10 @@ pub fn check(history: &History) -> Finding {
         match after {
             Some(after) => {
                 let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
-                let rising = rows().zip(rows().skip(1)).all(|(a, b)| a.seq < b.seq);
-                let inside = sent.iter().all(|seq| (after + 1..=cursor).contains(seq));
-                // A change may be left out for a newer one of its record.
-                let newer = |seq: u64| {
-                    let Some(left) = history.change(seq) else { return false };
-                    rows().any(|row| row.seq > seq && (&row.table, row.record) == (&left.table, left.record))
-                };
-                let missing: Vec<u64> =
-                    (after + 1..=cursor).filter(|seq| !sent.contains(seq) && !newer(*seq)).take(10).collect();
-                finding.require(rising && inside && missing.is_empty(), || {
+                let rising = rows().map(|row| row.seq).is_sorted_by(|a, b| a < b);
+                let within = sent.iter().all(|seq| (after + 1..=cursor).contains(seq));
+                let missing = missing(history, op, *after, cursor, &sent);
+                finding.require(rising && within && missing.is_empty(), || {
                     format!(
                         "sync {} from {after} to {cursor} sent {} changes, {} of them different, in {} pages, and not {missing:?}",
                         op.id,
@@ -45,6 +40,40 @@ pub fn check(history: &History) -> Finding {
     finding
 }
 
+/// Changes that had to be sent. Those of records that the session was told in a newer state before need not be, but for
+/// the newest of each record.
+fn missing(history: &History, op: &Op, after: u64, cursor: u64, sent: &BTreeSet<u64>) -> Vec<u64> {
+    let missing: Vec<u64> = (after + 1..=cursor).filter(|seq| !sent.contains(seq)).collect();
+    if missing.is_empty() {
+        return missing;
+    }
+    let changes = history.every_change();
+    let mut newest = BTreeMap::<(&str, i64), u64>::new();
+    for (seq, row) in changes.range(..=cursor) {
+        newest.insert((&row.table, row.record), *seq);
+    }
+    let session = history.sessions.iter().find(|session| session.session == op.session);
+    let (told, may_have) = session.map_or_else(Default::default, |session| told_before(session, op, cursor));
+    let needed = missing.into_iter().filter(|seq| {
+        // What nobody was told, and is compacted, may have been of any record.
+        let Some(row) = changes.get(seq) else { return false };
+        let last = newest.get(&(&*row.table, row.record)).copied().unwrap_or(*seq);
+        last == *seq || !(told.contains(&last) || *seq <= may_have)
+    });
+    needed.take(10).collect()
+}
+
+/// What the session was told before the end of this sync, live or by earlier syncs, and how far those came: the server
+/// does not remember what they sent.
+fn told_before(session: &SessionTold, op: &Op, cursor: u64) -> (BTreeSet<u64>, u64) {
+    let is_last = |page: &PageTold| page.cursor == Some(cursor) && Some(&page.rows) == op.pages.last();
+    let (last, page) = session.pages.iter().enumerate().rev().find(|(_, page)| is_last(page)).unzip();
+    let earlier = &session.pages[..last.unwrap_or(0)];
+    let live = session.rows().take(page.map_or(usize::MAX, |page| page.at as usize));
+    let told = live.chain(earlier.iter().flat_map(|page| &page.rows)).map(|row| row.seq).collect();
+    (told, earlier.iter().filter_map(|page| page.cursor).max().unwrap_or(0))
+}
+
 fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     let mut sent = BTreeMap::<(&str, i64), &Row>::new();
     for row in op.pages.iter().flatten() {
@@ -57,13 +86,17 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     }
     for ((table, record), change) in at_cursor {
         let seq = change.seq;
-        // What is deleted need not be sent, but it must not come back.
-        let enough = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq == seq);
-        finding.require(enough, || {
+        // What is deleted is not sent.
+        let right = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq == seq);
+        finding.require(right, || {
             let row = sent.get(&(table, record));
             format!("the full sync {} to {cursor} lacks change {seq} of {table}/{record}: it sent {row:?}", op.id)
         });
     }
+    let newer = sent.values().find(|row| row.seq > cursor);
+    finding.require(newer.is_none(), || {
+        format!("the full sync {} is as of {cursor}, but it sent {newer:?}", op.id)
+    });
 }
 
 #[cfg(test)]
@@ -88,6 +121,15 @@ mod tests {
         wrong(&check(&full), "lacks change 2");
         full.finals[0].changes[1].value.clear();
         wrong(&check(&full), "lacks change 2");
+        let mut newer = good();
+        newer.ops[3].asked = Asked::Sync { after: None };
+        (newer.ops[3].pages, newer.ops[3].cursor) = (vec![vec![row(2)]], Some(1));
+        wrong(&check(&newer), "is as of 1, but it sent");
+        let mut told = good();
+        told.ops[3].pages = vec![vec![row(2)]];
+        assert!(check(&told).violations.is_empty(), "change 1 is older than what the session was told");
+        told.sessions.clear();
+        wrong(&check(&told), "and not [1]");
         full.ops[3].pages.clear();
         assert!(check(&full).violations.is_empty(), "a deleted record need not be sent");
     }

@@ -102,14 +102,10 @@ pub fn conclude(history: &mut History, found: Vec<(u64, Vec<Row>)>) {
         history.finals.push(Final {
             node,
             applied: head,
-            digest: String::new(),
-            rows: String::new(),
             head,
-            compacted: 0,
             previous: vec![0; rows.len()],
             changes: rows,
-            elections: Vec::new(),
-            sync_states: Vec::new(),
+            ..Final::default()
         });
     }
 }

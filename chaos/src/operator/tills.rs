@@ -151,27 +151,10 @@ impl Till {
     }
 
     fn op(&self, asked: Asked) -> Op {
-        let (invoked, invoked_us) = self.shop.recorder.now();
+        let now = self.shop.recorder.now();
         let mut state = self.shop.state.lock();
         state.ops += 1;
-        Op {
-            id: state.ops,
-            device: self.name.clone(),
-            session: self.number as u64,
-            node: self.turn as u64,
-            asked,
-            invoked,
-            invoked_us,
-            returned: u64::MAX,
-            returned_us: u64::MAX,
-            outcome: Outcome::Unknown,
-            version: None,
-            value: None,
-            pages: Vec::new(),
-            cursor: None,
-            tries: 0,
-            error: String::new(),
-        }
+        Op::new(state.ops, &self.name, (self.number as u64, self.turn as u64), asked, now)
     }
 
     /// Records it; when it began and ended.

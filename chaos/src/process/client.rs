@@ -116,12 +116,7 @@ impl Client {
                     device: self.name.clone(),
                     node,
                     began_us,
-                    ended_us: 0,
-                    resumed: None,
-                    position: None,
-                    early: Vec::new(),
-                    told: Vec::new(),
-                    live_at_end: false,
+                    ..SessionTold::default()
                 };
                 let mut talk = Talk { link, told, online: false };
                 let ended = self.talk(&mut talk).await;
@@ -156,6 +151,10 @@ impl Client {
     /// How far the device has come without a hole.
     fn advance(&mut self, told: &SessionTold) {
         let Some((_, at)) = &mut self.cursor else { return };
+        if told.late && told.position.is_some() {
+            // What it missed comes in order, without changes of records whose newer state it was told already.
+            *at = told.told.iter().map(|row| row.seq).fold(*at, u64::max);
+        }
         let mut seqs: Vec<u64> = told.early.iter().chain(&told.told).map(|row| row.seq).collect();
         seqs.sort_unstable();
         for seq in seqs {
@@ -219,6 +218,13 @@ impl Client {
     /// False if the node did not let it.
     async fn come_online(&mut self, talk: &mut Talk) -> Result<bool, Gone> {
         let cursor = self.cursor.clone();
+        if cursor.is_some() && self.open.is_some() && self.rng.percent(50) {
+            // As libraries do that flush their buffer first.
+            talk.told.late = true;
+            if let Some(op) = self.open.take() {
+                self.write(talk, op).await?;
+            }
+        }
         let mut ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
         if self.world.load.claims > 0 && self.rng.percent(5) {
             ask["role"] = json!("master");

@@ -228,6 +228,7 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
             changes,
             elections,
             sync_states,
+            ..Final::default()
         },
     ))
 }

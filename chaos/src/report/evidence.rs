@@ -2,6 +2,7 @@
 //! looked up, with what else happened to the same record around then, and which faults were going on.
 
 use serde::Serialize;
+use tillsync::model::time::iso;
 
 use super::words;
 use crate::history::{Asked, History, Op, Outcome, SessionTold};
@@ -148,6 +149,10 @@ impl Shown {
             Asked::Sync { after: Some(after) } => format!("sync after change {after}"),
             Asked::Sync { after: None } => "full sync".into(),
             Asked::SyncComplete { cursor } => format!("sync completed at {cursor}"),
+            Asked::SyncSince { since_ms } => format!("sync since {}", iso(*since_ms)),
+            Asked::CompleteEarly => "sync completed before its last page".into(),
+            Asked::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
+            Asked::Gap { queue, n, after, .. } => format!("entry {n} of queue {queue} after {after}, which was never sent"),
         };
         let version = op.version.map_or(String::new(), |version| format!(", change {version}"));
         let answer = match (op.outcome, &op.asked) {

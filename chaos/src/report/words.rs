@@ -4,14 +4,22 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 13] = [
+const INVARIANTS: [(&str, &str); 21] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
     ("no_stale_read", "No read is older than what somebody was told before it began."),
     ("sessions", "Every connected device was told every change once and in order, also after it came back."),
+    ("resumes", "Who wrote before it came back missed nothing, and who could not come back was told nothing."),
+    ("record_order", "No connected device heard an older state of a record after a newer one."),
+    ("queues", "Every device's own queue was taken once and in its order, however often it was sent."),
+    ("newcomers", "Nothing was lost that a device sent before anybody knew it."),
+    ("inserts", "Two devices that used the same number lost nothing: one is the record, the other is kept as a conflict."),
+    ("presence", "A device that was still connected was never taken for gone because another connection of it ended."),
     ("own_order", "What a device sent without waiting for answers was applied in the order in which it was sent."),
     ("syncs", "Every sync sent all records or changes that it had to, each once."),
+    ("time_syncs", "Whoever asked for what changed since a time that Tillsync gave missed nothing."),
+    ("stores", "Programs that know only the documented interface ended with exactly what the nodes hold."),
     ("sync_states", "How far each device has synced is recorded as that device said."),
     ("masters", "There was never more than one master, and each took over from the one before."),
     ("raft_leaders", "Never did two nodes lead in the same term."),

@@ -7,15 +7,16 @@ use bytes::Bytes;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::runtime::spawn;
 use tillsync::model::read;
-use tillsync::model::tables::{Key, TablesRead};
+use tillsync::model::state::State;
+use tillsync::model::tables::{Key, TablesError, TablesRead, decode};
 use tillsync::proto::command::Intent;
-use tillsync::proto::{Change, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus};
+use tillsync::proto::{Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus};
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::device::GUARDED;
 use super::world::{Up, World};
-use crate::history::{ElectionRow, Final, Row};
+use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row};
 
 /// How long healing may take, in simulated time. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -152,7 +153,7 @@ pub async fn converge(world: &World) {
     }
 }
 
-fn holds(node: u64, up: &Up) -> Result<Final, tillsync::model::tables::TablesError> {
+fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
     let state = up.cluster.replica().hot();
     let (meta, reader) = (state.meta().clone(), state.reader());
     let rows: &dyn TablesRead = &*reader;
@@ -163,11 +164,12 @@ fn holds(node: u64, up: &Up) -> Result<Final, tillsync::model::tables::TablesErr
         hash.update(&bytes);
         hash.update(&value);
     }
-    let (mut changes, mut previous) = (Vec::new(), Vec::new());
+    let (mut changes, mut previous, mut committed_ms) = (Vec::new(), Vec::new(), Vec::new());
     for seq in meta.compacted_seq + 1..=meta.head_seq {
         // A hole is for the checkers to find.
         if let Some(change) = read::change(rows, seq)? {
             previous.push(change.previous_seq);
+            committed_ms.push(change.committed_ms);
             changes.push(row_of(&change));
         }
     }
@@ -187,16 +189,52 @@ fn holds(node: u64, up: &Up) -> Result<Final, tillsync::model::tables::TablesErr
         previous,
         elections: elections.collect(),
         sync_states: sync_states.map(|s| (s.device_id.clone(), s.cursor_seq, synced(s.sync_status()))).collect(),
+        committed_ms,
+        records: records(&state, rows)?,
+        conflicts: conflicts(rows)?,
     })
 }
 
+/// All records that exist.
+fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<Held>, TablesError> {
+    let (mut held, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = state.records_after(after, 1_000, |_| true);
+        let (page, _) = read::records_data(rows, page, usize::MAX)?;
+        held.extend(page.into_iter().map(|(at, data)| {
+            let table = state.tables().get(at.table as usize - 1).map(|table| table.name.clone()).unwrap_or_default();
+            Held { table, record: at.id, seq: at.seq, value: value_of(&data) }
+        }));
+        after = next;
+        if after.is_none() {
+            held.sort_unstable();
+            return Ok(held);
+        }
+    }
+}
+
+/// What lost against a record, of open conflicts and of decided ones.
+fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
+    let mut held = Vec::new();
+    for (key, value) in rows.range(&Key::Conflict(0), &Key::Conflict(u64::MAX), usize::MAX, false)? {
+        let conflict: Conflict = decode(&key, value)?;
+        let value = value_of(&conflict.remote_version);
+        held.push(ConflictHeld { id: conflict.id, table: conflict.table_name, record: conflict.record_id, value });
+    }
+    Ok(held)
+}
+
+fn value_of(data: &[u8]) -> String {
+    let data: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
+    data["v"].as_str().unwrap_or_default().to_owned()
+}
+
 fn row_of(change: &Change) -> Row {
-    let data: serde_json::Value = serde_json::from_slice(&change.data).unwrap_or_default();
     Row {
         seq: change.seq,
         table: change.table_name.clone(),
         record: change.record_id,
-        value: data["v"].as_str().unwrap_or_default().to_owned(),
+        value: value_of(&change.data),
         device: change.device_id.clone(),
         request_id: change.request_id.clone(),
     }

@@ -14,7 +14,7 @@ use tillsync::gateway::session::{Ended, Session};
 use tillsync::gateway::wire::envelope;
 use tillsync::limits;
 use tillsync::token::Class;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// An event from the server: its name and its data.
@@ -29,6 +29,8 @@ pub struct Gone;
 
 pub struct Link {
     session: Option<Session>,
+    /// When the session is due to look at the time, and how often.
+    tick: (Instant, Duration),
     arrived: VecDeque<Event>,
     /// The node is down.
     dead: CancellationToken,
@@ -39,7 +41,8 @@ impl Link {
     pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
         let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
         let session = Session::open(gateway.clone(), claims, Transport::WebSocket).ok()?;
-        Some(Self { session: Some(session), arrived: VecDeque::new(), dead })
+        let tick = session.ticks();
+        Some(Self { session: Some(session), tick, arrived: VecDeque::new(), dead })
     }
 
     pub fn send(&mut self, event: &str, data: &Value) {
@@ -61,10 +64,14 @@ impl Link {
         }
         let dead = self.dead.clone();
         let arrives = async {
-            tokio::select! {
-                biased;
-                () = dead.cancelled() => Err(Gone),
-                done = self.arrive() => done,
+            loop {
+                let due = self.tick.0;
+                tokio::select! {
+                    biased;
+                    () = dead.cancelled() => return Err(Gone),
+                    done = self.arrive() => return done,
+                    () = sleep_until(due) => self.tick()?,
+                }
             }
         };
         match timeout(within, arrives).await {
@@ -74,6 +81,21 @@ impl Link {
                 Err(gone)
             }
             Ok(Ok(())) => Ok(self.arrived.pop_front()),
+        }
+    }
+
+    /// The time goes on for the session; a ping is answered at once.
+    fn tick(&mut self) -> Result<(), Gone> {
+        self.tick.0 = Instant::now() + self.tick.1;
+        let Some(session) = &mut self.session else { return Err(Gone) };
+        match session.tick() {
+            Ok(pings) => {
+                if pings {
+                    session.heard();
+                }
+                Ok(())
+            }
+            Err(_) => Err(Gone),
         }
     }
 

@@ -130,7 +130,12 @@ pub struct Timed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub nodes: u64,
+    /// Devices that keep a cursor.
     pub devices: u64,
+    /// Devices that know times only.
+    pub timed: u64,
+    /// A queue longer than what is remembered of a device's `request_id`s.
+    pub long_queue: bool,
     pub load_ms: u64,
     /// Entries between snapshots, and kept behind one.
     pub snapshot_every: u64,
@@ -147,7 +152,9 @@ impl Plan {
         let snapshots = rng.percent(60);
         let mut plan = Self {
             nodes,
-            devices: rng.between(3, 6),
+            devices: rng.between(2, 4),
+            timed: 1 + seed % 2,
+            long_queue: seed % 8 == 3,
             load_ms: rng.between(8_000, 14_000),
             snapshot_every: if snapshots { rng.between(40, 400) } else { 1_000_000 },
             keep_entries: rng.between(5, 60),

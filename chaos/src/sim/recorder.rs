@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Trouble};
+use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Store, Trouble, TwinSeen};
 
 struct Inner {
     history: Mutex<History>,
@@ -90,6 +90,16 @@ impl Recorder {
         let (us, what) = (self.us(), what.into());
         self.say(&what);
         self.0.history.lock().trouble.push(Trouble { us, what });
+    }
+
+    pub fn store(&self, store: Store) {
+        self.say(&format!("store {} {} {:?}", store.device, store.session, store.records));
+        self.0.history.lock().stores.push(store);
+    }
+
+    pub fn twin(&self, seen: TwinSeen) {
+        self.say(&format!("{seen:?}"));
+        self.0.history.lock().twins.push(seen);
     }
 
     pub fn acknowledged(&self) -> usize {

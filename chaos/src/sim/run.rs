@@ -1,17 +1,23 @@
 //! One run of one seed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tillsync::consensus::runtime::{seeded, spawn};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::device::{Counters, Device};
+use super::client::Counters;
+use super::device::Device;
 use super::plan::Plan;
+use super::queue::Queue;
+use super::timed::Timed;
+use super::twins::Twins;
 use super::world::{Phase, World};
-use super::{ending, faults, fixed};
+use super::{ending, faults, fixed, newcomer};
 use crate::checker::{Expected, Verdict, check};
 use crate::history::{History, Outcome};
 use crate::rng::Rng;
@@ -36,8 +42,10 @@ pub struct Report {
     pub operations: u64,
     pub acknowledged: u64,
     pub checked: u64,
+    /// The same by invariant.
+    pub checks: BTreeMap<String, u64>,
     pub simulated_ms: u64,
-    pub gaps_ms: std::collections::BTreeMap<String, u64>,
+    pub gaps_ms: BTreeMap<String, u64>,
 }
 
 impl Report {
@@ -76,9 +84,31 @@ fn report(seed: u64, trace: String, simulated_ms: u64, history: &History, verdic
         operations: history.ops.len() as u64,
         acknowledged: history.ops.iter().filter(|op| op.outcome == Outcome::Ok).count() as u64,
         checked: verdict.invariants.values().map(|f| f.checked).sum(),
+        checks: verdict.invariants.iter().map(|(name, f)| ((*name).to_owned(), f.checked)).collect(),
         simulated_ms,
         gaps_ms: verdict.gaps_ms.clone(),
     }
+}
+
+/// All devices of a run.
+fn populate(world: &Arc<World>, plan: &Plan, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<JoinHandle<()>> {
+    let mut each = |name: String| (world.clone(), counters.clone(), name, rng.fork());
+    let mut devices = Vec::new();
+    for n in 1..=plan.devices {
+        let (world, counters, name, rng) = each(format!("till-{n}"));
+        devices.push(spawn(Device::new(world, counters, name, rng).run()));
+    }
+    for n in 1..=plan.timed {
+        let (world, counters, name, rng) = each(format!("timed-{n}"));
+        devices.push(spawn(Timed::new(world, counters, name, rng).run()));
+    }
+    let (world, counters, name, rng) = each("queue-1".into());
+    devices.push(spawn(Queue::new(world, counters, name, rng, plan.long_queue).run()));
+    let (world, counters, name, rng) = each("twin".into());
+    devices.push(spawn(Twins::new(world, counters, name, rng).run()));
+    let (world, counters, _, rng) = each("new".into());
+    devices.push(spawn(newcomer::run(world, counters, rng)));
+    devices
 }
 
 async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), String> {
@@ -93,9 +123,7 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     }
     let began = Instant::now();
     let counters = Arc::new(Counters::default());
-    let devices: Vec<_> = (1..=plan.devices)
-        .map(|n| spawn(Device::new(world.clone(), counters.clone(), format!("till-{n}"), rng.fork()).run()))
-        .collect();
+    let devices = populate(&world, &plan, &counters, &mut rng);
     let majority = AbortOnDropHandle::new(spawn(faults::watch_majority(world.clone())));
     let striking: Vec<_> =
         plan.faults.iter().map(|timed| spawn(faults::strike(world.clone(), *timed, began))).collect();

@@ -111,6 +111,8 @@ pub struct Summary {
     pub operations: u64,
     pub acknowledged: u64,
     pub checked: u64,
+    /// By invariant: checks, and the seeds in which it checked anything.
+    pub checks: BTreeMap<String, (u64, u64)>,
     pub simulated_s: u64,
     /// How often each fault struck, and the longest time without a successful write around it, milliseconds.
     pub faults: BTreeMap<String, (u64, u64)>,
@@ -128,6 +130,11 @@ impl Summary {
             summary.acknowledged += report.acknowledged;
             summary.checked += report.checked;
             simulated_ms += report.simulated_ms;
+            for (name, checked) in &report.checks {
+                let (all, seeds) = summary.checks.entry(name.clone()).or_default();
+                *all += checked;
+                *seeds += u64::from(*checked > 0);
+            }
             for name in &report.faults {
                 summary.faults.entry(name.clone()).or_default().0 += 1;
             }

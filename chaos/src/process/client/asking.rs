@@ -6,29 +6,12 @@ use serde_json::json;
 use tillsync::cli::client::frame::Event;
 
 use super::{Answer, Client, GUARDED, Gone, PLAIN, TRIES, Talk, refuses, row};
-use crate::history::{Asked, Op, Outcome};
+use crate::history::{Asked, Op, Outcome, PageTold};
 
 impl Client {
     fn op(&self, talk: &Talk, asked: Asked) -> Op {
-        let (invoked, invoked_us) = self.world.recorder.now();
-        Op {
-            id: self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1,
-            device: self.name.clone(),
-            session: talk.told.session,
-            node: talk.told.node,
-            asked,
-            invoked,
-            invoked_us,
-            returned: u64::MAX,
-            returned_us: u64::MAX,
-            outcome: Outcome::Unknown,
-            version: None,
-            value: None,
-            pages: Vec::new(),
-            cursor: None,
-            tries: 0,
-            error: String::new(),
-        }
+        let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
+        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder.now())
     }
 
     fn finish(&self, mut op: Op, outcome: Outcome) {
@@ -183,9 +166,15 @@ impl Client {
                 op.pages.clear();
             }
             let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
-            op.pages.push(changes.iter().map(|change| row(change, "data")).collect());
-            if event.data["has_more"] == json!(false) {
-                op.cursor = event.text("cursor").and_then(|text| text.split_once('.')?.1.parse().ok());
+            let rows: Vec<_> = changes.iter().map(|change| row(change, "data")).collect();
+            let last = event.data["has_more"] == json!(false);
+            let cursor = event.text("cursor").and_then(|text| text.split_once('.')?.1.parse().ok()).filter(|_| last);
+            op.pages.push(rows.clone());
+            let (at, number) = (talk.told.rows().count() as u64, event.number("page").unwrap_or(0));
+            let full = event.data["sync_type"] == json!("full");
+            talk.told.pages.push(PageTold { at, full, number, rows, cursor });
+            if last {
+                op.cursor = cursor;
                 break;
             }
         }

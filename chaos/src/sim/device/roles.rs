@@ -2,15 +2,16 @@
 
 use serde_json::json;
 
-use super::{Answer, Device, Talk, refuses};
+use super::Device;
+use crate::sim::client::{Answer, Talk, refuses};
 use crate::sim::link::{Event, Gone};
 
 impl Device {
     /// An order by hand: it moves the role whatever the priorities.
     pub(super) async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        talk.link.send("role_change", &json!({ "device_id": self.name, "new_role": "master", "reason": "drill" }));
+        talk.link.send("role_change", &json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" }));
         let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
-        match self.answer(talk, is_it).await? {
+        match self.client.answer(talk, is_it).await? {
             Answer::Event(_) => Ok(()),
             Answer::Silence => Err(Gone),
         }
@@ -18,18 +19,18 @@ impl Device {
 
     /// Its answer is the election, which all hear of.
     pub(super) fn call_for_an_election(&self, talk: &mut Talk) {
-        talk.link.send("master_election", &json!({ "reason": "manual", "initiated_by": self.name }));
+        talk.link.send("master_election", &json!({ "reason": "manual", "initiated_by": self.client.name }));
     }
 
     /// Says that it shuts down, hears of the next master if it was one, and is away for a while.
     pub(super) async fn shut_down(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        talk.link.send("device_shutdown", &json!({ "device_id": self.name, "reason": "closing" }));
+        talk.link.send("device_shutdown", &json!({ "device_id": self.client.name, "reason": "closing" }));
         let is_it = |event: &Event| {
             (event.name == "acknowledged" && event.data["event"] == json!("device_shutdown"))
                 || refuses(event, "device_shutdown")
         };
-        self.answer(talk, is_it).await?;
-        self.away = self.rng.millis(0, 400);
+        self.client.answer(talk, is_it).await?;
+        self.away = self.client.rng.millis(0, 400);
         Err(Gone)
     }
 }

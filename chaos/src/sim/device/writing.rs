@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Device, GUARDED, PLAIN, RECORDS, Talk};
+use super::{Device, GUARDED, PLAIN, RECEIPTS, RECORDS};
 use crate::history::{Asked, Op, Outcome};
+use crate::sim::client::{Answer, Talk};
 use crate::sim::link::{Event, Gone};
 
 /// Tries of one operation.
@@ -24,7 +25,7 @@ pub struct Open {
 }
 
 /// What is known after an answer.
-enum End {
+pub enum End {
     Known(Outcome),
     /// To be sent again; `sure`: this try was surely not applied.
     Again {
@@ -35,7 +36,7 @@ enum End {
 impl Device {
     /// One write, or several that are sent without waiting for each other.
     pub(super) fn new_writes(&mut self, talk: &Talk) {
-        let count = if self.rng.percent(25) { self.rng.between(2, IN_FLIGHT) } else { 1 };
+        let count = if self.client.rng.percent(25) { self.client.rng.between(2, IN_FLIGHT) } else { 1 };
         for _ in 0..count {
             let open = self.new_write(talk);
             self.open.push_back(open);
@@ -43,16 +44,19 @@ impl Device {
     }
 
     fn new_write(&mut self, talk: &Talk) -> Open {
-        let guarded = self.rng.percent(30);
-        let table = if guarded { GUARDED } else { PLAIN };
-        let record = self.rng.between(1, RECORDS) as i64;
-        let known = self.versions.get(&(table.into(), record)).copied();
-        let base = guarded.then_some(known.map_or(0, |known| known.seq));
         self.written += 1;
+        if self.client.rng.percent(4) {
+            return self.new_receipt(talk);
+        }
+        let guarded = self.client.rng.percent(30);
+        let table = if guarded { GUARDED } else { PLAIN };
+        let record = self.client.rng.between(1, RECORDS) as i64;
+        let known = self.client.known.get(&(table.into(), record)).cloned();
+        let base = guarded.then_some(known.as_ref().map_or(0, |known| known.seq));
         let request_id = format!("r{}", self.written);
-        let deletes = self.rng.percent(12);
+        let deletes = self.client.rng.percent(12);
         let mut ask = json!({
-            "device_id": self.name, "table_name": table, "record_id": record, "request_id": request_id,
+            "device_id": self.client.name, "table_name": table, "record_id": record, "request_id": request_id,
         });
         if let Some(base) = base {
             ask["base_version"] = json!(base);
@@ -62,14 +66,28 @@ impl Device {
             ask["operation"] = json!("delete");
             Asked::Delete { table, record, request_id: request_id.clone(), base }
         } else {
-            let value = format!("{}-{}", self.name, self.written);
+            let value = format!("{}-{}", self.client.name, self.written);
             // What was deleted is made anew.
-            let gone = known.is_none_or(|known| known.deleted);
+            let gone = known.is_none_or(|known| known.value.is_empty());
             ask["operation"] = json!(if gone { "insert" } else { "update" });
             ask["new_data"] = json!({ "v": value });
             Asked::Write { table, record, value, request_id: request_id.clone(), base }
         };
-        Open { op: self.op(talk, asked), ask, request_id, unsure: false, sent: false }
+        Open { op: self.client.op(talk, asked), ask, request_id, unsure: false, sent: false }
+    }
+
+    /// Two devices draw the same number: what each of them wrote has to stay.
+    fn new_receipt(&mut self, talk: &Talk) -> Open {
+        self.receipts += 1;
+        let (record, value) = (self.receipts, format!("{}-{}", self.client.name, self.written));
+        let request_id = format!("r{}", self.written);
+        let ask = json!({
+            "device_id": self.client.name, "table_name": RECEIPTS, "record_id": record, "request_id": request_id,
+            "operation": "insert", "new_data": { "v": value },
+        });
+        let asked = Asked::Write { table: RECEIPTS.into(), record, value, request_id: request_id.clone(), base: None };
+        let op = Op { insert: true, ..self.client.op(talk, asked) };
+        Open { op, ask, request_id, unsure: false, sent: false }
     }
 
     /// Sends what is open, in its order, and hears what became of it.
@@ -85,7 +103,7 @@ impl Device {
         let ids: Vec<String> = self.open.iter().map(|open| open.request_id.clone()).collect();
         while self.open.iter().any(|open| open.sent) {
             let answers = |event: &Event| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
-            let Answer::Event(event) = self.answer(talk, answers).await? else { break };
+            let Answer::Event(event) = self.client.answer(talk, answers).await? else { break };
             let id = answered(&event).unwrap_or_default();
             let Some(at) = self.open.iter().position(|open| open.sent && open.request_id == id) else { continue };
             let was_unsure = ids.iter().position(|sent| sent == id).is_some_and(|at| before[at]);
@@ -94,15 +112,16 @@ impl Device {
                     let Some(mut open) = self.open.remove(at) else { continue };
                     open.op.version = event.data["seq"].as_u64().filter(|_| outcome == Outcome::Ok);
                     open.op.error = error(&event);
+                    open.op.conflict = event.data["conflict_id"].as_u64();
                     // What is refused now may have been applied before, but for an answer that tells of every try.
                     let doubt = outcome == Outcome::Failed && was_unsure && !tells_of_all(&event);
-                    self.finish(open.op, if doubt { Outcome::Unknown } else { outcome });
+                    self.client.finish(open.op, if doubt { Outcome::Unknown } else { outcome });
                 }
                 End::Again { sure } => {
                     let open = &mut self.open[at];
                     (open.sent, open.unsure, open.op.error) = (false, was_unsure || !sure, error(&event));
                     // Who is told that nothing was written may leave it at that.
-                    if (sure && self.rng.percent(40))
+                    if (sure && self.client.rng.percent(40))
                         && let Some(open) = self.open.remove(at)
                     {
                         self.give_up(open);
@@ -120,20 +139,20 @@ impl Device {
         if self.open.is_empty() {
             return Ok(());
         }
-        let pause = self.rng.millis(1, 60);
-        self.listen(talk, pause).await?;
+        let pause = self.client.rng.millis(1, 60);
+        self.client.listen(talk, pause).await?;
         // Now and then it looks for another node.
-        if self.rng.percent(50) { Err(Gone) } else { Ok(()) }
+        if self.client.rng.percent(50) { Err(Gone) } else { Ok(()) }
     }
 
     pub(super) fn give_up(&mut self, open: Open) {
         let outcome = if open.unsure { Outcome::Unknown } else { Outcome::Failed };
-        self.finish(open.op, outcome);
+        self.client.finish(open.op, outcome);
     }
 }
 
 /// The `request_id` of the write that this answers.
-fn answered(event: &Event) -> Option<&str> {
+pub fn answered(event: &Event) -> Option<&str> {
     let ends = match event.name.as_str() {
         "acknowledged" => true,
         "error" => event.data["event"] == json!("data_update"),
@@ -142,7 +161,7 @@ fn answered(event: &Event) -> Option<&str> {
     event.data["request_id"].as_str().filter(|_| ends)
 }
 
-fn end(event: &Event) -> End {
+pub fn end(event: &Event) -> End {
     match (event.name.as_str(), event.data["retry"].as_str()) {
         ("acknowledged", _) if event.data["seq"].as_u64().is_some() => End::Known(Outcome::Ok),
         // It lost a conflict, or waits for a decision that never comes here: it is not in the log.
@@ -159,7 +178,7 @@ fn tells_of_all(event: &Event) -> bool {
     event.name == "acknowledged" || event.data["error_code"] == json!("2002")
 }
 
-fn error(event: &Event) -> String {
+pub fn error(event: &Event) -> String {
     match event.name.as_str() {
         "error" => format!("{} {}", event.data["error_code"], event.data["error"]),
         _ => String::new(),

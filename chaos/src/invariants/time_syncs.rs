@@ -1,0 +1,84 @@
+//! An incremental sync since a time that the server gave lacks nothing: of every record that changed after that time its
+//! state at the sync's place in the log is sent. A time that is still to come is never answered with nothing new. A sync
+//! cannot be completed before its last page.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::checker::Finding;
+use crate::history::{Asked, Final, History, Op, Outcome, Row};
+
+pub fn check(history: &History) -> Finding {
+    let mut finding = Finding::default();
+    let Some(node) = history.finals.first() else { return finding };
+    let now_ms = node.committed_ms.last().copied().unwrap_or(0);
+    for op in &history.ops {
+        match (&op.asked, op.cursor) {
+            (Asked::CompleteEarly, _) => finding.require(op.outcome != Outcome::Ok, || {
+                format!("operation {} completed a sync before its last page", op.id)
+            }),
+            (Asked::SyncSince { since_ms }, Some(cursor)) if op.outcome == Outcome::Ok => {
+                let from = if *since_ms > now_ms { completed(history, op) } else { seq_at(node, *since_ms) };
+                check_sync(node, op, from, cursor, &mut finding);
+            }
+            _ => {}
+        }
+    }
+    finding
+}
+
+/// The last change that was applied at this time or before.
+fn seq_at(node: &Final, ms: u64) -> u64 {
+    node.compacted + node.committed_ms.partition_point(|at| *at <= ms) as u64
+}
+
+/// How far the device had come at most with syncs that it completed before this one.
+fn completed(history: &History, op: &Op) -> u64 {
+    let before = history.ops.iter().filter(|other| other.device == op.device && other.invoked < op.invoked);
+    let cursors = before.filter_map(|other| match other.asked {
+        Asked::SyncComplete { cursor } if other.outcome != Outcome::Failed => Some(cursor),
+        _ => None,
+    });
+    cursors.max().unwrap_or(0)
+}
+
+fn check_sync(node: &Final, op: &Op, from: u64, cursor: u64, finding: &mut Finding) {
+    let sent: HashSet<u64> = op.pages.iter().flatten().map(|row| row.seq).collect();
+    let mut newest: BTreeMap<(&str, i64), u64> = BTreeMap::new();
+    for Row { seq, table, record, .. } in node.changes.iter().take_while(|change| change.seq <= cursor) {
+        newest.insert((table, *record), *seq);
+    }
+    for ((table, record), seq) in newest.into_iter().filter(|(_, seq)| *seq > from) {
+        finding.require(sent.contains(&seq), || {
+            format!("sync {} to {cursor} lacks change {seq} of {table}/{record}: it had to begin at {from}", op.id)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{good, op, row, wrong};
+    use super::*;
+
+    #[test]
+    fn a_change_after_the_time_that_is_not_sent_is_found() {
+        let since = |since_ms, pages: Vec<Vec<Row>>| {
+            let mut history = good();
+            history.ops.push(Op { pages, cursor: Some(2), ..op(9, Asked::SyncSince { since_ms }) });
+            history
+        };
+        assert!(check(&since(100, vec![vec![row(2)]])).violations.is_empty());
+        assert_eq!(check(&since(100, vec![vec![row(2)]])).checked, 1);
+        wrong(&check(&since(100, vec![vec![row(1)]])), "lacks change 2");
+        assert!(check(&since(200, Vec::new())).violations.is_empty(), "nothing was applied after it");
+        // A time that is still to come: from where the device has come.
+        assert!(check(&since(900, Vec::new())).violations.is_empty());
+        let mut never = since(900, Vec::new());
+        never.ops.retain(|op| !matches!(op.asked, Asked::SyncComplete { .. }));
+        wrong(&check(&never), "lacks change 2");
+        let mut early = good();
+        early.ops.push(op(9, Asked::CompleteEarly));
+        wrong(&check(&early), "before its last page");
+        early.ops[5].outcome = Outcome::Failed;
+        assert!(check(&early).violations.is_empty());
+    }
+}
