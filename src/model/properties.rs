@@ -465,7 +465,7 @@ fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
         (change.seq, change.after)
     };
     assert_eq!(["a", "b", "a", "b"].map(|table| write(&mut b, table)), [(1, 0), (2, 0), (3, 1), (4, 2)]);
-    b.ok(Intent::Compact(Compact { changes_to: 4, audit_to: 100 }));
+    b.ok(Intent::Compact(Compact { changes_to: 4, audit_to: 100, ..Compact::default() }));
     assert_eq!(b.state.meta().compacted_seq, 4);
     b.state.reload().unwrap();
     assert_eq!(["b", "b", "a"].map(|table| write(&mut b, table)), [(5, 4), (6, 5), (7, 3)]);
