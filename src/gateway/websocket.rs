@@ -104,9 +104,13 @@ impl Connection {
         // told; else a session that has ended takes up no room.
         let shuts_down = matches!(&ended, Ended::Closed(error) if error.code == Code::Unavailable);
         let (first, last) = if shuts_down { (None, Some(session)) } else { (Some(session), None) };
-        first.map(|session| session.end(&ended));
+        if let Some(session) = first {
+            session.end(&ended);
+        }
         let told = timeout(FAREWELL, farewell(&mut socket, sending, &ended, at_ms())).await;
-        last.map(|session| session.end(&ended));
+        if let Some(session) = last {
+            session.end(&ended);
+        }
         if told == Ok(true) {
             // Until the client closes too: closing first would throw away what it has not read yet.
             let closed = async { while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {} };

@@ -552,7 +552,7 @@ impl Connection {
         // A node that shuts down waits for its sessions, so that all are told; else a session that has ended takes up no
         // room.
         let live = self.session.is_some();
-        if !error.is_some_and(|error| error.code == Code::Unavailable)
+        if error.is_none_or(|error| error.code != Code::Unavailable)
             && let Some(session) = self.session.take()
         {
             session.end(ended);
