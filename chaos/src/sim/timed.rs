@@ -99,7 +99,9 @@ impl Timed {
     async fn sync(&mut self, talk: &mut Talk, calm: bool) -> Result<bool, Gone> {
         let mut ask = json!({ "device_id": self.client.name, "sync_type": "full" });
         let mut asked = Asked::Sync { after: None };
-        if let Some(since_ms) = self.since_ms {
+        // Now and then it asks for everything again.
+        let anew = !calm && self.client.rng.percent(12);
+        if let Some(since_ms) = self.since_ms.filter(|_| !anew) {
             let since_ms = if !calm && self.client.rng.percent(6) { NEVER_MS } else { since_ms };
             asked = Asked::SyncSince { since_ms };
             ask["sync_type"] = json!("incremental");
