@@ -35,6 +35,8 @@ pub enum Kind {
     Members,
     /// In TOML an array of `"HOST:PORT"`; elsewhere with commas between them.
     Addresses,
+    /// In TOML an array of `"SCHEME://HOST[:PORT]"`; elsewhere with commas between them.
+    Origins,
 }
 
 /// One setting: `default` is `None` where it must be given.
@@ -81,6 +83,12 @@ pub const SETTINGS: &[Setting] = &[
         "The gateway's certificate and what leads from it to its CA, in PEM; with it the gateway speaks TLS only (https, wss).",
     ),
     row("gateway_tls_key", Kind::File, Some(""), "The private key of that certificate."),
+    row(
+        "cors_origins",
+        Kind::Origins,
+        Some(""),
+        "The origins of web pages that may ask this node, with credentials; none: pages of any origin, without. Tokens are never cookies, so a page has only what its reader gives it.",
+    ),
     row(
         "raft_listen",
         Kind::Listen,
@@ -185,6 +193,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
     ),
     row(
+        "keep_conflicts",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many resolved conflicts stay readable, at most 1 GiB of them; the leader's setting counts. Open ones always stay.",
+    ),
+    row(
+        "keep_elections",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many rows the election log keeps; the leader's setting counts.",
+    ),
+    row(
         "log_level",
         Kind::Text,
         Some("info,openraft=warn"),
@@ -207,6 +227,8 @@ pub struct Config {
     pub key_file: PathBuf,
     pub gateway_listen: SocketAddr,
     pub gateway_tls: Option<GatewayTls>,
+    /// Of web pages; empty: any.
+    pub cors_origins: Vec<String>,
     pub raft_listen: SocketAddr,
     pub raft_tls: Option<RaftTls>,
     /// The founding members; empty for a node that will be added.
@@ -292,6 +314,7 @@ impl Config {
                 gateway_tls: layers
                     .files(["gateway_tls_cert", "gateway_tls_key"])?
                     .map(|[cert, key]| GatewayTls { cert, key }),
+                cors_origins: layers.origins("cors_origins")?,
                 raft_listen: layers.listen("raft_listen")?,
                 raft_tls: layers
                     .files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?
@@ -321,6 +344,8 @@ impl Config {
                 retention: Retention {
                     changes: layers.number("keep_changes")?,
                     audit_rows: layers.number("keep_audit_rows")?,
+                    conflicts: layers.number("keep_conflicts")?,
+                    elections: layers.number("keep_elections")?,
                 },
                 log_level: layers.text("log_level")?,
                 log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },

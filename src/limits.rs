@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// A frame of a client: a WebSocket message, a Socket.IO packet, a REST body. Bytes.
 pub const FRAME: usize = 1 << 20;
+/// A larger frame is read up to here, and refused with the names of what it was; beyond it the connection ends. Bytes.
+pub const PACKET_READ: usize = 4 << 20;
+/// What one client posted over HTTP polling and was not heard yet; further posts wait. Bytes.
+pub const INBOX_BYTES: usize = 4 << 20;
 /// A record's `data`. Bytes.
 pub const RECORD_DATA: usize = 256 << 10;
 /// Nesting of arrays and objects in anything a client sends.
@@ -17,6 +21,8 @@ pub const SESSIONS: usize = 10_000;
 /// Events waiting in one session's queue, and their bytes.
 pub const SESSION_QUEUE: usize = 1_024;
 pub const SESSION_QUEUE_BYTES: usize = 4 << 20;
+/// With this share of its queue waiting, a session hears nothing more of its client until some of it is sent.
+pub const SESSION_QUEUE_HEARS: usize = 4;
 /// Proposals of one session that are not answered yet.
 pub const SESSION_INFLIGHT: usize = 64;
 /// Devices that may speak over one session.
@@ -24,6 +30,17 @@ pub const SESSION_DEVICES: usize = 1_024;
 /// Rows that the audit log keeps, and changes that the change log keeps, before compaction.
 pub const AUDIT_ROWS: u64 = 1_000_000;
 pub const CHANGES: u64 = 1_000_000;
+/// Resolved conflicts and elections kept before compaction, and the bytes of data in those conflicts.
+pub const CONFLICTS: u64 = 100_000;
+pub const CONFLICT_BYTES: u64 = 1 << 30;
+pub const ELECTIONS: u64 = 100_000;
+/// Conflicts that wait for a decision, and their bytes: in all, and of one device. They are in memory.
+pub const OPEN_CONFLICTS: usize = 10_000;
+pub const OPEN_CONFLICT_BYTES: usize = 64 << 20;
+pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
+pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
+/// Open conflicts of one record that a repeated insert is compared with.
+pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.
 pub const COMPACT_STEP: u64 = 1_000;
 

@@ -116,6 +116,10 @@ impl Layers {
     pub(super) fn addresses(&self, key: &str) -> Result<Vec<String>, Error> {
         addresses(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
+
+    pub(super) fn origins(&self, key: &str) -> Result<Vec<String>, Error> {
+        origins(&self.value(key)?).map_err(|why| wrong(key, &why))
+    }
 }
 
 /// `[a.b]` with `c` in it is `a_b_c`.
@@ -138,8 +142,10 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
         // Nothing is an empty list.
-        Kind::Members | Kind::Addresses if text.trim().is_empty() => Ok(Value::Array(Vec::new())),
-        Kind::Addresses => Ok(Value::Array(text.split(',').map(|part| Value::from(part.trim())).collect())),
+        Kind::Members | Kind::Addresses | Kind::Origins if text.trim().is_empty() => Ok(Value::Array(Vec::new())),
+        Kind::Addresses | Kind::Origins => {
+            Ok(Value::Array(text.split(',').map(|part| Value::from(part.trim())).collect()))
+        }
         Kind::Members => {
             let member = |part: &str| {
                 let (id, rest) = part.trim().split_once('=')?;
@@ -181,6 +187,7 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
         },
         Kind::Members => members(value).map(drop),
         Kind::Addresses => addresses(value).map(drop),
+        Kind::Origins => origins(value).map(drop),
     }
 }
 
@@ -212,6 +219,23 @@ fn addresses(value: &Value) -> Result<Vec<String>, String> {
     let list = value.as_array().ok_or("must be a list of \"HOST:PORT\"")?;
     let each = list.iter().map(|entry| entry.as_str().filter(|text| is_address(text)).map(str::to_owned));
     each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"HOST:PORT\"".into())
+}
+
+fn origins(value: &Value) -> Result<Vec<String>, String> {
+    let list = value.as_array().ok_or("must be a list of \"SCHEME://HOST\"")?;
+    let each = list.iter().map(|entry| entry.as_str().filter(|text| is_origin(text)).map(str::to_owned));
+    each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"SCHEME://HOST\" or \"SCHEME://HOST:PORT\"".into())
+}
+
+/// As browsers write it, which is what it is compared with: in lower case, without a path.
+fn is_origin(text: &str) -> bool {
+    let is_host = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
+    text.split_once("://").is_some_and(|(scheme, host)| {
+        !scheme.is_empty()
+            && scheme.chars().all(|c| c.is_ascii_lowercase())
+            && !host.is_empty()
+            && host.chars().all(is_host)
+    })
 }
 
 /// `HOST:PORT`: members may have names where listeners have addresses.

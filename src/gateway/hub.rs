@@ -301,7 +301,7 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                     let to = match &effect {
                         Effect::Changed(change) => To::Change { seq: change.seq, table: change.clone() },
                         Effect::ConflictFound(conflict) => {
-                            To::Sessions(gateway.presence.sessions_of(&conflict.device_id))
+                            To::Sessions(gateway.presence.sessions_of_any([&conflict.device_id, &conflict.writer]))
                         }
                         _ => To::All,
                     };

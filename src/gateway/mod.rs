@@ -70,6 +70,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Live sessions on this node.
     pub sessions: usize,
+    /// Of the web pages that may ask, with credentials; empty: any, without.
+    pub origins: Vec<String>,
     /// Requests a second of one device, and how many it may save up.
     pub rate: Option<rates::Rate>,
 }
@@ -89,6 +91,7 @@ impl Default for Settings {
             sync_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             sessions: limits::SESSIONS,
+            origins: Vec::new(),
             rate: None,
         }
     }

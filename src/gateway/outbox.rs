@@ -3,14 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 use axum::extract::ws::Utf8Bytes;
-use engineioxide::Str;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite;
 
 use super::wire::ServerEvent;
 use crate::limits;
@@ -38,7 +37,8 @@ impl Transport {
 #[derive(Clone, Debug)]
 pub enum Frame {
     WebSocket(Utf8Bytes),
-    SocketIo(Str),
+    /// With Engine.IO's `4` before it, so that nothing is copied for a socket.
+    SocketIo(tungstenite::Utf8Bytes),
 }
 
 impl Frame {
@@ -57,7 +57,7 @@ impl Frame {
                 Self::WebSocket(text(out).into())
             }
             Transport::SocketIo => {
-                out.extend_from_slice(b"2[\"");
+                out.extend_from_slice(b"42[\"");
                 out.extend_from_slice(event.name().as_bytes());
                 out.extend_from_slice(b"\",");
                 event.body(&mut out);
@@ -69,16 +69,20 @@ impl Frame {
 
     /// The answer to a Socket.IO ack callback.
     pub fn ack(id: i64, event: &ServerEvent<'_>) -> Self {
-        let mut out = format!("3{id}[").into_bytes();
+        let mut out = format!("43{id}[").into_bytes();
         event.body(&mut out);
         out.push(b']');
         Self::SocketIo(text(out).into())
     }
 
     pub fn size(&self) -> usize {
+        self.text().len()
+    }
+
+    pub fn text(&self) -> &str {
         match self {
-            Self::WebSocket(text) => text.len(),
-            Self::SocketIo(text) => text.len(),
+            Self::WebSocket(text) => text,
+            Self::SocketIo(text) => text,
         }
     }
 }
@@ -161,13 +165,12 @@ pub struct Outbox {
     pub id: u64,
     pub transport: Transport,
     waiting: Mutex<Waiting>,
-    is_closed: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Outbox {
     pub fn new(id: u64, transport: Transport) -> Self {
-        Self { id, transport, waiting: Mutex::default(), is_closed: AtomicBool::new(false), waker: AtomicWaker::new() }
+        Self { id, transport, waiting: Mutex::default(), waker: AtomicWaker::new() }
     }
 
     /// Encodes and queues one event for this session alone.
@@ -215,24 +218,33 @@ impl Outbox {
     fn unlock_and_wake(&self, waiting: parking_lot::MutexGuard<'_, Waiting>, was_empty: bool) {
         let closed = waiting.closed.is_some();
         drop(waiting);
-        if closed {
-            self.is_closed.store(true, Ordering::Release);
-        }
         // A transport with frames left is waiting for its socket, and looks here again after that.
         if was_empty || closed {
             self.waker.wake();
         }
     }
 
-    /// Ends the session for this reason; what was queued is dropped.
+    /// Ends the session for this reason, after what was queued.
     pub fn close(&self, why: Error) {
         let mut waiting = self.waiting.lock();
-        end(&mut waiting, why);
+        waiting.closed.get_or_insert(why);
         self.unlock_and_wake(waiting, true);
     }
 
+    /// So much waits that the client should not be heard before some of it is sent.
+    pub fn is_crowded(&self) -> bool {
+        let waiting = self.waiting.lock();
+        waiting.frames.len() >= limits::SESSION_QUEUE / limits::SESSION_QUEUE_HEARS
+            || waiting.bytes >= limits::SESSION_QUEUE_BYTES / limits::SESSION_QUEUE_HEARS
+    }
+
+    /// Why the session ends, if it does.
+    pub fn end(&self) -> Option<Error> {
+        self.waiting.lock().closed.clone()
+    }
+
     pub fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        self.end().is_some()
     }
 
     /// Whom to wake when something is queued.
@@ -249,7 +261,9 @@ impl Outbox {
     pub fn take(&self, into: &mut VecDeque<Out>) -> Result<(), Error> {
         debug_assert!(into.is_empty());
         let mut waiting = self.waiting.lock();
-        if let Some(why) = &waiting.closed {
+        if let Some(why) = &waiting.closed
+            && waiting.frames.is_empty()
+        {
             return Err(why.clone());
         }
         waiting.bytes = 0;

@@ -91,6 +91,16 @@ impl Presence {
         self.here.lock().bound.get(device_id).cloned().unwrap_or_default()
     }
 
+    /// The sessions of several devices, each once.
+    pub fn sessions_of_any(&self, device_ids: [&str; 2]) -> Vec<u64> {
+        let here = self.here.lock();
+        let mut sessions: Vec<u64> =
+            device_ids.into_iter().filter_map(|id| here.bound.get(id)).flatten().copied().collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
+    }
+
     pub fn is_bound(&self, device_id: &str, session: u64) -> bool {
         self.here.lock().bound.get(device_id).is_some_and(|s| s.contains(&session))
     }
@@ -168,9 +178,8 @@ impl Presence {
         let strayed: Vec<&String> = {
             let hot = gateway.cluster.replica().hot();
             // A node's own device is online without sessions.
-            let is_strayed = |id: &&String| {
-                hot.device(id).is_some_and(|d| !has_session_on(d, me) && !(d.is_active && d.presence() == Kind::Node))
-            };
+            let is_known = |d: &Device| has_session_on(d, me) || (d.is_active && d.presence() == Kind::Node);
+            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !is_known(d));
             here.bound.keys().filter(is_strayed).collect()
         };
         for device_id in &strayed {

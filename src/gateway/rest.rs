@@ -9,10 +9,11 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
 use super::wire::{Bad, Fields};
@@ -25,6 +26,7 @@ mod changes;
 mod conflicts;
 mod data;
 mod devices;
+mod history;
 mod logs;
 mod members;
 mod prometheus;
@@ -48,19 +50,36 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         let error = Error::new(Code::InvalidData, format!("{method} is not a method of this path"));
         Failure::new(&gateway, error).with_status(405)
     };
-    // Browsers send `Authorization` only where it is named, so the headers asked for are given back.
-    let cors = CorsLayer::new()
-        .allow_origin(Any)
-        .allow_methods(AllowMethods::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request());
+    let (of_routes, of_sockets) = cors(&gateway.settings.origins);
     let routes = routes
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());
-    // Around the whole of it, not as a layer of each route: a layer makes an Engine.IO server for each.
-    Router::new().fallback_service(socketio::service(gateway, routes)).layer(cors)
+    let engine = socketio::Engine::new(gateway);
+    let sockets = Router::new()
+        .route("/socket.io", any(socketio::handle))
+        .route("/socket.io/", any(socketio::handle))
+        .with_state(engine);
+    sockets.layer(of_sockets).merge(routes.layer(of_routes))
+}
+
+/// What pages of other origins may do: at the endpoints, and at Socket.IO.
+///
+/// Socket.IO 2 asks with credentials, which browsers allow only when the answer names the page's origin. That gives a
+/// page nothing: a token is never a cookie.
+fn cors(origins: &[String]) -> (CorsLayer, CorsLayer) {
+    // Browsers send `Authorization` only where it is named, so the headers asked for are given back.
+    let open =
+        CorsLayer::new().allow_methods(AllowMethods::mirror_request()).allow_headers(AllowHeaders::mirror_request());
+    if origins.is_empty() {
+        let sockets = open.clone().allow_origin(AllowOrigin::mirror_request()).allow_credentials(true);
+        return (open.allow_origin(Any), sockets);
+    }
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let listed = open.allow_origin(AllowOrigin::list(origins)).allow_credentials(true);
+    (listed.clone(), listed)
 }
 
 /// A handler that panics is a bug, and answers like one.
@@ -219,8 +238,11 @@ impl Asked {
 
     /// `limit` and `offset` of a listing.
     pub fn page(&self) -> Result<(usize, u64), Bad> {
-        let limit = self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)?;
-        Ok((limit as usize, self.number("offset", 0, 0, OFFSET_MAX)?))
+        Ok((self.limit()?, self.number("offset", 0, 0, OFFSET_MAX)?))
+    }
+
+    pub fn limit(&self) -> Result<usize, Bad> {
+        Ok(self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)? as usize)
     }
 
     /// `before_id` of a log: only rows with smaller ids.

@@ -138,9 +138,9 @@ impl Session {
         Ok(due)
     }
 
-    /// More may be heard: fewer requests than the limit are unanswered.
+    /// More may be heard: fewer requests than the limit are unanswered, and the client takes its answers.
     pub fn has_room(&self) -> bool {
-        self.lane.has_room()
+        self.lane.has_room() && !self.outbox.is_crowded()
     }
 
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
@@ -177,6 +177,18 @@ impl Session {
         let at_ms = self.gateway.now_ms();
         let (conflict_id, request_id) = (None, None);
         self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
+    }
+
+    /// A frame that is refused whatever is in it, such as one that is too large.
+    pub fn refuse_frame(&self, event: &str, payload: Option<&str>, ack: Option<i64>, why: &Bad) {
+        let limited = self.gateway.rates.check(&self.claims.sub).err();
+        let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, why.message.clone()));
+        let (event, request_id, at_ms) = (known(event), request_id(payload), self.gateway.now_ms());
+        let request_id = request_id.as_deref();
+        self.reply(
+            ack,
+            &ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms },
+        );
     }
 
     fn refuse_decode(&self, event: &str, ack: Option<i64>, bad: &DecodeError) {
@@ -433,6 +445,8 @@ impl Session {
             self.may(&resolve.device_id)?;
         }
         let owner = find_conflict(&self.gateway, &resolve)?;
+        // What the rights are checked on is what is decided, whatever is open by the time that this is applied.
+        resolve.conflict_id = Some(owner.id);
         auth::may_speak_for(&self.claims, &owner.device_id)?;
         if resolve.device_id.is_empty() {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
@@ -506,12 +520,7 @@ pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> E
 
 /// The open conflict that a decision is about; 2002 if there is none.
 pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<crate::proto::Conflict>, Error> {
-    let state = gateway.cluster.replica().hot();
-    let is_it = |o: &&Arc<crate::proto::Conflict>| match c.conflict_id {
-        Some(id) => o.id == id,
-        None => o.table_name == c.table_name && o.record_id == c.record_id,
-    };
-    let found = state.open_conflicts().find(is_it).cloned();
+    let found = gateway.cluster.replica().hot().conflict_to_resolve(c).cloned();
     found.ok_or_else(|| Error::new(Code::Conflict, "there is no such open conflict"))
 }
 

@@ -1,399 +1,331 @@
 //! Socket.IO at `/socket.io/`: protocol 5 over Engine.IO 4, and protocol 4 over Engine.IO 3 for old clients.
 //!
-//! Engine.IO (polling, upgrade, heartbeats) is `engineioxide`'s; the packets on top are ours. That way a broadcast is
-//! encoded once for all sockets, no packet is dropped in silence, malformed JSON is answered instead of ending the
-//! connection, and a record's data stays the bytes that the client sent.
+//! Both layers are ours, as in `/ws` one task a connection ([`connection`]). That way what a client sends is taken in
+//! only as fast as it is answered, over WebSocket and over polling; a session ends without the packets that clients
+//! take for final; and a frame that is too large, or has attachments, is answered. A broadcast is encoded once for all
+//! sockets, and a record's data stays the bytes that the client sent.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use engineioxide::config::EngineIoConfig;
-use engineioxide::handler::EngineIoHandler;
-use engineioxide::service::EngineIoService;
-use engineioxide::{DisconnectReason, ProtocolVersion, Str, TransportType};
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use super::auth;
-use super::outbox::{Frame, Out, Outbox, Transport};
-use super::session::{Ended, Session};
-use super::wire::{Fields, ServerEvent, event_array, json};
+use super::rest::Failure;
+use super::wire::json;
 use crate::limits;
 use crate::model::error::{Code, Error};
 
+mod connection;
 mod packet;
+mod payload;
 
-use packet::Packet;
+use connection::Connection;
+use payload::{Decoder, Incoming};
 
-type Socket = engineioxide::Socket<Link>;
+/// Read buffer of a WebSocket: most are idle, and tungstenite's own default is 128 KiB each.
+const READ_BUFFER: usize = 2_048;
+/// Polls and upgrades of one client that wait for its connection's task.
+const REQUESTS: usize = 4;
 
-/// Packets that Engine.IO holds for a socket; more wait in the session's outbox.
-const ENGINE_QUEUE: usize = 256;
-/// Bytes handed to Engine.IO before it must have sent them all.
-const ENGINE_BYTES: usize = 1 << 20;
-/// Packets in one answer to a poll: Python's clients take no more than 16, and a ping may be among them.
-const POLL_PACKETS: usize = 14;
-/// Packets of a client that wait for its session.
-const INBOX: usize = 1_024;
-/// How soon a full socket is looked at again, and at most how late.
-const RETRY: Duration = Duration::from_millis(1);
-const RETRY_MAX: Duration = Duration::from_millis(32);
+type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// Takes the requests under `/socket.io`; the others go to `inner`.
-pub fn service<S: Clone>(gateway: Arc<Gateway>, inner: S) -> EngineIoService<Handler, S> {
-    let settings = &gateway.settings;
-    let config = EngineIoConfig::builder()
-        .req_path("/socket.io")
-        .ping_interval(settings.ping_every)
-        .ping_timeout(settings.lost_after.saturating_sub(settings.ping_every))
-        .max_buffer_size(ENGINE_QUEUE)
-        .max_payload(limits::FRAME as u64)
-        .ws_max_message_size(limits::FRAME)
-        .ws_max_frame_size(limits::FRAME)
-        .build();
-    let handler = Handler { gateway, sockets: AtomicUsize::new(0) };
-    EngineIoService::with_config_inner(inner, Arc::new(handler), config)
+/// The version of Engine.IO that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eio {
+    V3,
+    V4,
 }
 
-pub struct Handler {
+/// All Engine.IO connections of the node, those that have not said who they are included.
+pub struct Engine {
     gateway: Arc<Gateway>,
-    /// Engine.IO connections, those that have not said who they are included.
-    sockets: AtomicUsize,
+    sockets: Mutex<HashMap<String, Arc<Socket>>>,
 }
 
-impl fmt::Debug for Handler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handler")
+/// A connection, as the HTTP requests of its client see it.
+struct Socket {
+    eio: Eio,
+    requests: mpsc::Sender<Wanted>,
+    inbox: mpsc::UnboundedSender<Posted>,
+    /// Room in the inbox, in bytes.
+    room: Arc<Semaphore>,
+    /// One post at a time: their order is the client's.
+    posting: tokio::sync::Mutex<()>,
+    /// The connection has ended.
+    gone: CancellationToken,
+}
+
+/// A packet that came over polling, and its room in the inbox.
+struct Posted(Incoming, #[allow(dead_code)] OwnedSemaphorePermit);
+
+/// What an HTTP request wants of the connection's task.
+enum Wanted {
+    /// The next payload.
+    Poll(oneshot::Sender<Bytes>),
+    /// The client tries a WebSocket: polls are answered at once. It comes here when the client has moved to it.
+    Upgrade(oneshot::Receiver<WebSocket>),
+}
+
+impl Engine {
+    pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        Arc::new(Self { gateway, sockets: Mutex::default() })
     }
-}
 
-/// What a socket is linked to: nothing until its client has said who it is.
-#[derive(Default)]
-pub struct Link {
-    live: OnceLock<Live>,
-    counted: OnceLock<()>,
-}
-
-struct Live {
-    inbox: mpsc::Sender<Packet>,
-    /// Bytes in the inbox.
-    waiting: Arc<AtomicUsize>,
-    outbox: Arc<Outbox>,
-    ended: Mutex<Option<oneshot::Sender<Ended>>>,
-}
-
-impl EngineIoHandler for Handler {
-    type Data = Link;
-
-    fn on_connect(self: Arc<Self>, socket: Arc<Socket>) {
+    /// A passing reason to refuse a client before it has a connection: HTTP's 503, after which all clients come again,
+    /// later each time.
+    fn check_room(&self) -> Result<(), Error> {
+        let gateway = &self.gateway;
+        if gateway.closing.is_cancelled() {
+            return Err(Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
+        }
         // Half as many again as there may be sessions: the others have a few seconds to say who they are.
-        let bound = self.gateway.settings.sessions + self.gateway.settings.sessions / 2 + 1;
-        let _ = socket.data.counted.set(());
-        let over = self.sockets.fetch_add(1, Ordering::Relaxed) >= bound;
-        let limit = if over { Duration::ZERO } else { self.gateway.settings.connect_timeout };
-        if socket.protocol == ProtocolVersion::V3 && !over {
-            // Old clients are in the root namespace from the start.
-            self.open(&socket, None);
+        let sessions = gateway.settings.sessions;
+        if gateway.hub.sessions() >= sessions || self.sockets.lock().len() > sessions + sessions / 2 {
+            let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
+            // Spread out, so that those refused together do not come back together.
+            error.retry_after_ms = Some(rand::random_range(1_000..5_000));
+            return Err(error);
         }
-        if socket.data.live.get().is_none() {
-            // A socket that is gone by then is not kept for it.
-            let socket = Arc::downgrade(&socket);
-            tokio::spawn(async move {
-                tokio::time::sleep(limit).await;
-                if let Some(socket) = socket.upgrade().filter(|s| s.data.live.get().is_none()) {
-                    socket.close(DisconnectReason::TransportClose);
-                }
-            });
-        }
-    }
-
-    fn on_disconnect(&self, socket: Arc<Socket>, reason: DisconnectReason) {
-        if socket.data.counted.get().is_some() {
-            self.sockets.fetch_sub(1, Ordering::Relaxed);
-        }
-        let Some(live) = socket.data.live.get() else { return };
-        let why = if reason == DisconnectReason::HeartbeatTimeout { Ended::Silent } else { Ended::Gone };
-        live.end(why);
-    }
-
-    /// Called in the order of arrival: what is queued here is handled in that order.
-    fn on_message(self: &Arc<Self>, message: Str, socket: Arc<Socket>) {
-        match Packet::parse(message) {
-            Ok(Packet::Connect { namespace, auth }) if namespace.is_empty() || namespace == "/" => {
-                if socket.data.live.get().is_none() {
-                    self.open(&socket, auth.as_deref());
-                }
-            }
-            Ok(Packet::Connect { namespace, .. }) => {
-                let refusal = format!("4{namespace},{{\"message\":\"Invalid namespace\"}}");
-                let _ = socket.emit(refusal);
-            }
-            Ok(Packet::Disconnect) => {
-                if let Some(live) = socket.data.live.get() {
-                    live.end(Ended::Gone);
-                }
-                socket.close(DisconnectReason::TransportClose);
-            }
-            Ok(Packet::Ack) => {}
-            Ok(packet) => {
-                if let Some(live) = socket.data.live.get() {
-                    live.put(packet, &self.gateway);
-                }
-            }
-            Err(bad) => {
-                if let Some(live) = socket.data.live.get() {
-                    live.put(Packet::Bad(bad), &self.gateway);
-                }
-            }
-        }
-    }
-
-    /// Attachments of binary packets; the packet itself was answered with an error.
-    fn on_binary(self: &Arc<Self>, _: Bytes, _: Arc<Socket>) {}
-}
-
-impl Live {
-    fn end(&self, why: Ended) {
-        if let Some(ended) = self.ended.lock().take() {
-            // The connection's task may have ended by itself.
-            let _ = ended.send(why);
-        }
-    }
-
-    fn put(&self, packet: Packet, gateway: &Gateway) {
-        let bytes = packet.len();
-        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if waiting <= limits::SESSION_QUEUE_BYTES.max(bytes) && self.inbox.try_send(packet).is_ok() {
-            return;
-        }
-        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-        let mut error = Error::new(Code::Unavailable, "too many of your requests are waiting: this one was dropped");
-        error.retry_after_ms = Some(1_000);
-        let at_ms = gateway.now_ms();
-        self.outbox.send(&ServerEvent::Error {
-            error: &error,
-            event: None,
-            field: None,
-            conflict_id: None,
-            request_id: None,
-            at_ms,
-        });
-    }
-}
-
-impl Handler {
-    /// The client says who it is: `auth.token`, or what its first HTTP request carried.
-    fn open(&self, socket: &Arc<Socket>, auth: Option<&str>) {
-        let given = auth.and_then(|text| Fields::parse(text).ok()?.maybe_text("token", 8_192).ok().flatten());
-        let token = given.as_deref().or_else(|| auth::token_of(&socket.req_parts));
-        let opened = auth::check(&self.gateway, token)
-            .and_then(|claims| Session::open(self.gateway.clone(), claims, Transport::SocketIo));
-        let session = match opened {
-            Ok(session) => session,
-            Err(error) => {
-                // The timer of `on_connect` closes the connection, when the refusal has had time to arrive.
-                let _ = socket.emit(refusal(&error, socket.protocol, self.gateway.now_ms()));
-                return;
-            }
-        };
-        let (inbox, packets) = mpsc::channel(INBOX);
-        let (end, ended) = oneshot::channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let outbox = session.outbox.clone();
-        let live = Live { inbox, waiting: waiting.clone(), outbox, ended: Mutex::new(Some(end)) };
-        let hello = match socket.protocol {
-            ProtocolVersion::V3 => "0".to_owned(),
-            ProtocolVersion::V4 => format!("0{{\"sid\":\"{}\"}}", socket.id),
-        };
-        if socket.data.live.set(live).is_err() || socket.emit(hello).is_err() {
-            return;
-        }
-        let (first, every) = session.ticks();
-        let mut ticks = interval_at(first, every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let connection = Connection {
-            gateway: self.gateway.clone(),
-            session,
-            socket: socket.clone(),
-            packets,
-            waiting,
-            ended,
-            sending: VecDeque::new(),
-            handed: 0,
-            count: 0,
-            retry: None,
-            retry_in: RETRY,
-            ticks,
-        };
-        tokio::spawn(connection.run());
-    }
-}
-
-/// Connect errors carry a message only in most clients, so the code stands in it.
-fn refusal(error: &Error, protocol: ProtocolVersion, at_ms: u64) -> String {
-    let mut out = b"4".to_vec();
-    if protocol == ProtocolVersion::V3 {
-        json::push_text(&mut out, &error.to_string());
-    } else {
-        json::push_object(&mut out, |o| {
-            o.text("message", &error.to_string());
-            o.object("data", |o| {
-                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms }
-                    .fill(o);
-            });
-        });
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// A socket and its session.
-struct Connection {
-    gateway: Arc<Gateway>,
-    session: Session,
-    socket: Arc<Socket>,
-    packets: mpsc::Receiver<Packet>,
-    waiting: Arc<AtomicUsize>,
-    ended: oneshot::Receiver<Ended>,
-    sending: VecDeque<Out>,
-    /// Bytes handed to Engine.IO since it was last seen empty.
-    handed: usize,
-    /// Packets handed over since then.
-    count: usize,
-    retry: Option<Pin<Box<Sleep>>>,
-    retry_in: Duration,
-    ticks: Interval,
-}
-
-impl Connection {
-    async fn run(mut self) {
-        let ended = poll_fn(|cx| self.poll(cx)).await;
-        if let Ended::Closed(error) = &ended {
-            let at_ms = self.gateway.now_ms();
-            let event =
-                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
-            if let Frame::SocketIo(text) = Frame::of(Transport::SocketIo, &event) {
-                // A socket that is full gets neither: it will see the connection end.
-                let _ = self.socket.emit(text).and_then(|()| self.socket.emit("1"));
-            }
-        }
-        let Self { session, socket, .. } = self;
-        session.end(&ended);
-        socket.close(DisconnectReason::ClosingServer);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        // What the session queues for itself from here on needs no wake-up: it is handed on below.
-        self.session.outbox.deafen();
-        if let Poll::Ready(ended) = Pin::new(&mut self.ended).poll(cx) {
-            return Poll::Ready(ended.unwrap_or(Ended::Gone));
-        }
-        self.session.poll(cx);
-        while self.session.has_room() {
-            let Poll::Ready(Some(packet)) = self.packets.poll_recv(cx) else { break };
-            self.waiting.fetch_sub(packet.len(), Ordering::Relaxed);
-            self.hear(packet);
-            self.session.poll(cx);
-        }
-        while self.ticks.poll_tick(cx).is_ready() {
-            // Liveness is Engine.IO's here; the tick looks at the token.
-            self.session.heard();
-            if let Err(ended) = self.session.tick() {
-                return Poll::Ready(ended);
-            }
-        }
-        self.session.outbox.register(cx.waker());
-        match self.write(cx) {
-            Ok(()) => Poll::Pending,
-            Err(ended) => Poll::Ready(ended),
-        }
-    }
-
-    fn hear(&mut self, packet: Packet) {
-        match packet {
-            Packet::Event { body, ack } => {
-                let frame = Bytes::from(body.clone());
-                match event_array(&body) {
-                    Ok((event, data)) => self.session.hear(&event, data, &frame, ack),
-                    Err(bad) => self.session.misheard(&bad),
-                }
-            }
-            Packet::Bad(bad) => self.session.misheard(&bad),
-            Packet::Connect { .. } | Packet::Disconnect | Packet::Ack => {}
-        }
-    }
-
-    /// Hands what waits to Engine.IO, as far as it has room.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        if let Some(retry) = &mut self.retry
-            && retry.as_mut().poll(cx).is_pending()
-        {
-            return if self.session.outbox.is_closed() { self.take() } else { Ok(()) };
-        }
-        self.retry = None;
-        loop {
-            if self.sending.is_empty() {
-                self.take()?;
-            }
-            if self.sending.is_empty() {
-                return Ok(());
-            }
-            if self.socket.is_closed() {
-                return Err(Ended::Gone);
-            }
-            if !self.has_room() {
-                let mut retry = Box::pin(sleep(self.retry_in));
-                self.retry_in = (self.retry_in * 2).min(RETRY_MAX);
-                // Not due yet; polled so that it wakes this task.
-                let _ = retry.as_mut().poll(cx);
-                self.retry = Some(retry);
-                return if self.session.outbox.is_closed() { self.take() } else { Ok(()) };
-            }
-            self.retry_in = RETRY;
-            let Some(Out { frame: Frame::SocketIo(text), taken }) = self.sending.pop_front() else { continue };
-            self.handed += text.len();
-            self.count += 1;
-            self.socket.emit(text).map_err(|_| Ended::Gone)?;
-            if let Some(taken) = taken {
-                // Nobody waits for it any more if its job has ended.
-                let _ = taken.send(());
-            }
-        }
-    }
-
-    /// An error ends the session.
-    fn take(&mut self) -> Result<(), Ended> {
-        let mut taken = VecDeque::new();
-        self.session.outbox.take(&mut taken).map_err(Ended::Closed)?;
-        self.sending.append(&mut taken);
         Ok(())
     }
 
-    /// Engine.IO shows its queue only by its permits: as many as can be held at once are free. One is always left
-    /// for its own pings, which end the connection when they find none.
-    fn has_room(&mut self) -> bool {
-        // A page of a sync, and anything after a lot of bytes, waits until what was handed over is on its way.
-        let polls = self.socket.transport_type() == TransportType::Polling;
-        let all = self.handed >= ENGINE_BYTES
-            || (polls && self.count >= POLL_PACKETS)
-            || self.sending.front().is_some_and(|o| o.taken.is_some());
-        if !all {
-            let (one, another) = (self.socket.reserve(), self.socket.reserve());
-            return one.is_ok() && another.is_ok();
-        }
-        let permits: Vec<_> = (1..ENGINE_QUEUE).map_while(|_| self.socket.reserve().ok()).collect();
-        let empty = permits.len() == ENGINE_QUEUE - 1;
-        if empty {
-            (self.handed, self.count) = (0, 0);
-        }
-        empty
+    fn socket(&self, sid: &str) -> Option<Arc<Socket>> {
+        self.sockets.lock().get(sid).cloned()
     }
+}
+
+/// What a request's query says.
+struct Query {
+    eio: Eio,
+    sid: Option<String>,
+    websocket: bool,
+}
+
+impl Query {
+    /// The error is Engine.IO's number and text for it.
+    fn of(request: &Request) -> Result<Self, (u8, &'static str)> {
+        let query = request.uri().query().unwrap_or_default();
+        let get = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let websocket = match get("transport") {
+            Some("websocket") => true,
+            Some("polling") => false,
+            _ => return Err((0, "Transport unknown")),
+        };
+        let eio = match get("EIO") {
+            Some("3") => Eio::V3,
+            Some("4") => Eio::V4,
+            _ => return Err((5, "Unsupported protocol version")),
+        };
+        Ok(Self { eio, sid: get("sid").map(str::to_owned), websocket })
+    }
+}
+
+/// Every request under `/socket.io/`.
+pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Response {
+    let query = match Query::of(&request) {
+        Ok(query) => query,
+        Err((code, message)) => return refused(code, message),
+    };
+    let Some(sid) = query.sid else {
+        if request.method() != Method::GET {
+            return refused(2, "Bad handshake method");
+        }
+        if let Err(error) = engine.check_room() {
+            return Failure::new(&engine.gateway, error).into_response();
+        }
+        return if query.websocket {
+            engine.open_web_socket(query.eio, request)
+        } else {
+            engine.open(query.eio, request)
+        };
+    };
+    let Some(socket) = engine.socket(&sid) else { return unknown() };
+    match (request.method(), query.websocket) {
+        (&Method::GET, true) => engine.upgrade(&socket, request).await,
+        (&Method::GET, false) => poll(&socket).await,
+        (&Method::POST, false) => post(&socket, request.into_body()).await,
+        _ => refused(3, "Bad request"),
+    }
+}
+
+/// Engine.IO's refusals: its clients begin anew.
+fn refused(code: u8, message: &str) -> Response {
+    let body = json::object(|o| {
+        o.number("code", u64::from(code)).text("message", message);
+    });
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (StatusCode::BAD_REQUEST, json, body).into_response()
+}
+
+fn unknown() -> Response {
+    refused(1, "Session ID unknown")
+}
+
+fn plain(body: impl Into<Body>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))], body.into()).into_response()
+}
+
+/// Answers when something waits for the client.
+async fn poll(socket: &Socket) -> Response {
+    let (answer, payload) = oneshot::channel();
+    if socket.requests.send(Wanted::Poll(answer)).await.is_err() {
+        return unknown();
+    }
+    payload.await.map_or_else(|_| unknown(), plain)
+}
+
+/// Takes packets in, as fast as there is room for them.
+async fn post(socket: &Socket, body: Body) -> Response {
+    let _turn = socket.posting.lock().await;
+    let taken = socket.gone.run_until_cancelled(async {
+        let mut body = body.into_data_stream();
+        let mut decoder = Decoder::new(socket.eio);
+        loop {
+            let piece = body.next().await.transpose().map_err(|_| ())?;
+            decoder.push(piece.as_deref().unwrap_or_default());
+            while let Some(packet) = decoder.next(piece.is_none()) {
+                let room = socket.room.clone().acquire_many_owned(packet.weight()).await.map_err(|_| ())?;
+                socket.inbox.send(Posted(packet, room)).map_err(|_| ())?;
+            }
+            if piece.is_none() {
+                return Ok::<(), ()>(());
+            }
+        }
+    });
+    match taken.await {
+        Some(Ok(())) => plain("ok"),
+        _ => unknown(),
+    }
+}
+
+impl Engine {
+    /// Makes a connection; what runs it is given back.
+    fn connect(self: &Arc<Self>, eio: Eio, parts: axum::http::request::Parts) -> (String, Connection) {
+        let sid = format!("{:032x}", rand::random::<u128>());
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        // Bounded by the semaphore, in bytes.
+        let (inbox, posted) = mpsc::unbounded_channel();
+        let socket = Arc::new(Socket {
+            eio,
+            requests,
+            inbox,
+            room: Arc::new(Semaphore::new(limits::INBOX_BYTES)),
+            posting: tokio::sync::Mutex::default(),
+            gone: CancellationToken::new(),
+        });
+        self.sockets.lock().insert(sid.clone(), socket.clone());
+        let connection = Connection::new(self.clone(), sid.clone(), socket.gone.clone(), eio, parts, asked, posted);
+        (sid, connection)
+    }
+
+    /// The first packet of a connection.
+    fn hello(&self, sid: &str, upgrades: &str) -> String {
+        let settings = &self.gateway.settings;
+        let (every, lost) = (settings.ping_every.as_millis(), settings.lost_after.as_millis());
+        format!(
+            "0{{\"sid\":\"{sid}\",\"upgrades\":[{upgrades}],\"pingInterval\":{every},\"pingTimeout\":{},\"maxPayload\":{}}}",
+            lost.saturating_sub(every),
+            limits::FRAME
+        )
+    }
+
+    fn open(self: &Arc<Self>, eio: Eio, request: Request) -> Response {
+        let (sid, connection) = self.connect(eio, request.into_parts().0);
+        let mut payload = payload::Payload::default();
+        payload.push(eio, &self.hello(&sid, "\"websocket\""));
+        tokio::spawn(connection.run());
+        plain(payload.into_bytes())
+    }
+
+    fn open_web_socket(self: &Arc<Self>, eio: Eio, mut request: Request) -> Response {
+        let (upgrade, answer) = match accept(&mut request) {
+            Ok(accepted) => accepted,
+            Err(refused) => return *refused,
+        };
+        let (sid, connection) = self.connect(eio, request.into_parts().0);
+        let hello = self.hello(&sid, "");
+        let within = self.gateway.settings.connect_timeout;
+        tokio::spawn(async move {
+            // A client that is gone by then leaves nothing: the connection goes with this task.
+            if let Ok(Ok(io)) = timeout(within, upgrade).await {
+                connection.run_over(web_socket(io).await, hello).await;
+            }
+        });
+        answer
+    }
+
+    /// A client that polls moves to a WebSocket: it probes it, waits for its last poll, and says that it has moved.
+    async fn upgrade(&self, socket: &Socket, mut request: Request) -> Response {
+        let (upgrade, answer) = match accept(&mut request) {
+            Ok(accepted) => accepted,
+            Err(refused) => return *refused,
+        };
+        let (moved, web_socket_here) = oneshot::channel();
+        let (requests, within) = (socket.requests.clone(), self.gateway.settings.connect_timeout);
+        let probe = async move {
+            let Ok(io) = upgrade.await else { return };
+            let mut ws = web_socket(io).await;
+            if !matches!(ws.next().await, Some(Ok(Message::Text(text))) if text.as_str() == "2probe") {
+                return;
+            }
+            if ws.send(Message::text("3probe")).await.is_err()
+                || requests.send(Wanted::Upgrade(web_socket_here)).await.is_err()
+            {
+                return;
+            }
+            while let Some(Ok(message)) = ws.next().await {
+                match message {
+                    Message::Text(text) if text.as_str() == "5" => {
+                        // Its connection may have ended.
+                        let _ = moved.send(ws);
+                        return;
+                    }
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    _ => return,
+                }
+            }
+        };
+        tokio::spawn(socket.gone.clone().run_until_cancelled_owned(timeout(within, probe)));
+        answer
+    }
+}
+
+async fn web_socket(io: Upgraded) -> WebSocket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(Some(limits::PACKET_READ))
+        .max_frame_size(Some(limits::PACKET_READ));
+    WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await
+}
+
+/// The WebSocket handshake, with what becomes the connection when it was answered.
+fn accept(request: &mut Request) -> Result<(OnUpgrade, Response), Box<Response>> {
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let asks = request.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let (Some(key), true) = (key, asks) else { return Err(Box::new(refused(3, "Bad request"))) };
+    let Ok(key) = HeaderValue::from_str(&key) else { return Err(Box::new(refused(3, "Bad request"))) };
+    let upgrade = hyper::upgrade::on(request);
+    let headers = [
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (CONNECTION, HeaderValue::from_static("Upgrade")),
+        (SEC_WEBSOCKET_ACCEPT, key),
+    ];
+    Ok((upgrade, (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()))
 }

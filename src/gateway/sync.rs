@@ -57,20 +57,23 @@ pub struct Syncs(Mutex<HashMap<String, Running>>);
 
 struct Running {
     sync_id: String,
+    /// That it goes to.
+    session: u64,
     /// Once its last page is on its way.
     sent: Option<Synced>,
     completed: Arc<Notify>,
 }
 
 impl Syncs {
-    /// 2001 if one is being sent to the device; one that only waits for its completion gives way.
-    fn begin(&self, device_id: &str, sync_id: &str) -> Result<Arc<Notify>, Error> {
+    /// 2001 if one is being sent to the device on this session. One of another session gives way (the device has come
+    /// back, before its old connection was found dead), and so does one that only waits for its completion.
+    fn begin(&self, device_id: &str, session: u64, sync_id: &str) -> Result<Arc<Notify>, Error> {
         let mut running = self.0.lock();
-        if running.get(device_id).is_some_and(|r| r.sent.is_none()) {
+        if running.get(device_id).is_some_and(|r| r.sent.is_none() && r.session == session) {
             return Err(Error::new(Code::SyncRequest, "a sync of this device is running"));
         }
         let completed = Arc::new(Notify::new());
-        let run = Running { sync_id: sync_id.to_owned(), sent: None, completed: completed.clone() };
+        let run = Running { sync_id: sync_id.to_owned(), session, sent: None, completed: completed.clone() };
         if let Some(old) = running.insert(device_id.to_owned(), run) {
             old.completed.notify_one();
         }
@@ -83,6 +86,11 @@ impl Syncs {
         {
             run.sent = Some(synced);
         }
+    }
+
+    /// None of another session has taken its place.
+    fn goes_on(&self, device_id: &str, sync_id: &str) -> bool {
+        self.0.lock().get(device_id).is_some_and(|run| run.sync_id == sync_id)
     }
 
     fn end(&self, device_id: &str, sync_id: &str) {
@@ -154,7 +162,7 @@ impl SyncJob {
     /// The device may have no other one whose pages are being sent: then it is refused, and that is answered.
     pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
-        let begun = gateway.syncs.begin(&ask.device_id, &sync_id);
+        let begun = gateway.syncs.begin(&ask.device_id, outbox.id, &sync_id);
         match begun {
             Ok(completed) => Some(Box::new(Self { gateway, outbox, ask, ticket, sync_id, completed, begun_ms: 0 })),
             Err(error) => {
@@ -261,15 +269,13 @@ impl SyncJob {
             // The client knows its own place.
             (Some(seq), _) if seq > 0 || !owed => Some(seq),
             _ if owed => None,
-            // A time that has not come: the client's clock is wrong, and only what the cluster has noted counts.
-            (_, Some(ms)) if ms > meta.now_ms => match course.before.as_ref().is_some_and(|b| b.last_sync_ms > 0) {
-                true => course.recorded(),
-                false => None,
-            },
             (_, Some(ms)) if gone(meta, ms) => None,
             (_, Some(ms)) => {
                 let (compacted, head) = (meta.compacted_seq, meta.head_seq);
-                Some(self.gateway.cluster.replica().cold(move |t| seq_of_time(t, compacted, head, ms)).await?)
+                let seq = self.gateway.cluster.replica().cold(move |t| seq_of_time(t, compacted, head, ms)).await?;
+                // A time that has not come: the client's clock is wrong, so what the cluster has noted counts, too.
+                let noted = if course.completed_one() { course.recorded() } else { None };
+                if ms > meta.now_ms { noted.map(|noted| noted.min(seq)) } else { Some(seq) }
             }
             (_, None) => course.recorded(),
         };
@@ -405,6 +411,9 @@ impl SyncJob {
             };
             Frame::of(self.outbox.transport, &ServerEvent::SyncResponse(&page))
         };
+        if !self.gateway.syncs.goes_on(&self.ask.device_id, &self.sync_id) {
+            return Err(Error::new(Code::SyncRequest, "the device began a sync on another session"));
+        }
         if !part.has_more {
             // Before the client can say that it has it.
             let synced = Synced { head: course.meta.head_seq, at_ms: course.meta.now_ms, scope: course.scope };
@@ -425,6 +434,10 @@ impl Course {
             Some(before) if before.cursor_scope == 0 || before.cursor_scope == self.scope => Some(before.cursor_seq),
             Some(_) => None,
         }
+    }
+
+    fn completed_one(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.last_sync_ms > 0)
     }
 
     /// A time that the device has everything up to, whatever comes of this sync.

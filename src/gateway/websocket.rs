@@ -51,7 +51,8 @@ pub async fn upgrade(
     })?;
     let session = Session::open(gateway.clone(), claims, Transport::WebSocket);
     let session = session.map_err(|e| Failure::new(&gateway, e))?;
-    let upgrade = upgrade.read_buffer_size(READ_BUFFER).max_message_size(limits::FRAME).max_frame_size(limits::FRAME);
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER);
+    let upgrade = upgrade.max_message_size(limits::PACKET_READ).max_frame_size(limits::PACKET_READ);
     Ok(upgrade.on_upgrade(move |socket| Connection::new(&gateway, session, socket).run()))
 }
 
@@ -70,6 +71,8 @@ struct Connection {
     /// Fed since the last flush that ended.
     dirty: bool,
     blocked_since: Option<Instant>,
+    /// Nothing was heard for want of room.
+    paused: bool,
     write_timeout: Duration,
     ticks: Interval,
     at_ms: Box<dyn Fn() -> u64 + Send>,
@@ -87,6 +90,7 @@ impl Connection {
             sending: VecDeque::new(),
             dirty: false,
             blocked_since: None,
+            paused: false,
             write_timeout: gateway.settings.write_timeout,
             ticks,
             at_ms: Box::new(move || clock.now_ms()),
@@ -95,10 +99,23 @@ impl Connection {
 
     async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
-        let Self { session, socket, at_ms, .. } = self;
-        session.end(&ended);
-        // A peer that takes nothing is not waited for.
-        let _ = timeout(FAREWELL, farewell(socket, &ended, at_ms())).await;
+        let Self { session, mut socket, sending, at_ms, .. } = self;
+        // A peer that takes nothing is not waited for. A node that shuts down waits for its sessions, so that all are
+        // told; else a session that has ended takes up no room.
+        let shuts_down = matches!(&ended, Ended::Closed(error) if error.code == Code::Unavailable);
+        let (first, last) = if shuts_down { (None, Some(session)) } else { (Some(session), None) };
+        if let Some(session) = first {
+            session.end(&ended);
+        }
+        let told = timeout(FAREWELL, farewell(&mut socket, sending, &ended, at_ms())).await;
+        if let Some(session) = last {
+            session.end(&ended);
+        }
+        if told == Ok(true) {
+            // Until the client closes too: closing first would throw away what it has not read yet.
+            let closed = async { while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {} };
+            let _ = timeout(FAREWELL, closed).await;
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -112,18 +129,26 @@ impl Connection {
             return Poll::Ready(ended);
         }
         self.session.outbox.register(cx.waker());
-        match self.write(cx) {
-            Ok(()) => Poll::Pending,
-            Err(ended) => Poll::Ready(ended),
+        if let Err(ended) = self.write(cx) {
+            return Poll::Ready(ended);
         }
+        if self.paused && self.has_room() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// More may be heard: the client takes its answers, and fewer of its requests than the limit are unanswered.
+    fn has_room(&self) -> bool {
+        self.sending.len() < limits::SESSION_QUEUE / limits::SESSION_QUEUE_HEARS && self.session.has_room()
     }
 
     /// Takes in what the client sent, as long as its requests find room.
     fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         for _ in 0..TURN {
-            if !self.session.has_room() {
-                // The first answer that is due wakes this task, and makes room. Nothing may answer between here
-                // and the end of this poll: the socket has not been asked to wake it.
+            self.paused = !self.has_room();
+            if self.paused {
+                // An answer that is due, or one that is sent, makes room and wakes this task.
                 return Poll::Pending;
             }
             let message = match Pin::new(&mut self.socket).poll_next(cx) {
@@ -148,6 +173,10 @@ impl Connection {
     fn hear_text(&mut self, text: Utf8Bytes) {
         let frame = Bytes::from(text.clone());
         match envelope(&text) {
+            Ok((event, data)) if text.len() > limits::FRAME => {
+                self.session.refuse_frame(&event, data, None, &Bad::payload(too_large()));
+            }
+            Err(_) if text.len() > limits::FRAME => self.session.misheard(&Bad::payload(too_large())),
             Ok((event, data)) => self.session.hear(&event, data, &frame, None),
             Err(bad) => self.session.misheard(&bad),
         }
@@ -157,6 +186,10 @@ impl Connection {
         while self.ticks.poll_tick(cx).is_ready() {
             if self.blocked_since.is_some_and(|since| since.elapsed() >= self.write_timeout) {
                 return Err(Ended::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
+            }
+            if self.paused {
+                // It is not listened to: that is not its silence.
+                self.session.heard();
             }
             if self.session.tick()?
                 && let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
@@ -177,8 +210,6 @@ impl Connection {
                     self.sending = VecDeque::new();
                 }
                 self.session.outbox.take(&mut self.sending).map_err(Ended::Closed)?;
-            } else if self.session.outbox.is_closed() {
-                self.session.outbox.take(&mut VecDeque::new()).map_err(Ended::Closed)?;
             }
             if self.sending.is_empty() {
                 break;
@@ -186,7 +217,8 @@ impl Connection {
             match Pin::new(&mut self.socket).poll_ready(cx) {
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
-                    return Ok(());
+                    // Why it is closed does not wait for a peer that takes nothing.
+                    return self.session.outbox.end().map_or(Ok(()), |why| Err(Ended::Closed(why)));
                 }
                 Poll::Ready(Err(_)) => return Err(Ended::Gone),
                 Poll::Ready(Ok(())) => {}
@@ -215,13 +247,16 @@ impl Connection {
     }
 }
 
+fn too_large() -> String {
+    format!("a frame may have at most {} bytes", limits::FRAME)
+}
+
 fn broken(error: &axum::Error) -> Ended {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref::<tungstenite::Error>() {
             Some(tungstenite::Error::Capacity(_)) => {
-                let why = format!("a frame may have at most {} bytes", limits::FRAME);
-                return Ended::Closed(Error::new(Code::InvalidData, why));
+                return Ended::Closed(Error::new(Code::InvalidData, too_large()));
             }
             Some(tungstenite::Error::Utf8(_)) => return Ended::Closed(Error::new(Code::InvalidData, NOT_UTF8)),
             _ => {}
@@ -231,8 +266,8 @@ fn broken(error: &axum::Error) -> Ended {
     Ended::Gone
 }
 
-/// Says why, if the server ends it, and closes.
-async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
+/// Sends what waits, says why the server ends it, and closes. True when all of it was taken.
+async fn farewell(socket: &mut WebSocket, sending: VecDeque<Out>, ended: &Ended, at_ms: u64) -> bool {
     let silent = Error::new(Code::Silent, "nothing was heard from you");
     let error = match ended {
         Ended::Closed(error) => error,
@@ -240,14 +275,17 @@ async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
         Ended::Gone => {
             // The answer to the client's close frame, if there was one.
             let _ = socket.flush().await;
-            return;
+            return false;
         }
     };
     let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
-    if let Frame::WebSocket(text) = Frame::of(Transport::WebSocket, &event)
-        && socket.send(Message::Text(text)).await.is_err()
-    {
-        return;
+    let last = Frame::of(Transport::WebSocket, &event);
+    for frame in sending.into_iter().map(|out| out.frame).chain([last]) {
+        if let Frame::WebSocket(text) = frame
+            && socket.feed(Message::Text(text)).await.is_err()
+        {
+            return false;
+        }
     }
     let code = match error.code {
         Code::InvalidData if error.message == NOT_UTF8 => 1007,
@@ -258,7 +296,5 @@ async fn farewell(mut socket: WebSocket, ended: &Ended, at_ms: u64) {
     };
     // A control frame holds 123 bytes of reason.
     let reason: String = error.to_string().chars().take(100).collect();
-    let _ = socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
-    // Until the client closes too: closing first would throw away what it has not read yet.
-    while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+    socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await.is_ok()
 }

@@ -8,21 +8,20 @@ use prost::Message;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::fingerprint;
-use super::queues::Entry;
 use super::read;
 use super::records::Version;
 use super::requests::{Kept, Names};
 use super::state::{Fail, Given1, State, refuse, refuse_field};
 use super::tables::{Key, TablesError};
+use super::value;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Accepted, Change, ChangeBlock, Compact, Conflict, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome,
-    Record, Requested, TableName,
+    Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome, Record,
+    Requested, TableName,
 };
 
-/// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation.
-/// That `data` is a JSON object is checked where it is decoded.
+/// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
 pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     let bad =
         |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")).about(field, None));
@@ -58,6 +57,10 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     let text = &c.timestamp_as_sent;
     if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {
         return bad("timestamp", format!("is kept as at most {} bytes without control characters", limits::TIME_TEXT));
+    }
+    // The node that took it from its client has looked already; but entries may come from any node.
+    if let Err(flaw) = value::check_object(&c.data) {
+        return bad("new_data", flaw.to_string());
     }
     Ok(())
 }
@@ -210,7 +213,7 @@ impl State {
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
         validate(&c)?;
         let device = self.device_number(&c.device_id)?;
-        if let Entry::Repeated(given) = self.queue_entry(&c, device)? {
+        if let Some(given) = self.queue_entry(&c, device)? {
             return Ok((given, true));
         }
         let Some(kept) = self.requests.find(device, &c.request_id) else {
@@ -271,14 +274,18 @@ impl State {
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let current = self.version(table, c.record_id);
-        if let Some(kind) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
+        if let Some(found) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
             let asked = c.clone();
-            let given = self.conflict(kind, c, given_ms, device, table, current)?;
+            let given = self.conflict(found, c, given_ms, device, table, current)?;
             self.answer_by_row(device, &Names::of(&asked), &asked, given.clone());
             return Ok(given);
         }
         // A writer whose time-stamp is older than its own last one still comes after it.
-        let timestamp_ms = given_ms.unwrap_or(now);
+        let mut timestamp_ms = given_ms.unwrap_or(now);
+        if let (Operation::Insert, Some(standing)) = (c.operation(), current.as_ref().filter(|v| !v.deleted)) {
+            // The same data once more, perhaps from long ago: the record does not become older by it.
+            timestamp_ms = timestamp_ms.max(standing.timestamp_ms);
+        }
         let request_number = if Names::of(&c).is_none() { 0 } else { self.requests.next_number(device) + 1 };
         let write = Write {
             device,
@@ -424,6 +431,9 @@ impl State {
         if c.event_type.is_empty() || c.event_type.len() > limits::EVENT_TYPE {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
+        if let Err(flaw) = value::check_object(&c.payload) {
+            return refuse(Code::InvalidData, format!("payload {flaw}"));
+        }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
         let now = self.meta.now_ms;
         let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
@@ -432,8 +442,9 @@ impl State {
         Ok(Given::Done(Nothing {}))
     }
 
-    /// Drops the oldest changes (by whole blocks) and audit rows, at most [`limits::COMPACT_STEP`] of each. A change
-    /// outlives its audit row: every number that the audit log lists can be shown.
+    /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
+    /// [`limits::COMPACT_STEP`] of each. A change outlives its audit row: every number that the audit log lists can be
+    /// shown. The last election is always kept.
     pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
         let from = self.meta.audit_compacted + 1;
         let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
@@ -444,6 +455,13 @@ impl State {
         self.audit.forget(self.meta.audit_compacted);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
+        self.drop_resolved(c.conflicts_to);
+        let from = self.meta.election_dropped + 1;
+        let newest = self.meta.election_head.saturating_sub(1);
+        for id in from..=c.elections_to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
+            self.delete(Key::Election(id));
+            self.meta.election_dropped = id;
+        }
         Ok(Given::Done(Nothing {}))
     }
 
@@ -498,11 +516,6 @@ impl State {
         if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {
             self.save_queue(device, &change.queue);
         }
-    }
-
-    /// Conflicts that wait for a decision, oldest first.
-    pub fn open_conflicts(&self) -> impl Iterator<Item = &Arc<Conflict>> {
-        self.open_conflicts.values()
     }
 }
 

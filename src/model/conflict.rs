@@ -1,26 +1,41 @@
-//! Conflicts: found when a change meets a record that another hand has moved, decided by the table's policy.
+//! Conflicts: found when a change meets a record that another hand has moved, decided by the table's policies.
+//!
+//! An update or delete of an old version is decided by the table's `policy`. An insert that meets a live record with
+//! other data is a collision (two devices drew the same number) and has a policy of its own, because last writer wins
+//! would throw a whole record away.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::change::{Write, object};
+use super::conflict_index::{Filter, Status};
 use super::effect::Effect;
 use super::error::Code;
+use super::merge::merge_objects;
+use super::policy::method_name;
+use super::read::{HistoryOf, Place};
 use super::records::Version;
-use super::state::{Given1, State, refuse};
+use super::state::{Fail, Given1, State, refuse};
 use super::tables::{Key, TablesError};
+use super::value;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Accepted, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, Done as Nothing, Operation,
-    PolicyPut, ResolutionMethod, TableName,
+    Accepted, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, InsertPolicy, Operation,
+    ResolutionMethod,
 };
 
+/// What an update met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    kind: ConflictType,
+    /// An insert met a live record with other data.
+    collision: bool,
+}
+
 impl State {
-    /// What this update conflicts with, if anything (design, section 6).
+    /// What this update conflicts with, if anything (design, sections 6 and 16.7).
     pub(super) fn conflict_with(
         &self,
         c: &DataUpdate,
@@ -28,25 +43,38 @@ impl State {
         device: u32,
         table: u32,
         current: Option<&Version>,
-    ) -> Result<Option<ConflictType>, TablesError> {
+    ) -> Result<Option<Found>, TablesError> {
+        // Whatever version or time an insert names: it was made in the belief that there is no such record.
+        if let (Operation::Insert, Some(standing)) = (c.operation(), current.filter(|v| !v.deleted)) {
+            let same = value::equal(&self.data_of(table, c.record_id, standing)?, &c.data);
+            return Ok((!same).then_some(Found { kind: ConflictType::Data, collision: true }));
+        }
+        let found = |kind| Ok(Some(Found { kind, collision: false }));
         if c.base_version.is_some_and(|base| !matches_base(base, current)) {
-            return Ok(Some(ConflictType::Version));
+            return found(ConflictType::Version);
         }
         let Some(current) = current else { return Ok(None) };
         if given_ms.is_some_and(|ms| ms < current.timestamp_ms) && current.device != device {
-            return Ok(Some(ConflictType::Timestamp));
+            return found(ConflictType::Timestamp);
         }
-        let data = match (c.operation(), current.deleted) {
-            (Operation::Insert, false) => self.data_of(table, c.record_id, current)? != object(&c.data),
-            (Operation::Update | Operation::Delete, true) => true,
-            _ => false,
-        };
-        Ok(data.then_some(ConflictType::Data))
+        if current.deleted && c.operation() != Operation::Insert { found(ConflictType::Data) } else { Ok(None) }
+    }
+
+    /// How a conflict is decided: by this method at once, or by hand.
+    fn method(&self, table: u32, collision: bool) -> ResolutionMethod {
+        if !collision {
+            return self.policy(table);
+        }
+        match self.insert_policy(table) {
+            InsertPolicy::LastWriterWins => ResolutionMethod::LastWriterWins,
+            InsertPolicy::Automatic => ResolutionMethod::Automatic,
+            InsertPolicy::Manual | InsertPolicy::KeepBoth | InsertPolicy::Unset => ResolutionMethod::Manual,
+        }
     }
 
     pub(super) fn conflict(
         &mut self,
-        kind: ConflictType,
+        found: Found,
         c: DataUpdate,
         given_ms: Option<u64>,
         device: u32,
@@ -59,13 +87,19 @@ impl State {
             Some(version) => self.data_of(table, c.record_id, version)?,
             None => Bytes::new(),
         };
-        self.meta.conflict_head += 1;
+        let method = self.method(table, found.collision);
+        if method == ResolutionMethod::Manual
+            && found.collision
+            && let Some(open) = self.same_open(table, &c)
+        {
+            // The same insert again: it waits already.
+            return Ok(Given::Conflict(open));
+        }
         let mut row = Conflict {
-            id: self.meta.conflict_head,
             device_id: c.device_id.clone(),
             table_name: c.table_name.clone(),
             record_id: c.record_id,
-            conflict_type: kind.into(),
+            conflict_type: found.kind.into(),
             local_version: local.clone(),
             remote_version: object(&c.data),
             at_ms: now,
@@ -73,18 +107,18 @@ impl State {
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
             remote_timestamp_ms: timestamp_ms,
             remote_delete: c.operation() == Operation::Delete,
+            collision: found.collision,
             ..Conflict::default()
         };
-        let policy = self.policy(table);
-        let details = format!("Conflict {} of {}/{} ({})", row.id, row.table_name, row.record_id, type_name(kind));
-        self.audit("sync_conflict", type_name(kind), true, &c.device_id, details);
-        if policy == ResolutionMethod::Manual {
-            let row = Arc::new(row);
-            self.put(Key::Conflict(row.id), &*row);
-            self.open_conflicts.insert(row.id, row.clone());
+        if method == ResolutionMethod::Manual {
+            if let Some(version) = current.filter(|_| found.collision) {
+                row.writer = self.device_name(version.device).unwrap_or_default().to_owned();
+            }
+            let row = self.open_conflict(row, device, table, type_name(found.kind))?;
             self.effect(Effect::ConflictFound(row.clone()));
             return Ok(Given::Conflict(Conflict::clone(&row)));
         }
+        self.number_conflict(&mut row, type_name(found.kind));
         let mut write = Write {
             device,
             device_id: c.device_id.clone(),
@@ -100,7 +134,7 @@ impl State {
         };
         let wins = self.incoming_wins(timestamp_ms, &c.device_id, current.as_ref());
         let mut decided = wins.then_some(());
-        if policy == ResolutionMethod::Automatic
+        if method == ResolutionMethod::Automatic
             && !row.remote_delete
             && !row.local_deleted
             && let Some(merged) = self.merge(&c, &local, wins)?
@@ -110,7 +144,7 @@ impl State {
             write.timestamp_ms = timestamp_ms.max(current.as_ref().map_or(0, |v| v.timestamp_ms));
             decided = Some(());
         }
-        row.resolution = policy.into();
+        row.resolution = method.into();
         row.resolved_ms = now;
         row.resolved_by = c.device_id.clone();
         let timestamp_ms = write.timestamp_ms;
@@ -123,20 +157,63 @@ impl State {
             row.resolved_deleted = row.local_deleted;
             row.resolved_data = local;
         }
-        self.close_conflict(&row);
+        let row = self.close_conflict(row);
         let (seq, conflict) = (row.resolved_seq, Some(row.clone()));
         Ok(if seq > 0 { Given::Accepted(Accepted { seq, timestamp_ms, conflict }) } else { Given::Conflict(row) })
+    }
+
+    /// An insert of this device with the same data that waits for a decision already.
+    fn same_open(&self, table: u32, c: &DataUpdate) -> Option<Conflict> {
+        let open = self.conflicts.open_of_record(table, c.record_id);
+        open.rev()
+            .filter(|o| o.collision && o.device_id == c.device_id)
+            .take(limits::OPEN_CONFLICTS_COMPARED)
+            .find(|o| value::equal(&o.remote_version, &c.data))
+            .map(|o| Conflict::clone(o))
+    }
+
+    /// Gives a new conflict its number, and the audit log a row.
+    fn number_conflict(&mut self, row: &mut Conflict, operation: &str) {
+        self.meta.conflict_head += 1;
+        row.id = self.meta.conflict_head;
+        let details = format!("Conflict {} of {}/{} ({operation})", row.id, row.table_name, row.record_id);
+        self.audit("sync_conflict", operation, true, &row.device_id, details);
+    }
+
+    /// A conflict waits for a decision, if there is room for it.
+    fn open_conflict(
+        &mut self,
+        mut row: Conflict,
+        device: u32,
+        table: u32,
+        operation: &str,
+    ) -> Result<Arc<Conflict>, Fail> {
+        if let Some(why) = self.conflicts.full(&row, device) {
+            return refuse(Code::Unavailable, why);
+        }
+        self.number_conflict(&mut row, operation);
+        let row = Arc::new(row);
+        self.put(Key::Conflict(row.id), &*row);
+        self.conflicts.set(&row, device, table);
+        Ok(row)
+    }
+
+    /// A conflict as its row says.
+    pub(super) fn index_conflict(&mut self, row: &Arc<Conflict>) {
+        let device = self.device(&row.device_id).map_or(0, |d| d.number);
+        let table = self.table_number(&row.table_name).unwrap_or(0);
+        self.conflicts.set(row, device, table);
     }
 
     /// Last writer wins: the greater time-stamp, then the greater device id.
     fn incoming_wins(&self, timestamp_ms: u64, device_id: &str, current: Option<&Version>) -> bool {
         let Some(current) = current else { return true };
-        let writer = self.device_names.get((current.device as usize).wrapping_sub(1)).map_or("", |name| &**name);
+        let writer = self.device_name(current.device).unwrap_or_default();
         (timestamp_ms, device_id.as_bytes()) >= (current.timestamp_ms, writer.as_bytes())
     }
 
     /// Field by field: what only one side changed since the base is kept, the rest is the winner's.
-    /// `None` if a side is no object.
+    /// `None` if a side is no object, or what comes of it is too large for a record.
     fn merge(&self, c: &DataUpdate, local: &[u8], remote_wins: bool) -> Result<Option<Bytes>, TablesError> {
         let base = match c.base_version {
             Some(seq) if seq > 0 => {
@@ -146,89 +223,192 @@ impl State {
             _ => None,
         };
         let base = base.map(|change| change.data).unwrap_or_default();
-        Ok(merge_objects(&base, local, &c.data, remote_wins).map(Bytes::from))
+        let merged = merge_objects(&base, local, &c.data, remote_wins);
+        Ok(merged.filter(|data| data.len() <= limits::RECORD_DATA).map(Bytes::from))
     }
 
-    fn close_conflict(&mut self, row: &Conflict) {
-        self.open_conflicts.remove(&row.id);
-        self.put(Key::Conflict(row.id), row);
+    fn close_conflict(&mut self, mut row: Conflict) -> Conflict {
+        self.meta.resolved_head += 1;
+        row.resolved_number = self.meta.resolved_head;
+        self.put(Key::Conflict(row.id), &row);
         let method = method_name(row.resolution());
-        let details = format!("Conflict {} of {}/{} resolved ({method})", row.id, row.table_name, row.record_id);
+        let mut details = format!("Conflict {} of {}/{} resolved ({method})", row.id, row.table_name, row.record_id);
+        if let Some(id) = row.new_record_id {
+            details.push_str(&format!(", kept as record {id}"));
+        }
         self.audit("sync_conflict_resolved", method, false, &row.resolved_by, details);
-        self.effect(Effect::ConflictResolved(Arc::new(row.clone())));
+        let row = Arc::new(row);
+        self.index_conflict(&row);
+        self.effect(Effect::ConflictResolved(row.clone()));
+        Conflict::clone(&row)
     }
 
-    fn policy(&self, table: u32) -> ResolutionMethod {
-        match self.table_names.get((table as usize).wrapping_sub(1)).map(TableName::policy) {
-            None | Some(ResolutionMethod::Unset) => ResolutionMethod::LastWriterWins,
-            Some(policy) => policy,
+    /// Drops the oldest resolved conflicts up to this number; never one that waits for a decision.
+    pub(super) fn drop_resolved(&mut self, to: u64) {
+        let to = to.min(self.meta.resolved_head);
+        for (number, id) in self.conflicts.take_resolved(to, limits::COMPACT_STEP as usize) {
+            self.delete(Key::Conflict(id));
+            self.meta.resolved_compacted = self.meta.resolved_compacted.max(number);
         }
     }
 
-    pub(super) fn policy_put(&mut self, c: PolicyPut) -> Given1 {
-        if c.policy() == ResolutionMethod::Unset {
-            return refuse(Code::InvalidData, "policy must be last_writer_wins, automatic or manual");
+    /// The number up to which resolved conflicts may be dropped, so that at most `keep` of them stay, and not too
+    /// many bytes.
+    pub fn resolved_to(&self, keep: u64) -> u64 {
+        let by_count = self.meta.resolved_head.saturating_sub(keep);
+        // An eighth less than the limit, so that it is not one command a conflict.
+        let room = if self.too_many_conflict_bytes() { limits::CONFLICT_BYTES / 8 * 7 } else { u64::MAX };
+        by_count.max(self.conflicts.over_bytes(room))
+    }
+
+    pub fn too_many_conflict_bytes(&self) -> bool {
+        self.conflicts.resolved_bytes() > limits::CONFLICT_BYTES
+    }
+
+    /// Conflicts that wait for a decision, oldest first.
+    pub fn open_conflicts(&self) -> impl Iterator<Item = &Arc<Conflict>> {
+        self.conflicts.open().values()
+    }
+
+    /// The ids of a page of conflicts, and how many there are in all. The names that are given must be exact.
+    pub fn conflict_page(
+        &self,
+        status: Status,
+        device_id: Option<&str>,
+        table_name: Option<&str>,
+        limit: usize,
+        skip: usize,
+    ) -> (Vec<u64>, u64) {
+        let device = device_id.map(|id| self.device(id).map(|d| d.number));
+        let table = table_name.map(|name| self.table_number(name));
+        if matches!(device, Some(None)) || matches!(table, Some(None)) {
+            return (Vec::new(), 0);
         }
-        let number = self.number_of_table(&c.table_name)?;
-        if let Some(table) = self.table_names.get_mut(number as usize - 1) {
-            table.policy = c.policy;
-            let row = table.clone();
-            self.put(Key::Table(number), &row);
+        self.conflicts.page(Filter { status, device: device.flatten(), table: table.flatten() }, limit, skip)
+    }
+
+    /// Where a record's history begins; `rows` is the size of a page.
+    pub fn history_of(&self, table_name: &str, record_id: i64, before: Option<Place>, rows: usize) -> HistoryOf {
+        let table = self.table_number(table_name).unwrap_or(0);
+        let newest = self.version(table, record_id).map_or(0, |v| v.seq);
+        let end = before.unwrap_or((u64::MAX, u64::MAX));
+        let conflicts = self.conflicts.of_record_before(table, record_id, end).take(rows + 1).collect();
+        HistoryOf { table_name: table_name.to_owned(), table, record_id, before, newest, conflicts }
+    }
+
+    /// The open conflict that a decision names: by its id, or as the oldest one of its record.
+    pub fn conflict_to_resolve(&self, c: &ConflictResolve) -> Option<&Arc<Conflict>> {
+        match c.conflict_id {
+            Some(id) => self.conflicts.open().get(&id),
+            None => {
+                let open = self.conflicts.open_of_record(self.table_number(&c.table_name)?, c.record_id);
+                open.min_by_key(|o| o.id)
+            }
         }
-        let details = format!("Conflict policy of {} is {}", c.table_name, method_name(c.policy()));
-        self.audit("policy_change", "put", false, &c.by, details);
-        Ok(Given::Done(Nothing {}))
     }
 
     /// A device or an operator decides an open conflict.
     pub(super) fn conflict_resolve(&mut self, c: ConflictResolve) -> Given1 {
-        let open = match c.conflict_id {
-            Some(id) => self.open_conflicts.get(&id),
-            None => self.open_conflicts.values().find(|o| o.table_name == c.table_name && o.record_id == c.record_id),
-        };
-        let Some(open) = open.cloned() else {
+        let Some(open) = self.conflict_to_resolve(&c).cloned() else {
             return refuse(Code::Conflict, "there is no such open conflict");
         };
+        // A client that names a conflict and a record means that conflict of that record.
+        if !c.table_name.is_empty() && (&*c.table_name, c.record_id) != (&*open.table_name, open.record_id) {
+            let why = format!("conflict_id: conflict {} is about {}/{}", open.id, open.table_name, open.record_id);
+            return refuse(Code::InvalidData, why);
+        }
         if c.resolved_data.len() > limits::RECORD_DATA {
             return refuse(Code::InvalidData, format!("resolved_data is larger than {} bytes", limits::RECORD_DATA));
+        }
+        if let Err(flaw) = value::check_object(&c.resolved_data) {
+            return refuse(Code::InvalidData, format!("resolved_data {flaw}"));
         }
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name)?;
         let current = self.version(table, open.record_id);
-        let data = object(&c.resolved_data);
+        let version = current.as_ref().map_or(0, |v| v.seq);
+        if c.version.is_some_and(|decided_on| decided_on != version) {
+            let why = format!("the record has moved on to version {version}: look at it and decide again");
+            return refuse(Code::Conflict, why);
+        }
         let mut row = Conflict::clone(&open);
         row.resolution = if c.method == 0 { ResolutionMethod::Manual.into() } else { c.method };
         row.resolved_ms = self.meta.now_ms;
         row.resolved_by.clone_from(if c.by.is_empty() { &c.device_id } else { &c.by });
-        row.resolved_deleted = c.delete;
-        row.resolved_data = if c.delete { Bytes::new() } else { data.clone() };
-        row.resolved_seq = self.write(Write {
-            device,
-            device_id: c.device_id,
+        let decision = self.decision(&c, &open, table, current)?;
+        row.new_record_id = c.new_record_id;
+        if c.new_record_id.is_some() {
+            // The record that it met stays what it is: that is what whoever applies the decision to it is told.
+            let standing = self.version(table, open.record_id);
+            row.resolved_deleted = standing.as_ref().is_none_or(|v| v.deleted);
+            row.resolved_data = match &standing {
+                Some(standing) => self.data_of(table, open.record_id, standing)?,
+                None => Bytes::new(),
+            };
+        } else {
+            row.resolved_deleted = c.delete;
+            row.resolved_data = if c.delete { Bytes::new() } else { decision.data.clone() };
+        }
+        row.resolved_seq = self.write(Write { device, device_id: c.device_id, ..decision });
+        Ok(Given::Conflict(self.close_conflict(row)))
+    }
+
+    /// The change that a decision comes to; its writer is still to be put in.
+    fn decision(
+        &self,
+        c: &ConflictResolve,
+        open: &Conflict,
+        table: u32,
+        current: Option<Version>,
+    ) -> Result<Write, Fail> {
+        let (record_id, operation, data, current) = match c.new_record_id {
+            None => {
+                let operation = if c.delete { Operation::Delete } else { Operation::Update };
+                (open.record_id, operation, object(&c.resolved_data), current)
+            }
+            Some(_) if c.delete || open.remote_delete => {
+                return refuse(Code::InvalidData, "new_record_id: a deletion has no data to be kept");
+            }
+            Some(id) => {
+                let there = self.version(table, id);
+                if there.as_ref().is_some_and(|v| !v.deleted) {
+                    return refuse(Code::Conflict, format!("new_record_id: {}/{id} is taken", open.table_name));
+                }
+                let data = if c.resolved_data.is_empty() { &open.remote_version } else { &c.resolved_data };
+                (id, Operation::Insert, object(data), there)
+            }
+        };
+        Ok(Write {
+            device: 0,
+            device_id: String::new(),
             table,
             table_name: open.table_name.clone(),
-            record_id: open.record_id,
-            operation: if c.delete { Operation::Delete } else { Operation::Update },
+            record_id,
+            operation,
             data,
             timestamp_ms: self.meta.now_ms.max(current.as_ref().map_or(0, |v| v.timestamp_ms)),
             previous_seq: current.map_or(0, |v| v.seq),
             request_id: String::new(),
             request_number: 0,
-        });
-        self.close_conflict(&row);
-        Ok(Given::Conflict(row))
+        })
     }
 
     /// A device found a conflict on its own side and tells both versions. What the cluster holds stands, unless
     /// the table waits for a decision by hand.
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
-        self.existing(&c.device_id)?;
+        let device = self.existing(&c.device_id)?.number;
+        for (name, version) in [("local_version", &c.local_version), ("remote_version", &c.remote_version)] {
+            if version.len() > limits::RECORD_DATA {
+                return refuse(Code::InvalidData, format!("{name} is larger than {} bytes", limits::RECORD_DATA));
+            }
+            if let Err(flaw) = value::check_object(version) {
+                return refuse(Code::InvalidData, format!("{name} {flaw}"));
+            }
+        }
         let table = self.number_of_table(&c.table_name)?;
         let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;
-        self.meta.conflict_head += 1;
         let mut row = Conflict {
-            id: self.meta.conflict_head,
             device_id: c.device_id.clone(),
             table_name: c.table_name.clone(),
             record_id: c.record_id,
@@ -241,24 +421,22 @@ impl State {
             remote_timestamp_ms: c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS)),
             ..Conflict::default()
         };
-        let details = format!("Conflict {} of {}/{} reported", row.id, row.table_name, row.record_id);
-        self.audit("sync_conflict", type_name(c.conflict_type()), true, &c.device_id, details);
         let policy = self.policy(table);
+        let kind = type_name(c.conflict_type());
         if policy == ResolutionMethod::Manual {
-            self.put(Key::Conflict(row.id), &row);
-            self.open_conflicts.insert(row.id, Arc::new(row.clone()));
-        } else {
-            row.resolution = policy.into();
-            row.resolved_ms = now;
-            row.resolved_by = c.device_id;
-            row.resolved_deleted = row.local_deleted;
-            row.resolved_data = match &current {
-                Some(version) => self.data_of(table, c.record_id, version)?,
-                None => Bytes::new(),
-            };
-            self.close_conflict(&row);
+            let row = self.open_conflict(row, device, table, kind)?;
+            return Ok(Given::Conflict(Conflict::clone(&row)));
         }
-        Ok(Given::Conflict(row))
+        self.number_conflict(&mut row, kind);
+        row.resolution = policy.into();
+        row.resolved_ms = now;
+        row.resolved_by = c.device_id;
+        row.resolved_deleted = row.local_deleted;
+        row.resolved_data = match &current {
+            Some(version) => self.data_of(table, c.record_id, version)?,
+            None => Bytes::new(),
+        };
+        Ok(Given::Conflict(self.close_conflict(row)))
     }
 }
 
@@ -270,71 +448,11 @@ fn matches_base(base: u64, current: Option<&Version>) -> bool {
     }
 }
 
-type Fields<'a> = BTreeMap<String, &'a RawValue>;
-
-fn merge_objects(base: &[u8], local: &[u8], remote: &[u8], remote_wins: bool) -> Option<Vec<u8>> {
-    let base: Fields = serde_json::from_slice(base).unwrap_or_default();
-    let local: Fields = serde_json::from_slice(local).ok()?;
-    let remote: Fields = serde_json::from_slice(remote).ok()?;
-    let mut merged = Fields::new();
-    let text = |v: Option<&&RawValue>| v.map(|v| v.get().to_owned());
-    for name in local.keys().chain(remote.keys()) {
-        let (b, l, r) = (base.get(name), local.get(name), remote.get(name));
-        let take_remote = match (text(l) == text(b), text(r) == text(b)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => remote_wins,
-        };
-        if let Some(value) = if take_remote { r } else { l } {
-            merged.insert(name.clone(), value);
-        }
-    }
-    serde_json::to_vec(&merged).ok()
-}
-
 /// A conflict type as the document writes it.
 pub fn type_name(kind: ConflictType) -> &'static str {
     match kind {
         ConflictType::Timestamp => "timestamp",
         ConflictType::Data => "data",
         ConflictType::Version | ConflictType::Unset => "version",
-    }
-}
-
-/// A resolution method as the document writes it.
-pub fn method_name(method: ResolutionMethod) -> &'static str {
-    match method {
-        ResolutionMethod::Manual => "manual",
-        ResolutionMethod::Automatic => "automatic",
-        ResolutionMethod::LastWriterWins | ResolutionMethod::Unset => "last_writer_wins",
-    }
-}
-
-/// The method of a documented name.
-pub fn method_of(name: &str) -> Option<ResolutionMethod> {
-    [ResolutionMethod::LastWriterWins, ResolutionMethod::Manual, ResolutionMethod::Automatic]
-        .into_iter()
-        .find(|m| method_name(*m) == name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn merge_keeps_what_only_one_side_changed() {
-        let merged = |remote_wins| {
-            let out = merge_objects(
-                br#"{"price":1,"stock":5,"name":"a","gone":1}"#,
-                br#"{"price":2,"stock":5,"name":"b"}"#,
-                br#"{"price":1,"stock":4,"name":"c","gone":1,"new":1.50}"#,
-                remote_wins,
-            );
-            String::from_utf8(out.unwrap()).unwrap()
-        };
-        // price: only here; stock, new: only there; gone: removed here; name: both, so the winner's.
-        assert_eq!(merged(true), r#"{"name":"c","new":1.50,"price":2,"stock":4}"#);
-        assert_eq!(merged(false), r#"{"name":"b","new":1.50,"price":2,"stock":4}"#);
-        assert_eq!(merge_objects(b"", b"[]", b"{}", true), None);
     }
 }

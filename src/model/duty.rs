@@ -6,16 +6,23 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
 
-/// How many changes and audit rows the cluster keeps.
+/// How many changes, audit rows, resolved conflicts and elections the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub changes: u64,
     pub audit_rows: u64,
+    pub conflicts: u64,
+    pub elections: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { changes: limits::CHANGES, audit_rows: limits::AUDIT_ROWS }
+        Self {
+            changes: limits::CHANGES,
+            audit_rows: limits::AUDIT_ROWS,
+            conflicts: limits::CONFLICTS,
+            elections: limits::ELECTIONS,
+        }
     }
 }
 
@@ -65,10 +72,18 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let meta = state.meta();
     let changes_to = meta.head_seq.saturating_sub(retention.changes);
     let audit_to = meta.audit_head.saturating_sub(retention.audit_rows);
+    let conflicts_to = state.resolved_to(retention.conflicts);
+    // Rows of a database come newest first and without a gap: none goes before all are there.
+    let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
+    let elections_to = if importing { 0 } else { meta.election_head.saturating_sub(retention.elections) };
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
-    (due(audit_to, meta.audit_compacted) || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted))
-        .then_some(Intent::Compact(Compact { changes_to, audit_to }))
+    let due = due(audit_to, meta.audit_compacted)
+        || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted)
+        || due(conflicts_to, meta.resolved_compacted)
+        || state.too_many_conflict_bytes()
+        || due(elections_to, meta.election_dropped);
+    due.then_some(Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to }))
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.
@@ -153,10 +168,53 @@ mod tests {
     }
 
     #[test]
+    fn resolved_conflicts_and_elections_go_when_there_are_more_than_are_kept() {
+        let mut b = Bench::new();
+        b.ok(online("a", 0, Role::Master));
+        b.ok(online("b", 0, Role::Client));
+        let retention = Retention { conflicts: 100, elections: 50, ..Retention::default() };
+        let late = crate::proto::DataUpdate {
+            device_id: "b".into(),
+            table_name: "t".into(),
+            operation: 2,
+            timestamp_ms: Some(5),
+            ..Default::default()
+        };
+        b.ok(Intent::DataUpdate(crate::proto::DataUpdate {
+            device_id: "a".into(),
+            timestamp_ms: None,
+            ..late.clone()
+        }));
+        for _ in 0..limits::COMPACT_STEP + 99 {
+            b.ok(Intent::DataUpdate(late.clone()));
+        }
+        let elect = crate::proto::Elect { reason: 3, method: 1, ..Default::default() };
+        while b.state.meta().election_head < limits::COMPACT_STEP + 49 {
+            b.ok(Intent::Elect(elect.clone()));
+        }
+        // A whole step is due, not a part of one.
+        assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+        b.ok(Intent::DataUpdate(late));
+        b.ok(Intent::Elect(elect));
+        let (mut duty, _) = duties(&b, NodeView::default(), 0, retention);
+        let Some(Action::Propose(duty)) = duty.pop() else { panic!("nothing is due") };
+        b.ok(duty);
+        let meta = b.state.meta();
+        assert_eq!(
+            (meta.resolved_head - meta.resolved_compacted, meta.election_head - meta.election_dropped),
+            (100, 50)
+        );
+        let kept = |kind: fn(&super::super::tables::Key) -> bool| b.tables.rows().keys().filter(|k| kind(k)).count();
+        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Conflict(_))), 100);
+        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Election(_))), 50);
+        assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+    }
+
+    #[test]
     fn compaction_goes_on_until_the_limits_hold() {
         let mut b = Bench::new();
         b.ok(online("a", 0, Role::Master));
-        let retention = Retention { changes: 100, audit_rows: 200 };
+        let retention = Retention { changes: 100, audit_rows: 200, ..Retention::default() };
         for n in 0..3_000 {
             let write = crate::proto::DataUpdate {
                 device_id: "a".into(),

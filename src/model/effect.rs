@@ -20,7 +20,7 @@ pub enum Effect {
     RoleChanged { device_id: String, role: Role, reason: String, term: u64, at_ms: u64 },
     /// `sync_complete_ack` to all.
     SyncCompleted { device_id: String, sync_timestamp_ms: u64, changes_count: u64, at_ms: u64 },
-    /// `sync_conflict` to the sessions of the sender, `Conflict::device_id`.
+    /// `sync_conflict` to the sessions of the sender, `Conflict::device_id`, and of `Conflict::writer`, if there is one.
     ConflictFound(Arc<Conflict>),
     /// `sync_conflict_resolved` to all.
     ConflictResolved(Arc<Conflict>),

@@ -1,6 +1,6 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::conflict_index::ConflictIndex;
 use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
@@ -86,14 +87,11 @@ impl State {
         self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
         self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
         self.load_windows(rows)?;
-        let mut open = BTreeMap::new();
+        self.conflicts = ConflictIndex::default();
         for row in Rows::<Conflict>::new(rows, Key::Conflict(0), |k| matches!(k, Key::Conflict(_))) {
             let (_, row) = row?;
-            if row.resolution == 0 {
-                open.insert(row.id, Arc::new(row));
-            }
+            self.index_conflict(&Arc::new(row));
         }
-        self.open_conflicts = open;
         let mut revoked = HashMap::new();
         for row in Rows::<Revoked>::new(rows, Key::Revoked(String::new()), |k| matches!(k, Key::Revoked(_))) {
             let (_, row) = row?;

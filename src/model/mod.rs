@@ -6,7 +6,10 @@
 mod answered;
 pub mod audit;
 pub mod change;
+#[cfg(test)]
+mod collisions;
 pub mod conflict;
+pub mod conflict_index;
 pub mod cursor;
 pub mod device;
 pub mod duty;
@@ -16,7 +19,9 @@ pub mod error;
 mod fingerprint;
 pub mod import;
 mod load;
+mod merge;
 mod nodes;
+pub mod policy;
 #[cfg(test)]
 pub(crate) mod properties;
 mod queues;

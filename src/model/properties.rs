@@ -96,11 +96,11 @@ pub(crate) fn put(device: &str, id: i64, operation: Operation, data: &str) -> Da
     }
 }
 
-fn update(device: &str, id: i64, data: &str) -> Intent {
+pub(crate) fn update(device: &str, id: i64, data: &str) -> Intent {
     Intent::DataUpdate(put(device, id, Operation::Update, data))
 }
 
-fn data(bench: &Bench, id: i64) -> Option<String> {
+pub(crate) fn data(bench: &Bench, id: i64) -> Option<String> {
     match bench.state.record("stock", id) {
         RecordNow::Absent => None,
         RecordNow::Here { data, .. } => data.map(|d| String::from_utf8(d.to_vec()).unwrap()),
@@ -239,7 +239,7 @@ fn the_request_window_needs_no_rows_until_compaction_drops_the_changes_and_outli
     assert_eq!(rows(&b), 0);
     let head = b.state.meta().head_seq;
     while b.state.meta().compacted_seq < head {
-        b.ok(Intent::Compact(Compact { changes_to: head, audit_to: u64::MAX }));
+        b.ok(Intent::Compact(Compact { changes_to: head, audit_to: u64::MAX, ..Compact::default() }));
     }
     assert_eq!(rows(&b), window + 1);
     // A conflict is answered by a row at once.
@@ -349,7 +349,8 @@ fn a_manual_conflict_stays_open_until_it_is_decided() {
     let mut b = Bench::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(update("a", 1, r#"{"v":1}"#));
-    let policy = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Manual.into(), by: "a".into() };
+    let policy =
+        PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Manual.into(), ..PolicyPut::default() };
     b.ok(Intent::PolicyPut(policy));
     let write = DataUpdate { base_version: Some(0), ..put("a", 1, Operation::Update, r#"{"v":2}"#) };
     let Given::Conflict(open) = b.ok(Intent::DataUpdate(write)) else { panic!() };
@@ -373,7 +374,8 @@ fn an_automatic_policy_merges_fields() {
     let mut b = Bench::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
-    let policy = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Automatic.into(), by: "a".into() };
+    let policy =
+        PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Automatic.into(), ..PolicyPut::default() };
     b.ok(Intent::PolicyPut(policy));
     b.ok(update("a", 1, r#"{"price":1,"left":5}"#));
     b.ok(update("a", 1, r#"{"price":2,"left":5}"#));
@@ -441,10 +443,10 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
     for n in 0..10 {
         b.ok(update("d", n, "{}"));
     }
-    b.ok(Intent::Compact(Compact { changes_to: 5, audit_to: 4 }));
+    b.ok(Intent::Compact(Compact { changes_to: 5, audit_to: 4, ..Compact::default() }));
     // Audit rows 1 to 4 are the registration and changes 1 to 3.
     assert_eq!((b.state.meta().audit_compacted, b.state.meta().compacted_seq), (4, 3));
-    let size = PageSize { rows: 100, bytes: 1_000 };
+    let size = PageSize { rows: 100, bytes: 100_000 };
     assert!(changes_after(&b.tables, 0, 10, size, |_| true).unwrap().is_none());
     assert_eq!(changes_after(&b.tables, 3, 10, size, |_| true).unwrap().unwrap().changes.len(), 7);
     let (total, page) = b.state.audit_index().page(&AuditFilter::default(), 100, 0);
@@ -463,7 +465,7 @@ fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
         (change.seq, change.after)
     };
     assert_eq!(["a", "b", "a", "b"].map(|table| write(&mut b, table)), [(1, 0), (2, 0), (3, 1), (4, 2)]);
-    b.ok(Intent::Compact(Compact { changes_to: 4, audit_to: 100 }));
+    b.ok(Intent::Compact(Compact { changes_to: 4, audit_to: 100, ..Compact::default() }));
     assert_eq!(b.state.meta().compacted_seq, 4);
     b.state.reload().unwrap();
     assert_eq!(["b", "b", "a"].map(|table| write(&mut b, table)), [(5, 4), (6, 5), (7, 3)]);
@@ -554,20 +556,38 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             Intent::SyncBegin(SyncBegin { device_id, sync_type, ..Default::default() })
         }),
         1 => (device.clone(), 0..40u64).prop_map(|(device_id, seq)| Intent::Delivered(Delivered { device_id, seq })),
-        1 => (device.clone(), 0..4i64, any::<bool>()).prop_map(|(device_id, record_id, delete)| {
-            Intent::ConflictResolve(ConflictResolve {
+        2 => (device.clone(), 0..4i64, any::<bool>(), prop::option::of(0..6i64), prop::option::of(0..12u64)).prop_map(
+            |(device_id, record_id, delete, new_record_id, version)| {
+                Intent::ConflictResolve(ConflictResolve {
+                    device_id,
+                    table_name: "stock".into(),
+                    record_id,
+                    resolved_data: if delete { Bytes::new() } else { Bytes::from_static(b"{}") },
+                    delete,
+                    new_record_id,
+                    version,
+                    ..Default::default()
+                })
+            }
+        ),
+        1 => (device.clone(), 0..4i64, 1..4i32).prop_map(|(device_id, record_id, conflict_type)| {
+            let (local_version, remote_version) = (Bytes::from_static(b"{\"l\":1}"), Bytes::from_static(b"{}"));
+            Intent::ConflictReport(ConflictReport {
                 device_id,
                 table_name: "stock".into(),
                 record_id,
-                resolved_data: Bytes::from_static(b"{}"),
-                delete,
-                ..Default::default()
+                conflict_type,
+                local_version,
+                remote_version,
+                timestamp_ms: None,
             })
         }),
-        1 => (1..4i32).prop_map(|policy| {
-            Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into() })
+        2 => (0..4i32, 0..5i32).prop_map(|(policy, insert_policy)| {
+            Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into(), insert_policy })
         }),
-        1 => (0..30u64, 0..60u64).prop_map(|(changes_to, audit_to)| Intent::Compact(Compact { changes_to, audit_to })),
+        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64).prop_map(|(changes_to, audit_to, conflicts_to, elections_to)| {
+            Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to })
+        }),
         1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
     ]
@@ -655,7 +675,8 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
         (0..4).map(|id| state.version(1, id).map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))).collect();
     let (page, _) = state.records_after(None, 100, |_| true);
     let data = records_data(&*state.reader(), page, usize::MAX).unwrap().0;
-    let conflicts: Vec<Conflict> = state.open_conflicts().map(|c| Conflict::clone(c)).collect();
+    let open: Vec<Conflict> = state.open_conflicts().map(|c| Conflict::clone(c)).collect();
+    let conflicts = (open, format!("{:?}", state.conflicts));
     let filters = [
         AuditFilter::default(),
         AuditFilter { device_id: Some("d1".into()), ..AuditFilter::default() },
@@ -735,6 +756,7 @@ proptest! {
     fn any_commands_keep_the_invariants(commands in any_commands()) {
         let (mut one, mut two) = (Bench::new(), Bench::new());
         let mut seq = 0;
+        let mut open = BTreeMap::new();
         for command in commands {
             let before = one.state.meta().clone();
             let (outcome, effects) = one.send(command.clone());
@@ -749,6 +771,17 @@ proptest! {
                 }
             }
             prop_assert!(!outcome.repeated || effects.is_empty());
+            let open_now: BTreeMap<u64, Bytes> =
+                one.state.open_conflicts().map(|c| (c.id, c.remote_version.clone())).collect();
+            let resolved: Vec<u64> = effects
+                .iter()
+                .filter_map(|e| if let Effect::ConflictResolved(c) = e { Some(c.id) } else { None })
+                .collect();
+            for (id, data) in &open {
+                // A sale that waits stays whole until somebody decides.
+                prop_assert!(open_now.get(id) == Some(data) || resolved.contains(id), "{}", id);
+            }
+            open = open_now;
             invariants(&one.state, &one.tables, &before);
         }
         prop_assert_eq!(one.state.meta().head_seq, seq);

@@ -91,14 +91,6 @@ fn is_idle(day: u64, now_ms: u64) -> bool {
     day + limits::QUEUE_DAYS < now_ms / DAY_MS
 }
 
-/// What the queue says about an update.
-pub(super) enum Entry {
-    /// It comes next, or the update belongs to no queue.
-    New,
-    /// It was applied before.
-    Repeated(Given),
-}
-
 fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, Fail> {
     match refuse_field(Code::InvalidData, field, why) {
         Err(Fail::Refused(refused)) => Err(Fail::Refused(crate::proto::Refused { last: Some(last), ..refused })),
@@ -117,11 +109,12 @@ impl State {
         self.queues.idle_at(now_ms)
     }
 
-    /// Whether the update's entry comes next in its queue. A gap is never taken for a repeat, and what is neither the
+    /// What the update's entry was answered when it was applied; `None`: it comes next in its queue, or belongs to none.
+    /// A gap is never taken for a repeat, and what is neither the
     /// next entry nor surely a repeat is refused.
-    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Entry, Fail> {
+    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Given>, Fail> {
         if c.n == 0 {
-            return Ok(Entry::New);
+            return Ok(None);
         }
         let known = self.queues.get(device, &c.queue);
         if known.is_some_and(|queue| queue.forgotten) {
@@ -130,7 +123,7 @@ impl State {
         }
         let last = known.map_or(0, |queue| queue.last);
         if c.n <= last {
-            return self.repeated_entry(c, device, last).map(Entry::Repeated);
+            return self.repeated_entry(c, device, last).map(Some);
         }
         if c.after != last {
             let why = "is not the last n of this queue that was applied: go on from there";
@@ -139,7 +132,7 @@ impl State {
         if known.is_none() {
             self.room_for_a_queue(device)?;
         }
-        Ok(Entry::New)
+        Ok(None)
     }
 
     fn repeated_entry(&self, c: &DataUpdate, device: u32, last: u64) -> Given1 {

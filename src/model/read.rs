@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::change::Stored;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
 use crate::limits;
-use crate::proto::{Change, ChangeBlock, Election, Operation, Record};
+use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
 /// A page of the change feed.
 #[derive(Debug, Default)]
@@ -168,6 +168,9 @@ impl RecordReader<'_> {
     }
 }
 
+/// Versions, and the last one looked at, if some are left.
+pub type ExactPage = (Vec<Exact>, Option<Stored>);
+
 /// The first of these versions, up to `bytes` (`around` a record's data there are so many), but one at least; and the
 /// last one looked at, if some are left. `None` if compaction has taken one of them away.
 pub fn records_exact(
@@ -175,7 +178,7 @@ pub fn records_exact(
     page: Vec<Stored>,
     bytes: usize,
     around: impl Fn(u32) -> usize,
-) -> Result<Option<(Vec<Exact>, Option<Stored>)>, TablesError> {
+) -> Result<Option<ExactPage>, TablesError> {
     let mut reader = RecordReader::new(tables);
     let mut out: Vec<Exact> = Vec::with_capacity(page.len());
     let (mut taken, mut last) = (0, None);
@@ -254,4 +257,131 @@ pub fn elections(tables: &dyn TablesRead, head: u64, limit: usize, offset: u64) 
     let Some(newest) = head.checked_sub(offset) else { return Ok(Vec::new()) };
     let rows = tables.range(&Key::Election(0), &Key::Election(newest), limit, true)?;
     rows.into_iter().map(|(key, value)| decode(&key, value)).collect()
+}
+
+/// The conflicts with these ids that are still kept, until their data has this many bytes, but one at least; and how
+/// many ids were looked at.
+pub fn conflicts(tables: &dyn TablesRead, ids: &[u64], bytes: usize) -> Result<(Vec<Conflict>, usize), TablesError> {
+    let (mut rows, mut left) = (Vec::new(), bytes);
+    for (seen, id) in ids.iter().enumerate() {
+        let Some(row) = get_row::<Conflict>(tables, &Key::Conflict(*id))? else { continue };
+        let weight = conflict_bytes(&row);
+        if weight > left && !rows.is_empty() {
+            return Ok((rows, seen));
+        }
+        left = left.saturating_sub(weight);
+        rows.push(row);
+    }
+    Ok((rows, ids.len()))
+}
+
+fn conflict_bytes(row: &Conflict) -> usize {
+    row.local_version.len() + row.remote_version.len() + row.resolved_data.len() + 256
+}
+
+/// A place in a record's history: a version, or (with an id) a conflict that was found at it.
+pub type Place = (u64, u64);
+
+/// What the state knows of a record's history; the rest is read from rows.
+#[derive(Clone, Debug)]
+pub struct HistoryOf {
+    pub table_name: String,
+    pub table: u32,
+    pub record_id: i64,
+    /// Only what comes before this.
+    pub before: Option<Place>,
+    /// The record's version now; 0: there was never one.
+    pub newest: u64,
+    /// Conflicts before that place, newest first: one more than a page holds, if there are so many.
+    pub conflicts: Vec<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Past {
+    Change(Change),
+    /// The record as compaction wrote it down: its change is gone.
+    Record(Record),
+    Conflict(Conflict),
+}
+
+/// A page of a record's history, newest first.
+#[derive(Debug, Default)]
+pub struct History {
+    pub entries: Vec<(Place, Past)>,
+    /// Where the next page begins; `None`: this was the last one.
+    pub next: Option<Place>,
+    /// Older versions are no longer kept.
+    pub dropped: bool,
+}
+
+/// Follows a record's changes back, with its conflicts where they were found. `None`: `before` is no place in it.
+pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Result<Option<History>, TablesError> {
+    let mut changes = ChangeReader::new(tables);
+    let mut change = |seq: u64| -> Result<Option<Change>, TablesError> {
+        if seq == 0 { Ok(None) } else { Ok(changes.get(seq)?.cloned()) }
+    };
+    let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id;
+    let mut page = History::default();
+    // The next change to be told; 0: none is left.
+    let mut seq = match of.before {
+        None => of.newest,
+        Some((0, _)) => 0,
+        Some((version, conflict)) => match change(version)? {
+            Some(c) if !ours(&c) => return Ok(None),
+            Some(c) => {
+                if conflict > 0 {
+                    version
+                } else {
+                    c.previous_seq
+                }
+            }
+            None if conflict > 0 => version,
+            None => {
+                page.dropped = true;
+                0
+            }
+        },
+    };
+    let mut found = of.conflicts.iter().copied().peekable();
+    let mut left = size.bytes;
+    loop {
+        let conflict = found.peek().copied().filter(|(at, _)| *at >= seq);
+        let next = conflict.unwrap_or((seq, 0));
+        if next == (0, 0) {
+            return Ok(Some(page));
+        }
+        let past = match conflict {
+            Some((_, id)) => get_row(tables, &Key::Conflict(id))?.map(Past::Conflict),
+            None => match change(seq)? {
+                Some(c) if ours(&c) => Some(Past::Change(c)),
+                Some(_) => return Ok(None),
+                None if seq == of.newest => {
+                    let row = get_row::<Record>(tables, &Key::Record { table: of.table, id: of.record_id })?;
+                    row.filter(|r| r.seq == seq).map(Past::Record)
+                }
+                None => None,
+            },
+        };
+        let weight = match &past {
+            None => 0,
+            Some(Past::Change(c)) => c.data.len() + 128,
+            Some(Past::Record(r)) => r.data.len() + 128,
+            Some(Past::Conflict(c)) => conflict_bytes(c),
+        };
+        if page.entries.len() >= size.rows || (weight > left && !page.entries.is_empty()) {
+            page.next = page.entries.last().map(|(place, _)| *place);
+            return Ok(Some(page));
+        }
+        left = left.saturating_sub(weight);
+        match conflict {
+            Some(_) => {
+                found.next();
+            }
+            None => {
+                page.dropped |= !matches!(past, Some(Past::Change(_)));
+                seq = if let Some(Past::Change(c)) = &past { c.previous_seq } else { 0 };
+            }
+        }
+        page.entries.extend(past.map(|past| (next, past)));
+    }
 }

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::conflict_index::ConflictIndex;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::queues::Queues;
@@ -23,8 +24,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Conflict, Device, Done as Nothing, Meta, Outcome, Refused, Revoked,
-    SyncState, TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Refused, Revoked, SyncState,
+    TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -123,7 +124,7 @@ pub struct State {
     pub(super) answered: Answered,
     pub(super) requests: Requests,
     pub(super) queues: Queues,
-    pub(super) open_conflicts: BTreeMap<u64, Arc<Conflict>>,
+    pub(super) conflicts: ConflictIndex,
     pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
 }
@@ -151,7 +152,7 @@ impl State {
             answered: Answered::default(),
             requests: Requests::default(),
             queues: Queues::default(),
-            open_conflicts: BTreeMap::new(),
+            conflicts: ConflictIndex::default(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
         };

@@ -92,6 +92,44 @@ fn is_plain(json: &[u8]) -> bool {
     true
 }
 
+/// What was stored before such data was refused, made readable for strict readers: half a surrogate pair becomes
+/// U+FFFD, a number beyond the range of a 64-bit float becomes a string. All else stays as it is.
+pub fn readable(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut reader = Reader { json, at: 0 };
+    let mut in_text = false;
+    while let Some(byte) = reader.peek() {
+        let start = reader.at;
+        match byte {
+            b'\\' if in_text => {
+                reader.at += 1;
+                match reader.escape::<Keep>() {
+                    Ok(code) if (0xD800..0xE000).contains(&code) => {
+                        out.extend_from_slice(b"\\ufffd");
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(_) => reader.at = (start + 2).min(json.len()),
+                }
+            }
+            b'-' | b'0'..=b'9' if !in_text => {
+                if let Err(Flaw::NumberTooLarge) = reader.number::<Check>() {
+                    let number = json.get(start..reader.at).unwrap_or_default();
+                    out.extend_from_slice(&[b"\"", number, b"\""].concat());
+                    continue;
+                }
+                reader.at = reader.at.max(start + 1);
+            }
+            _ => {
+                in_text ^= byte == b'"';
+                reader.at += 1;
+            }
+        }
+        out.extend_from_slice(json.get(start..reader.at).unwrap_or_default());
+    }
+    out
+}
+
 /// A field of an object, as it came.
 #[derive(Clone, Copy, Debug)]
 pub struct Field<'a> {
@@ -634,6 +672,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_already_is_made_readable() {
+        for (stored, read) in [
+            (r#"{"a":"cut \ud83d","\ude00":1}"#, r#"{"a":"cut \ufffd","\ufffd":1}"#),
+            (r#"{"a":[1e999,-1E400,1e5],"b":"1e999 \" \\"}"#, r#"{"a":["1e999","-1E400",1e5],"b":"1e999 \" \\"}"#),
+            (r#"{"a":"\ud83d\ude00 \u0041 \\ud800"}"#, r#"{"a":"\ud83d\ude00 \u0041 \\ud800"}"#),
+        ] {
+            assert_eq!(String::from_utf8(readable(stored.as_bytes())).unwrap(), read);
+            assert!(serde_json::from_str::<serde_json::Value>(read).is_ok());
+        }
+    }
+
+    #[test]
     fn the_fast_look_misses_nothing() {
         let long = format!("{{\"a\":{}}}", "9".repeat(400));
         let split = format!("{{\"a\":{}.5e1}}", "9".repeat(3));
@@ -804,6 +854,9 @@ mod tests {
             if text.is_char_boundary(at) {
                 text.insert_str(at, put);
             }
+            let whole = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            let made = serde_json::from_slice::<serde_json::Value>(&readable(text.as_bytes())).is_ok();
+            prop_assert_eq!(made, whole, "{}", text);
             let strict = serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|v| v.is_object());
             prop_assert_eq!(check_object(text.as_bytes()).is_ok(), strict, "{}", text);
             if strict {
@@ -819,6 +872,7 @@ mod tests {
         fn hostile_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = check_object(&bytes);
             let _ = fields(&bytes);
+            let _ = readable(&bytes);
             prop_assert!(equal(&bytes, &bytes.clone()));
         }
     }

@@ -22,4 +22,5 @@ mod rolling;
 mod sqlite;
 mod tls;
 mod tokens;
+mod two_sessions;
 mod writers;

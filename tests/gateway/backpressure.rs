@@ -22,8 +22,9 @@ use tillsync::storage::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite;
 
-use crate::harness::{Server, until};
+use crate::harness::{Over, Server, until};
 use crate::socketio::Sio;
+use crate::transports::Poller;
 
 /// A cluster that answers writes only when it is let.
 struct Slow {
@@ -95,6 +96,100 @@ async fn a_session_has_so_many_proposals_under_way_and_the_others_wait_their_tur
         assert_eq!(ws.wait("acknowledged").await["record_id"], i);
     }
     ws.none("error").await;
+}
+
+/// Answers come only much later than the silence after which a session is lost: one that is not listened to is not
+/// silent, and nothing that it sent is dropped.
+#[tokio::test]
+async fn a_burst_waits_and_is_not_taken_for_silence() {
+    const UPDATES: i64 = 3_000;
+    let (ping_every, lost_after) = (Duration::from_millis(100), Duration::from_millis(400));
+    for over in [Over::WebSocket, Over::SocketIo] {
+        let answers = Arc::new(Semaphore::new(0));
+        let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
+        let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
+        let server = Server::over(Settings { ping_every, lost_after, ..Settings::default() }, wrap).await;
+        let mut session = server.session(over).await;
+        session.online("d").await;
+        for i in 0..UPDATES {
+            let update = json!({"device_id": "d", "table_name": "t", "record_id": i, "new_data": {}});
+            session.send("data_update", update).await;
+        }
+        // No pong can be read: it is behind the burst.
+        tokio::time::sleep(lost_after * 3).await;
+        answers.add_permits(UPDATES as usize);
+        for i in 0..UPDATES {
+            assert_eq!(session.wait("acknowledged").await["record_id"], i, "{over:?}");
+        }
+        session.none("error").await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_client_misses_no_pong_behind_its_burst() {
+    let answers = Arc::new(Semaphore::new(0));
+    let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
+    let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
+    let server = Server::over(Settings::default(), wrap).await;
+    let mut old = Sio::open(&server, &format!("EIO=3&token={}", server.admin())).await;
+    assert_eq!(old.next().await, "40");
+    old.send(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
+    assert_eq!(old.wait("42").await[0], "device_online_ack");
+    for i in 0..=limits::SESSION_INFLIGHT {
+        let update = json!({"device_id": "d", "table_name": "t", "record_id": i, "new_data": {}});
+        old.send(&format!("42{}", json!(["data_update", update]))).await;
+    }
+    // Nothing is answered, so this is not heard. The pong comes all the same.
+    old.send("2").await;
+    let mut packet = old.next().await;
+    while packet != "3" {
+        assert!(!packet.starts_with("42[\"acknowledged\""), "{packet}");
+        packet = old.next().await;
+    }
+    answers.add_permits(limits::SESSION_INFLIGHT + 1);
+    for i in 0..=limits::SESSION_INFLIGHT {
+        let mut packet = old.next().await;
+        while !packet.starts_with("42[\"acknowledged\"") {
+            assert!(!packet.starts_with("42[\"error\""), "{packet}");
+            packet = old.next().await;
+        }
+        assert!(packet.contains(&format!("\"record_id\":{i},")), "{packet}");
+    }
+}
+
+#[tokio::test]
+async fn a_post_waits_for_room_in_the_inbox() {
+    let answers = Arc::new(Semaphore::new(0));
+    let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
+    let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
+    let server = Server::over(Settings::default(), wrap).await;
+    let mut poller = Poller::connect(&server).await;
+    poller.post(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
+    assert_eq!(poller.wait("42").await[0], "device_online_ack");
+    let pad = "x".repeat(200_000);
+    let update = |i: usize| {
+        format!(
+            r#"42{i}["data_update",{{"device_id":"d","table_name":"t","record_id":{i},"new_data":{{"p":"{pad}"}}}}]"#
+        )
+    };
+    // The session has 64 under way, the inbox holds 4 MiB: 100 packets of 200 kB find no room.
+    let body = (0..100).map(update).collect::<Vec<_>>().join("\x1e");
+    {
+        let mut other = poller.clone();
+        let post = other.post(&body);
+        tokio::pin!(post);
+        assert!(tokio::time::timeout(Duration::from_millis(500), &mut post).await.is_err(), "it was taken in at once");
+        answers.add_permits(100);
+        post.await;
+    }
+    let mut acked = 0;
+    while acked < 100 {
+        let packet = poller.next().await;
+        if let Some(answer) = packet.strip_prefix("43") {
+            assert!(answer.starts_with(&format!("{acked}[")) && !answer.contains("error_code"), "{answer}");
+            acked += 1;
+        }
+    }
 }
 
 #[test]
@@ -177,11 +272,9 @@ async fn a_thousand_sessions_at_once_are_bounded_and_spread_out() {
     let seconds: HashSet<u64> = waits.iter().map(|ms| ms / 100).collect();
     assert!(seconds.len() > 30, "spread over four seconds, not bunched: {seconds:?}");
     // Socket.IO clients count with them.
-    let mut sio = Sio::open(&server, "EIO=4").await;
-    sio.send(&format!("40{}", json!({"token": token}))).await;
-    let refusal = sio.wait("44").await;
-    assert!(refusal["message"].as_str().unwrap().starts_with("1003: "), "{refusal}");
-    assert!((1_000..5_000).contains(&refusal["data"]["retry_after_ms"].as_u64().unwrap()));
+    let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.addr);
+    let refused = tokio_tungstenite::connect_async(url).await.err().unwrap();
+    assert!((1_000..5_000).contains(&retry_after(&refused)));
     // Room again as soon as they are gone.
     drop(here);
     until_room(&server, &token).await;

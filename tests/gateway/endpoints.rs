@@ -144,7 +144,79 @@ async fn get_sync_conflicts() {
     let id = conflict(&server).await;
     let inbox = get(&server, "/sync/conflicts?table_name=t&device_id=d").await;
     assert_eq!((&inbox["conflicts"][0]["conflict_id"], &inbox["pagination"]["total"]), (&id, &json!(1)));
+    assert_eq!(inbox["conflicts"][0]["status"], "open");
     assert_eq!(get(&server, "/sync/conflicts?table_name=u").await["conflicts"], json!([]));
+    assert_eq!(get(&server, "/sync/conflicts?status=resolved").await["conflicts"], json!([]));
+    let decision = json!({"resolved_data": {"v": 3}});
+    server.rest("POST", &format!("/sync/conflicts/{id}/resolve"), Some(decision)).await;
+    assert_eq!(get(&server, "/sync/conflicts").await["conflicts"], json!([]));
+    for status in ["resolved", "all"] {
+        let lost = get(&server, &format!("/sync/conflicts?status={status}")).await["conflicts"][0].clone();
+        assert_eq!((&lost["conflict_id"], &lost["status"]), (&id, &json!("resolved")));
+        assert_eq!(lost["conflict_data"]["remote_version"], json!({"v": 2}), "what lost can be read");
+        let resolution = &lost["resolution"];
+        assert_eq!((&resolution["resolved_data"], &resolution["resolved_by"]), (&json!({"v": 3}), &json!("admin")));
+    }
+    let (status, error) = server.rest("GET", "/sync/conflicts?status=lost", None).await;
+    assert_eq!((status, &error["field"]), (400, &json!("status")));
+}
+
+#[tokio::test]
+async fn get_sync_policies() {
+    let server = server().await;
+    assert_eq!(get(&server, "/sync/policies").await["policies"], json!([]));
+    server.rest("POST", "/data/sales/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
+    server.rest("PUT", "/sync/policies/prices", Some(json!({"policy": "automatic", "insert_policy": "manual"}))).await;
+    let policies = get(&server, "/sync/policies").await["policies"].clone();
+    let prices = json!({"table_name": "prices", "policy": "automatic", "insert_policy": "manual"});
+    let sales = json!({"table_name": "sales", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    assert_eq!(policies, json!([prices, sales]));
+}
+
+#[tokio::test]
+async fn get_sync_policies_table() {
+    let server = server().await;
+    let unset = json!({"table_name": "t", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    assert_eq!(get(&server, "/sync/policies/t").await, unset);
+    let (_, put) = server.rest("PUT", "/sync/policies/t", Some(json!({"insert_policy": "last_writer_wins"}))).await;
+    let (_, also) = server.rest("PUT", "/sync/policies/t", Some(json!({"policy": "manual"}))).await;
+    let now = get(&server, "/sync/policies/t").await;
+    assert_eq!((&put["policy"], &put["insert_policy"]), (&json!("last_writer_wins"), &json!("last_writer_wins")));
+    assert_eq!((&now["policy"], &now["insert_policy"]), (&json!("manual"), &json!("last_writer_wins")));
+    assert_eq!((&also["policy"], &also["insert_policy"]), (&now["policy"], &now["insert_policy"]));
+}
+
+#[tokio::test]
+async fn get_data_table_record_id_history() {
+    let server = server().await;
+    let id = conflict(&server).await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"v": 3}}))).await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "operation": "delete"}))).await;
+    let (mut seen, mut path) = (Vec::new(), "/data/t/1/history?limit=1".to_owned());
+    loop {
+        let page = get(&server, &path).await;
+        let entry = page["history"][0].clone();
+        match entry["kind"].as_str() {
+            Some("change") => {
+                assert_eq!(entry["device_id"], "d");
+                seen.push(json!([entry["version"], entry["operation"], entry["data"]]));
+            }
+            _ => {
+                assert_eq!((&entry["conflict"]["conflict_id"], &entry["conflict"]["status"]), (&id, &json!("open")));
+                seen.push(json!([entry["version"], "lost", entry["conflict"]["conflict_data"]["remote_version"]]));
+            }
+        }
+        let Some(before) = page["before"].as_str() else { break };
+        assert_eq!(page["has_more"], true);
+        path = format!("/data/t/1/history?limit=1&before={before}");
+    }
+    let whole = json!([[3, "delete", {}], [2, "update", {"v": 3}], [1, "lost", {"v": 2}], [1, "update", {"v": 1}]]);
+    assert_eq!(json!(seen), whole);
+    for bad in ["x", "1-", "-1", "99999999999999999999", "1-2-3"] {
+        let (status, error) = server.rest("GET", &format!("/data/t/1/history?before={bad}"), None).await;
+        assert_eq!((status, &error["field"]), (400, &json!("before")), "{bad}");
+    }
+    assert_eq!(get(&server, "/data/unknown/7/history").await["history"], json!([]));
 }
 
 #[tokio::test]
@@ -288,7 +360,7 @@ async fn get_asyncapi_json() {
 #[tokio::test]
 async fn get_docs() {
     let (kind, body) = page(&Server::start().await, "/docs").await;
-    assert!(kind.starts_with("text/html") && body.contains("/docs/rest") && body.contains("/docs/events"));
+    assert!(kind.starts_with("text/html") && body.contains("docs/rest") && body.contains("docs/events"));
 }
 
 #[tokio::test]
@@ -425,7 +497,7 @@ async fn get_console() {
     assert!(kind.starts_with("text/html") && text.contains("Tillsync: console"));
     // What it asks for is there.
     for asked in ["/system/health", "/system/cluster", "/device/roles"] {
-        assert!(text.contains(&format!("ask(\"{asked}\")")), "{asked}");
+        assert!(text.contains(&format!("ask(\"{}\")", &asked[1..])), "{asked}");
         get(&server, asked).await;
     }
 }

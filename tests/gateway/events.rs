@@ -83,11 +83,16 @@ async fn what_is_wrong_is_answered_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn a_frame_over_the_limit_is_named_and_ends_the_connection() {
+async fn a_frame_over_the_limit_is_named_and_one_beyond_what_is_read_ends_the_connection() {
     let server = Server::start().await;
     let mut ws = server.ws(&server.admin()).await;
     let huge = "x".repeat(tillsync::limits::FRAME + 1);
     ws.text(&huge).await;
+    let error = ws.wait("error").await;
+    assert!(error["error"].as_str().unwrap().contains("1048576 bytes"), "{error}");
+    ws.none("error").await;
+    // It may be cut off before it has sent all of it.
+    let _ = ws.socket.send(Message::text("x".repeat(tillsync::limits::PACKET_READ + 1))).await;
     let error = ws.wait("error").await;
     assert!(error["error"].as_str().unwrap().contains("1048576 bytes"), "{error}");
     ws.closed().await;

@@ -1,6 +1,6 @@
 //! Limits on what a client sends: each is met at its exact value.
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tillsync::limits;
 use tokio_tungstenite::tungstenite::Message;
@@ -84,15 +84,19 @@ async fn frames_have_their_limit_on_every_door() {
     ws.wait("heartbeat_ack").await;
     ws.text(&heartbeat.replace(r#""x":"""#, &format!(r#""x":"{fill}x""#))).await;
     let error = ws.wait("error").await;
-    assert_eq!(error["error_code"], "2004");
+    assert_eq!((&error["error_code"], &error["event"]), (&json!("2004"), &json!("heartbeat")));
+    // It was read and refused; beyond what is read, the connection ends.
+    ws.none("error").await;
+    let _ = ws.socket.send(Message::text("x".repeat(limits::PACKET_READ + 1))).await;
+    assert_eq!(ws.wait("error").await["error_code"], "2004");
     ws.closed().await;
     let mut sio = Sio::connect_as(&server, &server.admin()).await;
-    let long = format!(r#"42["heartbeat",{{"device_id":"d","x":"{}"}}]"#, "x".repeat(limits::FRAME));
-    // It may be cut off before it has sent all of it.
-    let _ = sio.0.send(Message::text(long)).await;
-    while let Some(Ok(message)) = sio.0.next().await {
-        assert!(!message.to_text().unwrap_or_default().contains("heartbeat_ack"));
-    }
+    let packet = |bytes: usize| format!(r#"42["heartbeat",{{"device_id":"d","x":"{}"}}]"#, "x".repeat(bytes - 40));
+    let exact = packet(limits::FRAME);
+    sio.send(&exact).await;
+    assert_eq!((exact.len(), &sio.wait("42").await[0]), (limits::FRAME, &json!("heartbeat_ack")));
+    sio.send(&packet(limits::FRAME + 1)).await;
+    assert_eq!(sio.wait("42").await[1]["error_code"], "2004");
     let (status, error) = server.rest("POST", "/data/t/1", Some(json!({"x": "x".repeat(limits::FRAME)}))).await;
     assert_eq!((status, &error["error_code"]), (413, &json!("2004")));
     // The server goes on.

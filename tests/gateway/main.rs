@@ -6,6 +6,7 @@
 mod auth;
 mod backpressure;
 mod clocks;
+mod collisions;
 mod coverage;
 mod describe;
 mod endpoints;
@@ -28,3 +29,5 @@ mod socketio;
 mod sqlite;
 mod streams;
 mod to_client;
+mod transports;
+mod values;

@@ -118,6 +118,7 @@ async fn records_and_the_change_feed_work_without_a_socket() {
     let url = format!("http://{}/sync/changes?cursor={cursor}", server.addr);
     let request = reqwest::Client::new().get(url).bearer_auth(server.admin()).header("accept", "text/event-stream");
     let mut stream = request.send().await.unwrap();
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), ": here\n\n");
     write(99, "odd", json!({"device_id": "d", "new_data": {"new": true}})).await;
     let chunk = stream.chunk().await.unwrap().unwrap();
     let text = std::str::from_utf8(&chunk).unwrap();

@@ -40,7 +40,7 @@ pub async fn insist(world: &World, intent: Intent) -> bool {
 /// The policy that makes a refused conditional write a sure answer.
 pub fn policy() -> Intent {
     let policy = ResolutionMethod::Manual.into();
-    Intent::PolicyPut(PolicyPut { table_name: GUARDED.into(), policy, by: "chaos".into() })
+    Intent::PolicyPut(PolicyPut { table_name: GUARDED.into(), policy, by: "chaos".into(), ..PolicyPut::default() })
 }
 
 /// All nodes up, all links whole, all disks and clocks right.

@@ -96,6 +96,6 @@ impl Link {
 /// The event in a `/ws` frame.
 pub fn event_of(text: &str) -> Option<Event> {
     let frame: Frame<'_> = serde_json::from_str(text).ok()?;
-    let data = frame.data.map_or(Some(serde_json::Value::Null), |d| serde_json::from_str(d.get()).ok())?;
+    let data = frame.data.map_or(Some(serde_json::Value::Null), |d| super::read_json(d.get().as_bytes()).ok())?;
     Some(Event { name: frame.event.into_owned(), data })
 }

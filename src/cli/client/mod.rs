@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde::de::DeserializeOwned;
 
 use super::Failure;
 use crate::model::error::Code;
+use crate::model::value;
 
 pub mod frame;
 pub mod link;
@@ -17,6 +19,15 @@ mod trust;
 pub mod ws;
 
 pub use trust::Trust;
+
+/// Reads JSON that a client may have written before Tillsync refused what strict readers cannot take: such data must
+/// stop none of its own commands.
+pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(json).or_else(|error| {
+        // Only what is refused for its data: the error of other JSON is the one that is told.
+        serde_json::from_slice(&value::readable(json)).map_err(|_| error)
+    })
+}
 
 /// Silence after which a node is taken for lost: it pings every 2 s.
 pub const SILENCE: Duration = Duration::from_secs(6);
@@ -155,6 +166,10 @@ pub fn is_passing(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
+    use super::link::event_of;
+    use super::rest::FeedPage;
     use super::*;
 
     #[test]
@@ -168,5 +183,20 @@ mod tests {
         for bad in ["", "h", "https://h:1", "h:x", "h:1/path", ":5000"] {
             assert!(NodeUrl::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_was_stored_before_it_was_refused_stops_no_command() {
+        let stored = r#"{"a":"cut \ud83d","\ude00":1e999,"b":[-1e400,2]}"#;
+        let read = json!({"a": "cut \u{fffd}", "\u{fffd}": "1e999", "b": ["-1e400", 2]});
+        let page = format!(
+            r#"{{"changes":[{{"seq":1,"table_name":"t","record_id":7,"operation":"insert","data":{stored}}}],"cursor":"c","has_more":false}}"#
+        );
+        let page: FeedPage = read_json(page.as_bytes()).unwrap();
+        assert_eq!(page.changes[0].data, read);
+        let frame = format!(r#"{{"event":"data_update","data":{{"seq":1,"new_data":{stored}}}}}"#);
+        assert_eq!(event_of(&frame).unwrap().data["new_data"], read);
+        // What is no JSON stays none.
+        assert!(read_json::<Value>(b"{\"a\":").is_err());
     }
 }

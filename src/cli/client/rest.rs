@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CONNECT, ClientError, NodeUrl, Trust};
+use super::{CONNECT, ClientError, NodeUrl, Trust, read_json};
 use crate::cli::Failure;
 
 /// A page of the change feed.
@@ -150,7 +150,7 @@ impl Rest {
         if !status.is_success() {
             return Err(refusal(node, status.as_u16(), &body));
         }
-        serde_json::from_slice(&body)
+        read_json(&body)
             .map_err(|e| ClientError::Strange { node: node.clone(), why: format!("the answer to {what}: {e}") })
     }
 

@@ -116,11 +116,11 @@ pub fn parse(text: &str) -> Option<Packet> {
         b'2' => {
             let parts: Vec<&RawValue> = serde_json::from_str(body).ok()?;
             let name = serde_json::from_str(parts.first()?.get()).ok()?;
-            let data = parts.get(1).map_or(Some(Value::Null), |d| serde_json::from_str(d.get()).ok())?;
+            let data = parts.get(1).map_or(Some(Value::Null), |d| super::read_json(d.get().as_bytes()).ok())?;
             Some(Packet::Event(Event { name, data }))
         }
         b'3' => {
-            let mut parts: Vec<Value> = serde_json::from_str(body).ok()?;
+            let mut parts: Vec<Value> = super::read_json(body.as_bytes()).ok()?;
             let data = if parts.is_empty() { Value::Null } else { parts.swap_remove(0) };
             Some(Packet::Ack(number.parse().ok()?, data))
         }

@@ -1,12 +1,12 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, ERROR_TAIL,
-    MASTER_ELECTED, N, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, DECIDED_ON, ERROR_TAIL,
+    MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
 };
 use super::field::{
-    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, REASON, ROLE, TABLE_NAME, WORDS, may, more,
-    must, plus,
+    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, ROLE, TABLE_NAME, WORDS,
+    may, more, must, plus,
 };
 use crate::limits;
 
@@ -116,7 +116,7 @@ pub const CHANGES: &[Field] = &[
     STALE,
 ];
 
-const OPEN_CONFLICT: &[Field] = &[
+const LISTED_CONFLICT: &[Field] = &[
     CONFLICT[0],
     CONFLICT[1],
     CONFLICT[2],
@@ -125,15 +125,64 @@ const OPEN_CONFLICT: &[Field] = &[
     CONFLICT[5],
     CONFLICT[6],
     CONFLICT[7],
-    plus("deleted_here", Kind::Flag, "The record is deleted."),
+    CONFLICT[8],
+    plus("deleted_here", Kind::Flag, "The record was deleted."),
     plus("deleted_there", Kind::Flag, "The device deleted it."),
+    plus("status", Kind::Word(&["open", "resolved"]), ""),
+    more("resolution", Kind::Object(RESOLUTION), "What became of the record, once it is resolved."),
 ];
-pub const CONFLICTS: &[Field] = &[must("conflicts", Kind::List(OPEN_CONFLICT), "Oldest first."), PAGINATION, STALE];
+const RESOLUTION: &[Field] = &[
+    CONFLICT_RESOLVED[0],
+    CONFLICT_RESOLVED[1],
+    CONFLICT_RESOLVED[2],
+    CONFLICT_RESOLVED[3],
+    CONFLICT_RESOLVED[4],
+    CONFLICT_RESOLVED[5],
+    CONFLICT_RESOLVED[6],
+    CONFLICT_RESOLVED[7],
+    CONFLICT_RESOLVED[8],
+    CONFLICT_RESOLVED[9],
+    CONFLICT_RESOLVED[10],
+    plus("resolved_by", WORDS, "Who decided: a device, or a token's subject."),
+];
+pub const CONFLICTS: &[Field] = &[
+    must(
+        "conflicts",
+        Kind::List(LISTED_CONFLICT),
+        "Open ones oldest first; resolved ones, and all, newest first. A page has at most 1 MiB of data.",
+    ),
+    PAGINATION,
+    plus("has_more", Kind::Flag, ""),
+    more("next_offset", ANY_COUNT, "Where the next page begins: a page may hold fewer than `limit`."),
+    STALE,
+];
+pub const CONFLICT_STATUS: Field = may("status", Kind::Word(&["open", "resolved", "all"]), "Default: open.");
+
+const PAST: &[Field] = &[
+    must("kind", Kind::Word(&["change", "conflict"]), ""),
+    must("version", ANY_COUNT, "Of the change; or that the conflict was found at."),
+    may("operation", OPERATION, "Of a change."),
+    may("data", Kind::Data, "Of a change; empty for a delete."),
+    may("device_id", DEVICE_ID, "Who wrote it."),
+    may("timestamp", Kind::Time, ""),
+    may("conflict", Kind::Object(LISTED_CONFLICT), "With both versions."),
+];
+pub const HISTORY: &[Field] = &[
+    must("table_name", TABLE_NAME, ""),
+    must("record_id", Kind::RecordId, ""),
+    must("history", Kind::List(PAST), "Newest first. A page has at most 1 MiB of data."),
+    must("has_more", Kind::Flag, ""),
+    must("older_dropped", Kind::Flag, "What came before is no longer kept."),
+    may("before", WORDS, "Ask with it for the next page."),
+    STALE,
+];
 
 pub const RESOLVE_ASKED: &[Field] = &[
     may("resolution_method", METHOD, "Default: manual."),
-    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete`."),
+    may("resolved_data", Kind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
     may("delete", Kind::Flag, "The record goes."),
+    NEW_RECORD,
+    DECIDED_ON,
     may("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
     SENT_AT,
 ];
@@ -148,10 +197,19 @@ pub const RESOLVED: &[Field] = &[
     CONFLICT_RESOLVED[6],
     CONFLICT_RESOLVED[7],
     CONFLICT_RESOLVED[8],
+    CONFLICT_RESOLVED[9],
+    CONFLICT_RESOLVED[10],
 ];
 
-pub const POLICY_ASKED: &[Field] = &[must("policy", METHOD, "")];
-pub const POLICY: &[Field] = &[SUCCESS, must("table_name", TABLE_NAME, ""), must("policy", METHOD, "")];
+const INSERT_POLICY: Kind = Kind::Word(&["keep_both", "last_writer_wins", "automatic", "manual"]);
+pub const POLICY_ASKED: &[Field] = &[
+    may("policy", METHOD, "For changes of an old version. One of the two is required."),
+    may("insert_policy", INSERT_POLICY, "For an insert that meets a live record with other data. Default: keep_both."),
+];
+pub const TABLE_POLICY: &[Field] =
+    &[must("table_name", TABLE_NAME, ""), must("policy", METHOD, ""), plus("insert_policy", INSERT_POLICY, ""), STALE];
+pub const POLICIES: &[Field] = &[must("policies", Kind::List(TABLE_POLICY), "By table."), STALE];
+pub const POLICY: &[Field] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2]];
 
 /// `data_update` without what stands in the path.
 pub const WRITE: &[Field] = &[

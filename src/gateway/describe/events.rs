@@ -182,12 +182,21 @@ const RESOLVED: &[Field] = &[
     TABLE,
     RECORD,
     may("resolution_method", METHOD, "Default: manual."),
-    must("resolved_data", Kind::Data, "What the record becomes. Not needed with `delete`."),
+    may("resolved_data", Kind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
     SENT_AT,
     more("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
     CONFLICT_ID,
     more("delete", Kind::Flag, "The record goes."),
+    NEW_RECORD,
+    DECIDED_ON,
 ];
+pub const NEW_RECORD: Field = more(
+    "new_record_id",
+    Kind::RecordId,
+    "What lost (or `resolved_data`) becomes this record, which must not exist; the record stays as it is.",
+);
+pub const DECIDED_ON: Field =
+    more("version", ANY_COUNT, "The record's version that the decision was made on: 2002 if it has moved on.");
 
 /// All of `data_update`; a REST call has table and record in its path.
 pub const UPDATE: &[Field] = &[
@@ -215,11 +224,8 @@ pub const QUEUE: Field = more(
     "The id of a durable queue of the device, drawn when the queue was made. With `n` and `after`: each entry is applied once, however late its repeat comes.",
 );
 pub const N: Field = more("n", Kind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
-pub const AFTER_N: Field = more(
-    "after",
-    Kind::Count(i64::MAX as u64 - 1),
-    "The `n` of the entry before it that was not given up; 0 for the first one.",
-);
+pub const AFTER_N: Field =
+    more("after", ANY_COUNT, "The `n` of the entry before it that was not given up; 0 for the first one.");
 
 /// What every error carries, whatever the transport.
 pub const ERROR_TAIL: [Field; 6] = [
@@ -274,6 +280,7 @@ pub const CONFLICT: &[Field] = &[
     AT,
     plus("conflict_id", ANY_COUNT, "The conflict's number."),
     plus("version", ANY_COUNT, "The record's version."),
+    more("collision", Kind::Flag, "An insert met a live record: two devices drew the same number."),
 ];
 
 pub const CONFLICT_RESOLVED: &[Field] = &[
@@ -286,6 +293,8 @@ pub const CONFLICT_RESOLVED: &[Field] = &[
     plus("device_id", DEVICE_ID, "Whose change it was."),
     plus("deleted", Kind::Flag, "The record is gone."),
     more("seq", ANY_COUNT, "The change that the decision made."),
+    more("new_record_id", Kind::RecordId, "What lost became this record; `record_id` is what it was."),
+    more("new_record_version", ANY_COUNT, "The version of that new record."),
 ];
 
 pub const DATA_RESPONSE: &[Field] = &[

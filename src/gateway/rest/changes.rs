@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use super::{Answer, Asked, Failure, OrFail, Source, answer};
@@ -27,6 +27,8 @@ use crate::proto::Meta;
 use crate::token::Claims;
 
 const STREAM_PAGE: PageSize = PageSize { rows: 256, bytes: 256 << 10 };
+/// Tells nginx, and what has learned it from nginx, to pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// A quiet stream says that it is alive.
 const QUIET: Duration = Duration::from_secs(15);
 
@@ -113,7 +115,10 @@ fn stream_from(gateway: Arc<Gateway>, claims: Claims, filter: Filter, after: u64
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
     });
-    ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")], HttpBody::from_stream(chunks)).into_response()
+    // Something at once: headers alone do not leave some proxies, which keep a stream back until they have a body.
+    let hello = stream::once(async { Ok(Bytes::from_static(b": here\n\n")) });
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (X_ACCEL_BUFFERING, "no")];
+    (headers, HttpBody::from_stream(hello.chain(chunks))).into_response()
 }
 
 impl Stream {

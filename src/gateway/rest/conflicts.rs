@@ -9,32 +9,41 @@ use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh, pag
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::{decider, find_conflict};
-use crate::gateway::wire::json::push_object;
-use crate::gateway::wire::{Bad, ServerEvent, open_conflict, policy, resolution};
+use crate::gateway::wire::json::{Object, push_object};
+use crate::gateway::wire::{Bad, ServerEvent, listed_conflict, policy, resolution};
+use crate::limits;
 use crate::model::change::valid_table;
-use crate::model::conflict::method_name;
+use crate::model::conflict_index::Status;
 use crate::model::error::Code;
+use crate::model::policy::{insert_policy_name, insert_policy_of, method_name, policy_of};
+use crate::model::read::conflicts as read_conflicts;
+use crate::model::tables::TablesRead;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Conflict, PolicyPut};
+use crate::proto::{PolicyPut, TableName};
 
-/// `GET /sync/conflicts`: those that wait for a decision, oldest first.
+/// `GET /sync/conflicts`: open ones oldest first, resolved ones by their resolution and all of them by their number,
+/// newest first.
 pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
-    let (limit, offset) = asked.page().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    let bad = |bad| Failure::bad(&gateway, Code::InvalidData, bad);
+    let (limit, offset) = asked.page().map_err(bad)?;
+    let status = match asked.get("status") {
+        None | Some("open") => Status::Open,
+        Some("resolved") => Status::Resolved,
+        Some("all") => Status::All,
+        Some(_) => return Err(bad(Bad::field("status", "must be open, resolved or all"))),
+    };
     let source = Source::asked(&gateway, &asked).await?;
-    let wanted = |c: &&Arc<Conflict>| {
-        asked.get("device_id").is_none_or(|id| c.device_id == id)
-            && asked.get("table_name").is_none_or(|name| c.table_name == name)
-    };
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (total, rows) = {
-        let state = gateway.cluster.replica().hot();
-        let rows: Vec<_> = state.open_conflicts().filter(wanted).skip(skip).take(limit).cloned().collect();
-        (state.open_conflicts().filter(wanted).count() as u64, rows)
-    };
+    let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
+    let (ids, total) = gateway.cluster.replica().hot().conflict_page(status, device_id, table_name, limit, skip);
+    let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
+    let (rows, seen) = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
     Ok(answer(|o| {
-        o.array("conflicts", &rows, |out, row| push_object(out, |o| open_conflict(o, row)));
+        o.array("conflicts", &rows, |out, row| push_object(out, |o| listed_conflict(o, row)));
         pagination(o, limit, offset, total);
+        o.flag("has_more", offset.saturating_add(seen as u64) < total);
+        o.maybe_number("next_offset", Some(offset.saturating_add(seen as u64)).filter(|next| *next < total));
         source.tell(o);
     }))
 }
@@ -69,14 +78,63 @@ pub async fn put_policy(
     body: Body,
 ) -> Answer {
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
-    let policy = body.read(&gateway, Code::InvalidData, policy)?;
-    if !valid_table(&table_name) {
-        let bad = Bad::field("table_name", "is not a usable name");
-        return Err(Failure::bad(&gateway, Code::InvalidData, bad));
-    }
-    let put = PolicyPut { table_name: table_name.clone(), policy: policy.into(), by: caller.0.sub };
+    let (policy, insert_policy) = body.read(&gateway, Code::InvalidData, policy)?;
+    let table_name = usable(&gateway, table_name)?;
+    let put = PolicyPut {
+        table_name: table_name.clone(),
+        policy: policy.unwrap_or_default().into(),
+        insert_policy: insert_policy.unwrap_or_default().into(),
+        by: caller.0.sub,
+    };
     gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
+    let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
-        o.flag("success", true).text("table_name", &table_name).text("policy", method_name(policy));
+        o.flag("success", true);
+        tell_policy(o, &now);
     }))
+}
+
+/// `GET /sync/policies`: of every table that was ever named, by name.
+pub async fn policies(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+    let source = Source::asked(&gateway, &asked).await?;
+    let mut tables = gateway.cluster.replica().hot().tables().to_vec();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(answer(|o| {
+        o.array("policies", &tables, |out, table| push_object(out, |o| tell_policy(o, table)));
+        source.tell(o);
+    }))
+}
+
+/// `GET /sync/policies/{table}`: of a table that does not exist yet, what it would begin with.
+pub async fn policy_of_table(
+    State(gateway): State<Arc<Gateway>>,
+    _: Caller,
+    At(table_name): At<String>,
+    asked: Asked,
+) -> Answer {
+    let table_name = usable(&gateway, table_name)?;
+    let source = Source::asked(&gateway, &asked).await?;
+    let table = table_of(&gateway, table_name);
+    Ok(answer(|o| {
+        tell_policy(o, &table);
+        source.tell(o);
+    }))
+}
+
+fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
+    if valid_table(&table_name) {
+        return Ok(table_name);
+    }
+    Err(Failure::bad(gateway, Code::InvalidData, Bad::field("table_name", "is not a usable name")))
+}
+
+fn table_of(gateway: &Gateway, name: String) -> TableName {
+    let state = gateway.cluster.replica().hot();
+    let known = state.table_number(&name).and_then(|number| state.tables().get(number as usize - 1)).cloned();
+    known.unwrap_or_else(|| TableName { name, ..TableName::default() })
+}
+
+fn tell_policy(o: &mut Object<'_>, table: &TableName) {
+    o.text("table_name", &table.name).text("policy", method_name(policy_of(table)));
+    o.text("insert_policy", insert_policy_name(insert_policy_of(table)));
 }

@@ -65,7 +65,7 @@ pub async fn write(
     committed(&gateway, &asked, taken, &outcome)
 }
 
-fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
+pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
     let bad = |bad| Failure::bad(gateway, Code::InvalidData, bad);
     if !valid_table(table) {
         return Err(bad(Bad::field("table_name", "is not a usable name")));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, logs, members, prometheus, sync, system, tokens, transfer};
+use super::{changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, tokens, transfer};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
@@ -93,8 +93,16 @@ const EXPORT_QUERY: &[Field] = &[
     may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),
     may("limit", Kind::Size(limits::PAGE_MAX), "Default: 1000."),
 ];
-const CONFLICTS_QUERY: &[Field] =
-    &[b::PAGE[0], b::PAGE[1], may("device_id", DEVICE_ID, ""), may("table_name", TABLE_NAME, ""), b::STALE_QUERY];
+const CONFLICTS_QUERY: &[Field] = &[
+    b::PAGE[0],
+    b::PAGE[1],
+    may("device_id", DEVICE_ID, ""),
+    may("table_name", TABLE_NAME, ""),
+    b::CONFLICT_STATUS,
+    b::STALE_QUERY,
+];
+const HISTORY_QUERY: &[Field] =
+    &[b::PAGE[0], may("before", WORDS, "A version, or the `before` of the page before."), b::STALE_QUERY];
 
 /// An endpoint of the document that needs a quorum.
 const fn documented(
@@ -266,7 +274,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "GET",
             "/sync/conflicts",
             "Conflicts",
-            "Conflicts that wait for a decision.",
+            "Conflicts: those that wait for a decision, or what lost in those that are decided.",
             &[(200, Content::Json(b::CONFLICTS))],
             || get(conflicts::list),
         )
@@ -281,6 +289,28 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Decides a conflict.",
             &[(200, Content::Json(b::RESOLVED))],
             || post(conflicts::resolve),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        ..extension(
+            "GET",
+            "/sync/policies",
+            "Conflicts",
+            "How conflicts are decided, in every table.",
+            &[(200, Content::Json(b::POLICIES))],
+            || get(conflicts::policies),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        ..extension(
+            "GET",
+            "/sync/policies/{table}",
+            "Conflicts",
+            "How conflicts in a table are decided; defaults included.",
+            &[(200, Content::Json(b::TABLE_POLICY))],
+            || get(conflicts::policy_of_table),
         )
     },
     Endpoint {
@@ -304,6 +334,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "A record.",
             &[(200, Content::Json(b::RECORD))],
             || get(data::read),
+        )
+    },
+    Endpoint {
+        query: HISTORY_QUERY,
+        ..extension(
+            "GET",
+            "/data/{table}/{record_id}/history",
+            "Records",
+            "What a record was: its changes that are kept, and its conflicts with what lost in them. Newest first.",
+            &[(200, Content::Json(b::HISTORY))],
+            || get(history::read),
         )
     },
     Endpoint {

@@ -141,9 +141,11 @@ impl Session {
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
 
-    /// The sender hears of its conflict by an effect if its device came online here; else it is told now.
+    /// The sender hears of its conflict by an effect if its device, or the one whose version stands, came online here;
+    /// else it is told now.
     fn tell_conflict(&self, conflict: &Conflict) {
-        if !self.gateway.presence.is_bound(&conflict.device_id, self.outbox.id) {
+        let bound = |device: &str| self.gateway.presence.is_bound(device, self.outbox.id);
+        if !bound(&conflict.device_id) && !bound(&conflict.writer) {
             self.outbox.send(&ServerEvent::SyncConflict(conflict));
         }
     }

@@ -8,12 +8,13 @@ use super::DecodeError;
 use super::fields::{Bad, Fields};
 use crate::limits;
 use crate::model::change::operation_of;
-use crate::model::conflict::{method_of, type_name};
+use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
 use crate::model::error::Code;
+use crate::model::policy::{insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
+    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy, Operation,
     ResolutionMethod, Role, SyncErrorReport, SyncType,
 };
 
@@ -308,23 +309,39 @@ fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
 pub fn resolution(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
     let method = f.maybe_word("resolution_method", METHODS, method_of)?.unwrap_or(ResolutionMethod::Manual);
     let delete = f.maybe_flag("delete")?.unwrap_or(false);
-    let data = if delete { None } else { Some(f.object("resolved_data")?) };
+    let new_record_id = f.maybe_record_id("new_record_id")?;
+    if delete && new_record_id.is_some() {
+        return Err(Bad::field("new_record_id", "and delete exclude each other"));
+    }
+    // Under a new number, what lost is written as it is unless something else is given.
+    let needed = !delete && new_record_id.is_none();
+    let data = if needed { Some(f.object("resolved_data")?) } else { f.maybe_object("resolved_data")? };
     let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
+    let version = f.maybe_count("version", u64::MAX)?;
     f.maybe_time("timestamp")?;
     Ok(ConflictResolve {
         device_id,
         method: method.into(),
-        resolved_data: data.map(|raw| share(frame, raw)).unwrap_or_default(),
+        resolved_data: data.filter(|_| !delete).map(|raw| share(frame, raw)).unwrap_or_default(),
         delete,
+        new_record_id,
+        version,
         ..ConflictResolve::default()
     })
 }
 
 const METHODS: &str = "last_writer_wins, manual or automatic";
 
-/// The body of `PUT /sync/policies/{table}`.
-pub fn policy(f: &Fields<'_>) -> Result<ResolutionMethod, Bad> {
-    f.word("policy", METHODS, method_of)
+const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
+
+/// The body of `PUT /sync/policies/{table}`: either or both.
+pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>), Bad> {
+    let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
+    let policy = f.maybe_word("policy", METHODS, method_of)?;
+    if policy.is_none() && insert_policy.is_none() {
+        return Err(Bad::field("policy", "or insert_policy is required"));
+    }
+    Ok((policy, insert_policy))
 }
 
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {

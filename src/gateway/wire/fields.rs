@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::limits;
 use crate::model::time::IsoTime;
+use crate::model::value;
 
 /// What is wrong with a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,8 +105,13 @@ impl<'a> Fields<'a> {
 
     /// A whole number within 64 bits; `5.0` is one, `5.5` is not.
     pub fn record_id(&self) -> Result<i64, Bad> {
-        let raw = self.required("record_id")?;
-        integer(raw).ok_or_else(|| Bad::field("record_id", "must be a whole number within 64 bits"))
+        self.required("record_id")?;
+        self.maybe_record_id("record_id").map(Option::unwrap_or_default)
+    }
+
+    pub fn maybe_record_id(&self, name: &str) -> Result<Option<i64>, Bad> {
+        let Some(raw) = self.get(name) else { return Ok(None) };
+        integer(raw).map(Some).ok_or_else(|| Bad::field(name, "must be a whole number within 64 bits"))
     }
 
     /// A whole number from 0 to `max`.
@@ -140,8 +146,16 @@ impl<'a> Fields<'a> {
         time.map(Some).ok_or_else(|| Bad::field(name, "must be an ISO 8601 time"))
     }
 
-    /// A JSON object as it came, at most [`limits::RECORD_DATA`] bytes.
+    /// A JSON object as it came, at most [`limits::RECORD_DATA`] bytes, that every client can read.
     pub fn maybe_object(&self, name: &str) -> Result<Option<&'a str>, Bad> {
+        let raw = self.maybe_raw_object(name)?;
+        if let Some(flaw) = raw.and_then(|raw| value::check_parsed_object(raw).err()) {
+            return Err(Bad::field(name, flaw));
+        }
+        Ok(raw)
+    }
+
+    fn maybe_raw_object(&self, name: &str) -> Result<Option<&'a str>, Bad> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         if !raw.starts_with('{') {
             return Err(Bad::field(name, "must be an object"));
@@ -159,7 +173,7 @@ impl<'a> Fields<'a> {
 
     /// The fields of an object inside this one.
     pub fn maybe_fields(&self, name: &str) -> Result<Option<Fields<'a>>, Bad> {
-        match self.maybe_object(name)? {
+        match self.maybe_raw_object(name)? {
             None => Ok(None),
             Some(raw) => Fields::parse(raw).map(Some),
         }

@@ -2,12 +2,13 @@
 
 use super::json::{Object, push_object};
 use crate::model::change::operation_name;
-use crate::model::conflict::{method_name as resolution_name, type_name};
+use crate::model::conflict::type_name;
 use crate::model::cursor::Cursor;
 use crate::model::device::role_name;
 use crate::model::election::{method_name, reason_name};
 use crate::model::error::Error;
-use crate::proto::{Change, Conflict, Election, Operation, Role};
+use crate::model::policy::method_name as resolution_name;
+use crate::proto::{Change, Conflict, Election, Operation, ResolutionMethod, Role};
 
 /// One event for a client. Borrows: it lives as long as it takes to encode it.
 #[derive(Clone, Debug)]
@@ -360,6 +361,9 @@ fn sync_conflict(o: &mut Object<'_>, conflict: &Conflict) {
         o.time("timestamp", conflict.remote_timestamp_ms);
     });
     o.time("timestamp", conflict.at_ms).number("conflict_id", conflict.id).number("version", conflict.local_seq);
+    if conflict.collision {
+        o.flag("collision", true);
+    }
 }
 
 fn sync_conflict_resolved(o: &mut Object<'_>, conflict: &Conflict) {
@@ -368,13 +372,28 @@ fn sync_conflict_resolved(o: &mut Object<'_>, conflict: &Conflict) {
     o.data("resolved_data", &conflict.resolved_data).time("timestamp", conflict.resolved_ms);
     o.number("conflict_id", conflict.id).text("device_id", &conflict.device_id);
     o.flag("deleted", conflict.resolved_deleted);
-    if conflict.resolved_seq > 0 {
-        o.number("seq", conflict.resolved_seq);
+    match conflict.new_record_id {
+        // The change is another record's: nobody may take it for this one's version.
+        Some(id) => {
+            o.number("new_record_id", id).number("new_record_version", conflict.resolved_seq);
+        }
+        None if conflict.resolved_seq > 0 => {
+            o.number("seq", conflict.resolved_seq);
+        }
+        None => {}
     }
 }
 
-/// An open conflict in the inbox.
-pub fn open_conflict(o: &mut Object<'_>, conflict: &Conflict) {
+/// A conflict in a listing: what was found and, once it is resolved, what became of it.
+pub fn listed_conflict(o: &mut Object<'_>, conflict: &Conflict) {
     sync_conflict(o, conflict);
     o.flag("deleted_here", conflict.local_deleted).flag("deleted_there", conflict.remote_delete);
+    if conflict.resolution() == ResolutionMethod::Unset {
+        o.text("status", "open");
+        return;
+    }
+    o.text("status", "resolved").object("resolution", |o| {
+        sync_conflict_resolved(o, conflict);
+        o.text("resolved_by", &conflict.resolved_by);
+    });
 }

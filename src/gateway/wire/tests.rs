@@ -214,7 +214,7 @@ fn data_stays_the_clients_bytes() {
     ServerEvent::DataUpdate { change: &change, epoch: 10 }.body(&mut out);
     let out = String::from_utf8(out).unwrap();
     assert!(out.contains(r#""new_data":{"price": 1.50, "a":[1,  2]},"#), "{out}");
-    assert!(out.contains(r#""seq":7,"cursor":"a.7"}"#), "{out}");
+    assert!(out.contains(r#""seq":7,"cursor":"a.7","after":0}"#), "{out}");
 }
 
 #[test]

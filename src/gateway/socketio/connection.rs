@@ -1,0 +1,671 @@
+//! One Engine.IO connection and its session: one task, over polling or a WebSocket.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use axum::http::header::USER_AGENT;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
+
+use super::packet::Packet;
+use super::payload::{Incoming, Payload};
+use super::{Eio, Engine, Posted, Wanted, WebSocket};
+use crate::gateway::auth;
+use crate::gateway::outbox::{Frame, Out, Transport};
+use crate::gateway::session::{Ended, Session};
+use crate::gateway::wire::{Bad, Fields, ServerEvent, event_array, json};
+use crate::limits;
+use crate::model::error::{Code, Error};
+
+/// Packets taken in before others get their turn.
+const TURN: usize = 64;
+/// Packets in one answer to a poll. Python's clients take no more than 16, and end the connection over more.
+const POLL_PACKETS: usize = 256;
+const POLL_PACKETS_PYTHON: usize = 14;
+/// Bytes in one answer to a poll, unless a single packet has more.
+const POLL_BYTES: usize = 512 << 10;
+/// Engine.IO's own packets that wait to be sent; with more, nothing more is heard.
+const OWN: usize = 64;
+/// How long a goodbye may take, and how long a client may take to see it.
+const FAREWELL: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(2);
+
+enum Wire {
+    Polling,
+    WebSocket(Box<WebSocket>),
+}
+
+pub struct Connection {
+    engine: Arc<Engine>,
+    sid: String,
+    gone: CancellationToken,
+    eio: Eio,
+    /// The first request: old clients have their token in it.
+    parts: Parts,
+    /// `None` until the client has said who it is.
+    session: Option<Session>,
+    wire: Wire,
+    wanted: mpsc::Receiver<Wanted>,
+    posted: mpsc::UnboundedReceiver<Posted>,
+    /// The poll that waits for something to send.
+    poll: Option<oneshot::Sender<Bytes>>,
+    /// Since when none waits.
+    no_poll: Instant,
+    /// How many packets the client takes at once.
+    poll_packets: usize,
+    /// A payload whose poll was gone.
+    unsent: Option<Bytes>,
+    upgrade: Option<oneshot::Receiver<WebSocket>>,
+    /// Engine.IO's own packets, and answers that no session gives.
+    own: VecDeque<Utf8Bytes>,
+    ping_due: bool,
+    sending: VecDeque<Out>,
+    /// Fed to the WebSocket since the last flush that ended.
+    dirty: bool,
+    blocked_since: Option<Instant>,
+    /// Nothing was heard for want of room.
+    paused: bool,
+    /// Since the last tick of `pings` the client said something, or pinged.
+    said: bool,
+    pinged: bool,
+    /// Attachments that follow a packet which was answered already.
+    attachments: u64,
+    pings: Interval,
+    /// The session's; the first one comes early.
+    ticks: Option<Interval>,
+    /// Ends a connection without a session.
+    give_up: Pin<Box<Sleep>>,
+}
+
+fn every(first: Instant, period: Duration) -> Interval {
+    let mut ticks = interval_at(first, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+impl Connection {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        sid: String,
+        gone: CancellationToken,
+        eio: Eio,
+        parts: Parts,
+        wanted: mpsc::Receiver<Wanted>,
+        posted: mpsc::UnboundedReceiver<Posted>,
+    ) -> Self {
+        let now = Instant::now();
+        let settings = &engine.gateway.settings;
+        let (ping_every, connect_timeout) = (settings.ping_every, settings.connect_timeout);
+        let agent = parts.headers.get(USER_AGENT).map_or(&b"python"[..], HeaderValue::as_bytes);
+        let is_python = agent.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"python"));
+        let poll_packets = if is_python { POLL_PACKETS_PYTHON } else { POLL_PACKETS };
+        Self {
+            engine,
+            sid,
+            gone,
+            eio,
+            parts,
+            session: None,
+            wire: Wire::Polling,
+            wanted,
+            posted,
+            poll: None,
+            no_poll: now,
+            poll_packets,
+            unsent: None,
+            upgrade: None,
+            own: VecDeque::new(),
+            ping_due: false,
+            sending: VecDeque::new(),
+            dirty: false,
+            blocked_since: None,
+            paused: false,
+            said: false,
+            pinged: false,
+            attachments: 0,
+            pings: every(now + ping_every, if eio == Eio::V3 { ping_every / 2 } else { ping_every }),
+            ticks: None,
+            give_up: Box::pin(sleep(connect_timeout)),
+        }
+    }
+
+    pub async fn run_over(mut self, ws: WebSocket, hello: String) {
+        self.wire = Wire::WebSocket(Box::new(ws));
+        self.own.push_back(hello.into());
+        self.run().await;
+    }
+
+    pub async fn run(mut self) {
+        if self.eio == Eio::V3 {
+            // Old clients are in the root namespace from the start.
+            self.open(None);
+        }
+        let ended = poll_fn(|cx| self.poll(cx)).await;
+        self.farewell(&ended).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(session) = &mut self.session {
+            // What the session queues for itself from here on needs no wake-up: it is sent below.
+            session.outbox.deafen();
+            session.poll(cx);
+        }
+        self.take_requests(cx);
+        if let Poll::Ready(ended) = self.hear(cx) {
+            return Poll::Ready(ended);
+        }
+        if let Err(ended) = self.tick(cx) {
+            return Poll::Ready(ended);
+        }
+        if let Some(session) = &self.session {
+            session.outbox.register(cx.waker());
+        }
+        if let Err(ended) = self.write(cx) {
+            return Poll::Ready(ended);
+        }
+        if self.paused && self.has_room() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Polls, and the move to a WebSocket.
+    fn take_requests(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(wanted)) = self.wanted.poll_recv(cx) {
+            match wanted {
+                Wanted::Poll(poll) => {
+                    if let Some(session) = &mut self.session {
+                        session.heard();
+                    }
+                    // A client has one poll at a time: the older one was given up.
+                    self.answer_noop();
+                    self.poll = Some(poll);
+                }
+                Wanted::Upgrade(upgrade) => self.upgrade = Some(upgrade),
+            }
+        }
+        if let Some(upgrade) = &mut self.upgrade
+            && let Poll::Ready(moved) = Pin::new(upgrade).poll(cx)
+        {
+            self.upgrade = None;
+            if let Ok(ws) = moved {
+                self.answer_noop();
+                self.wire = Wire::WebSocket(Box::new(ws));
+                self.dirty = true;
+            }
+        }
+    }
+
+    fn answer_noop(&mut self) {
+        if let Some(poll) = self.poll.take() {
+            let mut payload = Payload::default();
+            payload.push(self.eio, "6");
+            // Nobody is there to hear it, if it was given up.
+            let _ = poll.send(payload.into_bytes());
+            self.no_poll = Instant::now();
+        }
+    }
+
+    /// More may be heard: the client takes its answers, and fewer of its requests than the limit are unanswered.
+    fn has_room(&self) -> bool {
+        let waits = self.sending.len() >= limits::SESSION_QUEUE / limits::SESSION_QUEUE_HEARS;
+        self.own.len() < OWN && !waits && self.session.as_ref().is_none_or(Session::has_room)
+    }
+
+    /// Takes in what the client sent, as long as its requests find room.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        for _ in 0..TURN {
+            self.paused = !self.has_room();
+            if self.paused {
+                // An answer that is due, or one that is sent, makes room and wakes this task.
+                return Poll::Pending;
+            }
+            let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
+            if let Some(session) = &mut self.session {
+                session.heard();
+            }
+            if let Err(ended) = packet.and_then(|packet| self.hear_packet(packet)) {
+                return Poll::Ready(ended);
+            }
+            if let Some(session) = &mut self.session {
+                session.poll(cx);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// What was posted comes before what came over the WebSocket that the client then moved to.
+    fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Ended>> {
+        if let Poll::Ready(posted) = self.posted.poll_recv(cx) {
+            return Poll::Ready(posted.map(|Posted(packet, _)| packet).ok_or(Ended::Gone));
+        }
+        let Wire::WebSocket(ws) = &mut self.wire else { return Poll::Pending };
+        loop {
+            return Poll::Ready(match std::task::ready!(Pin::new(&mut **ws).poll_next(cx)) {
+                Some(Ok(Message::Text(text))) => Ok(Incoming::parse(text)),
+                Some(Ok(Message::Binary(_))) => Ok(Incoming::Binary),
+                Some(Ok(Message::Close(_))) | None => Err(Ended::Gone),
+                Some(Ok(_)) => continue,
+                Some(Err(tungstenite::Error::Capacity(_))) => Ok(Incoming::Huge),
+                Some(Err(tungstenite::Error::Utf8(_))) => {
+                    Err(Ended::Closed(Error::new(Code::InvalidData, "the frame is not UTF-8")))
+                }
+                Some(Err(_)) => Err(Ended::Gone),
+            });
+        }
+    }
+
+    fn hear_packet(&mut self, packet: Incoming) -> Result<(), Ended> {
+        match packet {
+            Incoming::Message(text) => {
+                self.said = true;
+                return self.hear_message(&text);
+            }
+            Incoming::Ping(repeated) => {
+                self.pinged = true;
+                self.own.push_back(format!("3{repeated}").into());
+            }
+            Incoming::Pong | Incoming::Nothing => {}
+            Incoming::Close => return Err(Ended::Gone),
+            Incoming::Binary => match self.attachments.checked_sub(1) {
+                Some(left) => self.attachments = left,
+                None => self.misheard(&Bad::payload("an attachment came without its packet")),
+            },
+            Incoming::Bad(why) => self.misheard(&Bad::payload(why)),
+            Incoming::Huge => {
+                return Err(Ended::Closed(Error::new(Code::InvalidData, too_large())));
+            }
+        }
+        Ok(())
+    }
+
+    fn misheard(&self, bad: &Bad) {
+        if let Some(session) = &self.session {
+            session.misheard(bad);
+        }
+    }
+
+    fn hear_message(&mut self, text: &Utf8Bytes) -> Result<(), Ended> {
+        let packet = match Packet::parse(&text[1..]) {
+            Ok(packet) => packet,
+            Err(bad) => {
+                self.misheard(&bad);
+                return Ok(());
+            }
+        };
+        match packet {
+            Packet::Connect { namespace: "" | "/", auth } => {
+                if self.session.is_none() {
+                    self.open(auth);
+                }
+            }
+            Packet::Connect { namespace, .. } => {
+                let shown: String = namespace.chars().take(64).collect();
+                self.own.push_back(format!("44{shown},{{\"message\":\"Invalid namespace\"}}").into());
+            }
+            Packet::Disconnect => return Err(Ended::Gone),
+            Packet::Ack { attachments } => self.attachments = attachments,
+            Packet::Event { body, ack } => {
+                let Some(session) = &mut self.session else { return Ok(()) };
+                match event_array(body) {
+                    Ok((event, data)) if text.len() > limits::FRAME => {
+                        session.refuse_frame(&event, data, ack, &Bad::payload(too_large()));
+                    }
+                    Ok((event, data)) => session.hear(&event, data, &Bytes::from(text.clone()), ack),
+                    Err(_) if text.len() > limits::FRAME => session.misheard(&Bad::payload(too_large())),
+                    Err(bad) => session.misheard(&bad),
+                }
+            }
+            Packet::WithAttachments { attachments, body, ack } => {
+                self.attachments = attachments;
+                let Some(session) = &self.session else { return Ok(()) };
+                match event_array(body) {
+                    Ok((event, data)) => {
+                        let why = Bad::payload("binary data is not understood here: send it as text, such as base64");
+                        session.refuse_frame(&event, data, ack, &why);
+                    }
+                    Err(bad) => session.misheard(&bad),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The client says who it is: `auth.token`, or what its first HTTP request carried.
+    fn open(&mut self, auth: Option<&str>) {
+        let given = auth.and_then(|text| Fields::parse(text).ok()?.maybe_text("token", 8_192).ok().flatten());
+        let token = given.as_deref().or_else(|| auth::token_of(&self.parts));
+        let gateway = &self.engine.gateway;
+        let opened =
+            auth::check(gateway, token).and_then(|claims| Session::open(gateway.clone(), claims, Transport::SocketIo));
+        match opened {
+            Ok(session) => {
+                let (first, period) = session.ticks();
+                self.ticks = Some(every(first, period));
+                self.session = Some(session);
+                self.own.push_back(match self.eio {
+                    Eio::V3 => "40".into(),
+                    Eio::V4 => format!("40{{\"sid\":\"{}\"}}", self.sid).into(),
+                });
+            }
+            // The timer closes the connection, when the refusal has had time to arrive.
+            Err(error) if is_final(&error) || error.code == Code::TokenExpired => {
+                self.own.push_back(refusal(&error, self.eio, gateway.now_ms()).into());
+            }
+            // Clients take a refusal for final. They come again when their transport ends, spread out in time.
+            Err(error) => {
+                let wait = error.retry_after_ms.unwrap_or_else(|| rand::random_range(100..1_000));
+                self.give_up.as_mut().reset(Instant::now() + Duration::from_millis(wait));
+            }
+        }
+    }
+
+    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let Some(session) = &mut self.session else {
+            if self.give_up.as_mut().poll(cx).is_ready() {
+                return Err(Ended::Gone);
+            }
+            while self.pings.poll_tick(cx).is_ready() {
+                self.ping_due = self.eio == Eio::V4;
+            }
+            return Ok(());
+        };
+        while self.pings.poll_tick(cx).is_ready() {
+            // Old clients ping by themselves, and miss the pong when the ping is behind a burst that is not heard yet.
+            // A pong that nobody waits for puts off the client's next ping, so one that says nothing gets none.
+            let behind = std::mem::take(&mut self.said) && !std::mem::take(&mut self.pinged);
+            self.ping_due = self.eio == Eio::V4 || self.paused || behind;
+        }
+        while self.ticks.as_mut().is_some_and(|ticks| ticks.poll_tick(cx).is_ready()) {
+            if self.paused {
+                session.heard();
+            }
+            session.tick()?;
+            let settings = &self.engine.gateway.settings;
+            if self.blocked_since.is_some_and(|since| since.elapsed() >= settings.write_timeout) {
+                return Err(Ended::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
+            }
+            let polls = matches!(self.wire, Wire::Polling) && self.poll.is_none();
+            if polls && self.no_poll.elapsed() >= settings.lost_after {
+                return Err(Ended::Silent);
+            }
+        }
+        Ok(())
+    }
+
+    fn ping(&self) -> &'static str {
+        match self.eio {
+            Eio::V3 => "3",
+            Eio::V4 => "2",
+        }
+    }
+
+    /// Takes what waits for the client; an error ends the session.
+    fn refill(&mut self) -> Result<(), Ended> {
+        let Some(session) = &self.session else { return Ok(()) };
+        if !self.sending.is_empty() {
+            return Ok(());
+        }
+        if self.sending.capacity() > 64 {
+            self.sending = VecDeque::new();
+        }
+        session.outbox.take(&mut self.sending).map_err(Ended::Closed)
+    }
+
+    /// Why the session ends, if it does, does not wait for a client that takes nothing for now.
+    fn closed(&self) -> Result<(), Ended> {
+        let why = self.session.as_ref().and_then(|session| session.outbox.end());
+        why.map_or(Ok(()), |why| Err(Ended::Closed(why)))
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        match self.wire {
+            Wire::Polling => self.answer_poll(),
+            Wire::WebSocket(_) => self.feed(cx),
+        }
+    }
+
+    fn answer_poll(&mut self) -> Result<(), Ended> {
+        self.refill()?;
+        // A poll whose client has gone away takes nothing.
+        if self.poll.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            self.poll = None;
+            self.no_poll = Instant::now();
+        }
+        if self.poll.is_none() {
+            return self.closed();
+        }
+        let payload = match self.unsent.take() {
+            Some(unsent) => unsent,
+            None => {
+                let payload = self.next_payload();
+                if payload.is_empty() && self.upgrade.is_some() {
+                    self.answer_noop();
+                }
+                if payload.is_empty() {
+                    return Ok(());
+                }
+                payload.into_bytes()
+            }
+        };
+        if let Some(poll) = self.poll.take() {
+            self.unsent = poll.send(payload).err();
+            self.no_poll = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// As much of what waits as fits into one answer.
+    fn next_payload(&mut self) -> Payload {
+        let mut payload = Payload::default();
+        if std::mem::take(&mut self.ping_due) {
+            payload.push(self.eio, self.ping());
+        }
+        while payload.packets < self.poll_packets {
+            if let Some(own) = self.own.pop_front() {
+                payload.push(self.eio, &own);
+                continue;
+            }
+            let Some(next) = self.sending.front() else { break };
+            if !payload.is_empty() && payload.len() + next.frame.size() > POLL_BYTES {
+                break;
+            }
+            let Some(Out { frame, taken }) = self.sending.pop_front() else { break };
+            payload.push(self.eio, frame.text());
+            if let Some(taken) = taken {
+                // Nobody waits for it any more if its job has ended.
+                let _ = taken.send(());
+            }
+        }
+        payload
+    }
+
+    /// Feeds what waits to the WebSocket, then flushes once.
+    fn feed(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            self.refill()?;
+            if !self.ping_due && self.own.is_empty() && self.sending.is_empty() {
+                break;
+            }
+            let ping = self.ping();
+            let Wire::WebSocket(ws) = &mut self.wire else { return Ok(()) };
+            match Pin::new(&mut **ws).poll_ready(cx) {
+                Poll::Pending => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                    return self.closed();
+                }
+                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Ok(())) => {}
+            }
+            let (text, taken) = if std::mem::take(&mut self.ping_due) {
+                (ping.into(), None)
+            } else if let Some(own) = self.own.pop_front() {
+                (own, None)
+            } else {
+                let Some(Out { frame: Frame::SocketIo(text), taken }) = self.sending.pop_front() else { continue };
+                (text, taken)
+            };
+            Pin::new(&mut **ws).start_send(Message::Text(text)).map_err(|_| Ended::Gone)?;
+            self.dirty = true;
+            if let Some(taken) = taken {
+                let _ = taken.send(());
+            }
+        }
+        if self.dirty {
+            let Wire::WebSocket(ws) = &mut self.wire else { return Ok(()) };
+            match Pin::new(&mut **ws).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.dirty = false;
+                    self.blocked_since = None;
+                }
+                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Pending => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says why the server ends it, then ends the transport. Only what is final is a Socket.IO DISCONNECT: no client
+    /// comes back by itself after one. An Engine.IO CLOSE, and for old Python clients a WebSocket close frame, are the
+    /// same to some, so there is neither.
+    async fn farewell(mut self, ended: &Ended) {
+        let silent = Error::new(Code::Silent, "nothing was heard from you");
+        let error = match ended {
+            Ended::Closed(error) => Some(error),
+            Ended::Silent => Some(&silent),
+            Ended::Gone => None,
+        };
+        // A node that shuts down waits for its sessions, so that all are told; else a session that has ended takes up no
+        // room.
+        let live = self.session.is_some();
+        if error.is_none_or(|error| error.code != Code::Unavailable)
+            && let Some(session) = self.session.take()
+        {
+            session.end(ended);
+        }
+        if let Some(error) = error
+            && live
+        {
+            let at_ms = self.engine.gateway.now_ms();
+            let event =
+                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
+            self.sending.push_back(Out { frame: Frame::of(Transport::SocketIo, &event), taken: None });
+            let last = is_final(error).then_some("41");
+            // A client that takes nothing is not waited for.
+            let _ = timeout(FAREWELL, self.send_rest(last)).await;
+        } else {
+            self.answer_noop();
+        }
+        if let Some(session) = self.session.take() {
+            session.end(ended);
+        }
+        self.engine.sockets.lock().remove(&self.sid);
+        self.gone.cancel();
+        if let Wire::WebSocket(ws) = &mut self.wire {
+            let bye = async {
+                // The answer to the client's close frame, if there was one.
+                let _ = ws.flush().await;
+                let io = ws.get_mut();
+                io.shutdown().await?;
+                // Until the client closes too: closing first would throw away what it has not read yet.
+                let mut rest = vec![0; 16 << 10];
+                while io.read(&mut rest).await? > 0 {}
+                Ok::<(), std::io::Error>(())
+            };
+            let _ = timeout(LINGER, bye).await;
+        }
+    }
+
+    /// Sends what waits, and this packet after it.
+    async fn send_rest(&mut self, last: Option<&'static str>) {
+        if let Wire::WebSocket(ws) = &mut self.wire {
+            let rest = self.sending.drain(..).filter_map(|out| match out.frame {
+                Frame::SocketIo(text) => Some(text),
+                Frame::WebSocket(_) => None,
+            });
+            for text in self.own.drain(..).chain(rest) {
+                if ws.feed(Message::Text(text)).await.is_err() {
+                    return;
+                }
+            }
+            if let Some(last) = last {
+                let _ = ws.feed(Message::text(last)).await;
+            }
+            let _ = ws.flush().await;
+            return;
+        }
+        if let Some(last) = last {
+            let frame = Frame::SocketIo(last.into());
+            self.sending.push_back(Out { frame, taken: None });
+        }
+        // One poll after the other takes some of it.
+        poll_fn(|cx| {
+            self.take_requests(cx);
+            loop {
+                if self.unsent.is_none() && self.own.is_empty() && self.sending.is_empty() {
+                    return Poll::Ready(());
+                }
+                let had_poll = self.poll.is_some();
+                if !had_poll || self.answer_rest().is_err() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// As [`Self::answer_poll`], without asking the session.
+    fn answer_rest(&mut self) -> Result<(), ()> {
+        let poll = self.poll.take().ok_or(())?;
+        let payload = self.unsent.take().unwrap_or_else(|| self.next_payload().into_bytes());
+        self.unsent = poll.send(payload).err();
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.engine.sockets.lock().remove(&self.sid);
+        self.gone.cancel();
+    }
+}
+
+fn too_large() -> String {
+    format!("a packet may have at most {} bytes", limits::FRAME)
+}
+
+/// The same token will be refused again. One that has expired may be followed by a fresh one.
+fn is_final(error: &Error) -> bool {
+    matches!(error.code, Code::Credentials | Code::Forbidden)
+}
+
+/// Connect errors carry a message only in most clients, so the code stands in it.
+fn refusal(error: &Error, eio: Eio, at_ms: u64) -> String {
+    let mut out = b"44".to_vec();
+    if eio == Eio::V3 {
+        json::push_text(&mut out, &error.to_string());
+    } else {
+        json::push_object(&mut out, |o| {
+            o.text("message", &error.to_string());
+            o.object("data", |o| {
+                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms }
+                    .fill(o);
+            });
+        });
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,96 @@
+//! How conflicts in a table are decided: what is set, and its defaults.
+
+use super::change::valid_table;
+use super::error::Code;
+use super::state::{Given1, State, refuse};
+use super::tables::Key;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{Done as Nothing, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
+
+impl State {
+    pub(super) fn policy(&self, table: u32) -> ResolutionMethod {
+        self.table_names.get((table as usize).wrapping_sub(1)).map_or(ResolutionMethod::LastWriterWins, policy_of)
+    }
+
+    pub(super) fn insert_policy(&self, table: u32) -> InsertPolicy {
+        self.table_names.get((table as usize).wrapping_sub(1)).map_or(InsertPolicy::KeepBoth, insert_policy_of)
+    }
+
+    pub(super) fn policy_put(&mut self, c: PolicyPut) -> Given1 {
+        if c.policy() == ResolutionMethod::Unset && c.insert_policy() == InsertPolicy::Unset {
+            return refuse(Code::InvalidData, "policy or insert_policy is required");
+        }
+        if !valid_table(&c.table_name) {
+            return refuse(Code::InvalidData, "table_name is not a usable name");
+        }
+        let number = self.number_of_table(&c.table_name)?;
+        let at = number as usize - 1;
+        let Some(mut row) = self.table_names.get(at).cloned() else {
+            return refuse(Code::Internal, "the table has no number");
+        };
+        if c.policy() != ResolutionMethod::Unset {
+            row.policy = c.policy;
+            let details = format!("Conflict policy of {} is {}", c.table_name, method_name(c.policy()));
+            self.audit("policy_change", "put", false, &c.by, details);
+        }
+        if c.insert_policy() != InsertPolicy::Unset {
+            row.insert_policy = c.insert_policy;
+            let details = format!("Insert policy of {} is {}", c.table_name, insert_policy_name(c.insert_policy()));
+            self.audit("policy_change", "put", false, &c.by, details);
+        }
+        self.put(Key::Table(number), &row);
+        if let Some(table) = self.table_names.get_mut(at) {
+            *table = row;
+        }
+        Ok(Given::Done(Nothing {}))
+    }
+}
+
+/// A table's policy for conflicts, by default the document's.
+pub fn policy_of(table: &TableName) -> ResolutionMethod {
+    match table.policy() {
+        ResolutionMethod::Unset => ResolutionMethod::LastWriterWins,
+        policy => policy,
+    }
+}
+
+/// A table's policy for inserts that meet a live record.
+pub fn insert_policy_of(table: &TableName) -> InsertPolicy {
+    match table.insert_policy() {
+        InsertPolicy::Unset => InsertPolicy::KeepBoth,
+        policy => policy,
+    }
+}
+
+/// An insert policy as it is set and shown.
+pub fn insert_policy_name(policy: InsertPolicy) -> &'static str {
+    match policy {
+        InsertPolicy::KeepBoth | InsertPolicy::Unset => "keep_both",
+        InsertPolicy::LastWriterWins => "last_writer_wins",
+        InsertPolicy::Automatic => "automatic",
+        InsertPolicy::Manual => "manual",
+    }
+}
+
+/// The insert policy of a name.
+pub fn insert_policy_named(name: &str) -> Option<InsertPolicy> {
+    [InsertPolicy::KeepBoth, InsertPolicy::LastWriterWins, InsertPolicy::Automatic, InsertPolicy::Manual]
+        .into_iter()
+        .find(|p| insert_policy_name(*p) == name)
+}
+
+/// A resolution method as the document writes it.
+pub fn method_name(method: ResolutionMethod) -> &'static str {
+    match method {
+        ResolutionMethod::Manual => "manual",
+        ResolutionMethod::Automatic => "automatic",
+        ResolutionMethod::LastWriterWins | ResolutionMethod::Unset => "last_writer_wins",
+    }
+}
+
+/// The method of a documented name.
+pub fn method_of(name: &str) -> Option<ResolutionMethod> {
+    [ResolutionMethod::LastWriterWins, ResolutionMethod::Manual, ResolutionMethod::Automatic]
+        .into_iter()
+        .find(|m| method_name(*m) == name)
+}
