@@ -173,7 +173,9 @@ impl Timed {
 
     /// It says that it is done while pages are still to come.
     async fn complete_early(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        let Some(sync_id) = talk.sync.as_ref().map(|sync| sync.sync_id.clone()) else { return Ok(()) };
+        // The next page is not made before this one was taken, so the server has not sent the last one either.
+        let under_way = talk.sync.as_ref().filter(|sync| sync.done.is_none());
+        let Some(sync_id) = under_way.map(|sync| sync.sync_id.clone()) else { return Ok(()) };
         let mut op = self.client.op(talk, Asked::CompleteEarly);
         op.tries = 1;
         let mark = op.id;
@@ -183,12 +185,7 @@ impl Timed {
             (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
                 || refuses(event, "sync_complete")
         };
-        let answer = self.client.answer(talk, is_it).await?;
-        // Pages went on meanwhile: if the last one is among them, it was not too early for the server.
-        let too_early = talk.sync.as_ref().is_some_and(|sync| sync.done.is_none());
-        if let Answer::Event(event) = answer
-            && too_early
-        {
+        if let Answer::Event(event) = self.client.answer(talk, is_it).await? {
             op.error = format!("{} {}", event.data["error_code"].as_str().unwrap_or_default(), event.data["error"]);
             let acknowledged = event.name == "sync_complete_ack";
             self.client.finish(op, if acknowledged { Outcome::Ok } else { Outcome::Failed });
