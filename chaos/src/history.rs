@@ -52,6 +52,8 @@ pub enum Asked {
     CompleteEarly,
     /// An entry of a durable queue that was acknowledged before, sent again.
     Repeat { queue: String, n: u64, value: String },
+    /// The number of an entry that was acknowledged, with other data, which must be refused.
+    Reused { queue: String, n: u64, value: String },
     /// An entry of a durable queue whose predecessor was never sent, which must be refused.
     Gap { queue: String, n: u64, after: u64, value: String },
 }

@@ -1,5 +1,5 @@
 //! A durable queue is applied once and in its order, however often it is sent: no entry twice, none before the one that
-//! it follows, and what is sent again is answered as a repeat.
+//! it follows, what is sent again is answered as a repeat, and a number that is used again for something else is refused.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::history::{Asked, History, Op, Outcome, QueuePlace};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
-    let is_queue = |op: &&Op| op.queued.is_some() || matches!(op.asked, Asked::Repeat { .. } | Asked::Gap { .. });
+    let is_queue = |op: &&Op| op.queued.is_some() || matches!(op.asked, Asked::Repeat { .. } | Asked::Reused { .. } | Asked::Gap { .. });
     let ops: Vec<&Op> = history.ops.iter().filter(is_queue).collect();
     if ops.is_empty() {
         return finding;
@@ -24,6 +24,12 @@ pub fn check(history: &History) -> Finding {
             Asked::Gap { value, queue, after, .. } => {
                 finding.require(op.outcome != Outcome::Ok && applied(value).is_empty(), || {
                     format!("operation {} follows entry {after} of {queue}, which was never sent, and was applied", op.id)
+                });
+            }
+            // Of long ago it is only known that the number was used.
+            Asked::Reused { value, n, .. } => {
+                finding.require(op.version.is_none() && applied(value).is_empty(), || {
+                    format!("operation {} says something else than entry {n} before, and was taken", op.id)
                 });
             }
             Asked::Repeat { value, .. } => check_repeat(op, applied(value), &mut finding),
@@ -115,6 +121,9 @@ mod tests {
         wrong(&check(&with(Op { version: Some(3), ..good.clone() })), "answered as new");
         wrong(&check(&with(Op { repeated: false, ..good.clone() })), "answered as new");
         wrong(&check(&with(Op { outcome: Outcome::Failed, ..good })), "now it is refused");
+        let reused = op(9, Asked::Reused { queue: "q".into(), n: 1, value: "other".into() });
+        assert!(check(&with(reused.clone())).violations.is_empty());
+        wrong(&check(&with(Op { version: Some(1), ..reused })), "says something else");
         let gap = op(9, Asked::Gap { queue: "q".into(), n: 9, after: 8, value: "g".into() });
         wrong(&check(&with(gap.clone())), "never sent");
         assert!(check(&with(Op { outcome: Outcome::Failed, ..gap })).violations.is_empty());

@@ -152,6 +152,7 @@ impl Shown {
             Asked::SyncSince { since_ms } => format!("sync since {}", iso(*since_ms)),
             Asked::CompleteEarly => "sync completed before its last page".into(),
             Asked::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
+            Asked::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),
             Asked::Gap { queue, n, after, .. } => format!("entry {n} of queue {queue} after {after}, which was never sent"),
         };
         let version = op.version.map_or(String::new(), |version| format!(", change {version}"));

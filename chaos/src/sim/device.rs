@@ -33,7 +33,7 @@ pub const RECEIPTS: &str = "receipts";
 /// After this a session that did not come online is told changes all the same.
 const FIRST_WORD: Duration = Duration::from_millis(2_300);
 /// How long a device whose resume was refused stays to see what it is told all the same.
-const REFUSED: Duration = Duration::from_millis(1_200);
+const REFUSED: Duration = Duration::from_secs(4);
 
 pub struct Device {
     client: Client,

@@ -2,7 +2,7 @@
 //! until each was answered, over reconnections, failovers and lost answers.
 //!
 //! Now and then it sends entries again that were acknowledged long ago, as one that was restored from a backup does; it
-//! sends an entry whose predecessor never went out; and it gives up an entry that is refused for what it says.
+//! sends an entry whose predecessor never went out, or a number again with other data; and it gives up an entry that is refused for what it says.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -270,9 +270,17 @@ impl Queue {
         let mut waiting: VecDeque<(String, Op)> = VecDeque::new();
         for (place, record, value) in again {
             let QueuePlace { queue, n, .. } = place.clone();
-            let mut op = self.client.op(talk, Asked::Repeat { queue, n, value: value.clone() });
+            let mut ask = self.ask(&place, record, &value);
+            let asked = if self.client.rng.percent(10) {
+                let value = format!("other {value}");
+                ask["new_data"] = json!({ "v": value });
+                Asked::Reused { queue, n, value }
+            } else {
+                Asked::Repeat { queue, n, value: value.clone() }
+            };
+            let mut op = self.client.op(talk, asked);
             op.tries = 1;
-            talk.link.send("data_update", &self.ask(&place, record, &value));
+            talk.link.send("data_update", &ask);
             waiting.push_back((value, op));
         }
         while !waiting.is_empty() {

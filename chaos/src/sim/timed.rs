@@ -99,7 +99,9 @@ impl Timed {
     async fn sync(&mut self, talk: &mut Talk, calm: bool) -> Result<bool, Gone> {
         let mut ask = json!({ "device_id": self.client.name, "sync_type": "full" });
         let mut asked = Asked::Sync { after: None };
-        if let Some(since_ms) = self.since_ms {
+        // Now and then it asks for everything again.
+        let anew = !calm && self.client.rng.percent(12);
+        if let Some(since_ms) = self.since_ms.filter(|_| !anew) {
             let since_ms = if !calm && self.client.rng.percent(6) { NEVER_MS } else { since_ms };
             asked = Asked::SyncSince { since_ms };
             ask["sync_type"] = json!("incremental");
@@ -171,7 +173,9 @@ impl Timed {
 
     /// It says that it is done while pages are still to come.
     async fn complete_early(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        let Some(sync_id) = talk.sync.as_ref().map(|sync| sync.sync_id.clone()) else { return Ok(()) };
+        // The next page is not made before this one was taken, so the server has not sent the last one either.
+        let under_way = talk.sync.as_ref().filter(|sync| sync.done.is_none());
+        let Some(sync_id) = under_way.map(|sync| sync.sync_id.clone()) else { return Ok(()) };
         let mut op = self.client.op(talk, Asked::CompleteEarly);
         op.tries = 1;
         let mark = op.id;
@@ -181,12 +185,7 @@ impl Timed {
             (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
                 || refuses(event, "sync_complete")
         };
-        let answer = self.client.answer(talk, is_it).await?;
-        // Pages went on meanwhile: if the last one is among them, it was not too early for the server.
-        let too_early = talk.sync.as_ref().is_some_and(|sync| sync.done.is_none());
-        if let Answer::Event(event) = answer
-            && too_early
-        {
+        if let Answer::Event(event) = self.client.answer(talk, is_it).await? {
             op.error = format!("{} {}", event.data["error_code"].as_str().unwrap_or_default(), event.data["error"]);
             let acknowledged = event.name == "sync_complete_ack";
             self.client.finish(op, if acknowledged { Outcome::Ok } else { Outcome::Failed });
