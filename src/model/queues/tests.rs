@@ -126,7 +126,12 @@ fn the_same_name_for_something_else_is_refused_whatever_keeps_the_answer() {
     // One that became a change, and one that met a conflict and was merged into another.
     let plain = named("plain", put("d", 1, Operation::Update, r#"{"a":20,"b":"A"}"#));
     send(&mut b, plain.clone()).unwrap();
-    let merge = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Automatic.into(), by: "x".into(), ..PolicyPut::default() };
+    let merge = PolicyPut {
+        table_name: "stock".into(),
+        policy: ResolutionMethod::Automatic.into(),
+        by: "x".into(),
+        ..PolicyPut::default()
+    };
     b.ok(Intent::PolicyPut(merge));
     send(&mut b, put("e", 1, Operation::Update, r#"{"a":20,"b":"B"}"#)).unwrap();
     let merged = DataUpdate { base_version: Some(1), ..put("d", 1, Operation::Update, r#"{"a":21,"b":"A"}"#) };
@@ -178,7 +183,12 @@ fn what_was_applied_by_its_id_alone_is_not_applied_again_from_a_queue() {
 #[test]
 fn a_refused_entry_stops_those_behind_it_and_one_that_waits_for_a_decision_does_not() {
     let mut b = bench();
-    let manual = PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Manual.into(), by: "x".into(), ..PolicyPut::default() };
+    let manual = PolicyPut {
+        table_name: "stock".into(),
+        policy: ResolutionMethod::Manual.into(),
+        by: "x".into(),
+        ..PolicyPut::default()
+    };
     b.ok(Intent::PolicyPut(manual));
     send(&mut b, sale(1, 0)).unwrap();
     assert_eq!(refused(&mut b, DataUpdate { table_name: "".into(), ..sale(2, 1) }).0, "table_name");
