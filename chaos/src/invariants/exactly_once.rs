@@ -32,9 +32,10 @@ pub fn check(history: &History) -> Finding {
                 // A repeat of long ago is answered without the change that it is.
                 let same = |seq: u64| Some(seq) == op.version || (op.version.is_none() && op.repeated);
                 let gone = rows.is_empty() && op.version.is_none() && op.repeated && compacted > 0;
-                let there = gone || rows.first().is_some_and(|row| {
-                    same(row.seq) && (&*row.table, row.record, &*row.value) == (table, record, value)
-                });
+                let there = gone
+                    || rows.first().is_some_and(|row| {
+                        same(row.seq) && (&*row.table, row.record, &*row.value) == (table, record, value)
+                    });
                 finding.require(there, || {
                     format!("operation {} was acknowledged as change {:?}; the log has {:?}", op.id, op.version, rows)
                 });

@@ -62,8 +62,7 @@ mod tests {
         (lost.ops[1].outcome, lost.ops[1].error) = (Outcome::Failed, "\"2002\" \"taken\"".into());
         wrong(&check(&lost), "lost the number");
         lost.ops[1].conflict = Some(1);
-        lost.finals[0].conflicts =
-            vec![ConflictHeld { id: 1, table: "stock".into(), record: 1, value: "v2".into() }];
+        lost.finals[0].conflicts = vec![ConflictHeld { id: 1, table: "stock".into(), record: 1, value: "v2".into() }];
         assert!(check(&lost).violations.is_empty());
         lost.finals[0].conflicts[0].value = "half".into();
         wrong(&check(&lost), "holds Some");

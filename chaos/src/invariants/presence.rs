@@ -35,7 +35,16 @@ mod tests {
             let (before, after) = ("till-1".to_owned(), after.to_owned());
             let (device, master_before, master_after) = ("till-1".to_owned(), before, after);
             let (us, session, time_ahead) = (1, 1, false);
-            history.twins.push(TwinSeen { us, device, session, online, goodbye, master_before, master_after, time_ahead });
+            history.twins.push(TwinSeen {
+                us,
+                device,
+                session,
+                online,
+                goodbye,
+                master_before,
+                master_after,
+                time_ahead,
+            });
             check(&history)
         };
         assert_eq!(seen(true, false, "till-1").checked, 2);

@@ -8,7 +8,9 @@ use crate::history::{Asked, History, Op, Outcome, QueuePlace};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
-    let is_queue = |op: &&Op| op.queued.is_some() || matches!(op.asked, Asked::Repeat { .. } | Asked::Reused { .. } | Asked::Gap { .. });
+    let is_queue = |op: &&Op| {
+        op.queued.is_some() || matches!(op.asked, Asked::Repeat { .. } | Asked::Reused { .. } | Asked::Gap { .. })
+    };
     let ops: Vec<&Op> = history.ops.iter().filter(is_queue).collect();
     if ops.is_empty() {
         return finding;
@@ -23,7 +25,10 @@ pub fn check(history: &History) -> Finding {
         match &op.asked {
             Asked::Gap { value, queue, after, .. } => {
                 finding.require(op.outcome != Outcome::Ok && applied(value).is_empty(), || {
-                    format!("operation {} follows entry {after} of {queue}, which was never sent, and was applied", op.id)
+                    format!(
+                        "operation {} follows entry {after} of {queue}, which was never sent, and was applied",
+                        op.id
+                    )
                 });
             }
             // Of long ago it is only known that the number was used.

@@ -94,9 +94,7 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
         });
     }
     let newer = sent.values().find(|row| row.seq > cursor);
-    finding.require(newer.is_none(), || {
-        format!("the full sync {} is as of {cursor}, but it sent {newer:?}", op.id)
-    });
+    finding.require(newer.is_none(), || format!("the full sync {} is as of {cursor}, but it sent {newer:?}", op.id));
 }
 
 #[cfg(test)]

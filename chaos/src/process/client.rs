@@ -111,13 +111,7 @@ impl Client {
             let url = NodeUrl::plain(gateway.to_string());
             if let Ok(link) = Link::connect(self.transport, &url, &self.token).await {
                 self.churn.mark_unchanged();
-                let told = SessionTold {
-                    session,
-                    device: self.name.clone(),
-                    node,
-                    began_us,
-                    ..SessionTold::default()
-                };
+                let told = SessionTold { session, device: self.name.clone(), node, began_us, ..SessionTold::default() };
                 let mut talk = Talk { link, told, online: false };
                 let ended = self.talk(&mut talk).await;
                 talk.told.ended_us = self.world.recorder.us();

@@ -153,7 +153,9 @@ impl Shown {
             Asked::CompleteEarly => "sync completed before its last page".into(),
             Asked::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
             Asked::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),
-            Asked::Gap { queue, n, after, .. } => format!("entry {n} of queue {queue} after {after}, which was never sent"),
+            Asked::Gap { queue, n, after, .. } => {
+                format!("entry {n} of queue {queue} after {after}, which was never sent")
+            }
         };
         let version = op.version.map_or(String::new(), |version| format!(", change {version}"));
         let answer = match (op.outcome, &op.asked) {

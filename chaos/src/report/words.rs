@@ -14,7 +14,10 @@ const INVARIANTS: [(&str, &str); 21] = [
     ("record_order", "No connected device heard an older state of a record after a newer one."),
     ("queues", "Every device's own queue was taken once and in its order, however often it was sent."),
     ("newcomers", "Nothing was lost that a device sent before anybody knew it."),
-    ("inserts", "Two devices that used the same number lost nothing: one is the record, the other is kept as a conflict."),
+    (
+        "inserts",
+        "Two devices that used the same number lost nothing: one is the record, the other is kept as a conflict.",
+    ),
     ("presence", "A device that was still connected was never taken for gone because another connection of it ended."),
     ("own_order", "What a device sent without waiting for answers was applied in the order in which it was sent."),
     ("syncs", "Every sync sent all records or changes that it had to, each once."),

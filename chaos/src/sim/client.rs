@@ -180,11 +180,7 @@ impl Client {
             "data_update" => {
                 let row = row(&event.data, "new_data");
                 self.learn(&row);
-                if talk.online {
-                    talk.told.told.push(row)
-                } else {
-                    talk.told.early.push(row)
-                }
+                if talk.online { talk.told.told.push(row) } else { talk.told.early.push(row) }
             }
             "sync_response" => self.page(talk, event),
             "sync_error" | "error" if event.name == "sync_error" || refuses(event, "sync_request") => {

@@ -10,7 +10,9 @@ use tillsync::model::read;
 use tillsync::model::state::State;
 use tillsync::model::tables::{Key, TablesError, TablesRead, decode};
 use tillsync::proto::command::Intent;
-use tillsync::proto::{Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus};
+use tillsync::proto::{
+    Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus,
+};
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::Xxh3;
 

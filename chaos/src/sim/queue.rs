@@ -152,13 +152,8 @@ impl Queue {
         }
         let record = self.record();
         let value = format!("{}#{}", self.queue, self.n);
-        let asked = Asked::Write {
-            table: SALES.into(),
-            record,
-            value: value.clone(),
-            request_id: value.clone(),
-            base: None,
-        };
+        let asked =
+            Asked::Write { table: SALES.into(), record, value: value.clone(), request_id: value.clone(), base: None };
         let op = Op { queued: Some(place.clone()), insert: true, ..self.client.op(talk, asked) };
         self.open.push_back(Entry { op, place, record, value, poison, sent: false });
     }

@@ -9,7 +9,8 @@ use crate::sim::link::{Event, Gone};
 impl Device {
     /// An order by hand: it moves the role whatever the priorities.
     pub(super) async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        talk.link.send("role_change", &json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" }));
+        talk.link
+            .send("role_change", &json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" }));
         let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
         match self.client.answer(talk, is_it).await? {
             Answer::Event(_) => Ok(()),
