@@ -269,9 +269,14 @@ class Soak:
 
     # -- the end
 
+    @staticmethod
+    def in_step(till, heads):
+        state = till.state
+        return state.get("online") and not state["queue"] and not state["wanted"] and state["seq"] in heads and state["cursor"]
+
     async def settled(self):
         """All nodes at one head, and every client there with nothing left to send."""
-        end, shown, least = time.monotonic() + SETTLE, time.monotonic(), None
+        end, shown, least, heads = time.monotonic() + SETTLE, time.monotonic(), None, set()
         while time.monotonic() < end:
             await asyncio.sleep(0.5)
             left = sum(t.state.get("queue", 0) for t in self.tills)
@@ -279,13 +284,12 @@ class Soak:
                 least, end = left, time.monotonic() + SETTLE
             if time.monotonic() > shown + 10:
                 shown = time.monotonic()
-                say("left to send:", ", ".join(f"{t.name} {t.state.get('queue')}" for t in self.tills))
+                say("not in step:", ", ".join(f"{t.name} {t.state}" for t in self.tills if not self.in_step(t, heads)))
             try:
                 heads = {(await asyncio.to_thread(self.rest, node, "/system/cluster"))["head_seq"] for node in range(3)}
             except (OSError, urllib.error.URLError):
                 continue
-            if len(heads) == 1 and all(t.state.get("online") and not t.state["queue"] and not t.state["wanted"]
-                                       and t.state["seq"] in heads and t.state["cursor"] for t in self.tills):
+            if len(heads) == 1 and all(self.in_step(till, heads) for till in self.tills):
                 return True
         for till in self.tills:
             last = [note for note in till.notes() if note[0] in ("start", "online", "disconnected", "not_connected", "final", "error")][-3:]
