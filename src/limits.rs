@@ -57,6 +57,8 @@ pub const SYNC_PAGE: usize = 500;
 pub const SYNC_PAGE_BYTES: usize = 1_000_000 - 4_096;
 /// Records that may change while a sync is being sent: their versions at its beginning are remembered.
 pub const SYNC_MOVED: usize = 200_000;
+/// Times of a sync's pages that are remembered, to tell an early `sync_complete`.
+pub const SYNC_PAGE_TIMES: usize = 4_096;
 /// Syncs and resumes of one session that wait for their turn.
 pub const SESSION_JOBS: usize = 1_024;
 

@@ -353,10 +353,10 @@ impl Session {
             Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().hot().meta())?.seq),
             None => None,
         };
-        let sent = match self.gateway.syncs.complete(&complete.device_id, &complete.sync_id) {
-            Completed::Sending => {
-                let why =
-                    "the sync's last page was not sent yet: sync_complete comes after the page with has_more false";
+        let SyncComplete { device_id, sync_id, sync_timestamp_ms, .. } = &complete;
+        let sent = match self.gateway.syncs.complete(device_id, sync_id, *sync_timestamp_ms) {
+            Completed::Early => {
+                let why = "sync_complete comes after the sync's last page, the one with has_more false";
                 return Err(Error::new(Code::SyncRequest, why));
             }
             Completed::Sent(sent) => Some(sent),

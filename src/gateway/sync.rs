@@ -44,8 +44,8 @@ pub struct Synced {
 /// What is known here of a sync that a device calls complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completed {
-    /// Its last page was not sent yet.
-    Sending,
+    /// Its last page was not sent yet, or the device speaks of an earlier one.
+    Early,
     Sent(Synced),
     /// It is none of those that run on this node.
     Unknown,
@@ -59,6 +59,8 @@ struct Running {
     sync_id: String,
     /// That it goes to.
     session: u64,
+    /// The times of pages that more follow.
+    earlier: Vec<u64>,
     /// Once its last page is on its way.
     sent: Option<Synced>,
     completed: Arc<Notify>,
@@ -73,7 +75,8 @@ impl Syncs {
             return Err(Error::new(Code::SyncRequest, "a sync of this device is running"));
         }
         let completed = Arc::new(Notify::new());
-        let run = Running { sync_id: sync_id.to_owned(), session, sent: None, completed: completed.clone() };
+        let (sync_id, earlier) = (sync_id.to_owned(), Vec::new());
+        let run = Running { sync_id, session, earlier, sent: None, completed: completed.clone() };
         if let Some(old) = running.insert(device_id.to_owned(), run) {
             old.completed.notify_one();
         }
@@ -93,6 +96,17 @@ impl Syncs {
         self.0.lock().get(device_id).is_some_and(|run| run.sync_id == sync_id)
     }
 
+    /// A page with this time goes out, and more follow.
+    fn more_follow(&self, device_id: &str, sync_id: &str, at_ms: u64) {
+        if let Some(run) = self.0.lock().get_mut(device_id)
+            && run.sync_id == sync_id
+            && run.earlier.last() != Some(&at_ms)
+            && run.earlier.len() < limits::SYNC_PAGE_TIMES
+        {
+            run.earlier.push(at_ms);
+        }
+    }
+
     fn end(&self, device_id: &str, sync_id: &str) {
         let mut running = self.0.lock();
         if running.get(device_id).is_some_and(|r| r.sync_id == sync_id) {
@@ -100,14 +114,18 @@ impl Syncs {
         }
     }
 
-    /// The device says that it has applied a sync.
-    pub fn complete(&self, device_id: &str, sync_id: &str) -> Completed {
+    /// The device says that it has applied a sync, and the time of the page that it got. A client that knows only the
+    /// document calls a sync complete after its first page; the others may have left by then, but not arrived.
+    pub fn complete(&self, device_id: &str, sync_id: &str, page_ms: u64) -> Completed {
         let mut running = self.0.lock();
         let Some(run) = running.get(device_id) else { return Completed::Unknown };
         if !(sync_id.is_empty() || run.sync_id == sync_id) {
             return Completed::Unknown;
         }
-        let Some(synced) = run.sent else { return Completed::Sending };
+        let Some(synced) = run.sent else { return Completed::Early };
+        if page_ms != synced.at_ms && run.earlier.contains(&page_ms) {
+            return Completed::Early;
+        }
         run.completed.notify_one();
         running.remove(device_id);
         Completed::Sent(synced)
@@ -414,7 +432,9 @@ impl SyncJob {
         if !self.gateway.syncs.goes_on(&self.ask.device_id, &self.sync_id) {
             return Err(Error::new(Code::SyncRequest, "the device began a sync on another session"));
         }
-        if !part.has_more {
+        if part.has_more {
+            self.gateway.syncs.more_follow(&self.ask.device_id, &self.sync_id, part.at_ms);
+        } else {
             // Before the client can say that it has it.
             let synced = Synced { head: course.meta.head_seq, at_ms: course.meta.now_ms, scope: course.scope };
             self.gateway.syncs.sent(&self.ask.device_id, &self.sync_id, synced);

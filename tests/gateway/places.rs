@@ -173,6 +173,30 @@ async fn a_sync_is_complete_only_after_its_last_page_and_owed_until_then() {
     assert_eq!((page["sync_type"].as_str(), changes.len()), (Some("incremental"), 0));
 }
 
+/// A client that knows only the document answers the first page that it reads; the others are on their way by then.
+#[tokio::test]
+async fn a_sync_that_is_called_complete_with_an_earlier_pages_time_is_owed() {
+    let (server, mut writer, mut ws) = shop().await;
+    for i in 0..1_200 {
+        let update = json!({"device_id": "w", "table_name": "t", "record_id": i, "new_data": {}});
+        writer.send("data_update", update).await;
+    }
+    for _ in 0..1_200 {
+        writer.wait("acknowledged").await;
+    }
+    let (_, last) = sync(&mut ws, json!({"device_id": "d"})).await;
+    assert_eq!(last["page"], 3);
+    // A device's first sync: what comes before the last page stands for nothing yet.
+    let early = json!({"device_id": "d", "sync_id": last["sync_id"], "sync_timestamp": "1970-01-01T00:00:00.000Z",
+        "changes_count": 500});
+    let error = ws.call("sync_complete", early, "error").await;
+    assert_eq!((&error["error_code"], &error["event"]), (&json!("2001"), &json!("sync_complete")));
+    let before = state(&server).await;
+    assert_eq!((&before["sync_status"], &before["cursor"]), (&json!("syncing"), &json!("1.0")));
+    complete(&mut ws, &last).await;
+    assert_eq!(state(&server).await["cursor"], "1.1200");
+}
+
 #[tokio::test]
 async fn completing_what_nobody_sent_moves_nothing() {
     let (server, mut writer, mut ws) = shop().await;
