@@ -39,10 +39,10 @@ struct Newcomer {
 impl Newcomer {
     /// Until all that it wrote was taken, or the run ends.
     async fn run(mut self) {
-        let count = self.client.rng.between(1, MOST);
-        while self.client.phase() != Phase::End {
+        let (count, mut wrote) = (self.client.rng.between(1, MOST), false);
+        while self.client.phase() != Phase::End && (!self.open.is_empty() || !wrote) {
             let Some(mut talk) = self.client.connect(None).await else { continue };
-            if self.open.is_empty() {
+            if !std::mem::replace(&mut wrote, true) {
                 self.open = (1..=count).map(|n| self.new_sale(&talk, n)).collect();
             }
             let done = self.talk(&mut talk).await;
