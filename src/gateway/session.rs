@@ -524,6 +524,16 @@ pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<crate
     found.ok_or_else(|| Error::new(Code::Conflict, "there is no such open conflict"))
 }
 
+/// What the sender of a change that met a conflict is told: it may be the repeat of one that was decided since.
+pub fn why_conflict(gateway: &Gateway, conflict_id: u64) -> &'static str {
+    let asked = ConflictResolve { conflict_id: Some(conflict_id), ..ConflictResolve::default() };
+    if gateway.cluster.replica().hot().conflict_to_resolve(&asked).is_some() {
+        "the change conflicts with the record and waits for a decision by hand"
+    } else {
+        "the change conflicted with the record, and that was decided: see the resolved conflicts"
+    }
+}
+
 /// Whose decision it is when the client names nobody: the token's device, if it is one, else the conflict's own.
 pub fn decider(gateway: &Gateway, claims: &Claims, owner: &str) -> String {
     let registered = gateway.cluster.replica().hot().device(&claims.sub).is_some();

@@ -87,6 +87,22 @@ async fn a_free_number_keeps_both_sales_and_everyone_learns_it() {
             assert_eq!((&insert["record_id"], &insert["operation"]), (&json!(2), &json!("insert")));
             assert_eq!(insert["new_data"], json!({"sum": 2}));
         }
+        // The same insert once more: it is decided, and waits no longer.
+        let again = b
+            .call(
+                "data_update",
+                json!({"request_id": "b1", "device_id": "b", "table_name": "sales",
+            "record_id": 1, "operation": "insert", "new_data": {"sum": 3}}),
+                "error",
+            )
+            .await;
+        assert!(again["error"].as_str().unwrap().contains("waits"), "{again}");
+        let path = format!("/sync/conflicts/{}/resolve", again["conflict_id"]);
+        assert_eq!(server.rest("POST", &path, Some(json!({"resolved_data": {"sum": 1}}))).await.0, 200);
+        let repeat = json!({"request_id": "b1", "device_id": "b", "operation": "insert", "new_data": {"sum": 3}});
+        let (status, repeated) = server.rest("POST", "/data/sales/1", Some(repeat)).await;
+        assert_eq!((status, &repeated["conflict_id"]), (409, &again["conflict_id"]));
+        assert!(repeated["error"].as_str().unwrap().contains("was decided"), "{repeated}");
         for (number, sum) in [(1, 1), (2, 2)] {
             let (_, record) = server.rest("GET", &format!("/data/sales/{number}"), None).await;
             assert_eq!(record["data"], json!({"sum": sum}));
@@ -108,6 +124,10 @@ async fn an_update_of_the_record_makes_decisions_on_the_old_version_2002() {
         let over_rest = json!({"version": 1, "resolved_data": {"sum": 2}});
         assert_eq!(server.rest("POST", &path, Some(over_rest)).await.0, 409);
         assert_eq!(server.rest("GET", "/data/sales/1", None).await.1["data"], json!({"sum": 5}));
+        // The list says what a decision is made on now, beside what it was when the conflict was found.
+        let (_, listed) = server.rest("GET", "/sync/conflicts?table_name=sales", None).await;
+        let listed = &listed["conflicts"][0];
+        assert_eq!((&listed["version"], &listed["record_version"]), (&json!(1), &json!(2)));
         let now = json!({"version": 2, "resolved_data": {"sum": 7}});
         assert_eq!(server.rest("POST", &path, Some(now)).await.0, 200);
         assert_eq!(server.rest("GET", "/data/sales/1", None).await.1["data"], json!({"sum": 7}));

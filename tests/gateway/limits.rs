@@ -48,6 +48,16 @@ async fn nesting_has_its_limit() {
     // The payload is one level itself.
     ws.update("d", "t", 1, nested(limits::JSON_DEPTH - 1)).await;
     let why = refused(&mut ws, 2, nested(limits::JSON_DEPTH), None).await;
+    // However deep: the answer finds its request, so that a queue can give it up.
+    for depth in [limits::JSON_DEPTH, 1_000] {
+        let deep = format!("{}{}", "{\"a\":".repeat(depth - 1), "{}") + &"}".repeat(depth - 1);
+        let frame = format!(
+            "{{\"event\":\"data_update\",\"data\":{{\"device_id\":\"d\",\"table_name\":\"t\",\"record_id\":2,\"new_data\":{deep},\"request_id\":\"r{depth}\"}}}}"
+        );
+        ws.text(&frame).await;
+        let error = ws.wait("error").await;
+        assert_eq!((&error["error_code"], &error["request_id"]), (&json!("2004"), &json!(format!("r{depth}"))));
+    }
     assert!(why.contains("more than 32 deep"), "{why}");
     let body = |depth| Some(json!({"device_id": "d", "new_data": nested(depth)}));
     assert_eq!(server.rest("POST", "/data/t/3", body(limits::JSON_DEPTH - 1)).await.0, 200);

@@ -130,6 +130,7 @@ const LISTED_CONFLICT: &[Field] = &[
     plus("deleted_there", Kind::Flag, "The device deleted it."),
     plus("status", Kind::Word(&["open", "resolved"]), ""),
     more("resolution", Kind::Object(RESOLUTION), "What became of the record, once it is resolved."),
+    more("record_version", ANY_COUNT, "The record's version now: what a decision is made on. In the list only."),
 ];
 const RESOLUTION: &[Field] = &[
     CONFLICT_RESOLVED[0],

@@ -52,7 +52,11 @@ pub const ONLINE: &[Field] = &[
     ),
     SENT_AT,
     AFTER,
-    more("subscribe", TABLES, "The tables whose updates this session wants. Default: all; `[]`: none."),
+    more(
+        "subscribe",
+        TABLES,
+        "The tables whose updates this session wants, from now on. Default: as before, at first all; `[]`: none.",
+    ),
 ];
 
 pub const ELECTION: &[Field] = &[
@@ -91,8 +95,8 @@ pub const FROM_CLIENT: &[Event] = &[
             may(
                 "last_sync_timestamp",
                 Kind::Time,
-                "For an incremental sync without a cursor: any time that an answer or a change carried. If it has not come \
-                 yet, what the cluster has noted of the device counts.",
+                "For an incremental sync without a cursor: the time of the last page or of `sync_complete_ack`, or of the \
+                 last change that was heard in order. If it has not come yet, what the cluster has noted of the device counts.",
             ),
             may("requested_tables", TABLES, "Default: all."),
             SENT_AT,
@@ -279,7 +283,7 @@ pub const CONFLICT: &[Field] = &[
     must("conflict_data", CONFLICT_DATA, ""),
     AT,
     plus("conflict_id", ANY_COUNT, "The conflict's number."),
-    plus("version", ANY_COUNT, "The record's version."),
+    plus("version", ANY_COUNT, "The record's version when the conflict was found."),
     more("collision", Kind::Flag, "An insert met a live record: two devices drew the same number."),
 ];
 

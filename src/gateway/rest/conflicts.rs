@@ -39,8 +39,17 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) 
     let (ids, total) = gateway.cluster.replica().hot().conflict_page(status, device_id, table_name, limit, skip);
     let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
     let (rows, seen) = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
+    let now: Vec<u64> = {
+        let state = gateway.cluster.replica().hot();
+        rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
+    };
     Ok(answer(|o| {
-        o.array("conflicts", &rows, |out, row| push_object(out, |o| listed_conflict(o, row)));
+        o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {
+            push_object(out, |o| {
+                listed_conflict(o, row);
+                o.number("record_version", version);
+            });
+        });
         pagination(o, limit, offset, total);
         o.flag("has_more", offset.saturating_add(seen as u64) < total);
         o.maybe_number("next_offset", Some(offset.saturating_add(seen as u64)).filter(|next| *next < total));

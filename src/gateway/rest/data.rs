@@ -9,7 +9,7 @@ use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::client_clock::{ClientClock, Taken};
-use crate::gateway::session::{look_up, update_message};
+use crate::gateway::session::{look_up, update_message, why_conflict};
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
@@ -80,7 +80,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcom
         _ => (None, None),
     };
     if let Some(conflict) = conflict.filter(|c| c.resolution() == ResolutionMethod::Unset) {
-        let why = "the change conflicts with the record and waits for a decision by hand";
+        let why = why_conflict(gateway, conflict.id);
         return Err(Failure::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
     }
     let epoch = gateway.epoch();

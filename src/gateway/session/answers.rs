@@ -1,6 +1,6 @@
 //! Answers: what a proposal's outcome and a read become for the client that asked.
 
-use super::Session;
+use super::{Session, why_conflict};
 use crate::gateway::client_clock::Taken;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::outbox::{Frame, Transport};
@@ -118,7 +118,7 @@ impl Session {
         if let Some(conflict) = conflict
             && conflict.resolution() == ResolutionMethod::Unset
         {
-            let why = "the change conflicts with the record and waits for a decision by hand";
+            let why = why_conflict(&self.gateway, conflict.id);
             self.refuse(ticket, &Error::new(Code::Conflict, why), Some(conflict.id));
             return;
         }

@@ -128,7 +128,7 @@ pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<Asked
         device_id,
         request_id,
     };
-    let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None, None))?;
+    let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None, request_id(payload)))?;
     let request_id = id_of(&fields);
     match read(&fields, frame) {
         Ok(event) => Ok(Asked { event, request_id }),
@@ -138,7 +138,7 @@ pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<Asked
 
 /// The request id in a payload that is not decoded.
 pub fn request_id(payload: Option<&str>) -> Option<Arc<str>> {
-    id_of(&Fields::parse(payload?).ok()?)
+    id_of(&Fields::of_any_depth(payload?)?)
 }
 
 /// Only a usable one is repeated.

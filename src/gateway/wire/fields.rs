@@ -43,7 +43,12 @@ impl<'a> Fields<'a> {
         if depth(json) > limits::JSON_DEPTH {
             return Err(Bad::payload(format!("the payload is nested more than {} deep", limits::JSON_DEPTH)));
         }
-        serde_json::from_str(json).map_err(|_| Bad::payload("the payload is not valid JSON"))
+        Self::of_any_depth(json).ok_or_else(|| Bad::payload("the payload is not valid JSON"))
+    }
+
+    /// The fields of what is refused anyway, however deep it is nested: its answer must still find its request.
+    pub fn of_any_depth(json: &'a str) -> Option<Self> {
+        serde_json::from_str(json).ok()
     }
 
     /// The value of a field; null counts as absent. Of a repeated field the last one counts, as everywhere.
