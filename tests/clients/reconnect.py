@@ -10,7 +10,9 @@ import uuid
 import socketio
 
 TIMEOUT = 60
-UPDATES = 3_000
+# More than any queue of the node's; but the library starts a thread for each answer, and gives up a connection whose pings
+# it does not come to for 9 s.
+UPDATES = 1_500
 VERSION = int(importlib.metadata.version("python-socketio").split(".")[0])
 TRANSPORTS = {"websocket": ["websocket"], "polling": ["polling"], "upgrade": None}
 PART, URL, FOLDER = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else ".")
