@@ -115,13 +115,17 @@ class Till:
             self.state = json.loads(line)
             self.heard = time.monotonic()
         if process is self.process and not self.away:
-            self.soak.failures.append(f"{self.name}: its program ended by itself, see {self.name}.log")
+            self.away = True
+            said = (self.soak.work / f"{self.name}.log").read_text(errors="replace").splitlines()[-20:]
+            self.soak.failures.append("\n     ".join([f"{self.name}: its program ended by itself, and said last:", *said]))
 
     def tell(self, *command):
         if not self.away:
             self.process.stdin.write(json.dumps(command).encode() + b"\n")
 
     async def kill(self):
+        if self.away:
+            return  # it ended by itself, which is a finding already
         self.away = True
         self.process.kill()
         await self.process.wait()
@@ -129,7 +133,8 @@ class Till:
         await self.start()
 
     def notes(self):
-        for line in (self.soak.work / f"{self.name}.notes").read_bytes().splitlines():
+        path = self.soak.work / f"{self.name}.notes"
+        for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
                 yield json.loads(line)
             except ValueError:
@@ -246,7 +251,7 @@ class Soak:
         till.link.flowing.set()
 
     async def stop(self, till, seconds):
-        if till.paused:
+        if till.paused or till.away:
             return
         till.paused, process = True, till.process
         process.send_signal(signal.SIGSTOP)
@@ -279,6 +284,8 @@ class Soak:
         end, shown, least, heads = time.monotonic() + SETTLE, time.monotonic(), None, set()
         while time.monotonic() < end:
             await asyncio.sleep(0.5)
+            if any(till.away for till in self.tills):
+                return False
             left = sum(t.state.get("queue", 0) for t in self.tills)
             if least is None or left < least:
                 least, end = left, time.monotonic() + SETTLE
