@@ -16,6 +16,18 @@ pub const JSON_DEPTH: usize = 32;
 pub const TABLES: u32 = 256;
 /// Devices ever registered.
 pub const DEVICES: u32 = 100_000;
+/// Numbers ever given to devices, forgotten ones included.
+pub const DEVICE_NUMBERS: u32 = 1_000_000;
+/// Devices whose tokens were taken back or that are suspended.
+pub const DEVICE_GATES: usize = 100_000;
+/// Devices that ask to be paired: in all, and from one address; the name that they give, in bytes; and how long a code
+/// is good, in milliseconds.
+pub const PAIRINGS: usize = 64;
+pub const PAIRINGS_OF_ADDRESS: usize = 4;
+pub const PAIR_NAME: usize = 100;
+pub const PAIRING_MS: u64 = 600_000;
+/// The greatest number of changes that a device can say it has not sent yet.
+pub const UNSENT: u64 = 1_000_000_000_000;
 /// Live sessions on one node.
 pub const SESSIONS: usize = 10_000;
 /// Events waiting in one session's queue, and their bytes.

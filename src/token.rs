@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::model::access::{CLASSES, ClassNumber};
 use crate::model::error::{Code, Error};
 
 /// The shortest key that HS256 is worth: as long as its hash. Bytes.
@@ -52,13 +53,16 @@ impl Class {
     }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::Manager => "manager",
-            Self::AssistantManager => "assistant_manager",
-            Self::InventoryAssistant => "inventory_assistant",
-            Self::SalesAssistant => "sales_assistant",
-        }
+        CLASSES.get(self as usize).copied().unwrap_or_default()
+    }
+
+    /// The class as the state knows it.
+    pub fn number(self) -> ClassNumber {
+        ClassNumber::of(self as u32 + 1).unwrap_or_default()
+    }
+
+    pub fn numbered(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.number().number() == number)
     }
 }
 
@@ -177,10 +181,14 @@ impl KeyRing {
             let why = format!("a token lives at most {} days", limits::TOKEN_SECONDS / 86_400);
             return Err(Error::new(Code::Credentials, why));
         }
-        let iat = now_ms / 1_000;
+        self.issue_at(sub, class, now_ms / 1_000, now_ms / 1_000 + ttl_seconds)
+    }
+
+    /// The same with both of its times, in Unix seconds.
+    pub fn issue_at(&self, sub: &str, class: Class, iat: u64, exp: u64) -> Result<(String, Claims), Error> {
         let jti = hex(&rand::random::<[u8; 16]>());
         let keys = self.0.read();
-        let (exp, key) = (iat.saturating_add(ttl_seconds), keys.current.id);
+        let key = keys.current.id;
         let claims = Claims { sub: sub.to_owned(), class, exp, iat, jti, key };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.current.encode)
             .map_err(|e| Error::new(Code::Internal, format!("the token cannot be signed: {e}")))?;

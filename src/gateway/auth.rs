@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use super::Gateway;
 use super::rest::Failure;
 use crate::model::error::{Code, Error};
+use crate::proto::DataUpdate;
 use crate::token::{Claims, Class};
 
 /// The token of a request: the `Authorization` header, or the `token` query parameter that browsers' WebSockets
@@ -41,10 +42,37 @@ pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
     if !gateway.keys.holds(claims) {
         return Err(Error::new(Code::Credentials, "the key that signed the token is not valid any more"));
     }
-    if gateway.cluster.replica().hot().is_revoked(&claims.jti) {
+    let state = gateway.cluster.replica().hot();
+    if state.is_revoked(&claims.jti) {
         return Err(Error::new(Code::Credentials, "the token was revoked"));
     }
-    Ok(())
+    state.refusal_of(&claims.sub, claims.iat).map_or(Ok(()), Err)
+}
+
+/// When the device's own token was issued; 0 if somebody else speaks for it.
+pub fn own_token_iat(claims: &Claims, device_id: &str) -> u64 {
+    if claims.sub == device_id { claims.iat } else { 0 }
+}
+
+/// 3003 if tokens of the class may not read the table.
+pub fn may_read(gateway: &Gateway, claims: &Claims, table: &str) -> Result<(), Error> {
+    if gateway.cluster.replica().hot().access().may_read(claims.class.number(), table) {
+        return Ok(());
+    }
+    let why = format!("table_name {table:?} is a table that tokens of class {} may not read", claims.class);
+    Err(Error::new(Code::Forbidden, why).about("table_name", None))
+}
+
+/// A change by this token: it carries what the token is, so that its rights are decided where it stands in the log.
+/// What no repeat can be known by is refused here already.
+pub fn sign_update(gateway: &Gateway, claims: &Claims, update: &mut DataUpdate) -> Result<(), Error> {
+    update.class = claims.class.number().number();
+    update.token_iat = own_token_iat(claims, &update.device_id);
+    if update.n > 0 || !update.request_id.is_empty() {
+        return Ok(());
+    }
+    let allowed = gateway.cluster.replica().hot().may_write(claims.class.number(), &update.table_name);
+    allowed.map_err(|why| Error::new(Code::Forbidden, format!("table_name {why}")).about("table_name", None))
 }
 
 pub fn must_be_admin(claims: &Claims, what: &str) -> Result<(), Error> {
@@ -107,6 +135,10 @@ impl FromRequestParts<Arc<Gateway>> for Operator {
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
         let claims = caller(parts, gateway)?;
         must_be_admin(&claims, "export and import").map_err(|e| Failure::new(gateway, e))?;
+        if !gateway.cluster.replica().hot().access().reads_all(claims.class.number()) {
+            let why = "there are tables that admins may not read: an export without them would not be whole";
+            return Err(Failure::new(gateway, Error::new(Code::Forbidden, why)));
+        }
         Ok(Self(claims))
     }
 }

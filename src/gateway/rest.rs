@@ -22,6 +22,7 @@ use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 
+mod access;
 mod changes;
 mod conflicts;
 mod data;

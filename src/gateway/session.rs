@@ -13,12 +13,13 @@ use super::Gateway;
 use super::auth;
 use super::client_clock::ClientClock;
 use super::delivery::Delivery;
-use super::hub::Filter;
+use super::hub::{Filter, Holder};
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
 use super::sync::{Completed, SyncJob};
 use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
+use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::time::IsoTime;
@@ -64,6 +65,8 @@ pub struct Session {
     /// A resume was refused for good. Changes wait for one that is granted: live ones would hide what was missed.
     resume_refused: bool,
     opened: Instant,
+    /// Its client knows what its class may read, if that is not everything.
+    knows_rights: bool,
     /// The clock that its client's times are by, and when the log was told last that it is off.
     clock: ClientClock,
     clock_warned: Option<Instant>,
@@ -77,7 +80,7 @@ impl Session {
         if gateway.closing.is_cancelled() {
             return Err(shutting_down());
         }
-        let (outbox, position) = gateway.hub.attach(transport, &claims.jti)?;
+        let (outbox, position) = gateway.hub.attach(transport, Holder::of(&claims))?;
         if gateway.closing.is_cancelled() {
             // Since it was looked at above: this session was not among those that were told to go.
             gateway.hub.detach(outbox.id);
@@ -90,7 +93,7 @@ impl Session {
         }
         let now = Instant::now();
         Ok(Self {
-            delivery: Delivery::new(gateway.clone(), outbox.clone(), position),
+            delivery: Delivery::new(gateway.clone(), outbox.clone(), claims.class.number(), position),
             gateway,
             claims,
             outbox,
@@ -99,6 +102,7 @@ impl Session {
             awaiting_online: true,
             resume_refused: false,
             opened: now,
+            knows_rights: false,
             clock: ClientClock::default(),
             clock_warned: None,
             heard: now,
@@ -243,6 +247,7 @@ impl Session {
         match event {
             ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
+                auth::sign_update(&self.gateway, &self.claims, &mut update)?;
                 let taken = self.clock.stamp(&mut update);
                 let then = Then::Update {
                     device_id: update.device_id.clone(),
@@ -281,7 +286,7 @@ impl Session {
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket.clone());
+                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), self.class(), ask, ticket.clone());
                 if let Some(job) = job {
                     let begin = job.begin();
                     self.propose(ticket, Then::Sync(job), begin);
@@ -331,8 +336,9 @@ impl Session {
                 };
                 self.propose(ticket, then, Intent::SyncErrorReport(report));
             }
-            ClientEvent::SyncConflict(report) => {
+            ClientEvent::SyncConflict(mut report) => {
                 self.may(&report.device_id)?;
+                report.class = self.class().number();
                 let then = Then::Conflict {
                     device_id: report.device_id.clone(),
                     table_name: report.table_name.clone(),
@@ -376,6 +382,10 @@ impl Session {
         })
     }
 
+    fn class(&self) -> ClassNumber {
+        self.claims.class.number()
+    }
+
     fn may(&self, device_id: &str) -> Result<(), Error> {
         auth::may_speak_for(&self.claims, device_id)
     }
@@ -396,9 +406,10 @@ impl Session {
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
         self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
-            self.delivery.subscribe(Filter::of(ask.subscribe));
+            self.delivery.subscribe(Filter::of(ask.subscribe, self.class()));
         }
         let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
+        let token_iat = auth::own_token_iat(&self.claims, &ask.device_id);
         let intent = Intent::DeviceOnline(DeviceOnline {
             class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
             device_id: ask.device_id,
@@ -407,6 +418,8 @@ impl Session {
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
             returns: false,
+            token_iat,
+            unsent: ask.unsent,
         });
         self.propose(ticket, then, intent);
         Ok(())
@@ -452,6 +465,7 @@ impl Session {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
         }
         resolve.by.clone_from(&self.claims.sub);
+        resolve.class = self.class().number();
         let then = Then::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::access::ClassNumber;
 use super::change::{Write, object};
 use super::conflict_index::{Filter, Status};
 use super::effect::Effect;
@@ -200,7 +201,7 @@ impl State {
 
     /// A conflict as its row says.
     pub(super) fn index_conflict(&mut self, row: &Arc<Conflict>) {
-        let device = self.device(&row.device_id).map_or(0, |d| d.number);
+        let device = self.writer_number(&row.device_id);
         let table = self.table_number(&row.table_name).unwrap_or(0);
         self.conflicts.set(row, device, table);
     }
@@ -270,12 +271,13 @@ impl State {
         self.conflicts.open().values()
     }
 
-    /// The ids of a page of conflicts, and how many there are in all. The names that are given must be exact.
+    /// The ids of a page of conflicts that a token of the class may see, and how many of these there are in all. The names that are given must be exact.
     pub fn conflict_page(
         &self,
         status: Status,
         device_id: Option<&str>,
         table_name: Option<&str>,
+        class: ClassNumber,
         limit: usize,
         skip: usize,
     ) -> (Vec<u64>, u64) {
@@ -284,7 +286,10 @@ impl State {
         if matches!(device, Some(None)) || matches!(table, Some(None)) {
             return (Vec::new(), 0);
         }
-        self.conflicts.page(Filter { status, device: device.flatten(), table: table.flatten() }, limit, skip)
+        let readable: Vec<bool> = self.tables().iter().map(|t| self.access().may_read(class, &t.name)).collect();
+        let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(true);
+        let filter = Filter { status, device: device.flatten(), table: table.flatten() };
+        self.conflicts.page(filter, shown, limit, skip)
     }
 
     /// Where a record's history begins; `rows` is the size of a page.
@@ -317,6 +322,7 @@ impl State {
             let why = format!("conflict_id: conflict {} is about {}/{}", open.id, open.table_name, open.record_id);
             return refuse(Code::InvalidData, why);
         }
+        self.must_write(c.class, &open.table_name)?;
         if c.resolved_data.len() > limits::RECORD_DATA {
             return refuse(Code::InvalidData, format!("resolved_data is larger than {} bytes", limits::RECORD_DATA));
         }
@@ -397,6 +403,7 @@ impl State {
     /// the table waits for a decision by hand.
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         let device = self.existing(&c.device_id)?.number;
+        self.must_write(c.class, &c.table_name)?;
         for (name, version) in [("local_version", &c.local_version), ("remote_version", &c.remote_version)] {
             if version.len() > limits::RECORD_DATA {
                 return refuse(Code::InvalidData, format!("{name} is larger than {} bytes", limits::RECORD_DATA));

@@ -29,7 +29,9 @@ impl State {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
         }
         let first = !self.devices.contains_key(&c.device_id);
-        if first && self.meta.devices >= limits::DEVICES {
+        self.must_be_let_in(&c.device_id, c.token_iat)?;
+        let numbers = self.meta.devices + u32::from(self.gates.number(&c.device_id).is_none());
+        if first && (self.device_count() >= limits::DEVICES || numbers > limits::DEVICE_NUMBERS) {
             return refuse(Code::Registration, format!("the cluster keeps at most {} devices", limits::DEVICES));
         }
         let mut device = if first { self.register(&c) } else { self.existing(&c.device_id)? };
@@ -62,8 +64,7 @@ impl State {
 
     fn register(&mut self, c: &DeviceOnline) -> Device {
         let now = self.meta.now_ms;
-        self.meta.devices += 1;
-        self.device_names.push(Arc::from(c.device_id.as_str()));
+        let number = self.next_device_number(&c.device_id);
         let sync = SyncState {
             device_id: c.device_id.clone(),
             sync_status: SyncStatus::Pending.into(),
@@ -76,7 +77,7 @@ impl State {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
-            number: self.meta.devices,
+            number,
             ..Device::default()
         }
     }
@@ -108,6 +109,9 @@ impl State {
         }
         if !c.class.is_empty() {
             device.class.clone_from(&c.class);
+        }
+        if let Some(unsent) = c.unsent {
+            (device.unsent, device.unsent_ms) = (unsent, now);
         }
         device.is_active = true;
         device.last_seen_ms = now;
@@ -183,7 +187,7 @@ impl State {
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
         let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;

@@ -501,3 +501,24 @@ async fn get_console() {
         get(&server, asked).await;
     }
 }
+
+#[tokio::test]
+async fn get_access() {
+    let server = server().await;
+    let access = get(&server, "/access").await;
+    assert_eq!(
+        access["classes"][4],
+        json!({"class": "sales_assistant", "tables": {"*": "write"}, "create_tables": true})
+    );
+}
+
+#[tokio::test]
+async fn put_access_class() {
+    let server = server().await;
+    let rights = json!({"tables": {"prices": "read", "*": "none"}, "create_tables": false});
+    let (status, set) = server.rest("PUT", "/access/sales_assistant", Some(rights)).await;
+    assert_eq!((status, &set["tables"]), (200, &json!({"prices": "read", "*": "none"})));
+    let listed = get(&server, "/access").await["classes"][4].clone();
+    assert_eq!((&listed["tables"], &listed["create_tables"]), (&set["tables"], &json!(false)));
+    assert_eq!((&listed["set_by"], &listed["set_at"]), (&json!("admin"), &set["set_at"]));
+}

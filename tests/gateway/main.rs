@@ -3,6 +3,7 @@
 // Clippy's leave for tests covers test functions, not the helpers that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
 mod auth;
 mod backpressure;
 mod clocks;

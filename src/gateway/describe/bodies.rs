@@ -1,12 +1,12 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, DECIDED_ON,
-    ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLASS_RIGHTS, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE,
+    DECIDED_ON, ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
 };
 use super::field::{
-    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, ROLE, TABLE_NAME, WORDS,
-    may, more, must, plus,
+    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RIGHTS, ROLE, TABLE_NAME,
+    WORDS, may, more, must, plus,
 };
 use crate::limits;
 
@@ -310,6 +310,22 @@ pub const CLUSTER: &[Field] = &[
     must("version", WORDS, ""),
     must("timestamp", Kind::Time, ""),
 ];
+
+pub const ACCESS_ASKED: &[Field] = &[
+    must(
+        "tables",
+        RIGHTS,
+        "none, read or write, by table; `*` stands for every table that is not named. Default of `*`: write.",
+    ),
+    may("create_tables", Kind::Flag, "The class may write to a table that does not exist yet. Default: true."),
+];
+const SET: [Field; 2] = [
+    more("set_by", WORDS, "Who set it. Missing if nothing was set: then the class may do everything."),
+    more("set_at", Kind::Time, ""),
+];
+const ONE_CLASS: &[Field] = &[CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
+pub const ACCESS: &[Field] = &[must("classes", Kind::List(ONE_CLASS), ""), STALE];
+pub const ACCESS_SET: &[Field] = &[SUCCESS, CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
 
 pub const WITHIN: Field = may("timeout_ms", Kind::Size(600_000), "How long it may take. Default: 30000.");
 /// `HOST:PORT`.

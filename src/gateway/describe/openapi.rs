@@ -8,6 +8,7 @@ use super::ABOUT;
 use super::bodies::REFUSED;
 use super::field::{DEVICE_ID, Kind, TABLE_NAME, Writer, example, object_schema};
 use crate::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
+use crate::model::access::CLASSES;
 use crate::model::error::{Code, TABLE};
 
 pub fn document() -> Value {
@@ -77,6 +78,7 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         let kind = match name {
             "device_id" => DEVICE_ID,
             "table" => TABLE_NAME,
+            "class" => Kind::Word(&CLASSES),
             "id" => Kind::Count(u64::MAX),
             _ => Kind::RecordId,
         };

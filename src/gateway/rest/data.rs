@@ -21,12 +21,13 @@ use crate::proto::{DataUpdate, Outcome, ResolutionMethod};
 /// `GET /data/{table}/{record_id}`
 pub async fn read(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     At((table, id)): At<(String, String)>,
     asked: Asked,
 ) -> Answer {
     let id = record(&gateway, &table, &id)?;
     let source = Source::asked(&gateway, &asked).await?;
+    auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
     let now = gateway.cluster.replica().hot().record(&table, id);
     let found = match now {
         RecordNow::Absent => None,
@@ -57,6 +58,7 @@ pub async fn write(
     if change.device_id != caller.0.sub {
         gateway.presence.seen_over_rest(&gateway, &change.device_id);
     }
+    auth::sign_update(&gateway, &caller.0, &mut change).or_fail(&gateway)?;
     // A request of its own says nothing of the device's clock.
     let taken = ClientClock::default().stamp(&mut change);
     // What the answer repeats.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, tokens, transfer};
+use super::{
+    access, changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, tokens, transfer,
+};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
@@ -303,6 +305,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: STALE_QUERY,
         ..extension(
             "GET",
@@ -326,6 +329,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: STALE_QUERY,
         ..extension(
             "GET",
@@ -337,6 +341,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: HISTORY_QUERY,
         ..extension(
             "GET",
@@ -357,6 +362,29 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Changes a record: a `data_update` without a socket.",
             &[(200, Content::Json(b::WRITTEN))],
             || post(data::write),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        ..extension(
+            "GET",
+            "/access",
+            "Access",
+            "What tokens of each class may do with tables. Admins and managers see all classes, others their own.",
+            &[(200, Content::Json(b::ACCESS))],
+            || get(access::list),
+        )
+    },
+    Endpoint {
+        body: Some(b::ACCESS_ASKED),
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "PUT",
+            "/access/{class}",
+            "Access",
+            "What tokens of a class may do with tables, in place of what was set before. Every session of the class is told.",
+            &[(200, Content::Json(b::ACCESS_SET))],
+            || put(access::put),
         )
     },
     Endpoint {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::DecodeError;
 use super::fields::{Bad, Fields};
 use crate::limits;
+use crate::model::access::{OTHERS, Right};
 use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
@@ -14,8 +15,8 @@ use crate::model::error::Code;
 use crate::model::policy::{insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy, Operation,
-    ResolutionMethod, Role, SyncErrorReport, SyncType,
+    AccessPut, ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy,
+    Operation, ResolutionMethod, Role, SyncErrorReport, SyncType, TableAccess,
 };
 
 /// One event of a client.
@@ -80,6 +81,8 @@ pub struct OnlineAsk {
     pub cursor: Option<String>,
     /// By the device's clock.
     pub sent: Option<IsoTime>,
+    /// Changes that it has and has not sent yet.
+    pub unsent: Option<u64>,
 }
 
 /// `sync_request`, with our extension `cursor`.
@@ -197,6 +200,7 @@ pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
         subscribe: f.maybe_texts("subscribe", limits::TABLES as usize, limits::TABLE_NAME)?,
         cursor: f.maybe_text("cursor", CURSOR)?,
         sent: f.maybe_iso("timestamp")?,
+        unsent: f.maybe_count("unsent", limits::UNSENT)?,
     };
     Ok(ask)
 }
@@ -344,6 +348,23 @@ pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<Insert
     Ok((policy, insert_policy))
 }
 
+/// The body of `PUT /access/{class}`: rights by table, `*` for the others, and whether tables may be made.
+pub fn access(f: &Fields<'_>) -> Result<AccessPut, Bad> {
+    let tables = f.maybe_fields("tables")?.ok_or_else(|| Bad::field("tables", "is required"))?;
+    let mut put = AccessPut { no_new_tables: !f.maybe_flag("create_tables")?.unwrap_or(true), ..AccessPut::default() };
+    for name in tables.names() {
+        let right = tables.maybe_word(name, "none, read or write", Right::named);
+        let wrong = || Bad::field("tables", format_args!("must map {name:?} to none, read or write"));
+        let right = right.ok().flatten().ok_or_else(wrong)?.row().into();
+        if name == OTHERS {
+            put.others = right;
+        } else {
+            put.tables.push(TableAccess { table_name: name.to_owned(), right });
+        }
+    }
+    Ok(put)
+}
+
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
     let report = SyncErrorReport {
         device_id: f.device_id()?,
@@ -387,7 +408,7 @@ pub fn update(
         n,
         after,
         timestamp_as_sent: as_sent(f)?,
-        timestamp_ms: None,
+        ..DataUpdate::default()
     })
 }
 

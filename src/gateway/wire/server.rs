@@ -1,6 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
-use super::json::{Object, push_object};
+use super::json::{Object, push_object, push_text};
+use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
 use crate::model::cursor::Cursor;
@@ -100,6 +101,15 @@ pub enum ServerEvent<'a> {
         clock_ahead_ms: Option<i64>,
         at_ms: u64,
     },
+    /// What the session's class may do with tables.
+    AccessChanged {
+        class: ClassNumber,
+        rights: &'a ClassRights,
+        /// Tables that it may no longer read, and those of which it lacks what came before.
+        forget: &'a [String],
+        resync: &'a [String],
+        at_ms: u64,
+    },
     Error {
         error: &'a Error,
         event: Option<&'a str>,
@@ -185,6 +195,7 @@ impl ServerEvent<'_> {
             Self::Registered { .. } => "registered",
             Self::Acknowledged(_) => "acknowledged",
             Self::HeartbeatAck { .. } => "heartbeat_ack",
+            Self::AccessChanged { .. } => "access_changed",
             Self::Error { .. } => "error",
         }
     }
@@ -250,6 +261,11 @@ impl ServerEvent<'_> {
             Self::Registered { device_id, role, at_ms } => {
                 o.text("device_id", device_id).text("role", role_name(*role)).time("timestamp", *at_ms);
             }
+            Self::AccessChanged { class, rights, forget, resync, at_ms } => {
+                class_rights(o, *class, Some(rights));
+                o.array("forget", *forget, |out, table| push_text(out, table));
+                o.array("resync", *resync, |out, table| push_text(out, table)).time("timestamp", *at_ms);
+            }
             Self::Error { error, event, field, conflict_id, request_id, at_ms } => {
                 o.text("error", &error.message);
                 error_tail(o, error, *field, *at_ms);
@@ -265,6 +281,17 @@ pub fn clock_ahead(o: &mut Object<'_>, ahead_ms: Option<i64>) {
     if let Some(ahead_ms) = ahead_ms {
         o.number("clock_ahead_ms", ahead_ms);
     }
+}
+
+/// What tokens of a class may do with tables. Without rights that were set, everything.
+pub fn class_rights(o: &mut Object<'_>, class: ClassNumber, rights: Option<&ClassRights>) {
+    o.text("class", class.name()).object("tables", |o| {
+        for (table, right) in rights.into_iter().flat_map(ClassRights::tables) {
+            o.text(table, right.name());
+        }
+        o.text(OTHERS, rights.map_or(Right::Write, ClassRights::others).name());
+    });
+    o.flag("create_tables", rights.is_none_or(ClassRights::creates_tables));
 }
 
 /// What every error has, on sockets and over REST.
