@@ -26,6 +26,10 @@ pub const PAIRINGS: usize = 64;
 pub const PAIRINGS_OF_ADDRESS: usize = 4;
 pub const PAIR_NAME: usize = 100;
 pub const PAIRING_MS: u64 = 600_000;
+/// The body of such a request. Bytes.
+pub const PAIR_BODY: usize = 1 << 10;
+/// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.
+pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
 /// The greatest number of changes that a device can say it has not sent yet.
 pub const UNSENT: u64 = 1_000_000_000_000;
 /// Live sessions on one node.

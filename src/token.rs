@@ -181,12 +181,19 @@ impl KeyRing {
             let why = format!("a token lives at most {} days", limits::TOKEN_SECONDS / 86_400);
             return Err(Error::new(Code::Credentials, why));
         }
-        self.issue_at(sub, class, now_ms / 1_000, now_ms / 1_000 + ttl_seconds)
+        self.issue_at(sub, class, None, now_ms / 1_000, (now_ms / 1_000).saturating_add(ttl_seconds))
     }
 
-    /// The same with both of its times, in Unix seconds.
-    pub fn issue_at(&self, sub: &str, class: Class, iat: u64, exp: u64) -> Result<(String, Claims), Error> {
-        let jti = hex(&rand::random::<[u8; 16]>());
+    /// The same with both of its times, in Unix seconds, and with the name of the token that it takes the place of.
+    pub fn issue_at(
+        &self,
+        sub: &str,
+        class: Class,
+        jti: Option<String>,
+        iat: u64,
+        exp: u64,
+    ) -> Result<(String, Claims), Error> {
+        let jti = jti.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>()));
         let keys = self.0.read();
         let key = keys.current.id;
         let claims = Claims { sub: sub.to_owned(), class, exp, iat, jti, key };

@@ -1,13 +1,16 @@
 //! Who may speak: tokens on requests, and what their bearers may do (design, section 8).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use super::Gateway;
+use super::listener::PeerAddress;
 use super::rest::Failure;
+use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::DataUpdate;
 use crate::token::{Claims, Class};
@@ -73,6 +76,36 @@ pub fn sign_update(gateway: &Gateway, claims: &Claims, update: &mut DataUpdate) 
     }
     let allowed = gateway.cluster.replica().hot().may_write(claims.class.number(), &update.table_name);
     allowed.map_err(|why| Error::new(Code::Forbidden, format!("table_name {why}")).about("table_name", None))
+}
+
+/// A token that this node signs. Its time of issue is the state's: a revocation that is still to come covers it, whatever
+/// the clocks say, and one that has come does not. The state must be fresh.
+pub fn new_token(
+    gateway: &Gateway,
+    sub: &str,
+    class: Class,
+    jti: Option<String>,
+    seconds: u64,
+) -> Result<(String, Claims), Error> {
+    let iat = {
+        let state = gateway.cluster.replica().hot();
+        let revoked = state.gate(sub).map_or(0, |gate| gate.not_before);
+        (state.meta().now_ms / 1_000).max(revoked + 1)
+    };
+    gateway.keys.issue_at(sub, class, jti, iat, gateway.now_ms() / 1_000 + seconds)
+}
+
+/// A token in place of this one, for as long as that one was made for, a day at most. It keeps the name: whoever takes
+/// that back takes back all that came of it. The state must be fresh.
+pub fn renewed(gateway: &Gateway, claims: &Claims) -> Result<(String, Claims), Error> {
+    still_good(gateway, claims)?;
+    let seconds = claims.exp.saturating_sub(claims.iat).min(limits::PAIRED_TOKEN_SECONDS);
+    new_token(gateway, &claims.sub, claims.class, Some(claims.jti.clone()), seconds)
+}
+
+/// Where a request comes from.
+pub fn address_of(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<PeerAddress>>().map(|info| info.0.0)
 }
 
 pub fn must_be_admin(claims: &Claims, what: &str) -> Result<(), Error> {

@@ -1,9 +1,10 @@
 //! The TCP side of the one port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::tls::acceptor::{Acceptor, Current};
@@ -35,6 +36,16 @@ impl Listener for Tuned {
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
+
+impl Connected<IncomingStream<'_, Tuned>> for PeerAddress {
+    fn connect_info(stream: IncomingStream<'_, Tuned>) -> Self {
+        Self(stream.remote_addr().ip())
     }
 }
 

@@ -104,6 +104,9 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
+    /// Of those without a token, by address: all they may ask, and new pairings.
+    pub stranger_rates: rates::Rates,
+    pub pairing_rates: rates::Rates,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -120,6 +123,8 @@ impl Gateway {
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
             rates: rates::Rates::new(settings.rate),
+            stranger_rates: rates::Rates::new(rates::Rate::of(4, 40)),
+            pairing_rates: rates::Rates::new(rates::Rate::of(1, 8)),
             settings,
             keys,
             closing: CancellationToken::new(),
@@ -193,7 +198,7 @@ pub async fn serve_tls(
     gateway.cluster.count_sessions(Box::new(move || counting.upgrade().map_or(0, |g| g.hub.sessions() as u64)));
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
-    let app = rest::router(gateway.clone());
+    let app = rest::router(gateway.clone()).into_make_service_with_connect_info::<listener::PeerAddress>();
     let stop = shutdown.clone();
     let server = axum::serve(listener::Tuned::new(listener, tls, gateway.settings.write_timeout), app)
         .with_graceful_shutdown(async move { stop.cancelled().await });

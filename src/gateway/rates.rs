@@ -18,6 +18,12 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
+impl Rate {
+    pub fn of(per_second: u32, burst: u32) -> Option<Self> {
+        Some(Self { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
+    }
+}
+
 /// Without a rate everything passes, at no cost.
 pub struct Rates {
     limiter: Option<DefaultKeyedRateLimiter<String>>,

@@ -272,6 +272,7 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Queue { device_id, offline });
             }
+            ClientEvent::TokenRenew => self.lane.read(ticket, Read::Token),
             ClientEvent::DeviceOnline(ask) => self.online(ticket, ask)?,
             ClientEvent::DeviceOffline { device_id, reason } => {
                 self.leave(&device_id)?;
@@ -571,6 +572,7 @@ fn name_of(event: &ClientEvent) -> &'static str {
         ClientEvent::QueueStatus { .. } => "queue_status",
         ClientEvent::CriticalEvent(_) => "critical_event",
         ClientEvent::Heartbeat { .. } => "heartbeat",
+        ClientEvent::TokenRenew => "token_renew",
     }
 }
 

@@ -262,3 +262,6 @@ impl State {
         !self.gates.is_before(change) && !Names::of_change(change).is_none()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,6 @@
 //! gap, and what is there already is known by its id. So a step that is sent again changes nothing, and an import that
 //! was interrupted goes on by being run again.
 
-use std::sync::Arc;
-
 use super::audit::AuditIndex;
 use super::device::valid_id;
 use super::error::Code;

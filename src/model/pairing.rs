@@ -136,6 +136,7 @@ impl State {
         }
         let row = Pairing { status: PairingStatus::Claimed.into(), ..row.clone() };
         self.must_be_let_in(&row.device_id, 0)?;
+        self.audit("device_pair", "claim", false, &row.device_id, format!("Token of code {} handed out", row.code));
         self.save_pairing(row.clone());
         Ok(Given::Pairing(row))
     }
@@ -144,3 +145,6 @@ impl State {
 fn shown(address: &str) -> &str {
     if address.is_empty() { "an unknown address" } else { address }
 }
+
+#[cfg(test)]
+mod tests;

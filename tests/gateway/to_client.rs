@@ -272,3 +272,12 @@ async fn access_changed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn token_renewed() {
+    over_each(async |_, ws| {
+        let renewed = ws.call("token_renew", json!({"timestamp": "2026-11-22T10:00:00Z"}), "token_renewed").await;
+        assert_eq!((&renewed["device_id"], &renewed["class"]), (&json!("admin"), &json!("admin")));
+    })
+    .await;
+}

@@ -62,6 +62,15 @@ pub const ONLINE: &[Field] = &[
 const UNSENT: Field =
     more("unsent", Kind::Count(limits::UNSENT), "How many changes the device has that it has not sent yet.");
 
+/// A token that takes the place of another one.
+pub const TOKEN_RENEWED: [Field; 5] = [
+    must("device_id", DEVICE_ID, "The token's device."),
+    must("class", CLASS, ""),
+    must("token", WORDS, "Keep it in place of the one before, which stays good until it ends by itself."),
+    must("expires", Kind::Time, ""),
+    AT,
+];
+
 /// What a class may do with tables.
 pub const CLASS_RIGHTS: [Field; 3] = [
     plus("class", CLASS, "Of the token."),
@@ -189,6 +198,12 @@ pub const FROM_CLIENT: &[Event] = &[
         "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
         &[ACTOR, SENT_AT],
         &["heartbeat_ack"],
+    ),
+    event(
+        "token_renew",
+        "Asks for a token in place of the session's own. The session goes on with it.",
+        &[SENT_AT],
+        &["token_renewed"],
     ),
 ];
 
@@ -482,6 +497,12 @@ pub const TO_CLIENT: &[Event] = &[
     event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
     event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
     event("heartbeat_ack", "", &[WHO, AT, CLOCK_AHEAD], &[]),
+    event(
+        "token_renewed",
+        "The token in place of the session's. It may be renewed until its device is suspended or its tokens are taken back.",
+        &TOKEN_RENEWED,
+        &[],
+    ),
     event(
         "access_changed",
         "To all sessions of a class whose rights were changed; and after `device_online_ack`, if the class may not do everything.",

@@ -10,6 +10,7 @@ use super::field::{DEVICE_ID, Kind, TABLE_NAME, Writer, example, object_schema};
 use crate::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
 use crate::model::access::CLASSES;
 use crate::model::error::{Code, TABLE};
+use crate::model::pairing::CODE_LENGTH;
 
 pub fn document() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
@@ -79,6 +80,7 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
             "device_id" => DEVICE_ID,
             "table" => TABLE_NAME,
             "class" => Kind::Word(&CLASSES),
+            "code" => Kind::Text(CODE_LENGTH),
             "id" => Kind::Count(u64::MAX),
             _ => Kind::RecordId,
         };

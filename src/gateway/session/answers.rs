@@ -3,6 +3,7 @@
 use super::{Session, why_conflict};
 use crate::gateway::auth;
 use crate::gateway::client_clock::Taken;
+use crate::gateway::hub::Holder;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::outbox::{Frame, Transport};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
@@ -266,6 +267,7 @@ impl Session {
                 }
             }
             Read::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
+            Read::Token => self.renew_token(&ticket),
         }
     }
 
@@ -283,6 +285,18 @@ impl Session {
         let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
         let at_ms = self.gateway.now_ms();
         self.reply(ticket.ack, &ServerEvent::DataResponse { table_name, record_id, data, version, at_ms });
+    }
+
+    fn renew_token(&mut self, ticket: &Ticket) {
+        match auth::renewed(&self.gateway, &self.claims) {
+            Ok((token, claims)) => {
+                self.gateway.hub.renew(self.outbox.id, Holder::of(&claims));
+                let at_ms = self.gateway.now_ms();
+                self.reply(ticket.ack, &ServerEvent::TokenRenewed { token: &token, claims: &claims, at_ms });
+                self.claims = claims;
+            }
+            Err(error) => self.refuse(ticket, &error, None),
+        }
     }
 
     fn tell_queue(&self, ticket: Ticket, device_id: &str, offline: bool) {

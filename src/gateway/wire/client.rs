@@ -66,6 +66,7 @@ pub enum ClientEvent {
         device_id: String,
         sent: Option<IsoTime>,
     },
+    TokenRenew,
 }
 
 /// `device_online`, with our extensions `cursor` and `subscribe`.
@@ -186,6 +187,7 @@ fn reader(event: &str) -> Option<Read> {
             let device_id = f.device_id()?;
             Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")? })
         },
+        "token_renew" => |f, _| f.maybe_time("timestamp").map(|_| ClientEvent::TokenRenew),
         _ => return None,
     })
 }

@@ -10,6 +10,7 @@ use crate::model::election::{method_name, reason_name};
 use crate::model::error::Error;
 use crate::model::policy::method_name as resolution_name;
 use crate::proto::{Change, Conflict, Election, Operation, ResolutionMethod, Role};
+use crate::token::Claims;
 
 /// One event for a client. Borrows: it lives as long as it takes to encode it.
 #[derive(Clone, Debug)]
@@ -99,6 +100,11 @@ pub enum ServerEvent<'a> {
         device_id: &'a str,
         /// How far the client's clock is ahead, if it is off.
         clock_ahead_ms: Option<i64>,
+        at_ms: u64,
+    },
+    TokenRenewed {
+        token: &'a str,
+        claims: &'a Claims,
         at_ms: u64,
     },
     /// What the session's class may do with tables.
@@ -195,6 +201,7 @@ impl ServerEvent<'_> {
             Self::Registered { .. } => "registered",
             Self::Acknowledged(_) => "acknowledged",
             Self::HeartbeatAck { .. } => "heartbeat_ack",
+            Self::TokenRenewed { .. } => "token_renewed",
             Self::AccessChanged { .. } => "access_changed",
             Self::Error { .. } => "error",
         }
@@ -260,6 +267,10 @@ impl ServerEvent<'_> {
             }
             Self::Registered { device_id, role, at_ms } => {
                 o.text("device_id", device_id).text("role", role_name(*role)).time("timestamp", *at_ms);
+            }
+            Self::TokenRenewed { token, claims, at_ms } => {
+                o.text("device_id", &claims.sub).text("class", claims.class.name()).text("token", token);
+                o.time("expires", claims.exp.saturating_mul(1_000)).time("timestamp", *at_ms);
             }
             Self::AccessChanged { class, rights, forget, resync, at_ms } => {
                 class_rights(o, *class, Some(rights));
