@@ -54,7 +54,7 @@ pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
 
 /// When the device's own token was issued; 0 if somebody else speaks for it.
 pub fn own_token_iat(claims: &Claims, device_id: &str) -> u64 {
-    if claims.sub == device_id { claims.iat } else { 0 }
+    if claims.sub == device_id { claims.iat.max(1) } else { 0 }
 }
 
 /// 3003 if tokens of the class may not read the table.

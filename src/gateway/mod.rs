@@ -104,9 +104,10 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
-    /// Of those without a token, by address: all they may ask, and new pairings.
+    /// Of those without a token: all that an address may ask, and new pairings of an address and of all.
     pub stranger_rates: rates::Rates,
     pub pairing_rates: rates::Rates,
+    pub all_pairings: rates::Rates,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -125,6 +126,7 @@ impl Gateway {
             rates: rates::Rates::new(settings.rate),
             stranger_rates: rates::Rates::new(rates::Rate::of(4, 40)),
             pairing_rates: rates::Rates::new(rates::Rate::of(1, 8)),
+            all_pairings: rates::Rates::new(rates::Rate::of(4, 64)),
             settings,
             keys,
             closing: CancellationToken::new(),

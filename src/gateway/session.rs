@@ -262,8 +262,11 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
-            ClientEvent::Heartbeat { device_id, sent } => {
+            ClientEvent::Heartbeat { device_id, sent, unsent } => {
                 self.may(&device_id)?;
+                if let Some(unsent) = unsent {
+                    self.gateway.presence.said_unsent(&device_id, self.outbox.id, unsent);
+                }
                 self.measure_clock(&device_id, sent);
                 let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
                 self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, clock_ahead_ms, at_ms });

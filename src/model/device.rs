@@ -248,6 +248,13 @@ impl State {
                 self.save_device(device);
             }
         }
+        for said in c.unsent {
+            if let Some(device) = self.devices.get(&said.device_id) {
+                let unsent_ms = self.meta.now_ms;
+                let device = Device { unsent: said.count, unsent_ms, ..Device::clone(device) };
+                self.save_device(device);
+            }
+        }
         Given::Done(Nothing {})
     }
 

@@ -51,6 +51,20 @@ async fn a_revoked_device_ends_at_once_and_says_what_came_of_it() {
 }
 
 #[tokio::test]
+async fn what_a_heartbeat_says_was_not_sent_is_in_the_report() {
+    let settings = tillsync::gateway::Settings { seen_every: Duration::from_millis(50), ..Default::default() };
+    let server = Server::with(settings).await;
+    let mut ws = server.device("till").await;
+    for count in [5, 2] {
+        ws.call("heartbeat", json!({"device_id": "till", "unsent": count}), "heartbeat_ack").await;
+        until("it is noted", || server.cluster.replica().hot().device("till").unwrap().unsent == count).await;
+    }
+    let (_, report) = server.rest("POST", "/device/till/revoke", None).await;
+    assert_eq!(report["unsent"]["count"], 2);
+    assert!(report["unsent"]["said_at"].is_string(), "{report}");
+}
+
+#[tokio::test]
 async fn a_suspended_device_is_refused_until_it_is_resumed() {
     let server = Server::start().await;
     let token = server.token("till", Class::SalesAssistant);

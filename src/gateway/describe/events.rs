@@ -196,7 +196,7 @@ pub const FROM_CLIENT: &[Event] = &[
     event(
         "heartbeat",
         "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
-        &[ACTOR, SENT_AT],
+        &[ACTOR, SENT_AT, UNSENT],
         &["heartbeat_ack"],
     ),
     event(

@@ -83,9 +83,9 @@ fn unstored(answer: Response) -> Response {
 
 /// `POST /device/pair`
 pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> Answer {
-    // Of all strangers together: each ask is a command.
-    gateway.pairing_rates.check(&String::new()).or_fail(&gateway)?;
     gateway.pairing_rates.check(&stranger.address).or_fail(&gateway)?;
+    // Of all strangers together: each ask is a command.
+    gateway.all_pairings.check(&String::new()).or_fail(&gateway)?;
     let (device_id, name) = body.0.read(&gateway, Code::Registration, |f| {
         let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
         let name = f.maybe_text("name", limits::PAIR_NAME)?.unwrap_or_default();

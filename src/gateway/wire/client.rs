@@ -65,6 +65,8 @@ pub enum ClientEvent {
     Heartbeat {
         device_id: String,
         sent: Option<IsoTime>,
+        /// Changes that it has and has not sent yet.
+        unsent: Option<u64>,
     },
     TokenRenew,
 }
@@ -185,7 +187,8 @@ fn reader(event: &str) -> Option<Read> {
         "critical_event" => |f, frame| critical_event(f, frame).map(ClientEvent::CriticalEvent),
         "heartbeat" => |f, _| {
             let device_id = f.device_id()?;
-            Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")? })
+            let unsent = f.maybe_count("unsent", limits::UNSENT)?;
+            Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")?, unsent })
         },
         "token_renew" => |f, _| f.maybe_time("timestamp").map(|_| ClientEvent::TokenRenew),
         _ => return None,
