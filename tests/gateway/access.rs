@@ -59,7 +59,13 @@ async fn a_class_reads_and_writes_what_it_may() {
     }
     boss.update("boss", "prices", 1, json!({"cost": 4})).await;
     boss.update("boss", "sales", 2, json!({"sum": 1})).await;
-    while till.wait("data_update").await["record_id"] != 2 {}
+    loop {
+        let heard = till.wait("data_update").await;
+        assert_ne!(heard["table_name"], "prices", "{heard}");
+        if heard["record_id"] == 2 {
+            break;
+        }
+    }
     till.none_for("till", "data_update").await;
     let (_, logs) = server.rest("GET", "/sync/audit-logs?event_type=access_change", None).await;
     assert_eq!((&logs["logs"][0]["device_id"], &logs["pagination"]["total"]), (&json!("admin"), &json!(1)));
