@@ -70,13 +70,13 @@ pub trait Testbed: Send + Sync + 'static {
     type Node: Clone + Send + Sync;
     type Recorder: Record;
 
-    /// How many writes of a hundred turns of a client that knows times only: each is large.
-    const LARGE_PERCENT: u64;
     /// A page is made only when the client has taken the one before, so it knows what has not been sent yet.
     const PAGES_WAIT: bool;
     /// Longer than a node waits for a device whose connection has ended.
     const SETTLED: Duration;
 
+    /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
+    fn large_percent(&self) -> u64;
     fn recorder(&self) -> &Self::Recorder;
     fn phase(&self) -> watch::Receiver<Phase>;
     /// Raised to end every connection of every client.

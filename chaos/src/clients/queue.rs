@@ -20,9 +20,21 @@ use crate::rng::Rng;
 pub const SALES: &str = "sales";
 /// Entries under way at once.
 const IN_FLIGHT: usize = 40;
-/// Entries of one run, and of a run that goes beyond what a device's window of `request_id`s remembers.
-const ENTRIES: u64 = 140;
-const MANY_ENTRIES: u64 = 1_300;
+/// How a run's entries come: how many in all, and how many together.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    entries: u64,
+    burst: (u64, u64),
+}
+
+impl Pace {
+    pub const FEW: Self = Self { entries: 140, burst: (1, 12) };
+    /// More than a device's window of `request_id`s remembers.
+    pub const MANY: Self = Self { entries: 1_300, burst: (30, 150) };
+    /// All the time, through every fault of a run that takes minutes.
+    pub const LASTING: Self = Self { entries: 20_000, burst: (1, 12) };
+}
+
 /// Acknowledged entries sent again at once.
 const AGAIN: usize = 24;
 /// An entry that is surely refused at the door: it must never be sent as it is.
@@ -49,11 +61,11 @@ pub struct Queue<T> {
     /// Entries that were acknowledged, in their order.
     done: Vec<(QueuePlace, i64, String)>,
     made: u64,
-    most: u64,
+    pace: Pace,
 }
 
 impl<T: Testbed> Queue<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, many: bool) -> Self {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, pace: Pace) -> Self {
         let mut queue = Self {
             client: Client::new(world, counters, name, rng),
             queue: String::new(),
@@ -63,7 +75,7 @@ impl<T: Testbed> Queue<T> {
             open: VecDeque::new(),
             done: Vec::new(),
             made: 0,
-            most: if many { MANY_ENTRIES } else { ENTRIES },
+            pace,
         };
         queue.new_queue();
         queue
@@ -117,9 +129,8 @@ impl<T: Testbed> Queue<T> {
 
     async fn act(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         match self.client.rng.below(100) {
-            0..=44 if self.made < self.most => {
-                let burst = if self.most > ENTRIES { (30, 150) } else { (1, 12) };
-                for _ in 0..self.client.rng.between(burst.0, burst.1) {
+            0..=44 if self.made < self.pace.entries => {
+                for _ in 0..self.client.rng.between(self.pace.burst.0, self.pace.burst.1) {
                     self.new_entry(talk);
                 }
                 // A device that sells goes on before the answers are there.

@@ -85,7 +85,7 @@ impl<T: Testbed> Timed<T> {
                 return if self.client.phase() == Phase::End { Ok(()) } else { Err(Gone) };
             }
             for _ in 0..self.client.rng.between(1, 4) {
-                if !calm && self.client.rng.percent(T::LARGE_PERCENT) {
+                if !calm && self.client.rng.percent(self.client.world.large_percent()) {
                     self.write(talk).await?;
                 }
                 let during = self.client.rng.millis(20, 150);

@@ -113,9 +113,7 @@ impl<T: Testbed> Twins<T> {
         let ask = json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" });
         let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
         let gone = talk.link.send("role_change", &ask).await.is_err() || self.client.answer(talk, is_it).await.is_err();
-        if gone
-            && let Some(talk) = self.first.take()
-        {
+        if gone && let Some(talk) = self.first.take() {
             self.client.disconnect(talk, false);
         }
     }

@@ -23,7 +23,7 @@ use super::world::World;
 use super::{allowed, ending, faults, onlooker, progress};
 use crate::checker::{Expected, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::queue::Queue;
+use crate::clients::queue::{Pace, Queue};
 use crate::clients::timed::Timed;
 use crate::clients::twins::Twins;
 use crate::clients::{Phase, newcomer};
@@ -198,7 +198,8 @@ fn clients(world: &Arc<World>, load: &Load, rng: &mut Rng) -> Result<Vec<AbortOn
     }
     for number in 1..=load.queues {
         let (world, counters, rng) = shared();
-        clients.push(spawn_task(Queue::new(world, counters, format!("queue-{number}"), rng, false).run()));
+        let queue = Queue::new(world, counters, format!("queue-{number}"), rng, Pace::LASTING);
+        clients.push(spawn_task(queue.run()));
     }
     for number in 1..=load.twins {
         let (world, counters, rng) = shared();

@@ -69,11 +69,13 @@ impl Testbed for World {
     type Node = u64;
     type Recorder = Recorder;
 
-    // Of a run ten times as long, on a disk and a network that are real.
-    const LARGE_PERCENT: u64 = 3;
     // The kernel's buffers take pages that the client has not looked at.
     const PAGES_WAIT: bool = false;
     const SETTLED: Duration = Duration::from_millis(2_500);
+
+    fn large_percent(&self) -> u64 {
+        self.load.large_percent
+    }
 
     fn recorder(&self) -> &Recorder {
         &self.recorder

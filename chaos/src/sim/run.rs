@@ -16,7 +16,7 @@ use super::world::World;
 use super::{ending, faults, fixed};
 use crate::checker::{Expected, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::queue::Queue;
+use crate::clients::queue::{Pace, Queue};
 use crate::clients::timed::Timed;
 use crate::clients::twins::Twins;
 use crate::clients::{Phase, newcomer};
@@ -104,7 +104,8 @@ fn populate(world: &Arc<World>, plan: &Plan, counters: &Arc<Counters>, rng: &mut
         devices.push(spawn(Timed::new(world, counters, name, rng).run()));
     }
     let (world, counters, name, rng) = each("queue-1".into());
-    devices.push(spawn(Queue::new(world, counters, name, rng, plan.long_queue).run()));
+    let pace = if plan.long_queue { Pace::MANY } else { Pace::FEW };
+    devices.push(spawn(Queue::new(world, counters, name, rng, pace).run()));
     let (world, counters, name, rng) = each("twin".into());
     devices.push(spawn(Twins::new(world, counters, name, rng).run()));
     let (world, counters, _, rng) = each("new".into());

@@ -48,9 +48,12 @@ impl Testbed for World {
     type Node = Up;
     type Recorder = Recorder;
 
-    const LARGE_PERCENT: u64 = 15;
     const PAGES_WAIT: bool = true;
     const SETTLED: Duration = Duration::from_millis(1_500);
+
+    fn large_percent(&self) -> u64 {
+        15
+    }
 
     fn recorder(&self) -> &Recorder {
         &self.recorder
