@@ -305,3 +305,23 @@ fn previous(world: &World, compacted: u64, changes: &[Row]) -> Vec<u64> {
     let mut newest = if compacted > 0 { world.recorder.newest_told(compacted) } else { BTreeMap::new() };
     changes.iter().map(|row| newest.insert((row.table.clone(), row.record), row.seq).unwrap_or(0)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_log_tells_when_a_change_was_applied() {
+        let row = json!({
+            "id": 9, "event_type": "DATA_UPDATE", "device_id": "till-1", "at_ms": 1_700,
+            "details": "update of stock/1 as change 12 at 2026-11-28T00:00:00.000Z",
+        });
+        assert_eq!(committed_of(&row), Some((12, 1_700)));
+        assert_eq!(committed_of(&json!({ "details": "till-1 came online", "at_ms": 1 })), None);
+        let changes: Vec<Row> = [11, 12, 13].map(crate::invariants::samples::row).into();
+        let times = |known: &[(u64, u64)]| committed_ms(&changes, &known.iter().copied().collect());
+        assert_eq!(times(&[(11, 5), (12, 5), (13, 8)]), Ok(vec![5, 5, 8]));
+        assert_eq!(times(&[(12, 5), (13, 8)]), Ok(vec![0, 5, 8]), "the oldest row is gone");
+        assert_eq!(times(&[(11, 5), (13, 8)]), Err("the audit log lacks change 12".into()));
+    }
+}
