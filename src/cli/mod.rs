@@ -34,6 +34,7 @@ mod health;
 mod load;
 mod local;
 mod logging;
+mod private;
 pub mod serve;
 mod sqlite;
 mod token;
@@ -120,7 +121,12 @@ impl From<client::ClientError> for Failure {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Certificates are for others to read; their keys have their mode by themselves.
+    if !matches!(command, Command::Certs(_)) {
+        private::by_default();
+    }
+    let result = match command {
         Command::Serve(args) => serve::execute(args),
         Command::Dev(args) => block_on(dev::execute(args)),
         Command::Demo(args) => block_on(demo::execute(args)),

@@ -11,9 +11,10 @@ use tillsync::limits;
 use tillsync::proto::TokenRevoke;
 use tillsync::proto::command::Intent;
 use tillsync::token::Class;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{Over, PATIENCE, Server};
 use crate::socketio::Sio;
@@ -351,6 +352,14 @@ async fn a_poll_that_is_sent_again_gets_the_same_answer() {
     assert!(!next.is_empty());
 }
 
+/// The next text, pings included.
+async fn text(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> String {
+    match timeout(PATIENCE, socket.next()).await.expect("nothing came") {
+        Some(Ok(Message::Text(text))) => text.as_str().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_is_busy_as_it_is_connected_resumes_before_it_hears_of_changes() {
     let settings = Settings { ping_every: Duration::from_millis(500), ..Settings::default() };
@@ -363,23 +372,17 @@ async fn a_client_that_is_busy_as_it_is_connected_resumes_before_it_hears_of_cha
     let url = format!("ws://{}/socket.io/?transport=websocket&EIO=4", server.addr);
     let (mut socket, _) = connect_async(url).await.unwrap();
     socket.send(Message::text(format!("40{}", json!({"token": server.admin()})))).await.unwrap();
-    let mut next = async || match timeout(PATIENCE, socket.next()).await.expect("nothing came") {
-        Some(Ok(Message::Text(text))) => text.as_str().to_owned(),
-        other => panic!("{other:?}"),
-    };
-    while !next().await.starts_with("40") {}
+    while !text(&mut socket).await.starts_with("40") {}
     // It answers none of the pings yet: what comes meanwhile is not for it.
     let live = writer.call("data_update", put, "acknowledged").await["seq"].clone();
     for _ in 0..6 {
-        assert_eq!(next().await, "2");
+        assert_eq!(text(&mut socket).await, "2");
     }
-    drop(next);
     let online = json!({"device_id": "d", "cursor": cursor});
     socket.send(Message::text(format!("42[\"device_online\",{online}]"))).await.unwrap();
     let mut told = Vec::new();
     while told.len() < 2 {
-        let message = timeout(PATIENCE, socket.next()).await.expect("nothing came").unwrap().unwrap();
-        if let Some(change) = message.to_text().unwrap().strip_prefix("42[\"data_update\",") {
+        if let Some(change) = text(&mut socket).await.strip_prefix("42[\"data_update\",") {
             let change: Value = serde_json::from_str(&change[..change.len() - 1]).unwrap();
             told.push(change["seq"].clone());
         }
