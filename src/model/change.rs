@@ -52,8 +52,8 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
         let (field, missing) = if c.n == 0 { ("n", "must be 1 or more") } else { ("queue", "is required with n") };
         return bad(field, missing.into());
     }
-    if c.after > 0 && c.after >= c.n {
-        return bad("after", "must be less than n".into());
+    if c.n == 0 && c.after > 0 {
+        return bad("after", "belongs to an entry of a queue".into());
     }
     let text = &c.timestamp_as_sent;
     if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {

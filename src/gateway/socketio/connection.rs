@@ -191,7 +191,10 @@ impl Connection {
         while let Poll::Ready(Some(wanted)) = self.wanted.poll_recv(cx) {
             match wanted {
                 Wanted::Poll(poll, stamp) => {
-                    self.heard();
+                    // It may overtake what the client posted before: no sign that that has all come.
+                    if let Some(session) = &mut self.session {
+                        session.heard();
+                    }
                     // A client has one poll at a time: the older one was given up.
                     self.answer_noop();
                     match self.answered.take() {

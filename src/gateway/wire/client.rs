@@ -404,9 +404,6 @@ fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), Bad> {
         return Err(Bad::field("n", "must be a whole number, 1 or more"));
     }
     let after = f.maybe_count("after", u64::MAX)?.unwrap_or(0);
-    if after >= n {
-        return Err(Bad::field("after", "must be less than n"));
-    }
     Ok((queue, n, after))
 }
 
