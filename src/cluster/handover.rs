@@ -72,7 +72,8 @@ impl Membership {
             there.min_by(|a, b| rank(a, b)).map(|device| device.device_id.clone())
         };
         let Some(device_id) = device else { return };
-        let order = RoleChange { device_id, role: Role::Master.into(), reason: reason.into(), by: by.into() };
+        let (reason, by) = (reason.into(), by.into());
+        let order = RoleChange { device_id, role: Role::Master.into(), reason, by, ..RoleChange::default() };
         if let Err(error) = self.propose(Intent::RoleChange(order)).await {
             tracing::info!(to, %error, "the master's role could not be handed over");
         }

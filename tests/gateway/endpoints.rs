@@ -59,6 +59,17 @@ async fn get_device_roles() {
 }
 
 #[tokio::test]
+async fn delete_data_table() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["removed"], &body["records_deleted"]), (200, &json!(true), &json!(1)), "{body}");
+    assert_eq!(get(&server, "/data/t/1").await["data"], Value::Null);
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["error_code"], &body["field"]), (404, &json!("2004"), &json!("table_name")));
+}
+
+#[tokio::test]
 async fn get_device_roles_device_id() {
     let server = server().await;
     assert_eq!(get(&server, "/device/roles/d").await["role"], "client");

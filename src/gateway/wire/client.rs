@@ -11,11 +11,11 @@ use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
 use crate::model::error::Code;
-use crate::model::policy::{insert_policy_named, method_of};
+use crate::model::policy::{decides_named, insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy, Operation,
-    ResolutionMethod, Role, SyncErrorReport, SyncType,
+    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, Decides, ElectionReason, InsertPolicy,
+    Operation, ResolutionMethod, Role, SyncErrorReport, SyncType,
 };
 
 /// One event of a client.
@@ -334,14 +334,15 @@ const METHODS: &str = "last_writer_wins, manual or automatic";
 
 const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
 
-/// The body of `PUT /sync/policies/{table}`: either or both.
-pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>), Bad> {
+/// The body of `PUT /sync/policies/{table}`: one at least.
+pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>, Option<Decides>), Bad> {
     let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
     let policy = f.maybe_word("policy", METHODS, method_of)?;
-    if policy.is_none() && insert_policy.is_none() {
-        return Err(Bad::field("policy", "or insert_policy is required"));
+    let decides = f.maybe_word("decides", "owner or privileged", decides_named)?;
+    if policy.is_none() && insert_policy.is_none() && decides.is_none() {
+        return Err(Bad::field("policy", "insert_policy or decides is required"));
     }
-    Ok((policy, insert_policy))
+    Ok((policy, insert_policy, decides))
 }
 
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
