@@ -86,6 +86,10 @@ pub const SESSION_JOBS: usize = 1_024;
 pub const ELECTIONS_ASKED_OF_DEVICE: usize = 3;
 pub const ELECTIONS_ASKED: usize = 6;
 pub const ELECTIONS_ASKED_MS: u64 = 60_000;
+/// A device that was the master and left so often in that window ranks last in elections; and how many times that any
+/// master left are remembered.
+pub const MASTER_LEFT_OFTEN: usize = 3;
+pub const MASTERS_LEFT: usize = 32;
 
 /// Large answers (a whole listing, a page of conflicts) that wait for one of the same token to be sent, how long they
 /// wait, and how long sending one may take.

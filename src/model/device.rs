@@ -165,6 +165,7 @@ impl State {
         };
         self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
         let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
+        self.note_leaving(&c.device_id);
         let ballot = self.go_offline(&c.device_id, election)?;
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
@@ -178,6 +179,7 @@ impl State {
         self.existing(&c.device_id)?;
         let reason = if c.reason.is_empty() { "shutdown" } else { &c.reason };
         self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
+        self.note_leaving(&c.device_id);
         // Who says that it shuts down waits until there is another master.
         self.txn.ballot = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
         self.meta.nodes_lost += 1;

@@ -69,7 +69,7 @@ pub(super) enum Triggered {
 impl State {
     /// The candidate that ranks first, without `except`.
     pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
-        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| rank(a, b))
+        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> Given1 {

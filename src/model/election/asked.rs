@@ -3,6 +3,9 @@
 //! Every change of master may move leadership, and what others write waits for that. So what devices ask for is
 //! counted in the state, one by one and together: whoever asks too often leaves the master where it is.
 
+use std::cmp::Ordering;
+
+use super::rank;
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::state::{Fail, State, refuse, refuse_share};
@@ -46,6 +49,35 @@ impl State {
         }
         let why = format!("device {:?} is master and online (priority {})", master.device_id, master.priority);
         refuse(Code::RoleChange, why)
+    }
+
+    /// A device leaves by itself. If it is the master, an election follows: that one device must not bring one after
+    /// the other by coming and going.
+    pub(in crate::model) fn note_leaving(&mut self, device_id: &str) {
+        let (now, active) = (self.meta.now_ms, self.devices.get(device_id).is_some_and(|d| d.is_active));
+        if self.meta.master != device_id || !active {
+            return;
+        }
+        let left = &mut self.meta.masters_left;
+        left.retain(|one| one.at_ms.saturating_add(limits::ELECTIONS_ASKED_MS) > now);
+        if left.len() >= limits::MASTERS_LEFT {
+            left.remove(0);
+        }
+        left.push(AskedElection { device_id: device_id.to_owned(), at_ms: now });
+    }
+
+    /// The better candidate first: by rank, but whoever keeps leaving as the master comes after all that stay.
+    pub fn ranks(&self, a: &Device, b: &Device) -> Ordering {
+        let (now, left) = (self.meta.now_ms, &self.meta.masters_left);
+        let unsteady = |device: &Device| {
+            let own = left.iter().filter(|one| one.device_id == device.device_id);
+            let recent = own.filter(|one| one.at_ms.saturating_add(limits::ELECTIONS_ASKED_MS) > now);
+            recent.count() >= limits::MASTER_LEFT_OFTEN
+        };
+        if left.len() < limits::MASTER_LEFT_OFTEN {
+            return rank(a, b);
+        }
+        unsteady(a).cmp(&unsteady(b)).then_with(|| rank(a, b))
     }
 
     /// One more election that a device asks for; 5003 with the time to wait if it is one too many.
@@ -189,5 +221,36 @@ mod tests {
         assert_eq!(b.state.meta().asked_elections.len(), 1, "what is over is forgotten");
         let again = crate::model::state::State::open(Box::new(b.tables.clone())).unwrap();
         assert_eq!(told(&again), told(&b.state));
+    }
+
+    #[test]
+    fn a_master_that_keeps_coming_and_going_ranks_last_for_a_while() {
+        for session_lost in [false, true] {
+            let mut b = Bench::new();
+            let bring = |b: &mut Bench, till: &str| drop(b.ok(online(till, 20, Role::Client)));
+            for till in ["a", "b", "honest"] {
+                bring(&mut b, till);
+            }
+            b.ok(order("a", Role::Master, Asker::Admin));
+            let (start, began) = (b.state.meta().term, b.now);
+            for round in 0..100 {
+                let till = if round % 2 == 0 { "a" } else { "b" };
+                let online_count = b.state.device(till).unwrap().online_count;
+                let device_id = till.to_owned();
+                let gone = DeviceOffline { device_id, session_lost, home: 1, online_count, ..DeviceOffline::default() };
+                b.ok(Intent::DeviceOffline(gone));
+                bring(&mut b, till);
+            }
+            assert!(b.now - began < limits::ELECTIONS_ASKED_MS, "all of it in one window");
+            assert_eq!(master(&b), "honest");
+            assert_eq!(b.state.meta().term - start, 2 * limits::MASTER_LEFT_OFTEN as u64);
+            let again = crate::model::state::State::open(Box::new(b.tables.clone())).unwrap();
+            assert_eq!(told(&again), told(&b.state));
+            // They are candidates all the same, and rank as before when the window is over.
+            assert_eq!(b.state.first_candidate("honest").unwrap().device_id, "a");
+            b.now += limits::ELECTIONS_ASKED_MS;
+            bring(&mut b, "a");
+            assert_eq!(b.state.first_candidate("").unwrap().device_id, "a");
+        }
     }
 }
