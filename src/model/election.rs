@@ -112,6 +112,8 @@ impl State {
             Trigger { reason: ElectionReason::Manual, why: c.reason.clone(), by: c.by.clone(), ..Trigger::default() };
         match (c.role(), device.role()) {
             (Role::Unset, _) => return refuse(Code::RoleChange, "role must be master or client"),
+            // Nothing has changed, and who asks for that again and again is not told to all.
+            (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) if asks => {}
             (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) => {
                 self.audit_role(&c.device_id, c.role(), &c.reason);
                 self.announce_role(&c.device_id, c.role(), &c.reason);

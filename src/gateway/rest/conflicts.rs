@@ -90,16 +90,10 @@ pub async fn put_policy(
     body: Body,
 ) -> Answer {
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
-    let (policy, insert_policy, decides) = body.read(&gateway, Code::InvalidData, policy)?;
+    let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
-    let put = PolicyPut {
-        table_name: table_name.clone(),
-        policy: policy.unwrap_or_default().into(),
-        insert_policy: insert_policy.unwrap_or_default().into(),
-        decides: decides.unwrap_or_default().into(),
-        asker: auth::asker(&caller.0).into(),
-        by: caller.0.sub,
-    };
+    let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub);
+    let put = PolicyPut { table_name: table, asker, by, ..asked };
     gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {

@@ -14,8 +14,8 @@ use crate::model::error::Code;
 use crate::model::policy::{decides_named, insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, Decides, ElectionReason, InsertPolicy,
-    Operation, ResolutionMethod, Role, SyncErrorReport, SyncType,
+    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation, PolicyPut,
+    ResolutionMethod, Role, SyncErrorReport, SyncType,
 };
 
 /// One event of a client.
@@ -335,14 +335,19 @@ const METHODS: &str = "last_writer_wins, manual or automatic";
 const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
 
 /// The body of `PUT /sync/policies/{table}`: one at least.
-pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>, Option<Decides>), Bad> {
+pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
     let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
     let policy = f.maybe_word("policy", METHODS, method_of)?;
     let decides = f.maybe_word("decides", "owner or privileged", decides_named)?;
     if policy.is_none() && insert_policy.is_none() && decides.is_none() {
         return Err(Bad::field("policy", "insert_policy or decides is required"));
     }
-    Ok((policy, insert_policy, decides))
+    Ok(PolicyPut {
+        policy: policy.unwrap_or_default().into(),
+        insert_policy: insert_policy.unwrap_or_default().into(),
+        decides: decides.unwrap_or_default().into(),
+        ..PolicyPut::default()
+    })
 }
 
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {

@@ -155,6 +155,13 @@ mod tests {
         assert_eq!(b.code(Intent::RoleChange(RoleChange { by: "low".into(), ..own })), Code::Forbidden);
         b.ok(order("high", Role::Master, Asker::Device));
         assert_eq!(master(&b), "high");
+        // What it is already is no news to anyone.
+        let audited = b.state.meta().audit_head;
+        for (till, role) in [("high", Role::Master), ("low", Role::Client)] {
+            let (outcome, effects) = b.run(order(till, role, Asker::Device));
+            assert!(into_result(outcome).is_ok() && effects.is_empty(), "{effects:?}");
+        }
+        assert_eq!(b.state.meta().audit_head, audited);
         for asker in [Asker::Manager, Asker::Admin, Asker::Unset] {
             b.ok(order("low", Role::Master, asker));
             assert_eq!(master(&b), "low");
