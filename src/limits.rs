@@ -12,10 +12,24 @@ pub const INBOX_BYTES: usize = 4 << 20;
 pub const RECORD_DATA: usize = 256 << 10;
 /// Nesting of arrays and objects in anything a client sends.
 pub const JSON_DEPTH: usize = 32;
-/// Different `table_name`s a cluster keeps.
+/// Different `table_name`s a cluster keeps; of them, those that one device may have made, and one that belongs to an
+/// admin or a manager.
 pub const TABLES: u32 = 256;
-/// Devices ever registered.
+pub const TABLES_OF_DEVICE: usize = 16;
+pub const TABLES_OF_PRIVILEGED: usize = 128;
+/// Tables ever made, removed ones included: each had a number of its own.
+pub const TABLE_NUMBERS: u32 = 65_536;
+/// Records that one step of a table's removal deletes (each is told to every session) and looks at, and how long a
+/// removal may rest before the leader goes on with it. Milliseconds.
+pub const TABLE_REMOVE_RECORDS: usize = 64;
+pub const TABLE_REMOVE_SCAN: usize = 10_000;
+pub const TABLE_REMOVE_IDLE_MS: u64 = 30_000;
+/// Devices ever registered; of them, those that one token of a manager or an admin may have registered for others.
 pub const DEVICES: u32 = 100_000;
+pub const DEVICES_OF_MANAGER: u32 = 1_000;
+pub const DEVICES_OF_ADMIN: u32 = 25_000;
+/// When whoever used up its share may ask again. Milliseconds.
+pub const SHARE_RETRY_MS: u64 = 60_000;
 /// Live sessions on one node.
 pub const SESSIONS: usize = 10_000;
 /// Events waiting in one session's queue, and their bytes.
@@ -34,11 +48,16 @@ pub const CHANGES: u64 = 1_000_000;
 pub const CONFLICTS: u64 = 100_000;
 pub const CONFLICT_BYTES: u64 = 1 << 30;
 pub const ELECTIONS: u64 = 100_000;
-/// Conflicts that wait for a decision, and their bytes: in all, and of one device. They are in memory.
+/// Conflicts that wait for a decision, and their bytes: in all, in one table, and of one device. They are in memory.
 pub const OPEN_CONFLICTS: usize = 10_000;
 pub const OPEN_CONFLICT_BYTES: usize = 64 << 20;
+pub const OPEN_CONFLICTS_OF_TABLE: usize = 4_000;
+pub const OPEN_CONFLICT_BYTES_OF_TABLE: usize = 32 << 20;
 pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
 pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
+/// The last fifth of the room of a table and of the cluster is for devices that hold no more than this.
+pub const OPEN_CONFLICTS_SMALL: usize = 100;
+pub const OPEN_CONFLICT_BYTES_SMALL: usize = 512 << 10;
 /// Open conflicts of one record that a repeated insert is compared with.
 pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.
@@ -61,6 +80,24 @@ pub const SYNC_MOVED: usize = 200_000;
 pub const SYNC_PAGE_TIMES: usize = 4_096;
 /// Syncs and resumes of one session that wait for their turn.
 pub const SESSION_JOBS: usize = 1_024;
+
+/// Elections that devices without privileges may ask for in a window of time: one of them, and all together; and the
+/// window. Milliseconds.
+pub const ELECTIONS_ASKED_OF_DEVICE: usize = 3;
+pub const ELECTIONS_ASKED: usize = 6;
+pub const ELECTIONS_ASKED_MS: u64 = 60_000;
+/// A device that was the master and left so often in that window ranks last in elections; and how many times that any
+/// master left are remembered.
+pub const MASTER_LEFT_OFTEN: usize = 3;
+pub const MASTERS_LEFT: usize = 32;
+
+/// Large answers (a whole listing, a page of conflicts) that wait for one of the same token to be sent, how long they
+/// wait, and how long sending one may take.
+pub const LISTINGS_WAITING: usize = 64;
+pub const LISTING_WAIT: Duration = Duration::from_secs(10);
+pub const LISTING_TIME: Duration = Duration::from_secs(60);
+/// Devices in one piece of the whole listing of devices.
+pub const LISTING_PIECE: usize = 256;
 
 /// Lengths of names, in bytes (the documented columns are VARCHAR(255), VARCHAR(100)).
 pub const DEVICE_ID: usize = 255;

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use super::Gateway;
 use super::rest::Failure;
 use crate::model::error::{Code, Error};
+use crate::proto::Asker;
 use crate::token::{Claims, Class};
 
 /// The token of a request: the `Authorization` header, or the `token` query parameter that browsers' WebSockets
@@ -60,6 +61,15 @@ pub fn may_speak_for(claims: &Claims, device_id: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(Code::Forbidden, format!("this token may act for device {:?} only", claims.sub)))
+}
+
+/// Whoever asks, as commands carry it: what a device may do is looked at again where they are applied.
+pub fn asker(claims: &Claims) -> Asker {
+    match claims.class {
+        Class::Admin => Asker::Admin,
+        Class::Manager => Asker::Manager,
+        Class::AssistantManager | Class::InventoryAssistant | Class::SalesAssistant => Asker::Device,
+    }
 }
 
 pub fn must_be_privileged(claims: &Claims, what: &str) -> Result<(), Error> {

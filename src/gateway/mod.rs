@@ -6,8 +6,8 @@
 //! - [`websocket`], [`socketio`]: the transports
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
-//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
-//!   readers
+//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`listings`]: large answers, one at a time;
+//!   [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,7 @@ pub mod feed;
 pub mod hub;
 mod lane;
 mod listener;
+pub mod listings;
 pub mod outbox;
 pub mod presence;
 pub mod rates;
@@ -104,6 +105,7 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
+    pub listings: listings::Listings,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -120,6 +122,7 @@ impl Gateway {
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
             rates: rates::Rates::new(settings.rate),
+            listings: listings::Listings::default(),
             settings,
             keys,
             closing: CancellationToken::new(),

@@ -320,8 +320,9 @@ impl Session {
             ClientEvent::RoleChange { device_id, role, reason } => {
                 self.may(&device_id)?;
                 let then = Then::Role { device_id: device_id.clone(), role, reason: reason.clone() };
-                let by = self.claims.sub.clone();
-                self.propose(ticket, then, Intent::RoleChange(RoleChange { device_id, role: role.into(), reason, by }));
+                let (by, asker) = (self.claims.sub.clone(), auth::asker(&self.claims).into());
+                let change = RoleChange { device_id, role: role.into(), reason, by, asker };
+                self.propose(ticket, then, Intent::RoleChange(change));
             }
             ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor } => {
                 self.may(&device_id)?;
@@ -417,6 +418,8 @@ impl Session {
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
             returns: false,
+            asker: auth::asker(&self.claims).into(),
+            asked_by: self.claims.sub.clone(),
         });
         self.propose(ticket, then, intent);
         Ok(())
@@ -462,6 +465,7 @@ impl Session {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
         }
         resolve.by.clone_from(&self.claims.sub);
+        resolve.asker = auth::asker(&self.claims).into();
         let then = Then::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),
@@ -526,7 +530,9 @@ fn shutting_down() -> Error {
 /// An election as a client asked for it.
 pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> Elect {
     let initiated_by = if initiated_by.is_empty() { claims.sub.clone() } else { initiated_by };
-    Elect { reason: reason.into(), method: ElectionMethod::Priority.into(), initiated_by, ..Elect::default() }
+    let (asker, asked_by) = (auth::asker(claims).into(), claims.sub.clone());
+    let (reason, method) = (reason.into(), ElectionMethod::Priority.into());
+    Elect { reason, method, initiated_by, asker, asked_by, ..Elect::default() }
 }
 
 /// The open conflict that a decision is about; 2002 if there is none.

@@ -133,7 +133,7 @@ impl State {
         self.table_numbers.get(name).copied()
     }
 
-    /// Tables ever written to, in the order of their numbers (from 1).
+    /// Tables ever written to, in the order of their numbers (from 1). Those that were removed have no name.
     pub fn tables(&self) -> &[TableName] {
         &self.table_names
     }
@@ -271,7 +271,7 @@ impl State {
     }
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
-        let table = self.number_of_table(&c.table_name)?;
+        let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let current = self.version(table, c.record_id);
@@ -374,25 +374,6 @@ impl State {
         read::change(self.rows(), seq)
     }
 
-    /// The number of the table, given now if this is its first use.
-    pub(super) fn number_of_table(&mut self, name: &str) -> Result<u32, Fail> {
-        if let Some(number) = self.table_number(name) {
-            return Ok(number);
-        }
-        if self.meta.tables >= limits::TABLES {
-            let why = format!("is one too many: the cluster keeps at most {} tables", limits::TABLES);
-            return refuse_field(Code::InvalidData, "table_name", why);
-        }
-        self.meta.tables += 1;
-        let number = self.meta.tables;
-        let row = TableName { name: name.to_owned(), ..TableName::default() };
-        self.put(Key::Table(number), &row);
-        self.table_names.push(row);
-        self.table_heads.push(0);
-        self.table_numbers.insert(name.to_owned(), number);
-        Ok(number)
-    }
-
     pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
         self.records.get(table, id).cloned()
     }
@@ -457,6 +438,7 @@ impl State {
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);
+        self.drop_removed_tables()?;
         let from = self.meta.election_dropped + 1;
         let newest = self.meta.election_head.saturating_sub(1);
         for id in from..=c.elections_to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
@@ -482,7 +464,7 @@ impl State {
             if let Ok(device) = self.device_number(&change.device_id) {
                 self.outlive(device, &change);
             }
-            let Some(table) = self.table_number(&change.table_name) else { continue };
+            let Some(table) = self.table_of_change(&change) else { continue };
             self.outlive_head(table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {

@@ -82,10 +82,12 @@ impl State {
         self.load_devices(rows)?;
         self.table_names.clear();
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
-            self.table_names.push(row?.1);
+            self.load_table(row?);
         }
+        self.table_names.resize(self.meta.tables as usize, TableName::default());
         self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
-        self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
+        let named = self.table_names.iter().zip(1..).filter(|(table, _)| !table.name.is_empty());
+        self.table_numbers = named.map(|(table, number)| (table.name.clone(), number)).collect();
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();
         for row in Rows::<Conflict>::new(rows, Key::Conflict(0), |k| matches!(k, Key::Conflict(_))) {
@@ -101,9 +103,18 @@ impl State {
         self.load_changes(rows)
     }
 
+    fn load_table(&mut self, (key, row): (Key, TableName)) {
+        if let Key::Table(number) = key {
+            // Between the numbers there are those of tables that were removed.
+            self.table_names.resize((number as usize).saturating_sub(1), TableName::default());
+            self.table_names.push(row);
+        }
+    }
+
     fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.devices.clear();
         self.present_on.clear();
+        self.registered_by.clear();
         self.active_devices = 0;
         self.device_names = vec![Arc::from(""); self.meta.devices as usize];
         for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
@@ -112,6 +123,7 @@ impl State {
                 *name = Arc::from(device.device_id.as_str());
             }
             self.count_presence(&device);
+            self.count_registered(&device);
             self.devices.insert(device.device_id.clone(), Arc::new(device));
         }
         self.sync_states.clear();
@@ -158,7 +170,10 @@ impl State {
         let from = Key::Record { table: 0, id: i64::MIN };
         for row in Rows::<Record>::new(rows, from, |k| matches!(k, Key::Record { .. })) {
             if let (Key::Record { table, id }, record) = row? {
-                self.records.load(table, id, &record);
+                // What is left of a table that was removed waits for compaction.
+                if self.table_of(table).is_some() {
+                    self.records.load(table, id, &record);
+                }
             }
         }
         let from = Key::Audit(self.meta.audit_compacted + 1);
@@ -172,7 +187,7 @@ impl State {
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
                 self.requests.load_change(device, &change);
                 self.queues.load_change(device, &change);
-                if let Some(table) = self.table_number(&change.table_name) {
+                if let Some(table) = self.table_of_change(&change) {
                     if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
                         *head = change.seq;
                     }

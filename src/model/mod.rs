@@ -31,6 +31,7 @@ pub mod records;
 mod requests;
 pub mod state;
 pub mod sync;
+mod table;
 pub mod tables;
 pub mod time;
 pub mod value;

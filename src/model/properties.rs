@@ -543,8 +543,14 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         }),
         1 => (0..4u64).prop_map(|ballot| Intent::ElectionFailed(ElectionFailed { ballot, why: "test".into() })),
         1 => (1..4u32).prop_map(|tries| Intent::LeadershipReturn(LeadershipReturn { tries })),
-        1 => (device.clone(), role).prop_map(|(device_id, role)| {
-            Intent::RoleChange(RoleChange { device_id, role: role.into(), reason: "test".into(), by: "x".into() })
+        1 => (device.clone(), role, 0..4i32).prop_map(|(device_id, role, asker)| {
+            Intent::RoleChange(RoleChange {
+                by: device_id.clone(),
+                device_id,
+                role: role.into(),
+                reason: "test".into(),
+                asker,
+            })
         }),
         1 => (1..4i32, prop::option::of(0..4u64)).prop_map(|(reason, if_term)| {
             Intent::Elect(Elect { reason, method: 1, if_term, ..Elect::default() })
@@ -583,10 +589,20 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             })
         }),
         2 => (0..4i32, 0..5i32).prop_map(|(policy, insert_policy)| {
-            Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into(), insert_policy })
+            Intent::PolicyPut(PolicyPut {
+                table_name: "stock".into(),
+                policy,
+                by: "x".into(),
+                insert_policy,
+                decides: policy % 3,
+                ..Default::default()
+            })
         }),
         1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64).prop_map(|(changes_to, audit_to, conflicts_to, elections_to)| {
             Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to })
+        }),
+        1 => (1..4u32, device.clone()).prop_map(|(table, by)| {
+            Intent::TableRemove(TableRemove { table_name: "stock".into(), table, by, asker: 0 })
         }),
         1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
@@ -671,8 +687,13 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let devices: Vec<Device> = state.devices().map(|d| Device::clone(d)).collect();
     let sync: BTreeMap<String, SyncState> =
         devices.iter().filter_map(|d| Some((d.device_id.clone(), state.sync_state(&d.device_id)?.clone()))).collect();
-    let versions: Vec<_> =
-        (0..4).map(|id| state.version(1, id).map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))).collect();
+    let versions: Vec<_> = (0..4)
+        .map(|id| {
+            state
+                .version(state.table_number("stock").unwrap_or(1), id)
+                .map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))
+        })
+        .collect();
     let (page, _) = state.records_after(None, 100, |_| true);
     let data = records_data(&*state.reader(), page, usize::MAX).unwrap().0;
     let open: Vec<Conflict> = state.open_conflicts().map(|c| Conflict::clone(c)).collect();

@@ -4,6 +4,7 @@
 //! decoded in memory, written only by apply, and is nothing but what the rows say: [`State::reload`] makes it anew.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,7 +60,8 @@ pub(super) enum Fail {
 impl From<Error> for Fail {
     fn from(error: Error) -> Self {
         let (field, last) = (error.field().unwrap_or_default().to_owned(), error.last());
-        Self::Refused(Refused { code: error.code.number(), message: error.message, field, last })
+        let (code, message) = (error.code.number(), error.message);
+        Self::Refused(Refused { code, message, field, last, ..Refused::default() })
     }
 }
 
@@ -79,7 +81,14 @@ pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fai
 /// Refuses because of a field; `why` goes on from its name.
 pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, Fail> {
     let message = format!("{field} {why}");
-    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), last: None }))
+    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), ..Refused::default() }))
+}
+
+/// Refuses because a share is used up: nobody else is kept from anything by that.
+pub(super) fn refuse_share<T>(field: &str, why: impl std::fmt::Display, retry_after_ms: u64) -> Result<T, Fail> {
+    let (code, field, retry_after_ms) = (Code::Unavailable.number(), field.to_owned(), Some(retry_after_ms));
+    let message = if field.is_empty() { why.to_string() } else { format!("{field} {why}") };
+    Err(Fail::Refused(Refused { code, message, field, retry_after_ms, ..Refused::default() }))
 }
 
 /// What one entry has written and said so far.
@@ -111,6 +120,8 @@ pub struct State {
     pub(super) present_on: BTreeMap<u64, u32>,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
     agenda: u64,
+    /// How many devices each token's subject registered for others.
+    pub(super) registered_by: BTreeMap<String, u32>,
     /// Device ids by number, from 1.
     pub(super) device_names: Vec<Arc<str>>,
     pub(super) sync_states: HashMap<String, SyncState>,
@@ -142,6 +153,7 @@ impl State {
             active_devices: 0,
             present_on: BTreeMap::new(),
             agenda: 0,
+            registered_by: BTreeMap::new(),
             device_names: Vec::new(),
             sync_states: HashMap::new(),
             table_names: Vec::new(),
@@ -194,6 +206,12 @@ impl State {
     /// All devices, by id.
     pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
         self.devices.values()
+    }
+
+    /// The devices after this id, by id; all of them without one.
+    pub fn devices_after(&self, id: Option<&str>) -> impl Iterator<Item = &Arc<Device>> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(_, device)| device)
     }
 
     pub fn active_devices(&self) -> usize {
@@ -351,6 +369,7 @@ impl State {
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
             Intent::QueuesForget(_) => self.queues_forget(),
+            Intent::TableRemove(c) => self.table_remove(c)?,
         };
         Ok((given, false))
     }
@@ -446,7 +465,8 @@ fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
         Some(Given::Refused(refused)) => {
-            let error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            let mut error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            error.retry_after_ms = refused.retry_after_ms.or(error.retry_after_ms);
             Err(error.about(&refused.field, refused.last))
         }
         _ => Ok(outcome),

@@ -59,6 +59,17 @@ async fn get_device_roles() {
 }
 
 #[tokio::test]
+async fn delete_data_table() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["removed"], &body["records_deleted"]), (200, &json!(true), &json!(1)), "{body}");
+    assert_eq!(get(&server, "/data/t/1").await["data"], Value::Null);
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["error_code"], &body["field"]), (404, &json!("2004"), &json!("table_name")));
+}
+
+#[tokio::test]
 async fn get_device_roles_device_id() {
     let server = server().await;
     assert_eq!(get(&server, "/device/roles/d").await["role"], "client");
@@ -168,15 +179,19 @@ async fn get_sync_policies() {
     server.rest("POST", "/data/sales/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
     server.rest("PUT", "/sync/policies/prices", Some(json!({"policy": "automatic", "insert_policy": "manual"}))).await;
     let policies = get(&server, "/sync/policies").await["policies"].clone();
-    let prices = json!({"table_name": "prices", "policy": "automatic", "insert_policy": "manual"});
-    let sales = json!({"table_name": "sales", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    let prices = json!({"table_name": "prices", "policy": "automatic", "insert_policy": "manual", "decides": "owner"});
+    let sales = json!({
+        "table_name": "sales", "policy": "last_writer_wins", "insert_policy": "keep_both", "decides": "owner",
+    });
     assert_eq!(policies, json!([prices, sales]));
 }
 
 #[tokio::test]
 async fn get_sync_policies_table() {
     let server = server().await;
-    let unset = json!({"table_name": "t", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    let unset = json!({
+        "table_name": "t", "policy": "last_writer_wins", "insert_policy": "keep_both", "decides": "owner",
+    });
     assert_eq!(get(&server, "/sync/policies/t").await, unset);
     let (_, put) = server.rest("PUT", "/sync/policies/t", Some(json!({"insert_policy": "last_writer_wins"}))).await;
     let (_, also) = server.rest("PUT", "/sync/policies/t", Some(json!({"policy": "manual"}))).await;

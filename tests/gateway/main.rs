@@ -25,6 +25,7 @@ mod request_ids;
 mod rest;
 mod resume;
 mod schema;
+mod shares;
 mod socketio;
 mod sqlite;
 mod streams;

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::model::change::valid_table;
 use crate::model::conflict_index::Status;
 use crate::model::error::Code;
-use crate::model::policy::{insert_policy_name, insert_policy_of, method_name, policy_of};
+use crate::model::policy::{decides_name, decides_of, insert_policy_name, insert_policy_of, method_name, policy_of};
 use crate::model::read::conflicts as read_conflicts;
 use crate::model::tables::TablesRead;
 use crate::proto::command::Intent;
@@ -24,7 +24,7 @@ use crate::proto::{PolicyPut, TableName};
 
 /// `GET /sync/conflicts`: open ones oldest first, resolved ones by their resolution and all of them by their number,
 /// newest first.
-pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
     let bad = |bad| Failure::bad(&gateway, Code::InvalidData, bad);
     let (limit, offset) = asked.page().map_err(bad)?;
     let status = match asked.get("status") {
@@ -33,6 +33,8 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) 
         Some("all") => Status::All,
         Some(_) => return Err(bad(Bad::field("status", "must be open, resolved or all"))),
     };
+    // Before any row is read: what one token has read and not taken is bounded.
+    let turn = gateway.listings.turn(&caller.0.sub).await.or_fail(&gateway)?;
     let source = Source::asked(&gateway, &asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
@@ -43,7 +45,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) 
         let state = gateway.cluster.replica().hot();
         rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
     };
-    Ok(answer(|o| {
+    Ok(turn.answer(|o| {
         o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {
             push_object(out, |o| {
                 listed_conflict(o, row);
@@ -71,6 +73,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
     }
     auth::may_speak_for(&caller.0, &resolve.device_id).or_fail(&gateway)?;
     resolve.by.clone_from(&caller.0.sub);
+    resolve.asker = auth::asker(&caller.0).into();
     let outcome = gateway.cluster.propose(Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {
@@ -87,14 +90,10 @@ pub async fn put_policy(
     body: Body,
 ) -> Answer {
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
-    let (policy, insert_policy) = body.read(&gateway, Code::InvalidData, policy)?;
+    let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
-    let put = PolicyPut {
-        table_name: table_name.clone(),
-        policy: policy.unwrap_or_default().into(),
-        insert_policy: insert_policy.unwrap_or_default().into(),
-        by: caller.0.sub,
-    };
+    let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub);
+    let put = PolicyPut { table_name: table, asker, by, ..asked };
     gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
@@ -107,6 +106,7 @@ pub async fn put_policy(
 pub async fn policies(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
     let source = Source::asked(&gateway, &asked).await?;
     let mut tables = gateway.cluster.replica().hot().tables().to_vec();
+    tables.retain(|table| !table.name.is_empty());
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(answer(|o| {
         o.array("policies", &tables, |out, table| push_object(out, |o| tell_policy(o, table)));
@@ -130,7 +130,7 @@ pub async fn policy_of_table(
     }))
 }
 
-fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
+pub(super) fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
     if valid_table(&table_name) {
         return Ok(table_name);
     }
@@ -146,4 +146,5 @@ fn table_of(gateway: &Gateway, name: String) -> TableName {
 fn tell_policy(o: &mut Object<'_>, table: &TableName) {
     o.text("table_name", &table.name).text("policy", method_name(policy_of(table)));
     o.text("insert_policy", insert_policy_name(insert_policy_of(table)));
+    o.text("decides", decides_name(decides_of(table)));
 }

@@ -101,6 +101,12 @@ const CONFLICTS_QUERY: &[Field] = &[
     b::CONFLICT_STATUS,
     b::STALE_QUERY,
 ];
+const DEVICES_QUERY: &[Field] = &[
+    more("limit", Kind::Size(limits::PAGE_MAX), "At most so many, by id. Without it, `offset` and `after`: all."),
+    more("offset", ANY_COUNT, "So many are passed over."),
+    more("after", DEVICE_ID, "Only those after this id: the `next_after` of the page before."),
+    b::STALE_QUERY,
+];
 const HISTORY_QUERY: &[Field] =
     &[b::PAGE[0], may("before", WORDS, "A version, or the `before` of the page before."), b::STALE_QUERY];
 
@@ -152,7 +158,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
-        query: STALE_QUERY,
+        query: DEVICES_QUERY,
         ..documented("GET", "/device/roles", "Devices", "All devices.", &[(200, Content::Json(b::DEVICES))], || {
             get(devices::list)
         })
@@ -183,7 +189,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "PUT",
             "/device/roles/{device_id}",
             "Devices",
-            "Changes a device's role. `master` is an order: it wins whatever the priorities.",
+            "Changes a device's role. `master` is an order when an admin or a manager gives it: it wins whatever the \
+             priorities. What a device asks for itself obeys the rank, and may be asked so many times a minute.",
             &[(200, Content::Json(b::ROLE_CHANGED))],
             || put(devices::change_role),
         )
@@ -360,6 +367,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN, (404, Code::InvalidData), (409, Code::Conflict)],
+        ..extension(
+            "DELETE",
+            "/data/{table}",
+            "Records",
+            "Removes a table: its open conflicts are closed and its records deleted, which every session hears of as \
+             changes; then its name is free. Meanwhile nothing is written to it.",
+            &[(200, Content::Json(b::TABLE_REMOVED))],
+            || delete(data::remove_table),
+        )
+    },
+    Endpoint {
         needs: Needs::Token,
         ..extension(
             "GET",
@@ -408,7 +427,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         body: Some(ELECTION),
-        refuses: &[(400, Code::Election), FORBIDDEN, (503, Code::Election)],
+        refuses: &[(400, Code::Election), FORBIDDEN, (409, Code::RoleChange), (503, Code::Election)],
         ..extension(
             "POST",
             "/system/election",

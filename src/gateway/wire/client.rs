@@ -11,10 +11,10 @@ use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
 use crate::model::error::Code;
-use crate::model::policy::{insert_policy_named, method_of};
+use crate::model::policy::{decides_named, insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy, Operation,
+    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation, PolicyPut,
     ResolutionMethod, Role, SyncErrorReport, SyncType,
 };
 
@@ -334,14 +334,20 @@ const METHODS: &str = "last_writer_wins, manual or automatic";
 
 const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
 
-/// The body of `PUT /sync/policies/{table}`: either or both.
-pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>), Bad> {
+/// The body of `PUT /sync/policies/{table}`: one at least.
+pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
     let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
     let policy = f.maybe_word("policy", METHODS, method_of)?;
-    if policy.is_none() && insert_policy.is_none() {
-        return Err(Bad::field("policy", "or insert_policy is required"));
+    let decides = f.maybe_word("decides", "owner or privileged", decides_named)?;
+    if policy.is_none() && insert_policy.is_none() && decides.is_none() {
+        return Err(Bad::field("policy", "insert_policy or decides is required"));
     }
-    Ok((policy, insert_policy))
+    Ok(PolicyPut {
+        policy: policy.unwrap_or_default().into(),
+        insert_policy: insert_policy.unwrap_or_default().into(),
+        decides: decides.unwrap_or_default().into(),
+        ..PolicyPut::default()
+    })
 }
 
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
