@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::acceptor::Acceptor;
+use super::admission::{Admission, Caps};
 use super::authority::{self, Issued, Validity};
 use super::files::{self, Ends};
 use crate::clock::{ManualClock, SharedClock};
@@ -130,7 +131,8 @@ async fn changed_files_are_taken_over_and_bad_ones_change_nothing() {
 
 fn server(files: &GatewayTls, listener: TcpListener) -> Acceptor {
     let followed = files::gateway(files, clock()).unwrap();
-    Acceptor::new(listener, Some(Arc::new(move || followed.current().server.clone())), |_| {})
+    let admission = Admission::new("test", Caps { total: 1_024, anonymous: 512, per_address: 64 }, Vec::new());
+    Acceptor::new(listener, Some(Arc::new(move || followed.current().server.clone())), admission, |_| {})
 }
 
 /// Speaks TLS as a client that trusts the CA. The certificate is of a time that is not now: no clock is asked here.
@@ -174,7 +176,7 @@ async fn who_connects_and_says_nothing_keeps_nobody_waiting() {
         stream.flush().await.unwrap();
         stream
     });
-    let (mut stream, _) = acceptor.accept().await;
+    let mut stream = acceptor.accept().await.stream;
     let mut said = [0; 5];
     stream.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"hello");
