@@ -263,7 +263,7 @@ pub struct Config {
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
     pub sessions: usize,
-    /// The number was given, and is no default.
+    /// The number was asked for: it is not the default.
     pub sessions_given: bool,
     /// Connections of devices, and of one address without a token.
     pub connections: usize,
@@ -375,7 +375,7 @@ impl Config {
             },
             request_timeout: layers.milliseconds("request_timeout_ms")?,
             sessions,
-            sessions_given: layers.has("sessions"),
+            sessions_given: sessions != limits::SESSIONS,
             connections,
             connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
             trusted_proxies: layers.networks("trusted_proxies")?,

@@ -64,6 +64,7 @@ impl Layers {
     }
 
     /// Whether any layer gave it.
+    #[cfg(test)]
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }

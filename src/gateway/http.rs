@@ -492,3 +492,43 @@ pub fn came_late(error: &(dyn std::error::Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Network;
+    use crate::tls::admission::Caps;
+
+    #[tokio::test]
+    async fn only_our_proxies_are_believed_about_addresses() {
+        let caps = Caps { total: 8, anonymous: 8, per_address: 8 };
+        let trusted = ["10.0.0.1", "10.1.0.0/16"].iter().filter_map(|text| Network::parse(text)).collect();
+        let admission = Admission::new("test", caps, trusted);
+        let from = |peer: &str, forwarded: &[&str]| {
+            let slot = admission.admit(peer.parse().unwrap()).unwrap();
+            let watch = Arc::new(Watch::new(Deadlines::default(), slot.is_trusted()));
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", HeaderValue::from_str(value).unwrap());
+            }
+            Peer { slot, watch }.address(&headers).to_string()
+        };
+        assert_eq!(from("9.9.9.9", &["1.2.3.4"]), "9.9.9.9");
+        assert_eq!(from("10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(
+            from("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.1.2.3"]),
+            "1.2.3.4",
+            "what stands before it is the client's"
+        );
+        assert_eq!(from("10.0.0.1", &["6.6.6.6", "1.2.3.4", "10.1.2.3"]), "1.2.3.4");
+        assert_eq!(from("10.0.0.1", &["6.6.6.6, unknown"]), "10.0.0.1");
+        assert_eq!(from("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_proxy_keeps_its_idle_connections_longer_than_it_thinks() {
+        let deadlines = Deadlines::default();
+        // nginx closes those of its pool after 60 s.
+        assert!(deadlines.idle_proxy > Duration::from_secs(60) && deadlines.idle <= Duration::from_secs(60));
+    }
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -184,14 +185,21 @@ impl FromRequest<Arc<Gateway>> for Body {
             Some(_) => limits::FRAME,
             None => limits::ANONYMOUS_BODY,
         };
+        let too_large = || (413, format!("the body may have at most {most} bytes"));
+        let refused = |(status, why): (u16, String)| {
+            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+        };
+        // None of a body is taken in that says itself that it is too large.
+        if request.body().size_hint().lower() > most as u64 {
+            return Err(refused(too_large()));
+        }
         DefaultBodyLimit::max(most).apply(&mut request);
         Bytes::from_request(request, gateway).await.map(Self).map_err(|rejection: BytesRejection| {
-            let (status, why) = match rejection.status().as_u16() {
-                413 => (413, format!("the body may have at most {most} bytes")),
+            refused(match rejection.status().as_u16() {
+                413 => too_large(),
                 _ if http::came_late(&rejection) => (408, "the body comes too slowly".to_owned()),
                 status => (status, "the body could not be read".to_owned()),
-            };
-            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+            })
         })
     }
 }
