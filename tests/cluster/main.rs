@@ -20,6 +20,7 @@ mod membership;
 mod netns;
 mod rolling;
 mod sqlite;
+mod strangers;
 mod tls;
 mod tokens;
 mod two_sessions;
