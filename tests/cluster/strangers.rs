@@ -1,6 +1,6 @@
 //! Strangers who hold all the connections that they can get, at nodes with few files.
 
-use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,23 +13,24 @@ use crate::harness::{Dev, NODES, PATIENCE};
 use crate::writers::Writers;
 
 /// Files that each process may open, and connections that the strangers hold at each node: all of those and more.
-const FILES: u64 = 320;
+const FILES: u64 = 200;
 const HELD: usize = 300;
 
-/// Opens half requests at every node, for ever, and counts them.
+/// Opens half requests at every node, keeps them for as long as the node does, and counts them.
 async fn open_and_hold(port: u16, opened: Arc<AtomicUsize>) {
-    let mut held = VecDeque::new();
+    let mut held: [Vec<TcpStream>; NODES] = Default::default();
     loop {
-        for node in 0..NODES as u16 {
-            let connecting = TcpStream::connect(("127.0.0.1", port + node));
-            // A node that has just been killed takes none.
+        for (node, held) in held.iter_mut().enumerate() {
+            if held.len() >= HELD {
+                held.retain(|stream| stream.try_read(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock));
+                continue;
+            }
+            let connecting = TcpStream::connect(("127.0.0.1", port + node as u16));
+            // A node that has just been killed takes none, nor one that is full.
             let Ok(Ok(mut stream)) = timeout(Duration::from_millis(200), connecting).await else { continue };
             if stream.write_all(b"GET / HTTP/1.1\r\nx: ").await.is_ok() {
-                held.push_back(stream);
+                held.push(stream);
                 opened.fetch_add(1, Ordering::Relaxed);
-            }
-            if held.len() > HELD * NODES {
-                held.pop_front();
             }
         }
         // As fast as a burst, but not as fast as this machine can.
