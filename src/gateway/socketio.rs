@@ -130,7 +130,13 @@ enum Wanted {
     /// The next payload.
     Poll(oneshot::Sender<Bytes>),
     /// The client tries a WebSocket: polls are answered at once. It comes here when the client has moved to it.
-    Upgrade(oneshot::Receiver<WebSocket>),
+    Upgrade(oneshot::Receiver<Moved>),
+}
+
+/// The WebSocket that a client moved to, and the connection that it is.
+struct Moved {
+    ws: Box<WebSocket>,
+    origin: Origin,
 }
 
 impl Engine {
@@ -223,7 +229,7 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
         origin.vouch(&identity.claims);
     }
     match (&parts.method, query.websocket) {
-        (&Method::GET, true) => engine.upgrade(&socket, Request::from_parts(parts, body)).await,
+        (&Method::GET, true) => engine.upgrade(&socket, origin, Request::from_parts(parts, body)),
         (&Method::GET, false) => poll(&socket).await,
         (&Method::POST, false) => engine.post(&socket, &parts, body).await,
         _ => refused(3, "Bad request"),
@@ -388,7 +394,7 @@ impl Engine {
     }
 
     /// A client that polls moves to a WebSocket: it probes it, waits for its last poll, and says that it has moved.
-    async fn upgrade(&self, socket: &Socket, mut request: Request) -> Response {
+    fn upgrade(&self, socket: &Socket, origin: Origin, mut request: Request) -> Response {
         let (upgrade, answer) = match accept(&mut request) {
             Ok(accepted) => accepted,
             Err(refused) => return *refused,
@@ -410,7 +416,7 @@ impl Engine {
                 match message {
                     Message::Text(text) if text.as_str() == "5" => {
                         // Its connection may have ended.
-                        let _ = moved.send(ws);
+                        let _ = moved.send(Moved { ws: Box::new(ws), origin });
                         return;
                     }
                     Message::Ping(_) | Message::Pong(_) => {}

@@ -284,6 +284,39 @@ async fn a_web_socket_takes_little_before_its_token() {
     assert_eq!(device.wait("42").await[0], "heartbeat_ack");
 }
 
+/// Python's clients move to a WebSocket first, and say who they are there.
+#[tokio::test]
+async fn a_client_may_move_to_a_web_socket_before_its_token_or_after() {
+    for token_first in [true, false] {
+        let server = Server::with(caps(40, 20, 8)).await;
+        let sid = sid_of(&server).await;
+        let connect = format!("40{}", json!({"token": server.admin()}));
+        if token_first {
+            assert_eq!(asks(&server, "POST", &sid, None, &connect).await.1, "ok");
+            assert!(asks(&server, "GET", &sid, None, "").await.1.starts_with("40{"));
+        }
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket&sid={sid}", server.addr);
+        let mut sio = Sio(tokio_tungstenite::connect_async(url).await.unwrap().0);
+        sio.send("2probe").await;
+        assert_eq!(sio.next().await, "3probe");
+        sio.send("5").await;
+        if !token_first {
+            sio.send(&connect).await;
+            assert!(sio.next().await.starts_with("40{"));
+        }
+        let large = r#"42["heartbeat",{"device_id":"d"}]"#.to_owned() + &" ".repeat(900_000);
+        sio.send(&large).await;
+        assert_eq!(sio.wait("42").await[0], "heartbeat_ack");
+        // Strangers do not push it out.
+        let mut strangers = Vec::new();
+        for _ in 0..30 {
+            strangers.push(Raw::sent(&server, "GET / HTTP/1.1\r\nx: ").await);
+        }
+        sio.send(&large).await;
+        assert_eq!(sio.wait("42").await[0], "heartbeat_ack");
+    }
+}
+
 #[tokio::test]
 async fn what_takes_long_by_its_nature_has_no_deadline() {
     let settings = with(|d| (d.head, d.idle, d.body) = (SHORT, SHORT, SHORT));

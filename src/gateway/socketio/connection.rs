@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::packet::Packet;
 use super::payload::{Incoming, Payload};
-use super::{Eio, Engine, Posted, Socket, Wanted, WebSocket, is_same};
+use super::{Eio, Engine, Moved, Posted, Socket, Wanted, WebSocket, is_same};
 use crate::gateway::auth::{self, Origin};
 use crate::gateway::outbox::{Frame, Out, Transport};
 use crate::gateway::session::{Ended, Session};
@@ -49,7 +49,7 @@ pub struct Connection {
     public_id: String,
     socket: Arc<Socket>,
     eio: Eio,
-    /// Where the first request came from.
+    /// Where the first request came from, or the WebSocket that the client moved to.
     origin: Origin,
     /// `None` until the client has said who it is.
     session: Option<Session>,
@@ -64,7 +64,7 @@ pub struct Connection {
     poll_packets: usize,
     /// A payload whose poll was gone.
     unsent: Option<Bytes>,
-    upgrade: Option<oneshot::Receiver<WebSocket>>,
+    upgrade: Option<oneshot::Receiver<Moved>>,
     /// Engine.IO's own packets, and answers that no session gives.
     own: VecDeque<Utf8Bytes>,
     ping_due: bool,
@@ -210,9 +210,14 @@ impl Connection {
             && let Poll::Ready(moved) = Pin::new(upgrade).poll(cx)
         {
             self.upgrade = None;
-            if let Ok(ws) = moved {
+            if let Ok(Moved { ws, origin }) = moved {
                 self.answer_noop();
-                self.wire = Wire::WebSocket(Box::new(ws));
+                if let Some(identity) = self.socket.identity.get() {
+                    origin.vouch(&identity.claims);
+                }
+                // Python's clients say who they are only after the move: then this is vouched for.
+                self.origin = origin;
+                self.wire = Wire::WebSocket(ws);
                 self.dirty = true;
             }
         }
