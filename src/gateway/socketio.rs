@@ -83,7 +83,7 @@ struct Socket {
     /// The connection has ended.
     gone: CancellationToken,
     slot: Arc<Slot>,
-    /// The token that the first request carried: the later ones must carry it as well.
+    /// The token that the first request carried.
     opened_with: Option<String>,
     /// Who it is, once it has said so.
     identity: OnceLock<Identity>,
@@ -104,16 +104,13 @@ impl Socket {
         }
     }
 
-    /// Whether whoever sent a request may speak for it. Its id is enough for clients that say who they are in a packet;
-    /// a token must be the one that it came with. Browsers cannot send headers with a WebSocket.
-    fn is_of(&self, parts: &Parts, web_socket: bool) -> bool {
+    /// Whether whoever sent a request may speak for it. Its id is enough: clients say who they are in a packet, old ones of
+    /// Python in the headers of the first request only. A token that comes along must be the one that it came with.
+    fn is_of(&self, parts: &Parts) -> bool {
+        let Some(token) = auth::token_of(parts) else { return true };
         let own = self.identity.get().map(|identity| identity.token.as_str());
-        match (auth::token_of(parts), self.opened_with.as_deref()) {
-            (None, None) => true,
-            (None, Some(_)) => web_socket,
-            (Some(_), None) if own.is_none() => true,
-            (Some(token), opened_with) => [opened_with, own].into_iter().flatten().any(|it| is_same(it, token)),
-        }
+        let mut its = [self.opened_with.as_deref(), own].into_iter().flatten().peekable();
+        its.peek().is_none() || its.any(|it| is_same(it, token))
     }
 }
 
@@ -220,7 +217,7 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
     let Some(socket) = engine.socket(&sid) else { return unknown() };
     let (parts, body) = request.into_parts();
     let origin = Origin::of(&parts);
-    if !socket.is_of(&parts, query.websocket) {
+    if !socket.is_of(&parts) {
         let error = Error::new(Code::Credentials, "the token is not that of this connection");
         engine.gateway.refusals.count(origin.address(), &error);
         return Failure::new(&engine.gateway, error).into_response();
