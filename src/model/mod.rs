@@ -34,3 +34,4 @@ pub mod sync;
 pub mod tables;
 pub mod time;
 pub mod value;
+pub mod visible;

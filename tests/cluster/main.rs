@@ -18,6 +18,7 @@ mod load;
 mod malformed;
 mod membership;
 mod netns;
+mod private;
 mod rolling;
 mod sqlite;
 mod strangers;
