@@ -63,9 +63,43 @@ pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.
 pub const COMPACT_STEP: u64 = 1_000;
 
-/// TLS handshakes of one port at the same time, and how long each may take.
-pub const HANDSHAKES: usize = 1_024;
+/// How long a TLS handshake may take, and how long a peer may say nothing at all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_SILENCE: Duration = Duration::from_secs(1);
+/// Connections of the gateway on which no good token was seen: all, or half of `connections` if that is less, and of one
+/// address.
+pub const ANONYMOUS_CONNECTIONS: usize = 4_096;
+pub const ANONYMOUS_CONNECTIONS_OF_ADDRESS: usize = 1_024;
+/// Connections beside those of sessions that a node has room for: requests, polls, pages.
+pub const CONNECTIONS_BESIDE: usize = 1_024;
+/// Connections that were told to make room and have not closed yet; with more, newcomers are turned away.
+pub const CLOSING_CONNECTIONS: usize = 128;
+/// Addresses that somebody was vouched for at, and that are remembered for it.
+pub const KNOWN_ADDRESSES: usize = 4_096;
+/// Connections on the port of the nodes; of those, without a certificate seen: all, and of one address.
+pub const NODE_CONNECTIONS: usize = 256;
+pub const ANONYMOUS_NODES: usize = 128;
+pub const ANONYMOUS_NODES_OF_ADDRESS: usize = 32;
+/// File descriptors that are none of the gateway's: for the other nodes, the disk and the operator.
+pub const DESCRIPTORS_RESERVED: usize = 640;
+/// Engine.IO connections that have not said who they are: all, and of one address.
+pub const ANONYMOUS_SOCKETS: usize = 1_024;
+pub const ANONYMOUS_SOCKETS_OF_ADDRESS: usize = 256;
+
+/// The request line and headers of a request, and the buffers of its connection. Bytes.
+pub const HTTP_HEAD: usize = 16 << 10;
+pub const HTTP_BUFFER: usize = 64 << 10;
+/// A body before it is known who sends it. Bytes.
+pub const ANONYMOUS_BODY: usize = 64 << 10;
+/// The same as read from the connection, with what is read ahead.
+pub const ANONYMOUS_READ: usize = ANONYMOUS_BODY + HTTP_BUFFER + HTTP_HEAD;
+/// A connection on which nothing came for so long is probed, so often, and given up after so many probes.
+pub const PROBE_AFTER: Duration = Duration::from_secs(30);
+pub const PROBE_EVERY: Duration = Duration::from_secs(10);
+pub const PROBES: i32 = 3;
+/// Addresses whose refused tokens are told apart in the log, and lines about them a second.
+pub const REFUSED_ADDRESSES: usize = 1_024;
+pub const REFUSED_LINES: u32 = 16;
 
 /// `limit` of a listing: greatest value, and the documented default.
 pub const PAGE_MAX: u64 = 1_000;

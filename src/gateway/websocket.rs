@@ -44,14 +44,15 @@ pub async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parts: Parts,
 ) -> Result<Response, Failure> {
-    let claims = auth::check(&gateway, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
+    let origin = auth::Origin::of(&parts);
+    let claims = auth::admit(&gateway, &origin, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
     let upgrade = upgrade.map_err(|rejection| {
         let error = Error::new(Code::SocketClosed, format!("not a WebSocket handshake: {rejection}"));
         Failure::new(&gateway, error).with_status(rejection_status(&rejection))
     })?;
     let session = Session::open(gateway.clone(), claims, Transport::WebSocket);
     let session = session.map_err(|e| Failure::new(&gateway, e))?;
-    let upgrade = upgrade.read_buffer_size(READ_BUFFER);
+    let upgrade = upgrade.protocols([auth::SUBPROTOCOL]).read_buffer_size(READ_BUFFER);
     let upgrade = upgrade.max_message_size(limits::PACKET_READ).max_frame_size(limits::PACKET_READ);
     Ok(upgrade.on_upgrade(move |socket| Connection::new(&gateway, session, socket).run()))
 }

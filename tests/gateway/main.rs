@@ -9,6 +9,7 @@ mod clocks;
 mod collisions;
 mod coverage;
 mod describe;
+mod door;
 mod endpoints;
 mod errors;
 mod events;

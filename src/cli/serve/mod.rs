@@ -9,6 +9,7 @@ use super::{CliResult, Failure, logging, private, stop_signal};
 use crate::config::{Config, Layers};
 use crate::model::error::{Code, Error};
 
+mod descriptors;
 mod keys;
 mod node;
 

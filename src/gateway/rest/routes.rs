@@ -62,6 +62,7 @@ const UNKNOWN: (u16, Code) = (404, Code::NotRegistered);
 /// What every path may answer to a wrong value in it, in the query or in the body.
 const BAD: (u16, Code) = (400, Code::InvalidData);
 const TOO_LARGE: (u16, Code) = (413, Code::InvalidData);
+const TOO_SLOW: (u16, Code) = (408, Code::InvalidData);
 
 const WITHIN: &[Field] = &[b::WITHIN];
 const AUDIT_QUERY: &[Field] = &[
@@ -595,7 +596,7 @@ impl Endpoint {
             all.push(BAD);
         }
         if self.body.is_some() {
-            all.push(TOO_LARGE);
+            all.extend([TOO_LARGE, TOO_SLOW]);
         }
         all.sort_unstable();
         all.dedup();
