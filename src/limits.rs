@@ -93,6 +93,11 @@ pub const BATCH_BYTES: usize = 512 << 10;
 pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
 pub const NODES: usize = 16;
+/// Voters that are known from other members' word only, while this node's log does not name them yet.
+pub const NODES_VOUCHED: usize = 64;
+/// How far the term of a vote may be ahead of this node's own: no number of honest elections comes near, and the last
+/// term is as far away again.
+pub const TERM_AHEAD: u64 = 1 << 32;
 pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);
 /// The greatest `pending_changes_count` that a database can bring.
 pub const PENDING_CHANGES: u64 = 1_000_000_000_000;

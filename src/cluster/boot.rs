@@ -23,6 +23,7 @@ use super::reader::Reader;
 use super::{Cluster, succession};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
+use crate::consensus::members::Members;
 use crate::consensus::memory::Router;
 use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing};
 use crate::consensus::replica::Replica;
@@ -174,7 +175,9 @@ pub async fn start(
         stats: stats.clone(),
     };
     let node = Arc::new(Node::start(options, parts).await?);
-    let desk = Desk { node, identity, transport, stats, stop: stop.clone(), tasks: tasks.clone() };
+    let members = Members::new(&node, config.members.keys().copied().collect());
+    let configured: Vec<_> = config.members.clone().into_iter().chain(config.join.clone()).collect();
+    let desk = Desk { node, identity, transport, stats, members, configured, stop: stop.clone(), tasks: tasks.clone() };
     let cluster = desk.open(config.request_timeout, clock);
     service.tell_status(cluster.clone());
     match wire {
@@ -196,7 +199,7 @@ pub async fn start(
             }
         });
     } else {
-        service.open(&desk.node);
+        service.open(&desk.node, desk.members.clone());
     }
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
 }
@@ -207,6 +210,8 @@ struct Desk {
     identity: Arc<Identity>,
     transport: Arc<dyn Transport>,
     stats: Arc<PeerStats>,
+    members: Arc<Members>,
+    configured: Vec<(u64, Member)>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -250,6 +255,8 @@ impl Desk {
             inbox: inbox.clone(),
             reader: reader.clone(),
             stats: stats.clone(),
+            members: self.members.clone(),
+            configured: self.configured.iter().filter(|(id, _)| *id != identity.node).cloned().collect(),
             membership,
             said: Mutex::default(),
             sessions: OnceLock::new(),

@@ -138,6 +138,16 @@ impl Cell {
         tokio::time::timeout(PATIENCE, agreed).await.expect("no leader")
     }
 
+    /// These nodes have applied what the one that is furthest has.
+    pub async fn converge_among(&self, nodes: &[u64]) {
+        let applied = |node: &u64| self.nodes[node].cluster.replica().applied_index();
+        let target = nodes.iter().map(applied).max().unwrap_or(0);
+        for node in nodes {
+            let applied = self.nodes[node].cluster.replica().wait_applied(target);
+            tokio::time::timeout(PATIENCE, applied).await.expect("the nodes do not converge");
+        }
+    }
+
     /// All nodes have applied the same and hold the same rows.
     pub async fn converge(&self) {
         let applied = self.nodes.values().map(|node| node.cluster.replica().applied_index());

@@ -40,6 +40,8 @@ pub mod succession;
 mod tests;
 #[cfg(test)]
 mod tests_membership;
+#[cfg(test)]
+mod tests_strangers;
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {

@@ -15,10 +15,12 @@ use super::probe::PROBE_EVERY;
 use super::reader::Reader;
 use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
 use crate::clock::SharedClock;
+use crate::consensus::members::Members;
 use crate::consensus::node::{Node, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{Identity, PeerStats, Streaming};
+use crate::consensus::types::Member;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -38,6 +40,9 @@ pub struct RaftCluster {
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
     pub(super) stats: Arc<PeerStats>,
+    pub(super) members: Arc<Members>,
+    /// Nodes that the configuration names: asked while this node's log names none, or none of them leads.
+    pub(super) configured: Vec<(u64, Member)>,
     pub(super) membership: Arc<Membership>,
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
@@ -256,15 +261,21 @@ impl ClusterCalls for RaftCluster {
         Box::pin(self.reader.answer())
     }
 
-    fn status(&self, fresh: bool) -> BoxFuture<'_, StatusResponse> {
+    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
             // Who has nothing cannot have anything newer.
             let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
-            self.own_status(surely)
+            let own = self.own_status(surely);
+            if member { own } else { for_strangers(own) }
         })
     }
 
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse> {
         Box::pin(self.membership.carry_out(request))
     }
+}
+
+/// What a node that asks to join has to know, and one that was removed: nothing of what the shop does.
+fn for_strangers(own: StatusResponse) -> StatusResponse {
+    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, ..own }
 }
