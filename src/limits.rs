@@ -89,6 +89,17 @@ pub const ORIGIN_WINDOW: u64 = 8_192;
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 
+/// An encoded command of another node: the greatest that a client can cause, and some room. Bytes.
+pub const COMMAND_BYTES: usize = 1 << 20;
+/// Devices in one note of those that were seen.
+pub const DEVICES_SEEN: usize = 65_536;
+/// The id of a sync, and of a token. Bytes.
+pub const SYNC_ID: usize = 255;
+pub const JTI: usize = 255;
+/// The end of the year 9999: no time is later.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
+/// Nodes that a cluster ever had or took out.
+pub const NODES_EVER: usize = 4_096;
 /// A `HOST:PORT`.
 pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
@@ -107,6 +118,9 @@ pub const IMPORT_ROWS: usize = 500;
 pub const IMPORT_BYTES: usize = 512 << 10;
 pub const IMPORT_TEXT: usize = 16 << 10;
 pub const IMPORT_OWN_ROWS: u64 = 4_096;
+/// Rows in one step however they come, and the greatest id of a row.
+pub const IMPORT_STEP_ROWS: usize = 65_536;
+pub const IMPORT_ROW_ID: u64 = 1 << 53;
 
 /// The longest life of a token, in seconds; and how many revoked ones are remembered until they have ended by
 /// themselves.

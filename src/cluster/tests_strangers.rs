@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::Change;
 use super::cell::{Cell, PATIENCE, online, update, write};
-use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer, Transport};
+use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer};
 use crate::consensus::types::{Member, TypeConfig, Vote};
 use crate::consensus::wire;
 use crate::limits;

@@ -12,6 +12,7 @@ pub mod conflict;
 pub mod conflict_index;
 pub mod cursor;
 pub mod device;
+pub mod door;
 pub mod duty;
 pub mod effect;
 pub mod election;

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::conflict_index::ConflictIndex;
+use super::door;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::queues::Queues;
@@ -24,8 +25,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Refused, Revoked, SyncState,
-    TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Refused,
+    Revoked, SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -225,8 +226,7 @@ impl State {
 
     /// Applies the commands of one entry; their rows leave as one atomic write.
     pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let batch = decode_batch(at.index, batch)?;
-        self.apply_batch(at, batch)
+        self.apply_batch(at, decode_batch(batch))
     }
 
     /// The same for a batch that was decoded before.
@@ -295,11 +295,14 @@ impl State {
             outcome.repeated = true;
             return Ok(outcome);
         }
+        if command.at_ms > limits::TIME_MAX_MS {
+            return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
+        }
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
         let outcome = match command.intent {
-            None => refused(now, Code::Internal, "a command of a newer version"),
-            Some(intent) => match self.apply_intent(intent, origin.node) {
+            None => refused(now, Code::Internal, "no command, or one of a newer version"),
+            Some(intent) => match self.checked(intent, origin.node) {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
@@ -314,6 +317,12 @@ impl State {
             self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
         }
         Ok(outcome)
+    }
+
+    /// Whatever is wrong with a command by itself is refused before anything is looked up or written.
+    fn checked(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+        door::check(&intent, node)?;
+        self.apply_intent(intent, node)
     }
 
     fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
@@ -432,9 +441,12 @@ impl State {
     }
 }
 
-/// The commands of the entry at `index`.
-pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
-    Batch::decode(batch).map_err(|_| TablesError::BadBatch(index))
+/// The commands of an entry. Bytes that are no command stand for one that is refused: an entry that was committed must
+/// not stop every node that comes to it. For the same reason what is no batch is one without commands.
+pub fn decode_batch(batch: Bytes) -> Batch {
+    let encoded = EncodedCommands::decode(batch).unwrap_or_default();
+    let commands = encoded.commands.into_iter().map(|command| Command::decode(command).unwrap_or_default());
+    Batch { commands: commands.collect() }
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
