@@ -134,6 +134,9 @@ pub const CLOCK_SKEW_MS: u64 = 2_000;
 /// A client's time as it came, as far as it is kept. Bytes.
 pub const TIME_TEXT: usize = 64;
 
+/// How far apart the clocks of two nodes may be. Milliseconds.
+pub const NODE_CLOCK_APART_MS: u64 = 5_000;
+
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;
 pub const RECENT_BYTES: usize = 64 << 20;

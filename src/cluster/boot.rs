@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Beginning, admit};
+use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
-use super::inbox::Inbox;
+use super::inbox::{Door, Inbox};
 use super::membership::Membership;
 use super::outbox::Outbox;
 use super::probe::{self, PROBE_EVERY};
@@ -236,7 +237,9 @@ impl Desk {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
         let outbox = Arc::new(Outbox::new(identity.node, random(), request_timeout, wake.clone()));
-        let inbox = Inbox::new(wake.clone(), stop.clone());
+        let clock = AgreedClock::new(clock);
+        let door = Door { node: node.clone(), clock: clock.clone(), waited: request_timeout };
+        let inbox = Inbox::new(door, wake.clone(), stop.clone());
         let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
         let membership = Arc::new(Membership {
             identity: identity.clone(),
@@ -249,7 +252,7 @@ impl Desk {
         });
         let cluster = Arc::new(RaftCluster {
             identity: identity.clone(),
-            clock,
+            clock: clock.clone(),
             node: node.clone(),
             outbox: outbox.clone(),
             inbox: inbox.clone(),
@@ -263,8 +266,14 @@ impl Desk {
             waiting: Mutex::default(),
             ended: watch::Sender::new(None),
         });
-        let batcher =
-            Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
+        let batcher = Batcher {
+            node: node.clone(),
+            clock: clock.clone(),
+            outbox: outbox.clone(),
+            inbox,
+            wake: wake.clone(),
+            stop: stop.clone(),
+        };
         let proposer = Proposer {
             node: node.clone(),
             identity: identity.clone(),
@@ -279,7 +288,7 @@ impl Desk {
         self.spawn(reader.run());
         self.spawn(succession::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
         self.spawn(expire(outbox, stop.clone()));
-        self.spawn(probe::run(cluster.clone(), transport.clone(), stop.clone()));
+        self.spawn(probe::run(cluster.clone(), clock, transport.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
     }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::agreed_clock::AgreedClock;
 use super::inbox::Inbox;
 use super::membership::Membership;
 use super::outbox::Outbox;
@@ -34,7 +35,7 @@ const SILENT: u32 = 4;
 
 pub struct RaftCluster {
     pub(super) identity: Arc<Identity>,
-    pub(super) clock: SharedClock,
+    pub(super) clock: Arc<AgreedClock>,
     pub(super) node: Arc<Node>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) inbox: Arc<Inbox>,
@@ -104,6 +105,8 @@ impl RaftCluster {
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
         let sessions = self.sessions.get().map_or(0, |count| count());
+        let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
+        let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
         let state = self.replica().hot();
         StatusResponse {
             node: self.identity.node,
@@ -123,7 +126,8 @@ impl RaftCluster {
             removed: state.meta().removed_nodes.clone(),
             pristine: status.last_log_index == 0,
             fresh,
-            waiting: self.waiting.lock().clone(),
+            waiting,
+            clock_ms: self.clock.clock().now_ms(),
         }
     }
 
@@ -156,7 +160,7 @@ impl Cluster for RaftCluster {
     }
 
     fn clock(&self) -> &SharedClock {
-        &self.clock
+        self.clock.clock()
     }
 
     fn replica(&self) -> &Arc<Replica> {
@@ -165,7 +169,7 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        let queued = self.outbox.push(intent, self.clock.now_ms());
+        let queued = self.clock.stamp().and_then(|now_ms| self.outbox.push(intent, now_ms));
         Box::pin(async move {
             // Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
             queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
@@ -174,7 +178,12 @@ impl Cluster for RaftCluster {
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
         let reader = self.reader.clone();
-        Box::pin(async move { reader.barrier().await })
+        // Whether a token has ended is a question of time, too.
+        let clock = self.clock.stamp();
+        Box::pin(async move {
+            clock?;
+            reader.barrier().await
+        })
     }
 
     fn status(&self) -> Status {
@@ -195,6 +204,10 @@ impl Cluster for RaftCluster {
             peers: self.peers(leading.is_some()),
             voters: view.voters,
         }
+    }
+
+    fn objection(&self) -> Option<String> {
+        self.clock.objection()
     }
 
     fn changed(&self) -> BoxFuture<'static, ()> {
@@ -253,8 +266,8 @@ impl Cluster for RaftCluster {
 }
 
 impl ClusterCalls for RaftCluster {
-    fn propose(&self, _from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
-        self.inbox.accept(requests)
+    fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+        self.inbox.accept(from, requests)
     }
 
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse> {

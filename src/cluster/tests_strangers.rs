@@ -1,36 +1,38 @@
 //! Only members speak: what a node that was removed, or never was one, can do with its certificate.
 
-use std::time::Duration;
-
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use prost::Message;
 
 use super::Change;
 use super::cell::{Cell, PATIENCE, online, update, write};
+use crate::clock::{Clock, SystemClock};
 use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer};
 use crate::consensus::types::{Member, TypeConfig, Vote};
 use crate::consensus::wire;
 use crate::limits;
+use crate::model::state::into_result;
+use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, Command, NodeAdd, Origin, Proposal, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk,
-    StatusRequest, change_request,
+    ChangeRequest, Command, MembersChanged, NodeAdd, NodeLost, Origin, Outcome, Proposal, ProposeRequest, RaftRequest,
+    ReadIndexRequest, SnapshotChunk, StatusRequest, change_request, proposal_answer,
 };
 
 /// A machine that speaks to the others as this node, with nothing behind it.
-struct Rogue {
+pub struct Rogue {
     identity: Identity,
     to: u64,
     link: std::sync::Arc<dyn Peer>,
 }
 
 impl Rogue {
-    fn new(cell: &Cell, me: u64, to: u64) -> Self {
+    pub fn new(cell: &Cell, me: u64, to: u64) -> Self {
         let link = cell.router.transport(me).link(to, &Member::default(), Lane::Control);
         Self { identity: Identity { cluster: "cell".into(), node: me }, to, link }
     }
 
-    fn raft(&self, body: bytes::Bytes) -> RaftRequest {
+    fn raft(&self, body: Bytes) -> RaftRequest {
         RaftRequest { handshake: Some(self.identity.handshake(self.to)), body }
     }
 
@@ -55,12 +57,17 @@ impl Rogue {
         self.link.call(method, self.raft(body)).await.map(|_| ())
     }
 
-    async fn propose(&self, command: Command) -> Result<usize, LinkError> {
-        let proposals = vec![Proposal { id: 1, command: command.encode_to_vec().into() }];
+    /// What the first answer says; `None`: it was turned away, or nobody answered.
+    pub async fn propose(&self, command: Bytes) -> Result<Option<Outcome>, LinkError> {
+        let proposals = vec![Proposal { id: 1, command }];
         let request = ProposeRequest { handshake: Some(self.identity.handshake(self.to)), proposals };
-        let answers = self.link.propose(stream::iter([request]).chain(stream::pending()).boxed()).await?;
-        let first = tokio::time::timeout(Duration::from_secs(2), answers.take(1).count()).await;
-        Ok(first.unwrap_or(0))
+        let mut answers = self.link.propose(stream::iter([request]).chain(stream::pending()).boxed()).await?;
+        let first = tokio::time::timeout(PATIENCE, answers.next()).await.ok().flatten().transpose()?;
+        let first = first.and_then(|response| response.answers.into_iter().next()?.result);
+        Ok(match first {
+            Some(proposal_answer::Result::Outcome(bytes)) => Outcome::decode(bytes).ok(),
+            _ => None,
+        })
     }
 
     /// Everything that a peer can ask for, with the right vote of a leader of the next term.
@@ -96,7 +103,7 @@ impl Rogue {
             ("snapshot", self.link.install_snapshot(stream::iter([snapshot]).boxed()).await.map(|_| ())),
             ("read index", self.link.read_index(ReadIndexRequest { handshake: handshake.clone() }).await.map(|_| ())),
             ("change of members", self.link.change(change).await.map(|_| ())),
-            ("proposal", self.propose(command).await.map(|_| ())),
+            ("proposal", self.propose(command.encode_to_vec().into()).await.map(|_| ())),
         ]
     }
 }
@@ -137,11 +144,10 @@ async fn a_removed_node_gets_nothing_and_neither_after_a_restart() {
     let leader = cell.leader(&[1, 2, 3]).await;
     let gone = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
-    // Opened while it was a member: the stream ends with that.
     let open = Rogue::new(&cell, gone, leader);
     let origin = |number| Some(Origin { node: gone, boot: 77, number });
-    let proposed = Command { origin: origin(1), at_ms: 1, intent: Some(online("before")) };
-    assert_eq!(open.propose(proposed).await, Ok(1));
+    let proposed = Command { origin: origin(1), at_ms: SystemClock.now_ms(), intent: Some(online("before")) };
+    assert!(open.propose(proposed.encode_to_vec().into()).await.unwrap().is_some());
     cell.at(leader).change(Change::Remove { node: gone }, "admin".into(), PATIENCE).await.unwrap();
     cell.converge_among(&left).await;
     gets_nothing(&cell, gone, &left).await;
@@ -197,5 +203,44 @@ async fn a_member_that_missed_the_change_follows_a_leader_that_it_never_heard_of
     assert_eq!(cell.leader(&members).await, 5);
     cell.at(3).propose(update("till-1", 2, "{}".into())).await.unwrap();
     cell.converge().await;
+    cell.shutdown().await;
+}
+
+/// A member whose program is another one: it speaks for its own clients only, and never as if it led.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
+    let cell = Cell::new(3, |_| {}).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    let (me, other) = if leader == 1 { (2, 3) } else { (1, 5 - leader) };
+    let rogue = Rogue::new(&cell, me, leader);
+    let command = |node, number, intent| {
+        let origin = Some(Origin { node, boot: 7, number });
+        Command { origin, at_ms: SystemClock.now_ms(), intent: Some(intent) }
+    };
+    let removed = MembersChanged { node: other, removed: true, by: "boss".into(), ..MembersChanged::default() };
+    let added = MembersChanged { node: 77, removed: false, by: "boss".into(), ..MembersChanged::default() };
+    for (number, (node, intent, words)) in [
+        (other, online("till-1"), "in the name of"),
+        (me, Intent::NodeLost(NodeLost { node: other }), "only the leader"),
+        (me, Intent::MembersChanged(removed), "membership is another"),
+        (me, Intent::MembersChanged(added), "membership is another"),
+        (me, online(&"x".repeat(limits::COMMAND_BYTES)), "at most"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bytes = command(node, number as u64 + 1, intent).encode_to_vec();
+        let error = into_result(rogue.propose(bytes.into()).await.unwrap().unwrap()).unwrap_err();
+        assert!(error.message.contains(words), "{error}");
+    }
+    let error = into_result(rogue.propose(Bytes::from_static(b"\xff\xff")).await.unwrap().unwrap()).unwrap_err();
+    assert!(error.message.contains("no command"), "{error}");
+    let good = command(me, 9, online("till-2")).encode_to_vec();
+    assert!(into_result(rogue.propose(good.into()).await.unwrap().unwrap()).is_ok());
+    let there = cell.at(leader);
+    let state = there.replica().hot();
+    assert!(state.device("till-1").is_none() && state.device("till-2").is_some());
+    assert!(state.meta().removed_nodes.is_empty());
+    drop(state);
     cell.shutdown().await;
 }

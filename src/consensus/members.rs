@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -54,6 +55,7 @@ struct Known {
 pub struct Members {
     raft: Raft,
     replica: Arc<Replica>,
+    stands: Arc<AtomicBool>,
     /// Who the configuration names; counts while the log names nobody.
     configured: BTreeSet<u64>,
     known: Mutex<Known>,
@@ -64,6 +66,7 @@ impl Members {
         Arc::new(Self {
             raft: node.raft().clone(),
             replica: node.replica().clone(),
+            stands: node.stands(),
             configured,
             known: Mutex::default(),
         })
@@ -117,6 +120,14 @@ impl Members {
         if vote.leader_id.term > own.saturating_add(limits::TERM_AHEAD) {
             let why = format!("term {} is too far ahead of this node's term {own}", vote.leader_id.term);
             return Err(self.refuse(node, why));
+        }
+        Ok(())
+    }
+
+    /// Leadership is handed to this node. It may not lead while its clock is wrong.
+    pub fn check_transfer(&self, to: u64, me: u64) -> Result<(), LinkError> {
+        if to == me && !self.stands.load(Ordering::Relaxed) {
+            return Err(LinkError::Refused("this node does not lead now: its clock is wrong".into()));
         }
         Ok(())
     }

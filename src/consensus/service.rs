@@ -112,6 +112,7 @@ impl Service {
             Method::TransferLeader => {
                 let request = wire::decode_transfer(body).map_err(corrupt)?;
                 members.check_vote(from, request.from_leader())?;
+                members.check_transfer(*request.to_node_id(), self.identity.node)?;
                 wire::encode_transfer_response(&raft.handle_transfer_leader(request).await.map_err(fatal)?)
             }
         };

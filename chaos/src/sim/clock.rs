@@ -28,4 +28,8 @@ impl Clock for SimClock {
         let right = START_MS + self.began.elapsed().as_millis() as u64;
         right.saturating_add_signed(self.skew_ms.load(Ordering::SeqCst))
     }
+
+    fn even_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
 }

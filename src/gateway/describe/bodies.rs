@@ -443,7 +443,7 @@ pub const IMPORT_STEP: &[Field] = &[
 const NOT_TAKEN: &[Field] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
 pub const IMPORTED: &[Field] = &[must("left", Kind::List(NOT_TAKEN), "Rows that were not taken.")];
 
-pub const STATUS: &[Field] = &[must("status", WORDS, "")];
+pub const STATUS: &[Field] = &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
 
 pub const PAGE: &[Field] =
     &[may("limit", Kind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];
