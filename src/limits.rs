@@ -126,6 +126,11 @@ pub const IMPORT_ROW_ID: u64 = 1 << 53;
 /// themselves.
 pub const TOKEN_SECONDS: u64 = 366 * 86_400;
 pub const REVOKED: usize = 10_000;
+/// For so many days after its token has ended a revocation is kept: the cluster's time may have been wrong when it
+/// seemed to have ended.
+pub const REVOKED_DAYS: u64 = 400;
+/// How often the applied time of a cluster is brought back.
+pub const TIME_CORRECTIONS: usize = 64;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;

@@ -391,7 +391,9 @@ impl State {
     }
 
     pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
-        self.records.get(table, id).cloned()
+        let mut version = self.records.get(table, id).cloned()?;
+        version.timestamp_ms = self.corrections().of_change(version.seq, version.timestamp_ms);
+        Some(version)
     }
 
     /// A record's data as stored; empty for a deleted one.

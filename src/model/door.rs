@@ -218,6 +218,7 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
         }
         Intent::ImportRows(c) => import_rows(c),
         Intent::ImportFinish(c) => by(&c.by),
+        Intent::TimeBack(c) => by(&c.by),
     }
 }
 
@@ -294,7 +295,8 @@ pub fn proposer(intent: &Intent) -> Proposer {
         | Intent::AuditNote(_)
         | Intent::ImportBegin(_)
         | Intent::ImportRows(_)
-        | Intent::ImportFinish(_) => Proposer::Node,
+        | Intent::ImportFinish(_)
+        | Intent::TimeBack(_) => Proposer::Node,
     }
 }
 

@@ -34,4 +34,5 @@ pub mod state;
 pub mod sync;
 pub mod tables;
 pub mod time;
+pub mod time_back;
 pub mod value;

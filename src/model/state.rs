@@ -92,6 +92,8 @@ pub(super) struct Txn {
     /// Changes that are not in a row yet, and their bytes.
     pub block: Vec<Arc<Change>>,
     pub block_bytes: usize,
+    /// The present command's own time.
+    pub at_ms: u64,
     /// The entry's Raft term.
     pub term: u64,
     /// The election that the present command waits for.
@@ -298,6 +300,7 @@ impl State {
         if command.at_ms > limits::TIME_MAX_MS {
             return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
         }
+        self.txn.at_ms = command.at_ms;
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
         let outcome = match command.intent {
@@ -360,6 +363,7 @@ impl State {
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
             Intent::QueuesForget(_) => self.queues_forget(),
+            Intent::TimeBack(c) => self.time_back(&c)?,
         };
         Ok((given, false))
     }
@@ -374,10 +378,10 @@ impl State {
     }
 
     fn token_revoke(&mut self, c: TokenRevoke) -> Given1 {
-        // Rows whose token has ended by itself have done their work.
-        let now = self.meta.now_ms;
+        // Rows whose token has ended by itself long ago have done their work.
+        let long_ago = self.meta.now_ms.saturating_sub(limits::REVOKED_DAYS * 86_400_000);
         let mut ended: Vec<String> =
-            self.revoked.iter().filter(|(_, exp)| **exp < now).map(|(jti, _)| jti.clone()).collect();
+            self.revoked.iter().filter(|(_, exp)| **exp < long_ago).map(|(jti, _)| jti.clone()).collect();
         ended.sort_unstable();
         for jti in ended.into_iter().take(limits::COMPACT_STEP as usize) {
             self.revoked.remove(&jti);

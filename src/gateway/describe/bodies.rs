@@ -352,6 +352,8 @@ pub const REVOKE: &[Field] = &[
         "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
     ),
 ];
+pub const TIME_BACK: &[Field] = &[SUCCESS, must("timestamp", Kind::Time, "The time from now on.")];
+
 pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
 
 const ROW_ID: Field = must("id", ANY_COUNT, "Of the row in the documented table.");

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, tokens, transfer};
+use super::{
+    changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, time_back, tokens, transfer,
+};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
@@ -416,6 +418,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Elects a master.",
             &[(200, Content::Json(b::ELECTED))],
             || post(system::elect),
+        )
+    },
+    Endpoint {
+        refuses: &[FORBIDDEN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/system/time/back",
+            "System",
+            "Brings the cluster's time back to that of the clocks, where a wrong clock took it ahead.",
+            &[(200, Content::Json(b::TIME_BACK))],
+            || post(time_back::back),
         )
     },
     Endpoint {
