@@ -33,8 +33,9 @@ mod answers;
 
 pub use answers::{look_up, update_message};
 
-/// How long changes wait for the first `device_online` of a session; and how long while others of its requests are
-/// unanswered: libraries send first what was emitted offline.
+/// How long changes wait for the first `device_online` of a session, the latter half of it with a client that is awake
+/// (one that was busy when it was connected says it later); and how long while others of its requests are unanswered:
+/// libraries send first what was emitted offline.
 const FIRST_ONLINE: Duration = Duration::from_secs(2);
 const FIRST_ONLINE_BUSY: Duration = Duration::from_secs(30);
 /// Between two warnings that the clock of one session is off.
@@ -68,6 +69,8 @@ pub struct Session {
     clock: ClientClock,
     clock_warned: Option<Instant>,
     heard: Instant,
+    /// When the client first said something after it was told that it is connected.
+    awake: Option<Instant>,
     pinged: Instant,
 }
 
@@ -102,6 +105,7 @@ impl Session {
             clock: ClientClock::default(),
             clock_warned: None,
             heard: now,
+            awake: None,
             pinged: now,
         })
     }
@@ -109,6 +113,12 @@ impl Session {
     /// Any sign of life.
     pub fn heard(&mut self) {
         self.heard = Instant::now();
+    }
+
+    /// A sign of life that came after the client had been told that it is connected.
+    pub fn heard_awake(&mut self) {
+        self.heard();
+        self.awake.get_or_insert(self.heard);
     }
 
     /// When to tick first, and then how often.
@@ -467,7 +477,8 @@ impl Session {
             return;
         }
         let waited = self.opened.elapsed();
-        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && self.lane.is_empty()) {
+        let awake = self.awake.is_some_and(|since| since.elapsed() >= FIRST_ONLINE / 2);
+        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && awake && self.lane.is_empty()) {
             self.start_delivery();
         }
     }

@@ -43,6 +43,8 @@ use payload::{Decoder, Incoming};
 const READ_BUFFER: usize = 2_048;
 /// Polls and upgrades of one client that wait for its connection's task.
 const REQUESTS: usize = 4;
+/// A poll's time-stamp. Bytes.
+const STAMP: usize = 64;
 
 type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -77,8 +79,8 @@ struct Posted(Incoming, #[allow(dead_code)] OwnedSemaphorePermit);
 
 /// What an HTTP request wants of the connection's task.
 enum Wanted {
-    /// The next payload.
-    Poll(oneshot::Sender<Bytes>),
+    /// The next payload; with the time-stamp of the poll's URL, by which one that is sent again is recognised.
+    Poll(oneshot::Sender<Bytes>, Option<Box<str>>),
     /// The client tries a WebSocket: polls are answered at once. It comes here when the client has moved to it.
     Upgrade(oneshot::Receiver<WebSocket>),
 }
@@ -115,6 +117,8 @@ impl Engine {
 struct Query {
     eio: Eio,
     sid: Option<String>,
+    /// `t`: clients' libraries give each request another one, so that no cache answers it.
+    stamp: Option<Box<str>>,
     websocket: bool,
 }
 
@@ -133,7 +137,8 @@ impl Query {
             Some("4") => Eio::V4,
             _ => return Err((5, "Unsupported protocol version")),
         };
-        Ok(Self { eio, sid: get("sid").map(str::to_owned), websocket })
+        let stamp = get("t").filter(|stamp| stamp.len() <= STAMP).map(Box::from);
+        Ok(Self { eio, sid: get("sid").map(str::to_owned), stamp, websocket })
     }
 }
 
@@ -159,7 +164,7 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
     let Some(socket) = engine.socket(&sid) else { return unknown() };
     match (request.method(), query.websocket) {
         (&Method::GET, true) => engine.upgrade(&socket, request).await,
-        (&Method::GET, false) => poll(&socket).await,
+        (&Method::GET, false) => poll(&socket, query.stamp).await,
         (&Method::POST, false) => post(&socket, request.into_body()).await,
         _ => refused(3, "Bad request"),
     }
@@ -183,9 +188,9 @@ fn plain(body: impl Into<Body>) -> Response {
 }
 
 /// Answers when something waits for the client.
-async fn poll(socket: &Socket) -> Response {
+async fn poll(socket: &Socket, stamp: Option<Box<str>>) -> Response {
     let (answer, payload) = oneshot::channel();
-    if socket.requests.send(Wanted::Poll(answer)).await.is_err() {
+    if socket.requests.send(Wanted::Poll(answer, stamp)).await.is_err() {
         return unknown();
     }
     payload.await.map_or_else(|_| unknown(), plain)

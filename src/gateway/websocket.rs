@@ -98,6 +98,8 @@ impl Connection {
     }
 
     async fn run(mut self) {
+        // The answer says that the client is awake; a socket that is broken already ends below.
+        self.dirty = self.socket.feed(Message::Ping(Bytes::new())).await.is_ok();
         let ended = poll_fn(|cx| self.poll(cx)).await;
         let Self { session, mut socket, sending, at_ms, .. } = self;
         // A peer that takes nothing is not waited for. A node that shuts down waits for its sessions, so that all are
@@ -157,7 +159,7 @@ impl Connection {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(&error)),
                 Poll::Ready(Some(Ok(message))) => message,
             };
-            self.session.heard();
+            self.session.heard_awake();
             match message {
                 Message::Text(text) => self.hear_text(text),
                 Message::Binary(_) => self.session.misheard(&Bad::payload("binary frames are not understood here")),

@@ -14,6 +14,7 @@ use super::requests::{Kept, Names};
 use super::state::{Fail, Given1, State, refuse, refuse_field};
 use super::tables::{Key, TablesError};
 use super::value;
+use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
@@ -26,7 +27,7 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     let bad =
         |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")).about(field, None));
     if !valid_table(&c.table_name) {
-        let why = format!("must be 1 to {} bytes without control characters", limits::TABLE_NAME);
+        let why = format!("must be 1 to {} bytes without control or invisible characters", limits::TABLE_NAME);
         return bad("table_name", why);
     }
     if c.operation() == Operation::Unset {
@@ -74,7 +75,7 @@ pub(super) fn object(data: &[u8]) -> Bytes {
 
 /// A usable `table_name`.
 pub fn valid_table(name: &str) -> bool {
-    !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && !name.chars().any(char::is_control)
+    !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && is_name(name)
 }
 
 /// What can be said of a record without reading rows.

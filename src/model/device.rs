@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::Code;
 use super::state::{Given1, State, refuse};
 use super::tables::Key;
+use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
@@ -15,15 +16,18 @@ use crate::proto::{
 /// The capability by which a device says that it never wants to be master.
 pub const NO_MASTER: &str = "no-master";
 
-/// Checks an id as clients give them: not empty, at most 255 bytes, no control characters.
+/// Checks an id as clients give them: not empty, at most 255 bytes, nothing that a reader does not see.
 pub fn valid_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= limits::DEVICE_ID && !id.chars().any(char::is_control)
+    !id.trim().is_empty() && id.len() <= limits::DEVICE_ID && is_name(id)
 }
 
 impl State {
     pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> Given1 {
         if !valid_id(&c.device_id) {
-            return refuse(Code::Registration, "device_id must be 1 to 255 bytes without control characters");
+            return refuse(
+                Code::Registration,
+                "device_id must be 1 to 255 bytes without control or invisible characters",
+            );
         }
         if c.priority.is_some_and(|p| p > limits::PRIORITY) {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));

@@ -36,3 +36,4 @@ pub mod tables;
 pub mod time;
 pub mod time_back;
 pub mod value;
+pub mod visible;

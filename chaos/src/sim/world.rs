@@ -26,6 +26,7 @@ use super::disk::SimDisk;
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::weather::SimWeather;
+use crate::clients::Phase;
 use crate::history::Sample;
 use crate::rng::Rng;
 
@@ -62,15 +63,6 @@ impl Place {
         let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began)));
         Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
     }
-}
-
-/// What devices are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Load,
-    /// Ask nothing more, but stay connected and listen.
-    Listen,
-    End,
 }
 
 pub struct World {

@@ -60,6 +60,10 @@ pub struct Connection {
     posted: mpsc::UnboundedReceiver<Posted>,
     /// The poll that waits for something to send.
     poll: Option<oneshot::Sender<Bytes>>,
+    /// What makes its URL another one than that of the poll before, where the client says so.
+    stamp: Option<Box<str>>,
+    /// The answer to the poll before, with its stamp.
+    answered: Option<(Option<Box<str>>, Bytes)>,
     /// Since when none waits.
     no_poll: Instant,
     /// How many packets the client takes at once.
@@ -121,6 +125,8 @@ impl Connection {
             wanted,
             posted,
             poll: None,
+            stamp: None,
+            answered: None,
             no_poll: now,
             poll_packets,
             unsent: None,
@@ -184,13 +190,18 @@ impl Connection {
     fn take_requests(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(wanted)) = self.wanted.poll_recv(cx) {
             match wanted {
-                Wanted::Poll(poll) => {
-                    if let Some(session) = &mut self.session {
-                        session.heard();
-                    }
+                Wanted::Poll(poll, stamp) => {
+                    self.heard();
                     // A client has one poll at a time: the older one was given up.
                     self.answer_noop();
-                    self.poll = Some(poll);
+                    match self.answered.take() {
+                        // Its answer got lost, and the library under the client asks again.
+                        Some((last, payload)) if stamp.is_some() && last == stamp => {
+                            self.unsent.get_or_insert(payload);
+                        }
+                        _ => {}
+                    }
+                    (self.poll, self.stamp) = (Some(poll), stamp);
                 }
                 Wanted::Upgrade(upgrade) => self.upgrade = Some(upgrade),
             }
@@ -217,6 +228,11 @@ impl Connection {
         }
     }
 
+    fn heard(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        if self.own.is_empty() { session.heard_awake() } else { session.heard() }
+    }
+
     /// More may be heard: the client takes its answers, and fewer of its requests than the limit are unanswered.
     fn has_room(&self) -> bool {
         let waits = self.sending.len() >= limits::SESSION_QUEUE / limits::SESSION_QUEUE_HEARS;
@@ -232,9 +248,7 @@ impl Connection {
                 return Poll::Pending;
             }
             let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
-            if let Some(session) = &mut self.session {
-                session.heard();
-            }
+            self.heard();
             if let Err(ended) = packet.and_then(|packet| self.hear_packet(packet)) {
                 return Poll::Ready(ended);
             }
@@ -355,10 +369,14 @@ impl Connection {
                 let (first, period) = session.ticks();
                 self.ticks = Some(every(first, period));
                 self.session = Some(session);
-                self.own.push_back(match self.eio {
-                    Eio::V3 => "40".into(),
-                    Eio::V4 => format!("40{{\"sid\":\"{}\"}}", self.sid).into(),
-                });
+                match self.eio {
+                    Eio::V3 => self.own.push_back("40".into()),
+                    Eio::V4 => {
+                        self.own.push_back(format!("40{{\"sid\":\"{}\"}}", self.sid).into());
+                        // Its pong says that the client has read this.
+                        self.own.push_back("2".into());
+                    }
+                }
             }
             // The timer closes the connection, when the refusal has had time to arrive.
             Err(error) if is_final(&error) || error.code == Code::TokenExpired => {
@@ -460,11 +478,19 @@ impl Connection {
                 payload.into_bytes()
             }
         };
-        if let Some(poll) = self.poll.take() {
-            self.unsent = poll.send(payload).err();
-            self.no_poll = Instant::now();
-        }
+        self.send_payload(payload);
         Ok(())
+    }
+
+    /// What a poll was answered is kept until the next one: it may not have arrived.
+    fn send_payload(&mut self, payload: Bytes) {
+        let Some(poll) = self.poll.take() else {
+            self.unsent = Some(payload);
+            return;
+        };
+        self.answered = self.stamp.is_some().then(|| (self.stamp.take(), payload.clone()));
+        self.unsent = poll.send(payload).err();
+        self.no_poll = Instant::now();
     }
 
     /// As much of what waits as fits into one answer.
@@ -630,9 +656,11 @@ impl Connection {
 
     /// As [`Self::answer_poll`], without asking the session.
     fn answer_rest(&mut self) -> Result<(), ()> {
-        let poll = self.poll.take().ok_or(())?;
+        if self.poll.is_none() {
+            return Err(());
+        }
         let payload = self.unsent.take().unwrap_or_else(|| self.next_payload().into_bytes());
-        self.unsent = poll.send(payload).err();
+        self.send_payload(payload);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What all simulated devices share: a connection to some node, what comes over it, and what is recorded of it.
+//! What all these clients share: a connection to some node, what comes over it, and what is recorded of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use tillsync::model::time::parse_iso;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::link::{Event, Gone, Link};
-use super::world::{Phase, Up, World};
+use super::{Connection, Event, Gone, Phase, Record, Testbed};
 use crate::history::{Asked, Held, Op, Outcome, PageTold, Row, SessionTold};
 use crate::rng::Rng;
 
@@ -21,12 +20,12 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Numbers of a run that all devices draw from.
 #[derive(Default)]
 pub struct Counters {
-    ops: AtomicU64,
-    sessions: AtomicU64,
+    pub ops: AtomicU64,
+    pub sessions: AtomicU64,
 }
 
-pub struct Client {
-    pub world: Arc<World>,
+pub struct Client<T> {
+    pub world: Arc<T>,
     counters: Arc<Counters>,
     pub name: String,
     pub rng: Rng,
@@ -46,9 +45,9 @@ pub struct Known {
 }
 
 /// One connection and what came over it.
-pub struct Talk {
-    pub link: Link,
-    pub up: Up,
+pub struct Talk<T: Testbed> {
+    pub link: T::Connection,
+    pub node: T::Node,
     pub told: SessionTold,
     pub online: bool,
     /// The server does not take the cursor: the device has to begin anew.
@@ -75,9 +74,9 @@ pub enum Answer {
     Silence,
 }
 
-impl Client {
-    pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        let (phase, churn) = (world.phase.subscribe(), world.churn.subscribe());
+impl<T: Testbed> Client<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        let (phase, churn) = (world.phase(), world.churn());
         Self { world, counters, name, rng, phase, churn, known: BTreeMap::new(), replaces: false }
     }
 
@@ -86,45 +85,46 @@ impl Client {
     }
 
     /// Connects to a node that serves, but not to `other`; `None` after a pause if there is none or it refuses.
-    pub async fn connect(&mut self, other: Option<u64>) -> Option<Talk> {
-        let up = self.world.serving();
-        let nodes: Vec<u64> = up.keys().copied().filter(|id| Some(*id) != other).collect();
-        let node = self.rng.pick(&nodes).and_then(|id| up.get(id).cloned().map(|up| (*id, up)));
-        let link = node.and_then(|(node, up)| {
-            let link = Link::open(&up.gateway, &self.name, up.dead.clone())?;
-            Some((node, up, link))
-        });
-        let Some((node, up, link)) = link else {
+    pub async fn connect(&mut self, other: Option<u64>) -> Option<Talk<T>> {
+        let nodes: Vec<_> = self.world.nodes().into_iter().filter(|(id, _)| Some(*id) != other).collect();
+        let mut found = None;
+        if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
+            let link = self.world.connect(&node, &self.name).await;
+            found = link.map(|link| (id, node, link));
+        }
+        let Some((id, node, link)) = found else {
             sleep(Duration::from_millis(20)).await;
             return None;
         };
         let told = SessionTold {
             session: self.counters.sessions.fetch_add(1, Ordering::SeqCst) + 1,
             device: self.name.clone(),
-            node,
-            began_us: self.world.recorder.us(),
+            node: id,
+            began_us: self.world.recorder().us(),
             ..SessionTold::default()
         };
         self.churn.mark_unchanged();
-        Some(Talk { link, up, told, online: false, cursor_refused: false, sync: None })
+        Some(Talk { link, node, told, online: false, cursor_refused: false, sync: None })
     }
 
     /// The connection is over: what it was told is recorded.
-    pub fn disconnect(&mut self, mut talk: Talk, live_at_end: bool) {
-        talk.told.ended_us = self.world.recorder.us();
+    pub fn disconnect(&mut self, mut talk: Talk<T>, live_at_end: bool) {
+        talk.told.ended_us = self.world.recorder().us();
         talk.told.live_at_end = live_at_end && talk.online;
-        self.world.recorder.session(talk.told);
+        self.world.set_reached(talk.told.session, None);
+        self.world.recorder().session(talk.told);
         drop(talk.link);
     }
 
     /// `device_online` without a cursor. False if the node did not let it.
-    pub async fn come_online(&mut self, talk: &mut Talk) -> Result<bool, Gone> {
-        talk.link.send("device_online", &json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 }));
+    pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
+        let ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        talk.link.send("device_online", &ask).await?;
         let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
         Ok(self.is_online(talk, &event))
     }
 
-    pub async fn online_answer(&mut self, talk: &mut Talk) -> Result<Answer, Gone> {
+    pub async fn online_answer(&mut self, talk: &mut Talk<T>) -> Result<Answer, Gone> {
         let name = json!(self.name);
         let is_it = |event: &Event| {
             (event.name == "device_online_ack" && event.data["device_id"] == name) || refuses(event, "device_online")
@@ -133,15 +133,18 @@ impl Client {
     }
 
     /// Notes the place in the log at which the session stands; false if this is no such answer.
-    pub fn is_online(&self, talk: &mut Talk, event: &Event) -> bool {
+    pub fn is_online(&self, talk: &mut Talk<T>, event: &Event) -> bool {
         let cursor = cursor(event).filter(|_| event.name == "device_online_ack");
         talk.online = cursor.is_some();
         talk.told.position = cursor.map(|(_, seq)| seq);
+        if talk.online {
+            self.world.set_reached(talk.told.session, talk.told.position);
+        }
         talk.online
     }
 
     /// The next event that `is_it` takes. All that comes is noted.
-    pub async fn answer(&mut self, talk: &mut Talk, is_it: impl Fn(&Event) -> bool) -> Result<Answer, Gone> {
+    pub async fn answer(&mut self, talk: &mut Talk<T>, is_it: impl Fn(&Event) -> bool) -> Result<Answer, Gone> {
         let until = Instant::now() + PATIENCE;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
@@ -159,7 +162,7 @@ impl Client {
         }
     }
 
-    pub async fn listen(&mut self, talk: &mut Talk, during: Duration) -> Result<(), Gone> {
+    pub async fn listen(&mut self, talk: &mut Talk<T>, during: Duration) -> Result<(), Gone> {
         let until = Instant::now() + during;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
@@ -175,11 +178,14 @@ impl Client {
         }
     }
 
-    fn note(&mut self, talk: &mut Talk, event: &Event) -> Result<(), Gone> {
+    fn note(&mut self, talk: &mut Talk<T>, event: &Event) -> Result<(), Gone> {
         match event.name.as_str() {
             "data_update" => {
                 let row = row(&event.data, "new_data");
                 self.learn(&row);
+                if talk.online {
+                    self.world.set_reached(talk.told.session, Some(row.seq));
+                }
                 if talk.online { talk.told.told.push(row) } else { talk.told.early.push(row) }
             }
             "sync_response" => self.page(talk, event),
@@ -205,7 +211,7 @@ impl Client {
         self.known.insert((row.table.clone(), row.record), known);
     }
 
-    fn page(&mut self, talk: &mut Talk, event: &Event) {
+    fn page(&mut self, talk: &mut Talk<T>, event: &Event) {
         let full = event.data["sync_type"] == json!("full");
         let number = event.data["page"].as_u64().unwrap_or(0);
         let more = event.data["has_more"] == json!(true);
@@ -238,15 +244,16 @@ impl Client {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub fn begin_sync(&mut self, talk: &mut Talk, asked: Asked, ask: &Value) {
+    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, ask: &Value) -> Result<(), Gone> {
         let mut op = self.op(talk, asked);
         op.tries = 1;
-        talk.link.send("sync_request", ask);
+        talk.link.send("sync_request", ask).await?;
         talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
+        Ok(())
     }
 
     /// Waits for the next page; true if it was the last one, `None` if the sync failed or nothing comes.
-    pub async fn next_page(&mut self, talk: &mut Talk) -> Result<Option<bool>, Gone> {
+    pub async fn next_page(&mut self, talk: &mut Talk<T>) -> Result<Option<bool>, Gone> {
         match talk.sync.as_ref().map(|sync| sync.done) {
             Some(None) => {}
             Some(Some(true)) => return Ok(Some(true)),
@@ -265,15 +272,15 @@ impl Client {
         }
     }
 
-    pub fn op(&self, talk: &Talk, asked: Asked) -> Op {
+    pub fn op(&self, talk: &Talk<T>, asked: Asked) -> Op {
         let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
-        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder.now())
+        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now())
     }
 
     pub fn finish(&self, mut op: Op, outcome: Outcome) {
-        (op.returned, op.returned_us) = self.world.recorder.now();
+        (op.returned, op.returned_us) = self.world.recorder().now();
         op.outcome = outcome;
-        self.world.recorder.op(op);
+        self.world.recorder().op(op);
     }
 
     /// All records that it knows to exist.
@@ -303,14 +310,16 @@ pub fn time(value: &Value) -> u64 {
     value.as_str().and_then(parse_iso).unwrap_or(0)
 }
 
+/// A change. Where the request's name is not told with it, it is what its data says.
 fn row(data: &Value, field: &str) -> Row {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
+    let request_id = data["request_id"].as_str().or(data[field]["r"].as_str()).unwrap_or_default().to_owned();
     Row {
         seq: data["seq"].as_u64().unwrap_or(0),
         table: text("table_name"),
         record: data["record_id"].as_i64().unwrap_or(0),
         value: data[field]["v"].as_str().unwrap_or_default().to_owned(),
         device: text("device_id"),
-        request_id: text("request_id"),
+        request_id,
     }
 }

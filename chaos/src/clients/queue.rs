@@ -11,19 +11,30 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::answers::{End, answered, end, error};
 use super::client::{Answer, Client, Counters, Talk};
-use super::device::writing::{End, answered, end, error};
-use super::link::{Event, Gone};
-use super::world::{Phase, World};
+use super::{Connection, Event, Gone, Phase, Testbed};
 use crate::history::{Asked, Op, Outcome, QueuePlace};
 use crate::rng::Rng;
 
 pub const SALES: &str = "sales";
 /// Entries under way at once.
 const IN_FLIGHT: usize = 40;
-/// Entries of one run, and of a run that goes beyond what a device's window of `request_id`s remembers.
-const ENTRIES: u64 = 140;
-const MANY_ENTRIES: u64 = 1_300;
+/// How a run's entries come: how many in all, and how many together.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    entries: u64,
+    burst: (u64, u64),
+}
+
+impl Pace {
+    pub const FEW: Self = Self { entries: 140, burst: (1, 12) };
+    /// More than a device's window of `request_id`s remembers.
+    pub const MANY: Self = Self { entries: 1_300, burst: (30, 150) };
+    /// All the time, through every fault of a run that takes minutes.
+    pub const LASTING: Self = Self { entries: 20_000, burst: (1, 12) };
+}
+
 /// Acknowledged entries sent again at once.
 const AGAIN: usize = 24;
 /// An entry that is surely refused at the door: it must never be sent as it is.
@@ -39,8 +50,8 @@ struct Entry {
     sent: bool,
 }
 
-pub struct Queue {
-    client: Client,
+pub struct Queue<T> {
+    client: Client<T>,
     queue: String,
     queues: u64,
     /// The newest entry's number, and the newest one's that was not given up.
@@ -50,11 +61,11 @@ pub struct Queue {
     /// Entries that were acknowledged, in their order.
     done: Vec<(QueuePlace, i64, String)>,
     made: u64,
-    most: u64,
+    pace: Pace,
 }
 
-impl Queue {
-    pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng, many: bool) -> Self {
+impl<T: Testbed> Queue<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, pace: Pace) -> Self {
         let mut queue = Self {
             client: Client::new(world, counters, name, rng),
             queue: String::new(),
@@ -64,7 +75,7 @@ impl Queue {
             open: VecDeque::new(),
             done: Vec::new(),
             made: 0,
-            most: if many { MANY_ENTRIES } else { ENTRIES },
+            pace,
         };
         queue.new_queue();
         queue
@@ -90,7 +101,7 @@ impl Queue {
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         if !self.client.come_online(talk).await? {
             return Err(Gone);
         }
@@ -98,6 +109,9 @@ impl Queue {
             self.send_again(talk).await?;
         }
         loop {
+            if self.open.is_empty() {
+                self.client.world.set_busy(&self.client.name, false);
+            }
             match self.client.phase() {
                 Phase::End => return Ok(()),
                 Phase::Listen if self.open.is_empty() => {
@@ -113,16 +127,15 @@ impl Queue {
         }
     }
 
-    async fn act(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn act(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         match self.client.rng.below(100) {
-            0..=44 if self.made < self.most => {
-                let burst = if self.most > ENTRIES { (30, 150) } else { (1, 12) };
-                for _ in 0..self.client.rng.between(burst.0, burst.1) {
+            0..=44 if self.made < self.pace.entries => {
+                for _ in 0..self.client.rng.between(self.pace.burst.0, self.pace.burst.1) {
                     self.new_entry(talk);
                 }
                 // A device that sells goes on before the answers are there.
                 if self.client.rng.percent(20) {
-                    self.send(talk);
+                    self.send(talk).await?;
                     return Err(Gone);
                 }
                 Ok(())
@@ -141,7 +154,7 @@ impl Queue {
         }
     }
 
-    fn new_entry(&mut self, talk: &Talk) {
+    fn new_entry(&mut self, talk: &Talk<T>) {
         self.made += 1;
         // Numbers may be left out.
         self.n += self.client.rng.between(1, 2);
@@ -155,6 +168,7 @@ impl Queue {
         let asked =
             Asked::Write { table: SALES.into(), record, value: value.clone(), request_id: value.clone(), base: None };
         let op = Op { queued: Some(place.clone()), insert: true, ..self.client.op(talk, asked) };
+        self.client.world.set_busy(&self.client.name, true);
         self.open.push_back(Entry { op, place, record, value, poison, sent: false });
     }
 
@@ -167,13 +181,13 @@ impl Queue {
     fn ask(&self, place: &QueuePlace, record: i64, value: &str) -> Value {
         json!({
             "device_id": self.client.name, "table_name": SALES, "record_id": record, "operation": "insert",
-            "new_data": { "v": value }, "request_id": value,
+            "new_data": { "v": value, "r": value }, "request_id": value,
             "queue": place.queue, "n": place.n, "after": place.after,
         })
     }
 
     /// Sends the oldest open entries, in their order.
-    fn send(&mut self, talk: &mut Talk) {
+    async fn send(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         let ask = |entry: &Entry| {
             let mut ask = self.ask(&entry.place, entry.record, &entry.value);
             if entry.poison {
@@ -187,16 +201,17 @@ impl Queue {
             entry.op.node = talk.told.node;
             entry.op.unregistered |= !talk.online;
             entry.sent = true;
-            talk.link.send("data_update", &ask);
+            talk.link.send("data_update", &ask).await?;
         }
+        Ok(())
     }
 
     /// Sends what is open and hears what became of it; what is not known then is sent again later.
-    async fn flush(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn flush(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         for entry in &mut self.open {
             entry.sent = false;
         }
-        self.send(talk);
+        self.send(talk).await?;
         let ids: Vec<String> = self.open.iter().map(|entry| entry.value.clone()).collect();
         while self.open.iter().any(|entry| entry.sent) {
             let answers = |event: &Event| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
@@ -254,7 +269,7 @@ impl Queue {
     }
 
     /// Acknowledged entries once more, as a device sends them that was restored from a backup.
-    async fn send_again(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn send_again(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         if self.done.is_empty() {
             return Ok(());
         }
@@ -268,14 +283,14 @@ impl Queue {
             let mut ask = self.ask(&place, record, &value);
             let asked = if self.client.rng.percent(10) {
                 let value = format!("other {value}");
-                ask["new_data"] = json!({ "v": value });
+                ask["new_data"] = json!({ "v": value, "r": ask["request_id"] });
                 Asked::Reused { queue, n, value }
             } else {
                 Asked::Repeat { queue, n, value: value.clone() }
             };
             let mut op = self.client.op(talk, asked);
             op.tries = 1;
-            talk.link.send("data_update", &ask);
+            talk.link.send("data_update", &ask).await?;
             waiting.push_back((value, op));
         }
         while !waiting.is_empty() {
@@ -298,14 +313,14 @@ impl Queue {
     }
 
     /// An entry behind one that was lost before it was ever sent.
-    async fn leave_a_gap(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn leave_a_gap(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         let (n, after) = (self.n + 9, self.n + 8);
         let (queue, value) = (self.queue.clone(), format!("gap {}#{n} {}", self.queue, self.made));
         self.made += 1;
         let place = QueuePlace { queue: queue.clone(), n, after };
         let mut op = self.client.op(talk, Asked::Gap { queue, n, after, value: value.clone() });
         op.tries = 1;
-        talk.link.send("data_update", &self.ask(&place, self.record(), &value));
+        talk.link.send("data_update", &self.ask(&place, self.record(), &value)).await?;
         let answers = |event: &Event| answered(event) == Some(&*value);
         let Answer::Event(event) = self.client.answer(talk, answers).await? else { return Err(Gone) };
         op.version = event.data["seq"].as_u64();

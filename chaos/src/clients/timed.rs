@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tillsync::cluster::Cluster;
 use tillsync::model::time::iso;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::client::{Answer, Client, Counters, PATIENCE, Talk, refuses, time};
-use super::link::{Event, Gone};
-use super::world::{Phase, Up, World};
+use super::client::{Answer, Client, Counters, Talk, refuses, time};
+use super::{Connection, Event, Gone, Phase, Record, Testbed};
 use crate::history::{Asked, Outcome, Store};
 use crate::rng::Rng;
 
@@ -26,15 +24,15 @@ const NEVER_MS: u64 = 4_000_000_000_000;
 /// For the last sync, when nothing fails any more.
 const CALM: Duration = Duration::from_secs(8);
 
-pub struct Timed {
-    client: Client,
+pub struct Timed<T> {
+    client: Client<T>,
     /// The last time that the server gave it, Unix milliseconds.
     since_ms: Option<u64>,
     written: u64,
 }
 
-impl Timed {
-    pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+impl<T: Testbed> Timed<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let mut client = Client::new(world, counters, name, rng);
         client.replaces = true;
         Self { client, since_ms: None, written: 0 }
@@ -42,6 +40,7 @@ impl Timed {
 
     pub async fn run(mut self) {
         let mut judged = false;
+        self.client.world.set_busy(&self.client.name, true);
         while self.client.phase() != Phase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;
@@ -50,7 +49,7 @@ impl Timed {
                 judged = true;
                 let (device, session) = (self.client.name.clone(), talk.told.session);
                 let records = self.client.held();
-                self.client.world.recorder.store(Store { device, session, records });
+                self.client.world.recorder().store(Store { device, session, records });
             }
             self.client.disconnect(talk, live);
             if self.client.phase() == Phase::Load {
@@ -60,15 +59,17 @@ impl Timed {
         }
         if !judged {
             let what = format!("{} could not sync after everything had healed", self.client.name);
-            self.client.world.recorder.trouble(what);
+            self.client.world.recorder().trouble(what);
         }
     }
 
     /// Ends in order only when everything has healed and its last sync is complete.
-    async fn talk(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         if !self.client.come_online(talk).await? {
             return Err(Gone);
         }
+        // Until its last sync is complete.
+        self.client.world.set_busy(&self.client.name, true);
         loop {
             let calm = self.client.phase() != Phase::Load;
             if self.client.phase() == Phase::End {
@@ -76,6 +77,7 @@ impl Timed {
             }
             let complete = self.sync(talk, calm).await?;
             if calm && complete {
+                self.client.world.set_busy(&self.client.name, false);
                 let until = Instant::now() + CALM * 4;
                 while self.client.phase() != Phase::End && Instant::now() < until {
                     self.client.listen(talk, Duration::from_millis(50)).await?;
@@ -83,7 +85,7 @@ impl Timed {
                 return if self.client.phase() == Phase::End { Ok(()) } else { Err(Gone) };
             }
             for _ in 0..self.client.rng.between(1, 4) {
-                if !calm && self.client.rng.percent(15) {
+                if !calm && self.client.rng.percent(self.client.world.large_percent()) {
                     self.write(talk).await?;
                 }
                 let during = self.client.rng.millis(20, 150);
@@ -96,7 +98,7 @@ impl Timed {
     }
 
     /// True if it is complete.
-    async fn sync(&mut self, talk: &mut Talk, calm: bool) -> Result<bool, Gone> {
+    async fn sync(&mut self, talk: &mut Talk<T>, calm: bool) -> Result<bool, Gone> {
         let mut ask = json!({ "device_id": self.client.name, "sync_type": "full" });
         let mut asked = Asked::Sync { after: None };
         // Now and then it asks for everything again.
@@ -107,7 +109,7 @@ impl Timed {
             ask["sync_type"] = json!("incremental");
             ask["last_sync_timestamp"] = json!(iso(since_ms));
         }
-        self.client.begin_sync(talk, asked, &ask);
+        self.client.begin_sync(talk, asked, &ask).await?;
         loop {
             let Some(last) = self.client.next_page(talk).await? else { return Ok(false) };
             if !calm && self.client.rng.percent(30) {
@@ -147,7 +149,7 @@ impl Timed {
         let ask = json!({
             "device_id": self.client.name, "changes_count": mark, "sync_id": sync_id, "sync_timestamp": iso(page_ms),
         });
-        talk.link.send("sync_complete", &ask);
+        talk.link.send("sync_complete", &ask).await?;
         let is_it = |event: &Event| {
             (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
                 || refuses(event, "sync_complete")
@@ -166,21 +168,24 @@ impl Timed {
         self.since_ms = match self.client.rng.below(3) {
             0 => Some(page_ms),
             1 => Some(time(&event.data["timestamp"])),
-            _ => state_ms(talk.up.clone(), self.client.name.clone()).await.or(Some(page_ms)),
+            _ => {
+                let known = self.client.world.last_sync_ms(talk.node.clone(), self.client.name.clone()).await;
+                known.or(Some(page_ms))
+            }
         };
         Ok(true)
     }
 
     /// It says that it is done while pages are still to come.
-    async fn complete_early(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn complete_early(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         // The next page is not made before this one was taken, so the server has not sent the last one either.
-        let under_way = talk.sync.as_ref().filter(|sync| sync.done.is_none());
+        let under_way = talk.sync.as_ref().filter(|sync| T::PAGES_WAIT && sync.done.is_none());
         let Some(sync_id) = under_way.map(|sync| sync.sync_id.clone()) else { return Ok(()) };
         let mut op = self.client.op(talk, Asked::CompleteEarly);
         op.tries = 1;
         let mark = op.id;
         let ask = json!({ "device_id": self.client.name, "changes_count": mark, "sync_id": sync_id });
-        talk.link.send("sync_complete", &ask);
+        talk.link.send("sync_complete", &ask).await?;
         let is_it = |event: &Event| {
             (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
                 || refuses(event, "sync_complete")
@@ -194,24 +199,26 @@ impl Timed {
     }
 
     /// One large record; whoever syncs meanwhile has to get it as it was when the sync began, or afterwards.
-    async fn write(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn write(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         self.written += 1;
         let record = self.client.rng.between(1, LARGE_RECORDS as u64) as i64;
         let (value, request_id) = (format!("{}-{}", self.client.name, self.written), format!("r{}", self.written));
         let ask = json!({
             "device_id": self.client.name, "table_name": LARGE, "record_id": record, "operation": "update",
-            "new_data": { "v": value, "pad": "x".repeat(LARGE_BYTES) }, "request_id": request_id,
+            "new_data": { "v": value, "r": request_id, "pad": "x".repeat(LARGE_BYTES) }, "request_id": request_id,
         });
         let table = LARGE.to_owned();
         let asked = Asked::Write { table, record, value, request_id: request_id.clone(), base: None };
         let mut op = self.client.op(talk, asked);
         op.tries = 1;
-        talk.link.send("data_update", &ask);
         let is_it = |event: &Event| {
             event.data["request_id"] == json!(request_id)
                 && (event.name == "acknowledged" || refuses(event, "data_update"))
         };
-        let answer = self.client.answer(talk, is_it).await;
+        let answer = match talk.link.send("data_update", &ask).await {
+            Ok(()) => self.client.answer(talk, is_it).await,
+            Err(Gone) => Err(Gone),
+        };
         // It does not send again: what was not acknowledged may be there or not.
         let outcome = match &answer {
             Ok(Answer::Event(event)) if event.name == "acknowledged" => {
@@ -224,11 +231,4 @@ impl Timed {
         self.client.finish(op, outcome);
         answer.map(|_| ())
     }
-}
-
-/// The time that a device's sync state shows over REST.
-async fn state_ms(up: Up, device: String) -> Option<u64> {
-    timeout(PATIENCE, up.cluster.read_barrier()).await.ok()?.ok()?;
-    let state = up.cluster.replica().hot();
-    state.sync_state(&device).map(|sync| sync.last_sync_ms)
 }

@@ -5,32 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tillsync::cluster::Cluster;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::client::{Client, Counters, PATIENCE, Talk, refuses};
-use super::link::Event;
-use super::world::{Phase, World};
+use super::client::{Client, Counters, Talk, refuses};
+use super::{Connection, DeviceSeen, Event, Phase, Record, Testbed};
 use crate::history::TwinSeen;
 use crate::rng::Rng;
 
-/// Longer than a node waits for a device whose connection has ended.
-const SETTLED: Duration = Duration::from_millis(1_500);
 /// One of the two is heard for so long, then the other one.
 const TURN: Duration = Duration::from_millis(15);
+/// So often a session has to be seen to leave before a run can end.
+const SEEN: u64 = 2;
 
-pub struct Twins {
-    client: Client,
-    first: Option<Talk>,
-    second: Option<Talk>,
+pub struct Twins<T: Testbed> {
+    client: Client<T>,
+    first: Option<Talk<T>>,
+    second: Option<Talk<T>>,
+    seen: u64,
 }
 
-impl Twins {
-    pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        Self { client: Client::new(world, counters, name, rng), first: None, second: None }
+impl<T: Testbed> Twins<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        Self { client: Client::new(world, counters, name, rng), first: None, second: None, seen: 0 }
     }
 
     pub async fn run(mut self) {
+        self.client.world.set_busy(&self.client.name, true);
         while self.client.phase() != Phase::End {
             self.connect().await;
             if self.first.is_none() || self.second.is_none() {
@@ -53,11 +53,11 @@ impl Twins {
             let goodbye = self.client.rng.percent(25);
             let before = if calm { self.look().await } else { None };
             self.leave(goodbye).await;
-            if !self.listen(SETTLED).await {
+            if !self.listen(T::SETTLED).await {
                 continue;
             }
-            if let (Some((before, ..)), Some((after, online, time_ahead))) = (before, self.look().await) {
-                self.see(goodbye, online, before, after, time_ahead);
+            if let (Some(before), Some(after)) = (before, self.look().await) {
+                self.see(goodbye, before, after);
             }
         }
         let ends = self.client.phase() == Phase::End;
@@ -111,11 +111,9 @@ impl Twins {
     async fn claim_the_role(&mut self) {
         let Some(talk) = &mut self.first else { return };
         let ask = json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" });
-        talk.link.send("role_change", &ask);
         let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
-        if self.client.answer(talk, is_it).await.is_err()
-            && let Some(talk) = self.first.take()
-        {
+        let gone = talk.link.send("role_change", &ask).await.is_err() || self.client.answer(talk, is_it).await.is_err();
+        if gone && let Some(talk) = self.first.take() {
             self.client.disconnect(talk, false);
         }
     }
@@ -124,39 +122,39 @@ impl Twins {
     async fn leave(&mut self, goodbye: bool) {
         let Some(mut talk) = self.first.take() else { return };
         if goodbye {
-            talk.link.send("device_offline", &json!({ "device_id": self.client.name, "reason": "closing" }));
+            let ask = json!({ "device_id": self.client.name, "reason": "closing" });
             let is_it = |event: &Event| event.name == "device_offline_ack" || refuses(event, "device_offline");
-            // Whatever the answer: it goes.
-            let _ = self.client.answer(&mut talk, is_it).await;
+            if talk.link.send("device_offline", &ask).await.is_ok() {
+                // Whatever the answer: it goes.
+                let _ = self.client.answer(&mut talk, is_it).await;
+            }
         }
         self.client.disconnect(talk, false);
     }
 
-    /// Who is master, whether the device is online, and whether the applied time is ahead, as the node of the second
-    /// one knows it now.
-    fn look(&self) -> impl Future<Output = Option<(String, bool, bool)>> + Send + 'static {
-        let (up, name) = (self.second.as_ref().map(|talk| talk.up.clone()), self.client.name.clone());
-        async move {
-            let up = up?;
-            timeout(PATIENCE, up.cluster.read_barrier()).await.ok()?.ok()?;
-            let state = up.cluster.replica().hot();
-            let online = state.device(&name).is_some_and(|device| device.is_active);
-            Some((state.meta().master.clone(), online, state.meta().now_ms > up.gateway.now_ms()))
-        }
+    /// The device as the node of the second one knows it now.
+    fn look(&self) -> impl Future<Output = Option<DeviceSeen>> + Send + use<T> {
+        let node = self.second.as_ref().map(|talk| talk.node.clone());
+        let (world, name) = (self.client.world.clone(), self.client.name.clone());
+        async move { world.device(node?, name).await }
     }
 
     /// What has become of the device that has one session left.
-    fn see(&self, goodbye: bool, online: bool, master_before: String, master_after: String, time_ahead: bool) {
+    fn see(&mut self, goodbye: bool, before: DeviceSeen, after: DeviceSeen) {
         let Some(talk) = &self.second else { return };
-        self.client.world.recorder.twin(TwinSeen {
-            us: self.client.world.recorder.us(),
+        self.seen += 1;
+        self.client.world.recorder().twin(TwinSeen {
+            us: self.client.world.recorder().us(),
             device: self.client.name.clone(),
             session: talk.told.session,
-            online,
+            online: after.online,
             goodbye,
-            master_before,
-            master_after,
-            time_ahead,
+            master_before: before.master,
+            master_after: after.master,
+            time_ahead: after.time_ahead,
         });
+        if self.seen >= SEEN {
+            self.client.world.set_busy(&self.client.name, false);
+        }
     }
 }
