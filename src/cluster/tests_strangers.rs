@@ -238,9 +238,10 @@ async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
     let good = command(me, 9, online("till-2")).encode_to_vec();
     assert!(into_result(rogue.propose(good.into()).await.unwrap().unwrap()).is_ok());
     let there = cell.at(leader);
-    let state = there.replica().hot();
-    assert!(state.device("till-1").is_none() && state.device("till-2").is_some());
-    assert!(state.meta().removed_nodes.is_empty());
-    drop(state);
+    {
+        let state = there.replica().hot();
+        assert!(state.device("till-1").is_none() && state.device("till-2").is_some());
+        assert!(state.meta().removed_nodes.is_empty());
+    }
     cell.shutdown().await;
 }
