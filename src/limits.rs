@@ -160,10 +160,26 @@ pub const ORIGIN_WINDOW: u64 = 8_192;
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 
+/// An encoded command of another node: the greatest that a client can cause, and some room. Bytes.
+pub const COMMAND_BYTES: usize = 1 << 20;
+/// Devices in one note of those that were seen.
+pub const DEVICES_SEEN: usize = 65_536;
+/// The id of a sync, and of a token. Bytes.
+pub const SYNC_ID: usize = 255;
+pub const JTI: usize = 255;
+/// The end of the year 9999: no time is later.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
+/// Nodes that a cluster ever had or took out.
+pub const NODES_EVER: usize = 4_096;
 /// A `HOST:PORT`.
 pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
 pub const NODES: usize = 16;
+/// Voters that are known from other members' word only, while this node's log does not name them yet.
+pub const NODES_VOUCHED: usize = 64;
+/// How far the term of a vote may be ahead of this node's own: no number of honest elections comes near, and the last
+/// term is as far away again.
+pub const TERM_AHEAD: u64 = 1 << 32;
 pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);
 /// The greatest `pending_changes_count` that a database can bring.
 pub const PENDING_CHANGES: u64 = 1_000_000_000_000;
@@ -173,11 +189,19 @@ pub const IMPORT_ROWS: usize = 500;
 pub const IMPORT_BYTES: usize = 512 << 10;
 pub const IMPORT_TEXT: usize = 16 << 10;
 pub const IMPORT_OWN_ROWS: u64 = 4_096;
+/// Rows in one step however they come, and the greatest id of a row.
+pub const IMPORT_STEP_ROWS: usize = 65_536;
+pub const IMPORT_ROW_ID: u64 = 1 << 53;
 
 /// The longest life of a token, in seconds; and how many revoked ones are remembered until they have ended by
 /// themselves.
 pub const TOKEN_SECONDS: u64 = 366 * 86_400;
 pub const REVOKED: usize = 10_000;
+/// For so many days after its token has ended a revocation is kept: the cluster's time may have been wrong when it
+/// seemed to have ended.
+pub const REVOKED_DAYS: u64 = 400;
+/// How often the applied time of a cluster is brought back.
+pub const TIME_CORRECTIONS: usize = 64;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
@@ -185,6 +209,9 @@ pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
 pub const CLOCK_SKEW_MS: u64 = 2_000;
 /// A client's time as it came, as far as it is kept. Bytes.
 pub const TIME_TEXT: usize = 64;
+
+/// How far apart the clocks of two nodes may be. Milliseconds.
+pub const NODE_CLOCK_APART_MS: u64 = 5_000;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;

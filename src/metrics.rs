@@ -30,6 +30,8 @@ pub static APPLIED: Counter = Counter::new();
 /// Events handed out to sessions: each once, and once a session.
 pub static BROADCASTS: Counter = Counter::new();
 pub static DELIVERIES: Counter = Counter::new();
+/// Calls of other nodes that were turned away: no members, or in another one's name.
+pub static PEERS_REFUSED: Counter = Counter::new();
 /// Flushes of the storage engine to the disk.
 pub static FLUSHES: Histogram = Histogram::new();
 /// Tokens that were refused at the door: missing, wrong, revoked or expired.
@@ -134,6 +136,11 @@ pub fn counter(out: &mut String, name: &str, help: &str, value: u64) {
 pub fn counted(out: &mut String) {
     for (name, count, help) in [
         ("tillsync_commands_proposed_total", &PROPOSED, "Commands that this node gave to the cluster."),
+        (
+            "tillsync_peer_calls_refused_total",
+            &PEERS_REFUSED,
+            "Calls of nodes that are not members, or in the name of others.",
+        ),
         ("tillsync_commands_applied_total", &APPLIED, "Commands that this node has applied."),
         ("tillsync_broadcasts_total", &BROADCASTS, "Events handed out to the sessions of this node."),
         ("tillsync_deliveries_total", &DELIVERIES, "The same, once for each session."),

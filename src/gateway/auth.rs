@@ -78,6 +78,7 @@ pub fn admit(gateway: &Gateway, origin: &Origin, token: Option<&str>) -> Result<
 /// Checks a token: 3001 if it is missing, malformed, wrongly signed or revoked, 3002 if it has expired.
 pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
     let token = token.ok_or_else(|| Error::new(Code::Credentials, "a token is needed"))?;
+    clock_is_right(gateway)?;
     let claims = gateway.keys.verify(token, gateway.cluster.clock().now_ms())?;
     still_good(gateway, &claims)?;
     Ok(claims)
@@ -85,6 +86,7 @@ pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
 
 /// Whether what was checked once still holds: for whatever lives longer than one request.
 pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
+    clock_is_right(gateway)?;
     if claims.exp.saturating_mul(1_000) <= gateway.now_ms() {
         return Err(Error::new(Code::TokenExpired, "the token has expired"));
     }
@@ -95,6 +97,14 @@ pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
         return Err(Error::new(Code::Credentials, "the token was revoked"));
     }
     Ok(())
+}
+
+/// By a wrong clock good tokens have ended, and ended ones are good: a client that was told so would throw its token away.
+fn clock_is_right(gateway: &Gateway) -> Result<(), Error> {
+    match gateway.cluster.objection() {
+        Some(why) => Err(Error::new(Code::Unavailable, why)),
+        None => Ok(()),
+    }
 }
 
 pub fn must_be_admin(claims: &Claims, what: &str) -> Result<(), Error> {

@@ -34,6 +34,7 @@ mod prometheus;
 pub mod routes;
 mod sync;
 mod system;
+mod time_back;
 mod tokens;
 pub mod transfer;
 

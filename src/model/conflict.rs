@@ -321,12 +321,6 @@ impl State {
             return refuse(Code::InvalidData, why);
         }
         self.may_decide(&c, &open)?;
-        if c.resolved_data.len() > limits::RECORD_DATA {
-            return refuse(Code::InvalidData, format!("resolved_data is larger than {} bytes", limits::RECORD_DATA));
-        }
-        if let Err(flaw) = value::check_object(&c.resolved_data) {
-            return refuse(Code::InvalidData, format!("resolved_data {flaw}"));
-        }
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name, &c.device_id)?;
         let current = self.version(table, open.record_id);
@@ -432,14 +426,6 @@ impl State {
     /// the table waits for a decision by hand.
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         let device = self.existing(&c.device_id)?.number;
-        for (name, version) in [("local_version", &c.local_version), ("remote_version", &c.remote_version)] {
-            if version.len() > limits::RECORD_DATA {
-                return refuse(Code::InvalidData, format!("{name} is larger than {} bytes", limits::RECORD_DATA));
-            }
-            if let Err(flaw) = value::check_object(version) {
-                return refuse(Code::InvalidData, format!("{name} {flaw}"));
-            }
-        }
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;

@@ -182,7 +182,8 @@ impl State {
             for change in block?.1.changes {
                 if change.audit_id > self.meta.audit_compacted {
                     self.load_audits(&mut audits, change.audit_id)?;
-                    self.audit.add_change(change.committed_ms, &change.device_id, change.seq);
+                    let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
+                    self.audit.add_change(at_ms, &change.device_id, change.seq);
                 }
                 let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
                 self.requests.load_change(device, &change);
@@ -202,7 +203,8 @@ impl State {
     fn load_audits(&mut self, audits: &mut Peekable<Rows<'_, Audit>>, before: u64) -> Result<(), TablesError> {
         while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
             let (_, audit) = row?;
-            self.audit.add(audit.at_ms, &audit.device_id, &audit.event_type);
+            let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
+            self.audit.add(at_ms, &audit.device_id, &audit.event_type);
         }
         Ok(())
     }

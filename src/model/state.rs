@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::conflict_index::ConflictIndex;
+use super::door;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::queues::Queues;
@@ -25,8 +26,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Refused, Revoked, SyncState,
-    TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Refused,
+    Revoked, SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -100,6 +101,8 @@ pub(super) struct Txn {
     /// Changes that are not in a row yet, and their bytes.
     pub block: Vec<Arc<Change>>,
     pub block_bytes: usize,
+    /// The present command's own time.
+    pub at_ms: u64,
     /// The entry's Raft term.
     pub term: u64,
     /// The election that the present command waits for.
@@ -243,8 +246,7 @@ impl State {
 
     /// Applies the commands of one entry; their rows leave as one atomic write.
     pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let batch = decode_batch(at.index, batch)?;
-        self.apply_batch(at, batch)
+        self.apply_batch(at, decode_batch(batch))
     }
 
     /// The same for a batch that was decoded before.
@@ -313,11 +315,15 @@ impl State {
             outcome.repeated = true;
             return Ok(outcome);
         }
+        if command.at_ms > limits::TIME_MAX_MS {
+            return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
+        }
+        self.txn.at_ms = command.at_ms;
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
         let outcome = match command.intent {
-            None => refused(now, Code::Internal, "a command of a newer version"),
-            Some(intent) => match self.apply_intent(intent, origin.node) {
+            None => refused(now, Code::Internal, "no command, or one of a newer version"),
+            Some(intent) => match self.checked(intent, origin.node) {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
@@ -332,6 +338,12 @@ impl State {
             self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
         }
         Ok(outcome)
+    }
+
+    /// Whatever is wrong with a command by itself is refused before anything is looked up or written.
+    fn checked(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+        door::check(&intent, node)?;
+        self.apply_intent(intent, node)
     }
 
     fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
@@ -370,6 +382,7 @@ impl State {
             Intent::ImportFinish(c) => self.import_finish(&c)?,
             Intent::QueuesForget(_) => self.queues_forget(),
             Intent::TableRemove(c) => self.table_remove(c)?,
+            Intent::TimeBack(c) => self.time_back(&c)?,
         };
         Ok((given, false))
     }
@@ -384,10 +397,10 @@ impl State {
     }
 
     fn token_revoke(&mut self, c: TokenRevoke) -> Given1 {
-        // Rows whose token has ended by itself have done their work.
-        let now = self.meta.now_ms;
+        // Rows whose token has ended by itself long ago have done their work.
+        let long_ago = self.meta.now_ms.saturating_sub(limits::REVOKED_DAYS * 86_400_000);
         let mut ended: Vec<String> =
-            self.revoked.iter().filter(|(_, exp)| **exp < now).map(|(jti, _)| jti.clone()).collect();
+            self.revoked.iter().filter(|(_, exp)| **exp < long_ago).map(|(jti, _)| jti.clone()).collect();
         ended.sort_unstable();
         for jti in ended.into_iter().take(limits::COMPACT_STEP as usize) {
             self.revoked.remove(&jti);
@@ -451,9 +464,12 @@ impl State {
     }
 }
 
-/// The commands of the entry at `index`.
-pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
-    Batch::decode(batch).map_err(|_| TablesError::BadBatch(index))
+/// The commands of an entry. Bytes that are no command stand for one that is refused: an entry that was committed must
+/// not stop every node that comes to it. For the same reason what is no batch is one without commands.
+pub fn decode_batch(batch: Bytes) -> Batch {
+    let encoded = EncodedCommands::decode(batch).unwrap_or_default();
+    let commands = encoded.commands.into_iter().map(|command| Command::decode(command).unwrap_or_default());
+    Batch { commands: commands.collect() }
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {

@@ -141,6 +141,7 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     drop(majority);
     world.phase.send_replace(Phase::Listen);
     ending::serve_again(&world).await;
+    ending::time_is_right(&world);
     // Long enough for a device that waits for an answer, and for the last of what nodes propose by themselves.
     sleep(LISTEN).await;
     ending::bring_the_master_home(&world).await;

@@ -276,11 +276,12 @@ impl World {
         true
     }
 
-    /// A majority is up, hears each other, and has disks that work.
+    /// A majority is up, hears each other, and has disks that work and clocks that agree.
     pub fn majority(&self) -> bool {
         let up: Vec<u64> = {
             let places = self.places.lock();
-            places.iter().filter(|(_, p)| p.running.is_some() && !p.disk.is_stuck()).map(|(id, _)| *id).collect()
+            let serves = |p: &Place| p.running.is_some() && !p.disk.is_stuck() && p.clock.is_right();
+            places.iter().filter(|(_, place)| serves(place)).map(|(id, _)| *id).collect()
         };
         let held = self.held.lock();
         let apart = |a: u64, b: u64| held.keys().any(|(x, y, _)| (*x, *y) == (a, b) || (*x, *y) == (b, a));

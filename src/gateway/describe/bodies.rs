@@ -378,6 +378,8 @@ pub const REVOKE: &[Field] = &[
         "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
     ),
 ];
+pub const TIME_BACK: &[Field] = &[SUCCESS, must("timestamp", Kind::Time, "The time from now on.")];
+
 pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
 
 const ROW_ID: Field = must("id", ANY_COUNT, "Of the row in the documented table.");
@@ -469,7 +471,7 @@ pub const IMPORT_STEP: &[Field] = &[
 const NOT_TAKEN: &[Field] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
 pub const IMPORTED: &[Field] = &[must("left", Kind::List(NOT_TAKEN), "Rows that were not taken.")];
 
-pub const STATUS: &[Field] = &[must("status", WORDS, "")];
+pub const STATUS: &[Field] = &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
 
 pub const PAGE: &[Field] =
     &[may("limit", Kind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, tokens, transfer};
+use super::{
+    changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, time_back, tokens, transfer,
+};
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
@@ -439,6 +441,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/system/time/back",
+            "System",
+            "Brings the cluster's time back to that of the clocks, where a wrong clock took it ahead.",
+            &[(200, Content::Json(b::TIME_BACK))],
+            || post(time_back::back),
+        )
+    },
+    Endpoint {
         body: Some(b::REVOKE),
         refuses: &[FORBIDDEN],
         ..extension(
@@ -554,7 +567,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/healthz", "The process answers.", &[(200, Content::Json(b::STATUS))], || get(system::alive)),
     public(
         "/readyz",
-        "The node can serve: it knows a leader, and is not shutting down.",
+        "The node can serve: it knows a leader, its clock is right, and it is not shutting down.",
         &[(200, Content::Json(b::STATUS)), (503, Content::Json(b::STATUS))],
         || get(system::ready),
     ),
