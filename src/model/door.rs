@@ -219,6 +219,10 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
         Intent::ImportRows(c) => import_rows(c),
         Intent::ImportFinish(c) => by(&c.by),
         Intent::TimeBack(c) => by(&c.by),
+        Intent::TableRemove(c) => {
+            text("table_name", &c.table_name, limits::TABLE_NAME)?;
+            by(&c.by)
+        }
     }
 }
 
@@ -296,6 +300,7 @@ pub fn proposer(intent: &Intent) -> Proposer {
         | Intent::ImportBegin(_)
         | Intent::ImportRows(_)
         | Intent::ImportFinish(_)
+        | Intent::TableRemove(_)
         | Intent::TimeBack(_) => Proposer::Node,
     }
 }
