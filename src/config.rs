@@ -7,14 +7,17 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits;
 use crate::model::duty::Retention;
 use crate::model::error::{Code, Error};
 
 #[cfg(test)]
 mod docs;
 mod layers;
+mod network;
 
 pub use layers::{Layers, is_address};
+pub use network::Network;
 
 /// How the value of a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub enum Kind {
     Addresses,
     /// In TOML an array of `"SCHEME://HOST[:PORT]"`; elsewhere with commas between them.
     Origins,
+    /// In TOML an array of `"ADDRESS"` or `"ADDRESS/BITS"`; elsewhere with commas between them.
+    Networks,
 }
 
 /// One setting: `default` is `None` where it must be given.
@@ -169,6 +174,24 @@ pub const SETTINGS: &[Setting] = &[
     row("request_timeout_ms", Kind::Milliseconds(10, HOUR), Some("5000"), "How long a request waits for a quorum."),
     row("sessions", Kind::Number(1, 1_000_000), Some("10000"), "How many sessions this node holds at the same time."),
     row(
+        "connections",
+        Kind::Number(0, 10_000_000),
+        Some("0"),
+        "How many connections devices may hold on this node; 0: twice the `sessions` and 1024. As many as the limit of open files allows beside what the node itself needs, if that is less. Those without a good token give way to newcomers.",
+    ),
+    row(
+        "connections_per_address",
+        Kind::Number(1, 1_000_000),
+        Some("1024"),
+        "How many of them may come from one address (of IPv6: its first 64 bits) without a good token; the oldest gives way.",
+    ),
+    row(
+        "trusted_proxies",
+        Kind::Networks,
+        Some(""),
+        "Your own proxies, as addresses or as networks (`10.0.0.0/8`): they have no share an address, and the log has the address that they name in X-Forwarded-For.",
+    ),
+    row(
         "device_rate",
         Kind::Number(0, 1_000_000),
         Some("0"),
@@ -240,6 +263,12 @@ pub struct Config {
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
     pub sessions: usize,
+    /// The number was asked for: it is not the default.
+    pub sessions_given: bool,
+    /// Connections of devices, and of one address without a token.
+    pub connections: usize,
+    pub connections_per_address: usize,
+    pub trusted_proxies: Vec<Network>,
     /// Requests a second of a device, and its burst.
     pub device_rate: Option<(NonZeroU32, NonZeroU32)>,
     pub retention: Retention,
@@ -304,52 +333,62 @@ pub enum LogFormat {
 impl Config {
     /// The settings that the layers give together.
     pub fn from_layers(layers: &Layers) -> Result<Self, Error> {
-        let config =
-            Self {
-                node_id: layers.number("node_id")?,
-                cluster_name: layers.text("cluster_name")?,
-                data_dir: layers.text("data_dir")?.into(),
-                key_file: layers.text("key_file")?.into(),
-                gateway_listen: layers.listen("gateway_listen")?,
-                gateway_tls: layers
-                    .files(["gateway_tls_cert", "gateway_tls_key"])?
-                    .map(|[cert, key]| GatewayTls { cert, key }),
-                cors_origins: layers.origins("cors_origins")?,
-                raft_listen: layers.listen("raft_listen")?,
-                raft_tls: layers
-                    .files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?
-                    .map(|[ca, cert, key]| RaftTls { ca, cert, key }),
-                members: layers.members("members")?,
-                join: layers.addresses("join")?,
-                raft: RaftTimes {
-                    heartbeat: layers.milliseconds("heartbeat_ms")?,
-                    election_min: layers.milliseconds("election_min_ms")?,
-                    election_max: layers.milliseconds("election_max_ms")?,
-                },
-                presence: PresenceTimes {
-                    ping: layers.milliseconds("ping_ms")?,
-                    lost: layers.milliseconds("lost_ms")?,
-                    grace: layers.milliseconds("grace_ms")?,
-                    rest: layers.milliseconds("rest_presence_ms")?,
-                },
-                election: ElectionTimes {
-                    timeout: layers.milliseconds("election_timeout_ms")?,
-                    tries: u32::try_from(layers.number("election_tries")?).unwrap_or(u32::MAX),
-                    backoff: layers.milliseconds("election_backoff_ms")?,
-                    lag: layers.number("election_lag")?,
-                },
-                request_timeout: layers.milliseconds("request_timeout_ms")?,
-                sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
-                device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
-                retention: Retention {
-                    changes: layers.number("keep_changes")?,
-                    audit_rows: layers.number("keep_audit_rows")?,
-                    conflicts: layers.number("keep_conflicts")?,
-                    elections: layers.number("keep_elections")?,
-                },
-                log_level: layers.text("log_level")?,
-                log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
-            };
+        let sessions = usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX);
+        let connections = match usize::try_from(layers.number("connections")?).unwrap_or(usize::MAX) {
+            0 => sessions.saturating_mul(2).saturating_add(limits::CONNECTIONS_BESIDE),
+            given => given,
+        };
+        let config = Self {
+            node_id: layers.number("node_id")?,
+            cluster_name: layers.text("cluster_name")?,
+            data_dir: layers.text("data_dir")?.into(),
+            key_file: layers.text("key_file")?.into(),
+            gateway_listen: layers.listen("gateway_listen")?,
+            gateway_tls: layers
+                .files(["gateway_tls_cert", "gateway_tls_key"])?
+                .map(|[cert, key]| GatewayTls { cert, key }),
+            cors_origins: layers.origins("cors_origins")?,
+            raft_listen: layers.listen("raft_listen")?,
+            raft_tls: layers.files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?.map(|[ca, cert, key]| RaftTls {
+                ca,
+                cert,
+                key,
+            }),
+            members: layers.members("members")?,
+            join: layers.addresses("join")?,
+            raft: RaftTimes {
+                heartbeat: layers.milliseconds("heartbeat_ms")?,
+                election_min: layers.milliseconds("election_min_ms")?,
+                election_max: layers.milliseconds("election_max_ms")?,
+            },
+            presence: PresenceTimes {
+                ping: layers.milliseconds("ping_ms")?,
+                lost: layers.milliseconds("lost_ms")?,
+                grace: layers.milliseconds("grace_ms")?,
+                rest: layers.milliseconds("rest_presence_ms")?,
+            },
+            election: ElectionTimes {
+                timeout: layers.milliseconds("election_timeout_ms")?,
+                tries: u32::try_from(layers.number("election_tries")?).unwrap_or(u32::MAX),
+                backoff: layers.milliseconds("election_backoff_ms")?,
+                lag: layers.number("election_lag")?,
+            },
+            request_timeout: layers.milliseconds("request_timeout_ms")?,
+            sessions,
+            sessions_given: sessions != limits::SESSIONS,
+            connections,
+            connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
+            trusted_proxies: layers.networks("trusted_proxies")?,
+            device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
+            retention: Retention {
+                changes: layers.number("keep_changes")?,
+                audit_rows: layers.number("keep_audit_rows")?,
+                conflicts: layers.number("keep_conflicts")?,
+                elections: layers.number("keep_elections")?,
+            },
+            log_level: layers.text("log_level")?,
+            log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
+        };
         config.check()?;
         Ok(config)
     }
@@ -506,6 +545,9 @@ mod tests {
             (FILE.replace("raft = \"a:5100\"", "road = \"a:5100\""), "setting members"),
             (FILE.replace("raft_tls_key = \"node-2.key\"", ""), "setting raft_tls_key"),
             (with("gateway_tls_key = \"g.key\""), "setting gateway_tls_cert"),
+            (with("trusted_proxies = [\"10.0.0.0/33\"]"), "setting trusted_proxies"),
+            (with("trusted_proxies = [\"proxy\"]"), "setting trusted_proxies"),
+            (with("connections = -1"), "setting connections"),
             (with("[gateway]\ntls_cert = 7"), "setting gateway_tls_cert"),
             (with("[raft.tls]\nca = \"other.crt\""), "setting raft_tls_ca"),
             (with("[gateway.tls]\ncolour = 7"), "unknown setting gateway_tls_colour"),

@@ -12,10 +12,22 @@ pub const INBOX_BYTES: usize = 4 << 20;
 pub const RECORD_DATA: usize = 256 << 10;
 /// Nesting of arrays and objects in anything a client sends.
 pub const JSON_DEPTH: usize = 32;
-/// Different `table_name`s a cluster keeps.
+/// Different `table_name`s a cluster keeps; of them, those that one device may have made, and one that belongs to an
+/// admin or a manager.
 pub const TABLES: u32 = 256;
-/// Devices ever registered.
+pub const TABLES_OF_DEVICE: usize = 16;
+pub const TABLES_OF_PRIVILEGED: usize = 128;
+/// Tables ever made, removed ones included: each had a number of its own.
+pub const TABLE_NUMBERS: u32 = 65_536;
+/// Records that one step of a table's removal deletes (each is told to every session) and looks at, and how long a
+/// removal may rest before the leader goes on with it. Milliseconds.
+pub const TABLE_REMOVE_RECORDS: usize = 64;
+pub const TABLE_REMOVE_SCAN: usize = 10_000;
+pub const TABLE_REMOVE_IDLE_MS: u64 = 30_000;
+/// Devices ever registered; of them, those that one token of a manager or an admin may have registered for others.
 pub const DEVICES: u32 = 100_000;
+pub const DEVICES_OF_MANAGER: u32 = 1_000;
+pub const DEVICES_OF_ADMIN: u32 = 25_000;
 /// Numbers ever given to devices, forgotten ones included.
 pub const DEVICE_NUMBERS: u32 = 1_000_000;
 /// Devices whose tokens were taken back or that are suspended.
@@ -32,6 +44,8 @@ pub const PAIR_BODY: usize = 1 << 10;
 pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
 /// The greatest number of changes that a device can say it has not sent yet.
 pub const UNSENT: u64 = 1_000_000_000_000;
+/// When whoever used up its share may ask again. Milliseconds.
+pub const SHARE_RETRY_MS: u64 = 60_000;
 /// Live sessions on one node.
 pub const SESSIONS: usize = 10_000;
 /// Events waiting in one session's queue, and their bytes.
@@ -50,19 +64,58 @@ pub const CHANGES: u64 = 1_000_000;
 pub const CONFLICTS: u64 = 100_000;
 pub const CONFLICT_BYTES: u64 = 1 << 30;
 pub const ELECTIONS: u64 = 100_000;
-/// Conflicts that wait for a decision, and their bytes: in all, and of one device. They are in memory.
+/// Conflicts that wait for a decision, and their bytes: in all, in one table, and of one device. They are in memory.
 pub const OPEN_CONFLICTS: usize = 10_000;
 pub const OPEN_CONFLICT_BYTES: usize = 64 << 20;
+pub const OPEN_CONFLICTS_OF_TABLE: usize = 4_000;
+pub const OPEN_CONFLICT_BYTES_OF_TABLE: usize = 32 << 20;
 pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
 pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
+/// The last fifth of the room of a table and of the cluster is for devices that hold no more than this.
+pub const OPEN_CONFLICTS_SMALL: usize = 100;
+pub const OPEN_CONFLICT_BYTES_SMALL: usize = 512 << 10;
 /// Open conflicts of one record that a repeated insert is compared with.
 pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.
 pub const COMPACT_STEP: u64 = 1_000;
 
-/// TLS handshakes of one port at the same time, and how long each may take.
-pub const HANDSHAKES: usize = 1_024;
+/// How long a TLS handshake may take, and how long a peer may say nothing at all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_SILENCE: Duration = Duration::from_secs(1);
+/// Connections of the gateway on which no good token was seen: all, or half of `connections` if that is less, and of one
+/// address.
+pub const ANONYMOUS_CONNECTIONS: usize = 4_096;
+pub const ANONYMOUS_CONNECTIONS_OF_ADDRESS: usize = 1_024;
+/// Connections beside those of sessions that a node has room for: requests, polls, pages.
+pub const CONNECTIONS_BESIDE: usize = 1_024;
+/// Connections that were told to make room and have not closed yet; with more, newcomers are turned away.
+pub const CLOSING_CONNECTIONS: usize = 128;
+/// Addresses that somebody was vouched for at, and that are remembered for it.
+pub const KNOWN_ADDRESSES: usize = 4_096;
+/// Connections on the port of the nodes; of those, without a certificate seen: all, and of one address.
+pub const NODE_CONNECTIONS: usize = 256;
+pub const ANONYMOUS_NODES: usize = 128;
+pub const ANONYMOUS_NODES_OF_ADDRESS: usize = 32;
+/// File descriptors that are none of the gateway's: for the other nodes, the disk and the operator.
+pub const DESCRIPTORS_RESERVED: usize = 640;
+/// Engine.IO connections that have not said who they are: all, and of one address.
+pub const ANONYMOUS_SOCKETS: usize = 1_024;
+pub const ANONYMOUS_SOCKETS_OF_ADDRESS: usize = 256;
+
+/// The request line and headers of a request, and the buffers of its connection. Bytes.
+pub const HTTP_HEAD: usize = 16 << 10;
+pub const HTTP_BUFFER: usize = 64 << 10;
+/// A body before it is known who sends it. Bytes.
+pub const ANONYMOUS_BODY: usize = 64 << 10;
+/// The same as read from the connection, with what is read ahead.
+pub const ANONYMOUS_READ: usize = ANONYMOUS_BODY + HTTP_BUFFER + HTTP_HEAD;
+/// A connection on which nothing came for so long is probed, so often, and given up after so many probes.
+pub const PROBE_AFTER: Duration = Duration::from_secs(30);
+pub const PROBE_EVERY: Duration = Duration::from_secs(10);
+pub const PROBES: i32 = 3;
+/// Addresses whose refused tokens are told apart in the log, and lines about them a second.
+pub const REFUSED_ADDRESSES: usize = 1_024;
+pub const REFUSED_LINES: u32 = 16;
 
 /// `limit` of a listing: greatest value, and the documented default.
 pub const PAGE_MAX: u64 = 1_000;
@@ -77,6 +130,24 @@ pub const SYNC_MOVED: usize = 200_000;
 pub const SYNC_PAGE_TIMES: usize = 4_096;
 /// Syncs and resumes of one session that wait for their turn.
 pub const SESSION_JOBS: usize = 1_024;
+
+/// Elections that devices without privileges may ask for in a window of time: one of them, and all together; and the
+/// window. Milliseconds.
+pub const ELECTIONS_ASKED_OF_DEVICE: usize = 3;
+pub const ELECTIONS_ASKED: usize = 6;
+pub const ELECTIONS_ASKED_MS: u64 = 60_000;
+/// A device that was the master and left so often in that window ranks last in elections; and how many times that any
+/// master left are remembered.
+pub const MASTER_LEFT_OFTEN: usize = 3;
+pub const MASTERS_LEFT: usize = 32;
+
+/// Large answers (a whole listing, a page of conflicts) that wait for one of the same token to be sent, how long they
+/// wait, and how long sending one may take.
+pub const LISTINGS_WAITING: usize = 64;
+pub const LISTING_WAIT: Duration = Duration::from_secs(10);
+pub const LISTING_TIME: Duration = Duration::from_secs(60);
+/// Devices in one piece of the whole listing of devices.
+pub const LISTING_PIECE: usize = 256;
 
 /// Lengths of names, in bytes (the documented columns are VARCHAR(255), VARCHAR(100)).
 pub const DEVICE_ID: usize = 255;
@@ -105,10 +176,26 @@ pub const ORIGIN_WINDOW: u64 = 8_192;
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 
+/// An encoded command of another node: the greatest that a client can cause, and some room. Bytes.
+pub const COMMAND_BYTES: usize = 1 << 20;
+/// Devices in one note of those that were seen.
+pub const DEVICES_SEEN: usize = 65_536;
+/// The id of a sync, and of a token. Bytes.
+pub const SYNC_ID: usize = 255;
+pub const JTI: usize = 255;
+/// The end of the year 9999: no time is later.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
+/// Nodes that a cluster ever had or took out.
+pub const NODES_EVER: usize = 4_096;
 /// A `HOST:PORT`.
 pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.
 pub const NODES: usize = 16;
+/// Voters that are known from other members' word only, while this node's log does not name them yet.
+pub const NODES_VOUCHED: usize = 64;
+/// How far the term of a vote may be ahead of this node's own: no number of honest elections comes near, and the last
+/// term is as far away again.
+pub const TERM_AHEAD: u64 = 1 << 32;
 pub const MEMBERS_CHANGE: std::time::Duration = std::time::Duration::from_secs(600);
 /// The greatest `pending_changes_count` that a database can bring.
 pub const PENDING_CHANGES: u64 = 1_000_000_000_000;
@@ -118,11 +205,19 @@ pub const IMPORT_ROWS: usize = 500;
 pub const IMPORT_BYTES: usize = 512 << 10;
 pub const IMPORT_TEXT: usize = 16 << 10;
 pub const IMPORT_OWN_ROWS: u64 = 4_096;
+/// Rows in one step however they come, and the greatest id of a row.
+pub const IMPORT_STEP_ROWS: usize = 65_536;
+pub const IMPORT_ROW_ID: u64 = 1 << 53;
 
 /// The longest life of a token, in seconds; and how many revoked ones are remembered until they have ended by
 /// themselves.
 pub const TOKEN_SECONDS: u64 = 366 * 86_400;
 pub const REVOKED: usize = 10_000;
+/// For so many days after its token has ended a revocation is kept: the cluster's time may have been wrong when it
+/// seemed to have ended.
+pub const REVOKED_DAYS: u64 = 400;
+/// How often the applied time of a cluster is brought back.
+pub const TIME_CORRECTIONS: usize = 64;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
@@ -130,6 +225,9 @@ pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;
 pub const CLOCK_SKEW_MS: u64 = 2_000;
 /// A client's time as it came, as far as it is kept. Bytes.
 pub const TIME_TEXT: usize = 64;
+
+/// How far apart the clocks of two nodes may be. Milliseconds.
+pub const NODE_CLOCK_APART_MS: u64 = 5_000;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;

@@ -30,8 +30,12 @@ pub static APPLIED: Counter = Counter::new();
 /// Events handed out to sessions: each once, and once a session.
 pub static BROADCASTS: Counter = Counter::new();
 pub static DELIVERIES: Counter = Counter::new();
+/// Calls of other nodes that were turned away: no members, or in another one's name.
+pub static PEERS_REFUSED: Counter = Counter::new();
 /// Flushes of the storage engine to the disk.
 pub static FLUSHES: Histogram = Histogram::new();
+/// Tokens that were refused at the door: missing, wrong, revoked or expired.
+pub static REFUSED_TOKENS: Counter = Counter::new();
 pub static ERRORS: Errors = Errors::new();
 
 /// Upper bounds in microseconds.
@@ -122,16 +126,27 @@ pub fn gauge(out: &mut String, name: &str, help: &str, rows: &[(&str, &dyn Displ
     }
 }
 
+/// A number that only grows and is counted elsewhere.
+pub fn counter(out: &mut String, name: &str, help: &str, value: u64) {
+    head(out, name, "counter", help);
+    let _ = writeln!(out, "{name} {value}");
+}
+
 /// Everything that is counted here.
 pub fn counted(out: &mut String) {
-    for (name, counter, help) in [
+    for (name, count, help) in [
         ("tillsync_commands_proposed_total", &PROPOSED, "Commands that this node gave to the cluster."),
+        (
+            "tillsync_peer_calls_refused_total",
+            &PEERS_REFUSED,
+            "Calls of nodes that are not members, or in the name of others.",
+        ),
         ("tillsync_commands_applied_total", &APPLIED, "Commands that this node has applied."),
         ("tillsync_broadcasts_total", &BROADCASTS, "Events handed out to the sessions of this node."),
         ("tillsync_deliveries_total", &DELIVERIES, "The same, once for each session."),
+        ("tillsync_refused_tokens_total", &REFUSED_TOKENS, "Requests and connections refused for their token."),
     ] {
-        head(out, name, "counter", help);
-        let _ = writeln!(out, "{name} {}", counter.get());
+        counter(out, name, help, count.get());
     }
     FLUSHES.write(out, "tillsync_flush_seconds", "Flushes of the storage engine to the disk.");
     ERRORS.write(out, "tillsync_errors_total", "Errors given to clients, by door and documented code.");

@@ -4,7 +4,7 @@
 //! A mutant is a patch in `chaos/mutants/`. Its first line says what the bug is (`# …`). `# test: NAME` names the cargo
 //! test that has to catch it instead, where the bug lies below what is simulated or what only a test can see;
 //! `# sim and test: NAME` asks for both; `# power: N [KIND]` says within how many runs of `chaos power` it has to be
-//! found. Every patch asks `crate::mutant("its name")` whether its bug is on, so all of
+//! found; `# sim and process: SCENARIO` asks for a run on real processes as well. Every patch asks `crate::mutant("its name")` whether its bug is on, so all of
 //! them are applied to one copy of the tree and built once; a bug is turned on by the environment. The tree itself
 //! knows nothing of it.
 
@@ -29,11 +29,13 @@ pub fn mutant(name: &str) -> bool {
     ON.get_or_init(|| std::env::var("TILLSYNC_MUTANT").unwrap_or_default()) == name
 }
 "#;
-const ON: &str = "TILLSYNC_MUTANT";
+pub const ON: &str = "TILLSYNC_MUTANT";
 
 /// A build or a test that takes longer hangs.
 const BUILD: Duration = Duration::from_secs(3_600);
 const TEST: Duration = Duration::from_secs(600);
+/// Runs on real processes within which a bug has to be found.
+const PROCESS_RUNS: u64 = 3;
 
 #[derive(Args)]
 pub struct Options {
@@ -69,6 +71,8 @@ struct Mutant {
     test: Option<String>,
     /// The power runs, and of which kind if not of all, within which it has to be found.
     power: Option<String>,
+    /// The scenario on real processes that has to break as well.
+    process: Option<String>,
     patch: PathBuf,
 }
 
@@ -168,8 +172,9 @@ impl Mutant {
         let also = how.strip_prefix("sim and test: ");
         let test = also.or_else(|| how.strip_prefix("test: ")).map(str::to_owned);
         let power = how.strip_prefix("power: ").map(str::to_owned);
+        let process = how.strip_prefix("sim and process: ").map(str::to_owned);
         let sim = also.is_some() || (test.is_none() && power.is_none());
-        Self { name, bug, sim, test, power, patch }
+        Self { name, bug, sim, test, power, process, patch }
     }
 }
 
@@ -188,9 +193,9 @@ impl Workshop {
         cargo
     }
 
-    /// The program that simulates.
+    /// The program that simulates, and beside it the one that it starts as nodes.
     fn build(&self) -> Result<PathBuf, String> {
-        succeeded("cargo build", child::run(&mut self.cargo(&["build", "-q", "-p", "chaos"]), BUILD))?;
+        succeeded("cargo build", child::run(&mut self.cargo(&["build", "-q", "--workspace", "--bins"]), BUILD))?;
         Ok(self.target.join("debug/chaos"))
     }
 
@@ -269,6 +274,13 @@ impl Shop {
             caught.push(format!("`cargo test --lib {test}`"));
             seen = if seen.is_empty() { how } else { seen };
         }
+        if let Some(scenario) = &mutant.process {
+            let Some((by, how)) = self.process(&mutant.name, scenario)? else {
+                return Ok(Fate::Survived(format!("{PROCESS_RUNS} runs of {scenario}")));
+            };
+            caught.push(by);
+            seen = if seen.is_empty() { how } else { seen };
+        }
         if let Some(runs) = &mutant.power {
             return self.power(&mutant.name, runs);
         }
@@ -292,6 +304,27 @@ impl Shop {
             .as_ref()
             .map(|last| format!("power {} (seed {})", last["kind"].as_str().unwrap_or_default(), last["seed"]));
         Ok(Fate::Caught(by.unwrap_or_default(), how.chars().take(300).collect()))
+    }
+
+    /// A run on real processes that breaks, and what it says.
+    fn process(&self, mutant: &str, scenario: &str) -> Result<Option<(String, String)>, String> {
+        let dir = self.folder.join("target-run");
+        for seed in 1..=PROCESS_RUNS {
+            let mut chaos = Command::new(&self.seeds);
+            chaos.args(["run", scenario, "--seed", &seed.to_string(), "--dir"]).arg(&dir).env(ON, mutant);
+            let done = child::run(chaos.arg("--binary").arg(self.seeds.with_file_name("tillsync")), TEST)?;
+            if done.success {
+                continue;
+            }
+            let report = fs::read(dir.join("report.json")).map_err(|_| format!("chaos run: {}", done.err))?;
+            let report: serde_json::Value = serde_json::from_slice(&report).map_err(|error| error.to_string())?;
+            let invariants = report["invariants"].as_array().map_or(&[][..], |all| all);
+            let broken: Vec<_> = invariants.iter().filter(|found| found["holds"] == false).collect();
+            let names: Vec<_> = broken.iter().filter_map(|found| found["name"].as_str()).collect();
+            let how = broken.first().map(|found| found["violations"].to_string()).unwrap_or_default();
+            return Ok(Some((format!("{} ({scenario}, seed {seed})", names.join(" ")), how)));
+        }
+        Ok(None)
     }
 
     /// What a test says when it fails.
@@ -329,13 +362,14 @@ mod tests {
     #[test]
     fn a_patch_says_what_has_to_catch_it() {
         let mutant = |head: &str| {
-            let Mutant { bug, sim, test, .. } =
+            let Mutant { bug, sim, test, process, .. } =
                 Mutant::of("m".into(), &format!("{head}--- a/x\n# no\n"), PathBuf::new());
-            (bug, sim, test)
+            (bug, sim, test.or(process))
         };
         assert_eq!(mutant("# a bug\n"), ("a bug".into(), true, None));
         assert_eq!(mutant("# a bug\n# test: t\n"), ("a bug".into(), false, Some("t".into())));
         assert_eq!(mutant("# a bug\n# sim and test: t\n"), ("a bug".into(), true, Some("t".into())));
+        assert_eq!(mutant("# a bug\n# sim and process: p\n"), ("a bug".into(), true, Some("p".into())));
     }
 
     /// Patches that do not apply prove nothing any more.

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::{Value, json};
+
 const SCENARIO: &str = r#"
 name = "short"
 explained = "The leader is killed and cut off, once each."
@@ -13,6 +15,8 @@ duration_s = 8
 [load]
 ws = 3
 socketio = 2
+writes = 450
+inserts = 100
 
 # No judgement on how fast the machine is.
 [slo]
@@ -31,6 +35,56 @@ kind = "partition"
 who = "leader"
 silent = true
 "#;
+
+/// Takes a line of a history; true if it was one that now tells of a fault.
+type Doctor = fn(&mut Value) -> bool;
+
+/// Faults that each invariant has to see in the evidence of a run on real processes, where it was none.
+const DOCTORED: &[(&str, Doctor)] = &[
+    ("queues", |line| {
+        let queued = line["outcome"] == "ok" && line["queued"].is_object();
+        if queued {
+            line["queued"]["after"] = json!(1_000_000);
+        }
+        queued
+    }),
+    ("newcomers", |line| {
+        let first = line["unregistered"] == true;
+        if first {
+            line["outcome"] = json!("unknown");
+        }
+        first
+    }),
+    ("inserts", |line| {
+        let lost = line["kind"] == "write" && line["insert"] == true && line["conflict"].is_u64();
+        if lost {
+            line["conflict"] = json!(1_000_000);
+        }
+        lost
+    }),
+    ("time_syncs", |line| {
+        let sent = line["pages"][0][0].is_object();
+        let since = line["kind"] == "sync_since" && line["since_ms"].as_u64() < Some(4_000_000_000_000) && sent;
+        if since {
+            line["pages"] = json!([[]]);
+        }
+        since
+    }),
+    ("stores", |line| {
+        let store = line["line"] == "store" && line["records"][0].is_object();
+        if store {
+            line["records"][0]["value"] = json!("as it was before");
+        }
+        store
+    }),
+    ("presence", |line| {
+        let twin = line["line"] == "twin";
+        if twin {
+            line["online"] = json!(false);
+        }
+        twin
+    }),
+];
 
 fn chaos(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_chaos")).args(args).output().unwrap()
@@ -77,6 +131,21 @@ fn a_cluster_of_processes_survives_and_its_history_is_checked() {
     assert!(count("op") > 50 && count("session") >= 5 && count("sample") > 50, "{said}");
     assert_eq!((count("final"), count("trouble")), (3, 0));
     assert!(chaos(&["check", history.to_str().unwrap()]).status.success());
+    // Every kind of client was there, and had something to be checked.
+    let report: Value = serde_json::from_slice(&std::fs::read(dir.join("report.json")).unwrap()).unwrap();
+    for (name, _) in DOCTORED {
+        let found = report["invariants"].as_array().unwrap().iter().find(|found| found["name"] == *name).unwrap();
+        assert!(found["checked"].as_u64().unwrap() > 0, "{name} had nothing to check");
+    }
+    for (name, doctor) in DOCTORED {
+        let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.iter_mut().any(doctor), "nothing to doctor for {name}");
+        let doctored: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(&history, doctored).unwrap();
+        let checked = chaos(&["check", history.to_str().unwrap()]);
+        assert_eq!(checked.status.code(), Some(1), "{name}");
+        assert!(both(&checked).contains(&format!("{name:16} BROKEN")), "{name}: {}", both(&checked));
+    }
     // The same evidence with one acknowledged change gone from a node.
     let line = text.lines().find(|line| line.starts_with("{\"line\":\"final\"")).unwrap();
     let first = line.split_once("\"changes\":[").unwrap().1.split_once("},").unwrap().0;

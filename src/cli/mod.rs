@@ -7,11 +7,12 @@ use clap::{Parser, Subcommand};
 
 use crate::model::error::{Code, Error};
 
-/// A line on standard output. A reader that went away is no reason to panic: `dev | head` goes on serving.
+/// A line on standard output, with nothing in it that a terminal obeys: much of it is what devices sent. A reader that
+/// went away is no reason to panic: `dev | head` goes on serving.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($words)*);
+        let _ = writeln!(std::io::stdout(), "{}", crate::model::visible::escaped(&format!($($words)*)));
     }};
 }
 
@@ -19,7 +20,7 @@ macro_rules! say {
 macro_rules! note {
     ($($words:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($words)*);
+        let _ = writeln!(std::io::stderr(), "{}", crate::model::visible::escaped(&format!($($words)*)));
     }};
 }
 
@@ -35,6 +36,7 @@ mod health;
 mod load;
 mod local;
 mod logging;
+mod private;
 pub mod serve;
 mod sqlite;
 mod token;
@@ -127,7 +129,12 @@ impl From<client::ClientError> for Failure {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Certificates are for others to read; their keys have their mode by themselves.
+    if !matches!(command, Command::Certs(_)) {
+        private::by_default();
+    }
+    let result = match command {
         Command::Serve(args) => serve::execute(args),
         Command::Dev(args) => block_on(dev::execute(args)),
         Command::Demo(args) => block_on(demo::execute(args)),

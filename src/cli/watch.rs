@@ -11,6 +11,7 @@ use super::client::{ClientError, Target, TargetArgs};
 use super::{CliResult, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
+use crate::model::visible::escaped;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -117,7 +118,7 @@ impl Watch {
             line(event)
         };
         // A reader that went away (`watch | head`) ends the command, quietly.
-        writeln!(std::io::stdout(), "{line}").map_err(|_| WatchError::Output)
+        writeln!(std::io::stdout(), "{}", escaped(&line)).map_err(|_| WatchError::Output)
     }
 }
 

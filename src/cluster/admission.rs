@@ -94,13 +94,17 @@ pub async fn admit(
         match judge(me, founders, &answers) {
             Verdict::Found => {
                 cluster.waits(String::new());
-                service.open(&cluster.node);
+                service.open(&cluster.node, cluster.members.clone());
                 return cluster.node.found(beginning.members).await;
             }
             Verdict::Join => {
                 tracing::info!("this node is new to the cluster");
+                // Whoever answered belongs to it, and so do those it names: one of them will come as the leader.
+                for answer in answers.iter().filter(|answer| answer.fresh) {
+                    cluster.members.vouch(&answer.voters);
+                }
                 cluster.waits(String::new());
-                service.open(&cluster.node);
+                service.open(&cluster.node, cluster.members.clone());
                 return Ok(());
             }
             Verdict::Refuse(why) => {

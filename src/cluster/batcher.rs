@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::agreed_clock::AgreedClock;
 use super::gather::Gather;
 use super::inbox::{Inbox, Proposed, Stream};
 use super::outbox::Outbox;
@@ -127,6 +128,7 @@ impl Lead {
 
 pub struct Batcher {
     pub node: Arc<Node>,
+    pub clock: Arc<AgreedClock>,
     pub outbox: Arc<Outbox>,
     pub inbox: Arc<Inbox>,
     pub wake: Arc<Notify>,
@@ -162,6 +164,9 @@ impl Batcher {
             let now = place.now();
             if now.leading != Some(term) {
                 lead.end(Ended::Lost { leader: now.leader });
+            } else if !self.clock.may_lead() {
+                // Another node will: this one hands leadership over.
+                lead.end(Ended::Lost { leader: None });
             }
             if let Some(why) = *lead.ended.lock() {
                 return why;

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Beginning, admit};
+use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
-use super::inbox::Inbox;
+use super::inbox::{Door, Inbox};
 use super::membership::Membership;
 use super::outbox::Outbox;
 use super::probe::{self, PROBE_EVERY};
@@ -23,6 +24,7 @@ use super::reader::Reader;
 use super::{Cluster, succession};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
+use crate::consensus::members::Members;
 use crate::consensus::memory::Router;
 use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing};
 use crate::consensus::replica::Replica;
@@ -174,7 +176,9 @@ pub async fn start(
         stats: stats.clone(),
     };
     let node = Arc::new(Node::start(options, parts).await?);
-    let desk = Desk { node, identity, transport, stats, stop: stop.clone(), tasks: tasks.clone() };
+    let members = Members::new(&node, config.members.keys().copied().collect());
+    let configured: Vec<_> = config.members.clone().into_iter().chain(config.join.clone()).collect();
+    let desk = Desk { node, identity, transport, stats, members, configured, stop: stop.clone(), tasks: tasks.clone() };
     let cluster = desk.open(config.request_timeout, clock);
     service.tell_status(cluster.clone());
     match wire {
@@ -196,7 +200,7 @@ pub async fn start(
             }
         });
     } else {
-        service.open(&desk.node);
+        service.open(&desk.node, desk.members.clone());
     }
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
 }
@@ -207,6 +211,8 @@ struct Desk {
     identity: Arc<Identity>,
     transport: Arc<dyn Transport>,
     stats: Arc<PeerStats>,
+    members: Arc<Members>,
+    configured: Vec<(u64, Member)>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -231,7 +237,9 @@ impl Desk {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
         let outbox = Arc::new(Outbox::new(identity.node, random(), request_timeout, wake.clone()));
-        let inbox = Inbox::new(wake.clone(), stop.clone());
+        let clock = AgreedClock::new(clock);
+        let door = Door { node: node.clone(), clock: clock.clone(), waited: request_timeout };
+        let inbox = Inbox::new(door, wake.clone(), stop.clone());
         let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
         let membership = Arc::new(Membership {
             identity: identity.clone(),
@@ -244,20 +252,28 @@ impl Desk {
         });
         let cluster = Arc::new(RaftCluster {
             identity: identity.clone(),
-            clock,
+            clock: clock.clone(),
             node: node.clone(),
             outbox: outbox.clone(),
             inbox: inbox.clone(),
             reader: reader.clone(),
             stats: stats.clone(),
+            members: self.members.clone(),
+            configured: self.configured.iter().filter(|(id, _)| *id != identity.node).cloned().collect(),
             membership,
             said: Mutex::default(),
             sessions: OnceLock::new(),
             waiting: Mutex::default(),
             ended: watch::Sender::new(None),
         });
-        let batcher =
-            Batcher { node: node.clone(), outbox: outbox.clone(), inbox, wake: wake.clone(), stop: stop.clone() };
+        let batcher = Batcher {
+            node: node.clone(),
+            clock: clock.clone(),
+            outbox: outbox.clone(),
+            inbox,
+            wake: wake.clone(),
+            stop: stop.clone(),
+        };
         let proposer = Proposer {
             node: node.clone(),
             identity: identity.clone(),
@@ -272,7 +288,7 @@ impl Desk {
         self.spawn(reader.run());
         self.spawn(succession::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
         self.spawn(expire(outbox, stop.clone()));
-        self.spawn(probe::run(cluster.clone(), transport.clone(), stop.clone()));
+        self.spawn(probe::run(cluster.clone(), clock, transport.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
     }

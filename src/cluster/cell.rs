@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use super::boot::{NodeConfig, Stopper, Wire, listen, start};
 use super::raft_cluster::RaftCluster;
 use super::{Cluster, SharedCluster};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::consensus::memory::Router;
 use crate::consensus::types::Member;
 use crate::model::effect::{Effect, Effects};
@@ -32,11 +33,35 @@ pub struct Running {
     close: Arc<dyn Close>,
 }
 
-pub async fn run(config: NodeConfig, stores: Stores, wire: Wire) -> Running {
+/// The machine's clock, set wrong by so many milliseconds.
+#[derive(Default)]
+pub struct WrongClock(AtomicI64);
+
+impl WrongClock {
+    pub fn set(&self, ms: i64) {
+        self.0.store(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for WrongClock {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms().saturating_add_signed(self.0.load(Ordering::SeqCst))
+    }
+
+    fn even_ms(&self) -> u64 {
+        SystemClock.even_ms()
+    }
+}
+
+pub async fn run(config: NodeConfig, stores: Stores, wire: Wire, clock: Arc<WrongClock>) -> Running {
     let (log, close) = (stores.log.clone(), stores.close.clone());
-    let node = start(config, stores, wire, Arc::new(SystemClock)).await.unwrap();
+    let node = start(config, stores, wire, clock).await.unwrap();
     let (cluster, effects, stopper) = node.split();
     Running { cluster, effects, stopper, log, close }
+}
+
+pub fn member(id: u64) -> Member {
+    Member { raft: format!("node-{id}"), ..Member::default() }
 }
 
 /// Every row of a node.
@@ -49,17 +74,19 @@ pub struct Cell {
     pub router: Arc<Router>,
     pub disks: BTreeMap<u64, MemoryDisk>,
     pub nodes: BTreeMap<u64, Running>,
+    /// Of every node that was ever started; right at first.
+    pub clocks: BTreeMap<u64, Arc<WrongClock>>,
     config: NodeConfig,
 }
 
 impl Cell {
     pub async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
-        let members = (1..=size).map(|id| (id, Member { raft: format!("node-{id}"), ..Member::default() })).collect();
+        let members = (1..=size).map(|id| (id, member(id))).collect();
         let mut config = NodeConfig::new(0, "cell", members);
         config.snapshot_every = 1_000_000;
         change(&mut config);
         let disks = (1..=size).map(|id| (id, MemoryDisk::default())).collect();
-        let mut cell = Self { router: Router::new(), disks, nodes: BTreeMap::new(), config };
+        let mut cell = Self { router: Router::new(), disks, nodes: BTreeMap::new(), clocks: BTreeMap::new(), config };
         for id in 1..=size {
             cell.start(id).await;
         }
@@ -89,7 +116,7 @@ impl Cell {
         let mut cell = Self::new(0, |config| config.members = members).await;
         for (id, listener) in listeners {
             let config = NodeConfig { id, ..cell.config.clone() };
-            cell.nodes.insert(id, run(config, stores(id), Wire::Grpc(listener)).await);
+            cell.nodes.insert(id, run(config, stores(id), Wire::Grpc(listener), Arc::default()).await);
         }
         cell
     }
@@ -97,7 +124,8 @@ impl Cell {
     pub async fn start(&mut self, id: u64) {
         let config = NodeConfig { id, ..self.config.clone() };
         let wire = Wire::Memory(self.router.clone());
-        let node = run(config, self.disks[&id].open(), wire).await;
+        let clock = self.clocks.entry(id).or_default().clone();
+        let node = run(config, self.disks[&id].open(), wire, clock).await;
         self.nodes.insert(id, node);
     }
 
@@ -106,7 +134,8 @@ impl Cell {
         let known = self.nodes.keys().map(|node| (*node, Member::default())).collect();
         let config = NodeConfig { id, members: BTreeMap::new(), join: known, ..self.config.clone() };
         let disk = self.disks.entry(id).insert_entry(MemoryDisk::default());
-        let node = run(config, disk.get().open(), Wire::Memory(self.router.clone())).await;
+        let clock = self.clocks.entry(id).or_default().clone();
+        let node = run(config, disk.get().open(), Wire::Memory(self.router.clone()), clock).await;
         self.nodes.insert(id, node);
     }
 
@@ -136,6 +165,16 @@ impl Cell {
             }
         };
         tokio::time::timeout(PATIENCE, agreed).await.expect("no leader")
+    }
+
+    /// These nodes have applied what the one that is furthest has.
+    pub async fn converge_among(&self, nodes: &[u64]) {
+        let applied = |node: &u64| self.nodes[node].cluster.replica().applied_index();
+        let target = nodes.iter().map(applied).max().unwrap_or(0);
+        for node in nodes {
+            let applied = self.nodes[node].cluster.replica().wait_applied(target);
+            tokio::time::timeout(PATIENCE, applied).await.expect("the nodes do not converge");
+        }
     }
 
     /// All nodes have applied the same and hold the same rows.

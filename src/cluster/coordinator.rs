@@ -72,11 +72,16 @@ struct Lead {
 struct StateClock {
     at: Instant,
     ms: u64,
+    /// How often the state's time was brought back: this clock then starts anew.
+    corrections: usize,
 }
 
 impl StateClock {
-    fn now(&mut self, least_ms: u64) -> u64 {
+    fn now(&mut self, least_ms: u64, corrections: usize) -> u64 {
         let now = Instant::now();
+        if std::mem::replace(&mut self.corrections, corrections) != corrections {
+            self.ms = least_ms;
+        }
         self.ms = (self.ms + (now - self.at).as_millis() as u64).max(least_ms);
         self.at = now;
         self.ms
@@ -131,7 +136,7 @@ impl Coordinator {
     /// The leader's duties, until leadership ends.
     async fn lead(&self, term: u64) {
         let now = Instant::now();
-        let clock = StateClock { at: now, ms: self.cluster.clock().now_ms() };
+        let clock = StateClock { at: now, ms: self.cluster.clock().now_ms(), corrections: 0 };
         let mut lead = Lead { term, since: now, clock, tried: None, last: (0, Vec::new()) };
         loop {
             let (news, mut agenda) = (self.cluster.changed(), self.cluster.replica().watch_agenda());
@@ -205,7 +210,9 @@ impl Coordinator {
             state: &state,
             me: self.cluster.node_id(),
             term: lead.term,
-            now_ms: lead.clock.now(self.cluster.clock().now_ms().max(state.meta().now_ms)),
+            now_ms: lead
+                .clock
+                .now(self.cluster.clock().now_ms().max(state.meta().now_ms), state.meta().time_corrections.len()),
             leading_ms,
             nodes: &nodes,
             tried: lead.tried,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::membership::{CAUGHT_UP, Done, Membership, No, PAUSE, cannot, no};
 use super::raft_cluster::RaftCluster;
-use crate::model::election::{is_candidate, rank};
+use crate::model::election::is_candidate;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{DeviceShutdown, Role, RoleChange};
@@ -69,10 +69,11 @@ impl Membership {
                 return;
             }
             let there = state.devices().filter(|device| device.home == to && is_candidate(device));
-            there.min_by(|a, b| rank(a, b)).map(|device| device.device_id.clone())
+            there.min_by(|a, b| state.ranks(a, b)).map(|device| device.device_id.clone())
         };
         let Some(device_id) = device else { return };
-        let order = RoleChange { device_id, role: Role::Master.into(), reason: reason.into(), by: by.into() };
+        let (reason, by) = (reason.into(), by.into());
+        let order = RoleChange { device_id, role: Role::Master.into(), reason, by, ..RoleChange::default() };
         if let Err(error) = self.propose(Intent::RoleChange(order)).await {
             tracing::info!(to, %error, "the master's role could not be handed over");
         }

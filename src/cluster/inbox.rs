@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -10,11 +11,16 @@ use prost::Message;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::agreed_clock::AgreedClock;
+use crate::consensus::node::Node;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::Streaming;
 use crate::limits;
+use crate::model::door::{self, Proposer};
+use crate::model::error::{Code, Error};
+use crate::proto::command::Intent;
 use crate::proto::proposal_answer::Result as Answer;
-use crate::proto::{NotLeader, Outcome, ProposalAnswer, ProposeRequest, ProposeResponse};
+use crate::proto::{Command, NotLeader, Outcome, ProposalAnswer, ProposeRequest, ProposeResponse, Refused, outcome};
 
 #[derive(Default)]
 struct Answers {
@@ -99,6 +105,11 @@ impl Stream {
     }
 }
 
+fn refusal(error: Error) -> Outcome {
+    let refused = Refused { code: error.code.number(), message: error.message, ..Refused::default() };
+    Outcome { result: Some(outcome::Result::Refused(refused)), ..Outcome::default() }
+}
+
 /// A proposal of another node.
 pub struct Proposed {
     pub stream: Arc<Stream>,
@@ -117,13 +128,53 @@ struct Queue {
 /// All streams of proposals that other nodes have opened here.
 pub struct Inbox {
     queue: Mutex<Queue>,
+    door: Door,
     wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
+/// What a command of another node has to pass before it gets into the log.
+pub struct Door {
+    pub node: Arc<Node>,
+    pub clock: Arc<AgreedClock>,
+    /// How long a command may have waited for a leader.
+    pub waited: Duration,
+}
+
+impl Door {
+    /// `from` is who its certificate says. What is refused is surely not in the log.
+    fn check(&self, from: u64, command: &Bytes) -> Result<(), Error> {
+        let invalid = |why: String| Err(Error::new(Code::InvalidData, why));
+        if command.len() > limits::COMMAND_BYTES {
+            return invalid(format!("a command may have at most {} bytes", limits::COMMAND_BYTES));
+        }
+        let Some(seen) = door::look(command) else { return invalid("these bytes are no command".into()) };
+        if seen.origin.node != from {
+            return invalid(format!("node {from} proposes in the name of node {}", seen.origin.node));
+        }
+        match seen.proposer {
+            Proposer::Node => {}
+            Proposer::Leader => {
+                return Err(Error::new(Code::Unavailable, "only the leader proposes that, and it is another node"));
+            }
+            Proposer::Membership if self.is_so(command) => {}
+            Proposer::Membership => return invalid("the membership is another one".into()),
+        }
+        self.clock.check(from, seen.at_ms, self.waited)
+    }
+
+    /// A leader that lost leadership while it changed the members has its record still taken: it is compared with what
+    /// this node knows of them.
+    fn is_so(&self, command: &Bytes) -> bool {
+        let intent = Command::decode(command.clone()).ok().and_then(|command| command.intent);
+        let Some(Intent::MembersChanged(changed)) = intent else { return false };
+        self.node.group().members.contains_key(&changed.node) != changed.removed
+    }
+}
+
 impl Inbox {
-    pub fn new(wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), wake, stop })
+    pub fn new(door: Door, wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::default(), door, wake, stop })
     }
 
     /// From now on proposals are taken.
@@ -166,9 +217,24 @@ impl Inbox {
         taken
     }
 
-    fn offer(&self, stream: &Arc<Stream>, request: ProposeRequest) {
+    fn offer(&self, from: u64, stream: &Arc<Stream>, mut request: ProposeRequest) {
         if request.proposals.is_empty() {
             return;
+        }
+        let mut refused = Vec::new();
+        if self.door.clock.may_lead() {
+            request.proposals.retain(|proposal| match self.door.check(from, &proposal.command) {
+                Ok(()) => true,
+                Err(error) => {
+                    refused.push((proposal.id, error));
+                    false
+                }
+            });
+        }
+        if let Some((_, why)) = refused.first() {
+            tracing::warn!(peer = from, count = refused.len(), %why, "commands of another node were refused");
+            stream.answers.lock().outstanding += refused.len();
+            stream.applied(refused.into_iter().map(|(id, error)| (id, refusal(error))));
         }
         let mut queue = self.queue.lock();
         let poisoned = {
@@ -176,7 +242,7 @@ impl Inbox {
             answers.outstanding += request.proposals.len();
             answers.poisoned
         };
-        if !queue.open || poisoned {
+        if !queue.open || poisoned || !self.door.clock.may_lead() {
             let leader = queue.leader;
             drop(queue);
             stream.turned_away(leader, request.proposals.iter().map(|proposal| proposal.id));
@@ -191,8 +257,8 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    /// Takes a stream of proposals; gives the answers.
-    pub fn accept(self: &Arc<Self>, mut requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+    /// Takes a stream of proposals of `from`; gives the answers.
+    pub fn accept(self: &Arc<Self>, from: u64, mut requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
         let stream = Arc::new(Stream::default());
         let (inbox, answers) = (self.clone(), stream.clone());
         spawn(async move {
@@ -204,7 +270,7 @@ impl Inbox {
                     request = requests.next() => request,
                 };
                 let Some(request) = request else { break };
-                inbox.offer(&stream, request);
+                inbox.offer(from, &stream, request);
             }
             stream.answers.lock().closed = true;
             stream.ready.notify_one();

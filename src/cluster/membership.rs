@@ -6,10 +6,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::agreed_clock::{AgreedClock, Compared, Span};
 use super::outbox::Outbox;
 use super::raft_cluster::in_reach;
 use super::{Change, Changed};
-use crate::clock::SharedClock;
 use crate::consensus::group::{ChangeError, Group};
 use crate::consensus::node::Node;
 use crate::consensus::runtime::spawn;
@@ -58,7 +58,7 @@ pub struct Membership {
     pub transport: Arc<dyn Transport>,
     pub stats: Arc<PeerStats>,
     pub outbox: Arc<Outbox>,
-    pub clock: SharedClock,
+    pub clock: Arc<AgreedClock>,
     /// What is being done, in words.
     pub busy: Mutex<Option<String>>,
 }
@@ -241,9 +241,20 @@ impl Membership {
         let link = self.transport.link(id, member, Lane::Control);
         loop {
             let request = StatusRequest { handshake: Some(self.identity.handshake(id)), fresh: false };
+            let (asked_ms, since) = (self.clock.clock().now_ms(), Instant::now());
             let answered = tokio::time::timeout_at(end, link.status(request)).await;
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
-                Ok(status) => return Ok(status),
+                Ok(status) => {
+                    let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
+                    if status.clock_ms != 0 && theirs.is_far() {
+                        let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };
+                        let apart = Span(theirs.ahead_ms.unsigned_abs());
+                        return cannot(format!(
+                            "the clock of node {id} is {apart} {way} the leader's: set it right first"
+                        ));
+                    }
+                    return Ok(status);
+                }
                 Err(LinkError::Refused(why)) => return cannot(format!("node {id} at {}: {why}", member.raft)),
                 Err(why) => why,
             };
@@ -355,7 +366,7 @@ impl Membership {
     }
 
     pub(super) async fn propose(&self, intent: Intent) -> Result<Outcome, Error> {
-        let answered = self.outbox.push(intent, self.clock.now_ms())?;
+        let answered = self.outbox.push(intent, self.clock.stamp()?)?;
         answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
     }
 }

@@ -3,6 +3,7 @@
 //! A command's way: [`raft_cluster`] stamps it, [`outbox`] numbers and keeps it, [`proposer`] brings it to the
 //! leader; there [`inbox`] takes those of other nodes and [`batcher`] makes Raft entries of all that is ready.
 //! [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits for one.
+//! [`agreed_clock`] holds the node's clock against the others'.
 //! [`succession`] hurries when the leader's process has ended. [`boot`] puts a node together, [`admission`] decides
 //! whether it may take part; [`membership`] changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
@@ -17,6 +18,7 @@ use crate::proto::{Outcome, StatusResponse};
 use crate::storage::BoxFuture;
 
 pub mod admission;
+pub mod agreed_clock;
 pub mod batcher;
 pub mod boot;
 #[cfg(test)]
@@ -39,7 +41,11 @@ pub mod succession;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_clocks;
+#[cfg(test)]
 mod tests_membership;
+#[cfg(test)]
+mod tests_strangers;
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {
@@ -62,6 +68,11 @@ pub trait Cluster: Send + Sync + 'static {
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
 
     fn status(&self) -> Status;
+
+    /// Why this node serves nothing now, though it runs: its clock is wrong.
+    fn objection(&self) -> Option<String> {
+        None
+    }
 
     /// Resolves with the next news, from this call on, about who leads, who is a member, and which peers can be
     /// reached.

@@ -7,25 +7,46 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::agreed_clock::{AgreedClock, Compared, Group};
 use super::membership::settle;
 use super::raft_cluster::RaftCluster;
 use crate::consensus::transport::{Lane, Transport};
+use crate::consensus::types::Member;
 use crate::proto::StatusRequest;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.
 pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-pub async fn run(cluster: Arc<RaftCluster>, transport: Arc<dyn Transport>, stop: CancellationToken) {
+/// How often until most of the voters have confirmed this node's clock.
+const PROBE_SOON: Duration = Duration::from_millis(100);
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+/// Leadership is handed over within this time, or tried again.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
+pub async fn run(
+    cluster: Arc<RaftCluster>,
+    clock: Arc<AgreedClock>,
+    transport: Arc<dyn Transport>,
+    stop: CancellationToken,
+) {
     loop {
+        let mut place = cluster.node.place();
+        place.seen();
         let me = cluster.identity.node;
-        let members = cluster.node.members().into_iter().filter(|(peer, _)| *peer != me);
-        let questions = members.map(|(peer, member)| {
+        let questions = asked(&cluster).into_iter().map(|(peer, member)| {
             let link = transport.link(peer, &member, Lane::Control);
             let request = StatusRequest { handshake: Some(cluster.identity.handshake(peer)), fresh: false };
             let cluster = &cluster;
+            let clock = &clock;
             async move {
-                let since = Instant::now();
+                let (asked_ms, since) = (clock.clock().now_ms(), Instant::now());
+                let mut compared = None;
                 if let Ok(Ok(status)) = tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await {
+                    // At an address of which it is not known who is there, it says so itself.
+                    let peer = if peer == 0 { status.node } else { peer };
+                    if status.clock_ms > 0 {
+                        compared = Some(Compared::new(peer, status.clock_ms, asked_ms, since.elapsed()));
+                    }
                     cluster.stats.answered(peer, since);
                     if status.removed.contains(&me) {
                         cluster.end(format!(
@@ -33,14 +54,57 @@ pub async fn run(cluster: Arc<RaftCluster>, transport: Arc<dyn Transport>, stop:
                              give it a new id and an empty data folder"
                         ));
                     }
+                    if !status.pristine {
+                        cluster.members.vouch(&status.voters);
+                    }
                     cluster.said(peer, status);
                 }
+                compared
             }
         });
-        join_all(questions).await;
+        let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
+        compare(&cluster, &clock, &round).await;
         settle(&cluster.node).await;
-        if tokio::time::timeout(PROBE_EVERY, stop.cancelled()).await.is_ok() {
-            return;
+        let confirmed = clock.is_confirmed();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = jumped(&clock) => {}
+            // The first leader waits for it.
+            () = place.news(PROBE_SOON), if !confirmed => {}
+            () = tokio::time::sleep(PROBE_EVERY) => {}
         }
     }
+}
+
+/// The clock has jumped; but nobody is asked again without a pause.
+async fn jumped(clock: &AgreedClock) {
+    tokio::time::sleep(PROBE_PAUSE).await;
+    clock.wants_comparison().await;
+}
+
+/// A node whose clock is wrong does not lead, and hands leadership to one whose is not.
+async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared]) {
+    let node = &cluster.node;
+    let group = Group { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
+    let right = clock.judge(&group, round);
+    node.stand(clock.objection().is_none());
+    if let Some(to) = right
+        && node.leading().is_some()
+    {
+        let moved = node.transfer_leader(to, HAND_OVER).await;
+        tracing::info!(to, ?moved, "leadership is handed over: this node's clock is wrong");
+    }
+}
+
+/// The members; and while none of them is known to lead, those that the configuration names: the members may be others
+/// by now, and one of these may know them.
+fn asked(cluster: &RaftCluster) -> Vec<(u64, Member)> {
+    let mut peers = cluster.node.members();
+    peers.remove(&cluster.identity.node);
+    let mut all: Vec<_> = peers.clone().into_iter().collect();
+    if cluster.node.leader().is_none() {
+        all.extend(cluster.configured.iter().filter(|(id, _)| !peers.contains_key(id)).cloned());
+    }
+    all
 }

@@ -106,6 +106,7 @@ impl Proposer {
         let now = place.seen();
         if let Some(term) = now.leading
             && now.leading != given_away
+            && self.batcher.clock.may_lead()
         {
             return Route::Here(term);
         }

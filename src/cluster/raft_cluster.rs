@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::agreed_clock::AgreedClock;
 use super::inbox::Inbox;
 use super::membership::Membership;
 use super::outbox::Outbox;
@@ -15,10 +16,12 @@ use super::probe::PROBE_EVERY;
 use super::reader::Reader;
 use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
 use crate::clock::SharedClock;
+use crate::consensus::members::Members;
 use crate::consensus::node::{Node, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{Identity, PeerStats, Streaming};
+use crate::consensus::types::Member;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -32,12 +35,15 @@ const SILENT: u32 = 4;
 
 pub struct RaftCluster {
     pub(super) identity: Arc<Identity>,
-    pub(super) clock: SharedClock,
+    pub(super) clock: Arc<AgreedClock>,
     pub(super) node: Arc<Node>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
     pub(super) stats: Arc<PeerStats>,
+    pub(super) members: Arc<Members>,
+    /// Nodes that the configuration names: asked while this node's log names none, or none of them leads.
+    pub(super) configured: Vec<(u64, Member)>,
     pub(super) membership: Arc<Membership>,
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
@@ -99,6 +105,8 @@ impl RaftCluster {
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
         let sessions = self.sessions.get().map_or(0, |count| count());
+        let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
+        let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
         let state = self.replica().hot();
         StatusResponse {
             node: self.identity.node,
@@ -118,7 +126,8 @@ impl RaftCluster {
             removed: state.meta().removed_nodes.clone(),
             pristine: status.last_log_index == 0,
             fresh,
-            waiting: self.waiting.lock().clone(),
+            waiting,
+            clock_ms: self.clock.clock().now_ms(),
         }
     }
 
@@ -151,7 +160,7 @@ impl Cluster for RaftCluster {
     }
 
     fn clock(&self) -> &SharedClock {
-        &self.clock
+        self.clock.clock()
     }
 
     fn replica(&self) -> &Arc<Replica> {
@@ -160,7 +169,7 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        let queued = self.outbox.push(intent, self.clock.now_ms());
+        let queued = self.clock.stamp().and_then(|now_ms| self.outbox.push(intent, now_ms));
         Box::pin(async move {
             // Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
             queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
@@ -169,7 +178,12 @@ impl Cluster for RaftCluster {
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
         let reader = self.reader.clone();
-        Box::pin(async move { reader.barrier().await })
+        // Whether a token has ended is a question of time, too.
+        let clock = self.clock.stamp();
+        Box::pin(async move {
+            clock?;
+            reader.barrier().await
+        })
     }
 
     fn status(&self) -> Status {
@@ -190,6 +204,10 @@ impl Cluster for RaftCluster {
             peers: self.peers(leading.is_some()),
             voters: view.voters,
         }
+    }
+
+    fn objection(&self) -> Option<String> {
+        self.clock.objection()
     }
 
     fn changed(&self) -> BoxFuture<'static, ()> {
@@ -248,23 +266,29 @@ impl Cluster for RaftCluster {
 }
 
 impl ClusterCalls for RaftCluster {
-    fn propose(&self, _from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
-        self.inbox.accept(requests)
+    fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+        self.inbox.accept(from, requests)
     }
 
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse> {
         Box::pin(self.reader.answer())
     }
 
-    fn status(&self, fresh: bool) -> BoxFuture<'_, StatusResponse> {
+    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
             // Who has nothing cannot have anything newer.
             let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
-            self.own_status(surely)
+            let own = self.own_status(surely);
+            if member { own } else { for_strangers(own) }
         })
     }
 
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse> {
         Box::pin(self.membership.carry_out(request))
     }
+}
+
+/// What a node that asks to join has to know, and one that was removed: nothing of what the shop does.
+fn for_strangers(own: StatusResponse) -> StatusResponse {
+    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, ..own }
 }

@@ -38,6 +38,7 @@ pub fn page() -> String {
             Kind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" or "),
             Kind::Members => "list of `{ id, raft, gateway }`".to_owned(),
             Kind::Addresses => "list of `HOST:PORT`".to_owned(),
+            Kind::Networks => "list of `ADDRESS` or `ADDRESS/BITS`".to_owned(),
             Kind::Origins => "list of `SCHEME://HOST[:PORT]`".to_owned(),
         };
         let default = match row.default {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Kind, Member, SETTINGS, Setting, setting, wrong};
+use super::{Kind, Member, Network, SETTINGS, Setting, setting, wrong};
 use crate::model::error::{Code, Error};
 
 /// Values by key, each checked against its row as it is put in; a later one replaces an earlier one.
@@ -117,6 +117,10 @@ impl Layers {
         addresses(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
 
+    pub(super) fn networks(&self, key: &str) -> Result<Vec<Network>, Error> {
+        networks(&self.value(key)?).map_err(|why| wrong(key, &why))
+    }
+
     pub(super) fn origins(&self, key: &str) -> Result<Vec<String>, Error> {
         origins(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
@@ -142,8 +146,10 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
         // Nothing is an empty list.
-        Kind::Members | Kind::Addresses | Kind::Origins if text.trim().is_empty() => Ok(Value::Array(Vec::new())),
-        Kind::Addresses | Kind::Origins => {
+        Kind::Members | Kind::Addresses | Kind::Origins | Kind::Networks if text.trim().is_empty() => {
+            Ok(Value::Array(Vec::new()))
+        }
+        Kind::Addresses | Kind::Origins | Kind::Networks => {
             Ok(Value::Array(text.split(',').map(|part| Value::from(part.trim())).collect()))
         }
         Kind::Members => {
@@ -188,6 +194,7 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
         Kind::Members => members(value).map(drop),
         Kind::Addresses => addresses(value).map(drop),
         Kind::Origins => origins(value).map(drop),
+        Kind::Networks => networks(value).map(drop),
     }
 }
 
@@ -225,6 +232,12 @@ fn origins(value: &Value) -> Result<Vec<String>, String> {
     let list = value.as_array().ok_or("must be a list of \"SCHEME://HOST\"")?;
     let each = list.iter().map(|entry| entry.as_str().filter(|text| is_origin(text)).map(str::to_owned));
     each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"SCHEME://HOST\" or \"SCHEME://HOST:PORT\"".into())
+}
+
+fn networks(value: &Value) -> Result<Vec<Network>, String> {
+    let list = value.as_array().ok_or("must be a list of \"ADDRESS\" or \"ADDRESS/BITS\"")?;
+    let each = list.iter().map(|entry| entry.as_str().and_then(Network::parse));
+    each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"ADDRESS\" or \"ADDRESS/BITS\"".into())
 }
 
 /// As browsers write it, which is what it is compared with: in lower case, without a path.

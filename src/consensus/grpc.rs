@@ -18,6 +18,7 @@ use super::peer_tls::{Caller, Connector, Greeting};
 use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
 use super::types::Member;
 use crate::config::is_loopback;
+use crate::limits;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::cluster_server::{Cluster, ClusterServer};
 use crate::proto::raft_client::RaftClient;
@@ -27,6 +28,7 @@ use crate::proto::{
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 use crate::tls::acceptor::{Acceptor, Current};
+use crate::tls::admission::{Admission, Caps};
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 
@@ -240,6 +242,13 @@ impl Peer for Nowhere {
     }
 }
 
+/// On the port of the nodes.
+const CONNECTIONS: Caps = Caps {
+    total: limits::NODE_CONNECTIONS,
+    anonymous: limits::ANONYMOUS_NODES,
+    per_address: limits::ANONYMOUS_NODES_OF_ADDRESS,
+};
+
 /// Serves `peer` on a listener until `stop`; with `tls` only to nodes that have a certificate of the cluster's CA.
 pub async fn serve(
     listener: TcpListener,
@@ -248,14 +257,17 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let tls = tls.map(|tls| -> Current { Arc::new(move || tls.current().server.clone()) });
-    let acceptor = Acceptor::new(listener, tls, |stream| {
+    let admission = Admission::new("connections of nodes", CONNECTIONS, Vec::new());
+    let acceptor = Acceptor::new(listener, tls, admission, |stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection's options could not be set");
         }
     });
     let incoming = stream::unfold(acceptor, |mut acceptor| async {
-        let (stream, _) = acceptor.accept().await;
-        Some((Ok::<_, Infallible>(stream), acceptor))
+        let accepted = acceptor.accept().await;
+        // It showed a certificate of the cluster; without TLS it is on this machine. Its address goes first from now on.
+        accepted.slot.vouch(true);
+        Some((Ok::<_, Infallible>(accepted), acceptor))
     });
     let raft =
         RaftServer::new(Door(peer.clone())).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);

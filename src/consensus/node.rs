@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub struct Node {
     replica: Arc<Replica>,
     gate: Arc<BootGate>,
     timing: Timing,
+    /// Whether this node stands in elections and takes leadership over.
+    stands: Arc<AtomicBool>,
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -136,7 +139,7 @@ impl Node {
         let network = Network { identity: options.identity.clone(), transport, snapshots, stats };
         let raft = Raft::new(options.identity.node, config, network, log, machine);
         let raft = raft.await.map_err(|error| StartError::Raft(error.to_string()))?;
-        Ok(Self { raft, replica, gate, timing: options.timing })
+        Ok(Self { raft, replica, gate, timing: options.timing, stands: Arc::new(AtomicBool::new(true)) })
     }
 
     /// Its data folder holds nothing: it has never been part of a group, or has lost what it had.
@@ -267,8 +270,22 @@ impl Node {
         }
     }
 
+    /// Whether this node stands in elections, and takes leadership over when it is handed to it.
+    pub fn stand(&self, stands: bool) {
+        if self.stands.swap(stands, Ordering::Relaxed) != stands {
+            self.raft.runtime_config().elect(stands);
+        }
+    }
+
+    pub(super) fn stands(&self) -> Arc<AtomicBool> {
+        self.stands.clone()
+    }
+
     /// Starts an election if a majority would vote for this node (a pre-vote).
     pub async fn ask_to_lead(&self) {
+        if !self.stands.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = self.raft.trigger().elect(true).await {
             tracing::debug!(%error, "an election could not be started");
         }

@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::proto::{
     ChangeRequest, Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest,
 };
+use crate::tls::acceptor::Accepted;
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 use crate::tls::stream::Stream;
@@ -53,6 +54,14 @@ impl Connected for Stream {
                 Caller::Shown(Arc::new(Shown { certificate: certificate.clone(), node: OnceLock::new() }))
             }
         }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.stream.connect_info()
     }
 }
 

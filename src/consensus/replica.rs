@@ -99,7 +99,11 @@ impl Replica {
     /// Applies one entry's batch of commands. Called by consensus only, in log order.
     pub async fn apply(&self, at: Position, batch: Bytes) -> Result<Vec<Outcome>, TablesError> {
         let index = at.index;
-        let batch = decode_batch(index, batch)?;
+        let empty = batch.is_empty();
+        let batch = decode_batch(batch);
+        if batch.commands.is_empty() && !empty {
+            tracing::error!(index, "an entry of the log holds no commands that can be read: it changes nothing");
+        }
         self.warm_up(&batch).await?;
         let (done, agenda) = {
             let mut state = self.state.write();

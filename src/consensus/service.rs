@@ -4,15 +4,16 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 
+use super::members::{Members, Wants};
 use super::node::Node;
 use super::transport::{Answer, Identity, LinkError, Method, Peer, PeerStats, Streaming};
 use super::types::{Raft, SnapshotMeta, Vote};
 use super::{codec, wire};
 use crate::proto::{
-    ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
-    ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
+    ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
+    ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
 };
 use crate::storage::{BoxFuture, Snapshot, SnapshotStore};
 
@@ -21,8 +22,8 @@ pub trait ClusterCalls: Send + Sync + 'static {
     /// `from` proposes; the first message is part of the stream.
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
-    /// `fresh`: after a linearizable read, if there is a leader.
-    fn status(&self, fresh: bool) -> BoxFuture<'_, StatusResponse>;
+    /// `fresh`: after a linearizable read, if there is a leader. A node that is no member is told what it needs to join.
+    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse>;
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
 }
 
@@ -33,7 +34,12 @@ pub struct Service {
     stats: Arc<PeerStats>,
     snapshots: Arc<dyn SnapshotStore>,
     calls: OnceLock<Arc<dyn ClusterCalls>>,
-    raft: OnceLock<Raft>,
+    open: OnceLock<Opened>,
+}
+
+struct Opened {
+    raft: Raft,
+    members: Arc<Members>,
 }
 
 fn corrupt(error: io::Error) -> LinkError {
@@ -50,7 +56,7 @@ fn ok(body: Bytes) -> RaftResponse {
 
 impl Service {
     pub fn new(identity: Arc<Identity>, stats: Arc<PeerStats>, snapshots: Arc<dyn SnapshotStore>) -> Arc<Self> {
-        Arc::new(Self { identity, stats, snapshots, calls: OnceLock::new(), raft: OnceLock::new() })
+        Arc::new(Self { identity, stats, snapshots, calls: OnceLock::new(), open: OnceLock::new() })
     }
 
     /// From now on its status is told.
@@ -58,47 +64,55 @@ impl Service {
         let _ = self.calls.set(calls);
     }
 
-    /// From now on every call is answered.
-    pub fn open(&self, node: &Node) {
-        let _ = self.raft.set(node.raft().clone());
+    /// From now on every call of a member is answered.
+    pub fn open(&self, node: &Node, members: Arc<Members>) {
+        let _ = self.open.set(Opened { raft: node.raft().clone(), members });
     }
 
     fn calls(&self) -> Result<&Arc<dyn ClusterCalls>, LinkError> {
         self.calls.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
-    fn parts(&self) -> Result<(&Raft, &Arc<dyn ClusterCalls>), LinkError> {
-        match self.raft.get() {
-            Some(raft) => Ok((raft, self.calls()?)),
-            None => Err(LinkError::Unreachable("the node is starting".into())),
-        }
+    fn opened(&self) -> Result<&Opened, LinkError> {
+        self.open.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
-    fn greet(&self, handshake: Option<&crate::proto::Handshake>) -> Result<u64, LinkError> {
+    /// Who calls, if it is a member that may have what it wants.
+    fn greet(&self, handshake: Option<&Handshake>, wants: Wants) -> Result<(u64, &Opened), LinkError> {
         let from = self.identity.check(handshake)?;
+        let opened = self.opened()?;
+        opened.members.check(from, wants)?;
         self.stats.heard(from);
-        Ok(from)
+        Ok((from, opened))
     }
 
     async fn answer(&self, method: Method, request: RaftRequest) -> Result<RaftResponse, LinkError> {
-        self.greet(request.handshake.as_ref())?;
-        let (raft, _) = self.parts()?;
+        let wants = match method {
+            Method::Append | Method::TransferLeader => Wants::Member,
+            Method::Vote | Method::PreVote => Wants::Vote,
+        };
+        let (from, Opened { raft, members }) = self.greet(request.handshake.as_ref(), wants)?;
         let body = request.body;
         let answer = match method {
             Method::Append => {
                 let request = wire::decode_append(body).map_err(corrupt)?;
+                members.check_vote(from, &request.vote)?;
                 wire::encode_append_response(&raft.append_entries(request).await.map_err(fatal)?)
             }
             Method::Vote => {
                 let request = wire::decode_vote_request(body).map_err(corrupt)?;
+                members.check_vote(from, &request.vote)?;
                 wire::encode_vote_response(&raft.vote(request).await.map_err(fatal)?)
             }
             Method::PreVote => {
                 let request = wire::decode_vote_request(body).map_err(corrupt)?;
+                members.check_vote(from, &request.vote)?;
                 wire::encode_vote_response(&raft.pre_vote(request).await.map_err(fatal)?)
             }
             Method::TransferLeader => {
                 let request = wire::decode_transfer(body).map_err(corrupt)?;
+                members.check_vote(from, request.from_leader())?;
+                members.check_transfer(*request.to_node_id(), self.identity.node)?;
                 wire::encode_transfer_response(&raft.handle_transfer_leader(request).await.map_err(fatal)?)
             }
         };
@@ -110,16 +124,19 @@ impl Service {
         mut requests: Streaming<RaftRequest>,
     ) -> Result<Streaming<Result<RaftResponse, LinkError>>, LinkError> {
         let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-        let from = self.greet(first.handshake.as_ref())?;
-        let (raft, _) = self.parts()?;
-        let stats = self.stats.clone();
+        let (from, Opened { raft, members }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
+        let (stats, members) = (self.stats.clone(), members.clone());
         let decoded = stream::iter([first]).chain(requests).map(move |request| {
+            let request = wire::decode_append(request.body)?;
+            // It may have been removed since the stream began.
+            members.check(from, Wants::Member).map_err(io::Error::other)?;
+            members.check_vote(from, &request.vote).map_err(io::Error::other)?;
             stats.heard(from);
-            wire::decode_append(request.body)
+            Ok::<_, io::Error>(request)
         });
-        // A request that does not decode ends the stream: what follows it would leave a hole.
+        // A request that is refused ends the stream: what follows it would leave a hole.
         let decoded = decoded.scan((), |(), request| async move {
-            request.inspect_err(|error| tracing::error!(%error, "a peer sent an append that is not one")).ok()
+            request.inspect_err(|error| tracing::debug!(%error, "an append of a peer was refused")).ok()
         });
         let answers = raft.stream_append(decoded);
         Ok(answers.map(|answer| answer.map(|done| ok(wire::encode_append_answer(&done))).map_err(fatal)).boxed())
@@ -127,9 +144,9 @@ impl Service {
 
     async fn receive(&self, mut chunks: Streaming<SnapshotChunk>) -> Result<RaftResponse, LinkError> {
         let Some(first) = chunks.next().await else { return Err(LinkError::Broken("an empty snapshot".into())) };
-        let from = self.greet(first.handshake.as_ref())?;
-        let (raft, _) = self.parts()?;
+        let (from, Opened { raft, members }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
         let (vote, meta) = wire::decode_snapshot_header(first.header.clone()).map_err(corrupt)?;
+        members.check_vote(from, &vote)?;
         tracing::info!(peer = from, last_log_id = ?meta.last_log_id, "receiving a snapshot");
         let snapshot = self.receive_body(from, first, chunks).await?;
         let answer = install(raft, vote, meta, snapshot).await?;
@@ -191,34 +208,37 @@ impl Peer for Service {
     ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         Box::pin(async move {
             let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-            let from = self.greet(first.handshake.as_ref())?;
-            let (_, calls) = self.parts()?;
-            let requests = stream::iter([first]).chain(requests).boxed();
-            Ok(calls.propose(from, requests).map(Ok).boxed())
+            let (from, Opened { members, .. }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
+            let (calls, members) = (self.calls()?, members.clone());
+            // Who is removed while the stream is open proposes nothing more.
+            let requests = stream::iter([first]).chain(requests);
+            let requests = requests.take_while(move |_| future::ready(members.check(from, Wants::Member).is_ok()));
+            Ok(calls.propose(from, requests.boxed()).map(Ok).boxed())
         })
     }
 
     fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
         Box::pin(async move {
-            self.greet(request.handshake.as_ref())?;
-            let (_, calls) = self.parts()?;
-            Ok(calls.read_index().await)
+            self.greet(request.handshake.as_ref(), Wants::Member)?;
+            Ok(self.calls()?.read_index().await)
         })
     }
 
     fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
         Box::pin(async move {
             let from = self.identity.check_any(request.handshake.as_ref())?;
-            self.stats.heard(from);
-            Ok(self.calls()?.status(request.fresh).await)
+            let member = self.open.get().is_some_and(|opened| opened.members.admits(from, Wants::Member));
+            if member {
+                self.stats.heard(from);
+            }
+            Ok(self.calls()?.status(request.fresh, member).await)
         })
     }
 
     fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
         Box::pin(async move {
-            self.greet(request.handshake.as_ref())?;
-            let (_, calls) = self.parts()?;
-            Ok(calls.change(request).await)
+            self.greet(request.handshake.as_ref(), Wants::Member)?;
+            Ok(self.calls()?.change(request).await)
         })
     }
 }

@@ -108,6 +108,9 @@ impl Identity {
         if theirs.to != self.node {
             return refuse(format!("this is node {}, not {}: check the addresses", self.node, theirs.to));
         }
+        if theirs.from == 0 {
+            return refuse("a node's id is 1 or more".into());
+        }
         if theirs.from == self.node {
             return refuse(format!("two nodes are configured as node {}", self.node));
         }

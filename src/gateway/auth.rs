@@ -3,35 +3,83 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::header::AUTHORIZATION;
+use axum::extract::FromRequestParts;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::request::Parts;
 
 use super::Gateway;
-use super::listener::PeerAddress;
+use super::http::Peer;
 use super::rest::Failure;
 use crate::limits;
 use crate::model::error::{Code, Error};
-use crate::proto::DataUpdate;
+use crate::proto::{Asker, DataUpdate};
 use crate::token::{Claims, Class};
 
-/// The token of a request: the `Authorization` header, or the `token` query parameter that browsers' WebSockets
-/// need. It is never written to a log.
+/// How a browser's WebSocket, which cannot send headers, offers its token as a subprotocol: before the token, and the one
+/// that is then chosen. Unlike a query, proxies do not write it down.
+pub const SUBPROTOCOL: &str = "tillsync";
+const SUBPROTOCOL_TOKEN: &str = "tillsync.token.";
+
+/// The token of a request: the `Authorization` header, the `token` query parameter, or what stands among the subprotocols
+/// of a WebSocket. It is never written to a log.
 pub fn token_of(parts: &Parts) -> Option<&str> {
     let header = parts.headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
     let bearer = header.and_then(|v| {
         let (scheme, token) = v.trim().split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
-    bearer.or_else(|| {
+    let in_query = || {
         let query = parts.uri.query()?;
         query.split('&').find_map(|pair| pair.strip_prefix("token=")).filter(|t| !t.is_empty())
-    })
+    };
+    let in_protocols = || {
+        let offered = parts.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+        offered.flat_map(|v| v.split(',')).find_map(|name| name.trim().strip_prefix(SUBPROTOCOL_TOKEN))
+    };
+    bearer.or_else(in_query).or_else(in_protocols)
+}
+
+/// Where a request, or a connection that began with one, comes from.
+#[derive(Clone, Default)]
+pub struct Origin {
+    peer: Option<Peer>,
+    /// For the log.
+    address: Option<IpAddr>,
+}
+
+impl Origin {
+    pub fn of(parts: &Parts) -> Self {
+        let peer = Peer::of(parts).cloned();
+        let address = peer.as_ref().map(|peer| peer.address(&parts.headers));
+        Self { peer, address }
+    }
+
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// A good token was seen: its connection stays when strangers need room.
+    pub fn vouch(&self, claims: &Claims) {
+        if let Some(peer) = &self.peer {
+            peer.vouch(claims);
+        }
+    }
+}
+
+/// Checks the token of whoever comes in: one that is refused is counted and logged, a good one vouches for the connection.
+pub fn admit(gateway: &Gateway, origin: &Origin, token: Option<&str>) -> Result<Claims, Error> {
+    let checked = check(gateway, token);
+    match &checked {
+        Ok(claims) => origin.vouch(claims),
+        Err(error) => gateway.refusals.count(origin.address, error),
+    }
+    checked
 }
 
 /// Checks a token: 3001 if it is missing, malformed, wrongly signed or revoked, 3002 if it has expired.
 pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
     let token = token.ok_or_else(|| Error::new(Code::Credentials, "a token is needed"))?;
+    clock_is_right(gateway)?;
     let claims = gateway.keys.verify(token, gateway.cluster.clock().now_ms())?;
     still_good(gateway, &claims)?;
     Ok(claims)
@@ -39,6 +87,7 @@ pub fn check(gateway: &Gateway, token: Option<&str>) -> Result<Claims, Error> {
 
 /// Whether what was checked once still holds: for whatever lives longer than one request.
 pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
+    clock_is_right(gateway)?;
     if claims.exp.saturating_mul(1_000) <= gateway.now_ms() {
         return Err(Error::new(Code::TokenExpired, "the token has expired"));
     }
@@ -103,9 +152,12 @@ pub fn renewed(gateway: &Gateway, claims: &Claims) -> Result<(String, Claims), E
     new_token(gateway, &claims.sub, claims.class, Some(claims.jti.clone()), seconds)
 }
 
-/// Where a request comes from.
-pub fn address_of(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<ConnectInfo<PeerAddress>>().map(|info| info.0.0)
+/// By a wrong clock good tokens have ended, and ended ones are good: a client that was told so would throw its token away.
+fn clock_is_right(gateway: &Gateway) -> Result<(), Error> {
+    match gateway.cluster.objection() {
+        Some(why) => Err(Error::new(Code::Unavailable, why)),
+        None => Ok(()),
+    }
 }
 
 pub fn must_be_admin(claims: &Claims, what: &str) -> Result<(), Error> {
@@ -123,6 +175,15 @@ pub fn may_speak_for(claims: &Claims, device_id: &str) -> Result<(), Error> {
     Err(Error::new(Code::Forbidden, format!("this token may act for device {:?} only", claims.sub)))
 }
 
+/// Whoever asks, as commands carry it: what a device may do is looked at again where they are applied.
+pub fn asker(claims: &Claims) -> Asker {
+    match claims.class {
+        Class::Admin => Asker::Admin,
+        Class::Manager => Asker::Manager,
+        Class::AssistantManager | Class::InventoryAssistant | Class::SalesAssistant => Asker::Device,
+    }
+}
+
 pub fn must_be_privileged(claims: &Claims, what: &str) -> Result<(), Error> {
     if claims.class.is_privileged() {
         return Ok(());
@@ -138,10 +199,15 @@ pub fn may_claim(claims: &Claims, priority: Option<u32>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Among a request's extensions once its token was good: only then more than a little of its body is read.
+#[derive(Clone, Copy)]
+pub struct Known;
+
 /// Who asks over REST: the token is good, and asks no more often than it may.
-fn caller(parts: &Parts, gateway: &Gateway) -> Result<Claims, Failure> {
-    let claims = check(gateway, token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
+fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<Claims, Failure> {
+    let claims = admit(gateway, &Origin::of(parts), token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
     gateway.rates.check(&claims.sub).map_err(|e| Failure::new(gateway, e))?;
+    parts.extensions.insert(Known);
     Ok(claims)
 }
 

@@ -3,11 +3,11 @@
 //! - [`wire`]: the documented events, in and out
 //! - [`hub`]: what was applied, to every session; [`outbox`]: what waits for one of them
 //! - [`session`]: one client connection, the same logic for both socket transports
-//! - [`websocket`], [`socketio`]: the transports
+//! - [`http`]: the connections; [`websocket`], [`socketio`]: the transports
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
-//! - [`rest`]: the endpoints; [`auth`]: who may speak; [`rates`]: how often; [`describe`]: all of it, for machines and
-//!   readers
+//! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
+//!   refused; [`rates`]: how often; [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::{SharedCluster, elections};
+use crate::config::Network;
 use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
@@ -25,6 +26,7 @@ use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 use crate::tls::acceptor::Current;
+use crate::tls::admission::{Admission, Caps};
 use crate::token::KeyRing;
 
 pub mod auth;
@@ -32,12 +34,14 @@ pub mod client_clock;
 mod delivery;
 pub mod describe;
 pub mod feed;
+pub mod http;
 pub mod hub;
 mod lane;
-mod listener;
+pub mod listings;
 pub mod outbox;
 pub mod presence;
 pub mod rates;
+mod refusals;
 pub mod rest;
 pub mod session;
 pub mod socketio;
@@ -68,8 +72,16 @@ pub struct Settings {
     pub sync_timeout: Duration,
     /// How long sessions have to end at a shutdown.
     pub drain: Duration,
+    /// Of each step of a request.
+    pub http: http::Deadlines,
     /// Live sessions on this node.
     pub sessions: usize,
+    /// Connections: all, without a token, and without one of one address.
+    pub connections: Caps,
+    /// Engine.IO connections that have not said who they are: all, and of one address.
+    pub anonymous_sockets: (usize, usize),
+    /// Proxies of ours: many devices come from their addresses.
+    pub trusted_proxies: Vec<Network>,
     /// Of the web pages that may ask, with credentials; empty: any, without.
     pub origins: Vec<String>,
     /// Requests a second of one device, and how many it may save up.
@@ -90,7 +102,15 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(10),
             sync_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            http: http::Deadlines::default(),
             sessions: limits::SESSIONS,
+            connections: Caps {
+                total: 2 * limits::SESSIONS + limits::CONNECTIONS_BESIDE,
+                anonymous: limits::ANONYMOUS_CONNECTIONS,
+                per_address: limits::ANONYMOUS_CONNECTIONS_OF_ADDRESS,
+            },
+            anonymous_sockets: (limits::ANONYMOUS_SOCKETS, limits::ANONYMOUS_SOCKETS_OF_ADDRESS),
+            trusted_proxies: Vec::new(),
             origins: Vec::new(),
             rate: None,
         }
@@ -108,6 +128,9 @@ pub struct Gateway {
     pub stranger_rates: rates::Rates,
     pub pairing_rates: rates::Rates,
     pub all_pairings: rates::Rates,
+    pub listings: listings::Listings,
+    pub refusals: refusals::Refusals,
+    pub connections: Arc<Admission>,
     pub settings: Settings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
@@ -117,6 +140,8 @@ pub struct Gateway {
 impl Gateway {
     pub fn new(cluster: SharedCluster, settings: Settings, keys: KeyRing) -> Arc<Self> {
         let meta = cluster.replica().hot().meta().clone();
+        let connections =
+            Admission::new("connections of the gateway", settings.connections, settings.trusted_proxies.clone());
         let hub = hub::Hub::new(meta.head_seq, meta.epoch, settings.sessions);
         Arc::new(Self {
             cluster,
@@ -127,6 +152,9 @@ impl Gateway {
             stranger_rates: rates::Rates::new(rates::Rate::of(4, 40)),
             pairing_rates: rates::Rates::new(rates::Rate::of(1, 8)),
             all_pairings: rates::Rates::new(rates::Rate::of(4, 64)),
+            listings: listings::Listings::default(),
+            refusals: refusals::Refusals::default(),
+            connections,
             settings,
             keys,
             closing: CancellationToken::new(),
@@ -200,34 +228,22 @@ pub async fn serve_tls(
     gateway.cluster.count_sessions(Box::new(move || counting.upgrade().map_or(0, |g| g.hub.sessions() as u64)));
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
-    let app = rest::router(gateway.clone()).into_make_service_with_connect_info::<listener::PeerAddress>();
-    let stop = shutdown.clone();
-    let server = axum::serve(listener::Tuned::new(listener, tls, gateway.settings.write_timeout), app)
-        .with_graceful_shutdown(async move { stop.cancelled().await });
-    let server = server.into_future();
-    tokio::pin!(server);
-    let early = tokio::select! {
+    let app = rest::router(gateway.clone());
+    let acceptor = http::acceptor(listener, tls, gateway.connections.clone(), gateway.settings.write_timeout);
+    let server = http::serve(acceptor, app, gateway.settings.http, shutdown.clone());
+    // A task of its own: it ends as soon as it is asked to and has no open requests; sessions are none of them.
+    let mut server = AbortOnDropHandle::new(tokio::spawn(server));
+    tokio::select! {
         biased;
-        () = shutdown.cancelled() => None,
-        ended = &mut server => Some(ended),
-    };
-    // A server without open requests ends as soon as it is asked to; sessions are none of its requests.
-    if !shutdown.is_cancelled()
-        && let Some(ended) = early
-    {
-        return ended;
+        () = shutdown.cancelled() => {}
+        // Only a panic ends it before.
+        ended = &mut server => return ended.map_err(std::io::Error::other),
     }
     gateway.closing.cancel();
     gateway.hub.close_all(&Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
     let drained = async {
         gateway.hub.emptied().await;
-        match early {
-            Some(ended) => ended,
-            None => server.await,
-        }
+        server.await.map_err(std::io::Error::other)
     };
-    match tokio::time::timeout(gateway.settings.drain, drained).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()),
-    }
+    tokio::time::timeout(gateway.settings.drain, drained).await.unwrap_or(Ok(()))
 }

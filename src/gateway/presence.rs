@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Gateway;
+use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
 use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind, Unsent};
@@ -141,7 +142,8 @@ impl Presence {
         // A device that asks several nodes in turn moves now and then, not with each request.
         let elsewhere_lately = device.is_active
             && !here_already
-            && gateway.cluster.clock().now_ms().saturating_sub(device.last_seen_ms) < move_after(gateway);
+            // A time that has not come is from before the cluster's time was brought back.
+            && gateway.cluster.clock().now_ms().abs_diff(device.last_seen_ms) < move_after(gateway);
         if elsewhere_lately {
             return;
         }
@@ -221,12 +223,16 @@ impl Presence {
 
     /// Devices that are here and whose `last_seen` is old.
     fn seen(&self, gateway: &Gateway) -> Vec<String> {
-        let before = gateway.cluster.clock().now_ms().saturating_sub(gateway.settings.seen_age.as_millis() as u64);
+        let now_ms = gateway.cluster.clock().now_ms();
+        let before = now_ms.saturating_sub(gateway.settings.seen_age.as_millis() as u64);
+        let not_come = now_ms.saturating_add(limits::NODE_CLOCK_APART_MS * 2);
         let fresh = Instant::now().checked_sub(gateway.settings.seen_age);
         let here = self.here.lock();
         let lately = here.rest.iter().filter(|(_, at)| fresh.is_none_or(|f| **at > f)).map(|(id, _)| id);
         let hot = gateway.cluster.replica().hot();
-        let old = |id: &&String| hot.device(id).is_some_and(|d| d.is_active && d.last_seen_ms < before);
+        let old = |id: &&String| {
+            hot.device(id).is_some_and(|d| d.is_active && (d.last_seen_ms < before || d.last_seen_ms > not_come))
+        };
         here.bound.keys().chain(lately).filter(old).take(SEEN_BATCH).cloned().collect()
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -17,7 +18,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
 use super::wire::{Bad, Fields};
-use super::{Gateway, socketio};
+use super::{Gateway, auth, http, socketio};
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -36,6 +37,7 @@ mod prometheus;
 pub mod routes;
 mod sync;
 mod system;
+mod time_back;
 mod tokens;
 pub mod transfer;
 
@@ -163,7 +165,7 @@ impl<T> OrFail<T> for Result<T, Error> {
     }
 }
 
-/// The body of a request: at most a frame's size; not looked into yet.
+/// The body of a request: at most a frame's size, and of somebody whose token was not seen much less; not looked into yet.
 pub struct Body(pub Bytes);
 
 impl Body {
@@ -182,14 +184,26 @@ impl Body {
 impl FromRequest<Arc<Gateway>> for Body {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        Bytes::from_request(request, gateway).await.map(Self).map_err(|rejection: BytesRejection| {
-            let status = rejection.status().as_u16();
-            let why = match status {
-                413 => format!("the body may have at most {} bytes", limits::FRAME),
-                _ => "the body could not be read".to_owned(),
-            };
+    async fn from_request(mut request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+        let most = match request.extensions().get::<auth::Known>() {
+            Some(_) => limits::FRAME,
+            None => limits::ANONYMOUS_BODY,
+        };
+        let too_large = || (413, format!("the body may have at most {most} bytes"));
+        let refused = |(status, why): (u16, String)| {
             Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+        };
+        // None of a body is taken in that says itself that it is too large.
+        if request.body().size_hint().lower() > most as u64 {
+            return Err(refused(too_large()));
+        }
+        DefaultBodyLimit::max(most).apply(&mut request);
+        Bytes::from_request(request, gateway).await.map(Self).map_err(|rejection: BytesRejection| {
+            refused(match rejection.status().as_u16() {
+                413 => too_large(),
+                _ if http::came_late(&rejection) => (408, "the body comes too slowly".to_owned()),
+                status => (status, "the body could not be read".to_owned()),
+            })
         })
     }
 }

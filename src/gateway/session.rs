@@ -34,8 +34,9 @@ mod answers;
 
 pub use answers::{look_up, update_message};
 
-/// How long changes wait for the first `device_online` of a session; and how long while others of its requests are
-/// unanswered: libraries send first what was emitted offline.
+/// How long changes wait for the first `device_online` of a session, the latter half of it with a client that is awake
+/// (one that was busy when it was connected says it later); and how long while others of its requests are unanswered:
+/// libraries send first what was emitted offline.
 const FIRST_ONLINE: Duration = Duration::from_secs(2);
 const FIRST_ONLINE_BUSY: Duration = Duration::from_secs(30);
 /// Between two warnings that the clock of one session is off.
@@ -71,6 +72,8 @@ pub struct Session {
     clock: ClientClock,
     clock_warned: Option<Instant>,
     heard: Instant,
+    /// When the client first said something after it was told that it is connected.
+    awake: Option<Instant>,
     pinged: Instant,
 }
 
@@ -106,6 +109,7 @@ impl Session {
             clock: ClientClock::default(),
             clock_warned: None,
             heard: now,
+            awake: None,
             pinged: now,
         })
     }
@@ -113,6 +117,12 @@ impl Session {
     /// Any sign of life.
     pub fn heard(&mut self) {
         self.heard = Instant::now();
+    }
+
+    /// A sign of life that came after the client had been told that it is connected.
+    pub fn heard_awake(&mut self) {
+        self.heard();
+        self.awake.get_or_insert(self.heard);
     }
 
     /// When to tick first, and then how often.
@@ -319,8 +329,9 @@ impl Session {
             ClientEvent::RoleChange { device_id, role, reason } => {
                 self.may(&device_id)?;
                 let then = Then::Role { device_id: device_id.clone(), role, reason: reason.clone() };
-                let by = self.claims.sub.clone();
-                self.propose(ticket, then, Intent::RoleChange(RoleChange { device_id, role: role.into(), reason, by }));
+                let (by, asker) = (self.claims.sub.clone(), auth::asker(&self.claims).into());
+                let change = RoleChange { device_id, role: role.into(), reason, by, asker };
+                self.propose(ticket, then, Intent::RoleChange(change));
             }
             ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor } => {
                 self.may(&device_id)?;
@@ -424,6 +435,8 @@ impl Session {
             returns: false,
             token_iat,
             unsent: ask.unsent,
+            asker: auth::asker(&self.claims).into(),
+            asked_by: self.claims.sub.clone(),
         });
         self.propose(ticket, then, intent);
         Ok(())
@@ -470,6 +483,7 @@ impl Session {
         }
         resolve.by.clone_from(&self.claims.sub);
         resolve.class = self.class().number();
+        resolve.asker = auth::asker(&self.claims).into();
         let then = Then::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),
@@ -485,7 +499,8 @@ impl Session {
             return;
         }
         let waited = self.opened.elapsed();
-        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && self.lane.is_empty()) {
+        let awake = self.awake.is_some_and(|since| since.elapsed() >= FIRST_ONLINE / 2);
+        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && awake && self.lane.is_empty()) {
             self.start_delivery();
         }
     }
@@ -533,7 +548,9 @@ fn shutting_down() -> Error {
 /// An election as a client asked for it.
 pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> Elect {
     let initiated_by = if initiated_by.is_empty() { claims.sub.clone() } else { initiated_by };
-    Elect { reason: reason.into(), method: ElectionMethod::Priority.into(), initiated_by, ..Elect::default() }
+    let (asker, asked_by) = (auth::asker(claims).into(), claims.sub.clone());
+    let (reason, method) = (reason.into(), ElectionMethod::Priority.into());
+    Elect { reason, method, initiated_by, asker, asked_by, ..Elect::default() }
 }
 
 /// The open conflict that a decision is about; 2002 if there is none.

@@ -6,11 +6,15 @@
 //! sockets, and a record's data stays the bytes that the client sent.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use axum::http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE, USER_AGENT,
+};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -27,10 +31,14 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
+use super::auth::{self, Origin};
+use super::http::came_late;
 use super::rest::Failure;
 use super::wire::json;
 use crate::limits;
 use crate::model::error::{Code, Error};
+use crate::tls::admission::{Admission, Caps, Slot};
+use crate::token::Claims;
 
 mod connection;
 mod packet;
@@ -43,6 +51,10 @@ use payload::{Decoder, Incoming};
 const READ_BUFFER: usize = 2_048;
 /// Polls and upgrades of one client that wait for its connection's task.
 const REQUESTS: usize = 4;
+/// Room in the inbox of a client that has not said who it is. Bytes.
+const ANONYMOUS_INBOX: usize = limits::ANONYMOUS_BODY + 1_024;
+/// A poll's time-stamp. Bytes.
+const STAMP: usize = 64;
 
 type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -57,6 +69,8 @@ pub enum Eio {
 pub struct Engine {
     gateway: Arc<Gateway>,
     sockets: Mutex<HashMap<String, Arc<Socket>>>,
+    /// Room for those that have not said who they are; the others are bounded by the sessions.
+    admission: Arc<Admission>,
 }
 
 /// A connection, as the HTTP requests of its client see it.
@@ -70,6 +84,49 @@ struct Socket {
     posting: tokio::sync::Mutex<()>,
     /// The connection has ended.
     gone: CancellationToken,
+    slot: Arc<Slot>,
+    /// The token that the first request carried.
+    opened_with: Option<String>,
+    /// Who it is, once it has said so.
+    identity: OnceLock<Identity>,
+}
+
+struct Identity {
+    token: String,
+    claims: Claims,
+}
+
+impl Socket {
+    /// Its session was opened with a token.
+    fn identify(&self, token: &str, claims: Claims) {
+        self.slot.vouch(claims.class.is_privileged());
+        let identity = Identity { token: token.to_owned(), claims };
+        if self.identity.set(identity).is_ok() {
+            self.room.add_permits(limits::INBOX_BYTES - ANONYMOUS_INBOX);
+        }
+    }
+
+    /// Whether whoever sent a request may speak for it. Its id is enough: clients say who they are in a packet, old ones of
+    /// Python in the headers of the first request only. A token that comes along must be the one that it came with, or one
+    /// that is good and was renewed from it: that has the same name.
+    fn is_of(&self, gateway: &Gateway, parts: &Parts) -> bool {
+        let Some(token) = auth::token_of(parts) else { return true };
+        let identity = self.identity.get();
+        let own = identity.map(|identity| identity.token.as_str());
+        let mut its = [self.opened_with.as_deref(), own].into_iter().flatten().peekable();
+        if its.peek().is_none() || its.any(|it| is_same(it, token)) {
+            return true;
+        }
+        identity.is_some_and(|Identity { claims: own, .. }| {
+            let renewed = |c: &Claims| (&c.jti, &c.sub, c.class) == (&own.jti, &own.sub, own.class);
+            auth::check(gateway, Some(token)).is_ok_and(|claims| renewed(&claims))
+        })
+    }
+}
+
+/// Takes as long whatever differs.
+fn is_same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 /// A packet that came over polling, and its room in the inbox.
@@ -77,15 +134,26 @@ struct Posted(Incoming, #[allow(dead_code)] OwnedSemaphorePermit);
 
 /// What an HTTP request wants of the connection's task.
 enum Wanted {
-    /// The next payload.
-    Poll(oneshot::Sender<Bytes>),
+    /// The next payload; with the time-stamp of the poll's URL, by which one that is sent again is recognised.
+    Poll(oneshot::Sender<Bytes>, Option<Box<str>>),
     /// The client tries a WebSocket: polls are answered at once. It comes here when the client has moved to it.
-    Upgrade(oneshot::Receiver<WebSocket>),
+    Upgrade(oneshot::Receiver<Moved>),
+}
+
+/// The WebSocket that a client moved to, and the connection that it is.
+struct Moved {
+    ws: Box<WebSocket>,
+    origin: Origin,
 }
 
 impl Engine {
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
-        Arc::new(Self { gateway, sockets: Mutex::default() })
+        let settings = &gateway.settings;
+        let (anonymous, per_address) = settings.anonymous_sockets;
+        // Those that say who they are have room of their own.
+        let caps = Caps { total: usize::MAX, anonymous, per_address };
+        let admission = Admission::new("Engine.IO connections", caps, Vec::new());
+        Arc::new(Self { gateway, sockets: Mutex::default(), admission })
     }
 
     /// A passing reason to refuse a client before it has a connection: HTTP's 503, after which all clients come again,
@@ -95,13 +163,8 @@ impl Engine {
         if gateway.closing.is_cancelled() {
             return Err(Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
         }
-        // Half as many again as there may be sessions: the others have a few seconds to say who they are.
-        let sessions = gateway.settings.sessions;
-        if gateway.hub.sessions() >= sessions || self.sockets.lock().len() > sessions + sessions / 2 {
-            let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
-            // Spread out, so that those refused together do not come back together.
-            error.retry_after_ms = Some(rand::random_range(1_000..5_000));
-            return Err(error);
+        if gateway.hub.sessions() >= gateway.settings.sessions {
+            return Err(full());
         }
         Ok(())
     }
@@ -111,10 +174,19 @@ impl Engine {
     }
 }
 
+fn full() -> Error {
+    let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
+    // Spread out, so that those refused together do not come back together.
+    error.retry_after_ms = Some(rand::random_range(1_000..5_000));
+    error
+}
+
 /// What a request's query says.
 struct Query {
     eio: Eio,
     sid: Option<String>,
+    /// `t`: clients' libraries give each request another one, so that no cache answers it.
+    stamp: Option<Box<str>>,
     websocket: bool,
 }
 
@@ -133,7 +205,8 @@ impl Query {
             Some("4") => Eio::V4,
             _ => return Err((5, "Unsupported protocol version")),
         };
-        Ok(Self { eio, sid: get("sid").map(str::to_owned), websocket })
+        let stamp = get("t").filter(|stamp| stamp.len() <= STAMP).map(Box::from);
+        Ok(Self { eio, sid: get("sid").map(str::to_owned), stamp, websocket })
     }
 }
 
@@ -150,17 +223,25 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
         if let Err(error) = engine.check_room() {
             return Failure::new(&engine.gateway, error).into_response();
         }
-        return if query.websocket {
-            engine.open_web_socket(query.eio, request)
-        } else {
-            engine.open(query.eio, request)
-        };
+        let opened =
+            if query.websocket { engine.open_web_socket(query.eio, request) } else { engine.open(query.eio, request) };
+        return opened.unwrap_or_else(|| Failure::new(&engine.gateway, full()).into_response());
     };
     let Some(socket) = engine.socket(&sid) else { return unknown() };
-    match (request.method(), query.websocket) {
-        (&Method::GET, true) => engine.upgrade(&socket, request).await,
-        (&Method::GET, false) => poll(&socket).await,
-        (&Method::POST, false) => post(&socket, request.into_body()).await,
+    let (parts, body) = request.into_parts();
+    let origin = Origin::of(&parts);
+    if !socket.is_of(&engine.gateway, &parts) {
+        let error = Error::new(Code::Credentials, "the token is not that of this connection");
+        engine.gateway.refusals.count(origin.address(), &error);
+        return Failure::new(&engine.gateway, error).into_response();
+    }
+    if let Some(identity) = socket.identity.get() {
+        origin.vouch(&identity.claims);
+    }
+    match (&parts.method, query.websocket) {
+        (&Method::GET, true) => engine.upgrade(&socket, origin, Request::from_parts(parts, body)),
+        (&Method::GET, false) => poll(&socket, query.stamp).await,
+        (&Method::POST, false) => engine.post(&socket, &parts, body).await,
         _ => refused(3, "Bad request"),
     }
 }
@@ -183,41 +264,81 @@ fn plain(body: impl Into<Body>) -> Response {
 }
 
 /// Answers when something waits for the client.
-async fn poll(socket: &Socket) -> Response {
+async fn poll(socket: &Socket, stamp: Option<Box<str>>) -> Response {
     let (answer, payload) = oneshot::channel();
-    if socket.requests.send(Wanted::Poll(answer)).await.is_err() {
+    if socket.requests.send(Wanted::Poll(answer, stamp)).await.is_err() {
         return unknown();
     }
     payload.await.map_or_else(|_| unknown(), plain)
 }
 
-/// Takes packets in, as fast as there is room for them.
-async fn post(socket: &Socket, body: Body) -> Response {
-    let _turn = socket.posting.lock().await;
-    let taken = socket.gone.run_until_cancelled(async {
-        let mut body = body.into_data_stream();
-        let mut decoder = Decoder::new(socket.eio);
-        loop {
-            let piece = body.next().await.transpose().map_err(|_| ())?;
-            decoder.push(piece.as_deref().unwrap_or_default());
-            while let Some(packet) = decoder.next(piece.is_none()) {
-                let room = socket.room.clone().acquire_many_owned(packet.weight()).await.map_err(|_| ())?;
-                socket.inbox.send(Posted(packet, room)).map_err(|_| ())?;
-            }
-            if piece.is_none() {
-                return Ok::<(), ()>(());
-            }
+impl Engine {
+    /// Takes packets in, as fast as there is room for them.
+    async fn post(&self, socket: &Socket, parts: &Parts, body: Body) -> Response {
+        // Clients send one at a time, in order.
+        let Ok(_turn) = socket.posting.try_lock() else { return refused(3, "another POST is under way") };
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let is_too_large = |length: usize| length > limits::ANONYMOUS_BODY && socket.identity.get().is_none();
+        if length.is_some_and(is_too_large) {
+            return self.not_taken(Posting::TooLarge);
         }
-    });
-    match taken.await {
-        Some(Ok(())) => plain("ok"),
-        _ => unknown(),
+        let taken = socket.gone.run_until_cancelled(async {
+            let mut body = body.into_data_stream();
+            let (mut decoder, mut length) = (Decoder::new(socket.eio), 0);
+            loop {
+                let piece = body.next().await.transpose().map_err(|error| match came_late(&error) {
+                    true => Posting::TooSlow,
+                    false => Posting::Ended,
+                })?;
+                length += piece.as_ref().map_or(0, Bytes::len);
+                if is_too_large(length) {
+                    return Err(Posting::TooLarge);
+                }
+                decoder.push(piece.as_deref().unwrap_or_default());
+                while let Some(packet) = decoder.next(piece.is_none()) {
+                    let room = socket.room.clone().acquire_many_owned(packet.weight()).await;
+                    let room = room.map_err(|_| Posting::Ended)?;
+                    socket.inbox.send(Posted(packet, room)).map_err(|_| Posting::Ended)?;
+                }
+                if piece.is_none() {
+                    return Ok(());
+                }
+            }
+        });
+        match taken.await {
+            Some(Ok(())) => plain("ok"),
+            Some(Err(why)) => self.not_taken(why),
+            None => unknown(),
+        }
     }
+
+    fn not_taken(&self, why: Posting) -> Response {
+        let (status, message) = match why {
+            Posting::Ended => return unknown(),
+            Posting::TooSlow => (408, "the body comes too slowly".to_owned()),
+            Posting::TooLarge => {
+                let most = limits::ANONYMOUS_BODY;
+                (413, format!("the body may have at most {most} bytes before a token was seen"))
+            }
+        };
+        let error = Error::new(Code::InvalidData, message);
+        Failure::new(&self.gateway, error).with_status(status).into_response()
+    }
+}
+
+/// Why a POST was not taken as a whole.
+enum Posting {
+    /// With its connection.
+    Ended,
+    TooSlow,
+    TooLarge,
 }
 
 impl Engine {
     /// Makes a connection; what runs it is given back.
-    fn connect(self: &Arc<Self>, eio: Eio, parts: axum::http::request::Parts) -> (String, Connection) {
+    fn connect(self: &Arc<Self>, eio: Eio, parts: &Parts) -> Option<(String, Connection)> {
+        let origin = Origin::of(parts);
+        let slot = self.admission.admit(origin.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?;
         let sid = format!("{:032x}", rand::random::<u128>());
         let (requests, asked) = mpsc::channel(REQUESTS);
         // Bounded by the semaphore, in bytes.
@@ -226,13 +347,18 @@ impl Engine {
             eio,
             requests,
             inbox,
-            room: Arc::new(Semaphore::new(limits::INBOX_BYTES)),
+            room: Arc::new(Semaphore::new(ANONYMOUS_INBOX)),
             posting: tokio::sync::Mutex::default(),
             gone: CancellationToken::new(),
+            slot,
+            opened_with: auth::token_of(parts).map(str::to_owned),
+            identity: OnceLock::new(),
         });
         self.sockets.lock().insert(sid.clone(), socket.clone());
-        let connection = Connection::new(self.clone(), sid.clone(), socket.gone.clone(), eio, parts, asked, posted);
-        (sid, connection)
+        let is_python = parts.headers.get(USER_AGENT).map_or(&b"python"[..], HeaderValue::as_bytes);
+        let is_python = is_python.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"python"));
+        let connection = Connection::new(self.clone(), sid.clone(), socket, origin, is_python, asked, posted);
+        Some((sid, connection))
     }
 
     /// The first packet of a connection.
@@ -246,33 +372,39 @@ impl Engine {
         )
     }
 
-    fn open(self: &Arc<Self>, eio: Eio, request: Request) -> Response {
-        let (sid, connection) = self.connect(eio, request.into_parts().0);
+    /// `None`: there is no room for it.
+    fn open(self: &Arc<Self>, eio: Eio, request: Request) -> Option<Response> {
+        let (sid, mut connection) = self.connect(eio, &request.into_parts().0)?;
+        connection.begin();
         let mut payload = payload::Payload::default();
         payload.push(eio, &self.hello(&sid, "\"websocket\""));
         tokio::spawn(connection.run());
-        plain(payload.into_bytes())
+        Some(plain(payload.into_bytes()))
     }
 
-    fn open_web_socket(self: &Arc<Self>, eio: Eio, mut request: Request) -> Response {
+    fn open_web_socket(self: &Arc<Self>, eio: Eio, mut request: Request) -> Option<Response> {
         let (upgrade, answer) = match accept(&mut request) {
             Ok(accepted) => accepted,
-            Err(refused) => return *refused,
+            Err(refused) => return Some(*refused),
         };
-        let (sid, connection) = self.connect(eio, request.into_parts().0);
+        let (sid, connection) = self.connect(eio, &request.into_parts().0)?;
         let hello = self.hello(&sid, "");
         let within = self.gateway.settings.connect_timeout;
         tokio::spawn(async move {
             // A client that is gone by then leaves nothing: the connection goes with this task.
-            if let Ok(Ok(io)) = timeout(within, upgrade).await {
+            let upgraded = tokio::select! {
+                upgraded = timeout(within, upgrade) => upgraded,
+                () = connection.must_close() => return,
+            };
+            if let Ok(Ok(io)) = upgraded {
                 connection.run_over(web_socket(io).await, hello).await;
             }
         });
-        answer
+        Some(answer)
     }
 
     /// A client that polls moves to a WebSocket: it probes it, waits for its last poll, and says that it has moved.
-    async fn upgrade(&self, socket: &Socket, mut request: Request) -> Response {
+    fn upgrade(&self, socket: &Socket, origin: Origin, mut request: Request) -> Response {
         let (upgrade, answer) = match accept(&mut request) {
             Ok(accepted) => accepted,
             Err(refused) => return *refused,
@@ -294,7 +426,7 @@ impl Engine {
                 match message {
                     Message::Text(text) if text.as_str() == "5" => {
                         // Its connection may have ended.
-                        let _ = moved.send(ws);
+                        let _ = moved.send(Moved { ws: Box::new(ws), origin });
                         return;
                     }
                     Message::Ping(_) | Message::Pong(_) => {}

@@ -24,6 +24,7 @@ use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
 use crate::model::sync::scope;
 use crate::model::tables::TablesRead;
+use crate::model::time_back::Corrections;
 use crate::proto::command::Intent;
 use crate::proto::{Change, Meta, Operation, SyncBegin, SyncErrorReport, SyncState, SyncType, TableName};
 
@@ -295,14 +296,18 @@ impl SyncJob {
             None => None,
         };
         let owed = course.before.as_ref().is_some_and(|before| before.full_owed);
-        let from = match (cursor, self.ask.last_sync_ms) {
+        let corrections = Corrections::from(meta);
+        let last_sync_ms = self.ask.last_sync_ms.map(|ms| corrections.of_client(ms));
+        let from = match (cursor, last_sync_ms) {
             // The client knows its own place.
             (Some(seq), _) if seq > 0 || !owed => Some(seq),
             _ if owed => None,
             (_, Some(ms)) if gone(meta, ms) => None,
             (_, Some(ms)) => {
                 let (compacted, head) = (meta.compacted_seq, meta.head_seq);
-                let seq = self.gateway.cluster.replica().cold(move |t| seq_of_time(t, compacted, head, ms)).await?;
+                let corrected = meta.time_corrections.clone();
+                let find = move |t: &dyn TablesRead| seq_of_time(t, compacted, head, ms, Corrections(&corrected));
+                let seq = self.gateway.cluster.replica().cold(find).await?;
                 // A time that has not come: the client's clock is wrong, so what the cluster has noted counts, too.
                 let noted = if course.completed_one() { course.recorded() } else { None };
                 if ms > meta.now_ms { noted.map(|noted| noted.min(seq)) } else { Some(seq) }
@@ -332,7 +337,7 @@ impl SyncJob {
             number += 1;
             sent += changes.len() as u64;
             let at_ms = match changes.last() {
-                Some(last) if page.more => last.committed_ms,
+                Some(last) if page.more => Corrections::from(&course.meta).of_change(last.seq, last.committed_ms),
                 _ => course.meta.now_ms,
             };
             let total = if page.more { sent + (head - page.seq) } else { sent };

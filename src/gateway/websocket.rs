@@ -44,14 +44,15 @@ pub async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parts: Parts,
 ) -> Result<Response, Failure> {
-    let claims = auth::check(&gateway, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
+    let origin = auth::Origin::of(&parts);
+    let claims = auth::admit(&gateway, &origin, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
     let upgrade = upgrade.map_err(|rejection| {
         let error = Error::new(Code::SocketClosed, format!("not a WebSocket handshake: {rejection}"));
         Failure::new(&gateway, error).with_status(rejection_status(&rejection))
     })?;
     let session = Session::open(gateway.clone(), claims, Transport::WebSocket);
     let session = session.map_err(|e| Failure::new(&gateway, e))?;
-    let upgrade = upgrade.read_buffer_size(READ_BUFFER);
+    let upgrade = upgrade.protocols([auth::SUBPROTOCOL]).read_buffer_size(READ_BUFFER);
     let upgrade = upgrade.max_message_size(limits::PACKET_READ).max_frame_size(limits::PACKET_READ);
     Ok(upgrade.on_upgrade(move |socket| Connection::new(&gateway, session, socket).run()))
 }
@@ -98,6 +99,8 @@ impl Connection {
     }
 
     async fn run(mut self) {
+        // The answer says that the client is awake; a socket that is broken already ends below.
+        self.dirty = self.socket.feed(Message::Ping(Bytes::new())).await.is_ok();
         let ended = poll_fn(|cx| self.poll(cx)).await;
         let Self { session, mut socket, sending, at_ms, .. } = self;
         // A peer that takes nothing is not waited for. A node that shuts down waits for its sessions, so that all are
@@ -157,7 +160,7 @@ impl Connection {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(&error)),
                 Poll::Ready(Some(Ok(message))) => message,
             };
-            self.session.heard();
+            self.session.heard_awake();
             match message {
                 Message::Text(text) => self.hear_text(text),
                 Message::Binary(_) => self.session.misheard(&Bad::payload("binary frames are not understood here")),

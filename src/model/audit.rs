@@ -114,6 +114,13 @@ impl AuditIndex {
         (first..=last).take(limit).map(|id| self.reference(id)).collect()
     }
 
+    /// No row is later than that.
+    pub(super) fn cap_times(&mut self, ms: u64) {
+        for entry in &mut self.entries {
+            entry.at_ms = entry.at_ms.min(ms);
+        }
+    }
+
     /// Drops everything up to `id`.
     pub(super) fn forget(&mut self, id: u64) {
         while self.before < id {

@@ -15,6 +15,7 @@ use super::requests::{Kept, Names};
 use super::state::{Fail, Given1, State, refuse, refuse_field};
 use super::tables::{Key, TablesError};
 use super::value;
+use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
@@ -27,7 +28,7 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
     let bad =
         |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")).about(field, None));
     if !valid_table(&c.table_name) {
-        let why = format!("must be 1 to {} bytes without control characters", limits::TABLE_NAME);
+        let why = format!("must be 1 to {} bytes without control or invisible characters", limits::TABLE_NAME);
         return bad("table_name", why);
     }
     if c.operation() == Operation::Unset {
@@ -52,14 +53,13 @@ pub fn validate(c: &DataUpdate) -> Result<(), Error> {
         let (field, missing) = if c.n == 0 { ("n", "must be 1 or more") } else { ("queue", "is required with n") };
         return bad(field, missing.into());
     }
-    if c.after > 0 && c.after >= c.n {
-        return bad("after", "must be less than n".into());
+    if c.n == 0 && c.after > 0 {
+        return bad("after", "belongs to an entry of a queue".into());
     }
     let text = &c.timestamp_as_sent;
     if text.len() > limits::TIME_TEXT || text.chars().any(char::is_control) {
         return bad("timestamp", format!("is kept as at most {} bytes without control characters", limits::TIME_TEXT));
     }
-    // The node that took it from its client has looked already; but entries may come from any node.
     if let Err(flaw) = value::check_object(&c.data) {
         return bad("new_data", flaw.to_string());
     }
@@ -76,7 +76,7 @@ pub(super) fn object(data: &[u8]) -> Bytes {
 
 /// A usable `table_name`.
 pub fn valid_table(name: &str) -> bool {
-    !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && !name.chars().any(char::is_control)
+    !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && is_name(name)
 }
 
 /// What can be said of a record without reading rows.
@@ -133,7 +133,7 @@ impl State {
         self.table_numbers.get(name).copied()
     }
 
-    /// Tables ever written to, in the order of their numbers (from 1).
+    /// Tables ever written to, in the order of their numbers (from 1). Those that were removed have no name.
     pub fn tables(&self) -> &[TableName] {
         &self.table_names
     }
@@ -219,9 +219,8 @@ impl State {
         self.recent.iter_after(seq)
     }
 
-    /// The second value: it had been applied before.
+    /// Of what [`validate`] has let through. The second value: it had been applied before.
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
-        validate(&c)?;
         let device = self.device_number(&c.device_id)?;
         if let Some(given) = self.queue_entry(&c, device)? {
             return Ok((given, true));
@@ -283,7 +282,7 @@ impl State {
     }
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
-        let table = self.number_of_table(&c.table_name)?;
+        let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let current = self.version(table, c.record_id);
@@ -386,27 +385,10 @@ impl State {
         read::change(self.rows(), seq)
     }
 
-    /// The number of the table, given now if this is its first use.
-    pub(super) fn number_of_table(&mut self, name: &str) -> Result<u32, Fail> {
-        if let Some(number) = self.table_number(name) {
-            return Ok(number);
-        }
-        if self.meta.tables >= limits::TABLES {
-            let why = format!("is one too many: the cluster keeps at most {} tables", limits::TABLES);
-            return refuse_field(Code::InvalidData, "table_name", why);
-        }
-        self.meta.tables += 1;
-        let number = self.meta.tables;
-        let row = TableName { name: name.to_owned(), ..TableName::default() };
-        self.put(Key::Table(number), &row);
-        self.table_names.push(row);
-        self.table_heads.push(0);
-        self.table_numbers.insert(name.to_owned(), number);
-        Ok(number)
-    }
-
     pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
-        self.records.get(table, id).cloned()
+        let mut version = self.records.get(table, id).cloned()?;
+        version.timestamp_ms = self.corrections().of_change(version.seq, version.timestamp_ms);
+        Some(version)
     }
 
     /// A record's data as stored; empty for a deleted one.
@@ -444,9 +426,6 @@ impl State {
         if c.event_type.is_empty() || c.event_type.len() > limits::EVENT_TYPE {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
-        if let Err(flaw) = value::check_object(&c.payload) {
-            return refuse(Code::InvalidData, format!("payload {flaw}"));
-        }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
         let now = self.meta.now_ms;
         let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
@@ -469,6 +448,7 @@ impl State {
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);
+        self.drop_removed_tables()?;
         let from = self.meta.election_dropped + 1;
         let newest = self.meta.election_head.saturating_sub(1);
         for id in from..=c.elections_to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
@@ -496,7 +476,7 @@ impl State {
             {
                 self.outlive(device, &change);
             }
-            let Some(table) = self.table_number(&change.table_name) else { continue };
+            let Some(table) = self.table_of_change(&change) else { continue };
             self.outlive_head(table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {

@@ -28,6 +28,7 @@ fn bench(policy: ResolutionMethod, insert_policy: InsertPolicy) -> Bench {
             class: 0,
             insert_policy: insert_policy.into(),
             by: "a".into(),
+            ..PolicyPut::default()
         }));
     }
     b
@@ -446,4 +447,103 @@ fn a_records_history_has_its_changes_and_what_lost_without_a_gap_and_outlives_co
     assert_eq!(left, ["4 {}", r#"3 lost {"sum":5}"#, r#"1 lost {"sum":3}"#, r#"1 lost {"sum":2}"#]);
     assert!(dropped);
     assert_eq!(past(&b, 2, 5), (vec![r#"2 kept {"other":1}"#.to_owned()], true));
+}
+
+/// A decision of a device, as its gateway sends it.
+fn decides(device: &str, conflict_id: Option<u64>) -> ConflictResolve {
+    ConflictResolve {
+        device_id: device.into(),
+        by: device.into(),
+        conflict_id,
+        table_name: "stock".into(),
+        record_id: 1,
+        resolved_data: Bytes::from_static(b"{\"sum\":9}"),
+        asker: Asker::Device.into(),
+        ..ConflictResolve::default()
+    }
+}
+
+#[test]
+fn a_device_decides_its_own_conflict_and_never_the_one_that_comes_after_it() {
+    let mut b = plain();
+    open(b.ok(Intent::DataUpdate(insert("b", 1, r#"{"sum":2}"#))));
+    let other = open(b.ok(Intent::DataUpdate(insert("c", 1, r#"{"sum":3}"#))));
+    // The same resolution twice, each checked when its own conflict was the oldest.
+    b.ok(Intent::ConflictResolve(decides("b", None)));
+    let head = b.state.meta().head_seq;
+    assert_eq!(b.code(Intent::ConflictResolve(decides("b", None))), Code::Forbidden);
+    assert_eq!(b.code(Intent::ConflictResolve(decides("b", Some(other.id)))), Code::Forbidden);
+    // Nor under another device's name.
+    let borrowed = ConflictResolve { device_id: "c".into(), ..decides("b", Some(other.id)) };
+    assert_eq!(b.code(Intent::ConflictResolve(borrowed)), Code::Forbidden);
+    assert_eq!((b.state.open_conflicts().count(), b.state.meta().head_seq), (1, head));
+    b.ok(Intent::ConflictResolve(decides("c", Some(other.id))));
+    assert_eq!(b.state.open_conflicts().count(), 0);
+}
+
+#[test]
+fn a_policy_says_who_decides() {
+    let mut b = plain();
+    let policy = |decides: Decides, asker: Asker| {
+        Intent::PolicyPut(PolicyPut {
+            table_name: "stock".into(),
+            decides: decides.into(),
+            by: "boss".into(),
+            asker: asker.into(),
+            ..PolicyPut::default()
+        })
+    };
+    assert_eq!(b.code(policy(Decides::Privileged, Asker::Device)), Code::Forbidden);
+    b.ok(policy(Decides::Privileged, Asker::Manager));
+    let conflict = open(b.ok(Intent::DataUpdate(insert("b", 1, r#"{"sum":2}"#))));
+    assert_eq!(b.code(Intent::ConflictResolve(decides("b", Some(conflict.id)))), Code::Forbidden);
+    assert_eq!(b.state.open_conflicts().count(), 1);
+    let again = State::open(Box::new(b.tables.clone())).unwrap();
+    assert_eq!(told(&again), told(&b.state));
+    b.ok(policy(Decides::Owner, Asker::Admin));
+    b.ok(Intent::ConflictResolve(decides("b", Some(conflict.id))));
+    b.ok(policy(Decides::Privileged, Asker::Admin));
+    let conflict = open(b.ok(Intent::DataUpdate(insert("b", 1, r#"{"sum":2}"#))));
+    let order = ConflictResolve { asker: Asker::Manager.into(), by: "boss".into(), ..decides("c", Some(conflict.id)) };
+    b.ok(Intent::ConflictResolve(order));
+}
+
+#[test]
+fn the_last_room_for_conflicts_of_a_table_is_for_devices_that_hold_little() {
+    let mut b = plain();
+    for table in ["stock", "other"] {
+        let (policy, by) = (ResolutionMethod::Manual.into(), "boss".to_owned());
+        b.ok(Intent::PolicyPut(PolicyPut { table_name: table.into(), policy, by, ..PolicyPut::default() }));
+    }
+    let report = |device: &str, table: &str, bytes: usize| {
+        let remote = format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes));
+        Intent::ConflictReport(ConflictReport {
+            device_id: device.into(),
+            table_name: table.into(),
+            record_id: 1,
+            conflict_type: ConflictType::Data.into(),
+            remote_version: Bytes::from(remote),
+            ..ConflictReport::default()
+        })
+    };
+    for device in 0..4 {
+        b.ok(online(&format!("greedy-{device}"), 0, Role::Client));
+        for _ in 0..limits::OPEN_CONFLICTS_OF_TABLE / 5 {
+            b.ok(report(&format!("greedy-{device}"), "stock", 1));
+        }
+    }
+    // Those that have their share have no more; the table is not full for the others.
+    let error = into_result(b.run(report("greedy-0", "stock", 1)).0).unwrap_err();
+    assert_eq!((error.code, error.retry_after_ms.is_some()), (Code::Unavailable, true));
+    assert!(error.message.contains("table \"stock\""), "{error}");
+    for _ in 0..limits::OPEN_CONFLICTS_SMALL {
+        b.ok(report("b", "stock", 1));
+    }
+    assert_eq!(b.code(report("b", "stock", 1)), Code::Unavailable);
+    // Nor is another table.
+    b.ok(report("greedy-0", "other", 1));
+    // One that is large waits as well, for whoever has none.
+    b.ok(report("c", "stock", limits::RECORD_DATA - 64));
+    let again = State::open(Box::new(b.tables.clone())).unwrap();
+    assert_eq!(told(&again), told(&b.state));
 }

@@ -14,7 +14,7 @@ use super::conflict_index::{Filter, Status};
 use super::effect::Effect;
 use super::error::Code;
 use super::merge::merge_objects;
-use super::policy::method_name;
+use super::policy::{decides_of, method_name};
 use super::read::{HistoryOf, Place};
 use super::records::Version;
 use super::state::{Fail, Given1, State, refuse};
@@ -23,8 +23,8 @@ use super::value;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Accepted, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, InsertPolicy, Operation,
-    ResolutionMethod,
+    Accepted, Asker, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, Decides,
+    InsertPolicy, Operation, ResolutionMethod,
 };
 
 /// What an update met.
@@ -189,7 +189,7 @@ impl State {
         table: u32,
         operation: &str,
     ) -> Result<Arc<Conflict>, Fail> {
-        if let Some(why) = self.conflicts.full(&row, device) {
+        if let Some(why) = self.conflicts.full(&row, device, table) {
             return refuse(Code::Unavailable, why);
         }
         self.number_conflict(&mut row, operation);
@@ -202,8 +202,10 @@ impl State {
     /// A conflict as its row says.
     pub(super) fn index_conflict(&mut self, row: &Arc<Conflict>) {
         let device = self.writer_number(&row.device_id);
+        // One of an older table of that name is of no table.
         let table = self.table_number(&row.table_name).unwrap_or(0);
-        self.conflicts.set(row, device, table);
+        let of_it = self.table_of(table).is_some_and(|known| row.id > known.since_conflict);
+        self.conflicts.set(row, device, if of_it { table } else { 0 });
     }
 
     /// Last writer wins: the greater time-stamp, then the greater device id.
@@ -271,7 +273,8 @@ impl State {
         self.conflicts.open().values()
     }
 
-    /// The ids of a page of conflicts that a token of the class may see, and how many of these there are in all. The names that are given must be exact.
+    /// The ids of a page of conflicts that a token of the class may see, and how many of these there are in all. The
+    /// names that are given must be exact.
     pub fn conflict_page(
         &self,
         status: Status,
@@ -287,7 +290,9 @@ impl State {
             return (Vec::new(), 0);
         }
         let readable: Vec<bool> = self.tables().iter().map(|t| self.access().may_read(class, &t.name)).collect();
-        let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(true);
+        // Conflicts of removed tables are of no number: only who may read every table sees them.
+        let reads_all = self.access().reads_all(class);
+        let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(reads_all);
         let filter = Filter { status, device: device.flatten(), table: table.flatten() };
         self.conflicts.page(filter, shown, limit, skip)
     }
@@ -297,7 +302,8 @@ impl State {
         let table = self.table_number(table_name).unwrap_or(0);
         let newest = self.version(table, record_id).map_or(0, |v| v.seq);
         let end = before.unwrap_or((u64::MAX, u64::MAX));
-        let conflicts = self.conflicts.of_record_before(table, record_id, end).take(rows + 1).collect();
+        let conflicts = self.conflicts.of_record_before(table, record_id, end).take(rows + 1);
+        let conflicts = conflicts.filter(|_| table > 0).collect();
         HistoryOf { table_name: table_name.to_owned(), table, record_id, before, newest, conflicts }
     }
 
@@ -323,14 +329,9 @@ impl State {
             return refuse(Code::InvalidData, why);
         }
         self.must_write(c.class, &open.table_name)?;
-        if c.resolved_data.len() > limits::RECORD_DATA {
-            return refuse(Code::InvalidData, format!("resolved_data is larger than {} bytes", limits::RECORD_DATA));
-        }
-        if let Err(flaw) = value::check_object(&c.resolved_data) {
-            return refuse(Code::InvalidData, format!("resolved_data {flaw}"));
-        }
+        self.may_decide(&c, &open)?;
         let device = self.existing(&c.device_id)?.number;
-        let table = self.number_of_table(&open.table_name)?;
+        let table = self.number_of_table(&open.table_name, &c.device_id)?;
         let current = self.version(table, open.record_id);
         let version = current.as_ref().map_or(0, |v| v.seq);
         if c.version.is_some_and(|decided_on| decided_on != version) {
@@ -357,6 +358,37 @@ impl State {
         }
         row.resolved_seq = self.write(Write { device, device_id: c.device_id, ..decision });
         Ok(Given::Conflict(self.close_conflict(row)))
+    }
+
+    /// The gateway has looked already, but at what was open then: a decision is allowed on the conflict that it decides.
+    fn may_decide(&self, c: &ConflictResolve, open: &Conflict) -> Result<(), Fail> {
+        if c.asker() != Asker::Device {
+            return Ok(());
+        }
+        if c.by != c.device_id || c.by != open.device_id {
+            let why = format!("conflict {} is to be decided by device {:?}", open.id, open.device_id);
+            return refuse(Code::Forbidden, why);
+        }
+        let table = self.table_number(&open.table_name).and_then(|number| self.table_of(number));
+        if table.is_some_and(|table| decides_of(table) == Decides::Privileged) {
+            let why = format!("only admins and managers may decide conflicts in {:?}", open.table_name);
+            return refuse(Code::Forbidden, why);
+        }
+        Ok(())
+    }
+
+    /// Closes open conflicts of a table that is being removed: there will be no record that could be decided on.
+    pub(super) fn close_conflicts_of(&mut self, table: u32, by: &str, at_most: usize) -> usize {
+        let open: Vec<_> = self.conflicts.open_in(table).take(at_most).cloned().collect();
+        for conflict in &open {
+            let mut row = Conflict::clone(conflict);
+            row.resolution = ResolutionMethod::Manual.into();
+            row.resolved_ms = self.meta.now_ms;
+            row.resolved_by = by.to_owned();
+            row.resolved_deleted = true;
+            self.close_conflict(row);
+        }
+        open.len()
     }
 
     /// The change that a decision comes to; its writer is still to be put in.
@@ -404,15 +436,7 @@ impl State {
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         let device = self.existing(&c.device_id)?.number;
         self.must_write(c.class, &c.table_name)?;
-        for (name, version) in [("local_version", &c.local_version), ("remote_version", &c.remote_version)] {
-            if version.len() > limits::RECORD_DATA {
-                return refuse(Code::InvalidData, format!("{name} is larger than {} bytes", limits::RECORD_DATA));
-            }
-            if let Err(flaw) = value::check_object(version) {
-                return refuse(Code::InvalidData, format!("{name} {flaw}"));
-            }
-        }
-        let table = self.number_of_table(&c.table_name)?;
+        let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;
         let mut row = Conflict {

@@ -48,7 +48,9 @@ struct Open {
 pub(super) struct ConflictIndex {
     open: BTreeMap<u64, Arc<Conflict>>,
     all_open: Open,
+    /// By device, and by table.
     open_of: BTreeMap<u32, Open>,
+    open_in: BTreeMap<u32, Open>,
     notes: BTreeMap<u64, Note>,
     /// In the order of their resolution, by number and id.
     resolved: BTreeSet<(u64, u64)>,
@@ -71,7 +73,8 @@ impl ConflictIndex {
         let note = Note { device, table, record_id: row.record_id, local_seq: row.local_seq, resolved, bytes };
         match resolved {
             None => {
-                for held in [&mut self.all_open, self.open_of.entry(device).or_default()] {
+                let (of, within) = (self.open_of.entry(device).or_default(), self.open_in.entry(table).or_default());
+                for held in [&mut self.all_open, of, within] {
                     held.count += 1;
                     held.bytes += bytes as usize;
                 }
@@ -92,12 +95,17 @@ impl ConflictIndex {
         match note.resolved {
             None => {
                 self.open.remove(&id);
-                for held in [&mut self.all_open, self.open_of.entry(note.device).or_default()] {
+                let of = self.open_of.entry(note.device).or_default();
+                let within = self.open_in.entry(note.table).or_default();
+                for held in [&mut self.all_open, of, within] {
                     held.count -= 1;
                     held.bytes -= note.bytes as usize;
                 }
                 if self.open_of.get(&note.device).is_some_and(|held| held.count == 0) {
                     self.open_of.remove(&note.device);
+                }
+                if self.open_in.get(&note.table).is_some_and(|held| held.count == 0) {
+                    self.open_in.remove(&note.table);
                 }
             }
             Some(number) => {
@@ -131,18 +139,23 @@ impl ConflictIndex {
         to
     }
 
-    /// Why this one may not wait for a decision, if it may not.
-    pub fn full(&self, row: &Conflict, device: u32) -> Option<String> {
+    /// Why this one may not wait for a decision, if it may not. The last fifth of the room in a table, and in the
+    /// cluster, is kept for devices that hold little: what one device fills is no other's room.
+    pub fn full(&self, row: &Conflict, device: u32, table: u32) -> Option<String> {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
+        let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
+        let small = of_device.count < limits::OPEN_CONFLICTS_SMALL
+            && (of_device.count == 0 || of_device.bytes + bytes <= limits::OPEN_CONFLICT_BYTES_SMALL);
+        let for_all = |room: usize| if small { room } else { room / 5 * 4 };
+        let (whole, part) = (for_all(limits::OPEN_CONFLICTS), for_all(limits::OPEN_CONFLICTS_OF_TABLE));
+        let bytes_whole = for_all(limits::OPEN_CONFLICT_BYTES);
+        let bytes_part = for_all(limits::OPEN_CONFLICT_BYTES_OF_TABLE);
+        let (own, own_bytes) = (limits::OPEN_CONFLICTS_OF_DEVICE, limits::OPEN_CONFLICT_BYTES_OF_DEVICE);
         for (held, count, room, whose) in [
-            (
-                of_device,
-                limits::OPEN_CONFLICTS_OF_DEVICE,
-                limits::OPEN_CONFLICT_BYTES_OF_DEVICE,
-                format!("device {:?} has", row.device_id),
-            ),
-            (self.all_open, limits::OPEN_CONFLICTS, limits::OPEN_CONFLICT_BYTES, "the cluster has".to_owned()),
+            (of_device, own, own_bytes, format!("device {:?} has", row.device_id)),
+            (in_table, part, bytes_part, format!("table {:?} has", row.table_name)),
+            (self.all_open, whole, bytes_whole, "the cluster has".to_owned()),
         ] {
             if held.count >= count || held.bytes + bytes > room {
                 let (count, kib) = (held.count, held.bytes >> 10);
@@ -150,6 +163,27 @@ impl ConflictIndex {
             }
         }
         None
+    }
+
+    /// The open ones of a table, oldest first.
+    pub fn open_in(&self, table: u32) -> impl Iterator<Item = &Arc<Conflict>> {
+        let any = self.open_in.contains_key(&table);
+        let ids = self.open.iter().filter(move |_| any);
+        ids.filter(move |(id, _)| self.notes.get(id).is_some_and(|note| note.table == table)).map(|(_, row)| row)
+    }
+
+    /// A table is gone: what was decided in it is of no table any more.
+    pub fn forget_table(&mut self, table: u32) {
+        let of_table = (table, i64::MIN, 0, 0)..=(table, i64::MAX, u64::MAX, u64::MAX);
+        let there: Vec<_> = self.of_record.range(of_table).copied().collect();
+        for at in there {
+            self.of_record.remove(&at);
+            let (_, record_id, seq, id) = at;
+            self.of_record.insert((0, record_id, seq, id));
+            if let Some(note) = self.notes.get_mut(&id) {
+                note.table = 0;
+            }
+        }
     }
 
     pub fn open(&self) -> &BTreeMap<u64, Arc<Conflict>> {

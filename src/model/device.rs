@@ -1,29 +1,34 @@
 //! Devices: registration, coming and going.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::error::Code;
-use super::state::{Given1, State, refuse};
+use super::state::{Fail, Given1, State, refuse, refuse_share};
 use super::tables::Key;
+use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, MoveHome,
+    Asker, Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, MoveHome,
     NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
 
 /// The capability by which a device says that it never wants to be master.
 pub const NO_MASTER: &str = "no-master";
 
-/// Checks an id as clients give them: not empty, at most 255 bytes, no control characters.
+/// Checks an id as clients give them: not empty, at most 255 bytes, nothing that a reader does not see.
 pub fn valid_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= limits::DEVICE_ID && !id.chars().any(char::is_control)
+    !id.trim().is_empty() && id.len() <= limits::DEVICE_ID && is_name(id)
 }
 
 impl State {
     pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> Given1 {
         if !valid_id(&c.device_id) {
-            return refuse(Code::Registration, "device_id must be 1 to 255 bytes without control characters");
+            return refuse(
+                Code::Registration,
+                "device_id must be 1 to 255 bytes without control or invisible characters",
+            );
         }
         if c.priority.is_some_and(|p| p > limits::PRIORITY) {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
@@ -34,6 +39,7 @@ impl State {
         if first && (self.device_count() >= limits::DEVICES || numbers > limits::DEVICE_NUMBERS) {
             return refuse(Code::Registration, format!("the cluster keeps at most {} devices", limits::DEVICES));
         }
+        self.may_bring_online(&c, first)?;
         let mut device = if first { self.register(&c) } else { self.existing(&c.device_id)? };
         let session = c.presence() == Presence::Session;
         let first_session = session && !device.had_session;
@@ -44,7 +50,7 @@ impl State {
         self.save_device(device);
         let operation = if first { "register" } else { "online" };
         if c.role() == Role::Master {
-            self.ask_for_the_role(&id)?;
+            self.ask_for_the_role(&id, c.asker())?;
         }
         self.meta.stalled = false;
         if self.meta.master == id {
@@ -62,6 +68,43 @@ impl State {
         }))
     }
 
+    /// A device brings itself online. Admins and managers bring others, too, but may register only so many: one token
+    /// must not use up what all devices of the shop need.
+    fn may_bring_online(&self, c: &DeviceOnline, first: bool) -> Result<(), Fail> {
+        let share = match c.asker() {
+            Asker::Device if c.asked_by != c.device_id => {
+                let why = format!("device {:?} may not act for device {:?}", c.asked_by, c.device_id);
+                return refuse(Code::Forbidden, why);
+            }
+            Asker::Unset | Asker::Device => return Ok(()),
+            Asker::Manager => limits::DEVICES_OF_MANAGER,
+            Asker::Admin => limits::DEVICES_OF_ADMIN,
+        };
+        let registered = self.registered_by.get(&c.asked_by).copied().unwrap_or_default();
+        if first && c.asked_by != c.device_id && registered >= share {
+            let why = format!("is one too many: {:?} has registered {registered} other devices", c.asked_by);
+            return refuse_share("device_id", why, limits::SHARE_RETRY_MS);
+        }
+        Ok(())
+    }
+
+    /// A device is there, or is read from its row.
+    pub(super) fn count_registered(&mut self, device: &Device) {
+        if !device.registered_by.is_empty() {
+            *self.registered_by.entry(device.registered_by.clone()).or_default() += 1;
+        }
+    }
+
+    /// A device is forgotten: whoever registered it may register another one.
+    pub(super) fn uncount_registered(&mut self, device: &Device) {
+        if let Entry::Occupied(mut of) = self.registered_by.entry(device.registered_by.clone()) {
+            *of.get_mut() -= 1;
+            if *of.get() == 0 {
+                of.remove();
+            }
+        }
+    }
+
     fn register(&mut self, c: &DeviceOnline) -> Device {
         let now = self.meta.now_ms;
         let number = self.next_device_number(&c.device_id);
@@ -73,13 +116,17 @@ impl State {
             ..SyncState::default()
         };
         self.save_sync_state(sync);
-        Device {
+        let registered_by = if c.asked_by == c.device_id { String::new() } else { c.asked_by.clone() };
+        let device = Device {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
             number,
+            registered_by,
             ..Device::default()
-        }
+        };
+        self.count_registered(&device);
+        device
     }
 
     fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
@@ -137,6 +184,7 @@ impl State {
         };
         self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
         let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
+        self.note_leaving(&c.device_id);
         let ballot = self.go_offline(&c.device_id, election)?;
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
@@ -150,6 +198,7 @@ impl State {
         self.existing(&c.device_id)?;
         let reason = if c.reason.is_empty() { "shutdown" } else { &c.reason };
         self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
+        self.note_leaving(&c.device_id);
         // Who says that it shuts down waits until there is another master.
         self.txn.ballot = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
         self.meta.nodes_lost += 1;
@@ -358,5 +407,34 @@ mod tests {
         assert_eq!(error.code, Code::Registration);
         assert!(error.message.contains("100000 devices"), "{error}");
         assert!(online("the last one").is_ok());
+    }
+
+    #[test]
+    fn a_token_registers_its_share_of_devices_and_everyone_else_goes_on() {
+        use crate::model::properties::{Bench, told};
+        let mut b = Bench::new();
+        let by = |asked_by: &str, asker: Asker, device_id: &str| {
+            let (asked_by, device_id) = (asked_by.to_owned(), device_id.to_owned());
+            Intent::DeviceOnline(DeviceOnline { device_id, asked_by, asker: asker.into(), ..DeviceOnline::default() })
+        };
+        for n in 0..limits::DEVICES_OF_MANAGER {
+            b.ok(by("manager", Asker::Manager, &format!("ghost-{n}")));
+        }
+        let before = b.state.meta().clone();
+        let error = into_result(b.run(by("manager", Asker::Manager, "one more")).0).unwrap_err();
+        assert_eq!((error.code, error.field()), (Code::Unavailable, Some("device_id")));
+        assert_eq!(error.retry_after_ms, Some(limits::SHARE_RETRY_MS));
+        assert_eq!((b.state.meta().devices, b.state.meta().audit_head), (before.devices, before.audit_head));
+        // Those that are there come and go; it brings itself, others bring theirs.
+        b.ok(by("manager", Asker::Manager, "ghost-7"));
+        b.ok(by("manager", Asker::Manager, "manager"));
+        b.ok(by("till", Asker::Device, "till"));
+        b.ok(by("other", Asker::Manager, "one more"));
+        b.ok(by("admin", Asker::Admin, "two more"));
+        assert_eq!(b.code(by("till", Asker::Device, "not its own")), Code::Forbidden);
+        assert!(b.state.device("not its own").is_none());
+        let again = State::open(Box::new(b.tables.clone())).unwrap();
+        assert_eq!((told(&again), &again.registered_by), (told(&b.state), &b.state.registered_by));
+        assert_eq!(b.code(by("manager", Asker::Manager, "yet another")), Code::Unavailable);
     }
 }

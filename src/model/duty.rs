@@ -36,6 +36,9 @@ pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
         duties = decide(view);
     }
     duties.extend(compaction(view.state, retention).map(Action::Propose));
+    if let Some(step) = view.state.idle_table_removal(view.now_ms) {
+        duties.push(Action::Propose(Intent::TableRemove(step)));
+    }
     if view.state.has_idle_queues(view.now_ms) {
         duties.push(Action::Propose(Intent::QueuesForget(QueuesForget {})));
     }
@@ -82,6 +85,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
         || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted)
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()
+        || state.has_leftover_tables()
         || due(elections_to, meta.election_dropped);
     due.then_some(Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to }))
 }

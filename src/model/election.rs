@@ -17,9 +17,11 @@ use super::state::{Fail, Given1, State, refuse};
 use super::tables::Key;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Role, RoleChange, Settled,
+    Asker, Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Role, RoleChange,
+    Settled,
 };
 
+mod asked;
 mod ballot;
 pub mod decide;
 #[cfg(test)]
@@ -67,7 +69,7 @@ pub(super) enum Triggered {
 impl State {
     /// The candidate that ranks first, without `except`.
     pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
-        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| rank(a, b))
+        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> Given1 {
@@ -76,6 +78,17 @@ impl State {
             return Ok(Given::Done(Nothing {}));
         }
         let (reason, method) = (c.reason(), c.method());
+        let mut c = c;
+        if c.asker() == Asker::Device {
+            self.may_call_an_election(&c)?;
+            if c.asked_by == self.meta.master {
+                // It asks to be followed by another one.
+                c.except.clone_from(&c.asked_by);
+            }
+            if self.meta.ballot.is_none() {
+                self.count_asked(&c.asked_by)?;
+            }
+        }
         let why = reason_name(reason).to_owned();
         let trigger = Trigger { reason, method, except: c.except, why, by: c.initiated_by, ..Trigger::default() };
         match self.trigger(trigger)? {
@@ -90,10 +103,17 @@ impl State {
 
     pub(super) fn role_change(&mut self, c: RoleChange) -> Given1 {
         let device = self.existing(&c.device_id)?;
+        let asks = c.asker() == Asker::Device;
+        if asks && c.by != c.device_id {
+            let why = format!("device {:?} may not change the role of device {:?}", c.by, c.device_id);
+            return refuse(Code::Forbidden, why);
+        }
         let order =
             Trigger { reason: ElectionReason::Manual, why: c.reason.clone(), by: c.by.clone(), ..Trigger::default() };
         match (c.role(), device.role()) {
             (Role::Unset, _) => return refuse(Code::RoleChange, "role must be master or client"),
+            // Nothing has changed, and who asks for that again and again is not told to all.
+            (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) if asks => {}
             (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) => {
                 self.audit_role(&c.device_id, c.role(), &c.reason);
                 self.announce_role(&c.device_id, c.role(), &c.reason);
@@ -105,12 +125,19 @@ impl State {
                 if !is_candidate(&device) {
                     return refuse(Code::RoleChange, format!("device {:?} does not want to be master", c.device_id));
                 }
+                if asks {
+                    self.may_become_master(&device)?;
+                    self.count_asked(&c.device_id)?;
+                }
                 let named = c.device_id.clone();
                 self.await_election(Trigger { method: ElectionMethod::Manual, named, ..order })?;
             }
             (Role::Client, Role::Master) => {
                 if self.first_candidate(&c.device_id).is_none() {
                     return refuse(Code::RoleChange, "no other device can be master");
+                }
+                if asks {
+                    self.count_asked(&c.device_id)?;
                 }
                 let except = c.device_id.clone();
                 self.await_election(Trigger { method: ElectionMethod::Priority, except, ..order })?;
@@ -128,13 +155,18 @@ impl State {
     }
 
     /// A device comes online and wants to be master.
-    pub(super) fn ask_for_the_role(&mut self, id: &str) -> Result<(), Fail> {
+    pub(super) fn ask_for_the_role(&mut self, id: &str, asker: Asker) -> Result<(), Fail> {
         if let Some(open) = &self.meta.ballot {
             // It stands in the election that is under way, and is told its role when that is over.
             self.txn.ballot = open.id;
             return Ok(());
         }
         if !self.may_take_over(id) {
+            return Ok(());
+        }
+        let in_place = self.master().is_some_and(|master| master.is_active);
+        if asker == Asker::Device && in_place && self.count_asked(id).is_err() {
+            // It has asked too often: it is a client, as its answer says, and the master stays.
             return Ok(());
         }
         self.await_election(Trigger {

@@ -98,8 +98,10 @@ impl State {
     }
 
     fn gate_of(&self, device_id: &str, by: &str) -> Result<DeviceGate, Fail> {
-        if !valid_id(device_id) {
-            return refuse_field(Code::InvalidData, "device_id", "must be 1 to 255 bytes without control characters");
+        // One that registered before names were looked at so closely can be kept out, too.
+        if !valid_id(device_id) && !self.devices.contains_key(device_id) {
+            let why = "must be 1 to 255 bytes without control or invisible characters";
+            return refuse_field(Code::InvalidData, "device_id", why);
         }
         let known = self.gate(device_id).cloned().unwrap_or_default();
         Ok(DeviceGate { device_id: device_id.to_owned(), at_ms: self.meta.now_ms, by: by.to_owned(), ..known })
@@ -190,6 +192,7 @@ impl State {
             self.save_queue(number, &queue);
         }
         self.devices.remove(&c.device_id);
+        self.uncount_registered(&device);
         self.sync_states.remove(&c.device_id);
         self.delete(Key::Device(c.device_id.clone()));
         self.delete(Key::SyncState(c.device_id.clone()));

@@ -191,7 +191,7 @@ impl State {
         let (given, now) = (row.device.unwrap_or_default(), self.meta.now_ms);
         let id = given.device_id.clone();
         if !valid_id(&id) {
-            return Err("its device_id is empty, longer than 255 bytes or holds control characters".into());
+            return Err("its device_id is empty, longer than 255 bytes or holds control or invisible characters".into());
         }
         let row_id = if given.row_id <= import.device_rows { given.row_id } else { 0 };
         if let Some(device) = self.devices.get(&id) {

@@ -89,10 +89,12 @@ impl State {
         self.load_access(rows)?;
         self.table_names.clear();
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
-            self.table_names.push(row?.1);
+            self.load_table(row?);
         }
+        self.table_names.resize(self.meta.tables as usize, TableName::default());
         self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
-        self.table_numbers = self.table_names.iter().zip(1..).map(|(t, n)| (t.name.clone(), n)).collect();
+        let named = self.table_names.iter().zip(1..).filter(|(table, _)| !table.name.is_empty());
+        self.table_numbers = named.map(|(table, number)| (table.name.clone(), number)).collect();
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();
         for row in Rows::<Conflict>::new(rows, Key::Conflict(0), |k| matches!(k, Key::Conflict(_))) {
@@ -108,9 +110,18 @@ impl State {
         self.load_changes(rows)
     }
 
+    fn load_table(&mut self, (key, row): (Key, TableName)) {
+        if let Key::Table(number) = key {
+            // Between the numbers there are those of tables that were removed.
+            self.table_names.resize((number as usize).saturating_sub(1), TableName::default());
+            self.table_names.push(row);
+        }
+    }
+
     fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.devices.clear();
         self.present_on.clear();
+        self.registered_by.clear();
         self.active_devices = 0;
         self.device_names = vec![Arc::from(""); self.meta.devices as usize];
         for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
@@ -119,6 +130,7 @@ impl State {
                 *name = Arc::from(device.device_id.as_str());
             }
             self.count_presence(&device);
+            self.count_registered(&device);
             self.devices.insert(device.device_id.clone(), Arc::new(device));
         }
         self.sync_states.clear();
@@ -189,7 +201,10 @@ impl State {
         let from = Key::Record { table: 0, id: i64::MIN };
         for row in Rows::<Record>::new(rows, from, |k| matches!(k, Key::Record { .. })) {
             if let (Key::Record { table, id }, record) = row? {
-                self.records.load(table, id, &record);
+                // What is left of a table that was removed waits for compaction.
+                if self.table_of(table).is_some() {
+                    self.records.load(table, id, &record);
+                }
             }
         }
         let from = Key::Audit(self.meta.audit_compacted + 1);
@@ -198,11 +213,12 @@ impl State {
             for change in block?.1.changes {
                 if change.audit_id > self.meta.audit_compacted {
                     self.load_audits(&mut audits, change.audit_id)?;
-                    self.audit.add_change(change.committed_ms, &change.device_id, change.seq);
+                    let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
+                    self.audit.add_change(at_ms, &change.device_id, change.seq);
                 }
                 let device = self.writer_number(&change.device_id);
                 self.load_names(device, &change);
-                if let Some(table) = self.table_number(&change.table_name) {
+                if let Some(table) = self.table_of_change(&change) {
                     if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
                         *head = change.seq;
                     }
@@ -217,7 +233,8 @@ impl State {
     fn load_audits(&mut self, audits: &mut Peekable<Rows<'_, Audit>>, before: u64) -> Result<(), TablesError> {
         while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
             let (_, audit) = row?;
-            self.audit.add(audit.at_ms, &audit.device_id, &audit.event_type);
+            let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
+            self.audit.add(at_ms, &audit.device_id, &audit.event_type);
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! Which nodes the cluster has ever had. An id stands for one machine's data folder: a folder that was lost may have
 //! held votes, so a node that comes back without it must not come under its old id.
 
-use super::state::{Given1, State};
+use super::error::Code;
+use super::state::{Fail, Given1, State, refuse};
+use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Done as Nothing, MembersChanged};
 
 impl State {
     /// A node has begun a boot: from now on its data folder is expected to be there.
     pub(super) fn node_booted(&mut self, node: u64) -> Given1 {
+        room_for(&self.meta.booted_nodes, node)?;
         insert(&mut self.meta.booted_nodes, node);
         self.sessions_gone(node)
     }
@@ -16,6 +19,7 @@ impl State {
         let MembersChanged { node, removed, raft, by } = c;
         let device = format!("node-{node}");
         if removed {
+            room_for(&self.meta.removed_nodes, node)?;
             insert(&mut self.meta.removed_nodes, node);
             self.audit("node_removed", "remove", false, &device, format!("Node {node} removed by {by}"));
             return self.node_lost(node, "node removed");
@@ -23,6 +27,14 @@ impl State {
         self.audit("node_added", "add", false, &device, format!("Node {node} at {raft} added by {by}"));
         Ok(Given::Done(Nothing {}))
     }
+}
+
+/// The lists are part of a row, and are never cut: an id is never used again.
+fn room_for(nodes: &[u64], node: u64) -> Result<(), Fail> {
+    if nodes.len() < limits::NODES_EVER || nodes.binary_search(&node).is_ok() {
+        return Ok(());
+    }
+    refuse(Code::Unavailable, format!("a cluster has at most {} nodes in its life", limits::NODES_EVER))
 }
 
 /// Keeps the list sorted, each id once.

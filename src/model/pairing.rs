@@ -10,6 +10,7 @@ use super::device::valid_id;
 use super::error::Code;
 use super::state::{Given1, State, refuse, refuse_field};
 use super::tables::Key;
+use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
@@ -18,7 +19,7 @@ use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
 pub const CODE_LETTERS: &[u8; 31] = b"23456789ABCDEFGHJKMNPQRSTUVWXYZ";
 pub const CODE_LENGTH: usize = 8;
 /// Bytes of SHA-256.
-const HASH: usize = 32;
+pub(super) const HASH: usize = 32;
 
 /// A code as it is shown.
 pub fn valid_code(code: &str) -> bool {
@@ -52,16 +53,30 @@ impl State {
         self.pairings.load(row);
     }
 
+    /// The applied time goes back: a code that was given out in what is no time now ends, it would live for too long.
+    pub(super) fn end_pairings_after(&mut self, now_ms: u64) {
+        let ends = |row: &&Pairing| row.expires_ms > now_ms + limits::PAIRING_MS;
+        let ended: Vec<String> = self.pairings.0.values().filter(ends).map(|row| row.code.clone()).collect();
+        for code in ended {
+            self.pairings.0.remove(&code);
+            self.delete(Key::Pairing(code));
+        }
+    }
+
     pub(super) fn pair_ask(&mut self, c: PairAsk) -> Given1 {
         if !valid_code(&c.code) || c.secret_hash.len() != HASH {
             return refuse_field(Code::InvalidData, "code", "is none, or its secret is none");
         }
         if !c.device_id.is_empty() && !valid_id(&c.device_id) {
-            return refuse_field(Code::Registration, "device_id", "must be 1 to 255 bytes without control characters");
+            return refuse_field(
+                Code::Registration,
+                "device_id",
+                "must be 1 to 255 bytes without control or invisible characters",
+            );
         }
         for (field, text, most) in [("name", &c.name, limits::PAIR_NAME), ("address", &c.address, limits::ADDRESS)] {
-            if text.len() > most || text.chars().any(char::is_control) {
-                let why = format!("must be at most {most} bytes without control characters");
+            if text.len() > most || !is_name(text) {
+                let why = format!("must be at most {most} bytes without control or invisible characters");
                 return refuse_field(Code::InvalidData, field, why);
             }
         }

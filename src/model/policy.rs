@@ -4,27 +4,32 @@ use super::change::valid_table;
 use super::error::Code;
 use super::state::{Given1, State, refuse};
 use super::tables::Key;
+use crate::limits;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Done as Nothing, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
+use crate::proto::{Asker, Decides, Done as Nothing, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
 
 impl State {
     pub(super) fn policy(&self, table: u32) -> ResolutionMethod {
-        self.table_names.get((table as usize).wrapping_sub(1)).map_or(ResolutionMethod::LastWriterWins, policy_of)
+        self.table_of(table).map_or(ResolutionMethod::LastWriterWins, policy_of)
     }
 
     pub(super) fn insert_policy(&self, table: u32) -> InsertPolicy {
-        self.table_names.get((table as usize).wrapping_sub(1)).map_or(InsertPolicy::KeepBoth, insert_policy_of)
+        self.table_of(table).map_or(InsertPolicy::KeepBoth, insert_policy_of)
     }
 
     pub(super) fn policy_put(&mut self, c: PolicyPut) -> Given1 {
-        if c.policy() == ResolutionMethod::Unset && c.insert_policy() == InsertPolicy::Unset {
-            return refuse(Code::InvalidData, "policy or insert_policy is required");
+        if c.asker() == Asker::Device {
+            return refuse(Code::Forbidden, "only admins and managers may set a conflict policy");
+        }
+        let nothing = c.policy() == ResolutionMethod::Unset && c.insert_policy() == InsertPolicy::Unset;
+        if nothing && c.decides() == Decides::Unset {
+            return refuse(Code::InvalidData, "policy, insert_policy or decides is required");
         }
         if !valid_table(&c.table_name) {
             return refuse(Code::InvalidData, "table_name is not a usable name");
         }
         self.must_write(c.class, &c.table_name)?;
-        let number = self.number_of_table(&c.table_name)?;
+        let number = self.number_of_table_for(&c.table_name, &c.by, limits::TABLES_OF_PRIVILEGED)?;
         let at = number as usize - 1;
         let Some(mut row) = self.table_names.get(at).cloned() else {
             return refuse(Code::Internal, "the table has no number");
@@ -37,6 +42,11 @@ impl State {
         if c.insert_policy() != InsertPolicy::Unset {
             row.insert_policy = c.insert_policy;
             let details = format!("Insert policy of {} is {}", c.table_name, insert_policy_name(c.insert_policy()));
+            self.audit("policy_change", "put", false, &c.by, details);
+        }
+        if c.decides() != Decides::Unset {
+            row.decides = c.decides;
+            let details = format!("Conflicts in {} are decided by: {}", c.table_name, decides_name(c.decides()));
             self.audit("policy_change", "put", false, &c.by, details);
         }
         self.put(Key::Table(number), &row);
@@ -61,6 +71,24 @@ pub fn insert_policy_of(table: &TableName) -> InsertPolicy {
         InsertPolicy::Unset => InsertPolicy::KeepBoth,
         policy => policy,
     }
+}
+
+/// Who decides conflicts in a table.
+pub fn decides_of(table: &TableName) -> Decides {
+    match table.decides() {
+        Decides::Unset => Decides::Owner,
+        decides => decides,
+    }
+}
+
+/// Who decides, as it is set and shown.
+pub fn decides_name(decides: Decides) -> &'static str {
+    if decides == Decides::Privileged { "privileged" } else { "owner" }
+}
+
+/// Who decides, by its name.
+pub fn decides_named(name: &str) -> Option<Decides> {
+    [Decides::Owner, Decides::Privileged].into_iter().find(|d| decides_name(*d) == name)
 }
 
 /// An insert policy as it is set and shown.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::change::Stored;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
+use super::time_back::Corrections;
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -224,13 +225,19 @@ pub fn records_data(
 }
 
 /// The seq after which every change was committed at `ms` or later. Changes are dense from `compacted + 1` to
-/// `head`, and their times never go back.
-pub fn seq_before(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -> Result<u64, TablesError> {
+/// `head`, and their times, as the corrections have them, never go back.
+pub fn seq_before(
+    tables: &dyn TablesRead,
+    compacted: u64,
+    head: u64,
+    ms: u64,
+    corrections: Corrections<'_>,
+) -> Result<u64, TablesError> {
     let (mut low, mut high) = (compacted, head);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
         match change(tables, middle)? {
-            Some(at) if at.committed_ms >= ms => high = middle - 1,
+            Some(at) if corrections.of_change(at.seq, at.committed_ms) >= ms => high = middle - 1,
             // Compacted meanwhile counts as older.
             _ => low = middle,
         }
@@ -240,12 +247,18 @@ pub fn seq_before(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -
 
 /// The place in the log that a time stands for, wherever it was taken from: every change after it was committed at
 /// `ms` or later, or came after a change whose own time-stamp, which may be ahead of the clock, is that late.
-pub fn seq_of_time(tables: &dyn TablesRead, compacted: u64, head: u64, ms: u64) -> Result<u64, TablesError> {
-    let to = seq_before(tables, compacted, head, ms)?;
-    let from = seq_before(tables, compacted, to, ms.saturating_sub(limits::CLIENT_CLOCK_AHEAD_MS))?;
+pub fn seq_of_time(
+    tables: &dyn TablesRead,
+    compacted: u64,
+    head: u64,
+    ms: u64,
+    corrections: Corrections<'_>,
+) -> Result<u64, TablesError> {
+    let to = seq_before(tables, compacted, head, ms, corrections)?;
+    let from = seq_before(tables, compacted, to, ms.saturating_sub(limits::CLIENT_CLOCK_AHEAD_MS), corrections)?;
     let mut reader = ChangeReader::new(tables);
     for seq in from + 1..=to {
-        if reader.get(seq)?.is_some_and(|change| change.timestamp_ms >= ms) {
+        if reader.get(seq)?.is_some_and(|change| corrections.of_change(seq, change.timestamp_ms) >= ms) {
             return Ok(seq - 1);
         }
     }

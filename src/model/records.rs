@@ -4,6 +4,7 @@
 //! Compaction writes it down as a row.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -91,6 +92,22 @@ impl Records {
                 self.bytes -= weight(&data);
             }
         }
+    }
+
+    /// The records of a table from `from` on, deleted ones included, in order.
+    pub fn of_table(&self, table: u32, from: Bound<i64>) -> impl Iterator<Item = (i64, &Version)> {
+        let from = from.map(|id| (table, id));
+        let from = if from == Bound::Unbounded { Bound::Included((table, i64::MIN)) } else { from };
+        self.versions.range((from, Bound::Included((table, i64::MAX)))).map(|((_, id), version)| (*id, version))
+    }
+
+    /// Forgets all records of a table.
+    pub fn forget_table(&mut self, table: u32) {
+        self.counts.remove(&table);
+        let mut from = self.versions.split_off(&(table, i64::MIN));
+        let mut after = table.checked_add(1).map(|next| from.split_off(&(next, i64::MIN))).unwrap_or_default();
+        self.versions.append(&mut after);
+        self.bytes -= from.values().filter_map(|v| v.data.as_ref()).map(|data| data.len() + 64).sum::<usize>();
     }
 
     /// From the rows; later ones win.

@@ -4,6 +4,7 @@
 //! decoded in memory, written only by apply, and is nothing but what the rows say: [`State::reload`] makes it anew.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::access::AccessMatrix;
 use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::conflict_index::ConflictIndex;
+use super::door;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::gates::Gates;
@@ -27,8 +29,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Refused, Revoked, SyncState,
-    TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Refused,
+    Revoked, SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -62,7 +64,8 @@ pub(super) enum Fail {
 impl From<Error> for Fail {
     fn from(error: Error) -> Self {
         let (field, last) = (error.field().unwrap_or_default().to_owned(), error.last());
-        Self::Refused(Refused { code: error.code.number(), message: error.message, field, last })
+        let (code, message) = (error.code.number(), error.message);
+        Self::Refused(Refused { code, message, field, last, ..Refused::default() })
     }
 }
 
@@ -82,7 +85,14 @@ pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fai
 /// Refuses because of a field; `why` goes on from its name.
 pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, Fail> {
     let message = format!("{field} {why}");
-    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), last: None }))
+    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), ..Refused::default() }))
+}
+
+/// Refuses because a share is used up: nobody else is kept from anything by that.
+pub(super) fn refuse_share<T>(field: &str, why: impl std::fmt::Display, retry_after_ms: u64) -> Result<T, Fail> {
+    let (code, field, retry_after_ms) = (Code::Unavailable.number(), field.to_owned(), Some(retry_after_ms));
+    let message = if field.is_empty() { why.to_string() } else { format!("{field} {why}") };
+    Err(Fail::Refused(Refused { code, message, field, retry_after_ms, ..Refused::default() }))
 }
 
 /// What one entry has written and said so far.
@@ -94,6 +104,8 @@ pub(super) struct Txn {
     /// Changes that are not in a row yet, and their bytes.
     pub block: Vec<Arc<Change>>,
     pub block_bytes: usize,
+    /// The present command's own time.
+    pub at_ms: u64,
     /// The entry's Raft term.
     pub term: u64,
     /// The election that the present command waits for.
@@ -114,6 +126,8 @@ pub struct State {
     pub(super) present_on: BTreeMap<u64, u32>,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
     agenda: u64,
+    /// How many devices each token's subject registered for others.
+    pub(super) registered_by: BTreeMap<String, u32>,
     /// Device ids by number, from 1.
     pub(super) device_names: Vec<Arc<str>>,
     pub(super) sync_states: HashMap<String, SyncState>,
@@ -148,6 +162,7 @@ impl State {
             active_devices: 0,
             present_on: BTreeMap::new(),
             agenda: 0,
+            registered_by: BTreeMap::new(),
             device_names: Vec::new(),
             sync_states: HashMap::new(),
             table_names: Vec::new(),
@@ -205,6 +220,12 @@ impl State {
         self.devices.values()
     }
 
+    /// The devices after this id, by id; all of them without one.
+    pub fn devices_after(&self, id: Option<&str>) -> impl Iterator<Item = &Arc<Device>> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(_, device)| device)
+    }
+
     pub fn active_devices(&self) -> usize {
         self.active_devices
     }
@@ -234,8 +255,7 @@ impl State {
 
     /// Applies the commands of one entry; their rows leave as one atomic write.
     pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
-        let batch = decode_batch(at.index, batch)?;
-        self.apply_batch(at, batch)
+        self.apply_batch(at, decode_batch(batch))
     }
 
     /// The same for a batch that was decoded before.
@@ -304,11 +324,15 @@ impl State {
             outcome.repeated = true;
             return Ok(outcome);
         }
+        if command.at_ms > limits::TIME_MAX_MS {
+            return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
+        }
+        self.txn.at_ms = command.at_ms;
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
         let outcome = match command.intent {
-            None => refused(now, Code::Internal, "a command of a newer version"),
-            Some(intent) => match self.apply_intent(intent, origin.node) {
+            None => refused(now, Code::Internal, "no command, or one of a newer version"),
+            Some(intent) => match self.checked(intent, origin.node) {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
@@ -323,6 +347,12 @@ impl State {
             self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
         }
         Ok(outcome)
+    }
+
+    /// Whatever is wrong with a command by itself is refused before anything is looked up or written.
+    fn checked(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+        door::check(&intent, node)?;
+        self.apply_intent(intent, node)
     }
 
     fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
@@ -367,6 +397,8 @@ impl State {
             Intent::PairAsk(c) => self.pair_ask(c)?,
             Intent::PairDecide(c) => self.pair_decide(c)?,
             Intent::PairClaim(c) => self.pair_claim(c)?,
+            Intent::TableRemove(c) => self.table_remove(c)?,
+            Intent::TimeBack(c) => self.time_back(&c)?,
         };
         Ok((given, false))
     }
@@ -381,10 +413,10 @@ impl State {
     }
 
     fn token_revoke(&mut self, c: TokenRevoke) -> Given1 {
-        // Rows whose token has ended by itself have done their work.
-        let now = self.meta.now_ms;
+        // Rows whose token has ended by itself long ago have done their work.
+        let long_ago = self.meta.now_ms.saturating_sub(limits::REVOKED_DAYS * 86_400_000);
         let mut ended: Vec<String> =
-            self.revoked.iter().filter(|(_, exp)| **exp < now).map(|(jti, _)| jti.clone()).collect();
+            self.revoked.iter().filter(|(_, exp)| **exp < long_ago).map(|(jti, _)| jti.clone()).collect();
         ended.sort_unstable();
         for jti in ended.into_iter().take(limits::COMPACT_STEP as usize) {
             self.revoked.remove(&jti);
@@ -448,9 +480,12 @@ impl State {
     }
 }
 
-/// The commands of the entry at `index`.
-pub fn decode_batch(index: u64, batch: Bytes) -> Result<Batch, TablesError> {
-    Batch::decode(batch).map_err(|_| TablesError::BadBatch(index))
+/// The commands of an entry. Bytes that are no command stand for one that is refused: an entry that was committed must
+/// not stop every node that comes to it. For the same reason what is no batch is one without commands.
+pub fn decode_batch(batch: Bytes) -> Batch {
+    let encoded = EncodedCommands::decode(batch).unwrap_or_default();
+    let commands = encoded.commands.into_iter().map(|command| Command::decode(command).unwrap_or_default());
+    Batch { commands: commands.collect() }
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
@@ -462,7 +497,8 @@ fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
         Some(Given::Refused(refused)) => {
-            let error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            let mut error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
+            error.retry_after_ms = refused.retry_after_ms.or(error.retry_after_ms);
             Err(error.about(&refused.field, refused.last))
         }
         _ => Ok(outcome),

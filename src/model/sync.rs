@@ -81,7 +81,10 @@ impl State {
         sync.last_sync_ms = match (c.cursor_seq, c.completed_ms) {
             (None, _) => now,
             // Nothing up to there was committed later than what comes after it.
-            (Some(seq), 0) => self.change(seq)?.map_or(NEVER_SENT_MS, |change| change.committed_ms),
+            (Some(seq), 0) => match self.change(seq)? {
+                Some(change) => self.corrections().of_change(seq, change.committed_ms),
+                None => NEVER_SENT_MS,
+            },
             (Some(_), ms) => ms.min(now),
         };
         sync.cursor_seq = c.cursor_seq.map_or(head, |seq| seq.min(head));

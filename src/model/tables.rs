@@ -137,8 +137,6 @@ pub enum TablesError {
     Storage(String),
     #[error("row {0:?} does not decode")]
     Corrupt(Key),
-    #[error("the log entry at index {0} does not decode")]
-    BadBatch(u64),
 }
 
 /// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the

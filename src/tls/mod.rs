@@ -3,7 +3,7 @@
 //! - [`authority`]: the cluster's own CA, and the certificates that it issues
 //! - [`files`]: configurations made from PEM files; what is wrong with one is a sentence that names the setting
 //! - [`follow`]: taking over what changes in the files
-//! - [`acceptor`], [`stream`]: connections with and without it
+//! - [`acceptor`], [`stream`]: connections with and without it; [`admission`]: how many there may be
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
 pub mod acceptor;
+pub mod admission;
 mod any_node;
 pub mod authority;
 pub mod files;

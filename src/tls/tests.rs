@@ -9,10 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::acceptor::Acceptor;
+use super::admission::{Admission, Caps};
 use super::authority::{self, Issued, Validity};
 use super::files::{self, Ends};
 use crate::clock::{ManualClock, SharedClock};
 use crate::config::{GatewayTls, RaftTls};
+use crate::limits;
 use crate::model::error::Code;
 
 const NOW: u64 = 1_795_000_000_000;
@@ -130,7 +132,8 @@ async fn changed_files_are_taken_over_and_bad_ones_change_nothing() {
 
 fn server(files: &GatewayTls, listener: TcpListener) -> Acceptor {
     let followed = files::gateway(files, clock()).unwrap();
-    Acceptor::new(listener, Some(Arc::new(move || followed.current().server.clone())), |_| {})
+    let admission = Admission::new("test", Caps { total: 1_024, anonymous: 512, per_address: 64 }, Vec::new());
+    Acceptor::new(listener, Some(Arc::new(move || followed.current().server.clone())), admission, |_| {})
 }
 
 /// Speaks TLS as a client that trusts the CA. The certificate is of a time that is not now: no clock is asked here.
@@ -161,7 +164,8 @@ async fn who_connects_and_says_nothing_keeps_nobody_waiting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut silent = Vec::new();
-    for _ in 0..50 {
+    // More than an address has room for: the oldest gives way.
+    for _ in 0..100 {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
     // One that speaks plain text, too.
@@ -174,7 +178,7 @@ async fn who_connects_and_says_nothing_keeps_nobody_waiting() {
         stream.flush().await.unwrap();
         stream
     });
-    let (mut stream, _) = acceptor.accept().await;
+    let mut stream = acceptor.accept().await.stream;
     let mut said = [0; 5];
     stream.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"hello");
@@ -192,4 +196,51 @@ async fn a_client_refuses_what_its_ca_did_not_sign() {
     assert_eq!(super::explain(&error), "its certificate is not of this cluster's CA");
     connect(&ca.path("ca.crt"), address).await.unwrap();
     accepting.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_given_up_soon() {
+    let ca = Ca::new();
+    let files = gateway_files(&ca.node(1));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut acceptor = server(&files, listener);
+    let accepting = tokio::spawn(async move { acceptor.accept().await });
+    let began = tokio::time::Instant::now();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    // The beginning of a hello that never ends.
+    slow.write_all(&[0x16, 3, 1, 1, 0]).await.unwrap();
+    let ended = |took: Duration, limit: Duration| took >= limit - Duration::from_millis(50);
+    let _ = silent.read(&mut [0]).await;
+    let (silent, limit) = (began.elapsed(), limits::HANDSHAKE_SILENCE);
+    assert!(ended(silent, limit) && silent < limits::HANDSHAKE_TIME, "{silent:?}");
+    let _ = slow.read_to_end(&mut Vec::new()).await;
+    assert!(ended(began.elapsed(), limits::HANDSHAKE_TIME), "{:?}", began.elapsed());
+    accepting.abort();
+}
+
+/// Else the connection of a device that left the Wi-Fi would stay for ever.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_kernel_probes_connections_that_are_idle() {
+    use std::os::fd::AsRawFd;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let admission = Admission::new("test", Caps { total: 8, anonymous: 8, per_address: 8 }, Vec::new());
+    let mut acceptor = Acceptor::new(listener, None, admission, |_| {});
+    let (_client, accepted) = tokio::join!(TcpStream::connect(address), acceptor.accept());
+    let super::stream::Stream::Plain(stream) = &accepted.stream else { panic!("there is no TLS") };
+    for (level, option, expected) in [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, limits::PROBE_AFTER.as_secs() as libc::c_int),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, limits::PROBE_EVERY.as_secs() as libc::c_int),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, limits::PROBES),
+    ] {
+        let (mut value, mut size): (libc::c_int, libc::socklen_t) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the descriptor is open, and the option is one c_int.
+        let got =
+            unsafe { libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut size) };
+        assert_eq!((got, value), (0, expected), "{option}");
+    }
 }

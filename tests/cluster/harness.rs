@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -35,7 +36,25 @@ pub struct Dev {
 
 impl Dev {
     pub fn start(flags: &[&str]) -> Self {
-        let (dev, mut lines) = Self::launch(flags);
+        Self::start_with(flags, |_| {})
+    }
+
+    /// Its processes may have so many files open.
+    pub fn start_limited(files: u64) -> Self {
+        Self::start_with(&[], |command| {
+            let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+            // SAFETY: the call reads the struct that it is given, and may be made between fork and exec.
+            let set = move || match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            };
+            // SAFETY: it allocates nothing and takes no lock.
+            unsafe { command.pre_exec(set) };
+        })
+    }
+
+    fn start_with(flags: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        let (dev, mut lines) = Self::launch(flags, prepare);
         // What it says later is not looked at, but must not fill the pipe.
         std::thread::spawn(move || lines.by_ref().for_each(drop));
         dev
@@ -43,14 +62,15 @@ impl Dev {
 
     /// Nobody reads what it says after it is ready: its output is closed.
     pub fn start_unread() -> Self {
-        Self::launch(&[]).0
+        Self::launch(&[], |_| {}).0
     }
 
-    fn launch(flags: &[&str]) -> (Self, Lines<BufReader<ChildStdout>>) {
+    fn launch(flags: &[&str], prepare: impl FnOnce(&mut Command)) -> (Self, Lines<BufReader<ChildStdout>>) {
         let dir = TempDir::new().unwrap();
         let port = three_ports();
         let mut command = tillsync();
         command.args(["dev", "--port", &port.to_string(), "--data"]).arg(dir.path().join("data")).args(flags);
+        prepare(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.by_ref().any(|line| line.unwrap().starts_with("Tillsync runs"));

@@ -1,7 +1,12 @@
 //! One test for each endpoint, named after it. That answers are as described is checked with every one of them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::{Value, json};
+use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::Settings;
+use tillsync::token::Class;
 use tokio_tungstenite::connect_async;
 
 use crate::harness::Server;
@@ -56,6 +61,17 @@ async fn get_device_roles() {
         .map(|d| d["device_id"].clone())
         .collect();
     assert_eq!(ids, ["a", "d"]);
+}
+
+#[tokio::test]
+async fn delete_data_table() {
+    let server = server().await;
+    server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["removed"], &body["records_deleted"]), (200, &json!(true), &json!(1)), "{body}");
+    assert_eq!(get(&server, "/data/t/1").await["data"], Value::Null);
+    let (status, body) = server.rest("DELETE", "/data/t", None).await;
+    assert_eq!((status, &body["error_code"], &body["field"]), (404, &json!("2004"), &json!("table_name")));
 }
 
 #[tokio::test]
@@ -168,15 +184,19 @@ async fn get_sync_policies() {
     server.rest("POST", "/data/sales/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
     server.rest("PUT", "/sync/policies/prices", Some(json!({"policy": "automatic", "insert_policy": "manual"}))).await;
     let policies = get(&server, "/sync/policies").await["policies"].clone();
-    let prices = json!({"table_name": "prices", "policy": "automatic", "insert_policy": "manual"});
-    let sales = json!({"table_name": "sales", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    let prices = json!({"table_name": "prices", "policy": "automatic", "insert_policy": "manual", "decides": "owner"});
+    let sales = json!({
+        "table_name": "sales", "policy": "last_writer_wins", "insert_policy": "keep_both", "decides": "owner",
+    });
     assert_eq!(policies, json!([prices, sales]));
 }
 
 #[tokio::test]
 async fn get_sync_policies_table() {
     let server = server().await;
-    let unset = json!({"table_name": "t", "policy": "last_writer_wins", "insert_policy": "keep_both"});
+    let unset = json!({
+        "table_name": "t", "policy": "last_writer_wins", "insert_policy": "keep_both", "decides": "owner",
+    });
     assert_eq!(get(&server, "/sync/policies/t").await, unset);
     let (_, put) = server.rest("PUT", "/sync/policies/t", Some(json!({"insert_policy": "last_writer_wins"}))).await;
     let (_, also) = server.rest("PUT", "/sync/policies/t", Some(json!({"policy": "manual"}))).await;
@@ -319,6 +339,35 @@ async fn post_system_tokens_revoke() {
     let server = server().await;
     let (status, body) = server.rest("POST", "/system/tokens/revoke", Some(json!({"jti": "x"}))).await;
     assert_eq!((status, &body["jti"]), (200, &json!("x")));
+}
+
+/// The machine's clock, so many milliseconds ahead.
+#[derive(Default)]
+struct Ahead(AtomicU64);
+
+impl Clock for Ahead {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn post_system_time_back() {
+    let clock = Arc::new(Ahead::default());
+    let server = Server::by(clock.clone(), Settings::default(), |local| local).await;
+    let back = || server.rest("POST", "/system/time/back", None);
+    let (status, body) = back().await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("2002")), "{body}");
+    clock.0.store(1_800_000, Ordering::SeqCst);
+    assert_eq!(server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await.0, 200);
+    clock.0.store(0, Ordering::SeqCst);
+    let till = server.token("d", Class::SalesAssistant);
+    assert_eq!(server.rest_as(&till, "POST", "/system/time/back", None).await.0, 403);
+    let (status, body) = back().await;
+    assert_eq!((status, &body["success"]), (200, &json!(true)), "{body}");
+    let rows = get(&server, "/sync/audit-logs?event_type=time_back").await;
+    assert_eq!(rows["logs"].as_array().map(Vec::len), Some(1), "{rows}");
+    assert_eq!(back().await.0, 409);
 }
 
 #[tokio::test]

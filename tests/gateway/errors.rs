@@ -243,7 +243,9 @@ impl Cluster for Buggy {
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         match intent {
             Intent::RoleChange(_) => panic!("the secret cause"),
-            Intent::SyncStatePut(_) => self.0.propose(Intent::AuditNote(AuditNote::default())),
+            Intent::SyncStatePut(_) => {
+                self.0.propose(Intent::AuditNote(AuditNote { event_type: "bug".into(), ..AuditNote::default() }))
+            }
             other => self.0.propose(other),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tillsync::clock::{Clock, SystemClock};
+use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::gateway::{self, Settings};
@@ -41,10 +41,19 @@ impl Server {
 
     /// A gateway over what `wrap` makes of the cluster of one.
     pub async fn over(settings: Settings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
+        Self::by(Arc::new(SystemClock), settings, wrap).await
+    }
+
+    /// The same by a clock that may be wrong.
+    pub async fn by(
+        clock: SharedClock,
+        settings: Settings,
+        wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster,
+    ) -> Self {
         // For the tests' own HTTP clients.
         tillsync::tls::install_provider();
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
-        let (cluster, effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
+        let (cluster, effects) = LocalCluster::start(clock).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

@@ -21,6 +21,8 @@ use crate::harness::Server;
 struct Cut {
     inner: Arc<LocalCluster>,
     reached: watch::Receiver<u64>,
+    /// Why the node serves nothing.
+    objection: watch::Receiver<Option<String>>,
 }
 
 impl Cut {
@@ -68,6 +70,10 @@ impl Cluster for Cut {
         Status { quorum: reached > 0, peers: vec![peer(2), peer(3)], voters: vec![1, 2, 3], ..self.inner.status() }
     }
 
+    fn objection(&self) -> Option<String> {
+        self.objection.borrow().clone()
+    }
+
     fn nodes(&self) -> Vec<NodeInfo> {
         self.inner.nodes()
     }
@@ -78,12 +84,17 @@ impl Cluster for Cut {
 }
 
 async fn server() -> (Server, watch::Sender<u64>) {
-    let reached = watch::Sender::new(2);
-    let seen = reached.subscribe();
-    let server = Server::over(Settings::default(), |inner| Arc::new(Cut { inner, reached: seen })).await;
+    let (server, reached, _) = server_that_may_object().await;
+    (server, reached)
+}
+
+async fn server_that_may_object() -> (Server, watch::Sender<u64>, watch::Sender<Option<String>>) {
+    let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
+    let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
+    let server = Server::over(Settings::default(), |inner| Arc::new(cut(inner))).await;
     server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await;
     server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
-    (server, reached)
+    (server, reached, objection)
 }
 
 async fn network(server: &Server) -> Value {
@@ -139,4 +150,25 @@ async fn without_a_quorum_it_writes_nothing_and_says_that_what_it_reads_is_old()
     }
     let (_, record) = server.rest("GET", "/data/t/1?consistency=stale", None).await;
     assert_eq!(record["data"], json!({"a": 1}));
+}
+
+/// By a wrong clock every good token has ended. A client that was told so would throw its token away.
+#[tokio::test]
+async fn a_node_whose_clock_is_wrong_serves_nothing_and_says_why() {
+    let (server, _reached, objection) = server_that_may_object().await;
+    let mut session = server.ws(&server.admin()).await;
+    objection.send_replace(Some("this node's clock is 31 days ahead of the clocks of the other nodes (2, 3)".into()));
+    let (status, body) = server.rest("GET", "/readyz", None).await;
+    assert_eq!((status, &body["status"]), (503, &json!("not ready")));
+    assert!(body["reason"].as_str().unwrap().contains("31 days ahead"), "{body}");
+    for token in [server.admin(), "nonsense".into()] {
+        let (status, body) = server.rest_as(&token, "GET", "/device/roles", None).await;
+        assert_eq!((status, &body["error_code"]), (503, &json!("5003")), "{body}");
+        assert!(body.to_string().contains("31 days ahead"), "{body}");
+    }
+    assert!(server.try_ws(&server.admin()).await.is_err());
+    objection.send_replace(None);
+    assert_eq!(server.rest("GET", "/readyz", None).await.0, 200);
+    assert_eq!(server.rest("GET", "/device/roles", None).await.0, 200);
+    session.send("heartbeat", json!({"device_id": "d"})).await;
 }

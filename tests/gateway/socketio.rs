@@ -149,6 +149,8 @@ async fn broadcasts_cross_the_transports_in_order() {
 async fn a_stalled_reader_is_closed_and_the_others_go_on() {
     let server = Server::start().await;
     let (mut stalled, mut reader) = (Sio::connect(&server).await, Sio::connect(&server).await);
+    stalled.send(r#"42["device_online",{"device_id":"s"}]"#).await;
+    while !stalled.next().await.starts_with("42[\"device_online_ack\"") {}
     let mut writer = server.device("w").await;
     let big = "x".repeat(100_000);
     for i in 0..200 {

@@ -11,8 +11,10 @@ use tillsync::limits;
 use tillsync::proto::TokenRevoke;
 use tillsync::proto::command::Intent;
 use tillsync::token::Class;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{Over, PATIENCE, Server};
 use crate::socketio::Sio;
@@ -313,6 +315,79 @@ async fn old_clients_that_poll_get_what_both_their_languages_count_alike() {
     let first: String = rest.chars().take(length.parse().unwrap()).collect();
     assert_eq!(first.encode_utf16().count(), first.chars().count());
     assert!(serde_json::from_str::<Value>(&first[2..]).is_ok(), "{first}");
+}
+
+#[tokio::test]
+async fn a_poll_that_is_sent_again_gets_the_same_answer() {
+    let server = Server::start().await;
+    let mut poller = Poller::connect(&server).await;
+    let url = poller.url.clone();
+    let (asks, changes) = (json!({"device_id": "d", "table_name": "t", "record_id": 1, "new_data": {}}), "42[\"ack");
+    poller.post(&format!("42[\"device_online\",{}]", json!({"device_id": "d"}))).await;
+    while !poller.next().await.starts_with("42[\"device_online_ack\",") {}
+
+    // The library under the client lost the answer with its connection, and asks again.
+    poller.post(&format!("42[\"data_update\",{asks}]")).await;
+    poller.url = format!("{url}&t=Pa1");
+    let first = loop {
+        let (_, payload) = poller.poll().await;
+        if payload.contains(changes) {
+            break payload;
+        }
+        let stamp = poller.url.len();
+        poller.url = format!("{url}&t=Pa{stamp}");
+    };
+    assert_eq!(poller.poll().await, (200, first.clone()));
+    assert_eq!(poller.poll().await, (200, first.clone()), "as often as it is lost");
+
+    // The next one brings what is next.
+    poller.post(&format!("42[\"data_update\",{asks}]")).await;
+    poller.url = format!("{url}&t=Pb");
+    let (_, next) = poller.poll().await;
+    assert_ne!(next, first);
+    // Without a time-stamp no two polls are the same.
+    poller.url = url;
+    poller.post(&format!("42[\"data_update\",{asks}]")).await;
+    let (_, next) = poller.poll().await;
+    assert!(!next.is_empty());
+}
+
+/// The next text, pings included.
+async fn text(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> String {
+    match timeout(PATIENCE, socket.next()).await.expect("nothing came") {
+        Some(Ok(Message::Text(text))) => text.as_str().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_busy_as_it_is_connected_resumes_before_it_hears_of_changes() {
+    let settings = Settings { ping_every: Duration::from_millis(500), ..Settings::default() };
+    let server = Server::with(settings).await;
+    let mut writer = server.session(Over::WebSocket).await;
+    let cursor = writer.online("writer").await["cursor"].clone();
+    let put = json!({"device_id": "writer", "table_name": "t", "record_id": 1, "new_data": {}});
+    let missed = writer.call("data_update", put.clone(), "acknowledged").await["seq"].clone();
+
+    let url = format!("ws://{}/socket.io/?transport=websocket&EIO=4", server.addr);
+    let (mut socket, _) = connect_async(url).await.unwrap();
+    socket.send(Message::text(format!("40{}", json!({"token": server.admin()})))).await.unwrap();
+    while !text(&mut socket).await.starts_with("40") {}
+    // It answers none of the pings yet: what comes meanwhile is not for it.
+    let live = writer.call("data_update", put, "acknowledged").await["seq"].clone();
+    for _ in 0..6 {
+        assert_eq!(text(&mut socket).await, "2");
+    }
+    let online = json!({"device_id": "d", "cursor": cursor});
+    socket.send(Message::text(format!("42[\"device_online\",{online}]"))).await.unwrap();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        if let Some(change) = text(&mut socket).await.strip_prefix("42[\"data_update\",") {
+            let change: Value = serde_json::from_str(&change[..change.len() - 1]).unwrap();
+            told.push(change["seq"].clone());
+        }
+    }
+    assert_eq!(told, [missed, live]);
 }
 
 #[tokio::test]

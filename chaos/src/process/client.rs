@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,7 +13,9 @@ use tillsync::cli::client::link::{Link, Transport};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::world::{Phase, World};
+use super::world::World;
+use crate::clients::Phase;
+use crate::clients::client::Counters;
 use crate::history::{Op, Row, SessionTold};
 use crate::rng::Rng;
 
@@ -26,13 +28,8 @@ const TRIES: u32 = 6;
 /// Conditional writes go here: conflicts wait for a decision, so a refused write is surely not applied.
 pub const GUARDED: &str = "guarded";
 pub const PLAIN: &str = "stock";
-
-/// Numbers of a run that all clients draw from.
-#[derive(Default)]
-pub struct Counters {
-    pub ops: AtomicU64,
-    pub sessions: AtomicU64,
-}
+/// Every client numbers its inserts here from 1, so that numbers collide.
+pub const RECEIPTS: &str = "receipts";
 
 pub struct Client {
     world: Arc<World>,
@@ -51,6 +48,8 @@ pub struct Client {
     /// An earlier try of it may have been applied.
     unsure: bool,
     written: u64,
+    /// Every client numbers its inserts from 1.
+    inserted: i64,
 }
 
 /// The connection is over.
@@ -94,6 +93,7 @@ impl Client {
             open,
             unsure: false,
             written: 0,
+            inserted: 0,
         }
     }
 
@@ -184,6 +184,9 @@ impl Client {
                 };
                 if is(load.writes) {
                     let op = self.new_write(talk);
+                    self.write(talk, op).await?;
+                } else if is(load.inserts) {
+                    let op = self.new_insert(talk);
                     self.write(talk, op).await?;
                 } else if is(load.reads) {
                     self.read(talk).await?;

@@ -12,7 +12,7 @@ use super::client::{GUARDED, row};
 use super::http::{Door, Refusal};
 use super::onlooker::{start, until};
 use super::world::{Standing, World};
-use crate::history::{ElectionRow, Final, Row};
+use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row};
 
 /// How long healing may take. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,11 +93,20 @@ pub async fn all_told(world: &World) {
     let within = PATIENCE;
     let mut missing = Vec::new();
     let told = until(within, async || {
+        // Who has nothing to do any more writes nothing any more: the head that is looked up then is the last one.
+        missing = world.busy.lock().iter().map(|name| format!("{name}: busy")).collect();
+        missing.extend(world.standing.lock().iter().filter(|(_, s)| s.busy).map(|(name, s)| format!("{name}: {s:?}")));
+        if !missing.is_empty() {
+            return false;
+        }
         let statuses = world.statuses().await;
         let Some(head) = statuses.iter().map(|status| status.head_seq).max() else { return false };
         let behind = |s: &Standing| s.node == 0 || s.busy || s.told < head;
         let standing = world.standing.lock();
         missing = standing.iter().filter(|(_, s)| behind(s)).map(|(name, s)| format!("{name}: {s:?}")).collect();
+        let reached = world.reached.lock();
+        let behind = reached.iter().filter(|(_, seq)| **seq < head);
+        missing.extend(behind.map(|(session, seq)| format!("session {session}: told up to {seq} of {head}")));
         missing.is_empty()
     });
     if !told.await {
@@ -163,11 +172,17 @@ fn rows<'a>(page: &'a Value, name: &str) -> &'a [Value] {
 async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<(u64, Final), Refusal> {
     let mut hash = Xxh3::new();
     let snapshot = get(world, node, "/system/export", Some(&mut hash)).await?;
+    let (mut committed, mut records) = (BTreeMap::new(), Vec::new());
     for log in ["elections", "audit", "records"] {
         let mut after = String::new();
         loop {
             let path = format!("/system/export/{log}?limit={LIMIT}{after}");
             let page = get(world, node, &path, Some(&mut hash)).await?;
+            match log {
+                "audit" => committed.extend(rows(&page, "rows").iter().filter_map(committed_of)),
+                "records" => records.extend(rows(&page, "rows").iter().map(held)),
+                _ => {}
+            }
             let Some(next) = page["next"].as_str() else { break };
             after = format!("&after={next}");
         }
@@ -209,6 +224,8 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
         let synced = state["sync_status"] == json!("synced");
         sync_states.push((device.to_owned(), seq.parse().unwrap_or(0), synced));
     }
+    let conflicts = conflicts(world, node).await?;
+    let committed_ms = committed_ms(&changes, &committed).map_err(Refusal::Lost)?;
     let masters: Vec<_> = rows(&snapshot, "devices").iter().filter(|d| d["role"] == json!("master")).collect();
     if masters.len() > 1 {
         world.recorder.trouble(format!("node {node} holds several masters: {masters:?}"));
@@ -228,9 +245,58 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
             changes,
             elections,
             sync_states,
-            ..Final::default()
+            committed_ms,
+            records,
+            conflicts,
         },
     ))
+}
+
+/// The change that an audit row is about, and when it was applied.
+fn committed_of(audit: &Value) -> Option<(u64, u64)> {
+    let (_, change) = audit["details"].as_str()?.split_once(" as change ")?;
+    let (seq, _) = change.split_once(" at ")?;
+    Some((seq.parse().ok()?, audit["at_ms"].as_u64()?))
+}
+
+/// When each change was applied. Audit rows of the oldest may be gone: those count as applied before every time.
+fn committed_ms(changes: &[Row], committed: &BTreeMap<u64, u64>) -> Result<Vec<u64>, String> {
+    let mut times = Vec::with_capacity(changes.len());
+    for row in changes {
+        match (committed.get(&row.seq), times.last()) {
+            (Some(at), _) => times.push(*at),
+            (None, None | Some(0)) => times.push(0),
+            (None, Some(_)) => return Err(format!("the audit log lacks change {}", row.seq)),
+        }
+    }
+    Ok(times)
+}
+
+fn held(record: &Value) -> Held {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Held {
+        table: text(&record["table_name"]),
+        record: record["record_id"].as_i64().unwrap_or(0),
+        seq: record["version"].as_u64().unwrap_or(0),
+        value: text(&record["data"]["v"]),
+    }
+}
+
+/// What lost against a record, of open conflicts and of decided ones.
+async fn conflicts(world: &World, node: u64) -> Result<Vec<ConflictHeld>, Refusal> {
+    let (mut held, mut offset) = (Vec::new(), 0);
+    loop {
+        let path = format!("/sync/conflicts?status=all&consistency=stale&limit={LIMIT}&offset={offset}");
+        let page = get(world, node, &path, None).await?;
+        held.extend(rows(&page, "conflicts").iter().map(|row| ConflictHeld {
+            id: row["conflict_id"].as_u64().unwrap_or(0),
+            table: row["table_name"].as_str().unwrap_or_default().to_owned(),
+            record: row["record_id"].as_i64().unwrap_or(0),
+            value: row["conflict_data"]["remote_version"]["v"].as_str().unwrap_or_default().to_owned(),
+        }));
+        let Some(next) = page["next_offset"].as_u64() else { return Ok(held) };
+        offset = next;
+    }
 }
 
 /// The version that each change replaced, as the order of the log has it: nodes do not tell. What is compacted is known
@@ -238,4 +304,24 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
 fn previous(world: &World, compacted: u64, changes: &[Row]) -> Vec<u64> {
     let mut newest = if compacted > 0 { world.recorder.newest_told(compacted) } else { BTreeMap::new() };
     changes.iter().map(|row| newest.insert((row.table.clone(), row.record), row.seq).unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_log_tells_when_a_change_was_applied() {
+        let row = json!({
+            "id": 9, "event_type": "DATA_UPDATE", "device_id": "till-1", "at_ms": 1_700,
+            "details": "update of stock/1 as change 12 at 2026-11-28T00:00:00.000Z",
+        });
+        assert_eq!(committed_of(&row), Some((12, 1_700)));
+        assert_eq!(committed_of(&json!({ "details": "till-1 came online", "at_ms": 1 })), None);
+        let changes: Vec<Row> = [11, 12, 13].map(crate::invariants::samples::row).into();
+        let times = |known: &[(u64, u64)]| committed_ms(&changes, &known.iter().copied().collect());
+        assert_eq!(times(&[(11, 5), (12, 5), (13, 8)]), Ok(vec![5, 5, 8]));
+        assert_eq!(times(&[(12, 5), (13, 8)]), Ok(vec![0, 5, 8]), "the oldest row is gone");
+        assert_eq!(times(&[(11, 5), (13, 8)]), Err("the audit log lacks change 12".into()));
+    }
 }

@@ -3,7 +3,8 @@
 //!
 //! - [`scenario`], [`kind`], [`library`]: what is to happen; [`allowed`]: what this machine lets happen
 //! - [`cluster`], [`network`], [`proxy`], [`disks`], [`stall`]: the nodes and what is between and under them
-//! - [`client`]: who uses them; [`faults`]: who breaks them; [`onlooker`]: who looks at them
+//! - [`client`]: who uses them; [`testbed`]: the cluster as the clients meet it that the simulation has, too;
+//!   [`faults`]: who breaks them; [`onlooker`]: who looks at them
 //! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
 //! - [`soak`]: many runs; [`commands`]: the command line
 
@@ -26,4 +27,5 @@ mod run;
 mod scenario;
 mod soak;
 mod stall;
+mod testbed;
 mod world;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Trouble};
+use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Store, Trouble, TwinSeen};
 
 pub struct Recorder {
     history: Mutex<History>,
@@ -46,6 +46,14 @@ impl Recorder {
 
     pub fn session(&self, session: SessionTold) {
         self.history.lock().sessions.push(session);
+    }
+
+    pub fn store(&self, store: Store) {
+        self.history.lock().stores.push(store);
+    }
+
+    pub fn twin(&self, seen: TwinSeen) {
+        self.history.lock().twins.push(seen);
     }
 
     pub fn sample(&self, sample: Sample) {

@@ -15,13 +15,18 @@ use tillsync::token::Class;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{Client, Counters};
+use super::client::Client;
 use super::cluster::{Cluster, Plan};
 use super::kind::Kind;
-use super::scenario::Scenario;
-use super::world::{Phase, World};
+use super::scenario::{Load, Scenario};
+use super::world::World;
 use super::{allowed, ending, faults, onlooker, progress};
 use crate::checker::{Expected, Verdict, check};
+use crate::clients::client::Counters;
+use crate::clients::queue::{Pace, Queue};
+use crate::clients::timed::Timed;
+use crate::clients::twins::Twins;
+use crate::clients::{Phase, newcomer};
 use crate::history::{History, Outcome};
 use crate::report::{self, About};
 use crate::rng::Rng;
@@ -137,15 +142,7 @@ async fn load(
     quiet: bool,
 ) -> Result<(), String> {
     ending::policy(world).await?;
-    let counters = Arc::new(Counters::default());
-    let mut clients = Vec::new();
-    for number in 1..=scenario.load.ws + scenario.load.socketio {
-        let transport = if number <= scenario.load.ws { Transport::Ws } else { Transport::Socketio };
-        let name = format!("till-{number}");
-        let token = world.cluster.token_of(&name, Class::Manager)?;
-        let client = Client::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
-        clients.push(AbortOnDropHandle::new(tokio::spawn(client.run())));
-    }
+    let clients = clients(world, &scenario.load, rng)?;
     let majority = spawn_task(onlooker::watch_majority(world.clone()));
     let processes = spawn_task(onlooker::watch_processes(world.clone()));
     let progress = (!quiet).then(|| spawn_task(progress::tell(world.clone())));
@@ -181,6 +178,38 @@ async fn load(
     }
     drop((processes, onlookers, progress));
     Ok(())
+}
+
+/// All clients of a run, at work.
+fn clients(world: &Arc<World>, load: &Load, rng: &mut Rng) -> Result<Vec<AbortOnDropHandle<()>>, String> {
+    let counters = Arc::new(Counters::default());
+    let mut clients = Vec::new();
+    for number in 1..=load.ws + load.socketio {
+        let transport = if number <= load.ws { Transport::Ws } else { Transport::Socketio };
+        let name = format!("till-{number}");
+        let token = world.cluster.token_of(&name, Class::Manager)?;
+        let client = Client::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
+        clients.push(spawn_task(client.run()));
+    }
+    let mut shared = || (world.clone(), counters.clone(), rng.fork());
+    for number in 1..=load.timed {
+        let (world, counters, rng) = shared();
+        clients.push(spawn_task(Timed::new(world, counters, format!("timed-{number}"), rng).run()));
+    }
+    for number in 1..=load.queues {
+        let (world, counters, rng) = shared();
+        let queue = Queue::new(world, counters, format!("queue-{number}"), rng, Pace::LASTING);
+        clients.push(spawn_task(queue.run()));
+    }
+    for number in 1..=load.twins {
+        let (world, counters, rng) = shared();
+        clients.push(spawn_task(Twins::new(world, counters, format!("twin-{number}"), rng).run()));
+    }
+    for line in 1..=load.newcomers {
+        let (world, counters, rng) = shared();
+        clients.push(spawn_task(newcomer::run(world, counters, line, rng)));
+    }
+    Ok(clients)
 }
 
 fn spawn_task(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {

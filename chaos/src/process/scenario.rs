@@ -75,6 +75,17 @@ pub struct Load {
     pub reconnects: u64,
     /// Orders by hand to be master.
     pub claims: u64,
+    /// Inserts under numbers that other clients use as well.
+    pub inserts: u64,
+    /// Devices that keep no cursor and know times only, and in how many of a hundred turns they write a large record.
+    pub timed: u64,
+    pub large_percent: u64,
+    /// Devices with a durable queue.
+    pub queues: u64,
+    /// Devices with two sessions, on two nodes.
+    pub twins: u64,
+    /// Lines of devices, one after the other, that write before anybody knows them.
+    pub newcomers: u64,
 }
 
 impl Default for Load {
@@ -84,12 +95,18 @@ impl Default for Load {
             socketio: 4,
             records: 5,
             pause_ms: 25,
-            writes: 550,
+            writes: 530,
             conditional_percent: 30,
             reads: 360,
             syncs: 25,
             reconnects: 10,
             claims: 2,
+            inserts: 20,
+            timed: 2,
+            large_percent: 3,
+            queues: 1,
+            twins: 1,
+            newcomers: 1,
         }
     }
 }
@@ -340,20 +357,32 @@ impl Load {
         if self.ws + self.socketio == 0 {
             return Err("load.ws: no client at all, and load.socketio neither".into());
         }
+        let kinds =
+            [("timed", self.timed), ("queues", self.queues), ("twins", self.twins), ("newcomers", self.newcomers)];
+        for (name, count) in kinds {
+            within(name, count, 0, 20)?;
+        }
         within("records", self.records, 1, 100_000)?;
         within("pause_ms", self.pause_ms, 0, 10_000)?;
         within("conditional_percent", self.conditional_percent, 0, 100)?;
+        within("large_percent", self.large_percent, 0, 100)?;
         let shares = [
             ("writes", self.writes),
             ("reads", self.reads),
             ("syncs", self.syncs),
             ("reconnects", self.reconnects),
             ("claims", self.claims),
+            ("inserts", self.inserts),
         ];
         for (name, share) in shares {
             within(name, share, 0, 1_000)?;
         }
-        within("writes, reads, syncs, reconnects and claims together", shares.iter().map(|s| s.1).sum(), 1, 1_000)
+        within(
+            "writes, reads, syncs, reconnects, claims and inserts together",
+            shares.iter().map(|s| s.1).sum(),
+            1,
+            1_000,
+        )
     }
 }
 

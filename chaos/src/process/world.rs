@@ -1,6 +1,7 @@
 //! What the parts of a run share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,15 +13,7 @@ use super::cluster::Cluster;
 use super::http::{Door, Refusal};
 use super::recorder::Recorder;
 use super::scenario::Load;
-
-/// What clients are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Load,
-    /// Ask nothing more, but stay connected and listen.
-    Listen,
-    End,
-}
+use crate::clients::Phase;
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +34,12 @@ pub struct World {
     /// Raised to end every connection of every client.
     pub churn: watch::Sender<u64>,
     pub standing: Mutex<BTreeMap<String, Standing>>,
+    /// Devices of the shared clients that have something to do yet.
+    pub busy: Mutex<BTreeSet<String>>,
+    /// How far each of their sessions that is online was told.
+    pub reached: Mutex<BTreeMap<u64, u64>>,
+    /// Connections that they made.
+    pub connections: AtomicU64,
     /// The newest answer of each node, for the progress line.
     pub seen: Mutex<BTreeMap<u64, NodeStatus>>,
     /// The faults that are going on.
@@ -61,6 +60,9 @@ impl World {
             phase: watch::Sender::new(Phase::Load),
             churn: watch::Sender::new(0),
             standing: Mutex::default(),
+            busy: Mutex::default(),
+            reached: Mutex::default(),
+            connections: AtomicU64::new(0),
             seen: Mutex::default(),
             going_on: Mutex::default(),
             notes: Mutex::default(),
@@ -112,6 +114,13 @@ impl World {
         let master = newest.master.as_deref()?;
         if let Some(standing) = self.standing.lock().get(master) {
             return Some(standing.node).filter(|node| *node > 0);
+        }
+        let path = format!("/device/roles/{master}?consistency=stale");
+        if let Ok(answer) = self.ask(newest.node, "GET", &path, None, STATUS).await
+            && let Ok(device) = serde_json::from_slice::<serde_json::Value>(&answer)
+            && let Some(home) = device["home"].as_u64().filter(|home| *home > 0)
+        {
+            return Some(home);
         }
         // A node's own device.
         master.strip_prefix("node-")?.parse().ok()

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tillsync::clock::Clock;
+use tillsync::limits;
 use tokio::time::Instant;
 
 /// Unix milliseconds at the start of every run.
@@ -23,9 +24,24 @@ impl SimClock {
     }
 }
 
+impl SimClock {
+    /// What it would say if it were right.
+    pub fn right_ms(&self) -> u64 {
+        START_MS + self.began.elapsed().as_millis() as u64
+    }
+
+    /// Near enough that the other nodes let its node serve, whatever a message takes.
+    pub fn is_right(&self) -> bool {
+        self.skew_ms.load(Ordering::SeqCst).unsigned_abs() < limits::NODE_CLOCK_APART_MS - 1_000
+    }
+}
+
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        let right = START_MS + self.began.elapsed().as_millis() as u64;
-        right.saturating_add_signed(self.skew_ms.load(Ordering::SeqCst))
+        self.right_ms().saturating_add_signed(self.skew_ms.load(Ordering::SeqCst))
+    }
+
+    fn even_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
     }
 }

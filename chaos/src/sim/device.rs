@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::client::{Answer, Client, Counters, Talk, cursor};
-use super::link::Gone;
-use super::world::{Phase, World};
+use super::world::World;
+use super::{Client, Talk};
+use crate::clients::client::{Answer, Counters, cursor};
+use crate::clients::{Gone, Phase};
 use crate::history::SessionTold;
 use crate::rng::Rng;
 
@@ -146,7 +147,7 @@ impl Device {
         talk.link.send("device_online", &ask);
         if from.is_some() && self.client.rng.percent(8) {
             // Its pages and what it missed go out at the same time.
-            self.ask_for_sync(talk);
+            self.ask_for_sync(talk).await?;
         }
         let answer = self.client.online_answer(talk).await;
         let event = match answer {

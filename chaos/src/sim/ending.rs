@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::runtime::spawn;
+use tillsync::limits;
 use tillsync::model::read;
 use tillsync::model::state::State;
 use tillsync::model::tables::{Key, TablesError, TablesRead, decode};
@@ -103,6 +104,18 @@ pub async fn serve_again(world: &World) {
                 break;
             }
             sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Whatever the clocks said meanwhile: the time of the cluster is not ahead of the right one.
+pub fn time_is_right(world: &World) {
+    for (id, up) in world.up() {
+        let now_ms = up.cluster.replica().hot().meta().now_ms;
+        let mut right = u64::MAX - limits::NODE_CLOCK_APART_MS * 2;
+        world.with(id, |place| right = place.clock.right_ms());
+        if now_ms > right + limits::NODE_CLOCK_APART_MS * 2 {
+            world.recorder.trouble(format!("the time ran away: node {id} has applied {now_ms}, it is {right}"));
         }
     }
 }

@@ -17,15 +17,7 @@ use tillsync::token::Class;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// An event from the server: its name and its data.
-pub struct Event {
-    pub name: String,
-    pub data: Value,
-}
-
-/// The connection is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+use crate::clients::{Connection, Event, Gone};
 
 pub struct Link {
     session: Option<Session>,
@@ -134,6 +126,17 @@ impl Link {
         if let Some(session) = self.session.take() {
             session.end(&Ended::Gone);
         }
+    }
+}
+
+impl Connection for Link {
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), Gone> {
+        Self::send(self, event, data);
+        Ok(())
+    }
+
+    async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+        Self::next(self, within).await
     }
 }
 

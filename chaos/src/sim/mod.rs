@@ -4,13 +4,12 @@
 //! - [`plan`]: what will go wrong, drawn from the seed
 //! - [`weather`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes for the time
 //! - [`world`]: the nodes; [`faults`]: what is done to them; [`members`]: nodes that come and go
-//! - [`client`]: what all simulated devices share; [`device`]: those that keep a cursor; [`timed`]: those that know times
-//!   only; [`queue`]: durable queues; [`twins`]: one device on two nodes; [`newcomer`]: devices that write before they are known
+//! - [`device`]: devices that keep a cursor; [`testbed`], [`link`]: the cluster as the other clients meet it, which real
+//!   processes have too ([`crate::clients`])
 //! - [`run`]: one run, from the first election to the closing checks
 //! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
 //! - [`fixed`]: randomness of the standard library, from the seed
 
-pub mod client;
 pub mod clock;
 pub mod device;
 pub mod disk;
@@ -19,14 +18,15 @@ pub mod faults;
 pub mod fixed;
 pub mod link;
 pub mod members;
-pub mod newcomer;
 pub mod plan;
-pub mod queue;
 pub mod recorder;
 pub mod run;
 pub mod shrink;
 pub mod sweep;
-pub mod timed;
-pub mod twins;
+pub mod testbed;
 pub mod weather;
 pub mod world;
+
+/// A client of the simulation, and one connection of it.
+pub type Client = crate::clients::client::Client<world::World>;
+pub type Talk = crate::clients::client::Talk<world::World>;

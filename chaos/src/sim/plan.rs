@@ -179,6 +179,8 @@ impl Plan {
     }
 }
 
+const MONTH_MS: i64 = 30 * 86_400_000;
+
 fn draw(rng: &mut Rng, nodes: u64) -> Fault {
     let node = |rng: &mut Rng| rng.between(1, nodes);
     let who = |rng: &mut Rng| if rng.percent(50) { Who::Leader } else { Who::Node(node(rng)) };
@@ -208,7 +210,11 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
             true => Fault::SlowDisk { who: who(rng), ms: rng.between(5, 200) },
             false => Fault::StuckDisk { who: who(rng) },
         },
-        18 => Fault::Skew { who: who(rng), ms: rng.between(0, 120_000) as i64 - 60_000 },
+        18 => {
+            let (who, ms) = (who(rng), rng.between(0, 120_000) as i64 - 60_000);
+            // Some are wrong by a month: the battery was empty, or the time server lied.
+            Fault::Skew { who, ms: if ms.abs() > 40_000 { ms.signum() * MONTH_MS } else { ms } }
+        }
         19 => Fault::Churn,
         20 => Fault::AddNode,
         21 | 22 => Fault::RemoveNode { who: who(rng), dead: rng.percent(40) },

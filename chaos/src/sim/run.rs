@@ -10,15 +10,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::Counters;
 use super::device::Device;
 use super::plan::Plan;
-use super::queue::Queue;
-use super::timed::Timed;
-use super::twins::Twins;
-use super::world::{Phase, World};
-use super::{ending, faults, fixed, newcomer};
+use super::world::World;
+use super::{ending, faults, fixed};
 use crate::checker::{Expected, Verdict, check};
+use crate::clients::client::Counters;
+use crate::clients::queue::{Pace, Queue};
+use crate::clients::timed::Timed;
+use crate::clients::twins::Twins;
+use crate::clients::{Phase, newcomer};
 use crate::history::{History, Outcome};
 use crate::rng::Rng;
 
@@ -103,11 +104,12 @@ fn populate(world: &Arc<World>, plan: &Plan, counters: &Arc<Counters>, rng: &mut
         devices.push(spawn(Timed::new(world, counters, name, rng).run()));
     }
     let (world, counters, name, rng) = each("queue-1".into());
-    devices.push(spawn(Queue::new(world, counters, name, rng, plan.long_queue).run()));
+    let pace = if plan.long_queue { Pace::MANY } else { Pace::FEW };
+    devices.push(spawn(Queue::new(world, counters, name, rng, pace).run()));
     let (world, counters, name, rng) = each("twin".into());
     devices.push(spawn(Twins::new(world, counters, name, rng).run()));
     let (world, counters, _, rng) = each("new".into());
-    devices.push(spawn(newcomer::run(world, counters, rng)));
+    devices.push(spawn(newcomer::run(world, counters, 1, rng)));
     devices
 }
 
@@ -139,6 +141,7 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     drop(majority);
     world.phase.send_replace(Phase::Listen);
     ending::serve_again(&world).await;
+    ending::time_is_right(&world);
     // Long enough for a device that waits for an answer, and for the last of what nodes propose by themselves.
     sleep(LISTEN).await;
     ending::bring_the_master_home(&world).await;

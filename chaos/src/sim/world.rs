@@ -26,6 +26,7 @@ use super::disk::SimDisk;
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::weather::SimWeather;
+use crate::clients::Phase;
 use crate::history::Sample;
 use crate::rng::Rng;
 
@@ -62,15 +63,6 @@ impl Place {
         let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began)));
         Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
     }
-}
-
-/// What devices are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Load,
-    /// Ask nothing more, but stay connected and listen.
-    Listen,
-    End,
 }
 
 pub struct World {
@@ -284,11 +276,12 @@ impl World {
         true
     }
 
-    /// A majority is up, hears each other, and has disks that work.
+    /// A majority is up, hears each other, and has disks that work and clocks that agree.
     pub fn majority(&self) -> bool {
         let up: Vec<u64> = {
             let places = self.places.lock();
-            places.iter().filter(|(_, p)| p.running.is_some() && !p.disk.is_stuck()).map(|(id, _)| *id).collect()
+            let serves = |p: &Place| p.running.is_some() && !p.disk.is_stuck() && p.clock.is_right();
+            places.iter().filter(|(_, place)| serves(place)).map(|(id, _)| *id).collect()
         };
         let held = self.held.lock();
         let apart = |a: u64, b: u64| held.keys().any(|(x, y, _)| (*x, *y) == (a, b) || (*x, *y) == (b, a));

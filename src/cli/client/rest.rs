@@ -135,6 +135,16 @@ impl Rest {
         self.take(node, &format!("{method} {path}"), request).await
     }
 
+    /// Brings the cluster's time back; the time from now on.
+    pub async fn time_back(&self, node: &NodeUrl) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct TimeBack {
+            timestamp: String,
+        }
+        let done: TimeBack = self.post(node, "/system/time/back", &serde_json::json!({})).await?;
+        Ok(done.timestamp)
+    }
+
     /// A change of the members: the node answers when it is done.
     pub async fn change_members(
         &self,

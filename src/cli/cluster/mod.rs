@@ -26,6 +26,14 @@ pub enum Command {
     Remove(RemoveArgs),
     /// Hand leadership to a node, and the master's role to a device that is connected there
     Transfer(TransferArgs),
+    /// Bring the cluster's time back to that of the clocks, where a wrong clock took it ahead
+    TimeBack(TimeBackArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct TimeBackArgs {
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 #[derive(Args, Debug)]
@@ -112,6 +120,22 @@ pub async fn execute(command: Command) -> CliResult {
             let done = change(&args.change, Method::DELETE, &path, None).await?;
             say!("node {} was removed; voters: {}", done.node, list(&done.voters));
             Ok(())
+        }
+        Command::TimeBack(args) => {
+            let Target { nodes, token } = args.target.resolve()?;
+            let rest = Rest::new(&token)?;
+            let mut last = Failure::new("no node was given");
+            for node in &nodes {
+                match rest.time_back(node).await {
+                    Ok(at) => {
+                        say!("the cluster's time is {at}");
+                        return Ok(());
+                    }
+                    Err(error @ ClientError::Lost { .. }) => last = error.into(),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(last)
         }
         Command::Transfer(args) => {
             let body = json!({"to": args.to, "timeout_ms": args.change.timeout * 1_000});

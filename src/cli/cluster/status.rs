@@ -1,6 +1,7 @@
 //! `tillsync cluster status`.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::StatusArgs;
@@ -9,8 +10,6 @@ use crate::cli::client::{ClientError, NodeUrl, Target};
 use crate::cli::{CliResult, Failure, stop_signal};
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Clears a terminal and goes to its top left corner.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 type Answers = Vec<(NodeUrl, Result<NodeStatus, ClientError>)>;
 
@@ -45,9 +44,15 @@ pub async fn execute(args: StatusArgs) -> CliResult {
 async fn watch(rest: &Rest, target: &Target) {
     loop {
         let answers = ask(rest, target).await;
-        say!("{CLEAR}{}", table(&answers).trim_end());
+        clear();
+        say!("{}", table(&answers).trim_end());
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Clears the terminal and goes to its top left corner. A reader that went away is no reason to panic.
+fn clear() {
+    let _ = std::io::stdout().write_all(b"\x1b[2J\x1b[H");
 }
 
 async fn ask(rest: &Rest, target: &Target) -> Answers {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
-use super::{CliResult, Failure, logging, stop_signal};
+use super::{CliResult, Failure, logging, private, stop_signal};
 use crate::config::{Config, Layers};
 use crate::model::error::{Code, Error};
 
+mod descriptors;
 mod keys;
 mod node;
 
@@ -35,6 +36,7 @@ pub struct Args {
 pub fn execute(args: Args) -> CliResult {
     let config = settings(&args)?;
     logging::start(&config)?;
+    private::secure(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tillsync")

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use crate::clock::SystemClock;
 use crate::cluster::boot::{self, NodeConfig, Stopper, Wire};
 use crate::cluster::raft_cluster::RaftCluster;
@@ -18,11 +19,13 @@ use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::Member;
 use crate::gateway;
+use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
 use crate::storage::{self, Close, Stores};
 use crate::tls;
 use crate::tls::acceptor::Current;
+use crate::tls::admission::Caps;
 use crate::tls::files::{GatewayTls, NodeTls};
 use crate::tls::follow::Followed;
 use crate::token::KeyRing;
@@ -47,6 +50,7 @@ pub struct Node {
 impl Node {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
     pub async fn start(config: &Config) -> Result<Self, Error> {
+        let connections = descriptors::connections(config)?;
         let keys = KeyRing::read(&config.key_file)?;
         let clock = Arc::new(SystemClock);
         let (raft_tls, gateway_tls) = certificates(config, &clock)?;
@@ -67,7 +71,7 @@ impl Node {
         let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));
-        let settings = gateway_settings(config);
+        let settings = gateway_settings(config, connections);
         let current = gateway_tls.map(|tls| -> Current {
             tokio::spawn(tls.clone().follow(stop.clone()));
             Arc::new(move || tls.current().server.clone())
@@ -135,7 +139,7 @@ fn coordinator_settings(config: &Config) -> coordinator::Settings {
     }
 }
 
-fn gateway_settings(config: &Config) -> gateway::Settings {
+fn gateway_settings(config: &Config, connections: usize) -> gateway::Settings {
     gateway::Settings {
         ping_every: config.presence.ping,
         lost_after: config.presence.lost,
@@ -143,6 +147,12 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         rest_active: config.presence.rest,
         election_wait: config.election.timeout + config.request_timeout,
         sessions: config.sessions,
+        connections: Caps {
+            total: connections,
+            anonymous: limits::ANONYMOUS_CONNECTIONS.min(connections / 2).max(1),
+            per_address: config.connections_per_address,
+        },
+        trusted_proxies: config.trusted_proxies.clone(),
         origins: config.cors_origins.clone(),
         rate: config.device_rate.map(|(per_second, burst)| gateway::rates::Rate { per_second, burst }),
         ..gateway::Settings::default()

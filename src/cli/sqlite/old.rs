@@ -285,7 +285,7 @@ impl Reader<'_> {
 fn device(row: &mut Row<'_>, now: u64) -> Option<DeviceRow> {
     let device_id = row.text("device_id", usize::MAX);
     if !valid_id(&device_id) {
-        return row.not_taken("its device_id is empty, longer than 255 bytes or holds control characters");
+        return row.not_taken("its device_id is empty, longer than 255 bytes or holds control or invisible characters");
     }
     let role = row.text("role", usize::MAX);
     if role != "client" {

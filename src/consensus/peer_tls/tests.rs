@@ -14,6 +14,7 @@ use crate::config::RaftTls;
 use crate::consensus::grpc::{self, GrpcTransport, Nowhere};
 use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer, Transport};
 use crate::consensus::types::Member;
+use crate::limits;
 use crate::proto::{ChangeRequest, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
 use crate::tls::authority::{self, Validity};
 use crate::tls::files::{self, NodeTls};
@@ -159,4 +160,24 @@ async fn without_certificates_only_this_machine_is_spoken_with() {
     assert!(error.to_string().contains("raft_tls_cert"), "{error}");
     let (member, _stop) = serve(None).await;
     assert!(calls(&link(None, 1, &member), 2).await.iter().all(|e| *e == inside()));
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_keep_no_node_out() {
+    let cluster = Cluster::new();
+    let (member, _stop) = serve(Some(cluster.node(1))).await;
+    // More than the port has places for.
+    let mut silent = Vec::new();
+    for _ in 0..limits::NODE_CONNECTIONS + 50 {
+        silent.push(TcpStream::connect(&member.raft).await.unwrap());
+    }
+    for error in calls(&link(Some(cluster.node(2)), 1, &member), 2).await {
+        assert_eq!(error, inside());
+    }
+    // The oldest had to go; the kernel may still have some for the port.
+    silent.truncate(50);
+    for mut stream in silent {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read(&mut [0])).await;
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    }
 }

@@ -51,7 +51,8 @@ pub fn document() -> Value {
             "securitySchemes": {
                 "token": {
                     "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                    "description": "In the Authorization header, as Socket.IO's auth.token, or as the query parameter token.",
+                    "description": "In the Authorization header, as Socket.IO's auth.token, as the query parameter token, or as the WebSocket \
+                         subprotocol tillsync.token.TOKEN beside the subprotocol tillsync.",
                 },
             },
         },

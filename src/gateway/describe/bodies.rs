@@ -59,7 +59,13 @@ pub const DEVICE: &[Field] = &[
     plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
-pub const DEVICES: &[Field] = &[must("devices", Kind::List(DEVICE), ""), STALE];
+pub const DEVICES: &[Field] = &[
+    must("devices", Kind::List(DEVICE), ""),
+    more("pagination", PAGINATION.kind, "Of a page."),
+    more("has_more", Kind::Flag, "Of a page."),
+    more("next_after", DEVICE_ID, "Ask with it as `after` for the next page."),
+    STALE,
+];
 
 pub const ROLE_ASKED: &[Field] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
 pub const ROLE_CHANGED: &[Field] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
@@ -204,14 +210,25 @@ pub const RESOLVED: &[Field] = &[
 ];
 
 const INSERT_POLICY: Kind = Kind::Word(&["keep_both", "last_writer_wins", "automatic", "manual"]);
+const DECIDES: Kind = Kind::Word(&["owner", "privileged"]);
 pub const POLICY_ASKED: &[Field] = &[
-    may("policy", METHOD, "For changes of an old version. One of the two is required."),
+    may("policy", METHOD, "For changes of an old version. One of the fields is required."),
     may("insert_policy", INSERT_POLICY, "For an insert that meets a live record with other data. Default: keep_both."),
+    may(
+        "decides",
+        DECIDES,
+        "Who decides open conflicts: also the device whose conflict it is, or only admins and managers.",
+    ),
 ];
-pub const TABLE_POLICY: &[Field] =
-    &[must("table_name", TABLE_NAME, ""), must("policy", METHOD, ""), plus("insert_policy", INSERT_POLICY, ""), STALE];
+pub const TABLE_POLICY: &[Field] = &[
+    must("table_name", TABLE_NAME, ""),
+    must("policy", METHOD, ""),
+    plus("insert_policy", INSERT_POLICY, ""),
+    plus("decides", DECIDES, ""),
+    STALE,
+];
 pub const POLICIES: &[Field] = &[must("policies", Kind::List(TABLE_POLICY), "By table."), STALE];
-pub const POLICY: &[Field] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2]];
+pub const POLICY: &[Field] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2], TABLE_POLICY[3]];
 
 /// `data_update` without what stands in the path.
 pub const WRITE: &[Field] = &[
@@ -242,6 +259,15 @@ pub const WRITTEN: &[Field] = &[
     ACKNOWLEDGED[12],
     ACKNOWLEDGED[13],
     TIME_TAKEN,
+];
+
+pub const TABLE_REMOVED: &[Field] = &[
+    SUCCESS,
+    must("table_name", TABLE_NAME, ""),
+    must("removed", Kind::Flag, "False: it was too much for one request. Ask again, or wait."),
+    must("records_deleted", ANY_COUNT, "By this request."),
+    must("conflicts_closed", ANY_COUNT, "By this request."),
+    must("timestamp", Kind::Time, ""),
 ];
 
 pub const HEALTH: &[Field] = &[
@@ -461,6 +487,8 @@ pub const REVOKE: &[Field] = &[
         "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
     ),
 ];
+pub const TIME_BACK: &[Field] = &[SUCCESS, must("timestamp", Kind::Time, "The time from now on.")];
+
 pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
 
 const ROW_ID: Field = must("id", ANY_COUNT, "Of the row in the documented table.");
@@ -552,7 +580,7 @@ pub const IMPORT_STEP: &[Field] = &[
 const NOT_TAKEN: &[Field] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
 pub const IMPORTED: &[Field] = &[must("left", Kind::List(NOT_TAKEN), "Rows that were not taken.")];
 
-pub const STATUS: &[Field] = &[must("status", WORDS, "")];
+pub const STATUS: &[Field] = &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
 
 pub const PAGE: &[Field] =
     &[may("limit", Kind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];

@@ -79,7 +79,11 @@ pub const CLASS_RIGHTS: [Field; 3] = [
 ];
 
 pub const ELECTION: &[Field] = &[
-    must("reason", ELECTION_REASON, "`manual` needs an admin or a manager."),
+    must(
+        "reason",
+        ELECTION_REASON,
+        "`manual` needs an admin or a manager. A device may say `failure` when the master is gone, and `shutdown` also as the master.",
+    ),
     may("initiated_by", Kind::Text(limits::DEVICE_ID), ""),
     SENT_AT,
 ];
@@ -101,7 +105,7 @@ pub const FROM_CLIENT: &[Event] = &[
     event("master_election", "Asks for a master election.", ELECTION, &["master_elected"]),
     event(
         "role_change",
-        "Asks for a change of a device's role.",
+        "Asks for a change of a device's role. A device that asks for itself must rank above a master that is online.",
         &[ACTOR, must("new_role", ROLE, ""), may("reason", REASON, ""), SENT_AT],
         &["role_change_ack", "role_change"],
     ),

@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 
 use crate::limits;
 use crate::model::access::CLASSES;
+use crate::model::visible::NOT_IN_NAMES;
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// A name of at most so many bytes: not empty, no control characters.
+    /// A name of at most so many bytes: not empty, nothing that a reader does not see.
     Name(usize),
     /// Text of at most so many bytes.
     Text(usize),
@@ -76,9 +77,10 @@ const COUNT_MAX: u64 = i64::MAX as u64;
 impl Kind {
     pub fn schema(&self, writer: Writer) -> Value {
         match self {
-            // No control characters and no lone spaces; lengths count bytes, so the pattern is the sure part.
+            // Not only spaces; lengths count bytes, so the pattern is the sure part.
             Self::Name(max) => json!({
-                "type": "string", "minLength": 1, "maxLength": max, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+                "type": "string", "minLength": 1, "maxLength": max,
+                "pattern": format!("^[^{NOT_IN_NAMES}]*[^{NOT_IN_NAMES} ][^{NOT_IN_NAMES}]*$"),
             }),
             Self::Text(max) => json!({"type": "string", "maxLength": max}),
             Self::Word(words) => json!({"type": "string", "enum": words}),

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
@@ -42,11 +44,26 @@ pub async fn events() -> Response {
     html(READER)
 }
 
-fn html(page: &'static str) -> Response {
-    send("text/html; charset=utf-8", Bytes::from_static(page.as_bytes()))
+/// A page runs its own script and asks its own node, nothing else; and no other page shows it in a frame.
+fn html(page: &str) -> Response {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let mut page = page.replacen("<script>", &format!("<script nonce=\"{nonce}\">"), 1);
+    page = page.replacen("<style>", &format!("<style nonce=\"{nonce}\">"), 1);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers = [(CONTENT_SECURITY_POLICY, policy.as_str()), (X_FRAME_OPTIONS, "DENY")];
+    (headers, send("text/html; charset=utf-8", page.into())).into_response()
 }
 
 /// Asked for anew each time: another version of the node may answer next.
 fn send(kind: &'static str, body: Bytes) -> Response {
-    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], body).into_response()
+    let headers = [
+        (CONTENT_TYPE, kind),
+        (CACHE_CONTROL, "no-cache"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, body).into_response()
 }

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::model::change::valid_table;
 use crate::model::conflict_index::Status;
 use crate::model::error::Code;
-use crate::model::policy::{insert_policy_name, insert_policy_of, method_name, policy_of};
+use crate::model::policy::{decides_name, decides_of, insert_policy_name, insert_policy_of, method_name, policy_of};
 use crate::model::read::conflicts as read_conflicts;
 use crate::model::tables::TablesRead;
 use crate::proto::command::Intent;
@@ -33,6 +33,8 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
         Some("all") => Status::All,
         Some(_) => return Err(bad(Bad::field("status", "must be open, resolved or all"))),
     };
+    // Before any row is read: what one token has read and not taken is bounded.
+    let turn = gateway.listings.turn(&caller.0.sub).await.or_fail(&gateway)?;
     let source = Source::asked(&gateway, &asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
@@ -47,7 +49,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
         let state = gateway.cluster.replica().hot();
         rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
     };
-    Ok(answer(|o| {
+    Ok(turn.answer(|o| {
         o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {
             push_object(out, |o| {
                 listed_conflict(o, row);
@@ -76,6 +78,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
     auth::may_speak_for(&caller.0, &resolve.device_id).or_fail(&gateway)?;
     resolve.by.clone_from(&caller.0.sub);
     resolve.class = caller.0.class.number().number();
+    resolve.asker = auth::asker(&caller.0).into();
     let outcome = gateway.cluster.propose(Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {
@@ -92,15 +95,11 @@ pub async fn put_policy(
     body: Body,
 ) -> Answer {
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
-    let (policy, insert_policy) = body.read(&gateway, Code::InvalidData, policy)?;
+    let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
-    let put = PolicyPut {
-        table_name: table_name.clone(),
-        policy: policy.unwrap_or_default().into(),
-        insert_policy: insert_policy.unwrap_or_default().into(),
-        class: caller.0.class.number().number(),
-        by: caller.0.sub,
-    };
+    let class = caller.0.class.number().number();
+    let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub);
+    let put = PolicyPut { table_name: table, asker, class, by, ..asked };
     gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
@@ -115,7 +114,7 @@ pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked
     let class = caller.0.class.number();
     let mut tables = {
         let state = gateway.cluster.replica().hot();
-        let shown = |table: &&TableName| state.access().may_read(class, &table.name);
+        let shown = |table: &&TableName| !table.name.is_empty() && state.access().may_read(class, &table.name);
         state.tables().iter().filter(shown).cloned().collect::<Vec<_>>()
     };
     tables.sort_by(|a, b| a.name.cmp(&b.name));
@@ -142,7 +141,7 @@ pub async fn policy_of_table(
     }))
 }
 
-fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
+pub(super) fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
     if valid_table(&table_name) {
         return Ok(table_name);
     }
@@ -158,4 +157,5 @@ fn table_of(gateway: &Gateway, name: String) -> TableName {
 fn tell_policy(o: &mut Object<'_>, table: &TableName) {
     o.text("table_name", &table.name).text("policy", method_name(policy_of(table)));
     o.text("insert_policy", insert_policy_name(insert_policy_of(table)));
+    o.text("decides", decides_name(decides_of(table)));
 }

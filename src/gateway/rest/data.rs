@@ -1,22 +1,30 @@
 //! Records: reading one, and changing one without a socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
+use super::conflicts::usable;
+use super::devices::unexpected;
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::client_clock::{ClientClock, Taken};
 use crate::gateway::session::{look_up, update_message, why_conflict};
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
+use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{DataUpdate, Outcome, ResolutionMethod};
+use crate::proto::{DataUpdate, Outcome, ResolutionMethod, TableRemove};
+
+/// How long one request goes on removing a table.
+const REMOVE_TIME: Duration = Duration::from_secs(20);
 
 /// `GET /data/{table}/{record_id}`
 pub async fn read(
@@ -65,6 +73,41 @@ pub async fn write(
     let asked = DataUpdate { data: Bytes::new(), ..change.clone() };
     let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
     committed(&gateway, &asked, taken, &outcome)
+}
+
+/// `DELETE /data/{table}`: the table with all its records. What is too much for one request is gone on with when it is
+/// asked for again, or by the cluster itself.
+pub async fn remove_table(State(gateway): State<Arc<Gateway>>, caller: Caller, At(table_name): At<String>) -> Answer {
+    auth::must_be_privileged(&caller.0, "remove a table").or_fail(&gateway)?;
+    let table_name = usable(&gateway, table_name)?;
+    fresh(&gateway).await?;
+    let class = caller.0.class.number();
+    if gateway.cluster.replica().hot().access().right(class, &table_name) < Right::Write {
+        let why = format!("table_name {table_name:?} is a table that tokens of class {} may not write", caller.0.class);
+        return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("table_name", None)));
+    }
+    let Some(table) = gateway.cluster.replica().hot().table_number(&table_name) else {
+        let bad = Bad::field("table_name", "names no table");
+        return Err(Failure::bad(&gateway, Code::InvalidData, bad).with_status(404));
+    };
+    let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub);
+    let step = TableRemove { table_name: table_name.clone(), table, by, asker, class: class.number() };
+    let until = Instant::now() + REMOVE_TIME;
+    let (mut records, mut conflicts) = (0u64, 0u64);
+    let removed = loop {
+        let outcome = gateway.cluster.propose(Intent::TableRemove(step.clone())).await.or_fail(&gateway)?;
+        let Some(Given::TableRemove(done)) = outcome.result else { return Err(unexpected(&gateway)) };
+        records += u64::from(done.records);
+        conflicts += u64::from(done.conflicts);
+        if done.removed || Instant::now() >= until || gateway.closing.is_cancelled() {
+            break done.removed;
+        }
+    };
+    Ok(answer(|o| {
+        o.flag("success", true).text("table_name", &table_name).flag("removed", removed);
+        o.number("records_deleted", records).number("conflicts_closed", conflicts);
+        o.time("timestamp", gateway.now_ms());
+    }))
 }
 
 pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {

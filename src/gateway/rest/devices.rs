@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
-use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{clock_ahead, online, role_and_reason};
+use crate::gateway::wire::json::{Object, object, push_object};
+use crate::gateway::wire::{Bad, clock_ahead, online, role_and_reason};
+use crate::limits;
 use crate::model::device::{present_on, role_name};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -31,6 +32,8 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
         returns: false,
         token_iat: auth::own_token_iat(&caller.0, &ask.device_id),
         unsent: ask.unsent,
+        asker: auth::asker(&caller.0).into(),
+        asked_by: caller.0.sub.clone(),
     });
     gateway.presence.registered_over_rest(&ask.device_id);
     let outcome = gateway.propose_election(intent).await.or_fail(&gateway)?;
@@ -52,12 +55,75 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
     }))
 }
 
-/// `GET /device/roles`
-pub async fn list(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+/// `GET /device/roles`: all of them, as documented; or pages of them, with `limit` and `after` or `offset`.
+pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
+    if ["limit", "offset", "after"].iter().any(|name| asked.get(name).is_some()) {
+        return page(&gateway, &asked).await;
+    }
+    let devices = gateway.cluster.replica().hot().devices().count();
+    // A large one is sent in pieces, made as they are taken, and one at a time on a node.
+    let turn = match devices > limits::LISTING_PIECE {
+        true => Some(gateway.listings.whole(&caller.0.sub).await.or_fail(&gateway)?),
+        false => None,
+    };
     let source = Source::asked(&gateway, &asked).await?;
     let devices: Vec<Arc<Device>> = gateway.cluster.replica().hot().devices().cloned().collect();
+    let Some(turn) = turn else {
+        return Ok(answer(|o| {
+            o.array("devices", &devices, |out, device| push_object(out, |o| fill(&gateway, o, device)));
+            source.tell(o);
+        }));
+    };
+    let end = object(|o| source.tell(o));
+    let mut at = 0;
+    Ok(turn.pieces(std::iter::from_fn(move || {
+        if at > devices.len() {
+            return None;
+        }
+        let mut piece = if at == 0 { br#"{"devices":["#.to_vec() } else { Vec::new() };
+        let next = devices.len().min(at + limits::LISTING_PIECE);
+        for (index, device) in devices.iter().enumerate().take(next).skip(at) {
+            if index > 0 {
+                piece.push(b',');
+            }
+            push_object(&mut piece, |o| fill(&gateway, o, device));
+        }
+        at = next;
+        if next == devices.len() {
+            at += 1;
+            piece.push(b']');
+            // What stands after the list, without its opening brace.
+            let (comma, rest): (&[u8], &[u8]) = if end.len() > 2 { (b",", &end[1..]) } else { (b"", b"}") };
+            piece.extend_from_slice(comma);
+            piece.extend_from_slice(rest);
+        }
+        Some(piece)
+    })))
+}
+
+/// Some of the devices, by id.
+async fn page(gateway: &Arc<Gateway>, asked: &Asked) -> Answer {
+    let bad = |bad| Failure::bad(gateway, Code::InvalidData, bad);
+    let limit = asked.number("limit", limits::PAGE_MAX, 1, limits::PAGE_MAX).map_err(bad)? as usize;
+    let offset = asked.number("offset", 0, 0, super::OFFSET_MAX).map_err(bad)?;
+    let after = asked.get("after");
+    if after.is_some() && asked.get("offset").is_some() {
+        return Err(bad(Bad::field("after", "and offset exclude each other")));
+    }
+    let source = Source::asked(gateway, asked).await?;
+    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+    let (mut devices, total) = {
+        let state = gateway.cluster.replica().hot();
+        let page: Vec<Arc<Device>> = state.devices_after(after).skip(skip).take(limit + 1).cloned().collect();
+        (page, state.devices().count() as u64)
+    };
+    let more = devices.len() > limit;
+    devices.truncate(limit);
     Ok(answer(|o| {
-        o.array("devices", &devices, |out, device| push_object(out, |o| fill(&gateway, o, device)));
+        o.array("devices", &devices, |out, device| push_object(out, |o| fill(gateway, o, device)));
+        pagination(o, limit, offset, total);
+        o.flag("has_more", more);
+        o.maybe_text("next_after", devices.last().filter(|_| more).map(|last| last.device_id.as_str()));
         source.tell(o);
     }))
 }
@@ -82,8 +148,9 @@ pub async fn change_role(
 ) -> Answer {
     let (role, reason) = body.read(&gateway, Code::RoleChange, |f| role_and_reason(f, "role"))?;
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
+    let asker = auth::asker(&caller.0).into();
     let by = caller.0.sub;
-    let change = RoleChange { device_id: device_id.clone(), role: role.into(), reason: reason.clone(), by };
+    let change = RoleChange { device_id: device_id.clone(), role: role.into(), reason: reason.clone(), by, asker };
     gateway.propose_election(Intent::RoleChange(change)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &device_id).text("new_role", role_name(role));

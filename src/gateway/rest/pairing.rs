@@ -1,7 +1,6 @@
 //! Pairing: a device without a token shows a code, a person approves it, and the device takes its token. And tokens
 //! renewed.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
@@ -13,13 +12,15 @@ use bytes::Bytes;
 use super::devices::unexpected;
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
 use crate::gateway::Gateway;
-use crate::gateway::auth::{self, Caller};
+use crate::gateway::auth::{self, Caller, Origin};
+use crate::gateway::http::came_late;
 use crate::gateway::wire::json::push_object;
 use crate::gateway::wire::{Bad, ServerEvent};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
 use crate::model::pairing::{CODE_LENGTH, CODE_LETTERS, valid_code};
+use crate::model::visible::is_name;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
@@ -40,7 +41,7 @@ impl FromRequestParts<Arc<Gateway>> for Stranger {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let address = auth::address_of(parts).map(|address: IpAddr| address.to_string()).unwrap_or_default();
+        let address = Origin::of(parts).address().map(|address| address.to_string()).unwrap_or_default();
         gateway.stranger_rates.check(&address).or_fail(gateway)?;
         Ok(Self { address, secret: auth::token_of(parts).map(str::to_owned) })
     }
@@ -54,9 +55,12 @@ impl FromRequest<Arc<Gateway>> for SmallBody {
 
     async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
         let read = axum::body::to_bytes(request.into_body(), limits::PAIR_BODY).await;
-        let body = read.map_err(|_| {
-            let why = format!("the body may have at most {} bytes", limits::PAIR_BODY);
-            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(413)
+        let body = read.map_err(|error| {
+            let (status, why) = match came_late(&error) {
+                true => (408, "the body comes too slowly".to_owned()),
+                false => (413, format!("the body may have at most {} bytes", limits::PAIR_BODY)),
+            };
+            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
         })?;
         Ok(Self(Body(body)))
     }
@@ -89,8 +93,8 @@ pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: 
     let (device_id, name) = body.0.read(&gateway, Code::Registration, |f| {
         let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
         let name = f.maybe_text("name", limits::PAIR_NAME)?.unwrap_or_default();
-        if name.chars().any(char::is_control) {
-            return Err(Bad::field("name", "must not hold control characters"));
+        if !is_name(&name) {
+            return Err(Bad::field("name", "must not hold control or invisible characters"));
         }
         Ok((device_id, name))
     })?;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
-use crate::metrics::{counted, gauge};
+use crate::metrics::{counted, counter, gauge};
 
 /// What Prometheus calls its text form.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -24,6 +24,19 @@ pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response
     by_transport(&mut out, "tillsync_sessions", "Live sessions.", [ws.sessions, sio.sessions]);
     by_transport(&mut out, "tillsync_queued_events", "Events in the queues of sessions.", [ws.events, sio.events]);
     by_transport(&mut out, "tillsync_queued_bytes", "Their bytes.", [ws.bytes, sio.bytes]);
+    let load = gateway.connections.load();
+    gauge(
+        &mut out,
+        "tillsync_connections",
+        "Open connections, by whether a good token was seen on them.",
+        &[("{token=\"good\"}", &load.vouched), ("{token=\"none\"}", &load.anonymous)],
+    );
+    for (name, help, value) in [
+        ("tillsync_connections_closed_total", "Connections without a token that had to make room.", load.closed),
+        ("tillsync_connections_refused_total", "Connections that found no room.", load.refused),
+    ] {
+        counter(&mut out, name, help, value);
+    }
     let status = gateway.cluster.status();
     let (index, head, compacted, master_term, devices, active) = {
         let state = gateway.cluster.replica().hot();

@@ -6,7 +6,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::{
     access, changes, conflicts, data, devices, history, keep_out, logs, members, pairing, prometheus, sync, system,
-    tokens, transfer,
+    time_back, tokens, transfer,
 };
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
@@ -79,6 +79,7 @@ const UNKNOWN: (u16, Code) = (404, Code::NotRegistered);
 /// What every path may answer to a wrong value in it, in the query or in the body.
 const BAD: (u16, Code) = (400, Code::InvalidData);
 const TOO_LARGE: (u16, Code) = (413, Code::InvalidData);
+const TOO_SLOW: (u16, Code) = (408, Code::InvalidData);
 
 const WITHIN: &[Field] = &[b::WITHIN];
 const AUDIT_QUERY: &[Field] = &[
@@ -116,6 +117,12 @@ const CONFLICTS_QUERY: &[Field] = &[
     may("device_id", DEVICE_ID, ""),
     may("table_name", TABLE_NAME, ""),
     b::CONFLICT_STATUS,
+    b::STALE_QUERY,
+];
+const DEVICES_QUERY: &[Field] = &[
+    more("limit", Kind::Size(limits::PAGE_MAX), "At most so many, by id. Without it, `offset` and `after`: all."),
+    more("offset", ANY_COUNT, "So many are passed over."),
+    more("after", DEVICE_ID, "Only those after this id: the `next_after` of the page before."),
     b::STALE_QUERY,
 ];
 const HISTORY_QUERY: &[Field] =
@@ -169,7 +176,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
-        query: STALE_QUERY,
+        query: DEVICES_QUERY,
         ..documented("GET", "/device/roles", "Devices", "All devices.", &[(200, Content::Json(b::DEVICES))], || {
             get(devices::list)
         })
@@ -200,7 +207,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "PUT",
             "/device/roles/{device_id}",
             "Devices",
-            "Changes a device's role. `master` is an order: it wins whatever the priorities.",
+            "Changes a device's role. `master` is an order when an admin or a manager gives it: it wins whatever the \
+             priorities. What a device asks for itself obeys the rank, and may be asked so many times a minute.",
             &[(200, Content::Json(b::ROLE_CHANGED))],
             || put(devices::change_role),
         )
@@ -403,6 +411,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN, (404, Code::InvalidData), (409, Code::Conflict)],
+        ..extension(
+            "DELETE",
+            "/data/{table}",
+            "Records",
+            "Removes a table: its open conflicts are closed and its records deleted, which every session hears of as \
+             changes; then its name is free. Meanwhile nothing is written to it.",
+            &[(200, Content::Json(b::TABLE_REMOVED))],
+            || delete(data::remove_table),
+        )
+    },
+    Endpoint {
         needs: Needs::Token,
         ..extension(
             "GET",
@@ -451,7 +471,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         body: Some(ELECTION),
-        refuses: &[(400, Code::Election), FORBIDDEN, (503, Code::Election)],
+        refuses: &[(400, Code::Election), FORBIDDEN, (409, Code::RoleChange), (503, Code::Election)],
         ..extension(
             "POST",
             "/system/election",
@@ -459,6 +479,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Elects a master.",
             &[(200, Content::Json(b::ELECTED))],
             || post(system::elect),
+        )
+    },
+    Endpoint {
+        refuses: &[FORBIDDEN, (409, Code::Conflict)],
+        ..extension(
+            "POST",
+            "/system/time/back",
+            "System",
+            "Brings the cluster's time back to that of the clocks, where a wrong clock took it ahead.",
+            &[(200, Content::Json(b::TIME_BACK))],
+            || post(time_back::back),
         )
     },
     Endpoint {
@@ -701,7 +732,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/healthz", "The process answers.", &[(200, Content::Json(b::STATUS))], || get(system::alive)),
     public(
         "/readyz",
-        "The node can serve: it knows a leader, and is not shutting down.",
+        "The node can serve: it knows a leader, its clock is right, and it is not shutting down.",
         &[(200, Content::Json(b::STATUS)), (503, Content::Json(b::STATUS))],
         || get(system::ready),
     ),
@@ -745,7 +776,7 @@ impl Endpoint {
             all.push(BAD);
         }
         if self.body.is_some() {
-            all.push(TOO_LARGE);
+            all.extend([TOO_LARGE, TOO_SLOW]);
         }
         all.sort_unstable();
         all.dedup();

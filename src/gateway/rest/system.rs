@@ -177,12 +177,21 @@ pub async fn alive() -> Response {
     })
 }
 
-/// `GET /readyz`: this node can serve: it knows a leader, and is not shutting down.
+/// `GET /readyz`: this node can serve: it knows a leader, its clock is right, and it is not shutting down.
 pub async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let ready = gateway.cluster.status().leader.is_some() && !gateway.closing.is_cancelled();
-    let status = if ready { "ready" } else { "not ready" };
+    let objection = if gateway.closing.is_cancelled() {
+        Some("the node is shutting down".to_owned())
+    } else if gateway.cluster.status().leader.is_none() {
+        Some("this node knows no leader".to_owned())
+    } else {
+        gateway.cluster.objection()
+    };
+    let ready = objection.is_none();
     let body = answer(|o| {
-        o.text("status", status);
+        o.text("status", if ready { "ready" } else { "not ready" });
+        if let Some(why) = &objection {
+            o.text("reason", why);
+        }
     });
     if ready { body } else { (axum::http::StatusCode::SERVICE_UNAVAILABLE, body).into_response() }
 }

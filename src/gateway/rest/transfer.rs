@@ -207,7 +207,9 @@ pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, a
     let next = cut.map(|at| (at.table, at.id)).or(more).map(|(table, id)| format!("{table}.{id}"));
     let rows = {
         let state = gateway.cluster.replica().hot();
-        let name = |table: u32| state.tables().get((table as usize).wrapping_sub(1)).map(|t| t.name.clone());
+        let name = |table: u32| {
+            state.tables().get((table as usize).wrapping_sub(1)).map(|t| t.name.clone()).filter(|name| !name.is_empty())
+        };
         let row = |(at, data): (Stored, Bytes)| {
             Some(RecordRow {
                 table_name: name(at.table)?,
@@ -218,7 +220,8 @@ pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, a
                 timestamp_ms: at.timestamp_ms,
             })
         };
-        page.into_iter().map(row).collect::<Option<Vec<_>>>()
+        // A table that was removed meanwhile has none.
+        page.into_iter().filter(|(at, _)| name(at.table).is_some()).map(row).collect::<Option<Vec<_>>>()
     };
     let rows = rows.ok_or_else(|| Failure::new(&gateway, Error::new(Code::Internal, "a record cannot be read")))?;
     body(&gateway, &LogPage { rows, next })

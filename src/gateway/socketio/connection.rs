@@ -7,21 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::HeaderValue;
-use axum::http::header::USER_AGENT;
-use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
-use tokio_util::sync::CancellationToken;
 
 use super::packet::Packet;
 use super::payload::{Incoming, Payload};
-use super::{Eio, Engine, Posted, Wanted, WebSocket};
-use crate::gateway::auth;
+use super::{Eio, Engine, Moved, Posted, Socket, Wanted, WebSocket, is_same};
+use crate::gateway::auth::{self, Origin};
 use crate::gateway::outbox::{Frame, Out, Transport};
 use crate::gateway::session::{Ended, Session};
 use crate::gateway::wire::{Bad, Fields, ServerEvent, event_array, json};
@@ -49,10 +45,12 @@ enum Wire {
 pub struct Connection {
     engine: Arc<Engine>,
     sid: String,
-    gone: CancellationToken,
+    /// The id that the client is told as its socket's. Whoever has the other one may speak for it.
+    public_id: String,
+    socket: Arc<Socket>,
     eio: Eio,
-    /// The first request: old clients have their token in it.
-    parts: Parts,
+    /// Where the first request came from, or the WebSocket that the client moved to.
+    origin: Origin,
     /// `None` until the client has said who it is.
     session: Option<Session>,
     wire: Wire,
@@ -60,13 +58,17 @@ pub struct Connection {
     posted: mpsc::UnboundedReceiver<Posted>,
     /// The poll that waits for something to send.
     poll: Option<oneshot::Sender<Bytes>>,
+    /// What makes its URL another one than that of the poll before, where the client says so.
+    stamp: Option<Box<str>>,
+    /// The answer to the poll before, with its stamp.
+    answered: Option<(Option<Box<str>>, Bytes)>,
     /// Since when none waits.
     no_poll: Instant,
     /// How many packets the client takes at once.
     poll_packets: usize,
     /// A payload whose poll was gone.
     unsent: Option<Bytes>,
-    upgrade: Option<oneshot::Receiver<WebSocket>>,
+    upgrade: Option<oneshot::Receiver<Moved>>,
     /// Engine.IO's own packets, and answers that no session gives.
     own: VecDeque<Utf8Bytes>,
     ping_due: bool,
@@ -98,29 +100,31 @@ impl Connection {
     pub(super) fn new(
         engine: Arc<Engine>,
         sid: String,
-        gone: CancellationToken,
-        eio: Eio,
-        parts: Parts,
+        socket: Arc<Socket>,
+        origin: Origin,
+        is_python: bool,
         wanted: mpsc::Receiver<Wanted>,
         posted: mpsc::UnboundedReceiver<Posted>,
     ) -> Self {
         let now = Instant::now();
         let settings = &engine.gateway.settings;
         let (ping_every, connect_timeout) = (settings.ping_every, settings.connect_timeout);
-        let agent = parts.headers.get(USER_AGENT).map_or(&b"python"[..], HeaderValue::as_bytes);
-        let is_python = agent.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"python"));
+        let eio = socket.eio;
         let poll_packets = if is_python { POLL_PACKETS_PYTHON } else { POLL_PACKETS };
         Self {
             engine,
             sid,
-            gone,
+            public_id: format!("{:032x}", rand::random::<u128>()),
+            socket,
             eio,
-            parts,
+            origin,
             session: None,
             wire: Wire::Polling,
             wanted,
             posted,
             poll: None,
+            stamp: None,
+            answered: None,
             no_poll: now,
             poll_packets,
             unsent: None,
@@ -143,14 +147,24 @@ impl Connection {
     pub async fn run_over(mut self, ws: WebSocket, hello: String) {
         self.wire = Wire::WebSocket(Box::new(ws));
         self.own.push_back(hello.into());
+        self.begin();
         self.run().await;
     }
 
-    pub async fn run(mut self) {
+    /// Old clients are in the root namespace from the start.
+    pub fn begin(&mut self) {
         if self.eio == Eio::V3 {
-            // Old clients are in the root namespace from the start.
             self.open(None);
         }
+    }
+
+    /// Resolves when others need its room: it has not said who it is.
+    pub fn must_close(&self) -> impl Future<Output = ()> + use<> {
+        let socket = self.socket.clone();
+        async move { socket.slot.closed().await }
+    }
+
+    pub async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
         self.farewell(&ended).await;
     }
@@ -160,6 +174,9 @@ impl Connection {
             // What the session queues for itself from here on needs no wake-up: it is sent below.
             session.outbox.deafen();
             session.poll(cx);
+        }
+        if self.session.is_none() && self.socket.slot.poll_closed(cx).is_ready() {
+            return Poll::Ready(Ended::Gone);
         }
         self.take_requests(cx);
         if let Poll::Ready(ended) = self.hear(cx) {
@@ -184,13 +201,21 @@ impl Connection {
     fn take_requests(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(wanted)) = self.wanted.poll_recv(cx) {
             match wanted {
-                Wanted::Poll(poll) => {
+                Wanted::Poll(poll, stamp) => {
+                    // It may overtake what the client posted before: no sign that that has all come.
                     if let Some(session) = &mut self.session {
                         session.heard();
                     }
                     // A client has one poll at a time: the older one was given up.
                     self.answer_noop();
-                    self.poll = Some(poll);
+                    match self.answered.take() {
+                        // Its answer got lost, and the library under the client asks again.
+                        Some((last, payload)) if stamp.is_some() && last == stamp => {
+                            self.unsent.get_or_insert(payload);
+                        }
+                        _ => {}
+                    }
+                    (self.poll, self.stamp) = (Some(poll), stamp);
                 }
                 Wanted::Upgrade(upgrade) => self.upgrade = Some(upgrade),
             }
@@ -199,9 +224,14 @@ impl Connection {
             && let Poll::Ready(moved) = Pin::new(upgrade).poll(cx)
         {
             self.upgrade = None;
-            if let Ok(ws) = moved {
+            if let Ok(Moved { ws, origin }) = moved {
                 self.answer_noop();
-                self.wire = Wire::WebSocket(Box::new(ws));
+                if let Some(identity) = self.socket.identity.get() {
+                    origin.vouch(&identity.claims);
+                }
+                // Python's clients say who they are only after the move: then this is vouched for.
+                self.origin = origin;
+                self.wire = Wire::WebSocket(ws);
                 self.dirty = true;
             }
         }
@@ -215,6 +245,11 @@ impl Connection {
             let _ = poll.send(payload.into_bytes());
             self.no_poll = Instant::now();
         }
+    }
+
+    fn heard(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        if self.own.is_empty() { session.heard_awake() } else { session.heard() }
     }
 
     /// More may be heard: the client takes its answers, and fewer of its requests than the limit are unanswered.
@@ -232,9 +267,7 @@ impl Connection {
                 return Poll::Pending;
             }
             let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
-            if let Some(session) = &mut self.session {
-                session.heard();
-            }
+            self.heard();
             if let Err(ended) = packet.and_then(|packet| self.hear_packet(packet)) {
                 return Poll::Ready(ended);
             }
@@ -309,6 +342,8 @@ impl Connection {
             Packet::Connect { namespace: "" | "/", auth } => {
                 if self.session.is_none() {
                     self.open(auth);
+                } else {
+                    self.open_again(auth);
                 }
             }
             Packet::Connect { namespace, .. } => {
@@ -345,20 +380,27 @@ impl Connection {
 
     /// The client says who it is: `auth.token`, or what its first HTTP request carried.
     fn open(&mut self, auth: Option<&str>) {
-        let given = auth.and_then(|text| Fields::parse(text).ok()?.maybe_text("token", 8_192).ok().flatten());
-        let token = given.as_deref().or_else(|| auth::token_of(&self.parts));
+        let given = token_in(auth);
+        let token = given.as_deref().or(self.socket.opened_with.as_deref());
         let gateway = &self.engine.gateway;
-        let opened =
-            auth::check(gateway, token).and_then(|claims| Session::open(gateway.clone(), claims, Transport::SocketIo));
+        let opened = auth::admit(gateway, &self.origin, token).and_then(|claims| {
+            let session = Session::open(gateway.clone(), claims.clone(), Transport::SocketIo)?;
+            self.socket.identify(token.unwrap_or_default(), claims);
+            Ok(session)
+        });
         match opened {
             Ok(session) => {
                 let (first, period) = session.ticks();
                 self.ticks = Some(every(first, period));
                 self.session = Some(session);
-                self.own.push_back(match self.eio {
-                    Eio::V3 => "40".into(),
-                    Eio::V4 => format!("40{{\"sid\":\"{}\"}}", self.sid).into(),
-                });
+                match self.eio {
+                    Eio::V3 => self.own.push_back("40".into()),
+                    Eio::V4 => {
+                        self.own.push_back(format!("40{{\"sid\":\"{}\"}}", self.public_id).into());
+                        // Its pong says that the client has read this.
+                        self.own.push_back("2".into());
+                    }
+                }
             }
             // The timer closes the connection, when the refusal has had time to arrive.
             Err(error) if is_final(&error) || error.code == Code::TokenExpired => {
@@ -370,6 +412,18 @@ impl Connection {
                 self.give_up.as_mut().reset(Instant::now() + Duration::from_millis(wait));
             }
         }
+    }
+
+    /// A session stays whose it is.
+    fn open_again(&mut self, auth: Option<&str>) {
+        let Some(given) = token_in(auth) else { return };
+        if self.socket.identity.get().is_some_and(|identity| is_same(&identity.token, &given)) {
+            return;
+        }
+        let gateway = &self.engine.gateway;
+        let error = Error::new(Code::Credentials, "the session is that of another token");
+        gateway.refusals.count(self.origin.address(), &error);
+        self.own.push_back(refusal(&error, self.eio, gateway.now_ms()).into());
     }
 
     fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
@@ -460,11 +514,19 @@ impl Connection {
                 payload.into_bytes()
             }
         };
-        if let Some(poll) = self.poll.take() {
-            self.unsent = poll.send(payload).err();
-            self.no_poll = Instant::now();
-        }
+        self.send_payload(payload);
         Ok(())
+    }
+
+    /// What a poll was answered is kept until the next one: it may not have arrived.
+    fn send_payload(&mut self, payload: Bytes) {
+        let Some(poll) = self.poll.take() else {
+            self.unsent = Some(payload);
+            return;
+        };
+        self.answered = self.stamp.is_some().then(|| (self.stamp.take(), payload.clone()));
+        self.unsent = poll.send(payload).err();
+        self.no_poll = Instant::now();
     }
 
     /// As much of what waits as fits into one answer.
@@ -574,7 +636,7 @@ impl Connection {
             session.end(ended);
         }
         self.engine.sockets.lock().remove(&self.sid);
-        self.gone.cancel();
+        self.socket.gone.cancel();
         if let Wire::WebSocket(ws) = &mut self.wire {
             let bye = async {
                 // The answer to the client's close frame, if there was one.
@@ -630,9 +692,11 @@ impl Connection {
 
     /// As [`Self::answer_poll`], without asking the session.
     fn answer_rest(&mut self) -> Result<(), ()> {
-        let poll = self.poll.take().ok_or(())?;
+        if self.poll.is_none() {
+            return Err(());
+        }
         let payload = self.unsent.take().unwrap_or_else(|| self.next_payload().into_bytes());
-        self.unsent = poll.send(payload).err();
+        self.send_payload(payload);
         Ok(())
     }
 }
@@ -640,8 +704,13 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.engine.sockets.lock().remove(&self.sid);
-        self.gone.cancel();
+        self.socket.gone.cancel();
     }
+}
+
+/// The token in the auth payload of a CONNECT.
+fn token_in(auth: Option<&str>) -> Option<String> {
+    Fields::parse(auth?).ok()?.maybe_text("token", 8_192).ok().flatten()
 }
 
 fn too_large() -> String {

@@ -12,11 +12,11 @@ use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
 use crate::model::error::Code;
-use crate::model::policy::{insert_policy_named, method_of};
+use crate::model::policy::{decides_named, insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    AccessPut, ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, InsertPolicy,
-    Operation, ResolutionMethod, Role, SyncErrorReport, SyncType, TableAccess,
+    AccessPut, ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
+    PolicyPut, ResolutionMethod, Role, SyncErrorReport, SyncType, TableAccess,
 };
 
 /// One event of a client.
@@ -343,14 +343,20 @@ const METHODS: &str = "last_writer_wins, manual or automatic";
 
 const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
 
-/// The body of `PUT /sync/policies/{table}`: either or both.
-pub fn policy(f: &Fields<'_>) -> Result<(Option<ResolutionMethod>, Option<InsertPolicy>), Bad> {
+/// The body of `PUT /sync/policies/{table}`: one at least.
+pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
     let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
     let policy = f.maybe_word("policy", METHODS, method_of)?;
-    if policy.is_none() && insert_policy.is_none() {
-        return Err(Bad::field("policy", "or insert_policy is required"));
+    let decides = f.maybe_word("decides", "owner or privileged", decides_named)?;
+    if policy.is_none() && insert_policy.is_none() && decides.is_none() {
+        return Err(Bad::field("policy", "insert_policy or decides is required"));
     }
-    Ok((policy, insert_policy))
+    Ok(PolicyPut {
+        policy: policy.unwrap_or_default().into(),
+        insert_policy: insert_policy.unwrap_or_default().into(),
+        decides: decides.unwrap_or_default().into(),
+        ..PolicyPut::default()
+    })
 }
 
 /// The body of `PUT /access/{class}`: rights by table, `*` for the others, and whether tables may be made.
@@ -430,9 +436,6 @@ fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), Bad> {
         return Err(Bad::field("n", "must be a whole number, 1 or more"));
     }
     let after = f.maybe_count("after", u64::MAX)?.unwrap_or(0);
-    if after >= n {
-        return Err(Bad::field("after", "must be less than n"));
-    }
     Ok((queue, n, after))
 }
 

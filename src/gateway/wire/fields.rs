@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::limits;
 use crate::model::time::IsoTime;
 use crate::model::value;
+use crate::model::visible::is_name;
 
 /// What is wrong with a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +86,14 @@ impl<'a> Fields<'a> {
         self.maybe_text(name, max).map(Option::unwrap_or_default)
     }
 
-    /// A required string that is a name: not empty, no control characters.
+    /// A required string that is a name: not empty, nothing that a reader does not see.
     pub fn name(&self, name: &str, max: usize) -> Result<String, Bad> {
         let text = self.text(name, max)?;
         if text.trim().is_empty() {
             return Err(Bad::field(name, "must not be empty"));
         }
-        if text.chars().any(char::is_control) {
-            return Err(Bad::field(name, "must not hold control characters"));
+        if !is_name(&text) {
+            return Err(Bad::field(name, "must not hold control or invisible characters"));
         }
         Ok(text)
     }

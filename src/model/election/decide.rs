@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{is_candidate, rank};
+use super::is_candidate;
 use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
@@ -271,14 +271,14 @@ impl View<'_> {
                 None => &mut best_unknown,
                 Some(false) => continue,
             };
-            if place.is_none_or(|other| rank(device, other).is_lt()) {
+            if place.is_none_or(|other| self.state.ranks(device, other).is_lt()) {
                 *place = Some(device);
             }
         }
         match (best, best_unknown) {
             (None, None) => Winner::Nobody,
             (Some(best), None) => Winner::Is(best),
-            (Some(best), Some(unknown)) if rank(best, unknown).is_lt() => Winner::Is(best),
+            (Some(best), Some(unknown)) if self.state.ranks(best, unknown).is_lt() => Winner::Is(best),
             _ => Winner::NotKnown,
         }
     }

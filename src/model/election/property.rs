@@ -108,7 +108,13 @@ fn happen(world: &mut World, event: Event) {
         }
         Event::Role(device, master) => {
             let role = if master { Role::Master } else { Role::Client }.into();
-            let change = RoleChange { device_id: id(device), role, reason: "test".into(), by: "admin".into() };
+            let change = RoleChange {
+                device_id: id(device),
+                role,
+                reason: "test".into(),
+                by: "admin".into(),
+                ..RoleChange::default()
+            };
             send(world, 1, Intent::RoleChange(change));
         }
         Event::Elect(reason) => {

@@ -97,7 +97,8 @@ impl Play {
             ["role", id, role] => {
                 let role = if role == "master" { Role::Master } else { Role::Client };
                 let (reason, by) = ("maintenance".to_owned(), "admin".to_owned());
-                self.send(1, Intent::RoleChange(RoleChange { device_id: id.into(), role: role.into(), reason, by }));
+                let (device_id, role) = (id.into(), role.into());
+                self.send(1, Intent::RoleChange(RoleChange { device_id, role, reason, by, ..RoleChange::default() }));
             }
             ["elect", reason] => {
                 let reason = match reason {

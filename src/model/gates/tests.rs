@@ -174,3 +174,26 @@ fn room_for_devices_comes_back_and_numbers_have_an_end() {
     assert!(!online(with(limits::DEVICES, 0)) && online(with(limits::DEVICES, 1)));
     assert!(!online(with(limits::DEVICE_NUMBERS, limits::DEVICE_NUMBERS - 5)));
 }
+
+#[test]
+fn a_forgotten_device_frees_the_share_of_whoever_registered_it() {
+    let mut b = Bench::new();
+    let brought = |id: &str| {
+        let (device_id, asked_by) = (id.to_owned(), "manager".to_owned());
+        let asker = crate::proto::Asker::Manager.into();
+        Intent::DeviceOnline(DeviceOnline { device_id, asked_by, asker, ..DeviceOnline::default() })
+    };
+    b.ok(brought("one"));
+    b.ok(brought("two"));
+    let share = |b: &Bench| b.state.registered_by.get("manager").copied();
+    for (id, left) in [("one", Some(1)), ("two", None)] {
+        b.ok(offline(id));
+        b.ok(forget(id));
+        assert_eq!(share(&b), left);
+        let again = State::open(Box::new(b.tables.clone())).unwrap();
+        assert_eq!(again.registered_by, b.state.registered_by);
+    }
+    b.ok(brought("one"));
+    assert_eq!(share(&b), Some(1));
+    reloads(&b);
+}

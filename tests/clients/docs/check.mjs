@@ -110,6 +110,21 @@ const checks = {
     assert.equal(copy.dead.size, 0);
   },
 
+  // An answer got lost, those to the updates behind it did not: it is sent again, and the queue goes on.
+  async behind(url, folder) {
+    const [client, table] = [start(url, null, folder), `js_${short()}`];
+    for (let i = 0; i < 3; i++) client.push(table, i, { i });
+    const [n, update] = client.queue.entries().next().value;
+    await until(() => client.queue.size === 0, "all acknowledged");
+    stop(client);
+    const again = start(url, client.device, folder);
+    again.queue.set(n, update);
+    for (let i = 3; i < 6; i++) again.push(table, i, { i });
+    await until(() => again.queue.size === 0, "all acknowledged again");
+    assert.deepEqual((await feed(url, table)).map((c) => c.data.i), [0, 1, 2, 3, 4, 5]);
+    assert.equal(again.dead.size, 0);
+  },
+
   // Updates that are refused for good, here or by the node, are shown; the others go on.
   async poisoned(url, folder) {
     const [client, table, bad] = [start(url, null, folder), `js_${short()}`, []];

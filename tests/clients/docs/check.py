@@ -119,6 +119,23 @@ async def set_back(url, folder):
     assert [c["data"]["i"] for c in feed(url, table)] == [*range(1510), *range(2000, 2010)] and not copy.dead
 
 
+async def behind(url, folder):
+    """An answer got lost, those to the updates behind it did not: it is sent again, and the queue goes on."""
+    client, table = Client(url, TOKEN, f"py-{short()}", folder), f"py_{short()}"
+    for i in range(3):
+        await client.push(table, i, {"i": i})
+    n, update = next(iter(client.queue.items()))
+    async with running(client):
+        await client.until(lambda: not client.queue)
+    again = Client(url, TOKEN, client.device, folder)
+    again.queue[n] = update
+    for i in range(3, 6):
+        await again.push(table, i, {"i": i})
+    async with running(again):
+        await again.until(lambda: not again.queue)
+    assert [c["data"]["i"] for c in feed(url, table)] == [*range(6)] and not again.dead
+
+
 async def poisoned(url, folder):
     """Updates that are refused for good, here or by the node, are shown; the others go on. A conflict is kept, and shown."""
     async with running(Client(url, TOKEN, f"py-{short()}", folder)) as client:
@@ -216,7 +233,7 @@ async def main():
     if sys.argv[1] == "worker":
         return await worker(*sys.argv[2:])
     url, folder, cert, key = sys.argv[1:]
-    for check in (long_queue, killed, set_back, poisoned, gap, other_history, token, other_node):
+    for check in (long_queue, killed, set_back, behind, poisoned, gap, other_history, token, other_node):
         await check(url, folder)
         print(f"Python, {check.__name__}: ok")
     await private_ca(url, folder, cert, key)

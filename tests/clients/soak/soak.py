@@ -4,6 +4,7 @@ usage: soak.py TILLSYNC WORK [--minutes M] [--seed S]    (run.sh fetches the lib
 """
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -66,7 +67,8 @@ class Link:
             return writer.transport.abort()
         pair = (writer, up[1])
         self.pairs.add(pair)
-        await asyncio.gather(self.pump(reader, up[1]), self.pump(up[0], writer))
+        with contextlib.suppress(asyncio.CancelledError):  # the soak is over
+            await asyncio.gather(self.pump(reader, up[1]), self.pump(up[0], writer))
         self.pairs.discard(pair)
 
     async def pump(self, reader, writer):
@@ -83,8 +85,9 @@ class Link:
         for pair in list(self.pairs):
             for writer in pair:
                 if reset:
-                    raw = writer.get_extra_info("socket")
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    with contextlib.suppress(OSError):  # it is closed already
+                        raw = writer.get_extra_info("socket")
+                        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     writer.transport.abort()
                 else:
                     writer.close()

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use tillsync::cli::client::frame::Event;
 
-use super::{Answer, Client, GUARDED, Gone, PLAIN, TRIES, Talk, refuses, row};
+use super::{Answer, Client, GUARDED, Gone, PLAIN, RECEIPTS, TRIES, Talk, refuses, row};
 use crate::history::{Asked, Op, Outcome, PageTold};
 
 impl Client {
@@ -38,13 +38,22 @@ impl Client {
         self.op(talk, Asked::Write { table: table.into(), record, value, request_id, base })
     }
 
+    /// Two clients draw the same number: what each of them wrote has to stay.
+    pub(super) fn new_insert(&mut self, talk: &Talk) -> Op {
+        (self.written, self.inserted, self.unsure) = (self.written + 1, self.inserted + 1, false);
+        let (value, request_id) = (format!("{}-{}", self.name, self.written), format!("r{}", self.written));
+        let asked = Asked::Write { table: RECEIPTS.into(), record: self.inserted, value, request_id, base: None };
+        Op { insert: true, ..self.op(talk, asked) }
+    }
+
     pub(super) async fn write(&mut self, talk: &mut Talk, mut op: Op) -> Result<(), Gone> {
         let Asked::Write { table, record, value, request_id, base } = op.asked.clone() else { return Ok(()) };
         op.tries += 1;
         op.node = talk.told.node;
         // The request's name travels in the data as well: the change feed does not give it.
         let mut ask = json!({
-            "device_id": self.name, "table_name": table, "record_id": record, "operation": "update",
+            "device_id": self.name, "table_name": table, "record_id": record,
+            "operation": if op.insert { "insert" } else { "update" },
             "new_data": { "v": value, "r": request_id }, "request_id": request_id,
         });
         if let Some(base) = base {
@@ -65,7 +74,7 @@ impl Client {
         let (again, sure) = match answer {
             Answer::Silence => (true, false),
             Answer::Event(event) if event.name == "acknowledged" => {
-                op.version = event.number("seq");
+                (op.version, op.conflict) = (event.number("seq"), event.number("conflict_id"));
                 self.unsure = false;
                 let outcome = if op.version.is_some() { Outcome::Ok } else { Outcome::Failed };
                 self.finish(op, outcome);
@@ -73,6 +82,7 @@ impl Client {
             }
             Answer::Event(event) => {
                 op.error = format!("{} {}", event.data["error_code"], event.data["error"]);
+                op.conflict = event.number("conflict_id");
                 // A conflict is an answer that repeats get as well: it tells of every try.
                 if event.data["error_code"] == json!("2002") {
                     self.unsure = false;

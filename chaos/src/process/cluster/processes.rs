@@ -9,6 +9,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::{Cluster, DRAIN, Others, WORKERS, failed};
+use crate::mutants;
 
 /// Shorter than a store would have them, so that a run of a minute sees devices come and go.
 const SETTINGS: &[(&str, u64)] =
@@ -63,7 +64,8 @@ impl Cluster {
         let again = log.try_clone().map_err(failed(&log_path))?;
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("TILLSYNC_")) {
+            // Settings come from the run; a bug on purpose is what a run is to find.
+            if name.to_str().is_some_and(|name| name.starts_with("TILLSYNC_") && name != mutants::ON) {
                 command.env_remove(name);
             }
         }

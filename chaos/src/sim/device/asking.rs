@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::{Device, GUARDED, PLAIN, RECORDS};
+use crate::clients::client::{Answer, Known, refuses};
+use crate::clients::{Event, Gone};
 use crate::history::{Asked, Outcome};
-use crate::sim::client::{Answer, Known, Talk, refuses};
-use crate::sim::link::{Event, Gone};
+use crate::sim::Talk;
 
 impl Device {
     pub(super) async fn read(&mut self, talk: &mut Talk) -> Result<(), Gone> {
@@ -34,12 +35,12 @@ impl Device {
     }
 
     pub(super) async fn sync(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        self.ask_for_sync(talk);
+        self.ask_for_sync(talk).await?;
         self.end_sync(talk).await
     }
 
-    pub(super) fn ask_for_sync(&mut self, talk: &mut Talk) {
-        let Some((epoch, at)) = self.cursor.clone() else { return };
+    pub(super) async fn ask_for_sync(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+        let Some((epoch, at)) = self.cursor.clone() else { return Ok(()) };
         let after = match self.client.rng.below(10) {
             0..=1 => None,
             2..=5 => Some(0),
@@ -50,7 +51,7 @@ impl Device {
             ask["sync_type"] = json!("incremental");
             ask["cursor"] = json!(format!("{epoch}.{after}"));
         }
-        self.client.begin_sync(talk, Asked::Sync { after }, &ask);
+        self.client.begin_sync(talk, Asked::Sync { after }, &ask).await
     }
 
     /// Takes the pages that are still to come, and says how far it came.

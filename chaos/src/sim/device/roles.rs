@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::Device;
-use crate::sim::client::{Answer, Talk, refuses};
-use crate::sim::link::{Event, Gone};
+use crate::clients::client::{Answer, refuses};
+use crate::clients::{Event, Gone};
+use crate::sim::Talk;
 
 impl Device {
     /// An order by hand: it moves the role whatever the priorities.

@@ -1,0 +1,325 @@
+//! What all these clients share: a connection to some node, what comes over it, and what is recorded of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillsync::model::time::parse_iso;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::{Connection, Event, Gone, Phase, Record, Testbed};
+use crate::history::{Asked, Held, Op, Outcome, PageTold, Row, SessionTold};
+use crate::rng::Rng;
+
+/// How long a device waits for an answer: longer than the cluster takes to give up.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Numbers of a run that all devices draw from.
+#[derive(Default)]
+pub struct Counters {
+    pub ops: AtomicU64,
+    pub sessions: AtomicU64,
+}
+
+pub struct Client<T> {
+    pub world: Arc<T>,
+    counters: Arc<Counters>,
+    pub name: String,
+    pub rng: Rng,
+    phase: watch::Receiver<Phase>,
+    churn: watch::Receiver<u64>,
+    /// What it heard of each record last, in the order of arrival.
+    pub known: BTreeMap<(String, i64), Known>,
+    /// A full sync replaces what it knows.
+    pub replaces: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub seq: u64,
+    /// Empty: deleted.
+    pub value: String,
+}
+
+/// One connection and what came over it.
+pub struct Talk<T: Testbed> {
+    pub link: T::Connection,
+    pub node: T::Node,
+    pub told: SessionTold,
+    pub online: bool,
+    /// The server does not take the cursor: the device has to begin anew.
+    pub cursor_refused: bool,
+    /// The sync that was asked for last.
+    pub sync: Option<Sync>,
+}
+
+/// A sync under way, and what came of it.
+pub struct Sync {
+    pub op: Op,
+    pub sync_id: String,
+    /// The time that its newest page carries.
+    pub page_ms: u64,
+    /// Pages came, and more will.
+    pub more: bool,
+    /// All pages came (true), or it failed.
+    pub done: Option<bool>,
+}
+
+pub enum Answer {
+    Event(Event),
+    /// No answer in time.
+    Silence,
+}
+
+impl<T: Testbed> Client<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        let (phase, churn) = (world.phase(), world.churn());
+        Self { world, counters, name, rng, phase, churn, known: BTreeMap::new(), replaces: false }
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Connects to a node that serves, but not to `other`; `None` after a pause if there is none or it refuses.
+    pub async fn connect(&mut self, other: Option<u64>) -> Option<Talk<T>> {
+        let nodes: Vec<_> = self.world.nodes().into_iter().filter(|(id, _)| Some(*id) != other).collect();
+        let mut found = None;
+        if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
+            let link = self.world.connect(&node, &self.name).await;
+            found = link.map(|link| (id, node, link));
+        }
+        let Some((id, node, link)) = found else {
+            sleep(Duration::from_millis(20)).await;
+            return None;
+        };
+        let told = SessionTold {
+            session: self.counters.sessions.fetch_add(1, Ordering::SeqCst) + 1,
+            device: self.name.clone(),
+            node: id,
+            began_us: self.world.recorder().us(),
+            ..SessionTold::default()
+        };
+        self.churn.mark_unchanged();
+        Some(Talk { link, node, told, online: false, cursor_refused: false, sync: None })
+    }
+
+    /// The connection is over: what it was told is recorded.
+    pub fn disconnect(&mut self, mut talk: Talk<T>, live_at_end: bool) {
+        talk.told.ended_us = self.world.recorder().us();
+        talk.told.live_at_end = live_at_end && talk.online;
+        self.world.set_reached(talk.told.session, None);
+        self.world.recorder().session(talk.told);
+        drop(talk.link);
+    }
+
+    /// `device_online` without a cursor. False if the node did not let it.
+    pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
+        let ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        talk.link.send("device_online", &ask).await?;
+        let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
+        Ok(self.is_online(talk, &event))
+    }
+
+    pub async fn online_answer(&mut self, talk: &mut Talk<T>) -> Result<Answer, Gone> {
+        let name = json!(self.name);
+        let is_it = |event: &Event| {
+            (event.name == "device_online_ack" && event.data["device_id"] == name) || refuses(event, "device_online")
+        };
+        self.answer(talk, is_it).await
+    }
+
+    /// Notes the place in the log at which the session stands; false if this is no such answer.
+    pub fn is_online(&self, talk: &mut Talk<T>, event: &Event) -> bool {
+        let cursor = cursor(event).filter(|_| event.name == "device_online_ack");
+        talk.online = cursor.is_some();
+        talk.told.position = cursor.map(|(_, seq)| seq);
+        if talk.online {
+            self.world.set_reached(talk.told.session, talk.told.position);
+        }
+        talk.online
+    }
+
+    /// The next event that `is_it` takes. All that comes is noted.
+    pub async fn answer(&mut self, talk: &mut Talk<T>, is_it: impl Fn(&Event) -> bool) -> Result<Answer, Gone> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if self.churn.has_changed().unwrap_or(false) {
+                return Err(Gone);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Answer::Silence);
+            }
+            let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
+            self.note(talk, &event)?;
+            if is_it(&event) {
+                return Ok(Answer::Event(event));
+            }
+        }
+    }
+
+    pub async fn listen(&mut self, talk: &mut Talk<T>, during: Duration) -> Result<(), Gone> {
+        let until = Instant::now() + during;
+        loop {
+            if self.churn.has_changed().unwrap_or(false) {
+                return Err(Gone);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            if let Some(event) = talk.link.next(left).await? {
+                self.note(talk, &event)?;
+            }
+        }
+    }
+
+    fn note(&mut self, talk: &mut Talk<T>, event: &Event) -> Result<(), Gone> {
+        match event.name.as_str() {
+            "data_update" => {
+                let row = row(&event.data, "new_data");
+                self.learn(&row);
+                if talk.online {
+                    self.world.set_reached(talk.told.session, Some(row.seq));
+                }
+                if talk.online { talk.told.told.push(row) } else { talk.told.early.push(row) }
+            }
+            "sync_response" => self.page(talk, event),
+            "sync_error" | "error" if event.name == "sync_error" || refuses(event, "sync_request") => {
+                if let Some(sync) = &mut talk.sync
+                    && sync.done.is_none()
+                {
+                    sync.op.error = format!("{} {}", event.data["error_code"], event.data["error_message"]);
+                    sync.done = Some(false);
+                }
+            }
+            "error" if event.data["field"] == json!("cursor") => {
+                talk.cursor_refused = true;
+                return Err(Gone);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, row: &Row) {
+        let known = Known { seq: row.seq, value: row.value.clone() };
+        self.known.insert((row.table.clone(), row.record), known);
+    }
+
+    fn page(&mut self, talk: &mut Talk<T>, event: &Event) {
+        let full = event.data["sync_type"] == json!("full");
+        let number = event.data["page"].as_u64().unwrap_or(0);
+        let more = event.data["has_more"] == json!(true);
+        let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
+        let rows: Vec<Row> = changes.iter().map(|change| row(change, "data")).collect();
+        let cursor = cursor(event).map(|(_, seq)| seq).filter(|_| !more);
+        if full && number == 1 && self.replaces {
+            self.known.clear();
+        }
+        for row in &rows {
+            self.learn(row);
+        }
+        if let Some(sync) = talk.sync.as_mut().filter(|sync| sync.done.is_none()) {
+            if full {
+                sync.op.asked = Asked::Sync { after: None };
+            }
+            // Changes were compacted while they were sent: it begins again with everything.
+            if number == 1 {
+                sync.op.pages.clear();
+            }
+            sync.op.pages.push(rows.clone());
+            sync.op.cursor = cursor;
+            sync.page_ms = time(&event.data["timestamp"]);
+            sync.sync_id = event.data["sync_id"].as_str().unwrap_or_default().to_owned();
+            sync.more = more;
+            sync.done = (!more).then_some(true);
+        }
+        let at = talk.told.rows().count() as u64;
+        talk.told.pages.push(PageTold { at, full, number, rows, cursor });
+    }
+
+    /// Asks for a sync; its pages are noted as they come.
+    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, ask: &Value) -> Result<(), Gone> {
+        let mut op = self.op(talk, asked);
+        op.tries = 1;
+        talk.link.send("sync_request", ask).await?;
+        talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
+        Ok(())
+    }
+
+    /// Waits for the next page; true if it was the last one, `None` if the sync failed or nothing comes.
+    pub async fn next_page(&mut self, talk: &mut Talk<T>) -> Result<Option<bool>, Gone> {
+        match talk.sync.as_ref().map(|sync| sync.done) {
+            Some(None) => {}
+            Some(Some(true)) => return Ok(Some(true)),
+            _ => return Ok(None),
+        }
+        let is_it = |event: &Event| {
+            matches!(event.name.as_str(), "sync_response" | "sync_error") || refuses(event, "sync_request")
+        };
+        match self.answer(talk, is_it).await? {
+            Answer::Silence => Err(Gone),
+            Answer::Event(_) => match talk.sync.as_ref().map(|sync| sync.done) {
+                Some(Some(true)) => Ok(Some(true)),
+                Some(None) => Ok(Some(false)),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    pub fn op(&self, talk: &Talk<T>, asked: Asked) -> Op {
+        let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
+        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now())
+    }
+
+    pub fn finish(&self, mut op: Op, outcome: Outcome) {
+        (op.returned, op.returned_us) = self.world.recorder().now();
+        op.outcome = outcome;
+        self.world.recorder().op(op);
+    }
+
+    /// All records that it knows to exist.
+    pub fn held(&self) -> Vec<Held> {
+        let there = self.known.iter().filter(|(_, known)| !known.value.is_empty());
+        let held = there.map(|((table, record), known)| {
+            let (table, value) = (table.clone(), known.value.clone());
+            Held { table, record: *record, seq: known.seq, value }
+        });
+        held.collect()
+    }
+}
+
+/// The server's error about an event of this name.
+pub fn refuses(event: &Event, what: &str) -> bool {
+    event.name == "error" && event.data["event"] == json!(what) && event.data["field"] != json!("cursor")
+}
+
+/// Epoch and seq of an event's cursor.
+pub fn cursor(event: &Event) -> Option<(&str, u64)> {
+    let (epoch, seq) = event.data["cursor"].as_str()?.split_once('.')?;
+    Some((epoch, seq.parse().ok()?))
+}
+
+/// Unix milliseconds of a time that the server gave.
+pub fn time(value: &Value) -> u64 {
+    value.as_str().and_then(parse_iso).unwrap_or(0)
+}
+
+/// A change. Where the request's name is not told with it, it is what its data says.
+fn row(data: &Value, field: &str) -> Row {
+    let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
+    let request_id = data["request_id"].as_str().or(data[field]["r"].as_str()).unwrap_or_default().to_owned();
+    Row {
+        seq: data["seq"].as_u64().unwrap_or(0),
+        table: text("table_name"),
+        record: data["record_id"].as_i64().unwrap_or(0),
+        value: data[field]["v"].as_str().unwrap_or_default().to_owned(),
+        device: text("device_id"),
+        request_id,
+    }
+}

@@ -1,0 +1,98 @@
+//! Clients that the simulation and the runs on real processes share: the same behaviour, checked by the same invariants.
+//!
+//! - this file: what they need of the cluster under test, whichever it is
+//! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means
+//! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
+//!   [`newcomer`]: devices that write before they are known
+
+use std::time::Duration;
+
+use serde_json::Value;
+pub use tillsync::cli::client::frame::Event;
+use tokio::sync::watch;
+
+use crate::history::{Op, SessionTold, Store, TwinSeen};
+
+pub mod answers;
+pub mod client;
+pub mod newcomer;
+pub mod queue;
+pub mod timed;
+pub mod twins;
+
+/// What clients are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Load,
+    /// Ask nothing more, but stay connected and listen.
+    Listen,
+    End,
+}
+
+/// The connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// What a node knows of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSeen {
+    pub online: bool,
+    /// Who is master there.
+    pub master: String,
+    /// The applied time is ahead of every clock, so it stands still.
+    pub time_ahead: bool,
+}
+
+/// One connection to a node.
+pub trait Connection: Send {
+    fn send(&mut self, event: &str, data: &Value) -> impl Future<Output = Result<(), Gone>> + Send;
+
+    /// The next event; `None` if none comes in time.
+    fn next(&mut self, within: Duration) -> impl Future<Output = Result<Option<Event>, Gone>> + Send;
+}
+
+/// Where everything that happens is kept for the checkers.
+pub trait Record: Send + Sync {
+    /// The next moment: a number that only grows, and the time in microseconds.
+    fn now(&self) -> (u64, u64);
+    fn us(&self) -> u64;
+    fn op(&self, op: Op);
+    fn session(&self, session: SessionTold);
+    fn store(&self, store: Store);
+    fn twin(&self, seen: TwinSeen);
+    fn trouble(&self, what: String);
+}
+
+/// The cluster under test, as its clients meet it.
+pub trait Testbed: Send + Sync + 'static {
+    type Connection: Connection;
+    /// A node that one can connect to.
+    type Node: Clone + Send + Sync;
+    type Recorder: Record;
+
+    /// A page is made only when the client has taken the one before, so it knows what has not been sent yet.
+    const PAGES_WAIT: bool;
+    /// Longer than a node waits for a device whose connection has ended.
+    const SETTLED: Duration;
+
+    /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
+    fn large_percent(&self) -> u64;
+    fn recorder(&self) -> &Self::Recorder;
+    fn phase(&self) -> watch::Receiver<Phase>;
+    /// Raised to end every connection of every client.
+    fn churn(&self) -> watch::Receiver<u64>;
+    /// The nodes to choose from, by number.
+    fn nodes(&self) -> Vec<(u64, Self::Node)>;
+    /// `None` if the node refuses.
+    fn connect(&self, node: &Self::Node, device: &str) -> impl Future<Output = Option<Self::Connection>> + Send;
+
+    /// The device has something to do yet before the run can end.
+    fn set_busy(&self, device: &str, busy: bool);
+    /// A session that is online was told everything up to this change; `None`: it has ended.
+    fn set_reached(&self, session: u64, seq: Option<u64>);
+
+    /// The device as the node knows it now.
+    fn device(&self, node: Self::Node, device: String) -> impl Future<Output = Option<DeviceSeen>> + Send;
+    /// The time that a device's sync state shows, Unix milliseconds.
+    fn last_sync_ms(&self, node: Self::Node, device: String) -> impl Future<Output = Option<u64>> + Send;
+}

@@ -1,0 +1,155 @@
+//! The cluster of processes as the clients meet it that the simulation has, too: connections on both transports in turn.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillsync::cli::client::NodeUrl;
+use tillsync::cli::client::link::{Link, Transport};
+use tillsync::clock::{Clock, SystemClock};
+use tillsync::token::Class;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::recorder::Recorder;
+use super::world::World;
+use crate::clients::client::{PATIENCE, time};
+use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Testbed};
+use crate::history::{Op, SessionTold, Store, TwinSeen};
+
+impl Record for Recorder {
+    fn now(&self) -> (u64, u64) {
+        Self::now(self)
+    }
+
+    fn us(&self) -> u64 {
+        Self::us(self)
+    }
+
+    fn op(&self, op: Op) {
+        Self::op(self, op);
+    }
+
+    fn session(&self, session: SessionTold) {
+        Self::session(self, session);
+    }
+
+    fn store(&self, store: Store) {
+        Self::store(self, store);
+    }
+
+    fn twin(&self, seen: TwinSeen) {
+        Self::twin(self, seen);
+    }
+
+    fn trouble(&self, what: String) {
+        Self::trouble(self, what);
+    }
+}
+
+impl Connection for Link {
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), Gone> {
+        let data = data.to_string();
+        let sent = async {
+            match self {
+                // One answer to each request: with a callback its event would come as well, and would be taken for the
+                // answer to the next request of the same `request_id`. The other clients use callbacks.
+                Self::SocketIo(socket) => socket.emit(event, &data, false).await.map(drop),
+                Self::Ws(_) => Self::send(self, event, &data).await,
+            }
+        };
+        match timeout(PATIENCE, sent).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+        match timeout(within, Self::next(self)).await {
+            Ok(Ok(event)) => Ok(Some(event)),
+            Ok(Err(_)) => Err(Gone),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Testbed for World {
+    type Connection = Link;
+    type Node = u64;
+    type Recorder = Recorder;
+
+    // The kernel's buffers take pages that the client has not looked at.
+    const PAGES_WAIT: bool = false;
+    const SETTLED: Duration = Duration::from_millis(2_500);
+
+    fn large_percent(&self) -> u64 {
+        self.load.large_percent
+    }
+
+    fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    fn churn(&self) -> watch::Receiver<u64> {
+        self.churn.subscribe()
+    }
+
+    fn nodes(&self) -> Vec<(u64, u64)> {
+        self.cluster.members().into_iter().map(|id| (id, id)).collect()
+    }
+
+    async fn connect(&self, node: &u64, device: &str) -> Option<Link> {
+        let url = NodeUrl::plain(self.cluster.gateway(*node)?);
+        let token = self.cluster.token_of(device, Class::Manager).ok()?;
+        let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let transport = if even { Transport::Ws } else { Transport::Socketio };
+        timeout(PATIENCE, Link::connect(transport, &url, &token)).await.ok()?.ok()
+    }
+
+    fn set_busy(&self, device: &str, busy: bool) {
+        let mut all = self.busy.lock();
+        if busy {
+            all.insert(device.to_owned());
+        } else {
+            all.remove(device);
+        }
+    }
+
+    fn set_reached(&self, session: u64, seq: Option<u64>) {
+        let mut all = self.reached.lock();
+        match seq {
+            Some(seq) => {
+                let reached = all.entry(session).or_default();
+                *reached = seq.max(*reached);
+            }
+            None => {
+                all.remove(&session);
+            }
+        }
+    }
+
+    async fn device(&self, node: u64, device: String) -> Option<DeviceSeen> {
+        let answer = self.ask(node, "GET", "/device/roles", None, PATIENCE).await.ok()?;
+        let answer: Value = serde_json::from_slice(&answer).ok()?;
+        let devices = answer["devices"].as_array()?;
+        let master = devices.iter().find(|row| row["role"] == json!("master"));
+        let own = devices.iter().find(|row| row["device_id"] == json!(device));
+        // It came online a moment ago, in applied time.
+        let ahead = own.is_some_and(|row| time(&row["last_seen"]) > SystemClock.now_ms());
+        Some(DeviceSeen {
+            online: own.is_some_and(|row| row["is_active"] == json!(true)),
+            master: master.and_then(|row| row["device_id"].as_str()).unwrap_or_default().to_owned(),
+            time_ahead: ahead,
+        })
+    }
+
+    async fn last_sync_ms(&self, node: u64, device: String) -> Option<u64> {
+        let answer = self.ask(node, "GET", &format!("/sync/state/{device}"), None, PATIENCE).await.ok()?;
+        let answer: Value = serde_json::from_slice(&answer).ok()?;
+        Some(time(&answer["last_sync_timestamp"])).filter(|ms| *ms > 0)
+    }
+}

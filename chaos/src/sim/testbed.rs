@@ -1,0 +1,96 @@
+//! The simulated cluster as its clients meet it.
+
+use std::time::Duration;
+
+use tillsync::cluster::Cluster;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::link::Link;
+use super::recorder::Recorder;
+use super::world::{Up, World};
+use crate::clients::client::PATIENCE;
+use crate::clients::{DeviceSeen, Phase, Record, Testbed};
+use crate::history::{Op, SessionTold, Store, TwinSeen};
+
+impl Record for Recorder {
+    fn now(&self) -> (u64, u64) {
+        Self::now(self)
+    }
+
+    fn us(&self) -> u64 {
+        Self::us(self)
+    }
+
+    fn op(&self, op: Op) {
+        Self::op(self, op);
+    }
+
+    fn session(&self, session: SessionTold) {
+        Self::session(self, session);
+    }
+
+    fn store(&self, store: Store) {
+        Self::store(self, store);
+    }
+
+    fn twin(&self, seen: TwinSeen) {
+        Self::twin(self, seen);
+    }
+
+    fn trouble(&self, what: String) {
+        Self::trouble(self, what);
+    }
+}
+
+impl Testbed for World {
+    type Connection = Link;
+    type Node = Up;
+    type Recorder = Recorder;
+
+    const PAGES_WAIT: bool = true;
+    const SETTLED: Duration = Duration::from_millis(1_500);
+
+    fn large_percent(&self) -> u64 {
+        15
+    }
+
+    fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    fn churn(&self) -> watch::Receiver<u64> {
+        self.churn.subscribe()
+    }
+
+    fn nodes(&self) -> Vec<(u64, Up)> {
+        self.serving().into_iter().collect()
+    }
+
+    async fn connect(&self, node: &Up, device: &str) -> Option<Link> {
+        Link::open(&node.gateway, device, node.dead.clone())
+    }
+
+    // The closing phase of the simulation is long enough for everything, in simulated time.
+    fn set_busy(&self, _: &str, _: bool) {}
+
+    fn set_reached(&self, _: u64, _: Option<u64>) {}
+
+    async fn device(&self, node: Up, device: String) -> Option<DeviceSeen> {
+        timeout(PATIENCE, node.cluster.read_barrier()).await.ok()?.ok()?;
+        let state = node.cluster.replica().hot();
+        let online = state.device(&device).is_some_and(|device| device.is_active);
+        let (master, time_ahead) = (state.meta().master.clone(), state.meta().now_ms > node.gateway.now_ms());
+        Some(DeviceSeen { online, master, time_ahead })
+    }
+
+    async fn last_sync_ms(&self, node: Up, device: String) -> Option<u64> {
+        timeout(PATIENCE, node.cluster.read_barrier()).await.ok()?.ok()?;
+        let state = node.cluster.replica().hot();
+        state.sync_state(&device).map(|sync| sync.last_sync_ms)
+    }
+}
