@@ -193,6 +193,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
     ),
     row(
+        "keep_evidence_rows",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many audit rows of each kind of evidence (rights, tokens and members; masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
+    ),
+    row(
         "keep_conflicts",
         Kind::Number(1_000, 1_000_000_000),
         Some("100000"),
@@ -344,6 +350,7 @@ impl Config {
                 retention: Retention {
                     changes: layers.number("keep_changes")?,
                     audit_rows: layers.number("keep_audit_rows")?,
+                    evidence_rows: layers.number("keep_evidence_rows")?,
                     conflicts: layers.number("keep_conflicts")?,
                     elections: layers.number("keep_elections")?,
                 },

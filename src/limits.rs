@@ -30,6 +30,8 @@ pub const SESSION_DEVICES: usize = 1_024;
 /// Rows that the audit log keeps, and changes that the change log keeps, before compaction.
 pub const AUDIT_ROWS: u64 = 1_000_000;
 pub const CHANGES: u64 = 1_000_000;
+/// Audit rows of each kind of evidence that are kept after the rows around them were dropped.
+pub const EVIDENCE_ROWS: u64 = 100_000;
 /// Resolved conflicts and elections kept before compaction, and the bytes of data in those conflicts.
 pub const CONFLICTS: u64 = 100_000;
 pub const CONFLICT_BYTES: u64 = 1 << 30;

@@ -443,16 +443,24 @@ impl State {
     }
 
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
-    /// [`limits::COMPACT_STEP`] of each. A change outlives its audit row: every number that the audit log lists can be
+    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
     pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
         let from = self.meta.audit_compacted + 1;
         let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
+        let keep_evidence = c.evidence_kept.is_some();
         for id in from..=to {
-            self.delete(Key::Audit(id));
+            if !keep_evidence || !self.audit.is_evidence(id) {
+                self.delete(Key::Audit(id));
+            }
             self.meta.audit_compacted = id;
         }
-        self.audit.forget(self.meta.audit_compacted);
+        self.audit.forget(self.meta.audit_compacted, keep_evidence);
+        if let Some(keep) = c.evidence_kept {
+            for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
+                self.delete(Key::Audit(id));
+            }
+        }
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);

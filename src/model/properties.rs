@@ -585,9 +585,11 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         2 => (0..4i32, 0..5i32).prop_map(|(policy, insert_policy)| {
             Intent::PolicyPut(PolicyPut { table_name: "stock".into(), policy, by: "x".into(), insert_policy })
         }),
-        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64).prop_map(|(changes_to, audit_to, conflicts_to, elections_to)| {
-            Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to })
-        }),
+        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64, prop::option::weighted(0.8, 0..4u64)).prop_map(
+            |(changes_to, audit_to, conflicts_to, elections_to, evidence_kept)| {
+                Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to, evidence_kept })
+            }
+        ),
         1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
     ]
