@@ -109,6 +109,8 @@ pub const IMPORT_OWN_ROWS: u64 = 4_096;
 /// themselves.
 pub const TOKEN_SECONDS: u64 = 366 * 86_400;
 pub const REVOKED: usize = 10_000;
+/// The name of a token (`jti`). Bytes.
+pub const TOKEN_ID: usize = 255;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::inbox::Inbox;
 use super::membership::Membership;
-use super::outbox::Outbox;
+use super::outbox::{Answered, Outbox};
 use super::probe::PROBE_EVERY;
 use super::reader::Reader;
 use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
@@ -23,7 +23,8 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse, StatusResponse,
+    ChangeRequest, ChangeResponse, Outcome, Principal, ProposeRequest, ProposeResponse, ReadIndexResponse,
+    StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -160,11 +161,12 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        let queued = self.outbox.push(intent, self.clock.now_ms());
-        Box::pin(async move {
-            // Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
-            queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
-        })
+        answered(self.outbox.push(None, intent, self.clock.now_ms()))
+    }
+
+    fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        metrics::PROPOSED.add(1);
+        answered(self.outbox.push(Some(principal), intent, self.clock.now_ms()))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
@@ -238,13 +240,20 @@ impl Cluster for RaftCluster {
         group.members.iter().map(info).collect()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         Box::pin(self.membership.ask(change, by, within))
     }
 
     fn count_sessions(&self, count: CountSessions) {
         let _ = self.sessions.set(count);
     }
+}
+
+/// Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
+fn answered(queued: Result<Answered, Error>) -> BoxFuture<'static, Result<Outcome, Error>> {
+    Box::pin(async move {
+        queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
+    })
 }
 
 impl ClusterCalls for RaftCluster {

@@ -92,7 +92,7 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
         let claims = caller(parts, gateway)?;
-        gateway.presence.seen_over_rest(gateway, &claims.sub);
+        gateway.presence.seen_over_rest(gateway, &claims.sub, &claims);
         Ok(Self(claims))
     }
 }

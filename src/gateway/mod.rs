@@ -25,7 +25,7 @@ use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 use crate::tls::acceptor::Current;
-use crate::token::KeyRing;
+use crate::token::{Claims, KeyRing};
 
 pub mod auth;
 pub mod client_clock;
@@ -140,16 +140,29 @@ impl Gateway {
         }
     }
 
+    /// Proposes what the bearer of a token asked for: the audit log names the token. A change that a device makes itself
+    /// says so already.
+    pub fn propose_for(&self, claims: &Claims, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        if matches!(&intent, Intent::DataUpdate(update) if update.device_id == claims.sub) {
+            return self.cluster.propose(intent);
+        }
+        self.cluster.propose_for(claims.principal(), intent)
+    }
+
     /// Proposes what may begin an election: the answer comes when that is over.
-    pub fn propose_election(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+    pub fn propose_election(&self, claims: &Claims, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         let (answer, cluster, within) =
-            (self.cluster.propose(intent), self.cluster.clone(), self.settings.election_wait);
+            (self.propose_for(claims, intent), self.cluster.clone(), self.settings.election_wait);
         Box::pin(async move { elections::settled(cluster, answer.await?, within).await })
     }
 
     /// Proposes something that nobody waits for.
     pub fn propose_aside(&self, intent: Intent) {
-        let answer = self.cluster.propose(intent);
+        Self::aside(self.cluster.propose(intent));
+    }
+
+    /// Runs a proposal that nobody waits for.
+    fn aside(answer: BoxFuture<'static, Result<Outcome, Error>>) {
         tokio::spawn(async move {
             if let Err(error) = answer.await {
                 tracing::debug!(%error, "a proposal on the side was refused");

@@ -223,7 +223,11 @@ impl Session {
             then,
             Then::Online { .. } | Then::Offline { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. }
         );
-        let answer = if elects { self.gateway.propose_election(intent) } else { self.gateway.cluster.propose(intent) };
+        let answer = if elects {
+            self.gateway.propose_election(&self.claims, intent)
+        } else {
+            self.gateway.propose_for(&self.claims, intent)
+        };
         self.lane.propose(ticket, then, answer);
     }
 

@@ -15,7 +15,7 @@ use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, get_row};
 use super::time::iso;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Audit, AuditNote, Change, Done as Nothing};
+use crate::proto::{Audit, AuditNote, Change, Done as Nothing, Principal};
 
 const DATA_UPDATE: &str = "data_update";
 
@@ -277,6 +277,9 @@ impl State {
     pub(super) fn audit(&mut self, event_type: &str, operation: &str, error: bool, device_id: &str, details: String) {
         self.meta.audit_head += 1;
         let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
+        // A device that does something of its own is the row's. What is evidence names the token in any case.
+        let names = |p: &&Principal| p.sub != device_id || Evidence::of(event_type).is_some();
+        let by = self.txn.principal.as_ref().filter(names).cloned().unwrap_or_default();
         let row = Audit {
             id,
             event_type: event_type.to_owned(),
@@ -285,6 +288,8 @@ impl State {
             device_id: device_id.to_owned(),
             details,
             at_ms,
+            by: by.sub,
+            jti: by.jti,
         };
         self.put(Key::Audit(id), &row);
         self.audit.add(at_ms, device_id, event_type);
@@ -313,6 +318,7 @@ pub fn row_of_change(change: &Change) -> Audit {
         change.seq,
         iso(change.committed_ms)
     );
+    let by = change.principal.clone().unwrap_or_default();
     Audit {
         id: change.audit_id,
         event_type: DATA_UPDATE.into(),
@@ -321,6 +327,8 @@ pub fn row_of_change(change: &Change) -> Audit {
         device_id: change.device_id.clone(),
         details,
         at_ms: change.committed_ms,
+        by: by.sub,
+        jti: by.jti,
     }
 }
 

@@ -314,6 +314,7 @@ impl State {
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
+        let principal = self.txn.principal.as_ref().filter(|p| p.sub != w.device_id).cloned();
         let data = if deleted { Bytes::new() } else { w.data.clone() };
         let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
         let change = Change {
@@ -333,6 +334,7 @@ impl State {
             queue,
             n,
             timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
+            principal,
         };
         self.requests.load_change(w.device, &change);
         self.queues.load_change(w.device, &change);

@@ -24,8 +24,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Refused, Revoked, SyncState,
-    TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, Meta, Outcome, Principal, Refused, Revoked,
+    SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -97,6 +97,8 @@ pub(super) struct Txn {
     pub ballot: u64,
     /// The present command's time as its client sent it, for the change that it makes.
     pub timestamp_as_sent: String,
+    /// Whose token asked for the present command.
+    pub principal: Option<Principal>,
 }
 
 pub struct State {
@@ -297,9 +299,13 @@ impl State {
         }
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
+        let principal = command.principal;
         let outcome = match command.intent {
+            _ if principal.as_ref().is_some_and(|p| !is_usable(p)) => {
+                refused(now, Code::InvalidData, "the principal of the command is no token's")
+            }
             None => refused(now, Code::Internal, "a command of a newer version"),
-            Some(intent) => match self.apply_intent(intent, origin.node) {
+            Some(intent) => match self.apply_for(principal, intent, origin.node) {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
@@ -314,6 +320,13 @@ impl State {
             self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
         }
         Ok(outcome)
+    }
+
+    fn apply_for(&mut self, principal: Option<Principal>, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+        self.txn.principal = principal;
+        let given = self.apply_intent(intent, node);
+        self.txn.principal = None;
+        given
     }
 
     fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
@@ -430,6 +443,12 @@ impl State {
     pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {
         get_row(&*self.tables, key)
     }
+}
+
+/// What a gateway that checked a token can have said.
+fn is_usable(principal: &Principal) -> bool {
+    let is_name = |name: &str, most: usize| name.len() <= most && !name.chars().any(char::is_control);
+    is_name(&principal.sub, limits::DEVICE_ID) && is_name(&principal.jti, limits::TOKEN_ID)
 }
 
 /// The commands of the entry at `index`.

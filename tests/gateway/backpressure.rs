@@ -16,8 +16,8 @@ use tillsync::gateway::outbox::{Outbox, Transport};
 use tillsync::gateway::wire::ServerEvent;
 use tillsync::limits;
 use tillsync::model::error::{Code, Error};
-use tillsync::proto::Outcome;
 use tillsync::proto::command::Intent;
+use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite;
@@ -73,7 +73,7 @@ impl Cluster for Slow {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         self.inner.change(change, by, within)
     }
 }

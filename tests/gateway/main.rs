@@ -18,6 +18,7 @@ mod limits;
 mod order;
 mod places;
 mod presence;
+mod principals;
 mod queues;
 mod quorum;
 mod rates;

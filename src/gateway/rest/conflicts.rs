@@ -71,7 +71,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
     }
     auth::may_speak_for(&caller.0, &resolve.device_id).or_fail(&gateway)?;
     resolve.by.clone_from(&caller.0.sub);
-    let outcome = gateway.cluster.propose(Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&caller.0, Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {
         o.flag("success", true);
@@ -93,9 +93,9 @@ pub async fn put_policy(
         table_name: table_name.clone(),
         policy: policy.unwrap_or_default().into(),
         insert_policy: insert_policy.unwrap_or_default().into(),
-        by: caller.0.sub,
+        by: caller.0.sub.clone(),
     };
-    gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
+    gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
         o.flag("success", true);

@@ -55,13 +55,13 @@ pub async fn write(
     })?;
     auth::may_speak_for(&caller.0, &change.device_id).or_fail(&gateway)?;
     if change.device_id != caller.0.sub {
-        gateway.presence.seen_over_rest(&gateway, &change.device_id);
+        gateway.presence.seen_over_rest(&gateway, &change.device_id, &caller.0);
     }
     // A request of its own says nothing of the device's clock.
     let taken = ClientClock::default().stamp(&mut change);
     // What the answer repeats.
     let asked = DataUpdate { data: Bytes::new(), ..change.clone() };
-    let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&caller.0, Intent::DataUpdate(change)).await.or_fail(&gateway)?;
     committed(&gateway, &asked, taken, &outcome)
 }
 

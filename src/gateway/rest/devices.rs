@@ -31,7 +31,7 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
         returns: false,
     });
     gateway.presence.registered_over_rest(&ask.device_id);
-    let outcome = gateway.propose_election(intent).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_election(&caller.0, intent).await.or_fail(&gateway)?;
     let Some(Given::Online(online)) = outcome.result else { return Err(unexpected(&gateway)) };
     let device = online.device.unwrap_or_default();
     let failed = {
@@ -80,9 +80,9 @@ pub async fn change_role(
 ) -> Answer {
     let (role, reason) = body.read(&gateway, Code::RoleChange, |f| role_and_reason(f, "role"))?;
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
-    let by = caller.0.sub;
+    let by = caller.0.sub.clone();
     let change = RoleChange { device_id: device_id.clone(), role: role.into(), reason: reason.clone(), by };
-    gateway.propose_election(Intent::RoleChange(change)).await.or_fail(&gateway)?;
+    gateway.propose_election(&caller.0, Intent::RoleChange(change)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &device_id).text("new_role", role_name(role));
         o.text("reason", &reason);
