@@ -3,7 +3,6 @@
 //! Every setting is a row of [`SETTINGS`], whatever layer it comes from. A wrong one is error 5004 with its name.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use crate::model::error::{Code, Error};
 #[cfg(test)]
 mod docs;
 mod layers;
+mod rates;
 
 pub use layers::{Layers, is_address};
+pub use rates::{Allowed, Rate};
 
 /// How the value of a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +172,50 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "device_rate",
         Kind::Number(0, 1_000_000),
-        Some("0"),
-        "How many requests a second one device (one token's subject) may make on this node; 0: as many as it likes.",
+        Some("200"),
+        "How many requests a second one device (one token's subject) may make on this node, over all its sessions and REST; 0: as many as it likes. Sessions that send more are read more slowly, REST requests are answered with 5003.",
     ),
     row(
         "device_burst",
         Kind::Number(1, 1_000_000),
-        Some("1000"),
-        "How many requests a device may make at once after a pause, if `device_rate` is set.",
+        Some("20000"),
+        "How many requests a device may make at once after a pause, as a till does that was offline.",
+    ),
+    row(
+        "device_bytes",
+        Kind::Number(0, 1_000_000_000),
+        Some("1048576"),
+        "How many bytes a second one device may send to this node; 0: as many as it likes.",
+    ),
+    row(
+        "device_bytes_burst",
+        Kind::Number(1_048_576, 4_000_000_000),
+        Some("67108864"),
+        "How many bytes a device may send at once after a pause.",
+    ),
+    row(
+        "critical_rate",
+        Kind::Number(0, 1_000_000),
+        Some("600"),
+        "How many critical events a minute one device may send; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "election_rate",
+        Kind::Number(0, 1_000_000),
+        Some("30"),
+        "How many elections and role changes a minute one device may ask for on this node, more are refused with 5003; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "privileged_rate",
+        Kind::Number(0, 10_000_000),
+        Some("100000"),
+        "How many requests a second an admin's or a manager's token may make on this node, for all the devices that it speaks for; 0: as many as it likes.",
+    ),
+    row(
+        "sessions_per_token",
+        Kind::Number(1, 1_000_000),
+        Some("16"),
+        "How many sessions and event streams one device (one token's subject) may have on this node. An admin's or a manager's token: seven eighths of `sessions`.",
     ),
     row(
         "keep_changes",
@@ -246,8 +283,8 @@ pub struct Config {
     pub presence: PresenceTimes,
     pub request_timeout: Duration,
     pub sessions: usize,
-    /// Requests a second of a device, and its burst.
-    pub device_rate: Option<(NonZeroU32, NonZeroU32)>,
+    /// What each token's subject may ask for.
+    pub allowed: Allowed,
     pub retention: Retention,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -346,7 +383,7 @@ impl Config {
                 },
                 request_timeout: layers.milliseconds("request_timeout_ms")?,
                 sessions: usize::try_from(layers.number("sessions")?).unwrap_or(usize::MAX),
-                device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
+                allowed: Allowed::from_layers(layers)?,
                 retention: Retention {
                     changes: layers.number("keep_changes")?,
                     audit_rows: layers.number("keep_audit_rows")?,
@@ -418,11 +455,6 @@ pub fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// `None` for 0.
-fn positive(number: u64) -> Option<NonZeroU32> {
-    NonZeroU32::new(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// Error 5004 about a setting.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::{SharedCluster, elections};
+use crate::config::Allowed;
 use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
@@ -72,8 +73,8 @@ pub struct Settings {
     pub sessions: usize,
     /// Of the web pages that may ask, with credentials; empty: any, without.
     pub origins: Vec<String>,
-    /// Requests a second of one device, and how many it may save up.
-    pub rate: Option<rates::Rate>,
+    /// What one token's subject may ask for.
+    pub allowed: Allowed,
 }
 
 impl Default for Settings {
@@ -92,7 +93,7 @@ impl Default for Settings {
             drain: Duration::from_secs(5),
             sessions: limits::SESSIONS,
             origins: Vec::new(),
-            rate: None,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -119,7 +120,7 @@ impl Gateway {
             hub,
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
-            rates: rates::Rates::new(settings.rate),
+            rates: rates::Rates::new(settings.allowed, settings.sessions),
             settings,
             keys,
             closing: CancellationToken::new(),

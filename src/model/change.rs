@@ -468,7 +468,10 @@ impl State {
         self.drop_resolved(c.conflicts_to);
         let from = self.meta.election_dropped + 1;
         let newest = self.meta.election_head.saturating_sub(1);
-        for id in from..=c.elections_to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
+        // A database's rows come newest first and without a gap: while they do, none goes.
+        let importing = self.meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
+        let to = if importing { 0 } else { c.elections_to };
+        for id in from..=to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
             self.delete(Key::Election(id));
             self.meta.election_dropped = id;
         }

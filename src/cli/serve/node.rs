@@ -144,7 +144,7 @@ fn gateway_settings(config: &Config) -> gateway::Settings {
         election_wait: config.election.timeout + config.request_timeout,
         sessions: config.sessions,
         origins: config.cors_origins.clone(),
-        rate: config.device_rate.map(|(per_second, burst)| gateway::rates::Rate { per_second, burst }),
+        allowed: config.allowed,
         ..gateway::Settings::default()
     }
 }

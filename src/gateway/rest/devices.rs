@@ -80,6 +80,7 @@ pub async fn change_role(
 ) -> Answer {
     let (role, reason) = body.read(&gateway, Code::RoleChange, |f| role_and_reason(f, "role"))?;
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
+    gateway.rates.of(&caller.0).election().or_fail(&gateway)?;
     let by = caller.0.sub.clone();
     let change = RoleChange { device_id: device_id.clone(), role: role.into(), reason: reason.clone(), by };
     gateway.propose_election(&caller.0, Intent::RoleChange(change)).await.or_fail(&gateway)?;
