@@ -215,7 +215,7 @@ pub const SETTINGS: &[Setting] = &[
         "sessions_per_token",
         Kind::Number(1, 1_000_000),
         Some("16"),
-        "How many sessions and event streams one device (one token's subject) may have on this node. An admin's or a manager's token: seven eighths of `sessions`.",
+        "How many sessions and event streams one device (one token's subject) may have on this node. A manager's token: an eighth of `sessions`; an admin's: all of them.",
     ),
     row(
         "keep_changes",

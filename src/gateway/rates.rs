@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::{Allowed, Rate};
 use crate::limits;
 use crate::model::error::{Code, Error};
-use crate::token::Claims;
+use crate::token::{Claims, Class};
 
 /// Subjects after which those that are idle are forgotten, at the least.
 const SWEEP: usize = 1_024;
@@ -229,8 +229,8 @@ fn too_many(why: &str, wait_ns: u64) -> Error {
 
 #[derive(Default)]
 struct Shares {
-    /// Of devices, and of admins and managers.
-    of: [HashMap<String, Arc<Share>>; 2],
+    /// Of devices, of managers and of admins.
+    of: [HashMap<String, Arc<Share>>; 3],
     sweep_at: usize,
 }
 
@@ -250,9 +250,14 @@ impl Rates {
     }
 
     pub fn of(&self, claims: &Claims) -> Arc<Share> {
-        let privileged = claims.class.is_privileged();
+        // A tool of an admin may speak for a whole shop. A manager's has more than a device, and leaves room for others.
+        let (of, most_open) = match claims.class {
+            Class::Admin => (2, self.sessions),
+            Class::Manager => (1, (self.sessions / 8).max(self.allowed.sessions)),
+            _ => (0, self.allowed.sessions),
+        };
         let mut shares = self.shares.lock();
-        if let Some(share) = shares.of[usize::from(privileged)].get(&claims.sub) {
+        if let Some(share) = shares.of[of].get(&claims.sub) {
             return share.clone();
         }
         if shares.of.iter().map(HashMap::len).sum::<usize>() >= shares.sweep_at {
@@ -262,10 +267,8 @@ impl Rates {
             }
             shares.sweep_at = (shares.of.iter().map(HashMap::len).sum::<usize>() * 2).max(SWEEP);
         }
-        // A tool of an admin may speak for a whole shop. Some room stays for others.
-        let most = if privileged { self.sessions - self.sessions / 8 } else { self.allowed.sessions };
-        let share = Arc::new(Share::new(&self.allowed, privileged, most.max(1), self.began));
-        shares.of[usize::from(privileged)].insert(claims.sub.clone(), share.clone());
+        let share = Arc::new(Share::new(&self.allowed, claims.class.is_privileged(), most_open, self.began));
+        shares.of[of].insert(claims.sub.clone(), share.clone());
         share
     }
 
