@@ -252,7 +252,8 @@ impl Rates {
     pub fn of(&self, claims: &Claims) -> Arc<Share> {
         // A tool of an admin may speak for a whole shop. A manager's has more than a device, and leaves room for others.
         let (of, most_open) = match claims.class {
-            Class::Admin => (2, self.sessions),
+            // The node's own bound comes first; streams count as well.
+            Class::Admin => (2, self.sessions.saturating_mul(2)),
             Class::Manager => (1, (self.sessions / 8).max(self.allowed.sessions)),
             _ => (0, self.allowed.sessions),
         };
