@@ -26,8 +26,8 @@ pub const SESSION_QUEUE_HEARS: usize = 4;
 /// Proposals of one session that are not answered yet.
 pub const SESSION_INFLIGHT: usize = 64;
 /// The same of all sessions of a token's subject on one node, shared among them; each has a few in any case.
-pub const TOKEN_INFLIGHT: usize = 64;
-pub const TOKEN_INFLIGHT_LEAST: usize = 4;
+pub const TOKEN_INFLIGHT: usize = 16;
+pub const TOKEN_INFLIGHT_LEAST: usize = 1;
 /// Requests over REST of one subject that are answered at the same time, those of an admin or a manager, and those that
 /// wait for their turn, for how long.
 pub const REQUESTS_OF_TOKEN: usize = 16;
