@@ -18,6 +18,7 @@ use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
 use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind};
+use crate::token::Claims;
 
 /// Devices in one `DevicesSeen`.
 const SEEN_BATCH: usize = 1_024;
@@ -107,7 +108,7 @@ impl Presence {
     }
 
     /// A registered device made a REST request: it is active, and stays so for a while.
-    pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str) {
+    pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
         let me = gateway.cluster.node_id();
         let Some(device) = gateway.cluster.replica().hot().device(device_id).cloned() else { return };
         if device.is_active && device.presence() == Kind::Session {
@@ -130,7 +131,7 @@ impl Presence {
                 presence: Kind::Rest.into(),
                 ..DeviceOnline::default()
             };
-            gateway.propose_aside(Intent::DeviceOnline(online));
+            Gateway::aside(gateway.propose_for(claims, Intent::DeviceOnline(online)));
         }
     }
 

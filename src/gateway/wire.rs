@@ -12,7 +12,7 @@ pub use client::{Asked, ClientEvent, OnlineAsk, SyncAsk, decode, request_id};
 pub use client::{election, online, policy, resolution, role_and_reason, update};
 pub use fields::{Bad, Fields, envelope, event_array};
 pub use server::{
-    Acknowledged, ServerEvent, SyncChange, SyncPage, clock_ahead, error_tail, listed_conflict, sync_change,
+    Acknowledged, ServerEvent, SyncChange, SyncPage, clock_ahead, error_tail, initiator, listed_conflict, sync_change,
 };
 
 use std::sync::Arc;

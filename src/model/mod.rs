@@ -17,6 +17,7 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+pub mod evidence;
 mod fingerprint;
 pub mod import;
 mod load;

@@ -19,6 +19,7 @@ mod limits;
 mod order;
 mod places;
 mod presence;
+mod principals;
 mod queues;
 mod quorum;
 mod rates;

@@ -32,8 +32,8 @@ pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: B
     })?;
     // Where nobody knows when it ends: no token that there is now can live longer.
     let exp_ms = exp_ms.min(gateway.now_ms() + limits::TOKEN_SECONDS * 1_000);
-    let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub };
-    let outcome = gateway.cluster.propose(Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
+    let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub.clone() };
+    let outcome = gateway.propose_for(&caller.0, Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("jti", &jti).time("timestamp", outcome.at_ms);
     }))
