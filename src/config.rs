@@ -3,7 +3,6 @@
 //! Every setting is a row of [`SETTINGS`], whatever layer it comes from. A wrong one is error 5004 with its name.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,9 +14,11 @@ use crate::model::error::{Code, Error};
 mod docs;
 mod layers;
 mod network;
+mod rates;
 
 pub use layers::{Layers, is_address};
 pub use network::Network;
+pub use rates::{Allowed, Rate};
 
 /// How the value of a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,14 +195,50 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "device_rate",
         Kind::Number(0, 1_000_000),
-        Some("0"),
-        "How many requests a second one device (one token's subject) may make on this node; 0: as many as it likes.",
+        Some("200"),
+        "How many requests a second one device (one token's subject) may make on this node, over all its sessions and REST; 0: as many as it likes. Sessions that send more are read more slowly, REST requests are answered with 5003.",
     ),
     row(
         "device_burst",
         Kind::Number(1, 1_000_000),
-        Some("1000"),
-        "How many requests a device may make at once after a pause, if `device_rate` is set.",
+        Some("20000"),
+        "How many requests a device may make at once after a pause, as a till does that was offline.",
+    ),
+    row(
+        "device_bytes",
+        Kind::Number(0, 1_000_000_000),
+        Some("1048576"),
+        "How many bytes a second one device may send to this node; 0: as many as it likes.",
+    ),
+    row(
+        "device_bytes_burst",
+        Kind::Number(1_048_576, 4_000_000_000),
+        Some("67108864"),
+        "How many bytes a device may send at once after a pause.",
+    ),
+    row(
+        "critical_rate",
+        Kind::Number(0, 1_000_000),
+        Some("600"),
+        "How many critical events a minute one device may send; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "election_rate",
+        Kind::Number(0, 1_000_000),
+        Some("30"),
+        "How many elections and role changes a minute one device may ask for on this node, more are refused with 5003; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "privileged_rate",
+        Kind::Number(0, 10_000_000),
+        Some("100000"),
+        "How many requests a second an admin's or a manager's token may make on this node, for all the devices that it speaks for; 0: as many as it likes.",
+    ),
+    row(
+        "sessions_per_token",
+        Kind::Number(1, 1_000_000),
+        Some("16"),
+        "How many sessions and event streams one device (one token's subject) may have on this node. A manager's token: an eighth of `sessions`; an admin's: all of them.",
     ),
     row(
         "keep_changes",
@@ -214,6 +251,12 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Number(1_000, 1_000_000_000),
         Some("1000000"),
         "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
+    ),
+    row(
+        "keep_evidence_rows",
+        Kind::Number(1_000, 1_000_000_000),
+        Some("100000"),
+        "How many audit rows of each kind of evidence (rights, tokens and members; masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
     ),
     row(
         "keep_conflicts",
@@ -269,8 +312,8 @@ pub struct Config {
     pub connections: usize,
     pub connections_per_address: usize,
     pub trusted_proxies: Vec<Network>,
-    /// Requests a second of a device, and its burst.
-    pub device_rate: Option<(NonZeroU32, NonZeroU32)>,
+    /// What each token's subject may ask for.
+    pub allowed: Allowed,
     pub retention: Retention,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -379,10 +422,11 @@ impl Config {
             connections,
             connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
             trusted_proxies: layers.networks("trusted_proxies")?,
-            device_rate: positive(layers.number("device_rate")?).zip(positive(layers.number("device_burst")?)),
+            allowed: Allowed::from_layers(layers)?,
             retention: Retention {
                 changes: layers.number("keep_changes")?,
                 audit_rows: layers.number("keep_audit_rows")?,
+                evidence_rows: layers.number("keep_evidence_rows")?,
                 conflicts: layers.number("keep_conflicts")?,
                 elections: layers.number("keep_elections")?,
             },
@@ -450,11 +494,6 @@ pub fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// `None` for 0.
-fn positive(number: u64) -> Option<NonZeroU32> {
-    NonZeroU32::new(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// Error 5004 about a setting.

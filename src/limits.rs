@@ -40,6 +40,8 @@ pub const PAIR_NAME: usize = 100;
 pub const PAIRING_MS: u64 = 600_000;
 /// The body of such a request. Bytes.
 pub const PAIR_BODY: usize = 1 << 10;
+/// Addresses without a token whose rate a node remembers.
+pub const STRANGER_ADDRESSES: usize = 65_536;
 /// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.
 pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
 /// The greatest number of changes that a device can say it has not sent yet.
@@ -55,11 +57,35 @@ pub const SESSION_QUEUE_BYTES: usize = 4 << 20;
 pub const SESSION_QUEUE_HEARS: usize = 4;
 /// Proposals of one session that are not answered yet.
 pub const SESSION_INFLIGHT: usize = 64;
+/// The same of all sessions of a token's subject on one node, shared among them; each has a few in any case.
+pub const TOKEN_INFLIGHT: usize = 16;
+pub const TOKEN_INFLIGHT_LEAST: usize = 1;
+/// Requests over REST of one subject that are answered at the same time, those of an admin or a manager, and those that
+/// wait for their turn, for how long.
+pub const REQUESTS_OF_TOKEN: usize = 16;
+pub const PRIVILEGED_REQUESTS: usize = 1_024;
+pub const REQUESTS_WAITING: usize = 256;
+pub const REQUEST_TURN: Duration = Duration::from_secs(5);
+/// Defaults of what one subject may ask of a node: requests and bytes a second, and at once after a pause (a till that
+/// was offline for days sends what it kept); elections and critical events a minute; sessions and streams.
+pub const DEVICE_RATE: u32 = 200;
+pub const DEVICE_BURST: u32 = 20_000;
+pub const DEVICE_BYTES: u32 = 1 << 20;
+pub const DEVICE_BYTES_BURST: u32 = 64 << 20;
+pub const ELECTION_RATE: u32 = 30;
+pub const CRITICAL_RATE: u32 = 600;
+pub const SESSIONS_OF_TOKEN: usize = 16;
+/// Requests a second of an admin's or a manager's token, and how many times as many elections and critical events as a
+/// device it may ask for.
+pub const PRIVILEGED_RATE: u32 = 100_000;
+pub const PRIVILEGED_TIMES: u32 = 20;
 /// Devices that may speak over one session.
 pub const SESSION_DEVICES: usize = 1_024;
 /// Rows that the audit log keeps, and changes that the change log keeps, before compaction.
 pub const AUDIT_ROWS: u64 = 1_000_000;
 pub const CHANGES: u64 = 1_000_000;
+/// Audit rows of each kind of evidence that are kept after the rows around them were dropped.
+pub const EVIDENCE_ROWS: u64 = 100_000;
 /// Resolved conflicts and elections kept before compaction, and the bytes of data in those conflicts.
 pub const CONFLICTS: u64 = 100_000;
 pub const CONFLICT_BYTES: u64 = 1 << 30;
@@ -218,6 +244,8 @@ pub const REVOKED: usize = 10_000;
 pub const REVOKED_DAYS: u64 = 400;
 /// How often the applied time of a cluster is brought back.
 pub const TIME_CORRECTIONS: usize = 64;
+/// The name of a token (`jti`). Bytes.
+pub const TOKEN_ID: usize = 255;
 
 /// How far a client's time-stamp may be ahead of the proposer's clock. Milliseconds.
 pub const CLIENT_CLOCK_AHEAD_MS: u64 = 5_000;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits;
 use crate::model::access::{CLASSES, ClassNumber};
 use crate::model::error::{Code, Error};
+use crate::proto::Principal;
 
 /// The shortest key that HS256 is worth: as long as its hash. Bytes.
 const KEY_BYTES: usize = 32;
@@ -95,6 +96,13 @@ pub struct Claims {
     /// Which key signed it; not a part of the token. 0: not looked at.
     #[serde(skip)]
     pub key: u64,
+}
+
+impl Claims {
+    /// Whose token it is, as the audit log names it.
+    pub fn principal(&self) -> Principal {
+        Principal { sub: self.sub.clone(), jti: self.jti.clone() }
+    }
 }
 
 /// The keys that are valid: tokens are signed with the current one; those signed with the previous one stay good,

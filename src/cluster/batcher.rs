@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn commands_side_by_side_are_a_batch() {
-        let command = |number| Command { origin: Some(Origin { node: 1, boot: 2, number }), at_ms: 300, intent: None };
+        let command =
+            |number| Command { origin: Some(Origin { node: 1, boot: 2, number }), at_ms: 300, ..Command::default() };
         let mut bytes = BytesMut::new();
         for number in [1, 1_000_000] {
             put_command(&mut bytes, &command(number).encode_to_vec().into());

@@ -11,7 +11,7 @@ use super::raft_cluster::RaftCluster;
 use crate::model::election::is_candidate;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{DeviceShutdown, Role, RoleChange};
+use crate::proto::{DeviceShutdown, Principal, Role, RoleChange};
 
 /// One try to move leadership.
 const TRY: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Membership {
     }
 
     /// The master is where the leader is: the best device at home on `to` takes the role, if there is one.
-    pub(super) async fn give_role(&self, to: u64, reason: &str, by: &str) {
+    pub(super) async fn give_role(&self, to: u64, reason: &str, by: &Principal) {
         let device = {
             let state = self.node.replica().hot();
             if state.master().is_none_or(|master| master.home == to) {
@@ -72,9 +72,9 @@ impl Membership {
             there.min_by(|a, b| state.ranks(a, b)).map(|device| device.device_id.clone())
         };
         let Some(device_id) = device else { return };
-        let (reason, by) = (reason.into(), by.into());
-        let order = RoleChange { device_id, role: Role::Master.into(), reason, by, ..RoleChange::default() };
-        if let Err(error) = self.propose(Intent::RoleChange(order)).await {
+        let (reason, sub) = (reason.into(), by.sub.clone());
+        let order = RoleChange { device_id, role: Role::Master.into(), reason, by: sub, ..RoleChange::default() };
+        if let Err(error) = self.propose(by, Intent::RoleChange(order)).await {
             tracing::info!(to, %error, "the master's role could not be handed over");
         }
     }
@@ -118,7 +118,8 @@ impl RaftCluster {
             }
             match self.membership.heir_soon(Instant::now() + within).await {
                 Ok(to) => {
-                    self.membership.give_role(to, "its node is shutting down", node_device).await;
+                    let node = Principal { sub: node_device.to_owned(), ..Principal::default() };
+                    self.membership.give_role(to, "its node is shutting down", &node).await;
                     let handed = self.membership.hand_over(to, Instant::now() + within).await;
                     tracing::info!(to, ?handed, "leadership was handed over");
                 }

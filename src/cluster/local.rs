@@ -16,7 +16,7 @@ use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
-use crate::proto::{Batch, ClusterInit, Command, LeaderHere, Origin, Outcome, StatusResponse};
+use crate::proto::{Batch, ClusterInit, Command, LeaderHere, Origin, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
 
 /// Its one Raft term.
@@ -56,6 +56,25 @@ impl LocalCluster {
     }
 }
 
+impl LocalCluster {
+    fn enqueue(&self, principal: Option<Principal>, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        crate::metrics::PROPOSED.add(1);
+        let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
+        let command = Command {
+            origin: Some(Origin { node: 1, boot: 1, number }),
+            at_ms: self.clock.now_ms(),
+            intent: Some(intent),
+            principal,
+        };
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let queued = self.queue.try_send((command, answer));
+        Box::pin(async move {
+            queued.map_err(|_| Error::new(Code::Unavailable, "too many requests are waiting"))?;
+            answered.await.map_err(|_| Error::new(Code::Unavailable, "the node is shutting down"))?
+        })
+    }
+}
+
 impl Cluster for LocalCluster {
     fn node_id(&self) -> u64 {
         1
@@ -70,19 +89,11 @@ impl Cluster for LocalCluster {
     }
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
-        crate::metrics::PROPOSED.add(1);
-        let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
-        let command = Command {
-            origin: Some(Origin { node: 1, boot: 1, number }),
-            at_ms: self.clock.now_ms(),
-            intent: Some(intent),
-        };
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        let queued = self.queue.try_send((command, answer));
-        Box::pin(async move {
-            queued.map_err(|_| Error::new(Code::Unavailable, "too many requests are waiting"))?;
-            answered.await.map_err(|_| Error::new(Code::Unavailable, "the node is shutting down"))?
-        })
+        self.enqueue(None, intent)
+    }
+
+    fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        self.enqueue(Some(principal), intent)
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
@@ -118,7 +129,7 @@ impl Cluster for LocalCluster {
     }
 
     /// It stays alone.
-    fn change(&self, change: Change, _by: String, _within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, _by: Principal, _within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         let answer = match change {
             Change::Add { node, raft, .. } => {
                 Err(Error::new(Code::PeerUnreachable, format!("node {node} cannot be reached at {raft}")))

@@ -22,7 +22,7 @@ use crate::proto::change_response::Result as Answer;
 use crate::proto::command::Intent;
 use crate::proto::{
     ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Outcome,
-    Refused, StatusRequest, StatusResponse,
+    Principal, Refused, StatusRequest, StatusResponse,
 };
 
 /// A learner that is no further behind than this many entries gets its vote.
@@ -74,7 +74,7 @@ impl Drop for Turn<'_> {
 
 impl Membership {
     /// Has the leader make a change, wherever it is.
-    pub async fn ask(self: &Arc<Self>, change: Change, by: String, within: Duration) -> Result<Changed, Error> {
+    pub async fn ask(self: &Arc<Self>, change: Change, by: Principal, within: Duration) -> Result<Changed, Error> {
         let end = Instant::now() + within;
         // A try whose answer was lost may have been done: then "it is so already" is what was asked for.
         let mut unknown = false;
@@ -121,14 +121,15 @@ impl Membership {
         }
     }
 
-    fn request(&self, change: &Change, by: &str, within: Duration) -> ChangeRequest {
+    fn request(&self, change: &Change, by: &Principal, within: Duration) -> ChangeRequest {
         let change = match change.clone() {
             Change::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
             Change::Remove { node } => Asked::Remove(NodeRemove { node }),
             Change::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
         };
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        ChangeRequest { handshake: None, by: by.to_owned(), within_ms, change: Some(change) }
+        let (by, jti) = (by.sub.clone(), by.jti.clone());
+        ChangeRequest { handshake: None, by, jti, within_ms, change: Some(change) }
     }
 
     async fn send(&self, to: u64, request: ChangeRequest, within: Duration) -> Result<ChangeResponse, LinkError> {
@@ -164,19 +165,20 @@ impl Membership {
     async fn make(&self, request: ChangeRequest) -> Done<u64> {
         self.must_lead()?;
         let end = Instant::now() + Duration::from_millis(request.within_ms).min(limits::MEMBERS_CHANGE);
+        let by = Principal { sub: request.by, jti: request.jti };
         match request.change {
             Some(Asked::Add(add)) => {
                 let _turn = self.turn(format!("node {} is being added", add.node))?;
-                self.add(add, &request.by, end).await
+                self.add(add, &by, end).await
             }
             Some(Asked::Remove(remove)) => {
                 let _turn = self.turn(format!("node {} is being removed", remove.node))?;
-                self.remove(remove.node, &request.by, end).await
+                self.remove(remove.node, &by, end).await
             }
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn("leadership is being handed over".into())?;
                 let to = self.heir(Some(transfer.to).filter(|to| *to != 0))?;
-                self.give_role(to, "leadership is handed over", &request.by).await;
+                self.give_role(to, "leadership is handed over", &by).await;
                 self.hand_over(to, end).await
             }
             None => no(Code::InvalidData, "a change that this version does not know"),
@@ -199,7 +201,7 @@ impl Membership {
         }
     }
 
-    async fn add(&self, add: NodeAdd, by: &str, end: Instant) -> Done<u64> {
+    async fn add(&self, add: NodeAdd, by: &Principal, end: Instant) -> Done<u64> {
         let id = add.node;
         let member = Member { raft: add.raft, gateway: add.gateway };
         let (epoch, removed) = {
@@ -232,7 +234,7 @@ impl Membership {
             return Err(why);
         }
         self.step(end, || self.node.promote(id)).await?;
-        self.record(MembersChanged { node: id, removed: false, raft: member.raft, by: by.to_owned() }).await;
+        self.record(by, MembersChanged { node: id, removed: false, raft: member.raft, by: by.sub.clone() }).await;
         Ok(id)
     }
 
@@ -291,7 +293,7 @@ impl Membership {
         }
     }
 
-    async fn remove(&self, id: u64, by: &str, end: Instant) -> Done<u64> {
+    async fn remove(&self, id: u64, by: &Principal, end: Instant) -> Done<u64> {
         let group = self.node.group();
         if !group.members.contains_key(&id) {
             if self.node.replica().hot().meta().removed_nodes.contains(&id) {
@@ -314,7 +316,7 @@ impl Membership {
             return Err(No::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
-        self.record(MembersChanged { node: id, removed: true, raft: String::new(), by: by.to_owned() }).await;
+        self.record(by, MembersChanged { node: id, removed: true, raft: String::new(), by: by.sub.clone() }).await;
         Ok(id)
     }
 
@@ -359,14 +361,14 @@ impl Membership {
     }
 
     /// For the audit log, and so that the id is never used again.
-    async fn record(&self, changed: MembersChanged) {
-        if let Err(error) = self.propose(Intent::MembersChanged(changed)).await {
+    async fn record(&self, by: &Principal, changed: MembersChanged) {
+        if let Err(error) = self.propose(by, Intent::MembersChanged(changed)).await {
             tracing::error!(%error, "a change of the members could not be recorded");
         }
     }
 
-    pub(super) async fn propose(&self, intent: Intent) -> Result<Outcome, Error> {
-        let answered = self.outbox.push(intent, self.clock.stamp()?)?;
+    pub(super) async fn propose(&self, by: &Principal, intent: Intent) -> Result<Outcome, Error> {
+        let answered = self.outbox.push(Some(by.clone()), intent, self.clock.stamp()?)?;
         answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{Outcome, StatusResponse};
+use crate::proto::{Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
 
 pub mod admission;
@@ -63,6 +63,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// have been applied) or 2005 (surely not).
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>>;
 
+    /// The same for whoever's token the gateway checked, so that the audit log can say who it was.
+    fn propose_for(&self, _principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        self.propose(intent)
+    }
+
     /// When it resolves, this node's replica has applied everything that any client anywhere was told was
     /// committed before the call.
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
@@ -90,7 +95,7 @@ pub trait Cluster: Send + Sync + 'static {
     fn nodes(&self) -> Vec<NodeInfo>;
 
     /// Changes who belongs to the cluster or who leads it; resolves when that is done. `by` is who asked.
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>>;
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>>;
 
     /// How the node learns how many sessions it has; the first call counts.
     fn count_sessions(&self, _count: CountSessions) {}

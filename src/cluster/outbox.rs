@@ -15,7 +15,7 @@ use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
-use crate::proto::{Command, Origin, Outcome};
+use crate::proto::{Command, Origin, Outcome, Principal};
 
 pub type Answered = oneshot::Receiver<Result<Outcome, Error>>;
 
@@ -83,9 +83,9 @@ impl Outbox {
     }
 
     /// Numbers and queues a command.
-    pub fn push(&self, intent: Intent, at_ms: u64) -> Result<Answered, Error> {
+    pub fn push(&self, principal: Option<Principal>, intent: Intent, at_ms: u64) -> Result<Answered, Error> {
         // All but the number is encoded outside the lock; protobuf takes the fields in any order.
-        let unnumbered = Command { origin: None, at_ms, intent: Some(intent) };
+        let unnumbered = Command { origin: None, at_ms, principal, intent: Some(intent) };
         let mut command = BytesMut::with_capacity(unnumbered.encoded_len() + 40);
         if unnumbered.encode(&mut command).is_err() {
             return Err(Error::new(Code::Internal, "the command cannot be encoded"));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn push(outbox: &Outbox) -> Answered {
-        outbox.push(Intent::NodeBooted(NodeBooted {}), 77).unwrap()
+        outbox.push(None, Intent::NodeBooted(NodeBooted {}), 77).unwrap()
     }
 
     fn numbers(taken: Option<Vec<(u64, Bytes)>>) -> Vec<u64> {
@@ -291,12 +291,12 @@ mod tests {
     async fn the_window_is_bounded() {
         let outbox = outbox();
         let answers: Vec<_> = (0..limits::ORIGIN_WINDOW).map(|_| push(&outbox)).collect();
-        let error = outbox.push(Intent::NodeBooted(NodeBooted {}), 1).unwrap_err();
+        let error = outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
         outbox.applied([(2, Outcome::default())]);
-        assert!(outbox.push(Intent::NodeBooted(NodeBooted {}), 1).is_err(), "1 still holds the window");
+        assert!(outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_err(), "1 still holds the window");
         outbox.applied([(1, Outcome::default())]);
-        assert!(outbox.push(Intent::NodeBooted(NodeBooted {}), 1).is_ok());
+        assert!(outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_ok());
         drop(answers);
     }
 }

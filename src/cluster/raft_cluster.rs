@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::agreed_clock::AgreedClock;
 use super::inbox::Inbox;
 use super::membership::Membership;
-use super::outbox::Outbox;
+use super::outbox::{Answered, Outbox};
 use super::probe::PROBE_EVERY;
 use super::reader::Reader;
 use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
@@ -26,7 +26,8 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Outcome, ProposeRequest, ProposeResponse, ReadIndexResponse, StatusResponse,
+    ChangeRequest, ChangeResponse, Outcome, Principal, ProposeRequest, ProposeResponse, ReadIndexResponse,
+    StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -169,11 +170,12 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        let queued = self.clock.stamp().and_then(|now_ms| self.outbox.push(intent, now_ms));
-        Box::pin(async move {
-            // Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
-            queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
-        })
+        answered(self.clock.stamp().and_then(|now_ms| self.outbox.push(None, intent, now_ms)))
+    }
+
+    fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        metrics::PROPOSED.add(1);
+        answered(self.clock.stamp().and_then(|now_ms| self.outbox.push(Some(principal), intent, now_ms)))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
@@ -256,13 +258,20 @@ impl Cluster for RaftCluster {
         group.members.iter().map(info).collect()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         Box::pin(self.membership.ask(change, by, within))
     }
 
     fn count_sessions(&self, count: CountSessions) {
         let _ = self.sessions.set(count);
     }
+}
+
+/// Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
+fn answered(queued: Result<Answered, Error>) -> BoxFuture<'static, Result<Outcome, Error>> {
+    Box::pin(async move {
+        queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
+    })
 }
 
 impl ClusterCalls for RaftCluster {

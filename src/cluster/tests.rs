@@ -348,6 +348,7 @@ async fn a_command_that_is_in_the_log_twice_is_applied_once() {
         origin: Some(Origin { node: 9, boot: 77, number: 1 }),
         at_ms: 1,
         intent: Some(update("till-1", 1, "{}".into())),
+        ..Command::default()
     };
     let batch = EncodedBatch(Batch { commands: vec![command] }.encode_to_vec().into());
     let raft = cell.nodes[&leader].cluster.node().raft().clone();

@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::state::into_result;
-use crate::proto::{Command, Origin};
+use crate::proto::{Command, Origin, Principal};
 
 const MONTH: i64 = 30 * 86_400_000;
 
@@ -104,7 +104,7 @@ async fn a_command_from_next_month_is_refused_by_the_leader() {
         [now_ms + MONTH as u64, now_ms + 20_000, u64::MAX, now_ms - MONTH as u64, 1].into_iter().enumerate()
     {
         let origin = Some(Origin { node: me, boot: 7, number: number as u64 + 1 });
-        let command = Command { origin, at_ms, intent: Some(online("till-1")) };
+        let command = Command { origin, at_ms, intent: Some(online("till-1")), principal: None };
         let answer = rogue.propose(command.encode_to_vec().into()).await.unwrap().unwrap();
         let error = into_result(answer).unwrap_err();
         assert!(error.code == Code::Unavailable && error.message.contains("clock of node"), "{error}");
@@ -121,9 +121,13 @@ async fn a_node_with_a_wrong_clock_is_not_added() {
     cell.clocks.entry(2).or_default().set(-MONTH);
     cell.start_new(2).await;
     let add = Change::Add { node: 2, raft: "node-2".into(), gateway: "gateway-2".into() };
-    let error = cell.at(1).change(add.clone(), "admin".into(), PATIENCE).await.unwrap_err();
+    let error = cell
+        .at(1)
+        .change(add.clone(), Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .await
+        .unwrap_err();
     assert!(error.message.contains("clock of node 2 is 30 days behind"), "{error}");
     cell.clocks[&2].set(0);
-    cell.at(1).change(add, "admin".into(), PATIENCE).await.unwrap();
+    cell.at(1).change(add, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE).await.unwrap();
     cell.shutdown().await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cell::{Cell, PATIENCE, online, update, write};
 use super::{Change, Changed};
 use crate::model::error::{Code, Error};
+use crate::proto::Principal;
 use crate::storage::memory::MemoryDisk;
 
 fn add(node: u64) -> Change {
@@ -14,11 +15,15 @@ fn add(node: u64) -> Change {
 }
 
 async fn change(cell: &Cell, at: u64, change: Change) -> Result<Changed, Error> {
-    cell.at(at).change(change, "admin".into(), PATIENCE).await
+    cell.at(at).change(change, Principal { sub: "admin".into(), jti: "t".into() }, PATIENCE).await
 }
 
 async fn refused(cell: &Cell, at: u64, asked: Change, code: Code, words: &str) {
-    let error = cell.at(at).change(asked, "admin".into(), Duration::from_secs(8)).await.unwrap_err();
+    let error = cell
+        .at(at)
+        .change(asked, Principal { sub: "admin".into(), jti: "t".into() }, Duration::from_secs(8))
+        .await
+        .unwrap_err();
     assert!(error.code == code && error.message.contains(words), "{error}");
 }
 
@@ -176,7 +181,7 @@ async fn one_change_at_a_time() {
     // It does not take the log, so it does not catch up.
     cell.router.cut(2, 1);
     let first = cell.at(1);
-    let adding = tokio::spawn(async move { first.change(add(2), "a".into(), Duration::from_secs(4)).await });
+    let adding = tokio::spawn(async move { first.change(add(2), Principal::default(), Duration::from_secs(4)).await });
     let busy = async {
         while cell.nodes[&1].cluster.membership.busy.lock().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;

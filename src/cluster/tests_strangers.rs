@@ -15,8 +15,8 @@ use crate::limits;
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, Command, MembersChanged, NodeAdd, NodeLost, Origin, Outcome, Proposal, ProposeRequest, RaftRequest,
-    ReadIndexRequest, SnapshotChunk, StatusRequest, change_request, proposal_answer,
+    ChangeRequest, Command, MembersChanged, NodeAdd, NodeLost, Origin, Outcome, Principal, Proposal, ProposeRequest,
+    RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest, change_request, proposal_answer,
 };
 
 /// A machine that speaks to the others as this node, with nothing behind it.
@@ -76,10 +76,15 @@ impl Rogue {
         let (candidate, leader) = (Vote::new(term, me), Vote::new_committed(term, me));
         let handshake = Some(self.identity.handshake(self.to));
         let origin = Some(Origin { node: me, boot: 1, number: 1 });
-        let command = Command { origin, at_ms: 1, intent: Some(online("rogue-till")) };
+        let command = Command { origin, at_ms: 1, intent: Some(online("rogue-till")), principal: None };
         let add = change_request::Change::Add(NodeAdd { node: 66, raft: "h:1".into(), gateway: "h:2".into() });
-        let change =
-            ChangeRequest { handshake: handshake.clone(), by: "boss".into(), within_ms: 500, change: Some(add) };
+        let change = ChangeRequest {
+            handshake: handshake.clone(),
+            by: "boss".into(),
+            jti: String::new(),
+            within_ms: 500,
+            change: Some(add),
+        };
         let append = self.raft(
             wire::encode_append(&AppendEntriesRequest::<TypeConfig> {
                 vote: leader,
@@ -146,9 +151,13 @@ async fn a_removed_node_gets_nothing_and_neither_after_a_restart() {
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
     let open = Rogue::new(&cell, gone, leader);
     let origin = |number| Some(Origin { node: gone, boot: 77, number });
-    let proposed = Command { origin: origin(1), at_ms: SystemClock.now_ms(), intent: Some(online("before")) };
+    let proposed =
+        Command { origin: origin(1), at_ms: SystemClock.now_ms(), intent: Some(online("before")), principal: None };
     assert!(open.propose(proposed.encode_to_vec().into()).await.unwrap().is_some());
-    cell.at(leader).change(Change::Remove { node: gone }, "admin".into(), PATIENCE).await.unwrap();
+    cell.at(leader)
+        .change(Change::Remove { node: gone }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .await
+        .unwrap();
     cell.converge_among(&left).await;
     gets_nothing(&cell, gone, &left).await;
     for node in &left {
@@ -193,9 +202,12 @@ async fn a_member_that_missed_the_change_follows_a_leader_that_it_never_heard_of
     for node in [4, 5] {
         cell.start_new(node).await;
         let add = Change::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") };
-        cell.at(leader).change(add, "admin".into(), PATIENCE).await.unwrap();
+        cell.at(leader).change(add, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE).await.unwrap();
     }
-    cell.at(leader).change(Change::Transfer { to: 5 }, "admin".into(), PATIENCE).await.unwrap();
+    cell.at(leader)
+        .change(Change::Transfer { to: 5 }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .await
+        .unwrap();
     write(&cell.at(5), "till-1", 1).await;
     cell.stop(if leader == 1 { 2 } else { 1 }).await;
     cell.start(3).await;
@@ -215,7 +227,7 @@ async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
     let rogue = Rogue::new(&cell, me, leader);
     let command = |node, number, intent| {
         let origin = Some(Origin { node, boot: 7, number });
-        Command { origin, at_ms: SystemClock.now_ms(), intent: Some(intent) }
+        Command { origin, at_ms: SystemClock.now_ms(), intent: Some(intent), principal: None }
     };
     let removed = MembersChanged { node: other, removed: true, by: "boss".into(), ..MembersChanged::default() };
     let added = MembersChanged { node: 77, removed: false, by: "boss".into(), ..MembersChanged::default() };

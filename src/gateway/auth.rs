@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING};
 use axum::http::request::Parts;
 
 use super::Gateway;
 use super::http::Peer;
+use super::rates::Turn;
 use super::rest::Failure;
 use crate::limits;
 use crate::model::error::{Code, Error};
@@ -204,40 +205,44 @@ pub fn may_claim(claims: &Claims, priority: Option<u32>) -> Result<(), Error> {
 pub struct Known;
 
 /// Who asks over REST: the token is good, and asks no more often than it may.
-fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<Claims, Failure> {
+async fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<(Claims, Turn), Failure> {
     let claims = admit(gateway, &Origin::of(parts), token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
-    gateway.rates.check(&claims.sub).map_err(|e| Failure::new(gateway, e))?;
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    // Without a length, as if it were the longest body.
+    let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
+    let bytes = if chunked { limits::FRAME as u64 } else { length.unwrap_or(0).min(limits::FRAME as u64) };
+    let turn = gateway.rates.request(&claims, bytes).await.map_err(|e| Failure::new(gateway, e))?;
     parts.extensions.insert(Known);
-    Ok(claims)
+    Ok((claims, turn))
 }
 
-/// The bearer of a REST request's token. A device of that id is here from now on.
-pub struct Caller(pub Claims);
+/// The bearer of a REST request's token, and its turn to be answered. A device of that id is here from now on.
+pub struct Caller(pub Claims, #[allow(dead_code)] Turn);
 
 impl FromRequestParts<Arc<Gateway>> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let claims = caller(parts, gateway)?;
-        gateway.presence.seen_over_rest(gateway, &claims.sub);
-        Ok(Self(claims))
+        let (claims, turn) = caller(parts, gateway).await?;
+        gateway.presence.seen_over_rest(gateway, &claims.sub, &claims);
+        Ok(Self(claims, turn))
     }
 }
 
 /// An admin who moves all rows of the cluster out or in. That is somebody at the tools and not a device at work: a
 /// device whose id the token bears is not here because of it. Else an export would change what it writes down.
-pub struct Operator(pub Claims);
+pub struct Operator(pub Claims, #[allow(dead_code)] Turn);
 
 impl FromRequestParts<Arc<Gateway>> for Operator {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let claims = caller(parts, gateway)?;
+        let (claims, turn) = caller(parts, gateway).await?;
         must_be_admin(&claims, "export and import").map_err(|e| Failure::new(gateway, e))?;
         if !gateway.cluster.replica().hot().access().reads_all(claims.class.number()) {
             let why = "there are tables that admins may not read: an export without them would not be whole";
             return Err(Failure::new(gateway, Error::new(Code::Forbidden, why)));
         }
-        Ok(Self(claims))
+        Ok(Self(claims, turn))
     }
 }

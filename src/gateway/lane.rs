@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use super::client_clock::Taken;
 use super::sync::SyncJob;
 use crate::cluster::Cluster;
-use crate::limits;
 use crate::model::error::Error;
 use crate::proto::{OnlineDone, Outcome, Role};
 use crate::storage::BoxFuture;
@@ -149,9 +148,9 @@ impl Lane {
         self.work.is_empty()
     }
 
-    /// More may be asked for.
-    pub fn has_room(&self) -> bool {
-        self.work.len() < limits::SESSION_INFLIGHT
+    /// More may be asked for, if `most` may be unanswered.
+    pub fn has_room(&self, most: usize) -> bool {
+        self.work.len() < most
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Step> {

@@ -7,7 +7,7 @@
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
-//!   refused; [`rates`]: how often; [`describe`]: all of it, for machines and readers
+//!   refused; [`rates`], [`stranger_rates`]: how often; [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::{SharedCluster, elections};
-use crate::config::Network;
+use crate::config::{Allowed, Network};
 use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
@@ -27,7 +27,7 @@ use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
 use crate::tls::acceptor::Current;
 use crate::tls::admission::{Admission, Caps};
-use crate::token::KeyRing;
+use crate::token::{Claims, KeyRing};
 
 pub mod auth;
 pub mod client_clock;
@@ -45,6 +45,7 @@ mod refusals;
 pub mod rest;
 pub mod session;
 pub mod socketio;
+mod stranger_rates;
 pub mod sync;
 pub mod websocket;
 pub mod wire;
@@ -84,8 +85,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// Of the web pages that may ask, with credentials; empty: any, without.
     pub origins: Vec<String>,
-    /// Requests a second of one device, and how many it may save up.
-    pub rate: Option<rates::Rate>,
+    /// What one token's subject may ask for.
+    pub allowed: Allowed,
 }
 
 impl Default for Settings {
@@ -112,7 +113,7 @@ impl Default for Settings {
             anonymous_sockets: (limits::ANONYMOUS_SOCKETS, limits::ANONYMOUS_SOCKETS_OF_ADDRESS),
             trusted_proxies: Vec::new(),
             origins: Vec::new(),
-            rate: None,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -125,9 +126,9 @@ pub struct Gateway {
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
     /// Of those without a token: all that an address may ask, and new pairings of an address and of all.
-    pub stranger_rates: rates::Rates,
-    pub pairing_rates: rates::Rates,
-    pub all_pairings: rates::Rates,
+    pub stranger_rates: stranger_rates::StrangerRates,
+    pub pairing_rates: stranger_rates::StrangerRates,
+    pub all_pairings: stranger_rates::StrangerRates,
     pub listings: listings::Listings,
     pub refusals: refusals::Refusals,
     pub connections: Arc<Admission>,
@@ -148,10 +149,10 @@ impl Gateway {
             hub,
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
-            rates: rates::Rates::new(settings.rate),
-            stranger_rates: rates::Rates::new(rates::Rate::of(4, 40)),
-            pairing_rates: rates::Rates::new(rates::Rate::of(1, 8)),
-            all_pairings: rates::Rates::new(rates::Rate::of(4, 64)),
+            rates: rates::Rates::new(settings.allowed, settings.sessions),
+            stranger_rates: stranger_rates::StrangerRates::new(4, 40),
+            pairing_rates: stranger_rates::StrangerRates::new(1, 8),
+            all_pairings: stranger_rates::StrangerRates::new(4, 64),
             listings: listings::Listings::default(),
             refusals: refusals::Refusals::default(),
             connections,
@@ -175,16 +176,29 @@ impl Gateway {
         }
     }
 
+    /// Proposes what the bearer of a token asked for: the audit log names the token. A change that a device makes itself
+    /// says so already.
+    pub fn propose_for(&self, claims: &Claims, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        if matches!(&intent, Intent::DataUpdate(update) if update.device_id == claims.sub) {
+            return self.cluster.propose(intent);
+        }
+        self.cluster.propose_for(claims.principal(), intent)
+    }
+
     /// Proposes what may begin an election: the answer comes when that is over.
-    pub fn propose_election(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+    pub fn propose_election(&self, claims: &Claims, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         let (answer, cluster, within) =
-            (self.cluster.propose(intent), self.cluster.clone(), self.settings.election_wait);
+            (self.propose_for(claims, intent), self.cluster.clone(), self.settings.election_wait);
         Box::pin(async move { elections::settled(cluster, answer.await?, within).await })
     }
 
     /// Proposes something that nobody waits for.
     pub fn propose_aside(&self, intent: Intent) {
-        let answer = self.cluster.propose(intent);
+        Self::aside(self.cluster.propose(intent));
+    }
+
+    /// Runs a proposal that nobody waits for.
+    fn aside(answer: BoxFuture<'static, Result<Outcome, Error>>) {
         tokio::spawn(async move {
             if let Err(error) = answer.await {
                 tracing::debug!(%error, "a proposal on the side was refused");

@@ -18,6 +18,7 @@ use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
 use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind, Unsent};
+use crate::token::Claims;
 
 /// Devices in one `DevicesSeen`.
 const SEEN_BATCH: usize = 1_024;
@@ -127,7 +128,7 @@ impl Presence {
     }
 
     /// A registered device made a REST request: it is active, and stays so for a while.
-    pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str) {
+    pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
         let me = gateway.cluster.node_id();
         let found = {
             let state = gateway.cluster.replica().hot();
@@ -155,7 +156,7 @@ impl Presence {
                 presence: Kind::Rest.into(),
                 ..DeviceOnline::default()
             };
-            gateway.propose_aside(Intent::DeviceOnline(online));
+            Gateway::aside(gateway.propose_for(claims, Intent::DeviceOnline(online)));
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! A transport feeds it with [`Session::hear`], drives it with [`Session::poll`], and sends what its outbox holds.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Gateway;
 use super::auth;
@@ -16,6 +17,7 @@ use super::delivery::Delivery;
 use super::hub::{Filter, Holder};
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
+use super::rates::{Opened, Share};
 use super::sync::{Completed, SyncJob};
 use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
@@ -75,6 +77,11 @@ pub struct Session {
     /// When the client first said something after it was told that it is connected.
     awake: Option<Instant>,
     pinged: Instant,
+    /// What its token may ask for, with its sessions elsewhere on this node.
+    share: Arc<Share>,
+    _opened: Opened,
+    /// It is not heard until then: its token asked for more than its rate.
+    held: Option<Pin<Box<Sleep>>>,
 }
 
 impl Session {
@@ -83,6 +90,8 @@ impl Session {
         if gateway.closing.is_cancelled() {
             return Err(shutting_down());
         }
+        let share = gateway.rates.of(&claims);
+        let opened = share.open()?;
         let (outbox, position) = gateway.hub.attach(transport, Holder::of(&claims))?;
         if gateway.closing.is_cancelled() {
             // Since it was looked at above: this session was not among those that were told to go.
@@ -111,6 +120,9 @@ impl Session {
             heard: now,
             awake: None,
             pinged: now,
+            share,
+            _opened: opened,
+            held: None,
         })
     }
 
@@ -152,20 +164,28 @@ impl Session {
         Ok(due)
     }
 
-    /// More may be heard: fewer requests than the limit are unanswered, and the client takes its answers.
+    /// More may be heard: fewer requests than the limit are unanswered, the client takes its answers, and its token has
+    /// not asked for more than its rate.
     pub fn has_room(&self) -> bool {
-        self.lane.has_room() && !self.outbox.is_crowded()
+        self.held.is_none() && self.lane.has_room(self.share.in_flight()) && !self.outbox.is_crowded()
+    }
+
+    /// Is woken when the token's rate allows more.
+    fn hold_back(&mut self, cx: &mut Context<'_>) {
+        while let Some(wait) = self.share.wait() {
+            let until = Instant::now() + wait;
+            let held = self.held.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            held.as_mut().reset(until);
+            if held.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
+        self.held = None;
     }
 
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
     pub fn hear(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
-        if let Err(error) = self.gateway.rates.check(&self.claims.sub) {
-            let request_id = request_id(payload);
-            let (event, request_id, at_ms) = (known(event), request_id.as_deref(), self.gateway.now_ms());
-            let refused =
-                ServerEvent::Error { error: &error, event, field: None, conflict_id: None, request_id, at_ms };
-            return self.reply(ack, &refused);
-        }
+        self.share.heard(frame.len());
         match decode(event, payload, frame) {
             Ok(Asked { event, request_id }) => {
                 let ticket = Ticket { event: name_of(&event), ack, request_id };
@@ -185,9 +205,9 @@ impl Session {
 
     /// A frame that holds no event.
     pub fn misheard(&self, bad: &Bad) {
-        let limited = self.gateway.rates.check(&self.claims.sub).err();
-        let field = bad.field.as_deref().filter(|_| limited.is_none());
-        let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, bad.message.clone()));
+        self.share.heard(0);
+        let field = bad.field.as_deref();
+        let error = Error::new(Code::InvalidData, bad.message.clone());
         let at_ms = self.gateway.now_ms();
         let (conflict_id, request_id) = (None, None);
         self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
@@ -195,8 +215,8 @@ impl Session {
 
     /// A frame that is refused whatever is in it, such as one that is too large.
     pub fn refuse_frame(&self, event: &str, payload: Option<&str>, ack: Option<i64>, why: &Bad) {
-        let limited = self.gateway.rates.check(&self.claims.sub).err();
-        let error = limited.unwrap_or_else(|| Error::new(Code::InvalidData, why.message.clone()));
+        self.share.heard(payload.map_or(0, str::len));
+        let error = Error::new(Code::InvalidData, why.message.clone());
         let (event, request_id, at_ms) = (known(event), request_id(payload), self.gateway.now_ms());
         let request_id = request_id.as_deref();
         self.reply(
@@ -237,12 +257,17 @@ impl Session {
             then,
             Then::Online { .. } | Then::Offline { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. }
         );
-        let answer = if elects { self.gateway.propose_election(intent) } else { self.gateway.cluster.propose(intent) };
+        let answer = if elects {
+            self.gateway.propose_election(&self.claims, intent)
+        } else {
+            self.gateway.propose_for(&self.claims, intent)
+        };
         self.lane.propose(ticket, then, answer);
     }
 
     /// Answers what is ready to be answered.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
+        self.hold_back(cx);
         while let Poll::Ready(step) = self.lane.poll_next(cx, &*self.gateway.cluster) {
             match step {
                 Step::Proposed(ticket, then, outcome) => self.proposed(ticket, then, outcome),
@@ -315,6 +340,7 @@ impl Session {
         match event {
             ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
+                self.share.critical();
                 self.clock.stamp_event(&mut critical);
                 let then = Then::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
@@ -323,11 +349,13 @@ impl Session {
                 if reason == ElectionReason::Manual {
                     auth::must_be_privileged(&self.claims, "start a manual election")?;
                 }
+                self.share.election()?;
                 let elect = elect(&self.claims, reason, initiated_by);
                 self.propose(ticket, Then::Election, Intent::Elect(elect));
             }
             ClientEvent::RoleChange { device_id, role, reason } => {
                 self.may(&device_id)?;
+                self.share.election()?;
                 let then = Then::Role { device_id: device_id.clone(), role, reason: reason.clone() };
                 let (by, asker) = (self.claims.sub.clone(), auth::asker(&self.claims).into());
                 let change = RoleChange { device_id, role: role.into(), reason, by, asker };

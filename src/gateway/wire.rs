@@ -12,7 +12,7 @@ pub use client::{Asked, ClientEvent, OnlineAsk, SyncAsk, decode, request_id};
 pub use client::{access, election, online, policy, resolution, role_and_reason, update};
 pub use fields::{Bad, Fields, envelope, event_array};
 pub use server::{
-    Acknowledged, ServerEvent, SyncChange, SyncPage, class_rights, clock_ahead, error_tail, listed_conflict,
+    Acknowledged, ServerEvent, SyncChange, SyncPage, class_rights, clock_ahead, error_tail, initiator, listed_conflict,
     sync_change,
 };
 

@@ -1,18 +1,21 @@
 //! The audit log: every operation and election, numbered. A change is its own row (`Change::audit_id`), so a
 //! `data_update` costs no second one.
 //!
+//! Rows that are evidence ([`Evidence`]) stay when compaction drops the rows around them, up to a count of their own.
+//!
 //! The index answers the documented filters (device, event type, dates) without reading rows: for every filter
 //! the ids that it selects, ascending. It is made from the rows and only read by listings, never by apply.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::change::operation_name;
+use super::evidence::Evidence;
 use super::read::ChangeReader;
 use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, get_row};
 use super::time::iso;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Audit, AuditNote, Change, Done as Nothing};
+use crate::proto::{Audit, AuditNote, Change, Done as Nothing, Principal};
 
 const DATA_UPDATE: &str = "data_update";
 const HIDDEN: &str = "a change of a table that this token may not read";
@@ -36,6 +39,12 @@ pub struct AuditIndex {
     by_device: HashMap<u32, VecDeque<u64>>,
     by_event: HashMap<u32, VecDeque<u64>>,
     by_both: HashMap<(u32, u32), VecDeque<u64>>,
+    /// Which events are evidence, by the number of their name.
+    evidence: HashMap<u32, Evidence>,
+    /// The evidence among the dropped rows: ids up to `before`, ascending.
+    kept: VecDeque<(u64, Entry)>,
+    /// How many of them there are, by kind.
+    kept_of: [u64; Evidence::ALL.len()],
 }
 
 /// The documented filters. Times are inclusive Unix milliseconds.
@@ -69,6 +78,9 @@ impl AuditIndex {
         }
         let number = self.names.len() as u32;
         self.names.insert(name.to_owned(), number);
+        if let Some(kind) = Evidence::of(name) {
+            self.evidence.insert(number, kind);
+        }
         number
     }
 
@@ -98,6 +110,10 @@ impl AuditIndex {
 
     /// A row older than all that are kept, which is no change.
     pub(super) fn older(&mut self, row: &Audit) {
+        // It takes the place of a row that was dropped.
+        while let Some((_, entry)) = self.kept.pop_back_if(|(id, _)| *id >= row.id) {
+            self.kept_of[self.kind(&entry) as usize] -= 1;
+        }
         let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
         let id = self.before;
         self.before -= 1;
@@ -109,23 +125,75 @@ impl AuditIndex {
 
     /// The rows after `after` up to `to`, oldest first.
     pub fn between(&self, after: u64, to: u64, limit: usize) -> Vec<AuditRef> {
+        let kept = self.kept.partition_point(|(id, _)| *id <= after);
+        let kept = self.kept.iter().skip(kept).map(|(id, _)| *id).take_while(|id| *id <= to);
         let first = after.max(self.before) + 1;
         let last = to.min(self.before + self.entries.len() as u64);
-        (first..=last).take(limit).map(|id| self.reference(id)).collect()
+        kept.chain(first..=last).take(limit).map(|id| self.reference(id)).collect()
     }
 
     /// No row is later than that.
     pub(super) fn cap_times(&mut self, ms: u64) {
-        for entry in &mut self.entries {
+        for entry in self.kept.iter_mut().map(|(_, entry)| entry).chain(&mut self.entries) {
             entry.at_ms = entry.at_ms.min(ms);
         }
     }
 
-    /// Drops everything up to `id`.
-    pub(super) fn forget(&mut self, id: u64) {
+    /// Whether the row, one of those that are not dropped yet, is evidence.
+    pub(super) fn is_evidence(&self, id: u64) -> bool {
+        let entry = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
+        entry.is_some_and(|entry| self.evidence.contains_key(&entry.event))
+    }
+
+    /// A row up to `before` that is kept as evidence; they come in the order of their ids.
+    pub(super) fn load_evidence(&mut self, row: &Audit) {
+        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
+        self.keep(row.id, entry);
+    }
+
+    fn keep(&mut self, id: u64, entry: Entry) {
+        self.kept_of[self.kind(&entry) as usize] += 1;
+        self.kept.push_back((id, entry));
+    }
+
+    /// A row that is kept is evidence, whatever its event is called.
+    fn kind(&self, entry: &Entry) -> Evidence {
+        self.evidence.get(&entry.event).copied().unwrap_or(Evidence::Rights)
+    }
+
+    /// By how many rows a kind of evidence is over `keep`, at most.
+    pub(super) fn surplus_evidence(&self, keep: u64) -> u64 {
+        self.kept_of.into_iter().map(|rows| rows.saturating_sub(keep)).max().unwrap_or(0)
+    }
+
+    /// The oldest evidence of each kind that is over `keep`, at most `step` rows: it is no longer listed.
+    pub(super) fn drop_evidence(&mut self, keep: u64, step: usize) -> Vec<u64> {
+        if self.surplus_evidence(keep) == 0 {
+            return Vec::new();
+        }
+        let mut over = self.kept_of.map(|rows| rows.saturating_sub(keep));
+        let mut dropped = Vec::new();
+        for (id, entry) in std::mem::take(&mut self.kept) {
+            let kind = self.kind(&entry) as usize;
+            if over[kind] > 0 && dropped.len() < step {
+                over[kind] -= 1;
+                self.kept_of[kind] -= 1;
+                dropped.push(id);
+            } else {
+                self.kept.push_back((id, entry));
+            }
+        }
+        dropped
+    }
+
+    /// Drops everything up to `id`, but for evidence if that is kept.
+    pub(super) fn forget(&mut self, id: u64, keep_evidence: bool) {
         while self.before < id {
             let Some(entry) = self.entries.pop_front() else { return };
             self.before += 1;
+            if keep_evidence && self.evidence.contains_key(&entry.event) {
+                self.keep(self.before, entry);
+            }
             for list in [
                 self.by_device.get_mut(&entry.device),
                 self.by_event.get_mut(&entry.event),
@@ -141,6 +209,30 @@ impl AuditIndex {
 
     /// How many rows the filter selects, and those at `offset`, newest first.
     pub fn page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
+        let (mut total, mut page) = self.live_page(filter, limit, offset);
+        // The evidence is older than all other rows.
+        for id in self.evidence_ids(filter).rev() {
+            if total >= offset as u64 && page.len() < limit {
+                page.push(self.reference(id));
+            }
+            total += 1;
+        }
+        (total, page)
+    }
+
+    /// The ids of the evidence that the filter selects, ascending.
+    fn evidence_ids(&self, filter: &AuditFilter) -> impl DoubleEndedIterator<Item = u64> {
+        let number = |name: &Option<String>| name.as_ref().map(|n| self.names.get(n).copied());
+        let (device, event) = (number(&filter.device_id), number(&filter.event_type));
+        let (from, to) = (filter.from_ms.unwrap_or(0), filter.to_ms.unwrap_or(u64::MAX));
+        let before = filter.before_id.unwrap_or(u64::MAX);
+        self.kept.iter().filter_map(move |(id, entry)| {
+            let named = device.is_none_or(|d| d == Some(entry.device)) && event.is_none_or(|e| e == Some(entry.event));
+            (named && *id < before && (from..=to).contains(&entry.at_ms)).then_some(*id)
+        })
+    }
+
+    fn live_page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
         let (first, last) = self.ids_between(filter.from_ms, filter.to_ms);
         let last = filter.before_id.map_or(last, |before| last.min(before.saturating_sub(1)));
         let none = VecDeque::new();
@@ -202,6 +294,9 @@ impl State {
     pub(super) fn audit(&mut self, event_type: &str, operation: &str, error: bool, device_id: &str, details: String) {
         self.meta.audit_head += 1;
         let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
+        // A device that does something of its own is the row's. What is evidence names the token in any case.
+        let names = |p: &&Principal| p.sub != device_id || Evidence::of(event_type).is_some();
+        let by = self.txn.principal.as_ref().filter(names).cloned().unwrap_or_default();
         let row = Audit {
             id,
             event_type: event_type.to_owned(),
@@ -210,6 +305,8 @@ impl State {
             device_id: device_id.to_owned(),
             details,
             at_ms,
+            by: by.sub,
+            jti: by.jti,
         };
         self.put(Key::Audit(id), &row);
         self.audit.add(at_ms, device_id, event_type);
@@ -238,6 +335,7 @@ pub fn row_of_change(change: &Change) -> Audit {
         change.seq,
         iso(change.committed_ms)
     );
+    let by = change.principal.clone().unwrap_or_default();
     Audit {
         id: change.audit_id,
         event_type: DATA_UPDATE.into(),
@@ -246,6 +344,8 @@ pub fn row_of_change(change: &Change) -> Audit {
         device_id: change.device_id.clone(),
         details,
         at_ms: change.committed_ms,
+        by: by.sub,
+        jti: by.jti,
     }
 }
 

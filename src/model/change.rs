@@ -326,6 +326,7 @@ impl State {
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
+        let principal = self.txn.principal.as_ref().filter(|p| p.sub != w.device_id).cloned();
         let data = if deleted { Bytes::new() } else { w.data.clone() };
         let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
         let change = Change {
@@ -345,6 +346,7 @@ impl State {
             queue,
             n,
             timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
+            principal,
         };
         self.requests.load_change(w.device, &change);
         self.queues.load_change(w.device, &change);
@@ -435,23 +437,34 @@ impl State {
     }
 
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
-    /// [`limits::COMPACT_STEP`] of each. A change outlives its audit row: every number that the audit log lists can be
+    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
     pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
         let from = self.meta.audit_compacted + 1;
         let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
+        let keep_evidence = c.evidence_kept.is_some();
         for id in from..=to {
-            self.delete(Key::Audit(id));
+            if !keep_evidence || !self.audit.is_evidence(id) {
+                self.delete(Key::Audit(id));
+            }
             self.meta.audit_compacted = id;
         }
-        self.audit.forget(self.meta.audit_compacted);
+        self.audit.forget(self.meta.audit_compacted, keep_evidence);
+        if let Some(keep) = c.evidence_kept {
+            for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
+                self.delete(Key::Audit(id));
+            }
+        }
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
         let from = self.meta.election_dropped + 1;
         let newest = self.meta.election_head.saturating_sub(1);
-        for id in from..=c.elections_to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
+        // A database's rows come newest first and without a gap: while they do, none goes.
+        let importing = self.meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
+        let to = if importing { 0 } else { c.elections_to };
+        for id in from..=to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
             self.delete(Key::Election(id));
             self.meta.election_dropped = id;
         }

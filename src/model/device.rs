@@ -398,7 +398,9 @@ mod tests {
         let mut online = |id: &str| {
             index += 1;
             let intent = Intent::DeviceOnline(DeviceOnline { device_id: id.to_owned(), ..DeviceOnline::default() });
-            let batch = Batch { commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent) }] };
+            let batch = Batch {
+                commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent), ..Command::default() }],
+            };
             let at = Position { index, log_id: Bytes::new(), term: 0 };
             into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
         };

@@ -11,6 +11,8 @@ use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role
 pub struct Retention {
     pub changes: u64,
     pub audit_rows: u64,
+    /// Of each kind of evidence, beyond `audit_rows`.
+    pub evidence_rows: u64,
     pub conflicts: u64,
     pub elections: u64,
 }
@@ -20,6 +22,7 @@ impl Default for Retention {
         Self {
             changes: limits::CHANGES,
             audit_rows: limits::AUDIT_ROWS,
+            evidence_rows: limits::EVIDENCE_ROWS,
             conflicts: limits::CONFLICTS,
             elections: limits::ELECTIONS,
         }
@@ -83,11 +86,18 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
     let due = due(audit_to, meta.audit_compacted)
         || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted)
+        || state.audit_index().surplus_evidence(retention.evidence_rows) >= limits::COMPACT_STEP
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()
         || state.has_leftover_tables()
         || due(elections_to, meta.election_dropped);
-    due.then_some(Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to }))
+    due.then_some(Intent::Compact(Compact {
+        changes_to,
+        audit_to,
+        conflicts_to,
+        elections_to,
+        evidence_kept: Some(retention.evidence_rows),
+    }))
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.

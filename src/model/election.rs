@@ -17,8 +17,8 @@ use super::state::{Fail, Given1, State, refuse};
 use super::tables::Key;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Asker, Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Role, RoleChange,
-    Settled,
+    Asker, Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Principal, Role,
+    RoleChange, Settled,
 };
 
 mod asked;
@@ -57,6 +57,8 @@ pub(super) struct Trigger {
     /// The role was asked for when coming online: all hear of it by `role_change`. `master_elected` is not sent, as
     /// clients written for the document take it for an election that was triggered.
     pub quiet: bool,
+    /// Whose token it was, if the command that began it is another one than this.
+    pub principal: Option<Principal>,
 }
 
 pub(super) enum Triggered {
@@ -210,6 +212,7 @@ impl State {
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
     pub(super) fn crown(&mut self, winner: &str, trigger: &Trigger, ballot: u64) -> Arc<Election> {
         let effects = self.effects_so_far();
+        let asking = self.asked_by(&trigger.principal);
         let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
         self.meta.term += 1;
         self.meta.election_head += 1;
@@ -223,6 +226,8 @@ impl State {
             participating: self.active_devices() as u32,
             term: self.meta.term,
             head_seq: self.meta.head_seq,
+            initiated_by: trigger.by.clone(),
+            principal: self.txn.principal.clone(),
             ..Election::default()
         });
         self.put(Key::Election(election.id), &*election);
@@ -253,7 +258,18 @@ impl State {
         self.meta.stalled = false;
         self.meta.settled = Some(Settled { ballot, election: election.id, why: String::new() });
         self.stir();
+        self.txn.principal = asking;
         election
+    }
+
+    /// The rows that follow are of whoever began the election, if that is known, and not of whoever ends it. Returns
+    /// whose command this is.
+    fn asked_by(&mut self, principal: &Option<Principal>) -> Option<Principal> {
+        let asking = self.txn.principal.clone();
+        if principal.is_some() {
+            self.txn.principal.clone_from(principal);
+        }
+        asking
     }
 
     pub(super) fn set_role(&mut self, id: &str, role: Role) {

@@ -89,7 +89,9 @@ impl State {
         if self.meta.head_seq > 0 {
             return Some(format!("it has {} changes", self.meta.head_seq));
         }
-        let rows = (self.meta.audit_head - self.meta.audit_compacted).max(self.meta.election_head);
+        let audits =
+            self.audit.between(0, u64::MAX, usize::try_from(limits::IMPORT_OWN_ROWS + 1).unwrap_or(usize::MAX));
+        let rows = (audits.len() as u64).max(self.meta.election_head);
         (rows > limits::IMPORT_OWN_ROWS).then(|| format!("its logs have {rows} rows of its own"))
     }
 
@@ -98,8 +100,10 @@ impl State {
     fn make_room(&mut self, c: &ImportBegin) -> u64 {
         let audits = self.meta.audit_compacted + 1..=self.meta.audit_head;
         let elections = self.meta.election_dropped + 1..=self.meta.election_head;
-        let gone = (audits.clone().count() + elections.clone().count()) as u64;
-        for id in audits {
+        // Evidence of the empty cluster, too.
+        let evidence = self.audit.between(0, self.meta.audit_compacted, usize::MAX);
+        let gone = (evidence.len() + audits.clone().count() + elections.clone().count()) as u64;
+        for id in evidence.into_iter().map(|row| row.id).chain(audits) {
             self.delete(Key::Audit(id));
         }
         for id in elections {

@@ -207,6 +207,15 @@ impl State {
                 }
             }
         }
+        // What is left of the rows that were dropped is evidence.
+        for row in Rows::<Audit>::new(rows, Key::Audit(0), |k| matches!(k, Key::Audit(_))) {
+            let (_, mut row) = row?;
+            if row.id > self.meta.audit_compacted {
+                break;
+            }
+            row.at_ms = self.corrections().of_audit(row.id, row.at_ms);
+            self.audit.load_evidence(&row);
+        }
         let from = Key::Audit(self.meta.audit_compacted + 1);
         let mut audits = Rows::<Audit>::new(rows, from, |k| matches!(k, Key::Audit(_))).peekable();
         for block in Rows::<ChangeBlock>::new(rows, Key::Changes(0), |k| matches!(k, Key::Changes(_))) {

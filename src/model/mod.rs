@@ -18,6 +18,7 @@ pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
+pub mod evidence;
 mod fingerprint;
 pub mod gates;
 pub mod import;

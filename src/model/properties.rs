@@ -34,6 +34,7 @@ impl Bench {
             origin: Some(Origin { node: 1, ..Origin::default() }),
             at_ms: 1,
             intent: Some(Intent::LeaderHere(LeaderHere { raft_term: 0 })),
+            ..Command::default()
         });
         bench
     }
@@ -59,7 +60,7 @@ impl Bench {
         self.now += 10;
         self.number += 1;
         let origin = Some(Origin { node, boot: 1, number: self.number });
-        self.send(Command { origin, at_ms: self.now, intent: Some(intent) })
+        self.send(Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() })
     }
 
     pub fn ok(&mut self, intent: Intent) -> Given {
@@ -261,7 +262,7 @@ fn a_nodes_retry_is_applied_once_even_when_the_outcome_was_a_refusal() {
     b.ok(online("d", 0, Role::Client));
     for intent in [update("d", 1, "{}"), update("nobody", 1, "{}")] {
         let origin = Some(Origin { node: 2, boot: 9, number: b.state.meta().head_seq + 1 });
-        let command = Command { origin, at_ms: 5, intent: Some(intent) };
+        let command = Command { origin, at_ms: 5, intent: Some(intent), ..Command::default() };
         let (first, _) = b.send(command.clone());
         let head = b.state.meta().head_seq;
         let (again, effects) = b.send(command);
@@ -276,7 +277,7 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
     let mut b = Bench::new();
     let command = |node, number| {
         let intent = Some(Intent::DevicesSeen(DevicesSeen::default()));
-        Command { origin: Some(Origin { node, boot: 1, number }), at_ms: 5, intent }
+        Command { origin: Some(Origin { node, boot: 1, number }), at_ms: 5, intent, ..Command::default() }
     };
     b.send(command(2, 1));
     let (mut number, mut index) = (0, b.index);
@@ -632,9 +633,11 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         1 => (0..3u8, 0..3u8).prop_map(|(code, secret)| {
             Intent::PairClaim(PairClaim { code: pair_code(code), secret_hash: Bytes::from(vec![secret; 32]) })
         }),
-        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64).prop_map(|(changes_to, audit_to, conflicts_to, elections_to)| {
-            Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to })
-        }),
+        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64, prop::option::weighted(0.8, 0..4u64)).prop_map(
+            |(changes_to, audit_to, conflicts_to, elections_to, evidence_kept)| {
+                Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to, evidence_kept })
+            }
+        ),
         1 => (1..4u32, device.clone()).prop_map(|(table, by)| {
             Intent::TableRemove(TableRemove { table_name: "stock".into(), table, by, ..TableRemove::default() })
         }),
@@ -696,6 +699,7 @@ pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
                     origin,
                     at_ms: 1_000_000 + 10 * n as u64 - late.min(10 * n as u64),
                     intent: Some(intent),
+                    ..Command::default()
                 });
                 if again == 0 {
                     let repeated = commands[n / 2].clone();

@@ -29,8 +29,8 @@ use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Refused,
-    Revoked, SyncState, TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Principal,
+    Refused, Revoked, SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -112,6 +112,8 @@ pub(super) struct Txn {
     pub ballot: u64,
     /// The present command's time as its client sent it, for the change that it makes.
     pub timestamp_as_sent: String,
+    /// Whose token asked for the present command.
+    pub principal: Option<Principal>,
 }
 
 pub struct State {
@@ -330,9 +332,13 @@ impl State {
         self.txn.at_ms = command.at_ms;
         self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
         let now = self.meta.now_ms;
+        let principal = command.principal;
         let outcome = match command.intent {
+            _ if principal.as_ref().is_some_and(|p| !is_usable(p)) => {
+                refused(now, Code::InvalidData, "the principal of the command is no token's")
+            }
             None => refused(now, Code::Internal, "no command, or one of a newer version"),
-            Some(intent) => match self.checked(intent, origin.node) {
+            Some(intent) => match self.apply_for(principal, intent, origin.node) {
                 Ok((given, repeated)) => {
                     Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
                 }
@@ -350,9 +356,12 @@ impl State {
     }
 
     /// Whatever is wrong with a command by itself is refused before anything is looked up or written.
-    fn checked(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+    fn apply_for(&mut self, principal: Option<Principal>, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
         door::check(&intent, node)?;
-        self.apply_intent(intent, node)
+        self.txn.principal = principal;
+        let given = self.apply_intent(intent, node);
+        self.txn.principal = None;
+        given
     }
 
     fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
@@ -478,6 +487,12 @@ impl State {
     pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {
         get_row(&*self.tables, key)
     }
+}
+
+/// What a gateway that checked a token can have said.
+fn is_usable(principal: &Principal) -> bool {
+    let is_name = |name: &str, most: usize| name.len() <= most && !name.chars().any(char::is_control);
+    is_name(&principal.sub, limits::DEVICE_ID) && is_name(&principal.jti, limits::TOKEN_ID)
 }
 
 /// The commands of an entry. Bytes that are no command stand for one that is refused: an entry that was committed must

@@ -16,9 +16,10 @@ use tillsync::gateway::outbox::{Outbox, Transport};
 use tillsync::gateway::wire::ServerEvent;
 use tillsync::limits;
 use tillsync::model::error::{Code, Error};
-use tillsync::proto::Outcome;
 use tillsync::proto::command::Intent;
+use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
+use tillsync::token::Class;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite;
 
@@ -73,7 +74,7 @@ impl Cluster for Slow {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         self.inner.change(change, by, within)
     }
 }
@@ -96,6 +97,43 @@ async fn a_session_has_so_many_proposals_under_way_and_the_others_wait_their_tur
         assert_eq!(ws.wait("acknowledged").await["record_id"], i);
     }
     ws.none("error").await;
+}
+
+/// However many sessions a token has, it has one share of what is under way: others do not wait behind it.
+#[tokio::test]
+async fn all_sessions_of_a_token_together_have_so_many_proposals_under_way() {
+    let (unanswered, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (count, gate) = (unanswered.clone(), answers.clone());
+    let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
+    let server = Server::over(Settings::default(), wrap).await;
+    let token = server.token("thief", Class::SalesAssistant);
+    let mut sessions = Vec::new();
+    for _ in 0..limits::SESSIONS_OF_TOKEN {
+        let mut session = server.ws(&token).await;
+        session.online("thief").await;
+        sessions.push(session);
+    }
+    for session in &mut sessions {
+        for i in 0..limits::SESSION_INFLIGHT {
+            let update = json!({"device_id": "thief", "table_name": "t", "record_id": i, "new_data": {}});
+            session.send("data_update", update).await;
+        }
+    }
+    until("its share is used", || unanswered.load(Ordering::SeqCst) == limits::TOKEN_INFLIGHT).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(unanswered.load(Ordering::SeqCst), limits::TOKEN_INFLIGHT, "no more than its share");
+    let mut till = server.ws(&server.token("till", Class::SalesAssistant)).await;
+    till.online("till").await;
+    let update = json!({"device_id": "till", "table_name": "t", "record_id": 1, "new_data": {}});
+    till.send("data_update", update).await;
+    until("the other one is under way", || unanswered.load(Ordering::SeqCst) == limits::TOKEN_INFLIGHT + 1).await;
+    answers.add_permits(limits::SESSIONS_OF_TOKEN * limits::SESSION_INFLIGHT + 1);
+    for session in &mut sessions {
+        for _ in 0..limits::SESSION_INFLIGHT {
+            session.wait("acknowledged").await;
+        }
+    }
+    till.wait("acknowledged").await;
 }
 
 /// Answers come only much later than the silence after which a session is lost: one that is not listened to is not

@@ -11,7 +11,7 @@ use tillsync::consensus::replica::Replica;
 use tillsync::gateway::Settings;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
-use tillsync::proto::{AuditNote, Outcome};
+use tillsync::proto::{AuditNote, Outcome, Principal};
 use tillsync::storage::BoxFuture;
 use tillsync::token::Class;
 
@@ -262,7 +262,7 @@ impl Cluster for Buggy {
         self.0.nodes()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         self.0.change(change, by, within)
     }
 }

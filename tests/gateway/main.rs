@@ -21,6 +21,7 @@ mod order;
 mod pairing;
 mod places;
 mod presence;
+mod principals;
 mod queues;
 mod quorum;
 mod rates;

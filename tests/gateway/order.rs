@@ -10,8 +10,8 @@ use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::Settings;
 use tillsync::model::error::{Code, Error};
-use tillsync::proto::Outcome;
 use tillsync::proto::command::Intent;
+use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
 use tokio::sync::watch;
 
@@ -270,7 +270,7 @@ impl Cluster for Failing {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: String, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
         self.inner.change(change, by, within)
     }
 }

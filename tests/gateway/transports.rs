@@ -30,8 +30,12 @@ pub struct Poller {
 
 impl Poller {
     pub async fn connect(server: &Server) -> Self {
+        Self::connect_as(server, &server.admin()).await
+    }
+
+    pub async fn connect_as(server: &Server, token: &str) -> Self {
         let mut poller = Self::open(server, "EIO=4").await;
-        poller.post(&format!("40{}", json!({"token": server.admin()}))).await;
+        poller.post(&format!("40{}", json!({"token": token}))).await;
         assert!(poller.next().await.starts_with("40{\"sid\":"));
         poller
     }

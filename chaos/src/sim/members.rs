@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tillsync::cluster::{Change, Cluster};
+use tillsync::proto::Principal;
 use tokio::time::{Instant, sleep};
 
 use super::world::World;
@@ -75,7 +76,8 @@ async fn change(world: &Arc<World>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, as
         for id in world.serving().into_keys() {
             // A try takes long enough for others to die meanwhile.
             let Some(up) = world.serving().remove(&id) else { continue };
-            let asking = up.cluster.change(asked.clone(), "chaos".into(), WITHIN);
+            let by = Principal { sub: "chaos".into(), ..Principal::default() };
+            let asking = up.cluster.change(asked.clone(), by, WITHIN);
             let answer = tokio::select! {
                 biased;
                 answer = asking => answer.map_err(|error| error.to_string()),

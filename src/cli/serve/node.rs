@@ -154,7 +154,7 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::Settings {
         },
         trusted_proxies: config.trusted_proxies.clone(),
         origins: config.cors_origins.clone(),
-        rate: config.device_rate.map(|(per_second, burst)| gateway::rates::Rate { per_second, burst }),
+        allowed: config.allowed,
         ..gateway::Settings::default()
     }
 }

@@ -93,6 +93,12 @@ const PAGINATION: Field = must(
     "",
 );
 
+/// Of an election.
+pub const INITIATED_BY: Field =
+    more("initiated_by", WORDS, "Who asked for it, as the request says; none: the master was gone.");
+pub const ELECTED_BY: Field =
+    more("by", Kind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), or brought it about.");
+
 const ELECTION_ROW: &[Field] = &[
     must("id", ANY_COUNT, ""),
     must("previous_master_id", Kind::OrNull(&DEVICE_ID), ""),
@@ -102,6 +108,8 @@ const ELECTION_ROW: &[Field] = &[
     must("devices_participating", ANY_COUNT, ""),
     plus("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
     plus("term", ANY_COUNT, ""),
+    INITIATED_BY,
+    ELECTED_BY,
 ];
 pub const ELECTIONS: &[Field] = &[must("logs", Kind::List(ELECTION_ROW), "Newest first."), PAGINATION, STALE];
 
@@ -113,6 +121,8 @@ const AUDIT_ROW: &[Field] = &[
     must("device_id", Kind::Text(limits::DEVICE_ID), ""),
     must("details", WORDS, ""),
     must("timestamp", Kind::Time, ""),
+    more("by", Kind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), if not the device's own."),
+    more("jti", Kind::Text(limits::TOKEN_ID), "The token's name."),
 ];
 pub const AUDIT: &[Field] = &[must("logs", Kind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
 
@@ -475,6 +485,8 @@ pub const ELECTED: &[Field] = &[
     MASTER_ELECTED[4],
     MASTER_ELECTED[5],
     MASTER_ELECTED[6],
+    INITIATED_BY,
+    ELECTED_BY,
 ];
 
 /// One of the two names what is revoked.

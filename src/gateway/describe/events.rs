@@ -280,6 +280,8 @@ pub const MASTER_ELECTED: &[Field] = &[
     must("devices_participating", ANY_COUNT, ""),
     must("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
     plus("term", ANY_COUNT, "Grows with every election: the newest master has the greatest."),
+    super::bodies::INITIATED_BY,
+    super::bodies::ELECTED_BY,
 ];
 
 /// A change in a sync or in the change feed.

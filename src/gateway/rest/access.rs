@@ -36,8 +36,8 @@ pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, At(name): 
         Failure::bad(&gateway, Code::InvalidData, Bad::field("class", why))
     })?;
     let put = body.read(&gateway, Code::InvalidData, wire::access)?;
-    let put = AccessPut { class: class.number(), by: caller.0.sub, ..put };
-    gateway.cluster.propose(Intent::AccessPut(put)).await.or_fail(&gateway)?;
+    let put = AccessPut { class: class.number(), by: caller.0.sub.clone(), ..put };
+    gateway.propose_for(&caller.0, Intent::AccessPut(put)).await.or_fail(&gateway)?;
     let rights = gateway.cluster.replica().hot().access().of(class).cloned();
     Ok(answer(|o| {
         o.flag("success", true);

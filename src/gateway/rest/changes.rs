@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::feed::{self, Page};
 use crate::gateway::hub::Filter;
+use crate::gateway::rates::Opened;
 use crate::gateway::wire::json::push_object;
 use crate::gateway::wire::{SyncChange, sync_change};
 use crate::limits;
@@ -39,7 +40,8 @@ pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
     let asked = Wanted::of(&gateway, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
-        return Ok(stream_from(gateway, caller.0, asked.filter, asked.after));
+        let opened = gateway.rates.of(&caller.0).open().or_fail(&gateway)?;
+        return Ok(stream_from(gateway, caller.0, opened, asked.filter, asked.after));
     }
     asked.page(&gateway).await
 }
@@ -110,14 +112,15 @@ async fn whole_page(gateway: &Gateway, after: u64, head: u64, size: PageSize, fi
 struct Stream {
     gateway: Arc<Gateway>,
     claims: Claims,
+    _opened: Opened,
     filter: Filter,
     after: u64,
     applied: watch::Receiver<u64>,
 }
 
-fn stream_from(gateway: Arc<Gateway>, claims: Claims, filter: Filter, after: u64) -> Response {
+fn stream_from(gateway: Arc<Gateway>, claims: Claims, opened: Opened, filter: Filter, after: u64) -> Response {
     let applied = gateway.cluster.replica().watch_applied();
-    let state = Stream { gateway, claims, filter, after, applied };
+    let state = Stream { gateway, claims, _opened: opened, filter, after, applied };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))

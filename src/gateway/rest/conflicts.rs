@@ -79,7 +79,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
     resolve.by.clone_from(&caller.0.sub);
     resolve.class = caller.0.class.number().number();
     resolve.asker = auth::asker(&caller.0).into();
-    let outcome = gateway.cluster.propose(Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&caller.0, Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {
         o.flag("success", true);
@@ -98,9 +98,9 @@ pub async fn put_policy(
     let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
     let class = caller.0.class.number().number();
-    let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub);
+    let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub.clone());
     let put = PolicyPut { table_name: table, asker, class, by, ..asked };
-    gateway.cluster.propose(Intent::PolicyPut(put)).await.or_fail(&gateway)?;
+    gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
         o.flag("success", true);

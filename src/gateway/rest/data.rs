@@ -64,14 +64,14 @@ pub async fn write(
     })?;
     auth::may_speak_for(&caller.0, &change.device_id).or_fail(&gateway)?;
     if change.device_id != caller.0.sub {
-        gateway.presence.seen_over_rest(&gateway, &change.device_id);
+        gateway.presence.seen_over_rest(&gateway, &change.device_id, &caller.0);
     }
     auth::sign_update(&gateway, &caller.0, &mut change).or_fail(&gateway)?;
     // A request of its own says nothing of the device's clock.
     let taken = ClientClock::default().stamp(&mut change);
     // What the answer repeats.
     let asked = DataUpdate { data: Bytes::new(), ..change.clone() };
-    let outcome = gateway.cluster.propose(Intent::DataUpdate(change)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&caller.0, Intent::DataUpdate(change)).await.or_fail(&gateway)?;
     committed(&gateway, &asked, taken, &outcome)
 }
 
@@ -90,12 +90,12 @@ pub async fn remove_table(State(gateway): State<Arc<Gateway>>, caller: Caller, A
         let bad = Bad::field("table_name", "names no table");
         return Err(Failure::bad(&gateway, Code::InvalidData, bad).with_status(404));
     };
-    let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub);
+    let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub.clone());
     let step = TableRemove { table_name: table_name.clone(), table, by, asker, class: class.number() };
     let until = Instant::now() + REMOVE_TIME;
     let (mut records, mut conflicts) = (0u64, 0u64);
     let removed = loop {
-        let outcome = gateway.cluster.propose(Intent::TableRemove(step.clone())).await.or_fail(&gateway)?;
+        let outcome = gateway.propose_for(&caller.0, Intent::TableRemove(step.clone())).await.or_fail(&gateway)?;
         let Some(Given::TableRemove(done)) = outcome.result else { return Err(unexpected(&gateway)) };
         records += u64::from(done.records);
         conflicts += u64::from(done.conflicts);

@@ -42,8 +42,8 @@ fn may_keep_out(gateway: &Gateway, claims: &Claims, device_id: &str) -> Result<(
 /// `POST /device/{device_id}/revoke`: its sessions end on every node as soon as that node has applied it.
 pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, At(device_id): At<String>) -> Answer {
     may_keep_out(&gateway, &caller.0, &device_id)?;
-    let revoke = DeviceRevoke { device_id, by: caller.0.sub };
-    let outcome = gateway.propose_election(Intent::DeviceRevoke(revoke)).await.or_fail(&gateway)?;
+    let revoke = DeviceRevoke { device_id, by: caller.0.sub.clone() };
+    let outcome = gateway.propose_election(&caller.0, Intent::DeviceRevoke(revoke)).await.or_fail(&gateway)?;
     let Some(Given::DeviceReport(report)) = outcome.result else { return Err(unexpected(&gateway)) };
     let epoch = gateway.epoch();
     Ok(answer(|o| {
@@ -90,8 +90,8 @@ pub async fn resume(gateway: State<Arc<Gateway>>, caller: Caller, at: At<String>
 
 async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String, suspended: bool) -> Answer {
     may_keep_out(&gateway, &caller.0, &device_id)?;
-    let suspend = DeviceSuspend { device_id: device_id.clone(), suspended, by: caller.0.sub };
-    let outcome = gateway.propose_election(Intent::DeviceSuspend(suspend)).await.or_fail(&gateway)?;
+    let suspend = DeviceSuspend { device_id: device_id.clone(), suspended, by: caller.0.sub.clone() };
+    let outcome = gateway.propose_election(&caller.0, Intent::DeviceSuspend(suspend)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &device_id).flag("suspended", suspended);
         o.time("timestamp", outcome.at_ms);
@@ -101,8 +101,8 @@ async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String,
 /// `DELETE /device/{device_id}`
 pub async fn forget(State(gateway): State<Arc<Gateway>>, caller: Caller, At(device_id): At<String>) -> Answer {
     auth::must_be_privileged(&caller.0, "forget a device").or_fail(&gateway)?;
-    let forget = DeviceForget { device_id: device_id.clone(), by: caller.0.sub };
-    let outcome = gateway.cluster.propose(Intent::DeviceForget(forget)).await.or_fail(&gateway)?;
+    let forget = DeviceForget { device_id: device_id.clone(), by: caller.0.sub.clone() };
+    let outcome = gateway.propose_for(&caller.0, Intent::DeviceForget(forget)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &device_id).time("timestamp", outcome.at_ms);
     }))

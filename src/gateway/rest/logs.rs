@@ -7,8 +7,8 @@ use axum::extract::State;
 use super::{Answer, Asked, Failure, OrFail, Source, answer, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
-use crate::gateway::wire::Bad;
 use crate::gateway::wire::json::push_object;
+use crate::gateway::wire::{Bad, initiator};
 use crate::model::access::Right;
 use crate::model::audit::{AuditFilter, read_rows_shown};
 use crate::model::election::{method_name, reason_name};
@@ -37,6 +37,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: As
                 o.text("new_master_id", &row.new_master).text("election_reason", reason_name(row.reason()));
                 o.time("election_timestamp", row.at_ms).number("devices_participating", row.participating);
                 o.text("election_method", method_name(row.method())).number("term", row.term);
+                initiator(o, row);
             });
         });
         pagination(o, limit, offset, total);
@@ -70,11 +71,16 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: A
                 o.number("id", row.id).text("event_type", &row.event_type).text("operation", &row.operation);
                 o.text("status", if row.error { "error" } else { "success" }).text("device_id", &row.device_id);
                 o.text("details", &row.details).time("timestamp", row.at_ms);
+                o.maybe_text("by", some(&row.by)).maybe_text("jti", some(&row.jti));
             });
         });
         pagination(o, limit, offset, total);
         source.tell(o);
     }))
+}
+
+fn some(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// An inclusive bound; as an end, a date alone means the whole day.

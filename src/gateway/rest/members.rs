@@ -65,7 +65,7 @@ fn within(f: &Fields<'_>) -> Result<u64, Bad> {
 }
 
 async fn make(gateway: &Gateway, caller: Caller, change: Change, within_ms: u64) -> Answer {
-    let changed = gateway.cluster.change(change, caller.0.sub, Duration::from_millis(within_ms)).await;
+    let changed = gateway.cluster.change(change, caller.0.principal(), Duration::from_millis(within_ms)).await;
     let changed = changed.or_fail(gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).number("node", changed.node);

@@ -24,7 +24,7 @@ use crate::model::visible::is_name;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
-use crate::token::Class;
+use crate::token::{Claims, Class};
 
 /// How often a device asks what became of its code.
 const POLL_SECONDS: u64 = 3;
@@ -89,7 +89,7 @@ fn unstored(answer: Response) -> Response {
 pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> Answer {
     gateway.pairing_rates.check(&stranger.address).or_fail(&gateway)?;
     // Of all strangers together: each ask is a command.
-    gateway.all_pairings.check(&String::new()).or_fail(&gateway)?;
+    gateway.all_pairings.check("").or_fail(&gateway)?;
     let (device_id, name) = body.0.read(&gateway, Code::Registration, |f| {
         let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
         let name = f.maybe_text("name", limits::PAIR_NAME)?.unwrap_or_default();
@@ -198,17 +198,17 @@ pub async fn approve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(cod
         return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("class", None)));
     }
     let class = class.number().number();
-    decide(&gateway, PairDecide { code, approved: true, class, device_id, by: caller.0.sub }).await
+    decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, by: caller.0.sub.clone() }).await
 }
 
 /// `POST /device/pairings/{code}/refuse`
 pub async fn refuse(State(gateway): State<Arc<Gateway>>, caller: Caller, At(code): At<String>) -> Answer {
     auth::must_be_privileged(&caller.0, "refuse a device").or_fail(&gateway)?;
-    decide(&gateway, PairDecide { code, by: caller.0.sub, ..PairDecide::default() }).await
+    decide(&gateway, &caller.0, PairDecide { code, by: caller.0.sub.clone(), ..PairDecide::default() }).await
 }
 
-async fn decide(gateway: &Arc<Gateway>, decision: PairDecide) -> Answer {
-    let outcome = gateway.cluster.propose(Intent::PairDecide(decision)).await.or_fail(gateway)?;
+async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -> Answer {
+    let outcome = gateway.propose_for(caller, Intent::PairDecide(decision)).await.or_fail(gateway)?;
     let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(gateway)) };
     Ok(answer(|o| {
         o.flag("success", true).text("code", &row.code).text("status", status_name(row.status()));

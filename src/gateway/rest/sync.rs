@@ -42,7 +42,7 @@ pub async fn put_state(
     body: Body,
 ) -> Answer {
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
-    let by = caller.0.sub;
+    let by = caller.0.sub.clone();
     let put = body.read(&gateway, Code::InvalidData, |f| {
         Ok(SyncStatePut {
             device_id,
@@ -52,7 +52,7 @@ pub async fn put_state(
             by,
         })
     })?;
-    let outcome = gateway.cluster.propose(Intent::SyncStatePut(put)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&caller.0, Intent::SyncStatePut(put)).await.or_fail(&gateway)?;
     let Some(Given::SyncState(sync)) = outcome.result else { return Err(unexpected(&gateway)) };
     // Counted against the newest change that this node has applied: another node's may be newer by a moment.
     let pending = gateway.cluster.replica().hot().pending_changes(&sync);

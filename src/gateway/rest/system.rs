@@ -161,8 +161,9 @@ pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Bo
     if reason == ElectionReason::Manual {
         auth::must_be_privileged(&caller.0, "start a manual election").or_fail(&gateway)?;
     }
+    gateway.rates.of(&caller.0).election().or_fail(&gateway)?;
     let command = elect_command(&caller.0, reason, by);
-    let outcome = gateway.propose_election(Intent::Elect(command)).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_election(&caller.0, Intent::Elect(command)).await.or_fail(&gateway)?;
     let Some(Given::Election(election)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(answer(|o| {
         o.flag("success", true);

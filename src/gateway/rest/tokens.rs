@@ -34,8 +34,8 @@ pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: B
     let now_ms = gateway.now_ms();
     // And what was renewed from it lives for another day at most.
     let exp_ms = exp_ms.min(now_ms + limits::TOKEN_SECONDS * 1_000).max(now_ms + limits::PAIRED_TOKEN_SECONDS * 1_000);
-    let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub };
-    let outcome = gateway.cluster.propose(Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
+    let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub.clone() };
+    let outcome = gateway.propose_for(&caller.0, Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.flag("success", true).text("jti", &jti).time("timestamp", outcome.at_ms);
     }))

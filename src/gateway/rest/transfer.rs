@@ -241,7 +241,7 @@ pub async fn import(State(gateway): State<Arc<Gateway>>, operator: Operator, sen
     let step: Step = serde_json::from_slice(&sent.0).map_err(|e| bad(format!("the step of the import: {e}")))?;
     let import_id = u64::from_str_radix(&step.import_id, 16)
         .map_err(|_| Failure::bad(&gateway, Code::InvalidData, Bad::field("import_id", "must be hexadecimal")))?;
-    let by = operator.0.sub;
+    let by = operator.0.sub.clone();
     let mut left = Vec::new();
     let intent = match step.what {
         What::Begin { device_rows, sync_rows, election_rows, audit_rows } => {
@@ -259,7 +259,7 @@ pub async fn import(State(gateway): State<Arc<Gateway>>, operator: Operator, sen
         }
         What::Finish => Intent::ImportFinish(ImportFinish { import_id, by }),
     };
-    let outcome = gateway.cluster.propose(intent).await.or_fail(&gateway)?;
+    let outcome = gateway.propose_for(&operator.0, intent).await.or_fail(&gateway)?;
     let Some(Given::Import(done)) = outcome.result else { return Err(unexpected(&gateway)) };
     left.extend(done.left.into_iter().map(|l| Left { table_name: l.table_name, id: l.id, why: l.why }));
     body(&gateway, &Taken { left })

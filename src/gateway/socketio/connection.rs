@@ -72,6 +72,11 @@ pub struct Connection {
     /// Engine.IO's own packets, and answers that no session gives.
     own: VecDeque<Utf8Bytes>,
     ping_due: bool,
+    /// Pings that the client has not answered yet (Engine.IO 4).
+    pings_open: u32,
+    /// Answers to pings, or pings of an old client, until one shows that it has heard of its session: earlier ones may
+    /// have been under way.
+    signs_due: u32,
     sending: VecDeque<Out>,
     /// Fed to the WebSocket since the last flush that ended.
     dirty: bool,
@@ -131,6 +136,8 @@ impl Connection {
             upgrade: None,
             own: VecDeque::new(),
             ping_due: false,
+            pings_open: 0,
+            signs_due: u32::MAX,
             sending: VecDeque::new(),
             dirty: false,
             blocked_since: None,
@@ -247,9 +254,14 @@ impl Connection {
         }
     }
 
-    fn heard(&mut self) {
-        let Some(session) = &mut self.session else { return };
-        if self.own.is_empty() { session.heard_awake() } else { session.heard() }
+    /// The client answered a ping, or pinged: one sign less until it is sure that it knows of its session.
+    fn sign(&mut self) {
+        self.signs_due = self.signs_due.saturating_sub(1);
+        if self.signs_due == 0
+            && let Some(session) = &mut self.session
+        {
+            session.heard_awake();
+        }
     }
 
     /// More may be heard: the client takes its answers, and fewer of its requests than the limit are unanswered.
@@ -267,7 +279,9 @@ impl Connection {
                 return Poll::Pending;
             }
             let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
-            self.heard();
+            if let Some(session) = &mut self.session {
+                session.heard();
+            }
             if let Err(ended) = packet.and_then(|packet| self.hear_packet(packet)) {
                 return Poll::Ready(ended);
             }
@@ -309,8 +323,17 @@ impl Connection {
             Incoming::Ping(repeated) => {
                 self.pinged = true;
                 self.own.push_back(format!("3{repeated}").into());
+                if self.eio == Eio::V3 {
+                    self.sign();
+                }
             }
-            Incoming::Pong | Incoming::Nothing => {}
+            Incoming::Pong => {
+                self.pings_open = self.pings_open.saturating_sub(1);
+                if self.eio == Eio::V4 {
+                    self.sign();
+                }
+            }
+            Incoming::Nothing => {}
             Incoming::Close => return Err(Ended::Gone),
             Incoming::Binary => match self.attachments.checked_sub(1) {
                 Some(left) => self.attachments = left,
@@ -354,6 +377,7 @@ impl Connection {
             Packet::Ack { attachments } => self.attachments = attachments,
             Packet::Event { body, ack } => {
                 let Some(session) = &mut self.session else { return Ok(()) };
+                session.heard_awake();
                 match event_array(body) {
                     Ok((event, data)) if text.len() > limits::FRAME => {
                         session.refuse_frame(&event, data, ack, &Bad::payload(too_large()));
@@ -394,11 +418,17 @@ impl Connection {
                 self.ticks = Some(every(first, period));
                 self.session = Some(session);
                 match self.eio {
-                    Eio::V3 => self.own.push_back("40".into()),
+                    // Its second ping comes after the pong to the first, which comes after this.
+                    Eio::V3 => {
+                        self.own.push_back("40".into());
+                        self.signs_due = 2;
+                    }
+                    // The pong says that the client has read this.
                     Eio::V4 => {
                         self.own.push_back(format!("40{{\"sid\":\"{}\"}}", self.public_id).into());
-                        // Its pong says that the client has read this.
                         self.own.push_back("2".into());
+                        self.pings_open += 1;
+                        self.signs_due = self.pings_open + u32::from(self.ping_due);
                     }
                 }
             }
@@ -533,6 +563,7 @@ impl Connection {
     fn next_payload(&mut self) -> Payload {
         let mut payload = Payload::default();
         if std::mem::take(&mut self.ping_due) {
+            self.pings_open += u32::from(self.eio == Eio::V4);
             payload.push(self.eio, self.ping());
         }
         while payload.packets < self.poll_packets {
@@ -572,6 +603,7 @@ impl Connection {
                 Poll::Ready(Ok(())) => {}
             }
             let (text, taken) = if std::mem::take(&mut self.ping_due) {
+                self.pings_open += u32::from(self.eio == Eio::V4);
                 (ping.into(), None)
             } else if let Some(own) = self.own.pop_front() {
                 (own, None)

@@ -389,6 +389,14 @@ fn master_elected(o: &mut Object<'_>, election: &Election) {
     o.text("election_reason", reason_name(election.reason())).time("election_timestamp", election.at_ms);
     o.number("devices_participating", election.participating);
     o.text("election_method", method_name(election.method())).number("term", election.term);
+    initiator(o, election);
+}
+
+/// Who asked for an election, as the request says, and whose token it came with.
+pub fn initiator(o: &mut Object<'_>, election: &Election) {
+    let by = election.principal.as_ref().map(|principal| principal.sub.as_str()).filter(|by| !by.is_empty());
+    let initiated_by = Some(election.initiated_by.as_str()).filter(|by| !by.is_empty());
+    o.maybe_text("initiated_by", initiated_by).maybe_text("by", by);
 }
 
 fn sync_conflict(o: &mut Object<'_>, conflict: &Conflict) {

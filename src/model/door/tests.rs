@@ -27,14 +27,19 @@ fn what_is_a_leaders_is_seen_in_the_bytes() {
     assert!(all.len() >= 33, "{}", all.len());
     for (field, intent) in all {
         let expected = Seen { origin, at_ms: 5, proposer: proposer(&intent) };
-        let command = Command { origin: Some(origin), at_ms: 5, intent: Some(intent) };
+        let command = Command { origin: Some(origin), at_ms: 5, intent: Some(intent), principal: None };
         assert_eq!(look(&command.encode_to_vec().into()), Some(expected), "field {field}");
     }
 }
 
 #[test]
 fn a_command_says_who_and_when_exactly_once() {
-    let command = |node, at_ms| Command { origin: Some(Origin { node, boot: 1, number: 1 }), at_ms, intent: None };
+    let command = |node, at_ms| Command {
+        origin: Some(Origin { node, boot: 1, number: 1 }),
+        at_ms,
+        intent: None,
+        principal: None,
+    };
     let twice = [command(1, 5).encode_to_vec(), command(2, 5).encode_to_vec()].concat();
     assert_eq!(look(&twice.into()), None);
     // Protobuf leaves out a zero; nobody's clock says 1970.
@@ -43,7 +48,8 @@ fn a_command_says_who_and_when_exactly_once() {
     assert_eq!(look(&Bytes::from_static(b"\x0a\xff")), None);
     // A leader's command hidden behind a node's: the later one counts when it is decoded.
     let mut hidden = Command { intent: Some(online("d", 0, Role::Client)), ..command(1, 5) }.encode_to_vec();
-    let lost = Command { origin: None, at_ms: 0, intent: Some(Intent::NodeLost(NodeLost { node: 3 })) };
+    let lost =
+        Command { origin: None, at_ms: 0, intent: Some(Intent::NodeLost(NodeLost { node: 3 })), principal: None };
     hidden.extend(lost.encode_to_vec());
     assert_eq!(look(&hidden.into()).map(|seen| seen.proposer), Some(Proposer::Leader));
 }
@@ -156,7 +162,8 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
 fn bytes_that_are_no_command_are_refused_and_what_stands_beside_them_is_applied() {
     let mut b = Bench::new();
     b.ok(online("d", 0, Role::Client));
-    let good = Command { origin: None, at_ms: 2_000_000, intent: Some(update("d", 1, "{\"a\":1}")) }.encode_to_vec();
+    let good = Command { origin: None, at_ms: 2_000_000, intent: Some(update("d", 1, "{\"a\":1}")), principal: None }
+        .encode_to_vec();
     let mut broken = good.clone();
     broken.truncate(good.len() - 3);
     let mut batch = Vec::new();

@@ -24,6 +24,7 @@ impl Ballot {
             why: self.why.clone(),
             by: self.by.clone(),
             quiet: self.quiet,
+            principal: self.principal.clone(),
         }
     }
 }
@@ -68,6 +69,7 @@ impl State {
             why: trigger.why,
             by: trigger.by,
             quiet: trigger.quiet,
+            principal: trigger.principal.or_else(|| self.txn.principal.clone()),
             ..Ballot::default()
         })
     }
@@ -121,7 +123,10 @@ impl State {
         if !c.given_up.is_empty() {
             details += &format!("; {} was given up", c.given_up);
         }
+        let principal = self.meta.ballot.as_ref().and_then(|open| open.principal.clone());
+        let asking = self.asked_by(&principal);
         self.audit("election_started", "elect", false, &c.winner, details);
+        self.txn.principal = asking;
         self.stir();
         Given::Done(Nothing {})
     }
@@ -153,8 +158,11 @@ impl State {
 
     pub(crate) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Given {
         if self.leads(node) && self.is_open(c.ballot) {
-            let by = self.meta.ballot.as_ref().map(|open| open.by.clone()).unwrap_or_default();
+            let open = self.meta.ballot.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
+            let (by, principal) = open.unwrap_or_default();
+            let asking = self.asked_by(&principal);
             self.fail_election(c.ballot, &by, &c.why);
+            self.txn.principal = asking;
         }
         Given::Done(Nothing {})
     }

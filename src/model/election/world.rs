@@ -124,7 +124,8 @@ impl World {
         self.index += 1;
         self.now += 1;
         let origin = Some(Origin { node, boot: 1, number: 0 });
-        let batch = Batch { commands: vec![Command { origin, at_ms: self.now, intent: Some(intent) }] };
+        let batch =
+            Batch { commands: vec![Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() }] };
         let at = Position { index: self.index, log_id: Bytes::new(), term };
         let mut done = self.state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap();
         for effect in &done.effects {

@@ -165,7 +165,7 @@ fn room_for_devices_comes_back_and_numbers_have_an_end() {
     let online = |mut state: State| {
         let intent = Intent::DeviceOnline(DeviceOnline { device_id: "d".into(), ..DeviceOnline::default() });
         let batch = crate::proto::Batch {
-            commands: vec![crate::proto::Command { origin: None, at_ms: 1, intent: Some(intent) }],
+            commands: vec![crate::proto::Command { at_ms: 1, intent: Some(intent), ..Default::default() }],
         };
         let at = crate::model::state::Position { index: 1, ..Default::default() };
         let outcome = state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0);

@@ -182,5 +182,6 @@ pub(super) fn to_audit(a: AuditRow) -> Audit {
         device_id: a.device_id.unwrap_or_default(),
         details: a.details.unwrap_or_default(),
         at_ms: a.at_ms,
+        ..Audit::default()
     }
 }

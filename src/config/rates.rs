@@ -1,0 +1,93 @@
+//! How much of a node one token's subject may take up.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::Layers;
+use crate::limits;
+use crate::model::error::Error;
+
+/// So many in a time, and how many at once after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: NonZeroU32,
+    pub per: Duration,
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    /// `None`, and so no bound, if the count is 0.
+    pub fn per_second(count: u32, burst: u32) -> Option<Self> {
+        Self::new(count, Duration::from_secs(1), burst)
+    }
+
+    /// The same; what comes in a minute may come at once.
+    pub fn per_minute(count: u32) -> Option<Self> {
+        Self::new(count, Duration::from_secs(60), count)
+    }
+
+    fn new(count: u32, per: Duration, burst: u32) -> Option<Self> {
+        Some(Self { count: NonZeroU32::new(count)?, per, burst: NonZeroU32::new(burst)? })
+    }
+}
+
+/// What each subject may ask for; `None`: as much as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Requests and events, and their bytes.
+    pub requests: Option<Rate>,
+    pub bytes: Option<Rate>,
+    pub elections: Option<Rate>,
+    pub critical: Option<Rate>,
+    /// Requests of an admin's or a manager's token.
+    pub privileged: Option<Rate>,
+    /// Sessions and streams at the same time.
+    pub sessions: usize,
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self {
+            requests: Rate::per_second(limits::DEVICE_RATE, limits::DEVICE_BURST),
+            bytes: Rate::per_second(limits::DEVICE_BYTES, limits::DEVICE_BYTES_BURST),
+            elections: Rate::per_minute(limits::ELECTION_RATE),
+            critical: Rate::per_minute(limits::CRITICAL_RATE),
+            privileged: Rate::per_second(limits::PRIVILEGED_RATE, limits::PRIVILEGED_RATE),
+            sessions: limits::SESSIONS_OF_TOKEN,
+        }
+    }
+}
+
+impl Allowed {
+    pub(super) fn from_layers(layers: &Layers) -> Result<Self, Error> {
+        let number = |key| layers.number(key).map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        let privileged = number("privileged_rate")?;
+        Ok(Self {
+            requests: Rate::per_second(number("device_rate")?, number("device_burst")?),
+            bytes: Rate::per_second(number("device_bytes")?, number("device_bytes_burst")?),
+            elections: Rate::per_minute(number("election_rate")?),
+            critical: Rate::per_minute(number("critical_rate")?),
+            privileged: Rate::per_second(privileged, privileged),
+            sessions: usize::try_from(layers.number("sessions_per_token")?).unwrap_or(usize::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::setting;
+    use super::*;
+
+    /// Tests work with what a node has that sets nothing.
+    #[test]
+    fn the_defaults_are_those_of_the_settings() {
+        let default = |key: &str| setting(key).and_then(|s| s.default).unwrap().parse::<u32>().unwrap();
+        let allowed = Allowed::default();
+        assert_eq!(allowed.requests, Rate::per_second(default("device_rate"), default("device_burst")));
+        assert_eq!(allowed.bytes, Rate::per_second(default("device_bytes"), default("device_bytes_burst")));
+        assert_eq!(allowed.elections, Rate::per_minute(default("election_rate")));
+        assert_eq!(allowed.critical, Rate::per_minute(default("critical_rate")));
+        assert_eq!(allowed.privileged, Rate::per_second(default("privileged_rate"), default("privileged_rate")));
+        assert_eq!(allowed.sessions, default("sessions_per_token") as usize);
+    }
+}
