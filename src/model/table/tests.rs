@@ -222,6 +222,10 @@ fn a_class_removes_what_it_may_write_and_what_is_left_of_a_hidden_table_stays_hi
         b.state = State::open(Box::new(b.tables.clone())).unwrap();
     }
     // Rights are not told of tables that are gone.
-    let (_, effects) = b.run(Intent::AccessPut(AccessPut { class: 5, ..AccessPut::default() }));
-    assert!(effects.iter().all(|e| !format!("{e:?}").contains("\"\"")), "{effects:?}");
+    for others in [TableRight::None, TableRight::Write] {
+        let put = AccessPut { class: 5, others: others.into(), ..AccessPut::default() };
+        let (_, effects) = b.run(Intent::AccessPut(put));
+        let Some(Effect::AccessChanged { forget, resync, .. }) = effects.first() else { panic!("{effects:?}") };
+        assert!(forget.is_empty() && resync.is_empty(), "{forget:?} {resync:?}");
+    }
 }
