@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer};
+use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
@@ -38,6 +38,8 @@ pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, At(name): 
     let put = body.read(&gateway, Code::InvalidData, wire::access)?;
     let put = AccessPut { class: class.number(), by: caller.0.sub.clone(), ..put };
     gateway.propose_for(&caller.0, Intent::AccessPut(put)).await.or_fail(&gateway)?;
+    // It is committed; this node may not have applied it yet.
+    fresh(&gateway).await?;
     let rights = gateway.cluster.replica().hot().access().of(class).cloned();
     Ok(answer(|o| {
         o.flag("success", true);

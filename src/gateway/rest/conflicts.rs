@@ -101,6 +101,8 @@ pub async fn put_policy(
     let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub.clone());
     let put = PolicyPut { table_name: table, asker, class, by, ..asked };
     gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
+    // It is committed; this node may not have applied it yet.
+    fresh(&gateway).await?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
         o.flag("success", true);
