@@ -28,6 +28,24 @@ pub const TABLE_REMOVE_IDLE_MS: u64 = 30_000;
 pub const DEVICES: u32 = 100_000;
 pub const DEVICES_OF_MANAGER: u32 = 1_000;
 pub const DEVICES_OF_ADMIN: u32 = 25_000;
+/// Numbers ever given to devices, forgotten ones included.
+pub const DEVICE_NUMBERS: u32 = 1_000_000;
+/// Devices whose tokens were taken back or that are suspended.
+pub const DEVICE_GATES: usize = 100_000;
+/// Devices that ask to be paired: in all, and from one address; the name that they give, in bytes; and how long a code
+/// is good, in milliseconds.
+pub const PAIRINGS: usize = 64;
+pub const PAIRINGS_OF_ADDRESS: usize = 4;
+pub const PAIR_NAME: usize = 100;
+pub const PAIRING_MS: u64 = 600_000;
+/// The body of such a request. Bytes.
+pub const PAIR_BODY: usize = 1 << 10;
+/// Addresses without a token whose rate a node remembers.
+pub const STRANGER_ADDRESSES: usize = 65_536;
+/// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.
+pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
+/// The greatest number of changes that a device can say it has not sent yet.
+pub const UNSENT: u64 = 1_000_000_000_000;
 /// When whoever used up its share may ask again. Milliseconds.
 pub const SHARE_RETRY_MS: u64 = 60_000;
 /// Live sessions on one node.

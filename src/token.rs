@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::model::access::{CLASSES, ClassNumber};
 use crate::model::error::{Code, Error};
 use crate::proto::Principal;
 
@@ -53,13 +54,16 @@ impl Class {
     }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::Manager => "manager",
-            Self::AssistantManager => "assistant_manager",
-            Self::InventoryAssistant => "inventory_assistant",
-            Self::SalesAssistant => "sales_assistant",
-        }
+        CLASSES.get(self as usize).copied().unwrap_or_default()
+    }
+
+    /// The class as the state knows it.
+    pub fn number(self) -> ClassNumber {
+        ClassNumber::of(self as u32 + 1).unwrap_or_default()
+    }
+
+    pub fn numbered(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.number().number() == number)
     }
 }
 
@@ -185,10 +189,21 @@ impl KeyRing {
             let why = format!("a token lives at most {} days", limits::TOKEN_SECONDS / 86_400);
             return Err(Error::new(Code::Credentials, why));
         }
-        let iat = now_ms / 1_000;
-        let jti = hex(&rand::random::<[u8; 16]>());
+        self.issue_at(sub, class, None, now_ms / 1_000, (now_ms / 1_000).saturating_add(ttl_seconds))
+    }
+
+    /// The same with both of its times, in Unix seconds, and with the name of the token that it takes the place of.
+    pub fn issue_at(
+        &self,
+        sub: &str,
+        class: Class,
+        jti: Option<String>,
+        iat: u64,
+        exp: u64,
+    ) -> Result<(String, Claims), Error> {
+        let jti = jti.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>()));
         let keys = self.0.read();
-        let (exp, key) = (iat.saturating_add(ttl_seconds), keys.current.id);
+        let key = keys.current.id;
         let claims = Claims { sub: sub.to_owned(), class, exp, iat, jti, key };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.current.encode)
             .map_err(|e| Error::new(Code::Internal, format!("the token cannot be signed: {e}")))?;

@@ -75,6 +75,9 @@ struct RunAnywhere {
     /// An admin's or manager's token, for --target. Default: what `tillsync dev` left in ./tillsync-data
     #[arg(long, requires = "target")]
     token: Option<String>,
+    /// A file that holds it
+    #[arg(long, value_name = "FILE", requires = "target", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
     /// The CA of the nodes' certificates, for --target
     #[arg(long, value_name = "FILE", requires = "target")]
     ca: Option<PathBuf>,
@@ -176,11 +179,11 @@ fn print(verdict: &Verdict) -> bool {
 
 impl RunAnywhere {
     fn run(self) -> Result<bool, String> {
-        let Self { own, target: urls, token, ca, yes } = self;
+        let Self { own, target: urls, token, token_file, ca, yes } = self;
         if urls.is_empty() {
             return own.run();
         }
-        let target = TargetArgs { urls, token, ca, data: DATA.into() };
+        let target = TargetArgs { urls, token, token_file, ca, data: DATA.into() };
         Target::of(target, own.scenario.into(), own.dir, yes).run()
     }
 }

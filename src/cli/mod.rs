@@ -24,12 +24,14 @@ macro_rules! note {
     }};
 }
 
+mod access;
 pub mod bench;
 mod certs;
 pub mod client;
 mod cluster;
 mod demo;
 mod dev;
+mod device;
 mod health;
 mod load;
 mod local;
@@ -75,6 +77,12 @@ enum Command {
     /// Look after a cluster
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// See who is there, let devices in and keep them out
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Set which class of tokens may read and write which table
+    #[command(subcommand)]
+    Access(access::Command),
     /// Measure a cluster under load
     #[command(subcommand)]
     Bench(bench::Command),
@@ -138,6 +146,8 @@ pub fn main() -> ExitCode {
         Command::Health(args) => block_on(health::execute(args)),
         Command::Token(command) => token::execute(command),
         Command::Cluster(command) => block_on(cluster::execute(command)),
+        Command::Device(command) => block_on(device::execute(command)),
+        Command::Access(command) => block_on(access::execute(command)),
         Command::Bench(command) => block_on(bench::execute(command)),
     };
     match result {

@@ -13,7 +13,7 @@ use super::rates::Turn;
 use super::rest::Failure;
 use crate::limits;
 use crate::model::error::{Code, Error};
-use crate::proto::Asker;
+use crate::proto::{Asker, DataUpdate};
 use crate::token::{Claims, Class};
 
 /// How a browser's WebSocket, which cannot send headers, offers its token as a subprotocol: before the token, and the one
@@ -95,10 +95,62 @@ pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
     if !gateway.keys.holds(claims) {
         return Err(Error::new(Code::Credentials, "the key that signed the token is not valid any more"));
     }
-    if gateway.cluster.replica().hot().is_revoked(&claims.jti) {
+    let state = gateway.cluster.replica().hot();
+    if state.is_revoked(&claims.jti) {
         return Err(Error::new(Code::Credentials, "the token was revoked"));
     }
-    Ok(())
+    state.refusal_of(&claims.sub, claims.iat).map_or(Ok(()), Err)
+}
+
+/// When the device's own token was issued; 0 if somebody else speaks for it.
+pub fn own_token_iat(claims: &Claims, device_id: &str) -> u64 {
+    if claims.sub == device_id { claims.iat.max(1) } else { 0 }
+}
+
+/// 3003 if tokens of the class may not read the table.
+pub fn may_read(gateway: &Gateway, claims: &Claims, table: &str) -> Result<(), Error> {
+    if gateway.cluster.replica().hot().access().may_read(claims.class.number(), table) {
+        return Ok(());
+    }
+    let why = format!("table_name {table:?} is a table that tokens of class {} may not read", claims.class);
+    Err(Error::new(Code::Forbidden, why).about("table_name", None))
+}
+
+/// A change by this token: it carries what the token is, so that its rights are decided where it stands in the log.
+/// What no repeat can be known by is refused here already.
+pub fn sign_update(gateway: &Gateway, claims: &Claims, update: &mut DataUpdate) -> Result<(), Error> {
+    update.class = claims.class.number().number();
+    update.token_iat = own_token_iat(claims, &update.device_id);
+    if update.n > 0 || !update.request_id.is_empty() {
+        return Ok(());
+    }
+    let allowed = gateway.cluster.replica().hot().may_write(claims.class.number(), &update.table_name);
+    allowed.map_err(|why| Error::new(Code::Forbidden, format!("table_name {why}")).about("table_name", None))
+}
+
+/// A token that this node signs. Its time of issue is the state's: a revocation that is still to come covers it, whatever
+/// the clocks say, and one that has come does not. The state must be fresh.
+pub fn new_token(
+    gateway: &Gateway,
+    sub: &str,
+    class: Class,
+    jti: Option<String>,
+    seconds: u64,
+) -> Result<(String, Claims), Error> {
+    let iat = {
+        let state = gateway.cluster.replica().hot();
+        let revoked = state.gate(sub).map_or(0, |gate| gate.not_before);
+        (state.meta().now_ms / 1_000).max(revoked + 1)
+    };
+    gateway.keys.issue_at(sub, class, jti, iat, gateway.now_ms() / 1_000 + seconds)
+}
+
+/// A token in place of this one, for as long as that one was made for, a day at most. It keeps the name: whoever takes
+/// that back takes back all that came of it. The state must be fresh.
+pub fn renewed(gateway: &Gateway, claims: &Claims) -> Result<(String, Claims), Error> {
+    still_good(gateway, claims)?;
+    let seconds = claims.exp.saturating_sub(claims.iat).min(limits::PAIRED_TOKEN_SECONDS);
+    new_token(gateway, &claims.sub, claims.class, Some(claims.jti.clone()), seconds)
 }
 
 /// By a wrong clock good tokens have ended, and ended ones are good: a client that was told so would throw its token away.
@@ -187,6 +239,10 @@ impl FromRequestParts<Arc<Gateway>> for Operator {
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
         let (claims, turn) = caller(parts, gateway).await?;
         must_be_admin(&claims, "export and import").map_err(|e| Failure::new(gateway, e))?;
+        if !gateway.cluster.replica().hot().access().reads_all(claims.class.number()) {
+            let why = "there are tables that admins may not read: an export without them would not be whole";
+            return Err(Failure::new(gateway, Error::new(Code::Forbidden, why)));
+        }
         Ok(Self(claims, turn))
     }
 }

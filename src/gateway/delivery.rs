@@ -17,6 +17,7 @@ use super::hub::Filter;
 use super::outbox::{Frame, Out, Outbox};
 use super::wire::ServerEvent;
 use crate::limits;
+use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
 use crate::model::read::PageSize;
 use crate::proto::command::Intent;
@@ -92,10 +93,10 @@ pub struct Delivery {
 
 impl Delivery {
     /// Of a session that has just been attached to the hub at `position`.
-    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, position: u64) -> Arc<Self> {
+    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, class: ClassNumber, position: u64) -> Arc<Self> {
         let progress = Progress {
             stage: Stage::Waiting,
-            filter: Filter::All,
+            filter: Filter::of(None, class),
             filters: 0,
             start: position,
             at: position,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::hub::Filter;
+use crate::model::access::{ClassRights, Right};
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, changes_after, weight};
 use crate::proto::Change;
@@ -37,10 +38,20 @@ pub async fn page(
         Recent::Compacted => return Ok(None),
         Recent::InRows => {}
     }
-    let wanted = filter.clone();
-    let read = move |t: &dyn crate::model::tables::TablesRead| changes_after(t, after, head, size, |c| wanted.takes(c));
+    let (wanted, rights) = (filter.clone(), rights(gateway, filter));
+    let takes = move |c: &Change| wanted.takes(c) && is_shown(rights.as_deref(), c);
+    let read = move |t: &dyn crate::model::tables::TablesRead| changes_after(t, after, head, size, takes);
     let found = gateway.cluster.replica().cold(read).await?;
     Ok(found.map(|p| Page { changes: p.changes.into_iter().map(Arc::new).collect(), seq: p.seq, more: p.more }))
+}
+
+/// What the reader may read by now; `None`: everything.
+fn rights(gateway: &Gateway, filter: &Filter) -> Option<Arc<ClassRights>> {
+    gateway.cluster.replica().hot().access().of(filter.class()).cloned()
+}
+
+fn is_shown(rights: Option<&ClassRights>, change: &Change) -> bool {
+    rights.is_none_or(|rights| rights.right(&change.table_name) >= Right::Read)
 }
 
 enum Recent {
@@ -59,9 +70,10 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Fil
         return Recent::Page(page);
     }
     let Some(changes) = state.recent_after(after) else { return Recent::InRows };
+    let rights = state.access().of(filter.class());
     let mut bytes = 0;
     for change in changes.take_while(|c| c.seq <= head).take(LOOK) {
-        if filter.takes(change) {
+        if filter.takes(change) && is_shown(rights.map(|r| &**r), change) {
             bytes += weight(change);
             if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
                 break;

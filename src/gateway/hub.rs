@@ -13,40 +13,50 @@ use tokio::sync::{Notify, mpsc};
 use super::Gateway;
 use super::outbox::{Broadcast, Frame, Outbox, Transport};
 use crate::metrics;
+use crate::model::access::{ClassNumber, Readers};
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
 use crate::model::sync::scope;
 use crate::proto::Change;
+use crate::token::Claims;
 
 /// Effects taken from the cluster at once.
 const BATCH: usize = 256;
 
-/// The tables whose `data_update` broadcasts a session wants.
+/// The tables whose changes a reader wants, and the class of its token, which says what it may read.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Filter {
-    #[default]
-    All,
-    Tables(Arc<HashSet<String>>),
+pub struct Filter {
+    /// `None`: all.
+    tables: Option<Arc<HashSet<String>>>,
+    class: ClassNumber,
 }
 
 impl Filter {
-    pub fn of(tables: Option<Vec<String>>) -> Self {
-        tables.map_or(Self::All, |t| Self::Tables(Arc::new(t.into_iter().collect())))
+    pub fn of(tables: Option<Vec<String>>, class: ClassNumber) -> Self {
+        Self { tables: tables.map(|t| Arc::new(t.into_iter().collect())), class }
     }
 
     /// The number of the set of tables.
     pub fn scope(&self) -> u64 {
-        match self {
-            Self::All => scope(None),
-            Self::Tables(tables) => scope(Some(&tables.iter().cloned().collect::<Vec<_>>())),
+        match &self.tables {
+            None => scope(None),
+            Some(tables) => scope(Some(&tables.iter().cloned().collect::<Vec<_>>())),
         }
     }
 
+    /// Whose rights are asked whenever something is read.
+    pub fn class(&self) -> ClassNumber {
+        self.class
+    }
+
+    /// The same tables, whoever reads them.
+    pub fn of_any_class(&self) -> Self {
+        Self { tables: self.tables.clone(), class: ClassNumber::default() }
+    }
+
+    /// It is wanted; whether it may be read is for the state to say.
     pub fn takes_table(&self, name: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Tables(tables) => tables.contains(name),
-        }
+        self.tables.as_ref().is_none_or(|tables| tables.contains(name))
     }
 
     pub fn takes(&self, change: &Change) -> bool {
@@ -54,10 +64,24 @@ impl Filter {
     }
 }
 
+/// The token that a session came with.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    pub sub: String,
+    pub jti: String,
+    pub iat: u64,
+    pub class: ClassNumber,
+}
+
+impl Holder {
+    pub fn of(claims: &Claims) -> Self {
+        Self { sub: claims.sub.clone(), jti: claims.jti.clone(), iat: claims.iat, class: claims.class.number() }
+    }
+}
+
 struct Entry {
     outbox: Arc<Outbox>,
-    /// The name of the token that it came with.
-    jti: String,
+    holder: Holder,
     filter: Filter,
     /// It has not begun, or something else is being delivered: changes wait in the change log for it.
     paused: bool,
@@ -99,7 +123,7 @@ impl Hub {
 
     /// Adds a session, paused: its first `device_online` decides where its changes begin. Also returns the newest
     /// change that was handed out before it came. 1003 when the node has as many as it can hold.
-    pub fn attach(&self, transport: Transport, jti: &str) -> Result<(Arc<Outbox>, u64), Error> {
+    pub fn attach(&self, transport: Transport, holder: Holder) -> Result<(Arc<Outbox>, u64), Error> {
         let mut registry = self.registry.lock();
         if registry.entries.len() >= self.limit {
             let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
@@ -112,8 +136,8 @@ impl Hub {
         let outbox = Arc::new(Outbox::new(id, transport));
         let (place, position) = (registry.entries.len(), registry.dispatched);
         registry.places.insert(id, place);
-        let (jti, filter) = (jti.to_owned(), Filter::All);
-        registry.entries.push(Entry { outbox: outbox.clone(), jti, filter, paused: true, live_after: position });
+        let filter = Filter::of(None, holder.class);
+        registry.entries.push(Entry { outbox: outbox.clone(), holder, filter, paused: true, live_after: position });
         Ok((outbox, position))
     }
 
@@ -210,13 +234,13 @@ impl Hub {
         }
     }
 
-    fn dispatch(&self, batch: &[(Broadcast, To)]) {
+    fn dispatch(&self, batch: &[(Broadcast, To, Readers)]) {
         let mut registry = self.registry.lock();
         let mut frames: Vec<Frame> = Vec::with_capacity(batch.len());
         let mut deliveries = 0;
         for entry in &registry.entries {
-            for (event, to) in batch {
-                if to.includes(entry) {
+            for (event, to, readers) in batch {
+                if readers.includes(entry.holder.class) && to.includes(entry) {
                     frames.extend(event.frame(entry.outbox.transport));
                 }
             }
@@ -227,7 +251,7 @@ impl Hub {
         }
         metrics::BROADCASTS.add(batch.len() as u64);
         metrics::DELIVERIES.add(deliveries);
-        for (_, to) in batch {
+        for (_, to, _) in batch {
             if let To::Change { seq, .. } = to {
                 registry.dispatched = registry.dispatched.max(*seq);
             }
@@ -236,9 +260,23 @@ impl Hub {
 
     /// Closes the sessions that came with this token.
     fn revoke(&self, jti: &str) {
-        for entry in self.registry.lock().entries.iter().filter(|e| e.jti == jti) {
+        for entry in self.registry.lock().entries.iter().filter(|e| e.holder.jti == jti) {
             entry.outbox.close(Error::new(Code::Credentials, "the token was revoked"));
         }
+    }
+
+    /// Closes the sessions of a device's tokens, those that are refused by now: `why` says so of the time of issue.
+    fn keep_out(&self, device_id: &str, why: impl Fn(u64) -> Option<Error>) {
+        for entry in self.registry.lock().entries.iter().filter(|e| e.holder.sub == device_id) {
+            if let Some(error) = why(entry.holder.iat) {
+                entry.outbox.close(error);
+            }
+        }
+    }
+
+    /// A session goes on with another token of the same device and class.
+    pub fn renew(&self, id: u64, holder: Holder) {
+        self.registry.lock().with(id, |entry, _| entry.holder = holder);
     }
 
     /// What came before `head` will not be handed out one by one: nobody may be left with a gap.
@@ -284,6 +322,8 @@ impl To {
 /// Hands out effects as they come, until the cluster ends.
 pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
     let mut entries: Vec<Effects> = Vec::with_capacity(BATCH);
+    // As of the effect that is being handed out: rights and changes are told in one order.
+    let mut access = gateway.cluster.replica().hot().access().clone();
     while effects.recv_many(&mut entries, BATCH).await > 0 {
         gateway.hub.epoch.store(gateway.cluster.replica().hot().meta().epoch, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(entries.len());
@@ -293,11 +333,28 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                     gateway.hub.dispatch(&std::mem::take(&mut batch));
                     gateway.hub.revoke(&jti);
                 }
+                Effect::DeviceKeptOut { device_id } => {
+                    gateway.hub.dispatch(&std::mem::take(&mut batch));
+                    let refusal = |iat| gateway.cluster.replica().hot().refusal_of(&device_id, iat);
+                    gateway.hub.keep_out(&device_id, refusal);
+                }
                 Effect::Skipped { head_seq } => {
                     batch.clear();
+                    access = gateway.cluster.replica().hot().access().clone();
                     gateway.hub.skip(head_seq);
                 }
                 effect => {
+                    let readers = match &effect {
+                        Effect::Changed(change) => access.readers(&change.table_name),
+                        Effect::ConflictFound(conflict) | Effect::ConflictResolved(conflict) => {
+                            access.readers(&conflict.table_name)
+                        }
+                        Effect::AccessChanged { class, rights, .. } => {
+                            access.put(*class, rights.clone());
+                            Readers::only(*class)
+                        }
+                        _ => Readers::ALL,
+                    };
                     let to = match &effect {
                         Effect::Changed(change) => To::Change { seq: change.seq, table: change.clone() },
                         Effect::ConflictFound(conflict) => {
@@ -305,7 +362,7 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                         }
                         _ => To::All,
                     };
-                    batch.push((Broadcast::new(effect, gateway.hub.epoch()), to));
+                    batch.push((Broadcast::new(effect, gateway.hub.epoch()), to, readers));
                 }
             }
         }

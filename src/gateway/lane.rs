@@ -84,6 +84,8 @@ pub enum Read {
         device_id: String,
         offline: bool,
     },
+    /// A new token: what was taken back by now is refused.
+    Token,
     /// A device came online with a cursor, which may be newer than what this node had applied.
     Resume {
         device_id: String,

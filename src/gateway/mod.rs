@@ -7,7 +7,7 @@
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
-//!   refused; [`rates`]: how often; [`describe`]: all of it, for machines and readers
+//!   refused; [`rates`], [`stranger_rates`]: how often; [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,7 @@ mod refusals;
 pub mod rest;
 pub mod session;
 pub mod socketio;
+mod stranger_rates;
 pub mod sync;
 pub mod websocket;
 pub mod wire;
@@ -124,6 +125,10 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
+    /// Of those without a token: all that an address may ask, and new pairings of an address and of all.
+    pub stranger_rates: stranger_rates::StrangerRates,
+    pub pairing_rates: stranger_rates::StrangerRates,
+    pub all_pairings: stranger_rates::StrangerRates,
     pub listings: listings::Listings,
     pub refusals: refusals::Refusals,
     pub connections: Arc<Admission>,
@@ -145,6 +150,9 @@ impl Gateway {
             presence: presence::Presence::default(),
             syncs: sync::Syncs::default(),
             rates: rates::Rates::new(settings.allowed, settings.sessions),
+            stranger_rates: stranger_rates::StrangerRates::new(4, 40),
+            pairing_rates: stranger_rates::StrangerRates::new(1, 8),
+            all_pairings: stranger_rates::StrangerRates::new(4, 64),
             listings: listings::Listings::default(),
             refusals: refusals::Refusals::default(),
             connections,

@@ -141,7 +141,10 @@ fn event_of(effect: &Effect, epoch: u64) -> Option<ServerEvent<'_>> {
         },
         Effect::ConflictFound(conflict) => ServerEvent::SyncConflict(conflict),
         Effect::ConflictResolved(conflict) => ServerEvent::SyncConflictResolved(conflict),
-        Effect::TokenRevoked { .. } | Effect::Skipped { .. } => return None,
+        Effect::AccessChanged { class, rights, forget, resync, at_ms } => {
+            ServerEvent::AccessChanged { class: *class, rights, forget, resync, at_ms: *at_ms }
+        }
+        Effect::TokenRevoked { .. } | Effect::DeviceKeptOut { .. } | Effect::Skipped { .. } => return None,
     })
 }
 

@@ -17,7 +17,7 @@ use super::Gateway;
 use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
-use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind};
+use crate::proto::{Device, DeviceOffline, DeviceOnline, DevicesSeen, Presence as Kind, Unsent};
 use crate::token::Claims;
 
 /// Devices in one `DevicesSeen`.
@@ -37,6 +37,8 @@ struct Here {
     rest: HashMap<String, Instant>,
     /// Of devices that speak over a session here: how far their clocks are ahead, if they are off.
     clocks: HashMap<String, i64>,
+    /// What they said since the last report that they have not sent yet.
+    unsent: HashMap<String, u64>,
 }
 
 struct Leaving {
@@ -85,6 +87,24 @@ impl Presence {
         }
     }
 
+    /// A device says how many changes it has not sent yet, over a session that it speaks over.
+    pub fn said_unsent(&self, device_id: &str, session: u64, unsent: u64) {
+        let mut here = self.here.lock();
+        if here.bound.get(device_id).is_some_and(|s| s.contains(&session)) {
+            here.unsent.insert(device_id.to_owned(), unsent);
+        }
+    }
+
+    /// What devices said of that since it was reported last, where it is news.
+    fn unsent(&self, gateway: &Gateway) -> Vec<Unsent> {
+        let said = std::mem::take(&mut self.here.lock().unsent);
+        let hot = gateway.cluster.replica().hot();
+        let is_news =
+            |said: &Unsent| hot.device(&said.device_id).is_some_and(|d| d.unsent != said.count || d.unsent_ms == 0);
+        let said = said.into_iter().map(|(device_id, count)| Unsent { device_id, count });
+        said.filter(is_news).take(SEEN_BATCH).collect()
+    }
+
     pub fn clock_ahead_ms(&self, device_id: &str) -> Option<i64> {
         self.here.lock().clocks.get(device_id).copied()
     }
@@ -110,7 +130,12 @@ impl Presence {
     /// A registered device made a REST request: it is active, and stays so for a while.
     pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
         let me = gateway.cluster.node_id();
-        let Some(device) = gateway.cluster.replica().hot().device(device_id).cloned() else { return };
+        let found = {
+            let state = gateway.cluster.replica().hot();
+            let suspended = state.gate(device_id).is_some_and(|gate| gate.suspended);
+            state.device(device_id).filter(|_| !suspended).cloned()
+        };
+        let Some(device) = found else { return };
         if device.is_active && device.presence() == Kind::Session {
             return;
         }
@@ -182,7 +207,8 @@ impl Presence {
             let hot = gateway.cluster.replica().hot();
             // A node's own device is online without sessions.
             let is_known = |d: &Device| has_session_on(d, me) || (d.is_active && d.presence() == Kind::Node);
-            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !is_known(d));
+            let is_suspended = |id: &String| hot.gate(id).is_some_and(|gate| gate.suspended);
+            let is_strayed = |id: &&String| hot.device(id).is_some_and(|d| !is_known(d)) && !is_suspended(id);
             here.bound.keys().filter(is_strayed).collect()
         };
         for device_id in &strayed {
@@ -265,9 +291,10 @@ pub async fn run(gateway: Arc<Gateway>) {
         if Instant::now() >= seen_due {
             seen_due = Instant::now() + gateway.settings.seen_every;
             let device_ids = gateway.presence.seen(&gateway);
-            if !device_ids.is_empty() {
+            let unsent = gateway.presence.unsent(&gateway);
+            if !device_ids.is_empty() || !unsent.is_empty() {
                 // Nobody waits for it, and the next one makes up for a lost one.
-                let _ = gateway.cluster.propose(Intent::DevicesSeen(DevicesSeen { device_ids })).await;
+                let _ = gateway.cluster.propose(Intent::DevicesSeen(DevicesSeen { device_ids, unsent })).await;
             }
         }
     }

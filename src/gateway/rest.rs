@@ -23,13 +23,16 @@ use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 
+mod access;
 mod changes;
 mod conflicts;
 mod data;
 mod devices;
 mod history;
+mod keep_out;
 mod logs;
 mod members;
+mod pairing;
 mod prometheus;
 pub mod routes;
 mod sync;

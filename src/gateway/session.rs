@@ -14,13 +14,14 @@ use super::Gateway;
 use super::auth;
 use super::client_clock::ClientClock;
 use super::delivery::Delivery;
-use super::hub::Filter;
+use super::hub::{Filter, Holder};
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
 use super::rates::{Opened, Share};
 use super::sync::{Completed, SyncJob};
 use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
+use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::time::IsoTime;
@@ -67,6 +68,8 @@ pub struct Session {
     /// A resume was refused for good. Changes wait for one that is granted: live ones would hide what was missed.
     resume_refused: bool,
     opened: Instant,
+    /// Its client knows what its class may read, if that is not everything.
+    knows_rights: bool,
     /// The clock that its client's times are by, and when the log was told last that it is off.
     clock: ClientClock,
     clock_warned: Option<Instant>,
@@ -89,7 +92,7 @@ impl Session {
         }
         let share = gateway.rates.of(&claims);
         let opened = share.open()?;
-        let (outbox, position) = gateway.hub.attach(transport, &claims.jti)?;
+        let (outbox, position) = gateway.hub.attach(transport, Holder::of(&claims))?;
         if gateway.closing.is_cancelled() {
             // Since it was looked at above: this session was not among those that were told to go.
             gateway.hub.detach(outbox.id);
@@ -102,7 +105,7 @@ impl Session {
         }
         let now = Instant::now();
         Ok(Self {
-            delivery: Delivery::new(gateway.clone(), outbox.clone(), position),
+            delivery: Delivery::new(gateway.clone(), outbox.clone(), claims.class.number(), position),
             gateway,
             claims,
             outbox,
@@ -111,6 +114,7 @@ impl Session {
             awaiting_online: true,
             resume_refused: false,
             opened: now,
+            knows_rights: false,
             clock: ClientClock::default(),
             clock_warned: None,
             heard: now,
@@ -278,6 +282,7 @@ impl Session {
         match event {
             ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
+                auth::sign_update(&self.gateway, &self.claims, &mut update)?;
                 let taken = self.clock.stamp(&mut update);
                 let then = Then::Update {
                     device_id: update.device_id.clone(),
@@ -292,8 +297,11 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
-            ClientEvent::Heartbeat { device_id, sent } => {
+            ClientEvent::Heartbeat { device_id, sent, unsent } => {
                 self.may(&device_id)?;
+                if let Some(unsent) = unsent {
+                    self.gateway.presence.said_unsent(&device_id, self.outbox.id, unsent);
+                }
                 self.measure_clock(&device_id, sent);
                 let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
                 self.reply(ticket.ack, &ServerEvent::HeartbeatAck { device_id: &device_id, clock_ahead_ms, at_ms });
@@ -302,6 +310,7 @@ impl Session {
                 self.may(&device_id)?;
                 self.lane.read(ticket, Read::Queue { device_id, offline });
             }
+            ClientEvent::TokenRenew => self.lane.read(ticket, Read::Token),
             ClientEvent::DeviceOnline(ask) => self.online(ticket, ask)?,
             ClientEvent::DeviceOffline { device_id, reason } => {
                 self.leave(&device_id)?;
@@ -316,7 +325,7 @@ impl Session {
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), ask, ticket.clone());
+                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), self.class(), ask, ticket.clone());
                 if let Some(job) = job {
                     let begin = job.begin();
                     self.propose(ticket, Then::Sync(job), begin);
@@ -370,8 +379,9 @@ impl Session {
                 };
                 self.propose(ticket, then, Intent::SyncErrorReport(report));
             }
-            ClientEvent::SyncConflict(report) => {
+            ClientEvent::SyncConflict(mut report) => {
                 self.may(&report.device_id)?;
+                report.class = self.class().number();
                 let then = Then::Conflict {
                     device_id: report.device_id.clone(),
                     table_name: report.table_name.clone(),
@@ -415,6 +425,10 @@ impl Session {
         })
     }
 
+    fn class(&self) -> ClassNumber {
+        self.claims.class.number()
+    }
+
     fn may(&self, device_id: &str) -> Result<(), Error> {
         auth::may_speak_for(&self.claims, device_id)
     }
@@ -435,9 +449,10 @@ impl Session {
         self.gateway.presence.bind(&ask.device_id, self.outbox.id);
         self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
-            self.delivery.subscribe(Filter::of(ask.subscribe));
+            self.delivery.subscribe(Filter::of(ask.subscribe, self.class()));
         }
         let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
+        let token_iat = auth::own_token_iat(&self.claims, &ask.device_id);
         let intent = Intent::DeviceOnline(DeviceOnline {
             class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
             device_id: ask.device_id,
@@ -446,6 +461,8 @@ impl Session {
             capabilities: ask.capabilities.map(|names| Capabilities { names }),
             presence: Presence::Session.into(),
             returns: false,
+            token_iat,
+            unsent: ask.unsent,
             asker: auth::asker(&self.claims).into(),
             asked_by: self.claims.sub.clone(),
         });
@@ -493,6 +510,7 @@ impl Session {
             resolve.device_id = decider(&self.gateway, &self.claims, &owner.device_id);
         }
         resolve.by.clone_from(&self.claims.sub);
+        resolve.class = self.class().number();
         resolve.asker = auth::asker(&self.claims).into();
         let then = Then::Conflict {
             device_id: resolve.device_id.clone(),
@@ -602,6 +620,7 @@ fn name_of(event: &ClientEvent) -> &'static str {
         ClientEvent::QueueStatus { .. } => "queue_status",
         ClientEvent::CriticalEvent(_) => "critical_event",
         ClientEvent::Heartbeat { .. } => "heartbeat",
+        ClientEvent::TokenRenew => "token_renew",
     }
 }
 

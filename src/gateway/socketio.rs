@@ -107,12 +107,20 @@ impl Socket {
     }
 
     /// Whether whoever sent a request may speak for it. Its id is enough: clients say who they are in a packet, old ones of
-    /// Python in the headers of the first request only. A token that comes along must be the one that it came with.
-    fn is_of(&self, parts: &Parts) -> bool {
+    /// Python in the headers of the first request only. A token that comes along must be the one that it came with, or one
+    /// that is good and was renewed from it: that has the same name.
+    fn is_of(&self, gateway: &Gateway, parts: &Parts) -> bool {
         let Some(token) = auth::token_of(parts) else { return true };
-        let own = self.identity.get().map(|identity| identity.token.as_str());
+        let identity = self.identity.get();
+        let own = identity.map(|identity| identity.token.as_str());
         let mut its = [self.opened_with.as_deref(), own].into_iter().flatten().peekable();
-        its.peek().is_none() || its.any(|it| is_same(it, token))
+        if its.peek().is_none() || its.any(|it| is_same(it, token)) {
+            return true;
+        }
+        identity.is_some_and(|Identity { claims: own, .. }| {
+            let renewed = |c: &Claims| (&c.jti, &c.sub, c.class) == (&own.jti, &own.sub, own.class);
+            auth::check(gateway, Some(token)).is_ok_and(|claims| renewed(&claims))
+        })
     }
 }
 
@@ -222,7 +230,7 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
     let Some(socket) = engine.socket(&sid) else { return unknown() };
     let (parts, body) = request.into_parts();
     let origin = Origin::of(&parts);
-    if !socket.is_of(&parts) {
+    if !socket.is_of(&engine.gateway, &parts) {
         let error = Error::new(Code::Credentials, "the token is not that of this connection");
         engine.gateway.refusals.count(origin.address(), &error);
         return Failure::new(&engine.gateway, error).into_response();

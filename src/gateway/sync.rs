@@ -18,6 +18,7 @@ use super::outbox::{Frame, Outbox};
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::consensus::runtime::random;
 use crate::limits;
+use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
@@ -137,6 +138,8 @@ impl Syncs {
 pub struct SyncJob {
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
+    /// Of the token that asked.
+    class: ClassNumber,
     ask: SyncAsk,
     ticket: Ticket,
     sync_id: String,
@@ -179,11 +182,19 @@ impl Drop for SyncJob {
 
 impl SyncJob {
     /// The device may have no other one whose pages are being sent: then it is refused, and that is answered.
-    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, ask: SyncAsk, ticket: Ticket) -> Option<Box<Self>> {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        outbox: Arc<Outbox>,
+        class: ClassNumber,
+        ask: SyncAsk,
+        ticket: Ticket,
+    ) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
         let begun = gateway.syncs.begin(&ask.device_id, outbox.id, &sync_id);
         match begun {
-            Ok(completed) => Some(Box::new(Self { gateway, outbox, ask, ticket, sync_id, completed, begun_ms: 0 })),
+            Ok(completed) => {
+                Some(Box::new(Self { gateway, outbox, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
+            }
             Err(error) => {
                 refuse(&gateway, &outbox, &ask, &ticket, &error);
                 None
@@ -257,7 +268,7 @@ impl SyncJob {
         let (meta, before, tables, records) = {
             let state = self.gateway.cluster.replica().hot();
             let before = state.sync_state(&self.ask.device_id).cloned();
-            (state.meta().clone(), before, Arc::from(state.tables()), state.records_known() as u64)
+            (state.meta().clone(), before, Arc::from(state.tables()), state.records_known_to(self.class))
         };
         if meta.master.is_empty() {
             return Err(Error::new(Code::NoMaster, "there is no master to sync with"));
@@ -265,7 +276,8 @@ impl SyncJob {
         // The session's own stream comes first, up to where the pages are from.
         delivery.send_to(meta.head_seq).await?;
         let sent = delivery.pages_follow(meta.head_seq);
-        let (filter, scope) = (Filter::of(self.ask.tables.clone()), scope(self.ask.tables.as_deref()));
+        let filter = Filter::of(self.ask.tables.clone(), self.class);
+        let scope = scope(self.ask.tables.as_deref());
         let course = Course { meta, before, tables, records, filter, scope, sent };
         match self.start(&course).await? {
             Some(from) => self.send_changes(&course, from).await,
@@ -302,7 +314,9 @@ impl SyncJob {
             }
             (_, None) => course.recorded(),
         };
-        Ok(from.filter(|from| *from >= meta.compacted_seq))
+        // Before the class was granted a table, the device was not sent it: only a full sync brings what it lacks.
+        let whole = |from: u64| self.gateway.cluster.replica().hot().access().is_whole_after(self.class, from);
+        Ok(from.filter(|from| *from >= meta.compacted_seq && whole(*from)))
     }
 
     /// The changes after `from`, without those that would bring back an older state than the session was sent.
@@ -352,7 +366,7 @@ impl SyncJob {
             (newest.collect(), state.meta().head_seq)
         };
         if newest.iter().any(|(_, version)| *version > course.meta.head_seq) {
-            moved.look(&self.gateway, to, &course.filter).await?;
+            moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
         }
         let pairs = changes.iter().zip(newest);
         Ok(pairs
@@ -364,7 +378,7 @@ impl SyncJob {
     /// Every record as it was at the head.
     async fn send_records(&self, course: &Course) -> Result<(), Error> {
         let head = course.meta.head_seq;
-        let numbers: HashSet<u32> = (1..)
+        let wanted: HashSet<u32> = (1..)
             .zip(course.tables.iter())
             .filter(|(_, t)| course.filter.takes_table(&t.name))
             .map(|(n, _)| n)
@@ -372,14 +386,18 @@ impl SyncJob {
         let mut moved = Moved::since(head);
         let (mut after, mut number, mut sent) = (None, 0, 0);
         loop {
-            let takes = |table| numbers.contains(&table);
             let (mut page, next, to) = {
                 let state = self.gateway.cluster.replica().hot();
+                // Rights may change between two pages.
+                let shown: Vec<bool> =
+                    course.tables.iter().map(|t| state.access().may_read(self.class, &t.name)).collect();
+                let takes =
+                    |table: u32| wanted.contains(&table) && shown.get(table as usize - 1).copied().unwrap_or(false);
                 let (page, next) = state.records_at(head, after, PAGE.rows, takes);
                 (page, next, state.meta().head_seq)
             };
             if page.iter().any(|at| at.seq > head) {
-                moved.look(&self.gateway, to, &course.filter).await?;
+                moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
                 page.iter_mut().for_each(|at| at.seq = moved.version((at.table, at.id), at.seq));
                 // Those that came only later.
                 page.retain(|at| at.seq > 0);

@@ -18,6 +18,7 @@ use crate::proto::outcome::Result as Given;
 use crate::proto::{Audit, AuditNote, Change, Done as Nothing, Principal};
 
 const DATA_UPDATE: &str = "data_update";
+const HIDDEN: &str = "a change of a table that this token may not read";
 
 /// What the index knows of one row.
 #[derive(Clone, Copy, Debug)]
@@ -263,6 +264,15 @@ impl AuditIndex {
         (ids.len() - up_to) as u64
     }
 
+    /// The changes of a device whose audit row is kept: how many, and the seq and the time of the newest; 0: none.
+    pub(super) fn changes_of(&self, device_id: &str) -> (u64, (u64, u64)) {
+        let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
+        let (Some(device), Some(event)) = key else { return (0, (0, 0)) };
+        let Some(ids) = self.by_both.get(&(*device, *event)) else { return (0, (0, 0)) };
+        let last = ids.back().and_then(|id| self.entries.get(id.checked_sub(self.before + 1)? as usize));
+        (ids.len() as u64, last.map_or((0, 0), |entry| (entry.change, entry.at_ms)))
+    }
+
     /// Ids grow with time, so dates select a range of ids (empty: first > last).
     fn ids_between(&self, from_ms: Option<u64>, to_ms: Option<u64>) -> (u64, u64) {
         let first = from_ms.map_or(0, |from| self.entries.partition_point(|e| e.at_ms < from));
@@ -341,11 +351,25 @@ pub fn row_of_change(change: &Change) -> Audit {
 
 /// Reads the rows of a page. Rows compacted since the page was made are left out.
 pub fn read_rows(tables: &dyn TablesRead, page: &[AuditRef]) -> Result<Vec<Audit>, TablesError> {
+    read_rows_shown(tables, page, |_| true)
+}
+
+/// The same for a reader who may not read every table: of a change of another one it is told that there was one.
+pub fn read_rows_shown(
+    tables: &dyn TablesRead,
+    page: &[AuditRef],
+    shown: impl Fn(&str) -> bool,
+) -> Result<Vec<Audit>, TablesError> {
+    let row_of = |change: &Change| {
+        let row = row_of_change(change);
+        let details = if shown(&change.table_name) { row.details } else { HIDDEN.to_owned() };
+        Audit { details, ..row }
+    };
     let mut rows = Vec::with_capacity(page.len());
     let mut changes = ChangeReader::new(tables);
     for at in page {
         let row = if at.change > 0 {
-            changes.get(at.change)?.map(row_of_change)
+            changes.get(at.change)?.map(row_of)
         } else {
             get_row::<Audit>(tables, &Key::Audit(at.id))?
         };

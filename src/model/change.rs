@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::access::ClassNumber;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::fingerprint;
@@ -142,6 +143,15 @@ impl State {
         self.records.len()
     }
 
+    /// The same of the tables that a token of the class may read. Counted only if there are others.
+    pub fn records_known_to(&self, class: ClassNumber) -> u64 {
+        if self.access.of(class).is_none() {
+            return self.records.len() as u64;
+        }
+        let tables = (1..).zip(&self.table_names).filter(|(_, t)| self.access.may_read(class, &t.name));
+        tables.map(|(number, _)| self.records.len_of(number)).sum()
+    }
+
     pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
         let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
         let Some(v) = self.records.get(table, id) else { return RecordNow::Absent };
@@ -216,6 +226,9 @@ impl State {
             return Ok((given, true));
         }
         let Some(kept) = self.requests.find(device, &c.request_id) else {
+            // A repeat is answered as the first was; what is new must be allowed by now.
+            self.must_be_let_in(&c.device_id, c.token_iat)?;
+            self.must_write(c.class, &c.table_name)?;
             self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
             let given = self.write_or_conflict(c, device);
             // Still there if it lost a conflict.
@@ -471,7 +484,9 @@ impl State {
         self.meta.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
-            if let Ok(device) = self.device_number(&change.device_id) {
+            if let Ok(device) = self.device_number(&change.device_id)
+                && self.is_remembered(&change)
+            {
                 self.outlive(device, &change);
             }
             let Some(table) = self.table_of_change(&change) else { continue };

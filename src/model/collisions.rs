@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::access::ClassNumber;
 use super::conflict_index::Status;
 use super::effect::Effect;
 use super::error::Code;
@@ -24,6 +25,7 @@ fn bench(policy: ResolutionMethod, insert_policy: InsertPolicy) -> Bench {
         b.ok(Intent::PolicyPut(PolicyPut {
             table_name: "stock".into(),
             policy: policy.into(),
+            class: 0,
             insert_policy: insert_policy.into(),
             by: "a".into(),
             ..PolicyPut::default()
@@ -328,13 +330,13 @@ fn resolved_conflicts_stay_readable_until_compaction_drops_the_oldest_and_open_o
     for id in [6, 1, 5, 2, 4] {
         b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(100 + id), ..resolve(id as u64) }));
     }
-    let page = |b: &Bench, status| b.state.conflict_page(status, None, Some("stock"), 10, 0);
+    let page = |b: &Bench, status| b.state.conflict_page(status, None, Some("stock"), ClassNumber::default(), 10, 0);
     assert_eq!(page(&b, Status::Open), (vec![3], 1));
     assert_eq!(page(&b, Status::Resolved), (vec![4, 2, 5, 1, 6], 5));
     assert_eq!(page(&b, Status::All), (vec![6, 5, 4, 3, 2, 1], 6));
-    assert_eq!(b.state.conflict_page(Status::All, Some("b"), None, 2, 1), (vec![5, 4], 6));
-    assert_eq!(b.state.conflict_page(Status::All, Some("nobody"), None, 2, 0), (vec![], 0));
-    assert_eq!(b.state.conflict_page(Status::All, Some("c"), None, 2, 0), (vec![], 0));
+    assert_eq!(b.state.conflict_page(Status::All, Some("b"), None, ClassNumber::default(), 2, 1), (vec![5, 4], 6));
+    assert_eq!(b.state.conflict_page(Status::All, Some("nobody"), None, ClassNumber::default(), 2, 0), (vec![], 0));
+    assert_eq!(b.state.conflict_page(Status::All, Some("c"), None, ClassNumber::default(), 2, 0), (vec![], 0));
     b.ok(Intent::Compact(Compact { conflicts_to: 2, ..Compact::default() }));
     assert_eq!(page(&b, Status::Resolved), (vec![4, 2, 5], 3));
     b.ok(Intent::Compact(Compact { conflicts_to: u64::MAX, ..Compact::default() }));
@@ -376,9 +378,9 @@ fn conflicts_that_an_older_version_resolved_are_read_and_go_first() {
     b.state = State::open(Box::new(b.tables.clone())).unwrap();
     let conflict = b.state.open_conflicts().next().unwrap().id;
     b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(2), ..resolve(conflict) }));
-    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, 9, 0).0, [conflict, 40]);
+    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict, 40]);
     b.ok(Intent::Compact(Compact { conflicts_to: 0, ..Compact::default() }));
-    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, 9, 0).0, [conflict]);
+    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict]);
 }
 
 #[test]

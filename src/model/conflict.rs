@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::access::ClassNumber;
 use super::change::{Write, object};
 use super::conflict_index::{Filter, Status};
 use super::effect::Effect;
@@ -200,7 +201,7 @@ impl State {
 
     /// A conflict as its row says.
     pub(super) fn index_conflict(&mut self, row: &Arc<Conflict>) {
-        let device = self.device(&row.device_id).map_or(0, |d| d.number);
+        let device = self.writer_number(&row.device_id);
         // One of an older table of that name is of no table.
         let table = self.table_number(&row.table_name).unwrap_or(0);
         let of_it = self.table_of(table).is_some_and(|known| row.id > known.since_conflict);
@@ -272,12 +273,14 @@ impl State {
         self.conflicts.open().values()
     }
 
-    /// The ids of a page of conflicts, and how many there are in all. The names that are given must be exact.
+    /// The ids of a page of conflicts that a token of the class may see, and how many of these there are in all. The
+    /// names that are given must be exact.
     pub fn conflict_page(
         &self,
         status: Status,
         device_id: Option<&str>,
         table_name: Option<&str>,
+        class: ClassNumber,
         limit: usize,
         skip: usize,
     ) -> (Vec<u64>, u64) {
@@ -286,7 +289,12 @@ impl State {
         if matches!(device, Some(None)) || matches!(table, Some(None)) {
             return (Vec::new(), 0);
         }
-        self.conflicts.page(Filter { status, device: device.flatten(), table: table.flatten() }, limit, skip)
+        let readable: Vec<bool> = self.tables().iter().map(|t| self.access().may_read(class, &t.name)).collect();
+        // Conflicts of removed tables are of no number: only who may read every table sees them.
+        let reads_all = self.access().reads_all(class);
+        let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(reads_all);
+        let filter = Filter { status, device: device.flatten(), table: table.flatten() };
+        self.conflicts.page(filter, shown, limit, skip)
     }
 
     /// Where a record's history begins; `rows` is the size of a page.
@@ -320,6 +328,7 @@ impl State {
             let why = format!("conflict_id: conflict {} is about {}/{}", open.id, open.table_name, open.record_id);
             return refuse(Code::InvalidData, why);
         }
+        self.must_write(c.class, &open.table_name)?;
         self.may_decide(&c, &open)?;
         let device = self.existing(&c.device_id)?.number;
         let table = self.number_of_table(&open.table_name, &c.device_id)?;
@@ -426,6 +435,7 @@ impl State {
     /// the table waits for a decision by hand.
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
         let device = self.existing(&c.device_id)?.number;
+        self.must_write(c.class, &c.table_name)?;
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let current = self.version(table, c.record_id);
         let now = self.meta.now_ms;

@@ -205,11 +205,12 @@ impl ConflictIndex {
             .map(|(_, _, seq, id)| (*seq, *id))
     }
 
-    /// The ids of a page of those wanted, and how many there are.
-    pub fn page(&self, filter: Filter, limit: usize, skip: usize) -> (Vec<u64>, u64) {
+    /// The ids of a page of those wanted, in tables that may be shown, and how many there are.
+    pub fn page(&self, filter: Filter, shown: impl Fn(u32) -> bool, limit: usize, skip: usize) -> (Vec<u64>, u64) {
         let wanted = |id: &u64| {
             self.notes.get(id).is_some_and(|note| {
-                filter.device.is_none_or(|device| note.device == device)
+                shown(note.table)
+                    && filter.device.is_none_or(|device| note.device == device)
                     && filter.table.is_none_or(|table| note.table == table)
             })
         };

@@ -1,5 +1,6 @@
 //! Devices: registration, coming and going.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::error::Code;
@@ -33,7 +34,9 @@ impl State {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
         }
         let first = !self.devices.contains_key(&c.device_id);
-        if first && self.meta.devices >= limits::DEVICES {
+        self.must_be_let_in(&c.device_id, c.token_iat)?;
+        let numbers = self.meta.devices + u32::from(self.gates.number(&c.device_id).is_none());
+        if first && (self.device_count() >= limits::DEVICES || numbers > limits::DEVICE_NUMBERS) {
             return refuse(Code::Registration, format!("the cluster keeps at most {} devices", limits::DEVICES));
         }
         self.may_bring_online(&c, first)?;
@@ -92,10 +95,19 @@ impl State {
         }
     }
 
+    /// A device is forgotten: whoever registered it may register another one.
+    pub(super) fn uncount_registered(&mut self, device: &Device) {
+        if let Entry::Occupied(mut of) = self.registered_by.entry(device.registered_by.clone()) {
+            *of.get_mut() -= 1;
+            if *of.get() == 0 {
+                of.remove();
+            }
+        }
+    }
+
     fn register(&mut self, c: &DeviceOnline) -> Device {
         let now = self.meta.now_ms;
-        self.meta.devices += 1;
-        self.device_names.push(Arc::from(c.device_id.as_str()));
+        let number = self.next_device_number(&c.device_id);
         let sync = SyncState {
             device_id: c.device_id.clone(),
             sync_status: SyncStatus::Pending.into(),
@@ -109,7 +121,7 @@ impl State {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
-            number: self.meta.devices,
+            number,
             registered_by,
             ..Device::default()
         };
@@ -144,6 +156,9 @@ impl State {
         }
         if !c.class.is_empty() {
             device.class.clone_from(&c.class);
+        }
+        if let Some(unsent) = c.unsent {
+            (device.unsent, device.unsent_ms) = (unsent, now);
         }
         device.is_active = true;
         device.last_seen_ms = now;
@@ -221,7 +236,7 @@ impl State {
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
         let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
@@ -279,6 +294,13 @@ impl State {
         for id in c.device_ids {
             if let Some(device) = self.devices.get(&id) {
                 let device = Device { last_seen_ms: self.meta.now_ms, ..Device::clone(device) };
+                self.save_device(device);
+            }
+        }
+        for said in c.unsent {
+            if let Some(device) = self.devices.get(&said.device_id) {
+                let unsent_ms = self.meta.now_ms;
+                let device = Device { unsent: said.count, unsent_ms, ..Device::clone(device) };
                 self.save_device(device);
             }
         }

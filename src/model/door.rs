@@ -13,14 +13,16 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::access::CLASSES;
 use super::change;
 use super::error::{Code, Error};
+use super::pairing::{HASH, valid_code};
 use super::value;
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{
-    ConflictType, ElectionMethod, ElectionReason, ImportRows, InsertPolicy, Origin, Presence, ResolutionMethod, Role,
-    SyncStatus, SyncType,
+    Asker, ConflictType, ElectionMethod, ElectionReason, ImportRows, InsertPolicy, Origin, Presence, ResolutionMethod,
+    Role, SyncStatus, SyncType, TableRight,
 };
 
 type Checked = Result<(), Error>;
@@ -85,6 +87,9 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             known::<Role>("role", c.role)?;
             known::<Presence>("presence", c.presence)?;
             text("class", &c.class, limits::EVENT_TYPE)?;
+            known::<Asker>("asker", c.asker)?;
+            text("asked_by", &c.asked_by, limits::DEVICE_ID)?;
+            count("unsent", c.unsent.unwrap_or(0), limits::UNSENT)?;
             let names = c.capabilities.as_ref().map_or(&[][..], |all| &all.names[..]);
             count("capabilities", names.len() as u64, limits::CAPABILITIES as u64)?;
             names.iter().try_for_each(|one| text("capabilities", one, limits::CAPABILITY))
@@ -95,7 +100,12 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
         }
         Intent::DevicesSeen(c) => {
             count("device_ids", c.device_ids.len() as u64, limits::DEVICES_SEEN as u64)?;
-            c.device_ids.iter().try_for_each(|id| device(id))
+            c.device_ids.iter().try_for_each(|id| device(id))?;
+            count("unsent", c.unsent.len() as u64, limits::DEVICES_SEEN as u64)?;
+            c.unsent.iter().try_for_each(|said| {
+                device(&said.device_id)?;
+                count("unsent", said.count, limits::UNSENT)
+            })
         }
         Intent::NodeBooted(_) => node("origin", from),
         Intent::NodeLost(c) => node("node", c.node),
@@ -138,11 +148,14 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             known::<ElectionReason>("reason", c.reason)?;
             known::<ElectionMethod>("method", c.method)?;
             text("initiated_by", &c.initiated_by, limits::DEVICE_ID)?;
+            known::<Asker>("asker", c.asker)?;
+            text("asked_by", &c.asked_by, limits::DEVICE_ID)?;
             text("except", &c.except, limits::DEVICE_ID)
         }
         Intent::RoleChange(c) => {
             device(&c.device_id)?;
             known::<Role>("role", c.role)?;
+            known::<Asker>("asker", c.asker)?;
             text("reason", &c.reason, limits::ERROR_MESSAGE)?;
             by(&c.by)
         }
@@ -177,12 +190,14 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             device(&c.device_id)?;
             text("table_name", &c.table_name, limits::TABLE_NAME)?;
             known::<ResolutionMethod>("method", c.method)?;
+            known::<Asker>("asker", c.asker)?;
             by(&c.by)?;
             object("resolved_data", &c.resolved_data)
         }
         Intent::PolicyPut(c) => {
             known::<ResolutionMethod>("policy", c.policy)?;
             known::<InsertPolicy>("insert_policy", c.insert_policy)?;
+            known::<Asker>("asker", c.asker)?;
             by(&c.by)
         }
         Intent::TokenRevoke(c) => {
@@ -221,9 +236,60 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
         Intent::TimeBack(c) => by(&c.by),
         Intent::TableRemove(c) => {
             text("table_name", &c.table_name, limits::TABLE_NAME)?;
+            known::<Asker>("asker", c.asker)?;
             by(&c.by)
         }
+        Intent::AccessPut(c) => {
+            count("class", c.class.into(), CLASSES.len() as u64)?;
+            count("tables", c.tables.len() as u64, limits::TABLES.into())?;
+            c.tables.iter().try_for_each(|table| {
+                text("tables", &table.table_name, limits::TABLE_NAME)?;
+                known::<TableRight>("tables", table.right)
+            })?;
+            known::<TableRight>("others", c.others)?;
+            by(&c.by)
+        }
+        Intent::DeviceRevoke(c) => {
+            device(&c.device_id)?;
+            by(&c.by)
+        }
+        Intent::DeviceSuspend(c) => {
+            device(&c.device_id)?;
+            by(&c.by)
+        }
+        Intent::DeviceForget(c) => {
+            device(&c.device_id)?;
+            by(&c.by)
+        }
+        Intent::PairAsk(c) => {
+            code(&c.code)?;
+            hash(&c.secret_hash)?;
+            text("device_id", &c.device_id, limits::DEVICE_ID)?;
+            text("name", &c.name, limits::PAIR_NAME)?;
+            text("address", &c.address, limits::ADDRESS)
+        }
+        Intent::PairDecide(c) => {
+            // A code that none is, is no code that waits: whoever decides is told that.
+            text("code", &c.code, limits::REASON)?;
+            count("class", c.class.into(), CLASSES.len() as u64)?;
+            text("device_id", &c.device_id, limits::DEVICE_ID)?;
+            by(&c.by)
+        }
+        Intent::PairClaim(c) => {
+            code(&c.code)?;
+            hash(&c.secret_hash)
+        }
     }
+}
+
+/// What a device shows that asks to be let in.
+fn code(code: &str) -> Checked {
+    if valid_code(code) { Ok(()) } else { bad("code", "is none that a device shows") }
+}
+
+/// SHA-256 of the secret of such a device.
+fn hash(hash: &[u8]) -> Checked {
+    if hash.len() == HASH { Ok(()) } else { bad("secret_hash", "is no hash") }
 }
 
 /// Device ids are looked at where they are applied: a row that has none is left out, the others are taken.
@@ -301,7 +367,14 @@ pub fn proposer(intent: &Intent) -> Proposer {
         | Intent::ImportRows(_)
         | Intent::ImportFinish(_)
         | Intent::TableRemove(_)
-        | Intent::TimeBack(_) => Proposer::Node,
+        | Intent::TimeBack(_)
+        | Intent::AccessPut(_)
+        | Intent::DeviceRevoke(_)
+        | Intent::DeviceSuspend(_)
+        | Intent::DeviceForget(_)
+        | Intent::PairAsk(_)
+        | Intent::PairDecide(_)
+        | Intent::PairClaim(_) => Proposer::Node,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::access::{ClassNumber, ClassRights};
 use super::error::Error;
 use crate::proto::{Change, Conflict, Election, Role};
 
@@ -26,6 +27,11 @@ pub enum Effect {
     ConflictResolved(Arc<Conflict>),
     /// Sessions that came with this token end.
     TokenRevoked { jti: String },
+    /// Sessions that came with a token of this device end, if the state refuses it by now: for the reason that it tells.
+    DeviceKeptOut { device_id: String },
+    /// `access_changed` to the sessions of the class: what it may do from now on, the tables that it may no longer read,
+    /// and those of which it may lack what came before.
+    AccessChanged { class: ClassNumber, rights: Arc<ClassRights>, forget: Vec<String>, resync: Vec<String>, at_ms: u64 },
     /// This node took a snapshot in: what came before change `head_seq` was not told one by one. Sessions must
     /// be brought to it from the change log, or closed to resume.
     Skipped { head_seq: u64 },

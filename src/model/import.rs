@@ -5,8 +5,6 @@
 //! gap, and what is there already is known by its id. So a step that is sent again changes nothing, and an import that
 //! was interrupted goes on by being run again.
 
-use std::sync::Arc;
-
 use super::audit::AuditIndex;
 use super::device::valid_id;
 use super::error::Code;
@@ -211,11 +209,10 @@ impl State {
                 false => Err(format!("device {id:?} is registered in this cluster already")),
             };
         }
-        if self.meta.devices >= limits::DEVICES {
+        if self.device_count() >= limits::DEVICES {
             return Err(format!("the cluster keeps at most {} devices", limits::DEVICES));
         }
-        self.meta.devices += 1;
-        self.device_names.push(Arc::from(id.as_str()));
+        let number = self.next_device_number(&id);
         let sync = row.sync.unwrap_or_else(|| SyncState { created_ms: now, updated_ms: now, ..SyncState::default() });
         self.import_sync_state(&id, sync, import);
         self.save_device(Device {
@@ -225,7 +222,7 @@ impl State {
             last_seen_ms: given.last_seen_ms.min(now),
             created_ms: given.created_ms.min(now),
             updated_ms: given.updated_ms.min(now),
-            number: self.meta.devices,
+            number,
             // It is known: it is not told `registered` when it comes.
             had_session: true,
             row_id,

@@ -6,16 +6,22 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::access::AccessMatrix;
 use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::conflict_index::ConflictIndex;
+use super::gates::Gates;
+use super::pairing::Pairings;
 use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
 use super::requests::Requests;
 use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
-use crate::proto::{Audit, ChangeBlock, Conflict, Device, Record, Revoked, SyncState, TableName};
+use crate::proto::{
+    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Pairing, Record, Revoked, SyncState,
+    TableName,
+};
 
 const PAGE: usize = 1_024;
 
@@ -80,6 +86,7 @@ impl State {
         let rows = &*reader;
         self.forget_all(get_row(rows, &Key::Meta)?.unwrap_or_default());
         self.load_devices(rows)?;
+        self.load_access(rows)?;
         self.table_names.clear();
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
             self.load_table(row?);
@@ -131,6 +138,30 @@ impl State {
             let (_, sync) = row?;
             self.sync_states.insert(sync.device_id.clone(), sync);
         }
+        Ok(())
+    }
+
+    fn load_access(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        let mut access = AccessMatrix::default();
+        for row in Rows::<ClassAccess>::new(rows, Key::Access(0), |k| matches!(k, Key::Access(_))) {
+            access.load(row?.1);
+        }
+        self.access = access;
+        let mut gates = Gates::default();
+        let from = Key::DeviceGate(String::new());
+        for row in Rows::<DeviceGate>::new(rows, from, |k| matches!(k, Key::DeviceGate(_))) {
+            gates.load(row?.1);
+        }
+        let mut pairings = Pairings::default();
+        for row in Rows::<Pairing>::new(rows, Key::Pairing(String::new()), |k| matches!(k, Key::Pairing(_))) {
+            pairings.load(row?.1);
+        }
+        self.pairings = pairings;
+        for row in Rows::<Forgotten>::new(rows, Key::Forgotten(String::new()), |k| matches!(k, Key::Forgotten(_))) {
+            gates.load_forgotten(row?.1);
+        }
+        self.gates = gates;
+        self.name_forgotten();
         Ok(())
     }
 
@@ -194,9 +225,8 @@ impl State {
                     let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
                     self.audit.add_change(at_ms, &change.device_id, change.seq);
                 }
-                let device = self.devices.get(&change.device_id).map_or(0, |d| d.number);
-                self.requests.load_change(device, &change);
-                self.queues.load_change(device, &change);
+                let device = self.writer_number(&change.device_id);
+                self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
                     if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
                         *head = change.seq;

@@ -3,6 +3,7 @@
 //! No clock, no randomness, no I/O, no async. What a command needs of the world (time, ids) it
 //! carries. Rows live behind [`tables::Tables`]: a `BTreeMap` here, sled above.
 
+pub mod access;
 mod answered;
 pub mod audit;
 pub mod change;
@@ -19,10 +20,12 @@ pub mod election;
 pub mod error;
 pub mod evidence;
 mod fingerprint;
+pub mod gates;
 pub mod import;
 mod load;
 mod merge;
 mod nodes;
+pub mod pairing;
 pub mod policy;
 #[cfg(test)]
 pub(crate) mod properties;

@@ -28,6 +28,7 @@ impl State {
         if !valid_table(&c.table_name) {
             return refuse(Code::InvalidData, "table_name is not a usable name");
         }
+        self.must_write(c.class, &c.table_name)?;
         let number = self.number_of_table_for(&c.table_name, &c.by, limits::TABLES_OF_PRIVILEGED)?;
         let at = number as usize - 1;
         let Some(mut row) = self.table_names.get(at).cloned() else {

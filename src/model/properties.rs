@@ -517,11 +517,14 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         prop::option::of(0..6u64),
         prop::option::of(999_000..1_002_000u64),
         0..6u8,
-        (0..3u8, 1..6u64, 0..4u64),
+        (0..3u8, 1..6u64, 0..4u64, 0..6u32, 0..4u64),
     )
-        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request, (queue, n, after))| {
+        .prop_map(|(device, id, operation, value, base_version, timestamp_ms, request, more)| {
+            let (queue, n, after, class, token) = more;
             let queued = queue < 2;
             Intent::DataUpdate(DataUpdate {
+                class,
+                token_iat: if token == 0 { 0 } else { 999 + token },
                 base_version,
                 timestamp_ms,
                 queue: if queued { format!("q{queue}") } else { String::new() },
@@ -583,7 +586,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
                 })
             }
         ),
-        1 => (device.clone(), 0..4i64, 1..4i32).prop_map(|(device_id, record_id, conflict_type)| {
+        1 => (device.clone(), 0..4i64, 1..4i32, 0..6u32).prop_map(|(device_id, record_id, conflict_type, class)| {
             let (local_version, remote_version) = (Bytes::from_static(b"{\"l\":1}"), Bytes::from_static(b"{}"));
             Intent::ConflictReport(ConflictReport {
                 device_id,
@@ -593,17 +596,42 @@ fn any_intent() -> impl Strategy<Value = Intent> {
                 local_version,
                 remote_version,
                 timestamp_ms: None,
+                class,
             })
         }),
-        2 => (0..4i32, 0..5i32).prop_map(|(policy, insert_policy)| {
+        2 => (0..4i32, 0..5i32, 0..6u32).prop_map(|(policy, insert_policy, class)| {
             Intent::PolicyPut(PolicyPut {
                 table_name: "stock".into(),
                 policy,
                 by: "x".into(),
                 insert_policy,
                 decides: policy % 3,
+                class,
                 ..Default::default()
             })
+        }),
+        1 => (0..7u32, prop::collection::vec((0..3u8, 0..4i32), 0..3), 0..4i32, any::<bool>()).prop_map(
+            |(class, tables, others, no_new_tables)| {
+                let name = |table: u8| ["stock", "sales", "*"][usize::from(table)].to_owned();
+                let tables = tables.into_iter().map(|(t, right)| TableAccess { table_name: name(t), right });
+                Intent::AccessPut(AccessPut { class, tables: tables.collect(), others, no_new_tables, by: "x".into() })
+            }
+        ),
+        1 => device.clone().prop_map(|device_id| Intent::DeviceRevoke(DeviceRevoke { device_id, by: "x".into() })),
+        1 => (device.clone(), 0..4u8).prop_map(|(device_id, suspended)| {
+            Intent::DeviceSuspend(DeviceSuspend { device_id, suspended: suspended == 0, by: "x".into() })
+        }),
+        3 => device.clone().prop_map(|device_id| Intent::DeviceForget(DeviceForget { device_id, by: "x".into() })),
+        1 => (0..3u8, 0..3u8, device.clone()).prop_map(|(code, address, device_id)| {
+            let (code, secret_hash) = (pair_code(code), Bytes::from(vec![code; 32]));
+            let address = format!("10.0.0.{address}");
+            Intent::PairAsk(PairAsk { code, secret_hash, device_id, name: String::new(), address })
+        }),
+        1 => (0..3u8, any::<bool>(), 0..7u32, device.clone()).prop_map(|(code, approved, class, device_id)| {
+            Intent::PairDecide(PairDecide { code: pair_code(code), approved, class, device_id, by: "x".into() })
+        }),
+        1 => (0..3u8, 0..3u8).prop_map(|(code, secret)| {
+            Intent::PairClaim(PairClaim { code: pair_code(code), secret_hash: Bytes::from(vec![secret; 32]) })
         }),
         1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64, prop::option::weighted(0.8, 0..4u64)).prop_map(
             |(changes_to, audit_to, conflicts_to, elections_to, evidence_kept)| {
@@ -611,11 +639,15 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             }
         ),
         1 => (1..4u32, device.clone()).prop_map(|(table, by)| {
-            Intent::TableRemove(TableRemove { table_name: "stock".into(), table, by, asker: 0 })
+            Intent::TableRemove(TableRemove { table_name: "stock".into(), table, by, ..TableRemove::default() })
         }),
         1 => Just(Intent::QueuesForget(QueuesForget {})),
         1 => device.prop_map(|jti| Intent::TokenRevoke(TokenRevoke { jti, exp_ms: 1_000_050, by: "x".into() })),
     ]
+}
+
+fn pair_code(number: u8) -> String {
+    format!("AAAAAA2{}", ["A", "B", "C"][usize::from(number)])
 }
 
 /// Steps of taking over a database, in and out of order.
@@ -735,7 +767,10 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
             (state.requests.next_number(d.number), ids, queues)
         })
         .collect();
-    let answers = (requests, conflicts, audit);
+    let rights = (state.access().clone(), state.pairings(0).into_iter().cloned().collect::<Vec<_>>());
+    let gates: Vec<_> = (0..5).map(|n| state.gate(&format!("d{n}")).cloned()).collect();
+    let names: Vec<_> = (1..=5).map(|n| state.device_name(n).map(str::to_owned)).collect();
+    let answers = (requests, conflicts, audit, (rights, gates, names));
     let tables = (state.tables().to_vec(), state.table_heads.clone());
     (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())
 }

@@ -76,6 +76,21 @@ impl Queues {
         }
     }
 
+    pub fn of_device(&self, device: u32) -> impl Iterator<Item = (&Arc<str>, &Queue)> {
+        self.queues.get(&device).into_iter().flatten().filter(|(_, row)| !row.forgotten)
+    }
+
+    /// The device is forgotten, and so are its queues: their ids, in order. They are refused if it comes back.
+    pub fn forget_device(&mut self, device: u32) -> Vec<Arc<str>> {
+        let mut ids: Vec<Arc<str>> = self.of_device(device).map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        for id in &ids {
+            let used_ms = self.get(device, id).map_or(0, |known| known.used_ms);
+            self.set(device, id, Queue { last: 0, used_ms, forgotten: true });
+        }
+        ids
+    }
+
     fn idle_at(&self, now_ms: u64) -> bool {
         self.by_day.first().is_some_and(|(day, ..)| is_idle(*day, now_ms))
     }
@@ -118,7 +133,8 @@ impl State {
         }
         let known = self.queues.get(device, &c.queue);
         if known.is_some_and(|queue| queue.forgotten) {
-            let why = format!("was not used for {} days and is forgotten: begin a new one", limits::QUEUE_DAYS);
+            let days = limits::QUEUE_DAYS;
+            let why = format!("was not used for {days} days, or its device was, and is forgotten: begin a new one");
             return refuse_field(Code::InvalidData, "queue", why);
         }
         let last = known.map_or(0, |queue| queue.last);

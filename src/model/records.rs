@@ -36,6 +36,8 @@ impl Change {
 pub(super) struct Records {
     /// By table and id.
     versions: BTreeMap<(u32, i64), Version>,
+    /// Versions of each table.
+    counts: BTreeMap<u32, u64>,
     /// Data held, oldest write first, with the version that it belongs to.
     held: VecDeque<((u32, i64), u64)>,
     bytes: usize,
@@ -48,6 +50,18 @@ impl Records {
 
     pub fn len(&self) -> usize {
         self.versions.len()
+    }
+
+    pub fn len_of(&self, table: u32) -> u64 {
+        self.counts.get(&table).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, key: (u32, i64), version: Version) -> Option<Version> {
+        let old = self.versions.insert(key, version);
+        if old.is_none() {
+            *self.counts.entry(key.0).or_default() += 1;
+        }
+        old
     }
 
     /// The versions after `after`, in order.
@@ -63,7 +77,7 @@ impl Records {
         self.bytes += weight(&data);
         self.held.push_back((key, record.seq));
         let version = Version { data: Some(data), ..version_of(record) };
-        if let Some(old) = self.versions.insert(key, version)
+        if let Some(old) = self.insert(key, version)
             && let Some(data) = old.data
         {
             self.bytes -= weight(&data);
@@ -89,6 +103,7 @@ impl Records {
 
     /// Forgets all records of a table.
     pub fn forget_table(&mut self, table: u32) {
+        self.counts.remove(&table);
         let mut from = self.versions.split_off(&(table, i64::MIN));
         let mut after = table.checked_add(1).map(|next| from.split_off(&(next, i64::MIN))).unwrap_or_default();
         self.versions.append(&mut after);
@@ -97,7 +112,7 @@ impl Records {
 
     /// From the rows; later ones win.
     pub fn load(&mut self, table: u32, id: i64, record: &Record) {
-        self.versions.insert((table, id), version_of(record));
+        self.insert((table, id), version_of(record));
     }
 }
 

@@ -32,6 +32,10 @@ impl<'a> Names<'a> {
         Self { request_id: &c.request_id, queue: &c.queue, n: c.n }
     }
 
+    pub fn of_change(change: &'a Change) -> Self {
+        Self { request_id: &change.request_id, queue: &change.queue, n: change.n }
+    }
+
     /// Nothing that a repeat could be recognised by.
     pub fn is_none(&self) -> bool {
         self.request_id.is_empty() && self.n == 0
@@ -163,6 +167,13 @@ impl Requests {
         let number = ring.next;
         ring.set(number, names, Kept::Row { slot: slot(number) });
         (number, slot(number))
+    }
+
+    /// The device is forgotten: the slots that may be rows.
+    pub fn forget_device(&mut self, device: u32) -> Vec<u32> {
+        let Some(ring) = self.0.remove(&device) else { return Vec::new() };
+        let rows = |s: &Option<Slot>| s.as_ref().is_some_and(|s| matches!(s.kept, Kept::Row { .. }));
+        ring.slots.iter().zip(0..).filter(|(s, _)| rows(s)).map(|(_, slot)| slot).collect()
     }
 
     /// A change goes: its request's number and slot, if it is still in the window. Its answer is a row from now on.

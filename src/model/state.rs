@@ -11,12 +11,15 @@ use bytes::Bytes;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::access::AccessMatrix;
 use super::answered::Answered;
 use super::audit::AuditIndex;
 use super::conflict_index::ConflictIndex;
 use super::door;
 use super::effect::Effect;
 use super::error::{Code, Error};
+use super::gates::Gates;
+use super::pairing::Pairings;
 use super::queues::Queues;
 use super::recent::Recent;
 use super::records::Records;
@@ -143,6 +146,9 @@ pub struct State {
     pub(super) conflicts: ConflictIndex,
     pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
+    pub(super) access: AccessMatrix,
+    pub(super) gates: Gates,
+    pub(super) pairings: Pairings,
 }
 
 impl State {
@@ -172,6 +178,9 @@ impl State {
             conflicts: ConflictIndex::default(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
+            access: AccessMatrix::default(),
+            gates: Gates::default(),
+            pairings: Pairings::default(),
         };
         state.reload()?;
         Ok(state)
@@ -390,6 +399,13 @@ impl State {
             Intent::ImportRows(c) => self.import_rows(c)?,
             Intent::ImportFinish(c) => self.import_finish(&c)?,
             Intent::QueuesForget(_) => self.queues_forget(),
+            Intent::AccessPut(c) => self.access_put(c)?,
+            Intent::DeviceRevoke(c) => self.device_revoke(c)?,
+            Intent::DeviceSuspend(c) => self.device_suspend(c)?,
+            Intent::DeviceForget(c) => self.device_forget(c)?,
+            Intent::PairAsk(c) => self.pair_ask(c)?,
+            Intent::PairDecide(c) => self.pair_decide(c)?,
+            Intent::PairClaim(c) => self.pair_claim(c)?,
             Intent::TableRemove(c) => self.table_remove(c)?,
             Intent::TimeBack(c) => self.time_back(&c)?,
         };

@@ -96,6 +96,7 @@ impl State {
         let Some(number) = self.table_number(&c.table_name) else {
             return refuse_field(Code::InvalidData, "table_name", "names no table");
         };
+        self.must_write(c.class, &c.table_name)?;
         if number != c.table {
             return refuse_field(Code::Conflict, "table_name", "names another table than when this was asked for");
         }
@@ -225,7 +226,7 @@ impl State {
         let at = self.table_names.iter().position(idle)?;
         let table_name = self.table_names.get(at)?.name.clone();
         let by = "cluster".to_owned();
-        Some(TableRemove { table_name, table: at as u32 + 1, by, asker: Asker::Unset.into() })
+        Some(TableRemove { table_name, table: at as u32 + 1, by, asker: Asker::Unset.into(), class: 0 })
     }
 }
 

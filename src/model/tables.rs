@@ -38,12 +38,20 @@ pub enum Key {
     Revoked(String),
     /// `proto::Queue` of a device, by the queue's id.
     Queue { device: u32, queue: String },
+    /// `proto::ClassAccess` by the class's number.
+    Access(u32),
+    /// `proto::DeviceGate` by the device's id.
+    DeviceGate(String),
+    /// `proto::Pairing` by its code.
+    Pairing(String),
+    /// `proto::Forgotten` by the device's id.
+    Forgotten(String),
 }
 
 impl Key {
     /// A key after all others, as the end of open ranges.
     pub fn end() -> Self {
-        Self::Queue { device: u32::MAX, queue: "\u{10ffff}".repeat(64) }
+        Self::Forgotten("\u{10ffff}".repeat(64))
     }
 
     /// A byte form that no other key has, the same in every build: what the digest is made of.
@@ -101,6 +109,22 @@ impl Key {
                 tag(out, 13);
                 out.extend_from_slice(&device.to_be_bytes());
                 out.extend_from_slice(queue.as_bytes());
+            }
+            Self::Access(class) => {
+                tag(out, 18);
+                out.extend_from_slice(&class.to_be_bytes());
+            }
+            Self::DeviceGate(id) => {
+                tag(out, 19);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::Pairing(code) => {
+                tag(out, 20);
+                out.extend_from_slice(code.as_bytes());
+            }
+            Self::Forgotten(id) => {
+                tag(out, 21);
+                out.extend_from_slice(id.as_bytes());
             }
         }
     }

@@ -78,6 +78,7 @@ impl State {
         if let Some(hand_back) = &mut self.meta.hand_back {
             hand_back.tried_ms = hand_back.tried_ms.min(to_ms);
         }
+        self.end_pairings_after(to_ms);
         self.audit.cap_times(to_ms);
         let details = format!("The cluster's time was brought back from {} to {}", iso(from_ms), iso(to_ms));
         self.audit("time_back", "correct", false, &c.by, details);
@@ -143,6 +144,25 @@ mod tests {
         assert_eq!(b.state.audit_index().page(&next_month, 100, 0).0, 0);
         let again = State::open(Box::new(b.tables.clone())).unwrap();
         assert_eq!(told(&again), told(&b.state));
+    }
+
+    #[test]
+    fn a_code_of_next_month_does_not_live_until_then() {
+        let mut b = Bench::new();
+        let ask = |code: &str| {
+            let secret_hash = vec![7; 32].into();
+            Intent::PairAsk(crate::proto::PairAsk { code: code.into(), secret_hash, ..Default::default() })
+        };
+        b.now += MONTH;
+        b.ok(ask("AAAAAA22"));
+        b.now -= MONTH;
+        assert_eq!(back(&mut b), Ok(()));
+        b.ok(ask("AAAAAA33"));
+        let live = |state: &State, code: &str| state.pairing(code, b.now).is_some();
+        let again = State::open(Box::new(b.tables.clone())).unwrap();
+        for state in [&b.state, &again] {
+            assert_eq!((live(state, "AAAAAA22"), live(state, "AAAAAA33")), (false, true));
+        }
     }
 
     #[test]

@@ -32,6 +32,10 @@ const ANSWERED: u8 = 10;
 const REQUESTED: u8 = 11;
 const REVOKED: u8 = 12;
 const QUEUE: u8 = 13;
+const ACCESS: u8 = 18;
+const DEVICE_GATE: u8 = 19;
+const PAIRING: u8 = 20;
+const FORGOTTEN: u8 = 21;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
 const LARGE: u8 = 0xF0;
 
@@ -161,6 +165,10 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
             tagged(QUEUE, &short(*device), out);
             string(queue, out);
         }
+        Key::Access(class) => tagged(ACCESS, &short(*class), out),
+        Key::DeviceGate(id) => tagged_string(DEVICE_GATE, id, out),
+        Key::Pairing(code) => tagged_string(PAIRING, code, out),
+        Key::Forgotten(id) => tagged_string(FORGOTTEN, id, out),
     }
 }
 
@@ -181,6 +189,10 @@ pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
         REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
         REVOKED => Key::Revoked(take_string(bytes)?),
         QUEUE => Key::Queue { device: take_u32(bytes)?, queue: take_string(bytes)? },
+        ACCESS => Key::Access(take_u32(bytes)?),
+        DEVICE_GATE => Key::DeviceGate(take_string(bytes)?),
+        PAIRING => Key::Pairing(take_string(bytes)?),
+        FORGOTTEN => Key::Forgotten(take_string(bytes)?),
         _ => return None,
     })
 }
@@ -290,6 +302,10 @@ pub(super) mod tests {
             (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
             text().prop_map(Key::Revoked),
             (small(), text()).prop_map(|(device, queue)| Key::Queue { device, queue }),
+            small().prop_map(Key::Access),
+            text().prop_map(Key::DeviceGate),
+            text().prop_map(Key::Pairing),
+            text().prop_map(Key::Forgotten),
         ]
     }
 

@@ -21,6 +21,7 @@ mod netns;
 mod private;
 mod rolling;
 mod sqlite;
+mod stolen;
 mod strangers;
 mod tls;
 mod tokens;

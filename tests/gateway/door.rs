@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::Settings;
 use tillsync::gateway::http::Deadlines;
 use tillsync::limits;
@@ -489,6 +490,36 @@ async fn a_sid_is_no_public_name_and_no_credential_of_another_token() {
     let (_, refused) = asks(&server, "GET", &sid, None, "").await;
     let refused = refused.split('\x1e').find(|packet| packet.starts_with("44")).unwrap_or_else(|| panic!("{refused}"));
     assert!(refused.contains("3001"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_polling_client_goes_on_with_the_token_that_it_renewed() {
+    let server = Server::start().await;
+    // Issued a while ago: within one second the new token would be the old one.
+    let earlier = SystemClock.now_ms() - 10_000;
+    let (own, _) = server.keys.issue("till-2", Class::SalesAssistant, earlier, 3_600).unwrap();
+    // Of the same device, but not renewed from its own.
+    let other = server.token("till-2", Class::SalesAssistant);
+    let sid = sid_of(&server).await;
+    let connect = format!("40{}", json!({"token": own}));
+    assert_eq!(asks(&server, "POST", &sid, Some(&own), &connect).await.1, "ok");
+    assert_eq!(asks(&server, "POST", &sid, Some(&own), "42[\"token_renew\",{}]").await.1, "ok");
+    let renewed: Value = loop {
+        let (status, payload) = asks(&server, "GET", &sid, Some(&own), "").await;
+        assert_eq!(status, 200, "{payload}");
+        let renewed = payload.split('\x1e').find_map(|packet| packet.strip_prefix("42[\"token_renewed\","));
+        if let Some(renewed) = renewed {
+            break serde_json::from_str(renewed.strip_suffix(']').unwrap()).unwrap();
+        }
+    };
+    let renewed = renewed["token"].as_str().unwrap();
+    assert_ne!(renewed, own);
+    for token in [renewed, &own] {
+        assert_eq!(asks(&server, "POST", &sid, Some(token), "3").await.0, 200);
+    }
+    assert_eq!(asks(&server, "POST", &sid, Some(&other), "3").await.0, 401);
+    // Spoiled, it is no token at all.
+    assert_eq!(asks(&server, "POST", &sid, Some(&renewed[..renewed.len() - 4]), "3").await.0, 401);
 }
 
 #[tokio::test]

@@ -550,3 +550,128 @@ async fn get_console() {
         get(&server, asked).await;
     }
 }
+
+#[tokio::test]
+async fn get_access() {
+    let server = server().await;
+    let access = get(&server, "/access").await;
+    assert_eq!(
+        access["classes"][4],
+        json!({"class": "sales_assistant", "tables": {"*": "write"}, "create_tables": true})
+    );
+}
+
+#[tokio::test]
+async fn put_access_class() {
+    let server = server().await;
+    let rights = json!({"tables": {"prices": "read", "*": "none"}, "create_tables": false});
+    let (status, set) = server.rest("PUT", "/access/sales_assistant", Some(rights)).await;
+    assert_eq!((status, &set["tables"]), (200, &json!({"prices": "read", "*": "none"})));
+    let listed = get(&server, "/access").await["classes"][4].clone();
+    assert_eq!((&listed["tables"], &listed["create_tables"]), (&set["tables"], &json!(false)));
+    assert_eq!((&listed["set_by"], &listed["set_at"]), (&json!("admin"), &set["set_at"]));
+}
+
+#[tokio::test]
+async fn post_device_device_id_revoke() {
+    let server = server().await;
+    let (status, report) = server.rest("POST", "/device/d/revoke", None).await;
+    assert_eq!((status, &report["confirmed"]["changes"]), (200, &json!(0)));
+    let (status, report) = server.rest("POST", "/device/never/revoke", None).await;
+    assert_eq!((status, &report["registered"]), (200, &json!(false)));
+    assert_eq!(server.rest("POST", "/device/%0a/revoke", None).await.1["field"], "device_id");
+}
+
+#[tokio::test]
+async fn post_device_device_id_suspend() {
+    let server = server().await;
+    assert_eq!(server.rest("POST", "/device/d/suspend", None).await.1["suspended"], true);
+    assert_eq!(server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await.1["error_code"], "3003");
+}
+
+#[tokio::test]
+async fn post_device_device_id_resume() {
+    let server = server().await;
+    server.rest("POST", "/device/d/suspend", None).await;
+    assert_eq!(server.rest("POST", "/device/d/resume", None).await.1["suspended"], false);
+    assert_eq!(server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await.0, 200);
+}
+
+#[tokio::test]
+async fn delete_device_device_id() {
+    let server = server().await;
+    assert_eq!(server.rest("DELETE", "/device/d", None).await.1["error_code"], "4002");
+    assert_eq!(server.rest("DELETE", "/device/nobody", None).await.0, 404);
+    let mut ws = server.ws(&server.admin()).await;
+    ws.call("device_offline", json!({"device_id": "d"}), "device_offline_ack").await;
+    assert_eq!(server.rest("DELETE", "/device/d", None).await.0, 200);
+    assert_eq!(get(&server, "/device/roles").await["devices"], json!([]));
+}
+
+#[tokio::test]
+async fn get_device_device_id_admission() {
+    let server = server().await;
+    let found = get(&server, "/device/d/admission").await;
+    assert_eq!(
+        (&found["registered"], &found["suspended"], &found["not_before"]),
+        (&json!(true), &json!(false), &json!(null))
+    );
+    server.rest("POST", "/device/d/revoke", None).await;
+    assert!(get(&server, "/device/d/admission").await["not_before"].is_string());
+}
+
+async fn pairing(server: &Server) -> (String, String) {
+    let (_, asked) = server.rest_as("", "POST", "/device/pair", Some(json!({"device_id": "new"}))).await;
+    (asked["code"].as_str().unwrap().to_owned(), asked["secret"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn post_device_pair() {
+    let (code, secret) = pairing(&server().await).await;
+    assert_eq!((code.len(), secret.len()), (8, 64));
+}
+
+#[tokio::test]
+async fn get_device_pair_code() {
+    let server = server().await;
+    let (code, secret) = pairing(&server).await;
+    let path = format!("/device/pair/{code}");
+    assert_eq!(server.rest_as(&secret, "GET", &path, None).await.1["status"], "waiting");
+    assert_eq!(server.rest_as("", "GET", &path, None).await.0, 404);
+}
+
+#[tokio::test]
+async fn get_device_pairings() {
+    let server = server().await;
+    let (code, _) = pairing(&server).await;
+    let listed = get(&server, "/device/pairings").await;
+    assert_eq!((&listed["pairings"][0]["code"], &listed["pairings"][0]["known"]), (&json!(code), &json!(false)));
+}
+
+#[tokio::test]
+async fn post_device_pairings_code_approve() {
+    let server = server().await;
+    let (code, secret) = pairing(&server).await;
+    let class = Some(json!({"class": "sales_assistant"}));
+    let (status, done) = server.rest("POST", &format!("/device/pairings/{code}/approve"), class.clone()).await;
+    assert_eq!((status, &done["device_id"]), (200, &json!("new")));
+    let (_, given) = server.rest_as(&secret, "GET", &format!("/device/pair/{code}"), None).await;
+    assert!(given["token"].is_string());
+    assert_eq!(server.rest("POST", "/device/pairings/ABCDEFGH/approve", class).await.0, 404);
+}
+
+#[tokio::test]
+async fn post_device_pairings_code_refuse() {
+    let server = server().await;
+    let (code, secret) = pairing(&server).await;
+    assert_eq!(server.rest("POST", &format!("/device/pairings/{code}/refuse"), None).await.1["status"], "refused");
+    assert_eq!(server.rest_as(&secret, "GET", &format!("/device/pair/{code}"), None).await.1["status"], "refused");
+}
+
+#[tokio::test]
+async fn post_token_renew() {
+    let server = server().await;
+    let (status, renewed) = server.rest("POST", "/token/renew", None).await;
+    assert_eq!((status, &renewed["device_id"], &renewed["class"]), (200, &json!("admin"), &json!("admin")));
+    assert_eq!(server.rest_as(renewed["token"].as_str().unwrap(), "GET", "/device/roles", None).await.0, 200);
+}

@@ -206,3 +206,13 @@ async fn heartbeat() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn token_renew() {
+    over_each(async |server, ws| {
+        let renewed = ws.call("token_renew", json!({}), "token_renewed").await;
+        let token = renewed["token"].as_str().unwrap();
+        assert_eq!(server.rest_as(token, "GET", "/device/roles", None).await.0, 200);
+    })
+    .await;
+}

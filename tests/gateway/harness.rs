@@ -80,10 +80,14 @@ impl Server {
 
     /// A session of an admin over Socket.IO, used as those over `/ws` are.
     pub async fn socketio(&self) -> Ws {
+        self.socketio_as(&self.admin()).await
+    }
+
+    pub async fn socketio_as(&self, token: &str) -> Ws {
         let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", self.addr);
         let (socket, _) = connect_async(url).await.unwrap();
         let mut sio = Ws { socket, held: Vec::new(), over: Over::SocketIo };
-        sio.text(&format!("40{}", json!({"token": self.admin()}))).await;
+        sio.text(&format!("40{}", json!({"token": token}))).await;
         sio
     }
 
@@ -202,6 +206,20 @@ impl Ws {
         }
     }
 
+    /// The next event of one of these names; others stay for later.
+    pub async fn either(&mut self, events: &[&str]) -> (String, Value) {
+        if let Some(at) = self.held.iter().position(|(name, _)| events.contains(&name.as_str())) {
+            return self.held.remove(at);
+        }
+        loop {
+            let (name, data) = self.receive().await.unwrap_or_else(|| panic!("closed before any of {events:?}"));
+            if events.contains(&name.as_str()) {
+                return (name, data);
+            }
+            self.held.push((name, data));
+        }
+    }
+
     pub async fn call(&mut self, event: &str, data: Value, answer: &str) -> Value {
         self.send(event, data).await;
         self.wait(answer).await
@@ -218,7 +236,12 @@ impl Ws {
 
     /// Nothing of this name comes before the answer to a heartbeat.
     pub async fn none(&mut self, event: &str) {
-        self.call("heartbeat", json!({"device_id": "x"}), "heartbeat_ack").await;
+        self.none_for("x", event).await;
+    }
+
+    /// The same of a session whose token is this device's.
+    pub async fn none_for(&mut self, device: &str, event: &str) {
+        self.call("heartbeat", json!({"device_id": device}), "heartbeat_ack").await;
         let found = self.held.iter().find(|(name, _)| name == event);
         assert!(found.is_none(), "{found:?}");
     }

@@ -3,6 +3,7 @@
 // Clippy's leave for tests covers test functions, not the helpers that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
 mod auth;
 mod backpressure;
 mod clocks;
@@ -17,6 +18,7 @@ mod from_client;
 mod harness;
 mod limits;
 mod order;
+mod pairing;
 mod places;
 mod presence;
 mod principals;
@@ -30,6 +32,7 @@ mod schema;
 mod shares;
 mod socketio;
 mod sqlite;
+mod stolen;
 mod streams;
 mod to_client;
 mod transports;

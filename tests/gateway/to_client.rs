@@ -256,3 +256,28 @@ async fn error() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn access_changed() {
+    over_each(async |server, ws| {
+        server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {}}))).await;
+        server.rest("PUT", "/access/manager", Some(json!({"tables": {"*": "none"}}))).await;
+        let rights = json!({"tables": {"t": "none"}, "create_tables": false});
+        server.rest("PUT", "/access/admin", Some(rights)).await;
+        let told = ws.wait("access_changed").await;
+        assert_eq!((&told["class"], &told["forget"]), (&json!("admin"), &json!(["t"])), "not of other classes");
+        assert_eq!((&told["tables"], &told["create_tables"]), (&json!({"t": "none", "*": "write"}), &json!(false)));
+        server.rest("PUT", "/access/admin", Some(json!({"tables": {}}))).await;
+        assert_eq!(ws.wait("access_changed").await["resync"], json!(["t"]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn token_renewed() {
+    over_each(async |_, ws| {
+        let renewed = ws.call("token_renew", json!({"timestamp": "2026-11-22T10:00:00Z"}), "token_renewed").await;
+        assert_eq!((&renewed["device_id"], &renewed["class"]), (&json!("admin"), &json!("admin")));
+    })
+    .await;
+}

@@ -1,11 +1,13 @@
 //! What the commands share to talk to a cluster as any device would: REST, `/ws` and Socket.IO.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use reqwest::Method;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Failure;
 use crate::model::error::Code;
@@ -43,6 +45,9 @@ pub struct TargetArgs {
     /// The token. Default: the admin token that `tillsync dev` left in its data folder
     #[arg(long, value_name = "TOKEN", env = "TILLSYNC_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// A file that holds the token: other users of the machine do not see it, as they do the one in --token
+    #[arg(long, value_name = "FILE", env = "TILLSYNC_TOKEN_FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
     /// The CA of the nodes' certificates, for URLs with https (`certs init` makes a ca.crt)
     #[arg(long, value_name = "FILE", env = "TILLSYNC_CA")]
     pub ca: Option<PathBuf>,
@@ -70,17 +75,50 @@ impl TargetArgs {
                 nodes.push(NodeUrl::plain(format!("127.0.0.1:{port}")));
             }
         }
-        let token = match &self.token {
-            Some(token) => token.trim().to_owned(),
-            None => {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.trim().to_owned(),
+            (None, Some(file)) => read_token(file)?,
+            (None, None) => {
                 let path = self.data.join("admin.token");
                 std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| {
-                    Failure::new(format!("no --token given, and {} cannot be read: {e}", path.display()))
+                    Failure::new(format!(
+                        "no --token-file or --token given, and {} cannot be read: {e}",
+                        path.display()
+                    ))
                 })?
             }
         };
         Ok(Target { nodes, token })
     }
+}
+
+/// The token in a file.
+pub fn read_token(file: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::usage(format!("the token file {} cannot be read: {e}", file.display())))?;
+    match text.trim() {
+        "" => Err(Failure::usage(format!("the token file {} is empty", file.display()))),
+        token => Ok(token.to_owned()),
+    }
+}
+
+/// Asks one node after the other until one has answered: for what is the same done twice.
+pub async fn ask_any<T: DeserializeOwned>(
+    target: &Target,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<T, Failure> {
+    let rest = rest::Rest::new(&target.token)?;
+    let mut last = Failure::new("no node to ask");
+    for node in &target.nodes {
+        match rest.call(node, method.clone(), path, body).await {
+            Ok(done) => return Ok(done),
+            Err(error) if error.is_passing() => last = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last)
 }
 
 /// A node's address as a client has it.
@@ -166,11 +204,29 @@ pub fn is_passing(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::link::event_of;
     use super::rest::FeedPage;
     use super::*;
+
+    #[test]
+    fn a_token_comes_from_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("till.token");
+        let args = |token_file| TargetArgs {
+            urls: vec!["h:1".into()],
+            token: None,
+            token_file: Some(token_file),
+            ca: None,
+            data: dir.path().to_owned(),
+        };
+        std::fs::write(&file, "  abc.def.ghi\n").unwrap();
+        assert_eq!(args(file.clone()).resolve().ok().map(|target| target.token).as_deref(), Some("abc.def.ghi"));
+        std::fs::write(&file, "\n").unwrap();
+        assert!(args(file).resolve().err().is_some_and(|why| why.message.contains("is empty") && why.exit == 2));
+        assert!(args(dir.path().join("none")).resolve().is_err());
+    }
 
     #[test]
     fn urls_are_read_with_or_without_a_scheme() {

@@ -122,6 +122,19 @@ impl Rest {
         self.take(node, &format!("POST {path}"), self.http(node).post(format!("{node}{path}")).json(body)).await
     }
 
+    /// Any request whose answer is JSON.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        node: &NodeUrl,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, ClientError> {
+        let request = self.http(node).request(method.clone(), format!("{node}{path}"));
+        let request = if let Some(body) = body { request.json(body) } else { request };
+        self.take(node, &format!("{method} {path}"), request).await
+    }
+
     /// Brings the cluster's time back; the time from now on.
     pub async fn time_back(&self, node: &NodeUrl) -> Result<String, ClientError> {
         #[derive(Deserialize)]

@@ -1,14 +1,15 @@
 //! What the REST endpoints take and answer.
 
 use super::events::{
-    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE, DECIDED_ON,
-    ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, UPDATE,
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLASS_RIGHTS, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE,
+    DECIDED_ON, ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, TOKEN_RENEWED, UPDATE,
 };
 use super::field::{
-    ANY_COUNT, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, ROLE, TABLE_NAME, WORDS,
-    may, more, must, plus,
+    ANY_COUNT, CLASS, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RIGHTS, ROLE,
+    TABLE_NAME, WORDS, may, more, must, plus,
 };
 use crate::limits;
+use crate::model::pairing::CODE_LENGTH;
 
 /// Where a node without a quorum may answer from what it has.
 pub const STALE_QUERY: Field = may(
@@ -345,6 +346,114 @@ pub const CLUSTER: &[Field] = &[
     must("nodes", Kind::List(NODE), "Every member."),
     must("version", WORDS, ""),
     must("timestamp", Kind::Time, ""),
+];
+
+pub const ACCESS_ASKED: &[Field] = &[
+    must(
+        "tables",
+        RIGHTS,
+        "none, read or write, by table; `*` stands for every table that is not named. Default of `*`: write.",
+    ),
+    may("create_tables", Kind::Flag, "The class may write to a table that does not exist yet. Default: true."),
+];
+const SET: [Field; 2] = [
+    more("set_by", WORDS, "Who set it. Missing if nothing was set: then the class may do everything."),
+    more("set_at", Kind::Time, ""),
+];
+const ONE_CLASS: &[Field] = &[CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
+pub const ACCESS: &[Field] = &[must("classes", Kind::List(ONE_CLASS), ""), STALE];
+pub const ACCESS_SET: &[Field] = &[SUCCESS, CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
+
+const CODE: Field = must("code", Kind::Text(CODE_LENGTH), "");
+const EXPIRES: Field = must("expires", Kind::Time, "");
+const NOW: Field = must("timestamp", Kind::Time, "");
+pub const PAIR_ASKED: &[Field] = &[
+    may("device_id", DEVICE_ID, "Which device it wants to be. Default: whoever approves it says so."),
+    may("name", Kind::Text(limits::PAIR_NAME), "What people may know it by."),
+];
+pub const PAIR: &[Field] = &[
+    SUCCESS,
+    must("code", Kind::Text(CODE_LENGTH), "To be shown to people."),
+    must("secret", Kind::Text(64), "To be kept: it asks with it what became of the code."),
+    EXPIRES,
+    must("poll_seconds", ANY_COUNT, "How often to ask."),
+    NOW,
+];
+const PAIR_STATUS: Field = must("status", Kind::Word(&["waiting", "approved", "refused", "claimed"]), "");
+pub const PAIR_POLL: &[Field] = &[
+    CODE,
+    PAIR_STATUS,
+    may("device_id", DEVICE_ID, "This and the rest with the token only."),
+    may("class", CLASS, ""),
+    may("token", WORDS, "The device's own: it is given once."),
+    may("expires", Kind::Time, "The token's end; it can be renewed until then."),
+    NOW,
+];
+const MAYBE_DEVICE: Field = must("device_id", Kind::OrNull(&DEVICE_ID), "");
+const PAIR_ROW: &[Field] = &[
+    CODE,
+    PAIR_STATUS,
+    MAYBE_DEVICE,
+    must("known", Kind::Flag, "There is a device of this id already."),
+    must("name", Kind::Text(limits::PAIR_NAME), ""),
+    must("address", Kind::Text(limits::ADDRESS), "Where it asks from."),
+    must("asked", Kind::Time, ""),
+    EXPIRES,
+    may("class", CLASS, "Once it is approved."),
+];
+pub const PAIRINGS: &[Field] = &[must("pairings", Kind::List(PAIR_ROW), "Oldest first."), STALE];
+pub const APPROVE: &[Field] = &[
+    must("class", CLASS, "Not above that of whoever approves."),
+    may("device_id", DEVICE_ID, "Which device it is. Default: the one that it asked for."),
+];
+pub const PAIR_DECIDED: &[Field] = &[SUCCESS, CODE, PAIR_STATUS, MAYBE_DEVICE, may("class", CLASS, ""), NOW];
+pub const RENEWED: &[Field] =
+    &[SUCCESS, TOKEN_RENEWED[0], TOKEN_RENEWED[1], TOKEN_RENEWED[2], TOKEN_RENEWED[3], TOKEN_RENEWED[4]];
+
+pub const SUSPENDED: &[Field] = &[SUCCESS, WHO, must("suspended", Kind::Flag, ""), NOW];
+pub const FORGOTTEN: &[Field] = &[SUCCESS, WHO, NOW];
+const CONFIRMED: &[Field] = &[
+    must("changes", ANY_COUNT, "Its changes whose audit rows are kept."),
+    may("last_seq", ANY_COUNT, "The newest of them."),
+    may("last_timestamp", Kind::Time, "When that was committed."),
+];
+const QUEUE_LAST: &[Field] = &[
+    must("queue", Kind::Text(limits::QUEUE_ID), ""),
+    must("last", ANY_COUNT, "The `n` of the last entry that was applied."),
+    must("used_at", Kind::Time, ""),
+];
+const UNSENT_REPORT: &[Field] = &[
+    may("count", ANY_COUNT, "Changes that it said it had not sent yet; missing: it never said."),
+    may("said_at", Kind::Time, ""),
+    must("queues", Kind::List(QUEUE_LAST), "What it has with a greater `n` was not sent."),
+];
+pub const DEVICE_REVOKED: &[Field] = &[
+    SUCCESS,
+    WHO,
+    must("not_before", Kind::Time, "Tokens that were issued in this second or before are refused."),
+    must("registered", Kind::Flag, "The rest is missing if it never was."),
+    may("confirmed", Kind::Object(CONFIRMED), "What was committed of it."),
+    may("cursor", CURSOR, "Up to where it has completed its syncs."),
+    may("last_seen", Kind::Time, ""),
+    may("unsent", Kind::Object(UNSENT_REPORT), "What is known of what it had not sent."),
+    may("leases", Kind::OrNull(&WORDS), "Null: there are none yet."),
+    NOW,
+];
+pub const ADMISSION: &[Field] = &[
+    WHO,
+    must("registered", Kind::Flag, ""),
+    may("is_active", Kind::Flag, ""),
+    may("last_seen", Kind::Time, ""),
+    must("suspended", Kind::Flag, ""),
+    must(
+        "not_before",
+        Kind::OrNull(&Kind::Time),
+        "Its tokens that were issued in this second or before are refused. Null: none were taken back.",
+    ),
+    may("set_by", WORDS, "Who suspended it or took its tokens back last."),
+    may("set_at", Kind::Time, ""),
+    may("rights", Kind::Object(&CLASS_RIGHTS), "Of the class that its token had last."),
+    STALE,
 ];
 
 pub const WITHIN: Field = may("timeout_ms", Kind::Size(600_000), "How long it may take. Default: 30000.");

@@ -1,8 +1,8 @@
 //! Every event, in the document's order: first what clients send, then what they are sent.
 
 use super::field::{
-    ANY_COUNT, CONFLICT_TYPE, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RETRY, ROLE,
-    SYNC_TYPE, TABLE_NAME, TABLES, WORDS, may, more, must, plus,
+    ANY_COUNT, CLASS, CONFLICT_TYPE, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RETRY,
+    RIGHTS, ROLE, SYNC_TYPE, TABLE_NAME, TABLES, WORDS, may, more, must, plus,
 };
 use crate::limits;
 
@@ -57,6 +57,25 @@ pub const ONLINE: &[Field] = &[
         TABLES,
         "The tables whose updates this session wants, from now on. Default: as before, at first all; `[]`: none.",
     ),
+    UNSENT,
+];
+const UNSENT: Field =
+    more("unsent", Kind::Count(limits::UNSENT), "How many changes the device has that it has not sent yet.");
+
+/// A token that takes the place of another one.
+pub const TOKEN_RENEWED: [Field; 5] = [
+    must("device_id", DEVICE_ID, "The token's device."),
+    must("class", CLASS, ""),
+    must("token", WORDS, "Keep it in place of the one before, which stays good until it ends by itself."),
+    must("expires", Kind::Time, ""),
+    AT,
+];
+
+/// What a class may do with tables.
+pub const CLASS_RIGHTS: [Field; 3] = [
+    plus("class", CLASS, "Of the token."),
+    plus("tables", RIGHTS, "What it may do with each table; `*` stands for every table that is not named."),
+    plus("create_tables", Kind::Flag, "It may write to a table that does not exist yet."),
 ];
 
 pub const ELECTION: &[Field] = &[
@@ -181,8 +200,14 @@ pub const FROM_CLIENT: &[Event] = &[
     event(
         "heartbeat",
         "A sign of life. Not needed: pings of the transport count, too. Its time tells how far the device's clock is off.",
-        &[ACTOR, SENT_AT],
+        &[ACTOR, SENT_AT, UNSENT],
         &["heartbeat_ack"],
+    ),
+    event(
+        "token_renew",
+        "Asks for a token in place of the session's own. The session goes on with it.",
+        &[SENT_AT],
+        &["token_renewed"],
     ),
 ];
 
@@ -478,6 +503,25 @@ pub const TO_CLIENT: &[Event] = &[
     event("registered", "The device is new to the cluster.", &[WHO, must("role", ROLE, ""), AT], &[]),
     event("acknowledged", "A request is done.", ACKNOWLEDGED, &[]),
     event("heartbeat_ack", "", &[WHO, AT, CLOCK_AHEAD], &[]),
+    event(
+        "token_renewed",
+        "The token in place of the session's. It may be renewed until its device is suspended or its tokens are taken back.",
+        &TOKEN_RENEWED,
+        &[],
+    ),
+    event(
+        "access_changed",
+        "To all sessions of a class whose rights were changed; and after `device_online_ack`, if the class may not do everything.",
+        &[
+            CLASS_RIGHTS[0],
+            CLASS_RIGHTS[1],
+            CLASS_RIGHTS[2],
+            plus("forget", TABLES, "Tables that it may no longer read: what the device has of them must go."),
+            plus("resync", TABLES, "Tables that it may read from now on: a full sync brings what was there before."),
+            AT,
+        ],
+        &[],
+    ),
     event(
         "error",
         "A request was refused, or the session ends. The connection stays unless the server closes it.",

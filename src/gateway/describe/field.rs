@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::limits;
+use crate::model::access::CLASSES;
 use crate::model::visible::NOT_IN_NAMES;
 
 /// What a field may hold.
@@ -23,6 +24,8 @@ pub enum Kind {
     Time,
     /// Any JSON object.
     Data,
+    /// An object whose values are these words.
+    Words(&'static [&'static str]),
     /// At most so many strings of at most so many bytes.
     Texts(usize, usize),
     Counts,
@@ -88,6 +91,9 @@ impl Kind {
             Self::Flag => json!({"type": "boolean"}),
             Self::Time => json!({"type": "string", "format": "date-time"}),
             Self::Data => json!({"type": "object"}),
+            Self::Words(words) => {
+                json!({"type": "object", "additionalProperties": {"type": "string", "enum": words}})
+            }
             Self::Texts(count, max) => {
                 json!({"type": "array", "maxItems": count, "items": {"type": "string", "maxLength": max}})
             }
@@ -108,6 +114,7 @@ impl Kind {
             Self::Flag => json!(false),
             Self::Time => json!("2026-11-22T10:00:00.000Z"),
             Self::Data => json!({"name": "Café", "price": 9.5}),
+            Self::Words(words) => json!({"products": words.first(), "*": words.last()}),
             Self::Texts(..) => json!(["products"]),
             Self::Counts => json!([1, 2, 3]),
             Self::Object(fields) => example(fields),
@@ -192,4 +199,7 @@ pub const SYNC_TYPE: Kind = Kind::Word(&["full", "incremental"]);
 pub const ELECTION_REASON: Kind = Kind::Word(&["manual", "shutdown", "failure"]);
 pub const METHOD: Kind = Kind::Word(&["manual", "last_writer_wins", "automatic"]);
 pub const CONFLICT_TYPE: Kind = Kind::Word(&["version", "timestamp", "data"]);
+pub const CLASS: Kind = Kind::Word(&CLASSES);
+/// Rights by table.
+pub const RIGHTS: Kind = Kind::Words(&["none", "read", "write"]);
 pub const RETRY: Kind = Kind::Word(&["no", "safe", "same_request_id"]);

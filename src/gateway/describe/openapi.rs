@@ -8,7 +8,9 @@ use super::ABOUT;
 use super::bodies::REFUSED;
 use super::field::{DEVICE_ID, Kind, TABLE_NAME, Writer, example, object_schema};
 use crate::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
+use crate::model::access::CLASSES;
 use crate::model::error::{Code, TABLE};
+use crate::model::pairing::CODE_LENGTH;
 
 pub fn document() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
@@ -77,6 +79,8 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         let kind = match name {
             "device_id" => DEVICE_ID,
             "table" => TABLE_NAME,
+            "class" => Kind::Word(&CLASSES),
+            "code" => Kind::Text(CODE_LENGTH),
             "id" => Kind::Count(u64::MAX),
             _ => Kind::RecordId,
         };

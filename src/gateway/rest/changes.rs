@@ -21,6 +21,7 @@ use crate::gateway::rates::Opened;
 use crate::gateway::wire::json::push_object;
 use crate::gateway::wire::{SyncChange, sync_change};
 use crate::limits;
+use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::PageSize;
@@ -35,7 +36,8 @@ const QUIET: Duration = Duration::from_secs(15);
 
 /// `GET /sync/changes?cursor=&tables=&limit=`
 pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked, headers: HeaderMap) -> Answer {
-    let asked = Wanted::of(&gateway, &asked, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
+    let class = caller.0.class.number();
+    let asked = Wanted::of(&gateway, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
         let opened = gateway.rates.of(&caller.0).open().or_fail(&gateway)?;
@@ -46,7 +48,7 @@ pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
 
 /// A page of the feed for whoever has been let in.
 pub(super) async fn page_after(gateway: &Gateway, asked: &Asked) -> Answer {
-    Wanted::of(gateway, asked, None).await?.page(gateway).await
+    Wanted::of(gateway, asked, ClassNumber::default(), None).await?.page(gateway).await
 }
 
 /// What a request wants of the feed.
@@ -59,9 +61,10 @@ struct Wanted {
 }
 
 impl Wanted {
-    async fn of(gateway: &Gateway, asked: &Asked, resumed: Option<&str>) -> Result<Self, Failure> {
+    async fn of(gateway: &Gateway, asked: &Asked, class: ClassNumber, resumed: Option<&str>) -> Result<Self, Failure> {
         let (limit, _) = asked.page().map_err(|bad| Failure::bad(gateway, Code::InvalidData, bad))?;
-        let filter = Filter::of(asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect()));
+        let tables = asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect());
+        let filter = Filter::of(tables, class);
         let source = Source::asked(gateway, asked).await?;
         let meta = gateway.cluster.replica().hot().meta().clone();
         let after = match resumed.or(asked.get("cursor")) {
@@ -70,6 +73,10 @@ impl Wanted {
         };
         if after < meta.compacted_seq {
             return Err(Failure::new(gateway, gone()));
+        }
+        if !gateway.cluster.replica().hot().access().is_whole_after(class, after) {
+            let why = "this token's class may read more tables than when the cursor was given: begin again without it";
+            return Err(Failure::new(gateway, Error::new(Code::BadCursor, why)));
         }
         Ok(Self { after, limit, filter, source, meta })
     }
@@ -133,6 +140,10 @@ impl Stream {
             auth::still_good(&self.gateway, &self.claims).ok()?;
             let (head, epoch) = {
                 let state = self.gateway.cluster.replica().hot();
+                // It lacks what its class was granted since: the client comes again and is told so.
+                if !state.access().is_whole_after(self.filter.class(), self.after) {
+                    return None;
+                }
                 (state.meta().head_seq, state.meta().epoch)
             };
             let page = whole_page(&self.gateway, self.after, head, STREAM_PAGE, &self.filter).await.ok()?;

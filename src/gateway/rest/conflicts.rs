@@ -38,7 +38,11 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
     let source = Source::asked(&gateway, &asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
-    let (ids, total) = gateway.cluster.replica().hot().conflict_page(status, device_id, table_name, limit, skip);
+    let class = caller.0.class.number();
+    let (ids, total) = {
+        let state = gateway.cluster.replica().hot();
+        state.conflict_page(status, device_id, table_name, class, limit, skip)
+    };
     let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
     let (rows, seen) = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
     let now: Vec<u64> = {
@@ -73,6 +77,7 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
     }
     auth::may_speak_for(&caller.0, &resolve.device_id).or_fail(&gateway)?;
     resolve.by.clone_from(&caller.0.sub);
+    resolve.class = caller.0.class.number().number();
     resolve.asker = auth::asker(&caller.0).into();
     let outcome = gateway.propose_for(&caller.0, Intent::ConflictResolve(resolve)).await.or_fail(&gateway)?;
     let Some(Given::Conflict(conflict)) = outcome.result else { return Err(unexpected(&gateway)) };
@@ -92,8 +97,9 @@ pub async fn put_policy(
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
     let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
+    let class = caller.0.class.number().number();
     let (table, asker, by) = (table_name.clone(), auth::asker(&caller.0).into(), caller.0.sub.clone());
-    let put = PolicyPut { table_name: table, asker, by, ..asked };
+    let put = PolicyPut { table_name: table, asker, class, by, ..asked };
     gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
@@ -102,11 +108,15 @@ pub async fn put_policy(
     }))
 }
 
-/// `GET /sync/policies`: of every table that was ever named, by name.
-pub async fn policies(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+/// `GET /sync/policies`: of every table that was ever named and that the caller may read, by name.
+pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
     let source = Source::asked(&gateway, &asked).await?;
-    let mut tables = gateway.cluster.replica().hot().tables().to_vec();
-    tables.retain(|table| !table.name.is_empty());
+    let class = caller.0.class.number();
+    let mut tables = {
+        let state = gateway.cluster.replica().hot();
+        let shown = |table: &&TableName| !table.name.is_empty() && state.access().may_read(class, &table.name);
+        state.tables().iter().filter(shown).cloned().collect::<Vec<_>>()
+    };
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(answer(|o| {
         o.array("policies", &tables, |out, table| push_object(out, |o| tell_policy(o, table)));
@@ -117,12 +127,13 @@ pub async fn policies(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Ask
 /// `GET /sync/policies/{table}`: of a table that does not exist yet, what it would begin with.
 pub async fn policy_of_table(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     At(table_name): At<String>,
     asked: Asked,
 ) -> Answer {
     let table_name = usable(&gateway, table_name)?;
     let source = Source::asked(&gateway, &asked).await?;
+    auth::may_read(&gateway, &caller.0, &table_name).or_fail(&gateway)?;
     let table = table_of(&gateway, table_name);
     Ok(answer(|o| {
         tell_policy(o, &table);

@@ -15,6 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::client_clock::{ClientClock, Taken};
 use crate::gateway::session::{look_up, update_message, why_conflict};
 use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
+use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
@@ -28,12 +29,13 @@ const REMOVE_TIME: Duration = Duration::from_secs(20);
 /// `GET /data/{table}/{record_id}`
 pub async fn read(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     At((table, id)): At<(String, String)>,
     asked: Asked,
 ) -> Answer {
     let id = record(&gateway, &table, &id)?;
     let source = Source::asked(&gateway, &asked).await?;
+    auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
     let now = gateway.cluster.replica().hot().record(&table, id);
     let found = match now {
         RecordNow::Absent => None,
@@ -64,6 +66,7 @@ pub async fn write(
     if change.device_id != caller.0.sub {
         gateway.presence.seen_over_rest(&gateway, &change.device_id, &caller.0);
     }
+    auth::sign_update(&gateway, &caller.0, &mut change).or_fail(&gateway)?;
     // A request of its own says nothing of the device's clock.
     let taken = ClientClock::default().stamp(&mut change);
     // What the answer repeats.
@@ -78,12 +81,17 @@ pub async fn remove_table(State(gateway): State<Arc<Gateway>>, caller: Caller, A
     auth::must_be_privileged(&caller.0, "remove a table").or_fail(&gateway)?;
     let table_name = usable(&gateway, table_name)?;
     fresh(&gateway).await?;
+    let class = caller.0.class.number();
+    if gateway.cluster.replica().hot().access().right(class, &table_name) < Right::Write {
+        let why = format!("table_name {table_name:?} is a table that tokens of class {} may not write", caller.0.class);
+        return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("table_name", None)));
+    }
     let Some(table) = gateway.cluster.replica().hot().table_number(&table_name) else {
         let bad = Bad::field("table_name", "names no table");
         return Err(Failure::bad(&gateway, Code::InvalidData, bad).with_status(404));
     };
     let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub.clone());
-    let step = TableRemove { table_name: table_name.clone(), table, by, asker };
+    let step = TableRemove { table_name: table_name.clone(), table, by, asker, class: class.number() };
     let until = Instant::now() + REMOVE_TIME;
     let (mut records, mut conflicts) = (0u64, 0u64);
     let removed = loop {

@@ -30,6 +30,8 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
         presence: Presence::Rest.into(),
         class: if own { caller.0.class.name().to_owned() } else { String::new() },
         returns: false,
+        token_iat: auth::own_token_iat(&caller.0, &ask.device_id),
+        unsent: ask.unsent,
         asker: auth::asker(&caller.0).into(),
         asked_by: caller.0.sub.clone(),
     });

@@ -7,7 +7,7 @@ use axum::extract::State;
 use super::data::record;
 use super::{Answer, Asked, At, Failure, OrFail, Source, answer};
 use crate::gateway::Gateway;
-use crate::gateway::auth::Caller;
+use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
 use crate::gateway::wire::{Bad, listed_conflict};
 use crate::limits;
@@ -20,7 +20,7 @@ use crate::proto::Operation;
 /// `GET /data/{table}/{record_id}/history`: newest first.
 pub async fn read(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     At((table, id)): At<(String, String)>,
     asked: Asked,
 ) -> Answer {
@@ -29,6 +29,7 @@ pub async fn read(
     let limit = asked.limit().map_err(bad)?;
     let before = asked.get("before").map(|text| place(text).ok_or_else(not_a_place)).transpose().map_err(bad)?;
     let source = Source::asked(&gateway, &asked).await?;
+    auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
     let of = gateway.cluster.replica().hot().history_of(&table, id, before, limit);
     let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
     let read = move |t: &dyn TablesRead| history(t, &of, size);

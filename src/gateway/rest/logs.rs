@@ -9,7 +9,8 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::gateway::wire::json::push_object;
 use crate::gateway::wire::{Bad, initiator};
-use crate::model::audit::{AuditFilter, read_rows};
+use crate::model::access::Right;
+use crate::model::audit::{AuditFilter, read_rows_shown};
 use crate::model::election::{method_name, reason_name};
 use crate::model::error::Code;
 use crate::model::read::elections as read_elections;
@@ -45,7 +46,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: As
 }
 
 /// `GET /sync/audit-logs`
-pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
     let read = || {
         let (limit, offset) = asked.page()?;
         let filter = AuditFilter {
@@ -61,7 +62,9 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked)
     let source = Source::asked(&gateway, &asked).await?;
     let offset_rows = usize::try_from(offset).unwrap_or(usize::MAX);
     let (total, page) = gateway.cluster.replica().hot().audit_index().page(&filter, limit, offset_rows);
-    let rows = gateway.cluster.replica().cold(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
+    let rights = gateway.cluster.replica().hot().access().of(caller.0.class.number()).cloned();
+    let shown = move |table: &str| rights.as_ref().is_none_or(|rights| rights.right(table) >= Right::Read);
+    let rows = gateway.cluster.replica().cold(move |t| read_rows_shown(t, &page, shown)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.array("logs", &rows, |out, row| {
             push_object(out, |o| {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::{
-    changes, conflicts, data, devices, history, logs, members, prometheus, sync, system, time_back, tokens, transfer,
+    access, changes, conflicts, data, devices, history, keep_out, logs, members, pairing, prometheus, sync, system,
+    time_back, tokens, transfer,
 };
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::{ELECTION, ONLINE};
@@ -60,6 +61,20 @@ const NONE: &[(u16, Code)] = &[];
 const FORBIDDEN: (u16, Code) = (403, Code::Forbidden);
 /// The node cannot be reached; what is asked for cannot be done, or not yet.
 const CHANGE_REFUSED: &[(u16, Code)] = &[FORBIDDEN, (409, Code::RoleChange), (502, Code::PeerUnreachable)];
+const KEEP_OUT_REFUSED: &[(u16, Code)] = &[FORBIDDEN, (503, Code::Unavailable)];
+const DECIDE_REFUSED: &[(u16, Code)] = &[FORBIDDEN, UNKNOWN, (409, Code::RoleChange)];
+/// 5003: too many ask, or too often.
+const PAIR_REFUSED: &[(u16, Code)] = &[
+    FORBIDDEN,
+    UNKNOWN,
+    (400, Code::Registration),
+    (409, Code::RoleChange),
+    (500, Code::Storage),
+    (500, Code::Internal),
+    (503, Code::NoMaster),
+    (503, Code::Unavailable),
+    (504, Code::Timeout),
+];
 const UNKNOWN: (u16, Code) = (404, Code::NotRegistered);
 /// What every path may answer to a wrong value in it, in the query or in the body.
 const BAD: (u16, Code) = (400, Code::InvalidData);
@@ -313,6 +328,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: STALE_QUERY,
         ..extension(
             "GET",
@@ -336,6 +352,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: STALE_QUERY,
         ..extension(
             "GET",
@@ -347,6 +364,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        refuses: &[FORBIDDEN],
         query: HISTORY_QUERY,
         ..extension(
             "GET",
@@ -367,6 +385,29 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Changes a record: a `data_update` without a socket.",
             &[(200, Content::Json(b::WRITTEN))],
             || post(data::write),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        ..extension(
+            "GET",
+            "/access",
+            "Access",
+            "What tokens of each class may do with tables. Admins and managers see all classes, others their own.",
+            &[(200, Content::Json(b::ACCESS))],
+            || get(access::list),
+        )
+    },
+    Endpoint {
+        body: Some(b::ACCESS_ASKED),
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "PUT",
+            "/access/{class}",
+            "Access",
+            "What tokens of a class may do with tables, in place of what was set before. Every session of the class is told.",
+            &[(200, Content::Json(b::ACCESS_SET))],
+            || put(access::put),
         )
     },
     Endpoint {
@@ -463,6 +504,130 @@ pub const ENDPOINTS: &[Endpoint] = &[
             || post(tokens::revoke),
         )
     },
+    Endpoint {
+        refuses: KEEP_OUT_REFUSED,
+        ..extension(
+            "POST",
+            "/device/{device_id}/suspend",
+            "Devices",
+            "A device may do nothing until it is resumed; its sessions end.",
+            &[(200, Content::Json(b::SUSPENDED))],
+            || post(keep_out::suspend),
+        )
+    },
+    Endpoint {
+        refuses: KEEP_OUT_REFUSED,
+        ..extension(
+            "POST",
+            "/device/{device_id}/resume",
+            "Devices",
+            "A suspended device may come back.",
+            &[(200, Content::Json(b::SUSPENDED))],
+            || post(keep_out::resume),
+        )
+    },
+    Endpoint {
+        refuses: KEEP_OUT_REFUSED,
+        ..extension(
+            "POST",
+            "/device/{device_id}/revoke",
+            "Devices",
+            "Takes back every token of a device that was issued until now; its sessions end on every node. Says what came of it.",
+            &[(200, Content::Json(b::DEVICE_REVOKED))],
+            || post(keep_out::revoke),
+        )
+    },
+    Endpoint {
+        refuses: &[FORBIDDEN, UNKNOWN, (409, Code::RoleChange), (409, Code::Conflict)],
+        ..extension(
+            "DELETE",
+            "/device/{device_id}",
+            "Devices",
+            "Forgets a device that is offline, to make room. What it wrote stays; the ids of its queues are refused from then on.",
+            &[(200, Content::Json(b::FORGOTTEN))],
+            || delete(keep_out::forget),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/device/{device_id}/admission",
+            "Devices",
+            "Whether a device is let in, and what it may do.",
+            &[(200, Content::Json(b::ADMISSION))],
+            || get(keep_out::admission),
+        )
+    },
+    Endpoint {
+        needs: Needs::Nothing,
+        body: Some(b::PAIR_ASKED),
+        refuses: PAIR_REFUSED,
+        ..extension(
+            "POST",
+            "/device/pair",
+            "Pairing",
+            "A device without a token asks to be let in: it shows the code, and asks with the secret what became of it.",
+            &[(200, Content::Json(b::PAIR))],
+            || post(pairing::ask),
+        )
+    },
+    Endpoint {
+        needs: Needs::Nothing,
+        refuses: PAIR_REFUSED,
+        ..extension(
+            "GET",
+            "/device/pair/{code}",
+            "Pairing",
+            "What became of a code; with the secret as `Authorization: Bearer`. Once approved, the token: one time.",
+            &[(200, Content::Json(b::PAIR_POLL))],
+            || get(pairing::poll),
+        )
+    },
+    Endpoint {
+        query: STALE_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/device/pairings",
+            "Pairing",
+            "Devices that ask to be let in, and from where.",
+            &[(200, Content::Json(b::PAIRINGS))],
+            || get(pairing::list),
+        )
+    },
+    Endpoint {
+        body: Some(b::APPROVE),
+        refuses: DECIDE_REFUSED,
+        ..extension(
+            "POST",
+            "/device/pairings/{code}/approve",
+            "Pairing",
+            "Lets the device with this code in: it gets a token of the class.",
+            &[(200, Content::Json(b::PAIR_DECIDED))],
+            || post(pairing::approve),
+        )
+    },
+    Endpoint {
+        refuses: DECIDE_REFUSED,
+        ..extension(
+            "POST",
+            "/device/pairings/{code}/refuse",
+            "Pairing",
+            "Turns the device with this code away.",
+            &[(200, Content::Json(b::PAIR_DECIDED))],
+            || post(pairing::refuse),
+        )
+    },
+    extension(
+        "POST",
+        "/token/renew",
+        "Pairing",
+        "A token of the same device and class in place of the one that is sent, while that one is good.",
+        &[(200, Content::Json(b::RENEWED))],
+        || post(pairing::renew),
+    ),
     Endpoint {
         refuses: &[FORBIDDEN],
         ..extension(
@@ -600,6 +765,8 @@ impl Endpoint {
         if self.needs != Needs::Nothing {
             // 5003: over the rate that a device may ask at.
             all.extend([(401, Code::Credentials), (401, Code::TokenExpired), (503, Code::Unavailable)]);
+            // Its device is suspended.
+            all.push(FORBIDDEN);
         }
         if self.needs == Needs::Quorum {
             all.extend([(500, Code::Storage), (500, Code::Internal), (503, Code::NoMaster)]);

@@ -1,7 +1,9 @@
 //! Answers: what a proposal's outcome and a read become for the client that asked.
 
 use super::{Session, why_conflict};
+use crate::gateway::auth;
 use crate::gateway::client_clock::Taken;
+use crate::gateway::hub::Holder;
 use crate::gateway::lane::{Cold, Read, Then, Ticket};
 use crate::gateway::outbox::{Frame, Transport};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
@@ -145,7 +147,8 @@ impl Session {
     /// else it is told now.
     fn tell_conflict(&self, conflict: &Conflict) {
         let bound = |device: &str| self.gateway.presence.is_bound(device, self.outbox.id);
-        if !bound(&conflict.device_id) && !bound(&conflict.writer) {
+        let may_read = auth::may_read(&self.gateway, &self.claims, &conflict.table_name).is_ok();
+        if may_read && !bound(&conflict.device_id) && !bound(&conflict.writer) {
             self.outbox.send(&ServerEvent::SyncConflict(conflict));
         }
     }
@@ -158,8 +161,21 @@ impl Session {
         let clock_ahead_ms = self.clock.ahead_ms();
         let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
         self.reply(ticket.ack, &ack);
+        self.tell_rights();
         if online.first {
             self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
+        }
+    }
+
+    /// A client may have been away when its rights were changed.
+    fn tell_rights(&mut self) {
+        if std::mem::replace(&mut self.knows_rights, true) {
+            return;
+        }
+        let rights = self.gateway.cluster.replica().hot().access().of(self.class()).cloned();
+        if let Some(rights) = rights {
+            let (class, rights, at_ms) = (self.class(), &*rights, self.gateway.now_ms());
+            self.outbox.send(&ServerEvent::AccessChanged { class, rights, forget: &[], resync: &[], at_ms });
         }
     }
 
@@ -169,6 +185,10 @@ impl Session {
         let cursor = Cursor::parse(text, state.meta())?;
         if cursor.seq < state.meta().compacted_seq {
             return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
+        }
+        if !state.access().is_whole_after(self.class(), cursor.seq) {
+            let why = "this token's class may read more tables than when the cursor was given: do a full sync";
+            return Err(Error::new(Code::BadCursor, why));
         }
         Ok(cursor.seq)
     }
@@ -229,6 +249,9 @@ impl Session {
         match read {
             Read::Resume { .. } => {}
             Read::Record { table_name, record_id } => {
+                if let Err(error) = auth::may_read(&self.gateway, &self.claims, &table_name) {
+                    return self.refuse(&ticket, &error, None);
+                }
                 let now = self.gateway.cluster.replica().hot().record(&table_name, record_id);
                 match now {
                     RecordNow::Absent => self.tell_record(ticket, &table_name, record_id, None),
@@ -244,6 +267,7 @@ impl Session {
                 }
             }
             Read::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
+            Read::Token => self.renew_token(&ticket),
         }
     }
 
@@ -261,6 +285,18 @@ impl Session {
         let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
         let at_ms = self.gateway.now_ms();
         self.reply(ticket.ack, &ServerEvent::DataResponse { table_name, record_id, data, version, at_ms });
+    }
+
+    fn renew_token(&mut self, ticket: &Ticket) {
+        match auth::renewed(&self.gateway, &self.claims) {
+            Ok((token, claims)) => {
+                self.gateway.hub.renew(self.outbox.id, Holder::of(&claims));
+                let at_ms = self.gateway.now_ms();
+                self.reply(ticket.ack, &ServerEvent::TokenRenewed { token: &token, claims: &claims, at_ms });
+                self.claims = claims;
+            }
+            Err(error) => self.refuse(ticket, &error, None),
+        }
     }
 
     fn tell_queue(&self, ticket: Ticket, device_id: &str, offline: bool) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::DecodeError;
 use super::fields::{Bad, Fields};
 use crate::limits;
+use crate::model::access::{OTHERS, Right};
 use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
@@ -14,8 +15,8 @@ use crate::model::error::Code;
 use crate::model::policy::{decides_named, insert_policy_named, method_of};
 use crate::model::time::IsoTime;
 use crate::proto::{
-    ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation, PolicyPut,
-    ResolutionMethod, Role, SyncErrorReport, SyncType,
+    AccessPut, ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
+    PolicyPut, ResolutionMethod, Role, SyncErrorReport, SyncType, TableAccess,
 };
 
 /// One event of a client.
@@ -64,7 +65,10 @@ pub enum ClientEvent {
     Heartbeat {
         device_id: String,
         sent: Option<IsoTime>,
+        /// Changes that it has and has not sent yet.
+        unsent: Option<u64>,
     },
+    TokenRenew,
 }
 
 /// `device_online`, with our extensions `cursor` and `subscribe`.
@@ -80,6 +84,8 @@ pub struct OnlineAsk {
     pub cursor: Option<String>,
     /// By the device's clock.
     pub sent: Option<IsoTime>,
+    /// Changes that it has and has not sent yet.
+    pub unsent: Option<u64>,
 }
 
 /// `sync_request`, with our extension `cursor`.
@@ -181,8 +187,10 @@ fn reader(event: &str) -> Option<Read> {
         "critical_event" => |f, frame| critical_event(f, frame).map(ClientEvent::CriticalEvent),
         "heartbeat" => |f, _| {
             let device_id = f.device_id()?;
-            Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")? })
+            let unsent = f.maybe_count("unsent", limits::UNSENT)?;
+            Ok(ClientEvent::Heartbeat { device_id, sent: f.maybe_iso("timestamp")?, unsent })
         },
+        "token_renew" => |f, _| f.maybe_time("timestamp").map(|_| ClientEvent::TokenRenew),
         _ => return None,
     })
 }
@@ -197,6 +205,7 @@ pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
         subscribe: f.maybe_texts("subscribe", limits::TABLES as usize, limits::TABLE_NAME)?,
         cursor: f.maybe_text("cursor", CURSOR)?,
         sent: f.maybe_iso("timestamp")?,
+        unsent: f.maybe_count("unsent", limits::UNSENT)?,
     };
     Ok(ask)
 }
@@ -350,6 +359,23 @@ pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
     })
 }
 
+/// The body of `PUT /access/{class}`: rights by table, `*` for the others, and whether tables may be made.
+pub fn access(f: &Fields<'_>) -> Result<AccessPut, Bad> {
+    let tables = f.maybe_fields("tables")?.ok_or_else(|| Bad::field("tables", "is required"))?;
+    let mut put = AccessPut { no_new_tables: !f.maybe_flag("create_tables")?.unwrap_or(true), ..AccessPut::default() };
+    for name in tables.names() {
+        let right = tables.maybe_word(name, "none, read or write", Right::named);
+        let wrong = || Bad::field("tables", format_args!("must map {name:?} to none, read or write"));
+        let right = right.ok().flatten().ok_or_else(wrong)?.row().into();
+        if name == OTHERS {
+            put.others = right;
+        } else {
+            put.tables.push(TableAccess { table_name: name.to_owned(), right });
+        }
+    }
+    Ok(put)
+}
+
 fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
     let report = SyncErrorReport {
         device_id: f.device_id()?,
@@ -393,7 +419,7 @@ pub fn update(
         n,
         after,
         timestamp_as_sent: as_sent(f)?,
-        timestamp_ms: None,
+        ..DataUpdate::default()
     })
 }
 

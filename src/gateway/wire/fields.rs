@@ -66,6 +66,11 @@ impl<'a> Fields<'a> {
         self.get(name).is_some()
     }
 
+    /// The names of all fields.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+
     /// A string of at most `max` bytes.
     pub fn maybe_text(&self, name: &str, max: usize) -> Result<Option<String>, Bad> {
         let Some(raw) = self.get(name) else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
-use super::json::{Object, push_object};
+use super::json::{Object, push_object, push_text};
+use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
 use crate::model::cursor::Cursor;
@@ -9,6 +10,7 @@ use crate::model::election::{method_name, reason_name};
 use crate::model::error::Error;
 use crate::model::policy::method_name as resolution_name;
 use crate::proto::{Change, Conflict, Election, Operation, ResolutionMethod, Role};
+use crate::token::Claims;
 
 /// One event for a client. Borrows: it lives as long as it takes to encode it.
 #[derive(Clone, Debug)]
@@ -100,6 +102,20 @@ pub enum ServerEvent<'a> {
         clock_ahead_ms: Option<i64>,
         at_ms: u64,
     },
+    TokenRenewed {
+        token: &'a str,
+        claims: &'a Claims,
+        at_ms: u64,
+    },
+    /// What the session's class may do with tables.
+    AccessChanged {
+        class: ClassNumber,
+        rights: &'a ClassRights,
+        /// Tables that it may no longer read, and those of which it lacks what came before.
+        forget: &'a [String],
+        resync: &'a [String],
+        at_ms: u64,
+    },
     Error {
         error: &'a Error,
         event: Option<&'a str>,
@@ -185,6 +201,8 @@ impl ServerEvent<'_> {
             Self::Registered { .. } => "registered",
             Self::Acknowledged(_) => "acknowledged",
             Self::HeartbeatAck { .. } => "heartbeat_ack",
+            Self::TokenRenewed { .. } => "token_renewed",
+            Self::AccessChanged { .. } => "access_changed",
             Self::Error { .. } => "error",
         }
     }
@@ -250,6 +268,15 @@ impl ServerEvent<'_> {
             Self::Registered { device_id, role, at_ms } => {
                 o.text("device_id", device_id).text("role", role_name(*role)).time("timestamp", *at_ms);
             }
+            Self::TokenRenewed { token, claims, at_ms } => {
+                o.text("device_id", &claims.sub).text("class", claims.class.name()).text("token", token);
+                o.time("expires", claims.exp.saturating_mul(1_000)).time("timestamp", *at_ms);
+            }
+            Self::AccessChanged { class, rights, forget, resync, at_ms } => {
+                class_rights(o, *class, Some(rights));
+                o.array("forget", *forget, |out, table| push_text(out, table));
+                o.array("resync", *resync, |out, table| push_text(out, table)).time("timestamp", *at_ms);
+            }
             Self::Error { error, event, field, conflict_id, request_id, at_ms } => {
                 o.text("error", &error.message);
                 error_tail(o, error, *field, *at_ms);
@@ -265,6 +292,17 @@ pub fn clock_ahead(o: &mut Object<'_>, ahead_ms: Option<i64>) {
     if let Some(ahead_ms) = ahead_ms {
         o.number("clock_ahead_ms", ahead_ms);
     }
+}
+
+/// What tokens of a class may do with tables. Without rights that were set, everything.
+pub fn class_rights(o: &mut Object<'_>, class: ClassNumber, rights: Option<&ClassRights>) {
+    o.text("class", class.name()).object("tables", |o| {
+        for (table, right) in rights.into_iter().flat_map(ClassRights::tables) {
+            o.text(table, right.name());
+        }
+        o.text(OTHERS, rights.map_or(Right::Write, ClassRights::others).name());
+    });
+    o.flag("create_tables", rights.is_none_or(ClassRights::creates_tables));
 }
 
 /// What every error has, on sockets and over REST.

@@ -70,6 +70,10 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
         }],
         ..ImportRows::default()
     };
+    let online_as = |id: &str| DeviceOnline { device_id: id.into(), ..Default::default() };
+    let seen = |unsent| DevicesSeen { unsent, ..Default::default() };
+    let right = |right| TableAccess { table_name: "stock".into(), right };
+    let ask = || PairAsk { code: "AAAAAA22".into(), secret_hash: vec![0; 32].into(), ..Default::default() };
     let hostile: Vec<(&str, Intent)> = vec![
         ("new_data", Intent::DataUpdate(data("[1]"))),
         ("new_data", Intent::DataUpdate(data("7"))),
@@ -120,6 +124,28 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
         ),
         ("presence", Intent::DeviceOnline(DeviceOnline { device_id: "d".into(), presence: 9, ..Default::default() })),
         ("role", Intent::RoleChange(RoleChange { device_id: "d".into(), role: 9, ..Default::default() })),
+        ("asker", Intent::DeviceOnline(DeviceOnline { device_id: "e".into(), asker: 9, ..Default::default() })),
+        ("asker", Intent::TableRemove(TableRemove { table_name: "stock".into(), asker: 9, ..Default::default() })),
+        ("unsent", Intent::DeviceOnline(DeviceOnline { unsent: Some(u64::MAX), ..online_as("e") })),
+        ("unsent", Intent::DevicesSeen(seen(vec![Unsent { device_id: "d".into(), count: u64::MAX }]))),
+        ("unsent", Intent::DevicesSeen(seen(vec![Unsent::default(); limits::DEVICES_SEEN + 1]))),
+        ("device_id", Intent::DevicesSeen(seen(vec![Unsent::default()]))),
+        ("class", Intent::AccessPut(AccessPut { class: 9, ..Default::default() })),
+        ("others", Intent::AccessPut(AccessPut { class: 1, others: 9, ..Default::default() })),
+        ("tables", Intent::AccessPut(AccessPut { class: 1, tables: vec![right(9)], ..Default::default() })),
+        ("tables", Intent::AccessPut(AccessPut { class: 1, tables: vec![right(1); 300], ..Default::default() })),
+        ("device_id", Intent::DeviceRevoke(DeviceRevoke { device_id: "x".repeat(300), by: String::new() })),
+        ("by", Intent::DeviceRevoke(DeviceRevoke { device_id: "d".into(), by: "x".repeat(300) })),
+        ("device_id", Intent::DeviceSuspend(DeviceSuspend { suspended: true, ..Default::default() })),
+        ("device_id", Intent::DeviceForget(DeviceForget::default())),
+        ("code", Intent::PairAsk(PairAsk { code: "AAAA\n2AA".into(), ..ask() })),
+        ("secret_hash", Intent::PairAsk(PairAsk { secret_hash: Bytes::from_static(b"x"), ..ask() })),
+        ("name", Intent::PairAsk(PairAsk { name: "x".repeat(limits::PAIR_NAME + 1), ..ask() })),
+        ("name", Intent::PairAsk(PairAsk { name: "a\u{202e}b".into(), ..ask() })),
+        ("address", Intent::PairAsk(PairAsk { address: "x".repeat(limits::ADDRESS + 1), ..ask() })),
+        ("device_id", Intent::PairAsk(PairAsk { device_id: "x".repeat(300), ..ask() })),
+        ("class", Intent::PairDecide(PairDecide { code: ask().code, class: 9, ..Default::default() })),
+        ("secret_hash", Intent::PairClaim(PairClaim { code: ask().code, ..Default::default() })),
         ("epoch", Intent::ClusterInit(ClusterInit { cluster_id: "c".into(), epoch: 0 })),
     ];
     for (field, intent) in hostile {

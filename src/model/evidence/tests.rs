@@ -79,6 +79,7 @@ fn report(n: u64) -> Intent {
         local_version: "{}".into(),
         remote_version: "{}".into(),
         timestamp_ms: None,
+        class: 0,
     })
 }
 

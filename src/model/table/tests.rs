@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::access::ClassNumber;
 use crate::model::conflict_index::Status;
 use crate::model::effect::Effect;
 use crate::model::error::Error;
@@ -6,7 +7,9 @@ use crate::model::properties::{Bench, data, online, put, told, update};
 use crate::model::read::{PageSize, history};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
-use crate::proto::{Compact, DataUpdate, DeviceOnline, PolicyPut, ResolutionMethod, Role};
+use crate::proto::{
+    AccessPut, Compact, DataUpdate, DeviceOnline, PolicyPut, ResolutionMethod, Role, TableAccess, TableRight,
+};
 
 fn reopened(b: &Bench) {
     let again = State::open(Box::new(b.tables.clone())).unwrap();
@@ -22,7 +25,7 @@ fn error(b: &mut Bench, intent: Intent) -> Error {
 }
 
 fn remove(table: u32) -> TableRemove {
-    TableRemove { table_name: "stock".into(), table, by: "boss".into(), asker: Asker::Admin.into() }
+    TableRemove { table_name: "stock".into(), table, by: "boss".into(), asker: Asker::Admin.into(), class: 0 }
 }
 
 fn step(b: &mut Bench, table: u32) -> (TableRemoveStep, Vec<Effect>) {
@@ -113,7 +116,11 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     assert_eq!((i64::from(deleted), closed, steps), (records - 1, 1, 2));
     assert_eq!((b.state.tables_kept(), b.state.table_number("stock")), (kept - 1, None));
     assert_eq!((data(&b, 1), b.state.open_conflicts().count()), (None, 0));
-    assert_eq!(b.state.conflict_page(Status::All, None, None, 9, 0).1, 2, "what lost in it stays readable");
+    assert_eq!(
+        b.state.conflict_page(Status::All, None, None, ClassNumber::default(), 9, 0).1,
+        2,
+        "what lost in it stays readable"
+    );
     // The same name is another table, without a past, also after a restart.
     b.ok(update("b", 6, r#"{"new":1}"#));
     reopened(&b);
@@ -122,7 +129,7 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     let past = b.state.history_of("stock", 6, None, 10);
     let page = history(&b.tables, &past, PageSize { rows: 10, bytes: 10_000 }).unwrap().unwrap();
     assert_eq!(page.entries.len(), 1);
-    assert_eq!(b.state.conflict_page(Status::All, None, Some("stock"), 9, 0), (vec![], 0));
+    assert_eq!(b.state.conflict_page(Status::All, None, Some("stock"), ClassNumber::default(), 9, 0), (vec![], 0));
     // An order to remove the old one leaves it alone.
     assert_eq!(b.code(Intent::TableRemove(remove(1))), Code::Conflict);
     // Compaction drops what the old one left.
@@ -186,4 +193,35 @@ fn the_place_of_a_removed_table_can_be_taken() {
     // Who made the one that is gone has its share again.
     assert_eq!(b.code(write("d0", "two more")), Code::InvalidData);
     reopened(&b);
+}
+
+#[test]
+fn a_class_removes_what_it_may_write_and_what_is_left_of_a_hidden_table_stays_hidden() {
+    let mut b = Bench::new();
+    for device in ["a", "b"] {
+        b.ok(online(device, 0, Role::Client));
+    }
+    b.ok(update("a", 1, r#"{"n":1}"#));
+    b.ok(Intent::DataUpdate(put("b", 1, Operation::Insert, r#"{"n":2}"#)));
+    let (manager, sales) = (ClassNumber::of(2).unwrap(), ClassNumber::of(5).unwrap());
+    for (class, right) in [(manager, TableRight::Read), (sales, TableRight::None)] {
+        let tables = vec![TableAccess { table_name: "stock".into(), right: right.into() }];
+        b.ok(Intent::AccessPut(AccessPut { class: class.number(), tables, ..AccessPut::default() }));
+    }
+    assert_eq!(b.state.records_known_to(manager), b.state.records_known() as u64);
+    let head = b.state.meta().head_seq;
+    assert_eq!(b.code(Intent::TableRemove(TableRemove { class: 2, ..remove(1) })), Code::Forbidden);
+    assert_eq!(b.state.meta().head_seq, head);
+    b.ok(update("a", 2, "{}"));
+    while !step(&mut b, 1).0.removed {}
+    let seen = |b: &Bench, class| b.state.conflict_page(Status::All, None, None, class, 9, 0).1;
+    for _ in 0..2 {
+        assert_eq!((seen(&b, ClassNumber::of(1).unwrap()), seen(&b, manager), seen(&b, sales)), (1, 1, 0));
+        assert_eq!((b.state.records_known_to(manager), b.state.records_known_to(sales)), (0, 0));
+        reopened(&b);
+        b.state = State::open(Box::new(b.tables.clone())).unwrap();
+    }
+    // Rights are not told of tables that are gone.
+    let (_, effects) = b.run(Intent::AccessPut(AccessPut { class: 5, ..AccessPut::default() }));
+    assert!(effects.iter().all(|e| !format!("{e:?}").contains("\"\"")), "{effects:?}");
 }

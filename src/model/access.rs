@@ -1,0 +1,314 @@
+//! Which class of tokens may read and write which table: a replicated matrix (design, section 17.1).
+//!
+//! One question, [`AccessMatrix::right`], is asked at every door: by the gateway for what is read and sent, by `apply`
+//! for what is written. A class that nothing was set for may do everything, as documented.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::change::valid_table;
+use super::effect::Effect;
+use super::error::Code;
+use super::state::{Fail, Given1, State, refuse_field};
+use super::tables::Key;
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{AccessPut, ClassAccess, Done as Nothing, TableAccess, TableRight};
+
+/// The classes of tokens, in the order of their numbers.
+pub const CLASSES: [&str; 5] = ["admin", "manager", "assistant_manager", "inventory_assistant", "sales_assistant"];
+
+/// The name that stands for all tables that are not named.
+pub const OTHERS: &str = "*";
+
+/// A class of tokens by its number, from 1. 0 stands for no class: the cluster itself, or a node of an older version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClassNumber(u8);
+
+impl ClassNumber {
+    /// The number, if there is such a class.
+    pub fn of(number: u32) -> Option<Self> {
+        (1..=CLASSES.len() as u32).contains(&number).then_some(Self(number as u8))
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        let at = CLASSES.iter().position(|class| *class == name)?;
+        Self::of(at as u32 + 1)
+    }
+
+    pub fn number(self) -> u32 {
+        u32::from(self.0)
+    }
+
+    pub fn name(self) -> &'static str {
+        self.index().and_then(|at| CLASSES.get(at)).copied().unwrap_or_default()
+    }
+
+    fn index(self) -> Option<usize> {
+        usize::from(self.0).checked_sub(1)
+    }
+}
+
+/// What may be done with a table; each right holds the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Right {
+    None,
+    Read,
+    Write,
+}
+
+impl Right {
+    pub const ALL: [Self; 3] = [Self::None, Self::Read, Self::Write];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|right| right.name() == name)
+    }
+
+    fn of(row: TableRight) -> Option<Self> {
+        match row {
+            TableRight::Unset => None,
+            TableRight::None => Some(Self::None),
+            TableRight::Read => Some(Self::Read),
+            TableRight::Write => Some(Self::Write),
+        }
+    }
+
+    pub fn row(self) -> TableRight {
+        match self {
+            Self::None => TableRight::None,
+            Self::Read => TableRight::Read,
+            Self::Write => TableRight::Write,
+        }
+    }
+}
+
+/// The classes that may read something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readers(u8);
+
+impl Readers {
+    pub const ALL: Self = Self(u8::MAX);
+
+    pub fn includes(self, class: ClassNumber) -> bool {
+        self.0 & (1 << class.0) != 0
+    }
+
+    /// Only this class.
+    pub fn only(class: ClassNumber) -> Self {
+        Self(1 << class.0)
+    }
+}
+
+/// What one class may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassRights {
+    tables: BTreeMap<String, Right>,
+    others: Right,
+    creates_tables: bool,
+    granted_seq: u64,
+    at_ms: u64,
+    by: String,
+}
+
+impl ClassRights {
+    fn of(row: ClassAccess) -> Self {
+        let right = |t: &TableAccess| Right::of(t.right()).unwrap_or(Right::Write);
+        Self {
+            others: Right::of(row.others()).unwrap_or(Right::Write),
+            creates_tables: !row.no_new_tables,
+            granted_seq: row.granted_seq,
+            at_ms: row.at_ms,
+            tables: row.tables.iter().map(|t| (t.table_name.clone(), right(t))).collect(),
+            by: row.by,
+        }
+    }
+
+    pub fn right(&self, table: &str) -> Right {
+        self.tables.get(table).copied().unwrap_or(self.others)
+    }
+
+    /// The tables that were named, and their rights.
+    pub fn tables(&self) -> impl Iterator<Item = (&str, Right)> {
+        self.tables.iter().map(|(name, right)| (name.as_str(), *right))
+    }
+
+    /// The right to every table that is not named.
+    pub fn others(&self) -> Right {
+        self.others
+    }
+
+    pub fn creates_tables(&self) -> bool {
+        self.creates_tables
+    }
+
+    /// When it was set, and by whom.
+    pub fn set(&self) -> (u64, &str) {
+        (self.at_ms, &self.by)
+    }
+}
+
+/// The rights of every class.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessMatrix {
+    rights: [Option<Arc<ClassRights>>; CLASSES.len()],
+}
+
+impl AccessMatrix {
+    /// What was set for the class; `None`: nothing, so it may do everything.
+    pub fn of(&self, class: ClassNumber) -> Option<&Arc<ClassRights>> {
+        self.rights.get(class.index()?)?.as_ref()
+    }
+
+    /// What the class may do with the table. Every door asks this.
+    pub fn right(&self, class: ClassNumber, table: &str) -> Right {
+        self.of(class).map_or(Right::Write, |rights| rights.right(table))
+    }
+
+    pub fn may_read(&self, class: ClassNumber, table: &str) -> bool {
+        self.right(class, table) >= Right::Read
+    }
+
+    fn may_create(&self, class: ClassNumber) -> bool {
+        self.of(class).is_none_or(|rights| rights.creates_tables)
+    }
+
+    /// The classes that may read the table.
+    pub fn readers(&self, table: &str) -> Readers {
+        let mut readers = Readers::ALL;
+        for (at, rights) in self.rights.iter().enumerate() {
+            if rights.as_ref().is_some_and(|rights| rights.right(table) < Right::Read) {
+                readers.0 &= !(2 << at);
+            }
+        }
+        readers
+    }
+
+    /// The class may read every table.
+    pub fn reads_all(&self, class: ClassNumber) -> bool {
+        self.of(class).is_none_or(|r| r.others >= Right::Read && r.tables.values().all(|right| *right >= Right::Read))
+    }
+
+    /// Whoever has read everything up to `seq` as a member of the class has everything that the class may read by now.
+    pub fn is_whole_after(&self, class: ClassNumber, seq: u64) -> bool {
+        seq == 0 || seq > self.lacks_up_to(class)
+    }
+
+    /// A place in the log up to which a reader of this class may lack records that its class was granted since.
+    fn lacks_up_to(&self, class: ClassNumber) -> u64 {
+        self.of(class).map_or(0, |rights| rights.granted_seq)
+    }
+
+    /// Puts the rights of a class in place.
+    pub fn put(&mut self, class: ClassNumber, rights: Arc<ClassRights>) {
+        if let Some(place) = class.index().and_then(|at| self.rights.get_mut(at)) {
+            *place = Some(rights);
+        }
+    }
+
+    /// From a stored row.
+    pub(super) fn load(&mut self, row: ClassAccess) {
+        if let Some(class) = ClassNumber::of(row.class) {
+            self.put(class, Arc::new(ClassRights::of(row)));
+        }
+    }
+}
+
+impl State {
+    pub fn access(&self) -> &AccessMatrix {
+        &self.access
+    }
+
+    /// A write by a token of this class: 3003 if the class may not write the table, or not bring it into being.
+    pub(super) fn must_write(&self, class: u32, table: &str) -> Result<(), Fail> {
+        // A class of a newer version that this one does not know: its own node has looked.
+        let class = ClassNumber::of(class).unwrap_or_default();
+        self.may_write(class, table).or_else(|why| refuse_field(Code::Forbidden, "table_name", why))
+    }
+
+    /// Whether a token of this class may write the table; if not, why.
+    pub fn may_write(&self, class: ClassNumber, table: &str) -> Result<(), String> {
+        if self.access.right(class, table) < Right::Write {
+            return Err(format!("{table:?} is a table that tokens of class {} may not write", class.name()));
+        }
+        if self.table_number(table).is_none() && !self.access.may_create(class) {
+            return Err(format!("{table:?} does not exist, and tokens of class {} may not make tables", class.name()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn access_put(&mut self, c: AccessPut) -> Given1 {
+        let Some(class) = ClassNumber::of(c.class) else {
+            return refuse_field(Code::InvalidData, "class", format!("must be one of {}", CLASSES.join(", ")));
+        };
+        if c.tables.len() > limits::TABLES as usize {
+            return refuse_field(Code::InvalidData, "tables", format!("may name at most {}", limits::TABLES));
+        }
+        let mut tables = BTreeMap::new();
+        for table in &c.tables {
+            if !valid_table(&table.table_name) || table.table_name == OTHERS {
+                return refuse_field(Code::InvalidData, "tables", "holds a name that no table can have");
+            }
+            let Some(right) = Right::of(table.right()) else {
+                return refuse_field(Code::InvalidData, "tables", "must map each name to none, read or write");
+            };
+            if tables.insert(table.table_name.clone(), right).is_some() {
+                return refuse_field(Code::InvalidData, "tables", format!("names {:?} twice", table.table_name));
+            }
+        }
+        let others = Right::of(c.others()).unwrap_or(Right::Write);
+        let right = |name: &str| tables.get(name).copied().unwrap_or(others);
+        let (mut forget, mut resync) = (Vec::new(), Vec::new());
+        for table in self.table_names.iter().filter(|table| !table.name.is_empty()) {
+            match (self.access.may_read(class, &table.name), right(&table.name) >= Right::Read) {
+                (true, false) => forget.push(table.name.clone()),
+                (false, true) => resync.push(table.name.clone()),
+                _ => {}
+            }
+        }
+        let before = self.access.lacks_up_to(class);
+        let row = ClassAccess {
+            class: c.class,
+            tables: tables
+                .into_iter()
+                .map(|(table_name, right)| TableAccess { table_name, right: right.row().into() })
+                .collect(),
+            others: others.row().into(),
+            no_new_tables: c.no_new_tables,
+            granted_seq: if resync.is_empty() { before } else { self.meta.head_seq },
+            at_ms: self.meta.now_ms,
+            by: c.by.clone(),
+        };
+        self.put(Key::Access(c.class), &row);
+        let named: Vec<String> =
+            row.tables.iter().map(|t| format!("{}: {}", t.table_name, right_name(t.right()))).take(16).collect();
+        let more = if row.tables.len() > named.len() { ", …" } else { "" };
+        let details = format!(
+            "Rights of {}: {}{more}; others: {}{}",
+            class.name(),
+            named.join(", "),
+            others.name(),
+            if c.no_new_tables { "; no new tables" } else { "" }
+        );
+        self.audit("access_change", "put", false, &c.by, details);
+        let rights = Arc::new(ClassRights::of(row));
+        self.access.put(class, rights.clone());
+        let at_ms = self.meta.now_ms;
+        self.effect(Effect::AccessChanged { class, rights, forget, resync, at_ms });
+        Ok(Given::Done(Nothing {}))
+    }
+}
+
+fn right_name(row: TableRight) -> &'static str {
+    Right::of(row).unwrap_or(Right::Write).name()
+}
+
+#[cfg(test)]
+mod tests;

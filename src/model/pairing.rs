@@ -1,0 +1,165 @@
+//! Devices without a token that ask to be let in: each shows a code, and a person decides (design, section 17.2).
+//!
+//! A pairing is a row until it expires. The secret by which the device takes its token is known here by its hash only;
+//! the token is signed by the node that the device asks, when the claim has been applied.
+
+use std::collections::BTreeMap;
+
+use super::access::ClassNumber;
+use super::device::valid_id;
+use super::error::Code;
+use super::state::{Given1, State, refuse, refuse_field};
+use super::tables::Key;
+use super::visible::is_name;
+use crate::limits;
+use crate::proto::outcome::Result as Given;
+use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
+
+/// The letters and digits of codes: none that looks like another one.
+pub const CODE_LETTERS: &[u8; 31] = b"23456789ABCDEFGHJKMNPQRSTUVWXYZ";
+pub const CODE_LENGTH: usize = 8;
+/// Bytes of SHA-256.
+pub(super) const HASH: usize = 32;
+
+/// A code as it is shown.
+pub fn valid_code(code: &str) -> bool {
+    code.len() == CODE_LENGTH && code.bytes().all(|byte| CODE_LETTERS.contains(&byte))
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pairings(BTreeMap<String, Pairing>);
+
+impl Pairings {
+    pub fn load(&mut self, row: Pairing) {
+        self.0.insert(row.code.clone(), row);
+    }
+}
+
+impl State {
+    /// A pairing that has not expired by this time.
+    pub fn pairing(&self, code: &str, now_ms: u64) -> Option<&Pairing> {
+        self.pairings.0.get(code).filter(|row| row.expires_ms > now_ms)
+    }
+
+    /// All pairings that have not expired by this time, oldest first.
+    pub fn pairings(&self, now_ms: u64) -> Vec<&Pairing> {
+        let mut rows: Vec<&Pairing> = self.pairings.0.values().filter(|row| row.expires_ms > now_ms).collect();
+        rows.sort_by_key(|row| row.asked_ms);
+        rows
+    }
+
+    fn save_pairing(&mut self, row: Pairing) {
+        self.put(Key::Pairing(row.code.clone()), &row);
+        self.pairings.load(row);
+    }
+
+    /// The applied time goes back: a code that was given out in what is no time now ends, it would live for too long.
+    pub(super) fn end_pairings_after(&mut self, now_ms: u64) {
+        let ends = |row: &&Pairing| row.expires_ms > now_ms + limits::PAIRING_MS;
+        let ended: Vec<String> = self.pairings.0.values().filter(ends).map(|row| row.code.clone()).collect();
+        for code in ended {
+            self.pairings.0.remove(&code);
+            self.delete(Key::Pairing(code));
+        }
+    }
+
+    pub(super) fn pair_ask(&mut self, c: PairAsk) -> Given1 {
+        if !valid_code(&c.code) || c.secret_hash.len() != HASH {
+            return refuse_field(Code::InvalidData, "code", "is none, or its secret is none");
+        }
+        if !c.device_id.is_empty() && !valid_id(&c.device_id) {
+            return refuse_field(
+                Code::Registration,
+                "device_id",
+                "must be 1 to 255 bytes without control or invisible characters",
+            );
+        }
+        for (field, text, most) in [("name", &c.name, limits::PAIR_NAME), ("address", &c.address, limits::ADDRESS)] {
+            if text.len() > most || !is_name(text) {
+                let why = format!("must be at most {most} bytes without control or invisible characters");
+                return refuse_field(Code::InvalidData, field, why);
+            }
+        }
+        let now = self.meta.now_ms;
+        let over = |row: &&Pairing| row.expires_ms <= now;
+        let expired: Vec<String> = self.pairings.0.values().filter(over).map(|row| row.code.clone()).collect();
+        for code in expired {
+            self.pairings.0.remove(&code);
+            self.delete(Key::Pairing(code));
+        }
+        let of_address = self.pairings.0.values().filter(|row| row.address == c.address).count();
+        if self.pairings.0.len() >= limits::PAIRINGS || of_address >= limits::PAIRINGS_OF_ADDRESS {
+            return refuse(Code::Unavailable, "too many devices ask to be paired: try again in some minutes");
+        }
+        if self.pairings.0.contains_key(&c.code) {
+            return refuse(Code::Unavailable, "the code is taken: ask again");
+        }
+        let row = Pairing {
+            code: c.code,
+            secret_hash: bytes::Bytes::copy_from_slice(&c.secret_hash),
+            device_id: c.device_id,
+            name: c.name,
+            address: c.address,
+            asked_ms: now,
+            expires_ms: now + limits::PAIRING_MS,
+            status: PairingStatus::Waiting.into(),
+            ..Pairing::default()
+        };
+        self.save_pairing(row.clone());
+        Ok(Given::Pairing(row))
+    }
+
+    pub(super) fn pair_decide(&mut self, c: PairDecide) -> Given1 {
+        let Some(row) = self.pairing(&c.code, self.meta.now_ms).cloned() else {
+            return refuse(Code::NotRegistered, "there is no such code, or it has expired");
+        };
+        if row.status() != PairingStatus::Waiting {
+            return refuse(Code::RoleChange, "the code was decided before");
+        }
+        let mut row = Pairing { by: c.by.clone(), ..row };
+        if c.approved {
+            let Some(class) = ClassNumber::of(c.class) else {
+                return refuse_field(Code::InvalidData, "class", "is required");
+            };
+            if !c.device_id.is_empty() {
+                row.device_id.clone_from(&c.device_id);
+            }
+            if !valid_id(&row.device_id) {
+                return refuse_field(Code::InvalidData, "device_id", "is required: the device asked for none");
+            }
+            self.must_be_let_in(&row.device_id, 0)?;
+            row.class = class.number();
+            row.status = PairingStatus::Approved.into();
+            let details = format!("Device {} from {} paired as {}", row.device_id, shown(&row.address), class.name());
+            self.audit("device_pair", "approve", false, &c.by, details);
+        } else {
+            row.status = PairingStatus::Refused.into();
+            let details = format!("Pairing of {:?} from {} refused", row.device_id, shown(&row.address));
+            self.audit("device_pair", "refuse", false, &c.by, details);
+        }
+        self.save_pairing(row.clone());
+        Ok(Given::Pairing(row))
+    }
+
+    /// The device takes its token: whoever comes second gets none.
+    pub(super) fn pair_claim(&mut self, c: PairClaim) -> Given1 {
+        let Some(row) = self.pairing(&c.code, self.meta.now_ms).filter(|row| row.secret_hash == c.secret_hash) else {
+            return refuse(Code::NotRegistered, "there is no such code, or it has expired");
+        };
+        if row.status() != PairingStatus::Approved {
+            return refuse(Code::RoleChange, "the code is not approved, or its token was taken");
+        }
+        let row = Pairing { status: PairingStatus::Claimed.into(), ..row.clone() };
+        self.must_be_let_in(&row.device_id, 0)?;
+        self.audit("device_pair", "claim", false, &row.device_id, format!("Token of code {} handed out", row.code));
+        self.save_pairing(row.clone());
+        Ok(Given::Pairing(row))
+    }
+}
+
+fn shown(address: &str) -> &str {
+    if address.is_empty() { "an unknown address" } else { address }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::model::properties::{Bench, online};
+use crate::proto::command::Intent;
+use crate::proto::{DeviceSuspend, Role};
+
+fn ask(code: &str, address: &str) -> Intent {
+    let secret_hash = Bytes::from(vec![7; HASH]);
+    Intent::PairAsk(PairAsk {
+        code: code.into(),
+        secret_hash,
+        device_id: "till".into(),
+        name: String::new(),
+        address: address.into(),
+    })
+}
+
+fn decide(code: &str, approved: bool, device_id: &str) -> Intent {
+    let (code, device_id, by) = (code.into(), device_id.into(), "boss".into());
+    Intent::PairDecide(PairDecide { code, approved, class: 5, device_id, by })
+}
+
+fn claim(code: &str, secret: u8) -> Intent {
+    Intent::PairClaim(PairClaim { code: code.into(), secret_hash: Bytes::from(vec![secret; HASH]) })
+}
+
+/// The n-th code.
+fn code(n: usize) -> String {
+    let at = |place: u32| char::from(CODE_LETTERS[n / 31usize.pow(place) % 31]);
+    (0..CODE_LENGTH as u32).map(at).collect()
+}
+
+#[test]
+fn codes_have_no_letters_that_look_alike() {
+    assert!(b"01ILO".iter().all(|byte| !CODE_LETTERS.contains(byte)));
+    assert!(valid_code(&code(5)) && !valid_code("AAAAAAA") && !valid_code("AAAAAAA0") && !valid_code("aaaaaaaa"));
+}
+
+#[test]
+fn a_token_is_given_once_to_whoever_has_the_secret() {
+    let mut b = Bench::new();
+    let code = code(1);
+    b.ok(ask(&code, "10.0.0.1"));
+    assert_eq!(b.code(claim(&code, 7)), Code::RoleChange, "nobody has approved it");
+    b.ok(decide(&code, true, ""));
+    assert_eq!(b.code(decide(&code, false, "")), Code::RoleChange);
+    assert_eq!(b.code(claim(&code, 8)), Code::NotRegistered);
+    let Given::Pairing(row) = b.ok(claim(&code, 7)) else { panic!() };
+    assert_eq!((row.device_id.as_str(), row.class), ("till", 5));
+    assert_eq!(b.code(claim(&code, 7)), Code::RoleChange);
+    let again = State::open(Box::new(b.tables.clone())).unwrap();
+    assert_eq!(again.pairings(0), b.state.pairings(0));
+}
+
+#[test]
+fn a_pairing_ends_and_a_refusal_is_final() {
+    let mut b = Bench::new();
+    b.ok(ask(&code(1), "a"));
+    b.ok(decide(&code(1), false, ""));
+    assert_eq!((b.code(decide(&code(1), true, "")), b.code(claim(&code(1), 7))), (Code::RoleChange, Code::RoleChange));
+    b.ok(ask(&code(2), "a"));
+    b.now += limits::PAIRING_MS;
+    assert_eq!(b.code(decide(&code(2), true, "")), Code::NotRegistered);
+    assert!(b.state.pairing(&code(2), b.now).is_none() && b.state.pairings(b.now).is_empty());
+    // Its row goes with the next one that asks.
+    b.ok(ask(&code(3), "a"));
+    assert_eq!(b.state.pairings(0).len(), 1);
+}
+
+#[test]
+fn few_wait_in_all_and_of_one_address() {
+    let mut b = Bench::new();
+    for n in 0..limits::PAIRINGS_OF_ADDRESS {
+        b.ok(ask(&code(n), "a"));
+    }
+    assert_eq!(b.code(ask(&code(99), "a")), Code::Unavailable);
+    assert_eq!(b.code(ask(&code(0), "b")), Code::Unavailable, "the code is another one's");
+    for n in limits::PAIRINGS_OF_ADDRESS..limits::PAIRINGS {
+        b.ok(ask(&code(n), &format!("b{}", n / 4)));
+    }
+    assert_eq!(b.code(ask(&code(99), "c")), Code::Unavailable);
+    b.now += limits::PAIRING_MS;
+    b.ok(ask(&code(99), "a"));
+}
+
+#[test]
+fn who_is_kept_out_is_not_let_in_and_what_is_asked_is_checked() {
+    let mut b = Bench::new();
+    b.ok(online("till", 0, Role::Client));
+    b.ok(Intent::DeviceSuspend(DeviceSuspend { device_id: "till".into(), suspended: true, by: "boss".into() }));
+    b.ok(ask(&code(1), "a"));
+    assert_eq!(b.code(decide(&code(1), true, "")), Code::Forbidden);
+    b.ok(decide(&code(1), true, "other"));
+    let bad = |change: fn(&mut PairAsk)| {
+        let Intent::PairAsk(mut asked) = ask(&code(2), "a") else { unreachable!() };
+        change(&mut asked);
+        Intent::PairAsk(asked)
+    };
+    for (intent, expected) in [
+        (bad(|a| a.code = "AAAAAAA0".into()), Code::InvalidData),
+        (bad(|a| a.secret_hash = Bytes::new()), Code::InvalidData),
+        (bad(|a| a.device_id = "a\n".into()), Code::Registration),
+        (bad(|a| a.name = "x".repeat(limits::PAIR_NAME + 1)), Code::InvalidData),
+        (bad(|a| a.address = "\u{7}".into()), Code::InvalidData),
+    ] {
+        assert_eq!(b.code(intent), expected);
+    }
+    let Intent::PairAsk(nameless) = ask(&code(3), "a") else { unreachable!() };
+    b.ok(Intent::PairAsk(PairAsk { device_id: String::new(), ..nameless }));
+    assert_eq!(b.code(decide(&code(3), true, "")), Code::InvalidData, "nobody said which device it is");
+    let wrong = PairDecide { code: code(3), approved: true, class: 6, device_id: "x".into(), by: "boss".into() };
+    assert_eq!(b.code(Intent::PairDecide(wrong)), Code::InvalidData);
+    b.ok(decide(&code(3), true, "x"));
+}
