@@ -23,7 +23,7 @@ pub struct Group {
 pub enum ChangeError {
     /// This node does not lead, or leads no more: what was begun may have been done.
     NotLeader(Option<u64>),
-    /// The one before is not committed yet.
+    /// The one before is not committed yet, or another one came in between.
     InProgress,
     Refused(String),
 }
@@ -39,7 +39,9 @@ fn done<T>(changed: Changed<T>) -> Result<(), ChangeError> {
             }
             ClientWriteError::ChangeMembershipError(
                 ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-            ) => ChangeError::InProgress,
+            )
+            // A change has two steps; a leader that finds another's change half done takes the second, too.
+            | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress,
             error => ChangeError::Refused(error.to_string()),
         }),
         Err(RaftError::Fatal(_)) => Err(ChangeError::NotLeader(None)),
@@ -76,10 +78,11 @@ impl Node {
 
     /// Takes a member out, voter or learner.
     pub async fn take_out(&self, node: u64) -> Result<(), ChangeError> {
-        let nodes = BTreeSet::from([node]);
-        let change = match self.group().voters.contains(&node) {
-            true => ChangeMembers::RemoveVoters(nodes),
-            false => ChangeMembers::RemoveNodes(nodes),
+        let (nodes, group) = (BTreeSet::from([node]), self.group());
+        let change = match (group.voters.contains(&node), group.members.contains_key(&node)) {
+            (true, _) => ChangeMembers::RemoveVoters(nodes),
+            (false, true) => ChangeMembers::RemoveNodes(nodes),
+            (false, false) => return Ok(()),
         };
         done(self.raft().change_membership(change, false).await)
     }
