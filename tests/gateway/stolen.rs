@@ -106,6 +106,8 @@ async fn managers_keep_out_whom_they_may_and_devices_nobody() {
         assert_eq!((status, &error["error_code"]), (403, &json!("3003")), "{method} {path}");
     }
     assert_eq!(server.rest_as(&till, "GET", "/device/till/admission", None).await.0, 200);
+    let (status, error) = server.rest("GET", "/device/till%E2%80%AE1/admission", None).await;
+    assert_eq!((status, &error["error_code"], &error["field"]), (400, &json!("2004"), &json!("device_id")));
     assert_eq!(server.rest_as(&manager, "POST", "/device/till/revoke", None).await.0, 200);
 }
 

@@ -105,6 +105,7 @@ fn responses(endpoint: &Endpoint) -> Value {
     // By the HTTP server, before any of our code: without a body.
     if endpoint.in_path().next().is_some() || !endpoint.query.is_empty() {
         responses.insert("414".into(), json!({"description": "The path and the query are longer than 64 KiB."}));
+        responses.insert("431".into(), json!({"description": "They and the headers are larger than 16 KiB together."}));
     }
     for (status, content) in endpoint.answers {
         responses.insert(status.to_string(), answer(*content));

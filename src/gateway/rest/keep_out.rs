@@ -20,16 +20,20 @@ use crate::token::{Claims, Class};
 
 use super::devices::unexpected;
 
+/// One that registered before names were looked at so closely can be kept out, too.
+fn may_be_a_device(gateway: &Gateway, device_id: &str) -> Result<(), Failure> {
+    if valid_id(device_id) || gateway.cluster.replica().hot().device(device_id).is_some() {
+        return Ok(());
+    }
+    let bad = Bad::field("device_id", "must be 1 to 255 bytes without control or invisible characters");
+    Err(Failure::bad(gateway, Code::InvalidData, bad))
+}
+
 /// Admins keep anyone out; managers only devices that have shown a token of a lesser class than an admin's.
 fn may_keep_out(gateway: &Gateway, claims: &Claims, device_id: &str) -> Result<(), Failure> {
     auth::must_be_privileged(claims, "keep a device out").or_fail(gateway)?;
+    may_be_a_device(gateway, device_id)?;
     let state = gateway.cluster.replica().hot();
-    // One that registered before names were looked at so closely can be kept out, too.
-    if !valid_id(device_id) && state.device(device_id).is_none() {
-        drop(state);
-        let bad = Bad::field("device_id", "must be 1 to 255 bytes without control or invisible characters");
-        return Err(Failure::bad(gateway, Code::InvalidData, bad));
-    }
     let shown = state.device(device_id).is_some_and(|d| !d.class.is_empty() && d.class != Class::Admin.name());
     if claims.class == Class::Admin || shown {
         return Ok(());
@@ -116,6 +120,7 @@ pub async fn admission(
     asked: Asked,
 ) -> Answer {
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
+    may_be_a_device(&gateway, &device_id)?;
     let source = Source::asked(&gateway, &asked).await?;
     let state = gateway.cluster.replica().hot();
     let (device, gate) = (state.device(&device_id).cloned(), state.gate(&device_id).cloned());
