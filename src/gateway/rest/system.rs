@@ -74,11 +74,13 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Aske
     };
     let silent = status.peers.iter().filter_map(|p| p.silent_for).min().unwrap_or(Duration::ZERO);
     let worst = status.peers.iter().filter_map(|p| p.latency).max().unwrap_or(Duration::ZERO);
+    // One time for all of the answer.
+    let now_ms = gateway.now_ms();
     Ok(answer(|o| {
         o.text("network_status", network).number("active_connections", gateway.hub.sessions() as u64);
-        o.time("last_heartbeat", gateway.now_ms().saturating_sub(silent.as_millis() as u64));
+        o.time("last_heartbeat", now_ms.saturating_sub(silent.as_millis() as u64));
         o.raw("network_latency", milliseconds(worst).as_bytes()).flag("quorum", status.quorum);
-        o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, gateway.now_ms())));
+        o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, now_ms)));
         let unreachable = status.peers.iter().filter(|p| !p.reachable);
         o.array("unreachable", unreachable, |out, p| out.extend_from_slice(p.node.to_string().as_bytes()));
     }))
