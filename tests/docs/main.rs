@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api;
+mod citations;
 mod files;
+mod glossary;
 mod sections;
