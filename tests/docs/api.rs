@@ -62,6 +62,11 @@ fn a_missing_field_is_found_on_either_side() {
     let fewer: Vec<_> = events().into_iter().filter(|e| e.name != "`heartbeat` (client → server)").collect();
     let (_, wrong) = written(&page, &fewer);
     assert_eq!(wrong, ["`heartbeat` (client → server) is documented, and the code does not describe it"]);
+
+    let rest =
+        files::read("docs/api-rest.md").replacen("### `GET /device/roles`\n", "### `GET /device/roles`, added\n", 1);
+    let (_, wrong) = written(&rest, &endpoints());
+    assert!(wrong.iter().any(|w| w.contains("`GET /device/roles`: the page and the code disagree")), "{wrong:?}");
 }
 
 /// The rows of the table below a heading that has these words; each row's cells.

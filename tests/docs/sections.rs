@@ -20,6 +20,8 @@ pub struct Described {
     /// As in the heading: `` `data_update` (client → server) ``, `` `GET /sync/changes` ``.
     pub name: String,
     about: &'static str,
+    /// Where the code says it: that it is beyond the documented API.
+    added: Option<bool>,
     /// Lines before the tables.
     facts: Vec<String>,
     tables: Vec<Table>,
@@ -46,7 +48,13 @@ pub fn events() -> Vec<Described> {
             Writer::Server => Vec::new(),
         };
         let table = Table { label: String::new(), rows: rows(event.fields, writer) };
-        Described { name: format!("`{}` ({direction})", event.name), about: event.about, facts, tables: vec![table] }
+        Described {
+            name: format!("`{}` ({direction})", event.name),
+            about: event.about,
+            added: None,
+            facts,
+            tables: vec![table],
+        }
     };
     let from = FROM_CLIENT.iter().map(|e| of(e, "client → server", Writer::Client));
     from.chain(TO_CLIENT.iter().map(|e| of(e, "server → client", Writer::Server))).collect()
@@ -91,7 +99,7 @@ fn endpoint(endpoint: &Endpoint) -> Described {
         }
     }
     let name = format!("`{} {}`", endpoint.method, endpoint.path);
-    Described { name, about: endpoint.about, facts, tables }
+    Described { name, about: endpoint.about, added: Some(!endpoint.documented), facts, tables }
 }
 
 /// The fields and those inside them, `outer.inner` and `list[].inner`.
@@ -261,6 +269,9 @@ pub fn written(page: &str, described: &[Described]) -> (String, Vec<String>) {
 /// Documented fields that the code does not describe, or marks as added; and fields that it takes for documented.
 fn missing(section: &Section, described: &Described) -> Vec<String> {
     let mut wrong = Vec::new();
+    if described.added.is_some_and(|added| added != section.added) {
+        wrong.push(format!("{}: the page and the code disagree on whether it is {ADDED}", section.name));
+    }
     let of_code = |key: &(String, String)| {
         described.tables.iter().filter(|t| t.label == key.0).flat_map(|t| &t.rows).find(|r| r.name == key.1)
     };
