@@ -419,7 +419,7 @@ class Engine:
             self._take(self.core.connected(clock(), wall_clock()))
             while not self.closed:
                 deadline = self.core.deadline()
-                await self._sleep(60 if deadline is None else (deadline - clock()) / 1000)
+                await self._sleep(min(limits.IDLE, limits.IDLE if deadline is None else (deadline - clock()) / 1000))
                 if self.failed is not None:
                     raise self.failed
                 ended = any(task.done() for task in tasks)
@@ -427,6 +427,8 @@ class Engine:
                 while not incoming.empty():
                     message = json.loads(incoming.get_nowait())
                     actions += self.core.received(message["event"], message["data"], clock())
+                if not actions:
+                    self.disk.shrink()
                 actions += self.core.tick(clock())
                 self._take(actions)
                 if self.close_session or ended:

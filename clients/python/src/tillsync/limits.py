@@ -35,5 +35,7 @@ QUEUE_BYTES = 256 << 20
 """Defaults of what the queue and its letters may hold together."""
 FRAMES = 64
 """Frames that are read ahead, and taken over in one transaction."""
+IDLE = 5
+"""Seconds after which a session that has nothing to do looks after its disk."""
 ROWS = 500
 """Rows that are read or cleared in one go."""
