@@ -145,9 +145,7 @@ class Core:
         self.flying.clear()
         self.connected_ = self.online = self.closing = self.going_back = self.renew = self.unknown = False
         self.online_since = self.sync_since = self.renew_at = None
-        if self.fresh is not None:
-            self.out.append(Abandon())
-            self.fresh = None
+        self._abandon()
         backoff = min(limits.BACKOFF * 2 ** min(self.tries, 16), limits.BACKOFF_MAX) * (0.75 + self.random() / 2)
         wait = max(backoff, self.retry_after * (1 + self.random() / 2))
         self.tries += 1
@@ -427,29 +425,32 @@ class Core:
         self.cursor = self.seq = None
         self.out.append(CursorIs(None))
         self.wanted = [self.owed] if self.owed else []
-        self.sync_since = None
+        self._abandon()  # pages that are under way are let pass before another sync is asked for
+
+    def _abandon(self) -> None:
         if self.fresh is not None:
             self.out.append(Abandon())
             self.fresh = None
 
     def _sync_error(self, error: Json, now: float) -> None:
+        was_asked, self.sync_since = self.sync_since is not None, None
         if error.get("error_code") == "1005":
             return self._lose_cursor(now)
-        if self.sync_since is None:
+        if not was_asked:
             return self._tell("error", error)
-        self.sync_since = None
-        tables = self.wanted[0]
+        tables = None if self.fresh is None else self.fresh[0]
         if tables is not None and error.get("error_code") in ("2004", "3003"):
             self._drop_sync(tables)  # it would be refused for ever
-        if self.fresh is not None:
-            self.out.append(Abandon())
-            self.fresh = None
+        self._abandon()
         self.sync_not_before = now + self._pause(self.sync_pauses, error)
         self.sync_pauses += 1
         self._tell("error", error)
 
     def _page(self, page: Json, now: float) -> None:
-        if self.fresh is None or self.sync_since is None:
+        if self.sync_since is None:
+            return
+        if self.fresh is None:  # of a sync that is not wanted any more
+            self.sync_since = now if page["has_more"] else None
             return
         if page.get("page") == 1:
             self.sync_id = page["sync_id"]
