@@ -34,7 +34,8 @@ class Bench:
     def begin(self) -> None:
         self.sent: list[list[Any]] = []
         self.told: list[list[Any]] = []
-        self.closes, self.connect_at = 0, None
+        self.closes = 0
+        self.connect_at: float | None = None
         snapshot = self.disk.snapshot()
         if snapshot.queue_id is not None:
             while next(self.ids) != snapshot.queue_id:

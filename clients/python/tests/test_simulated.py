@@ -21,12 +21,13 @@ class Cluster:
 
     def __init__(self, dice: random.Random) -> None:
         self.dice, self.faults = dice, True
-        self.epoch, self.log, self.base = 1, [], 0
+        self.epoch, self.base = 1, 0
+        self.log: list[Json] = []
         self.queues: dict[str, int] = {}
         self.forgotten: set[str] = set()
         self.kept: dict[tuple[str, int], Any] = {}
         self.records: dict[str, list[Any]] = {}
-        self.conflicts: dict[int, int] = {}
+        self.conflicts: dict[tuple[str, int], int] = {}
         self.began = 0
         self.out: list[tuple[str, Json]] = []
         self.told: int | None = None
@@ -60,11 +61,11 @@ class Cluster:
             self.records[key] = [seq, change["new_data"]]
 
     def connect(self) -> None:
-        self.out, self.told, self.paging = [], None, []
+        self.out, self.told = [], None
 
     def pump(self) -> None:
         """Live changes follow what was sent before."""
-        if self.told is None or self.paging:
+        if self.told is None:
             return
         for change in self.log[max(self.told - self.base, 0) :]:
             self.out.append(("data_update", change))
@@ -192,7 +193,9 @@ def test_random_faults(seed: int, tmp_path: pathlib.Path) -> None:
         if roll < 0.25 * dangers:
             operation = dice.choice(["insert", "update", "delete"])
             i = dice.randrange(10)
-            cluster.apply({"table_name": "stock", "record_id": i, "operation": operation, "new_data": {"v": i}}, "other")
+            cluster.apply(
+                {"table_name": "stock", "record_id": i, "operation": operation, "new_data": {"v": i}}, "other"
+            )
             return cluster.pump()
         if roll < 0.26 * dangers:
             return bench.do(bench.core.sync(dice.choice([None, ("stock",), ("sales", "stock")]), bench.now))
@@ -211,9 +214,9 @@ def test_random_faults(seed: int, tmp_path: pathlib.Path) -> None:
     cluster.faults = False
     for _ in range(4000):
         step(0)
-        if up and not bench.sent and not cluster.out and not bench.core.entries and bench.core.cursor:
-            if not bench.core.wanted:
-                break
+        at_rest = not bench.sent and not cluster.out and not bench.core.entries and not bench.core.wanted
+        if up and at_rest and bench.core.cursor:
+            break
     assert bench.core.entries == 0 and bench.core.wanted == []
     assert sales(cluster) == pushed["sales"]
     letters = bench.letters()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,11 +26,11 @@ CHECKS = {
     "token",
     "refused",
 }
-CASES = [
-    pytest.param(case, id=f"{path.stem}: {case['name']}")
-    for path in sorted(VECTORS.glob("*.json"))
-    for case in json.loads(path.read_text())
-]
+
+
+def cases() -> list[dict[str, Any]]:
+    files = sorted(VECTORS.glob("*.json"))
+    return [{**case, "file": path.stem} for path in files for case in json.loads(path.read_text())]
 
 
 def act(bench: Bench, step: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ def check(bench: Bench, step: dict[str, Any]) -> None:
     assert [kind for kind, _ in bench.told] == [kind for kind, _ in told]
     for (_, data), (_, wanted) in zip(bench.told, told, strict=True):
         assert {key: data.get(key) for key in wanted} == wanted
-    found = {
+    found: dict[str, Callable[[], Any]] = {
         "queue": bench.queue,
         "queue_is": lambda: {"id": core.queue_id, "last": core.last, "sent": core.sent},
         "letters": bench.letters,
@@ -87,9 +88,9 @@ def check(bench: Bench, step: dict[str, Any]) -> None:
             assert value() == step[name], name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case['file']}: {case['name']}")
 def test_vector(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    assert case.keys() <= {"name", "rule", "disk", "token", "steps"}
+    assert case.keys() <= {"file", "name", "rule", "disk", "token", "steps"}
     bench = Bench(tmp_path, case.get("token", "token-1"), case.get("disk"))
     try:
         for at, step in enumerate(case["steps"]):
@@ -108,10 +109,14 @@ def test_vector(case: dict[str, Any], tmp_path: pathlib.Path) -> None:
 
 def test_every_code_has_a_case() -> None:
     codes = (VECTORS.parents[1] / "docs" / "errors.md").read_text()
-    listed = {line.split("|")[1].strip() for line in codes.splitlines() if line.startswith(("| 1", "| 2", "| 3", "| 4", "| 5"))}
+    listed = {
+        line.split("|")[1].strip()
+        for line in codes.splitlines()
+        if line.startswith(("| 1", "| 2", "| 3", "| 4", "| 5"))
+    }
     told = set()
-    for case in (case.values[0] for case in CASES):
-        for step in case["steps"]:  # type: ignore[index, call-overload]
+    for case in cases():
+        for step in case["steps"]:
             for answer in (step.get("received", [None, {}])[1], step.get("disconnected")):
                 if answer:
                     told.add(answer.get("error_code"))

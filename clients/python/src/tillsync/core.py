@@ -87,7 +87,7 @@ class Core:
         self.loaded = 0  # the last n that was put into the window
         self.loading = False
         self.flying: dict[int, float] = {}  # n -> since when an answer is due
-        self.going_back = self.renew = self.unknown = False
+        self.going_back = self.renew = self.unknown = self.paused = False
 
         # The store.
         self.cursor = disk.cursor
@@ -143,7 +143,9 @@ class Core:
             self._end_of_session(error)
         self.doubt = max([self.doubt, *self.flying])
         self.flying.clear()
-        self.connected_ = self.online = self.closing = self.going_back = self.renew = self.unknown = False
+        self.pauses += self.paused
+        self.going_back = self.renew = self.unknown = self.paused = False
+        self.connected_ = self.online = self.closing = False
         self.online_since = self.sync_since = self.renew_at = None
         self._abandon()
         backoff = min(limits.BACKOFF * 2 ** min(self.tries, 16), limits.BACKOFF_MAX) * (0.75 + self.random() / 2)
@@ -368,8 +370,9 @@ class Core:
             self._tell(state, {"n": n, "update": entry.update, "error": error})
 
     def _pause_queue(self, now: float, error: Json) -> None:
+        """A pause grows with the rounds that were refused, however many entries of a round were."""
         self.push_not_before = max(self.push_not_before, now + self._pause(self.pauses, error))
-        self.pauses += 1
+        self.paused = True
 
     def _pause(self, pauses: int, error: Json) -> float:
         least = float(error.get("retry_after_ms", min(limits.PAUSE * 2 ** min(pauses, 16), limits.PAUSE_MAX)))
@@ -572,7 +575,8 @@ class Core:
             if self.renew and not self.unknown:
                 self.queue_id, self.last, self.sent, self.doubt = self.new_id(), 0, 0, 0
                 self.out.append(QueueIs(self.queue_id, 0, 0))
-            self.going_back = self.renew = self.unknown = False
+            self.pauses += self.paused
+            self.going_back = self.renew = self.unknown = self.paused = False
         self.push_waits = self.entries > 0 and now < self.push_not_before
         if self.push_waits:
             return

@@ -311,4 +311,5 @@ class Disk:
         """Gives some of the room back that is not used any more. For when there is nothing else to do."""
         for file in (self.queue, self.store):
             if int(file.execute("PRAGMA freelist_count").fetchone()[0]) > limits.ROWS:
-                file.execute(f"PRAGMA incremental_vacuum({limits.ROWS})").fetchall()
+                # `execute` takes one step, which is one page.
+                file.executescript(f"PRAGMA incremental_vacuum({limits.ROWS})")
