@@ -308,7 +308,7 @@ def test_a_device_is_paired_renews_its_token_and_loses_a_table(
             shown.append(code)
             approve(code)
 
-        token = tillsync.pair(cluster.urls, tmp_path, show=show, name="Till")
+        token = tillsync.pair(cluster.urls, tmp_path, show=show, name="Till", timeout=WAIT)
     assert len(shown) == 1 and len(shown[0].replace("-", "")) == 8
     with tillsync.Till(cluster.urls, folder=tmp_path) as till:
         assert till.device == device
@@ -350,7 +350,7 @@ def test_a_pairing_that_is_refused(cluster: Cluster, tmp_path: pathlib.Path) -> 
         cluster.until("POST", f"/device/pairings/{code}/refuse", {})
 
     with pytest.raises(tillsync.PairingEnded, match="refused"):
-        tillsync.pair(cluster.urls, tmp_path, show=refuse)
+        tillsync.pair(cluster.urls, tmp_path, show=refuse, timeout=WAIT)
     with pytest.raises(ValueError, match="pair the device first"):
         tillsync.Till(cluster.urls, folder=tmp_path)
 

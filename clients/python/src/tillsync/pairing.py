@@ -74,15 +74,22 @@ def pair(
     device: str | None = None,
     name: str | None = None,
     ca: Path | None = None,
-    sleep: Callable[[float], None] = time.sleep,
+    timeout: float | None = None,
 ) -> str:
     """Asks to be let in, hands `show` the code, and waits for the decision. Gives the token, which is in the folder by
-    then. A program that was ended meanwhile goes on with the same code. Raises `PairingEnded`."""
+    then. A program that was ended meanwhile, or whose `timeout` (seconds) was over (`TimeoutError`), can go on with the
+    same code. Raises `PairingEnded` if it was refused, or took too long for the cluster."""
     urls = [url] if isinstance(url, str) else list(url)
     folder = pathlib.Path(folder)
     tls = ssl.create_default_context(cafile=os.fspath(ca)) if ca is not None else None
     under_way = folder / "pairing"
     turn = 0
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def sleep(seconds: float) -> None:
+        if end is not None and time.monotonic() + seconds > end:
+            raise TimeoutError("the pairing is not decided yet")
+        time.sleep(seconds)
 
     def ask(method: str, path: str, bearer: str | None, body: Json | None) -> Json | None:
         """None: try again."""
