@@ -29,3 +29,18 @@ python=$PWD/.venv/bin/python
     TILLSYNC_SOAK=${TILLSYNC_SOAK:-10} "$python" -m pytest -p no:cacheprovider
 )
 echo "the Python library: ok"
+
+(
+    cd typescript
+    npm ci --silent --no-fund --no-audit
+    npx tsc
+    npm pack --silent --pack-destination "$work" >/dev/null
+    mkdir "$work/project"
+    cd "$work/project"
+    npm init -y >/dev/null
+    npm install --silent --no-fund --no-audit "$work"/tillsync-client-*.tgz
+    cd - >/dev/null
+    INSTALLED=$work/project PYTHON=$python TILLSYNC_SOAK=${TILLSYNC_SOAK:-10} node --test --test-reporter=dot test/*.test.mjs
+)
+echo
+echo "the TypeScript library: ok"

@@ -120,6 +120,20 @@ export class Memory {
     }
   }
 
+  /** The map is in the order of `n`: entries are only ever added behind. */
+  entries(after: number, limit: number): Entry[] {
+    const found: Entry[] = [];
+    for (const entry of this.queue.values()) {
+      if (entry.n > after) found.push(entry);
+      if (found.length === limit) break;
+    }
+    return found;
+  }
+
+  letters(after: number, limit: number): Letter[] {
+    return [...this.dead.values()].filter(({ n }) => n > after).sort((a, b) => a.n - b.n).slice(0, limit);
+  }
+
   record(table: string, id: number): Row | null {
     const row = this.copy.get(table)?.get(id);
     return row === undefined || row.data === null ? null : { id, version: row.version, data: row.data };
@@ -139,15 +153,12 @@ function put(copy: Copy, table: string, id: number, version: number, data: Json 
   else rows.set(id, { version, data });
 }
 
-const firstOf = <T extends { n: number }>(of: Map<number, T>, after: number, limit: number): T[] =>
-  [...of.values()].filter(({ n }) => n > after).sort((a, b) => a.n - b.n).slice(0, limit);
-
 /** Keeps nothing beyond the program. For tests. */
 export class MemoryDisk implements Disk {
   readonly memory = new Memory();
   snapshot = async (): Promise<Snapshot> => this.memory.snapshot();
-  entries = async (after: number, limit: number): Promise<Entry[]> => firstOf(this.memory.queue, after, limit);
-  letters = async (after: number, limit: number): Promise<Letter[]> => firstOf(this.memory.dead, after, limit);
+  entries = async (after: number, limit: number): Promise<Entry[]> => this.memory.entries(after, limit);
+  letters = async (after: number, limit: number): Promise<Letter[]> => this.memory.letters(after, limit);
   record = async (table: string, id: number): Promise<Row | null> => this.memory.record(table, id);
   records = async (table: string, after: number | null, limit: number): Promise<Row[]> =>
     this.memory.records(table, after, limit);

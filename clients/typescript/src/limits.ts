@@ -25,3 +25,9 @@ export const SYNCS_WANTED = 64;
 /** Defaults of what the queue and its letters may hold together. */
 export const QUEUE_ENTRIES = 100_000;
 export const QUEUE_BYTES = 256 << 20;
+/** Events that came and are not taken over yet; with more the session is ended, and resumes. */
+export const FRAMES = 10_000;
+/** The longest time without a look at what is due. */
+export const IDLE = 5_000;
+/** Rows that are read in one go. */
+export const ROWS = 500;

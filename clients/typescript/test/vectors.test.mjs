@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Core, MemoryDisk } from "../dist/index.js";
+import { Core } from "../dist/index.js";
 import { isWrite } from "../dist/actions.js";
 import { disks } from "./disks.mjs";
 
@@ -146,4 +146,3 @@ for (const file of readdirSync(folder).filter((name) => name.endsWith(".json")))
       });
   }
 test("there are vectors", () => assert.ok(cases >= 100));
-void MemoryDisk;
