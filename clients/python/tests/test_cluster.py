@@ -343,6 +343,14 @@ def test_a_device_is_paired_renews_its_token_and_loses_a_table(
         till.resend(letter.n)
         assert till.flush(WAIT)
         assert till.status.letters == 0
+        cluster.until("POST", f"/device/{device}/suspend", {})
+        assert till.until(lambda status: status.refused is not None, WAIT)
+        till.insert(table, {"i": 4}, 4)
+        assert (till.status.pending, till.status.letters) == (1, 0)
+        cluster.until("POST", f"/device/{device}/resume", {})
+        till.use_token(renewed)
+        assert till.flush(WAIT)
+        assert till.status.letters == 0
 
 
 def test_a_pairing_that_is_refused(cluster: Cluster, tmp_path: pathlib.Path) -> None:

@@ -63,6 +63,7 @@ export class Client {
   private closed = false;
   private asking = false;
   private failures = 0;
+  private broken = false;
 
   private constructor(private readonly options: ClientOptions) {
     this.given = options.token;
@@ -82,6 +83,19 @@ export class Client {
     const core = new Core(this.device, this.given, await disk.snapshot(), Math.random, newQueueId, own);
     await disk.apply(core.start().filter(isWrite));
     this.core = core;
+  }
+
+  /** What a core that failed knows may not be what is on the disk. */
+  private async mend(): Promise<void> {
+    if (!this.broken) return;
+    const pause = clock() + Math.min(1000 * 2 ** this.failures++, 30_000);
+    try {
+      await this.begin();
+      this.broken = false;
+    } finally {
+      this.core.connectAt = pause;
+      this.plan();
+    }
   }
 
   /** One piece of work after the other. */
@@ -123,6 +137,7 @@ export class Client {
   }
 
   private async queue(updates: readonly Json[], letter: Letter | null = null): Promise<void> {
+    await this.mend();
     const { core } = this;
     const before = [core.next, core.entries, core.size] as const;
     const enqueues: (Action & { do: "enqueue" })[] = [];
@@ -278,10 +293,9 @@ export class Client {
       this.failures = 0;
     } catch (error) {
       this.drop();
+      this.broken = true;
       this.told("failed", { error: String(error) });
-      await this.begin().catch(() => {});
-      this.core.connectAt = clock() + Math.min(1000 * 2 ** this.failures++, 30_000);
-      this.plan();
+      await this.mend().catch(() => {});
     }
   }
 
@@ -326,6 +340,7 @@ export class Client {
     const wait = at === null ? IDLE : Math.min(Math.max(at - clock(), 0), IDLE);
     this.timer = setTimeout(() => {
       void this.serial(async () => {
+        await this.mend();
         const { connectAt } = this.core;
         if (connectAt !== null && connectAt <= clock() && this.socket === null) this.connect();
         else await this.guarded(() => this.core.tick(clock()));

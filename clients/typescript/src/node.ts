@@ -50,14 +50,19 @@ class Journal {
   rewrite(lines: Iterable<Write[]>): void {
     const next = new Journal(this.path, this.durable);
     next.file = openSync(this.path + ".new", "w", 0o600);
-    for (const writes of lines) {
-      const line = Buffer.from(JSON.stringify(writes) + "\n");
-      for (let at = 0; at < line.length; ) at += writeSync(next.file, line, at);
-      next.bytes += line.length;
-      next.lines++;
+    try {
+      for (const writes of lines) {
+        const line = Buffer.from(JSON.stringify(writes) + "\n");
+        for (let at = 0; at < line.length; ) at += writeSync(next.file, line, at);
+        next.bytes += line.length;
+        next.lines++;
+      }
+      fsyncSync(next.file);
+      renameSync(this.path + ".new", this.path);
+    } catch (error) {
+      next.close();
+      throw error;
     }
-    fsyncSync(next.file);
-    renameSync(this.path + ".new", this.path);
     if (this.file >= 0) closeSync(this.file);
     [this.file, this.bytes, this.lines] = [next.file, next.bytes, next.lines];
   }
@@ -168,7 +173,6 @@ export class FileDisk implements Disk {
   }
 
   async apply(writes: readonly Write[]): Promise<void> {
-    const { queue, dead } = this.memory;
     const ofStore = writes.filter((write) => !QUEUE.has(write.do));
     const ofQueue = writes.filter((write) => QUEUE.has(write.do));
     for (const [journal, some] of [[this.store, ofStore], [this.queue, ofQueue]] as const) {
@@ -176,6 +180,16 @@ export class FileDisk implements Disk {
       journal.add(some);
       for (const write of JSON.parse(JSON.stringify(some)) as Write[]) this.memory.apply(write);
     }
+    // It is committed: whatever comes of tidying up is no failure of it.
+    try {
+      this.tidy();
+    } catch {
+      // The disk is full, for one. It is tried again after the next write.
+    }
+  }
+
+  private tidy(): void {
+    const { queue, dead } = this.memory;
     if (this.queue.lines > 2 * (queue.size + dead.size) + 1000) this.queue.rewrite(this.queueLines());
     if (this.store.lines > 1000 && this.store.lines > 2 * this.live() + 1000) this.store.rewrite(this.storeLines());
   }

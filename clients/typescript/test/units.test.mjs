@@ -82,6 +82,52 @@ test("the queue's file does not grow with what was sold", async () => {
   await again.close();
 });
 
+test("tidying up that fails is no failure of a write", async () => {
+  const place = folder();
+  const disk = new FileDisk(place);
+  let tried = 0;
+  disk.queue.rewrite = () => {
+    tried++;
+    throw new Error("full");
+  };
+  for (let n = 1; n <= 1001; n++) {
+    await disk.apply([{ do: "enqueue", n, update: {}, size: 2, replaces: null }]);
+    await disk.apply([{ do: "settle", n, last: n }]);
+  }
+  await disk.apply([{ do: "enqueue", n: 1002, update: { x: 1 }, size: 2, replaces: null }]);
+  assert.ok(tried > 0);
+  await disk.close();
+  const again = new FileDisk(place);
+  assert.deepEqual((await again.entries(0, 10)).map(({ n }) => n), [1002]);
+  await again.close();
+});
+
+test("a disk that fails in the middle is begun anew from", async () => {
+  const disk = new FileDisk(folder());
+  const told = [];
+  const listen = (kind) => told.push(kind);
+  const client = await Client.open({ url: "http://127.0.0.1:1", token, disk, listen });
+  const { apply, snapshot } = disk;
+  disk.snapshot = async () => {
+    throw new Error("unreadable");
+  };
+  disk.apply = async (writes) => {
+    await apply.call(disk, writes);
+    disk.apply = apply;
+    client.core.enqueued = () => {
+      throw new Error("what the core knows is not what is on the disk");
+    };
+  };
+  await client.insert("t", { i: 1 }); // it is on the disk: no failure of the call
+  assert.deepEqual(told.filter((kind) => kind === "failed"), ["failed"]);
+  await assert.rejects(client.insert("t", { i: 2 }), /unreadable/);
+  disk.snapshot = snapshot;
+  await client.insert("t", { i: 3 });
+  assert.equal(client.status.pending, 2);
+  assert.deepEqual((await disk.entries(0, 10)).map(({ n, update }) => [n, update.new_data.i]), [[1, 1], [2, 3]]);
+  await client.close();
+});
+
 test("the queue is bounded, and many changes are queued together or not at all", async () => {
   const client = await Client.open({ url: "http://127.0.0.1:1", token, disk: new FileDisk(folder()), maxEntries: 3 });
   const many = (count) => Array.from({ length: count }, (_, i) => ({ table: "t", data: { i } }));

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import os
 import pathlib
 import random
@@ -110,6 +111,7 @@ class Engine:
         self.waiters: list[tuple[Callable[[Status], bool], asyncio.Future[None]]] = []
         self.close_session = self.closed = False
         self.failed: BaseException | None = None
+        self.broken = False
         self.loop = asyncio.new_event_loop()
         self.wake, self.to_send = asyncio.Event(), asyncio.Event()
         self.asking: asyncio.Task[None] | None = None
@@ -168,7 +170,14 @@ class Engine:
 
         return self.call(work)
 
+    def _mend(self) -> None:
+        """What a core that failed knows may not be what is on the disk."""
+        if self.broken:
+            self._core()
+            self.broken, self.failed = False, None
+
     def _queue(self, updates: Sequence[Json], letter: tuple[Letter, int] | None = None) -> None:
+        self._mend()
         enqueues, size = [], 0 if letter is None else letter[1]
         before = (self.core.next, self.core.entries, self.core.size)
         try:
@@ -276,20 +285,22 @@ class Engine:
             self.disk.close()
 
     async def _run(self) -> None:
-        pause = 1.0
+        pause, failed_at = 1.0, -math.inf
         while not self.closed:
             try:
                 await self._connections()
             except Exception as error:  # what is on the disk is all that counts: begin anew from it
                 log.exception("%s: begins anew from its disk", self.device)
+                self.broken = True
+                if clock() - failed_at > limits.CALM:
+                    pause = 1.0
+                failed_at = clock()
                 self._told("failed", {"error": str(error)})
-                await self._sleep(pause)
-                pause = min(pause * 2, 30)
-                with contextlib.suppress(Exception):
-                    self._core()
-                self.failed = None
-            else:
-                pause = 1.0
+                while self.broken and not self.closed:
+                    await self._sleep(pause)
+                    pause = min(pause * 2, 30)
+                    with contextlib.suppress(Exception):
+                        self._mend()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -319,7 +330,7 @@ class Engine:
         try:
             self._take(work())
         except Exception as error:
-            self.failed = error
+            self.failed, self.broken = error, True
         self.wake.set()
 
     def _settle_waiters(self) -> None:
@@ -361,11 +372,11 @@ class Engine:
 
     async def _connections(self) -> None:
         while not self.closed:
+            if self.failed is not None:
+                raise self.failed
             wait = (self.core.connect_at or 0) - clock()
             if wait > 0:
                 await self._sleep(wait / 1000)
-                if self.failed is not None:
-                    raise self.failed
                 continue
             token, url = self.core.connecting(), self.urls[self.core.node % len(self.urls)]
             error: Json | None = None

@@ -37,5 +37,7 @@ FRAMES = 64
 """Frames that are read ahead, and taken over in one transaction."""
 IDLE = 5
 """Seconds after which a session that has nothing to do looks after its disk."""
+CALM = 60_000
+"""Milliseconds without a failure of the disk after which the pause before a new beginning is short again."""
 ROWS = 500
 """Rows that are read or cleared in one go."""
