@@ -198,16 +198,17 @@ pub async fn approve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(cod
         return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("class", None)));
     }
     let class = class.number().number();
-    decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, by: caller.0.sub.clone() }).await
+    decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, ..PairDecide::default() }).await
 }
 
 /// `POST /device/pairings/{code}/refuse`
 pub async fn refuse(State(gateway): State<Arc<Gateway>>, caller: Caller, At(code): At<String>) -> Answer {
     auth::must_be_privileged(&caller.0, "refuse a device").or_fail(&gateway)?;
-    decide(&gateway, &caller.0, PairDecide { code, by: caller.0.sub.clone(), ..PairDecide::default() }).await
+    decide(&gateway, &caller.0, PairDecide { code, ..PairDecide::default() }).await
 }
 
 async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -> Answer {
+    let decision = PairDecide { by: caller.sub.clone(), asker: auth::asker(caller).into(), ..decision };
     let outcome = gateway.propose_for(caller, Intent::PairDecide(decision)).await.or_fail(gateway)?;
     let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(gateway)) };
     Ok(answer(|o| {
