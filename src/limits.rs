@@ -40,6 +40,9 @@ pub const PAIR_NAME: usize = 100;
 pub const PAIRING_MS: u64 = 600_000;
 /// The body of such a request. Bytes.
 pub const PAIR_BODY: usize = 1 << 10;
+/// Wrong codes or secrets of pairings at once after a pause, then one a second of an address and 16 of all.
+pub const WRONG_PAIRINGS: u64 = 10;
+pub const ALL_WRONG_PAIRINGS: u64 = 64;
 /// Addresses without a token whose rate a node remembers.
 pub const STRANGER_ADDRESSES: usize = 65_536;
 /// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.

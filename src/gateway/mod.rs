@@ -125,10 +125,13 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
-    /// Of those without a token: all that an address may ask, and new pairings of an address and of all.
+    /// Of those without a token: all that an address may ask; new pairings, and wrong codes or secrets of them, of an
+    /// address and of all.
     pub stranger_rates: stranger_rates::StrangerRates,
     pub pairing_rates: stranger_rates::StrangerRates,
     pub all_pairings: stranger_rates::StrangerRates,
+    pub wrong_pairings: stranger_rates::StrangerRates,
+    pub all_wrong_pairings: stranger_rates::StrangerRates,
     pub listings: listings::Listings,
     pub refusals: refusals::Refusals,
     pub connections: Arc<Admission>,
@@ -153,6 +156,8 @@ impl Gateway {
             stranger_rates: stranger_rates::StrangerRates::new(4, 40),
             pairing_rates: stranger_rates::StrangerRates::new(1, 8),
             all_pairings: stranger_rates::StrangerRates::new(4, 64),
+            wrong_pairings: stranger_rates::StrangerRates::new(1, limits::WRONG_PAIRINGS),
+            all_wrong_pairings: stranger_rates::StrangerRates::new(16, limits::ALL_WRONG_PAIRINGS),
             listings: listings::Listings::default(),
             refusals: refusals::Refusals::default(),
             connections,

@@ -5,6 +5,7 @@ use tillsync::cluster::Cluster;
 use tillsync::limits;
 use tillsync::token::Class;
 
+use crate::door::metric;
 use crate::harness::Server;
 
 async fn ask(server: &Server, body: Value) -> Value {
@@ -96,4 +97,30 @@ async fn strangers_ask_little_and_seldom() {
     assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
     assert!(asked <= limits::PAIRINGS_OF_ADDRESS, "{asked}");
     assert_eq!(server.rest_as("", "GET", "/device/pair/nonsense", None).await.0, 404);
+}
+
+#[tokio::test]
+async fn guessing_a_secret_is_counted_and_slow_and_keeps_no_device_waiting() {
+    let server = Server::start().await;
+    let asked = ask(&server, json!({"device_id": "till"})).await;
+    let (code, secret) = (&asked["code"], &asked["secret"]);
+    let before = metric(&server, "tillsync_refused_tokens_total").await;
+    // A wrong secret of a right code, and a wrong code: nobody can tell one from the other.
+    let (status, wrong_secret) = poll(&server, code, &json!("0".repeat(64))).await;
+    let (same, wrong_code) = poll(&server, &json!("22222222"), secret).await;
+    assert_eq!((status, same, &wrong_secret["error"]), (404, 404, &wrong_code["error"]));
+    assert!(metric(&server, "tillsync_refused_tokens_total").await >= before + 2);
+    let mut guesses = 2;
+    let refused = loop {
+        let (status, answer) = poll(&server, code, &json!(format!("{guesses:064}"))).await;
+        if status != 404 {
+            break answer;
+        }
+        guesses += 1;
+        assert!(guesses < 1_000, "they are never slowed down");
+    };
+    assert_eq!(refused["error_code"], "5003", "{refused}");
+    assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    // The device asks from the same address.
+    assert_eq!(poll(&server, code, secret).await.1["status"], "waiting");
 }
