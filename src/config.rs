@@ -241,6 +241,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many sessions and event streams one device (one token's subject) may have on this node. A manager's token: an eighth of `sessions`; an admin's: all of them.",
     ),
     row(
+        "paired_token_hours",
+        Kind::Number(1, limits::TOKEN_SECONDS / 3_600),
+        Some("24"),
+        "How long the token of a paired device lives, and at most one that is renewed; the same on all nodes.",
+    ),
+    row(
         "keep_changes",
         Kind::Number(1_000, 1_000_000_000),
         Some("1000000"),
@@ -314,6 +320,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// What each token's subject may ask for.
     pub allowed: Allowed,
+    /// The longest life of a token that this node signs.
+    pub paired_token: Duration,
     pub retention: Retention,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -423,6 +431,7 @@ impl Config {
             connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
             trusted_proxies: layers.networks("trusted_proxies")?,
             allowed: Allowed::from_layers(layers)?,
+            paired_token: Duration::from_secs(layers.number("paired_token_hours")? * 3_600),
             retention: Retention {
                 changes: layers.number("keep_changes")?,
                 audit_rows: layers.number("keep_audit_rows")?,
@@ -587,6 +596,7 @@ mod tests {
             (with("trusted_proxies = [\"10.0.0.0/33\"]"), "setting trusted_proxies"),
             (with("trusted_proxies = [\"proxy\"]"), "setting trusted_proxies"),
             (with("connections = -1"), "setting connections"),
+            (with("paired_token_hours = 8785"), "setting paired_token_hours"),
             (with("[gateway]\ntls_cert = 7"), "setting gateway_tls_cert"),
             (with("[raft.tls]\nca = \"other.crt\""), "setting raft_tls_ca"),
             (with("[gateway.tls]\ncolour = 7"), "unknown setting gateway_tls_colour"),
@@ -636,6 +646,7 @@ mod tests {
         let config = read(FILE, &[], &[]).unwrap();
         assert_eq!(config.gateway_listen.port(), 5000);
         assert_eq!(config.retention, Retention::default());
+        assert_eq!(config.paired_token, limits::PAIRED_TOKEN);
         for (i, row) in SETTINGS.iter().enumerate() {
             assert!(!SETTINGS[..i].iter().any(|s| s.key == row.key), "{} is there twice", row.key);
         }

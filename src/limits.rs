@@ -45,8 +45,9 @@ pub const WRONG_PAIRINGS: u64 = 10;
 pub const ALL_WRONG_PAIRINGS: u64 = 64;
 /// Addresses without a token whose rate a node remembers.
 pub const STRANGER_ADDRESSES: usize = 65_536;
-/// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.
-pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
+/// The default of the longest life of a token that a node signs itself: for a device that was paired, or in place of an
+/// older one.
+pub const PAIRED_TOKEN: Duration = Duration::from_secs(86_400);
 /// The greatest number of changes that a device can say it has not sent yet.
 pub const UNSENT: u64 = 1_000_000_000_000;
 /// When whoever used up its share may ask again. Milliseconds.

@@ -87,6 +87,8 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// What one token's subject may ask for.
     pub allowed: Allowed,
+    /// The longest life of a token that this node signs: of a paired device, or in place of an older one.
+    pub paired_token: Duration,
 }
 
 impl Default for Settings {
@@ -114,6 +116,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             origins: Vec::new(),
             allowed: Allowed::default(),
+            paired_token: limits::PAIRED_TOKEN,
         }
     }
 }

@@ -150,7 +150,7 @@ pub async fn poll(State(gateway): State<Arc<Gateway>>, stranger: Stranger, At(co
             let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(&gateway)) };
             fresh(&gateway).await?;
             let class = Class::numbered(row.class).ok_or_else(|| unexpected(&gateway))?;
-            let token = auth::new_token(&gateway, &row.device_id, class, None, limits::PAIRED_TOKEN_SECONDS);
+            let token = auth::new_token(&gateway, &row.device_id, class, None, gateway.settings.paired_token.as_secs());
             (row, Some(token.or_fail(&gateway)?))
         }
         _ => (row, None),
