@@ -217,6 +217,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many bytes a device may send at once after a pause.",
     ),
     row(
+        "device_read_bytes",
+        Kind::Number(0, 1_000_000_000),
+        Some("4194304"),
+        "How many bytes a second one device may read from this node by listings, syncs, streams and what it missed; 0: as many as it likes. Live changes are not counted. Whoever has read more is refused further reads with 5003, its writes go on. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "device_read_bytes_burst",
+        Kind::Number(1_048_576, 4_000_000_000),
+        Some("536870912"),
+        "How many bytes a device may read at once after a pause; an answer or a sync that was begun goes on to its end.",
+    ),
+    row(
         "critical_rate",
         Kind::Number(0, 1_000_000),
         Some("600"),
