@@ -274,7 +274,7 @@ pub const SETTINGS: &[Setting] = &[
         "keep_evidence_rows",
         Kind::Number(1_000, 1_000_000_000),
         Some("100000"),
-        "How many audit rows of each kind of evidence (rights, tokens and members; masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
+        "How many audit rows of each kind of evidence (rights, tokens and members; changes of masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
     ),
     row(
         "keep_conflicts",
