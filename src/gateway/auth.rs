@@ -212,7 +212,8 @@ async fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<(Claims, Turn), 
     // Without a length, as if it were the longest body.
     let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     let bytes = if chunked { limits::FRAME as u64 } else { length.unwrap_or(0).min(limits::FRAME as u64) };
-    let turn = gateway.rates.request(&claims, bytes, parts.extensions.get()).await.map_err(|e| Failure::new(gateway, e))?;
+    let turn =
+        gateway.rates.request(&claims, bytes, parts.extensions.get()).await.map_err(|e| Failure::new(gateway, e))?;
     parts.extensions.insert(Known);
     Ok((claims, turn))
 }

@@ -147,7 +147,8 @@ impl AuditIndex {
     /// Whether the row, one of those that are not dropped yet, is evidence.
     pub(super) fn is_evidence(&self, id: u64) -> bool {
         let entry = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
-        entry.is_some_and(|entry| self.evidence.contains_key(&entry.event)) && self.unchanged.binary_search(&id).is_err()
+        entry.is_some_and(|entry| self.evidence.contains_key(&entry.event))
+            && self.unchanged.binary_search(&id).is_err()
     }
 
     /// A row up to `before` that is kept as evidence; they come in the order of their ids.

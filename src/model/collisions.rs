@@ -539,7 +539,8 @@ fn the_last_room_for_conflicts_of_a_table_is_for_devices_that_hold_little() {
     for _ in 0..limits::OPEN_CONFLICTS_OF_TABLE / 80 {
         b.ok(report("b", "stock", 1));
     }
-    let codes: Vec<Code> = (0..20).filter_map(|_| into_result(b.run(report("b", "stock", 1)).0).err()).map(|e| e.code).collect();
+    let codes: Vec<Code> =
+        (0..20).filter_map(|_| into_result(b.run(report("b", "stock", 1)).0).err()).map(|e| e.code).collect();
     assert!(!codes.is_empty() && codes.iter().all(|code| *code == Code::Unavailable), "{codes:?}");
     // Nor is another table.
     b.ok(report("greedy-0", "other", 1));

@@ -181,9 +181,10 @@ impl ConflictIndex {
         }
         let part = Open { count: limits::OPEN_CONFLICTS_OF_TABLE, bytes: limits::OPEN_CONFLICT_BYTES_OF_TABLE };
         let whole = Open { count: limits::OPEN_CONFLICTS, bytes: limits::OPEN_CONFLICT_BYTES };
-        for (held, room, whose) in
-            [(in_table, part, format!("table {:?} has", row.table_name)), (self.all_open, whole, "the cluster has".into())]
-        {
+        for (held, room, whose) in [
+            (in_table, part, format!("table {:?} has", row.table_name)),
+            (self.all_open, whole, "the cluster has".into()),
+        ] {
             if !room.takes(held, of_device, bytes) {
                 return Some(format!("{whose} {held}, no more of device {:?} can wait: decide some", row.device_id));
             }
@@ -297,7 +298,9 @@ mod tests {
     /// still open theirs.
     #[test]
     fn a_dozen_stolen_tokens_leave_room_for_all_others() {
-        for (thieves, bytes, others, each) in [(12, 10, 30, 8), (40, 10, 30, 2), (12, 200_000, 30, 8), (40, 500_000, 30, 2)] {
+        for (thieves, bytes, others, each) in
+            [(12, 10, 30, 8), (40, 10, 30, 2), (12, 200_000, 30, 8), (40, 500_000, 30, 2)]
+        {
             for tables in [1, 4] {
                 let mut pool = Pool { index: ConflictIndex::default(), id: 0 };
                 for device in 1..=thieves {

@@ -146,6 +146,9 @@ async fn a_paired_devices_token_lives_for_as_long_as_is_set() {
     }
     for token in tokens {
         let claims = server.keys.verify(&token, server.cluster.clock().now_ms()).unwrap();
-        assert!((begun + paired_token.as_secs()..=now_s() + paired_token.as_secs()).contains(&claims.exp), "{claims:?}");
+        assert!(
+            (begun + paired_token.as_secs()..=now_s() + paired_token.as_secs()).contains(&claims.exp),
+            "{claims:?}"
+        );
     }
 }

@@ -19,8 +19,15 @@ use crate::harness::Server;
 use crate::socketio::Sio;
 use crate::transports::Poller;
 
-const NONE: Allowed =
-    Allowed { requests: None, bytes: None, reads: None, elections: None, critical: None, privileged: None, sessions: 100 };
+const NONE: Allowed = Allowed {
+    requests: None,
+    bytes: None,
+    reads: None,
+    elections: None,
+    critical: None,
+    privileged: None,
+    sessions: 100,
+};
 
 async fn limited(allowed: Allowed) -> Server {
     Server::with(Settings { allowed, ..Settings::default() }).await
@@ -225,8 +232,8 @@ async fn every_endpoint_that_needs_a_token_counts() {
         for endpoint in ENDPOINTS.iter().filter(counted) {
             let path: Vec<&str> =
                 endpoint.path.split('/').map(|part| if part.starts_with('{') { "1" } else { part }).collect();
-            let request =
-                reqwest::Client::new().request(endpoint.method.parse().unwrap(), format!("http://{}{}", server.addr, path.join("/")));
+            let request = reqwest::Client::new()
+                .request(endpoint.method.parse().unwrap(), format!("http://{}{}", server.addr, path.join("/")));
             let answer = request.bearer_auth(&token).send().await.unwrap();
             assert_eq!(answer.status().as_u16(), 503, "{} {}", endpoint.method, endpoint.path);
             let answer: Value = answer.json().await.unwrap();
@@ -243,7 +250,8 @@ async fn streams_and_sessions_that_are_opened_over_and_over_are_slowed_down() {
     let (token, began) = (till(&server), Instant::now());
     let mut spent = 0.0;
     loop {
-        let opened = if spent < 30.0 { stream(&server, &token).await.is_ok() } else { server.try_ws(&token).await.is_ok() };
+        let opened =
+            if spent < 30.0 { stream(&server, &token).await.is_ok() } else { server.try_ws(&token).await.is_ok() };
         if !opened {
             break;
         }
@@ -276,7 +284,11 @@ async fn critical_events_of_all_sessions_of_a_device_have_one_rate() {
 
 /// Changes of about a hundred kilobytes, by nobody who has a rate.
 async fn fill(server: &Server) {
-    server.device("boss").await.call("role_change", json!({"device_id": "boss", "new_role": "master"}), "role_change_ack").await;
+    server
+        .device("boss")
+        .await
+        .call("role_change", json!({"device_id": "boss", "new_role": "master"}), "role_change_ack")
+        .await;
     for record_id in 0..100 {
         let update = DataUpdate {
             device_id: "boss".into(),

@@ -67,7 +67,8 @@ impl Events {
                 }
                 return Some((field("id: "), name, data));
             }
-            let chunk = tokio::time::timeout(crate::harness::PATIENCE, self.answer.chunk()).await.expect("nothing came");
+            let chunk =
+                tokio::time::timeout(crate::harness::PATIENCE, self.answer.chunk()).await.expect("nothing came");
             self.came.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
         }
     }
@@ -89,7 +90,10 @@ async fn an_event_stream_is_told_and_gets_nothing_more() {
     // Who was away meanwhile is told when it comes.
     let mut again = Events::open(&server, &token, id.as_deref()).await;
     let (_, name, told) = again.next().await.unwrap();
-    assert_eq!((name.as_str(), &told["tables"]["prices"], &told["forget"]), ("access_changed", &json!("none"), &json!([])));
+    assert_eq!(
+        (name.as_str(), &told["tables"]["prices"], &told["forget"]),
+        ("access_changed", &json!("none"), &json!([]))
+    );
     assert_eq!(again.next().await.unwrap().2["table_name"], "sales");
     // What is granted ends the streams: they lack what was there before. Each is told so first.
     server.rest("PUT", "/access/sales_assistant", Some(json!({"tables": {}}))).await;
@@ -145,7 +149,9 @@ async fn what_is_asked_for_afterwards_is_refused_at_every_door() {
     take_away(&server).await;
     for session in &mut sessions {
         assert_eq!(session.call("data_request", ask.clone(), "error").await["error_code"], "3003");
-        for sync in [json!({"device_id": "till"}), json!({"device_id": "till", "sync_type": "incremental", "cursor": "1.0"})] {
+        for sync in
+            [json!({"device_id": "till"}), json!({"device_id": "till", "sync_type": "incremental", "cursor": "1.0"})]
+        {
             let page = session.call("sync_request", sync, "sync_response").await;
             assert_eq!((&page["has_more"], page.to_string().contains(SECRET)), (&json!(false), false), "{page}");
             let complete = json!({"device_id": "till", "sync_id": page["sync_id"], "cursor": page["cursor"]});

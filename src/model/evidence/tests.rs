@@ -7,10 +7,10 @@ use crate::limits;
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::duty::{Retention, of_leader};
 use crate::model::election::decide::{Action, Limits, View};
+use crate::model::error::Code;
 use crate::model::properties::{Bench, online, told, update};
 use crate::model::state::State;
 use crate::proto::command::Intent;
-use crate::model::error::Code;
 use crate::proto::{Audit, ConflictReport, CriticalEvent, DeviceOffline, Elect, Role, RoleChange, TokenRevoke};
 
 /// Carries out what the leader has to drop, to the end.
@@ -141,9 +141,7 @@ fn elections_that_change_nothing_push_out_none_that_did() {
         listed(&b, &AuditFilter::default()).into_iter().filter(|r| Evidence::of(&r.event_type).is_some()).collect();
     assert_eq!(evidence.len(), 8, "three elections, and a role or two of each: {evidence:#?}");
     b.ok(Intent::DeviceOffline(DeviceOffline { device_id: "other".into(), ..DeviceOffline::default() }));
-    let elect = |except: &str| {
-        Intent::Elect(Elect { reason: 3, method: 1, except: except.into(), ..Elect::default() })
-    };
+    let elect = |except: &str| Intent::Elect(Elect { reason: 3, method: 1, except: except.into(), ..Elect::default() });
     for _ in 0..1_000 {
         b.ok(elect(""));
         b.ok(order("till", Role::Master));
