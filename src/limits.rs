@@ -72,7 +72,8 @@ pub const REQUESTS_WAITING: usize = 256;
 pub const REQUEST_TURN: Duration = Duration::from_secs(5);
 /// Defaults of what one subject may ask of a node: requests and bytes a second, and at once after a pause (a till that
 /// was offline for days sends what it kept); bytes that it reads, in the same way (a full sync of 100,000 rows of 1 KB is
-/// a fifth of it); elections and critical events a minute; sessions and streams.
+/// a fifth of it); elections, critical events, reports of conflicts and sync errors, and comings and goings a minute;
+/// sessions and streams.
 pub const DEVICE_RATE: u32 = 200;
 pub const DEVICE_BURST: u32 = 20_000;
 pub const DEVICE_BYTES: u32 = 1 << 20;
@@ -81,9 +82,11 @@ pub const DEVICE_READS: u32 = 4 << 20;
 pub const DEVICE_READS_BURST: u32 = 512 << 20;
 pub const ELECTION_RATE: u32 = 30;
 pub const CRITICAL_RATE: u32 = 600;
+pub const REPORT_RATE: u32 = 600;
+pub const PRESENCE_RATE: u32 = 600;
 pub const SESSIONS_OF_TOKEN: usize = 16;
-/// Requests a second of an admin's or a manager's token, and how many times as many elections and critical events as a
-/// device it may ask for.
+/// Requests a second of an admin's or a manager's token, and how many times as much of what is counted by the minute
+/// as a device it may send.
 pub const PRIVILEGED_RATE: u32 = 100_000;
 pub const PRIVILEGED_TIMES: u32 = 20;
 /// Devices that may speak over one session.
