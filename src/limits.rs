@@ -1,4 +1,4 @@
-//! Every bound on what a client or a peer can make a node hold, in one place (design, section 11).
+//! Every bound on what a client or a peer can make a node hold, in one place (docs/design.md, section 11).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What one token's subject may ask of this node, over all its sessions, streams and requests (design, section 17.3).
+//! What one token's subject may ask of this node, over all its sessions, streams and requests (docs/design.md, section 17.3).
 //!
 //! A device that asks for more than its rate loses nothing: its sessions are read more slowly ([`Share::wait`]), and its
 //! REST requests are told when to come again ([`Share::check`]). Tools of admins and managers speak for many devices:
