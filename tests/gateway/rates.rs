@@ -11,7 +11,7 @@ use tillsync::config::{Allowed, Rate};
 use tillsync::gateway::Settings;
 use tillsync::gateway::rest::routes::{ENDPOINTS, Endpoint, Needs};
 use tillsync::proto::command::Intent;
-use tillsync::proto::{DataUpdate, Operation};
+use tillsync::proto::{DataUpdate, DeviceOnline, Operation, Presence, Role};
 use tillsync::token::Class;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -320,11 +320,13 @@ async fn critical_events_of_all_sessions_of_a_device_have_one_rate() {
 
 /// Changes of about a hundred kilobytes, by nobody who has a rate.
 async fn fill(server: &Server) {
-    server
-        .device("boss")
-        .await
-        .call("role_change", json!({"device_id": "boss", "new_role": "master"}), "role_change_ack")
-        .await;
+    let master = DeviceOnline {
+        device_id: "boss".into(),
+        role: Role::Master.into(),
+        presence: Presence::Session.into(),
+        ..DeviceOnline::default()
+    };
+    server.cluster.propose(Intent::DeviceOnline(master)).await.unwrap();
     for record_id in 0..100 {
         let update = DataUpdate {
             device_id: "boss".into(),
