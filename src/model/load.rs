@@ -292,7 +292,7 @@ impl State {
         while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
             let (_, audit) = row?;
             let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
-            self.audit.add(at_ms, &audit.device_id, &audit.event_type);
+            self.audit.add(&audit, at_ms);
         }
         Ok(())
     }
