@@ -42,7 +42,7 @@ impl Link {
         let text = serde_json::json!({ "event": event, "data": data }).to_string();
         let frame = Bytes::from(text);
         let Ok(text) = std::str::from_utf8(&frame) else { return };
-        session.heard();
+        session.heard_awake();
         match envelope(text) {
             Ok((event, data)) => session.hear(&event, data, &frame, None),
             Err(bad) => session.misheard(&bad),
@@ -83,7 +83,7 @@ impl Link {
         match session.tick() {
             Ok(pings) => {
                 if pings {
-                    session.heard();
+                    session.heard_awake();
                 }
                 Ok(())
             }
