@@ -20,6 +20,7 @@ pub mod queues;
 pub mod raft_leaders;
 pub mod record_order;
 pub mod resumes;
+pub mod rights;
 #[cfg(test)]
 pub mod samples;
 pub mod sessions;
@@ -31,7 +32,7 @@ pub mod time_syncs;
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 20] = [
+pub const ALL: [(&str, Invariant); 21] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
@@ -49,6 +50,7 @@ pub const ALL: [(&str, Invariant); 20] = [
     ("stores", stores::check),
     ("sync_states", sync_states::check),
     ("presence", presence::check),
+    ("rights", rights::check),
     ("masters", masters::check),
     ("raft_leaders", raft_leaders::check),
     ("liveness", liveness::check),
