@@ -29,6 +29,18 @@ impl<T: Testbed> Desk<T> {
         self.world.recorder().order(order);
         (outcome, body)
     }
+
+    /// Gives an order to two nodes at once, and records both.
+    pub async fn give_twice(&mut self, ordered: Ordered, request: Request) {
+        let nodes = self.world.nodes();
+        let (Some(a), Some(b)) = (self.rng.pick(&nodes).cloned(), self.rng.pick(&nodes).cloned()) else { return };
+        let (one, other) = tokio::join!(
+            order(&self.world, a, &self.token, ordered.clone(), request.clone()),
+            order(&self.world, b, &self.token, ordered, request),
+        );
+        self.world.recorder().order(one.0);
+        self.world.recorder().order(other.0);
+    }
 }
 
 pub fn request(method: &'static str, path: String, body: Option<Value>) -> Request {

@@ -4,7 +4,8 @@
 //! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means
 //! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
 //!   [`newcomer`]: devices that write before they are known
-//! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything
+//! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything; [`admission`]: devices
+//!   whose tokens are taken back, and that come back by a code
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
 
+pub mod admission;
 pub mod answers;
 pub mod client;
 pub mod desk;

@@ -1,6 +1,7 @@
 //! Rights that change under load: an administrator gives and takes the right of a class to one table, while devices of
 //! that class, and one of a class that may do everything, write and read it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,14 +185,11 @@ pub async fn read<T: Testbed>(
     }
 }
 
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// All that work with rights: the administrator, a device of each class, and one that may do everything.
-pub fn all<T: Testbed>(
-    world: &Arc<T>,
-    counters: &Arc<Counters>,
-    rng: &mut Rng,
-) -> Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let mut tasks: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> =
-        vec![Box::pin(administer(world.clone(), rng.fork()))];
+pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<Task> {
+    let mut tasks: Vec<Task> = vec![Box::pin(administer(world.clone(), rng.fork()))];
     for (n, class) in CLASSES.into_iter().map(Some).chain([None]).enumerate() {
         let clerk = Clerk::new(world.clone(), counters.clone(), format!("clerk-{}", n + 1), rng.fork(), class);
         tasks.push(Box::pin(clerk.run()));

@@ -25,8 +25,10 @@ type Puts<'a> = HashMap<(&'a str, &'a str), Vec<Put>>;
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let puts = puts(history);
+    // Deletes have no value of their own.
+    let named = |(value, _): &(&str, u64)| !value.is_empty();
     let written: HashMap<&str, u64> =
-        history.ops.iter().filter_map(|op| Some((op.asked.as_write()?.2, op.invoked))).collect();
+        history.ops.iter().filter_map(|op| Some((op.asked.as_write()?.2, op.invoked))).filter(named).collect();
     for shown in &history.shown {
         let Some(puts) = puts.get(&(&*shown.token.class, &*shown.table)) else { continue };
         // A live change is judged by the rights at its place in the log, which is after it was asked for.

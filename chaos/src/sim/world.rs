@@ -62,8 +62,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(rng: &mut Rng, began: Instant) -> Self {
-        let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began)));
+    fn new(rng: &mut Rng, began: Instant, id: u64) -> Self {
+        let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began, id)));
         Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
     }
 }
@@ -95,7 +95,7 @@ impl World {
         let began = Instant::now();
         let recorder = Recorder::new(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
-        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began))).collect();
+        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began, id))).collect();
         Ok(Arc::new(Self {
             voters: Mutex::new(vec![(1..=plan.nodes).collect()]),
             changing: tokio::sync::Mutex::default(),
@@ -148,7 +148,7 @@ impl World {
     /// A new machine with an empty disk.
     pub fn build(&self) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
-        let place = Place::new(&mut self.rng.lock(), self.began);
+        let place = Place::new(&mut self.rng.lock(), self.began, id);
         self.places.lock().insert(id, place);
         id
     }
