@@ -6,11 +6,15 @@ use std::collections::HashMap;
 use crate::checker::Finding;
 use crate::history::{History, Order, Ordered, Outcome};
 
+/// A node that is cut off refuses by what it knew before, at its door, until it has caught up: longer than faults last.
+const BEHIND_US: u64 = 5_000_000;
+
 /// What a token was used for.
 struct Use<'a> {
     what: String,
     token: u64,
     from: u64,
+    from_us: u64,
     to: u64,
     done: bool,
     error: &'a str,
@@ -53,7 +57,11 @@ pub fn check(history: &History) -> Finding {
         }
         if used.error.contains("is suspended") {
             let ended = |o: &Order| {
-                let ends = |r: &&&Order| r.outcome == Outcome::Ok && r.invoked > o.returned && r.returned < used.from;
+                let ends = |r: &&&Order| {
+                    r.outcome == Outcome::Ok
+                        && r.invoked > o.returned
+                        && r.returned_us.saturating_add(BEHIND_US) < used.from_us
+                };
                 resumed.iter().any(|r| ends(&r))
             };
             let may = suspended.iter().any(|o| o.invoked < used.to && !ended(o));
@@ -80,7 +88,8 @@ fn uses(history: &History) -> Vec<Use<'_>> {
         let Some(token) = &op.token else { continue };
         let what = format!("operation {} of {} on node {}", op.id, op.device, op.node);
         let (from, to, done) = (op.invoked, op.returned, op.outcome == Outcome::Ok);
-        uses.push(Use { what, token: token.number, from, to, done, error: &op.error });
+        let from_us = op.invoked_us;
+        uses.push(Use { what, token: token.number, from, from_us, to, done, error: &op.error });
     }
     for shown in &history.shown {
         // A live change is shown after it was asked for.
@@ -89,13 +98,22 @@ fn uses(history: &History) -> Vec<Use<'_>> {
             "session {} of {}, shown change {} on node {},",
             shown.session, shown.device, shown.seq, shown.node
         );
-        uses.push(Use { what, token: shown.token.number, from, to: shown.tick, done: true, error: "" });
+        uses.push(Use {
+            what,
+            token: shown.token.number,
+            from,
+            from_us: shown.us,
+            to: shown.tick,
+            done: true,
+            error: "",
+        });
     }
     for order in &history.orders {
         let Ordered::Token { device, renews: Some(token), .. } = &order.ordered else { continue };
         let what = format!("renewing on node {} by {device}", order.node);
         let (from, to, done) = (order.invoked, order.returned, order.outcome == Outcome::Ok);
-        uses.push(Use { what, token: *token, from, to, done, error: &order.error });
+        let from_us = order.invoked_us;
+        uses.push(Use { what, token: *token, from, from_us, to, done, error: &order.error });
     }
     uses
 }
@@ -179,7 +197,9 @@ mod tests {
         assert!(with(vec![suspend(), resume(250)], read(30, 1, Outcome::Ok, "")).violations.is_empty());
         let refused = || read(30, 1, Outcome::Failed, "device is suspended");
         assert!(with(vec![suspend()], refused()).violations.is_empty());
-        wrong(&with(vec![suspend(), resume(250)], refused()), "was not suspended");
+        assert!(with(vec![suspend(), resume(250)], refused()).violations.is_empty(), "the node may not know yet");
+        let later = Op { invoked_us: 2 * BEHIND_US, ..refused() };
+        wrong(&with(vec![suspend(), resume(250)], later), "was not suspended");
     }
 
     #[test]
