@@ -125,6 +125,9 @@ pub struct Op {
     /// It was an insert.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insert: bool,
+    /// The token that it was asked with, where that one may be taken back or its class may not do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
 }
 
 impl Op {
@@ -152,12 +155,105 @@ impl Op {
             conflict: None,
             unregistered: false,
             insert: false,
+            token: None,
         }
     }
 }
 
-/// A change as somebody was shown it.
+/// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub number: u64,
+    pub class: String,
+}
+
+/// What is asked of the cluster about others, or by a device about its own tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Ordered {
+    /// From now on a class has this right to this table, and may write all others.
+    Rights {
+        class: String,
+        table: String,
+        right: String,
+    },
+    /// All tokens of the device are taken back.
+    Revoke {
+        device: String,
+    },
+    Suspend {
+        device: String,
+    },
+    Resume {
+        device: String,
+    },
+    Forget {
+        device: String,
+    },
+    /// Is the device known? The answer is in the error, if it is not.
+    Look {
+        device: String,
+    },
+    /// A device is let in by its code.
+    Approve {
+        code: String,
+        device: String,
+    },
+    Refuse {
+        code: String,
+        device: String,
+    },
+    /// A device got a token of this number: the one that it began with, for an older one, or for a code.
+    Token {
+        device: String,
+        number: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        renews: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+    },
+    /// A table is removed with all its records.
+    RemoveTable {
+        table: String,
+    },
+}
+
+/// One of these orders, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub node: u64,
+    #[serde(flatten)]
+    pub ordered: Ordered,
+    pub invoked: u64,
+    pub invoked_us: u64,
+    /// `u64::MAX`: never answered.
+    pub returned: u64,
+    pub returned_us: u64,
+    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// A record that somebody was shown whose token may be taken back, or whose class may not read everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    pub tick: u64,
+    pub us: u64,
+    /// When it was asked for; absent: it came as a live change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
+    pub device: String,
+    pub node: u64,
+    pub session: u64,
+    pub token: Token,
+    pub table: String,
+    pub record: i64,
+    pub seq: u64,
+    pub value: String,
+}
+
+/// A change as somebody was shown it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     pub seq: u64,
     pub table: String,
@@ -353,6 +449,8 @@ enum Line {
     Trouble(Trouble),
     Store(Store),
     Twin(TwinSeen),
+    Order(Order),
+    Shown(Shown),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -366,6 +464,8 @@ pub struct History {
     pub trouble: Vec<Trouble>,
     pub stores: Vec<Store>,
     pub twins: Vec<TwinSeen>,
+    pub orders: Vec<Order>,
+    pub shown: Vec<Shown>,
 }
 
 impl History {
@@ -379,8 +479,10 @@ impl History {
         let trouble = self.trouble.iter().cloned().map(Line::Trouble);
         let stores = self.stores.iter().cloned().map(Line::Store);
         let twins = self.twins.iter().cloned().map(Line::Twin);
+        let orders = self.orders.iter().cloned().map(Line::Order);
+        let shown = self.shown.iter().cloned().map(Line::Shown);
         let first = ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands);
-        for line in first.chain(trouble).chain(stores).chain(twins) {
+        for line in first.chain(trouble).chain(stores).chain(twins).chain(orders).chain(shown) {
             serde_json::to_writer(&mut *out, &line)?;
             out.write_all(b"\n")?;
         }
@@ -403,6 +505,8 @@ impl History {
                 Line::Trouble(trouble) => history.trouble.push(trouble),
                 Line::Store(store) => history.stores.push(store),
                 Line::Twin(seen) => history.twins.push(seen),
+                Line::Order(order) => history.orders.push(order),
+                Line::Shown(shown) => history.shown.push(shown),
             }
         }
         Ok(history)

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Store, Trouble, TwinSeen};
+use crate::history::{
+    Band, Final, History, Led, Op, Order, Outcome, Sample, SessionTold, Shown, Store, Trouble, TwinSeen,
+};
 
 pub struct Recorder {
     history: Mutex<History>,
@@ -54,6 +56,14 @@ impl Recorder {
 
     pub fn twin(&self, seen: TwinSeen) {
         self.history.lock().twins.push(seen);
+    }
+
+    pub fn order(&self, order: Order) {
+        self.history.lock().orders.push(order);
+    }
+
+    pub fn shown(&self, shown: Shown) {
+        self.history.lock().shown.push(shown);
     }
 
     pub fn sample(&self, sample: Sample) {

@@ -11,11 +11,12 @@ use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::http::{Door, Refusal};
 use super::recorder::Recorder;
 use super::world::World;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Testbed};
-use crate::history::{Op, SessionTold, Store, TwinSeen};
+use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Request, Testbed};
+use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
 
 impl Record for Recorder {
     fn now(&self) -> (u64, u64) {
@@ -40,6 +41,14 @@ impl Record for Recorder {
 
     fn twin(&self, seen: TwinSeen) {
         Self::twin(self, seen);
+    }
+
+    fn order(&self, order: Order) {
+        Self::order(self, order);
+    }
+
+    fn shown(&self, shown: Shown) {
+        Self::shown(self, shown);
     }
 
     fn trouble(&self, what: String) {
@@ -103,11 +112,32 @@ impl Testbed for World {
     }
 
     async fn connect(&self, node: &u64, device: &str) -> Option<Link> {
-        let url = NodeUrl::plain(self.cluster.gateway(*node)?);
         let token = self.cluster.token_of(device, Class::Manager).ok()?;
+        self.connect_with(node, &token).await
+    }
+
+    async fn connect_with(&self, node: &u64, token: &str) -> Option<Link> {
+        let url = NodeUrl::plain(self.cluster.gateway(*node)?);
         let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         let transport = if even { Transport::Ws } else { Transport::Socketio };
-        timeout(PATIENCE, Link::connect(transport, &url, &token)).await.ok()?.ok()
+        timeout(PATIENCE, Link::connect(transport, &url, token)).await.ok()?.ok()
+    }
+
+    fn token(&self, device: &str, class: Class) -> Option<String> {
+        self.cluster.earlier_token_of(device, class).ok()
+    }
+
+    async fn call(&self, node: u64, token: &str, request: Request) -> Option<(u16, Value)> {
+        let authority = self.cluster.gateway(node)?;
+        let door = Door { authority: &authority, token, within: PATIENCE * 2 };
+        match door.call(request.method, &request.path, request.body.as_ref()).await {
+            Ok(body) => Some((200, serde_json::from_slice(&body).ok()?)),
+            Err(Refusal::Refused(status, why)) => {
+                let (code, error) = why.split_once(' ').unwrap_or_default();
+                Some((status, json!({ "error_code": code, "error": error })))
+            }
+            Err(Refusal::Lost(_)) => None,
+        }
     }
 
     fn set_busy(&self, device: &str, busy: bool) {

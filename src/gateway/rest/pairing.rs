@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::devices::unexpected;
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
+use crate::consensus::runtime::random;
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller, Origin};
 use crate::gateway::http::came_late;
@@ -30,7 +31,8 @@ use crate::token::{Claims, Class};
 
 /// How often a device asks what became of its code.
 const POLL_SECONDS: u64 = 3;
-const SECRET_BYTES: usize = 32;
+/// Each of 64 random bits.
+const SECRET_WORDS: usize = 4;
 
 /// Somebody without a token, by address: asks no more often than a device that waits for a person.
 pub struct Stranger {
@@ -73,12 +75,12 @@ impl FromRequest<Arc<Gateway>> for SmallBody {
 }
 
 fn draw_code() -> String {
-    let letter = || char::from(CODE_LETTERS[rand::random_range(0..CODE_LETTERS.len())]);
+    let letter = || char::from(CODE_LETTERS[(random() % CODE_LETTERS.len() as u64) as usize]);
     (0..CODE_LENGTH).map(|_| letter()).collect()
 }
 
 fn draw_secret() -> String {
-    rand::random::<[u8; SECRET_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    (0..SECRET_WORDS).map(|_| format!("{:016x}", random())).collect()
 }
 
 /// What the log may know of a secret.
