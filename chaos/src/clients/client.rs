@@ -118,7 +118,10 @@ impl<T: Testbed> Client<T> {
 
     /// `device_online` without a cursor. False if the node did not let it.
     pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
-        let ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        let mut ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        if let Some(tables) = self.world.tables() {
+            ask["subscribe"] = json!(tables);
+        }
         talk.link.send("device_online", &ask).await?;
         let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
         Ok(self.is_online(talk, &event))
@@ -152,6 +155,7 @@ impl<T: Testbed> Client<T> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.world.recorder().unanswered(&self.name, talk.told.node);
                 return Ok(Answer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
@@ -244,10 +248,13 @@ impl<T: Testbed> Client<T> {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, ask: &Value) -> Result<(), Gone> {
+    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, mut ask: Value) -> Result<(), Gone> {
         let mut op = self.op(talk, asked);
         op.tries = 1;
-        talk.link.send("sync_request", ask).await?;
+        if let Some(tables) = self.world.tables() {
+            ask["requested_tables"] = json!(tables);
+        }
+        talk.link.send("sync_request", &ask).await?;
         talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
         Ok(())
     }

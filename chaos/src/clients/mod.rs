@@ -61,6 +61,8 @@ pub trait Record: Send + Sync {
     fn store(&self, store: Store);
     fn twin(&self, seen: TwinSeen);
     fn trouble(&self, what: String);
+    /// A device was not answered in time.
+    fn unanswered(&self, _device: &str, _node: u64) {}
 }
 
 /// The cluster under test, as its clients meet it.
@@ -75,6 +77,10 @@ pub trait Testbed: Send + Sync + 'static {
     /// Longer than a node waits for a device whose connection has ended.
     const SETTLED: Duration;
 
+    /// All tables that devices want to hear of; `None`: whatever there is.
+    fn tables(&self) -> Option<&'static [&'static str]> {
+        None
+    }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
     fn recorder(&self) -> &Self::Recorder;
