@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
 use tillsync::cli::client::link::{Link, Transport};
 use tillsync::token::Class;
@@ -40,6 +41,9 @@ const OWN_DESCRIPTORS: u64 = 1_500;
 const COUNT: Duration = Duration::from_secs(1);
 /// How long a node may have until it has closed what attackers left, and given rates back.
 const GONE: Duration = Duration::from_secs(90);
+/// How long the devices that a thief registered may stay, and how many are forgotten at once.
+const FORGOTTEN: Duration = Duration::from_secs(150);
+const DELETES: usize = 8;
 /// The honest devices find their places first.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -84,6 +88,7 @@ pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration,
     let outcome = tokio::task::spawn_blocking(move || under_way.stop()).await.map_err(|error| error.to_string())?;
     world.say_phase("after the attack");
     gone(world, &mut nodes).await;
+    forget_ghosts(world).await;
     room_left(world).await;
     world.recorder.attacked(Attacked {
         honest,
@@ -167,6 +172,36 @@ async fn gone(world: &World, nodes: &mut [NodeUse]) {
         all
     })
     .await;
+}
+
+/// An admin makes room again: devices that a thief registered count as there for a while, and can be forgotten then.
+async fn forget_ghosts(world: &World) {
+    let mut left = String::new();
+    let done = until(FORGOTTEN, async || {
+        let Some(node) = world.cluster.members().first().copied() else { return false };
+        let listed = world.ask(node, "GET", "/device/roles?consistency=stale", None, ANSWER).await;
+        let Ok(Ok(listed)) = listed.map(|listed| serde_json::from_slice::<Value>(&listed)) else { return false };
+        let devices = listed["devices"].as_array().map_or(&[][..], |devices| devices);
+        let ghosts = devices
+            .iter()
+            .filter(|device| device["device_id"].as_str().is_some_and(|name| name.starts_with(attack::GHOST)));
+        let (there, away): (Vec<&Value>, Vec<&Value>) = ghosts.partition(|ghost| ghost["is_active"] == json!(true));
+        left = format!("{} are there, {} are to be forgotten", there.len(), away.len());
+        for some in away.chunks(DELETES) {
+            let deletes = some.iter().map(async |ghost| {
+                let path = format!("/device/{}", ghost["device_id"].as_str().unwrap_or_default());
+                world.ask(node, "DELETE", &path, None, ANSWER).await
+            });
+            if let Some(Err(why)) = join_all(deletes).await.into_iter().find(Result::is_err) {
+                left = why.to_string();
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+        there.is_empty() && away.is_empty()
+    });
+    if !done.await {
+        world.recorder.trouble(format!("{FORGOTTEN:?} after the attack the thief's devices are still there: {left}"));
+    }
 }
 
 /// A device that nobody knew makes a table that was not there, and a conflict of its own is kept.

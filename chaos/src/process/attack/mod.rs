@@ -23,6 +23,7 @@ mod thieves;
 
 pub use socket::raise_descriptors;
 use socket::{From, Socket};
+pub use thieves::GHOST;
 
 /// Between two attempts of one attacker.
 const PAUSE_MS: (u64, u64) = (50, 400);

@@ -21,7 +21,7 @@ const WRITTEN: u64 = 10;
 /// The tables of all thieves begin with this.
 const LOOT: &str = "loot";
 /// Who the manager registers begins with this.
-const GHOST: &str = "ghost";
+pub const GHOST: &str = "ghost";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -122,6 +122,9 @@ impl Kind {
                 .await
             }
             Self::FloodOfBytes => {
+                // A manager's bytes have no rate: that flood would fill the disk of the machine that runs this.
+                let devices = [till, other, &stolen.warehouse, &stolen.onlooker];
+                let one = devices.get((number % devices.len() as u64) as usize).copied().unwrap_or(till);
                 let device = one.device.clone();
                 let pad = "x".repeat(96 << 10);
                 let mut rng = rng.fork();
