@@ -223,6 +223,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many critical events a minute one device may send; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
+        "report_rate",
+        Kind::Number(0, 1_000_000),
+        Some("600"),
+        "How many conflicts and sync errors a minute one device may report; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "presence_rate",
+        Kind::Number(0, 1_000_000),
+        Some("600"),
+        "How many times a minute one device may come online, go offline or shut down; 0: as often as it likes. An admin's or a manager's token, for its devices: 20 times as often.",
+    ),
+    row(
         "election_rate",
         Kind::Number(0, 1_000_000),
         Some("30"),

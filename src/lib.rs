@@ -1,6 +1,8 @@
 //! Tillsync keeps the devices of a store in step: a small Raft cluster behind a documented
 //! REST, Socket.IO and WebSocket API.
 //!
+//! What it promises: `docs/design.md`; the API, which comments call the document: `docs/api.md`; words: `GLOSSARY.md`.
+//!
 //! The house, from the ground up; each floor imports only what is below it:
 //!
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes

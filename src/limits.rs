@@ -1,4 +1,4 @@
-//! Every bound on what a client or a peer can make a node hold, in one place (design, section 11).
+//! Every bound on what a client or a peer can make a node hold, in one place (docs/design.md, section 11).
 
 use std::time::Duration;
 
@@ -67,16 +67,19 @@ pub const PRIVILEGED_REQUESTS: usize = 1_024;
 pub const REQUESTS_WAITING: usize = 256;
 pub const REQUEST_TURN: Duration = Duration::from_secs(5);
 /// Defaults of what one subject may ask of a node: requests and bytes a second, and at once after a pause (a till that
-/// was offline for days sends what it kept); elections and critical events a minute; sessions and streams.
+/// was offline for days sends what it kept); elections, critical events, reports of conflicts and
+/// sync errors, and comings and goings a minute; sessions and streams.
 pub const DEVICE_RATE: u32 = 200;
 pub const DEVICE_BURST: u32 = 20_000;
 pub const DEVICE_BYTES: u32 = 1 << 20;
 pub const DEVICE_BYTES_BURST: u32 = 64 << 20;
 pub const ELECTION_RATE: u32 = 30;
 pub const CRITICAL_RATE: u32 = 600;
+pub const REPORT_RATE: u32 = 600;
+pub const PRESENCE_RATE: u32 = 600;
 pub const SESSIONS_OF_TOKEN: usize = 16;
-/// Requests a second of an admin's or a manager's token, and how many times as many elections and critical events as a
-/// device it may ask for.
+/// Requests a second of an admin's or a manager's token, and how many times as much of what is counted by the minute
+/// as a device it may send.
 pub const PRIVILEGED_RATE: u32 = 100_000;
 pub const PRIVILEGED_TIMES: u32 = 20;
 /// Devices that may speak over one session.

@@ -1,4 +1,4 @@
-//! Tokens: who may speak, and as what (design, section 8). JWTs signed with HS256 under the cluster's key.
+//! Tokens: who may speak, and as what (docs/design.md, section 8). JWTs signed with HS256 under the cluster's key.
 //!
 //! Issuing needs the key file alone, so it works offline; a gateway verifies with the same file.
 

@@ -39,6 +39,10 @@ pub struct Allowed {
     pub bytes: Option<Rate>,
     pub elections: Option<Rate>,
     pub critical: Option<Rate>,
+    /// Conflicts and sync errors.
+    pub reports: Option<Rate>,
+    /// Comings and goings of devices.
+    pub presence: Option<Rate>,
     /// Requests of an admin's or a manager's token.
     pub privileged: Option<Rate>,
     /// Sessions and streams at the same time.
@@ -52,6 +56,8 @@ impl Default for Allowed {
             bytes: Rate::per_second(limits::DEVICE_BYTES, limits::DEVICE_BYTES_BURST),
             elections: Rate::per_minute(limits::ELECTION_RATE),
             critical: Rate::per_minute(limits::CRITICAL_RATE),
+            reports: Rate::per_minute(limits::REPORT_RATE),
+            presence: Rate::per_minute(limits::PRESENCE_RATE),
             privileged: Rate::per_second(limits::PRIVILEGED_RATE, limits::PRIVILEGED_RATE),
             sessions: limits::SESSIONS_OF_TOKEN,
         }
@@ -67,6 +73,8 @@ impl Allowed {
             bytes: Rate::per_second(number("device_bytes")?, number("device_bytes_burst")?),
             elections: Rate::per_minute(number("election_rate")?),
             critical: Rate::per_minute(number("critical_rate")?),
+            reports: Rate::per_minute(number("report_rate")?),
+            presence: Rate::per_minute(number("presence_rate")?),
             privileged: Rate::per_second(privileged, privileged),
             sessions: usize::try_from(layers.number("sessions_per_token")?).unwrap_or(usize::MAX),
         })
@@ -87,6 +95,8 @@ mod tests {
         assert_eq!(allowed.bytes, Rate::per_second(default("device_bytes"), default("device_bytes_burst")));
         assert_eq!(allowed.elections, Rate::per_minute(default("election_rate")));
         assert_eq!(allowed.critical, Rate::per_minute(default("critical_rate")));
+        assert_eq!(allowed.reports, Rate::per_minute(default("report_rate")));
+        assert_eq!(allowed.presence, Rate::per_minute(default("presence_rate")));
         assert_eq!(allowed.privileged, Rate::per_second(default("privileged_rate"), default("privileged_rate")));
         assert_eq!(allowed.sessions, default("sessions_per_token") as usize);
     }

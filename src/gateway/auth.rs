@@ -1,4 +1,4 @@
-//! Who may speak: tokens on requests, and what their bearers may do (design, section 8).
+//! Who may speak: tokens on requests, and what their bearers may do (docs/design.md, section 8).
 
 use std::net::IpAddr;
 use std::sync::Arc;

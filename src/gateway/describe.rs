@@ -1,4 +1,5 @@
-//! The API described by machine-readable tables: `/openapi.json`, `/asyncapi.json`, and a page to read each.
+//! The API described by machine-readable tables: `/openapi.json`, `/asyncapi.json`, and a page to read each. The pages
+//! that people write, `docs/api.md` and its companions, are held against the same tables.
 //!
 //! - [`field`]: a field of a payload: its name, what it may hold, its schema and an example
 //! - [`events`]: every event, both ways; [`bodies`]: what REST takes and answers

@@ -1,4 +1,4 @@
-//! Which devices are here: bound to sessions of this node, or seen over REST (design, section 4).
+//! Which devices are here: bound to sessions of this node, or seen over REST (docs/design.md, section 4).
 //!
 //! Only transitions become commands. A device whose last session on this node ended is given the reconnect grace; a
 //! device seen over REST counts as active for a while after its last request; `last_seen` is written in batches.

@@ -1,4 +1,4 @@
-//! What one token's subject may ask of this node, over all its sessions, streams and requests (design, section 17.3).
+//! What one token's subject may ask of this node, over all its sessions, streams and requests (docs/design.md, section 17.3).
 //!
 //! A device that asks for more than its rate loses nothing: its sessions are read more slowly ([`Share::wait`]), and its
 //! REST requests are told when to come again ([`Share::check`]). Tools of admins and managers speak for many devices:
@@ -75,6 +75,8 @@ pub struct Share {
     bytes: Bucket,
     elections: Bucket,
     critical: Bucket,
+    reports: Bucket,
+    presence: Bucket,
     /// Its sessions and streams here.
     open: AtomicUsize,
     most_open: usize,
@@ -103,6 +105,8 @@ impl Share {
             bytes: Bucket::new(if privileged { None } else { allowed.bytes }, 1),
             elections: Bucket::new(allowed.elections, times),
             critical: Bucket::new(allowed.critical, times),
+            reports: Bucket::new(allowed.reports, times),
+            presence: Bucket::new(allowed.presence, times),
             open: AtomicUsize::new(0),
             most_open,
             privileged,
@@ -127,10 +131,21 @@ impl Share {
         self.critical.spend(1, self.now());
     }
 
+    /// Counts a conflict or a sync error that a session reports, in the same way.
+    pub fn report(&self) {
+        self.reports.spend(1, self.now());
+    }
+
+    /// Counts a device that comes or goes, in the same way.
+    pub fn presence(&self) {
+        self.presence.spend(1, self.now());
+    }
+
     /// How long its sessions are not to be read.
     pub fn wait(&self) -> Option<Duration> {
         let now = self.now();
-        let wait = self.requests.wait(now).max(self.bytes.wait(now)).max(self.critical.wait(now));
+        let buckets = [&self.requests, &self.bytes, &self.critical, &self.reports, &self.presence];
+        let wait = buckets.map(|bucket| bucket.wait(now)).into_iter().max().unwrap_or(0);
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
 
@@ -201,8 +216,9 @@ impl Share {
     /// Nobody is served, and nothing has to be remembered.
     fn is_idle(&self) -> bool {
         let now = self.now();
-        let buckets = [&self.requests, &self.bytes, &self.elections, &self.critical];
-        buckets.into_iter().all(|bucket| bucket.is_full(now))
+        let rare = [&self.elections, &self.critical, &self.reports, &self.presence];
+        let mut buckets = [&self.requests, &self.bytes].into_iter().chain(rare);
+        buckets.all(|bucket| bucket.is_full(now))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The REST endpoints: the documented ones, and what a client without a socket needs (design, section 7).
+//! The REST endpoints: the documented ones, and what a client without a socket needs (docs/design.md, section 7).
 
 use std::sync::Arc;
 

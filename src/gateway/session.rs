@@ -372,6 +372,7 @@ impl Session {
             }
             ClientEvent::SyncError(report) => {
                 self.may(&report.device_id)?;
+                self.share.report();
                 let then = Then::SyncError {
                     device_id: report.device_id.clone(),
                     message: report.error_message.clone(),
@@ -381,6 +382,7 @@ impl Session {
             }
             ClientEvent::SyncConflict(mut report) => {
                 self.may(&report.device_id)?;
+                self.share.report();
                 report.class = self.class().number();
                 let then = Then::Conflict {
                     device_id: report.device_id.clone(),
@@ -437,6 +439,7 @@ impl Session {
     /// finds it here.
     fn online(&mut self, ticket: Ticket, ask: OnlineAsk) -> Result<(), Error> {
         self.may(&ask.device_id)?;
+        self.share.presence();
         auth::may_claim(&self.claims, ask.priority)?;
         let fresh = !self.devices.contains(&ask.device_id);
         if fresh && self.devices.len() >= limits::SESSION_DEVICES {
@@ -485,6 +488,7 @@ impl Session {
 
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
+        self.share.presence();
         self.unbind(device_id, "said goodbye");
         Ok(())
     }

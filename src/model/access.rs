@@ -1,4 +1,4 @@
-//! Which class of tokens may read and write which table: a replicated matrix (design, section 17.1).
+//! Which class of tokens may read and write which table: a replicated matrix (docs/design.md, section 17.1).
 //!
 //! One question, [`AccessMatrix::right`], is asked at every door: by the gateway for what is read and sent, by `apply`
 //! for what is written. A class that nothing was set for may do everything, as documented.

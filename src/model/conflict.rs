@@ -36,7 +36,7 @@ pub(super) struct Found {
 }
 
 impl State {
-    /// What this update conflicts with, if anything (design, sections 6 and 16.7).
+    /// What this update conflicts with, if anything (docs/design.md, sections 6 and 16.7).
     pub(super) fn conflict_with(
         &self,
         c: &DataUpdate,

@@ -1,5 +1,5 @@
-//! Devices that are kept out: whose tokens were taken back, which are suspended, and which are forgotten (design,
-//! section 17.2).
+//! Devices that are kept out: whose tokens were taken back, which are suspended, and which are forgotten
+//! (docs/design.md, section 17.2).
 //!
 //! What keeps a device out is a row of its own and not part of the device's: it holds for a token whose device never
 //! registered, and it outlives the device that is forgotten.

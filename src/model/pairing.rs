@@ -1,4 +1,4 @@
-//! Devices without a token that ask to be let in: each shows a code, and a person decides (design, section 17.2).
+//! Devices without a token that ask to be let in: each shows a code, and a person decides (docs/design.md, section 17.2).
 //!
 //! A pairing is a row until it expires. The secret by which the device takes its token is known here by its hash only;
 //! the token is signed by the node that the device asks, when the claim has been applied.

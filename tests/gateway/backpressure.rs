@@ -1,4 +1,4 @@
-//! Bounds on what one session and all sessions can make a node hold (design, section 11).
+//! Bounds on what one session and all sessions can make a node hold (docs/design.md, section 11).
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ fn the_page_is_what_the_tables_say() {
     assert_eq!(fs::read_to_string(path).unwrap(), coverage::page(), "UPDATE_DOCS=1 writes it anew");
 }
 
-/// The documented names, as the API document lists them: none may go.
+/// The documented names, as docs/api.md lists them: none may go.
 #[test]
 fn the_document_is_covered() {
     let names = |rows: Vec<coverage::Row>| rows.into_iter().map(|r| r.what).collect::<Vec<_>>();

@@ -15,8 +15,16 @@ use crate::harness::Server;
 use crate::socketio::Sio;
 use crate::transports::Poller;
 
-const NONE: Allowed =
-    Allowed { requests: None, bytes: None, elections: None, critical: None, privileged: None, sessions: 100 };
+const NONE: Allowed = Allowed {
+    requests: None,
+    bytes: None,
+    elections: None,
+    critical: None,
+    reports: None,
+    presence: None,
+    privileged: None,
+    sessions: 100,
+};
 
 async fn limited(allowed: Allowed) -> Server {
     Server::with(Settings { allowed, ..Settings::default() }).await
@@ -97,6 +105,38 @@ async fn critical_events_have_a_rate_of_their_own() {
     }
     for _ in 0..10 {
         ws.wait("acknowledged").await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn reports_have_a_rate_of_their_own() {
+    let server = limited(Allowed { reports: Rate::per_second(10, 5), ..NONE }).await;
+    let mut ws = server.ws(&till(&server)).await;
+    ws.online("till").await;
+    let began = Instant::now();
+    for n in 0..10 {
+        let versions = json!({"local_version": {"price": n}, "remote_version": {"price": 0}});
+        let report = json!({
+            "device_id": "till", "table_name": "prices", "record_id": 1,
+            "conflict_type": "data", "conflict_data": versions,
+        });
+        ws.send("sync_conflict", report).await;
+    }
+    for _ in 0..10 {
+        ws.wait("acknowledged").await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn comings_and_goings_have_a_rate_of_their_own() {
+    let server = limited(Allowed { presence: Rate::per_second(10, 5), ..NONE }).await;
+    let mut ws = server.ws(&till(&server)).await;
+    let began = Instant::now();
+    for _ in 0..5 {
+        ws.online("till").await;
+        ws.call("device_offline", json!({"device_id": "till", "reason": "break"}), "device_offline_ack").await;
     }
     assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
 }

@@ -2,7 +2,8 @@
 
 use super::events::{
     ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLASS_RIGHTS, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE,
-    DECIDED_ON, ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, QUEUE, REQUEST_ID, TIME_TAKEN, TOKEN_RENEWED, UPDATE,
+    DECIDED_ON, ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, ONLINE, QUEUE, REQUEST_ID, TIME_TAKEN, TOKEN_RENEWED,
+    UPDATE,
 };
 use super::field::{
     ANY_COUNT, CLASS, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RIGHTS, ROLE,
@@ -12,7 +13,7 @@ use crate::limits;
 use crate::model::pairing::CODE_LENGTH;
 
 /// Where a node without a quorum may answer from what it has.
-pub const STALE_QUERY: Field = may(
+pub const STALE_QUERY: Field = more(
     "consistency",
     Kind::Word(&["linearizable", "stale"]),
     "`stale`: what this node has, without asking the others; it may be old. Default: linearizable.",
@@ -37,6 +38,17 @@ pub const REFUSED: &[Field] = &[
     more("conflict_id", ANY_COUNT, "The conflict that waits for a decision."),
 ];
 
+/// As `device_online`, whose own time is documented.
+pub const REGISTER: &[Field] = &[
+    ONLINE[0],
+    ONLINE[1],
+    ONLINE[2],
+    ONLINE[3],
+    more("timestamp", Kind::Time, "The client's time."),
+    ONLINE[5],
+    ONLINE[6],
+    ONLINE[7],
+];
 pub const REGISTERED: &[Field] = &[
     SUCCESS,
     WHO,
@@ -76,7 +88,7 @@ pub const SYNC_STATE: &[Field] = &[
     must("pending_changes_count", ANY_COUNT, ""),
     must("last_sync_timestamp", Kind::OrNull(&Kind::Time), "Null until the first sync."),
     must("last_error_message", Kind::OrNull(&WORDS), ""),
-    must("cursor", CURSOR, "Up to where the device has completed its syncs."),
+    plus("cursor", CURSOR, "Up to where the device has completed its syncs."),
     must("updated_at", Kind::Time, ""),
     STALE,
 ];

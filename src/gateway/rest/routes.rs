@@ -9,7 +9,7 @@ use super::{
     time_back, tokens, transfer,
 };
 use crate::gateway::describe::bodies as b;
-use crate::gateway::describe::events::{ELECTION, ONLINE};
+use crate::gateway::describe::events::ELECTION;
 use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
 use crate::gateway::describe::page;
 use crate::gateway::{Gateway, websocket};
@@ -106,6 +106,8 @@ const BEFORE_ID: Field = more(
     "Only rows with smaller ids; `total` counts those. The `id` of a page's last row gives the next page, each row \
      once. With `offset`, rows that are written meanwhile make the next page repeat some.",
 );
+const NETWORK_QUERY: &[Field] =
+    &[more("node", Kind::Size(i64::MAX as u64), "Whether this node reaches that one: if not, 1002.")];
 const EXPORT_QUERY: &[Field] = &[
     may("after", ANY_COUNT, "The `next` of an earlier answer."),
     may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),
@@ -164,7 +166,7 @@ const fn public(
 /// Every endpoint, in the document's order, then ours.
 pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
-        body: Some(ONLINE),
+        body: Some(b::REGISTER),
         refuses: &[(400, Code::Registration), FORBIDDEN],
         ..documented(
             "POST",
@@ -272,6 +274,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         needs: Needs::Token,
+        query: NETWORK_QUERY,
+        refuses: &[(502, Code::PeerUnreachable)],
         ..documented(
             "GET",
             "/system/network",
