@@ -487,7 +487,9 @@ impl History {
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
     pub fn every_change(&self) -> BTreeMap<u64, &Row> {
-        let told = self.sessions.iter().flat_map(SessionTold::rows);
+        // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
+        let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
+        let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
         told.chain(self.log()).map(|row| (row.seq, row)).collect()
     }
 

@@ -82,7 +82,7 @@ impl Socket {
     /// The same; false if the node has ended it.
     pub async fn listen(&mut self, during: Duration) -> bool {
         let until = Instant::now() + during;
-        let mut buffer = [0_u8; 4_096];
+        let mut buffer = vec![0_u8; 1 << 10];
         while !self.seen.ended {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -119,7 +119,7 @@ impl Socket {
     pub async fn head(&mut self) -> Option<String> {
         let mut head = Vec::new();
         let read = async {
-            let mut buffer = [0_u8; 2_048];
+            let mut buffer = vec![0_u8; 1 << 10];
             while head.len() < 16 << 10 && !head.windows(4).any(|four| four == b"\r\n\r\n") {
                 match self.stream.read(&mut buffer).await {
                     Ok(0) | Err(_) => return false,
@@ -163,7 +163,7 @@ impl Socket {
             }
         };
         let reading = async {
-            let mut buffer = [0_u8; 16 << 10];
+            let mut buffer = vec![0_u8; 16 << 10];
             loop {
                 match read.read(&mut buffer).await {
                     Ok(0) | Err(_) => return,
