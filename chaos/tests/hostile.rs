@@ -105,7 +105,7 @@ fn an_attack_is_survived_and_its_evidence_is_checked() {
     let undoctored = write(|_| {});
     assert!(undoctored.status.success(), "{}", both(&undoctored));
     // What attackers wrote is no part of it.
-    assert!(!text.contains("\"loot") && !text.contains("\"catalogue\""));
+    assert!(!text.contains("\"table\":\"loot") && !text.contains("\"table\":\"catalogue\""));
     for (name, doctor) in DOCTORED {
         let checked = write(*doctor);
         assert_eq!(checked.status.code(), Some(1), "{name}");

@@ -29,8 +29,8 @@ pub use thieves::GHOST;
 const PAUSE_MS: (u64, u64) = (50, 400);
 /// How often the open sockets are counted.
 const COUNT: Duration = Duration::from_millis(100);
-/// The first counts are of sockets that are still being opened.
-const OPENING: usize = 30;
+/// Counts after which more attackers make up for those that hold nothing.
+const OPENING: usize = 10;
 /// Attackers are other machines: here they give way to the nodes and the honest devices.
 const NICE: i32 = 10;
 
@@ -115,6 +115,9 @@ const THIEVES: [(thieves::Kind, u64); 14] = [
 /// An attack under way; it ends with this.
 pub struct Attack {
     ground: Arc<Ground>,
+    sockets: u64,
+    /// The most sockets that were open.
+    most: Arc<AtomicU64>,
     least: BTreeMap<&'static str, u64>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<Vec<u64>>>,
@@ -135,18 +138,26 @@ impl Attack {
         let names = STRANGERS.iter().map(|(kind, of)| (kind.name(), share(*of)));
         let least = names.chain(THIEVES.iter().map(|(kind, of)| (kind.name(), share(*of)))).collect();
         let (stop, stopped) = watch::channel(false);
-        let shared = ground.clone();
+        let (shared, most) = (ground.clone(), Arc::new(AtomicU64::new(0)));
+        let highest = most.clone();
         let begin = move || {
             socket::be_nice(NICE);
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
                 return Vec::new();
             };
             // Dropping the runtime drops every attacker with its sockets.
-            runtime.block_on(all(shared, sockets, stopped, Rng::new(seed)))
+            runtime.block_on(all(shared, (sockets, highest), stopped, Rng::new(seed)))
         };
         let thread = std::thread::Builder::new().name("attackers".into()).spawn(begin);
         let thread = thread.map_err(|error| format!("the attackers cannot start: {error}"))?;
-        Ok(Self { ground, least, stop, thread: Some(thread) })
+        Ok(Self { ground, sockets, most, least, stop, thread: Some(thread) })
+    }
+
+    /// Every kind was tried as often as it must be, and all sockets were open.
+    pub fn is_busy(&self) -> bool {
+        let tally = self.ground.tally.lock();
+        let tried = |(name, least): (&&'static str, &u64)| tally.get(name).is_some_and(|of| of.attempts >= *least);
+        self.most.load(Ordering::Relaxed) >= self.sockets && self.least.iter().all(tried)
     }
 
     /// Ends it and closes all of its sockets.
@@ -158,7 +169,9 @@ impl Attack {
             let Tally { attempts, answered, ended } = tally.get(name).copied().unwrap_or_default();
             AttackKind { name: (*name).to_owned(), attempts, answered, ended, least: *least }
         });
-        let after = counts.get(OPENING..).unwrap_or_default();
+        // Before that they were still being opened.
+        let reached = counts.iter().position(|open| *open >= self.sockets).unwrap_or(0);
+        let after = counts.get(reached..).unwrap_or_default();
         let mean = after.iter().sum::<u64>() / (after.len() as u64).max(1);
         Outcome { kinds: kinds.collect(), most: counts.iter().copied().max().unwrap_or(0), mean }
     }
@@ -171,7 +184,12 @@ impl Drop for Attack {
 }
 
 /// All attackers until they are stopped; how many sockets were open, again and again.
-async fn all(ground: Arc<Ground>, sockets: u64, mut stopped: watch::Receiver<bool>, mut rng: Rng) -> Vec<u64> {
+async fn all(
+    ground: Arc<Ground>,
+    (sockets, most): (u64, Arc<AtomicU64>),
+    mut stopped: watch::Receiver<bool>,
+    mut rng: Rng,
+) -> Vec<u64> {
     for (kind, of) in STRANGERS {
         for number in 0..(sockets * of).div_ceil(1_000).max(1) {
             tokio::spawn(stranger(ground.clone(), kind, number, rng.fork()));
@@ -192,9 +210,10 @@ async fn all(ground: Arc<Ground>, sockets: u64, mut stopped: watch::Receiver<boo
         }
         let open = ground.open.load(Ordering::Relaxed);
         counts.push(open);
+        most.fetch_max(open, Ordering::Relaxed);
         for _ in open..sockets {
             // A fifth more at most.
-            if counts.len() > OPENING / 3 && fillers < sockets / 5 {
+            if counts.len() > OPENING && fillers < sockets / 5 {
                 fillers += 1;
                 tokio::spawn(stranger(ground.clone(), strangers::Kind::Idle, fillers, rng.fork()));
             }
