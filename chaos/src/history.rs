@@ -437,6 +437,73 @@ pub struct Trouble {
     pub what: String,
 }
 
+/// A stretch of a run, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub from_us: u64,
+    pub to_us: u64,
+}
+
+impl Span {
+    pub fn has(self, us: u64) -> bool {
+        (self.from_us..=self.to_us).contains(&us)
+    }
+}
+
+/// What attackers of one kind did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttackKind {
+    pub name: String,
+    /// Connections that were opened for it.
+    pub attempts: u64,
+    /// Of those that are over: to how many the node answered anything at all, and how many it ended.
+    pub answered: u64,
+    pub ended: u64,
+    /// With fewer attempts the run shows nothing of this kind.
+    pub least: u64,
+}
+
+/// What one node took, in kilobytes and descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUse {
+    pub node: u64,
+    /// The greatest resident memory beside honest devices only, and under attack.
+    pub honest_kb: u64,
+    pub hostile_kb: u64,
+    /// Open descriptors before the attack, the most under it, and after it.
+    pub descriptors_before: u64,
+    pub descriptors_most: u64,
+    pub descriptors_after: u64,
+}
+
+/// An honest device was refused, not answered, or cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HonestFailure {
+    pub us: u64,
+    pub device: String,
+    pub node: u64,
+    pub what: String,
+}
+
+/// An attack beside honest devices, and what is expected of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attacked {
+    /// Honest devices only; and with the attackers.
+    pub honest: Span,
+    pub hostile: Span,
+    /// Sockets that attackers were to hold, the most that they held, and the mean.
+    pub sockets: u64,
+    pub sockets_most: u64,
+    pub sockets_mean: u64,
+    pub kinds: Vec<AttackKind>,
+    pub nodes: Vec<NodeUse>,
+    pub failures: Vec<HonestFailure>,
+    /// An honest operation may take so long.
+    pub slow_ms: u64,
+    /// A node's memory under attack may be so many hundredths of what it is beside honest devices.
+    pub memory_percent: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "line")]
 enum Line {
@@ -451,6 +518,7 @@ enum Line {
     Twin(TwinSeen),
     Order(Order),
     Shown(Shown),
+    Attacked(Attacked),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -466,6 +534,8 @@ pub struct History {
     pub twins: Vec<TwinSeen>,
     pub orders: Vec<Order>,
     pub shown: Vec<Shown>,
+    /// Of a run with attackers.
+    pub attacked: Option<Attacked>,
 }
 
 impl History {
@@ -482,7 +552,9 @@ impl History {
         let orders = self.orders.iter().cloned().map(Line::Order);
         let shown = self.shown.iter().cloned().map(Line::Shown);
         let first = ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands);
-        for line in first.chain(trouble).chain(stores).chain(twins).chain(orders).chain(shown) {
+        let attacked = self.attacked.iter().cloned().map(Line::Attacked);
+        let last = trouble.chain(stores).chain(twins).chain(orders).chain(shown).chain(attacked);
+        for line in first.chain(last) {
             serde_json::to_writer(&mut *out, &line)?;
             out.write_all(b"\n")?;
         }
@@ -507,6 +579,7 @@ impl History {
                 Line::Twin(seen) => history.twins.push(seen),
                 Line::Order(order) => history.orders.push(order),
                 Line::Shown(shown) => history.shown.push(shown),
+                Line::Attacked(attacked) => history.attacked = Some(attacked),
             }
         }
         Ok(history)
@@ -519,7 +592,9 @@ impl History {
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
     pub fn every_change(&self) -> BTreeMap<u64, &Row> {
-        let told = self.sessions.iter().flat_map(SessionTold::rows);
+        // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
+        let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
+        let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
         told.chain(self.log()).map(|row| (row.seq, row)).collect()
     }
 
@@ -537,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_history_is_read_as_it_was_written() {
-        let history = crate::invariants::samples::good();
+        let history = crate::invariants::samples::attacked();
         let mut bytes = Vec::new();
         history.write(&mut bytes).unwrap();
         assert_eq!(History::read(&bytes[..]).unwrap(), history);

@@ -109,7 +109,7 @@ impl<T: Testbed> Client<T> {
         if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
             let link = match &self.bearer {
                 None => self.world.connect(&node, &self.name).await,
-                Some(bearer) => self.world.connect_with(&node, &bearer.token).await,
+                Some(bearer) => self.world.connect_with(&node, &self.name, &bearer.token).await,
             };
             found = link.map(|link| (id, node, link));
         }
@@ -142,7 +142,10 @@ impl<T: Testbed> Client<T> {
     /// `device_online` without a cursor. False if the node did not let it.
     pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
         let priority = if self.bearer.is_some() { 0 } else { self.rng.between(0, 3) * 20 };
-        let ask = json!({ "device_id": self.name, "priority": priority });
+        let mut ask = json!({ "device_id": self.name, "priority": priority });
+        if let Some(tables) = self.world.tables() {
+            ask["subscribe"] = json!(tables);
+        }
         talk.link.send("device_online", &ask).await?;
         let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
         Ok(self.is_online(talk, &event))
@@ -176,6 +179,7 @@ impl<T: Testbed> Client<T> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.world.recorder().unanswered(&self.name, talk.told.node);
                 return Ok(Answer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
@@ -290,10 +294,13 @@ impl<T: Testbed> Client<T> {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, ask: &Value) -> Result<(), Gone> {
+    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, mut ask: Value) -> Result<(), Gone> {
         let mut op = self.op(talk, asked);
         op.tries = 1;
-        talk.link.send("sync_request", ask).await?;
+        if let Some(tables) = self.world.tables() {
+            ask["requested_tables"] = json!(tables);
+        }
+        talk.link.send("sync_request", &ask).await?;
         talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
         Ok(())
     }

@@ -77,6 +77,8 @@ pub trait Record: Send + Sync {
     fn order(&self, order: Order);
     fn shown(&self, shown: Shown);
     fn trouble(&self, what: String);
+    /// A device was not answered in time.
+    fn unanswered(&self, _device: &str, _node: u64) {}
 }
 
 /// The cluster under test, as its clients meet it.
@@ -91,6 +93,10 @@ pub trait Testbed: Send + Sync + 'static {
     /// Longer than a node waits for a device whose connection has ended.
     const SETTLED: Duration;
 
+    /// All tables that devices want to hear of; `None`: whatever there is.
+    fn tables(&self) -> Option<&'static [&'static str]> {
+        None
+    }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
     fn recorder(&self) -> &Self::Recorder;
@@ -102,7 +108,12 @@ pub trait Testbed: Send + Sync + 'static {
     /// `None` if the node refuses.
     fn connect(&self, node: &Self::Node, device: &str) -> impl Future<Output = Option<Self::Connection>> + Send;
     /// The same with a token.
-    fn connect_with(&self, node: &Self::Node, token: &str) -> impl Future<Output = Option<Self::Connection>> + Send;
+    fn connect_with(
+        &self,
+        node: &Self::Node,
+        device: &str,
+        token: &str,
+    ) -> impl Future<Output = Option<Self::Connection>> + Send;
     /// A token that the owner of the key issued an hour ago.
     fn token(&self, device: &str, class: Class) -> Option<String>;
     /// One REST request: its status and body. `None`: nobody knows what came of it.

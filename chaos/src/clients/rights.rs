@@ -99,7 +99,7 @@ impl<T: Testbed> Clerk<T> {
     /// Everything that it may read.
     async fn sync(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
         let ask = json!({ "device_id": self.client.name, "sync_type": "full" });
-        self.client.begin_sync(talk, Asked::Sync { after: None }, &ask).await?;
+        self.client.begin_sync(talk, Asked::Sync { after: None }, ask).await?;
         while let Some(last) = self.client.next_page(talk).await? {
             if last {
                 break;

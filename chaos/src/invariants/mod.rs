@@ -3,14 +3,17 @@
 use crate::checker::Finding;
 use crate::history::History;
 
+mod attackers;
 pub mod availability;
 mod deletes;
 pub mod digests;
 pub mod exactly_once;
+mod honest;
 pub mod inserts;
 pub mod linearizable;
 pub mod liveness;
 pub mod masters;
+mod memory;
 pub mod newcomers;
 pub mod no_stale_read;
 pub mod one_log;
@@ -34,7 +37,7 @@ pub mod time_syncs;
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 23] = [
+pub const ALL: [(&str, Invariant); 26] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
@@ -58,4 +61,7 @@ pub const ALL: [(&str, Invariant); 23] = [
     ("masters", masters::check),
     ("raft_leaders", raft_leaders::check),
     ("liveness", liveness::check),
+    ("honest", honest::check),
+    ("memory", memory::check),
+    ("attackers", attackers::check),
 ];

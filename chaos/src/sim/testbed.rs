@@ -91,7 +91,7 @@ impl Testbed for World {
         Link::open(&node.gateway, device, node.dead.clone())
     }
 
-    async fn connect_with(&self, node: &Up, token: &str) -> Option<Link> {
+    async fn connect_with(&self, node: &Up, _device: &str, token: &str) -> Option<Link> {
         Link::open_with(&node.gateway, token, node.dead.clone())
     }
 
