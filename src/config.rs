@@ -217,6 +217,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many bytes a device may send at once after a pause.",
     ),
     row(
+        "device_read_bytes",
+        Kind::Number(0, 1_000_000_000),
+        Some("4194304"),
+        "How many bytes a second one device may read from this node by listings, syncs, streams and what it missed; 0: as many as it likes. Live changes are not counted. Whoever has read more is refused further reads with 5003, its writes go on. An admin's or a manager's token: 20 times as many.",
+    ),
+    row(
+        "device_read_bytes_burst",
+        Kind::Number(1_048_576, 4_000_000_000),
+        Some("536870912"),
+        "How many bytes a device may read at once after a pause; an answer or a sync that was begun goes on to its end.",
+    ),
+    row(
         "critical_rate",
         Kind::Number(0, 1_000_000),
         Some("600"),
@@ -253,6 +265,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many sessions and event streams one device (one token's subject) may have on this node. A manager's token: an eighth of `sessions`; an admin's: all of them.",
     ),
     row(
+        "paired_token_hours",
+        Kind::Number(1, limits::TOKEN_SECONDS / 3_600),
+        Some("24"),
+        "How long the token of a paired device lives, and at most one that is renewed; the same on all nodes.",
+    ),
+    row(
         "keep_changes",
         Kind::Number(1_000, 1_000_000_000),
         Some("1000000"),
@@ -268,7 +286,7 @@ pub const SETTINGS: &[Setting] = &[
         "keep_evidence_rows",
         Kind::Number(1_000, 1_000_000_000),
         Some("100000"),
-        "How many audit rows of each kind of evidence (rights, tokens and members; masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
+        "How many audit rows of each kind of evidence (rights, tokens and members; changes of masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
     ),
     row(
         "keep_conflicts",
@@ -326,6 +344,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// What each token's subject may ask for.
     pub allowed: Allowed,
+    /// The longest life of a token that this node signs.
+    pub paired_token: Duration,
     pub retention: Retention,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -435,6 +455,7 @@ impl Config {
             connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
             trusted_proxies: layers.networks("trusted_proxies")?,
             allowed: Allowed::from_layers(layers)?,
+            paired_token: Duration::from_secs(layers.number("paired_token_hours")? * 3_600),
             retention: Retention {
                 changes: layers.number("keep_changes")?,
                 audit_rows: layers.number("keep_audit_rows")?,
@@ -599,6 +620,7 @@ mod tests {
             (with("trusted_proxies = [\"10.0.0.0/33\"]"), "setting trusted_proxies"),
             (with("trusted_proxies = [\"proxy\"]"), "setting trusted_proxies"),
             (with("connections = -1"), "setting connections"),
+            (with("paired_token_hours = 8785"), "setting paired_token_hours"),
             (with("[gateway]\ntls_cert = 7"), "setting gateway_tls_cert"),
             (with("[raft.tls]\nca = \"other.crt\""), "setting raft_tls_ca"),
             (with("[gateway.tls]\ncolour = 7"), "unknown setting gateway_tls_colour"),
@@ -648,6 +670,7 @@ mod tests {
         let config = read(FILE, &[], &[]).unwrap();
         assert_eq!(config.gateway_listen.port(), 5000);
         assert_eq!(config.retention, Retention::default());
+        assert_eq!(config.paired_token, limits::PAIRED_TOKEN);
         for (i, row) in SETTINGS.iter().enumerate() {
             assert!(!SETTINGS[..i].iter().any(|s| s.key == row.key), "{} is there twice", row.key);
         }

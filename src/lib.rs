@@ -15,7 +15,14 @@
 //! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
 //! - [`gateway`]: the documented API on one port
 //! - [`cli`]: the commands of the `tillsync` binary
+//! - `testkit`: what only tests and fuzz targets use; behind a feature of that name
 
+// What integration tests share with `testkit` names the crate.
+#[cfg(any(test, feature = "testkit"))]
+extern crate self as tillsync;
+
+// Half of the code, and no part of what is fuzzed.
+#[cfg(not(fuzzing))]
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -26,6 +33,8 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod storage;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 pub mod tls;
 pub mod token;
 

@@ -40,10 +40,14 @@ pub const PAIR_NAME: usize = 100;
 pub const PAIRING_MS: u64 = 600_000;
 /// The body of such a request. Bytes.
 pub const PAIR_BODY: usize = 1 << 10;
+/// Wrong codes or secrets of pairings at once after a pause, then one a second of an address and 16 of all.
+pub const WRONG_PAIRINGS: u64 = 10;
+pub const ALL_WRONG_PAIRINGS: u64 = 64;
 /// Addresses without a token whose rate a node remembers.
 pub const STRANGER_ADDRESSES: usize = 65_536;
-/// The longest life of a token that a node signs itself: for a device that was paired, or in place of an older one. Seconds.
-pub const PAIRED_TOKEN_SECONDS: u64 = 86_400;
+/// The default of the longest life of a token that a node signs itself: for a device that was paired, or in place of an
+/// older one.
+pub const PAIRED_TOKEN: Duration = Duration::from_secs(86_400);
 /// The greatest number of changes that a device can say it has not sent yet.
 pub const UNSENT: u64 = 1_000_000_000_000;
 /// When whoever used up its share may ask again. Milliseconds.
@@ -67,12 +71,15 @@ pub const PRIVILEGED_REQUESTS: usize = 1_024;
 pub const REQUESTS_WAITING: usize = 256;
 pub const REQUEST_TURN: Duration = Duration::from_secs(5);
 /// Defaults of what one subject may ask of a node: requests and bytes a second, and at once after a pause (a till that
-/// was offline for days sends what it kept); elections, critical events, reports of conflicts and
-/// sync errors, and comings and goings a minute; sessions and streams.
+/// was offline for days sends what it kept); bytes that it reads, in the same way (a full sync of 100,000 rows of 1 KB is
+/// a fifth of it); elections, critical events, reports of conflicts and sync errors, and comings and goings a minute;
+/// sessions and streams.
 pub const DEVICE_RATE: u32 = 200;
 pub const DEVICE_BURST: u32 = 20_000;
 pub const DEVICE_BYTES: u32 = 1 << 20;
 pub const DEVICE_BYTES_BURST: u32 = 64 << 20;
+pub const DEVICE_READS: u32 = 4 << 20;
+pub const DEVICE_READS_BURST: u32 = 512 << 20;
 pub const ELECTION_RATE: u32 = 30;
 pub const CRITICAL_RATE: u32 = 600;
 pub const REPORT_RATE: u32 = 600;
@@ -100,9 +107,10 @@ pub const OPEN_CONFLICTS_OF_TABLE: usize = 4_000;
 pub const OPEN_CONFLICT_BYTES_OF_TABLE: usize = 32 << 20;
 pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
 pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
-/// The last fifth of the room of a table and of the cluster is for devices that hold no more than this.
-pub const OPEN_CONFLICTS_SMALL: usize = 100;
-pub const OPEN_CONFLICT_BYTES_SMALL: usize = 512 << 10;
+/// When only such a part of the room of a table or of the cluster is left, a device may hold no more than such a part of
+/// what is left.
+pub const OPEN_CONFLICTS_SCARCE: usize = 4;
+pub const OPEN_CONFLICTS_PART: usize = 16;
 /// Open conflicts of one record that a repeated insert is compared with.
 pub const OPEN_CONFLICTS_COMPARED: usize = 64;
 /// Rows removed by one compaction command.

@@ -125,6 +125,9 @@ pub struct Op {
     /// It was an insert.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insert: bool,
+    /// The token that it was asked with, where that one may be taken back or its class may not do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
 }
 
 impl Op {
@@ -152,12 +155,105 @@ impl Op {
             conflict: None,
             unregistered: false,
             insert: false,
+            token: None,
         }
     }
 }
 
-/// A change as somebody was shown it.
+/// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub number: u64,
+    pub class: String,
+}
+
+/// What is asked of the cluster about others, or by a device about its own tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Ordered {
+    /// From now on a class has this right to this table, and may write all others.
+    Rights {
+        class: String,
+        table: String,
+        right: String,
+    },
+    /// All tokens of the device are taken back.
+    Revoke {
+        device: String,
+    },
+    Suspend {
+        device: String,
+    },
+    Resume {
+        device: String,
+    },
+    Forget {
+        device: String,
+    },
+    /// Is the device known? The answer is in the error, if it is not.
+    Look {
+        device: String,
+    },
+    /// A device is let in by its code.
+    Approve {
+        code: String,
+        device: String,
+    },
+    Refuse {
+        code: String,
+        device: String,
+    },
+    /// A device got a token of this number: the one that it began with, for an older one, or for a code.
+    Token {
+        device: String,
+        number: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        renews: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+    },
+    /// A table is removed with all its records.
+    RemoveTable {
+        table: String,
+    },
+}
+
+/// One of these orders, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub node: u64,
+    #[serde(flatten)]
+    pub ordered: Ordered,
+    pub invoked: u64,
+    pub invoked_us: u64,
+    /// `u64::MAX`: never answered.
+    pub returned: u64,
+    pub returned_us: u64,
+    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// A record that somebody was shown whose token may be taken back, or whose class may not read everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    pub tick: u64,
+    pub us: u64,
+    /// When it was asked for; absent: it came as a live change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
+    pub device: String,
+    pub node: u64,
+    pub session: u64,
+    pub token: Token,
+    pub table: String,
+    pub record: i64,
+    pub seq: u64,
+    pub value: String,
+}
+
+/// A change as somebody was shown it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     pub seq: u64,
     pub table: String,
@@ -341,6 +437,73 @@ pub struct Trouble {
     pub what: String,
 }
 
+/// A stretch of a run, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub from_us: u64,
+    pub to_us: u64,
+}
+
+impl Span {
+    pub fn has(self, us: u64) -> bool {
+        (self.from_us..=self.to_us).contains(&us)
+    }
+}
+
+/// What attackers of one kind did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttackKind {
+    pub name: String,
+    /// Connections that were opened for it.
+    pub attempts: u64,
+    /// Of those that are over: to how many the node answered anything at all, and how many it ended.
+    pub answered: u64,
+    pub ended: u64,
+    /// With fewer attempts the run shows nothing of this kind.
+    pub least: u64,
+}
+
+/// What one node took, in kilobytes and descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUse {
+    pub node: u64,
+    /// The greatest resident memory beside honest devices only, and under attack.
+    pub honest_kb: u64,
+    pub hostile_kb: u64,
+    /// Open descriptors before the attack, the most under it, and after it.
+    pub descriptors_before: u64,
+    pub descriptors_most: u64,
+    pub descriptors_after: u64,
+}
+
+/// An honest device was refused, not answered, or cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HonestFailure {
+    pub us: u64,
+    pub device: String,
+    pub node: u64,
+    pub what: String,
+}
+
+/// An attack beside honest devices, and what is expected of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attacked {
+    /// Honest devices only; and with the attackers.
+    pub honest: Span,
+    pub hostile: Span,
+    /// Sockets that attackers were to hold, the most that they held, and the mean.
+    pub sockets: u64,
+    pub sockets_most: u64,
+    pub sockets_mean: u64,
+    pub kinds: Vec<AttackKind>,
+    pub nodes: Vec<NodeUse>,
+    pub failures: Vec<HonestFailure>,
+    /// An honest operation may take so long.
+    pub slow_ms: u64,
+    /// A node's memory under attack may be so many hundredths of what it is beside honest devices.
+    pub memory_percent: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "line")]
 enum Line {
@@ -353,6 +516,9 @@ enum Line {
     Trouble(Trouble),
     Store(Store),
     Twin(TwinSeen),
+    Order(Order),
+    Shown(Shown),
+    Attacked(Attacked),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -366,6 +532,10 @@ pub struct History {
     pub trouble: Vec<Trouble>,
     pub stores: Vec<Store>,
     pub twins: Vec<TwinSeen>,
+    pub orders: Vec<Order>,
+    pub shown: Vec<Shown>,
+    /// Of a run with attackers.
+    pub attacked: Option<Attacked>,
 }
 
 impl History {
@@ -379,8 +549,12 @@ impl History {
         let trouble = self.trouble.iter().cloned().map(Line::Trouble);
         let stores = self.stores.iter().cloned().map(Line::Store);
         let twins = self.twins.iter().cloned().map(Line::Twin);
+        let orders = self.orders.iter().cloned().map(Line::Order);
+        let shown = self.shown.iter().cloned().map(Line::Shown);
         let first = ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands);
-        for line in first.chain(trouble).chain(stores).chain(twins) {
+        let attacked = self.attacked.iter().cloned().map(Line::Attacked);
+        let last = trouble.chain(stores).chain(twins).chain(orders).chain(shown).chain(attacked);
+        for line in first.chain(last) {
             serde_json::to_writer(&mut *out, &line)?;
             out.write_all(b"\n")?;
         }
@@ -403,6 +577,9 @@ impl History {
                 Line::Trouble(trouble) => history.trouble.push(trouble),
                 Line::Store(store) => history.stores.push(store),
                 Line::Twin(seen) => history.twins.push(seen),
+                Line::Order(order) => history.orders.push(order),
+                Line::Shown(shown) => history.shown.push(shown),
+                Line::Attacked(attacked) => history.attacked = Some(attacked),
             }
         }
         Ok(history)
@@ -415,7 +592,9 @@ impl History {
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
     pub fn every_change(&self) -> BTreeMap<u64, &Row> {
-        let told = self.sessions.iter().flat_map(SessionTold::rows);
+        // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
+        let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
+        let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
         told.chain(self.log()).map(|row| (row.seq, row)).collect()
     }
 
@@ -433,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_history_is_read_as_it_was_written() {
-        let history = crate::invariants::samples::good();
+        let history = crate::invariants::samples::attacked();
         let mut bytes = Vec::new();
         history.write(&mut bytes).unwrap();
         assert_eq!(History::read(&bytes[..]).unwrap(), history);

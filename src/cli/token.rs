@@ -67,7 +67,7 @@ async fn revoke(args: RevokeArgs) -> CliResult {
     for node in &target.nodes {
         match rest.post::<serde_json::Value>(node, "/system/tokens/revoke", &body).await {
             Ok(done) => {
-                println!("revoked {}", done["jti"].as_str().unwrap_or_default());
+                say!("revoked {}", done["jti"].as_str().unwrap_or_default());
                 return Ok(());
             }
             Err(error) if error.is_passing() => last = error.into(),

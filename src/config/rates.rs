@@ -37,6 +37,8 @@ pub struct Allowed {
     /// Requests and events, and their bytes.
     pub requests: Option<Rate>,
     pub bytes: Option<Rate>,
+    /// Bytes of what it reads.
+    pub reads: Option<Rate>,
     pub elections: Option<Rate>,
     pub critical: Option<Rate>,
     /// Conflicts and sync errors.
@@ -54,6 +56,7 @@ impl Default for Allowed {
         Self {
             requests: Rate::per_second(limits::DEVICE_RATE, limits::DEVICE_BURST),
             bytes: Rate::per_second(limits::DEVICE_BYTES, limits::DEVICE_BYTES_BURST),
+            reads: Rate::per_second(limits::DEVICE_READS, limits::DEVICE_READS_BURST),
             elections: Rate::per_minute(limits::ELECTION_RATE),
             critical: Rate::per_minute(limits::CRITICAL_RATE),
             reports: Rate::per_minute(limits::REPORT_RATE),
@@ -71,6 +74,7 @@ impl Allowed {
         Ok(Self {
             requests: Rate::per_second(number("device_rate")?, number("device_burst")?),
             bytes: Rate::per_second(number("device_bytes")?, number("device_bytes_burst")?),
+            reads: Rate::per_second(number("device_read_bytes")?, number("device_read_bytes_burst")?),
             elections: Rate::per_minute(number("election_rate")?),
             critical: Rate::per_minute(number("critical_rate")?),
             reports: Rate::per_minute(number("report_rate")?),
@@ -93,6 +97,8 @@ mod tests {
         let allowed = Allowed::default();
         assert_eq!(allowed.requests, Rate::per_second(default("device_rate"), default("device_burst")));
         assert_eq!(allowed.bytes, Rate::per_second(default("device_bytes"), default("device_bytes_burst")));
+        let reads = Rate::per_second(default("device_read_bytes"), default("device_read_bytes_burst"));
+        assert_eq!(allowed.reads, reads);
         assert_eq!(allowed.elections, Rate::per_minute(default("election_rate")));
         assert_eq!(allowed.critical, Rate::per_minute(default("critical_rate")));
         assert_eq!(allowed.reports, Rate::per_minute(default("report_rate")));

@@ -49,6 +49,8 @@ impl Connected for Stream {
     fn connect_info(&self) -> Caller {
         match (self, self.peer_certificate()) {
             (Self::Plain(_), _) => Caller::Anyone,
+            #[cfg(any(test, feature = "testkit"))]
+            (Self::Memory(_), _) => Caller::Anyone,
             (Self::Tls(_), None) => Caller::Nobody,
             (Self::Tls(_), Some(certificate)) => {
                 Caller::Shown(Arc::new(Shown { certificate: certificate.clone(), node: OnceLock::new() }))

@@ -145,11 +145,12 @@ pub fn new_token(
     gateway.keys.issue_at(sub, class, jti, iat, gateway.now_ms() / 1_000 + seconds)
 }
 
-/// A token in place of this one, for as long as that one was made for, a day at most. It keeps the name: whoever takes
+/// A token in place of this one, for as long as that one was made for, and no longer than one
+/// of a paired device lives. It keeps the name: whoever takes
 /// that back takes back all that came of it. The state must be fresh.
 pub fn renewed(gateway: &Gateway, claims: &Claims) -> Result<(String, Claims), Error> {
     still_good(gateway, claims)?;
-    let seconds = claims.exp.saturating_sub(claims.iat).min(limits::PAIRED_TOKEN_SECONDS);
+    let seconds = claims.exp.saturating_sub(claims.iat).min(gateway.settings.paired_token.as_secs());
     new_token(gateway, &claims.sub, claims.class, Some(claims.jti.clone()), seconds)
 }
 
@@ -211,7 +212,8 @@ async fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<(Claims, Turn), 
     // Without a length, as if it were the longest body.
     let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     let bytes = if chunked { limits::FRAME as u64 } else { length.unwrap_or(0).min(limits::FRAME as u64) };
-    let turn = gateway.rates.request(&claims, bytes).await.map_err(|e| Failure::new(gateway, e))?;
+    let turn =
+        gateway.rates.request(&claims, bytes, parts.extensions.get()).await.map_err(|e| Failure::new(gateway, e))?;
     parts.extensions.insert(Known);
     Ok((claims, turn))
 }

@@ -15,6 +15,7 @@ use super::Gateway;
 use super::feed;
 use super::hub::Filter;
 use super::outbox::{Frame, Out, Outbox};
+use super::rates::Share;
 use super::wire::ServerEvent;
 use crate::limits;
 use crate::model::access::ClassNumber;
@@ -86,6 +87,8 @@ impl Sent {
 pub struct Delivery {
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
+    /// Of the session's token.
+    share: Arc<Share>,
     progress: Mutex<Progress>,
     /// The session is gone.
     closed: CancellationToken,
@@ -93,7 +96,13 @@ pub struct Delivery {
 
 impl Delivery {
     /// Of a session that has just been attached to the hub at `position`.
-    pub fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, class: ClassNumber, position: u64) -> Arc<Self> {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        outbox: Arc<Outbox>,
+        share: Arc<Share>,
+        class: ClassNumber,
+        position: u64,
+    ) -> Arc<Self> {
         let progress = Progress {
             stage: Stage::Waiting,
             filter: Filter::of(None, class),
@@ -104,7 +113,7 @@ impl Delivery {
             jobs: VecDeque::new(),
             resumed: Vec::new(),
         };
-        Arc::new(Self { gateway, outbox, progress: Mutex::new(progress), closed: CancellationToken::new() })
+        Arc::new(Self { gateway, outbox, share, progress: Mutex::new(progress), closed: CancellationToken::new() })
     }
 
     /// The session is gone: its jobs end, and what waits for them.
@@ -265,6 +274,10 @@ impl Delivery {
     }
 
     async fn run(self: &Arc<Self>) {
+        // A token that has read too much gets what its devices missed later; nothing of it is lost.
+        if let Some(wait) = self.share.read_wait() {
+            tokio::time::sleep(wait).await;
+        }
         loop {
             let job = {
                 let mut progress = self.progress.lock();
@@ -354,10 +367,15 @@ impl Delivery {
         let frame = |change| Frame::of(self.outbox.transport, &ServerEvent::DataUpdate { change, epoch });
         let mut changes = changes;
         let Some(last) = changes.next_back() else { return Ok(()) };
+        let last = frame(last);
+        let mut bytes = last.size();
         for change in changes {
-            self.outbox.push(Out { frame: frame(change), taken: None });
+            let frame = frame(change);
+            bytes += frame.size();
+            self.outbox.push(Out { frame, taken: None });
         }
-        match self.outbox.send_and_wait(frame(last)).await {
+        self.share.read(bytes as u64);
+        match self.outbox.send_and_wait(last).await {
             true => Ok(()),
             false => Err(Error::new(Code::SocketClosed, "the session ended")),
         }

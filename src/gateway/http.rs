@@ -397,6 +397,20 @@ pub async fn serve(mut acceptor: Acceptor, app: Router, deadlines: Deadlines, st
     connections.wait().await;
 }
 
+/// Serves one connection whose other end is in this process, as [`serve`] does those of its port.
+#[cfg(any(test, feature = "testkit"))]
+pub async fn serve_memory(
+    stream: tokio::io::DuplexStream,
+    app: Router,
+    admission: Arc<Admission>,
+    deadlines: Deadlines,
+) {
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let Some(slot) = admission.admit(peer.ip()) else { return };
+    let accepted = Accepted { stream: Stream::Memory(stream), peer, slot };
+    connection(accepted, app, deadlines, CancellationToken::new()).await;
+}
+
 enum Ended {
     Done(hyper::Result<()>),
     /// Not asked in time.

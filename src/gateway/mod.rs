@@ -7,7 +7,7 @@
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
-//!   refused; [`rates`], [`stranger_rates`]: how often; [`describe`]: all of it, for machines and readers
+//!   refused; [`rates`], [`stranger_rates`]: how often; [`read_meter`]: how much is read; [`describe`]: all of it, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,7 @@ pub mod listings;
 pub mod outbox;
 pub mod presence;
 pub mod rates;
+mod read_meter;
 mod refusals;
 pub mod rest;
 pub mod session;
@@ -87,6 +88,8 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// What one token's subject may ask for.
     pub allowed: Allowed,
+    /// The longest life of a token that this node signs: of a paired device, or in place of an older one.
+    pub paired_token: Duration,
 }
 
 impl Default for Settings {
@@ -114,6 +117,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             origins: Vec::new(),
             allowed: Allowed::default(),
+            paired_token: limits::PAIRED_TOKEN,
         }
     }
 }
@@ -125,10 +129,13 @@ pub struct Gateway {
     pub presence: presence::Presence,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
-    /// Of those without a token: all that an address may ask, and new pairings of an address and of all.
+    /// Of those without a token: all that an address may ask; new pairings, and wrong codes or secrets of them, of an
+    /// address and of all.
     pub stranger_rates: stranger_rates::StrangerRates,
     pub pairing_rates: stranger_rates::StrangerRates,
     pub all_pairings: stranger_rates::StrangerRates,
+    pub wrong_pairings: stranger_rates::StrangerRates,
+    pub all_wrong_pairings: stranger_rates::StrangerRates,
     pub listings: listings::Listings,
     pub refusals: refusals::Refusals,
     pub connections: Arc<Admission>,
@@ -153,6 +160,8 @@ impl Gateway {
             stranger_rates: stranger_rates::StrangerRates::new(4, 40),
             pairing_rates: stranger_rates::StrangerRates::new(1, 8),
             all_pairings: stranger_rates::StrangerRates::new(4, 64),
+            wrong_pairings: stranger_rates::StrangerRates::new(1, limits::WRONG_PAIRINGS),
+            all_wrong_pairings: stranger_rates::StrangerRates::new(16, limits::ALL_WRONG_PAIRINGS),
             listings: listings::Listings::default(),
             refusals: refusals::Refusals::default(),
             connections,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::read_meter::Reader;
 use crate::config::{Allowed, Rate};
 use crate::limits;
 use crate::model::error::{Code, Error};
@@ -73,6 +74,8 @@ pub struct Share {
     began: Instant,
     requests: Bucket,
     bytes: Bucket,
+    /// Bytes of answers, of syncs and of what devices missed.
+    reads: Bucket,
     elections: Bucket,
     critical: Bucket,
     reports: Bucket,
@@ -103,6 +106,7 @@ impl Share {
             began,
             requests: Bucket::new(if privileged { allowed.privileged } else { allowed.requests }, 1),
             bytes: Bucket::new(if privileged { None } else { allowed.bytes }, 1),
+            reads: Bucket::new(allowed.reads, times),
             elections: Bucket::new(allowed.elections, times),
             critical: Bucket::new(allowed.critical, times),
             reports: Bucket::new(allowed.reports, times),
@@ -146,6 +150,26 @@ impl Share {
         let now = self.now();
         let buckets = [&self.requests, &self.bytes, &self.critical, &self.reports, &self.presence];
         let wait = buckets.map(|bucket| bucket.wait(now)).into_iter().max().unwrap_or(0);
+        (wait > 0).then(|| Duration::from_nanos(wait))
+    }
+
+    /// Counts what is sent because it was asked for. It is never cut short: what is too much is made up for by
+    /// [`Share::may_read`] and [`Share::read_wait`].
+    pub fn read(&self, bytes: u64) {
+        self.reads.spend(bytes, self.now());
+    }
+
+    /// Something more may be asked for: 5003 with the time to wait if too much was read. Writes go on.
+    pub fn may_read(&self) -> Result<(), Error> {
+        match self.reads.wait(self.now()) {
+            0 => Ok(()),
+            wait => Err(too_many("this device has read too much", wait)),
+        }
+    }
+
+    /// How long what its devices missed has to wait.
+    pub fn read_wait(&self) -> Option<Duration> {
+        let wait = self.reads.wait(self.now());
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
 
@@ -217,7 +241,7 @@ impl Share {
     fn is_idle(&self) -> bool {
         let now = self.now();
         let rare = [&self.elections, &self.critical, &self.reports, &self.presence];
-        let mut buckets = [&self.requests, &self.bytes].into_iter().chain(rare);
+        let mut buckets = [&self.requests, &self.bytes, &self.reads].into_iter().chain(rare);
         buckets.all(|bucket| bucket.is_full(now))
     }
 }
@@ -289,10 +313,14 @@ impl Rates {
         share
     }
 
-    /// One request over REST, with so many bytes to come: 5003 with the time to wait if it is one too many. What it
-    /// gives back is held until the request is answered.
-    pub async fn request(&self, claims: &Claims, bytes: u64) -> Result<Turn, Error> {
+    /// One request over REST, with so many bytes to come: 5003 with the time to wait if it is one too many. A `reader`'s
+    /// answer is counted on the same share. What it gives back is held until the request is answered.
+    pub async fn request(&self, claims: &Claims, bytes: u64, reader: Option<&Reader>) -> Result<Turn, Error> {
         let share = self.of(claims);
+        if let Some(reader) = reader {
+            share.may_read()?;
+            reader.is(share.clone());
+        }
         share.check(bytes)?;
         share.turn().await.map(|permit| Turn { _permit: permit })
     }

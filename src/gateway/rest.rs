@@ -9,6 +9,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
 use super::wire::{Bad, Fields};
-use super::{Gateway, auth, http, socketio};
+use super::{Gateway, auth, http, read_meter, socketio};
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -59,6 +60,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let routes = routes
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(read_meter::count))
         .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());

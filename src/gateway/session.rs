@@ -105,7 +105,7 @@ impl Session {
         }
         let now = Instant::now();
         Ok(Self {
-            delivery: Delivery::new(gateway.clone(), outbox.clone(), claims.class.number(), position),
+            delivery: Delivery::new(gateway.clone(), outbox.clone(), share.clone(), claims.class.number(), position),
             gateway,
             claims,
             outbox,
@@ -295,6 +295,7 @@ impl Session {
             }
             ClientEvent::DataRequest { device_id, table_name, record_id } => {
                 self.may(&device_id)?;
+                self.share.may_read()?;
                 self.lane.read(ticket, Read::Record { table_name, record_id });
             }
             ClientEvent::Heartbeat { device_id, sent, unsent } => {
@@ -325,7 +326,8 @@ impl Session {
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let job = SyncJob::new(self.gateway.clone(), self.outbox.clone(), self.class(), ask, ticket.clone());
+                let (gateway, outbox, share) = (self.gateway.clone(), self.outbox.clone(), self.share.clone());
+                let job = SyncJob::new(gateway, outbox, share, self.class(), ask, ticket.clone());
                 if let Some(job) = job {
                     let begin = job.begin();
                     self.propose(ticket, Then::Sync(job), begin);

@@ -15,6 +15,7 @@ use super::feed;
 use super::hub::Filter;
 use super::lane::Ticket;
 use super::outbox::{Frame, Outbox};
+use super::rates::Share;
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::consensus::runtime::random;
 use crate::limits;
@@ -139,6 +140,7 @@ pub struct SyncJob {
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
     /// Of the token that asked.
+    share: Arc<Share>,
     class: ClassNumber,
     ask: SyncAsk,
     ticket: Ticket,
@@ -181,19 +183,21 @@ impl Drop for SyncJob {
 }
 
 impl SyncJob {
-    /// The device may have no other one whose pages are being sent: then it is refused, and that is answered.
+    /// The device may have no other one whose pages are being sent, and its token may not have read too much: then it is
+    /// refused, and that is answered.
     pub fn new(
         gateway: Arc<Gateway>,
         outbox: Arc<Outbox>,
+        share: Arc<Share>,
         class: ClassNumber,
         ask: SyncAsk,
         ticket: Ticket,
     ) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
-        let begun = gateway.syncs.begin(&ask.device_id, outbox.id, &sync_id);
+        let begun = share.may_read().and_then(|()| gateway.syncs.begin(&ask.device_id, outbox.id, &sync_id));
         match begun {
             Ok(completed) => {
-                Some(Box::new(Self { gateway, outbox, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
+                Some(Box::new(Self { gateway, outbox, share, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
             }
             Err(error) => {
                 refuse(&gateway, &outbox, &ask, &ticket, &error);
@@ -462,6 +466,7 @@ impl SyncJob {
             let synced = Synced { head: course.meta.head_seq, at_ms: course.meta.now_ms, scope: course.scope };
             self.gateway.syncs.sent(&self.ask.device_id, &self.sync_id, synced);
         }
+        self.share.read(frame.size() as u64);
         if self.outbox.send_and_wait(frame).await {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Answered {
             return Some(Some(outcome.clone()));
         }
         let (boot, number) = node.newest;
-        (boot == origin.boot && origin.number + 2 * ORIGIN_WINDOW <= number).then_some(None)
+        (boot == origin.boot && origin.number.saturating_add(2 * ORIGIN_WINDOW) <= number).then_some(None)
     }
 
     pub fn remember(&mut self, origin: &Origin, outcome: Bytes) {

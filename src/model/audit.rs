@@ -45,6 +45,8 @@ pub struct AuditIndex {
     kept: VecDeque<(u64, Entry)>,
     /// How many of them there are, by kind.
     kept_of: [u64; Evidence::ALL.len()],
+    /// Of the rows after `before`, those that changed nothing, ascending: they are no evidence whatever their event is.
+    unchanged: VecDeque<u64>,
 }
 
 /// The documented filters. Times are inclusive Unix milliseconds.
@@ -89,9 +91,12 @@ impl AuditIndex {
     }
 
     /// The next row, of any kind but a change.
-    pub(super) fn add(&mut self, at_ms: u64, device: &str, event: &str) {
-        let entry = self.entry(at_ms, 0, device, event);
+    pub(super) fn add(&mut self, row: &Audit, at_ms: u64) {
+        let entry = self.entry(at_ms, 0, &row.device_id, &row.event_type);
         self.push(entry);
+        if row.unchanged {
+            self.unchanged.push_back(self.before + self.entries.len() as u64);
+        }
     }
 
     /// The next row is a change.
@@ -143,6 +148,7 @@ impl AuditIndex {
     pub(super) fn is_evidence(&self, id: u64) -> bool {
         let entry = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
         entry.is_some_and(|entry| self.evidence.contains_key(&entry.event))
+            && self.unchanged.binary_search(&id).is_err()
     }
 
     /// A row up to `before` that is kept as evidence; they come in the order of their ids.
@@ -191,7 +197,8 @@ impl AuditIndex {
         while self.before < id {
             let Some(entry) = self.entries.pop_front() else { return };
             self.before += 1;
-            if keep_evidence && self.evidence.contains_key(&entry.event) {
+            let unchanged = self.unchanged.pop_front_if(|id| *id <= self.before).is_some();
+            if keep_evidence && !unchanged && self.evidence.contains_key(&entry.event) {
                 self.keep(self.before, entry);
             }
             for list in [
@@ -292,6 +299,20 @@ impl State {
     }
 
     pub(super) fn audit(&mut self, event_type: &str, operation: &str, error: bool, device_id: &str, details: String) {
+        self.audit_row(event_type, operation, error, device_id, details, false);
+    }
+
+    /// A row of evidence, but what it tells of changed nothing if `unchanged`: then it is none. Who asks for the same
+    /// again and again pushes out no row that tells of a change.
+    pub(super) fn audit_row(
+        &mut self,
+        event_type: &str,
+        operation: &str,
+        error: bool,
+        device_id: &str,
+        details: String,
+        unchanged: bool,
+    ) {
         self.meta.audit_head += 1;
         let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
         // A device that does something of its own is the row's. What is evidence names the token in any case.
@@ -307,9 +328,10 @@ impl State {
             at_ms,
             by: by.sub,
             jti: by.jti,
+            unchanged,
         };
         self.put(Key::Audit(id), &row);
-        self.audit.add(at_ms, device_id, event_type);
+        self.audit.add(&row, at_ms);
     }
 
     /// The audit number of the change that is about to be written.
@@ -346,6 +368,7 @@ pub fn row_of_change(change: &Change) -> Audit {
         at_ms: change.committed_ms,
         by: by.sub,
         jti: by.jti,
+        unchanged: false,
     }
 }
 

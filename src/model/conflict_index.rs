@@ -1,6 +1,7 @@
 //! Conflicts in memory: those that wait for a decision whole, of the others only what finds their rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::limits;
@@ -42,6 +43,34 @@ struct Note {
 struct Open {
     count: usize,
     bytes: usize,
+}
+
+impl Open {
+    /// Whether a room of this size, of which so much is held, takes one more of a device, that holds so much in all.
+    fn takes(self, held: Self, of_device: Self, bytes: usize) -> bool {
+        let (count_left, bytes_left) = (self.count.saturating_sub(held.count), self.bytes.saturating_sub(held.bytes));
+        if count_left == 0 || bytes > bytes_left {
+            return false;
+        }
+        let scarce = limits::OPEN_CONFLICTS_SCARCE;
+        if count_left > self.count / scarce && bytes_left > self.bytes / scarce {
+            return true;
+        }
+        match of_device.count {
+            // The first one of a device may be large.
+            0 => bytes <= bytes_left / scarce,
+            count => {
+                count < count_left / limits::OPEN_CONFLICTS_PART
+                    && of_device.bytes + bytes <= bytes_left / limits::OPEN_CONFLICTS_PART
+            }
+        }
+    }
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} open conflicts ({} KiB)", self.count, self.bytes >> 10)
+    }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -139,27 +168,25 @@ impl ConflictIndex {
         to
     }
 
-    /// Why this one may not wait for a decision, if it may not. The last fifth of the room in a table, and in the
-    /// cluster, is kept for devices that hold little: what one device fills is no other's room.
+    /// Why this one may not wait for a decision, if it may not. The last quarter of the room in a table, and in the
+    /// cluster, is shared out: a device that holds more than its part of what is left has no more of it. So however many
+    /// devices fill it, what is left for one that holds few grows smaller, and never ends.
     pub fn full(&self, row: &Conflict, device: u32, table: u32) -> Option<String> {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
         let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
-        let small = of_device.count < limits::OPEN_CONFLICTS_SMALL
-            && (of_device.count == 0 || of_device.bytes + bytes <= limits::OPEN_CONFLICT_BYTES_SMALL);
-        let for_all = |room: usize| if small { room } else { room / 5 * 4 };
-        let (whole, part) = (for_all(limits::OPEN_CONFLICTS), for_all(limits::OPEN_CONFLICTS_OF_TABLE));
-        let bytes_whole = for_all(limits::OPEN_CONFLICT_BYTES);
-        let bytes_part = for_all(limits::OPEN_CONFLICT_BYTES_OF_TABLE);
-        let (own, own_bytes) = (limits::OPEN_CONFLICTS_OF_DEVICE, limits::OPEN_CONFLICT_BYTES_OF_DEVICE);
-        for (held, count, room, whose) in [
-            (of_device, own, own_bytes, format!("device {:?} has", row.device_id)),
-            (in_table, part, bytes_part, format!("table {:?} has", row.table_name)),
-            (self.all_open, whole, bytes_whole, "the cluster has".to_owned()),
+        let own = Open { count: limits::OPEN_CONFLICTS_OF_DEVICE, bytes: limits::OPEN_CONFLICT_BYTES_OF_DEVICE };
+        if of_device.count >= own.count || of_device.bytes + bytes > own.bytes {
+            return Some(format!("device {:?} has {of_device}, no more can wait: decide some", row.device_id));
+        }
+        let part = Open { count: limits::OPEN_CONFLICTS_OF_TABLE, bytes: limits::OPEN_CONFLICT_BYTES_OF_TABLE };
+        let whole = Open { count: limits::OPEN_CONFLICTS, bytes: limits::OPEN_CONFLICT_BYTES };
+        for (held, room, whose) in [
+            (in_table, part, format!("table {:?} has", row.table_name)),
+            (self.all_open, whole, "the cluster has".into()),
         ] {
-            if held.count >= count || held.bytes + bytes > room {
-                let (count, kib) = (held.count, held.bytes >> 10);
-                return Some(format!("{whose} {count} open conflicts ({kib} KiB), no more can wait: decide some"));
+            if !room.takes(held, of_device, bytes) {
+                return Some(format!("{whose} {held}, no more of device {:?} can wait: decide some", row.device_id));
             }
         }
         None
@@ -227,5 +254,96 @@ impl ConflictIndex {
             total += 1;
         }
         (page, total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflict(id: u64, bytes: usize) -> Arc<Conflict> {
+        Arc::new(Conflict { id, remote_version: vec![b'x'; bytes].into(), ..Conflict::default() })
+    }
+
+    struct Pool {
+        index: ConflictIndex,
+        id: u64,
+    }
+
+    impl Pool {
+        /// One more open conflict, if there is room for it.
+        fn open(&mut self, device: u32, table: u32, bytes: usize) -> bool {
+            self.id += 1;
+            let row = conflict(self.id, bytes);
+            let has_room = self.index.full(&row, device, table).is_none();
+            if has_room {
+                self.index.set(&row, device, table);
+            }
+            has_room
+        }
+
+        /// As many as there is room for.
+        fn fill(&mut self, device: u32, tables: u32, bytes: usize) -> usize {
+            let mut opened = 0;
+            for table in 1..=tables {
+                while self.open(device, table, bytes) {
+                    opened += 1;
+                }
+            }
+            opened
+        }
+    }
+
+    /// However many conflicts stolen tokens open, and however large: in one table or in all of them, those that hold few
+    /// still open theirs.
+    #[test]
+    fn a_dozen_stolen_tokens_leave_room_for_all_others() {
+        for (thieves, bytes, others, each) in
+            [(12, 10, 30, 8), (40, 10, 30, 2), (12, 200_000, 30, 8), (40, 500_000, 30, 2)]
+        {
+            for tables in [1, 4] {
+                let mut pool = Pool { index: ConflictIndex::default(), id: 0 };
+                for device in 1..=thieves {
+                    pool.fill(device, tables, bytes);
+                }
+                let held = pool.index.all_open;
+                for other in 1_001..=1_000 + others {
+                    for n in 0..each {
+                        assert!(
+                            pool.open(other, 1, 1_000),
+                            "{thieves} thieves hold {held:?} in {tables} tables of {bytes} bytes: device {other} opened {n}"
+                        );
+                    }
+                }
+                let all = pool.index.all_open;
+                assert!(all.count <= limits::OPEN_CONFLICTS && all.bytes <= limits::OPEN_CONFLICT_BYTES, "{all:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn while_there_is_room_a_device_has_its_own_share_of_it() {
+        let mut pool = Pool { index: ConflictIndex::default(), id: 0 };
+        assert_eq!(pool.fill(1, 1, 10), limits::OPEN_CONFLICTS_OF_DEVICE);
+        assert_eq!(pool.fill(2, 1, 10), limits::OPEN_CONFLICTS_OF_DEVICE);
+        let mut pool = Pool { index: ConflictIndex::default(), id: 0 };
+        let held = pool.fill(1, 1, 256 << 10) * (256 << 10);
+        assert!(held > limits::OPEN_CONFLICT_BYTES_OF_DEVICE / 10 * 9, "{held}");
+    }
+
+    /// What is decided makes room again.
+    #[test]
+    fn what_was_decided_makes_room() {
+        let mut pool = Pool { index: ConflictIndex::default(), id: 0 };
+        for device in 1..=12 {
+            pool.fill(device, 1, 10);
+        }
+        assert!(!pool.open(12, 1, 10));
+        let decided: Vec<_> = pool.index.open().values().take(2_000).cloned().collect();
+        for row in decided {
+            let resolution = ResolutionMethod::Manual.into();
+            pool.index.set(&Arc::new(Conflict { resolution, ..Conflict::clone(&row) }), 1, 1);
+        }
+        assert!(pool.open(12, 1, 10));
     }
 }

@@ -272,6 +272,7 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             // A code that none is, is no code that waits: whoever decides is told that.
             text("code", &c.code, limits::REASON)?;
             count("class", c.class.into(), CLASSES.len() as u64)?;
+            known::<Asker>("asker", c.asker)?;
             text("device_id", &c.device_id, limits::DEVICE_ID)?;
             by(&c.by)
         }

@@ -117,7 +117,8 @@ impl State {
             // Nothing has changed, and who asks for that again and again is not told to all.
             (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) if asks => {}
             (Role::Master, Role::Master) | (Role::Client, Role::Client | Role::Unset) => {
-                self.audit_role(&c.device_id, c.role(), &c.reason);
+                let details = role_details(c.role(), &c.reason);
+                self.audit_row("role_change", "change_role", false, &c.device_id, details, true);
                 self.announce_role(&c.device_id, c.role(), &c.reason);
             }
             (Role::Master, _) => {
@@ -239,7 +240,7 @@ impl State {
             method_name(trigger.method),
             election.head_seq,
         );
-        self.audit("master_elected", "elect", false, winner, details);
+        self.audit_row("master_elected", "elect", false, winner, details, previous == winner);
         if previous != winner {
             if !previous.is_empty() {
                 self.set_role(&previous, Role::Client);
@@ -280,19 +281,17 @@ impl State {
     }
 
     pub(super) fn audit_role(&mut self, id: &str, role: Role, why: &str) {
-        self.audit(
-            "role_change",
-            "change_role",
-            false,
-            id,
-            format!("Role changed to {} (reason: {why})", role_name(role)),
-        );
+        self.audit("role_change", "change_role", false, id, role_details(role, why));
     }
 
     pub(super) fn announce_role(&mut self, id: &str, role: Role, why: &str) {
         let (term, at_ms) = (self.meta.term, self.meta.now_ms);
         self.effect(Effect::RoleChanged { device_id: id.to_owned(), role, reason: why.to_owned(), term, at_ms });
     }
+}
+
+fn role_details(role: Role, why: &str) -> String {
+    format!("Role changed to {} (reason: {why})", role_name(role))
 }
 
 /// A reason as the document writes it.

@@ -18,9 +18,10 @@ use super::records::Records;
 use super::requests::Requests;
 use super::state::State;
 use super::tables::{Key, TablesError, TablesRead, decode, get_row};
+use crate::limits;
 use crate::proto::{
-    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Pairing, Record, Revoked, SyncState,
-    TableName,
+    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Meta, Pairing, Record, Requested,
+    Revoked, SyncState, TableName,
 };
 
 const PAGE: usize = 1_024;
@@ -79,17 +80,50 @@ impl<M: Message + Default> Iterator for Rows<'_, M> {
     }
 }
 
+/// What is counted one by one does not get there; further on nothing has to mind the end of the numbers.
+const COUNT_MAX: u64 = i64::MAX as u64;
+
+fn checked_count(count: u64, key: &Key) -> Result<(), TablesError> {
+    if count > COUNT_MAX { Err(TablesError::Corrupt(key.clone())) } else { Ok(()) }
+}
+
+/// The counters are such as commands make them. Memory is taken by some of them.
+fn check_counters(meta: &Meta) -> Result<(), TablesError> {
+    let times = meta.time_corrections.iter().flat_map(|one| [one.from_ms, one.to_ms]);
+    let counts = [
+        meta.now_ms,
+        meta.head_seq,
+        meta.audit_head,
+        meta.election_head,
+        meta.conflict_head,
+        meta.term,
+        meta.compacted_ms,
+        meta.ballot_head,
+        meta.nodes_lost,
+        meta.resolved_head,
+        meta.leader_term,
+    ];
+    let in_order = meta.compacted_seq <= meta.head_seq && meta.audit_compacted <= meta.audit_head;
+    let in_bounds = meta.devices <= limits::DEVICE_NUMBERS && meta.tables <= limits::TABLE_NUMBERS;
+    if !in_order || !in_bounds {
+        return Err(TablesError::Corrupt(Key::Meta));
+    }
+    counts.into_iter().chain(times).try_for_each(|count| checked_count(count, &Key::Meta))
+}
+
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
     pub fn reload(&mut self) -> Result<(), TablesError> {
         let reader = self.reader();
         let rows = &*reader;
-        self.forget_all(get_row(rows, &Key::Meta)?.unwrap_or_default());
+        let meta = get_row(rows, &Key::Meta)?.unwrap_or_default();
+        check_counters(&meta)?;
+        self.forget_all(meta);
         self.load_devices(rows)?;
         self.load_access(rows)?;
         self.table_names.clear();
         for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
-            self.load_table(row?);
+            self.load_table(row?)?;
         }
         self.table_names.resize(self.meta.tables as usize, TableName::default());
         self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
@@ -110,12 +144,15 @@ impl State {
         self.load_changes(rows)
     }
 
-    fn load_table(&mut self, (key, row): (Key, TableName)) {
-        if let Key::Table(number) = key {
-            // Between the numbers there are those of tables that were removed.
-            self.table_names.resize((number as usize).saturating_sub(1), TableName::default());
-            self.table_names.push(row);
+    fn load_table(&mut self, (key, row): (Key, TableName)) -> Result<(), TablesError> {
+        let number = if let Key::Table(number) = key { number } else { 0 };
+        if !(1..=self.meta.tables).contains(&number) {
+            return Err(TablesError::Corrupt(key));
         }
+        // Between the numbers there are those of tables that were removed.
+        self.table_names.resize(number as usize - 1, TableName::default());
+        self.table_names.push(row);
+        Ok(())
     }
 
     fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
@@ -169,14 +206,16 @@ impl State {
         let mut answered = Answered::default();
         for row in Rows::new(rows, Key::Answered(0), |k| matches!(k, Key::Answered(_))) {
             if let (Key::Answered(group), row) = row? {
+                checked_count(group, &Key::Answered(group))?;
                 answered.load(group, row);
             }
         }
         self.answered = answered;
         let mut requests = Requests::default();
         let from = Key::Requested { device: 0, slot: 0 };
-        for row in Rows::new(rows, from, |k| matches!(k, Key::Requested { .. })) {
+        for row in Rows::<Requested>::new(rows, from, |k| matches!(k, Key::Requested { .. })) {
             if let (Key::Requested { device, slot }, row) = row? {
+                checked_count(row.number, &Key::Requested { device, slot })?;
                 requests.load(device, slot, &row);
             }
         }
@@ -218,8 +257,15 @@ impl State {
         }
         let from = Key::Audit(self.meta.audit_compacted + 1);
         let mut audits = Rows::<Audit>::new(rows, from, |k| matches!(k, Key::Audit(_))).peekable();
+        let mut next = self.meta.compacted_seq + 1;
         for block in Rows::<ChangeBlock>::new(rows, Key::Changes(0), |k| matches!(k, Key::Changes(_))) {
-            for change in block?.1.changes {
+            let (key, block) = block?;
+            for change in block.changes {
+                // Readers find a change by counting.
+                if change.seq != next || change.seq > self.meta.head_seq {
+                    return Err(TablesError::Corrupt(key));
+                }
+                next += 1;
                 if change.audit_id > self.meta.audit_compacted {
                     self.load_audits(&mut audits, change.audit_id)?;
                     let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
@@ -236,6 +282,9 @@ impl State {
                 self.recent.push(Arc::new(change));
             }
         }
+        if next != self.meta.head_seq + 1 {
+            return Err(TablesError::Corrupt(Key::Changes(next)));
+        }
         self.load_audits(&mut audits, u64::MAX)
     }
 
@@ -243,8 +292,11 @@ impl State {
         while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
             let (_, audit) = row?;
             let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
-            self.audit.add(at_ms, &audit.device_id, &audit.event_type);
+            self.audit.add(&audit, at_ms);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use super::access::ClassNumber;
 use super::device::valid_id;
 use super::error::Code;
-use super::state::{Given1, State, refuse, refuse_field};
+use super::state::{Fail, Given1, State, refuse, refuse_field};
 use super::tables::Key;
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
+use crate::proto::{Asker, PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
 
 /// The letters and digits of codes: none that looks like another one.
 pub const CODE_LETTERS: &[u8; 31] = b"23456789ABCDEFGHJKMNPQRSTUVWXYZ";
@@ -109,7 +109,35 @@ impl State {
         Ok(Given::Pairing(row))
     }
 
+    /// The gateway has looked at the token already, but it may have been taken back since, and a node that was broken
+    /// into says what it likes: what a token may let in is decided here.
+    fn may_let_in(&self, c: &PairDecide) -> Result<(), Fail> {
+        let ceiling = match c.asker() {
+            Asker::Unset => return Ok(()),
+            Asker::Device => return refuse(Code::Forbidden, "only admins and managers may let a device in"),
+            Asker::Manager => ClassNumber::named("manager"),
+            Asker::Admin => ClassNumber::named("admin"),
+        };
+        let Some(principal) = self.txn.principal.as_ref().filter(|principal| principal.sub == c.by) else {
+            return refuse_field(Code::InvalidData, "by", "is not the subject of the token that decides");
+        };
+        if self.is_revoked(&principal.jti) {
+            return refuse(Code::Credentials, "the token was revoked");
+        }
+        self.must_be_let_in(&principal.sub, 0)?;
+        // Classes are numbered from the highest down.
+        let class = ClassNumber::of(c.class).filter(|_| c.approved);
+        match (class, ceiling) {
+            (Some(class), Some(ceiling)) if class.number() < ceiling.number() => {
+                let why = format!("may be {} at most for a token of that class", ceiling.name());
+                refuse_field(Code::Forbidden, "class", why)
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn pair_decide(&mut self, c: PairDecide) -> Given1 {
+        self.may_let_in(&c)?;
         let Some(row) = self.pairing(&c.code, self.meta.now_ms).cloned() else {
             return refuse(Code::NotRegistered, "there is no such code, or it has expired");
         };

@@ -628,7 +628,8 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             Intent::PairAsk(PairAsk { code, secret_hash, device_id, name: String::new(), address })
         }),
         1 => (0..3u8, any::<bool>(), 0..7u32, device.clone()).prop_map(|(code, approved, class, device_id)| {
-            Intent::PairDecide(PairDecide { code: pair_code(code), approved, class, device_id, by: "x".into() })
+            let asker = (class % 4) as i32;
+            Intent::PairDecide(PairDecide { code: pair_code(code), approved, class, device_id, by: "x".into(), asker })
         }),
         1 => (0..3u8, 0..3u8).prop_map(|(code, secret)| {
             Intent::PairClaim(PairClaim { code: pair_code(code), secret_hash: Bytes::from(vec![secret; 32]) })

@@ -31,7 +31,7 @@ impl State {
     /// Changes that the device has not seen: what was set as base, and all since then but its own.
     pub fn pending_changes(&self, sync: &SyncState) -> u64 {
         let since = self.meta.head_seq.saturating_sub(sync.base_seq);
-        sync.base + since.saturating_sub(self.audit.changes_by(&sync.device_id, sync.base_seq))
+        sync.base.saturating_add(since.saturating_sub(self.audit.changes_by(&sync.device_id, sync.base_seq)))
     }
 
     /// Changes of others since the device went offline; 0 once it has synced, or was sent them when it resumed.

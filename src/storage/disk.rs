@@ -70,7 +70,7 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
 }
 
 /// What the engine holds.
-fn find(dir: &Path, engine: &Engine) -> Result<(writer::Found, LogState), OpenError> {
+pub(super) fn find(dir: &Path, engine: &Engine) -> Result<(writer::Found, LogState), OpenError> {
     let found = flatten(dir, guarded(|| writer::find(engine)))?;
     match guarded(|| log_thread::load(engine)) {
         Ok(Ok(state)) => Ok((found, state)),

@@ -34,6 +34,11 @@ pub struct Engine {
 }
 
 impl Engine {
+    pub(super) fn of(db: sled::Db) -> sled::Result<Self> {
+        let (rows, log, meta) = (db.open_tree("rows")?, db.open_tree("log")?, db.open_tree("meta")?);
+        Ok(Self { rows, log, meta, db })
+    }
+
     /// Everything written before is on disk when this returns.
     pub fn flush(&self) -> sled::Result<()> {
         self.db.flush()?;
@@ -172,8 +177,7 @@ fn open_trees(engine_dir: &Path) -> sled::Result<Engine> {
         .flush_every_ms(Some(FLUSH_EVERY_MS))
         .use_compression(false)
         .open()?;
-    let (rows, log, meta) = (db.open_tree("rows")?, db.open_tree("log")?, db.open_tree("meta")?);
-    Ok(Engine { rows, log, meta, db })
+    Engine::of(db)
 }
 
 /// What the engine writes as one piece: as its folder was made, since it cannot be changed later.

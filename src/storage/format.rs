@@ -118,7 +118,7 @@ fn write(dir: &Path, identity: &Identity, stage: Stage) -> io::Result<()> {
     sync_dir(dir)
 }
 
-fn parse(text: &str) -> Option<(u32, Identity, Stage)> {
+pub(super) fn parse(text: &str) -> Option<(u32, Identity, Stage)> {
     let mut lines = text.lines();
     (lines.next()? == "tillsync data folder").then_some(())?;
     let format: u32 = lines.next()?.strip_prefix("format ")?.parse().ok()?;

@@ -5,6 +5,9 @@
 
 pub mod flush;
 pub mod format;
+#[cfg(any(test, feature = "testkit"))]
+#[allow(clippy::expect_used)]
+pub mod fuzz;
 pub mod memory;
 
 mod causes;

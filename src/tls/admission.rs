@@ -40,7 +40,7 @@ impl Caps {
 }
 
 /// What counts as one address: with IPv6 whoever has one has 2^64 of them.
-fn group_of(address: IpAddr) -> IpAddr {
+pub fn group_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

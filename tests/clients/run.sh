@@ -17,6 +17,7 @@ npm ci --silent --no-fund --no-audit
 TOKEN=$token .venv/bin/python client.py $urls
 # shellcheck disable=SC2086
 TOKEN=$token node client.mjs $urls
+TOKEN=$token node console.mjs "${urls%% *}"
 
 # As they are used: reconnecting by themselves.
 url=${urls%% *}

@@ -17,7 +17,11 @@ pub fn below(places: &[&str], endings: &[&str]) -> Vec<PathBuf> {
     let mut open: Vec<PathBuf> = places.iter().map(|p| root().join(p)).collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            // What a run installs beside the tests (`.venv…`, `node_modules`) is not ours.
+            let entries = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap());
+            let installed = |name: &str| name.starts_with(".venv") || name == "node_modules" || name == "target";
+            let ours = entries.filter(|entry| !installed(&entry.file_name().to_string_lossy()));
+            open.extend(ours.map(|entry| entry.path()));
         } else if endings.iter().any(|e| path.to_string_lossy().ends_with(e)) {
             found.push(path);
         }

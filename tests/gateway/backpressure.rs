@@ -199,8 +199,12 @@ async fn an_old_client_misses_no_pong_behind_its_burst() {
 async fn a_post_waits_for_room_in_the_inbox() {
     let answers = Arc::new(Semaphore::new(0));
     let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
-    let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
-    let server = Server::over(Settings::default(), wrap).await;
+    let count = unanswered.clone();
+    let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
+    // Nobody polls while the post waits, however long that takes: pings would end the session.
+    let never = Duration::from_secs(3_600);
+    let settings = Settings { ping_every: never, lost_after: 2 * never, write_timeout: never, ..Settings::default() };
+    let server = Server::over(settings, wrap).await;
     let mut poller = Poller::connect(&server).await;
     poller.post(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
     assert_eq!(poller.wait("42").await[0], "device_online_ack");
@@ -214,11 +218,18 @@ async fn a_post_waits_for_room_in_the_inbox() {
     let body = (0..100).map(update).collect::<Vec<_>>().join("\x1e");
     {
         let mut other = poller.clone();
-        let post = other.post(&body);
-        tokio::pin!(post);
-        assert!(tokio::time::timeout(Duration::from_millis(500), &mut post).await.is_err(), "it was taken in at once");
+        let mut post = tokio::spawn(async move { other.post(&body).await });
+        let full = async {
+            while unanswered.load(Ordering::SeqCst) < limits::SESSION_INFLIGHT && !post.is_finished() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Only a test that hangs takes so long.
+        tokio::time::timeout(Duration::from_secs(120), full).await.expect("the session is never full");
+        let waits = tokio::time::timeout(Duration::from_millis(500), &mut post);
+        assert!(waits.await.is_err(), "the rest was taken in at once");
         answers.add_permits(100);
-        post.await;
+        post.await.unwrap();
     }
     let mut acked = 0;
     while acked < 100 {

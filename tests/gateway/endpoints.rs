@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::Settings;
+use tillsync::gateway::rest::routes::ENDPOINTS;
 use tillsync::token::Class;
 use tokio_tungstenite::connect_async;
 
@@ -545,9 +546,25 @@ async fn get_console() {
     let (kind, text) = page(&server, "/console").await;
     assert!(kind.starts_with("text/html") && text.contains("Tillsync: console"));
     // What it asks for is there.
-    for asked in ["/system/health", "/system/cluster", "/device/roles"] {
+    for asked in ["/system/health", "/system/cluster", "/device/roles", "/access"] {
         assert!(text.contains(&format!("ask(\"{}\")", &asked[1..])), "{asked}");
         get(&server, asked).await;
+    }
+    assert!(text.contains("\"device/pairings\""));
+    get(&server, "/device/pairings").await;
+    // And so is what its buttons do; what comes of it: `tests/clients/console.mjs`.
+    for (in_page, method, path) in [
+        ("[\"GET\", \"/admission\"]", "GET", "/device/{device_id}/admission"),
+        ("[\"POST\", \"/suspend\",", "POST", "/device/{device_id}/suspend"),
+        ("[\"POST\", \"/resume\"]", "POST", "/device/{device_id}/resume"),
+        ("[\"POST\", \"/revoke\",", "POST", "/device/{device_id}/revoke"),
+        ("[\"DELETE\", \"\",", "DELETE", "/device/{device_id}"),
+        ("device/pairings/${encodeURIComponent(code)}/${what}", "POST", "/device/pairings/{code}/approve"),
+        ("decide(row.code, \"refuse\")", "POST", "/device/pairings/{code}/refuse"),
+        ("\"PUT\", `access/${name}`", "PUT", "/access/{class}"),
+    ] {
+        assert!(text.contains(in_page), "{in_page}");
+        assert!(ENDPOINTS.iter().any(|e| (e.method, e.path) == (method, path)), "{method} {path}");
     }
 }
 

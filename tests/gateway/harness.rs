@@ -11,7 +11,7 @@ use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::gateway::{self, Settings};
 use tillsync::token::{Class, KeyRing};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -76,6 +76,16 @@ impl Server {
     pub async fn try_ws(&self, token: &str) -> Result<Ws, Error> {
         let (socket, _) = connect_async(format!("ws://{}/ws?token={token}", self.addr)).await?;
         Ok(Ws { socket, held: Vec::new(), over: Over::WebSocket })
+    }
+
+    /// A session whose socket takes little in before it is read.
+    pub async fn ws_with_little_room(&self, token: &str) -> Ws {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        let stream = MaybeTlsStream::Plain(socket.connect(self.addr).await.unwrap());
+        let url = format!("ws://{}/ws?token={token}", self.addr);
+        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        Ws { socket, held: Vec::new(), over: Over::WebSocket }
     }
 
     /// A session of an admin over Socket.IO, used as those over `/ws` are.

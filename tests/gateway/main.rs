@@ -34,6 +34,7 @@ mod socketio;
 mod sqlite;
 mod stolen;
 mod streams;
+mod taken_away;
 mod to_client;
 mod transports;
 mod values;

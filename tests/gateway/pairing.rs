@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
+use tillsync::gateway::Settings;
 use tillsync::limits;
 use tillsync::token::Class;
 
+use crate::door::metric;
 use crate::harness::Server;
 
 async fn ask(server: &Server, body: Value) -> Value {
@@ -47,7 +49,7 @@ async fn a_new_device_is_let_in_once_by_a_person() {
     let token = given["token"].as_str().unwrap();
     server.ws(token).await.online("till-9").await;
     let claims = server.keys.verify(token, server.cluster.clock().now_ms()).unwrap();
-    assert!(claims.exp <= server.cluster.clock().now_ms() / 1_000 + limits::PAIRED_TOKEN_SECONDS);
+    assert!(claims.exp <= server.cluster.clock().now_ms() / 1_000 + limits::PAIRED_TOKEN.as_secs());
     // The log knows the secret by its hash alone.
     let rows = server.cluster.replica().hot().pairings(0).into_iter().map(|row| format!("{row:?}")).collect::<String>();
     assert!(!rows.contains(secret.as_str().unwrap()));
@@ -96,4 +98,57 @@ async fn strangers_ask_little_and_seldom() {
     assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
     assert!(asked <= limits::PAIRINGS_OF_ADDRESS, "{asked}");
     assert_eq!(server.rest_as("", "GET", "/device/pair/nonsense", None).await.0, 404);
+}
+
+#[tokio::test]
+async fn guessing_a_secret_is_counted_and_slow_and_keeps_no_device_waiting() {
+    let server = Server::start().await;
+    let asked = ask(&server, json!({"device_id": "till"})).await;
+    let (code, secret) = (&asked["code"], &asked["secret"]);
+    let before = metric(&server, "tillsync_refused_tokens_total").await;
+    // A wrong secret of a right code, and a wrong code: nobody can tell one from the other.
+    let (status, wrong_secret) = poll(&server, code, &json!("0".repeat(64))).await;
+    let (same, wrong_code) = poll(&server, &json!("22222222"), secret).await;
+    assert_eq!((status, same, &wrong_secret["error"]), (404, 404, &wrong_code["error"]));
+    assert!(metric(&server, "tillsync_refused_tokens_total").await >= before + 2);
+    let mut guesses = 2;
+    let refused = loop {
+        let (status, answer) = poll(&server, code, &json!(format!("{guesses:064}"))).await;
+        if status != 404 {
+            break answer;
+        }
+        guesses += 1;
+        assert!(guesses < 1_000, "they are never slowed down");
+    };
+    assert_eq!(refused["error_code"], "5003", "{refused}");
+    assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    // The device asks from the same address.
+    assert_eq!(poll(&server, code, secret).await.1["status"], "waiting");
+}
+
+#[tokio::test]
+async fn a_paired_devices_token_lives_for_as_long_as_is_set() {
+    let paired_token = std::time::Duration::from_secs(7 * 3_600);
+    let server = Server::with(Settings { paired_token, ..Settings::default() }).await;
+    let now_s = || server.cluster.clock().now_ms() / 1_000;
+    let begun = now_s();
+    let asked = ask(&server, json!({"device_id": "till"})).await;
+    let approve = format!("/device/pairings/{}/approve", asked["code"].as_str().unwrap());
+    server.rest("POST", &approve, Some(json!({"class": "sales_assistant"}))).await;
+    let (_, given) = poll(&server, &asked["code"], &asked["secret"]).await;
+    let token = given["token"].as_str().unwrap().to_owned();
+    // One that is renewed lives no longer, also in place of one that was made for longer.
+    let (long, _) = server.keys.issue("office", Class::Admin, begun * 1_000, 30 * 86_400).unwrap();
+    let mut tokens = vec![token.clone()];
+    for renewed in [token, long] {
+        let (_, answer) = server.rest_as(&renewed, "POST", "/token/renew", None).await;
+        tokens.push(answer["token"].as_str().unwrap().to_owned());
+    }
+    for token in tokens {
+        let claims = server.keys.verify(&token, server.cluster.clock().now_ms()).unwrap();
+        assert!(
+            (begun + paired_token.as_secs()..=now_s() + paired_token.as_secs()).contains(&claims.exp),
+            "{claims:?}"
+        );
+    }
 }

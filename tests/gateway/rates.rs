@@ -1,12 +1,17 @@
 //! What one token's subject may take up of a node: beyond its rate a session is read more slowly and loses nothing, a
 //! request over REST is told when to come again, and nobody else feels it.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
+use tillsync::cluster::Cluster;
 use tillsync::config::{Allowed, Rate};
 use tillsync::gateway::Settings;
+use tillsync::gateway::rest::routes::{ENDPOINTS, Endpoint, Needs};
+use tillsync::proto::command::Intent;
+use tillsync::proto::{DataUpdate, DeviceOnline, Operation, Presence, Role};
 use tillsync::token::Class;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -18,6 +23,7 @@ use crate::transports::Poller;
 const NONE: Allowed = Allowed {
     requests: None,
     bytes: None,
+    reads: None,
     elections: None,
     critical: None,
     reports: None,
@@ -207,6 +213,201 @@ async fn a_token_has_so_many_sessions_and_streams_on_a_node() {
     for _ in 0..10 {
         tools.push(server.ws(&server.admin()).await);
     }
+}
+
+/// An event stream from the beginning; the status, if it is refused.
+async fn stream(server: &Server, token: &str) -> Result<reqwest::Response, u16> {
+    let request = reqwest::Client::new().get(format!("http://{}/sync/changes", server.addr));
+    let answer = request.bearer_auth(token).header("accept", "text/event-stream").send().await.unwrap();
+    if answer.status().as_u16() == 200 { Ok(answer) } else { Err(answer.status().as_u16()) }
+}
+
+/// So many at once, and hardly any more while a test runs.
+fn a_day(count: u32) -> Option<Rate> {
+    let count = NonZeroU32::new(count)?;
+    Some(Rate { count, per: Duration::from_secs(86_400), burst: count })
+}
+
+/// Whoever has several tokens of one device has one share: each was issued or renewed for it, and names itself.
+#[tokio::test]
+async fn all_tokens_of_a_device_have_one_rate_at_every_door() {
+    for class in [Class::SalesAssistant, Class::Manager, Class::Admin] {
+        let server = limited(Allowed { requests: a_day(60), privileged: a_day(60), ..NONE }).await;
+        let mut tokens: Vec<String> = (0..3).map(|_| server.token("one", class)).collect();
+        let (_, renewed) = server.rest_as(&tokens[0], "POST", "/token/renew", None).await;
+        tokens.push(renewed["token"].as_str().unwrap().to_owned());
+        let _session = server.ws(&tokens[1]).await;
+        let _stream = stream(&server, &tokens[2]).await.unwrap();
+        // A request to renew, two opened, and one to open a stream.
+        let mut spent = 22;
+        for token in tokens.iter().cycle() {
+            let (status, answer) = server.rest_as(token, "GET", "/device/roles", None).await;
+            if status == 503 {
+                assert_eq!(answer["error_code"], "5003");
+                break;
+            }
+            spent += 1;
+            assert!(spent <= 60, "{class}");
+        }
+        assert_eq!(spent, 60, "{class}");
+        for token in &tokens {
+            let Err(Error::Http(refused)) = server.try_ws(token).await else { panic!("one more session") };
+            assert_eq!((refused.status().as_u16(), stream(&server, token).await.err()), (503, Some(503)));
+        }
+        // Another device of the class does not feel it.
+        assert_eq!(server.rest_as(&server.token("two", class), "GET", "/device/roles", None).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn every_endpoint_that_needs_a_token_counts() {
+    let server = limited(Allowed { requests: a_day(1), privileged: a_day(1), ..NONE }).await;
+    let mut asked = 0;
+    for class in [Class::SalesAssistant, Class::Admin] {
+        let token = server.token("one", class);
+        assert_eq!(server.rest_as(&token, "GET", "/device/roles", None).await.0, 200);
+        let counted = |e: &&Endpoint| e.needs != Needs::Nothing && e.path != "/ws";
+        for endpoint in ENDPOINTS.iter().filter(counted) {
+            let parts = endpoint.path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
+            let url = format!("http://{}{}", server.addr, parts.collect::<Vec<_>>().join("/"));
+            let request = reqwest::Client::new().request(endpoint.method.parse().unwrap(), url);
+            let answer = request.bearer_auth(&token).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), 503, "{} {}", endpoint.method, endpoint.path);
+            let answer: Value = answer.json().await.unwrap();
+            assert_eq!(answer["error_code"], "5003", "{} {}: {answer}", endpoint.method, endpoint.path);
+            asked += 1;
+        }
+    }
+    assert!(asked > 60, "{asked}");
+}
+
+#[tokio::test]
+async fn streams_and_sessions_that_are_opened_over_and_over_cost_more_than_requests() {
+    let server = limited(Allowed { requests: a_day(60), ..NONE }).await;
+    let token = till(&server);
+    let mut opened = 0;
+    while opened < 3 && stream(&server, &token).await.is_ok() {
+        opened += 1;
+    }
+    while opened < 60 && server.try_ws(&token).await.is_ok() {
+        opened += 1;
+    }
+    // Eleven for a stream, ten for a session; the last one may exceed it.
+    assert_eq!(opened, 6);
+}
+
+#[tokio::test]
+async fn critical_events_of_all_sessions_of_a_device_have_one_rate() {
+    let server = limited(Allowed { critical: Rate::per_second(10, 5), ..NONE }).await;
+    let began = Instant::now();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let mut session = server.ws(&till(&server)).await;
+        session.online("till").await;
+        for _ in 0..4 {
+            session.send("critical_event", json!({"device_id": "till", "event_type": "alarm", "payload": {}})).await;
+        }
+        sessions.push(session);
+    }
+    for session in &mut sessions {
+        for _ in 0..4 {
+            session.wait("acknowledged").await;
+        }
+    }
+    // Five come at once, and one of each session beyond that.
+    assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
+}
+
+/// Changes of about a hundred kilobytes, by nobody who has a rate.
+async fn fill(server: &Server) {
+    let master = DeviceOnline {
+        device_id: "boss".into(),
+        role: Role::Master.into(),
+        presence: Presence::Session.into(),
+        ..DeviceOnline::default()
+    };
+    server.cluster.propose(Intent::DeviceOnline(master)).await.unwrap();
+    for record_id in 0..100 {
+        let update = DataUpdate {
+            device_id: "boss".into(),
+            table_name: "stock".into(),
+            record_id,
+            operation: Operation::Insert.into(),
+            data: json!({"text": "x".repeat(1_000)}).to_string().into(),
+            ..DataUpdate::default()
+        };
+        server.cluster.propose(Intent::DataUpdate(update)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_read_have_a_rate_and_writes_go_on() {
+    let reads = Rate::per_second(1_000, 50_000);
+    let server = limited(Allowed { reads, ..NONE }).await;
+    fill(&server).await;
+    let (token, other) = (till(&server), server.token("other", Class::SalesAssistant));
+    let (mut ws, mut hears) = (server.ws(&token).await, server.ws(&other).await);
+    ws.online("till").await;
+    hears.online("other").await;
+    // One answer is whole, whatever it weighs.
+    let (status, page) = server.rest_as(&token, "GET", "/sync/changes?limit=1000", None).await;
+    assert_eq!((status, page["changes"].as_array().unwrap().len()), (200, 100));
+    for token in [token, till(&server)] {
+        for path in ["/sync/changes?limit=1000", "/device/roles", "/data/stock/1"] {
+            let (status, refused) = server.rest_as(&token, "GET", path, None).await;
+            assert_eq!((status, &refused["error_code"]), (503, &json!("5003")), "{path}");
+            assert!((1..=70_000).contains(&refused["retry_after_ms"].as_u64().unwrap()), "{refused}");
+        }
+        assert_eq!(stream(&server, &token).await.err(), Some(503));
+    }
+    let refused = ws.call("sync_request", json!({"device_id": "till"}), "sync_error").await;
+    assert_eq!(refused["error_code"], "5003", "{refused}");
+    let ask = json!({"device_id": "till", "table_name": "stock", "record_id": 1});
+    let refused = ws.call("data_request", ask.clone(), "error").await;
+    assert_eq!((&refused["error_code"], &refused["event"]), (&json!("5003"), &json!("data_request")), "{refused}");
+    assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    // What it sells is taken in, what others sell it hears, and others read.
+    ws.update("till", "sales", 1, json!({"sum": 1})).await;
+    assert_eq!(hears.wait("data_update").await["table_name"], "sales");
+    hears.update("other", "sales", 2, json!({"sum": 2})).await;
+    while ws.wait("data_update").await["record_id"] != 2 {}
+    let ask = json!({"device_id": "other", "table_name": "stock", "record_id": 1});
+    hears.call("data_request", ask, "data_response").await;
+    let sync = hears.call("sync_request", json!({"device_id": "other"}), "sync_response").await;
+    assert_eq!(sync["changes"].as_array().unwrap().len(), 102);
+    // The sync weighed as much.
+    let complete = json!({"device_id": "other", "sync_id": sync["sync_id"], "cursor": sync["cursor"]});
+    hears.call("sync_complete", complete, "sync_complete_ack").await;
+    let refused = hears.call("sync_request", json!({"device_id": "other"}), "sync_error").await;
+    assert_eq!(refused["error_code"], "5003", "{refused}");
+    // And so does a stream, as it is sent.
+    let third = server.token("third", Class::SalesAssistant);
+    let mut open = stream(&server, &third).await.unwrap();
+    let mut came = 0;
+    while came < 100_000 {
+        came += open.chunk().await.unwrap().unwrap().len();
+    }
+    assert_eq!(server.rest_as(&third, "GET", "/device/roles", None).await.0, 503);
+    // A back office has twenty times as much.
+    for _ in 0..5 {
+        assert_eq!(server.rest("GET", "/sync/changes?limit=1000", None).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn what_a_device_missed_comes_later_when_it_has_read_too_much() {
+    let server = limited(Allowed { reads: Rate::per_second(200_000, 1_000), ..NONE }).await;
+    fill(&server).await;
+    let (token, began) = (till(&server), Instant::now());
+    let (_, page) = server.rest_as(&token, "GET", "/sync/changes?limit=1000", None).await;
+    let mut ws = server.ws(&token).await;
+    let epoch = page["cursor"].as_str().unwrap().split('.').next().unwrap().to_owned();
+    let online = json!({"device_id": "till", "cursor": format!("{epoch}.0")});
+    ws.call("device_online", online, "device_online_ack").await;
+    for record_id in 0..100 {
+        assert_eq!(ws.wait("data_update").await["record_id"], record_id);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
 }
 
 const SALES: i64 = 10_000;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::{Connection, Event, Gone, Phase, Record, Testbed};
-use crate::history::{Asked, Held, Op, Outcome, PageTold, Row, SessionTold};
+use crate::history::{Asked, Held, Op, Outcome, PageTold, Row, SessionTold, Shown, Token};
 use crate::rng::Rng;
 
 /// How long a device waits for an answer: longer than the cluster takes to give up.
@@ -22,6 +22,14 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Counters {
     pub ops: AtomicU64,
     pub sessions: AtomicU64,
+    pub tokens: AtomicU64,
+}
+
+impl Counters {
+    /// The number of a token that a device gets.
+    pub fn token(&self) -> u64 {
+        self.tokens.fetch_add(1, Ordering::SeqCst) + 1
+    }
 }
 
 pub struct Client<T> {
@@ -35,6 +43,15 @@ pub struct Client<T> {
     pub known: BTreeMap<(String, i64), Known>,
     /// A full sync replaces what it knows.
     pub replaces: bool,
+    /// A token of its own, which may be taken back, or whose class may not do everything: what comes over its sessions
+    /// is judged record by record. Absent: a manager's, which stays good.
+    pub bearer: Option<Bearer>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    pub token: String,
+    pub known: Token,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +94,8 @@ pub enum Answer {
 impl<T: Testbed> Client<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let (phase, churn) = (world.phase(), world.churn());
-        Self { world, counters, name, rng, phase, churn, known: BTreeMap::new(), replaces: false }
+        let known = BTreeMap::new();
+        Self { world, counters, name, rng, phase, churn, known, replaces: false, bearer: None }
     }
 
     pub fn phase(&self) -> Phase {
@@ -89,7 +107,10 @@ impl<T: Testbed> Client<T> {
         let nodes: Vec<_> = self.world.nodes().into_iter().filter(|(id, _)| Some(*id) != other).collect();
         let mut found = None;
         if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
-            let link = self.world.connect(&node, &self.name).await;
+            let link = match &self.bearer {
+                None => self.world.connect(&node, &self.name).await,
+                Some(bearer) => self.world.connect_with(&node, &self.name, &bearer.token).await,
+            };
             found = link.map(|link| (id, node, link));
         }
         let Some((id, node, link)) = found else {
@@ -112,13 +133,19 @@ impl<T: Testbed> Client<T> {
         talk.told.ended_us = self.world.recorder().us();
         talk.told.live_at_end = live_at_end && talk.online;
         self.world.set_reached(talk.told.session, None);
-        self.world.recorder().session(talk.told);
+        if self.bearer.is_none() {
+            self.world.recorder().session(talk.told);
+        }
         drop(talk.link);
     }
 
     /// `device_online` without a cursor. False if the node did not let it.
     pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
-        let ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
+        let priority = if self.bearer.is_some() { 0 } else { self.rng.between(0, 3) * 20 };
+        let mut ask = json!({ "device_id": self.name, "priority": priority });
+        if let Some(tables) = self.world.tables() {
+            ask["subscribe"] = json!(tables);
+        }
         talk.link.send("device_online", &ask).await?;
         let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
         Ok(self.is_online(talk, &event))
@@ -137,7 +164,7 @@ impl<T: Testbed> Client<T> {
         let cursor = cursor(event).filter(|_| event.name == "device_online_ack");
         talk.online = cursor.is_some();
         talk.told.position = cursor.map(|(_, seq)| seq);
-        if talk.online {
+        if talk.online && self.bearer.is_none() {
             self.world.set_reached(talk.told.session, talk.told.position);
         }
         talk.online
@@ -152,6 +179,7 @@ impl<T: Testbed> Client<T> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.world.recorder().unanswered(&self.name, talk.told.node);
                 return Ok(Answer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
@@ -183,9 +211,10 @@ impl<T: Testbed> Client<T> {
             "data_update" => {
                 let row = row(&event.data, "new_data");
                 self.learn(&row);
-                if talk.online {
+                if talk.online && self.bearer.is_none() {
                     self.world.set_reached(talk.told.session, Some(row.seq));
                 }
+                self.show(talk, None, &row);
                 if talk.online { talk.told.told.push(row) } else { talk.told.early.push(row) }
             }
             "sync_response" => self.page(talk, event),
@@ -211,6 +240,25 @@ impl<T: Testbed> Client<T> {
         self.known.insert((row.table.clone(), row.record), known);
     }
 
+    /// What a session of a bearer is shown, with the time.
+    pub fn show(&self, talk: &Talk<T>, asked: Option<u64>, row: &Row) {
+        let Some(bearer) = &self.bearer else { return };
+        let (tick, us) = self.world.recorder().now();
+        self.world.recorder().shown(Shown {
+            tick,
+            us,
+            asked,
+            device: self.name.clone(),
+            node: talk.told.node,
+            session: talk.told.session,
+            token: bearer.known.clone(),
+            table: row.table.clone(),
+            record: row.record,
+            seq: row.seq,
+            value: row.value.clone(),
+        });
+    }
+
     fn page(&mut self, talk: &mut Talk<T>, event: &Event) {
         let full = event.data["sync_type"] == json!("full");
         let number = event.data["page"].as_u64().unwrap_or(0);
@@ -221,8 +269,10 @@ impl<T: Testbed> Client<T> {
         if full && number == 1 && self.replaces {
             self.known.clear();
         }
+        let asked = talk.sync.as_ref().map_or(0, |sync| sync.op.invoked);
         for row in &rows {
             self.learn(row);
+            self.show(talk, Some(asked), row);
         }
         if let Some(sync) = talk.sync.as_mut().filter(|sync| sync.done.is_none()) {
             if full {
@@ -244,10 +294,13 @@ impl<T: Testbed> Client<T> {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, ask: &Value) -> Result<(), Gone> {
+    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, mut ask: Value) -> Result<(), Gone> {
         let mut op = self.op(talk, asked);
         op.tries = 1;
-        talk.link.send("sync_request", ask).await?;
+        if let Some(tables) = self.world.tables() {
+            ask["requested_tables"] = json!(tables);
+        }
+        talk.link.send("sync_request", &ask).await?;
         talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
         Ok(())
     }
@@ -274,7 +327,8 @@ impl<T: Testbed> Client<T> {
 
     pub fn op(&self, talk: &Talk<T>, asked: Asked) -> Op {
         let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
-        Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now())
+        let op = Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now());
+        Op { token: self.bearer.as_ref().map(|bearer| bearer.known.clone()), ..op }
     }
 
     pub fn finish(&self, mut op: Op, outcome: Outcome) {

@@ -4,19 +4,25 @@
 //! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means
 //! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
 //!   [`newcomer`]: devices that write before they are known
+//! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything; [`admission`]: devices
+//!   whose tokens are taken back, and that come back by a code
 
 use std::time::Duration;
 
 use serde_json::Value;
 pub use tillsync::cli::client::frame::Event;
+use tillsync::token::Class;
 use tokio::sync::watch;
 
-use crate::history::{Op, SessionTold, Store, TwinSeen};
+use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
 
+pub mod admission;
 pub mod answers;
 pub mod client;
+pub mod desk;
 pub mod newcomer;
 pub mod queue;
+pub mod rights;
 pub mod timed;
 pub mod twins;
 
@@ -51,6 +57,14 @@ pub trait Connection: Send {
     fn next(&mut self, within: Duration) -> impl Future<Output = Result<Option<Event>, Gone>> + Send;
 }
 
+/// What is asked over REST.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: &'static str,
+    pub path: String,
+    pub body: Option<Value>,
+}
+
 /// Where everything that happens is kept for the checkers.
 pub trait Record: Send + Sync {
     /// The next moment: a number that only grows, and the time in microseconds.
@@ -60,7 +74,11 @@ pub trait Record: Send + Sync {
     fn session(&self, session: SessionTold);
     fn store(&self, store: Store);
     fn twin(&self, seen: TwinSeen);
+    fn order(&self, order: Order);
+    fn shown(&self, shown: Shown);
     fn trouble(&self, what: String);
+    /// A device was not answered in time.
+    fn unanswered(&self, _device: &str, _node: u64) {}
 }
 
 /// The cluster under test, as its clients meet it.
@@ -75,6 +93,10 @@ pub trait Testbed: Send + Sync + 'static {
     /// Longer than a node waits for a device whose connection has ended.
     const SETTLED: Duration;
 
+    /// All tables that devices want to hear of; `None`: whatever there is.
+    fn tables(&self) -> Option<&'static [&'static str]> {
+        None
+    }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
     fn recorder(&self) -> &Self::Recorder;
@@ -85,6 +107,22 @@ pub trait Testbed: Send + Sync + 'static {
     fn nodes(&self) -> Vec<(u64, Self::Node)>;
     /// `None` if the node refuses.
     fn connect(&self, node: &Self::Node, device: &str) -> impl Future<Output = Option<Self::Connection>> + Send;
+    /// The same with a token.
+    fn connect_with(
+        &self,
+        node: &Self::Node,
+        device: &str,
+        token: &str,
+    ) -> impl Future<Output = Option<Self::Connection>> + Send;
+    /// A token that the owner of the key issued an hour ago.
+    fn token(&self, device: &str, class: Class) -> Option<String>;
+    /// One REST request: its status and body. `None`: nobody knows what came of it.
+    fn call(
+        &self,
+        node: Self::Node,
+        token: &str,
+        request: Request,
+    ) -> impl Future<Output = Option<(u16, Value)>> + Send;
 
     /// The device has something to do yet before the run can end.
     fn set_busy(&self, device: &str, busy: bool);

@@ -109,7 +109,7 @@ impl<T: Testbed> Timed<T> {
             ask["sync_type"] = json!("incremental");
             ask["last_sync_timestamp"] = json!(iso(since_ms));
         }
-        self.client.begin_sync(talk, asked, &ask).await?;
+        self.client.begin_sync(talk, asked, ask).await?;
         loop {
             let Some(last) = self.client.next_page(talk).await? else { return Ok(false) };
             if !calm && self.client.rng.percent(30) {

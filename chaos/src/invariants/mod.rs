@@ -3,23 +3,29 @@
 use crate::checker::Finding;
 use crate::history::History;
 
+mod attackers;
 pub mod availability;
 mod deletes;
 pub mod digests;
 pub mod exactly_once;
+mod honest;
 pub mod inserts;
 pub mod linearizable;
 pub mod liveness;
 pub mod masters;
+mod memory;
 pub mod newcomers;
 pub mod no_stale_read;
 pub mod one_log;
 pub mod own_order;
+mod pairing;
 pub mod presence;
 pub mod queues;
 pub mod raft_leaders;
 pub mod record_order;
 pub mod resumes;
+mod revoked;
+pub mod rights;
 #[cfg(test)]
 pub mod samples;
 pub mod sessions;
@@ -31,7 +37,7 @@ pub mod time_syncs;
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 20] = [
+pub const ALL: [(&str, Invariant); 26] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
@@ -49,7 +55,13 @@ pub const ALL: [(&str, Invariant); 20] = [
     ("stores", stores::check),
     ("sync_states", sync_states::check),
     ("presence", presence::check),
+    ("rights", rights::check),
+    ("revoked", revoked::check),
+    ("pairing", pairing::check),
     ("masters", masters::check),
     ("raft_leaders", raft_leaders::check),
     ("liveness", liveness::check),
+    ("honest", honest::check),
+    ("memory", memory::check),
+    ("attackers", attackers::check),
 ];

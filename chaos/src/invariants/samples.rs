@@ -1,7 +1,10 @@
 //! A small history in which everything holds, for the tests of the checkers to break.
 
 use crate::checker::Finding;
-use crate::history::{Asked, Band, ElectionRow, Final, Held, History, Led, Op, Outcome, Row, Sample, SessionTold};
+use crate::history::{
+    Asked, AttackKind, Attacked, Band, ElectionRow, Final, Held, History, Led, NodeUse, Op, Outcome, Row, Sample,
+    SessionTold, Span,
+};
 
 /// The finding says so.
 pub fn wrong(finding: &Finding, word: &str) {
@@ -97,4 +100,29 @@ pub fn good() -> History {
         }],
         ..History::default()
     }
+}
+
+/// The same, in which the second half of the operations was done beside attackers.
+pub fn attacked() -> History {
+    let used = |node| NodeUse {
+        node,
+        honest_kb: 100,
+        hostile_kb: 149,
+        descriptors_before: 50,
+        descriptors_most: 700,
+        descriptors_after: 60,
+    };
+    let attacked = Attacked {
+        honest: Span { from_us: 0, to_us: 30 },
+        hostile: Span { from_us: 31, to_us: 90 },
+        sockets: 100,
+        sockets_most: 100,
+        sockets_mean: 80,
+        kinds: vec![AttackKind { name: "idle".into(), attempts: 10, answered: 0, ended: 10, least: 10 }],
+        nodes: vec![used(1), used(2)],
+        slow_ms: 1_000,
+        memory_percent: 150,
+        ..Attacked::default()
+    };
+    History { attacked: Some(attacked), ..good() }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
 use tillsync::cli::client::frame::Event;
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::link::Transport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::failures::{UNANSWERED, Watched};
 use super::world::World;
 use crate::clients::Phase;
 use crate::clients::client::Counters;
@@ -57,7 +58,7 @@ struct Gone;
 
 /// One connection and what came over it.
 struct Talk {
-    link: Link,
+    link: Watched,
     told: SessionTold,
     online: bool,
 }
@@ -109,7 +110,8 @@ impl Client {
             let session = self.counters.sessions.fetch_add(1, Ordering::SeqCst) + 1;
             let began_us = self.world.recorder.us();
             let url = NodeUrl::plain(gateway.to_string());
-            if let Ok(link) = Link::connect(self.transport, &url, &self.token).await {
+            let who = (&*self.name, &self.world.recorder.failures);
+            if let Some(link) = Watched::connect(self.transport, (node, &url), &self.token, who).await {
                 self.churn.mark_unchanged();
                 let told = SessionTold { session, device: self.name.clone(), node, began_us, ..SessionTold::default() };
                 let mut talk = Talk { link, told, online: false };
@@ -152,7 +154,8 @@ impl Client {
         let mut seqs: Vec<u64> = told.early.iter().chain(&told.told).map(|row| row.seq).collect();
         seqs.sort_unstable();
         for seq in seqs {
-            if seq == *at + 1 {
+            // With `subscribe` it hears of some changes only, in order.
+            if seq == *at + 1 || (self.world.tables.is_some() && seq > *at) {
                 *at = seq;
             }
         }
@@ -206,7 +209,7 @@ impl Client {
     }
 
     async fn send(&self, talk: &mut Talk, event: &str, ask: &Value) -> Result<(), Gone> {
-        match timeout(PATIENCE, talk.link.send(event, &ask.to_string())).await {
+        match timeout(PATIENCE, talk.link.send(event, &ask.to_string(), true)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }
@@ -225,6 +228,9 @@ impl Client {
         let mut ask = json!({ "device_id": self.name, "priority": self.rng.between(0, 3) * 20 });
         if self.world.load.claims > 0 && self.rng.percent(5) {
             ask["role"] = json!("master");
+        }
+        if let Some(tables) = self.world.tables {
+            ask["subscribe"] = json!(tables);
         }
         if let Some((epoch, seq)) = &cursor {
             ask["cursor"] = json!(format!("{epoch}.{seq}"));
@@ -268,6 +274,7 @@ impl Client {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.world.recorder.failures.add(&self.name, talk.told.node, UNANSWERED);
                 return Ok(Answer::Silence);
             }
             let Some(event) = Self::next(talk, left.min(Duration::from_millis(100))).await? else { continue };

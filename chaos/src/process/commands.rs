@@ -158,6 +158,7 @@ fn tell(outline: &Outline) {
         let gap = outline.gaps_ms.get(fault).copied().unwrap_or(0);
         println!("  {fault:16} {times:>3} times, longest time without a write {gap:>6} ms");
     }
+    outline.attack.iter().for_each(|line| println!("  {line}"));
     for what in outline.violations.iter().take(SHOWN) {
         println!("    {what}");
     }

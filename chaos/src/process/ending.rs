@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAGE: Duration = Duration::from_secs(10);
 const LIMIT: u64 = 1_000;
 /// Who writes at the end.
-const CLOSING: &str = "closing";
+pub const CLOSING: &str = "closing";
 
 /// The policy that makes a refused conditional write a sure answer.
 pub async fn policy(world: &World) -> Result<(), String> {

@@ -72,8 +72,10 @@ fn parse(mut answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let body = answer.split_off(end + 4);
     let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     let status: u16 = head.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(cut)?;
+    let chunked = head.contains("\r\ntransfer-encoding: chunked");
+    let body = if chunked { joined(&body).ok_or_else(cut)? } else { body };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    if length != Some(body.len()) {
+    if !chunked && length != Some(body.len()) {
         return Err(cut());
     }
     if (200..300).contains(&status) {
@@ -82,6 +84,23 @@ fn parse(mut answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let why = serde_json::from_slice::<Value>(&body).ok();
     let why = why.and_then(|body| Some(format!("{} {}", body["error_code"].as_str()?, body["error"].as_str()?)));
     Err(Refusal::Refused(status, why.unwrap_or_else(|| String::from_utf8_lossy(&body).chars().take(200).collect())))
+}
+
+/// The chunks of a long answer; `None` if the last one is not there.
+fn joined(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    loop {
+        let line = body.windows(2).position(|two| two == b"\r\n")?;
+        let size = std::str::from_utf8(body.get(..line)?).ok()?.split(';').next()?.trim();
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(out);
+        }
+        let from = line + 2;
+        let to = from.checked_add(size)?;
+        out.extend_from_slice(body.get(from..to)?);
+        body = body.get(to..)?.strip_prefix(b"\r\n")?;
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +113,10 @@ mod tests {
         assert_eq!(text("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), Ok(b"{}".to_vec()));
         assert!(matches!(text("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"), Err(Refusal::Lost(_))));
         assert!(matches!(text("HTTP/1.1 200 OK\r\nContent"), Err(Refusal::Lost(_))));
+        let chunked = |rest: &str| text(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{rest}"));
+        assert_eq!(chunked("1\r\n{\r\n1;x\r\n}\r\n0\r\n\r\n"), Ok(b"{}".to_vec()));
+        assert!(matches!(chunked("1\r\n{\r\n1\r\n}\r\n"), Err(Refusal::Lost(_))));
+        assert!(matches!(chunked("ffffffffffffffff\r\n{"), Err(Refusal::Lost(_))));
         let body = "{\"error\":\"no\",\"error_code\":\"2005\"}";
         let refused = text(&format!("HTTP/1.1 503 No\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
         assert_eq!(refused, Err(Refusal::Refused(503, "2005 no".into())));

@@ -38,6 +38,7 @@ const ALL: &[(&str, &str)] = scenarios![
     "five_nodes",
     "opening_hours",
     "storm",
+    "hostile",
 ];
 
 /// Every scenario; one that cannot be read is a bug that a test finds.

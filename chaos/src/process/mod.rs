@@ -5,19 +5,25 @@
 //! - [`cluster`], [`network`], [`proxy`], [`disks`], [`stall`]: the nodes and what is between and under them
 //! - [`client`]: who uses them; [`testbed`]: the cluster as the clients meet it that the simulation has, too;
 //!   [`faults`]: who breaks them; [`onlooker`]: who looks at them
+//! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`failures`]: what honest devices are refused;
+//!   [`narrow`]: what is left of a history without the attackers
 //! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
 //! - [`soak`]: many runs; [`commands`]: the command line
 
 mod allowed;
+mod attack;
 mod client;
 mod cluster;
 pub mod commands;
 mod disks;
 mod ending;
+mod failures;
 mod faults;
+mod hostile;
 mod http;
 mod kind;
 mod library;
+mod narrow;
 mod network;
 mod onlooker;
 mod progress;

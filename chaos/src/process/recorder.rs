@@ -1,17 +1,23 @@
 //! Everything that happens in a run, as it happens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Store, Trouble, TwinSeen};
+use super::failures::Failures;
+use crate::history::{
+    Attacked, Band, Final, History, Led, Op, Order, Outcome, Sample, SessionTold, Shown, Store, Trouble, TwinSeen,
+};
 
 pub struct Recorder {
     history: Mutex<History>,
     tick: AtomicU64,
     began: Instant,
+    /// What honest devices were refused.
+    pub failures: Arc<Failures>,
     /// Operations answered, refused, and of unknown end.
     pub ok: AtomicU64,
     pub failed: AtomicU64,
@@ -22,7 +28,9 @@ impl Recorder {
     pub fn new() -> Self {
         let count = || AtomicU64::new(0);
         let (ok, failed, unknown) = (count(), count(), count());
-        Self { history: Mutex::default(), tick: count(), began: Instant::now(), ok, failed, unknown }
+        let began = Instant::now();
+        let failures = Arc::new(Failures::new(began));
+        Self { history: Mutex::default(), tick: count(), began, failures, ok, failed, unknown }
     }
 
     /// The next moment: a number that only grows, and the time.
@@ -54,6 +62,14 @@ impl Recorder {
 
     pub fn twin(&self, seen: TwinSeen) {
         self.history.lock().twins.push(seen);
+    }
+
+    pub fn order(&self, order: Order) {
+        self.history.lock().orders.push(order);
+    }
+
+    pub fn shown(&self, shown: Shown) {
+        self.history.lock().shown.push(shown);
     }
 
     pub fn sample(&self, sample: Sample) {
@@ -90,7 +106,15 @@ impl Recorder {
         newest
     }
 
+    pub fn attacked(&self, attacked: Attacked) {
+        self.history.lock().attacked = Some(attacked);
+    }
+
     pub fn take(&self) -> History {
-        std::mem::take(&mut *self.history.lock())
+        let mut history = std::mem::take(&mut *self.history.lock());
+        if let Some(attacked) = &mut history.attacked {
+            attacked.failures = self.failures.take();
+        }
+        history
     }
 }

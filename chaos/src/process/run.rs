@@ -11,7 +11,6 @@ use std::time::Duration;
 use serde::Serialize;
 use tillsync::cli::client::link::Transport;
 use tillsync::clock::{Clock, SystemClock};
-use tillsync::token::Class;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,14 +19,14 @@ use super::cluster::{Cluster, Plan};
 use super::kind::Kind;
 use super::scenario::{Load, Scenario};
 use super::world::World;
-use super::{allowed, ending, faults, onlooker, progress};
+use super::{allowed, ending, faults, hostile, narrow, onlooker, progress};
 use crate::checker::{Expected, Verdict, check};
 use crate::clients::client::Counters;
 use crate::clients::queue::{Pace, Queue};
 use crate::clients::timed::Timed;
 use crate::clients::twins::Twins;
 use crate::clients::{Phase, newcomer};
-use crate::history::{History, Outcome};
+use crate::history::{History, Outcome, Trouble};
 use crate::report::{self, About};
 use crate::rng::Rng;
 
@@ -64,6 +63,8 @@ pub struct Outline {
     pub duration_ms: u64,
     pub notes: Vec<String>,
     pub page: PathBuf,
+    /// What an attack came to, in lines.
+    pub attack: Vec<String>,
 }
 
 /// Runs it to the end, checks it and writes its folder.
@@ -83,8 +84,11 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
         faketime: allowed.faketime.clone(),
         settings: &scenario.settings,
     };
+    if let Some(attack) = &scenario.attack {
+        hostile::allowed(attack)?;
+    }
     let cluster = Cluster::start(&plan).await?;
-    let world = Arc::new(World::new(scenario.load, cluster));
+    let world = Arc::new(World::new(scenario.load, cluster, scenario.attack.is_some()));
     for note in &allowed.notes {
         world.note(note.clone());
     }
@@ -94,7 +98,12 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
     world.cluster.end().await;
     ran?;
     let duration_ms = world.recorder.us() / 1_000;
-    let history = world.recorder.take();
+    let mut history = world.recorder.take();
+    if let Some(tables) = world.tables
+        && let Err(what) = narrow::narrow(&mut history, tables)
+    {
+        history.trouble.push(Trouble { us: duration_ms * 1_000, what });
+    }
     let gap = Duration::from_millis(scenario.slo.gap_ms);
     let verdict = check(&history, Expected { gap });
     let mut notes = world.notes.lock().clone();
@@ -154,7 +163,11 @@ async fn load(
         .enumerate()
         .map(|(number, timed)| spawn_task(faults::strike(world.clone(), number as u64, timed, began)))
         .collect();
-    sleep(Duration::from_secs_f64(scenario.duration_s)).await;
+    let lasts = Duration::from_secs_f64(scenario.duration_s);
+    match &scenario.attack {
+        Some(attack) => hostile::run(world, attack, lasts, rng.next()).await?,
+        None => sleep(lasts).await,
+    }
     for fault in striking {
         if timeout(FAULTS_END, fault).await.is_err() {
             world.recorder.trouble("a fault does not end");
@@ -187,7 +200,7 @@ fn clients(world: &Arc<World>, load: &Load, rng: &mut Rng) -> Result<Vec<AbortOn
     for number in 1..=load.ws + load.socketio {
         let transport = if number <= load.ws { Transport::Ws } else { Transport::Socketio };
         let name = format!("till-{number}");
-        let token = world.cluster.token_of(&name, Class::Manager)?;
+        let token = world.cluster.token_of(&name, world.class)?;
         let client = Client::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
         clients.push(spawn_task(client.run()));
     }
@@ -247,5 +260,6 @@ fn outline(about: &About, history: &History, verdict: &Verdict, page: PathBuf) -
         duration_ms: about.duration_ms,
         notes: about.notes.clone(),
         page,
+        attack: hostile::lines(about, history, verdict),
     }
 }

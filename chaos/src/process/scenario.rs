@@ -45,6 +45,8 @@ pub struct Scenario {
     pub load: Load,
     #[serde(default)]
     pub slo: Slo,
+    /// Attackers beside the load, for all of `duration_s`.
+    pub attack: Option<Attack>,
     /// Settings of every node, over those that a run gives them.
     #[serde(default)]
     pub settings: BTreeMap<String, Setting>,
@@ -125,6 +127,28 @@ impl fmt::Display for Setting {
             Self::Number(number) => write!(f, "{number}"),
             Self::Text(text) => write!(f, "{text:?}"),
         }
+    }
+}
+
+/// Who attacks, and what is expected of it.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attack {
+    /// Sockets that attackers hold at any time, over all nodes.
+    pub sockets: u64,
+    /// How long the load lasts before the attack, to compare with.
+    pub honest_s: f64,
+    /// Changes of two kilobytes that are written before all that: the nodes of a shop that has been open for a while.
+    pub filled: u64,
+    /// How long an honest operation may take.
+    pub slow_ms: u64,
+    /// A node's memory under attack may be so many hundredths of what it is before.
+    pub memory_percent: u64,
+}
+
+impl Default for Attack {
+    fn default() -> Self {
+        Self { sockets: 2_000, honest_s: 60.0, filled: 40_000, slow_ms: 3_000, memory_percent: 150 }
     }
 }
 
@@ -272,6 +296,9 @@ impl Scenario {
             return Err(format!("duration_s: must be 1 to {LONGEST}, not {}", self.duration_s));
         }
         self.load.check()?;
+        if let Some(attack) = &self.attack {
+            attack.check()?;
+        }
         if !(100..=600_000).contains(&self.slo.gap_ms) {
             return Err(format!("slo.gap_ms: must be 100 to 600000, not {}", self.slo.gap_ms));
         }
@@ -339,7 +366,31 @@ impl Scenario {
         };
         let mut all: Vec<String> = self.faults.iter().map(one).collect();
         all.dedup();
+        if self.attack.is_some() {
+            all.push("attackers".into());
+        }
         if all.is_empty() { "none".into() } else { all.join(", ") }
+    }
+}
+
+impl Attack {
+    fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: u64, from: u64, to: u64| {
+            if (from..=to).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("attack.{name}: must be {from} to {to}, not {value}"))
+            }
+        };
+        within("sockets", self.sockets, 50, 20_000)?;
+        within("filled", self.filled, 0, 1_000_000)?;
+        within("slow_ms", self.slow_ms, 1, 60_000)?;
+        within("memory_percent", self.memory_percent, 100, 1_000)?;
+        if (1.0..=LONGEST).contains(&self.honest_s) {
+            Ok(())
+        } else {
+            Err(format!("attack.honest_s: must be 1 to {LONGEST}, not {}", self.honest_s))
+        }
     }
 }
 

@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::link::Transport;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::failures::{UNANSWERED, Watched};
+use super::http::{Door, Refusal};
 use super::recorder::Recorder;
 use super::world::World;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Testbed};
-use crate::history::{Op, SessionTold, Store, TwinSeen};
+use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Request, Testbed};
+use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
 
 impl Record for Recorder {
     fn now(&self) -> (u64, u64) {
@@ -42,23 +44,28 @@ impl Record for Recorder {
         Self::twin(self, seen);
     }
 
+    fn order(&self, order: Order) {
+        Self::order(self, order);
+    }
+
+    fn shown(&self, shown: Shown) {
+        Self::shown(self, shown);
+    }
+
     fn trouble(&self, what: String) {
         Self::trouble(self, what);
     }
+
+    fn unanswered(&self, device: &str, node: u64) {
+        self.failures.add(device, node, UNANSWERED);
+    }
 }
 
-impl Connection for Link {
+impl Connection for Watched {
     async fn send(&mut self, event: &str, data: &Value) -> Result<(), Gone> {
-        let data = data.to_string();
-        let sent = async {
-            match self {
-                // One answer to each request: with a callback its event would come as well, and would be taken for the
-                // answer to the next request of the same `request_id`. The other clients use callbacks.
-                Self::SocketIo(socket) => socket.emit(event, &data, false).await.map(drop),
-                Self::Ws(_) => Self::send(self, event, &data).await,
-            }
-        };
-        match timeout(PATIENCE, sent).await {
+        // One answer to each request: with a callback its event would come as well, and would be taken for the answer to
+        // the next request of the same `request_id`. The other clients use callbacks.
+        match timeout(PATIENCE, Self::send(self, event, &data.to_string(), false)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }
@@ -74,13 +81,17 @@ impl Connection for Link {
 }
 
 impl Testbed for World {
-    type Connection = Link;
+    type Connection = Watched;
     type Node = u64;
     type Recorder = Recorder;
 
     // The kernel's buffers take pages that the client has not looked at.
     const PAGES_WAIT: bool = false;
     const SETTLED: Duration = Duration::from_millis(2_500);
+
+    fn tables(&self) -> Option<&'static [&'static str]> {
+        self.tables
+    }
 
     fn large_percent(&self) -> u64 {
         self.load.large_percent
@@ -102,12 +113,37 @@ impl Testbed for World {
         self.cluster.members().into_iter().map(|id| (id, id)).collect()
     }
 
-    async fn connect(&self, node: &u64, device: &str) -> Option<Link> {
+    async fn connect(&self, node: &u64, device: &str) -> Option<Watched> {
+        let token = self.cluster.token_of(device, self.class).ok()?;
+        self.connect_with(node, device, &token).await
+    }
+
+    async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<Watched> {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
-        let token = self.cluster.token_of(device, Class::Manager).ok()?;
         let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         let transport = if even { Transport::Ws } else { Transport::Socketio };
-        timeout(PATIENCE, Link::connect(transport, &url, &token)).await.ok()?.ok()
+        let connecting = Watched::connect(transport, (*node, &url), token, (device, &self.recorder.failures));
+        timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
+            self.recorder.failures.add(device, *node, "it could not connect in time");
+            None
+        })
+    }
+
+    fn token(&self, device: &str, class: Class) -> Option<String> {
+        self.cluster.earlier_token_of(device, class).ok()
+    }
+
+    async fn call(&self, node: u64, token: &str, request: Request) -> Option<(u16, Value)> {
+        let authority = self.cluster.gateway(node)?;
+        let door = Door { authority: &authority, token, within: PATIENCE * 2 };
+        match door.call(request.method, &request.path, request.body.as_ref()).await {
+            Ok(body) => Some((200, serde_json::from_slice(&body).ok()?)),
+            Err(Refusal::Refused(status, why)) => {
+                let (code, error) = why.split_once(' ').unwrap_or_default();
+                Some((status, json!({ "error_code": code, "error": error })))
+            }
+            Err(Refusal::Lost(_)) => None,
+        }
     }
 
     fn set_busy(&self, device: &str, busy: bool) {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tillsync::cli::client::rest::NodeStatus;
+use tillsync::token::Class;
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
+use super::hostile;
 use super::http::{Door, Refusal};
 use super::recorder::Recorder;
 use super::scenario::Load;
@@ -44,6 +46,10 @@ pub struct World {
     pub seen: Mutex<BTreeMap<u64, NodeStatus>>,
     /// The faults that are going on.
     pub going_on: Mutex<BTreeMap<u64, String>>,
+    /// All tables that honest devices want to hear of; `None`: whatever there is.
+    pub tables: Option<&'static [&'static str]>,
+    /// What the devices' tokens are.
+    pub class: Class,
     /// What could not be done as the scenario has it.
     pub notes: Mutex<Vec<String>>,
 }
@@ -52,7 +58,7 @@ pub struct World {
 const STATUS: Duration = Duration::from_millis(600);
 
 impl World {
-    pub fn new(load: Load, cluster: Cluster) -> Self {
+    pub fn new(load: Load, cluster: Cluster, attacked: bool) -> Self {
         Self {
             load,
             recorder: Recorder::new(),
@@ -65,8 +71,16 @@ impl World {
             connections: AtomicU64::new(0),
             seen: Mutex::default(),
             going_on: Mutex::default(),
+            tables: attacked.then_some(&hostile::TABLES),
+            // Beside attackers devices have the rights of devices, and their shares.
+            class: if attacked { Class::AssistantManager } else { Class::Manager },
             notes: Mutex::default(),
         }
+    }
+
+    /// What the progress line says is going on.
+    pub fn say_phase(&self, what: &str) {
+        self.going_on.lock().insert(u64::MAX, what.to_owned());
     }
 
     pub fn note(&self, what: impl Into<String>) {

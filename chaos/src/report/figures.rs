@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::About;
 use crate::checker::Verdict;
-use crate::history::{Asked, Band, History, Op, Outcome};
+use crate::history::{Asked, AttackKind, Attacked, Band, History, NodeUse, Op, Outcome, Span};
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -33,6 +33,54 @@ pub struct Figures {
     /// How often leadership went to another node.
     pub leaders: u64,
     pub faults: Vec<FaultRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attack: Option<AttackFigures>,
+}
+
+/// What honest devices felt of an attack, and what the nodes took.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttackFigures {
+    /// Of acknowledged operations: before the attack, and beside it.
+    pub before: PhaseFigures,
+    pub beside: PhaseFigures,
+    /// How often an honest device failed beside the attack.
+    pub failures: u64,
+    pub sockets_most: u64,
+    pub sockets_mean: u64,
+    pub nodes: Vec<NodeUse>,
+    pub kinds: Vec<AttackKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PhaseFigures {
+    pub lasted_ms: u64,
+    pub write: Option<Latency>,
+    pub read: Option<Latency>,
+    pub sync: Option<Latency>,
+}
+
+impl AttackFigures {
+    fn of(history: &History, attacked: &Attacked) -> Self {
+        let phase = |span: Span| {
+            let of = |is: fn(&Asked) -> bool| {
+                let all = history.ops.iter().filter(move |op| op.outcome == Outcome::Ok && is(&op.asked));
+                latency(all.filter(move |op| span.has(op.invoked_us)))
+            };
+            let is_sync = |asked: &Asked| matches!(asked, Asked::Sync { .. } | Asked::SyncSince { .. });
+            let lasted_ms = span.to_us.saturating_sub(span.from_us) / 1_000;
+            PhaseFigures { lasted_ms, write: of(is_write), read: of(is_read), sync: of(is_sync) }
+        };
+        let beside = |failed: &&crate::history::HonestFailure| failed.us >= attacked.hostile.from_us;
+        Self {
+            before: phase(attacked.honest),
+            beside: phase(attacked.hostile),
+            failures: attacked.failures.iter().filter(beside).count() as u64,
+            sockets_most: attacked.sockets_most,
+            sockets_mean: attacked.sockets_mean,
+            nodes: attacked.nodes.clone(),
+            kinds: attacked.kinds.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +129,7 @@ impl Figures {
             read: latency(ok(is_read)),
             leaders: super::lanes::led(history, u64::MAX).len().saturating_sub(1) as u64,
             faults: fault_rows(history, verdict),
+            attack: history.attacked.as_ref().map(|attacked| AttackFigures::of(history, attacked)),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::history::History;
 mod chart;
 pub mod command;
 mod evidence;
-mod figures;
+pub mod figures;
 pub mod folder;
 mod json;
 mod lanes;

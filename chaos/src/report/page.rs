@@ -34,6 +34,9 @@ pub fn of(told: &Told<'_>, logs: &[Tail]) -> String {
         section(&mut out, "What is broken, and the proof", &violations);
     }
     section(&mut out, "What was checked", &tables::invariants(told));
+    if let Some(attack) = &told.figures.attack {
+        section(&mut out, "The attack", &tables::attack(attack));
+    }
     section(&mut out, "Faults", &tables::faults(told));
     if !about.notes.is_empty() {
         let items: String = about.notes.iter().take(100).map(|note| format!("<li>{}</li>", esc(note))).collect();

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Told;
 use super::evidence::{Evidence, Shown};
+use super::figures::AttackFigures;
 use super::page::esc;
 use super::words::{self, at_us, thousands, took_us};
 use crate::checker::Finding;
@@ -114,6 +115,50 @@ fn list(out: &mut String, title: &str, items: &[String]) {
         let _ = write!(out, "<li>{}</li>", esc(item));
     }
     out.push_str("</ul>");
+}
+
+/// What honest devices felt, what nodes took, and what attackers did.
+pub fn attack(attack: &AttackFigures) -> String {
+    let head = |names: &[&str]| {
+        let mut out = String::from("<div class=\"wide\"><table><thead><tr>");
+        for (at, name) in names.iter().enumerate() {
+            let _ = write!(out, "<th scope=\"col\"{}>{name}</th>", if at > 0 { " class=\"n\"" } else { "" });
+        }
+        out + "</tr></thead><tbody>"
+    };
+    let row = |out: &mut String, name: &str, cells: &[String]| {
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", esc(name));
+        for cell in cells {
+            let _ = write!(out, "<td class=\"n\">{}</td>", esc(cell));
+        }
+        out.push_str("</tr>");
+    };
+    let end = "</tbody></table></div>";
+    let mut out = head(&["Honest devices", "half within, before", "99 %", "half within, beside", "99 %", "longest"]);
+    let (before, beside) = (attack.before, attack.beside);
+    for (name, a, b) in
+        [("write", before.write, beside.write), ("read", before.read, beside.read), ("sync", before.sync, beside.sync)]
+    {
+        let cell = |us: Option<u64>| us.map_or("–".into(), took_us);
+        let cells =
+            [a.map(|l| l.p50_us), a.map(|l| l.p99_us), b.map(|l| l.p50_us), b.map(|l| l.p99_us), b.map(|l| l.max_us)];
+        row(&mut out, name, &cells.map(cell));
+    }
+    out += end;
+    out += &head(&["Node", "memory before", "beside", "descriptors before", "most", "after"]);
+    for used in &attack.nodes {
+        let counts = [used.descriptors_before, used.descriptors_most, used.descriptors_after].map(thousands);
+        let [before, most, after] = counts;
+        let memory = [used.honest_kb, used.hostile_kb].map(|kb| format!("{} MB", kb / 1_024));
+        let [honest, hostile] = memory;
+        row(&mut out, &used.node.to_string(), &[honest, hostile, before, most, after]);
+    }
+    out += end;
+    out += &head(&["Attack", "connections", "answered", "ended by the node"]);
+    for kind in &attack.kinds {
+        row(&mut out, &kind.name, &[kind.attempts, kind.answered, kind.ended].map(thousands));
+    }
+    out + end
 }
 
 pub fn faults(told: &Told<'_>) -> String {

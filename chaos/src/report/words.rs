@@ -4,7 +4,7 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 21] = [
+const INVARIANTS: [(&str, &str); 24] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
@@ -28,6 +28,12 @@ const INVARIANTS: [(&str, &str); 21] = [
     ("raft_leaders", "Never did two nodes lead in the same term."),
     ("digests", "Nodes that had come equally far held exactly the same data, at any time."),
     ("liveness", "After the last fault everything healed, agreed, and took new writes and reads."),
+    (
+        "honest",
+        "Beside the attack no honest device was refused, left without an answer, cut off, or kept waiting too long.",
+    ),
+    ("memory", "Under attack no node took much more memory than beside honest devices only."),
+    ("attackers", "The attackers were busy in every way and held their sockets, and nothing of them stayed behind."),
     ("availability", "While most nodes were up and connected, writes never paused for longer than the bound."),
 ];
 

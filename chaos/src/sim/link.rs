@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use tillsync::gateway::Gateway;
+use tillsync::gateway::auth;
 use tillsync::gateway::outbox::{Frame, Out, Transport};
 use tillsync::gateway::session::{Ended, Session};
 use tillsync::gateway::wire::envelope;
 use tillsync::limits;
-use tillsync::token::Class;
+use tillsync::token::{Claims, Class};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,16 @@ impl Link {
     /// `None` if the node refuses.
     pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
         let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
+        Self::of(gateway, claims, dead)
+    }
+
+    /// The same with a token.
+    pub fn open_with(gateway: &Arc<Gateway>, token: &str, dead: CancellationToken) -> Option<Self> {
+        let claims = auth::check(gateway, Some(token)).ok()?;
+        Self::of(gateway, claims, dead)
+    }
+
+    fn of(gateway: &Arc<Gateway>, claims: Claims, dead: CancellationToken) -> Option<Self> {
         let session = Session::open(gateway.clone(), claims, Transport::WebSocket).ok()?;
         let tick = session.ticks();
         Some(Self { session: Some(session), tick, arrived: VecDeque::new(), dead })
@@ -42,7 +53,7 @@ impl Link {
         let text = serde_json::json!({ "event": event, "data": data }).to_string();
         let frame = Bytes::from(text);
         let Ok(text) = std::str::from_utf8(&frame) else { return };
-        session.heard();
+        session.heard_awake();
         match envelope(text) {
             Ok((event, data)) => session.hear(&event, data, &frame, None),
             Err(bad) => session.misheard(&bad),
@@ -83,7 +94,7 @@ impl Link {
         match session.tick() {
             Ok(pings) => {
                 if pings {
-                    session.heard();
+                    session.heard_awake();
                 }
                 Ok(())
             }

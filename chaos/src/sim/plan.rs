@@ -179,6 +179,8 @@ impl Plan {
     }
 }
 
+/// Clocks that are nearer than this let their nodes serve.
+const SERVING_SKEW_MS: i64 = tillsync::limits::NODE_CLOCK_APART_MS as i64 - 1_000;
 const MONTH_MS: i64 = 30 * 86_400_000;
 
 fn draw(rng: &mut Rng, nodes: u64) -> Fault {
@@ -212,8 +214,14 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
         },
         18 => {
             let (who, ms) = (who(rng), rng.between(0, 120_000) as i64 - 60_000);
-            // Some are wrong by a month: the battery was empty, or the time server lied.
-            Fault::Skew { who, ms: if ms.abs() > 40_000 { ms.signum() * MONTH_MS } else { ms } }
+            let ms = match ms.abs() {
+                // Such a node goes on serving, beside others whose clocks are right.
+                0..=20_000 => ms % SERVING_SKEW_MS,
+                20_001..=40_000 => ms,
+                // The battery was empty, or the time server lied.
+                _ => ms.signum() * MONTH_MS,
+            };
+            Fault::Skew { who, ms }
         }
         19 => Fault::Churn,
         20 => Fault::AddNode,

@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::history::{Band, Final, History, Led, Op, Outcome, Sample, SessionTold, Store, Trouble, TwinSeen};
+use crate::history::{
+    Band, Final, History, Led, Op, Order, Outcome, Sample, SessionTold, Shown, Store, Trouble, TwinSeen,
+};
 
 struct Inner {
     history: Mutex<History>,
@@ -100,6 +102,16 @@ impl Recorder {
     pub fn twin(&self, seen: TwinSeen) {
         self.say(&format!("{seen:?}"));
         self.0.history.lock().twins.push(seen);
+    }
+
+    pub fn order(&self, order: Order) {
+        self.say(&format!("{order:?}"));
+        self.0.history.lock().orders.push(order);
+    }
+
+    pub fn shown(&self, shown: Shown) {
+        self.note(&[shown.session, shown.token.number, shown.seq]);
+        self.0.history.lock().shown.push(shown);
     }
 
     pub fn acknowledged(&self) -> usize {

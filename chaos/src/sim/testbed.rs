@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use serde_json::Value;
 use tillsync::cluster::Cluster;
+use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tower::ServiceExt;
 
 use super::link::Link;
 use super::recorder::Recorder;
 use super::world::{Up, World};
 use crate::clients::client::PATIENCE;
-use crate::clients::{DeviceSeen, Phase, Record, Testbed};
-use crate::history::{Op, SessionTold, Store, TwinSeen};
+use crate::clients::{DeviceSeen, Phase, Record, Request, Testbed};
+use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
+
+/// The greatest answer.
+const MOST: usize = 1 << 20;
 
 impl Record for Recorder {
     fn now(&self) -> (u64, u64) {
@@ -36,6 +44,14 @@ impl Record for Recorder {
 
     fn twin(&self, seen: TwinSeen) {
         Self::twin(self, seen);
+    }
+
+    fn order(&self, order: Order) {
+        Self::order(self, order);
+    }
+
+    fn shown(&self, shown: Shown) {
+        Self::shown(self, shown);
     }
 
     fn trouble(&self, what: String) {
@@ -73,6 +89,31 @@ impl Testbed for World {
 
     async fn connect(&self, node: &Up, device: &str) -> Option<Link> {
         Link::open(&node.gateway, device, node.dead.clone())
+    }
+
+    async fn connect_with(&self, node: &Up, _device: &str, token: &str) -> Option<Link> {
+        Link::open_with(&node.gateway, token, node.dead.clone())
+    }
+
+    fn token(&self, device: &str, class: Class) -> Option<String> {
+        self.issue(device, class)
+    }
+
+    async fn call(&self, node: Up, token: &str, request: Request) -> Option<(u16, Value)> {
+        let asked = axum::http::Request::builder().method(request.method).uri(&request.path);
+        let asked = asked.header(AUTHORIZATION, format!("Bearer {token}")).header(CONTENT_TYPE, "application/json");
+        let asked = asked.body(Body::from(request.body.map(|body| body.to_string()).unwrap_or_default())).ok()?;
+        let answers = async {
+            let Ok(answer) = node.app.oneshot(asked).await;
+            let status = answer.status().as_u16();
+            let body = to_bytes(answer.into_body(), MOST).await.ok()?;
+            Some((status, serde_json::from_slice(&body).unwrap_or_default()))
+        };
+        tokio::select! {
+            biased;
+            () = node.dead.cancelled() => None,
+            done = timeout(PATIENCE * 2, answers) => done.ok().flatten(),
+        }
     }
 
     // The closing phase of the simulation is long enough for everything, in simulated time.

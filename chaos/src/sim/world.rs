@@ -13,15 +13,16 @@ use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::memory::Router;
 use tillsync::consensus::runtime::spawn;
 use tillsync::consensus::types::Member;
-use tillsync::gateway::{Gateway, Settings, hub, presence};
+use tillsync::gateway::{Gateway, Settings, hub, presence, rest};
+use tillsync::limits;
 use tillsync::storage::{Close, Stores};
-use tillsync::token::KeyRing;
+use tillsync::token::{Class, KeyRing};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::clock::SimClock;
+use super::clock::{START_MS, SimClock};
 use super::disk::SimDisk;
 use super::plan::Plan;
 use super::recorder::Recorder;
@@ -35,6 +36,8 @@ use crate::rng::Rng;
 pub struct Up {
     pub cluster: Arc<RaftCluster>,
     pub gateway: Arc<Gateway>,
+    /// Its REST endpoints.
+    pub app: axum::Router,
     /// Cancelled when the node goes.
     pub dead: CancellationToken,
 }
@@ -59,8 +62,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(rng: &mut Rng, began: Instant) -> Self {
-        let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began)));
+    fn new(rng: &mut Rng, began: Instant, id: u64) -> Self {
+        let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began, id)));
         Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
     }
 }
@@ -92,7 +95,7 @@ impl World {
         let began = Instant::now();
         let recorder = Recorder::new(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
-        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began))).collect();
+        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began, id))).collect();
         Ok(Arc::new(Self {
             voters: Mutex::new(vec![(1..=plan.nodes).collect()]),
             changing: tokio::sync::Mutex::default(),
@@ -126,6 +129,13 @@ impl World {
         config
     }
 
+    /// A token that was issued an hour before the run. Its name follows from its device: rows may hold it.
+    pub fn issue(&self, device: &str, class: Class) -> Option<String> {
+        let issued_s = START_MS / 1_000 - 3_600;
+        let issued = self.keys.issue_at(device, class, Some(device.into()), issued_s, issued_s + limits::TOKEN_SECONDS);
+        issued.ok().map(|(token, _)| token)
+    }
+
     /// All machines that there are now, whether they run or not.
     pub fn ids(&self) -> Vec<u64> {
         self.places.lock().keys().copied().collect()
@@ -138,7 +148,7 @@ impl World {
     /// A new machine with an empty disk.
     pub fn build(&self) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
-        let place = Place::new(&mut self.rng.lock(), self.began);
+        let place = Place::new(&mut self.rng.lock(), self.began, id);
         self.places.lock().insert(id, place);
         id
     }
@@ -201,7 +211,8 @@ impl World {
         duties.retention.changes = self.plan.keep_changes;
         duties.retention.audit_rows = self.plan.keep_changes;
         let dead = CancellationToken::new();
-        let up = Up { cluster: cluster.clone(), gateway: gateway.clone(), dead };
+        let app = rest::router(gateway.clone());
+        let up = Up { cluster: cluster.clone(), gateway: gateway.clone(), app, dead };
         let tasks = [
             syncing,
             AbortOnDropHandle::new(spawn(hub::run(gateway.clone(), effects))),

@@ -155,6 +155,7 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::Settings {
         trusted_proxies: config.trusted_proxies.clone(),
         origins: config.cors_origins.clone(),
         allowed: config.allowed,
+        paired_token: config.paired_token,
         ..gateway::Settings::default()
     }
 }

@@ -60,10 +60,10 @@ pub async fn execute(args: Args) -> CliResult {
         Err(e) => Err(e),
     };
     let counts = written.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    println!("{}: {counts}, as of entry {} of the log", args.file.display(), snapshot.applied_index);
+    say!("{}: {counts}, as of entry {} of the log", args.file.display(), snapshot.applied_index);
     let (elections, audits) = (snapshot.own_elections, snapshot.own_audits);
     if elections + audits > 0 {
-        println!(
+        say!(
             "{elections} elections and {audits} audit rows are left out: the import wrote them itself, and nothing has \
              happened since"
         );
@@ -103,7 +103,7 @@ async fn write(path: &Path, snapshot: &Snapshot, nodes: &mut Nodes) -> CliResult
     out.commit().map_err(failed)?;
     file.close().map_err(|(_, e)| failed(e))?;
     if unsure > 0 {
-        println!("{unsure} records were changed while this was written and are newer than the rest");
+        say!("{unsure} records were changed while this was written and are newer than the rest");
     }
     Ok(format!(
         "{} devices, {elections} elections, {audits} audit rows, {records} records, {changes} changes",

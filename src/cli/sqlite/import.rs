@@ -41,10 +41,10 @@ pub async fn execute(args: Args) -> CliResult {
     import.send(What::Finish).await?;
     notes.extend(import.left.iter().map(|(table, id, why)| format!("{table} row {id}: not taken: {why}")));
     for note in &notes {
-        println!("{note}");
+        say!("{note}");
     }
     let left = |table: &str| import.left.iter().filter(|(t, ..)| t == table).count();
-    println!(
+    say!(
         "{}: {} devices, {} elections, {} audit rows taken over; {} remarks",
         args.file.display(),
         devices - left(DEVICE_ROLES),

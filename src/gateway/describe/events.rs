@@ -511,7 +511,7 @@ pub const TO_CLIENT: &[Event] = &[
     ),
     event(
         "access_changed",
-        "To all sessions of a class whose rights were changed; and after `device_online_ack`, if the class may not do everything.",
+        "To all sessions and event streams of a class whose rights were changed; and after `device_online_ack`, if the class may not do everything.",
         &[
             CLASS_RIGHTS[0],
             CLASS_RIGHTS[1],

@@ -19,9 +19,9 @@ use crate::gateway::feed::{self, Page};
 use crate::gateway::hub::Filter;
 use crate::gateway::rates::Opened;
 use crate::gateway::wire::json::push_object;
-use crate::gateway::wire::{SyncChange, sync_change};
+use crate::gateway::wire::{ServerEvent, SyncChange, sync_change};
 use crate::limits;
-use crate::model::access::ClassNumber;
+use crate::model::access::{ClassNumber, ClassRights, Right};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::PageSize;
@@ -114,19 +114,27 @@ struct Stream {
     claims: Claims,
     _opened: Opened,
     filter: Filter,
+    /// What its client was told that its class may do; `None`: nothing was set, so everything.
+    rights: Option<Arc<ClassRights>>,
     after: u64,
     applied: watch::Receiver<u64>,
 }
 
 fn stream_from(gateway: Arc<Gateway>, claims: Claims, opened: Opened, filter: Filter, after: u64) -> Response {
     let applied = gateway.cluster.replica().watch_applied();
-    let state = Stream { gateway, claims, _opened: opened, filter, after, applied };
+    let rights = gateway.cluster.replica().hot().access().of(filter.class()).cloned();
+    // Something at once: headers alone do not leave some proxies, which keep a stream back until they have a body.
+    let mut hello = b": here\n\n".to_vec();
+    if let Some(rights) = &rights {
+        // A client may have been away when its rights were changed.
+        push_rights(&mut hello, filter.class(), rights, &[], &[], gateway.now_ms());
+    }
+    let state = Stream { gateway, claims, _opened: opened, filter, rights, after, applied };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
     });
-    // Something at once: headers alone do not leave some proxies, which keep a stream back until they have a body.
-    let hello = stream::once(async { Ok(Bytes::from_static(b": here\n\n")) });
+    let hello = stream::once(async { Ok(Bytes::from(hello)) });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (X_ACCEL_BUFFERING, "no")];
     (headers, HttpBody::from_stream(hello.chain(chunks))).into_response()
 }
@@ -138,6 +146,9 @@ impl Stream {
             self.applied.mark_unchanged();
             // A revocation is a command, so it wakes the stream; an expiry is seen when the stream is quiet.
             auth::still_good(&self.gateway, &self.claims).ok()?;
+            if let Some(told) = self.tell_rights() {
+                return Some(told);
+            }
             let (head, epoch) = {
                 let state = self.gateway.cluster.replica().hot();
                 // It lacks what its class was granted since: the client comes again and is told so.
@@ -162,11 +173,49 @@ impl Stream {
 }
 
 impl Stream {
+    /// `access_changed`, if the rights of the stream's class were changed: it comes before anything that is read by the
+    /// new ones, and has no id, so it moves no client's place.
+    fn tell_rights(&mut self) -> Option<Bytes> {
+        let class = self.filter.class();
+        let (mut forget, mut resync) = (Vec::new(), Vec::new());
+        let now = {
+            let state = self.gateway.cluster.replica().hot();
+            let now = state.access().of(class).filter(|now| self.rights.as_ref() != Some(now))?.clone();
+            let before = self.rights.as_deref();
+            for table in state.tables().iter().filter(|table| !table.name.is_empty()) {
+                let could = before.is_none_or(|rights| rights.right(&table.name) >= Right::Read);
+                match (could, now.right(&table.name) >= Right::Read) {
+                    (true, false) => forget.push(table.name.clone()),
+                    (false, true) => resync.push(table.name.clone()),
+                    _ => {}
+                }
+            }
+            now
+        };
+        let mut out = Vec::new();
+        push_rights(&mut out, class, &now, &forget, &resync, self.gateway.now_ms());
+        self.rights = Some(now);
+        Some(out.into())
+    }
+
     /// How long it may be quiet: never past the token's end.
     fn quiet(&self) -> Duration {
         let left = self.claims.exp.saturating_mul(1_000).saturating_sub(self.gateway.now_ms());
         QUIET.min(Duration::from_millis(left))
     }
+}
+
+fn push_rights(
+    out: &mut Vec<u8>,
+    class: ClassNumber,
+    rights: &ClassRights,
+    forget: &[String],
+    resync: &[String],
+    at_ms: u64,
+) {
+    out.extend_from_slice(b"event: access_changed\ndata: ");
+    push_object(out, |o| ServerEvent::AccessChanged { class, rights, forget, resync, at_ms }.fill(o));
+    out.extend_from_slice(b"\n\n");
 }
 
 fn events(page: &Page, epoch: u64) -> Bytes {

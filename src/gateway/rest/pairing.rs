@@ -1,6 +1,7 @@
 //! Pairing: a device without a token shows a code, a person approves it, and the device takes its token. And tokens
 //! renewed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use super::devices::unexpected;
 use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
+use crate::consensus::runtime::random;
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller, Origin};
 use crate::gateway::http::came_late;
@@ -24,15 +26,20 @@ use crate::model::visible::is_name;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
+use crate::tls::admission::group_of;
 use crate::token::{Claims, Class};
 
 /// How often a device asks what became of its code.
 const POLL_SECONDS: u64 = 3;
-const SECRET_BYTES: usize = 32;
+/// Each of 64 random bits.
+const SECRET_WORDS: usize = 4;
 
 /// Somebody without a token, by address: asks no more often than a device that waits for a person.
 pub struct Stranger {
-    address: String,
+    /// For whoever decides, and for the log.
+    address: Option<IpAddr>,
+    /// What its rates are counted by.
+    group: String,
     /// What it calls its secret.
     secret: Option<String>,
 }
@@ -41,9 +48,10 @@ impl FromRequestParts<Arc<Gateway>> for Stranger {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let address = Origin::of(parts).address().map(|address| address.to_string()).unwrap_or_default();
-        gateway.stranger_rates.check(&address).or_fail(gateway)?;
-        Ok(Self { address, secret: auth::token_of(parts).map(str::to_owned) })
+        let address = Origin::of(parts).address();
+        let group = address.map(|address| group_of(address).to_string()).unwrap_or_default();
+        gateway.stranger_rates.check(&group).or_fail(gateway)?;
+        Ok(Self { address, group, secret: auth::token_of(parts).map(str::to_owned) })
     }
 }
 
@@ -67,12 +75,12 @@ impl FromRequest<Arc<Gateway>> for SmallBody {
 }
 
 fn draw_code() -> String {
-    let letter = || char::from(CODE_LETTERS[rand::random_range(0..CODE_LETTERS.len())]);
+    let letter = || char::from(CODE_LETTERS[(random() % CODE_LETTERS.len() as u64) as usize]);
     (0..CODE_LENGTH).map(|_| letter()).collect()
 }
 
 fn draw_secret() -> String {
-    rand::random::<[u8; SECRET_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    (0..SECRET_WORDS).map(|_| format!("{:016x}", random())).collect()
 }
 
 /// What the log may know of a secret.
@@ -87,7 +95,7 @@ fn unstored(answer: Response) -> Response {
 
 /// `POST /device/pair`
 pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> Answer {
-    gateway.pairing_rates.check(&stranger.address).or_fail(&gateway)?;
+    gateway.pairing_rates.check(&stranger.group).or_fail(&gateway)?;
     // Of all strangers together: each ask is a command.
     gateway.all_pairings.check("").or_fail(&gateway)?;
     let (device_id, name) = body.0.read(&gateway, Code::Registration, |f| {
@@ -99,7 +107,8 @@ pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: 
         Ok((device_id, name))
     })?;
     let secret = draw_secret();
-    let ask = PairAsk { code: draw_code(), secret_hash: hash(&secret), device_id, name, address: stranger.address };
+    let address = stranger.address.map(|address| address.to_string()).unwrap_or_default();
+    let ask = PairAsk { code: draw_code(), secret_hash: hash(&secret), device_id, name, address };
     let outcome = gateway.cluster.propose(Intent::PairAsk(ask)).await.or_fail(&gateway)?;
     let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(&gateway)) };
     Ok(unstored(answer(|o| {
@@ -108,26 +117,33 @@ pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: 
     })))
 }
 
-fn no_such_code(gateway: &Gateway) -> Failure {
+/// Who guesses is counted and logged as one with a wrong token is.
+fn no_such_code(gateway: &Gateway, stranger: &Stranger) -> Failure {
     let why = "there is no such code, it has expired, or the secret is not its own";
-    Failure::new(gateway, Error::new(Code::NotRegistered, why))
+    let error = Error::new(Code::NotRegistered, why);
+    gateway.refusals.count(stranger.address, &error);
+    Failure::new(gateway, error)
 }
 
 /// `GET /device/pair/{code}`: with the secret as its bearer. Once it is approved, the token: to the first who asks.
 pub async fn poll(State(gateway): State<Arc<Gateway>>, stranger: Stranger, At(code): At<String>) -> Answer {
-    let secret_hash = hash(&stranger.secret.unwrap_or_default());
+    let secret_hash = hash(stranger.secret.as_deref().unwrap_or_default());
     let find = || {
         let state = gateway.cluster.replica().hot();
         state.pairing(&code, gateway.now_ms()).filter(|row| row.secret_hash == secret_hash).cloned()
     };
     let row = match find() {
         Some(row) => row,
-        // Another node may have taken it in just now.
-        None if valid_code(&code) => {
-            fresh(&gateway).await?;
-            find().ok_or_else(|| no_such_code(&gateway))?
+        // Whoever has the right secret is never kept waiting by those who guess.
+        None => {
+            gateway.wrong_pairings.check(&stranger.group).or_fail(&gateway)?;
+            gateway.all_wrong_pairings.check("").or_fail(&gateway)?;
+            if valid_code(&code) {
+                // Another node may have taken it in just now.
+                fresh(&gateway).await?;
+            }
+            find().ok_or_else(|| no_such_code(&gateway, &stranger))?
         }
-        None => return Err(no_such_code(&gateway)),
     };
     let (row, token) = match row.status() {
         PairingStatus::Approved => {
@@ -136,7 +152,7 @@ pub async fn poll(State(gateway): State<Arc<Gateway>>, stranger: Stranger, At(co
             let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(&gateway)) };
             fresh(&gateway).await?;
             let class = Class::numbered(row.class).ok_or_else(|| unexpected(&gateway))?;
-            let token = auth::new_token(&gateway, &row.device_id, class, None, limits::PAIRED_TOKEN_SECONDS);
+            let token = auth::new_token(&gateway, &row.device_id, class, None, gateway.settings.paired_token.as_secs());
             (row, Some(token.or_fail(&gateway)?))
         }
         _ => (row, None),
@@ -198,16 +214,17 @@ pub async fn approve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(cod
         return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("class", None)));
     }
     let class = class.number().number();
-    decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, by: caller.0.sub.clone() }).await
+    decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, ..PairDecide::default() }).await
 }
 
 /// `POST /device/pairings/{code}/refuse`
 pub async fn refuse(State(gateway): State<Arc<Gateway>>, caller: Caller, At(code): At<String>) -> Answer {
     auth::must_be_privileged(&caller.0, "refuse a device").or_fail(&gateway)?;
-    decide(&gateway, &caller.0, PairDecide { code, by: caller.0.sub.clone(), ..PairDecide::default() }).await
+    decide(&gateway, &caller.0, PairDecide { code, ..PairDecide::default() }).await
 }
 
 async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -> Answer {
+    let decision = PairDecide { by: caller.sub.clone(), asker: auth::asker(caller).into(), ..decision };
     let outcome = gateway.propose_for(caller, Intent::PairDecide(decision)).await.or_fail(gateway)?;
     let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(gateway)) };
     Ok(answer(|o| {

@@ -292,7 +292,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "GET",
             "/sync/changes",
             "Sync",
-            "The change feed after a cursor. With `Accept: text/event-stream` it goes on with what is committed.",
+            "The change feed after a cursor. With `Accept: text/event-stream` it goes on with what is committed, as events \
+             `data_update`, each with its cursor as `id`; an event `access_changed` tells what the token's class may do \
+             from now on, and which tables to `forget`.",
             &[(200, Content::Feed(b::CHANGES))],
             || get(changes::feed),
         )

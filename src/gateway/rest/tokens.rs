@@ -32,8 +32,9 @@ pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: B
     })?;
     // Where nobody knows when it ends: no token that there is now can live longer.
     let now_ms = gateway.now_ms();
-    // And what was renewed from it lives for another day at most.
-    let exp_ms = exp_ms.min(now_ms + limits::TOKEN_SECONDS * 1_000).max(now_ms + limits::PAIRED_TOKEN_SECONDS * 1_000);
+    // And what was renewed from it lives for so much longer at most.
+    let renewed_ms = gateway.settings.paired_token.as_secs() * 1_000;
+    let exp_ms = exp_ms.min(now_ms + limits::TOKEN_SECONDS * 1_000).max(now_ms + renewed_ms);
     let revoke = TokenRevoke { jti: jti.clone(), exp_ms, by: caller.0.sub.clone() };
     let outcome = gateway.propose_for(&caller.0, Intent::TokenRevoke(revoke)).await.or_fail(&gateway)?;
     Ok(answer(|o| {

@@ -283,6 +283,7 @@ impl Session {
 
     fn tell_record(&self, ticket: Ticket, table_name: &str, record_id: i64, found: Cold) {
         let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
+        self.share.read(data.map_or(0, <[u8]>::len) as u64);
         let at_ms = self.gateway.now_ms();
         self.reply(ticket.ack, &ServerEvent::DataResponse { table_name, record_id, data, version, at_ms });
     }

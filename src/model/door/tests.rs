@@ -144,6 +144,7 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
         ("name", Intent::PairAsk(PairAsk { name: "a\u{202e}b".into(), ..ask() })),
         ("address", Intent::PairAsk(PairAsk { address: "x".repeat(limits::ADDRESS + 1), ..ask() })),
         ("device_id", Intent::PairAsk(PairAsk { device_id: "x".repeat(300), ..ask() })),
+        ("asker", Intent::PairDecide(PairDecide { code: ask().code, asker: 9, ..Default::default() })),
         ("class", Intent::PairDecide(PairDecide { code: ask().code, class: 9, ..Default::default() })),
         ("secret_hash", Intent::PairClaim(PairClaim { code: ask().code, ..Default::default() })),
         ("epoch", Intent::ClusterInit(ClusterInit { cluster_id: "c".into(), epoch: 0 })),

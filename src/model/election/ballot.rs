@@ -125,7 +125,8 @@ impl State {
         }
         let principal = self.meta.ballot.as_ref().and_then(|open| open.principal.clone());
         let asking = self.asked_by(&principal);
-        self.audit("election_started", "elect", false, &c.winner, details);
+        let unchanged = c.winner == self.meta.master;
+        self.audit_row("election_started", "elect", false, &c.winner, details, unchanged);
         self.txn.principal = asking;
         self.stir();
         Given::Done(Nothing {})
@@ -177,7 +178,9 @@ impl State {
 
     /// Nobody was elected. A master that is still there stays.
     fn fail_election(&mut self, ballot: u64, by: &str, why: &str) {
-        self.audit("master_election", "elect", true, by, format!("4003: {why}"));
+        // Unless the master is gone, in which case its role is taken below.
+        let unchanged = self.meta.master.is_empty() || self.master().is_some_and(|master| master.is_active);
+        self.audit_row("master_election", "elect", true, by, format!("4003: {why}"), unchanged);
         self.meta.ballot = None;
         self.meta.settled = Some(Settled { ballot, election: 0, why: why.to_owned() });
         let at_ms = self.meta.now_ms;

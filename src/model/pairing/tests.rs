@@ -2,8 +2,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::model::properties::{Bench, online};
+use crate::model::state::into_result;
 use crate::proto::command::Intent;
-use crate::proto::{DeviceSuspend, Role};
+use crate::proto::{Command, DeviceSuspend, Principal, Role, TokenRevoke};
 
 fn ask(code: &str, address: &str) -> Intent {
     let secret_hash = Bytes::from(vec![7; HASH]);
@@ -18,7 +19,7 @@ fn ask(code: &str, address: &str) -> Intent {
 
 fn decide(code: &str, approved: bool, device_id: &str) -> Intent {
     let (code, device_id, by) = (code.into(), device_id.into(), "boss".into());
-    Intent::PairDecide(PairDecide { code, approved, class: 5, device_id, by })
+    Intent::PairDecide(PairDecide { code, approved, class: 5, device_id, by, ..PairDecide::default() })
 }
 
 fn claim(code: &str, secret: u8) -> Intent {
@@ -109,7 +110,49 @@ fn who_is_kept_out_is_not_let_in_and_what_is_asked_is_checked() {
     let Intent::PairAsk(nameless) = ask(&code(3), "a") else { unreachable!() };
     b.ok(Intent::PairAsk(PairAsk { device_id: String::new(), ..nameless }));
     assert_eq!(b.code(decide(&code(3), true, "")), Code::InvalidData, "nobody said which device it is");
-    let wrong = PairDecide { code: code(3), approved: true, class: 6, device_id: "x".into(), by: "boss".into() };
+    let Intent::PairDecide(wrong) = decide(&code(3), true, "x") else { unreachable!() };
+    let wrong = PairDecide { class: 6, ..wrong };
     assert_eq!(b.code(Intent::PairDecide(wrong)), Code::InvalidData);
     b.ok(decide(&code(3), true, "x"));
+}
+
+#[test]
+fn nobody_lets_in_a_class_above_its_own_whatever_its_gateway_says() {
+    let mut b = Bench::new();
+    for device in ["boss", "thief"] {
+        b.ok(online(device, 20, Role::Client));
+    }
+    for n in 0..limits::PAIRINGS_OF_ADDRESS {
+        b.ok(ask(&code(n), "a"));
+    }
+    // A decision of the token of `sub` that its gateway says is `asker`'s.
+    let decides = |b: &mut Bench, n: usize, asker: Asker, class: u32, sub: &str, by: &str| {
+        let Intent::PairDecide(decision) = decide(&code(n), true, &format!("new-{n}")) else { unreachable!() };
+        let intent = Some(Intent::PairDecide(PairDecide { class, by: by.into(), asker: asker.into(), ..decision }));
+        let principal = (!sub.is_empty()).then(|| Principal { sub: sub.into(), jti: format!("token-of-{sub}") });
+        let (outcome, effects) = b.send(Command { origin: None, at_ms: b.now, intent, principal });
+        assert!(effects.is_empty());
+        into_result(outcome).map(drop).map_err(|error| (error.code, error.field().unwrap_or_default().to_owned()))
+    };
+    let head = b.state.meta().audit_head;
+    let refused = |code: Code, field: &str| Err((code, field.to_owned()));
+    assert_eq!(decides(&mut b, 0, Asker::Manager, 1, "boss", "boss"), refused(Code::Forbidden, "class"));
+    assert_eq!(decides(&mut b, 0, Asker::Device, 5, "thief", "thief"), refused(Code::Forbidden, ""));
+    // In another one's name, or in nobody's.
+    assert_eq!(decides(&mut b, 0, Asker::Admin, 1, "thief", "boss"), refused(Code::InvalidData, "by"));
+    assert_eq!(decides(&mut b, 0, Asker::Admin, 1, "", "boss"), refused(Code::InvalidData, "by"));
+    // With a token that was taken back before this stands in the log, or of a device that is kept out.
+    b.ok(Intent::TokenRevoke(TokenRevoke { jti: "token-of-boss".into(), exp_ms: u64::MAX, by: "office".into() }));
+    assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "boss", "boss"), refused(Code::Credentials, ""));
+    b.ok(Intent::DeviceSuspend(DeviceSuspend { device_id: "thief".into(), suspended: true, by: "office".into() }));
+    assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "thief", "thief"), refused(Code::Forbidden, ""));
+    let waiting = |b: &Bench| b.state.pairings(0).iter().filter(|r| r.status() == PairingStatus::Waiting).count();
+    assert_eq!(waiting(&b), limits::PAIRINGS_OF_ADDRESS, "nothing was decided");
+    assert!(b.state.meta().audit_head <= head + 3, "only the revocation and the suspension were written");
+    for (n, asker, class) in [(0, Asker::Manager, 2), (1, Asker::Admin, 1), (2, Asker::Manager, 5)] {
+        assert_eq!(decides(&mut b, n, asker, class, "office", "office"), Ok(()));
+    }
+    // A node of an older version does not say who asks: it has looked itself.
+    assert_eq!(decides(&mut b, 3, Asker::Unset, 1, "", "office"), Ok(()));
+    assert_eq!(waiting(&b), 0);
 }

@@ -155,6 +155,9 @@ impl Client {
         let mut op = self.op(talk, Asked::Sync { after });
         op.tries = 1;
         let mut ask = json!({ "device_id": self.name, "sync_type": "full" });
+        if let Some(tables) = self.world.tables {
+            ask["requested_tables"] = json!(tables);
+        }
         if let Some(after) = after {
             ask["sync_type"] = json!("incremental");
             ask["cursor"] = json!(format!("{epoch}.{after}"));

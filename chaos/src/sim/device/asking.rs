@@ -51,7 +51,7 @@ impl Device {
             ask["sync_type"] = json!("incremental");
             ask["cursor"] = json!(format!("{epoch}.{after}"));
         }
-        self.client.begin_sync(talk, Asked::Sync { after }, &ask).await
+        self.client.begin_sync(talk, Asked::Sync { after }, ask).await
     }
 
     /// Takes the pages that are still to come, and says how far it came.

@@ -1,0 +1,198 @@
+//! Rights that change under load: an administrator gives and takes the right of a class to one table, while devices of
+//! that class, and one of a class that may do everything, write and read it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tillsync::token::Class;
+use tokio::time::sleep;
+
+use super::answers::error;
+use super::client::{Answer, Bearer, Client, Counters, Talk, refuses};
+use super::desk::{Desk, request};
+use super::{Connection, Event, Gone, Phase, Testbed};
+use crate::history::{Asked, Ordered, Outcome, Row, Token};
+use crate::rng::Rng;
+
+/// The table whose rights change.
+pub const PRICES: &str = "prices";
+const RECORDS: u64 = 3;
+/// The classes whose rights change.
+pub const CLASSES: [Class; 2] = [Class::SalesAssistant, Class::InventoryAssistant];
+const RIGHTS: [&str; 3] = ["none", "read", "write"];
+
+/// Changes rights as long as there is load.
+pub async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
+    let Some(token) = world.token("head-office", Class::Admin) else { return };
+    let mut desk = Desk { world, token, rng };
+    while desk.phase() == Phase::Load {
+        let pause = desk.rng.millis(150, 1_200);
+        sleep(pause).await;
+        let class = desk.rng.pick(&CLASSES).map_or("", |class| class.name());
+        let right = desk.rng.pick(&RIGHTS).copied().unwrap_or_default();
+        let ordered = Ordered::Rights { class: class.into(), table: PRICES.into(), right: right.into() };
+        desk.give(ordered, request("PUT", format!("/access/{class}"), Some(json!({ "tables": { PRICES: right } }))))
+            .await;
+    }
+}
+
+/// A device that works with that table.
+pub struct Clerk<T: Testbed> {
+    client: Client<T>,
+    written: u64,
+}
+
+impl<T: Testbed> Clerk<T> {
+    /// `class`: that of its token; `None`: one that may do everything, and stays so.
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, class: Option<Class>) -> Self {
+        let bearer = class.and_then(|class| {
+            let known = Token { number: counters.token(), class: class.name().into() };
+            world.token(&name, class).map(|token| Bearer { token, known })
+        });
+        let mut client = Client::new(world, counters, name, rng);
+        client.bearer = bearer;
+        Self { client, written: 0 }
+    }
+
+    pub async fn run(mut self) {
+        while self.client.phase() != Phase::End {
+            let Some(mut talk) = self.client.connect(None).await else { continue };
+            let live = self.talk(&mut talk).await.is_ok();
+            self.client.disconnect(talk, live);
+            let pause = self.client.rng.millis(0, 60);
+            sleep(pause).await;
+        }
+    }
+
+    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+        if !self.client.come_online(talk).await? {
+            return Err(Gone);
+        }
+        loop {
+            match self.client.phase() {
+                Phase::End => return Ok(()),
+                Phase::Listen => {
+                    self.client.listen(talk, Duration::from_millis(20)).await?;
+                    continue;
+                }
+                Phase::Load => {}
+            }
+            match self.client.rng.below(100) {
+                0..=39 => self.write(talk).await?,
+                40..=64 => read(&mut self.client, talk, PRICES, RECORDS).await?,
+                65..=74 => self.sync(talk).await?,
+                75 => return Err(Gone),
+                _ => {}
+            }
+            let pause = self.client.rng.millis(5, 60);
+            self.client.listen(talk, pause).await?;
+        }
+    }
+
+    async fn write(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+        self.written += 1;
+        write(&mut self.client, talk, PRICES, RECORDS, self.written).await.map(|_| ())
+    }
+
+    /// Everything that it may read.
+    async fn sync(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+        let ask = json!({ "device_id": self.client.name, "sync_type": "full" });
+        self.client.begin_sync(talk, Asked::Sync { after: None }, ask).await?;
+        while let Some(last) = self.client.next_page(talk).await? {
+            if last {
+                break;
+            }
+        }
+        // What came for a class that may not read everything is judged record by record.
+        if let Some(sync) = talk.sync.take().filter(|sync| sync.done == Some(true) && self.client.bearer.is_none()) {
+            self.client.finish(sync.op, Outcome::Ok);
+        }
+        Ok(())
+    }
+}
+
+/// Changes some record of the table, and does not try again. What came of it.
+pub async fn write<T: Testbed>(
+    client: &mut Client<T>,
+    talk: &mut Talk<T>,
+    table: &str,
+    records: u64,
+    written: u64,
+) -> Result<Outcome, Gone> {
+    let record = client.rng.between(1, records) as i64;
+    let (value, request_id) = (format!("{}-{written}", client.name), format!("r{written}"));
+    let ask = json!({
+        "device_id": client.name, "table_name": table, "record_id": record, "operation": "update",
+        "new_data": { "v": value, "r": request_id }, "request_id": request_id,
+    });
+    let asked = Asked::Write { table: table.into(), record, value, request_id: request_id.clone(), base: None };
+    let mut op = client.op(talk, asked);
+    op.tries = 1;
+    let is_it = |event: &Event| {
+        event.data["request_id"] == json!(request_id) && (event.name == "acknowledged" || refuses(event, "data_update"))
+    };
+    let answer = match talk.link.send("data_update", &ask).await {
+        Ok(()) => client.answer(talk, is_it).await,
+        Err(Gone) => Err(Gone),
+    };
+    let mut outcome = Outcome::Unknown;
+    if let Ok(Answer::Event(event)) = &answer {
+        op.version = event.data["seq"].as_u64().filter(|_| event.name == "acknowledged");
+        op.error = error(event);
+        outcome = match event.data["retry"].as_str() {
+            _ if op.version.is_some() => Outcome::Ok,
+            Some("same_request_id") => Outcome::Unknown,
+            _ => Outcome::Failed,
+        };
+    }
+    client.finish(op, outcome);
+    answer.map(|_| outcome)
+}
+
+/// Reads some record of the table.
+pub async fn read<T: Testbed>(
+    client: &mut Client<T>,
+    talk: &mut Talk<T>,
+    table: &str,
+    records: u64,
+) -> Result<(), Gone> {
+    let record = client.rng.between(1, records) as i64;
+    let mut op = client.op(talk, Asked::Read { table: table.into(), record });
+    op.tries = 1;
+    let ask = json!({ "device_id": client.name, "table_name": table, "record_id": record });
+    talk.link.send("data_request", &ask).await?;
+    let is_it = |event: &Event| event.name == "data_response" || refuses(event, "data_request");
+    match client.answer(talk, is_it).await? {
+        // Its answer may still come, and would be taken for the next one's.
+        Answer::Silence => Err(Gone),
+        Answer::Event(event) if event.name == "data_response" => {
+            op.version = event.data["version"].as_u64();
+            op.value = event.data["data"]["v"].as_str().map(str::to_owned);
+            if let (Some(seq), Some(value)) = (op.version, op.value.clone()) {
+                let row = Row { seq, table: table.into(), record, value, ..Row::default() };
+                client.show(talk, Some(op.invoked), &row);
+            }
+            client.finish(op, Outcome::Ok);
+            Ok(())
+        }
+        Answer::Event(event) => {
+            op.error = error(&event);
+            client.finish(op, Outcome::Failed);
+            Ok(())
+        }
+    }
+}
+
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// All that work with rights: the administrator, a device of each class, and one that may do everything.
+pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<Task> {
+    let mut tasks: Vec<Task> = vec![Box::pin(administer(world.clone(), rng.fork()))];
+    for (n, class) in CLASSES.into_iter().map(Some).chain([None]).enumerate() {
+        let clerk = Clerk::new(world.clone(), counters.clone(), format!("clerk-{}", n + 1), rng.fork(), class);
+        tasks.push(Box::pin(clerk.run()));
+    }
+    tasks
+}

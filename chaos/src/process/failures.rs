@@ -1,0 +1,118 @@
+//! Notes what an honest device is refused, left without an answer to, or cut off from: the evidence for `honest`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::{ClientError, NodeUrl};
+
+use crate::clients::Event;
+use crate::history::HonestFailure;
+
+/// What is said of an answer that did not come.
+pub const UNANSWERED: &str = "it was not answered in time";
+/// More are counted as this many.
+const MOST: usize = 1_000;
+/// Codes of errors that say that a node could not, whoever asked: no answer from the cluster, no lead or master, a session
+/// that was ended, an error of the node's own, too much to do.
+const NOT_THE_ASKERS: [&str; 9] = ["1001", "1002", "1003", "1004", "2003", "2005", "5001", "5002", "5003"];
+
+pub struct Failures {
+    began: Instant,
+    list: Mutex<Vec<HonestFailure>>,
+}
+
+impl Failures {
+    pub fn new(began: Instant) -> Self {
+        Self { began, list: Mutex::default() }
+    }
+
+    pub fn add(&self, device: &str, node: u64, what: impl Into<String>) {
+        let us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut list = self.list.lock();
+        if list.len() < MOST {
+            list.push(HonestFailure { us, device: device.to_owned(), node, what: what.into() });
+        }
+    }
+
+    pub fn take(&self) -> Vec<HonestFailure> {
+        std::mem::take(&mut *self.list.lock())
+    }
+}
+
+/// A connection of an honest device.
+pub struct Watched {
+    link: Link,
+    failures: Arc<Failures>,
+    device: String,
+    node: u64,
+}
+
+impl Watched {
+    pub async fn connect(
+        transport: Transport,
+        (node, url): (u64, &NodeUrl),
+        token: &str,
+        (device, failures): (&str, &Arc<Failures>),
+    ) -> Option<Self> {
+        match Link::connect(transport, url, token).await {
+            Ok(link) => Some(Self { link, failures: failures.clone(), device: device.to_owned(), node }),
+            Err(why) => {
+                failures.add(device, node, format!("it could not connect: {why}"));
+                None
+            }
+        }
+    }
+
+    /// As a client that wants callbacks, or as one that does not.
+    pub async fn send(&mut self, event: &str, data: &str, callback: bool) -> Result<(), ClientError> {
+        let sent = match &mut self.link {
+            Link::SocketIo(socket) if !callback => socket.emit(event, data, false).await.map(drop),
+            link => link.send(event, data).await,
+        };
+        sent.inspect_err(|why| self.failures.add(&self.device, self.node, format!("{event} was not sent: {why}")))
+    }
+
+    pub async fn next(&mut self) -> Result<Event, ClientError> {
+        let event = self.link.next().await;
+        match &event {
+            Ok(event) => {
+                if let Some(what) = refusal(event) {
+                    self.failures.add(&self.device, self.node, what);
+                }
+            }
+            Err(why) => self.failures.add(&self.device, self.node, format!("its connection ended: {why}")),
+        }
+        event
+    }
+}
+
+/// What a node that could not says; `None` for all other events.
+fn refusal(event: &Event) -> Option<String> {
+    let error = event.name == "error" || event.name == "sync_error";
+    let code = event.data["error_code"].as_str().filter(|code| error && NOT_THE_ASKERS.contains(code))?;
+    let words = [&event.data["error"], &event.data["error_message"]].into_iter().find_map(Value::as_str);
+    let asked = event.data["event"].as_str().unwrap_or("something");
+    Some(format!("{asked} was refused: {code} {}", words.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_node_could_not_do_counts() {
+        let event = |name: &str, data: Value| Event { name: name.into(), data };
+        let busy = json!({ "error": "too much", "error_code": "5003", "event": "data_update" });
+        assert_eq!(refusal(&event("error", busy.clone())), Some("data_update was refused: 5003 too much".into()));
+        let late = json!({ "error_message": "late", "error_code": "2003" });
+        assert_eq!(refusal(&event("sync_error", late)), Some("something was refused: 2003 late".into()));
+        let conflict = json!({ "error": "taken", "error_code": "2002", "event": "data_update" });
+        assert_eq!(refusal(&event("error", conflict)), None);
+        assert_eq!(refusal(&event("data_update", busy)), None);
+    }
+}

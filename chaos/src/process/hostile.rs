@@ -1,0 +1,294 @@
+//! A run with attackers: honest devices alone, then beside the attack, and what is left when it is over.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tillsync::cli::client::NodeUrl;
+use tillsync::cli::client::link::{Link, Transport};
+use tillsync::token::Class;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::attack::{self, Attack, Stolen, Token, Victim};
+use super::client::{GUARDED, PLAIN, RECEIPTS};
+use super::http::Door;
+use super::onlooker::until;
+use super::scenario;
+use super::world::World;
+use crate::checker::Verdict;
+use crate::clients::{newcomer, queue, timed};
+use crate::history::{AttackKind, Attacked, History, NodeUse, Span};
+use crate::report::About;
+use crate::report::figures::{Figures, Latency};
+use crate::report::words::took_us;
+
+/// What honest devices write, and all that they ask to be told of.
+pub const TABLES: [&str; 7] =
+    [PLAIN, GUARDED, RECEIPTS, queue::SALES, timed::LARGE, newcomer::FIRST, super::ending::CLOSING];
+/// What the shop wrote before.
+pub const CATALOGUE: &str = "catalogue";
+const CATALOGUE_RECORDS: u64 = 1_000;
+const CATALOGUE_BYTES: usize = 2 << 10;
+/// Writes of it under way at once.
+const UNDER_WAY: u64 = 48;
+const ANSWER: Duration = Duration::from_secs(20);
+/// Descriptors of this process beside those of attackers.
+const OWN_DESCRIPTORS: u64 = 1_500;
+/// How much longer an attack may last until all attackers were busy.
+const BEGINS: Duration = Duration::from_secs(120);
+/// How often the nodes' descriptors are counted.
+const COUNT: Duration = Duration::from_secs(1);
+/// How long a node may have until it has closed what attackers left, and given rates back.
+const GONE: Duration = Duration::from_secs(90);
+/// How long the devices that a thief registered may stay, and how many are forgotten at once.
+const FORGOTTEN: Duration = Duration::from_secs(150);
+const DELETES: usize = 8;
+/// The honest devices find their places first.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Fails at once if the attack could not be what was asked for.
+pub fn allowed(attack: &scenario::Attack) -> Result<(), String> {
+    attack::raise_descriptors(attack.sockets * 3 / 2 + OWN_DESCRIPTORS)
+}
+
+/// The load is going on; it stays when this is done.
+pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration, seed: u64) -> Result<(), String> {
+    fill(world, attack.filled).await?;
+    sleep(SETTLE).await;
+    let mut nodes: Vec<NodeUse> =
+        world.cluster.members().into_iter().map(|node| NodeUse { node, ..NodeUse::default() }).collect();
+    world.say_phase("honest devices only");
+    nodes.iter().for_each(|used| forget_peak(world, used.node));
+    let from_us = world.recorder.us();
+    sleep(Duration::from_secs_f64(attack.honest_s)).await;
+    let honest = Span { from_us, to_us: world.recorder.us() };
+    for used in &mut nodes {
+        (used.honest_kb, used.descriptors_before) = (peak_kb(world, used.node), descriptors(world, used.node));
+        forget_peak(world, used.node);
+    }
+    world.say_phase("attack");
+    let from_us = world.recorder.us();
+    let under_way = Attack::start(attack.sockets, victims(world)?, stolen(world)?, seed)?;
+    let began = Instant::now();
+    // On a machine that has no time for it the attack takes longer to begin.
+    while began.elapsed() < lasts || (!under_way.is_busy() && began.elapsed() < lasts + BEGINS) {
+        sleep(COUNT).await;
+        for used in &mut nodes {
+            used.descriptors_most = descriptors(world, used.node).max(used.descriptors_most);
+        }
+    }
+    let hostile = Span { from_us, to_us: world.recorder.us() };
+    for used in &mut nodes {
+        used.hostile_kb = peak_kb(world, used.node);
+    }
+    // Joining the thread takes as long as its attackers take to notice.
+    let outcome = tokio::task::spawn_blocking(move || under_way.stop()).await.map_err(|error| error.to_string())?;
+    world.say_phase("after the attack");
+    gone(world, &mut nodes).await;
+    forget_ghosts(world).await;
+    room_left(world).await;
+    world.recorder.attacked(Attacked {
+        honest,
+        hostile,
+        sockets: attack.sockets,
+        sockets_most: outcome.most,
+        sockets_mean: outcome.mean,
+        kinds: outcome.kinds,
+        nodes,
+        failures: Vec::new(),
+        slow_ms: attack.slow_ms,
+        memory_percent: attack.memory_percent,
+    });
+    Ok(())
+}
+
+/// Writes the catalogue over and over, so that what nodes keep in memory of changes is full, as after a day.
+async fn fill(world: &World, changes: u64) -> Result<(), String> {
+    const WHO: &str = "catalogue";
+    let (node, gateway) = world.cluster.gateways().first().copied().ok_or("there is no node")?;
+    let token = world.cluster.token_of(WHO, Class::Manager)?;
+    let lost = |why: &dyn std::fmt::Display| format!("node {node} does not take the catalogue: {why}");
+    let mut link =
+        Link::connect(Transport::Ws, &NodeUrl::plain(gateway.to_string()), &token).await.map_err(|e| lost(&e))?;
+    let online = json!({ "device_id": WHO, "priority": 0, "capabilities": ["no-master"], "subscribe": [] });
+    link.send("device_online", &online.to_string()).await.map_err(|e| lost(&e))?;
+    let pad = "x".repeat(CATALOGUE_BYTES);
+    let (mut sent, mut answered) = (0, 0);
+    while answered < changes {
+        while sent < changes && sent - answered < UNDER_WAY {
+            sent += 1;
+            let write = json!({
+                "device_id": WHO, "table_name": CATALOGUE, "record_id": sent % CATALOGUE_RECORDS, "operation": "update",
+                "new_data": { "n": sent, "about": pad },
+            });
+            link.send("data_update", &write.to_string()).await.map_err(|e| lost(&e))?;
+        }
+        let event = timeout(ANSWER, link.next()).await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))?;
+        match event.name.as_str() {
+            "acknowledged" => answered += 1,
+            "error" => return Err(lost(&event.data)),
+            _ => {}
+        }
+    }
+    link.close().await;
+    Ok(())
+}
+
+fn victims(world: &World) -> Result<Vec<Victim>, String> {
+    let victim = |id: u64| {
+        let address = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        Some(Victim { gateway: address(world.cluster.gateway(id))?, raft: address(world.cluster.raft(id))? })
+    };
+    let found: Option<Vec<Victim>> = world.cluster.members().into_iter().map(victim).collect();
+    found.ok_or_else(|| "a node's addresses are not known".into())
+}
+
+fn stolen(world: &World) -> Result<Stolen, String> {
+    let token = |device: &str, class| {
+        let token = world.cluster.token_of(device, class)?;
+        Ok::<Token, String>(Token { device: device.to_owned(), token })
+    };
+    Ok(Stolen {
+        tills: [token("stolen-till-1", Class::SalesAssistant)?, token("stolen-till-2", Class::SalesAssistant)?],
+        manager: token("stolen-manager", Class::Manager)?,
+        warehouse: token("stolen-warehouse", Class::InventoryAssistant)?,
+        onlooker: token("stolen-onlooker", Class::SalesAssistant)?,
+    })
+}
+
+/// Waits until the nodes have closed what attackers left.
+async fn gone(world: &World, nodes: &mut [NodeUse]) {
+    // What is open then is judged by the invariant.
+    let _: bool = until(GONE, async || {
+        let mut all = true;
+        for used in nodes.iter_mut() {
+            used.descriptors_after = descriptors(world, used.node);
+            all &= used.descriptors_after <= used.descriptors_before + 16;
+        }
+        sleep(Duration::from_millis(200)).await;
+        all
+    })
+    .await;
+}
+
+/// An admin makes room again: devices that a thief registered count as there for a while, and can be forgotten then.
+async fn forget_ghosts(world: &World) {
+    let mut left = String::new();
+    let done = until(FORGOTTEN, async || {
+        let Some(node) = world.cluster.members().first().copied() else { return false };
+        let listed = world.ask(node, "GET", "/device/roles?consistency=stale", None, ANSWER).await;
+        let Ok(Ok(listed)) = listed.map(|listed| serde_json::from_slice::<Value>(&listed)) else { return false };
+        let devices = listed["devices"].as_array().map_or(&[][..], |devices| devices);
+        let ghosts = devices
+            .iter()
+            .filter(|device| device["device_id"].as_str().is_some_and(|name| name.starts_with(attack::GHOST)));
+        let (there, away): (Vec<&Value>, Vec<&Value>) = ghosts.partition(|ghost| ghost["is_active"] == json!(true));
+        left = format!("{} are there, {} are to be forgotten", there.len(), away.len());
+        for some in away.chunks(DELETES) {
+            let deletes = some.iter().map(async |ghost| {
+                let path = format!("/device/{}", ghost["device_id"].as_str().unwrap_or_default());
+                world.ask(node, "DELETE", &path, None, ANSWER).await
+            });
+            if let Some(Err(why)) = join_all(deletes).await.into_iter().find(Result::is_err) {
+                left = why.to_string();
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+        there.is_empty() && away.is_empty()
+    });
+    if !done.await {
+        world.recorder.trouble(format!("{FORGOTTEN:?} after the attack the thief's devices are still there: {left}"));
+    }
+}
+
+/// A device that nobody knew makes a table that was not there, and a conflict of its own is kept.
+async fn room_left(world: &World) {
+    for node in world.cluster.members() {
+        let name = format!("after-{node}");
+        let Ok(token) = world.cluster.token_of(&name, Class::SalesAssistant) else { return };
+        let Some(authority) = world.cluster.gateway(node) else { continue };
+        let door = Door { authority: &authority, token: &token, within: ANSWER };
+        let write = json!({ "device_id": name, "operation": "update", "new_data": { "v": "mine" } });
+        let online = json!({ "device_id": name, "priority": 0, "capabilities": ["no-master"] });
+        let tried = async {
+            door.call("POST", "/device/register", Some(&online)).await?;
+            door.call("POST", &format!("/data/{name}/1"), Some(&write)).await
+        };
+        if let Err(why) = tried.await {
+            world.recorder.trouble(format!("after the attack node {node} has no room for {name} and its table: {why}"));
+        }
+    }
+}
+
+fn of(world: &World, node: u64, file: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(format!("/proc/{}/{file}", world.cluster.pid(node)?)))
+}
+
+/// The greatest resident memory since it was forgotten; 0 where it is not told.
+fn peak_kb(world: &World, node: u64) -> u64 {
+    let text = of(world, node, "status").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    peak_of(&text).unwrap_or(0)
+}
+
+fn peak_of(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+}
+
+fn forget_peak(world: &World, node: u64) {
+    if let Some(path) = of(world, node, "clear_refs")
+        && let Err(error) = fs::write(&path, "5")
+    {
+        world.note(format!("the greatest memory of node {node} cannot be forgotten: {error}"));
+    }
+}
+
+fn descriptors(world: &World, node: u64) -> u64 {
+    of(world, node, "fd").and_then(|path| fs::read_dir(path).ok()).map_or(0, |open| open.count() as u64)
+}
+
+/// What an attack came to, for people; nothing of a run without one.
+pub fn lines(about: &About, history: &History, verdict: &Verdict) -> Vec<String> {
+    let Some(attack) = Figures::of(about, history, verdict).attack else { return Vec::new() };
+    let mut lines = Vec::new();
+    for (phase, figures) in [("before the attack", attack.before), ("beside the attack", attack.beside)] {
+        for (name, latency) in [("writes", figures.write), ("reads", figures.read), ("syncs", figures.sync)] {
+            let Some(Latency { p50_us, p99_us, max_us }) = latency else { continue };
+            let [p50, p99, max] = [p50_us, p99_us, max_us].map(took_us);
+            lines.push(format!("{phase}: {name} half within {p50}, 99 % within {p99}, longest {max}"));
+        }
+    }
+    for used in &attack.nodes {
+        let NodeUse { node, honest_kb, hostile_kb, descriptors_before, descriptors_most, descriptors_after } = used;
+        lines.push(format!(
+            "node {node}: {} MB before, {} MB beside the attack ({} %); descriptors {descriptors_before}, then up to \
+             {descriptors_most}, then {descriptors_after}",
+            honest_kb / 1_024,
+            hostile_kb / 1_024,
+            hostile_kb * 100 / (*honest_kb).max(1)
+        ));
+    }
+    lines.push(format!(
+        "attackers held {} sockets in the mean, {} at most; honest devices failed {} times",
+        attack.sockets_mean, attack.sockets_most, attack.failures
+    ));
+    for kind in &attack.kinds {
+        let AttackKind { name, attempts, answered, ended, .. } = kind;
+        lines
+            .push(format!("{name:28} {attempts:>8} connections, {answered:>8} answered, {ended:>8} ended by the node"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_from_what_linux_says() {
+        assert_eq!(peak_of("Name:\ttillsync\nVmPeak:\t  900 kB\nVmHWM:\t   5320 kB\nVmRSS:\t 12 kB\n"), Some(5_320));
+        assert_eq!(peak_of("Name:\ttillsync\n"), None);
+    }
+}
