@@ -170,13 +170,6 @@ class Disk:
         select = "SELECT DISTINCT tab FROM records WHERE copy = ? AND data IS NOT NULL ORDER BY tab"
         return [table for (table,) in self.store.execute(select, (self._copy(),))]
 
-    def file_bytes(self) -> int:
-        """What the files hold, free pages included."""
-        return sum(
-            int(file.execute("PRAGMA page_count").fetchone()[0]) * int(file.execute("PRAGMA page_size").fetchone()[0])
-            for file in (self.queue, self.store)
-        )
-
     # -- writes
 
     def apply(self, writes: Iterable[Write]) -> None:
@@ -307,9 +300,19 @@ class Disk:
         with self._transaction(self.store):
             self._abandon()
 
-    def shrink(self) -> None:
-        """Gives some of the room back that is not used any more. For when there is nothing else to do."""
+    def shrink(self) -> bool:
+        """Gives some of the room back that is not used any more, and says whether there was some. For when there is
+        nothing else to do."""
+        shrunk = False
         for file in (self.queue, self.store):
-            if int(file.execute("PRAGMA freelist_count").fetchone()[0]) > limits.ROWS:
+            if self._free(file) > limits.ROWS:
+                shrunk = True
                 # `execute` takes one step, which is one page.
                 file.executescript(f"PRAGMA incremental_vacuum({limits.ROWS})")
+                if self._free(file) <= limits.ROWS:  # the file itself ends where it did until a checkpoint
+                    file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return shrunk
+
+    @staticmethod
+    def _free(file: sqlite3.Connection) -> int:
+        return int(file.execute("PRAGMA freelist_count").fetchone()[0])

@@ -428,9 +428,11 @@ class Engine:
             task.add_done_callback(lambda _: self.wake.set())
         try:
             self._take(self.core.connected(clock(), wall_clock()))
+            rest = limits.IDLE
             while not self.closed:
                 deadline = self.core.deadline()
-                await self._sleep(min(limits.IDLE, limits.IDLE if deadline is None else (deadline - clock()) / 1000))
+                await self._sleep(min(rest, rest if deadline is None else (deadline - clock()) / 1000))
+                rest = limits.IDLE
                 if self.failed is not None:
                     raise self.failed
                 ended = any(task.done() for task in tasks)
@@ -438,8 +440,8 @@ class Engine:
                 while not incoming.empty():
                     message = json.loads(incoming.get_nowait())
                     actions += self.core.received(message["event"], message["data"], clock())
-                if not actions:
-                    self.disk.shrink()
+                if not actions and self.disk.shrink():
+                    rest = limits.SHRINKING
                 actions += self.core.tick(clock())
                 self._take(actions)
                 if self.close_session or ended:

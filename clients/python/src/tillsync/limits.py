@@ -35,8 +35,10 @@ QUEUE_BYTES = 256 << 20
 """Defaults of what the queue and its letters may hold together."""
 FRAMES = 64
 """Frames that are read ahead, and taken over in one transaction."""
-IDLE = 5
-"""Seconds after which a session that has nothing to do looks after its disk."""
+IDLE = 5.0
+SHRINKING = 0.1
+"""Seconds after which a session that has nothing to do looks after its disk, and between two looks while the
+disk gives room back."""
 CALM = 60_000
 """Milliseconds without a failure of the disk after which the pause before a new beginning is short again."""
 ROWS = 500
