@@ -87,12 +87,21 @@ impl State {
             self.pairings.0.remove(&code);
             self.delete(Key::Pairing(code));
         }
-        let of_address = self.pairings.0.values().filter(|row| row.address == c.address).count();
-        if self.pairings.0.len() >= limits::PAIRINGS || of_address >= limits::PAIRINGS_OF_ADDRESS {
+        // A code that was collected or refused waits for nobody: a whole shop may be behind one address.
+        let has_ended = |row: &Pairing| matches!(row.status(), PairingStatus::Claimed | PairingStatus::Refused);
+        let of_address = self.pairings.0.values().filter(|row| row.address == c.address && !has_ended(row)).count();
+        let ended = self.pairings.0.values().filter(|row| has_ended(row)).min_by_key(|row| (row.asked_ms, &row.code));
+        let ended = ended.map(|row| row.code.clone());
+        let full = self.pairings.0.len() >= limits::PAIRINGS;
+        if (full && ended.is_none()) || of_address >= limits::PAIRINGS_OF_ADDRESS {
             return refuse(Code::Unavailable, "too many devices ask to be paired: try again in some minutes");
         }
         if self.pairings.0.contains_key(&c.code) {
             return refuse(Code::Unavailable, "the code is taken: ask again");
+        }
+        if let (true, Some(code)) = (full, ended) {
+            self.pairings.0.remove(&code);
+            self.delete(Key::Pairing(code));
         }
         let row = Pairing {
             code: c.code,

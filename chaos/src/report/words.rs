@@ -4,7 +4,7 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 24] = [
+const INVARIANTS: [(&str, &str); 27] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
@@ -13,6 +13,9 @@ const INVARIANTS: [(&str, &str); 24] = [
     ("resumes", "Who wrote before it came back missed nothing, and who could not come back was told nothing."),
     ("record_order", "No connected device heard an older state of a record after a newer one."),
     ("queues", "Every device's own queue was taken once and in its order, however often it was sent."),
+    ("rights", "Nobody was shown, or could write, what an administrator had taken from its class, on any node."),
+    ("revoked", "A token that was taken back did nothing more, and nobody else was refused for it."),
+    ("pairing", "A pairing's code let one device in at most, and only after somebody had approved it."),
     ("newcomers", "Nothing was lost that a device sent before anybody knew it."),
     (
         "inserts",

@@ -86,6 +86,32 @@ fn few_wait_in_all_and_of_one_address() {
 }
 
 #[test]
+fn codes_that_have_ended_keep_nobody_waiting() {
+    let mut b = Bench::new();
+    // More devices than may wait at a time, one after the other, all behind one address.
+    for n in 0..limits::PAIRINGS * 2 {
+        b.ok(ask(&code(n), "a"));
+        match n % 2 {
+            0 => b.ok(decide(&code(n), false, "")),
+            _ => b.ok(decide(&code(n), true, &format!("till-{n}"))),
+        };
+        if n % 2 == 1 {
+            b.ok(claim(&code(n), 7));
+        }
+        b.now += 1;
+    }
+    // The oldest ones gave way.
+    let kept = |b: &Bench, n: usize| b.state.pairing(&code(n), b.now).is_some();
+    assert!(!kept(&b, limits::PAIRINGS - 1) && kept(&b, limits::PAIRINGS));
+    // One that is approved and not collected counts.
+    for n in 0..limits::PAIRINGS_OF_ADDRESS {
+        b.ok(ask(&code(500 + n), "a"));
+        b.ok(decide(&code(500 + n), true, &format!("scale-{n}")));
+    }
+    assert_eq!(b.code(ask(&code(600), "a")), Code::Unavailable);
+}
+
+#[test]
 fn who_is_kept_out_is_not_let_in_and_what_is_asked_is_checked() {
     let mut b = Bench::new();
     b.ok(online("till", 0, Role::Client));
