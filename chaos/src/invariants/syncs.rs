@@ -9,6 +9,7 @@ use crate::history::{Asked, History, Op, Outcome, PageTold, Row, SessionTold};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
+    let mut changes = None;
     for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
         let (Asked::Sync { after }, Some(cursor)) = (&op.asked, op.cursor) else { continue };
         let rows = || op.pages.iter().flatten();
@@ -23,7 +24,8 @@ pub fn check(history: &History) -> Finding {
                 let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
                 let rising = rows().map(|row| row.seq).is_sorted_by(|a, b| a < b);
                 let within = sent.iter().all(|seq| (after + 1..=cursor).contains(seq));
-                let missing = missing(history, op, *after, cursor, &sent);
+                let changes = changes.get_or_insert_with(|| Changes::new(history));
+                let missing = missing(history, changes, op, *after, cursor, &sent);
                 finding.require(rising && within && missing.is_empty(), || {
                     format!(
                         "sync {} from {after} to {cursor} sent {} changes, {} of them different, in {} pages, and not {missing:?}",
@@ -40,24 +42,51 @@ pub fn check(history: &History) -> Finding {
     finding
 }
 
+/// All changes, made once: a long run has many syncs.
+struct Changes<'a> {
+    by_seq: BTreeMap<u64, &'a Row>,
+    /// Rising.
+    of_record: BTreeMap<(&'a str, i64), Vec<u64>>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(history: &'a History) -> Self {
+        let by_seq = history.every_change();
+        let mut of_record = BTreeMap::<_, Vec<u64>>::new();
+        for (seq, row) in &by_seq {
+            of_record.entry((&*row.table, row.record)).or_default().push(*seq);
+        }
+        Self { by_seq, of_record }
+    }
+
+    /// The last change of the record up to this one.
+    fn newest(&self, table: &str, record: i64, up_to: u64) -> Option<u64> {
+        let seqs = self.of_record.get(&(table, record))?;
+        let at = seqs.partition_point(|seq| *seq <= up_to).checked_sub(1)?;
+        seqs.get(at).copied()
+    }
+}
+
 /// Changes that had to be sent. Those of records that the session was told in a newer state before need not be, but for
 /// the newest of each record.
-fn missing(history: &History, op: &Op, after: u64, cursor: u64, sent: &BTreeSet<u64>) -> Vec<u64> {
+fn missing(
+    history: &History,
+    changes: &Changes<'_>,
+    op: &Op,
+    after: u64,
+    cursor: u64,
+    sent: &BTreeSet<u64>,
+) -> Vec<u64> {
     let missing: Vec<u64> = (after + 1..=cursor).filter(|seq| !sent.contains(seq)).collect();
     if missing.is_empty() {
         return missing;
-    }
-    let changes = history.every_change();
-    let mut newest = BTreeMap::<(&str, i64), u64>::new();
-    for (seq, row) in changes.range(..=cursor) {
-        newest.insert((&row.table, row.record), *seq);
     }
     let session = history.sessions.iter().find(|session| session.session == op.session);
     let (told, may_have) = session.map_or_else(Default::default, |session| told_before(session, op, cursor));
     let needed = missing.into_iter().filter(|seq| {
         // What nobody was told, and is compacted, may have been of any record.
-        let Some(row) = changes.get(seq) else { return false };
-        let last = newest.get(&(&*row.table, row.record)).copied().unwrap_or(*seq);
+        let Some(row) = changes.by_seq.get(seq) else { return false };
+        let last = changes.newest(&row.table, row.record, cursor).unwrap_or(*seq);
         last == *seq || !(told.contains(&last) || *seq <= may_have)
     });
     needed.take(10).collect()
