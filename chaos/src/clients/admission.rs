@@ -19,7 +19,7 @@ use crate::rng::Rng;
 const COUNTED: &str = "counted";
 const RECORDS: u64 = 3;
 const CLASS: Class = Class::SalesAssistant;
-/// An address has so many codes within ten minutes, and all clients of a run may share one.
+/// How often its tokens are taken back in a run.
 const REVOKED: u64 = 3;
 /// How often a device asks what became of its code, and for how long.
 const POLLS: u64 = 25;
@@ -63,7 +63,8 @@ impl<T: Testbed> Guest<T> {
             if self.client.bearer.is_none() {
                 if calm {
                     world.set_busy(&name, false);
-                    sleep(Duration::from_millis(50)).await;
+                    // Nobody lets it in any more. An error: the run has ended.
+                    let _ = world.phase().wait_for(|phase| *phase != Phase::Listen).await;
                 } else {
                     self.ask_to_be_let_in().await;
                 }
