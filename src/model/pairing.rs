@@ -53,13 +53,17 @@ impl State {
         self.pairings.load(row);
     }
 
+    fn drop_pairing(&mut self, code: String) {
+        self.pairings.0.remove(&code);
+        self.delete(Key::Pairing(code));
+    }
+
     /// The applied time goes back: a code that was given out in what is no time now ends, it would live for too long.
     pub(super) fn end_pairings_after(&mut self, now_ms: u64) {
         let ends = |row: &&Pairing| row.expires_ms > now_ms + limits::PAIRING_MS;
         let ended: Vec<String> = self.pairings.0.values().filter(ends).map(|row| row.code.clone()).collect();
         for code in ended {
-            self.pairings.0.remove(&code);
-            self.delete(Key::Pairing(code));
+            self.drop_pairing(code);
         }
     }
 
@@ -84,8 +88,7 @@ impl State {
         let over = |row: &&Pairing| row.expires_ms <= now;
         let expired: Vec<String> = self.pairings.0.values().filter(over).map(|row| row.code.clone()).collect();
         for code in expired {
-            self.pairings.0.remove(&code);
-            self.delete(Key::Pairing(code));
+            self.drop_pairing(code);
         }
         // A code that was collected or refused waits for nobody: a whole shop may be behind one address.
         let has_ended = |row: &Pairing| matches!(row.status(), PairingStatus::Claimed | PairingStatus::Refused);
@@ -100,8 +103,7 @@ impl State {
             return refuse(Code::Unavailable, "the code is taken: ask again");
         }
         if let (true, Some(code)) = (full, ended) {
-            self.pairings.0.remove(&code);
-            self.delete(Key::Pairing(code));
+            self.drop_pairing(code);
         }
         let row = Pairing {
             code: c.code,
