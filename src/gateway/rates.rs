@@ -1,4 +1,5 @@
-//! What one token's subject may ask of this node, over all its sessions, streams and requests (docs/design.md, section 17.3).
+//! What one token's subject may ask of this node, over all its sessions, streams and requests (docs/design.md, section
+//! 17.3).
 //!
 //! A device that asks for more than its rate loses nothing: its sessions are read more slowly ([`Share::wait`]), and its
 //! REST requests are told when to come again ([`Share::check`]). Tools of admins and managers speak for many devices:
@@ -61,12 +62,14 @@ impl Bucket {
     }
 }
 
-/// What a request is counted as, beside a request.
+/// What a session's event is counted as, beside a request and its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Any,
     Critical,
-    Election,
+    /// A conflict or a sync error.
+    Report,
+    /// A device that comes or goes.
+    Presence,
 }
 
 /// What one subject has used of what it may.
@@ -130,19 +133,14 @@ impl Share {
         self.bytes.spend(bytes as u64, now);
     }
 
-    /// Counts a critical event of a session, in the same way.
-    pub fn critical(&self) {
-        self.critical.spend(1, self.now());
-    }
-
-    /// Counts a conflict or a sync error that a session reports, in the same way.
-    pub fn report(&self) {
-        self.reports.spend(1, self.now());
-    }
-
-    /// Counts a device that comes or goes, in the same way.
-    pub fn presence(&self) {
-        self.presence.spend(1, self.now());
+    /// Counts it as this as well, in the same way.
+    pub fn heard_as(&self, kind: Kind) {
+        let bucket = match kind {
+            Kind::Critical => &self.critical,
+            Kind::Report => &self.reports,
+            Kind::Presence => &self.presence,
+        };
+        bucket.spend(1, self.now());
     }
 
     /// How long its sessions are not to be read.

@@ -17,7 +17,7 @@ use super::delivery::Delivery;
 use super::hub::{Filter, Holder};
 use super::lane::{Lane, Read, Step, Then, Ticket};
 use super::outbox::{Outbox, Transport};
-use super::rates::{Opened, Share};
+use super::rates::{Kind, Opened, Share};
 use super::sync::{Completed, SyncJob};
 use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
 use crate::limits;
@@ -342,7 +342,7 @@ impl Session {
         match event {
             ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
-                self.share.critical();
+                self.share.heard_as(Kind::Critical);
                 self.clock.stamp_event(&mut critical);
                 let then = Then::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
@@ -374,7 +374,7 @@ impl Session {
             }
             ClientEvent::SyncError(report) => {
                 self.may(&report.device_id)?;
-                self.share.report();
+                self.share.heard_as(Kind::Report);
                 let then = Then::SyncError {
                     device_id: report.device_id.clone(),
                     message: report.error_message.clone(),
@@ -384,7 +384,7 @@ impl Session {
             }
             ClientEvent::SyncConflict(mut report) => {
                 self.may(&report.device_id)?;
-                self.share.report();
+                self.share.heard_as(Kind::Report);
                 report.class = self.class().number();
                 let then = Then::Conflict {
                     device_id: report.device_id.clone(),
@@ -441,7 +441,7 @@ impl Session {
     /// finds it here.
     fn online(&mut self, ticket: Ticket, ask: OnlineAsk) -> Result<(), Error> {
         self.may(&ask.device_id)?;
-        self.share.presence();
+        self.share.heard_as(Kind::Presence);
         auth::may_claim(&self.claims, ask.priority)?;
         let fresh = !self.devices.contains(&ask.device_id);
         if fresh && self.devices.len() >= limits::SESSION_DEVICES {
@@ -490,7 +490,7 @@ impl Session {
 
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
-        self.share.presence();
+        self.share.heard_as(Kind::Presence);
         self.unbind(device_id, "said goodbye");
         Ok(())
     }
