@@ -107,8 +107,8 @@ pub const OPEN_CONFLICTS_OF_TABLE: usize = 4_000;
 pub const OPEN_CONFLICT_BYTES_OF_TABLE: usize = 32 << 20;
 pub const OPEN_CONFLICTS_OF_DEVICE: usize = 1_000;
 pub const OPEN_CONFLICT_BYTES_OF_DEVICE: usize = 8 << 20;
-/// When only such a part of the room of a table or of the cluster is left, a device may hold no more than such a part of
-/// what is left.
+/// The last quarter (one in `OPEN_CONFLICTS_SCARCE`) of the room of a table, and of the cluster, is shared out: a device
+/// may then hold at most one in `OPEN_CONFLICTS_PART` of what is left.
 pub const OPEN_CONFLICTS_SCARCE: usize = 4;
 pub const OPEN_CONFLICTS_PART: usize = 16;
 /// Open conflicts of one record that a repeated insert is compared with.

@@ -145,9 +145,8 @@ pub fn new_token(
     gateway.keys.issue_at(sub, class, jti, iat, gateway.now_ms() / 1_000 + seconds)
 }
 
-/// A token in place of this one, for as long as that one was made for, and no longer than one
-/// of a paired device lives. It keeps the name: whoever takes
-/// that back takes back all that came of it. The state must be fresh.
+/// A token in place of this one, for as long as that one was made for, and no longer than one of a paired device lives.
+/// It keeps the name: whoever takes that back takes back all that came of it. The state must be fresh.
 pub fn renewed(gateway: &Gateway, claims: &Claims) -> Result<(String, Claims), Error> {
     still_good(gateway, claims)?;
     let seconds = claims.exp.saturating_sub(claims.iat).min(gateway.settings.paired_token.as_secs());

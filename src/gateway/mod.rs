@@ -7,7 +7,8 @@
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
 //! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
 //! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
-//!   refused; [`rates`], [`stranger_rates`]: how often; [`read_meter`]: how much is read; [`describe`]: all of it, for machines and readers
+//!   refused; [`rates`], [`stranger_rates`]: how often; [`read_meter`]: how much is read; [`describe`]: all of it, for
+//!   machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;

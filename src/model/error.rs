@@ -1,4 +1,5 @@
-//! The documented error codes (docs/api.md, docs/errors.md), in one table used by REST, both socket transports and the docs.
+//! The documented error codes (docs/api.md, docs/errors.md), in one table used by REST, both socket transports and the
+//! docs.
 
 use std::fmt;
 
