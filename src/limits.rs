@@ -168,10 +168,12 @@ pub const SYNC_PAGE_TIMES: usize = 4_096;
 /// Syncs and resumes of one session that wait for their turn.
 pub const SESSION_JOBS: usize = 1_024;
 
-/// Elections that devices without privileges may ask for in a window of time: one of them, and all together; and the
-/// window. Milliseconds.
+/// Elections that devices without privileges may ask for in a window of time: one of them; all together, before those
+/// that asked for one already have to wait; all together, with those that ask for their first. And the window,
+/// milliseconds.
 pub const ELECTIONS_ASKED_OF_DEVICE: usize = 3;
 pub const ELECTIONS_ASKED: usize = 6;
+pub const ELECTIONS_ASKED_MOST: usize = 256;
 pub const ELECTIONS_ASKED_MS: u64 = 60_000;
 /// A device that was the master and left so often in that window ranks last in elections; and how many times that any
 /// master left are remembered.

@@ -80,22 +80,29 @@ impl State {
         unsteady(a).cmp(&unsteady(b)).then_with(|| rank(a, b))
     }
 
-    /// One more election that a device asks for; 5003 with the time to wait if it is one too many.
+    /// One more election that a device asks for; 5003 with the time to wait if it is one too many. However many of them
+    /// others asked for, a device that asked for none in the window is heard.
     pub(super) fn count_asked(&mut self, device_id: &str) -> Result<(), Fail> {
         let now = self.meta.now_ms;
         let recent = |asked: &&AskedElection| asked.at_ms.saturating_add(limits::ELECTIONS_ASKED_MS) > now;
         let all: Vec<AskedElection> = self.meta.asked_elections.iter().filter(recent).cloned().collect();
         let own: Vec<&AskedElection> = all.iter().filter(|asked| asked.device_id == device_id).collect();
-        let (mut wait_for, mut whose) = (None, String::new());
-        if all.len() >= limits::ELECTIONS_ASKED {
-            (wait_for, whose) = (all.first(), "devices have".to_owned());
+        // The first one that must leave the window before this device is heard again.
+        let (mut until, mut whose) = (None, String::new());
+        if all.len() >= limits::ELECTIONS_ASKED && !own.is_empty() {
+            let enough_left = all.get(all.len() - limits::ELECTIONS_ASKED);
+            until = own.first().copied().into_iter().chain(enough_left).min_by_key(|asked| asked.at_ms);
+            whose = format!("devices, {device_id:?} among them, have");
+        }
+        if all.len() >= limits::ELECTIONS_ASKED_MOST {
+            (until, whose) = (all.first(), "devices have".to_owned());
         }
         if own.len() >= limits::ELECTIONS_ASKED_OF_DEVICE {
-            (wait_for, whose) = (own.first().copied(), format!("device {device_id:?} has"));
+            (until, whose) = (own.first().copied(), format!("device {device_id:?} has"));
         }
-        if let Some(oldest) = wait_for {
+        if let Some(asked) = until {
             let why = format!("{whose} asked for so many elections in a minute that no more are begun for them");
-            return refuse_share("", why, (oldest.at_ms + limits::ELECTIONS_ASKED_MS).saturating_sub(now).max(1));
+            return refuse_share("", why, (asked.at_ms + limits::ELECTIONS_ASKED_MS).saturating_sub(now).max(1));
         }
         self.meta.asked_elections = all;
         self.meta.asked_elections.push(AskedElection { device_id: device_id.to_owned(), at_ms: now });
@@ -228,6 +235,39 @@ mod tests {
         assert_eq!(b.state.meta().asked_elections.len(), 1, "what is over is forgotten");
         let again = crate::model::state::State::open(Box::new(b.tables.clone())).unwrap();
         assert_eq!(told(&again), told(&b.state));
+    }
+
+    /// Thieves of several tokens ask for all the elections that there are; a till that asked for none is heard.
+    #[test]
+    fn no_device_uses_up_another_ones_elections() {
+        let mut b = Bench::new();
+        b.ok(online("office", 10, Role::Master));
+        let thieves = ["thief-1", "thief-2", "thief-3", "thief-4", "thief-5"];
+        for device in thieves.into_iter().chain(["till"]) {
+            b.ok(online(device, 10, Role::Client));
+        }
+        b.ok(Intent::DeviceOffline(DeviceOffline { device_id: "office".into(), ..DeviceOffline::default() }));
+        // Everybody is offline, so that nobody can follow: each call is counted and comes to nothing.
+        for device in thieves.into_iter().chain(["till"]) {
+            b.ok(Intent::DeviceOffline(DeviceOffline { device_id: device.into(), ..DeviceOffline::default() }));
+        }
+        assert_eq!(master(&b), "");
+        let began = b.now;
+        let calls = |b: &mut Bench, device: &str| b.code(call(device, ElectionReason::Failure, Asker::Device));
+        let first: Vec<Code> = thieves.iter().map(|thief| calls(&mut b, thief)).collect();
+        assert_eq!(first, [Code::Election; 5], "each is heard once");
+        for _ in 0..50 {
+            thieves.iter().for_each(|thief| drop(calls(&mut b, thief)));
+        }
+        assert_eq!(b.state.meta().asked_elections.len(), limits::ELECTIONS_ASKED);
+        assert_eq!(calls(&mut b, "till"), Code::Election, "it asked for none before");
+        let error = into_result(b.run(call("till", ElectionReason::Failure, Asker::Device)).0).unwrap_err();
+        assert_eq!(error.code, Code::Unavailable, "there is room for one each");
+        let wait = error.retry_after_ms.unwrap_or_default();
+        assert!(b.now - began < limits::ELECTIONS_ASKED_MS, "all of it in one window");
+        // It is heard again when the time is over that it was told.
+        b.now += wait;
+        assert_eq!(calls(&mut b, "till"), Code::Election);
     }
 
     #[test]
