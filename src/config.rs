@@ -208,7 +208,7 @@ pub const SETTINGS: &[Setting] = &[
         "device_bytes",
         Kind::Number(0, 1_000_000_000),
         Some("1048576"),
-        "How many bytes a second one device may send to this node; 0: as many as it likes.",
+        "How many bytes a second one device may send to this node; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "device_bytes_burst",

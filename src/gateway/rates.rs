@@ -108,7 +108,7 @@ impl Share {
         Self {
             began,
             requests: Bucket::new(if privileged { allowed.privileged } else { allowed.requests }, 1),
-            bytes: Bucket::new(if privileged { None } else { allowed.bytes }, 1),
+            bytes: Bucket::new(allowed.bytes, times),
             reads: Bucket::new(allowed.reads, times),
             elections: Bucket::new(allowed.elections, times),
             critical: Bucket::new(allowed.critical, times),
@@ -327,4 +327,25 @@ impl Rates {
 /// The turn of a request: its subject's others may be waiting for its end.
 pub struct Turn {
     _permit: OwnedSemaphorePermit,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_manager_have_a_rate_too() {
+        let allowed = Allowed { bytes: Rate::per_second(1_000, 10_000), ..Allowed::default() };
+        let burst = 10_000 * limits::PRIVILEGED_TIMES as usize;
+        for (privileged, burst) in [(false, 10_000), (true, burst)] {
+            let share = Share::new(&allowed, privileged, 1, Instant::now());
+            share.heard(burst - 1_000);
+            assert_eq!(share.wait(), None, "privileged: {privileged}");
+            // As long as ten bursts take, but for what came back meanwhile.
+            share.heard(10 * burst);
+            assert!(share.wait() > Some(Duration::from_secs(50)), "privileged: {privileged}, {:?}", share.wait());
+            let error = share.check(1).unwrap_err();
+            assert!(error.code == Code::Unavailable && error.retry_after_ms > Some(50_000), "{error:?}");
+        }
+    }
 }

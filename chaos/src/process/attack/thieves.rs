@@ -122,7 +122,7 @@ impl Kind {
                 .await
             }
             Self::FloodOfBytes => {
-                // A manager's bytes have no rate: that flood would fill the disk of the machine that runs this.
+                // Not the manager, who may send twenty times as much: that would fill the disk of the machine that runs this.
                 let devices = [till, other, &stolen.warehouse, &stolen.onlooker];
                 let one = devices.get((number % devices.len() as u64) as usize).copied().unwrap_or(till);
                 let device = one.device.clone();
