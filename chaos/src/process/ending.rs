@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillsync::token::Class;
 use xxhash_rust::xxh3::Xxh3;
@@ -16,6 +17,9 @@ use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row};
 
 /// How long healing may take. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long all that nodes hold may be read again, because something was applied meanwhile. After a long run one reading
+/// takes half a minute.
+const REST: Duration = Duration::from_secs(300);
 /// How long reading a page may take.
 const PAGE: Duration = Duration::from_secs(10);
 const LIMIT: u64 = 1_000;
@@ -119,7 +123,7 @@ pub async fn all_told(world: &World) {
 /// All nodes have applied the same; then what each of them holds.
 pub async fn converge(world: &World) {
     let mut why = String::new();
-    let read = until(PATIENCE, async || {
+    let read = until(REST, async || {
         let at = |statuses: &[tillsync::cli::client::rest::NodeStatus]| -> Vec<u64> {
             statuses.iter().map(|status| status.digest_index).collect()
         };
@@ -129,12 +133,14 @@ pub async fn converge(world: &World) {
             why = format!("the nodes do not converge: they have applied {indexes:?}");
             return false;
         }
+        let reads = before.iter().map(|status| holds(world, status.node, (&status.digest, status.head_seq)));
         let mut finals = Vec::new();
-        for status in &before {
-            match holds(world, status.node, (&status.digest, status.head_seq)).await {
+        for (status, read) in before.iter().zip(join_all(reads).await) {
+            match read {
                 Ok((applied, node)) if applied == status.digest_index => finals.push(node),
                 Ok((applied, _)) => {
-                    why = format!("node {} does not come to rest: it has applied {applied}", status.node);
+                    let (node, before) = (status.node, status.digest_index);
+                    why = format!("node {node} does not come to rest: it has applied {applied}, and {before} before");
                     return false;
                 }
                 Err(refusal) => {

@@ -30,7 +30,9 @@ pub const TABLES: [&str; 7] =
     [PLAIN, GUARDED, RECEIPTS, queue::SALES, timed::LARGE, newcomer::FIRST, super::ending::CLOSING];
 /// What the shop wrote before.
 pub const CATALOGUE: &str = "catalogue";
-const CATALOGUE_RECORDS: u64 = 1_000;
+const CATALOGUE_RECORDS: u64 = 40_000;
+/// Rows of it in one page, when all of it is read.
+const CATALOGUE_PAGE: u64 = 1_000;
 const CATALOGUE_BYTES: usize = 2 << 10;
 /// Writes of it under way at once.
 const UNDER_WAY: u64 = 48;
@@ -105,7 +107,8 @@ pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration,
     Ok(())
 }
 
-/// Writes the catalogue over and over, so that what nodes keep in memory of changes is full, as after a day.
+/// Writes the catalogue, over and over, and reads all of it from every node as a backup does: what nodes keep in memory
+/// of what is written and read is full then, as after a day.
 async fn fill(world: &World, changes: u64) -> Result<(), String> {
     const WHO: &str = "catalogue";
     let (node, gateway) = world.cluster.gateways().first().copied().ok_or("there is no node")?;
@@ -134,6 +137,17 @@ async fn fill(world: &World, changes: u64) -> Result<(), String> {
         }
     }
     link.close().await;
+    for node in world.cluster.members() {
+        let mut after = String::new();
+        loop {
+            let path = format!("/system/export/records?limit={CATALOGUE_PAGE}{after}");
+            let page = world.ask(node, "GET", &path, None, ANSWER).await;
+            let page = page.map_err(|why| format!("node {node} does not give the catalogue back: {why}"))?;
+            let page: Value = serde_json::from_slice(&page).map_err(|error| error.to_string())?;
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+    }
     Ok(())
 }
 

@@ -140,7 +140,7 @@ pub struct Attack {
     pub honest_s: f64,
     /// Changes of two kilobytes that are written before all that: the nodes of a shop that has been open for a while.
     pub filled: u64,
-    /// How long an honest operation may take.
+    /// How long an honest operation may take; a sync as long for every 10,000 rows of it.
     pub slow_ms: u64,
     /// A node's memory under attack may be so many hundredths of what it is before.
     pub memory_percent: u64,
