@@ -45,7 +45,12 @@ pub enum Asked {
     /// A sync, from this change on (absent: a full one).
     Sync { after: Option<u64> },
     /// A sync from this time on, in Unix milliseconds, by a client that keeps no cursor.
-    SyncSince { since_ms: u64 },
+    SyncSince {
+        since_ms: u64,
+        /// The time is that of a sync's last page: up to this cursor the client has everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
     /// `sync_complete` with this cursor.
     SyncComplete { cursor: u64 },
     /// `sync_complete` before the sync's last page, which must be refused.
@@ -212,9 +217,12 @@ pub enum Ordered {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<String>,
     },
-    /// A table is removed with all its records.
+    /// A table is removed with all its records. Every such order is asked for by a name of its own, which its rows of
+    /// the log and of the audit log carry; privileged: by a token that may.
     RemoveTable {
         table: String,
+        by: String,
+        privileged: bool,
     },
 }
 
@@ -392,6 +400,20 @@ pub struct ConflictHeld {
     pub value: String,
 }
 
+/// A row of the audit log about a table that is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableAudit {
+    /// Whose order it was; `cluster`: it went on with one.
+    pub by: String,
+    pub table: String,
+    /// The table is gone, and so many of its records were deleted. Absent: the removal begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<u64>,
+    /// The newest change when it was written. Absent: that one is compacted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<u64>,
+}
+
 /// A node after everything has healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Final {
@@ -417,6 +439,9 @@ pub struct Final {
     pub records: Vec<Held>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<ConflictHeld>,
+    /// In their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub table_audits: Vec<TableAudit>,
 }
 
 /// A fault, from when to when.

@@ -16,6 +16,7 @@ use super::feed;
 use super::hub::Filter;
 use super::outbox::{Frame, Out, Outbox};
 use super::rates::Share;
+use super::removed_records::RemovedRecords;
 use super::wire::ServerEvent;
 use crate::limits;
 use crate::model::access::ClassNumber;
@@ -27,6 +28,8 @@ use crate::storage::BoxFuture;
 
 /// A page from the log waits in the session's queue beside other events, so it is a fraction of it.
 const PAGE: PageSize = PageSize { rows: 256, bytes: 512 << 10 };
+
+const GONE: &str = "the changes after the cursor are gone: do a full sync";
 
 /// Sends the pages of a sync; answers its own errors.
 type Pages = Box<dyn FnOnce(Arc<Delivery>) -> BoxFuture<'static, ()> + Send>;
@@ -337,12 +340,21 @@ impl Delivery {
         let mut from = after;
         while from < to {
             let page = self.page(from, to, &filter).await?;
-            let wanted: Vec<_> = {
+            let (mut newest, head): (Vec<u64>, u64) = {
                 let state = self.gateway.cluster.replica().hot();
-                let newest = |c: &Change| state.version_of(&c.table_name, c.record_id);
-                let brought = |c: &Change, newest: u64| newest > to || (c.seq != newest && c.seq <= may_have);
-                page.changes.iter().filter(|c| !brought(c, newest(c))).collect()
+                let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, c.record_id));
+                (newest.collect(), state.meta().head_seq)
             };
+            if newest.contains(&0) {
+                let removed = RemovedRecords::look(&self.gateway, from, head, &filter.of_any_class()).await?;
+                let removed = removed.ok_or_else(|| Error::new(Code::BadCursor, GONE))?;
+                for (newest, change) in newest.iter_mut().zip(&page.changes).filter(|(newest, _)| **newest == 0) {
+                    *newest = removed.newest(change);
+                }
+            }
+            let brought = |c: &Change, newest: u64| newest > to || (c.seq != newest && c.seq <= may_have);
+            let wanted = page.changes.iter().zip(&newest).filter(|(c, newest)| !brought(c, **newest));
+            let wanted: Vec<_> = wanted.map(|(change, _)| change).collect();
             self.send(wanted.into_iter()).await?;
             from = page.seq;
         }
@@ -358,7 +370,7 @@ impl Delivery {
 
     async fn page(&self, after: u64, to: u64, filter: &Filter) -> Result<feed::Page, Error> {
         let page = feed::page(&self.gateway, after, to, PAGE, filter).await?;
-        page.ok_or_else(|| Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"))
+        page.ok_or_else(|| Error::new(Code::BadCursor, GONE))
     }
 
     /// Sends changes, and waits until the socket has taken the last one.

@@ -44,6 +44,7 @@ pub mod presence;
 pub mod rates;
 mod read_meter;
 mod refusals;
+mod removed_records;
 pub mod rest;
 pub mod session;
 pub mod socketio;

@@ -16,6 +16,7 @@ use super::hub::Filter;
 use super::lane::Ticket;
 use super::outbox::{Frame, Outbox};
 use super::rates::Share;
+use super::removed_records::RemovedRecords;
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::consensus::runtime::random;
 use crate::limits;
@@ -326,15 +327,18 @@ impl SyncJob {
     /// The changes after `from`, without those that would bring back an older state than the session was sent.
     async fn send_changes(&self, course: &Course, from: u64) -> Result<(), Error> {
         let head = course.meta.head_seq;
-        let mut moved = Moved::since(head);
+        let (mut moved, mut removed) = (Moved::since(head), RemovedRecords::default());
         let (mut after, mut number, mut sent) = (from, 0, 0);
         loop {
             let Some(page) = feed::page(&self.gateway, after, head, PAGE, &course.filter).await? else {
                 // Compacted under our hands: begin again with everything.
                 return self.send_records(course).await;
             };
+            let Some(changes) = self.without_older(course, &mut moved, &mut removed, after, &page.changes).await?
+            else {
+                return self.send_records(course).await;
+            };
             after = page.seq;
-            let changes = self.without_older(course, &mut moved, &page.changes).await?;
             if changes.is_empty() && page.more {
                 continue;
             }
@@ -355,12 +359,15 @@ impl SyncJob {
         }
     }
 
+    /// Of the changes after `after`. `None`: what became of records of a removed table cannot be told.
     async fn without_older<'c>(
         &self,
         course: &Course,
         moved: &mut Moved,
+        removed: &mut RemovedRecords,
+        after: u64,
         changes: &'c [Arc<Change>],
-    ) -> Result<Vec<&'c Arc<Change>>, Error> {
+    ) -> Result<Option<Vec<&'c Arc<Change>>>, Error> {
         let (newest, to): (Vec<_>, u64) = {
             let state = self.gateway.cluster.replica().hot();
             let newest = changes.iter().map(|change| {
@@ -372,11 +379,19 @@ impl SyncJob {
         if newest.iter().any(|(_, version)| *version > course.meta.head_seq) {
             moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
         }
+        let newest: Vec<u64> = newest.into_iter().map(|(key, version)| moved.version(key, version)).collect();
+        // The table was removed by now.
+        let gone = |removed: &RemovedRecords| {
+            changes.iter().zip(&newest).any(|(c, version)| *version == 0 && removed.newest(c) == 0)
+        };
+        if gone(removed) {
+            let (head, filter) = (course.meta.head_seq, course.filter.of_any_class());
+            let Some(found) = RemovedRecords::look(&self.gateway, after, head, &filter).await? else { return Ok(None) };
+            *removed = found;
+        }
+        let version = |c: &Change, version: u64| if version == 0 { removed.newest(c) } else { version };
         let pairs = changes.iter().zip(newest);
-        Ok(pairs
-            .filter(|(c, (key, version))| !course.sent.has_newer(c, moved.version(*key, *version)))
-            .map(|(c, _)| c)
-            .collect())
+        Ok(Some(pairs.filter(|(c, at)| !course.sent.has_newer(c, version(c, *at))).map(|(c, _)| c).collect()))
     }
 
     /// Every record as it was at the head.

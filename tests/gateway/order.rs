@@ -132,6 +132,50 @@ async fn a_resume_on_a_live_session_brings_what_is_not_older_than_what_came() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_removed_table_comes_after_the_session_was_told_that_it_is_gone() {
+    let (server, mut writer) = shop().await;
+    for resumes in [true, false] {
+        put(&mut writer, "t", 1, "gone").await;
+        put(&mut writer, "t", 2, "old").await;
+        let missed = delete(&mut writer, "t", 2).await;
+        let mut ws = server.ws(&server.admin()).await;
+        if resumes {
+            // Nobody came online on it: it is live after two seconds.
+            ws.call("heartbeat", json!({"device_id": "d"}), "heartbeat_ack").await;
+        } else {
+            ws.call("device_online", json!({"device_id": "d"}), "device_online_ack").await;
+        }
+        let live = put(&mut writer, "t", 3, "live").await;
+        assert_eq!(ws.wait("data_update").await["seq"], live);
+        let (status, body) = server.rest("DELETE", "/data/t", None).await;
+        assert_eq!((status, &body["removed"], &body["records_deleted"]), (200, &json!(true), &json!(2)), "{body}");
+        let gone = [ws.wait("data_update").await, ws.wait("data_update").await];
+        let gone = gone.map(|told| told["seq"].as_u64().unwrap());
+        let came: Vec<(u64, Value)> = if resumes {
+            ws.call("device_online", json!({"device_id": "d", "cursor": "1.0"}), "device_online_ack").await;
+            let last = put(&mut writer, "t", 4, "made anew").await;
+            told(&mut ws, "t", last).await.into_iter().map(|t| (t.2, t.3)).filter(|t| t.0 < last).collect()
+        } else {
+            ws.send("sync_request", json!({"device_id": "d", "sync_type": "incremental", "cursor": "1.0"})).await;
+            let page = ws.wait("sync_response").await;
+            let changes = page["changes"].as_array().unwrap().iter();
+            let came = changes.map(|c| (c["seq"].as_u64().unwrap(), c["data"]["v"].clone())).collect();
+            put(&mut writer, "t", 4, "made anew").await;
+            came
+        };
+        // Record 2 was deleted before the session began, the others while it heard of it.
+        let heard: &[u64] = if resumes { &[] } else { &gone };
+        let expected: Vec<u64> = [missed].iter().chain(heard).copied().collect();
+        let since: Vec<u64> = came.iter().map(|c| c.0).filter(|seq| *seq >= missed).collect();
+        assert_eq!(since, expected, "{came:?}");
+        let old = came.iter().find(|c| c.1 == "gone" || c.1 == "live");
+        assert_eq!(old, None, "of the table that was removed: {came:?}");
+        let (status, _) = server.rest("DELETE", "/data/t", None).await;
+        assert_eq!(status, 200);
+    }
+}
+
+#[tokio::test]
 async fn pages_of_an_incremental_sync_and_live_changes_keep_each_records_order() {
     let (server, mut writer) = shop().await;
     let hidden = put(&mut writer, "t", 2, "before").await;

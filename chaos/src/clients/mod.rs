@@ -5,7 +5,7 @@
 //! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
 //!   [`newcomer`]: devices that write before they are known
 //! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything; [`admission`]: devices
-//!   whose tokens are taken back, and that come back by a code
+//!   whose tokens are taken back, and that come back by a code; [`removals`]: a table that is removed and made anew
 
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub mod client;
 pub mod desk;
 pub mod newcomer;
 pub mod queue;
+pub mod removals;
 pub mod rights;
 pub mod timed;
 pub mod twins;

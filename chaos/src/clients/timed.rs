@@ -28,6 +28,8 @@ pub struct Timed<T> {
     client: Client<T>,
     /// The last time that the server gave it, Unix milliseconds.
     since_ms: Option<u64>,
+    /// The cursor of the sync whose last page gave that time.
+    since_page: Option<u64>,
     written: u64,
 }
 
@@ -35,7 +37,7 @@ impl<T: Testbed> Timed<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let mut client = Client::new(world, counters, name, rng);
         client.replaces = true;
-        Self { client, since_ms: None, written: 0 }
+        Self { client, since_ms: None, since_page: None, written: 0 }
     }
 
     pub async fn run(mut self) {
@@ -104,8 +106,9 @@ impl<T: Testbed> Timed<T> {
         // Now and then it asks for everything again.
         let anew = !calm && self.client.rng.percent(12);
         if let Some(since_ms) = self.since_ms.filter(|_| !anew) {
-            let since_ms = if !calm && self.client.rng.percent(6) { NEVER_MS } else { since_ms };
-            asked = Asked::SyncSince { since_ms };
+            let never = !calm && self.client.rng.percent(6);
+            let (since_ms, after) = if never { (NEVER_MS, None) } else { (since_ms, self.since_page) };
+            asked = Asked::SyncSince { since_ms, after };
             ask["sync_type"] = json!("incremental");
             ask["last_sync_timestamp"] = json!(iso(since_ms));
         }
@@ -115,6 +118,7 @@ impl<T: Testbed> Timed<T> {
             if !calm && self.client.rng.percent(30) {
                 // Each page carries a time; a program may keep it at once.
                 self.since_ms = talk.sync.as_ref().map(|sync| sync.page_ms);
+                self.since_page = talk.sync.as_ref().filter(|_| last).and_then(|sync| sync.op.cursor);
             }
             if last {
                 break;
@@ -139,7 +143,7 @@ impl<T: Testbed> Timed<T> {
         if !calm && self.client.rng.percent(25) {
             // It leaves without a word. It has everything, or asks again.
             if self.client.rng.percent(50) {
-                self.since_ms = Some(page_ms);
+                (self.since_ms, self.since_page) = (Some(page_ms), Some(cursor));
             }
             return Err(Gone);
         }
@@ -165,8 +169,12 @@ impl<T: Testbed> Timed<T> {
         if outcome != Outcome::Ok {
             return Ok(false);
         }
+        self.since_page = None;
         self.since_ms = match self.client.rng.below(3) {
-            0 => Some(page_ms),
+            0 => {
+                self.since_page = Some(cursor);
+                Some(page_ms)
+            }
             1 => Some(time(&event.data["timestamp"])),
             _ => {
                 let known = self.client.world.last_sync_ms(talk.node.clone(), self.client.name.clone()).await;

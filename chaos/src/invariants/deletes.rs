@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Asked, History, Op, Outcome, Row};
+use crate::history::{Asked, History, Op, Order, Ordered, Outcome, Row};
 
 type Record<'a> = (&'a str, i64);
 
@@ -14,6 +14,26 @@ pub struct Deletes<'a> {
     /// For the id of a read that found nothing: the delete's version, and its name.
     seen: HashMap<u64, (u64, String)>,
     versions: HashMap<Record<'a>, BTreeMap<u64, String>>,
+    /// What was deleted with its table, by seq.
+    removed: BTreeMap<u64, Removed<'a>>,
+}
+
+/// A record that was deleted with its table.
+pub struct Removed<'a> {
+    pub table: &'a str,
+    pub record: i64,
+    pub name: String,
+    /// Between which moments, as far as it is known; `u64::MAX`: without an end.
+    pub from: u64,
+    pub to: u64,
+}
+
+/// The value of a delete in the log: removing a table deletes records without a request.
+pub fn name_of(row: &Row) -> String {
+    match row.request_id.as_str() {
+        "" => format!("removed as change {}", row.seq),
+        request_id => name(&row.device, request_id),
+    }
 }
 
 /// A value that only this delete writes.
@@ -21,14 +41,26 @@ pub fn name(device: &str, request_id: &str) -> String {
     format!("deleted by {request_id} of {device}")
 }
 
+/// Whose order it is to remove a table, and from when to when it was done. One that was refused may have done a part.
+fn removal(order: &Order) -> Option<(&str, (u64, u64))> {
+    let Ordered::RemoveTable { by, .. } = &order.ordered else { return None };
+    Some((by, (order.invoked, order.returned)))
+}
+
 impl<'a> Deletes<'a> {
     pub fn of(history: &'a History) -> Self {
         let mut deletes = Self::default();
+        let ordered: HashMap<&str, (u64, u64)> = history.orders.iter().filter_map(removal).collect();
         // What is compacted is known from who was told of it.
         let told = history.sessions.iter().flat_map(|session| session.early.iter().chain(&session.told));
         for row in history.log().iter().chain(told).filter(|row| row.value.is_empty()) {
-            let Row { seq, table, record, device, request_id, .. } = row;
-            deletes.versions.entry((table, *record)).or_default().insert(*seq, name(device, request_id));
+            let Row { seq, table, record, .. } = row;
+            deletes.versions.entry((table, *record)).or_default().insert(*seq, name_of(row));
+            if row.request_id.is_empty() {
+                let (from, to) = ordered.get(&*row.device).copied().unwrap_or((0, u64::MAX));
+                let removed = Removed { table, record: *record, name: name_of(row), from, to };
+                deletes.removed.insert(*seq, removed);
+            }
         }
         let mut records: BTreeMap<Record<'a>, Vec<&Op>> = BTreeMap::new();
         for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
@@ -68,6 +100,10 @@ impl<'a> Deletes<'a> {
             }
             given.insert(op.returned, version.unwrap_or(0));
         }
+    }
+
+    pub fn removed(&self) -> impl Iterator<Item = &Removed<'a>> {
+        self.removed.values()
     }
 
     /// The version that an operation gave, or has seen.

@@ -65,6 +65,11 @@ fn accesses<'a>(
             _ => {}
         }
     }
+    for deletes::Removed { table, record, name, from, to } in deletes.removed() {
+        // Of a table that was removed: no operation of a device.
+        let access = Access { id: 0, from: *from, to: *to, value: name, write: true };
+        records.entry((table, *record)).or_default().push(access);
+    }
     records
 }
 

@@ -23,6 +23,7 @@ pub mod presence;
 pub mod queues;
 pub mod raft_leaders;
 pub mod record_order;
+mod removed_tables;
 pub mod resumes;
 mod revoked;
 pub mod rights;
@@ -37,7 +38,7 @@ pub mod time_syncs;
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 26] = [
+pub const ALL: [(&str, Invariant); 27] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
@@ -58,6 +59,7 @@ pub const ALL: [(&str, Invariant); 26] = [
     ("rights", rights::check),
     ("revoked", revoked::check),
     ("pairing", pairing::check),
+    ("removed_tables", removed_tables::check),
     ("masters", masters::check),
     ("raft_leaders", raft_leaders::check),
     ("liveness", liveness::check),

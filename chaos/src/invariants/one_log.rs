@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Row};
+use crate::history::{History, Row, TableAudit};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -19,7 +19,13 @@ pub fn check(history: &History) -> Finding {
         });
         // Each change names the version that it replaced: the record's last change before it.
         let mut newest = BTreeMap::<(&str, i64), u64>::new();
+        let gone = |audit: &&TableAudit| audit.deleted.is_some();
+        let mut removed = node.table_audits.iter().filter(gone).peekable();
         for (row, previous) in node.changes.iter().zip(&node.previous) {
+            // The records of a table that was removed are no past of those of the next one.
+            while let Some(audit) = removed.next_if(|audit| audit.head.is_none_or(|head| head < row.seq)) {
+                newest.retain(|(table, _), _| *table != audit.table);
+            }
             let before = newest.insert((&row.table, row.record), row.seq);
             let right = before == Some(*previous) || (before.is_none() && *previous <= node.compacted);
             finding.require(right, || {

@@ -115,8 +115,11 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     }
     for ((table, record), change) in at_cursor {
         let seq = change.seq;
-        // What is deleted is not sent.
-        let right = sent.get(&(table, record)).map_or(change.value.is_empty(), |row| row.seq == seq);
+        // What is deleted is not sent, nor what goes with its table before its page is read: that is heard of next.
+        let next = || history.log().iter().find(|row| row.seq > cursor && (&*row.table, row.record) == (table, record));
+        let goes = || next().is_some_and(|row| row.value.is_empty() && row.request_id.is_empty());
+        let sent_row = sent.get(&(table, record));
+        let right = sent_row.map_or_else(|| change.value.is_empty() || goes(), |row| row.seq == seq);
         finding.require(right, || {
             let row = sent.get(&(table, record));
             format!("the full sync {} to {cursor} lacks change {seq} of {table}/{record}: it sent {row:?}", op.id)

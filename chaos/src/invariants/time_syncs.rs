@@ -16,8 +16,10 @@ pub fn check(history: &History) -> Finding {
             (Asked::CompleteEarly, _) => finding.require(op.outcome != Outcome::Ok, || {
                 format!("operation {} completed a sync before its last page", op.id)
             }),
-            (Asked::SyncSince { since_ms }, Some(cursor)) if op.outcome == Outcome::Ok => {
+            (Asked::SyncSince { since_ms, after }, Some(cursor)) if op.outcome == Outcome::Ok => {
                 let from = if *since_ms > now_ms { completed(history, op) } else { seq_at(node, *since_ms) };
+                // Whatever that time is, the client has nothing that came after its sync.
+                let from = after.map_or(from, |after| from.min(after));
                 check_sync(node, op, from, cursor, &mut finding);
             }
             _ => {}
@@ -63,13 +65,17 @@ mod tests {
     fn a_change_after_the_time_that_is_not_sent_is_found() {
         let since = |since_ms, pages: Vec<Vec<Row>>| {
             let mut history = good();
-            history.ops.push(Op { pages, cursor: Some(2), ..op(9, Asked::SyncSince { since_ms }) });
+            history.ops.push(Op { pages, cursor: Some(2), ..op(9, Asked::SyncSince { since_ms, after: None }) });
             history
         };
         assert!(check(&since(100, vec![vec![row(2)]])).violations.is_empty());
         assert_eq!(check(&since(100, vec![vec![row(2)]])).checked, 1);
         wrong(&check(&since(100, vec![vec![row(1)]])), "lacks change 2");
         assert!(check(&since(200, Vec::new())).violations.is_empty(), "nothing was applied after it");
+        let mut later = since(200, Vec::new());
+        let Asked::SyncSince { after, .. } = &mut later.ops[5].asked else { panic!() };
+        *after = Some(1);
+        wrong(&check(&later), "lacks change 2");
         // A time that is still to come: from where the device has come.
         assert!(check(&since(900, Vec::new())).violations.is_empty());
         let mut never = since(900, Vec::new());

@@ -254,6 +254,7 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
             committed_ms,
             records,
             conflicts,
+            ..Final::default()
         },
     ))
 }

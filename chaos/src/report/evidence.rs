@@ -149,7 +149,7 @@ impl Shown {
             Asked::Sync { after: Some(after) } => format!("sync after change {after}"),
             Asked::Sync { after: None } => "full sync".into(),
             Asked::SyncComplete { cursor } => format!("sync completed at {cursor}"),
-            Asked::SyncSince { since_ms } => format!("sync since {}", iso(*since_ms)),
+            Asked::SyncSince { since_ms, .. } => format!("sync since {}", iso(*since_ms)),
             Asked::CompleteEarly => "sync completed before its last page".into(),
             Asked::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
             Asked::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),

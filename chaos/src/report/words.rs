@@ -4,7 +4,7 @@ use super::Told;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 27] = [
+const INVARIANTS: [(&str, &str); 28] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
@@ -16,6 +16,10 @@ const INVARIANTS: [(&str, &str); 27] = [
     ("rights", "Nobody was shown, or could write, what an administrator had taken from its class, on any node."),
     ("revoked", "A token that was taken back did nothing more, and nobody else was refused for it."),
     ("pairing", "A pairing's code let one device in at most, and only after somebody had approved it."),
+    (
+        "removed_tables",
+        "A table that was removed was gone for everybody, and the next one of its name held only its own.",
+    ),
     ("newcomers", "Nothing was lost that a device sent before anybody knew it."),
     (
         "inserts",

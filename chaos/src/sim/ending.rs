@@ -12,14 +12,14 @@ use tillsync::model::state::State;
 use tillsync::model::tables::{Key, TablesError, TablesRead, decode};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{
-    Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus,
+    Audit, Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus,
 };
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::device::GUARDED;
 use super::world::{Up, World};
-use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row};
+use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row, TableAudit};
 
 /// How long healing may take, in simulated time. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -180,11 +180,13 @@ fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
         hash.update(&value);
     }
     let (mut changes, mut previous, mut committed_ms) = (Vec::new(), Vec::new(), Vec::new());
+    let mut audit_ids = Vec::new();
     for seq in meta.compacted_seq + 1..=meta.head_seq {
         // A hole is for the checkers to find.
         if let Some(change) = read::change(rows, seq)? {
             previous.push(change.previous_seq);
             committed_ms.push(change.committed_ms);
+            audit_ids.push(change.audit_id);
             changes.push(row_of(&change));
         }
     }
@@ -207,6 +209,7 @@ fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
         committed_ms,
         records: records(&state, rows)?,
         conflicts: conflicts(rows)?,
+        table_audits: table_audits(rows, meta.compacted_seq, &audit_ids)?,
     })
 }
 
@@ -237,6 +240,25 @@ fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
         held.push(ConflictHeld { id: conflict.id, table: conflict.table_name, record: conflict.record_id, value });
     }
     Ok(held)
+}
+
+/// What the audit log says of tables that were removed. `audit_ids` are the audit numbers of the changes after `compacted`.
+fn table_audits(rows: &dyn TablesRead, compacted: u64, audit_ids: &[u64]) -> Result<Vec<TableAudit>, TablesError> {
+    let mut found = Vec::new();
+    for (key, value) in rows.range(&Key::Audit(0), &Key::Audit(u64::MAX), usize::MAX, false)? {
+        let audit: Audit = decode(&key, value)?;
+        if audit.event_type != "table_remove" {
+            continue;
+        }
+        let about = audit.details.strip_prefix("Table ").and_then(|details| details.split_once(" is "));
+        let (table, what) = about.unwrap_or_default();
+        let count = what.strip_prefix("removed; ").and_then(|what| what.split_once(' '));
+        let deleted = count.and_then(|(count, _)| count.parse().ok());
+        let before = audit_ids.partition_point(|id| *id < audit.id) as u64;
+        let head = (before > 0 || compacted == 0).then_some(compacted + before);
+        found.push(TableAudit { by: audit.device_id, table: table.to_owned(), deleted, head });
+    }
+    Ok(found)
 }
 
 fn value_of(data: &[u8]) -> String {

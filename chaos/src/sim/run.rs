@@ -19,7 +19,7 @@ use crate::clients::client::Counters;
 use crate::clients::queue::{Pace, Queue};
 use crate::clients::timed::Timed;
 use crate::clients::twins::Twins;
-use crate::clients::{Phase, admission, newcomer, rights};
+use crate::clients::{Phase, admission, newcomer, removals, rights};
 use crate::history::{History, Outcome};
 use crate::rng::Rng;
 
@@ -128,6 +128,7 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     let mut devices = populate(&world, &plan, &counters, &mut rng);
     devices.extend(rights::all(&world, &counters, &mut rng).into_iter().map(spawn));
     devices.extend(admission::all(&world, &counters, &mut rng).map(spawn));
+    devices.extend(removals::all(&world, &counters, &mut rng).map(spawn));
     let majority = AbortOnDropHandle::new(spawn(faults::watch_majority(world.clone())));
     let striking: Vec<_> =
         plan.faults.iter().map(|timed| spawn(faults::strike(world.clone(), *timed, began))).collect();

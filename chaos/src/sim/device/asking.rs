@@ -4,13 +4,18 @@ use serde_json::json;
 
 use super::{Device, GUARDED, PLAIN, RECORDS};
 use crate::clients::client::{Answer, Known, refuses};
+use crate::clients::removals::SEASON;
 use crate::clients::{Event, Gone};
 use crate::history::{Asked, Outcome};
 use crate::sim::Talk;
 
 impl Device {
     pub(super) async fn read(&mut self, talk: &mut Talk) -> Result<(), Gone> {
-        let table = if self.client.rng.percent(70) { PLAIN } else { GUARDED };
+        let table = match self.client.rng.below(100) {
+            0..=9 => SEASON,
+            10..=72 => PLAIN,
+            _ => GUARDED,
+        };
         let record = self.client.rng.between(1, RECORDS) as i64;
         let mut op = self.client.op(talk, Asked::Read { table: table.into(), record });
         op.tries = 1;

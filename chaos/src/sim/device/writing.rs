@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Device, GUARDED, PLAIN, RECEIPTS, RECORDS};
 use crate::clients::answers::{End, answered, end, error, tells_of_all};
 use crate::clients::client::Answer;
+use crate::clients::removals::SEASON;
 use crate::clients::{Event, Gone};
 use crate::history::{Asked, Op, Outcome};
 use crate::sim::Talk;
@@ -42,7 +43,11 @@ impl Device {
             return self.new_receipt(talk);
         }
         let guarded = self.client.rng.percent(30);
-        let table = if guarded { GUARDED } else { PLAIN };
+        let table = match self.client.rng.below(100) {
+            _ if guarded => GUARDED,
+            0..=9 => SEASON,
+            _ => PLAIN,
+        };
         let record = self.client.rng.between(1, RECORDS) as i64;
         let known = self.client.known.get(&(table.into(), record)).cloned();
         let base = guarded.then_some(known.as_ref().map_or(0, |known| known.seq));

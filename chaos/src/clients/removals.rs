@@ -1,0 +1,273 @@
+//! A table that is removed again and again while devices fill it, read it and keep a copy of it: a buyer orders it gone at
+//! any node, now and then two of them at once or one who may not, and the next write makes the table anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tillsync::token::Class;
+use tokio::time::sleep;
+
+use super::client::{Answer, Client, Counters, Talk, cursor, refuses};
+use super::desk::{order, request};
+use super::rights::{Task, read, write};
+use super::{Connection, Event, Gone, Phase, Record, Testbed};
+use crate::history::{Asked, Ordered, Outcome, Store};
+use crate::rng::Rng;
+
+/// The table that is removed.
+pub const SEASON: &str = "season";
+/// Its records: more than one step of a removal deletes.
+pub const RECORDS: u64 = 96;
+/// A copy that knows fewer is filled up with several writes in a row.
+const FULL: usize = 80;
+const BURST: u64 = 12;
+const PAUSE: Duration = Duration::from_millis(150);
+
+/// Orders the table gone as long as there is load, and goes on until no removal is left half done.
+pub async fn remove_tables<T: Testbed>(world: Arc<T>, mut rng: Rng) {
+    let phase = world.phase();
+    let (mut orders, mut in_doubt) = (0, false);
+    loop {
+        let now = *phase.borrow();
+        let pause = match now {
+            Phase::Load => rng.millis(500, 2_400),
+            Phase::Listen if in_doubt => PAUSE,
+            _ => return,
+        };
+        sleep(pause).await;
+        orders += 1;
+        let name = format!("buyer-{orders}");
+        in_doubt = match rng.below(100) {
+            0..=9 => {
+                // It is refused: nothing is in doubt that was not before.
+                remove(&world, &mut rng, &format!("assistant-{orders}"), Class::SalesAssistant).await;
+                in_doubt
+            }
+            10..=34 => {
+                let (mut one, mut other) = (rng.fork(), rng.fork());
+                let name_of_other = format!("rival-{orders}");
+                let both = tokio::join!(
+                    remove(&world, &mut one, &name, Class::Admin),
+                    remove(&world, &mut other, &name_of_other, Class::Manager),
+                );
+                both.0 == Outcome::Unknown || both.1 == Outcome::Unknown
+            }
+            // What was begun and is not known to have ended may as well be left to the cluster for a while.
+            _ => remove(&world, &mut rng, &name, Class::Manager).await == Outcome::Unknown,
+        };
+    }
+}
+
+/// One order, by this name. Where the answer says that there is more to remove, what becomes of it is not known.
+async fn remove<T: Testbed>(world: &Arc<T>, rng: &mut Rng, by: &str, class: Class) -> Outcome {
+    let nodes = world.nodes();
+    let (Some(node), Some(token)) = (rng.pick(&nodes).cloned(), world.token(by, class)) else {
+        return Outcome::Failed;
+    };
+    let privileged = matches!(class, Class::Admin | Class::Manager);
+    let ordered = Ordered::RemoveTable { table: SEASON.into(), by: by.into(), privileged };
+    let (mut order, body) =
+        order(world, node, &token, ordered, request("DELETE", format!("/data/{SEASON}"), None)).await;
+    if order.outcome == Outcome::Ok && body["removed"] != json!(true) {
+        (order.outcome, order.returned, order.returned_us) = (Outcome::Unknown, u64::MAX, u64::MAX);
+    }
+    let outcome = order.outcome;
+    world.recorder().order(order);
+    outcome
+}
+
+/// A device that fills the table, and keeps a copy of everything with a cursor: it resumes, syncs after its cursor, or
+/// begins anew with a full sync, often after it was away over a removal.
+pub struct Keeper<T: Testbed> {
+    client: Client<T>,
+    /// The cursor's epoch, and the seq up to which its copy holds everything. `None`: it has to begin anew.
+    cursor: Option<(String, u64)>,
+    /// The epoch of the session's cursors.
+    epoch: String,
+    written: u64,
+    /// A write was taken after the load: the table is there at the end.
+    made_anew: bool,
+}
+
+impl<T: Testbed> Keeper<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        let mut client = Client::new(world, counters, name, rng);
+        client.replaces = true;
+        Self { client, cursor: None, epoch: String::new(), written: 0, made_anew: false }
+    }
+
+    pub async fn run(mut self) {
+        let mut judged = false;
+        self.client.world.set_busy(&self.client.name, true);
+        while self.client.phase() != Phase::End {
+            let Some(mut talk) = self.client.connect(None).await else { continue };
+            let ended = self.talk(&mut talk).await;
+            if talk.cursor_refused {
+                (self.cursor, talk.told.resumed) = (None, None);
+            }
+            self.advance(&talk);
+            let live = ended.is_ok() && self.client.phase() == Phase::End;
+            if live {
+                judged = true;
+                let (device, session) = (self.client.name.clone(), talk.told.session);
+                self.client.world.recorder().store(Store { device, session, records: self.client.held() });
+            }
+            self.client.disconnect(talk, live);
+            if self.client.phase() == Phase::Load {
+                let most = if self.client.rng.percent(35) { 2_500 } else { 80 };
+                let pause = self.client.rng.millis(0, most);
+                sleep(pause).await;
+            }
+        }
+        if !judged {
+            let what = format!("{} could not catch up after everything had healed", self.client.name);
+            self.client.world.recorder().trouble(what);
+        }
+    }
+
+    /// How far its copy has come without a hole.
+    fn advance(&mut self, talk: &Talk<T>) {
+        let Some((_, at)) = &mut self.cursor else { return };
+        let mut seqs: Vec<u64> = talk.told.rows().map(|row| row.seq).collect();
+        seqs.sort_unstable();
+        for seq in seqs {
+            if seq == *at + 1 {
+                *at = seq;
+            }
+        }
+    }
+
+    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+        self.come_online(talk).await?;
+        loop {
+            let calm = match self.client.phase() {
+                Phase::End => return Ok(()),
+                Phase::Listen => true,
+                Phase::Load => false,
+            };
+            match self.client.rng.below(100) {
+                _ if calm && self.made_anew => {}
+                0..=49 => self.fill(talk, calm).await?,
+                50..=69 => read(&mut self.client, talk, SEASON, RECORDS).await?,
+                70..=79 => {
+                    let full = self.client.rng.percent(50);
+                    self.advance(talk);
+                    self.sync(talk, full).await?;
+                }
+                80..=84 if !calm => return Err(Gone),
+                _ => {}
+            }
+            let pause = self.client.rng.millis(5, 60);
+            self.client.listen(talk, pause).await?;
+        }
+    }
+
+    /// Comes online and has everything, or fails.
+    async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+        if self.client.rng.percent(10) {
+            self.cursor = None;
+        }
+        let resumes = self.client.rng.percent(60);
+        let mut ask = json!({ "device_id": self.client.name, "priority": 0 });
+        if let Some(tables) = self.client.world.tables() {
+            ask["subscribe"] = json!(tables);
+        }
+        if let Some((epoch, seq)) = self.cursor.as_ref().filter(|_| resumes) {
+            ask["cursor"] = json!(format!("{epoch}.{seq}"));
+            talk.told.resumed = Some(*seq);
+        }
+        talk.link.send("device_online", &ask).await?;
+        let answer = self.client.online_answer(talk).await;
+        match &answer {
+            Ok(Answer::Event(event)) if self.client.is_online(talk, event) => {
+                cursor(event).unwrap_or_default().0.clone_into(&mut self.epoch);
+            }
+            _ => {
+                talk.told.resumed = None;
+                return Err(Gone);
+            }
+        }
+        if talk.told.resumed.is_some() { Ok(()) } else { self.sync(talk, self.cursor.is_none()).await }
+    }
+
+    /// A full sync replaces the copy; the other one brings what changed after its cursor.
+    async fn sync(&mut self, talk: &mut Talk<T>, full: bool) -> Result<(), Gone> {
+        let mut ask = json!({ "device_id": self.client.name, "sync_type": "full" });
+        let mut after = None;
+        // From its first page on the old copy is gone.
+        let before = if full { self.cursor.take() } else { self.cursor.clone() };
+        if let Some((epoch, seq)) = before.filter(|_| !full) {
+            ask["sync_type"] = json!("incremental");
+            ask["cursor"] = json!(format!("{epoch}.{seq}"));
+            after = Some(seq);
+        }
+        self.client.begin_sync(talk, Asked::Sync { after }, ask).await?;
+        while let Some(last) = self.client.next_page(talk).await? {
+            // What was compacted meanwhile is sent as a full sync after all.
+            if talk.sync.as_ref().is_some_and(|sync| sync.op.asked == Asked::Sync { after: None }) {
+                self.cursor = None;
+            }
+            if last {
+                break;
+            }
+            let pause = self.client.rng.millis(0, 60);
+            sleep(pause).await;
+        }
+        let Some(sync) = talk.sync.take().filter(|sync| sync.done == Some(true)) else { return Err(Gone) };
+        let cursor = sync.op.cursor;
+        self.client.finish(sync.op, Outcome::Ok);
+        let Some(seq) = cursor else { return Err(Gone) };
+        self.complete(talk, seq).await
+    }
+
+    /// Says that the sync is done, and keeps its place.
+    async fn complete(&mut self, talk: &mut Talk<T>, seq: u64) -> Result<(), Gone> {
+        let mut op = self.client.op(talk, Asked::SyncComplete { cursor: seq });
+        op.tries = 1;
+        let mark = op.id;
+        let epoch = self.epoch.clone();
+        let ask = json!({
+            "device_id": self.client.name, "changes_count": mark, "cursor": format!("{epoch}.{seq}"),
+        });
+        self.cursor = Some((epoch, seq));
+        talk.link.send("sync_complete", &ask).await?;
+        let is_it = |event: &Event| {
+            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
+                || refuses(event, "sync_complete")
+        };
+        let answer = self.client.answer(talk, is_it).await;
+        let outcome = match &answer {
+            Ok(Answer::Event(event)) if event.name == "sync_complete_ack" => Outcome::Ok,
+            Ok(Answer::Event(event)) if event.data["retry"] != json!("same_request_id") => Outcome::Failed,
+            _ => Outcome::Unknown,
+        };
+        self.client.finish(op, outcome);
+        match answer? {
+            Answer::Silence => Err(Gone),
+            Answer::Event(_) => Ok(()),
+        }
+    }
+
+    /// One write, or many in a row into a table that was removed.
+    async fn fill(&mut self, talk: &mut Talk<T>, calm: bool) -> Result<(), Gone> {
+        let there = self.client.known.iter().filter(|((table, _), known)| table == SEASON && !known.value.is_empty());
+        let count = if !calm && there.count() < FULL { self.client.rng.between(1, BURST) } else { 1 };
+        for _ in 0..count {
+            self.written += 1;
+            let done = write(&mut self.client, talk, SEASON, RECORDS, self.written).await?;
+            self.made_anew = calm && done == Outcome::Ok;
+        }
+        if self.made_anew {
+            self.client.world.set_busy(&self.client.name, false);
+        }
+        Ok(())
+    }
+}
+
+/// Two devices that fill the table and keep a copy, and who removes it.
+pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> [Task; 3] {
+    let mut keeper = |n: u64| Keeper::new(world.clone(), counters.clone(), format!("keeper-{n}"), rng.fork()).run();
+    let (first, second) = (keeper(1), keeper(2));
+    [Box::pin(first), Box::pin(second), Box::pin(remove_tables(world.clone(), rng.fork()))]
+}
