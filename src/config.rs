@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits;
-use crate::model::duty::Retention;
+use crate::model::background_tasks::Retention;
 use crate::model::error::{Code, Error};
 
 #[cfg(test)]
@@ -17,12 +17,12 @@ mod network;
 mod rates;
 
 pub use layers::{Layers, is_address};
-pub use network::Network;
-pub use rates::{Allowed, Rate};
+pub use network::AddressRange;
+pub use rates::{Rate, RateLimits};
 
 /// How the value of a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SettingKind {
     Text,
     /// A path; a relative one starts at the working directory.
     Path,
@@ -49,12 +49,12 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     pub key: &'static str,
-    pub kind: Kind,
+    pub kind: SettingKind,
     pub default: Option<&'static str>,
     pub about: &'static str,
 }
 
-const fn row(key: &'static str, kind: Kind, default: Option<&'static str>, about: &'static str) -> Setting {
+const fn row(key: &'static str, kind: SettingKind, default: Option<&'static str>, about: &'static str) -> Setting {
     Setting { key, kind, default, about }
 }
 
@@ -64,249 +64,264 @@ const HOUR: u64 = 3_600_000;
 pub const SETTINGS: &[Setting] = &[
     row(
         "node_id",
-        Kind::Number(1, u64::MAX),
+        SettingKind::Number(1, u64::MAX),
         None,
         "This node's number among the members; never used again for another machine.",
     ),
-    row("cluster_name", Kind::Text, Some("tillsync"), "The cluster's name; nodes of another name are refused."),
-    row("data_dir", Kind::Path, None, "Where this node keeps its data; one node a folder."),
+    row("cluster_name", SettingKind::Text, Some("tillsync"), "The cluster's name; nodes of another name are refused."),
+    row("data_dir", SettingKind::Path, None, "Where this node keeps its data; one node a folder."),
     row(
         "key_file",
-        Kind::Path,
+        SettingKind::Path,
         None,
         "The key that signs tokens: one key a line in hexadecimal, the current one first, then perhaps the one before. A running node takes over what changes in it within a second.",
     ),
     row(
         "gateway_listen",
-        Kind::Listen,
+        SettingKind::Listen,
         Some("127.0.0.1:5000"),
         "Where devices connect: REST, Socket.IO and WebSocket.",
     ),
     row(
         "gateway_tls_cert",
-        Kind::File,
+        SettingKind::File,
         Some(""),
         "The gateway's certificate and what leads from it to its CA, in PEM; with it the gateway speaks TLS only (https, wss).",
     ),
-    row("gateway_tls_key", Kind::File, Some(""), "The private key of that certificate."),
+    row("gateway_tls_key", SettingKind::File, Some(""), "The private key of that certificate."),
     row(
         "cors_origins",
-        Kind::Origins,
+        SettingKind::Origins,
         Some(""),
         "The origins of web pages that may ask this node, with credentials; none: pages of any origin, without. Tokens are never cookies, so a page has only what its reader gives it.",
     ),
     row(
         "raft_listen",
-        Kind::Listen,
+        SettingKind::Listen,
         Some("127.0.0.1:5100"),
         "Where the other nodes connect. Other than on loopback, only with the `raft_tls_` settings.",
     ),
     row(
         "raft_tls_ca",
-        Kind::File,
+        SettingKind::File,
         Some(""),
         "The cluster's CA, in PEM (`tillsync certs init`): only nodes with a certificate of it are spoken with.",
     ),
-    row("raft_tls_cert", Kind::File, Some(""), "This node's certificate (`tillsync certs issue`)."),
-    row("raft_tls_key", Kind::File, Some(""), "The private key of that certificate."),
+    row("raft_tls_cert", SettingKind::File, Some(""), "This node's certificate (`tillsync certs issue`)."),
+    row("raft_tls_key", SettingKind::File, Some(""), "The private key of that certificate."),
     row(
         "members",
-        Kind::Members,
+        SettingKind::Members,
         Some(""),
         "The nodes that found a new cluster, this one included; the same on each of them. Later changes are made with `tillsync cluster`.",
     ),
     row(
         "join",
-        Kind::Addresses,
+        SettingKind::Addresses,
         Some(""),
         "Instead of `members`, for a node that will be added to a cluster: where nodes of that cluster listen for others (their `raft_listen`).",
     ),
     row(
         "heartbeat_ms",
-        Kind::Milliseconds(5, 60_000),
+        SettingKind::Milliseconds(5, 60_000),
         Some("50"),
         "How often the leader tells the others that it is there.",
     ),
     row(
         "election_min_ms",
-        Kind::Milliseconds(10, 60_000),
+        SettingKind::Milliseconds(10, 60_000),
         Some("150"),
         "The least silence after which a node may ask to lead.",
     ),
     row(
         "election_max_ms",
-        Kind::Milliseconds(10, 60_000),
+        SettingKind::Milliseconds(10, 60_000),
         Some("300"),
         "The longest such silence; equal on all nodes.",
     ),
     row(
         "election_timeout_ms",
-        Kind::Milliseconds(100, HOUR),
+        SettingKind::Milliseconds(100, HOUR),
         Some("30000"),
         "How long the election of a master may take before it has failed with 4003.",
     ),
-    row("election_tries", Kind::Number(1, 10), Some("3"), "How often a candidate is tried before the next one is."),
+    row(
+        "election_tries",
+        SettingKind::Number(1, 10),
+        Some("3"),
+        "How often a candidate is tried before the next one is.",
+    ),
     row(
         "election_backoff_ms",
-        Kind::Milliseconds(1, 60_000),
+        SettingKind::Milliseconds(1, 60_000),
         Some("1000"),
         "The pause after a candidate's first try; after each further one it is twice as long.",
     ),
     row(
         "election_lag",
-        Kind::Number(0, 1_000_000_000),
+        SettingKind::Number(0, 1_000_000_000),
         Some("1000"),
         "How many entries the log of a candidate's node may be behind the leader's.",
     ),
-    row("ping_ms", Kind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),
-    row("lost_ms", Kind::Milliseconds(100, HOUR), Some("6000"), "Silence after which a session is lost."),
+    row("ping_ms", SettingKind::Milliseconds(100, HOUR), Some("2000"), "How often a session is pinged."),
+    row("lost_ms", SettingKind::Milliseconds(100, HOUR), Some("6000"), "Silence after which a session is lost."),
     row(
         "grace_ms",
-        Kind::Milliseconds(0, HOUR),
+        SettingKind::Milliseconds(0, HOUR),
         Some("2000"),
         "How long a device without a session still counts as online.",
     ),
     row(
         "rest_presence_ms",
-        Kind::Milliseconds(100, HOUR),
+        SettingKind::Milliseconds(100, HOUR),
         Some("60000"),
         "How long a device seen only over REST counts as online after its last request.",
     ),
-    row("request_timeout_ms", Kind::Milliseconds(10, HOUR), Some("5000"), "How long a request waits for a quorum."),
-    row("sessions", Kind::Number(1, 1_000_000), Some("10000"), "How many sessions this node holds at the same time."),
+    row(
+        "request_timeout_ms",
+        SettingKind::Milliseconds(10, HOUR),
+        Some("5000"),
+        "How long a request waits for a quorum.",
+    ),
+    row(
+        "sessions",
+        SettingKind::Number(1, 1_000_000),
+        Some("10000"),
+        "How many sessions this node holds at the same time.",
+    ),
     row(
         "connections",
-        Kind::Number(0, 10_000_000),
+        SettingKind::Number(0, 10_000_000),
         Some("0"),
         "How many connections devices may hold on this node; 0: twice the `sessions` and 1024. As many as the limit of open files allows beside what the node itself needs, if that is less. Those without a good token give way to newcomers.",
     ),
     row(
         "connections_per_address",
-        Kind::Number(1, 1_000_000),
+        SettingKind::Number(1, 1_000_000),
         Some("1024"),
         "How many of them may come from one address (of IPv6: its first 64 bits) without a good token; the oldest gives way.",
     ),
     row(
         "trusted_proxies",
-        Kind::Networks,
+        SettingKind::Networks,
         Some(""),
         "Your own proxies, as addresses or as networks (`10.0.0.0/8`): they have no share an address, and the log has the address that they name in X-Forwarded-For.",
     ),
     row(
         "device_rate",
-        Kind::Number(0, 1_000_000),
+        SettingKind::Number(0, 1_000_000),
         Some("200"),
         "How many requests a second one device (one token's subject) may make on this node, over all its sessions and REST; 0: as many as it likes. Sessions that send more are read more slowly, REST requests are answered with 5003.",
     ),
     row(
         "device_burst",
-        Kind::Number(1, 1_000_000),
+        SettingKind::Number(1, 1_000_000),
         Some("20000"),
         "How many requests a device may make at once after a pause, as a till does that was offline.",
     ),
     row(
         "device_bytes",
-        Kind::Number(0, 1_000_000_000),
+        SettingKind::Number(0, 1_000_000_000),
         Some("1048576"),
         "How many bytes a second one device may send to this node; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "device_bytes_burst",
-        Kind::Number(1_048_576, 4_000_000_000),
+        SettingKind::Number(1_048_576, 4_000_000_000),
         Some("67108864"),
         "How many bytes a device may send at once after a pause.",
     ),
     row(
         "device_read_bytes",
-        Kind::Number(0, 1_000_000_000),
+        SettingKind::Number(0, 1_000_000_000),
         Some("4194304"),
         "How many bytes a second one device may read from this node by listings, syncs, streams and what it missed; 0: as many as it likes. Live changes are not counted. Whoever has read more is refused further reads with 5003, its writes go on. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "device_read_bytes_burst",
-        Kind::Number(1_048_576, 4_000_000_000),
+        SettingKind::Number(1_048_576, 4_000_000_000),
         Some("536870912"),
         "How many bytes a device may read at once after a pause; an answer or a sync that was begun goes on to its end.",
     ),
     row(
         "critical_rate",
-        Kind::Number(0, 1_000_000),
+        SettingKind::Number(0, 1_000_000),
         Some("600"),
         "How many critical events a minute one device may send; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "report_rate",
-        Kind::Number(0, 1_000_000),
+        SettingKind::Number(0, 1_000_000),
         Some("600"),
         "How many conflicts and sync errors a minute one device may report; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "presence_rate",
-        Kind::Number(0, 1_000_000),
+        SettingKind::Number(0, 1_000_000),
         Some("600"),
         "How many times a minute one device may come online, go offline or shut down; 0: as often as it likes. An admin's or a manager's token, for its devices: 20 times as often.",
     ),
     row(
         "election_rate",
-        Kind::Number(0, 1_000_000),
+        SettingKind::Number(0, 1_000_000),
         Some("30"),
         "How many elections and role changes a minute one device may ask for on this node, more are refused with 5003; 0: as many as it likes. An admin's or a manager's token: 20 times as many.",
     ),
     row(
         "privileged_rate",
-        Kind::Number(0, 10_000_000),
+        SettingKind::Number(0, 10_000_000),
         Some("100000"),
         "How many requests a second an admin's or a manager's token may make on this node, for all the devices that it speaks for; 0: as many as it likes.",
     ),
     row(
         "sessions_per_token",
-        Kind::Number(1, 1_000_000),
+        SettingKind::Number(1, 1_000_000),
         Some("16"),
         "How many sessions and event streams one device (one token's subject) may have on this node. A manager's token: an eighth of `sessions`; an admin's: all of them.",
     ),
     row(
         "paired_token_hours",
-        Kind::Number(1, limits::TOKEN_SECONDS / 3_600),
+        SettingKind::Number(1, limits::TOKEN_SECONDS / 3_600),
         Some("24"),
         "How long the token of a paired device lives, and at most one that is renewed; the same on all nodes.",
     ),
     row(
         "keep_changes",
-        Kind::Number(1_000, 1_000_000_000),
+        SettingKind::Number(1_000, 1_000_000_000),
         Some("1000000"),
         "How many changes the cluster keeps; the leader's setting counts. Who comes with an older cursor needs a full sync.",
     ),
     row(
         "keep_audit_rows",
-        Kind::Number(1_000, 1_000_000_000),
+        SettingKind::Number(1_000, 1_000_000_000),
         Some("1000000"),
         "How many rows the audit log keeps; the leader's setting counts. A change is kept at least as long as its row.",
     ),
     row(
         "keep_evidence_rows",
-        Kind::Number(1_000, 1_000_000_000),
+        SettingKind::Number(1_000, 1_000_000_000),
         Some("100000"),
         "How many audit rows of each kind of evidence (rights, tokens and members; changes of masters and roles; conflicts) are kept beyond `keep_audit_rows`; the leader's setting counts.",
     ),
     row(
         "keep_conflicts",
-        Kind::Number(1_000, 1_000_000_000),
+        SettingKind::Number(1_000, 1_000_000_000),
         Some("100000"),
         "How many resolved conflicts stay readable, at most 1 GiB of them; the leader's setting counts. Open ones always stay.",
     ),
     row(
         "keep_elections",
-        Kind::Number(1_000, 1_000_000_000),
+        SettingKind::Number(1_000, 1_000_000_000),
         Some("100000"),
         "How many rows the election log keeps; the leader's setting counts.",
     ),
     row(
         "log_level",
-        Kind::Text,
+        SettingKind::Text,
         Some("info,openraft=warn"),
         "What is logged: off, error, warn, info, debug or trace, or a filter such as `info,tillsync=debug`.",
     ),
-    row("log_format", Kind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),
+    row("log_format", SettingKind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),
 ];
 
 /// The row of a key.
@@ -322,7 +337,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub key_file: PathBuf,
     pub gateway_listen: SocketAddr,
-    pub gateway_tls: Option<GatewayTls>,
+    pub gateway_tls: Option<GatewayTlsFiles>,
     /// Of web pages; empty: any.
     pub cors_origins: Vec<String>,
     pub raft_listen: SocketAddr,
@@ -341,9 +356,9 @@ pub struct Config {
     /// Connections of devices, and of one address without a token.
     pub connections: usize,
     pub connections_per_address: usize,
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<AddressRange>,
     /// What each token's subject may ask for.
-    pub allowed: Allowed,
+    pub allowed: RateLimits,
     /// The longest life of a token that this node signs.
     pub paired_token: Duration,
     pub retention: Retention,
@@ -361,7 +376,7 @@ pub struct Member {
 
 /// The files that the gateway's TLS is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewayTls {
+pub struct GatewayTlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
@@ -421,7 +436,7 @@ impl Config {
             gateway_listen: layers.listen("gateway_listen")?,
             gateway_tls: layers
                 .files(["gateway_tls_cert", "gateway_tls_key"])?
-                .map(|[cert, key]| GatewayTls { cert, key }),
+                .map(|[cert, key]| GatewayTlsFiles { cert, key }),
             cors_origins: layers.origins("cors_origins")?,
             raft_listen: layers.listen("raft_listen")?,
             raft_tls: layers.files(["raft_tls_ca", "raft_tls_cert", "raft_tls_key"])?.map(|[ca, cert, key]| RaftTls {
@@ -454,7 +469,7 @@ impl Config {
             connections,
             connections_per_address: usize::try_from(layers.number("connections_per_address")?).unwrap_or(usize::MAX),
             trusted_proxies: layers.networks("trusted_proxies")?,
-            allowed: Allowed::from_layers(layers)?,
+            allowed: RateLimits::from_layers(layers)?,
             paired_token: Duration::from_secs(layers.number("paired_token_hours")? * 3_600),
             retention: Retention {
                 changes: layers.number("keep_changes")?,
@@ -659,7 +674,7 @@ mod tests {
     #[test]
     fn a_table_is_the_beginning_of_the_keys_in_it() {
         let config = read(&format!("{FILE}\n[gateway.tls]\ncert = \"g.crt\"\nkey = \"g.key\""), &[], &[]).unwrap();
-        assert_eq!(config.gateway_tls, Some(GatewayTls { cert: "g.crt".into(), key: "g.key".into() }));
+        assert_eq!(config.gateway_tls, Some(GatewayTlsFiles { cert: "g.crt".into(), key: "g.key".into() }));
         assert_eq!(read(FILE, &[], &[]).unwrap().gateway_tls, None);
         let env = [("TILLSYNC_GATEWAY_TLS_CERT", "e.crt"), ("TILLSYNC_GATEWAY_TLS_KEY", "e.key")];
         assert_eq!(read(FILE, &env, &[]).unwrap().gateway_tls.unwrap().cert, PathBuf::from("e.crt"));

@@ -23,7 +23,7 @@ impl Counter {
     }
 }
 
-/// Commands that this node's clients and duties gave to the cluster.
+/// Commands that this node's clients and background tasks gave to the cluster.
 pub static PROPOSED: Counter = Counter::new();
 /// Commands that this node has applied, whoever proposed them.
 pub static APPLIED: Counter = Counter::new();
@@ -76,13 +76,14 @@ impl Histogram {
 
 /// The door at which an error was given.
 #[derive(Clone, Copy, Debug)]
-pub enum Door {
+pub enum ErrorDoor {
     Http,
     WebSocket,
     SocketIo,
 }
 
-const DOORS: [(Door, &str); 3] = [(Door::Http, "http"), (Door::WebSocket, "websocket"), (Door::SocketIo, "socketio")];
+const DOORS: [(ErrorDoor, &str); 3] =
+    [(ErrorDoor::Http, "http"), (ErrorDoor::WebSocket, "websocket"), (ErrorDoor::SocketIo, "socketio")];
 /// Codes are 1001 to 5005: five groups of at most five.
 const GROUP: usize = 5;
 
@@ -95,7 +96,7 @@ impl Errors {
         Self([const { [const { Counter::new() }; GROUP * GROUP] }; DOORS.len()])
     }
 
-    pub fn count(&self, door: Door, code: u32) {
+    pub fn count(&self, door: ErrorDoor, code: u32) {
         let (group, number) = ((code / 1_000) as usize, (code % 1_000) as usize);
         let place = group.wrapping_sub(1).wrapping_mul(GROUP).wrapping_add(number.wrapping_sub(1));
         if let Some(counter) = self.0[door as usize].get(place).filter(|_| number <= GROUP) {
@@ -182,11 +183,11 @@ mod tests {
     fn every_code_has_its_place() {
         let errors = Errors::new();
         for row in crate::model::error::TABLE {
-            errors.count(Door::SocketIo, row.code.number());
+            errors.count(ErrorDoor::SocketIo, row.code.number());
         }
         // What is no code counts nowhere.
         for code in [0, 1_000, 1_006, 6_001, u32::MAX] {
-            errors.count(Door::Http, code);
+            errors.count(ErrorDoor::Http, code);
         }
         let mut out = String::new();
         errors.write(&mut out, "e", "Help.");

@@ -17,7 +17,7 @@ use axum::Router;
 use crate::clock::ManualClock;
 use crate::cluster::Cluster;
 use crate::cluster::local::LocalCluster;
-use crate::gateway::{self, Gateway, Settings};
+use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::token::{Class, KeyRing};
 
 pub mod alloc;
@@ -68,7 +68,7 @@ impl Node {
     async fn start() -> Self {
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
         let (cluster, effects) = LocalCluster::start(ManualClock::at(NOW_MS)).await.unwrap();
-        let gateway = Gateway::new(cluster.clone(), Settings::default(), keys.clone());
+        let gateway = Gateway::new(cluster.clone(), GatewaySettings::default(), keys.clone());
         tokio::spawn(gateway::hub::run(gateway.clone(), effects));
         tokio::spawn(gateway::presence::run(gateway.clone()));
         let app = gateway::rest::router(gateway.clone());
@@ -81,7 +81,7 @@ impl Node {
 
     /// Whatever was asked for, what the node holds is still whole.
     fn check(&self) {
-        state::check(&self.cluster.replica().hot());
+        state::check(&self.cluster.replica().state());
     }
 }
 

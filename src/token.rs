@@ -112,12 +112,12 @@ pub struct KeyRing(Arc<RwLock<Keys>>);
 
 #[derive(Clone)]
 struct Keys {
-    current: Key,
-    previous: Option<Key>,
+    current: SigningKey,
+    previous: Option<SigningKey>,
 }
 
 #[derive(Clone)]
-struct Key {
+struct SigningKey {
     id: u64,
     encode: EncodingKey,
     decode: DecodingKey,
@@ -130,7 +130,7 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-impl Key {
+impl SigningKey {
     fn parse(line: &str) -> Result<Self, String> {
         let bytes = from_hex(line).ok_or("is not hexadecimal")?;
         if bytes.len() < KEY_BYTES {
@@ -149,7 +149,7 @@ impl KeyRing {
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if !line.is_empty() && !line.starts_with('#') {
-                keys.push(Key::parse(line).map_err(|e| format!("the key in line {} {e}", number + 1))?);
+                keys.push(SigningKey::parse(line).map_err(|e| format!("the key in line {} {e}", number + 1))?);
             }
         }
         if keys.len() > 2 {
@@ -240,7 +240,7 @@ impl KeyRing {
     }
 }
 
-fn decode(token: &str, key: &Key) -> Result<Claims, ErrorKind> {
+fn decode(token: &str, key: &SigningKey) -> Result<Claims, ErrorKind> {
     let mut rules = Validation::new(Algorithm::HS256);
     // Expiry is checked by `verify`, against the caller's clock.
     rules.validate_exp = false;

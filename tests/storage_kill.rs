@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tillsync::model::tables::{Key, Tables, TablesRead};
+use tillsync::model::tables::{RowKey, Tables, TablesRead};
 use tillsync::proto::Applied;
-use tillsync::storage::{self, Identity, LogStore, SnapshotStore, Stores, flush, memory};
+use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, flush, memory};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
@@ -45,8 +45,8 @@ impl Random {
     }
 }
 
-fn identity() -> Identity {
-    Identity { node_id: 1, cluster_id: "kill".into() }
+fn identity() -> FolderIdentity {
+    FolderIdentity { node_id: 1, cluster_id: "kill".into() }
 }
 
 /// Bytes that say what they must be: anything torn or mixed up is seen.
@@ -73,30 +73,30 @@ fn applied(index: u64) -> Applied {
 
 /// What applying an entry does. The rows do not depend on the term, only on the index.
 fn apply(tables: &mut dyn Tables, index: u64) {
-    tables.put(Key::Meta, payload(index, 0));
-    tables.put(Key::Changes(index), payload(index, 1));
-    tables.put(Key::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
+    tables.put(RowKey::Meta, payload(index, 0));
+    tables.put(RowKey::Changes(index), payload(index, 1));
+    tables.put(RowKey::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
     if index > KEPT {
-        tables.delete(Key::Changes(index - KEPT));
+        tables.delete(RowKey::Changes(index - KEPT));
     }
     tables.commit(applied(index));
 }
 
 /// All rows when the entries up to `index` are applied.
-fn rows_at(index: u64) -> Vec<(Key, Bytes)> {
+fn rows_at(index: u64) -> Vec<(RowKey, Bytes)> {
     let mut rows = BTreeMap::new();
     if index > 0 {
-        rows.insert(Key::Meta, payload(index, 0));
+        rows.insert(RowKey::Meta, payload(index, 0));
     }
     for i in index.saturating_sub(KEPT - 1).max(1)..=index {
-        rows.insert(Key::Changes(i), payload(i, 1));
-        rows.insert(Key::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
+        rows.insert(RowKey::Changes(i), payload(i, 1));
+        rows.insert(RowKey::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
     }
     rows.into_iter().collect()
 }
 
-fn all_rows(tables: &dyn TablesRead) -> Vec<(Key, Bytes)> {
-    tables.range(&Key::Meta, &Key::end(), usize::MAX, false).unwrap()
+fn all_rows(tables: &dyn TablesRead) -> Vec<(RowKey, Bytes)> {
+    tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap()
 }
 
 async fn read_all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
@@ -106,14 +106,14 @@ async fn read_all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
 }
 
 /// A snapshot of the rows at `index`, as another node would send it.
-async fn snapshot_from_elsewhere(target: &dyn SnapshotStore, index: u64) -> storage::Snapshot {
+async fn snapshot_from_elsewhere(target: &dyn SnapshotStore, index: u64) -> storage::StateSnapshot {
     let mut source = memory::stores();
     rows_at(index).into_iter().for_each(|(key, value)| source.tables.put(key, value));
     source.tables.commit(applied(index));
     copy(&*source.snapshots, target).await
 }
 
-async fn copy(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> storage::Snapshot {
+async fn copy(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> storage::StateSnapshot {
     let snapshot = match from.current() {
         Some(snapshot) => snapshot,
         None => from.build().await.unwrap(),

@@ -10,7 +10,7 @@ use crate::invariants;
 
 /// What is expected of a run beside what always holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected {
+pub struct Expectations {
     /// The longest time without a successful write while a majority is there.
     pub gap: Duration,
 }
@@ -62,7 +62,7 @@ impl Verdict {
     }
 }
 
-pub fn check(history: &History, expected: Expected) -> Verdict {
+pub fn check(history: &History, expected: Expectations) -> Verdict {
     let mut verdict = Verdict::default();
     for (name, invariant) in invariants::ALL {
         verdict.invariants.insert(name, invariant(history));

@@ -11,14 +11,14 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// How a program ended.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
+pub struct ProgramEnd {
     pub success: bool,
     pub out: String,
     pub err: String,
 }
 
 /// Runs a program to its end; one that takes longer than `patience` is killed.
-pub fn run(command: &mut Command, patience: Duration) -> Result<Done, String> {
+pub fn run(command: &mut Command, patience: Duration) -> Result<ProgramEnd, String> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
@@ -39,7 +39,7 @@ pub fn run(command: &mut Command, patience: Duration) -> Result<Done, String> {
         }
     };
     let (out, err) = (reading.join().unwrap_or_default(), complaining.join().unwrap_or_default());
-    Ok(Done { success: status.success(), out, err })
+    Ok(ProgramEnd { success: status.success(), out, err })
 }
 
 fn read_all(from: &mut Option<impl Read>) -> String {

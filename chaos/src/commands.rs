@@ -7,32 +7,32 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use tillsync::cli::client::TargetArgs;
 
-use crate::checker::{Expected, Verdict, check};
+use crate::checker::{Expectations, Verdict, check};
 use crate::cost;
 use crate::mutants;
-use crate::operator::target::Target;
+use crate::operator::target::DrillTarget;
 use crate::report::command::{gap_of, make, simulated};
 use crate::report::folder;
-use crate::sim::plan::Plan;
-use crate::sim::run::{GAP, Report, run};
+use crate::sim::plan::SimPlan;
+use crate::sim::run::{GAP, RunSummary, run};
 use crate::sim::shrink::shrink;
 use crate::sim::sweep::{Runner, Summary, list};
 
 #[derive(Parser)]
 #[command(name = "chaos", version, about = "Breaks a Tillsync cluster on purpose and checks what it promised")]
-pub struct Cli {
+pub struct ChaosCli {
     #[command(subcommand)]
-    command: Command,
+    command: ChaosCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ChaosCommand {
     /// Simulate whole clusters in one process: one seed, one run, one trace
-    Sim(Sim),
+    Sim(SimArgs),
     /// Break a cluster of real processes on this machine, by a scenario, and check what it promised
     Run(RunAnywhere),
     /// List the scenarios
-    List(crate::process::commands::List),
+    List(crate::process::commands::ListArgs),
     /// Run all scenarios again and again, each time with another seed
     Soak(crate::process::commands::Soak),
     /// Check a recorded history again
@@ -49,19 +49,19 @@ enum Command {
     /// The failover drill for a shop: five minutes, in plain words
     Drill(crate::operator::drill::Drill),
     /// Break a running cluster by commands of your own, while clients write, and check what it promised
-    Target(Target),
+    Target(DrillTarget),
     /// Break something in the cluster that `tillsync dev` runs
     Inject(crate::operator::inject::Inject),
     /// Let all nodes of `tillsync dev` go on, and wait until the cluster is well
-    Heal(crate::operator::inject::Heal),
+    Heal(crate::operator::inject::HealArgs),
     /// Say what this machine allows, and what is used instead
     Doctor(crate::operator::doctor::Doctor),
     /// Prove the checkers: build Tillsync with a bug in it, and see the bug found
-    Mutants(mutants::Options),
+    Mutants(mutants::MutantOptions),
     /// Cut the power of nodes, and give them bad disks: nothing that was acknowledged may be lost
-    Power(crate::power::commands::Power),
+    Power(crate::power::commands::PowerArgs),
     #[command(hide = true)]
-    PowerChild(crate::power::child::Options),
+    PowerChild(crate::power::child::ChildOptions),
 }
 
 #[derive(Args)]
@@ -87,7 +87,7 @@ struct RunAnywhere {
 }
 
 #[derive(Args)]
-struct Sim {
+struct SimArgs {
     /// Seeds from A to B, both included: `A..B`
     #[arg(long, value_parser = seeds, conflicts_with = "replay", required_unless_present = "replay")]
     seeds: Option<(u64, u64)>,
@@ -125,39 +125,39 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     parts.filter(|(from, to)| from <= to).ok_or_else(|| "expected A..B with A <= B, such as 1..100".into())
 }
 
-impl Cli {
+impl ChaosCli {
     /// False: something that must hold does not.
     pub fn run(self) -> Result<bool, String> {
         match self.command {
-            Command::Sim(sim) => sim.run(),
-            Command::Run(run) => run.run(),
-            Command::List(list) => list.run(),
-            Command::Soak(soak) => soak.run(),
-            Command::Check { cost: Some(operations), .. } => Ok(cost(operations)),
-            Command::Check { history: Some(history), .. } => recheck(&history),
-            Command::Check { history: None, cost: None } => Err("name a history".into()),
-            Command::Report(rebuild) => rebuild.run(),
-            Command::Drill(drill) => drill.run(),
-            Command::Target(target) => target.run(),
-            Command::Inject(inject) => inject.run(),
-            Command::Heal(heal) => heal.run(),
-            Command::Doctor(doctor) => doctor.run(),
-            Command::Mutants(options) => mutants::run(&options),
-            Command::Power(power) => power.run(),
-            Command::PowerChild(options) => crate::power::child::run(&options),
+            ChaosCommand::Sim(sim) => sim.run(),
+            ChaosCommand::Run(run) => run.run(),
+            ChaosCommand::List(list) => list.run(),
+            ChaosCommand::Soak(soak) => soak.run(),
+            ChaosCommand::Check { cost: Some(operations), .. } => Ok(cost(operations)),
+            ChaosCommand::Check { history: Some(history), .. } => recheck(&history),
+            ChaosCommand::Check { history: None, cost: None } => Err("name a history".into()),
+            ChaosCommand::Report(rebuild) => rebuild.run(),
+            ChaosCommand::Drill(drill) => drill.run(),
+            ChaosCommand::Target(target) => target.run(),
+            ChaosCommand::Inject(inject) => inject.run(),
+            ChaosCommand::Heal(heal) => heal.run(),
+            ChaosCommand::Doctor(doctor) => doctor.run(),
+            ChaosCommand::Mutants(options) => mutants::run(&options),
+            ChaosCommand::Power(power) => power.run(),
+            ChaosCommand::PowerChild(options) => crate::power::child::run(&options),
         }
     }
 }
 
 fn recheck(path: &Path) -> Result<bool, String> {
     let (about, history) = folder::load(path)?;
-    Ok(print(&check(&history, Expected { gap: gap_of(about.as_ref()) })))
+    Ok(print(&check(&history, Expectations { gap: gap_of(about.as_ref()) })))
 }
 
 fn cost(operations: u64) -> bool {
     let history = cost::history(operations);
     let began = std::time::Instant::now();
-    let holds = print(&check(&history, Expected { gap: GAP }));
+    let holds = print(&check(&history, Expectations { gap: GAP }));
     println!("{operations} operations checked in {:.2} s", began.elapsed().as_secs_f64());
     holds
 }
@@ -184,11 +184,11 @@ impl RunAnywhere {
             return own.run();
         }
         let target = TargetArgs { urls, token, token_file, ca, data: DATA.into() };
-        Target::of(target, own.scenario.into(), own.dir, yes).run()
+        DrillTarget::of(target, own.scenario.into(), own.dir, yes).run()
     }
 }
 
-impl Sim {
+impl SimArgs {
     fn run(self) -> Result<bool, String> {
         match (self.replay, self.seeds) {
             (Some(seed), _) => self.replay(seed),
@@ -198,7 +198,7 @@ impl Sim {
     }
 
     fn replay(&self, seed: u64) -> Result<bool, String> {
-        let mut plan = Plan::of(seed);
+        let mut plan = SimPlan::of(seed);
         if let Some(only) = &self.only {
             let places: Result<Vec<usize>, _> =
                 only.split(',').filter(|place| !place.is_empty()).map(str::parse).collect();
@@ -239,13 +239,13 @@ impl Sim {
                 println!("seed {}: {}", report.seed, verdict_line(report));
             }
         });
-        let mut holds = reports.iter().all(Report::holds);
+        let mut holds = reports.iter().all(RunSummary::holds);
         if self.twice {
             holds &= self.again(&runner, &reports);
         }
         if !self.no_shrink {
             for report in reports.iter().filter(|report| !report.holds()).take(3) {
-                let faults = Plan::of(report.seed).faults.len();
+                let faults = SimPlan::of(report.seed).faults.len();
                 let (kept, smallest) = shrink(&runner, report.seed, faults, report);
                 eprintln!("seed {} still fails with {} of {faults} faults:", report.seed, kept.len());
                 smallest.violations.iter().take(5).for_each(|what| eprintln!("    {what}"));
@@ -258,7 +258,7 @@ impl Sim {
         Ok(holds)
     }
 
-    fn again(&self, runner: &Runner, reports: &[Report]) -> bool {
+    fn again(&self, runner: &Runner, reports: &[RunSummary]) -> bool {
         let (Some(first), Some(last)) = (reports.first(), reports.last()) else { return true };
         let again = runner.sweep(first.seed, last.seed, |_| {});
         let differ: Vec<u64> =
@@ -268,13 +268,13 @@ impl Sim {
     }
 }
 
-fn verdict_line(report: &Report) -> String {
+fn verdict_line(report: &RunSummary) -> String {
     let word = if report.holds() { "holds".to_owned() } else { format!("BROKEN {:?}", report.broken) };
-    let Report { trace, operations, acknowledged, checked, simulated_ms, .. } = report;
+    let RunSummary { trace, operations, acknowledged, checked, simulated_ms, .. } = report;
     format!("{word}; {operations} operations, {acknowledged} ok, {checked} checks, {simulated_ms} ms, trace {trace}")
 }
 
-fn tell(report: &Report) {
+fn tell(report: &RunSummary) {
     for what in &report.violations {
         println!("    {what}");
     }
@@ -306,6 +306,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        ChaosCli::command().debug_assert();
     }
 }

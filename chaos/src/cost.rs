@@ -1,6 +1,6 @@
 //! What checking costs: a legal history of any length, made up.
 
-use crate::history::{Asked, Final, History, Op, Outcome, Row, Sample, SessionTold};
+use crate::history::{FinalState, History, Op, OpOutcome, OpRequest, Sample, SessionTold, ShownChange};
 use crate::rng::Rng;
 
 const RECORDS: u64 = 50;
@@ -11,7 +11,7 @@ const SESSION: u64 = 500;
 pub fn history(operations: u64) -> History {
     let mut rng = Rng::new(operations);
     let mut history = History::default();
-    let mut newest: Vec<Option<Row>> = vec![None; RECORDS as usize];
+    let mut newest: Vec<Option<ShownChange>> = vec![None; RECORDS as usize];
     let (mut changes, mut previous) = (Vec::new(), Vec::new());
     for id in 1..=operations {
         // It takes effect at its own moment; others overlap it on both sides.
@@ -20,11 +20,11 @@ pub fn history(operations: u64) -> History {
         let record = rng.below(RECORDS);
         let place = &mut newest[record as usize];
         let device = format!("till-{}", rng.below(DEVICES));
-        let read = Asked::Read { table: "stock".into(), record: record as i64 };
+        let read = OpRequest::Read { table: "stock".into(), record: record as i64 };
         let mut op = Op {
             returned: to,
             returned_us: to,
-            outcome: Outcome::Ok,
+            outcome: OpOutcome::Ok,
             version: place.as_ref().map(|row| row.seq),
             value: place.as_ref().map(|row| row.value.clone()),
             tries: 1,
@@ -34,7 +34,7 @@ pub fn history(operations: u64) -> History {
         if rng.percent(60) {
             let seq = changes.len() as u64 + 1;
             let (value, request_id) = (format!("v{id}"), format!("r{id}"));
-            let row = Row {
+            let row = ShownChange {
                 seq,
                 table: "stock".into(),
                 record: record as i64,
@@ -44,7 +44,7 @@ pub fn history(operations: u64) -> History {
             };
             previous.push(place.as_ref().map_or(0, |row| row.seq));
             (op.version, op.value) = (Some(seq), None);
-            op.asked = Asked::Write { table: "stock".into(), record: record as i64, value, request_id, base: None };
+            op.asked = OpRequest::Write { table: "stock".into(), record: record as i64, value, request_id, base: None };
             changes.push(row.clone());
             *place = Some(row);
         }
@@ -82,7 +82,7 @@ pub fn history(operations: u64) -> History {
                 settled: 1,
             });
         }
-        history.finals.push(Final {
+        history.finals.push(FinalState {
             node,
             applied: head,
             digest: "d".into(),
@@ -90,7 +90,7 @@ pub fn history(operations: u64) -> History {
             head,
             changes: changes.clone(),
             previous: previous.clone(),
-            ..Final::default()
+            ..FinalState::default()
         });
     }
     history
@@ -101,11 +101,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::checker::{Expected, check};
+    use crate::checker::{Expectations, check};
 
     #[test]
     fn what_is_made_up_is_legal() {
-        let verdict = check(&history(3_000), Expected { gap: Duration::from_secs(5) });
+        let verdict = check(&history(3_000), Expectations { gap: Duration::from_secs(5) });
         assert!(verdict.holds(), "{verdict:?}");
         assert!(verdict.invariants["linearizable"].checked == 3_000);
     }

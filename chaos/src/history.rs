@@ -1,4 +1,4 @@
-//! What happened, as clients and an onlooker saw it: the only thing that the checkers know.
+//! What happened, as clients and an monitor saw it: the only thing that the checkers know.
 //!
 //! A history is a list of lines; on disk it is JSON, one line each, so that a run can be checked again later
 //! (`chaos check`). Order is told by `tick`, a number that grows with every event of the run; microseconds are for people.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// What became of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum OpOutcome {
     Ok,
     /// Surely not applied, and never will be.
     Failed,
@@ -21,7 +21,7 @@ pub enum Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Asked {
+pub enum OpRequest {
     /// A `data_update` with a value that no other one has.
     Write {
         table: String,
@@ -63,7 +63,7 @@ pub enum Asked {
     Gap { queue: String, n: u64, after: u64, value: String },
 }
 
-impl Asked {
+impl OpRequest {
     /// What a write asks for: table, record, value (empty: none any more), request id, base.
     pub fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
         match self {
@@ -93,13 +93,13 @@ pub struct Op {
     /// The node of its last try.
     pub node: u64,
     #[serde(flatten)]
-    pub asked: Asked,
+    pub asked: OpRequest,
     pub invoked: u64,
     pub invoked_us: u64,
     /// `u64::MAX`: never answered.
     pub returned: u64,
     pub returned_us: u64,
-    pub outcome: Outcome,
+    pub outcome: OpOutcome,
     /// A write's seq; the version that a read saw (absent: no such record).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -108,7 +108,7 @@ pub struct Op {
     pub value: Option<String>,
     /// What a sync sent: seq, table, record, value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pages: Vec<Vec<Row>>,
+    pub pages: Vec<Vec<ShownChange>>,
     /// The cursor at the end of a sync.
     #[serde(default, rename = "up_to", skip_serializing_if = "Option::is_none")]
     pub cursor: Option<u64>,
@@ -132,12 +132,12 @@ pub struct Op {
     pub insert: bool,
     /// The token that it was asked with, where that one may be taken back or its class may not do everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<Token>,
+    pub token: Option<NumberedToken>,
 }
 
 impl Op {
     /// An operation that is asked now (tick and microseconds) and has no answer yet.
-    pub fn new(id: u64, device: &str, (session, node): (u64, u64), asked: Asked, (tick, us): (u64, u64)) -> Self {
+    pub fn new(id: u64, device: &str, (session, node): (u64, u64), asked: OpRequest, (tick, us): (u64, u64)) -> Self {
         Self {
             id,
             device: device.to_owned(),
@@ -148,7 +148,7 @@ impl Op {
             invoked_us: us,
             returned: u64::MAX,
             returned_us: u64::MAX,
-            outcome: Outcome::Unknown,
+            outcome: OpOutcome::Unknown,
             version: None,
             value: None,
             pages: Vec::new(),
@@ -167,7 +167,7 @@ impl Op {
 
 /// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
+pub struct NumberedToken {
     pub number: u64,
     pub class: String,
 }
@@ -237,14 +237,14 @@ pub struct Order {
     /// `u64::MAX`: never answered.
     pub returned: u64,
     pub returned_us: u64,
-    pub outcome: Outcome,
+    pub outcome: OpOutcome,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
 }
 
 /// A record that somebody was shown whose token may be taken back, or whose class may not read everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
+pub struct ShownRecord {
     pub tick: u64,
     pub us: u64,
     /// When it was asked for; absent: it came as a live change.
@@ -253,7 +253,7 @@ pub struct Shown {
     pub device: String,
     pub node: u64,
     pub session: u64,
-    pub token: Token,
+    pub token: NumberedToken,
     pub table: String,
     pub record: i64,
     pub seq: u64,
@@ -262,7 +262,7 @@ pub struct Shown {
 
 /// A change as somebody was shown it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct ShownChange {
     pub seq: u64,
     pub table: String,
     pub record: i64,
@@ -279,7 +279,7 @@ pub struct PageTold {
     pub at: u64,
     pub full: bool,
     pub number: u64,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ShownChange>,
     /// On the last page: the place in the log that the whole sync stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<u64>,
@@ -287,7 +287,7 @@ pub struct PageTold {
 
 /// A record as a client or a node holds it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Held {
+pub struct HeldRecord {
     pub table: String,
     pub record: i64,
     pub seq: u64,
@@ -307,8 +307,8 @@ pub struct SessionTold {
     /// The server's answer to coming online: everything up to this cursor was told before or is not for it.
     pub position: Option<u64>,
     /// Changes that arrived before that answer.
-    pub early: Vec<Row>,
-    pub told: Vec<Row>,
+    pub early: Vec<ShownChange>,
+    pub told: Vec<ShownChange>,
     /// It was alive at the end of the run, after everything had healed.
     pub live_at_end: bool,
     /// It wrote before it resumed.
@@ -324,7 +324,7 @@ pub struct SessionTold {
 
 impl SessionTold {
     /// All changes that it was told live, in the order of arrival.
-    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub fn rows(&self) -> impl Iterator<Item = &ShownChange> {
         self.early.iter().chain(&self.told)
     }
 }
@@ -334,7 +334,7 @@ impl SessionTold {
 pub struct Store {
     pub device: String,
     pub session: u64,
-    pub records: Vec<Held>,
+    pub records: Vec<HeldRecord>,
 }
 
 /// A device of two sessions on two nodes, a while after one of them had left, with no fault going on.
@@ -377,14 +377,14 @@ pub struct Sample {
 
 /// A node took itself for the Raft leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Led {
+pub struct LeaderClaim {
     pub us: u64,
     pub node: u64,
     pub raft_term: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ElectionRow {
+pub struct ShownElection {
     pub id: u64,
     pub term: u64,
     pub previous: String,
@@ -416,7 +416,7 @@ pub struct TableAudit {
 
 /// A node after everything has healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Final {
+pub struct FinalState {
     pub node: u64,
     pub applied: u64,
     pub digest: String,
@@ -425,10 +425,10 @@ pub struct Final {
     pub head: u64,
     /// Changes up to this one are compacted.
     pub compacted: u64,
-    pub changes: Vec<Row>,
+    pub changes: Vec<ShownChange>,
     /// The version that each change replaced, by position in `changes`.
     pub previous: Vec<u64>,
-    pub elections: Vec<ElectionRow>,
+    pub elections: Vec<ShownElection>,
     /// Device, cursor of its sync state, and whether it is `synced`.
     pub sync_states: Vec<(String, u64, bool)>,
     /// When each change was applied, in Unix milliseconds, by position in `changes`.
@@ -436,7 +436,7 @@ pub struct Final {
     pub committed_ms: Vec<u64>,
     /// Records that exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub records: Vec<Held>,
+    pub records: Vec<HeldRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<ConflictHeld>,
     /// In their order.
@@ -446,7 +446,7 @@ pub struct Final {
 
 /// A fault, from when to when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Band {
+pub struct FaultWindow {
     pub name: String,
     pub what: String,
     pub from_us: u64,
@@ -457,7 +457,7 @@ pub struct Band {
 
 /// Something that must not happen and that no checker has to look for: a node that does not start, no convergence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct Anomaly {
     pub us: u64,
     pub what: String,
 }
@@ -531,18 +531,18 @@ pub struct Attacked {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "line")]
-enum Line {
+enum HistoryLine {
     Op(Op),
     Session(SessionTold),
     Sample(Sample),
-    Led(Led),
-    Final(Final),
-    Band(Band),
-    Trouble(Trouble),
+    Led(LeaderClaim),
+    Final(FinalState),
+    Band(FaultWindow),
+    Trouble(Anomaly),
     Store(Store),
     Twin(TwinSeen),
     Order(Order),
-    Shown(Shown),
+    Shown(ShownRecord),
     Attacked(Attacked),
 }
 
@@ -551,33 +551,33 @@ pub struct History {
     pub ops: Vec<Op>,
     pub sessions: Vec<SessionTold>,
     pub samples: Vec<Sample>,
-    pub led: Vec<Led>,
-    pub finals: Vec<Final>,
-    pub bands: Vec<Band>,
-    pub trouble: Vec<Trouble>,
+    pub led: Vec<LeaderClaim>,
+    pub finals: Vec<FinalState>,
+    pub bands: Vec<FaultWindow>,
+    pub trouble: Vec<Anomaly>,
     pub stores: Vec<Store>,
     pub twins: Vec<TwinSeen>,
     pub orders: Vec<Order>,
-    pub shown: Vec<Shown>,
+    pub shown: Vec<ShownRecord>,
     /// Of a run with attackers.
     pub attacked: Option<Attacked>,
 }
 
 impl History {
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let ops = self.ops.iter().cloned().map(Line::Op);
-        let sessions = self.sessions.iter().cloned().map(Line::Session);
-        let samples = self.samples.iter().cloned().map(Line::Sample);
-        let led = self.led.iter().cloned().map(Line::Led);
-        let finals = self.finals.iter().cloned().map(Line::Final);
-        let bands = self.bands.iter().cloned().map(Line::Band);
-        let trouble = self.trouble.iter().cloned().map(Line::Trouble);
-        let stores = self.stores.iter().cloned().map(Line::Store);
-        let twins = self.twins.iter().cloned().map(Line::Twin);
-        let orders = self.orders.iter().cloned().map(Line::Order);
-        let shown = self.shown.iter().cloned().map(Line::Shown);
+        let ops = self.ops.iter().cloned().map(HistoryLine::Op);
+        let sessions = self.sessions.iter().cloned().map(HistoryLine::Session);
+        let samples = self.samples.iter().cloned().map(HistoryLine::Sample);
+        let led = self.led.iter().cloned().map(HistoryLine::Led);
+        let finals = self.finals.iter().cloned().map(HistoryLine::Final);
+        let bands = self.bands.iter().cloned().map(HistoryLine::Band);
+        let trouble = self.trouble.iter().cloned().map(HistoryLine::Trouble);
+        let stores = self.stores.iter().cloned().map(HistoryLine::Store);
+        let twins = self.twins.iter().cloned().map(HistoryLine::Twin);
+        let orders = self.orders.iter().cloned().map(HistoryLine::Order);
+        let shown = self.shown.iter().cloned().map(HistoryLine::Shown);
         let first = ops.chain(sessions).chain(samples).chain(led).chain(finals).chain(bands);
-        let attacked = self.attacked.iter().cloned().map(Line::Attacked);
+        let attacked = self.attacked.iter().cloned().map(HistoryLine::Attacked);
         let last = trouble.chain(stores).chain(twins).chain(orders).chain(shown).chain(attacked);
         for line in first.chain(last) {
             serde_json::to_writer(&mut *out, &line)?;
@@ -589,34 +589,34 @@ impl History {
     pub fn read(from: impl BufRead) -> io::Result<Self> {
         let mut history = Self::default();
         for (number, line) in from.lines().enumerate() {
-            let line: Line = serde_json::from_str(&line?).map_err(|error| {
+            let line: HistoryLine = serde_json::from_str(&line?).map_err(|error| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("line {} is none of a history: {error}", number + 1))
             })?;
             match line {
-                Line::Op(op) => history.ops.push(op),
-                Line::Session(session) => history.sessions.push(session),
-                Line::Sample(sample) => history.samples.push(sample),
-                Line::Led(led) => history.led.push(led),
-                Line::Final(node) => history.finals.push(node),
-                Line::Band(band) => history.bands.push(band),
-                Line::Trouble(trouble) => history.trouble.push(trouble),
-                Line::Store(store) => history.stores.push(store),
-                Line::Twin(seen) => history.twins.push(seen),
-                Line::Order(order) => history.orders.push(order),
-                Line::Shown(shown) => history.shown.push(shown),
-                Line::Attacked(attacked) => history.attacked = Some(attacked),
+                HistoryLine::Op(op) => history.ops.push(op),
+                HistoryLine::Session(session) => history.sessions.push(session),
+                HistoryLine::Sample(sample) => history.samples.push(sample),
+                HistoryLine::Led(led) => history.led.push(led),
+                HistoryLine::Final(node) => history.finals.push(node),
+                HistoryLine::Band(band) => history.bands.push(band),
+                HistoryLine::Trouble(trouble) => history.trouble.push(trouble),
+                HistoryLine::Store(store) => history.stores.push(store),
+                HistoryLine::Twin(seen) => history.twins.push(seen),
+                HistoryLine::Order(order) => history.orders.push(order),
+                HistoryLine::Shown(shown) => history.shown.push(shown),
+                HistoryLine::Attacked(attacked) => history.attacked = Some(attacked),
             }
         }
         Ok(history)
     }
 
     /// The change log that all nodes should agree on.
-    pub fn log(&self) -> &[Row] {
+    pub fn log(&self) -> &[ShownChange] {
         self.finals.first().map_or(&[], |node| &node.changes)
     }
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
-    pub fn every_change(&self) -> BTreeMap<u64, &Row> {
+    pub fn every_change(&self) -> BTreeMap<u64, &ShownChange> {
         // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
         let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
         let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
@@ -624,7 +624,7 @@ impl History {
     }
 
     /// The final change of this seq.
-    pub fn change(&self, seq: u64) -> Option<&Row> {
+    pub fn change(&self, seq: u64) -> Option<&ShownChange> {
         let node = self.finals.first()?;
         let at = seq.checked_sub(node.compacted + 1)?;
         node.changes.get(usize::try_from(at).ok()?)

@@ -30,7 +30,7 @@ mod rng;
 mod sim;
 
 fn main() -> ExitCode {
-    match commands::Cli::parse().run() {
+    match commands::ChaosCli::parse().run() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::child::{self, Done};
+use crate::child::{self, ProgramEnd};
 use crate::sim::sweep::Runner;
 
 /// What the copy's `lib.rs` gets.
@@ -38,7 +38,7 @@ const TEST: Duration = Duration::from_secs(600);
 const PROCESS_RUNS: u64 = 3;
 
 #[derive(Args)]
-pub struct Options {
+pub struct MutantOptions {
     /// Only mutants whose name contains one of these, with commas in between
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -76,7 +76,7 @@ struct Mutant {
     patch: PathBuf,
 }
 
-enum Fate {
+enum MutantResult {
     /// By what, and how.
     Caught(String, String),
     Survived(String),
@@ -84,7 +84,7 @@ enum Fate {
     Unfit(String),
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for MutantResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Caught(by, _) => write!(f, "{by}"),
@@ -94,7 +94,7 @@ impl fmt::Display for Fate {
     }
 }
 
-pub fn run(options: &Options) -> Result<bool, String> {
+pub fn run(options: &MutantOptions) -> Result<bool, String> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workshop = Workshop { copy: options.folder.join("tree"), target: options.folder.join("target") };
     let all = mutants(&tree.join("chaos/mutants"))?;
@@ -108,7 +108,8 @@ pub fn run(options: &Options) -> Result<bool, String> {
     if mutants.is_empty() {
         return Err("no mutant has that name".into());
     }
-    let shop = Shop { seeds: workshop.build()?, tests: workshop.build_tests()?, folder: workshop.copy.clone() };
+    let shop =
+        MutantWorkshop { seeds: workshop.build()?, tests: workshop.build_tests()?, folder: workshop.copy.clone() };
     if !options.no_baseline {
         // A tenth of the seeds: what is proved here is that a broken run means a bug.
         let last = options.from + options.seeds.div_ceil(10);
@@ -125,16 +126,16 @@ pub fn run(options: &Options) -> Result<bool, String> {
     let mut fates = Vec::new();
     for mutant in &mutants {
         let began = Instant::now();
-        let fate = shop.judge(mutant, options).unwrap_or_else(Fate::Unfit);
+        let fate = shop.judge(mutant, options).unwrap_or_else(MutantResult::Unfit);
         println!("{:26} {fate} ({} s)", mutant.name, began.elapsed().as_secs());
         match &fate {
-            Fate::Caught(_, how) => println!("    {how}"),
-            Fate::Unfit(why) => println!("    {why}"),
-            Fate::Survived(_) => println!("    {}", mutant.bug),
+            MutantResult::Caught(_, how) => println!("    {how}"),
+            MutantResult::Unfit(why) => println!("    {why}"),
+            MutantResult::Survived(_) => println!("    {}", mutant.bug),
         }
         fates.push(fate);
     }
-    let caught = fates.iter().filter(|fate| matches!(fate, Fate::Caught(..))).count();
+    let caught = fates.iter().filter(|fate| matches!(fate, MutantResult::Caught(..))).count();
     if options.markdown {
         println!("\n| mutant | bug | caught by |\n|---|---|---|");
         for (Mutant { name, bug, .. }, fate) in mutants.iter().zip(&fates) {
@@ -245,38 +246,38 @@ fn infect(copy: &Path, all: &[Mutant]) -> Result<(), String> {
 }
 
 /// Where mutants are judged.
-struct Shop {
+struct MutantWorkshop {
     seeds: PathBuf,
     tests: PathBuf,
     folder: PathBuf,
 }
 
-impl Shop {
+impl MutantWorkshop {
     fn runner(&self, mutant: &str, jobs: u64) -> Runner {
         Runner::of(&self.seeds, jobs).with((ON.into(), mutant.into()))
     }
 
-    fn judge(&self, mutant: &Mutant, options: &Options) -> Result<Fate, String> {
+    fn judge(&self, mutant: &Mutant, options: &MutantOptions) -> Result<MutantResult, String> {
         let mut caught = Vec::new();
         let mut seen = String::new();
         if mutant.sim {
             let last = options.from + options.seeds - 1;
             let Some((seed, report)) = self.runner(&mutant.name, options.jobs).until_broken(options.from, last) else {
-                return Ok(Fate::Survived(format!("seeds {}..{last}", options.from)));
+                return Ok(MutantResult::Survived(format!("seeds {}..{last}", options.from)));
             };
             caught.push(format!("{} (seed {seed})", report.broken.join(" ")));
             seen = report.violations.first().cloned().unwrap_or_default();
         }
         if let Some(test) = &mutant.test {
             let Some(how) = self.fails(&mutant.name, test)? else {
-                return Ok(Fate::Survived(format!("cargo test --lib {test}")));
+                return Ok(MutantResult::Survived(format!("cargo test --lib {test}")));
             };
             caught.push(format!("`cargo test --lib {test}`"));
             seen = if seen.is_empty() { how } else { seen };
         }
         if let Some(scenario) = &mutant.process {
             let Some((by, how)) = self.process(&mutant.name, scenario)? else {
-                return Ok(Fate::Survived(format!("{PROCESS_RUNS} runs of {scenario}")));
+                return Ok(MutantResult::Survived(format!("{PROCESS_RUNS} runs of {scenario}")));
             };
             caught.push(by);
             seen = if seen.is_empty() { how } else { seen };
@@ -284,17 +285,18 @@ impl Shop {
         if let Some(runs) = &mutant.power {
             return self.power(&mutant.name, runs);
         }
-        Ok(Fate::Caught(caught.join(", "), seen.chars().take(300).collect()))
+        Ok(MutantResult::Caught(caught.join(", "), seen.chars().take(300).collect()))
     }
 
     /// A bug below what is simulated, which power cuts and bad disks have to find.
-    fn power(&self, mutant: &str, runs: &str) -> Result<Fate, String> {
+    fn power(&self, mutant: &str, runs: &str) -> Result<MutantResult, String> {
         let (count, kind) = runs.split_once(' ').map_or((runs, None), |(count, kind)| (count, Some(kind)));
         let mut chaos = Command::new(&self.seeds);
         chaos.args(["power", "--json", "--until-broken", "--runs", count]).env(ON, mutant);
-        let Done { success, out, err } = child::run(chaos.args(kind.iter().flat_map(|kind| ["--kind", kind])), BUILD)?;
+        let ProgramEnd { success, out, err } =
+            child::run(chaos.args(kind.iter().flat_map(|kind| ["--kind", kind])), BUILD)?;
         if success {
-            return Ok(Fate::Survived(format!("power --runs {runs}")));
+            return Ok(MutantResult::Survived(format!("power --runs {runs}")));
         }
         let last: Option<serde_json::Value> = out.lines().last().and_then(|line| serde_json::from_str(line).ok());
         let Some(how) = last.as_ref().and_then(|last| last["violations"][0].as_str()) else {
@@ -303,7 +305,7 @@ impl Shop {
         let by = last
             .as_ref()
             .map(|last| format!("power {} (seed {})", last["kind"].as_str().unwrap_or_default(), last["seed"]));
-        Ok(Fate::Caught(by.unwrap_or_default(), how.chars().take(300).collect()))
+        Ok(MutantResult::Caught(by.unwrap_or_default(), how.chars().take(300).collect()))
     }
 
     /// A run on real processes that breaks, and what it says.
@@ -333,7 +335,7 @@ impl Shop {
         test.arg(name).current_dir(&self.folder).env(ON, mutant);
         // That it fails is enough: the smallest case is not looked for, nor kept for the next mutant.
         test.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
-        let Done { success, out, err } = match child::run(&mut test, TEST) {
+        let ProgramEnd { success, out, err } = match child::run(&mut test, TEST) {
             Ok(done) => done,
             Err(hangs) => return Ok(Some(hangs)),
         };
@@ -346,7 +348,7 @@ impl Shop {
     }
 }
 
-fn succeeded(what: &str, done: Result<Done, String>) -> Result<Done, String> {
+fn succeeded(what: &str, done: Result<ProgramEnd, String>) -> Result<ProgramEnd, String> {
     let done = done.map_err(|error| format!("{what}: {error}"))?;
     if done.success {
         return Ok(done);

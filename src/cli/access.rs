@@ -11,15 +11,15 @@ use crate::model::access::Right;
 use crate::token::Class;
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum AccessCommand {
     /// Show what each class may do
-    Ls(LsArgs),
+    Ls(AccessLsArgs),
     /// Set what a class may do, in place of what was set before
     Set(SetArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct LsArgs {
+pub struct AccessLsArgs {
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -50,13 +50,13 @@ fn tell(class: &Value) {
     say!("{:<20} {}{creates}", class["class"].as_str().unwrap_or_default(), tables(&class["tables"]));
 }
 
-pub async fn execute(command: Command) -> CliResult {
+pub async fn execute(command: AccessCommand) -> CliResult {
     match command {
-        Command::Ls(args) => {
+        AccessCommand::Ls(args) => {
             let all: Value = ask_any(&args.target.resolve()?, Method::GET, "/access", None).await?;
             all["classes"].as_array().into_iter().flatten().for_each(tell);
         }
-        Command::Set(args) => {
+        AccessCommand::Set(args) => {
             let rights: Map<String, Value> =
                 args.rights.iter().map(|(table, right)| (table.clone(), json!(right.name()))).collect();
             let body = json!({"tables": rights, "create_tables": !args.no_new_tables});

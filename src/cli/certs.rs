@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{CliResult, Failure};
+use super::{CliResult, CommandError};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::time::iso;
@@ -15,15 +15,15 @@ use crate::tls::authority::{self, Issued, Validity};
 use crate::tls::files;
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum CertsCommand {
     /// Make a cluster's CA: ca.crt, which every node gets, and ca.key, which none does
-    Init(InitArgs),
+    Init(CertsInitArgs),
     /// Make a node's certificate and its key: node-N.crt and node-N.key
-    Issue(IssueArgs),
+    Issue(CertsIssueArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct InitArgs {
+pub struct CertsInitArgs {
     /// The cluster's name
     #[arg(long, value_name = "NAME", default_value = "tillsync")]
     cluster: String,
@@ -36,7 +36,7 @@ pub struct InitArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct IssueArgs {
+pub struct CertsIssueArgs {
     /// The node's number
     #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
     node: u64,
@@ -54,24 +54,24 @@ pub struct IssueArgs {
     replace: bool,
 }
 
-pub fn execute(command: Command) -> CliResult {
+pub fn execute(command: CertsCommand) -> CliResult {
     match command {
-        Command::Init(args) => init(&args),
-        Command::Issue(args) => issue(&args),
+        CertsCommand::Init(args) => init(&args),
+        CertsCommand::Issue(args) => issue(&args),
     }
 }
 
-fn init(args: &InitArgs) -> CliResult {
+fn init(args: &CertsInitArgs) -> CliResult {
     let (cert, key) = (args.dir.join("ca.crt"), args.dir.join("ca.key"));
     // A new CA would make strangers of all the nodes that have a certificate of the old one.
     for path in [&cert, &key] {
         if path.exists() {
-            return Err(Failure::usage(format!("{} is there already, and stays", path.display())));
+            return Err(CommandError::usage(format!("{} is there already, and stays", path.display())));
         }
     }
     fs::create_dir_all(&args.dir).map_err(|e| failed(&args.dir, &e))?;
     let validity = Validity::days(SystemClock.now_ms(), args.days);
-    let made = authority::make(&args.cluster, validity).map_err(Failure::new)?;
+    let made = authority::make(&args.cluster, validity).map_err(CommandError::new)?;
     write(&key, &made.key, 0o600, false)?;
     write(&cert, &made.cert, 0o644, false)?;
     say!("{}  for every node", cert.display());
@@ -79,7 +79,7 @@ fn init(args: &InitArgs) -> CliResult {
     Ok(())
 }
 
-fn issue(args: &IssueArgs) -> CliResult {
+fn issue(args: &CertsIssueArgs) -> CliResult {
     let ca_cert = args.dir.join("ca.crt");
     let ca = Issued { cert: read(&ca_cert)?, key: read(&args.dir.join("ca.key"))? };
     let name = |end: &str| args.dir.join(format!("node-{}.{end}", args.node));
@@ -87,16 +87,16 @@ fn issue(args: &IssueArgs) -> CliResult {
     for path in [&files.cert, &files.key] {
         if path.exists() && !args.replace {
             let why = format!("{} is there already: --replace makes it anew", path.display());
-            return Err(Failure::usage(why));
+            return Err(CommandError::usage(why));
         }
     }
     let now = SystemClock.now_ms();
     let validity = Validity::days(now, args.days);
-    let made = authority::issue(&ca, args.node, &args.hosts, validity).map_err(Failure::usage)?;
+    let made = authority::issue(&ca, args.node, &args.hosts, validity).map_err(CommandError::usage)?;
     let contents = [&ca.cert, &made.cert, &made.key].map(|pem| pem.clone().into_bytes());
     // What a node would not take is not handed out, as with a ca.key of another ca.crt.
     files::make_node(args.node, &files, &contents, now)
-        .map_err(|e| Failure::usage(format!("no certificate was made: {}", e.message)))?;
+        .map_err(|e| CommandError::usage(format!("no certificate was made: {}", e.message)))?;
     write(&files.key, &made.key, 0o600, args.replace)?;
     write(&files.cert, &made.cert, 0o644, args.replace)?;
     let (cert, key) = (files.cert.display(), files.key.display());
@@ -134,10 +134,11 @@ fn private(path: &Path, mode: u32, replace: bool) -> std::io::Result<fs::File> {
 }
 
 fn read(path: &Path) -> CliResult<String> {
-    fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("{} cannot be read: {e}; `tillsync certs init` makes it", path.display())))
+    fs::read_to_string(path).map_err(|e| {
+        CommandError::usage(format!("{} cannot be read: {e}; `tillsync certs init` makes it", path.display()))
+    })
 }
 
-fn failed(path: &Path, e: &std::io::Error) -> Failure {
-    Failure::new(format!("{}: {e}", path.display()))
+fn failed(path: &Path, e: &std::io::Error) -> CommandError {
+    CommandError::new(format!("{}: {e}", path.display()))
 }

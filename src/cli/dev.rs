@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::client::rest::Rest;
+use super::client::rest::RestClient;
 use super::local::{Layout, NODES, NodeEvent, Supervisor, wait_ready};
-use super::{CliResult, Failure, stop_signal};
+use super::{CliResult, CommandError, stop_signal};
 
 /// How long the first election may take, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct DevArgs {
     /// Where the cluster keeps its data, keys and logs
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     data: PathBuf,
@@ -26,7 +26,7 @@ pub struct Args {
     set: Vec<String>,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: DevArgs) -> CliResult {
     let ports: Vec<u16> = (0..NODES as u16).map(|i| args.port + i).collect();
     let mut layout = Layout::prepare(&args.data, &ports)?;
     for node in &mut layout.nodes {
@@ -44,7 +44,7 @@ pub async fn execute(args: Args) -> CliResult {
 
 /// Says when the cluster is ready, then what happens to its nodes.
 async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
-    let rest = Rest::new(&layout.token)?;
+    let rest = RestClient::new(&layout.token)?;
     let mut pids = [0; NODES];
     let events = &mut nodes.events;
     wait_ready(&rest, &layout.urls(), PATIENCE, || {
@@ -52,7 +52,7 @@ async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
             match event {
                 NodeEvent::Started { node, pid } => pids[node - 1] = pid,
                 NodeEvent::Died { node, how, .. } => say!("node {node} ended ({how})"),
-                NodeEvent::GivenUp { node, why } => return Err(Failure::usage(format!("node {node}: {why}"))),
+                NodeEvent::GivenUp { node, why } => return Err(CommandError::usage(format!("node {node}: {why}"))),
             }
         }
         Ok(())
@@ -69,12 +69,12 @@ async fn watch_over(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
                 say!("node {node} does not start: {why}");
                 alive -= 1;
                 if alive == 0 {
-                    return Err(Failure::new("no node is left"));
+                    return Err(CommandError::new("no node is left"));
                 }
             }
         }
     }
-    Err(Failure::new("no node is left"))
+    Err(CommandError::new("no node is left"))
 }
 
 fn announce(layout: &Layout, pids: &[u32]) {

@@ -6,16 +6,16 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::rest::{Rest, percent};
+use super::client::rest::{RestClient, percent};
 use super::client::{TargetArgs, ask_any, read_token};
-use super::{CliResult, Failure};
+use super::{CliResult, CommandError};
 use crate::model::time::iso;
 use crate::token::{Class, claims_unverified};
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum DeviceCommand {
     /// Show every device: its role, whether it is online, when it was last seen
-    Ls(LsArgs),
+    Ls(DeviceLsArgs),
     /// Show the devices that ask to be let in; or, with a code, let one in or turn it away
     Pair(PairArgs),
     /// Take back every token of a device, and say what came of it
@@ -31,7 +31,7 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-pub struct LsArgs {
+pub struct DeviceLsArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Print what the node answered, as JSON
@@ -84,15 +84,15 @@ fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
 }
 
-pub async fn execute(command: Command) -> CliResult {
+pub async fn execute(command: DeviceCommand) -> CliResult {
     match command {
-        Command::Ls(args) => list(&args).await,
-        Command::Pair(args) => pair(&args).await,
-        Command::Revoke(args) => revoke(&args).await,
-        Command::Suspend(args) => one(&args, Method::POST, "/suspend", "is suspended").await,
-        Command::Resume(args) => one(&args, Method::POST, "/resume", "may come back").await,
-        Command::Forget(args) => one(&args, Method::DELETE, "", "is forgotten").await,
-        Command::Why(args) => why(&args).await,
+        DeviceCommand::Ls(args) => list(&args).await,
+        DeviceCommand::Pair(args) => pair(&args).await,
+        DeviceCommand::Revoke(args) => revoke(&args).await,
+        DeviceCommand::Suspend(args) => one(&args, Method::POST, "/suspend", "is suspended").await,
+        DeviceCommand::Resume(args) => one(&args, Method::POST, "/resume", "may come back").await,
+        DeviceCommand::Forget(args) => one(&args, Method::DELETE, "", "is forgotten").await,
+        DeviceCommand::Why(args) => why(&args).await,
     }
 }
 
@@ -102,7 +102,7 @@ async fn one(args: &OneArgs, method: Method, what: &str, done: &str) -> CliResul
     Ok(())
 }
 
-async fn list(args: &LsArgs) -> CliResult {
+async fn list(args: &DeviceLsArgs) -> CliResult {
     let all = call(&args.target, Method::GET, "/device/roles", None).await?;
     if args.json {
         say!("{all}");
@@ -136,7 +136,7 @@ async fn pair(args: &PairArgs) -> CliResult {
         say!("{code} is turned away");
         return Ok(());
     }
-    let class = args.class.ok_or_else(|| Failure::usage("--class CLASS is needed, or --refuse"))?;
+    let class = args.class.ok_or_else(|| CommandError::usage("--class CLASS is needed, or --refuse"))?;
     let mut body = json!({"class": class.name()});
     if let Some(device) = &args.device {
         body["device_id"] = json!(device);
@@ -210,7 +210,7 @@ async fn try_token(args: &WhyArgs, token: &str) -> CliResult<bool> {
         say!("the token is another device's: {}", claims.sub.escape_debug());
     }
     let target = args.target.resolve()?;
-    let rest = Rest::new(token)?;
+    let rest = RestClient::new(token)?;
     for node in &target.nodes {
         match rest.call::<Value>(node, Method::GET, "/system/health", None).await {
             Ok(_) => {
@@ -224,7 +224,7 @@ async fn try_token(args: &WhyArgs, token: &str) -> CliResult<bool> {
             }
         }
     }
-    Err(Failure::new("no node could be asked"))
+    Err(CommandError::new("no node could be asked"))
 }
 
 /// `prices: read, *: write`

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::CliResult;
-use super::client::rest::Rest;
+use super::client::rest::RestClient;
 use super::client::{NodeUrl, Trust};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct HealthArgs {
     /// The node
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000", env = "TILLSYNC_HEALTH_URL")]
     url: String,
@@ -19,11 +19,11 @@ pub struct Args {
     ready: bool,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: HealthArgs) -> CliResult {
     let trust = args.ca.as_deref().map(Trust::read).transpose()?;
     let node = NodeUrl::trusting(&args.url, trust.as_ref())?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let answer: serde_json::Value = Rest::new("")?.get(&node, path).await?;
+    let answer: serde_json::Value = RestClient::new("")?.get(&node, path).await?;
     say!("{}", answer["status"].as_str().unwrap_or("ok"));
     Ok(())
 }

@@ -45,59 +45,59 @@ mod watch;
 /// Keeps a store's devices in step on a small Raft cluster.
 #[derive(Parser, Debug)]
 #[command(name = "tillsync", version, propagate_version = true)]
-struct Cli {
+struct TillsyncCli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
+enum CliCommand {
     /// Show on this machine, in a minute, what Tillsync does: five devices, three nodes, one of them killed
-    Demo(demo::Args),
+    Demo(demo::DemoArgs),
     /// Run a three-node cluster on this machine, with nothing to configure
-    Dev(dev::Args),
+    Dev(dev::DevArgs),
     /// Run one node of a real cluster
-    Serve(serve::Args),
+    Serve(serve::ServeArgs),
     /// Send the lines of a CSV file as records; running it again sends only what is missing
-    Load(load::Args),
+    Load(load::LoadArgs),
     /// Write everything that a cluster keeps to a SQLite file of the documented schema
-    Export(sqlite::export::Args),
+    Export(sqlite::export::ExportArgs),
     /// Take over a SQLite database of the documented schema into an empty cluster
-    Import(sqlite::import::Args),
+    Import(sqlite::import::ImportArgs),
     /// Show the cluster's events as they happen
-    Watch(watch::Args),
+    Watch(watch::WatchArgs),
     /// Make the certificates of a cluster's nodes
     #[command(subcommand)]
-    Certs(certs::Command),
+    Certs(certs::CertsCommand),
     /// Ask one node whether it is there: exit code 0 or 1, for health checks
-    Health(health::Args),
+    Health(health::HealthArgs),
     /// Make tokens
     #[command(subcommand)]
-    Token(token::Command),
+    Token(token::TokenCommand),
     /// Look after a cluster
     #[command(subcommand)]
-    Cluster(cluster::Command),
+    Cluster(cluster::ClusterCommand),
     /// See who is there, let devices in and keep them out
     #[command(subcommand)]
-    Device(device::Command),
+    Device(device::DeviceCommand),
     /// Set which class of tokens may read and write which table
     #[command(subcommand)]
-    Access(access::Command),
+    Access(access::AccessCommand),
     /// Measure a cluster under load
     #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(bench::BenchCommand),
 }
 
 /// Why a command did not do what it was asked: one sentence and an exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct CommandError {
     pub message: String,
     pub exit: u8,
 }
 
-pub type CliResult<T = ()> = Result<T, Failure>;
+pub type CliResult<T = ()> = Result<T, CommandError>;
 
-impl Failure {
+impl CommandError {
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), exit: 1 }
     }
@@ -108,20 +108,20 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         let exit = if error.code == Code::Configuration { 2 } else { 1 };
         Self { message: error.to_string(), exit }
     }
 }
 
-impl From<client::ClientError> for Failure {
+impl From<client::ClientError> for CommandError {
     fn from(error: client::ClientError) -> Self {
         Self::new(error.to_string())
     }
@@ -129,26 +129,26 @@ impl From<client::ClientError> for Failure {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = TillsyncCli::parse().command;
     // Certificates are for others to read; their keys have their mode by themselves.
-    if !matches!(command, Command::Certs(_)) {
+    if !matches!(command, CliCommand::Certs(_)) {
         private::by_default();
     }
     let result = match command {
-        Command::Serve(args) => serve::execute(args),
-        Command::Dev(args) => block_on(dev::execute(args)),
-        Command::Demo(args) => block_on(demo::execute(args)),
-        Command::Load(args) => block_on(load::execute(args)),
-        Command::Export(args) => block_on(sqlite::export::execute(args)),
-        Command::Import(args) => block_on(sqlite::import::execute(args)),
-        Command::Watch(args) => block_on(watch::execute(args)),
-        Command::Certs(command) => certs::execute(command),
-        Command::Health(args) => block_on(health::execute(args)),
-        Command::Token(command) => token::execute(command),
-        Command::Cluster(command) => block_on(cluster::execute(command)),
-        Command::Device(command) => block_on(device::execute(command)),
-        Command::Access(command) => block_on(access::execute(command)),
-        Command::Bench(command) => block_on(bench::execute(command)),
+        CliCommand::Serve(args) => serve::execute(args),
+        CliCommand::Dev(args) => block_on(dev::execute(args)),
+        CliCommand::Demo(args) => block_on(demo::execute(args)),
+        CliCommand::Load(args) => block_on(load::execute(args)),
+        CliCommand::Export(args) => block_on(sqlite::export::execute(args)),
+        CliCommand::Import(args) => block_on(sqlite::import::execute(args)),
+        CliCommand::Watch(args) => block_on(watch::execute(args)),
+        CliCommand::Certs(command) => certs::execute(command),
+        CliCommand::Health(args) => block_on(health::execute(args)),
+        CliCommand::Token(command) => token::execute(command),
+        CliCommand::Cluster(command) => block_on(cluster::execute(command)),
+        CliCommand::Device(command) => block_on(device::execute(command)),
+        CliCommand::Access(command) => block_on(access::execute(command)),
+        CliCommand::Bench(command) => block_on(bench::execute(command)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,13 +164,13 @@ fn block_on<F: Future<Output = CliResult>>(future: F) -> CliResult {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::new(format!("the async runtime cannot start: {e}")))?;
+        .map_err(|e| CommandError::new(format!("the async runtime cannot start: {e}")))?;
     runtime.block_on(future)
 }
 
 /// Resolves when someone asks this process to stop: Ctrl-C or SIGTERM.
 async fn stop_signal() -> CliResult {
-    let failed = |e: std::io::Error| Failure::new(format!("signals cannot be caught: {e}"));
+    let failed = |e: std::io::Error| CommandError::new(format!("signals cannot be caught: {e}"));
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -192,6 +192,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Cli::command().debug_assert();
+        super::TillsyncCli::command().debug_assert();
     }
 }

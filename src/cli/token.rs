@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::client::TargetArgs;
-use super::client::rest::Rest;
-use super::{CliResult, Failure};
+use super::client::rest::RestClient;
+use super::{CliResult, CommandError};
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
 use crate::token::{Class, KeyRing, make_key_file};
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum TokenCommand {
     /// Make a token for a device and print it
-    Issue(IssueArgs),
+    Issue(TokenIssueArgs),
     /// Make a key file for a new cluster; a file that is there already is left as it is
     Key(KeyArgs),
     /// Take a token back: every node ends its sessions at once. Needs an admin's token
@@ -22,7 +22,7 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-pub struct IssueArgs {
+pub struct TokenIssueArgs {
     /// What the device is; bounds the priority that it may claim
     #[arg(long)]
     class: Class,
@@ -58,12 +58,12 @@ pub struct RevokeArgs {
 /// Asks one node after the other until one has done it: revoking twice is the same as once.
 async fn revoke(args: RevokeArgs) -> CliResult {
     let target = args.target.resolve()?;
-    let rest = Rest::new(&target.token)?;
+    let rest = RestClient::new(&target.token)?;
     let body = match (&args.jti, &args.revoked) {
         (Some(jti), _) => serde_json::json!({ "jti": jti }),
         (None, token) => serde_json::json!({ "token": token.as_deref().map(str::trim) }),
     };
-    let mut last = Failure::new("no node to ask");
+    let mut last = CommandError::new("no node to ask");
     for node in &target.nodes {
         match rest.post::<serde_json::Value>(node, "/system/tokens/revoke", &body).await {
             Ok(done) => {
@@ -77,9 +77,9 @@ async fn revoke(args: RevokeArgs) -> CliResult {
     Err(last)
 }
 
-pub fn execute(command: Command) -> CliResult {
+pub fn execute(command: TokenCommand) -> CliResult {
     match command {
-        Command::Issue(args) => {
+        TokenCommand::Issue(args) => {
             let (token, claims) =
                 KeyRing::read(&args.key)?.issue(&args.sub, args.class, SystemClock.now_ms(), args.ttl)?;
             let until = iso(claims.exp.saturating_mul(1_000));
@@ -87,9 +87,9 @@ pub fn execute(command: Command) -> CliResult {
             say!("{token}");
             Ok(())
         }
-        Command::Revoke(args) => super::block_on(revoke(args)),
-        Command::Key(args) => {
-            make_key_file(&args.file).map_err(|e| Failure::new(format!("{}: {e}", args.file.display())))
+        TokenCommand::Revoke(args) => super::block_on(revoke(args)),
+        TokenCommand::Key(args) => {
+            make_key_file(&args.file).map_err(|e| CommandError::new(format!("{}: {e}", args.file.display())))
         }
     }
 }

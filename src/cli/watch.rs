@@ -3,18 +3,18 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::client::frame::Event;
+use super::client::frame::ReceivedEvent;
 use super::client::link::event_of;
-use super::client::rest::Rest;
+use super::client::rest::RestClient;
 use super::client::ws::WsSocket;
-use super::client::{ClientError, Target, TargetArgs};
-use super::{CliResult, Failure};
+use super::client::{ClientError, ClusterTarget, TargetArgs};
+use super::{CliResult, CommandError};
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
 use crate::model::visible::escaped;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct WatchArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Show only changes of these tables (and all other events)
@@ -25,25 +25,25 @@ pub struct Args {
     json: bool,
 }
 
-struct Watch {
-    args: Args,
-    target: Target,
-    rest: Rest,
+struct EventWatch {
+    args: WatchArgs,
+    target: ClusterTarget,
+    rest: RestClient,
     /// Where the last change that was shown stands; `None` before the first.
     last: Option<(u64, String)>,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: WatchArgs) -> CliResult {
     let target = args.target.resolve()?;
-    let rest = Rest::new(&target.token)?;
-    let mut watch = Watch { args, target, rest, last: None };
+    let rest = RestClient::new(&target.token)?;
+    let mut watch = EventWatch { args, target, rest, last: None };
     tokio::select! {
         signal = super::stop_signal() => signal,
         result = watch.run() => result,
     }
 }
 
-impl Watch {
+impl EventWatch {
     async fn run(&mut self) -> CliResult {
         let mut turn = 0;
         loop {
@@ -90,7 +90,7 @@ impl Watch {
                     "operation": change.operation, "new_data": change.data, "seq": change.seq,
                     "timestamp": change.timestamp, "cursor": page.cursor,
                 });
-                self.show(&Event { name: "data_update".into(), data })?;
+                self.show(&ReceivedEvent { name: "data_update".into(), data })?;
             }
             if !page.has_more {
                 break;
@@ -99,7 +99,7 @@ impl Watch {
         Ok(())
     }
 
-    fn show(&mut self, event: &Event) -> Result<(), WatchError> {
+    fn show(&mut self, event: &ReceivedEvent) -> Result<(), WatchError> {
         if event.name == "data_update" {
             if let (Some(seq), Some(cursor)) = (event.number("seq"), event.text("cursor")) {
                 if self.last.as_ref().is_some_and(|(last, _)| seq <= *last) {
@@ -133,7 +133,7 @@ impl From<ClientError> for WatchError {
     }
 }
 
-impl From<WatchError> for Failure {
+impl From<WatchError> for CommandError {
     fn from(error: WatchError) -> Self {
         match error {
             WatchError::Client(e) => e.into(),
@@ -143,7 +143,7 @@ impl From<WatchError> for Failure {
 }
 
 /// An event on one line of text.
-fn line(event: &Event) -> String {
+fn line(event: &ReceivedEvent) -> String {
     let time = event.text("timestamp").map_or_else(|| iso(SystemClock.now_ms()), str::to_owned);
     if event.name == "data_update" {
         let text = |key| event.text(key).unwrap_or("?");
@@ -172,9 +172,9 @@ mod tests {
     fn events_are_one_line_each() {
         let change = json!({"device_id": "d", "table_name": "t", "record_id": 7, "operation": "insert", "seq": 3,
             "new_data": {"a": 1}, "timestamp": "T"});
-        let event = Event { name: "data_update".into(), data: change };
+        let event = ReceivedEvent { name: "data_update".into(), data: change };
         assert_eq!(line(&event), r#"T         3  insert t/7 by d  {"a":1}"#);
-        let event = Event { name: "role_change".into(), data: json!({"device_id": "d", "timestamp": "T"}) };
+        let event = ReceivedEvent { name: "role_change".into(), data: json!({"device_id": "d", "timestamp": "T"}) };
         assert_eq!(line(&event), r#"T            role_change  {"device_id":"d"}"#);
     }
 }

@@ -51,9 +51,9 @@ fn ahead(one: u64, other: u64) -> i64 {
 }
 
 /// A span of time for a person.
-pub struct Span(pub u64);
+pub struct ShownDuration(pub u64);
 
-impl fmt::Display for Span {
+impl fmt::Display for ShownDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 / 1_000 {
             s if s < 120 => write!(f, "{s} s"),
@@ -65,7 +65,7 @@ impl fmt::Display for Span {
 }
 
 fn apart(ahead_ms: i64) -> String {
-    format!("{} {}", Span(ahead_ms.unsigned_abs()), if ahead_ms > 0 { "behind" } else { "ahead of" })
+    format!("{} {}", ShownDuration(ahead_ms.unsigned_abs()), if ahead_ms > 0 { "behind" } else { "ahead of" })
 }
 
 /// When the clock was last known to be right.
@@ -75,7 +75,7 @@ struct Anchor {
     even_ms: u64,
 }
 
-struct Inner {
+struct ClockState {
     anchor: Anchor,
     /// Most of the voters have agreed since the start.
     confirmed: bool,
@@ -86,7 +86,7 @@ struct Inner {
 
 /// What a node sees of the group when it compares.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
+pub struct ClockPeers {
     pub me: u64,
     pub voters: Vec<u64>,
     pub leader: Option<u64>,
@@ -94,7 +94,7 @@ pub struct Group {
 
 pub struct AgreedClock {
     clock: SharedClock,
-    inner: Mutex<Inner>,
+    inner: Mutex<ClockState>,
     /// The clock has jumped: compare it now.
     look: Notify,
 }
@@ -102,7 +102,7 @@ pub struct AgreedClock {
 impl AgreedClock {
     pub fn new(clock: SharedClock) -> Arc<Self> {
         let anchor = Anchor { wall_ms: clock.now_ms(), even_ms: clock.even_ms() };
-        let inner = Inner { anchor, confirmed: false, wrong: None, told: false };
+        let inner = ClockState { anchor, confirmed: false, wrong: None, told: false };
         Arc::new(Self { clock, inner: Mutex::new(inner), look: Notify::new() })
     }
 
@@ -129,7 +129,7 @@ impl AgreedClock {
                 let way = if jump > 0 { "forward" } else { "back" };
                 Err(format!(
                     "this node's clock has jumped {way} by {}: it serves nothing until the other nodes confirm that",
-                    Span(jump.unsigned_abs())
+                    ShownDuration(jump.unsigned_abs())
                 ))
             }
         }
@@ -167,7 +167,7 @@ impl AgreedClock {
         let way = if ahead > 0 { "ahead of" } else { "behind" };
         let why = format!(
             "the clock of node {from} is {} {way} the leader's: nothing was written",
-            Span(ahead.unsigned_abs())
+            ShownDuration(ahead.unsigned_abs())
         );
         Err(Error::new(Code::Unavailable, why))
     }
@@ -178,7 +178,7 @@ impl AgreedClock {
     }
 
     /// After a round of comparisons. Gives a voter that most agree with, if this node's clock is wrong.
-    pub fn judge(&self, group: &Group, round: &[Compared]) -> Option<u64> {
+    pub fn judge(&self, group: &ClockPeers, round: &[Compared]) -> Option<u64> {
         let voter = |node: u64| group.voters.contains(&node);
         let (far, near): (Vec<Compared>, Vec<Compared>) =
             round.iter().copied().filter(|other| voter(other.node)).partition(|other| other.is_far());
@@ -262,8 +262,8 @@ mod tests {
         (machine.clone(), AgreedClock::new(machine))
     }
 
-    fn group(leader: u64) -> Group {
-        Group { me: 1, voters: vec![1, 2, 3], leader: Some(leader) }
+    fn group(leader: u64) -> ClockPeers {
+        ClockPeers { me: 1, voters: vec![1, 2, 3], leader: Some(leader) }
     }
 
     fn other(node: u64, ahead_ms: i64) -> Compared {

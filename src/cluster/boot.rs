@@ -14,24 +14,24 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Beginning, admit};
 use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
-use super::inbox::{Door, Inbox};
-use super::membership::Membership;
-use super::outbox::Outbox;
+use super::inbound_proposals::{CommandGuard, Inbox};
+use super::membership::MembershipManager;
+use super::pending_proposals::PendingProposals;
 use super::probe::{self, PROBE_EVERY};
-use super::proposer::Proposer;
+use super::proposal_forwarder::ProposalForwarder;
 use super::raft_cluster::RaftCluster;
-use super::reader::Reader;
-use super::{Cluster, succession};
+use super::reader::ReadRounds;
+use super::{Cluster, fast_failover};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::members::Members;
 use crate::consensus::memory::Router;
-use crate::consensus::node::{Node, NodeOptions, NodeParts, StartError, Timing};
+use crate::consensus::node::{NodeOptions, NodeParts, RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
-use crate::consensus::transport::{Identity, PeerStats, Transport};
-use crate::consensus::types::Member;
+use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport};
+use crate::consensus::types::MemberAddress;
 use crate::model::effect::Effects;
 use crate::model::state::State;
 use crate::model::tables::Tables;
@@ -53,9 +53,9 @@ pub struct NodeConfig {
     /// The cluster's name: nodes of another one are turned away.
     pub cluster: String,
     /// The founding members, the same on every founding node; empty for a node that will be added.
-    pub members: BTreeMap<u64, Member>,
+    pub members: BTreeMap<u64, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to, as far as they are known; id 0: not known.
-    pub join: Vec<(u64, Member)>,
+    pub join: Vec<(u64, MemberAddress)>,
     pub timing: Timing,
     /// A proposal or read that took longer fails.
     pub request_timeout: Duration,
@@ -64,7 +64,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    pub fn new(id: u64, cluster: impl Into<String>, members: BTreeMap<u64, Member>) -> Self {
+    pub fn new(id: u64, cluster: impl Into<String>, members: BTreeMap<u64, MemberAddress>) -> Self {
         Self {
             id,
             cluster: cluster.into(),
@@ -79,7 +79,7 @@ impl NodeConfig {
 }
 
 /// What carries the calls between nodes.
-pub enum Wire {
+pub enum PeerLinks {
     /// gRPC in plain text, served on this listener: on loopback only.
     Grpc(TcpListener),
     /// gRPC over mutual TLS, served on this listener.
@@ -147,19 +147,19 @@ impl Stopper {
 pub async fn start(
     config: NodeConfig,
     stores: Stores,
-    wire: Wire,
+    wire: PeerLinks,
     clock: SharedClock,
 ) -> Result<RunningNode, StartError> {
-    let identity = Arc::new(Identity { cluster: config.cluster.clone(), node: config.id });
+    let identity = Arc::new(NodeIdentity { cluster: config.cluster.clone(), node: config.id });
     let stats = Arc::new(PeerStats::default());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
-    let (transport, router): (Arc<dyn Transport>, _) = match &wire {
-        Wire::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
-        Wire::Tls(_, tls) => (GrpcTransport::with_tls(config.members.clone(), tls.clone()), None),
-        Wire::Memory(router) => (router.transport(config.id), Some(router.clone())),
+    let (transport, router): (Arc<dyn PeerTransport>, _) = match &wire {
+        PeerLinks::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
+        PeerLinks::Tls(_, tls) => (GrpcTransport::with_tls(config.members.clone(), tls.clone()), None),
+        PeerLinks::Memory(router) => (router.transport(config.id), Some(router.clone())),
     };
     let options = NodeOptions {
         identity: identity.clone(),
@@ -175,16 +175,17 @@ pub async fn start(
         transport: transport.clone(),
         stats: stats.clone(),
     };
-    let node = Arc::new(Node::start(options, parts).await?);
+    let node = Arc::new(RaftNode::start(options, parts).await?);
     let members = Members::new(&node, config.members.keys().copied().collect());
     let configured: Vec<_> = config.members.clone().into_iter().chain(config.join.clone()).collect();
-    let desk = Desk { node, identity, transport, stats, members, configured, stop: stop.clone(), tasks: tasks.clone() };
+    let desk =
+        NodeContext { node, identity, transport, stats, members, configured, stop: stop.clone(), tasks: tasks.clone() };
     let cluster = desk.open(config.request_timeout, clock);
     service.tell_status(cluster.clone());
     match wire {
-        Wire::Memory(router) => router.register(config.id, service.clone()),
-        Wire::Grpc(listener) => desk.serve(listener, None, service.clone()),
-        Wire::Tls(listener, tls) => {
+        PeerLinks::Memory(router) => router.register(config.id, service.clone()),
+        PeerLinks::Grpc(listener) => desk.serve(listener, None, service.clone()),
+        PeerLinks::Tls(listener, tls) => {
             desk.spawn(tls.clone().follow(stop.clone()));
             desk.serve(listener, Some(tls), service.clone());
         }
@@ -206,18 +207,18 @@ pub async fn start(
 }
 
 /// What the tasks of a node share.
-struct Desk {
-    node: Arc<Node>,
-    identity: Arc<Identity>,
-    transport: Arc<dyn Transport>,
+struct NodeContext {
+    node: Arc<RaftNode>,
+    identity: Arc<NodeIdentity>,
+    transport: Arc<dyn PeerTransport>,
     stats: Arc<PeerStats>,
     members: Arc<Members>,
-    configured: Vec<(u64, Member)>,
+    configured: Vec<(u64, MemberAddress)>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Desk {
+impl NodeContext {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         spawn(self.tasks.track_future(task));
     }
@@ -236,17 +237,17 @@ impl Desk {
     fn open(&self, request_timeout: Duration, clock: SharedClock) -> Arc<RaftCluster> {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
-        let outbox = Arc::new(Outbox::new(identity.node, random(), request_timeout, wake.clone()));
+        let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
         let clock = AgreedClock::new(clock);
-        let door = Door { node: node.clone(), clock: clock.clone(), waited: request_timeout };
-        let inbox = Inbox::new(door, wake.clone(), stop.clone());
-        let reader = Reader::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
-        let membership = Arc::new(Membership {
+        let door = CommandGuard { node: node.clone(), clock: clock.clone(), waited: request_timeout };
+        let inbound_proposals = Inbox::new(door, wake.clone(), stop.clone());
+        let reader = ReadRounds::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
+        let membership = Arc::new(MembershipManager {
             identity: identity.clone(),
             node: node.clone(),
             transport: transport.clone(),
             stats: stats.clone(),
-            outbox: outbox.clone(),
+            pending_proposals: pending_proposals.clone(),
             clock: clock.clone(),
             busy: Mutex::default(),
         });
@@ -254,8 +255,8 @@ impl Desk {
             identity: identity.clone(),
             clock: clock.clone(),
             node: node.clone(),
-            outbox: outbox.clone(),
-            inbox: inbox.clone(),
+            pending_proposals: pending_proposals.clone(),
+            inbound_proposals: inbound_proposals.clone(),
             reader: reader.clone(),
             stats: stats.clone(),
             members: self.members.clone(),
@@ -269,25 +270,25 @@ impl Desk {
         let batcher = Batcher {
             node: node.clone(),
             clock: clock.clone(),
-            outbox: outbox.clone(),
-            inbox,
+            pending_proposals: pending_proposals.clone(),
+            inbound_proposals,
             wake: wake.clone(),
             stop: stop.clone(),
         };
-        let proposer = Proposer {
+        let proposer = ProposalForwarder {
             node: node.clone(),
             identity: identity.clone(),
             transport: transport.clone(),
             stats: stats.clone(),
-            outbox: outbox.clone(),
+            pending_proposals: pending_proposals.clone(),
             batcher,
             wake,
             stop: stop.clone(),
         };
         self.spawn(proposer.run());
         self.spawn(reader.run());
-        self.spawn(succession::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
-        self.spawn(expire(outbox, stop.clone()));
+        self.spawn(fast_failover::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
+        self.spawn(expire(pending_proposals, stop.clone()));
         self.spawn(probe::run(cluster.clone(), clock, transport.clone(), stop.clone()));
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
@@ -304,18 +305,18 @@ async fn open_state(tables: Box<dyn Tables>) -> Result<State, StartError> {
     Ok(opened.map_err(std::io::Error::other)?)
 }
 
-async fn expire(outbox: Arc<Outbox>, stop: CancellationToken) {
+async fn expire(pending_proposals: Arc<PendingProposals>, stop: CancellationToken) {
     while tokio::time::timeout(EXPIRE_EVERY, stop.cancelled()).await.is_err() {
-        outbox.expire(Instant::now());
+        pending_proposals.expire(Instant::now());
     }
 }
 
 /// The first leader of a new cluster gives it its name and the epoch of its history.
 async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
     let mut place = cluster.node().place();
-    let named = || !cluster.replica().hot().meta().cluster_id.is_empty();
+    let named = || !cluster.replica().state().meta().cluster_id.is_empty();
     while !stop.is_cancelled() && !named() {
-        if place.seen().leading.is_some() && cluster.read_barrier().await.is_ok() && !named() {
+        if place.current().leading.is_some() && cluster.read_barrier().await.is_ok() && !named() {
             let cluster_id = cluster.identity.cluster.clone();
             // Never 0, which stands for "none".
             let init = ClusterInit { cluster_id, epoch: random() | 1 };
@@ -327,7 +328,7 @@ async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = place.news(PROBE_EVERY) => {}
+            () = place.changed_within(PROBE_EVERY) => {}
         }
     }
 }

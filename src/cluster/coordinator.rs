@@ -1,4 +1,5 @@
-//! Carries out what [`crate::model::duty`] decides: the node's own device, lost nodes, elections, compaction.
+//! Carries out what [`crate::model::background_tasks`] decides: the node's own device, lost nodes, elections,
+//! compaction.
 //!
 //! It sleeps until the state, the group or the reach of a peer has news, or something is due.
 
@@ -9,9 +10,9 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{SharedCluster, Status};
-use crate::model::duty::{self, Retention};
-use crate::model::election::decide::{Action, Handover, Limits, NodeView, View};
+use super::{ClusterStatus, SharedCluster};
+use crate::model::background_tasks::{self, Retention};
+use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::proto::NodeBooted;
 use crate::proto::command::Intent;
 
@@ -24,7 +25,7 @@ const QUORUM: Duration = Duration::from_millis(50);
 
 /// How the coordinator behaves.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct CoordinatorSettings {
     /// The id of this node's own device.
     pub node_device: String,
     pub limits: Limits,
@@ -33,7 +34,7 @@ pub struct Settings {
     pub retention: Retention,
 }
 
-impl Settings {
+impl CoordinatorSettings {
     pub fn of(node: u64) -> Self {
         Self {
             node_device: format!("node-{node}"),
@@ -44,8 +45,8 @@ impl Settings {
     }
 }
 
-/// Runs until `stop`. Every node runs one; only the leader's has the leader's duties.
-pub async fn run(cluster: SharedCluster, settings: Settings, stop: CancellationToken) {
+/// Runs until `stop`. Every node runs one; only the leader's has the leader's background tasks.
+pub async fn run(cluster: SharedCluster, settings: CoordinatorSettings, stop: CancellationToken) {
     let coordinator = Coordinator { cluster, settings };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -55,15 +56,15 @@ pub async fn run(cluster: SharedCluster, settings: Settings, stop: CancellationT
 
 struct Coordinator {
     cluster: SharedCluster,
-    settings: Settings,
+    settings: CoordinatorSettings,
 }
 
 /// One time of leading.
-struct Lead {
+struct CoordinatorTerm {
     term: u64,
     since: Instant,
     clock: StateClock,
-    tried: Option<Handover>,
+    tried: Option<TransferAttempt>,
     /// What was proposed last, and on which state: the same again is not news.
     last: (u64, Vec<Action>),
 }
@@ -92,8 +93,9 @@ impl Coordinator {
     async fn run(&self) {
         self.boot().await;
         loop {
-            let (news, mut agenda) = (self.cluster.changed(), self.cluster.replica().watch_agenda());
-            agenda.borrow_and_update();
+            let (news, mut coordinator_epoch) =
+                (self.cluster.changed(), self.cluster.replica().watch_coordinator_epoch());
+            coordinator_epoch.borrow_and_update();
             if let Some(term) = self.cluster.status().leading {
                 self.lead(term).await;
                 continue;
@@ -105,7 +107,7 @@ impl Coordinator {
             }
             tokio::select! {
                 () = news => {}
-                _ = agenda.changed() => {}
+                _ = coordinator_epoch.changed() => {}
                 () = tokio::time::sleep(AGAIN), if waits => {}
             }
         }
@@ -120,7 +122,7 @@ impl Coordinator {
     }
 
     fn own_device(&self) -> Option<Intent> {
-        duty::of_node(&self.cluster.replica().hot(), self.cluster.node_id(), &self.settings.node_device)
+        background_tasks::of_node(&self.cluster.replica().state(), self.cluster.node_id(), &self.settings.node_device)
     }
 
     /// Queued in this order, then waited for.
@@ -133,14 +135,15 @@ impl Coordinator {
         }
     }
 
-    /// The leader's duties, until leadership ends.
+    /// The leader's background tasks, until leadership ends.
     async fn lead(&self, term: u64) {
         let now = Instant::now();
         let clock = StateClock { at: now, ms: self.cluster.clock().now_ms(), corrections: 0 };
-        let mut lead = Lead { term, since: now, clock, tried: None, last: (0, Vec::new()) };
+        let mut lead = CoordinatorTerm { term, since: now, clock, tried: None, last: (0, Vec::new()) };
         loop {
-            let (news, mut agenda) = (self.cluster.changed(), self.cluster.replica().watch_agenda());
-            agenda.borrow_and_update();
+            let (news, mut coordinator_epoch) =
+                (self.cluster.changed(), self.cluster.replica().watch_coordinator_epoch());
+            coordinator_epoch.borrow_and_update();
             let status = self.cluster.status();
             if status.leading != Some(term) {
                 return;
@@ -151,28 +154,28 @@ impl Coordinator {
             let Some(pause) = pause else { continue };
             tokio::select! {
                 () = news => {}
-                _ = agenda.changed() => {}
+                _ = coordinator_epoch.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// Does what is to be done now. How long there is nothing more to do; `None`: look again.
-    async fn act(&self, lead: &mut Lead, status: &Status) -> Option<Duration> {
-        let (agenda, actions, mut pause) = self.decide(lead, status);
+    async fn act(&self, lead: &mut CoordinatorTerm, status: &ClusterStatus) -> Option<Duration> {
+        let (coordinator_epoch, actions, mut pause) = self.decide(lead, status);
         let mut intents: Vec<Intent> = self.own_device().into_iter().collect();
         let mut transfer = None;
         for action in &actions {
             match action {
                 Action::Propose(intent) => intents.push(intent.clone()),
-                Action::Transfer { to, handover } => transfer = Some((*to, *handover)),
+                Action::Transfer { to, transfer_attempt } => transfer = Some((*to, *transfer_attempt)),
                 Action::Wait { until_ms } => {
                     pause = pause.min(Duration::from_millis(until_ms.saturating_sub(lead.clock.ms).max(1)));
                 }
             }
         }
         if !intents.is_empty() {
-            let last = std::mem::replace(&mut lead.last, (agenda, actions));
+            let last = std::mem::replace(&mut lead.last, (coordinator_epoch, actions));
             if last == lead.last {
                 // Nothing came of it the last time.
                 tokio::time::sleep(AGAIN).await;
@@ -184,17 +187,17 @@ impl Coordinator {
             }
             return None;
         }
-        let Some((to, handover)) = transfer else { return Some(pause) };
-        lead.tried = Some(handover);
-        tracing::info!(to, ?handover, "leadership is handed over");
+        let Some((to, transfer_attempt)) = transfer else { return Some(pause) };
+        lead.tried = Some(transfer_attempt);
+        tracing::info!(to, ?transfer_attempt, "leadership is handed over");
         if let Err(error) = self.cluster.transfer(to, self.settings.transfer).await {
             tracing::warn!(to, %error, "leadership could not be handed over");
         }
         None
     }
 
-    fn decide(&self, lead: &mut Lead, status: &Status) -> (u64, Vec<Action>, Duration) {
-        let state = self.cluster.replica().hot();
+    fn decide(&self, lead: &mut CoordinatorTerm, status: &ClusterStatus) -> (u64, Vec<Action>, Duration) {
+        let state = self.cluster.replica().state();
         let leading_ms = lead.since.elapsed().as_millis() as u64;
         let nodes: BTreeMap<u64, NodeView> = status
             .peers
@@ -206,7 +209,7 @@ impl Coordinator {
                 (peer.node, NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
             })
             .collect();
-        let view = View {
+        let view = LeaderView {
             state: &state,
             me: self.cluster.node_id(),
             term: lead.term,
@@ -218,9 +221,9 @@ impl Coordinator {
             tried: lead.tried,
             limits: self.settings.limits,
         };
-        let actions = duty::of_leader(&view, self.settings.retention);
-        let lost = duty::next_loss(&view).map(|ms| Duration::from_millis(ms.max(1)));
-        (state.agenda(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
+        let actions = background_tasks::of_leader(&view, self.settings.retention);
+        let lost = background_tasks::next_loss(&view).map(|ms| Duration::from_millis(ms.max(1)));
+        (state.coordinator_epoch(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
     }
 
     async fn lost(&self, term: u64) {
@@ -246,9 +249,9 @@ mod tests {
         let (cluster, _effects) = LocalCluster::start(ManualClock::at(1)).await.unwrap();
         let cluster: SharedCluster = Arc::<LocalCluster>::clone(&cluster);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(cluster.clone(), Settings::of(1), stop.clone()));
+        let running = tokio::spawn(run(cluster.clone(), CoordinatorSettings::of(1), stop.clone()));
         let mut applied = cluster.replica().watch_applied();
-        while cluster.replica().hot().meta().master != "node-1" {
+        while cluster.replica().state().meta().master != "node-1" {
             applied.changed().await.unwrap();
         }
         stop.cancel();

@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use super::SharedCluster;
 use crate::model::error::{Code, Error};
-use crate::model::tables::{Key, get_row};
+use crate::model::tables::{RowKey, get_row};
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Election, Outcome, Settled};
+use crate::proto::{Election, ElectionOutcome, Outcome};
 
 /// The outcome of a command that began or joined an election, once that is over: with the election, the role, or
 /// error 4003. Other outcomes come back as they are.
 pub async fn settled(cluster: SharedCluster, outcome: Outcome, within: Duration) -> Result<Outcome, Error> {
-    if outcome.ballot == 0 {
+    if outcome.pending_election == 0 {
         return Ok(outcome);
     }
-    let mut agenda = cluster.replica().watch_agenda();
+    let mut coordinator_epoch = cluster.replica().watch_coordinator_epoch();
     let ended = async {
         loop {
-            let settled = cluster.replica().hot().meta().settled.clone();
+            let settled = cluster.replica().state().meta().settled.clone();
             // A later one ended after this one did.
-            if let Some(settled) = settled.filter(|settled| settled.ballot >= outcome.ballot) {
+            if let Some(settled) = settled.filter(|settled| settled.pending_election >= outcome.pending_election) {
                 return Ok(settled);
             }
-            if agenda.changed().await.is_err() {
+            if coordinator_epoch.changed().await.is_err() {
                 return Err(Error::new(Code::Unavailable, "the node is shutting down"));
             }
         }
@@ -41,8 +41,8 @@ fn has_gone(outcome: &Outcome) -> bool {
     matches!(&outcome.result, Some(Given::Device(device)) if !device.is_active)
 }
 
-async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: Settled) -> Result<Outcome, Error> {
-    let device = |id: &str| cluster.replica().hot().device(id).map(|d| crate::proto::Device::clone(d));
+async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: ElectionOutcome) -> Result<Outcome, Error> {
+    let device = |id: &str| cluster.replica().state().device(id).map(|d| crate::proto::Device::clone(d));
     if settled.election == 0 {
         match outcome.result {
             _ if has_gone(&outcome) => return Ok(outcome),
@@ -54,15 +54,15 @@ async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: Settled) -
         // It is online, whoever is master.
         Some(Given::Online(mut online)) => {
             online.device = online.device.map(|before| device(&before.device_id).unwrap_or(before));
-            let state = cluster.replica().hot();
+            let state = cluster.replica().state();
             online.master.clone_from(&state.meta().master);
             online.term = state.meta().term;
             Some(Given::Online(online))
         }
         Some(Given::Device(before)) => Some(Given::Device(device(&before.device_id).unwrap_or(before))),
         _ => {
-            let key = Key::Election(settled.election);
-            let row = cluster.replica().cold(move |rows| get_row::<Election>(rows, &key)).await?;
+            let key = RowKey::Election(settled.election);
+            let row = cluster.replica().read_rows(move |rows| get_row::<Election>(rows, &key)).await?;
             row.map(Given::Election)
         }
     };

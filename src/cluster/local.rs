@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::{Change, Changed, Cluster, NodeInfo, Status};
+use super::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::effect::Effects;
@@ -16,7 +16,7 @@ use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
-use crate::proto::{Batch, ClusterInit, Command, LeaderHere, Origin, Outcome, Principal, StatusResponse};
+use crate::proto::{Batch, ClusterInit, Command, CommandId, LeaderAnnounced, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
 
 /// Its one Raft term.
@@ -51,7 +51,7 @@ impl LocalCluster {
         let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), queue });
         let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
         let _ = cluster.propose(init).await;
-        let _ = cluster.propose(Intent::LeaderHere(LeaderHere { raft_term: TERM })).await;
+        let _ = cluster.propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: TERM })).await;
         Ok((cluster, effects))
     }
 }
@@ -61,7 +61,7 @@ impl LocalCluster {
         crate::metrics::PROPOSED.add(1);
         let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
         let command = Command {
-            origin: Some(Origin { node: 1, boot: 1, number }),
+            origin: Some(CommandId { node: 1, boot: 1, number }),
             at_ms: self.clock.now_ms(),
             intent: Some(intent),
             principal,
@@ -100,12 +100,19 @@ impl Cluster for LocalCluster {
         Box::pin(async { Ok(()) })
     }
 
-    fn status(&self) -> Status {
-        Status { leader: Some(1), leading: Some(TERM), term: TERM, quorum: true, voters: vec![1], ..Status::default() }
+    fn status(&self) -> ClusterStatus {
+        ClusterStatus {
+            leader: Some(1),
+            leading: Some(TERM),
+            term: TERM,
+            quorum: true,
+            voters: vec![1],
+            ..ClusterStatus::default()
+        }
     }
 
     fn nodes(&self) -> Vec<NodeInfo> {
-        let state = self.replica.hot();
+        let state = self.replica.state();
         let said = StatusResponse {
             node: 1,
             leader: Some(1),
@@ -129,16 +136,21 @@ impl Cluster for LocalCluster {
     }
 
     /// It stays alone.
-    fn change(&self, change: Change, _by: Principal, _within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        _by: Principal,
+        _within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         let answer = match change {
-            Change::Add { node, raft, .. } => {
+            MembershipChange::Add { node, raft, .. } => {
                 Err(Error::new(Code::PeerUnreachable, format!("node {node} cannot be reached at {raft}")))
             }
-            Change::Remove { node: 1 } => {
+            MembershipChange::Remove { node: 1 } => {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
-            Change::Transfer { to: 0 | 1 } => Ok(Changed { node: 1, voters: vec![1] }),
-            Change::Remove { node } | Change::Transfer { to: node } => {
+            MembershipChange::Transfer { to: 0 | 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
+            MembershipChange::Remove { node } | MembershipChange::Transfer { to: node } => {
                 Err(Error::new(Code::InvalidData, format!("node {node} is not a node of this cluster")))
             }
         };

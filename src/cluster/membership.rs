@@ -6,15 +6,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::agreed_clock::{AgreedClock, Compared, Span};
-use super::outbox::Outbox;
+use super::agreed_clock::{AgreedClock, Compared, ShownDuration};
+use super::pending_proposals::PendingProposals;
 use super::raft_cluster::in_reach;
-use super::{Change, Changed};
-use crate::consensus::group::{ChangeError, Group};
-use crate::consensus::node::Node;
+use super::{MembershipChange, MembershipChanged};
+use crate::consensus::group::{ChangeError, RaftGroup};
+use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
-use crate::consensus::transport::{Identity, Lane, LinkError, PeerStats, Transport};
-use crate::consensus::types::Member;
+use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport};
+use crate::consensus::types::MemberAddress;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::change_request::Change as Asked;
@@ -34,47 +34,52 @@ const GREETING: Duration = Duration::from_secs(3);
 
 /// Why the leader did not do it.
 #[derive(Debug, PartialEq)]
-pub enum No {
+pub enum ChangeRefused {
     NotLeader(Option<u64>),
     Refused(Error),
     /// It is so already.
     Already(Error),
 }
 
-pub(super) type Done<T> = Result<T, No>;
+pub(super) type ChangeResult<T> = Result<T, ChangeRefused>;
 
-pub(super) fn no<T>(code: Code, why: impl Into<String>) -> Done<T> {
-    Err(No::Refused(Error::new(code, why)))
+pub(super) fn refuse<T>(code: Code, why: impl Into<String>) -> ChangeResult<T> {
+    Err(ChangeRefused::Refused(Error::new(code, why)))
 }
 
 /// A node's role cannot be changed like that.
-pub(super) fn cannot<T>(why: impl Into<String>) -> Done<T> {
-    no(Code::RoleChange, why)
+pub(super) fn wrong_role<T>(why: impl Into<String>) -> ChangeResult<T> {
+    refuse(Code::RoleChange, why)
 }
 
-pub struct Membership {
-    pub identity: Arc<Identity>,
-    pub node: Arc<Node>,
-    pub transport: Arc<dyn Transport>,
+pub struct MembershipManager {
+    pub identity: Arc<NodeIdentity>,
+    pub node: Arc<RaftNode>,
+    pub transport: Arc<dyn PeerTransport>,
     pub stats: Arc<PeerStats>,
-    pub outbox: Arc<Outbox>,
+    pub pending_proposals: Arc<PendingProposals>,
     pub clock: Arc<AgreedClock>,
     /// What is being done, in words.
     pub busy: Mutex<Option<String>>,
 }
 
 /// Held while a change is made.
-struct Turn<'a>(&'a Membership);
+struct ChangeInProgress<'a>(&'a MembershipManager);
 
-impl Drop for Turn<'_> {
+impl Drop for ChangeInProgress<'_> {
     fn drop(&mut self) {
         *self.0.busy.lock() = None;
     }
 }
 
-impl Membership {
+impl MembershipManager {
     /// Has the leader make a change, wherever it is.
-    pub async fn ask(self: &Arc<Self>, change: Change, by: Principal, within: Duration) -> Result<Changed, Error> {
+    pub async fn ask(
+        self: &Arc<Self>,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> Result<MembershipChanged, Error> {
         let end = Instant::now() + within;
         // A try whose answer was lost may have been done: then "it is so already" is what was asked for.
         let mut unknown = false;
@@ -104,10 +109,13 @@ impl Membership {
                 _ => ChangeResponse::default(),
             };
             match answer.result {
-                Some(Answer::Done(done)) => return Ok(Changed { node: done.node, voters: done.voters }),
+                Some(Answer::Done(done)) => return Ok(MembershipChanged { node: done.node, voters: done.voters }),
                 Some(Answer::Refused(refused)) => return Err(error_of(refused)),
                 Some(Answer::Already(_)) if unknown => {
-                    return Ok(Changed { node: change.node(), voters: self.node.group().voters.into_iter().collect() });
+                    return Ok(MembershipChanged {
+                        node: change.node(),
+                        voters: self.node.group().voters.into_iter().collect(),
+                    });
                 }
                 Some(Answer::Already(refused)) => return Err(error_of(refused)),
                 Some(Answer::NotLeader(not)) => {
@@ -121,11 +129,11 @@ impl Membership {
         }
     }
 
-    fn request(&self, change: &Change, by: &Principal, within: Duration) -> ChangeRequest {
+    fn request(&self, change: &MembershipChange, by: &Principal, within: Duration) -> ChangeRequest {
         let change = match change.clone() {
-            Change::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
-            Change::Remove { node } => Asked::Remove(NodeRemove { node }),
-            Change::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
+            MembershipChange::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
+            MembershipChange::Remove { node } => Asked::Remove(NodeRemove { node }),
+            MembershipChange::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
         };
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let (by, jti) = (by.sub.clone(), by.jti.clone());
@@ -136,7 +144,7 @@ impl Membership {
         let Some(member) = self.node.members().remove(&to) else {
             return Err(LinkError::Unreachable("it is no member".into()));
         };
-        let link = self.transport.link(to, &member, Lane::Control);
+        let link = self.transport.link(to, &member, ConnectionClass::Control);
         let request = ChangeRequest { handshake: Some(self.identity.handshake(to)), ..request };
         tokio::time::timeout(within, link.change(request)).await.unwrap_or(Err(LinkError::Timeout))
     }
@@ -154,15 +162,15 @@ impl Membership {
                 let voters = self.node.group().voters.into_iter().collect();
                 Answer::Done(ChangeDone { node, voters })
             }
-            Ok(Err(No::NotLeader(leader))) => Answer::NotLeader(NotLeader { leader }),
-            Ok(Err(No::Refused(error))) => Answer::Refused(refused(error)),
-            Ok(Err(No::Already(error))) => Answer::Already(refused(error)),
+            Ok(Err(ChangeRefused::NotLeader(leader))) => Answer::NotLeader(NotLeader { leader }),
+            Ok(Err(ChangeRefused::Refused(error))) => Answer::Refused(refused(error)),
+            Ok(Err(ChangeRefused::Already(error))) => Answer::Already(refused(error)),
             Err(_) => Answer::NotLeader(NotLeader { leader: None }),
         };
         ChangeResponse { result: Some(result) }
     }
 
-    async fn make(&self, request: ChangeRequest) -> Done<u64> {
+    async fn make(&self, request: ChangeRequest) -> ChangeResult<u64> {
         self.must_lead()?;
         let end = Instant::now() + Duration::from_millis(request.within_ms).min(limits::MEMBERS_CHANGE);
         let by = Principal { sub: request.by, jti: request.jti };
@@ -177,39 +185,39 @@ impl Membership {
             }
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn("leadership is being handed over".into())?;
-                let to = self.heir(Some(transfer.to).filter(|to| *to != 0))?;
+                let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0))?;
                 self.give_role(to, "leadership is handed over", &by).await;
-                self.hand_over(to, end).await
+                self.transfer_leadership(to, end).await
             }
-            None => no(Code::InvalidData, "a change that this version does not know"),
+            None => refuse(Code::InvalidData, "a change that this version does not know"),
         }
     }
 
-    fn turn(&self, what: String) -> Done<Turn<'_>> {
+    fn turn(&self, what: String) -> ChangeResult<ChangeInProgress<'_>> {
         let mut busy = self.busy.lock();
         if let Some(other) = &*busy {
-            return no(Code::Unavailable, format!("one change at a time: {other}"));
+            return refuse(Code::Unavailable, format!("one change at a time: {other}"));
         }
         *busy = Some(what);
-        Ok(Turn(self))
+        Ok(ChangeInProgress(self))
     }
 
-    pub(super) fn must_lead(&self) -> Done<()> {
+    pub(super) fn must_lead(&self) -> ChangeResult<()> {
         match self.node.leading() {
             Some(_) => Ok(()),
-            None => Err(No::NotLeader(self.node.leader().filter(|leader| *leader != self.identity.node))),
+            None => Err(ChangeRefused::NotLeader(self.node.leader().filter(|leader| *leader != self.identity.node))),
         }
     }
 
-    async fn add(&self, add: NodeAdd, by: &Principal, end: Instant) -> Done<u64> {
+    async fn add(&self, add: NodeAdd, by: &Principal, end: Instant) -> ChangeResult<u64> {
         let id = add.node;
-        let member = Member { raft: add.raft, gateway: add.gateway };
+        let member = MemberAddress { raft: add.raft, gateway: add.gateway };
         let (epoch, removed) = {
-            let state = self.node.replica().hot();
+            let state = self.node.replica().state();
             (state.meta().epoch, state.meta().removed_nodes.contains(&id))
         };
         if removed {
-            return cannot(format!(
+            return wrong_role(format!(
                 "node {id} was removed from this cluster: an id is never used again, take a new one"
             ));
         }
@@ -220,14 +228,16 @@ impl Membership {
         self.must_have_quorum(&voters, Some(id))?;
         let theirs = self.greet(id, &member, end.min(Instant::now() + GREETING)).await?;
         if theirs.epoch != 0 && theirs.epoch != epoch {
-            return cannot(format!("node {id} holds the data of another cluster: start it with an empty data folder"));
+            return wrong_role(format!(
+                "node {id} holds the data of another cluster: start it with an empty data folder"
+            ));
         }
         let known = group.members.contains_key(&id);
         if !known {
             self.step(end, || self.node.add_learner(id, member.clone())).await?;
         }
         if let Err(why) = self.catch_up(id, &member, end).await {
-            if !known && matches!(why, No::Refused(_)) {
+            if !known && matches!(why, ChangeRefused::Refused(_)) {
                 let undone = self.step(Instant::now() + GREETING, || self.node.take_out(id)).await;
                 tracing::info!(node = id, ?undone, "the node that could not be added was taken out again");
             }
@@ -239,8 +249,8 @@ impl Membership {
     }
 
     /// Whether a node answers at its address, and is the one that is meant.
-    async fn greet(&self, id: u64, member: &Member, end: Instant) -> Done<StatusResponse> {
-        let link = self.transport.link(id, member, Lane::Control);
+    async fn greet(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
+        let link = self.transport.link(id, member, ConnectionClass::Control);
         loop {
             let request = StatusRequest { handshake: Some(self.identity.handshake(id)), fresh: false };
             let (asked_ms, since) = (self.clock.clock().now_ms(), Instant::now());
@@ -250,26 +260,26 @@ impl Membership {
                     let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
                     if status.clock_ms != 0 && theirs.is_far() {
                         let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };
-                        let apart = Span(theirs.ahead_ms.unsigned_abs());
-                        return cannot(format!(
+                        let apart = ShownDuration(theirs.ahead_ms.unsigned_abs());
+                        return wrong_role(format!(
                             "the clock of node {id} is {apart} {way} the leader's: set it right first"
                         ));
                     }
                     return Ok(status);
                 }
-                Err(LinkError::Refused(why)) => return cannot(format!("node {id} at {}: {why}", member.raft)),
+                Err(LinkError::Refused(why)) => return wrong_role(format!("node {id} at {}: {why}", member.raft)),
                 Err(why) => why,
             };
             if Instant::now() + PAUSE * 5 >= end {
                 let why = format!("node {id} cannot be reached at {}: {why}", member.raft);
-                return no(Code::PeerUnreachable, why);
+                return refuse(Code::PeerUnreachable, why);
             }
             tokio::time::sleep(PAUSE * 5).await;
         }
     }
 
     /// Waits until a learner has what the leader has, but for a bounded rest.
-    async fn catch_up(&self, id: u64, member: &Member, end: Instant) -> Done<()> {
+    async fn catch_up(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
         loop {
             self.must_lead()?;
             let behind = self.node.behind(id);
@@ -289,31 +299,34 @@ impl Membership {
                     Err(why) => return Err(why),
                 },
             };
-            return no(Code::Timeout, format!("node {id} did not catch up in time: {state}; it was not added"));
+            return refuse(Code::Timeout, format!("node {id} did not catch up in time: {state}; it was not added"));
         }
     }
 
-    async fn remove(&self, id: u64, by: &Principal, end: Instant) -> Done<u64> {
+    async fn remove(&self, id: u64, by: &Principal, end: Instant) -> ChangeResult<u64> {
         let group = self.node.group();
         if !group.members.contains_key(&id) {
-            if self.node.replica().hot().meta().removed_nodes.contains(&id) {
-                return Err(No::Already(Error::new(Code::RoleChange, format!("node {id} was removed before"))));
+            if self.node.replica().state().meta().removed_nodes.contains(&id) {
+                return Err(ChangeRefused::Already(Error::new(
+                    Code::RoleChange,
+                    format!("node {id} was removed before"),
+                )));
             }
-            return no(Code::InvalidData, format!("node {id} is not a node of this cluster"));
+            return refuse(Code::InvalidData, format!("node {id} is not a node of this cluster"));
         }
         if group.voters.contains(&id) {
             let left: Vec<u64> = group.voters.iter().copied().filter(|voter| *voter != id).collect();
             if left.is_empty() {
-                return cannot(format!("node {id} is the last voter: without it there is no cluster"));
+                return wrong_role(format!("node {id} is the last voter: without it there is no cluster"));
             }
             self.must_have_quorum(&left, None)?;
         }
         if id == self.identity.node {
             // Whoever leads then takes this one out.
-            let to = self.heir_soon(end).await?;
+            let to = self.transfer_target_soon(end).await?;
             self.give_role(to, "its node is removed", by).await;
-            self.hand_over(to, end).await?;
-            return Err(No::NotLeader(Some(to)));
+            self.transfer_leadership(to, end).await?;
+            return Err(ChangeRefused::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
         self.record(by, MembersChanged { node: id, removed: true, raft: String::new(), by: by.sub.clone() }).await;
@@ -321,7 +334,7 @@ impl Membership {
     }
 
     /// Most of `voters` must be within reach, or what follows would wait for nobody knows how long.
-    fn must_have_quorum(&self, voters: &[u64], joining: Option<u64>) -> Done<()> {
+    fn must_have_quorum(&self, voters: &[u64], joining: Option<u64>) -> ChangeResult<()> {
         let there = |voter: &&u64| Some(**voter) == joining || self.reaches(**voter);
         let away: Vec<String> = voters.iter().filter(|v| !there(v)).map(u64::to_string).collect();
         let (all, reached) = (voters.len(), voters.len() - away.len());
@@ -329,7 +342,7 @@ impl Membership {
             return Ok(());
         }
         let away = away.join(", ");
-        cannot(format!(
+        wrong_role(format!(
             "the quorum would be lost: of the {all} voters that there would be only {reached} can be reached \
              (not node {away}): bring back or remove what is lost first"
         ))
@@ -340,7 +353,7 @@ impl Membership {
     }
 
     /// One step of a change, tried again while the one before is being committed.
-    async fn step<F>(&self, end: Instant, step: impl Fn() -> F) -> Done<()>
+    async fn step<F>(&self, end: Instant, step: impl Fn() -> F) -> ChangeResult<()>
     where
         F: Future<Output = Result<(), ChangeError>>,
     {
@@ -348,13 +361,13 @@ impl Membership {
             match tokio::time::timeout_at(end, step()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(ChangeError::NotLeader(leader))) => {
-                    return Err(No::NotLeader(leader.filter(|leader| *leader != self.identity.node)));
+                    return Err(ChangeRefused::NotLeader(leader.filter(|leader| *leader != self.identity.node)));
                 }
-                Ok(Err(ChangeError::Refused(why))) => return cannot(why),
+                Ok(Err(ChangeError::Refused(why))) => return wrong_role(why),
                 Ok(Err(ChangeError::InProgress)) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
                 Ok(Err(ChangeError::InProgress)) | Err(_) => {
                     let why = "not confirmed by a quorum in time: the change may have been made";
-                    return no(Code::Timeout, why);
+                    return refuse(Code::Timeout, why);
                 }
             }
         }
@@ -368,27 +381,27 @@ impl Membership {
     }
 
     pub(super) async fn propose(&self, by: &Principal, intent: Intent) -> Result<Outcome, Error> {
-        let answered = self.outbox.push(Some(by.clone()), intent, self.clock.stamp()?)?;
+        let answered = self.pending_proposals.push(Some(by.clone()), intent, self.clock.stamp()?)?;
         answered.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
     }
 }
 
-fn may_add(group: &Group, id: u64, member: &Member) -> Done<()> {
+fn may_add(group: &RaftGroup, id: u64, member: &MemberAddress) -> ChangeResult<()> {
     if let Some(there) = group.members.get(&id)
         && there != member
     {
         let why = format!("node {id} is a member already, at {} and {}", there.raft, there.gateway);
-        return cannot(why);
+        return wrong_role(why);
     }
     if group.voters.contains(&id) {
-        return Err(No::Already(Error::new(Code::RoleChange, format!("node {id} is a voter already"))));
+        return Err(ChangeRefused::Already(Error::new(Code::RoleChange, format!("node {id} is a voter already"))));
     }
-    let same = |there: &Member| there.raft == member.raft || there.gateway == member.gateway;
+    let same = |there: &MemberAddress| there.raft == member.raft || there.gateway == member.gateway;
     if let Some((other, _)) = group.members.iter().find(|(other, there)| **other != id && same(there)) {
-        return cannot(format!("node {other} has one of these addresses"));
+        return wrong_role(format!("node {other} has one of these addresses"));
     }
     if group.members.len() >= limits::NODES {
-        return cannot(format!("a cluster has at most {} nodes", limits::NODES));
+        return wrong_role(format!("a cluster has at most {} nodes", limits::NODES));
     }
     Ok(())
 }
@@ -402,7 +415,7 @@ fn error_of(refused: Refused) -> Error {
 }
 
 /// Ends what a leader that is gone has left in the middle. Called now and then on every node.
-pub async fn settle(node: &Node) {
+pub async fn settle(node: &RaftNode) {
     if node.leading().is_some() && node.group().joint {
         let settled = tokio::time::timeout(node.timing().election_max * 4, node.settle()).await;
         tracing::info!(?settled, "a change of the members had been left in the middle");

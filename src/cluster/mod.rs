@@ -1,11 +1,11 @@
 //! The cluster as the gateway sees it: any node takes any request.
 //!
-//! A command's way: [`raft_cluster`] stamps it, [`outbox`] numbers and keeps it, [`proposer`] brings it to the
-//! leader; there [`inbox`] takes those of other nodes and [`batcher`] makes Raft entries of all that is ready.
-//! [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits for one.
-//! [`agreed_clock`] holds the node's clock against the others'.
-//! [`succession`] hurries when the leader's process has ended. [`boot`] puts a node together, [`admission`] decides
-//! whether it may take part; [`membership`] changes who belongs to the cluster, [`probe`] keeps an eye on the others.
+//! A command's way: [`raft_cluster`] stamps it, [`pending_proposals`] numbers and keeps it, [`proposal_forwarder`]
+//! brings it to the leader; there [`inbound_proposals`] takes those of other nodes and [`batcher`] makes Raft entries
+//! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
+//! for one. [`agreed_clock`] holds the node's clock against the others'. [`fast_failover`] hurries when the leader's
+//! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
+//! changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,27 +21,27 @@ pub mod admission;
 pub mod agreed_clock;
 pub mod batcher;
 pub mod boot;
-#[cfg(test)]
-mod cell;
-#[cfg(test)]
-mod coordinated;
 pub mod coordinator;
 pub mod elections;
-mod gather;
-mod handover;
-pub mod inbox;
+pub mod fast_failover;
+pub mod inbound_proposals;
+mod leader_transfer;
+mod linger;
 pub mod local;
 pub mod membership;
-pub mod outbox;
+pub mod pending_proposals;
 pub mod probe;
-pub mod proposer;
+pub mod proposal_forwarder;
 pub mod raft_cluster;
 pub mod reader;
-pub mod succession;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_clocks;
+#[cfg(test)]
+mod tests_elections;
+#[cfg(test)]
+mod tests_harness;
 #[cfg(test)]
 mod tests_membership;
 #[cfg(test)]
@@ -72,7 +72,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// committed before the call.
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>>;
 
-    fn status(&self) -> Status;
+    fn status(&self) -> ClusterStatus;
 
     /// Why this node serves nothing now, though it runs: its clock is wrong.
     fn objection(&self) -> Option<String> {
@@ -95,7 +95,12 @@ pub trait Cluster: Send + Sync + 'static {
     fn nodes(&self) -> Vec<NodeInfo>;
 
     /// Changes who belongs to the cluster or who leads it; resolves when that is done. `by` is who asked.
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>>;
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>>;
 
     /// How the node learns how many sessions it has; the first call counts.
     fn count_sessions(&self, _count: CountSessions) {}
@@ -105,7 +110,7 @@ pub type CountSessions = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// A change of the members, or of who leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum MembershipChange {
     Add {
         node: u64,
         raft: String,
@@ -120,7 +125,7 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl MembershipChange {
     pub fn node(&self) -> u64 {
         match self {
             Self::Add { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => *node,
@@ -130,7 +135,7 @@ impl Change {
 
 /// What a change came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
+pub struct MembershipChanged {
     /// The node that was added or removed, or that leads now.
     pub node: u64,
     pub voters: Vec<u64>,
@@ -157,7 +162,7 @@ pub type SharedCluster = Arc<dyn Cluster>;
 
 /// The cluster as this node sees it now.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
+pub struct ClusterStatus {
     pub leader: Option<u64>,
     /// The Raft term in which this node leads.
     pub leading: Option<u64>,
@@ -167,12 +172,12 @@ pub struct Status {
     /// A quorum answers: writes can be committed.
     pub quorum: bool,
     /// Every other member.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PeerState>,
     pub voters: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Peer {
+pub struct PeerState {
     pub node: u64,
     pub reachable: bool,
     /// Since this node last heard from it; `None`: never.

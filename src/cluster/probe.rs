@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::agreed_clock::{AgreedClock, Compared, Group};
+use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
 use super::membership::settle;
 use super::raft_cluster::RaftCluster;
-use crate::consensus::transport::{Lane, Transport};
-use crate::consensus::types::Member;
+use crate::consensus::transport::{ConnectionClass, PeerTransport};
+use crate::consensus::types::MemberAddress;
 use crate::proto::StatusRequest;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.
@@ -26,15 +26,15 @@ const HAND_OVER: Duration = Duration::from_millis(500);
 pub async fn run(
     cluster: Arc<RaftCluster>,
     clock: Arc<AgreedClock>,
-    transport: Arc<dyn Transport>,
+    transport: Arc<dyn PeerTransport>,
     stop: CancellationToken,
 ) {
     loop {
         let mut place = cluster.node.place();
-        place.seen();
+        place.current();
         let me = cluster.identity.node;
         let questions = asked(&cluster).into_iter().map(|(peer, member)| {
-            let link = transport.link(peer, &member, Lane::Control);
+            let link = transport.link(peer, &member, ConnectionClass::Control);
             let request = StatusRequest { handshake: Some(cluster.identity.handshake(peer)), fresh: false };
             let cluster = &cluster;
             let clock = &clock;
@@ -71,7 +71,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = jumped(&clock) => {}
             // The first leader waits for it.
-            () = place.news(PROBE_SOON), if !confirmed => {}
+            () = place.changed_within(PROBE_SOON), if !confirmed => {}
             () = tokio::time::sleep(PROBE_EVERY) => {}
         }
     }
@@ -86,7 +86,7 @@ async fn jumped(clock: &AgreedClock) {
 /// A node whose clock is wrong does not lead, and hands leadership to one whose is not.
 async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared]) {
     let node = &cluster.node;
-    let group = Group { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
+    let group = ClockPeers { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
     let right = clock.judge(&group, round);
     node.stand(clock.objection().is_none());
     if let Some(to) = right
@@ -99,7 +99,7 @@ async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared])
 
 /// The members; and while none of them is known to lead, those that the configuration names: the members may be others
 /// by now, and one of these may know them.
-fn asked(cluster: &RaftCluster) -> Vec<(u64, Member)> {
+fn asked(cluster: &RaftCluster) -> Vec<(u64, MemberAddress)> {
     let mut peers = cluster.node.members();
     peers.remove(&cluster.identity.node);
     let mut all: Vec<_> = peers.clone().into_iter().collect();

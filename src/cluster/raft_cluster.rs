@@ -9,19 +9,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::agreed_clock::AgreedClock;
-use super::inbox::Inbox;
-use super::membership::Membership;
-use super::outbox::{Answered, Outbox};
+use super::inbound_proposals::Inbox;
+use super::membership::MembershipManager;
+use super::pending_proposals::{PendingProposals, ProposalReceiver};
 use super::probe::PROBE_EVERY;
-use super::reader::Reader;
-use super::{Change, Changed, Cluster, CountSessions, NodeInfo, Peer, Status};
+use super::reader::ReadRounds;
+use super::{Cluster, ClusterStatus, CountSessions, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use crate::clock::SharedClock;
 use crate::consensus::members::Members;
-use crate::consensus::node::{Node, StartError, Timing};
+use crate::consensus::node::{RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
-use crate::consensus::transport::{Identity, PeerStats, Streaming};
-use crate::consensus::types::Member;
+use crate::consensus::transport::{NodeIdentity, PeerStats, Streaming};
+use crate::consensus::types::MemberAddress;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -35,17 +35,17 @@ use crate::storage::BoxFuture;
 const SILENT: u32 = 4;
 
 pub struct RaftCluster {
-    pub(super) identity: Arc<Identity>,
+    pub(super) identity: Arc<NodeIdentity>,
     pub(super) clock: Arc<AgreedClock>,
-    pub(super) node: Arc<Node>,
-    pub(super) outbox: Arc<Outbox>,
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) reader: Arc<Reader>,
+    pub(super) node: Arc<RaftNode>,
+    pub(super) pending_proposals: Arc<PendingProposals>,
+    pub(super) inbound_proposals: Arc<Inbox>,
+    pub(super) reader: Arc<ReadRounds>,
     pub(super) stats: Arc<PeerStats>,
     pub(super) members: Arc<Members>,
     /// Nodes that the configuration names: asked while this node's log names none, or none of them leads.
-    pub(super) configured: Vec<(u64, Member)>,
-    pub(super) membership: Arc<Membership>,
+    pub(super) configured: Vec<(u64, MemberAddress)>,
+    pub(super) membership: Arc<MembershipManager>,
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
     pub(super) sessions: OnceLock<CountSessions>,
@@ -64,7 +64,7 @@ pub(super) fn in_reach(stats: &PeerStats, timing: Timing, node: u64) -> bool {
 
 impl RaftCluster {
     /// The member of the Raft group.
-    pub fn node(&self) -> &Arc<Node> {
+    pub fn node(&self) -> &Arc<RaftNode> {
         &self.node
     }
 
@@ -108,7 +108,7 @@ impl RaftCluster {
         let sessions = self.sessions.get().map_or(0, |count| count());
         let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
-        let state = self.replica().hot();
+        let state = self.replica().state();
         StatusResponse {
             node: self.identity.node,
             leader: status.leader,
@@ -132,16 +132,16 @@ impl RaftCluster {
         }
     }
 
-    fn peers(&self, leads: bool) -> Vec<Peer> {
+    fn peers(&self, leads: bool) -> Vec<PeerState> {
         let lags = if leads { self.node.lags() } else { BTreeMap::new() };
         let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
         others
             .map(|node| match (self.stats.of(node), lags.get(&node).copied()) {
-                (None, lag) => Peer { node, lag, ..Peer::default() },
+                (None, lag) => PeerState { node, lag, ..PeerState::default() },
                 (Some(heard), lag) => {
                     let silent_for = Instant::now() - heard.at;
                     let reachable = in_reach(&self.stats, self.node.timing(), node);
-                    Peer {
+                    PeerState {
                         node,
                         reachable,
                         silent_for: Some(silent_for),
@@ -170,12 +170,12 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        answered(self.clock.stamp().and_then(|now_ms| self.outbox.push(None, intent, now_ms)))
+        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms)))
     }
 
     fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        answered(self.clock.stamp().and_then(|now_ms| self.outbox.push(Some(principal), intent, now_ms)))
+        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(Some(principal), intent, now_ms)))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
@@ -188,7 +188,7 @@ impl Cluster for RaftCluster {
         })
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ClusterStatus {
         let lease = self.node.timing().election_max;
         let view = self.node.view();
         let quorum = match view.leader {
@@ -197,7 +197,7 @@ impl Cluster for RaftCluster {
             None => false,
         };
         let leading = self.node.leading();
-        Status {
+        ClusterStatus {
             leader: view.leader,
             leading,
             term: view.term,
@@ -214,11 +214,11 @@ impl Cluster for RaftCluster {
 
     fn changed(&self) -> BoxFuture<'static, ()> {
         let (mut place, mut turns) = (self.node.place(), self.stats.watch_turns());
-        place.seen();
+        place.current();
         Box::pin(async move {
             tokio::select! {
                 biased;
-                () = place.news(Duration::MAX) => {}
+                () = place.changed_within(Duration::MAX) => {}
                 _ = turns.changed() => {}
             }
         })
@@ -239,7 +239,7 @@ impl Cluster for RaftCluster {
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
-        let info = |(node, member): (&u64, &crate::consensus::types::Member)| {
+        let info = |(node, member): (&u64, &crate::consensus::types::MemberAddress)| {
             let peer = peers.iter().find(|peer| peer.node == *node);
             let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
             NodeInfo {
@@ -258,7 +258,12 @@ impl Cluster for RaftCluster {
         group.members.iter().map(info).collect()
     }
 
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         Box::pin(self.membership.ask(change, by, within))
     }
 
@@ -267,8 +272,8 @@ impl Cluster for RaftCluster {
     }
 }
 
-/// Whatever becomes of the command, the outbox answers it, at its deadline at the latest.
-fn answered(queued: Result<Answered, Error>) -> BoxFuture<'static, Result<Outcome, Error>> {
+/// Whatever becomes of the command, the queue of pending proposals answers it, at its deadline at the latest.
+fn answered(queued: Result<ProposalReceiver, Error>) -> BoxFuture<'static, Result<Outcome, Error>> {
     Box::pin(async move {
         queued?.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the node is shutting down")))
     })
@@ -276,7 +281,7 @@ fn answered(queued: Result<Answered, Error>) -> BoxFuture<'static, Result<Outcom
 
 impl ClusterCalls for RaftCluster {
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
-        self.inbox.accept(from, requests)
+        self.inbound_proposals.accept(from, requests)
     }
 
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse> {

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::node::Node;
-use crate::consensus::transport::{Identity, Lane, Transport};
+use crate::consensus::node::RaftNode;
+use crate::consensus::transport::{ConnectionClass, NodeIdentity, PeerTransport};
 use crate::model::error::{Code, Error};
 use crate::proto::read_index_response::Result as Answer;
 use crate::proto::{NotLeader, ReadIndexRequest, ReadIndexResponse};
@@ -19,21 +19,21 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Everyone who asks while a round is on its way shares the next one: one question to the quorum, or to the
 /// leader, however many read.
-pub struct Reader {
-    node: Arc<Node>,
-    identity: Arc<Identity>,
-    transport: Arc<dyn Transport>,
+pub struct ReadRounds {
+    node: Arc<RaftNode>,
+    identity: Arc<NodeIdentity>,
+    transport: Arc<dyn PeerTransport>,
     timeout: Duration,
     waiting: Mutex<Vec<oneshot::Sender<u64>>>,
     wake: Notify,
     stop: CancellationToken,
 }
 
-impl Reader {
+impl ReadRounds {
     pub fn new(
-        node: Arc<Node>,
-        identity: Arc<Identity>,
-        transport: Arc<dyn Transport>,
+        node: Arc<RaftNode>,
+        identity: Arc<NodeIdentity>,
+        transport: Arc<dyn PeerTransport>,
         timeout: Duration,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -49,7 +49,7 @@ impl Reader {
             let index = self.index().await?;
             told.store(true, Ordering::Relaxed);
             self.node.replica().wait_applied(index).await;
-            self.node.wait_boot_gate().await;
+            self.node.wait_read_gate().await;
             Ok(())
         };
         match tokio::time::timeout(self.timeout, ready).await {
@@ -109,44 +109,44 @@ impl Reader {
                 return;
             }
             match self.ask(hint).await {
-                Asked::Index(index) => {
+                ReadReply::Index(index) => {
                     for answer in joined {
                         let _ = answer.send(index);
                     }
                     return;
                 }
-                Asked::Elsewhere(leader) => hint = leader,
+                ReadReply::Elsewhere(leader) => hint = leader,
             }
             let mut place = self.node.place();
-            place.seen();
-            place.news(PAUSE).await;
+            place.current();
+            place.changed_within(PAUSE).await;
         }
     }
 
-    async fn ask(&self, hint: Option<u64>) -> Asked {
+    async fn ask(&self, hint: Option<u64>) -> ReadReply {
         if self.node.leading().is_some() {
-            self.node.wait_boot_gate().await;
+            self.node.wait_read_gate().await;
             return match self.node.read_index().await {
-                Ok(index) => Asked::Index(index),
-                Err(leader) => Asked::Elsewhere(leader),
+                Ok(index) => ReadReply::Index(index),
+                Err(leader) => ReadReply::Elsewhere(leader),
             };
         }
         let leader = hint.or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
-        let Some(leader) = leader else { return Asked::Elsewhere(None) };
-        let Some(member) = self.node.members().remove(&leader) else { return Asked::Elsewhere(None) };
-        let link = self.transport.link(leader, &member, Lane::Data);
+        let Some(leader) = leader else { return ReadReply::Elsewhere(None) };
+        let Some(member) = self.node.members().remove(&leader) else { return ReadReply::Elsewhere(None) };
+        let link = self.transport.link(leader, &member, ConnectionClass::Data);
         let request = ReadIndexRequest { handshake: Some(self.identity.handshake(leader)) };
         // The leader itself gives up after one lease.
         let answered = tokio::time::timeout(self.node.timing().election_max * 2, link.read_index(request)).await;
         match answered.map(|answer| answer.map(|answer| answer.result)) {
-            Ok(Ok(Some(Answer::Index(index)))) => Asked::Index(index),
-            Ok(Ok(Some(Answer::NotLeader(not)))) => Asked::Elsewhere(not.leader),
-            _ => Asked::Elsewhere(None),
+            Ok(Ok(Some(Answer::Index(index)))) => ReadReply::Index(index),
+            Ok(Ok(Some(Answer::NotLeader(not)))) => ReadReply::Elsewhere(not.leader),
+            _ => ReadReply::Elsewhere(None),
         }
     }
 }
 
-enum Asked {
+enum ReadReply {
     Index(u64),
     /// No index; perhaps who to ask.
     Elsewhere(Option<u64>),

@@ -6,12 +6,12 @@ use prost::Message;
 
 use super::Cluster;
 use super::boot::NodeConfig;
-use super::cell::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
+use super::tests_harness::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::EncodedBatch;
 use crate::model::error::Code;
 use crate::proto::command::Intent;
-use crate::proto::{Batch, Command, DataUpdate, Origin};
+use crate::proto::{Batch, Command, CommandId, DataUpdate};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_takes_writes_and_reads() {
@@ -22,7 +22,7 @@ async fn any_node_takes_writes_and_reads() {
         assert_eq!(write(&cell.at(id), "till-1", id as i64).await, id);
         for reader in [1, 2, 3] {
             cell.at(reader).read_barrier().await.unwrap();
-            assert_eq!(cell.at(reader).replica().hot().meta().head_seq, id);
+            assert_eq!(cell.at(reader).replica().state().meta().head_seq, id);
         }
     }
     // A refusal by the state machine comes back as an error, from followers too.
@@ -33,8 +33,8 @@ async fn any_node_takes_writes_and_reads() {
     cell.converge().await;
     for node in cell.nodes.values_mut() {
         assert_eq!(changes(&mut node.effects, 3).await, [1, 2, 3]);
-        assert_eq!(node.cluster.replica().hot().meta().cluster_id, "cell");
-        assert_ne!(node.cluster.replica().hot().meta().epoch, 0);
+        assert_eq!(node.cluster.replica().state().meta().cluster_id, "cell");
+        assert_ne!(node.cluster.replica().state().meta().epoch, 0);
     }
     cell.shutdown().await;
 }
@@ -99,7 +99,7 @@ async fn writes_go_on_when_the_leader_is_cut_off() {
     let read = cell.at(old).read_barrier();
     cell.router.heal();
     read.await.unwrap();
-    assert_eq!(cell.at(old).replica().hot().meta().head_seq, 2);
+    assert_eq!(cell.at(old).replica().state().meta().head_seq, 2);
     assert_eq!(write(&cell.at(old), "till-1", 2).await, 3);
     cell.converge().await;
     cell.shutdown().await;
@@ -177,7 +177,7 @@ async fn a_restarted_node_catches_up_by_log() {
     }
     cell.start(leader).await;
     cell.at(leader).read_barrier().await.unwrap();
-    assert_eq!(cell.at(leader).replica().hot().meta().head_seq, 20);
+    assert_eq!(cell.at(leader).replica().state().meta().head_seq, 20);
     cell.converge().await;
     // And all of them at once, from their disks.
     for id in [1, 2, 3] {
@@ -187,7 +187,7 @@ async fn a_restarted_node_catches_up_by_log() {
         cell.start(id).await;
     }
     cell.at(1).read_barrier().await.unwrap();
-    assert_eq!(cell.at(1).replica().hot().meta().head_seq, 20);
+    assert_eq!(cell.at(1).replica().state().meta().head_seq, 20);
     assert_eq!(write(&cell.at(2), "till-1", 99).await, 21);
     cell.converge().await;
     cell.shutdown().await;
@@ -209,7 +209,7 @@ async fn a_node_that_was_away_long_catches_up_by_snapshot() {
     }
     cell.start(away).await;
     cell.at(away).read_barrier().await.unwrap();
-    assert_eq!(cell.at(away).replica().hot().meta().head_seq, written as u64);
+    assert_eq!(cell.at(away).replica().state().meta().head_seq, written as u64);
     assert_eq!(write(&cell.at(away), "till-1", 1).await, written as u64 + 1);
     cell.converge().await;
     cell.shutdown().await;
@@ -304,7 +304,7 @@ async fn a_restart_with_older_rows_serves_no_older_reads() {
     }
     for id in [1, 2, 3] {
         cell.at(id).read_barrier().await.unwrap();
-        assert_eq!(cell.at(id).replica().hot().meta().head_seq, 10);
+        assert_eq!(cell.at(id).replica().state().meta().head_seq, 10);
     }
     cell.converge().await;
     cell.shutdown().await;
@@ -333,7 +333,7 @@ async fn rows_that_are_ahead_of_the_log_after_a_crash_come_with_a_snapshot_as_ne
     disk.release();
     cell.start(follower).await;
     assert!(disk.snapshot_index() >= Some(applied), "{:?} of {applied}", disk.snapshot_index());
-    assert_eq!(cell.at(follower).replica().hot().meta().head_seq, written);
+    assert_eq!(cell.at(follower).replica().state().meta().head_seq, written);
     write(&cell.at(follower), "till-1", 2).await;
     cell.converge().await;
     cell.shutdown().await;
@@ -345,7 +345,7 @@ async fn a_command_that_is_in_the_log_twice_is_applied_once() {
     let leader = cell.leader(&[1, 2, 3]).await;
     cell.at(leader).propose(online("till-1")).await.unwrap();
     let command = Command {
-        origin: Some(Origin { node: 9, boot: 77, number: 1 }),
+        origin: Some(CommandId { node: 9, boot: 77, number: 1 }),
         at_ms: 1,
         intent: Some(update("till-1", 1, "{}".into())),
         ..Command::default()
@@ -359,7 +359,7 @@ async fn a_command_that_is_in_the_log_twice_is_applied_once() {
     assert_eq!([seq(&answers[0]), seq(&answers[1])], [1, 1]);
     assert_eq!([answers[0].repeated, answers[1].repeated], [false, true]);
     cell.converge().await;
-    assert_eq!(cell.at(1).replica().hot().meta().head_seq, 1);
+    assert_eq!(cell.at(1).replica().state().meta().head_seq, 1);
     cell.shutdown().await;
 }
 
@@ -412,7 +412,7 @@ async fn what_was_acknowledged_is_on_disk() {
         cell.at(leader).propose(online("till-1")).await.unwrap();
         for id in [1, 2, 3] {
             cell.at(id).read_barrier().await.unwrap();
-            assert_eq!(cell.at(id).replica().hot().meta().head_seq, written, "boot {boot}");
+            assert_eq!(cell.at(id).replica().state().meta().head_seq, written, "boot {boot}");
             let cluster = cell.at(id);
             let calls: Vec<_> = (0..200).map(|n| cluster.propose(update("till-1", n, "{}".into()))).collect();
             for call in calls {

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::Change;
-use super::cell::{Cell, PATIENCE, online, write};
+use super::MembershipChange;
+use super::tests_harness::{Cell, PATIENCE, online, write};
 use super::tests_strangers::Rogue;
 use crate::clock::{Clock, SystemClock};
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::state::into_result;
-use crate::proto::{Command, Origin, Principal};
+use crate::proto::{Command, CommandId, Principal};
 
 const MONTH: i64 = 30 * 86_400_000;
 
 /// The applied time is what an honest clock says, or was.
 fn time_is_honest(cell: &Cell) {
     for node in cell.nodes.values() {
-        let now_ms = node.cluster.node().replica().hot().meta().now_ms;
+        let now_ms = node.cluster.node().replica().state().meta().now_ms;
         assert!(now_ms <= SystemClock.now_ms() + limits::NODE_CLOCK_APART_MS, "{now_ms}");
     }
 }
@@ -65,7 +65,7 @@ async fn a_leader_whose_clock_jumps_a_month_hands_over_and_the_time_stays() {
 async fn a_node_that_starts_with_a_wrong_clock_takes_no_command_of_anybody() {
     for jump in [MONTH, -MONTH] {
         let mut cell = Cell::new(0, |config| {
-            config.members = (1..=3u64).map(|id| (id, super::cell::member(id))).collect();
+            config.members = (1..=3u64).map(|id| (id, super::tests_harness::member(id))).collect();
         })
         .await;
         for id in 1..=3u64 {
@@ -103,13 +103,13 @@ async fn a_command_from_next_month_is_refused_by_the_leader() {
     for (number, at_ms) in
         [now_ms + MONTH as u64, now_ms + 20_000, u64::MAX, now_ms - MONTH as u64, 1].into_iter().enumerate()
     {
-        let origin = Some(Origin { node: me, boot: 7, number: number as u64 + 1 });
+        let origin = Some(CommandId { node: me, boot: 7, number: number as u64 + 1 });
         let command = Command { origin, at_ms, intent: Some(online("till-1")), principal: None };
         let answer = rogue.propose(command.encode_to_vec().into()).await.unwrap().unwrap();
         let error = into_result(answer).unwrap_err();
         assert!(error.code == Code::Unavailable && error.message.contains("clock of node"), "{error}");
     }
-    assert!(cell.at(leader).replica().hot().device("till-1").is_none());
+    assert!(cell.at(leader).replica().state().device("till-1").is_none());
     time_is_honest(&cell);
     cell.shutdown().await;
 }
@@ -120,7 +120,7 @@ async fn a_node_with_a_wrong_clock_is_not_added() {
     cell.leader(&[1]).await;
     cell.clocks.entry(2).or_default().set(-MONTH);
     cell.start_new(2).await;
-    let add = Change::Add { node: 2, raft: "node-2".into(), gateway: "gateway-2".into() };
+    let add = MembershipChange::Add { node: 2, raft: "node-2".into(), gateway: "gateway-2".into() };
     let error = cell
         .at(1)
         .change(add.clone(), Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)

@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::cell::{Cell, PATIENCE, online, update, write};
-use super::{Change, Changed};
+use super::tests_harness::{Cell, PATIENCE, online, update, write};
+use super::{MembershipChange, MembershipChanged};
 use crate::model::error::{Code, Error};
 use crate::proto::Principal;
 use crate::storage::memory::MemoryDisk;
 
-fn add(node: u64) -> Change {
-    Change::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") }
+fn add(node: u64) -> MembershipChange {
+    MembershipChange::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") }
 }
 
-async fn change(cell: &Cell, at: u64, change: Change) -> Result<Changed, Error> {
+async fn change(cell: &Cell, at: u64, change: MembershipChange) -> Result<MembershipChanged, Error> {
     cell.at(at).change(change, Principal { sub: "admin".into(), jti: "t".into() }, PATIENCE).await
 }
 
-async fn refused(cell: &Cell, at: u64, asked: Change, code: Code, words: &str) {
+async fn refused(cell: &Cell, at: u64, asked: MembershipChange, code: Code, words: &str) {
     let error = cell
         .at(at)
         .change(asked, Principal { sub: "admin".into(), jti: "t".into() }, Duration::from_secs(8))
@@ -57,10 +57,10 @@ async fn from_one_node_to_three_to_five_and_back_under_load() {
         assert_eq!((done.node, done.voters), (node, (1..=node).collect()));
     }
     let leader = cell.leader(&[1, 2, 3, 4, 5]).await;
-    change(&cell, leader, Change::Transfer { to: 5 }).await.unwrap();
+    change(&cell, leader, MembershipChange::Transfer { to: 5 }).await.unwrap();
     // The leader itself goes: another one leads before that.
     for node in [5, 4] {
-        assert_eq!(change(&cell, 2, Change::Remove { node }).await.unwrap().node, node);
+        assert_eq!(change(&cell, 2, MembershipChange::Remove { node }).await.unwrap().node, node);
         assert!(ended(&cell, node).await.contains("was removed"));
         cell.stop(node).await;
     }
@@ -68,7 +68,7 @@ async fn from_one_node_to_three_to_five_and_back_under_load() {
     let written = writer.await.unwrap();
     cell.leader(&[1, 2, 3]).await;
     cell.converge().await;
-    let hot = cell.at(3).replica().hot().meta().clone();
+    let hot = cell.at(3).replica().state().meta().clone();
     assert_eq!((hot.head_seq, hot.removed_nodes), (written, vec![4, 5]));
     assert!(cell.at(1).nodes().iter().all(|n| n.voter && n.node <= 3 && n.said.is_some()));
     cell.shutdown().await;
@@ -80,7 +80,7 @@ async fn a_removed_node_that_runs_on_disturbs_nobody() {
     let leader = cell.leader(&[1, 2, 3]).await;
     let gone = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
-    change(&cell, leader, Change::Remove { node: gone }).await.unwrap();
+    change(&cell, leader, MembershipChange::Remove { node: gone }).await.unwrap();
     ended(&cell, gone).await;
     // Nobody tells it of another term any more: it grows only if it begins an election.
     let term = cell.at(gone).status().term;
@@ -99,7 +99,7 @@ async fn a_dead_node_is_replaced_under_a_new_id_and_its_own_is_never_taken_again
     cell.at(1).propose(online("till-1")).await.unwrap();
     cell.stop(3).await;
     let leader = cell.leader(&[1, 2]).await;
-    change(&cell, leader, Change::Remove { node: 3 }).await.unwrap();
+    change(&cell, leader, MembershipChange::Remove { node: 3 }).await.unwrap();
     cell.start_new(4).await;
     change(&cell, leader, add(4)).await.unwrap();
     cell.start_new(3).await;
@@ -146,10 +146,10 @@ async fn the_third_founder_may_come_late() {
 async fn what_would_end_the_cluster_is_refused() {
     let mut cell = Cell::new(1, |_| {}).await;
     cell.leader(&[1]).await;
-    refused(&cell, 1, Change::Remove { node: 1 }, Code::RoleChange, "last voter").await;
-    refused(&cell, 1, Change::Remove { node: 7 }, Code::InvalidData, "not a node").await;
-    refused(&cell, 1, Change::Transfer { to: 7 }, Code::InvalidData, "not a node").await;
-    refused(&cell, 1, Change::Transfer { to: 1 }, Code::RoleChange, "leads already").await;
+    refused(&cell, 1, MembershipChange::Remove { node: 1 }, Code::RoleChange, "last voter").await;
+    refused(&cell, 1, MembershipChange::Remove { node: 7 }, Code::InvalidData, "not a node").await;
+    refused(&cell, 1, MembershipChange::Transfer { to: 7 }, Code::InvalidData, "not a node").await;
+    refused(&cell, 1, MembershipChange::Transfer { to: 1 }, Code::RoleChange, "leads already").await;
     refused(&cell, 1, add(1), Code::RoleChange, "member already, at").await;
     refused(&cell, 1, add(2), Code::PeerUnreachable, "node 2 cannot be reached").await;
     cell.start_new(2).await;
@@ -166,10 +166,10 @@ async fn what_would_end_the_cluster_is_refused() {
         }
     };
     tokio::time::timeout(PATIENCE, lost).await.unwrap();
-    refused(&cell, leader, Change::Remove { node: alive }, Code::RoleChange, "quorum would be lost").await;
-    refused(&cell, alive, Change::Transfer { to: dead }, Code::PeerUnreachable, "cannot be reached").await;
-    assert_eq!(change(&cell, alive, Change::Remove { node: dead }).await.unwrap().node, dead);
-    refused(&cell, leader, Change::Remove { node: dead }, Code::RoleChange, "was removed before").await;
+    refused(&cell, leader, MembershipChange::Remove { node: alive }, Code::RoleChange, "quorum would be lost").await;
+    refused(&cell, alive, MembershipChange::Transfer { to: dead }, Code::PeerUnreachable, "cannot be reached").await;
+    assert_eq!(change(&cell, alive, MembershipChange::Remove { node: dead }).await.unwrap().node, dead);
+    refused(&cell, leader, MembershipChange::Remove { node: dead }, Code::RoleChange, "was removed before").await;
     cell.shutdown().await;
 }
 
@@ -188,7 +188,7 @@ async fn one_change_at_a_time() {
         }
     };
     tokio::time::timeout(PATIENCE, busy).await.unwrap();
-    refused(&cell, 1, Change::Remove { node: 1 }, Code::Unavailable, "node 2 is being added").await;
+    refused(&cell, 1, MembershipChange::Remove { node: 1 }, Code::Unavailable, "node 2 is being added").await;
     assert_eq!(adding.await.unwrap().unwrap_err().code, Code::PeerUnreachable);
     cell.router.heal();
     assert_eq!(change(&cell, 1, add(2)).await.unwrap().voters, [1, 2]);

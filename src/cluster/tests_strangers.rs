@@ -5,31 +5,31 @@ use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use prost::Message;
 
-use super::Change;
-use super::cell::{Cell, PATIENCE, online, update, write};
+use super::MembershipChange;
+use super::tests_harness::{Cell, PATIENCE, online, update, write};
 use crate::clock::{Clock, SystemClock};
-use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer};
-use crate::consensus::types::{Member, TypeConfig, Vote};
+use crate::consensus::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer};
+use crate::consensus::types::{MemberAddress, TypeConfig, Vote};
 use crate::consensus::wire;
 use crate::limits;
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, Command, MembersChanged, NodeAdd, NodeLost, Origin, Outcome, Principal, Proposal, ProposeRequest,
+    ChangeRequest, Command, CommandId, MembersChanged, NodeAdd, NodeLost, Outcome, Principal, Proposal, ProposeRequest,
     RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest, change_request, proposal_answer,
 };
 
 /// A machine that speaks to the others as this node, with nothing behind it.
 pub struct Rogue {
-    identity: Identity,
+    identity: NodeIdentity,
     to: u64,
     link: std::sync::Arc<dyn Peer>,
 }
 
 impl Rogue {
     pub fn new(cell: &Cell, me: u64, to: u64) -> Self {
-        let link = cell.router.transport(me).link(to, &Member::default(), Lane::Control);
-        Self { identity: Identity { cluster: "cell".into(), node: me }, to, link }
+        let link = cell.router.transport(me).link(to, &MemberAddress::default(), ConnectionClass::Control);
+        Self { identity: NodeIdentity { cluster: "cell".into(), node: me }, to, link }
     }
 
     fn raft(&self, body: Bytes) -> RaftRequest {
@@ -75,7 +75,7 @@ impl Rogue {
         let me = self.identity.node;
         let (candidate, leader) = (Vote::new(term, me), Vote::new_committed(term, me));
         let handshake = Some(self.identity.handshake(self.to));
-        let origin = Some(Origin { node: me, boot: 1, number: 1 });
+        let origin = Some(CommandId { node: me, boot: 1, number: 1 });
         let command = Command { origin, at_ms: 1, intent: Some(online("rogue-till")), principal: None };
         let add = change_request::Change::Add(NodeAdd { node: 66, raft: "h:1".into(), gateway: "h:2".into() });
         let change = ChangeRequest {
@@ -132,7 +132,7 @@ async fn gets_nothing(cell: &Cell, rogue: u64, members: &[u64]) {
     }
     cell.at(leader).propose(online("till-1")).await.unwrap();
     assert_eq!((cell.leader(members).await, cell.at(leader).status().term), (leader, before.term));
-    assert!(cell.at(leader).replica().hot().device("rogue-till").is_none());
+    assert!(cell.at(leader).replica().state().device("rogue-till").is_none());
     assert_eq!(cell.at(leader).nodes().len(), members.len());
 }
 
@@ -150,12 +150,16 @@ async fn a_removed_node_gets_nothing_and_neither_after_a_restart() {
     let gone = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
     let open = Rogue::new(&cell, gone, leader);
-    let origin = |number| Some(Origin { node: gone, boot: 77, number });
+    let origin = |number| Some(CommandId { node: gone, boot: 77, number });
     let proposed =
         Command { origin: origin(1), at_ms: SystemClock.now_ms(), intent: Some(online("before")), principal: None };
     assert!(open.propose(proposed.encode_to_vec().into()).await.unwrap().is_some());
     cell.at(leader)
-        .change(Change::Remove { node: gone }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .change(
+            MembershipChange::Remove { node: gone },
+            Principal { sub: "admin".into(), jti: String::new() },
+            PATIENCE,
+        )
         .await
         .unwrap();
     cell.converge_among(&left).await;
@@ -201,11 +205,11 @@ async fn a_member_that_missed_the_change_follows_a_leader_that_it_never_heard_of
     let leader = cell.leader(&[1, 2]).await;
     for node in [4, 5] {
         cell.start_new(node).await;
-        let add = Change::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") };
+        let add = MembershipChange::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") };
         cell.at(leader).change(add, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE).await.unwrap();
     }
     cell.at(leader)
-        .change(Change::Transfer { to: 5 }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .change(MembershipChange::Transfer { to: 5 }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
         .await
         .unwrap();
     write(&cell.at(5), "till-1", 1).await;
@@ -226,7 +230,7 @@ async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
     let (me, other) = if leader == 1 { (2, 3) } else { (1, 5 - leader) };
     let rogue = Rogue::new(&cell, me, leader);
     let command = |node, number, intent| {
-        let origin = Some(Origin { node, boot: 7, number });
+        let origin = Some(CommandId { node, boot: 7, number });
         Command { origin, at_ms: SystemClock.now_ms(), intent: Some(intent), principal: None }
     };
     let removed = MembersChanged { node: other, removed: true, by: "boss".into(), ..MembersChanged::default() };
@@ -251,7 +255,7 @@ async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
     assert!(into_result(rogue.propose(good.into()).await.unwrap().unwrap()).is_ok());
     let there = cell.at(leader);
     {
-        let state = there.replica().hot();
+        let state = there.replica().state();
         assert!(state.device("till-1").is_none() && state.device("till-2").is_some());
         assert!(state.meta().removed_nodes.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Kind, SETTINGS};
+use super::{SETTINGS, SettingKind};
 
 const HEAD: &str = "# Configuration
 
@@ -28,18 +28,18 @@ pub fn page() -> String {
     let mut out = HEAD.to_owned();
     for row in SETTINGS {
         let kind = match row.kind {
-            Kind::Text => "text".to_owned(),
-            Kind::Path => "path".to_owned(),
-            Kind::File => "path of a file".to_owned(),
-            Kind::Listen => "`IP:PORT`".to_owned(),
-            Kind::Number(least, u64::MAX) => format!("whole number, from {least}"),
-            Kind::Number(least, most) => format!("whole number, {least} to {most}"),
-            Kind::Milliseconds(least, most) => format!("milliseconds, {least} to {most}"),
-            Kind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" or "),
-            Kind::Members => "list of `{ id, raft, gateway }`".to_owned(),
-            Kind::Addresses => "list of `HOST:PORT`".to_owned(),
-            Kind::Networks => "list of `ADDRESS` or `ADDRESS/BITS`".to_owned(),
-            Kind::Origins => "list of `SCHEME://HOST[:PORT]`".to_owned(),
+            SettingKind::Text => "text".to_owned(),
+            SettingKind::Path => "path".to_owned(),
+            SettingKind::File => "path of a file".to_owned(),
+            SettingKind::Listen => "`IP:PORT`".to_owned(),
+            SettingKind::Number(least, u64::MAX) => format!("whole number, from {least}"),
+            SettingKind::Number(least, most) => format!("whole number, {least} to {most}"),
+            SettingKind::Milliseconds(least, most) => format!("milliseconds, {least} to {most}"),
+            SettingKind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" or "),
+            SettingKind::Members => "list of `{ id, raft, gateway }`".to_owned(),
+            SettingKind::Addresses => "list of `HOST:PORT`".to_owned(),
+            SettingKind::Networks => "list of `ADDRESS` or `ADDRESS/BITS`".to_owned(),
+            SettingKind::Origins => "list of `SCHEME://HOST[:PORT]`".to_owned(),
         };
         let default = match row.default {
             None => "must be given".to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Kind, Member, Network, SETTINGS, Setting, setting, wrong};
+use super::{AddressRange, Member, SETTINGS, Setting, SettingKind, setting, wrong};
 use crate::model::error::{Code, Error};
 
 /// Values by key, each checked against its row as it is put in; a later one replaces an earlier one.
@@ -117,7 +117,7 @@ impl Layers {
         addresses(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
 
-    pub(super) fn networks(&self, key: &str) -> Result<Vec<Network>, Error> {
+    pub(super) fn networks(&self, key: &str) -> Result<Vec<AddressRange>, Error> {
         networks(&self.value(key)?).map_err(|why| wrong(key, &why))
     }
 
@@ -139,20 +139,24 @@ fn flat(table: Table) -> Vec<(String, Value)> {
 }
 
 /// A value as the environment or a flag writes it.
-fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+fn parse(kind: SettingKind, text: &str) -> Result<Value, String> {
     match kind {
-        Kind::Text | Kind::Path | Kind::File | Kind::Listen | Kind::OneOf(_) => Ok(Value::String(text.to_owned())),
-        Kind::Number(..) | Kind::Milliseconds(..) => {
+        SettingKind::Text | SettingKind::Path | SettingKind::File | SettingKind::Listen | SettingKind::OneOf(_) => {
+            Ok(Value::String(text.to_owned()))
+        }
+        SettingKind::Number(..) | SettingKind::Milliseconds(..) => {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
         // Nothing is an empty list.
-        Kind::Members | Kind::Addresses | Kind::Origins | Kind::Networks if text.trim().is_empty() => {
+        SettingKind::Members | SettingKind::Addresses | SettingKind::Origins | SettingKind::Networks
+            if text.trim().is_empty() =>
+        {
             Ok(Value::Array(Vec::new()))
         }
-        Kind::Addresses | Kind::Origins | Kind::Networks => {
+        SettingKind::Addresses | SettingKind::Origins | SettingKind::Networks => {
             Ok(Value::Array(text.split(',').map(|part| Value::from(part.trim())).collect()))
         }
-        Kind::Members => {
+        SettingKind::Members => {
             let member = |part: &str| {
                 let (id, rest) = part.trim().split_once('=')?;
                 let (raft, gateway) = rest.split_once('/')?;
@@ -170,16 +174,16 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
 
 fn check(row: &Setting, value: &Value) -> Result<(), String> {
     match row.kind {
-        Kind::Text | Kind::Path => match value.as_str() {
+        SettingKind::Text | SettingKind::Path => match value.as_str() {
             Some("") | None => Err("must be a text".into()),
             Some(_) => Ok(()),
         },
-        Kind::File => value.as_str().map(drop).ok_or_else(|| "must be a text".into()),
-        Kind::Listen => match value.as_str().map(str::parse::<SocketAddr>) {
+        SettingKind::File => value.as_str().map(drop).ok_or_else(|| "must be a text".into()),
+        SettingKind::Listen => match value.as_str().map(str::parse::<SocketAddr>) {
             Some(Ok(_)) => Ok(()),
             _ => Err("must be an address IP:PORT".into()),
         },
-        Kind::Number(least, most) | Kind::Milliseconds(least, most) => {
+        SettingKind::Number(least, most) | SettingKind::Milliseconds(least, most) => {
             let number = value.as_integer().and_then(|n| u64::try_from(n).ok());
             match number {
                 Some(n) if (least..=most).contains(&n) => Ok(()),
@@ -187,14 +191,14 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
                 _ => Err(format!("must be a whole number from {least} to {most}")),
             }
         }
-        Kind::OneOf(words) => match value.as_str() {
+        SettingKind::OneOf(words) => match value.as_str() {
             Some(word) if words.contains(&word) => Ok(()),
             _ => Err(format!("must be one of {}", words.join(", "))),
         },
-        Kind::Members => members(value).map(drop),
-        Kind::Addresses => addresses(value).map(drop),
-        Kind::Origins => origins(value).map(drop),
-        Kind::Networks => networks(value).map(drop),
+        SettingKind::Members => members(value).map(drop),
+        SettingKind::Addresses => addresses(value).map(drop),
+        SettingKind::Origins => origins(value).map(drop),
+        SettingKind::Networks => networks(value).map(drop),
     }
 }
 
@@ -234,9 +238,9 @@ fn origins(value: &Value) -> Result<Vec<String>, String> {
     each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"SCHEME://HOST\" or \"SCHEME://HOST:PORT\"".into())
 }
 
-fn networks(value: &Value) -> Result<Vec<Network>, String> {
+fn networks(value: &Value) -> Result<Vec<AddressRange>, String> {
     let list = value.as_array().ok_or("must be a list of \"ADDRESS\" or \"ADDRESS/BITS\"")?;
-    let each = list.iter().map(|entry| entry.as_str().and_then(Network::parse));
+    let each = list.iter().map(|entry| entry.as_str().and_then(AddressRange::parse));
     each.collect::<Option<Vec<_>>>().ok_or_else(|| "each must be \"ADDRESS\" or \"ADDRESS/BITS\"".into())
 }
 

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 /// An address, or all addresses that begin alike: `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
+pub struct AddressRange {
     address: IpAddr,
     bits: u8,
 }
 
-impl Network {
+impl AddressRange {
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address.parse::<IpAddr>().ok()?, Some(bits.parse::<u8>().ok()?)),
@@ -43,14 +43,14 @@ mod tests {
             ("::1", "::1", "::2"),
             ("10.9.0.0/16", "::ffff:10.9.0.1", "::ffff:10.8.0.1"),
         ] {
-            let network = Network::parse(network).unwrap();
+            let network = AddressRange::parse(network).unwrap();
             assert!(
                 network.contains(inside.parse().unwrap()) && !network.contains(outside.parse().unwrap()),
                 "{network:?}"
             );
         }
         for bad in ["", "x", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "10.0.0/8"] {
-            assert_eq!(Network::parse(bad), None, "{bad}");
+            assert_eq!(AddressRange::parse(bad), None, "{bad}");
         }
     }
 }

@@ -33,7 +33,7 @@ impl Rate {
 
 /// What each subject may ask for; `None`: as much as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub struct RateLimits {
     /// Requests and events, and their bytes.
     pub requests: Option<Rate>,
     pub bytes: Option<Rate>,
@@ -51,7 +51,7 @@ pub struct Allowed {
     pub sessions: usize,
 }
 
-impl Default for Allowed {
+impl Default for RateLimits {
     fn default() -> Self {
         Self {
             requests: Rate::per_second(limits::DEVICE_RATE, limits::DEVICE_BURST),
@@ -67,7 +67,7 @@ impl Default for Allowed {
     }
 }
 
-impl Allowed {
+impl RateLimits {
     pub(super) fn from_layers(layers: &Layers) -> Result<Self, Error> {
         let number = |key| layers.number(key).map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         let privileged = number("privileged_rate")?;
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_settings() {
         let default = |key: &str| setting(key).and_then(|s| s.default).unwrap().parse::<u32>().unwrap();
-        let allowed = Allowed::default();
+        let allowed = RateLimits::default();
         assert_eq!(allowed.requests, Rate::per_second(default("device_rate"), default("device_burst")));
         assert_eq!(allowed.bytes, Rate::per_second(default("device_bytes"), default("device_bytes_burst")));
         let reads = Rate::per_second(default("device_read_bytes"), default("device_read_bytes_burst"));

@@ -10,14 +10,14 @@
 //! | entry | kind `u8`, term `u64`, payload; the index is known from where the entry stands |
 //! | entry, kind 1 | blank: no payload |
 //! | entry, kind 2 | commands: a `proto::Batch` |
-//! | entry, kind 3 | membership: JSON of openraft's `Membership` with [`Member`](super::types::Member)s |
+//! | entry, kind 3 | membership: JSON of openraft's `Membership` with [`MemberAddress`](super::types::Member)s |
 
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 
-use super::types::{EncodedBatch, Entry, LogId, Membership, StoredMembership, Vote};
+use super::types::{EncodedBatch, Entry, LogId, RaftMembership, StoredMembership, Vote};
 
 /// The format of all of the above and of `wire`: peers with another one are turned away.
 pub const FORMAT: u32 = 1;
@@ -120,7 +120,7 @@ pub fn decode_entry(index: u64, mut bytes: Bytes) -> io::Result<Entry> {
     Ok(Entry { log_id: LogId::new_term_index(term, index), payload })
 }
 
-fn decode_membership(bytes: &[u8]) -> io::Result<Membership> {
+fn decode_membership(bytes: &[u8]) -> io::Result<RaftMembership> {
     serde_json::from_slice(bytes).map_err(|_| corrupt("membership"))
 }
 
@@ -143,7 +143,7 @@ pub mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::types::Member;
+    use super::super::types::MemberAddress;
     use super::*;
 
     pub fn any_log_id() -> impl Strategy<Value = LogId> {
@@ -159,9 +159,9 @@ pub mod tests {
     pub fn any_payload() -> impl Strategy<Value = <super::super::types::TypeConfig as openraft::RaftTypeConfig>::Payload>
     {
         let membership = (proptest::collection::btree_set(1u64..9, 1..4), "[ -~]{0,12}").prop_map(|(voters, text)| {
-            let member = |id: &u64| (*id, Member { raft: format!("{text}:{id}"), gateway: text.clone() });
-            let nodes: BTreeMap<u64, Member> = voters.iter().map(member).collect();
-            Membership::new(vec![voters.into_iter().collect::<BTreeSet<_>>()], nodes).unwrap()
+            let member = |id: &u64| (*id, MemberAddress { raft: format!("{text}:{id}"), gateway: text.clone() });
+            let nodes: BTreeMap<u64, MemberAddress> = voters.iter().map(member).collect();
+            RaftMembership::new(vec![voters.into_iter().collect::<BTreeSet<_>>()], nodes).unwrap()
         });
         prop_oneof![
             Just(EntryPayload::Blank),
@@ -198,8 +198,8 @@ pub mod tests {
         let commands = at(EntryPayload::Normal(EncodedBatch(Bytes::from_static(b"ab"))));
         assert_eq!(&encode_entry(&commands).unwrap()[..], b"\x02\0\0\0\0\0\0\0\x03ab");
         assert_eq!(&encode_entry(&at(EntryPayload::Blank)).unwrap()[..], b"\x01\0\0\0\0\0\0\0\x03");
-        let one = BTreeMap::from([(1, Member { raft: "a:1".into(), gateway: "b:2".into() })]);
-        let membership = at(EntryPayload::Membership(Membership::new(vec![BTreeSet::from([1])], one).unwrap()));
+        let one = BTreeMap::from([(1, MemberAddress { raft: "a:1".into(), gateway: "b:2".into() })]);
+        let membership = at(EntryPayload::Membership(RaftMembership::new(vec![BTreeSet::from([1])], one).unwrap()));
         let json = br#"{"configs":[[1]],"nodes":{"1":{"raft":"a:1","gateway":"b:2"}}}"#;
         let mut bytes = b"\x03\0\0\0\0\0\0\0\x03".to_vec();
         bytes.extend_from_slice(json);

@@ -6,13 +6,13 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
-use super::node::Node;
-use super::types::{Member, TypeConfig};
+use super::node::RaftNode;
+use super::types::{MemberAddress, TypeConfig};
 
 /// The members as this node knows them.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
-    pub members: BTreeMap<u64, Member>,
+pub struct RaftGroup {
+    pub members: BTreeMap<u64, MemberAddress>,
     pub voters: BTreeSet<u64>,
     /// A change was begun and not ended: the old and the new voters decide together.
     pub joint: bool,
@@ -28,9 +28,9 @@ pub enum ChangeError {
     Refused(String),
 }
 
-type Changed<T> = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+type MembershipWrite<T> = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
-fn done<T>(changed: Changed<T>) -> Result<(), ChangeError> {
+fn done<T>(changed: MembershipWrite<T>) -> Result<(), ChangeError> {
     match changed {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(error)) => Err(match error {
@@ -48,10 +48,10 @@ fn done<T>(changed: Changed<T>) -> Result<(), ChangeError> {
     }
 }
 
-impl Node {
-    pub fn group(&self) -> Group {
+impl RaftNode {
+    pub fn group(&self) -> RaftGroup {
         let membership = self.raft().server_metrics().borrow_watched().membership_config.clone();
-        Group {
+        RaftGroup {
             members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
             voters: membership.voter_ids().collect(),
             joint: membership.membership().get_joint_config().len() > 1,
@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// Sends the log to a node from now on; it has no vote.
-    pub async fn add_learner(&self, node: u64, member: Member) -> Result<(), ChangeError> {
+    pub async fn add_learner(&self, node: u64, member: MemberAddress) -> Result<(), ChangeError> {
         done(self.raft().add_learner(node, member, false).await)
     }
 

@@ -1,4 +1,4 @@
-//! gRPC between nodes: one kept HTTP/2 connection per peer and lane, and the server side.
+//! gRPC between nodes: one kept HTTP/2 connection per peer and class, and the server side.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
-use super::peer_tls::{Caller, Connector, Greeting};
-use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
-use super::types::Member;
+use super::peer_tls::{Connector, HasHandshake, PeerCaller};
+use super::transport::{ConnectionClass, LinkError, Method, Peer, PeerResult, PeerTransport, Streaming};
+use super::types::MemberAddress;
 use crate::config::is_loopback;
 use crate::limits;
 use crate::proto::cluster_client::ClusterClient;
@@ -27,8 +27,8 @@ use crate::proto::{
     ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
-use crate::tls::acceptor::{Acceptor, Current};
-use crate::tls::admission::{Admission, Caps};
+use crate::tls::acceptor::{Acceptor, CurrentTls};
+use crate::tls::admission::{Admission, ConnectionCaps};
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 
@@ -45,25 +45,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct GrpcTransport {
     /// Addresses from this node's configuration: they come before those in the membership, so that a node
     /// may move to another address with no more than a restart.
-    configured: BTreeMap<u64, Member>,
+    configured: BTreeMap<u64, MemberAddress>,
     /// Without it, only what is on this machine is spoken with.
     tls: Option<Arc<Connector>>,
-    channels: Mutex<BTreeMap<(u64, String, Lane), Channel>>,
+    channels: Mutex<BTreeMap<(u64, String, ConnectionClass), Channel>>,
 }
 
 impl GrpcTransport {
-    pub fn new(configured: BTreeMap<u64, Member>) -> Arc<Self> {
+    pub fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {
         Arc::new(Self { configured, tls: None, channels: Mutex::default() })
     }
 
     /// The same with mutual TLS.
-    pub fn with_tls(configured: BTreeMap<u64, Member>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+    pub fn with_tls(configured: BTreeMap<u64, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
         Arc::new(Self { configured, tls: Some(Connector::new(tls)), channels: Mutex::default() })
     }
 
-    fn channel(&self, node: u64, address: &str, lane: Lane) -> Result<Channel, tonic::transport::Error> {
+    fn channel(&self, node: u64, address: &str, class: ConnectionClass) -> Result<Channel, tonic::transport::Error> {
         let mut channels = self.channels.lock();
-        let key = (node, address.to_owned(), lane);
+        let key = (node, address.to_owned(), class);
         if let Some(channel) = channels.get(&key) {
             return Ok(channel.clone());
         }
@@ -84,14 +84,14 @@ impl GrpcTransport {
     }
 }
 
-impl Transport for GrpcTransport {
-    fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer> {
+impl PeerTransport for GrpcTransport {
+    fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         let member = self.configured.get(&node).unwrap_or(member);
         if self.tls.is_none() && !is_loopback(&member.raft) {
             let why = format!("{} is not loopback, and this node has no certificate: set raft_tls_cert", member.raft);
-            return Arc::new(Nowhere(why));
+            return Arc::new(UnreachablePeer(why));
         }
-        match self.channel(node, &member.raft, lane) {
+        match self.channel(node, &member.raft, class) {
             Ok(channel) => Arc::new(GrpcPeer {
                 raft: RaftClient::new(channel.clone())
                     .max_decoding_message_size(MESSAGE)
@@ -102,7 +102,7 @@ impl Transport for GrpcTransport {
             }),
             Err(error) => {
                 tracing::error!(node, address = member.raft, %error, "a member's address is none");
-                Arc::new(Nowhere(format!("{:?} is no address", member.raft)))
+                Arc::new(UnreachablePeer(format!("{:?} is no address", member.raft)))
             }
         }
     }
@@ -127,9 +127,9 @@ fn status(error: LinkError) -> Status {
 }
 
 /// A named type around the boxed stream: without it the compiler cannot see that the call's future is `Send`.
-struct Requests<T>(Streaming<T>);
+struct RequestStream<T>(Streaming<T>);
 
-impl<T> Stream for Requests<T> {
+impl<T> Stream for RequestStream<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
@@ -144,7 +144,7 @@ struct GrpcPeer {
 }
 
 impl Peer for GrpcPeer {
-    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse> {
+    fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse> {
         let mut client = self.raft.clone();
         Box::pin(async move {
             let answer = match method {
@@ -160,90 +160,90 @@ impl Peer for GrpcPeer {
     fn stream_append(
         &self,
         requests: Streaming<RaftRequest>,
-    ) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>> {
         let mut client = self.raft.clone();
         Box::pin(async move {
-            let answers = client.stream_append(Requests(requests)).await.map_err(link_error)?.into_inner();
+            let answers = client.stream_append(RequestStream(requests)).await.map_err(link_error)?.into_inner();
             Ok(answers.map(|answer| answer.map_err(link_error)).boxed())
         })
     }
 
-    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse> {
         let mut client = self.raft.clone();
         Box::pin(async move {
-            client.install_snapshot(Requests(chunks)).await.map(Response::into_inner).map_err(link_error)
+            client.install_snapshot(RequestStream(chunks)).await.map(Response::into_inner).map_err(link_error)
         })
     }
 
     fn propose(
         &self,
         requests: Streaming<ProposeRequest>,
-    ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         let mut client = self.cluster.clone();
         Box::pin(async move {
-            let answers = client.propose(Requests(requests)).await.map_err(link_error)?.into_inner();
+            let answers = client.propose(RequestStream(requests)).await.map_err(link_error)?.into_inner();
             Ok(answers.map(|answer| answer.map_err(link_error)).boxed())
         })
     }
 
-    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+    fn read_index(&self, request: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse> {
         let mut client = self.cluster.clone();
         Box::pin(async move { client.read_index(request).await.map(Response::into_inner).map_err(link_error) })
     }
 
-    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
+    fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse> {
         let mut client = self.cluster.clone();
         Box::pin(async move { client.status(request).await.map(Response::into_inner).map_err(link_error) })
     }
 
-    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+    fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
         let mut client = self.cluster.clone();
         Box::pin(async move { client.change(request).await.map(Response::into_inner).map_err(link_error) })
     }
 }
 
 /// A member that cannot be spoken with, for a reason that no try changes.
-pub(super) struct Nowhere(pub(super) String);
+pub(super) struct UnreachablePeer(pub(super) String);
 
-impl Nowhere {
-    fn error<T>(&self) -> Answer<'_, T> {
+impl UnreachablePeer {
+    fn error<T>(&self) -> PeerResult<'_, T> {
         let why = self.0.clone();
         Box::pin(async move { Err(LinkError::Unreachable(why)) })
     }
 }
 
-impl Peer for Nowhere {
-    fn call(&self, _: Method, _: RaftRequest) -> Answer<'_, RaftResponse> {
+impl Peer for UnreachablePeer {
+    fn call(&self, _: Method, _: RaftRequest) -> PeerResult<'_, RaftResponse> {
         self.error()
     }
 
-    fn stream_append(&self, _: Streaming<RaftRequest>) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+    fn stream_append(&self, _: Streaming<RaftRequest>) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>> {
         self.error()
     }
 
-    fn install_snapshot(&self, _: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+    fn install_snapshot(&self, _: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse> {
         self.error()
     }
 
-    fn propose(&self, _: Streaming<ProposeRequest>) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+    fn propose(&self, _: Streaming<ProposeRequest>) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         self.error()
     }
 
-    fn read_index(&self, _: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+    fn read_index(&self, _: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse> {
         self.error()
     }
 
-    fn status(&self, _: StatusRequest) -> Answer<'_, StatusResponse> {
+    fn status(&self, _: StatusRequest) -> PeerResult<'_, StatusResponse> {
         self.error()
     }
 
-    fn change(&self, _: ChangeRequest) -> Answer<'_, ChangeResponse> {
+    fn change(&self, _: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
         self.error()
     }
 }
 
 /// On the port of the nodes.
-const CONNECTIONS: Caps = Caps {
+const CONNECTIONS: ConnectionCaps = ConnectionCaps {
     total: limits::NODE_CONNECTIONS,
     anonymous: limits::ANONYMOUS_NODES,
     per_address: limits::ANONYMOUS_NODES_OF_ADDRESS,
@@ -256,7 +256,7 @@ pub async fn serve(
     peer: Arc<dyn Peer>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let tls = tls.map(|tls| -> Current { Arc::new(move || tls.current().server.clone()) });
+    let tls = tls.map(|tls| -> CurrentTls { Arc::new(move || tls.current().server.clone()) });
     let admission = Admission::new("connections of nodes", CONNECTIONS, Vec::new());
     let acceptor = Acceptor::new(listener, tls, admission, |stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -269,9 +269,11 @@ pub async fn serve(
         accepted.slot.vouch(true);
         Some((Ok::<_, Infallible>(accepted), acceptor))
     });
-    let raft =
-        RaftServer::new(Door(peer.clone())).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-    let cluster = ClusterServer::new(Door(peer)).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
+    let raft = RaftServer::new(GrpcService(peer.clone()))
+        .max_decoding_message_size(MESSAGE)
+        .max_encoding_message_size(MESSAGE);
+    let cluster =
+        ClusterServer::new(GrpcService(peer)).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -284,46 +286,48 @@ pub async fn serve(
 }
 
 /// The server side: hands every call to the node, if the caller is who it says.
-struct Door(Arc<dyn Peer>);
+struct GrpcService(Arc<dyn Peer>);
 
 /// Who calls.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+fn caller<T>(request: &Request<T>) -> Result<PeerCaller, Status> {
     request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without a connection"))
 }
 
 /// The message of a call.
-fn message<T: Greeting>(request: Request<T>) -> Result<T, Status> {
+fn message<T: HasHandshake>(request: Request<T>) -> Result<T, Status> {
     caller(&request)?.check(request.get_ref().handshake())?;
     Ok(request.into_inner())
 }
 
 /// The messages of a stream up to the first that fails: the connection is gone then. The first one says who calls.
-async fn messages<T: Greeting + Send + 'static>(request: Request<tonic::Streaming<T>>) -> Result<Streaming<T>, Status> {
+async fn messages<T: HasHandshake + Send + 'static>(
+    request: Request<tonic::Streaming<T>>,
+) -> Result<Streaming<T>, Status> {
     let caller = caller(&request)?;
     let mut messages = request.into_inner();
     let first = messages.message().await?;
-    caller.check(first.as_ref().and_then(Greeting::handshake))?;
+    caller.check(first.as_ref().and_then(HasHandshake::handshake))?;
     let rest = messages.take_while(|message| future::ready(message.is_ok())).filter_map(|m| async { m.ok() });
     Ok(stream::iter(first).chain(rest).boxed())
 }
 
-type Answers<T> = Streaming<Result<T, Status>>;
+type AnswerStream<T> = Streaming<Result<T, Status>>;
 
 fn answers<T: Send + 'static>(
     stream: impl Stream<Item = Result<T, LinkError>> + Send + 'static,
-) -> Response<Answers<T>> {
+) -> Response<AnswerStream<T>> {
     Response::new(stream.map(|answer| answer.map_err(status)).boxed())
 }
 
-impl Door {
+impl GrpcService {
     async fn call(&self, method: Method, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
         self.0.call(method, message(request)?).await.map(Response::new).map_err(status)
     }
 }
 
 #[tonic::async_trait]
-impl Raft for Door {
-    type StreamAppendStream = Answers<RaftResponse>;
+impl Raft for GrpcService {
+    type StreamAppendStream = AnswerStream<RaftResponse>;
 
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftResponse>, Status> {
         self.call(Method::Append, request).await
@@ -357,8 +361,8 @@ impl Raft for Door {
 }
 
 #[tonic::async_trait]
-impl Cluster for Door {
-    type ProposeStream = Answers<ProposeResponse>;
+impl Cluster for GrpcService {
+    type ProposeStream = AnswerStream<ProposeResponse>;
 
     async fn propose(
         &self,

@@ -13,7 +13,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use super::codec::{decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote};
 use super::runtime::spawn;
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use crate::storage::{Ack, LogStore};
+use crate::storage::{LogStore, WriteAck};
 
 /// Bytes of entries read for one append request.
 const APPEND_BYTES: usize = 1 << 20;
@@ -23,9 +23,9 @@ const APPLY_BYTES: usize = 4 << 20;
 /// No linearizable read is served before this index is applied: the end of the log at boot. A restarted
 /// leader may otherwise take an old commit index for the newest one.
 #[derive(Debug, Default)]
-pub struct BootGate(AtomicU64);
+pub struct ReadGate(AtomicU64);
 
-impl BootGate {
+impl ReadGate {
     pub fn index(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
@@ -39,17 +39,17 @@ impl BootGate {
 #[derive(Clone)]
 pub struct LogAdapter {
     log: Arc<dyn LogStore>,
-    gate: Arc<BootGate>,
+    gate: Arc<ReadGate>,
 }
 
 impl LogAdapter {
     pub fn new(log: Arc<dyn LogStore>) -> Self {
         let bounds = log.bounds();
         let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
-        Self { log, gate: Arc::new(BootGate(AtomicU64::new(end))) }
+        Self { log, gate: Arc::new(ReadGate(AtomicU64::new(end))) }
     }
 
-    pub fn gate(&self) -> Arc<BootGate> {
+    pub fn gate(&self) -> Arc<ReadGate> {
         self.gate.clone()
     }
 
@@ -65,7 +65,7 @@ impl LogAdapter {
     }
 }
 
-async fn acknowledged(ack: Ack) -> io::Result<()> {
+async fn acknowledged(ack: WriteAck) -> io::Result<()> {
     ack.await.unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))
 }
 

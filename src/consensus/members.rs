@@ -21,7 +21,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::node::Node;
+use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::{Raft, Vote};
 use crate::consensus::replica::Replica;
@@ -34,7 +34,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a caller wants, as far as it takes different rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
+pub enum PeerCall {
     /// To propose, to read, to lead: any member. A learner never leads, but this node may not know yet that it got
     /// its vote.
     Member,
@@ -43,7 +43,7 @@ pub enum Wants {
 }
 
 #[derive(Default)]
-struct Known {
+struct NamedVoters {
     /// Nodes that a member has named as voters lately.
     vouched: BTreeMap<u64, Instant>,
     /// When a refusal was logged last, and how many were not since.
@@ -58,11 +58,11 @@ pub struct Members {
     stands: Arc<AtomicBool>,
     /// Who the configuration names; counts while the log names nobody.
     configured: BTreeSet<u64>,
-    known: Mutex<Known>,
+    known: Mutex<NamedVoters>,
 }
 
 impl Members {
-    pub fn new(node: &Node, configured: BTreeSet<u64>) -> Arc<Self> {
+    pub fn new(node: &RaftNode, configured: BTreeSet<u64>) -> Arc<Self> {
         Arc::new(Self {
             raft: node.raft().clone(),
             replica: node.replica().clone(),
@@ -85,11 +85,11 @@ impl Members {
     }
 
     /// Whether `node` may do what it wants.
-    pub fn admits(&self, node: u64, wants: Wants) -> bool {
+    pub fn admits(&self, node: u64, wants: PeerCall) -> bool {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         let known = match wants {
-            Wants::Member => membership.membership().get_node(&node).is_some(),
-            Wants::Vote => membership.voter_ids().any(|voter| voter == node),
+            PeerCall::Member => membership.membership().get_node(&node).is_some(),
+            PeerCall::Vote => membership.voter_ids().any(|voter| voter == node),
         };
         if known {
             return true;
@@ -97,11 +97,11 @@ impl Members {
         let nobody = membership.membership().nodes().next().is_none();
         let named = (nobody && self.configured.contains(&node))
             || self.known.lock().vouched.get(&node).is_some_and(|at| at.elapsed() < VOUCHED_FOR);
-        named && !self.replica.hot().meta().removed_nodes.contains(&node)
+        named && !self.replica.state().meta().removed_nodes.contains(&node)
     }
 
     /// The same as an error for the caller, and a line for the operator.
-    pub fn check(&self, node: u64, wants: Wants) -> Result<(), LinkError> {
+    pub fn check(&self, node: u64, wants: PeerCall) -> Result<(), LinkError> {
         if self.admits(node, wants) {
             return Ok(());
         }

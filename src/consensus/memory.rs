@@ -1,6 +1,7 @@
 //! The network of a simulation: nodes of one process call each other directly, over links that can be cut.
 //!
-//! With a [`Weather`] every message takes its time, and may be lost or come twice; without one, calls are immediate.
+//! With a [`NetworkModel`] every message takes its time, and may be lost or come twice; without one, calls are
+//! immediate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::runtime::spawn;
-use super::transport::{Answer, Lane, LinkError, Method, Peer, Streaming, Transport};
-use super::types::Member;
+use super::transport::{ConnectionClass, LinkError, Method, Peer, PeerResult, PeerTransport, Streaming};
+use super::types::MemberAddress;
 use crate::proto::{
     ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
@@ -26,7 +27,7 @@ const ON_THE_WAY: usize = 64;
 
 /// What becomes of one message.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Fate {
+pub struct MessageFate {
     pub delay: Duration,
     /// A call or a stream breaks: the sender does not know whether it arrived.
     pub lost: bool,
@@ -35,12 +36,12 @@ pub struct Fate {
 }
 
 /// Decides what becomes of messages.
-pub trait Weather: Send + Sync + 'static {
-    fn fate(&self, from: u64, to: u64) -> Fate;
+pub trait NetworkModel: Send + Sync + 'static {
+    fn fate(&self, from: u64, to: u64) -> MessageFate;
 }
 
 #[derive(Default)]
-struct Nodes {
+struct MemoryPeers {
     peers: BTreeMap<u64, Arc<dyn Peer>>,
     /// Ordered pairs that do not hear each other, in this direction.
     cut: BTreeSet<(u64, u64)>,
@@ -52,10 +53,10 @@ struct Nodes {
 
 /// All nodes of the process.
 pub struct Router {
-    nodes: Mutex<Nodes>,
+    nodes: Mutex<MemoryPeers>,
     /// Changes whenever a node comes or goes or a link is cut: streams look again.
     changed: watch::Sender<u64>,
-    weather: Option<Arc<dyn Weather>>,
+    weather: Option<Arc<dyn NetworkModel>>,
 }
 
 impl Router {
@@ -63,7 +64,7 @@ impl Router {
         Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0), weather: None })
     }
 
-    pub fn under(weather: Arc<dyn Weather>) -> Arc<Self> {
+    pub fn under(weather: Arc<dyn NetworkModel>) -> Arc<Self> {
         Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0), weather: Some(weather) })
     }
 
@@ -128,13 +129,13 @@ impl Router {
     }
 
     /// This router as seen from `node`, in its present life.
-    pub fn transport(self: &Arc<Self>, node: u64) -> Arc<dyn Transport> {
+    pub fn transport(self: &Arc<Self>, node: u64) -> Arc<dyn PeerTransport> {
         let life = self.nodes.lock().life(node);
         Arc::new(MemoryTransport { router: self.clone(), from: node, life })
     }
 }
 
-impl Nodes {
+impl MemoryPeers {
     fn life(&self, node: u64) -> u64 {
         self.lives.get(&node).copied().unwrap_or(0)
     }
@@ -150,14 +151,14 @@ struct MemoryTransport {
     life: u64,
 }
 
-impl Transport for MemoryTransport {
-    fn link(&self, node: u64, _member: &Member, _lane: Lane) -> Arc<dyn Peer> {
-        Arc::new(Link { router: self.router.clone(), from: self.from, life: self.life, to: node })
+impl PeerTransport for MemoryTransport {
+    fn link(&self, node: u64, _member: &MemberAddress, _lane: ConnectionClass) -> Arc<dyn Peer> {
+        Arc::new(MemoryLink { router: self.router.clone(), from: self.from, life: self.life, to: node })
     }
 }
 
 #[derive(Clone)]
-struct Link {
+struct MemoryLink {
     router: Arc<Router>,
     from: u64,
     /// Of the node at this end: after a restart it has other links.
@@ -167,12 +168,12 @@ struct Link {
 
 /// Which way a message goes.
 #[derive(Clone, Copy)]
-enum Way {
+enum MessageDirection {
     There,
     Back,
 }
 
-impl Link {
+impl MemoryLink {
     /// The node at the other end, if requests get there and answers come back.
     fn up(&self) -> Result<Arc<dyn Peer>, LinkError> {
         let nodes = self.router.nodes.lock();
@@ -214,19 +215,19 @@ impl Link {
         }
     }
 
-    fn fate(&self, way: Way) -> Fate {
-        let Some(weather) = &self.router.weather else { return Fate::default() };
+    fn fate(&self, way: MessageDirection) -> MessageFate {
+        let Some(weather) = &self.router.weather else { return MessageFate::default() };
         match way {
-            Way::There => weather.fate(self.from, self.to),
-            Way::Back => weather.fate(self.to, self.from),
+            MessageDirection::There => weather.fate(self.from, self.to),
+            MessageDirection::Back => weather.fate(self.to, self.from),
         }
     }
 
     /// Resolves when messages this way come through.
-    async fn spoken(&self, way: Way) {
+    async fn spoken(&self, way: MessageDirection) {
         let pair = match way {
-            Way::There => (self.from, self.to),
-            Way::Back => (self.to, self.from),
+            MessageDirection::There => (self.from, self.to),
+            MessageDirection::Back => (self.to, self.from),
         };
         let mut changed = self.router.changed.subscribe();
         while self.router.nodes.lock().mute.contains(&pair) {
@@ -237,7 +238,7 @@ impl Link {
     }
 
     /// One message of a call on its way.
-    async fn carry(&self, way: Way) -> Result<(), LinkError> {
+    async fn carry(&self, way: MessageDirection) -> Result<(), LinkError> {
         if self.router.weather.is_some() {
             let fate = self.fate(way);
             if fate.lost {
@@ -250,11 +251,11 @@ impl Link {
         Ok(())
     }
 
-    async fn once<T>(&self, peer: Arc<dyn Peer>, answer: Answer<'_, T>) -> Result<T, LinkError> {
+    async fn once<T>(&self, peer: Arc<dyn Peer>, answer: PeerResult<'_, T>) -> Result<T, LinkError> {
         let there_and_back = async {
-            self.carry(Way::There).await?;
+            self.carry(MessageDirection::There).await?;
             let answer = answer.await;
-            self.carry(Way::Back).await?;
+            self.carry(MessageDirection::Back).await?;
             answer
         };
         tokio::select! {
@@ -266,11 +267,11 @@ impl Link {
 
     /// The same call may come a second time: nobody waits for its answer.
     fn repeat(&self, peer: &Arc<dyn Peer>, method: Method, request: &RaftRequest) {
-        let Some(later) = self.fate(Way::There).again else { return };
+        let Some(later) = self.fate(MessageDirection::There).again else { return };
         let (link, peer, request) = (self.clone(), peer.clone(), request.clone());
         spawn(async move {
             sleep(later).await;
-            link.spoken(Way::There).await;
+            link.spoken(MessageDirection::There).await;
             if link.up().is_ok_and(|now| Arc::ptr_eq(&now, &peer)) {
                 let _ = peer.call(method, request).await;
             }
@@ -278,7 +279,7 @@ impl Link {
     }
 
     /// Messages of a stream arrive in their order, each after its time; a lost one ends it.
-    fn flow<T: Send + 'static>(&self, way: Way, mut messages: Streaming<T>) -> Streaming<T> {
+    fn flow<T: Send + 'static>(&self, way: MessageDirection, mut messages: Streaming<T>) -> Streaming<T> {
         if self.router.weather.is_none() {
             return messages;
         }
@@ -309,7 +310,7 @@ impl Link {
     }
 
     fn requests<T: Send + 'static>(&self, peer: &Arc<dyn Peer>, requests: Streaming<T>) -> Streaming<T> {
-        self.flow(Way::There, requests.take_until(self.down(peer)).boxed())
+        self.flow(MessageDirection::There, requests.take_until(self.down(peer)).boxed())
     }
 
     fn answers<T: Send + 'static>(
@@ -317,7 +318,7 @@ impl Link {
         peer: &Arc<dyn Peer>,
         answers: Streaming<Result<T, LinkError>>,
     ) -> Streaming<Result<T, LinkError>> {
-        until_down(self.flow(Way::Back, answers), self.down(peer))
+        until_down(self.flow(MessageDirection::Back, answers), self.down(peer))
     }
 }
 
@@ -330,8 +331,8 @@ fn until_down<T: Send + 'static>(
     answers.take_until(down).chain(broken.filter(|_| async { true })).boxed()
 }
 
-impl Peer for Link {
-    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse> {
+impl Peer for MemoryLink {
+    fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse> {
         Box::pin(async move {
             let peer = self.up()?;
             self.repeat(&peer, method, &request);
@@ -342,7 +343,7 @@ impl Peer for Link {
     fn stream_append(
         &self,
         requests: Streaming<RaftRequest>,
-    ) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>> {
         Box::pin(async move {
             let peer = self.up()?;
             let requests = self.requests(&peer, requests);
@@ -351,7 +352,7 @@ impl Peer for Link {
         })
     }
 
-    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse> {
         Box::pin(async move {
             let peer = self.up()?;
             let chunks = self.requests(&peer, chunks);
@@ -362,7 +363,7 @@ impl Peer for Link {
     fn propose(
         &self,
         requests: Streaming<ProposeRequest>,
-    ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         Box::pin(async move {
             let peer = self.up()?;
             let requests = self.requests(&peer, requests);
@@ -371,21 +372,21 @@ impl Peer for Link {
         })
     }
 
-    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+    fn read_index(&self, request: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse> {
         Box::pin(async move {
             let peer = self.up()?;
             self.once(peer.clone(), peer.read_index(request)).await
         })
     }
 
-    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
+    fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse> {
         Box::pin(async move {
             let peer = self.up()?;
             self.once(peer.clone(), peer.status(request)).await
         })
     }
 
-    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+    fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
         Box::pin(async move {
             let peer = self.up()?;
             self.once(peer.clone(), peer.change(request)).await

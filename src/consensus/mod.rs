@@ -6,19 +6,19 @@
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
-//! - [`node`]: one running member; [`place`]: who leads, as it sees it; [`write`](mod@write): what became of a write;
-//!   [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
+//! - [`node`]: one running member; [`leadership`]: who leads, as it sees it; [`write`](mod@write): what became of a
+//!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
 
 pub mod codec;
 pub mod group;
 pub mod grpc;
+pub mod leadership;
 pub mod log_adapter;
 pub mod members;
 pub mod memory;
 pub mod network;
 pub mod node;
 mod peer_tls;
-pub mod place;
 pub mod replica;
 pub mod runtime;
 pub mod service;

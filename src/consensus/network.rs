@@ -1,4 +1,4 @@
-//! openraft's calls on its peers, over whatever [`Transport`] carries them.
+//! openraft's calls on its peers, over whatever [`PeerTransport`] carries them.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,11 +18,11 @@ use openraft::{OptionalSend, RPCTypes};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::transport::{Identity, Lane, LinkError, Method, Peer, PeerStats, Transport};
-use super::types::{LogId, Member, TypeConfig, Vote};
+use super::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerStats, PeerTransport};
+use super::types::{LogId, MemberAddress, TypeConfig, Vote};
 use super::{codec, wire};
 use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, raft_response};
-use crate::storage::{Snapshot, SnapshotStore};
+use crate::storage::{SnapshotStore, StateSnapshot};
 
 /// Bytes of one chunk of a snapshot.
 pub const CHUNK: usize = 512 << 10;
@@ -30,50 +30,50 @@ pub const CHUNK: usize = 512 << 10;
 const OPEN_STREAM: Duration = Duration::from_secs(1);
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
-type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, Snapshot>;
+type SentSnapshot = openraft::alias::SnapshotOf<TypeConfig, StateSnapshot>;
 
 /// Makes openraft's clients.
-pub struct Network {
-    pub identity: Arc<Identity>,
-    pub transport: Arc<dyn Transport>,
+pub struct PeerNetwork {
+    pub identity: Arc<NodeIdentity>,
+    pub transport: Arc<dyn PeerTransport>,
     pub snapshots: Arc<dyn SnapshotStore>,
     pub stats: Arc<PeerStats>,
 }
 
-impl Network {
-    fn client(&self, target: u64, member: &Member, lane: Lane) -> Client {
-        Client {
+impl PeerNetwork {
+    fn client(&self, target: u64, member: &MemberAddress, class: ConnectionClass) -> PeerClient {
+        PeerClient {
             identity: self.identity.clone(),
             target,
-            lane,
-            link: self.transport.link(target, member, lane),
+            class,
+            link: self.transport.link(target, member, class),
             snapshots: self.snapshots.clone(),
             stats: self.stats.clone(),
         }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = Client;
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerClient;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
-        self.client(target, node, Lane::Data)
+    async fn new_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+        self.client(target, node, ConnectionClass::Data)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Client {
-        self.client(target, node, Lane::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+        self.client(target, node, ConnectionClass::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Client {
-        self.client(target, node, Lane::Bulk)
+    async fn new_snapshot_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+        self.client(target, node, ConnectionClass::Bulk)
     }
 }
 
 /// The calls on one peer.
-pub struct Client {
-    identity: Arc<Identity>,
+pub struct PeerClient {
+    identity: Arc<NodeIdentity>,
     target: u64,
-    lane: Lane,
+    class: ConnectionClass,
     link: Arc<dyn Peer>,
     snapshots: Arc<dyn SnapshotStore>,
     stats: Arc<PeerStats>,
@@ -91,7 +91,7 @@ fn body(response: RaftResponse) -> Result<Bytes, LinkError> {
     }
 }
 
-impl Client {
+impl PeerClient {
     /// Only what means "nobody there" is `Unreachable`: openraft then backs off, and retries the rest at once.
     fn error(&self, error: LinkError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
         match error {
@@ -155,7 +155,7 @@ impl Client {
     }
 
     /// The snapshot as a stream of chunks; a failed read ends it without a last chunk.
-    fn chunks(&self, vote: &Vote, snapshot: RaftSnapshot) -> Rpc<impl Stream<Item = SnapshotChunk> + Send + 'static> {
+    fn chunks(&self, vote: &Vote, snapshot: SentSnapshot) -> Rpc<impl Stream<Item = SnapshotChunk> + Send + 'static> {
         let header = wire::encode_snapshot_header(vote, &snapshot.meta).map_err(broken)?;
         let first = Some((self.identity.handshake(self.target), header));
         let start = (self.snapshots.clone(), snapshot.snapshot, 0, first, false);
@@ -180,8 +180,8 @@ impl Client {
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for Client {
-    type SnapshotData = Snapshot;
+impl RaftNetworkV2<TypeConfig> for PeerClient {
+    type SnapshotData = StateSnapshot;
 
     async fn append_entries(
         &mut self,
@@ -202,8 +202,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         // A heartbeat is one request: a call is cheaper than a stream, and measures the round trip.
-        match self.lane {
-            Lane::Control => stream_append_sequential(self, input, option),
+        match self.class {
+            ConnectionClass::Control => stream_append_sequential(self, input, option),
             _ => Box::pin(self.pipeline(input)),
         }
     }
@@ -223,7 +223,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: RaftSnapshot,
+        snapshot: SentSnapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {

@@ -11,15 +11,15 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 
-use super::log_adapter::{BootGate, LogAdapter};
-use super::network::Network;
-use super::place::Place;
+use super::leadership::LeadershipWatch;
+use super::log_adapter::{LogAdapter, ReadGate};
+use super::network::PeerNetwork;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
-use super::transport::{Identity, PeerStats, Transport};
-use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, Member, Raft};
+use super::transport::{NodeIdentity, PeerStats, PeerTransport};
+use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
 use super::write::Written;
-use crate::storage::{LogStore, Pressure, SnapshotStore};
+use crate::storage::{Backpressure, LogStore, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Default for Timing {
 /// What a node of the Raft group is made of.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    pub identity: Arc<Identity>,
+    pub identity: Arc<NodeIdentity>,
     pub timing: Timing,
     /// A snapshot is built after this many entries.
     pub snapshot_every: u64,
@@ -51,9 +51,9 @@ pub struct NodeOptions {
 pub struct NodeParts {
     pub log: Arc<dyn LogStore>,
     pub snapshots: Arc<dyn SnapshotStore>,
-    pub pressure: Arc<dyn Pressure>,
+    pub pressure: Arc<dyn Backpressure>,
     pub replica: Arc<Replica>,
-    pub transport: Arc<dyn Transport>,
+    pub transport: Arc<dyn PeerTransport>,
     pub stats: Arc<PeerStats>,
 }
 
@@ -71,10 +71,10 @@ pub enum StartError {
 }
 
 /// One member of the Raft group.
-pub struct Node {
+pub struct RaftNode {
     raft: Raft,
     replica: Arc<Replica>,
-    gate: Arc<BootGate>,
+    gate: Arc<ReadGate>,
     timing: Timing,
     /// Whether this node stands in elections and takes leadership over.
     stands: Arc<AtomicBool>,
@@ -127,7 +127,7 @@ async fn cover_rows(log: &dyn LogStore, snapshots: &dyn SnapshotStore, replica: 
     Ok(())
 }
 
-impl Node {
+impl RaftNode {
     /// Starts openraft on what the stores hold.
     pub async fn start(options: NodeOptions, parts: NodeParts) -> Result<Self, StartError> {
         let config = Arc::new(config(&options)?);
@@ -136,7 +136,7 @@ impl Node {
         let log = LogAdapter::new(log);
         let gate = log.gate();
         let machine = StateMachine::new(replica.clone(), snapshots.clone(), pressure);
-        let network = Network { identity: options.identity.clone(), transport, snapshots, stats };
+        let network = PeerNetwork { identity: options.identity.clone(), transport, snapshots, stats };
         let raft = Raft::new(options.identity.node, config, network, log, machine);
         let raft = raft.await.map_err(|error| StartError::Raft(error.to_string()))?;
         Ok(Self { raft, replica, gate, timing: options.timing, stands: Arc::new(AtomicBool::new(true)) })
@@ -150,7 +150,7 @@ impl Node {
 
     /// Makes these members the group, if this node was never part of one. Every founding node calls it with
     /// the same members, which is safe: the entry is the same on all.
-    pub async fn found(&self, members: BTreeMap<u64, Member>) -> Result<(), StartError> {
+    pub async fn found(&self, members: BTreeMap<u64, MemberAddress>) -> Result<(), StartError> {
         if members.is_empty() || !self.is_pristine().await? {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl Node {
     }
 
     /// Resolves when this node may take part in linearizable reads: it has applied what its log held at boot.
-    pub async fn wait_boot_gate(&self) {
+    pub async fn wait_read_gate(&self) {
         // The gate sinks when a leader cuts off what was never committed, so look again now and then.
         while self.replica.applied_index() < self.gate.index() {
             let applied = self.replica.wait_applied(self.gate.index());
@@ -184,8 +184,8 @@ impl Node {
     }
 
     /// This node's place in the group, as it changes.
-    pub fn place(&self) -> Place {
-        Place::new(self.raft.server_metrics())
+    pub fn place(&self) -> LeadershipWatch {
+        LeadershipWatch::new(self.raft.server_metrics())
     }
 
     /// The term in which this node leads, if it does.
@@ -199,10 +199,10 @@ impl Node {
     }
 
     /// Everything that this node knows of the group now.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> GroupView {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
-        View {
+        GroupView {
             leads: now.state == ServerState::Leader,
             leader: now.current_leader,
             term: now.current_term,
@@ -241,7 +241,7 @@ impl Node {
         now.replication.iter().flatten().filter_map(|(node, matched)| Some((*node, known(matched)?))).collect()
     }
 
-    pub fn members(&self) -> BTreeMap<u64, Member> {
+    pub fn members(&self) -> BTreeMap<u64, MemberAddress> {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
@@ -312,7 +312,7 @@ impl Node {
 
 /// What a node knows of the group.
 #[derive(Clone, Debug, Default)]
-pub struct View {
+pub struct GroupView {
     pub leads: bool,
     pub leader: Option<u64>,
     pub term: u64,

@@ -20,54 +20,54 @@ use tonic::transport::{Channel, Endpoint};
 use crate::proto::{
     ChangeRequest, Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest,
 };
-use crate::tls::acceptor::Accepted;
+use crate::tls::acceptor::AcceptedConnection;
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
-use crate::tls::stream::Stream;
+use crate::tls::stream::TlsOrTcp;
 use crate::tls::{explain, server_name};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-pub enum Caller {
+pub enum PeerCaller {
     /// Plain text, which is on loopback only: whoever it says.
     Anyone,
-    Shown(Arc<Shown>),
+    Shown(Arc<PeerCertificate>),
     /// TLS without a certificate: no handshake lets that through.
     Nobody,
 }
 
 #[derive(Debug)]
-pub struct Shown {
+pub struct PeerCertificate {
     certificate: CertificateDer<'static>,
     /// The node that the certificate was found to be of.
     node: OnceLock<u64>,
 }
 
-impl Connected for Stream {
-    type ConnectInfo = Caller;
+impl Connected for TlsOrTcp {
+    type ConnectInfo = PeerCaller;
 
-    fn connect_info(&self) -> Caller {
+    fn connect_info(&self) -> PeerCaller {
         match (self, self.peer_certificate()) {
-            (Self::Plain(_), _) => Caller::Anyone,
+            (Self::Plain(_), _) => PeerCaller::Anyone,
             #[cfg(any(test, feature = "testkit"))]
-            (Self::Memory(_), _) => Caller::Anyone,
-            (Self::Tls(_), None) => Caller::Nobody,
+            (Self::Memory(_), _) => PeerCaller::Anyone,
+            (Self::Tls(_), None) => PeerCaller::Nobody,
             (Self::Tls(_), Some(certificate)) => {
-                Caller::Shown(Arc::new(Shown { certificate: certificate.clone(), node: OnceLock::new() }))
+                PeerCaller::Shown(Arc::new(PeerCertificate { certificate: certificate.clone(), node: OnceLock::new() }))
             }
         }
     }
 }
 
-impl Connected for Accepted {
-    type ConnectInfo = Caller;
+impl Connected for AcceptedConnection {
+    type ConnectInfo = PeerCaller;
 
-    fn connect_info(&self) -> Caller {
+    fn connect_info(&self) -> PeerCaller {
         self.stream.connect_info()
     }
 }
 
-impl Caller {
+impl PeerCaller {
     /// Whether it may speak as the node that its first words name.
     pub fn check(&self, handshake: Option<&Handshake>) -> Result<(), Status> {
         let (shown, handshake) = match (self, handshake) {
@@ -97,13 +97,13 @@ impl Caller {
 }
 
 /// What begins a call: who calls whom.
-pub trait Greeting {
+pub trait HasHandshake {
     fn handshake(&self) -> Option<&Handshake>;
 }
 
 macro_rules! greetings {
     ($($message:ty),*) => {
-        $(impl Greeting for $message {
+        $(impl HasHandshake for $message {
             fn handshake(&self) -> Option<&Handshake> {
                 self.handshake.as_ref()
             }
@@ -136,7 +136,7 @@ impl Connector {
         }))
     }
 
-    async fn connect(&self, node: u64, address: &str) -> io::Result<Stream> {
+    async fn connect(&self, node: u64, address: &str) -> io::Result<TlsOrTcp> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let tls = self.tls.current();
@@ -144,7 +144,7 @@ impl Connector {
         let connector = TlsConnector::from(config.clone());
         let name = server_name(node).map_err(io::Error::other)?;
         match connector.connect(name, tcp).await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+            Ok(stream) => Ok(TlsOrTcp::Tls(Box::new(stream.into()))),
             Err(error) => {
                 let why = explain(&error);
                 self.tell(node, address, &why);

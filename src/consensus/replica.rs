@@ -12,7 +12,7 @@ use crate::metrics;
 use crate::model::effect::{Effect, Effects};
 use crate::model::error::{Code, Error};
 use crate::model::state::{Position, State, decode_batch};
-use crate::model::tables::{Key, TablesError, TablesRead};
+use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::proto::command::Intent;
 use crate::proto::{Applied, Batch, Command, Outcome};
 
@@ -23,7 +23,7 @@ pub struct Replica {
     state: RwLock<State>,
     reader: Arc<dyn TablesRead>,
     applied: watch::Sender<u64>,
-    agenda: watch::Sender<u64>,
+    coordinator_epoch: watch::Sender<u64>,
     effects: mpsc::Sender<Effects>,
 }
 
@@ -33,17 +33,17 @@ impl Replica {
         let (effects, receiver) = mpsc::channel(EFFECTS_QUEUE);
         let reader = state.reader();
         let applied = watch::Sender::new(state.applied().index);
-        let agenda = watch::Sender::new(state.agenda());
-        (Arc::new(Self { state: RwLock::new(state), reader, applied, agenda, effects }), receiver)
+        let coordinator_epoch = watch::Sender::new(state.coordinator_epoch());
+        (Arc::new(Self { state: RwLock::new(state), reader, applied, coordinator_epoch, effects }), receiver)
     }
 
-    /// The hot state. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
-    pub fn hot(&self) -> RwLockReadGuard<'_, State> {
+    /// The state in memory. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read()
     }
 
     /// Reads rows that may be on disk, off the async runtime.
-    pub async fn cold<T, F>(&self, read: F) -> Result<T, Error>
+    pub async fn read_rows<T, F>(&self, read: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&dyn TablesRead) -> Result<T, TablesError> + Send + 'static,
@@ -84,12 +84,12 @@ impl Replica {
     }
 
     /// News for coordinators, and for whoever waits for an election: seldom, whatever is written.
-    pub fn watch_agenda(&self) -> watch::Receiver<u64> {
-        self.agenda.subscribe()
+    pub fn watch_coordinator_epoch(&self) -> watch::Receiver<u64> {
+        self.coordinator_epoch.subscribe()
     }
 
-    fn tell_agenda(&self, agenda: u64) {
-        self.agenda.send_if_modified(|last| std::mem::replace(last, agenda) != agenda);
+    fn publish_coordinator_epoch(&self, coordinator_epoch: u64) {
+        self.coordinator_epoch.send_if_modified(|last| std::mem::replace(last, coordinator_epoch) != coordinator_epoch);
     }
 
     pub fn applied(&self) -> Applied {
@@ -104,10 +104,10 @@ impl Replica {
         if batch.commands.is_empty() && !empty {
             tracing::error!(index, "an entry of the log holds no commands that can be read: it changes nothing");
         }
-        self.warm_up(&batch).await?;
-        let (done, agenda) = {
+        self.prefetch(&batch).await?;
+        let (done, coordinator_epoch) = {
             let mut state = self.state.write();
-            (state.apply_batch(at, batch)?, state.agenda())
+            (state.apply_batch(at, batch)?, state.coordinator_epoch())
         };
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
@@ -115,20 +115,21 @@ impl Replica {
         }
         metrics::APPLIED.add(done.outcomes.len() as u64);
         self.applied.send_replace(index);
-        self.tell_agenda(agenda);
+        self.publish_coordinator_epoch(coordinator_epoch);
         Ok(done.outcomes)
     }
 
     /// Reads what a compaction will read, before the state is locked: the engine has it in memory then.
-    async fn warm_up(&self, batch: &Batch) -> Result<(), TablesError> {
+    async fn prefetch(&self, batch: &Batch) -> Result<(), TablesError> {
         let compacts = |command: &Command| matches!(command.intent, Some(Intent::Compact(_)));
         if self.reader.in_memory() || !batch.commands.iter().any(compacts) {
             return Ok(());
         }
-        let from = self.hot().meta().compacted_seq + 1;
+        let from = self.state().meta().compacted_seq + 1;
         let reader = self.reader.clone();
         let to = from + limits::COMPACT_STEP;
-        let read = move || reader.range(&Key::Changes(from), &Key::Changes(to), limits::COMPACT_STEP as usize, false);
+        let read =
+            move || reader.range(&RowKey::Changes(from), &RowKey::Changes(to), limits::COMPACT_STEP as usize, false);
         // Without a runtime that takes it, apply reads for itself.
         tokio::task::spawn_blocking(read).await.map_or(Ok(()), |rows| rows.map(drop))
     }
@@ -136,19 +137,19 @@ impl Replica {
     /// Applies an entry that carries no commands: a blank one, or a membership.
     pub fn apply_other(&self, at: Position, membership: Option<Bytes>) {
         let index = at.index;
-        let agenda = {
+        let coordinator_epoch = {
             let mut state = self.state.write();
             state.apply_other(at, membership);
-            state.agenda()
+            state.coordinator_epoch()
         };
         self.applied.send_replace(index);
-        self.tell_agenda(agenda);
+        self.publish_coordinator_epoch(coordinator_epoch);
     }
 
     /// The rows were replaced by an installed snapshot: read everything again. Sessions are told that they
     /// have missed something.
     pub async fn reload(&self) -> Result<(), TablesError> {
-        let (index, head_seq, agenda) = {
+        let (index, head_seq, coordinator_epoch) = {
             let mut state = self.state.write();
             if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
                 state.reload()?;
@@ -156,12 +157,12 @@ impl Replica {
                 // This takes as long as the disk does: let this thread's tasks move elsewhere.
                 tokio::task::block_in_place(|| state.reload())?;
             }
-            (state.applied().index, state.meta().head_seq, state.agenda())
+            (state.applied().index, state.meta().head_seq, state.coordinator_epoch())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
         let _ = self.effects.send(Effects { index, effects: vec![Effect::Skipped { head_seq }] }).await;
         self.applied.send_replace(index);
-        self.tell_agenda(agenda);
+        self.publish_coordinator_epoch(coordinator_epoch);
         Ok(())
     }
 }

@@ -6,16 +6,16 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 
-use super::members::{Members, Wants};
-use super::node::Node;
-use super::transport::{Answer, Identity, LinkError, Method, Peer, PeerStats, Streaming};
+use super::members::{Members, PeerCall};
+use super::node::RaftNode;
+use super::transport::{LinkError, Method, NodeIdentity, Peer, PeerResult, PeerStats, Streaming};
 use super::types::{Raft, SnapshotMeta, Vote};
 use super::{codec, wire};
 use crate::proto::{
     ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
     ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
 };
-use crate::storage::{BoxFuture, Snapshot, SnapshotStore};
+use crate::storage::{BoxFuture, SnapshotStore, StateSnapshot};
 
 /// The calls that the cluster layer answers; handshakes were checked.
 pub trait ClusterCalls: Send + Sync + 'static {
@@ -30,14 +30,14 @@ pub trait ClusterCalls: Send + Sync + 'static {
 /// Answers peers. Before [`Service::open`] only questions for its status are answered: a node that may have lost its
 /// data must not vote.
 pub struct Service {
-    identity: Arc<Identity>,
+    identity: Arc<NodeIdentity>,
     stats: Arc<PeerStats>,
     snapshots: Arc<dyn SnapshotStore>,
     calls: OnceLock<Arc<dyn ClusterCalls>>,
-    open: OnceLock<Opened>,
+    open: OnceLock<OpenedRaft>,
 }
 
-struct Opened {
+struct OpenedRaft {
     raft: Raft,
     members: Arc<Members>,
 }
@@ -55,7 +55,7 @@ fn ok(body: Bytes) -> RaftResponse {
 }
 
 impl Service {
-    pub fn new(identity: Arc<Identity>, stats: Arc<PeerStats>, snapshots: Arc<dyn SnapshotStore>) -> Arc<Self> {
+    pub fn new(identity: Arc<NodeIdentity>, stats: Arc<PeerStats>, snapshots: Arc<dyn SnapshotStore>) -> Arc<Self> {
         Arc::new(Self { identity, stats, snapshots, calls: OnceLock::new(), open: OnceLock::new() })
     }
 
@@ -65,20 +65,20 @@ impl Service {
     }
 
     /// From now on every call of a member is answered.
-    pub fn open(&self, node: &Node, members: Arc<Members>) {
-        let _ = self.open.set(Opened { raft: node.raft().clone(), members });
+    pub fn open(&self, node: &RaftNode, members: Arc<Members>) {
+        let _ = self.open.set(OpenedRaft { raft: node.raft().clone(), members });
     }
 
     fn calls(&self) -> Result<&Arc<dyn ClusterCalls>, LinkError> {
         self.calls.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
-    fn opened(&self) -> Result<&Opened, LinkError> {
+    fn opened(&self) -> Result<&OpenedRaft, LinkError> {
         self.open.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
     /// Who calls, if it is a member that may have what it wants.
-    fn greet(&self, handshake: Option<&Handshake>, wants: Wants) -> Result<(u64, &Opened), LinkError> {
+    fn greet(&self, handshake: Option<&Handshake>, wants: PeerCall) -> Result<(u64, &OpenedRaft), LinkError> {
         let from = self.identity.check(handshake)?;
         let opened = self.opened()?;
         opened.members.check(from, wants)?;
@@ -88,10 +88,10 @@ impl Service {
 
     async fn answer(&self, method: Method, request: RaftRequest) -> Result<RaftResponse, LinkError> {
         let wants = match method {
-            Method::Append | Method::TransferLeader => Wants::Member,
-            Method::Vote | Method::PreVote => Wants::Vote,
+            Method::Append | Method::TransferLeader => PeerCall::Member,
+            Method::Vote | Method::PreVote => PeerCall::Vote,
         };
-        let (from, Opened { raft, members }) = self.greet(request.handshake.as_ref(), wants)?;
+        let (from, OpenedRaft { raft, members }) = self.greet(request.handshake.as_ref(), wants)?;
         let body = request.body;
         let answer = match method {
             Method::Append => {
@@ -124,12 +124,12 @@ impl Service {
         mut requests: Streaming<RaftRequest>,
     ) -> Result<Streaming<Result<RaftResponse, LinkError>>, LinkError> {
         let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-        let (from, Opened { raft, members }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
+        let (from, OpenedRaft { raft, members }) = self.greet(first.handshake.as_ref(), PeerCall::Member)?;
         let (stats, members) = (self.stats.clone(), members.clone());
         let decoded = stream::iter([first]).chain(requests).map(move |request| {
             let request = wire::decode_append(request.body)?;
             // It may have been removed since the stream began.
-            members.check(from, Wants::Member).map_err(io::Error::other)?;
+            members.check(from, PeerCall::Member).map_err(io::Error::other)?;
             members.check_vote(from, &request.vote).map_err(io::Error::other)?;
             stats.heard(from);
             Ok::<_, io::Error>(request)
@@ -144,7 +144,7 @@ impl Service {
 
     async fn receive(&self, mut chunks: Streaming<SnapshotChunk>) -> Result<RaftResponse, LinkError> {
         let Some(first) = chunks.next().await else { return Err(LinkError::Broken("an empty snapshot".into())) };
-        let (from, Opened { raft, members }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
+        let (from, OpenedRaft { raft, members }) = self.greet(first.handshake.as_ref(), PeerCall::Member)?;
         let (vote, meta) = wire::decode_snapshot_header(first.header.clone()).map_err(corrupt)?;
         members.check_vote(from, &vote)?;
         tracing::info!(peer = from, last_log_id = ?meta.last_log_id, "receiving a snapshot");
@@ -159,7 +159,7 @@ impl Service {
         from: u64,
         first: SnapshotChunk,
         mut chunks: Streaming<SnapshotChunk>,
-    ) -> Result<Snapshot, LinkError> {
+    ) -> Result<StateSnapshot, LinkError> {
         let mut receiver = self.snapshots.receive().await.map_err(corrupt)?;
         let mut chunk = first;
         loop {
@@ -181,53 +181,53 @@ impl Service {
     }
 }
 
-async fn install(raft: &Raft, vote: Vote, meta: SnapshotMeta, snapshot: Snapshot) -> Result<Vote, LinkError> {
+async fn install(raft: &Raft, vote: Vote, meta: SnapshotMeta, snapshot: StateSnapshot) -> Result<Vote, LinkError> {
     let snapshot = openraft::Snapshot { meta, snapshot };
     Ok(raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?.vote)
 }
 
 impl Peer for Service {
-    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse> {
+    fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse> {
         Box::pin(self.answer(method, request))
     }
 
     fn stream_append(
         &self,
         requests: Streaming<RaftRequest>,
-    ) -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>> {
         Box::pin(self.appends(requests))
     }
 
-    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse> {
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse> {
         Box::pin(self.receive(chunks))
     }
 
     fn propose(
         &self,
         mut requests: Streaming<ProposeRequest>,
-    ) -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+    ) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>> {
         Box::pin(async move {
             let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-            let (from, Opened { members, .. }) = self.greet(first.handshake.as_ref(), Wants::Member)?;
+            let (from, OpenedRaft { members, .. }) = self.greet(first.handshake.as_ref(), PeerCall::Member)?;
             let (calls, members) = (self.calls()?, members.clone());
             // Who is removed while the stream is open proposes nothing more.
             let requests = stream::iter([first]).chain(requests);
-            let requests = requests.take_while(move |_| future::ready(members.check(from, Wants::Member).is_ok()));
+            let requests = requests.take_while(move |_| future::ready(members.check(from, PeerCall::Member).is_ok()));
             Ok(calls.propose(from, requests.boxed()).map(Ok).boxed())
         })
     }
 
-    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse> {
+    fn read_index(&self, request: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse> {
         Box::pin(async move {
-            self.greet(request.handshake.as_ref(), Wants::Member)?;
+            self.greet(request.handshake.as_ref(), PeerCall::Member)?;
             Ok(self.calls()?.read_index().await)
         })
     }
 
-    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse> {
+    fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse> {
         Box::pin(async move {
             let from = self.identity.check_any(request.handshake.as_ref())?;
-            let member = self.open.get().is_some_and(|opened| opened.members.admits(from, Wants::Member));
+            let member = self.open.get().is_some_and(|opened| opened.members.admits(from, PeerCall::Member));
             if member {
                 self.stats.heard(from);
             }
@@ -235,9 +235,9 @@ impl Peer for Service {
         })
     }
 
-    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse> {
+    fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
         Box::pin(async move {
-            self.greet(request.handshake.as_ref(), Wants::Member)?;
+            self.greet(request.handshake.as_ref(), PeerCall::Member)?;
             Ok(self.calls()?.change(request).await)
         })
     }

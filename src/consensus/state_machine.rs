@@ -13,9 +13,9 @@ use super::replica::Replica;
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::model::state::Position;
 use crate::proto::{Applied, Outcome};
-use crate::storage::{Pressure, Snapshot, SnapshotStore};
+use crate::storage::{Backpressure, SnapshotStore, StateSnapshot};
 
-type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, Snapshot>;
+type BuiltSnapshot = openraft::alias::SnapshotOf<TypeConfig, StateSnapshot>;
 
 /// What was applied last, as openraft wants to know it.
 pub fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -26,20 +26,20 @@ pub fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMem
     Ok((Some(decode_log_id(&applied.last_log_id)?), membership))
 }
 
-fn with_meta(snapshot: Snapshot) -> io::Result<RaftSnapshot> {
+fn with_meta(snapshot: StateSnapshot) -> io::Result<BuiltSnapshot> {
     let (last_log_id, last_membership) = decode_applied(&snapshot.applied)?;
-    Ok(RaftSnapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
+    Ok(BuiltSnapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
 }
 
 #[derive(Clone)]
 pub struct StateMachine {
     replica: Arc<Replica>,
     snapshots: Arc<dyn SnapshotStore>,
-    pressure: Arc<dyn Pressure>,
+    pressure: Arc<dyn Backpressure>,
 }
 
 impl StateMachine {
-    pub fn new(replica: Arc<Replica>, snapshots: Arc<dyn SnapshotStore>, pressure: Arc<dyn Pressure>) -> Self {
+    pub fn new(replica: Arc<Replica>, snapshots: Arc<dyn SnapshotStore>, pressure: Arc<dyn Backpressure>) -> Self {
         Self { replica, snapshots, pressure }
     }
 }
@@ -65,7 +65,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = Snapshot;
+    type SnapshotData = StateSnapshot;
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -93,7 +93,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: StateSnapshot) -> Result<(), io::Error> {
         let (last_log_id, _) = decode_applied(&snapshot.applied)?;
         if last_log_id != meta.last_log_id {
             let message = format!("the snapshot holds {last_log_id:?}, its header says {:?}", meta.last_log_id);
@@ -103,15 +103,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.replica.reload().await.map_err(io::Error::other)
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<BuiltSnapshot>, io::Error> {
         self.snapshots.current().map(with_meta).transpose()
     }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
-    type SnapshotData = Snapshot;
+    type SnapshotData = StateSnapshot;
 
-    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<BuiltSnapshot, io::Error> {
         with_meta(self.snapshots.build().await?)
     }
 }

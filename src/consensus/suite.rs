@@ -15,7 +15,7 @@ use super::state_machine::StateMachine;
 use super::types::TypeConfig;
 use crate::model::state::State;
 use crate::storage::memory::MemoryDisk;
-use crate::storage::{Ack, BoxFuture, Close, Durable, Identity, LogBounds, LogStore, Stores, open};
+use crate::storage::{BoxFuture, Close, Durable, FolderIdentity, LogBounds, LogStore, Stores, WriteAck, open};
 
 /// The suite has logs that start at 1 or 2 and reads them from 0. Ours start at 0, as Raft's do, and anything
 /// missing is an error; so this reads from where the log starts.
@@ -41,15 +41,15 @@ impl LogStore for StartsAnywhere {
         self.log.read(from, to.max(from), max_bytes)
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> Ack {
+    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
         self.log.truncate_after(index)
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> Ack {
+    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
         self.log.purge(index, mark)
     }
 
-    fn save_vote(&self, vote: Bytes) -> Ack {
+    fn save_vote(&self, vote: Bytes) -> WriteAck {
         self.log.save_vote(vote)
     }
 
@@ -91,7 +91,7 @@ struct OnDisk;
 impl StoreBuilder<TypeConfig, LogAdapter, StateMachine, (TempDir, Arc<dyn Close>)> for OnDisk {
     async fn build(&self) -> Built<(TempDir, Arc<dyn Close>)> {
         let dir = TempDir::new().unwrap();
-        let identity = Identity { node_id: 1, cluster_id: "suite".into() };
+        let identity = FolderIdentity { node_id: 1, cluster_id: "suite".into() };
         let (close, log, machine) = adapters(open(dir.path(), &identity).unwrap());
         Ok(((dir, close), log, machine))
     }

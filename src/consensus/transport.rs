@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::codec::FORMAT;
-use super::types::Member;
+use super::types::MemberAddress;
 use crate::proto::{
     ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
     ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
@@ -34,7 +34,7 @@ pub enum LinkError {
 }
 
 pub type Streaming<T> = BoxStream<'static, T>;
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, LinkError>>;
+pub type PeerResult<'a, T> = BoxFuture<'a, Result<T, LinkError>>;
 
 /// The unary calls of Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +48,31 @@ pub enum Method {
 /// One node as another one sees it. The node itself implements it (`service`), and so does what carries
 /// the calls there: gRPC (`grpc`) or the router of a simulation (`memory`).
 pub trait Peer: Send + Sync + 'static {
-    fn call(&self, method: Method, request: RaftRequest) -> Answer<'_, RaftResponse>;
+    fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse>;
 
     /// Pipelined appends: answers come in the order of the requests. The handshake is in the first one.
-    fn stream_append(&self, requests: Streaming<RaftRequest>)
-    -> Answer<'_, Streaming<Result<RaftResponse, LinkError>>>;
+    fn stream_append(
+        &self,
+        requests: Streaming<RaftRequest>,
+    ) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>>;
 
-    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> Answer<'_, RaftResponse>;
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse>;
 
-    fn propose(&self, requests: Streaming<ProposeRequest>)
-    -> Answer<'_, Streaming<Result<ProposeResponse, LinkError>>>;
+    fn propose(
+        &self,
+        requests: Streaming<ProposeRequest>,
+    ) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>>;
 
-    fn read_index(&self, request: ReadIndexRequest) -> Answer<'_, ReadIndexResponse>;
+    fn read_index(&self, request: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse>;
 
-    fn status(&self, request: StatusRequest) -> Answer<'_, StatusResponse>;
+    fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse>;
 
-    fn change(&self, request: ChangeRequest) -> Answer<'_, ChangeResponse>;
+    fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse>;
 }
 
 /// A connection of its own for each, so that none waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lane {
+pub enum ConnectionClass {
     /// Entries, proposals, read indexes.
     Data,
     /// Heartbeats, votes, transfers, status: must not wait behind a megabyte of entries.
@@ -78,18 +82,18 @@ pub enum Lane {
 }
 
 /// Makes links to peers. A link is cheap to keep and connects again by itself.
-pub trait Transport: Send + Sync + 'static {
-    fn link(&self, node: u64, member: &Member, lane: Lane) -> Arc<dyn Peer>;
+pub trait PeerTransport: Send + Sync + 'static {
+    fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer>;
 }
 
 /// Who this node is to its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct NodeIdentity {
     pub cluster: String,
     pub node: u64,
 }
 
-impl Identity {
+impl NodeIdentity {
     /// What this node says to `to` first.
     pub fn handshake(&self, to: u64) -> Handshake {
         Handshake { cluster: self.cluster.clone(), format: FORMAT, from: self.node, to }
@@ -128,7 +132,7 @@ impl Identity {
 
 /// What this node knows of a peer from talking with it.
 #[derive(Clone, Copy, Debug)]
-pub struct Heard {
+pub struct PeerContact {
     pub at: Instant,
     pub round_trip: Option<Duration>,
     /// Nobody listened there when it was called since.
@@ -140,7 +144,7 @@ pub struct Heard {
 pub struct PeerStats {
     /// Counts the times that a peer was found gone or came back.
     turns: watch::Sender<u64>,
-    heard: Mutex<BTreeMap<u64, Heard>>,
+    heard: Mutex<BTreeMap<u64, PeerContact>>,
     /// When a peer's refusal was logged last.
     refused: Mutex<BTreeMap<u64, Instant>>,
 }
@@ -166,7 +170,7 @@ impl PeerStats {
             let mut heard = self.heard.lock();
             let before = heard.get(&node).copied();
             let round_trip = round_trip.or(before.and_then(|before| before.round_trip));
-            heard.insert(node, Heard { at: now, round_trip, gone: false });
+            heard.insert(node, PeerContact { at: now, round_trip, gone: false });
             before.is_some_and(|before| before.gone)
         };
         if was_gone {
@@ -202,7 +206,7 @@ impl PeerStats {
         }
     }
 
-    pub fn of(&self, node: u64) -> Option<Heard> {
+    pub fn of(&self, node: u64) -> Option<PeerContact> {
         self.heard.lock().get(&node).copied()
     }
 }
@@ -213,8 +217,8 @@ mod tests {
 
     #[test]
     fn strangers_are_turned_away() {
-        let one = Identity { cluster: "shop".into(), node: 1 };
-        let two = Identity { cluster: "shop".into(), node: 2 };
+        let one = NodeIdentity { cluster: "shop".into(), node: 1 };
+        let two = NodeIdentity { cluster: "shop".into(), node: 2 };
         assert_eq!(one.check(Some(&two.handshake(1))), Ok(2));
         let refused = |handshake: Option<&Handshake>, word: &str| match one.check(handshake) {
             Err(LinkError::Refused(why)) => assert!(why.contains(word), "{why}"),
@@ -225,7 +229,7 @@ mod tests {
         refused(Some(&two.handshake(0)), "addresses");
         assert_eq!(one.check_any(Some(&two.handshake(0))), Ok(2));
         refused(Some(&one.handshake(1)), "two nodes");
-        refused(Some(&Identity { cluster: "other".into(), node: 2 }.handshake(1)), "cluster");
+        refused(Some(&NodeIdentity { cluster: "other".into(), node: 2 }.handshake(1)), "cluster");
         refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");
     }
 }

@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Outcomes {
 
 /// Where a member is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub struct MemberAddress {
     /// Node to node: `host:port` of its gRPC.
     pub raft: String,
     /// The public address of its gateway, for redirects and for people.
@@ -129,11 +129,11 @@ impl RaftTypeConfig for TypeConfig {
     type D = EncodedBatch;
     type R = Outcomes;
     type NodeId = u64;
-    type Node = Member;
+    type Node = MemberAddress;
     type Term = u64;
     type LeaderId = leader_id_std::LeaderId<u64, u64>;
     type Vote = openraft::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<EncodedBatch, u64, Member>;
+    type Payload = openraft::EntryPayload<EncodedBatch, u64, MemberAddress>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = TillRuntime;
     type Responder<T>
@@ -151,7 +151,7 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
-pub type Membership = openraft::Membership<u64, Member>;
+pub type RaftMembership = openraft::Membership<u64, MemberAddress>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;

@@ -8,9 +8,9 @@ use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, SEC_WEBSOCKET_PROTOCOL, 
 use axum::http::request::Parts;
 
 use super::Gateway;
-use super::http::Peer;
-use super::rates::Turn;
-use super::rest::Failure;
+use super::http::ClientAddress;
+use super::rates::RequestTurn;
+use super::rest::RestError;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{Asker, DataUpdate};
@@ -42,15 +42,15 @@ pub fn token_of(parts: &Parts) -> Option<&str> {
 
 /// Where a request, or a connection that began with one, comes from.
 #[derive(Clone, Default)]
-pub struct Origin {
-    peer: Option<Peer>,
+pub struct RequestOrigin {
+    peer: Option<ClientAddress>,
     /// For the log.
     address: Option<IpAddr>,
 }
 
-impl Origin {
+impl RequestOrigin {
     pub fn of(parts: &Parts) -> Self {
-        let peer = Peer::of(parts).cloned();
+        let peer = ClientAddress::of(parts).cloned();
         let address = peer.as_ref().map(|peer| peer.address(&parts.headers));
         Self { peer, address }
     }
@@ -68,7 +68,7 @@ impl Origin {
 }
 
 /// Checks the token of whoever comes in: one that is refused is counted and logged, a good one vouches for the connection.
-pub fn admit(gateway: &Gateway, origin: &Origin, token: Option<&str>) -> Result<Claims, Error> {
+pub fn admit(gateway: &Gateway, origin: &RequestOrigin, token: Option<&str>) -> Result<Claims, Error> {
     let checked = check(gateway, token);
     match &checked {
         Ok(claims) => origin.vouch(claims),
@@ -95,7 +95,7 @@ pub fn still_good(gateway: &Gateway, claims: &Claims) -> Result<(), Error> {
     if !gateway.keys.holds(claims) {
         return Err(Error::new(Code::Credentials, "the key that signed the token is not valid any more"));
     }
-    let state = gateway.cluster.replica().hot();
+    let state = gateway.cluster.replica().state();
     if state.is_revoked(&claims.jti) {
         return Err(Error::new(Code::Credentials, "the token was revoked"));
     }
@@ -109,7 +109,7 @@ pub fn own_token_iat(claims: &Claims, device_id: &str) -> u64 {
 
 /// 3003 if tokens of the class may not read the table.
 pub fn may_read(gateway: &Gateway, claims: &Claims, table: &str) -> Result<(), Error> {
-    if gateway.cluster.replica().hot().access().may_read(claims.class.number(), table) {
+    if gateway.cluster.replica().state().access().may_read(claims.class.number(), table) {
         return Ok(());
     }
     let why = format!("table_name {table:?} is a table that tokens of class {} may not read", claims.class);
@@ -124,7 +124,7 @@ pub fn sign_update(gateway: &Gateway, claims: &Claims, update: &mut DataUpdate) 
     if update.n > 0 || !update.request_id.is_empty() {
         return Ok(());
     }
-    let allowed = gateway.cluster.replica().hot().may_write(claims.class.number(), &update.table_name);
+    let allowed = gateway.cluster.replica().state().may_write(claims.class.number(), &update.table_name);
     allowed.map_err(|why| Error::new(Code::Forbidden, format!("table_name {why}")).about("table_name", None))
 }
 
@@ -138,7 +138,7 @@ pub fn new_token(
     seconds: u64,
 ) -> Result<(String, Claims), Error> {
     let iat = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let revoked = state.gate(sub).map_or(0, |gate| gate.not_before);
         (state.meta().now_ms / 1_000).max(revoked + 1)
     };
@@ -202,28 +202,28 @@ pub fn may_claim(claims: &Claims, priority: Option<u32>) -> Result<(), Error> {
 
 /// Among a request's extensions once its token was good: only then more than a little of its body is read.
 #[derive(Clone, Copy)]
-pub struct Known;
+pub struct Authenticated;
 
 /// Who asks over REST: the token is good, and asks no more often than it may.
-async fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<(Claims, Turn), Failure> {
-    let claims = admit(gateway, &Origin::of(parts), token_of(parts)).map_err(|e| Failure::new(gateway, e))?;
+async fn caller(parts: &mut Parts, gateway: &Gateway) -> Result<(Claims, RequestTurn), RestError> {
+    let claims = admit(gateway, &RequestOrigin::of(parts), token_of(parts)).map_err(|e| RestError::new(gateway, e))?;
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     // Without a length, as if it were the longest body.
     let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     let bytes = if chunked { limits::FRAME as u64 } else { length.unwrap_or(0).min(limits::FRAME as u64) };
     let turn =
-        gateway.rates.request(&claims, bytes, parts.extensions.get()).await.map_err(|e| Failure::new(gateway, e))?;
-    parts.extensions.insert(Known);
+        gateway.rates.request(&claims, bytes, parts.extensions.get()).await.map_err(|e| RestError::new(gateway, e))?;
+    parts.extensions.insert(Authenticated);
     Ok((claims, turn))
 }
 
 /// The bearer of a REST request's token, and its turn to be answered. A device of that id is here from now on.
-pub struct Caller(pub Claims, #[allow(dead_code)] Turn);
+pub struct Caller(pub Claims, #[allow(dead_code)] RequestTurn);
 
 impl FromRequestParts<Arc<Gateway>> for Caller {
-    type Rejection = Failure;
+    type Rejection = RestError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
         let (claims, turn) = caller(parts, gateway).await?;
         gateway.presence.seen_over_rest(gateway, &claims.sub, &claims);
         Ok(Self(claims, turn))
@@ -232,17 +232,17 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
 
 /// An admin who moves all rows of the cluster out or in. That is somebody at the tools and not a device at work: a
 /// device whose id the token bears is not here because of it. Else an export would change what it writes down.
-pub struct Operator(pub Claims, #[allow(dead_code)] Turn);
+pub struct Operator(pub Claims, #[allow(dead_code)] RequestTurn);
 
 impl FromRequestParts<Arc<Gateway>> for Operator {
-    type Rejection = Failure;
+    type Rejection = RestError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
         let (claims, turn) = caller(parts, gateway).await?;
-        must_be_admin(&claims, "export and import").map_err(|e| Failure::new(gateway, e))?;
-        if !gateway.cluster.replica().hot().access().reads_all(claims.class.number()) {
+        must_be_admin(&claims, "export and import").map_err(|e| RestError::new(gateway, e))?;
+        if !gateway.cluster.replica().state().access().reads_all(claims.class.number()) {
             let why = "there are tables that admins may not read: an export without them would not be whole";
-            return Err(Failure::new(gateway, Error::new(Code::Forbidden, why)));
+            return Err(RestError::new(gateway, Error::new(Code::Forbidden, why)));
         }
         Ok(Self(claims, turn))
     }

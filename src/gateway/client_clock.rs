@@ -20,14 +20,14 @@ const OFFSET_NEAR_MS: u64 = 30_000;
 
 /// How a client's time was taken, if not as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum ClockCorrection {
     /// It has no offset, and the device's is not known: the change counts as made now.
     Now,
     /// By what the clock was measured to be ahead or behind, or by the device's offset from UTC.
     Corrected,
 }
 
-impl Taken {
+impl ClockCorrection {
     pub fn name(self) -> &'static str {
         match self {
             Self::Now => "now",
@@ -100,7 +100,7 @@ impl ClientClock {
     }
 
     /// What a time counts as, and how it was taken if not as it was sent. `None`: as now.
-    pub fn take(&self, sent: IsoTime) -> (Option<u64>, Option<Taken>) {
+    pub fn take(&self, sent: IsoTime) -> (Option<u64>, Option<ClockCorrection>) {
         let ahead = self.ahead_ms();
         let wrong_by = match (sent.is_local, self.offset_ms()) {
             (false, _) => match ahead {
@@ -108,14 +108,14 @@ impl ClientClock {
                 Some(ahead) => ahead,
             },
             (true, Some(offset)) => offset.saturating_add(ahead.unwrap_or(0)),
-            (true, None) => return (None, Some(Taken::Now)),
+            (true, None) => return (None, Some(ClockCorrection::Now)),
         };
         let ms = sent.ms.saturating_sub(wrong_by);
-        (Some(IsoTime { ms, is_local: false }.unix_ms()), Some(Taken::Corrected))
+        (Some(IsoTime { ms, is_local: false }.unix_ms()), Some(ClockCorrection::Corrected))
     }
 
     /// Takes the time of a change, and keeps what was sent beside it if it is another one.
-    pub fn stamp(&self, update: &mut DataUpdate) -> Option<Taken> {
+    pub fn stamp(&self, update: &mut DataUpdate) -> Option<ClockCorrection> {
         let (ms, taken) = self.take(IsoTime::parse(&update.timestamp_as_sent)?);
         update.timestamp_ms = ms;
         if taken.is_none() {
@@ -160,9 +160,9 @@ mod tests {
         }
         let clock = measured(&[(ahead, false)]);
         assert_eq!(clock.ahead_ms(), Some(ahead));
-        assert_eq!(clock.take(time(ahead, false)), (Some(NOW), Some(Taken::Corrected)));
+        assert_eq!(clock.take(time(ahead, false)), (Some(NOW), Some(ClockCorrection::Corrected)));
         // Also a change that waited in its queue for an hour.
-        assert_eq!(clock.take(time(ahead - HOUR, false)), (Some(NOW - HOUR as u64), Some(Taken::Corrected)));
+        assert_eq!(clock.take(time(ahead - HOUR, false)), (Some(NOW - HOUR as u64), Some(ClockCorrection::Corrected)));
     }
 
     #[test]
@@ -182,26 +182,26 @@ mod tests {
         assert_eq!(clock.ahead_ms(), None);
         clock.measure(IsoTime { ms: 9_000, ..year_1970 }, NOW + 2_000);
         assert_eq!(clock.ahead_ms(), Some(7_000 - NOW as i64));
-        assert_eq!(clock.take(year_1970), (Some(NOW), Some(Taken::Corrected)));
+        assert_eq!(clock.take(year_1970), (Some(NOW), Some(ClockCorrection::Corrected)));
     }
 
     #[test]
     fn a_local_time_is_now_until_the_offset_is_known() {
         let india = 5 * HOUR + HOUR / 2;
-        assert_eq!(measured(&[]).take(time(india, true)), (None, Some(Taken::Now)));
+        assert_eq!(measured(&[]).take(time(india, true)), (None, Some(ClockCorrection::Now)));
         let clock = measured(&[(india - 40, true)]);
         assert_eq!((clock.offset_ms(), clock.ahead_ms()), (Some(india), None));
         let an_hour_ago = time(india - HOUR, true);
-        assert_eq!(clock.take(an_hour_ago), (Some(NOW - HOUR as u64), Some(Taken::Corrected)));
+        assert_eq!(clock.take(an_hour_ago), (Some(NOW - HOUR as u64), Some(ClockCorrection::Corrected)));
         // Ten minutes ahead, or a quarter of an hour east and five behind? Nobody knows.
-        assert_eq!(measured(&[(600_000, true)]).take(time(0, true)).1, Some(Taken::Now));
+        assert_eq!(measured(&[(600_000, true)]).take(time(0, true)).1, Some(ClockCorrection::Now));
         // Twenty seconds ahead in local times, too.
         let clock = measured(&[(-5 * HOUR + 20_000, true)]);
         assert_eq!(clock.ahead_ms(), Some(20_000));
-        assert_eq!(clock.take(time(-5 * HOUR + 20_000, true)), (Some(NOW), Some(Taken::Corrected)));
+        assert_eq!(clock.take(time(-5 * HOUR + 20_000, true)), (Some(NOW), Some(ClockCorrection::Corrected)));
         // A clock that is known to be three minutes ahead is so in local times.
         let clock = measured(&[(180_000, false), (india + 180_000, true)]);
-        assert_eq!(clock.take(time(india + 180_000, true)), (Some(NOW), Some(Taken::Corrected)));
+        assert_eq!(clock.take(time(india + 180_000, true)), (Some(NOW), Some(ClockCorrection::Corrected)));
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(ClientClock::default().stamp(&mut update), None);
         assert_eq!((update.timestamp_ms, update.timestamp_as_sent.as_str()), (Some(NOW - HOUR as u64), ""));
         let mut update = sent("2026-11-22T09:00:00");
-        assert_eq!(ClientClock::default().stamp(&mut update), Some(Taken::Now));
+        assert_eq!(ClientClock::default().stamp(&mut update), Some(ClockCorrection::Now));
         assert_eq!((update.timestamp_ms, update.timestamp_as_sent.as_str()), (None, "2026-11-22T09:00:00"));
         let mut update = sent("");
         assert_eq!((ClientClock::default().stamp(&mut update), update.timestamp_ms), (None, None));

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use super::feed;
-use super::hub::Filter;
-use super::outbox::{Frame, Out, Outbox};
-use super::rates::Share;
+use super::hub::ChangeFilter;
+use super::rates::RateShare;
 use super::removed_records::RemovedRecords;
+use super::send_queue::{EncodedEvent, QueuedFrame, SendQueue};
 use super::wire::ServerEvent;
 use crate::limits;
 use crate::model::access::ClassNumber;
@@ -34,7 +34,7 @@ const GONE: &str = "the changes after the cursor are gone: do a full sync";
 /// Sends the pages of a sync; answers its own errors.
 type Pages = Box<dyn FnOnce(Arc<Delivery>) -> BoxFuture<'static, ()> + Send>;
 
-enum Job {
+enum DeliveryJob {
     Pages(Pages),
     /// A device resumed from before where the session's stream begins.
     Missed {
@@ -44,7 +44,7 @@ enum Job {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum DeliveryStage {
     /// Nothing was sent yet: the first `device_online` decides where the stream begins. Paused at the hub.
     Waiting,
     /// The hub sends changes as they come.
@@ -57,29 +57,29 @@ enum Stage {
 
 /// What the session was sent: every change after `start` up to `at` that `filter` takes (or a newer one of its record),
 /// in order, and perhaps other changes up to `may_have`.
-struct Progress {
-    stage: Stage,
-    filter: Filter,
+struct DeliveryProgress {
+    stage: DeliveryStage,
+    filter: ChangeFilter,
     /// How often the filter was changed.
     filters: u64,
     start: u64,
     /// Kept while the session is paused; the hub knows it while it is live.
     at: u64,
     may_have: u64,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<DeliveryJob>,
     /// Devices that have resumed: their counts follow when the session has caught up.
     resumed: Vec<String>,
 }
 
 /// What a sync must know of the stream beside it.
 #[derive(Clone, Debug)]
-pub struct Sent {
-    filter: Filter,
+pub struct SentBefore {
+    filter: ChangeFilter,
     start: u64,
     may_have: u64,
 }
 
-impl Sent {
+impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
     pub fn has_newer(&self, change: &Change, version: u64) -> bool {
@@ -89,10 +89,10 @@ impl Sent {
 
 pub struct Delivery {
     gateway: Arc<Gateway>,
-    outbox: Arc<Outbox>,
+    send_queue: Arc<SendQueue>,
     /// Of the session's token.
-    share: Arc<Share>,
-    progress: Mutex<Progress>,
+    share: Arc<RateShare>,
+    progress: Mutex<DeliveryProgress>,
     /// The session is gone.
     closed: CancellationToken,
 }
@@ -101,14 +101,14 @@ impl Delivery {
     /// Of a session that has just been attached to the hub at `position`.
     pub fn new(
         gateway: Arc<Gateway>,
-        outbox: Arc<Outbox>,
-        share: Arc<Share>,
+        send_queue: Arc<SendQueue>,
+        share: Arc<RateShare>,
         class: ClassNumber,
         position: u64,
     ) -> Arc<Self> {
-        let progress = Progress {
-            stage: Stage::Waiting,
-            filter: Filter::of(None, class),
+        let progress = DeliveryProgress {
+            stage: DeliveryStage::Waiting,
+            filter: ChangeFilter::of(None, class),
             filters: 0,
             start: position,
             at: position,
@@ -116,7 +116,7 @@ impl Delivery {
             jobs: VecDeque::new(),
             resumed: Vec::new(),
         };
-        Arc::new(Self { gateway, outbox, share, progress: Mutex::new(progress), closed: CancellationToken::new() })
+        Arc::new(Self { gateway, send_queue, share, progress: Mutex::new(progress), closed: CancellationToken::new() })
     }
 
     /// The session is gone: its jobs end, and what waits for them.
@@ -129,18 +129,18 @@ impl Delivery {
     }
 
     /// The tables whose changes the session wants from now on.
-    pub fn subscribe(&self, filter: Filter) {
+    pub fn subscribe(&self, filter: ChangeFilter) {
         let mut progress = self.progress.lock();
         if progress.filter == filter {
             return;
         }
-        let sent_to = self.gateway.hub.subscribe(self.outbox.id, filter.clone());
+        let sent_to = self.gateway.hub.subscribe(self.send_queue.id, filter.clone());
         progress.filter = filter;
         progress.filters += 1;
         match progress.stage {
-            Stage::Waiting => {}
-            Stage::Live => progress.begin_at(sent_to),
-            Stage::Busy | Stage::Ended => {
+            DeliveryStage::Waiting => {}
+            DeliveryStage::Live => progress.begin_at(sent_to),
+            DeliveryStage::Busy | DeliveryStage::Ended => {
                 let at = progress.at;
                 progress.begin_at(at);
             }
@@ -156,7 +156,7 @@ impl Delivery {
     pub fn position(&self) -> u64 {
         let progress = self.progress.lock();
         match progress.stage {
-            Stage::Live => self.gateway.hub.sent_to(self.outbox.id),
+            DeliveryStage::Live => self.gateway.hub.sent_to(self.send_queue.id),
             _ => progress.at,
         }
     }
@@ -164,34 +164,38 @@ impl Delivery {
     /// Lets the stream begin, if it has not yet, where the session was attached.
     pub fn start(self: &Arc<Self>) {
         let mut progress = self.progress.lock();
-        if progress.stage == Stage::Waiting {
-            self.go_on(&mut progress);
+        if progress.stage == DeliveryStage::Waiting {
+            self.resume_delivery(&mut progress);
         }
     }
 
     /// A device has everything up to `after`, and was told so: what came since then follows.
     pub fn resume(self: &Arc<Self>, device_id: String, after: u64) -> Result<(), Error> {
         let mut progress = self.progress.lock();
-        if progress.stage == Stage::Waiting {
+        if progress.stage == DeliveryStage::Waiting {
             (progress.start, progress.at) = (after, after);
         }
         if after < progress.start {
-            return self.push(progress, Job::Missed { device_id, after });
+            return self.push(progress, DeliveryJob::Missed { device_id, after });
         }
         if progress.resumed.len() < limits::SESSION_DEVICES {
             progress.resumed.push(device_id);
         }
-        self.go_on(&mut progress);
+        self.resume_delivery(&mut progress);
         Ok(())
     }
 
     /// Queues the pages of a sync. 2001 when too much waits.
     pub fn sync(self: &Arc<Self>, pages: Pages) -> Result<(), Error> {
-        self.push(self.progress.lock(), Job::Pages(pages))
+        self.push(self.progress.lock(), DeliveryJob::Pages(pages))
     }
 
-    fn push(self: &Arc<Self>, mut progress: parking_lot::MutexGuard<'_, Progress>, job: Job) -> Result<(), Error> {
-        if progress.stage == Stage::Ended {
+    fn push(
+        self: &Arc<Self>,
+        mut progress: parking_lot::MutexGuard<'_, DeliveryProgress>,
+        job: DeliveryJob,
+    ) -> Result<(), Error> {
+        if progress.stage == DeliveryStage::Ended {
             return Err(Error::new(Code::SocketClosed, "the session ends"));
         }
         if progress.jobs.len() >= limits::SESSION_JOBS {
@@ -199,18 +203,18 @@ impl Delivery {
             return Err(Error::new(Code::SyncRequest, why));
         }
         progress.jobs.push_back(job);
-        self.go_on(&mut progress);
+        self.resume_delivery(&mut progress);
         Ok(())
     }
 
     /// Sends `answers`, which say why a resume failed, then ends the session, so that the client comes again: live
     /// changes would move its cursor past what it has missed.
-    pub fn fail(self: &Arc<Self>, answers: Vec<Frame>, error: &Error) {
+    pub fn fail(self: &Arc<Self>, answers: Vec<EncodedEvent>, error: &Error) {
         let mut progress = self.progress.lock();
-        if progress.stage == Stage::Live {
-            progress.at = self.gateway.hub.pause(self.outbox.id);
+        if progress.stage == DeliveryStage::Live {
+            progress.at = self.gateway.hub.pause(self.send_queue.id);
         }
-        progress.stage = Stage::Ended;
+        progress.stage = DeliveryStage::Ended;
         progress.jobs.clear();
         drop(progress);
         let mut why = Error::new(Code::SocketClosed, format!("the resume failed: connect again ({error})"));
@@ -219,28 +223,28 @@ impl Delivery {
         tokio::spawn(async move {
             for frame in answers {
                 // The socket ends a session that takes nothing.
-                if !delivery.outbox.send_and_wait(frame).await {
+                if !delivery.send_queue.send_and_wait(frame).await {
                     return;
                 }
             }
-            delivery.outbox.close(why);
+            delivery.send_queue.close(why);
         });
     }
 
     /// Makes the session live, or runs what has to come before that.
-    fn go_on(self: &Arc<Self>, progress: &mut Progress) {
+    fn resume_delivery(self: &Arc<Self>, progress: &mut DeliveryProgress) {
         match progress.stage {
-            Stage::Busy | Stage::Ended => return,
-            Stage::Live if progress.jobs.is_empty() => {
-                return self.report(progress, self.gateway.hub.sent_to(self.outbox.id));
+            DeliveryStage::Busy | DeliveryStage::Ended => return,
+            DeliveryStage::Live if progress.jobs.is_empty() => {
+                return self.report(progress, self.gateway.hub.sent_to(self.send_queue.id));
             }
-            Stage::Live => progress.at = self.gateway.hub.pause(self.outbox.id),
-            Stage::Waiting => {}
+            DeliveryStage::Live => progress.at = self.gateway.hub.pause(self.send_queue.id),
+            DeliveryStage::Waiting => {}
         }
         if self.try_live(progress).is_ok() {
             return;
         }
-        progress.stage = Stage::Busy;
+        progress.stage = DeliveryStage::Busy;
         let delivery = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -252,21 +256,21 @@ impl Delivery {
     }
 
     /// An error: the newest change that has to be sent first; it may be one that was, if a job is waiting.
-    fn try_live(&self, progress: &mut Progress) -> Result<(), u64> {
-        if progress.stage == Stage::Ended || !progress.jobs.is_empty() {
+    fn try_live(&self, progress: &mut DeliveryProgress) -> Result<(), u64> {
+        if progress.stage == DeliveryStage::Ended || !progress.jobs.is_empty() {
             return Err(progress.at);
         }
-        self.gateway.hub.go_live(self.outbox.id, progress.at)?;
-        progress.stage = Stage::Live;
+        self.gateway.hub.go_live(self.send_queue.id, progress.at)?;
+        progress.stage = DeliveryStage::Live;
         self.report(progress, progress.at);
         Ok(())
     }
 
     /// The resumed devices have been sent everything up to `seq`.
-    fn report(&self, progress: &mut Progress, seq: u64) {
+    fn report(&self, progress: &mut DeliveryProgress, seq: u64) {
         for device_id in progress.resumed.drain(..) {
             let news = {
-                let state = self.gateway.cluster.replica().hot();
+                let state = self.gateway.cluster.replica().state();
                 let pending = state.sync_state(&device_id).is_some_and(|sync| sync.base_seq < seq);
                 pending || state.device(&device_id).is_some_and(|device| device.away)
             };
@@ -285,16 +289,16 @@ impl Delivery {
             let job = {
                 let mut progress = self.progress.lock();
                 match progress.stage {
-                    Stage::Ended => return,
+                    DeliveryStage::Ended => return,
                     _ => progress.jobs.pop_front(),
                 }
             };
             let done = match job {
-                Some(Job::Pages(pages)) => {
+                Some(DeliveryJob::Pages(pages)) => {
                     pages(self.clone()).await;
                     Ok(())
                 }
-                Some(Job::Missed { device_id, after }) => self.send_missed(device_id, after).await,
+                Some(DeliveryJob::Missed { device_id, after }) => self.send_missed(device_id, after).await,
                 None => {
                     let live = self.try_live(&mut self.progress.lock());
                     let Err(to) = live else { return };
@@ -303,9 +307,9 @@ impl Delivery {
             };
             if let Err(error) = done {
                 tracing::debug!(%error, "a session cannot go on from the log");
-                self.progress.lock().stage = Stage::Ended;
+                self.progress.lock().stage = DeliveryStage::Ended;
                 let why = "what this session missed cannot be sent: connect again and resume from your cursor";
-                return self.outbox.close(Error::new(Code::SocketClosed, why));
+                return self.send_queue.close(Error::new(Code::SocketClosed, why));
             }
         }
     }
@@ -341,7 +345,7 @@ impl Delivery {
         while from < to {
             let page = self.page(from, to, &filter).await?;
             let (mut newest, head): (Vec<u64>, u64) = {
-                let state = self.gateway.cluster.replica().hot();
+                let state = self.gateway.cluster.replica().state();
                 let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, c.record_id));
                 (newest.collect(), state.meta().head_seq)
             };
@@ -368,7 +372,7 @@ impl Delivery {
         Ok(())
     }
 
-    async fn page(&self, after: u64, to: u64, filter: &Filter) -> Result<feed::Page, Error> {
+    async fn page(&self, after: u64, to: u64, filter: &ChangeFilter) -> Result<feed::Page, Error> {
         let page = feed::page(&self.gateway, after, to, PAGE, filter).await?;
         page.ok_or_else(|| Error::new(Code::BadCursor, GONE))
     }
@@ -376,7 +380,7 @@ impl Delivery {
     /// Sends changes, and waits until the socket has taken the last one.
     async fn send(&self, changes: impl DoubleEndedIterator<Item = &Arc<Change>>) -> Result<(), Error> {
         let epoch = self.gateway.epoch();
-        let frame = |change| Frame::of(self.outbox.transport, &ServerEvent::DataUpdate { change, epoch });
+        let frame = |change| EncodedEvent::of(self.send_queue.transport, &ServerEvent::DataUpdate { change, epoch });
         let mut changes = changes;
         let Some(last) = changes.next_back() else { return Ok(()) };
         let last = frame(last);
@@ -384,25 +388,25 @@ impl Delivery {
         for change in changes {
             let frame = frame(change);
             bytes += frame.size();
-            self.outbox.push(Out { frame, taken: None });
+            self.send_queue.push(QueuedFrame { frame, taken: None });
         }
         self.share.read(bytes as u64);
-        match self.outbox.send_and_wait(last).await {
+        match self.send_queue.send_and_wait(last).await {
             true => Ok(()),
             false => Err(Error::new(Code::SocketClosed, "the session ended")),
         }
     }
 
     /// The pages of a sync as of change `head` follow. Returns what was sent before.
-    pub fn pages_follow(&self, head: u64) -> Sent {
+    pub fn pages_follow(&self, head: u64) -> SentBefore {
         let mut progress = self.progress.lock();
-        let sent = Sent { filter: progress.filter.clone(), start: progress.start, may_have: progress.may_have };
+        let sent = SentBefore { filter: progress.filter.clone(), start: progress.start, may_have: progress.may_have };
         progress.may_have = progress.may_have.max(head);
         sent
     }
 }
 
-impl Progress {
+impl DeliveryProgress {
     /// The stream is whole from here on only.
     fn begin_at(&mut self, seq: u64) {
         self.start = self.start.max(seq);

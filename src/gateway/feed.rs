@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Gateway;
-use super::hub::Filter;
+use super::hub::ChangeFilter;
 use crate::model::access::{ClassRights, Right};
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, changes_after, weight};
@@ -27,49 +27,49 @@ pub async fn page(
     after: u64,
     head: u64,
     size: PageSize,
-    filter: &Filter,
+    filter: &ChangeFilter,
 ) -> Result<Option<Page>, Error> {
     match recent(gateway, after, head, size, filter) {
-        Recent::Page(page) if page.more && page.seq <= after => {
+        RecentPage::Page(page) if page.more && page.seq <= after => {
             tracing::error!(after, head, "the changes that were asked for are not in the log");
             return Err(Error::new(Code::Internal, format!("there is no change {} on this node", after + 1)));
         }
-        Recent::Page(page) => return Ok(Some(page)),
-        Recent::Compacted => return Ok(None),
-        Recent::InRows => {}
+        RecentPage::Page(page) => return Ok(Some(page)),
+        RecentPage::Compacted => return Ok(None),
+        RecentPage::InRows => {}
     }
     let (wanted, rights) = (filter.clone(), rights(gateway, filter));
     let takes = move |c: &Change| wanted.takes(c) && is_shown(rights.as_deref(), c);
     let read = move |t: &dyn crate::model::tables::TablesRead| changes_after(t, after, head, size, takes);
-    let found = gateway.cluster.replica().cold(read).await?;
+    let found = gateway.cluster.replica().read_rows(read).await?;
     Ok(found.map(|p| Page { changes: p.changes.into_iter().map(Arc::new).collect(), seq: p.seq, more: p.more }))
 }
 
 /// What the reader may read by now; `None`: everything.
-fn rights(gateway: &Gateway, filter: &Filter) -> Option<Arc<ClassRights>> {
-    gateway.cluster.replica().hot().access().of(filter.class()).cloned()
+fn rights(gateway: &Gateway, filter: &ChangeFilter) -> Option<Arc<ClassRights>> {
+    gateway.cluster.replica().state().access().of(filter.class()).cloned()
 }
 
 fn is_shown(rights: Option<&ClassRights>, change: &Change) -> bool {
     rights.is_none_or(|rights| rights.right(&change.table_name) >= Right::Read)
 }
 
-enum Recent {
+enum RecentPage {
     Page(Page),
     Compacted,
     InRows,
 }
 
-fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Filter) -> Recent {
-    let state = gateway.cluster.replica().hot();
+fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &ChangeFilter) -> RecentPage {
+    let state = gateway.cluster.replica().state();
     if after < state.meta().compacted_seq {
-        return Recent::Compacted;
+        return RecentPage::Compacted;
     }
     let mut page = Page { seq: after, ..Page::default() };
     if after >= head {
-        return Recent::Page(page);
+        return RecentPage::Page(page);
     }
-    let Some(changes) = state.recent_after(after) else { return Recent::InRows };
+    let Some(changes) = state.recent_after(after) else { return RecentPage::InRows };
     let rights = state.access().of(filter.class());
     let mut bytes = 0;
     for change in changes.take_while(|c| c.seq <= head).take(LOOK) {
@@ -83,7 +83,7 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Fil
         page.seq = change.seq;
     }
     page.more = page.seq < head;
-    Recent::Page(page)
+    RecentPage::Page(page)
 }
 
 #[cfg(test)]
@@ -91,14 +91,15 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::cluster::local::LocalCluster;
-    use crate::gateway::Settings;
+    use crate::gateway::GatewaySettings;
     use crate::token::KeyRing;
 
     #[tokio::test]
     async fn a_page_of_changes_that_are_not_there_is_an_error_not_an_endless_walk() {
         let (cluster, _effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
-        let gateway = Gateway::new(cluster, Settings::default(), KeyRing::parse(&"5a".repeat(32)).unwrap());
-        let ask = async |head| page(&gateway, 0, head, PageSize { rows: 10, bytes: 1_000 }, &Filter::default()).await;
+        let gateway = Gateway::new(cluster, GatewaySettings::default(), KeyRing::parse(&"5a".repeat(32)).unwrap());
+        let ask =
+            async |head| page(&gateway, 0, head, PageSize { rows: 10, bytes: 1_000 }, &ChangeFilter::default()).await;
         let empty = ask(0).await.unwrap().unwrap();
         assert!(empty.changes.is_empty() && !empty.more);
         let error = ask(3).await.unwrap_err();

@@ -32,9 +32,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits;
-use crate::tls::acceptor::{Accepted, Acceptor, Current};
-use crate::tls::admission::{Admission, Slot};
-use crate::tls::stream::Stream;
+use crate::tls::acceptor::{AcceptedConnection, Acceptor, CurrentTls};
+use crate::tls::admission::{Admission, AdmissionSlot};
+use crate::tls::stream::TlsOrTcp;
 use crate::token::Claims;
 
 /// How long each step of a request may take.
@@ -71,12 +71,12 @@ const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\nconte
 
 /// The connection that a request came over; among the extensions of every request.
 #[derive(Clone)]
-pub struct Peer {
-    slot: Arc<Slot>,
-    watch: Arc<Watch>,
+pub struct ClientAddress {
+    slot: Arc<AdmissionSlot>,
+    watch: Arc<RequestProgress>,
 }
 
-impl Peer {
+impl ClientAddress {
     pub fn of(parts: &Parts) -> Option<&Self> {
         parts.extensions.get()
     }
@@ -101,7 +101,7 @@ impl Peer {
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+enum ConnectionPhase {
     /// The headers of a request are awaited, or nothing: until then.
     Waits(Instant),
     /// A request is being answered.
@@ -109,11 +109,11 @@ enum Phase {
 }
 
 /// How far the requests of a connection are.
-struct Watch {
+struct RequestProgress {
     deadlines: Deadlines,
     /// Between requests.
     idle_for: Duration,
-    phase: Mutex<Phase>,
+    phase: Mutex<ConnectionPhase>,
     /// The next byte begins a request.
     is_idle: AtomicBool,
     /// Some of the headers came, not all.
@@ -125,12 +125,12 @@ struct Watch {
     bytes: AtomicUsize,
 }
 
-impl Watch {
+impl RequestProgress {
     fn new(deadlines: Deadlines, is_proxy: bool) -> Self {
         Self {
             deadlines,
             idle_for: if is_proxy { deadlines.idle_proxy } else { deadlines.idle },
-            phase: Mutex::new(Phase::Waits(Instant::now() + deadlines.head)),
+            phase: Mutex::new(ConnectionPhase::Waits(Instant::now() + deadlines.head)),
             is_idle: AtomicBool::new(true),
             in_head: AtomicBool::new(false),
             unread: AtomicBool::new(false),
@@ -141,8 +141,8 @@ impl Watch {
 
     fn deadline(&self) -> Option<Instant> {
         match *self.phase.lock() {
-            Phase::Waits(until) => Some(until),
-            Phase::Answers => None,
+            ConnectionPhase::Waits(until) => Some(until),
+            ConnectionPhase::Answers => None,
         }
     }
 
@@ -151,7 +151,7 @@ impl Watch {
         if self.is_idle.load(Ordering::Relaxed) {
             self.is_idle.store(false, Ordering::Relaxed);
             self.in_head.store(true, Ordering::Relaxed);
-            *self.phase.lock() = Phase::Waits(Instant::now() + self.deadlines.head);
+            *self.phase.lock() = ConnectionPhase::Waits(Instant::now() + self.deadlines.head);
         }
         if !self.authenticated.load(Ordering::Relaxed)
             && self.bytes.fetch_add(count, Ordering::Relaxed) + count > limits::ANONYMOUS_READ
@@ -163,7 +163,7 @@ impl Watch {
 
     /// A request begins: its headers are complete.
     fn asked(&self, has_body: bool) {
-        *self.phase.lock() = Phase::Answers;
+        *self.phase.lock() = ConnectionPhase::Answers;
         self.is_idle.store(false, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
         self.unread.store(has_body, Ordering::Relaxed);
@@ -171,18 +171,18 @@ impl Watch {
     }
 
     fn answered(&self) {
-        *self.phase.lock() = Phase::Waits(Instant::now() + self.idle_for);
+        *self.phase.lock() = ConnectionPhase::Waits(Instant::now() + self.idle_for);
         self.is_idle.store(true, Ordering::Relaxed);
     }
 }
 
 /// The bytes of a connection.
-struct Watched {
-    stream: Stream,
-    peer: Peer,
+struct WatchedConnection {
+    stream: TlsOrTcp,
+    peer: ClientAddress,
 }
 
-impl Watched {
+impl WatchedConnection {
     fn check(&self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.peer.slot.poll_closed(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -191,7 +191,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check(cx)?;
@@ -204,7 +204,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
@@ -233,7 +233,7 @@ impl AsyncWrite for Watched {
 /// The body of a request, which must come fast enough. Time in which nobody wants more of it does not count.
 struct Arriving {
     body: Incoming,
-    watch: Arc<Watch>,
+    watch: Arc<RequestProgress>,
     arrived: u64,
     waited: Duration,
     waits: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -295,7 +295,7 @@ impl HttpBody for Arriving {
 /// The body of an answer; the request is over when it is dropped.
 struct Answering {
     body: Body,
-    watch: Arc<Watch>,
+    watch: Arc<RequestProgress>,
 }
 
 impl HttpBody for Answering {
@@ -322,12 +322,12 @@ impl Drop for Answering {
 }
 
 /// Answers the requests of a connection.
-struct Requests {
+struct ConnectionService {
     app: Router,
-    peer: Peer,
+    peer: ClientAddress,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Requests {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Answering>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -359,7 +359,12 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
 /// A port that takes connections which send at once, and which the kernel ends when their peer takes nothing for `stall`.
 ///
 /// The latter is what ends a stalled reader on every transport: a session task that waits to write sees an error.
-pub fn acceptor(listener: TcpListener, tls: Option<Current>, admission: Arc<Admission>, stall: Duration) -> Acceptor {
+pub fn acceptor(
+    listener: TcpListener,
+    tls: Option<CurrentTls>,
+    admission: Arc<Admission>,
+    stall: Duration,
+) -> Acceptor {
     Acceptor::new(listener, tls, admission, move |stream| {
         let tuned = stream.set_nodelay(true).and_then(|()| set_stall_timeout(stream, stall));
         if let Err(error) = tuned {
@@ -407,11 +412,11 @@ pub async fn serve_memory(
 ) {
     let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
     let Some(slot) = admission.admit(peer.ip()) else { return };
-    let accepted = Accepted { stream: Stream::Memory(stream), peer, slot };
+    let accepted = AcceptedConnection { stream: TlsOrTcp::Memory(stream), peer, slot };
     connection(accepted, app, deadlines, CancellationToken::new()).await;
 }
 
-enum Ended {
+enum ConnectionEnd {
     Done(hyper::Result<()>),
     /// Not asked in time.
     Late,
@@ -419,16 +424,16 @@ enum Ended {
     Closed,
 }
 
-async fn connection(accepted: Accepted, app: Router, deadlines: Deadlines, stop: CancellationToken) {
-    let Accepted { stream, slot, .. } = accepted;
-    let watch = Arc::new(Watch::new(deadlines, slot.is_trusted()));
-    let peer = Peer { slot: slot.clone(), watch: watch.clone() };
-    let io = TokioIo::new(Watched { stream, peer: peer.clone() });
+async fn connection(accepted: AcceptedConnection, app: Router, deadlines: Deadlines, stop: CancellationToken) {
+    let AcceptedConnection { stream, slot, .. } = accepted;
+    let watch = Arc::new(RequestProgress::new(deadlines, slot.is_trusted()));
+    let peer = ClientAddress { slot: slot.clone(), watch: watch.clone() };
+    let io = TokioIo::new(WatchedConnection { stream, peer: peer.clone() });
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_header_size(limits::HTTP_HEAD)
         .max_buf_size(limits::HTTP_BUFFER)
-        .serve_connection(io, Requests { app, peer })
+        .serve_connection(io, ConnectionService { app, peer })
         .with_upgrades();
     let mut stopped = Some(Box::pin(stop.cancelled_owned()));
     let mut timer = Box::pin(sleep_until(Instant::now() + deadlines.head));
@@ -439,10 +444,10 @@ async fn connection(accepted: Accepted, app: Router, deadlines: Deadlines, stop:
             Pin::new(&mut connection).graceful_shutdown();
         }
         if slot.poll_closed(cx).is_ready() {
-            return Poll::Ready(Ended::Closed);
+            return Poll::Ready(ConnectionEnd::Closed);
         }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ended::Done(result));
+            return Poll::Ready(ConnectionEnd::Done(result));
         }
         // Most deadlines are met: the timer is moved only when it rings too early, or would ring too late.
         while let Some(deadline) = watch.deadline() {
@@ -452,7 +457,7 @@ async fn connection(accepted: Accepted, app: Router, deadlines: Deadlines, stop:
             }
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= deadline {
-                return Poll::Ready(Ended::Late);
+                return Poll::Ready(ConnectionEnd::Late);
             }
             armed = false;
         }
@@ -460,17 +465,17 @@ async fn connection(accepted: Accepted, app: Router, deadlines: Deadlines, stop:
     })
     .await;
     let refused = match &ended {
-        Ended::Done(Err(error)) => error.is_parse(),
-        Ended::Done(Ok(())) => watch.unread.load(Ordering::Relaxed),
-        Ended::Late => watch.in_head.load(Ordering::Relaxed),
-        Ended::Closed => return,
+        ConnectionEnd::Done(Err(error)) => error.is_parse(),
+        ConnectionEnd::Done(Ok(())) => watch.unread.load(Ordering::Relaxed),
+        ConnectionEnd::Late => watch.in_head.load(Ordering::Relaxed),
+        ConnectionEnd::Closed => return,
     };
     // One that became a WebSocket is somebody else's.
     let Some(parts) = connection.into_parts() else { return };
     if refused {
-        let Watched { mut stream, .. } = parts.io.into_inner();
+        let WatchedConnection { mut stream, .. } = parts.io.into_inner();
         let bye = async {
-            if matches!(ended, Ended::Late) {
+            if matches!(ended, ConnectionEnd::Late) {
                 stream.write_all(LATE).await?;
             }
             linger(&mut stream).await
@@ -483,7 +488,7 @@ async fn connection(accepted: Accepted, app: Router, deadlines: Deadlines, stop:
 }
 
 /// Takes some of what the client still sends: to close with that unread would throw away the answer on its way.
-async fn linger(stream: &mut Stream) -> io::Result<()> {
+async fn linger(stream: &mut TlsOrTcp) -> io::Result<()> {
     stream.shutdown().await?;
     let (mut sink, mut left) = (vec![0; 8 << 10], limits::PACKET_READ);
     while left > 0 {
@@ -510,22 +515,22 @@ pub fn came_late(error: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Network;
-    use crate::tls::admission::Caps;
+    use crate::config::AddressRange;
+    use crate::tls::admission::ConnectionCaps;
 
     #[tokio::test]
     async fn only_our_proxies_are_believed_about_addresses() {
-        let caps = Caps { total: 8, anonymous: 8, per_address: 8 };
-        let trusted = ["10.0.0.1", "10.1.0.0/16"].iter().filter_map(|text| Network::parse(text)).collect();
+        let caps = ConnectionCaps { total: 8, anonymous: 8, per_address: 8 };
+        let trusted = ["10.0.0.1", "10.1.0.0/16"].iter().filter_map(|text| AddressRange::parse(text)).collect();
         let admission = Admission::new("test", caps, trusted);
         let from = |peer: &str, forwarded: &[&str]| {
             let slot = admission.admit(peer.parse().unwrap()).unwrap();
-            let watch = Arc::new(Watch::new(Deadlines::default(), slot.is_trusted()));
+            let watch = Arc::new(RequestProgress::new(Deadlines::default(), slot.is_trusted()));
             let mut headers = HeaderMap::new();
             for value in forwarded {
                 headers.append("x-forwarded-for", HeaderValue::from_str(value).unwrap());
             }
-            Peer { slot, watch }.address(&headers).to_string()
+            ClientAddress { slot, watch }.address(&headers).to_string()
         };
         assert_eq!(from("9.9.9.9", &["1.2.3.4"]), "9.9.9.9");
         assert_eq!(from("10.0.0.1", &["1.2.3.4"]), "1.2.3.4");

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::Gateway;
-use super::outbox::{Broadcast, Frame, Outbox, Transport};
+use super::send_queue::{Broadcast, EncodedEvent, Encoding, SendQueue};
 use crate::metrics;
 use crate::model::access::{ClassNumber, Readers};
 use crate::model::effect::{Effect, Effects};
@@ -25,13 +25,13 @@ const BATCH: usize = 256;
 
 /// The tables whose changes a reader wants, and the class of its token, which says what it may read.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filter {
+pub struct ChangeFilter {
     /// `None`: all.
     tables: Option<Arc<HashSet<String>>>,
     class: ClassNumber,
 }
 
-impl Filter {
+impl ChangeFilter {
     pub fn of(tables: Option<Vec<String>>, class: ClassNumber) -> Self {
         Self { tables: tables.map(|t| Arc::new(t.into_iter().collect())), class }
     }
@@ -66,23 +66,23 @@ impl Filter {
 
 /// The token that a session came with.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct TokenHolder {
     pub sub: String,
     pub jti: String,
     pub iat: u64,
     pub class: ClassNumber,
 }
 
-impl Holder {
+impl TokenHolder {
     pub fn of(claims: &Claims) -> Self {
         Self { sub: claims.sub.clone(), jti: claims.jti.clone(), iat: claims.iat, class: claims.class.number() }
     }
 }
 
-struct Entry {
-    outbox: Arc<Outbox>,
-    holder: Holder,
-    filter: Filter,
+struct Subscriber {
+    send_queue: Arc<SendQueue>,
+    holder: TokenHolder,
+    filter: ChangeFilter,
     /// It has not begun, or something else is being delivered: changes wait in the change log for it.
     paused: bool,
     /// Changes up to this one are not for it, or it has them.
@@ -91,7 +91,7 @@ struct Entry {
 
 #[derive(Default)]
 struct Registry {
-    entries: Vec<Entry>,
+    entries: Vec<Subscriber>,
     places: HashMap<u64, usize>,
     last_id: u64,
     /// The newest change that was handed out.
@@ -100,7 +100,7 @@ struct Registry {
 
 /// What the sessions of a transport weigh.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Load {
+pub struct SessionLoad {
     pub sessions: usize,
     /// Waiting in their queues.
     pub events: usize,
@@ -123,7 +123,7 @@ impl Hub {
 
     /// Adds a session, paused: its first `device_online` decides where its changes begin. Also returns the newest
     /// change that was handed out before it came. 1003 when the node has as many as it can hold.
-    pub fn attach(&self, transport: Transport, holder: Holder) -> Result<(Arc<Outbox>, u64), Error> {
+    pub fn attach(&self, transport: Encoding, holder: TokenHolder) -> Result<(Arc<SendQueue>, u64), Error> {
         let mut registry = self.registry.lock();
         if registry.entries.len() >= self.limit {
             let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
@@ -133,19 +133,25 @@ impl Hub {
         }
         registry.last_id += 1;
         let id = registry.last_id;
-        let outbox = Arc::new(Outbox::new(id, transport));
+        let send_queue = Arc::new(SendQueue::new(id, transport));
         let (place, position) = (registry.entries.len(), registry.dispatched);
         registry.places.insert(id, place);
-        let filter = Filter::of(None, holder.class);
-        registry.entries.push(Entry { outbox: outbox.clone(), holder, filter, paused: true, live_after: position });
-        Ok((outbox, position))
+        let filter = ChangeFilter::of(None, holder.class);
+        registry.entries.push(Subscriber {
+            send_queue: send_queue.clone(),
+            holder,
+            filter,
+            paused: true,
+            live_after: position,
+        });
+        Ok((send_queue, position))
     }
 
     pub fn detach(&self, id: u64) {
         let mut registry = self.registry.lock();
         let Some(place) = registry.places.remove(&id) else { return };
         registry.entries.swap_remove(place);
-        if let Some(moved) = registry.entries.get(place).map(|e| e.outbox.id) {
+        if let Some(moved) = registry.entries.get(place).map(|e| e.send_queue.id) {
             registry.places.insert(moved, place);
         }
         if registry.entries.is_empty() {
@@ -154,7 +160,7 @@ impl Hub {
     }
 
     /// The tables that a session wants from now on. Returns the newest change that it was sent before, if it is live.
-    pub fn subscribe(&self, id: u64, filter: Filter) -> u64 {
+    pub fn subscribe(&self, id: u64, filter: ChangeFilter) -> u64 {
         let mut registry = self.registry.lock();
         registry
             .with(id, |entry, dispatched| {
@@ -200,11 +206,11 @@ impl Hub {
     }
 
     /// Sessions, and what waits in all of their queues: for each transport.
-    pub fn load(&self) -> [Load; 2] {
-        let mut loads = [Load::default(); 2];
+    pub fn load(&self) -> [SessionLoad; 2] {
+        let mut loads = [SessionLoad::default(); 2];
         for entry in &self.registry.lock().entries {
-            let load = &mut loads[usize::from(entry.outbox.transport == Transport::SocketIo)];
-            let (events, bytes) = entry.outbox.waiting();
+            let load = &mut loads[usize::from(entry.send_queue.transport == Encoding::SocketIo)];
+            let (events, bytes) = entry.send_queue.waiting();
             load.sessions += 1;
             load.events += events;
             load.bytes += bytes;
@@ -219,7 +225,7 @@ impl Hub {
 
     pub fn close_all(&self, why: &Error) {
         for entry in &self.registry.lock().entries {
-            entry.outbox.close(why.clone());
+            entry.send_queue.close(why.clone());
         }
     }
 
@@ -234,25 +240,25 @@ impl Hub {
         }
     }
 
-    fn dispatch(&self, batch: &[(Broadcast, To, Readers)]) {
+    fn dispatch(&self, batch: &[(Broadcast, Audience, Readers)]) {
         let mut registry = self.registry.lock();
-        let mut frames: Vec<Frame> = Vec::with_capacity(batch.len());
+        let mut frames: Vec<EncodedEvent> = Vec::with_capacity(batch.len());
         let mut deliveries = 0;
         for entry in &registry.entries {
             for (event, to, readers) in batch {
                 if readers.includes(entry.holder.class) && to.includes(entry) {
-                    frames.extend(event.frame(entry.outbox.transport));
+                    frames.extend(event.frame(entry.send_queue.transport));
                 }
             }
             if !frames.is_empty() {
                 deliveries += frames.len() as u64;
-                entry.outbox.push_all(&mut frames);
+                entry.send_queue.push_all(&mut frames);
             }
         }
         metrics::BROADCASTS.add(batch.len() as u64);
         metrics::DELIVERIES.add(deliveries);
         for (_, to, _) in batch {
-            if let To::Change { seq, .. } = to {
+            if let Audience::Change { seq, .. } = to {
                 registry.dispatched = registry.dispatched.max(*seq);
             }
         }
@@ -261,7 +267,7 @@ impl Hub {
     /// Closes the sessions that came with this token.
     fn revoke(&self, jti: &str) {
         for entry in self.registry.lock().entries.iter().filter(|e| e.holder.jti == jti) {
-            entry.outbox.close(Error::new(Code::Credentials, "the token was revoked"));
+            entry.send_queue.close(Error::new(Code::Credentials, "the token was revoked"));
         }
     }
 
@@ -269,13 +275,13 @@ impl Hub {
     fn keep_out(&self, device_id: &str, why: impl Fn(u64) -> Option<Error>) {
         for entry in self.registry.lock().entries.iter().filter(|e| e.holder.sub == device_id) {
             if let Some(error) = why(entry.holder.iat) {
-                entry.outbox.close(error);
+                entry.send_queue.close(error);
             }
         }
     }
 
     /// A session goes on with another token of the same device and class.
-    pub fn renew(&self, id: u64, holder: Holder) {
+    pub fn renew(&self, id: u64, holder: TokenHolder) {
         self.registry.lock().with(id, |entry, _| entry.holder = holder);
     }
 
@@ -285,13 +291,13 @@ impl Hub {
         registry.dispatched = registry.dispatched.max(head);
         let why = "this node was brought up to date at once: connect again and resume from your cursor";
         for entry in &registry.entries {
-            entry.outbox.close(Error::new(Code::SocketClosed, why));
+            entry.send_queue.close(Error::new(Code::SocketClosed, why));
         }
     }
 }
 
 impl Registry {
-    fn with<T>(&mut self, id: u64, change: impl FnOnce(&mut Entry, u64) -> T) -> Option<T> {
+    fn with<T>(&mut self, id: u64, change: impl FnOnce(&mut Subscriber, u64) -> T) -> Option<T> {
         let place = *self.places.get(&id)?;
         let dispatched = self.dispatched;
         self.entries.get_mut(place).map(|entry| change(entry, dispatched))
@@ -299,7 +305,7 @@ impl Registry {
 }
 
 /// Whom an event is for.
-enum To {
+enum Audience {
     All,
     /// Those who want the table, are live, and do not have it yet.
     Change {
@@ -309,12 +315,12 @@ enum To {
     Sessions(Vec<u64>),
 }
 
-impl To {
-    fn includes(&self, entry: &Entry) -> bool {
+impl Audience {
+    fn includes(&self, entry: &Subscriber) -> bool {
         match self {
             Self::All => true,
             Self::Change { seq, table } => !entry.paused && *seq > entry.live_after && entry.filter.takes(table),
-            Self::Sessions(ids) => ids.contains(&entry.outbox.id),
+            Self::Sessions(ids) => ids.contains(&entry.send_queue.id),
         }
     }
 }
@@ -323,9 +329,9 @@ impl To {
 pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
     let mut entries: Vec<Effects> = Vec::with_capacity(BATCH);
     // As of the effect that is being handed out: rights and changes are told in one order.
-    let mut access = gateway.cluster.replica().hot().access().clone();
+    let mut access = gateway.cluster.replica().state().access().clone();
     while effects.recv_many(&mut entries, BATCH).await > 0 {
-        gateway.hub.epoch.store(gateway.cluster.replica().hot().meta().epoch, Ordering::Relaxed);
+        gateway.hub.epoch.store(gateway.cluster.replica().state().meta().epoch, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(entries.len());
         for effect in entries.drain(..).flat_map(|e| e.effects) {
             match effect {
@@ -335,12 +341,12 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                 }
                 Effect::DeviceKeptOut { device_id } => {
                     gateway.hub.dispatch(&std::mem::take(&mut batch));
-                    let refusal = |iat| gateway.cluster.replica().hot().refusal_of(&device_id, iat);
+                    let refusal = |iat| gateway.cluster.replica().state().refusal_of(&device_id, iat);
                     gateway.hub.keep_out(&device_id, refusal);
                 }
                 Effect::Skipped { head_seq } => {
                     batch.clear();
-                    access = gateway.cluster.replica().hot().access().clone();
+                    access = gateway.cluster.replica().state().access().clone();
                     gateway.hub.skip(head_seq);
                 }
                 effect => {
@@ -356,11 +362,11 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                         _ => Readers::ALL,
                     };
                     let to = match &effect {
-                        Effect::Changed(change) => To::Change { seq: change.seq, table: change.clone() },
-                        Effect::ConflictFound(conflict) => {
-                            To::Sessions(gateway.presence.sessions_of_any([&conflict.device_id, &conflict.writer]))
-                        }
-                        _ => To::All,
+                        Effect::Changed(change) => Audience::Change { seq: change.seq, table: change.clone() },
+                        Effect::ConflictFound(conflict) => Audience::Sessions(
+                            gateway.presence.sessions_of_any([&conflict.device_id, &conflict.writer]),
+                        ),
+                        _ => Audience::All,
                     };
                     batch.push((Broadcast::new(effect, gateway.hub.epoch()), to, readers));
                 }

@@ -24,50 +24,51 @@ use crate::model::error::{Code, Error};
 const SMALL: usize = 64 << 10;
 
 /// The turns of one token, and how many have or wait for one.
-struct Queue {
+struct ListingQueue {
     turn: Arc<Semaphore>,
     places: usize,
 }
 
-type Queues = Arc<Mutex<HashMap<String, Queue>>>;
+type ListingQueues = Arc<Mutex<HashMap<String, ListingQueue>>>;
 
 pub struct Listings {
-    of_token: Queues,
+    of_token: ListingQueues,
     whole: Arc<Semaphore>,
 }
 
 impl Default for Listings {
     fn default() -> Self {
-        Self { of_token: Queues::default(), whole: Arc::new(Semaphore::new(1)) }
+        Self { of_token: ListingQueues::default(), whole: Arc::new(Semaphore::new(1)) }
     }
 }
 
 impl Listings {
     /// The turn of this token (its subject): 5003 if it does not come in time, or too many wait for it.
-    pub async fn turn(&self, token: &str) -> Result<Turn, Error> {
+    pub async fn turn(&self, token: &str) -> Result<ListingTurn, Error> {
         let until = Instant::now() + limits::LISTING_WAIT;
         let (place, turn) = self.place(token)?;
         let permit = in_time(until, turn).await?;
-        Ok(Turn { permits: vec![permit], _place: place })
+        Ok(ListingTurn { permits: vec![permit], _place: place })
     }
 
     /// The same, for what only one on this node may have at a time.
-    pub async fn whole(&self, token: &str) -> Result<Turn, Error> {
+    pub async fn whole(&self, token: &str) -> Result<ListingTurn, Error> {
         let until = Instant::now() + limits::LISTING_WAIT;
         let mut turn = self.turn(token).await?;
         turn.permits.push(in_time(until, self.whole.clone()).await?);
         Ok(turn)
     }
 
-    fn place(&self, token: &str) -> Result<(Place, Arc<Semaphore>), Error> {
+    fn place(&self, token: &str) -> Result<(WaitingListing, Arc<Semaphore>), Error> {
         let mut queues = self.of_token.lock();
-        let queue =
-            queues.entry(token.to_owned()).or_insert_with(|| Queue { turn: Arc::new(Semaphore::new(1)), places: 0 });
+        let queue = queues
+            .entry(token.to_owned())
+            .or_insert_with(|| ListingQueue { turn: Arc::new(Semaphore::new(1)), places: 0 });
         if queue.places > limits::LISTINGS_WAITING {
             return Err(busy());
         }
         queue.places += 1;
-        Ok((Place { queues: self.of_token.clone(), token: token.to_owned() }, queue.turn.clone()))
+        Ok((WaitingListing { queues: self.of_token.clone(), token: token.to_owned() }, queue.turn.clone()))
     }
 }
 
@@ -83,12 +84,12 @@ fn busy() -> Error {
 }
 
 /// A place in a token's queue: whoever waits, and whoever has the turn.
-struct Place {
-    queues: Queues,
+struct WaitingListing {
+    queues: ListingQueues,
     token: String,
 }
 
-impl Drop for Place {
+impl Drop for WaitingListing {
     fn drop(&mut self) {
         let mut queues = self.queues.lock();
         if let Some(queue) = queues.get_mut(&self.token) {
@@ -101,12 +102,12 @@ impl Drop for Place {
 }
 
 /// The turn to make and send a large answer. It ends when that is sent or given up, or has taken too long.
-pub struct Turn {
+pub struct ListingTurn {
     permits: Vec<OwnedSemaphorePermit>,
-    _place: Place,
+    _place: WaitingListing,
 }
 
-impl Turn {
+impl ListingTurn {
     /// A JSON object with what `fill` writes.
     pub fn answer(self, fill: impl FnOnce(&mut Object<'_>)) -> Response {
         let body = Bytes::from(json::object(fill));

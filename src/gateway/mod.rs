@@ -1,7 +1,7 @@
 //! The documented API on one port: REST, Socket.IO and WebSocket, translated into proposals and reads.
 //!
 //! - [`wire`]: the documented events, in and out
-//! - [`hub`]: what was applied, to every session; [`outbox`]: what waits for one of them
+//! - [`hub`]: what was applied, to every session; [`send_queue`]: what waits for one of them
 //! - [`session`]: one client connection, the same logic for both socket transports
 //! - [`http`]: the connections; [`websocket`], [`socketio`]: the transports
 //! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::{SharedCluster, elections};
-use crate::config::{Allowed, Network};
+use crate::config::{AddressRange, RateLimits};
 use crate::limits;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::proto::Outcome;
 use crate::proto::command::Intent;
 use crate::storage::BoxFuture;
-use crate::tls::acceptor::Current;
-use crate::tls::admission::{Admission, Caps};
+use crate::tls::acceptor::CurrentTls;
+use crate::tls::admission::{Admission, ConnectionCaps};
 use crate::token::{Claims, KeyRing};
 
 pub mod auth;
@@ -37,15 +37,15 @@ pub mod describe;
 pub mod feed;
 pub mod http;
 pub mod hub;
-mod lane;
 pub mod listings;
-pub mod outbox;
 pub mod presence;
 pub mod rates;
 mod read_meter;
 mod refusals;
 mod removed_records;
+mod request_pipeline;
 pub mod rest;
+pub mod send_queue;
 pub mod session;
 pub mod socketio;
 mod stranger_rates;
@@ -55,7 +55,7 @@ pub mod wire;
 
 /// Every timing and bound of the gateway that is a setting.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// How often a session is pinged, and the silence after which it is lost.
     pub ping_every: Duration,
     pub lost_after: Duration,
@@ -81,20 +81,20 @@ pub struct Settings {
     /// Live sessions on this node.
     pub sessions: usize,
     /// Connections: all, without a token, and without one of one address.
-    pub connections: Caps,
+    pub connections: ConnectionCaps,
     /// Engine.IO connections that have not said who they are: all, and of one address.
     pub anonymous_sockets: (usize, usize),
     /// Proxies of ours: many devices come from their addresses.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<AddressRange>,
     /// Of the web pages that may ask, with credentials; empty: any, without.
     pub origins: Vec<String>,
     /// What one token's subject may ask for.
-    pub allowed: Allowed,
+    pub allowed: RateLimits,
     /// The longest life of a token that this node signs: of a paired device, or in place of an older one.
     pub paired_token: Duration,
 }
 
-impl Default for Settings {
+impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             ping_every: Duration::from_secs(2),
@@ -110,7 +110,7 @@ impl Default for Settings {
             drain: Duration::from_secs(5),
             http: http::Deadlines::default(),
             sessions: limits::SESSIONS,
-            connections: Caps {
+            connections: ConnectionCaps {
                 total: 2 * limits::SESSIONS + limits::CONNECTIONS_BESIDE,
                 anonymous: limits::ANONYMOUS_CONNECTIONS,
                 per_address: limits::ANONYMOUS_CONNECTIONS_OF_ADDRESS,
@@ -118,7 +118,7 @@ impl Default for Settings {
             anonymous_sockets: (limits::ANONYMOUS_SOCKETS, limits::ANONYMOUS_SOCKETS_OF_ADDRESS),
             trusted_proxies: Vec::new(),
             origins: Vec::new(),
-            allowed: Allowed::default(),
+            allowed: RateLimits::default(),
             paired_token: limits::PAIRED_TOKEN,
         }
     }
@@ -128,7 +128,7 @@ impl Default for Settings {
 pub struct Gateway {
     pub cluster: SharedCluster,
     pub hub: hub::Hub,
-    pub presence: presence::Presence,
+    pub presence: presence::PresenceTracker,
     pub syncs: sync::Syncs,
     pub rates: rates::Rates,
     /// Of those without a token: all that an address may ask; new pairings, and wrong codes or secrets of them, of an
@@ -141,22 +141,22 @@ pub struct Gateway {
     pub listings: listings::Listings,
     pub refusals: refusals::Refusals,
     pub connections: Arc<Admission>,
-    pub settings: Settings,
+    pub settings: GatewaySettings,
     pub keys: KeyRing,
     /// Ends long answers (event streams) at a shutdown.
     pub closing: CancellationToken,
 }
 
 impl Gateway {
-    pub fn new(cluster: SharedCluster, settings: Settings, keys: KeyRing) -> Arc<Self> {
-        let meta = cluster.replica().hot().meta().clone();
+    pub fn new(cluster: SharedCluster, settings: GatewaySettings, keys: KeyRing) -> Arc<Self> {
+        let meta = cluster.replica().state().meta().clone();
         let connections =
             Admission::new("connections of the gateway", settings.connections, settings.trusted_proxies.clone());
         let hub = hub::Hub::new(meta.head_seq, meta.epoch, settings.sessions);
         Arc::new(Self {
             cluster,
             hub,
-            presence: presence::Presence::default(),
+            presence: presence::PresenceTracker::default(),
             syncs: sync::Syncs::default(),
             rates: rates::Rates::new(settings.allowed, settings.sessions),
             stranger_rates: stranger_rates::StrangerRates::new(4, 40),
@@ -182,7 +182,7 @@ impl Gateway {
     pub fn epoch(&self) -> u64 {
         // Until something was handed out, the cluster may have got its name after this gateway began.
         match self.hub.epoch() {
-            0 => self.cluster.replica().hot().meta().epoch,
+            0 => self.cluster.replica().state().meta().epoch,
             epoch => epoch,
         }
     }
@@ -230,7 +230,7 @@ pub async fn serve(
     listener: TcpListener,
     cluster: SharedCluster,
     effects: mpsc::Receiver<Effects>,
-    settings: Settings,
+    settings: GatewaySettings,
     keys: KeyRing,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
@@ -241,10 +241,10 @@ pub async fn serve(
 /// every request has been answered, or when the time for that is over.
 pub async fn serve_tls(
     listener: TcpListener,
-    tls: Option<Current>,
+    tls: Option<CurrentTls>,
     cluster: SharedCluster,
     effects: mpsc::Receiver<Effects>,
-    settings: Settings,
+    settings: GatewaySettings,
     keys: KeyRing,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {

@@ -28,7 +28,7 @@ const LOOKS: u32 = 5;
 const BRING_BACK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-struct Here {
+struct LocalPresence {
     /// The sessions that each device speaks over.
     bound: HashMap<String, Vec<u64>>,
     /// Devices without a session: within their grace, or reported and not known to be gone from here yet.
@@ -48,11 +48,11 @@ struct Leaving {
 }
 
 #[derive(Default)]
-pub struct Presence {
-    here: Mutex<Here>,
+pub struct PresenceTracker {
+    here: Mutex<LocalPresence>,
 }
 
-impl Presence {
+impl PresenceTracker {
     /// The device speaks over this session from now on.
     pub fn bind(&self, device_id: &str, session: u64) {
         let mut here = self.here.lock();
@@ -98,7 +98,7 @@ impl Presence {
     /// What devices said of that since it was reported last, where it is news.
     fn unsent(&self, gateway: &Gateway) -> Vec<Unsent> {
         let said = std::mem::take(&mut self.here.lock().unsent);
-        let hot = gateway.cluster.replica().hot();
+        let hot = gateway.cluster.replica().state();
         let is_news =
             |said: &Unsent| hot.device(&said.device_id).is_some_and(|d| d.unsent != said.count || d.unsent_ms == 0);
         let said = said.into_iter().map(|(device_id, count)| Unsent { device_id, count });
@@ -131,7 +131,7 @@ impl Presence {
     pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
         let me = gateway.cluster.node_id();
         let found = {
-            let state = gateway.cluster.replica().hot();
+            let state = gateway.cluster.replica().state();
             let suspended = state.gate(device_id).is_some_and(|gate| gate.suspended);
             state.device(device_id).filter(|_| !suspended).cloned()
         };
@@ -173,7 +173,7 @@ impl Presence {
         let (now, me) = (Instant::now(), gateway.cluster.node_id());
         let mut here = self.here.lock();
         let mut lost = Vec::new();
-        let hot = gateway.cluster.replica().hot();
+        let hot = gateway.cluster.replica().state();
         here.leaving.retain(|id, leaving| {
             if now < leaving.due {
                 return true;
@@ -204,7 +204,7 @@ impl Presence {
         // Proposed under the lock: a goodbye that is said now comes after it.
         let here = self.here.lock();
         let strayed: Vec<&String> = {
-            let hot = gateway.cluster.replica().hot();
+            let hot = gateway.cluster.replica().state();
             // A node's own device is online without sessions.
             let is_known = |d: &Device| has_session_on(d, me) || (d.is_active && d.presence() == Kind::Node);
             let is_suspended = |id: &String| hot.gate(id).is_some_and(|gate| gate.suspended);
@@ -230,7 +230,7 @@ impl Presence {
         let fresh = Instant::now().checked_sub(gateway.settings.seen_age);
         let here = self.here.lock();
         let lately = here.rest.iter().filter(|(_, at)| fresh.is_none_or(|f| **at > f)).map(|(id, _)| id);
-        let hot = gateway.cluster.replica().hot();
+        let hot = gateway.cluster.replica().state();
         let old = |id: &&String| {
             hot.device(id).is_some_and(|d| d.is_active && (d.last_seen_ms < before || d.last_seen_ms > not_come))
         };
@@ -238,7 +238,7 @@ impl Presence {
     }
 }
 
-impl Here {
+impl LocalPresence {
     /// True if that was the device's last session.
     fn unbind(&mut self, device_id: &str, session: u64) -> bool {
         let Some(sessions) = self.bound.get_mut(device_id) else { return false };
@@ -274,14 +274,14 @@ pub async fn run(gateway: Arc<Gateway>) {
     let mut looks = interval(step);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen_due = Instant::now() + gateway.settings.seen_every;
-    let mut nodes_lost = gateway.cluster.replica().hot().meta().nodes_lost;
+    let mut nodes_lost = gateway.cluster.replica().state().meta().nodes_lost;
     let mut look_again: Option<Instant> = None;
     loop {
         looks.tick().await;
         for offline in gateway.presence.overdue(&gateway) {
             gateway.propose_aside(Intent::DeviceOffline(offline));
         }
-        let lost_by_now = gateway.cluster.replica().hot().meta().nodes_lost;
+        let lost_by_now = gateway.cluster.replica().state().meta().nodes_lost;
         let news = std::mem::replace(&mut nodes_lost, lost_by_now) != lost_by_now;
         if news || look_again.is_some_and(|at| Instant::now() >= at) {
             // Again if the command gets lost.

@@ -1,9 +1,9 @@
 //! What one token's subject may ask of this node, over all its sessions, streams and requests (docs/design.md, section
 //! 17.3).
 //!
-//! A device that asks for more than its rate loses nothing: its sessions are read more slowly ([`Share::wait`]), and its
-//! REST requests are told when to come again ([`Share::check`]). Tools of admins and managers speak for many devices:
-//! their rate is one of its own.
+//! A device that asks for more than its rate loses nothing: its sessions are read more slowly ([`RateShare::wait`]),
+//! and its REST requests are told when to come again ([`RateShare::check`]). Tools of admins and managers speak for
+//! many devices: their rate is one of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::read_meter::Reader;
-use crate::config::{Allowed, Rate};
+use crate::config::{Rate, RateLimits};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::token::{Claims, Class};
@@ -64,7 +64,7 @@ impl Bucket {
 
 /// What a session's event is counted as, beside a request and its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RateKind {
     Critical,
     /// A conflict or a sync error.
     Report,
@@ -73,7 +73,7 @@ pub enum Kind {
 }
 
 /// What one subject has used of what it may.
-pub struct Share {
+pub struct RateShare {
     began: Instant,
     requests: Bucket,
     bytes: Bucket,
@@ -93,16 +93,16 @@ pub struct Share {
 }
 
 /// A session or a stream of a subject; it ends with this.
-pub struct Opened(Arc<Share>);
+pub struct OpenSession(Arc<RateShare>);
 
-impl Drop for Opened {
+impl Drop for OpenSession {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Share {
-    fn new(allowed: &Allowed, privileged: bool, most_open: usize, began: Instant) -> Self {
+impl RateShare {
+    fn new(allowed: &RateLimits, privileged: bool, most_open: usize, began: Instant) -> Self {
         let times = if privileged { limits::PRIVILEGED_TIMES } else { 1 };
         let answering = if privileged { limits::PRIVILEGED_REQUESTS } else { limits::REQUESTS_OF_TOKEN };
         Self {
@@ -126,7 +126,7 @@ impl Share {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Counts something that a session heard. What is too much is made up for by [`Share::wait`].
+    /// Counts something that a session heard. What is too much is made up for by [`RateShare::wait`].
     pub fn heard(&self, bytes: usize) {
         let now = self.now();
         self.requests.spend(1, now);
@@ -134,11 +134,11 @@ impl Share {
     }
 
     /// Counts it as this as well, in the same way.
-    pub fn heard_as(&self, kind: Kind) {
+    pub fn heard_as(&self, kind: RateKind) {
         let bucket = match kind {
-            Kind::Critical => &self.critical,
-            Kind::Report => &self.reports,
-            Kind::Presence => &self.presence,
+            RateKind::Critical => &self.critical,
+            RateKind::Report => &self.reports,
+            RateKind::Presence => &self.presence,
         };
         bucket.spend(1, self.now());
     }
@@ -152,7 +152,7 @@ impl Share {
     }
 
     /// Counts what is sent because it was asked for. It is never cut short: what is too much is made up for by
-    /// [`Share::may_read`] and [`Share::read_wait`].
+    /// [`RateShare::may_read`] and [`RateShare::read_wait`].
     pub fn read(&self, bytes: u64) {
         self.reads.spend(bytes, self.now());
     }
@@ -195,7 +195,7 @@ impl Share {
     }
 
     /// A session or a stream begins: 5003 if there are too many of them, or if they come too fast.
-    pub fn open(self: &Arc<Self>) -> Result<Opened, Error> {
+    pub fn open(self: &Arc<Self>) -> Result<OpenSession, Error> {
         let now = self.now();
         match self.requests.wait(now) {
             0 => self.requests.spend(OPEN_COST, now),
@@ -210,7 +210,7 @@ impl Share {
             error.retry_after_ms = Some(rand::random_range(1_000..5_000));
             return Err(error);
         }
-        Ok(Opened(self.clone()))
+        Ok(OpenSession(self.clone()))
     }
 
     /// How many requests one of its sessions may have unanswered: all of them together have a bound, too.
@@ -228,7 +228,7 @@ impl Share {
             return Ok(permit);
         }
         let busy = || too_many("too many requests of this device are waiting", limits::REQUEST_TURN.as_nanos() as u64);
-        let _waiting = Waiting::one_more(&self.waiting).ok_or_else(busy)?;
+        let _waiting = WaitingRequest::one_more(&self.waiting).ok_or_else(busy)?;
         match timeout(limits::REQUEST_TURN, self.answering.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(busy()),
@@ -244,16 +244,16 @@ impl Share {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingRequest<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn one_more(waiting: &'a AtomicUsize) -> Option<Self> {
         let more = |n: usize| (n < limits::REQUESTS_WAITING).then_some(n + 1);
         waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(waiting))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -268,13 +268,13 @@ fn too_many(why: &str, wait_ns: u64) -> Error {
 #[derive(Default)]
 struct Shares {
     /// Of devices, of managers and of admins.
-    of: [HashMap<String, Arc<Share>>; 3],
+    of: [HashMap<String, Arc<RateShare>>; 3],
     sweep_at: usize,
 }
 
 /// The shares of all subjects that were here lately.
 pub struct Rates {
-    allowed: Allowed,
+    allowed: RateLimits,
     /// Sessions of the node.
     sessions: usize,
     began: Instant,
@@ -282,12 +282,12 @@ pub struct Rates {
 }
 
 impl Rates {
-    pub fn new(allowed: Allowed, sessions: usize) -> Self {
+    pub fn new(allowed: RateLimits, sessions: usize) -> Self {
         let shares = Mutex::new(Shares { sweep_at: SWEEP, ..Shares::default() });
         Self { allowed, sessions, began: Instant::now(), shares }
     }
 
-    pub fn of(&self, claims: &Claims) -> Arc<Share> {
+    pub fn of(&self, claims: &Claims) -> Arc<RateShare> {
         // A tool of an admin may speak for a whole shop. A manager's has more than a device, and leaves room for others.
         let (of, most_open) = match claims.class {
             // The node's own bound comes first; streams count as well.
@@ -306,26 +306,26 @@ impl Rates {
             }
             shares.sweep_at = (shares.of.iter().map(HashMap::len).sum::<usize>() * 2).max(SWEEP);
         }
-        let share = Arc::new(Share::new(&self.allowed, claims.class.is_privileged(), most_open, self.began));
+        let share = Arc::new(RateShare::new(&self.allowed, claims.class.is_privileged(), most_open, self.began));
         shares.of[of].insert(claims.sub.clone(), share.clone());
         share
     }
 
     /// One request over REST, with so many bytes to come: 5003 with the time to wait if it is one too many. A `reader`'s
     /// answer is counted on the same share. What it gives back is held until the request is answered.
-    pub async fn request(&self, claims: &Claims, bytes: u64, reader: Option<&Reader>) -> Result<Turn, Error> {
+    pub async fn request(&self, claims: &Claims, bytes: u64, reader: Option<&Reader>) -> Result<RequestTurn, Error> {
         let share = self.of(claims);
         if let Some(reader) = reader {
             share.may_read()?;
             reader.is(share.clone());
         }
         share.check(bytes)?;
-        share.turn().await.map(|permit| Turn { _permit: permit })
+        share.turn().await.map(|permit| RequestTurn { _permit: permit })
     }
 }
 
 /// The turn of a request: its subject's others may be waiting for its end.
-pub struct Turn {
+pub struct RequestTurn {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_manager_have_a_rate_too() {
-        let allowed = Allowed { bytes: Rate::per_second(1_000, 10_000), ..Allowed::default() };
+        let allowed = RateLimits { bytes: Rate::per_second(1_000, 10_000), ..RateLimits::default() };
         let burst = 10_000 * limits::PRIVILEGED_TIMES as usize;
         for (privileged, burst) in [(false, 10_000), (true, burst)] {
-            let share = Share::new(&allowed, privileged, 1, Instant::now());
+            let share = RateShare::new(&allowed, privileged, 1, Instant::now());
             share.heard(burst - 1_000);
             assert_eq!(share.wait(), None, "privileged: {privileged}");
             // As long as ten bursts take, but for what came back meanwhile.

@@ -9,14 +9,14 @@ use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::TryStreamExt;
 
-use super::rates::Share;
+use super::rates::RateShare;
 
 /// Among the extensions of a request that reads: filled when its token was seen.
 #[derive(Clone, Default)]
-pub struct Reader(Arc<OnceLock<Arc<Share>>>);
+pub struct Reader(Arc<OnceLock<Arc<RateShare>>>);
 
 impl Reader {
-    pub fn is(&self, share: Arc<Share>) {
+    pub fn is(&self, share: Arc<RateShare>) {
         let _ = self.0.set(share);
     }
 }

@@ -15,11 +15,11 @@ use crate::model::error::Error;
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<Table>);
+pub struct Refusals(Mutex<RefusalsByAddress>);
 
 #[derive(Debug, Default)]
-struct Table {
-    addresses: HashMap<IpAddr, Told>,
+struct RefusalsByAddress {
+    addresses: HashMap<IpAddr, LastRefusal>,
     /// The second that is under way, and its lines.
     second: Option<Instant>,
     lines: u32,
@@ -28,7 +28,7 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Told {
+struct LastRefusal {
     at: Instant,
     /// Refusals without a line since then.
     left_out: u64,
@@ -36,7 +36,7 @@ struct Told {
 
 /// What a line says beside the address and the reason.
 #[derive(Debug, PartialEq, Eq)]
-struct Line {
+struct RefusalLine {
     left_out: u64,
     others: u64,
 }
@@ -45,12 +45,12 @@ impl Refusals {
     pub fn count(&self, address: Option<IpAddr>, error: &Error) {
         metrics::REFUSED_TOKENS.add(1);
         let Some(address) = address else { return };
-        if let Some(Line { left_out, others }) = self.line(address, Instant::now()) {
+        if let Some(RefusalLine { left_out, others }) = self.line(address, Instant::now()) {
             tracing::warn!(%address, reason = %error, left_out, others, "a token was refused");
         }
     }
 
-    fn line(&self, address: IpAddr, now: Instant) -> Option<Line> {
+    fn line(&self, address: IpAddr, now: Instant) -> Option<RefusalLine> {
         let mut table = self.0.lock();
         let table = &mut *table;
         if table.second.is_none_or(|since| now.duration_since(since) >= EVERY) {
@@ -76,8 +76,8 @@ impl Refusals {
             });
         }
         // What was told within this second are few lines: there is room now.
-        table.addresses.insert(address, Told { at: now, left_out: 0 });
-        Some(Line { left_out, others: std::mem::take(&mut table.others) })
+        table.addresses.insert(address, LastRefusal { at: now, left_out: 0 });
+        Some(RefusalLine { left_out, others: std::mem::take(&mut table.others) })
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_has_a_line_a_second_with_what_was_left_out() {
         let (refusals, start) = (Refusals::default(), Instant::now());
-        let line = |left_out, others| Some(Line { left_out, others });
+        let line = |left_out, others| Some(RefusalLine { left_out, others });
         assert_eq!(refusals.line(at(1), start), line(0, 0));
         for _ in 0..5 {
             assert_eq!(refusals.line(at(1), start + EVERY / 2), None);

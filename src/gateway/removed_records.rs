@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::Gateway;
 use super::feed;
-use super::hub::Filter;
+use super::hub::ChangeFilter;
 use crate::limits;
 use crate::model::error::Error;
 use crate::model::read::PageSize;
@@ -22,11 +22,11 @@ pub struct RemovedRecords {
 
 impl RemovedRecords {
     /// Looks through the changes after `after` up to `to`. `None`: some are compacted, or the records are too many.
-    pub async fn look(gateway: &Gateway, after: u64, to: u64, filter: &Filter) -> Result<Option<Self>, Error> {
+    pub async fn look(gateway: &Gateway, after: u64, to: u64, filter: &ChangeFilter) -> Result<Option<Self>, Error> {
         let (mut found, mut records, mut at) = (Self::default(), 0, after);
         while at < to {
             let Some(page) = feed::page(gateway, at, to, LOOK, filter).await? else { return Ok(None) };
-            let state = gateway.cluster.replica().hot();
+            let state = gateway.cluster.replica().state();
             for Change { table_name, record_id, seq, .. } in page.changes.iter().map(|change| &**change) {
                 let version = state.version_of(table_name, *record_id);
                 // A record that was made after `to`, in a table of the same name, is another one.

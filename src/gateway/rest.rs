@@ -18,7 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 use super::wire::json::{self, Object};
-use super::wire::{Bad, Fields};
+use super::wire::{BadPayload, Fields};
 use super::{Gateway, auth, http, read_meter, socketio};
 use crate::limits;
 use crate::metrics;
@@ -50,11 +50,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     }
     let missing = |gateway: axum::extract::State<Arc<Gateway>>, uri: axum::http::Uri| async move {
         let error = Error::new(Code::InvalidData, format!("there is no {}", uri.path()));
-        Failure::new(&gateway, error).with_status(404)
+        RestError::new(&gateway, error).with_status(404)
     };
     let wrong_method = |gateway: axum::extract::State<Arc<Gateway>>, method: axum::http::Method| async move {
         let error = Error::new(Code::InvalidData, format!("{method} is not a method of this path"));
-        Failure::new(&gateway, error).with_status(405)
+        RestError::new(&gateway, error).with_status(405)
     };
     let (of_routes, of_sockets) = cors(&gateway.settings.origins);
     let routes = routes
@@ -64,7 +64,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(CatchPanicLayer::custom(panicked(gateway.clone())))
         .layer(DefaultBodyLimit::max(limits::FRAME))
         .with_state(gateway.clone());
-    let engine = socketio::Engine::new(gateway);
+    let engine = socketio::EngineIo::new(gateway);
     let sockets = Router::new()
         .route("/socket.io", any(socketio::handle))
         .route("/socket.io/", any(socketio::handle))
@@ -93,13 +93,13 @@ fn cors(origins: &[String]) -> (CorsLayer, CorsLayer) {
 fn panicked(gateway: Arc<Gateway>) -> impl FnMut(Box<dyn std::any::Any + Send>) -> Response + Clone {
     move |panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Failure::new(&gateway, super::bug(text.unwrap_or("a panic without a message"))).into_response()
+        RestError::new(&gateway, super::bug(text.unwrap_or("a panic without a message"))).into_response()
     }
 }
 
 /// An error as REST gives it: `{"success": false, "error", "error_code", "timestamp", …}`.
 #[derive(Debug)]
-pub struct Failure {
+pub struct RestError {
     error: Error,
     field: Option<String>,
     status: u16,
@@ -107,16 +107,16 @@ pub struct Failure {
     at_ms: u64,
 }
 
-pub type Answer = Result<Response, Failure>;
+pub type RestResult = Result<Response, RestError>;
 
-impl Failure {
+impl RestError {
     pub fn new(gateway: &Gateway, error: Error) -> Self {
         let (status, field) = (error.code.row().http, error.field().map(str::to_owned));
         Self { error, field, status, conflict_id: None, at_ms: gateway.now_ms() }
     }
 
     /// A request that must change first: 400, naming the field.
-    pub fn bad(gateway: &Gateway, code: Code, bad: Bad) -> Self {
+    pub fn bad(gateway: &Gateway, code: Code, bad: BadPayload) -> Self {
         let failure = Self::new(gateway, Error::new(code, bad.message)).with_status(400);
         Self { field: bad.field, ..failure }
     }
@@ -130,14 +130,14 @@ impl Failure {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for RestError {
     fn into_response(self) -> Response {
         let body = json::object(|o| {
             o.flag("success", false).text("error", &self.error.message);
             super::wire::error_tail(o, &self.error, self.field.as_deref(), self.at_ms);
             o.maybe_number("conflict_id", self.conflict_id);
         });
-        metrics::ERRORS.count(metrics::Door::Http, self.error.code.number());
+        metrics::ERRORS.count(metrics::ErrorDoor::Http, self.error.code.number());
         let mut response = json_response(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if let Some(ms) = self.error.retry_after_ms {
@@ -158,42 +158,42 @@ pub fn answer(fill: impl FnOnce(&mut Object<'_>)) -> Response {
 
 /// Reads and writes fail with their documented code.
 pub trait OrFail<T> {
-    fn or_fail(self, gateway: &Gateway) -> Result<T, Failure>;
+    fn or_fail(self, gateway: &Gateway) -> Result<T, RestError>;
 }
 
 impl<T> OrFail<T> for Result<T, Error> {
-    fn or_fail(self, gateway: &Gateway) -> Result<T, Failure> {
-        self.map_err(|error| Failure::new(gateway, error))
+    fn or_fail(self, gateway: &Gateway) -> Result<T, RestError> {
+        self.map_err(|error| RestError::new(gateway, error))
     }
 }
 
 /// The body of a request: at most a frame's size, and of somebody whose token was not seen much less; not looked into yet.
-pub struct Body(pub Bytes);
+pub struct RequestBody(pub Bytes);
 
-impl Body {
+impl RequestBody {
     /// Reads the JSON object in it.
     pub fn read<T>(
         &self,
         gateway: &Gateway,
         code: Code,
-        read: impl FnOnce(&Fields<'_>) -> Result<T, Bad>,
-    ) -> Result<T, Failure> {
-        let text = std::str::from_utf8(&self.0).map_err(|_| Bad::payload("the body is not UTF-8"));
-        text.and_then(Fields::parse).and_then(|f| read(&f)).map_err(|bad| Failure::bad(gateway, code, bad))
+        read: impl FnOnce(&Fields<'_>) -> Result<T, BadPayload>,
+    ) -> Result<T, RestError> {
+        let text = std::str::from_utf8(&self.0).map_err(|_| BadPayload::payload("the body is not UTF-8"));
+        text.and_then(Fields::parse).and_then(|f| read(&f)).map_err(|bad| RestError::bad(gateway, code, bad))
     }
 }
 
-impl FromRequest<Arc<Gateway>> for Body {
-    type Rejection = Failure;
+impl FromRequest<Arc<Gateway>> for RequestBody {
+    type Rejection = RestError;
 
-    async fn from_request(mut request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let most = match request.extensions().get::<auth::Known>() {
+    async fn from_request(mut request: Request, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
+        let most = match request.extensions().get::<auth::Authenticated>() {
             Some(_) => limits::FRAME,
             None => limits::ANONYMOUS_BODY,
         };
         let too_large = || (413, format!("the body may have at most {most} bytes"));
         let refused = |(status, why): (u16, String)| {
-            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+            RestError::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
         };
         // None of a body is taken in that says itself that it is too large.
         if request.body().size_hint().lower() > most as u64 {
@@ -211,15 +211,15 @@ impl FromRequest<Arc<Gateway>> for Body {
 }
 
 /// The variable parts of a path, percent-decoded.
-pub struct At<T>(pub T);
+pub struct PathParts<T>(pub T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Gateway>> for At<T> {
-    type Rejection = Failure;
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Gateway>> for PathParts<T> {
+    type Rejection = RestError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
         let path = Path::<T>::from_request_parts(parts, gateway).await;
         path.map(|Path(at)| Self(at)).map_err(|_: PathRejection| {
-            Failure::bad(gateway, Code::InvalidData, Bad::payload("the path is not valid UTF-8"))
+            RestError::bad(gateway, Code::InvalidData, BadPayload::payload("the path is not valid UTF-8"))
         })
     }
 }
@@ -228,44 +228,44 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Gateway>> for At<T> {
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// The query of a request, percent-decoded.
-pub struct Asked(Vec<(String, String)>);
+pub struct QueryFields(Vec<(String, String)>);
 
-impl FromRequestParts<Arc<Gateway>> for Asked {
-    type Rejection = Failure;
+impl FromRequestParts<Arc<Gateway>> for QueryFields {
+    type Rejection = RestError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
         let query = Query::<Vec<(String, String)>>::from_request_parts(parts, gateway).await;
         query.map(|Query(pairs)| Self(pairs)).map_err(|_: QueryRejection| {
-            Failure::bad(gateway, Code::InvalidData, Bad::payload("the query cannot be read"))
+            RestError::bad(gateway, Code::InvalidData, BadPayload::payload("the query cannot be read"))
         })
     }
 }
 
-impl Asked {
+impl QueryFields {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
-    fn number(&self, name: &str, default: u64, from: u64, to: u64) -> Result<u64, Bad> {
+    fn number(&self, name: &str, default: u64, from: u64, to: u64) -> Result<u64, BadPayload> {
         let Some(text) = self.get(name) else { return Ok(default) };
         let number = text.parse().ok().filter(|n| (from..=to).contains(n));
         number.ok_or_else(|| match to {
-            OFFSET_MAX => Bad::field(name, format_args!("must be a whole number, {from} or more")),
-            _ => Bad::field(name, format_args!("must be a number from {from} to {to}")),
+            OFFSET_MAX => BadPayload::field(name, format_args!("must be a whole number, {from} or more")),
+            _ => BadPayload::field(name, format_args!("must be a number from {from} to {to}")),
         })
     }
 
     /// `limit` and `offset` of a listing.
-    pub fn page(&self) -> Result<(usize, u64), Bad> {
+    pub fn page(&self) -> Result<(usize, u64), BadPayload> {
         Ok((self.limit()?, self.number("offset", 0, 0, OFFSET_MAX)?))
     }
 
-    pub fn limit(&self) -> Result<usize, Bad> {
+    pub fn limit(&self) -> Result<usize, BadPayload> {
         Ok(self.number("limit", limits::PAGE_DEFAULT, 1, limits::PAGE_MAX)? as usize)
     }
 
     /// `before_id` of a log: only rows with smaller ids.
-    pub fn before_id(&self) -> Result<Option<u64>, Bad> {
+    pub fn before_id(&self) -> Result<Option<u64>, BadPayload> {
         self.get("before_id").map(|_| self.number("before_id", OFFSET_MAX, 1, OFFSET_MAX)).transpose()
     }
 }
@@ -278,7 +278,7 @@ pub fn pagination(o: &mut Object<'_>, limit: usize, offset: u64, total: u64) {
 }
 
 /// Waits until this node has everything that any client was told was committed.
-pub async fn fresh(gateway: &Gateway) -> Result<(), Failure> {
+pub async fn fresh(gateway: &Gateway) -> Result<(), RestError> {
     gateway.cluster.read_barrier().await.or_fail(gateway)
 }
 
@@ -290,13 +290,13 @@ pub struct Source {
 
 impl Source {
     /// The newest, or with `?consistency=stale` whatever this node has: a node without a quorum has nothing else.
-    pub async fn asked(gateway: &Gateway, asked: &Asked) -> Result<Self, Failure> {
+    pub async fn asked(gateway: &Gateway, asked: &QueryFields) -> Result<Self, RestError> {
         match asked.get("consistency") {
             None | Some("linearizable") => fresh(gateway).await.map(|()| Self { stale: false }),
             Some("stale") => Ok(Self { stale: true }),
             Some(_) => {
-                let bad = Bad::field("consistency", "must be linearizable or stale");
-                Err(Failure::bad(gateway, Code::InvalidData, bad))
+                let bad = BadPayload::field("consistency", "must be linearizable or stale");
+                Err(RestError::bad(gateway, Code::InvalidData, bad))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One client connection: what it asks is decoded, allowed, proposed or read, and answered, whatever the transport.
 //!
-//! A transport feeds it with [`Session::hear`], drives it with [`Session::poll`], and sends what its outbox holds.
+//! A transport feeds it with [`Session::on_message`], drives it with [`Session::poll`], and sends what its send queue
+//! holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,12 +15,14 @@ use super::Gateway;
 use super::auth;
 use super::client_clock::ClientClock;
 use super::delivery::Delivery;
-use super::hub::{Filter, Holder};
-use super::lane::{Lane, Read, Step, Then, Ticket};
-use super::outbox::{Outbox, Transport};
-use super::rates::{Kind, Opened, Share};
+use super::hub::{ChangeFilter, TokenHolder};
+use super::rates::{OpenSession, RateKind, RateShare};
+use super::request_pipeline::{Completion, ReadRequest, ReplyPlan, RequestPipeline, RequestTicket};
+use super::send_queue::{Encoding, SendQueue};
 use super::sync::{Completed, SyncJob};
-use super::wire::{Asked, Bad, ClientEvent, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id};
+use super::wire::{
+    BadPayload, ClientEvent, ClientRequest, DecodeError, Fields, OnlineAsk, ServerEvent, decode, request_id,
+};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
@@ -46,7 +49,7 @@ const CLOCK_WARNING: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SessionEnd {
     /// The client left, or its connection broke.
     Gone,
     /// The server ends it.
@@ -58,8 +61,8 @@ pub enum Ended {
 pub struct Session {
     gateway: Arc<Gateway>,
     claims: Claims,
-    pub outbox: Arc<Outbox>,
-    lane: Lane,
+    pub send_queue: Arc<SendQueue>,
+    pipeline: RequestPipeline,
     /// Devices that came online on it, and did not say goodbye.
     devices: Vec<String>,
     delivery: Arc<Delivery>,
@@ -78,38 +81,44 @@ pub struct Session {
     awake: Option<Instant>,
     pinged: Instant,
     /// What its token may ask for, with its sessions elsewhere on this node.
-    share: Arc<Share>,
-    _opened: Opened,
+    share: Arc<RateShare>,
+    _opened: OpenSession,
     /// It is not heard until then: its token asked for more than its rate.
-    held: Option<Pin<Box<Sleep>>>,
+    paused: Option<Pin<Box<Sleep>>>,
 }
 
 impl Session {
     /// 1003 when the node is full.
-    pub fn open(gateway: Arc<Gateway>, claims: Claims, transport: Transport) -> Result<Self, Error> {
+    pub fn open(gateway: Arc<Gateway>, claims: Claims, transport: Encoding) -> Result<Self, Error> {
         if gateway.closing.is_cancelled() {
             return Err(shutting_down());
         }
         let share = gateway.rates.of(&claims);
         let opened = share.open()?;
-        let (outbox, position) = gateway.hub.attach(transport, Holder::of(&claims))?;
+        let (send_queue, position) = gateway.hub.attach(transport, TokenHolder::of(&claims))?;
         if gateway.closing.is_cancelled() {
             // Since it was looked at above: this session was not among those that were told to go.
-            gateway.hub.detach(outbox.id);
+            gateway.hub.detach(send_queue.id);
             return Err(shutting_down());
         }
         if let Err(error) = auth::still_good(&gateway, &claims) {
             // Revoked after it was checked and before the hub could have closed it.
-            gateway.hub.detach(outbox.id);
+            gateway.hub.detach(send_queue.id);
             return Err(error);
         }
         let now = Instant::now();
         Ok(Self {
-            delivery: Delivery::new(gateway.clone(), outbox.clone(), share.clone(), claims.class.number(), position),
+            delivery: Delivery::new(
+                gateway.clone(),
+                send_queue.clone(),
+                share.clone(),
+                claims.class.number(),
+                position,
+            ),
             gateway,
             claims,
-            outbox,
-            lane: Lane::default(),
+            send_queue,
+            pipeline: RequestPipeline::default(),
             devices: Vec::new(),
             awaiting_online: true,
             resume_refused: false,
@@ -122,7 +131,7 @@ impl Session {
             pinged: now,
             share,
             _opened: opened,
-            held: None,
+            paused: None,
         })
     }
 
@@ -144,7 +153,7 @@ impl Session {
     }
 
     /// True when a ping is due. An error ends the session: it fell silent, or its token expired.
-    pub fn tick(&mut self) -> Result<bool, Ended> {
+    pub fn tick(&mut self) -> Result<bool, SessionEnd> {
         let now = Instant::now();
         self.start_if_late();
         if !self.has_room() {
@@ -152,9 +161,9 @@ impl Session {
             self.heard = now;
         }
         if now.duration_since(self.heard) >= self.gateway.settings.lost_after {
-            return Err(Ended::Silent);
+            return Err(SessionEnd::Silent);
         }
-        auth::still_good(&self.gateway, &self.claims).map_err(Ended::Closed)?;
+        auth::still_good(&self.gateway, &self.claims).map_err(SessionEnd::Closed)?;
         let idle_since = self.heard.max(self.pinged);
         let due =
             now.duration_since(idle_since) + self.gateway.settings.ping_every / 8 >= self.gateway.settings.ping_every;
@@ -167,28 +176,28 @@ impl Session {
     /// More may be heard: fewer requests than the limit are unanswered, the client takes its answers, and its token has
     /// not asked for more than its rate.
     pub fn has_room(&self) -> bool {
-        self.held.is_none() && self.lane.has_room(self.share.in_flight()) && !self.outbox.is_crowded()
+        self.paused.is_none() && self.pipeline.has_room(self.share.in_flight()) && !self.send_queue.is_crowded()
     }
 
     /// Is woken when the token's rate allows more.
-    fn hold_back(&mut self, cx: &mut Context<'_>) {
+    fn pause_over_rate(&mut self, cx: &mut Context<'_>) {
         while let Some(wait) = self.share.wait() {
             let until = Instant::now() + wait;
-            let held = self.held.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            let held = self.paused.get_or_insert_with(|| Box::pin(sleep_until(until)));
             held.as_mut().reset(until);
             if held.as_mut().poll(cx).is_pending() {
                 return;
             }
         }
-        self.held = None;
+        self.paused = None;
     }
 
     /// One event of the client. `frame` are the bytes that `payload` is a part of.
-    pub fn hear(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
+    pub fn on_message(&mut self, event: &str, payload: Option<&str>, frame: &Bytes, ack: Option<i64>) {
         self.share.heard(frame.len());
         match decode(event, payload, frame) {
-            Ok(Asked { event, request_id }) => {
-                let ticket = Ticket { event: name_of(&event), ack, request_id };
+            Ok(ClientRequest { event, request_id }) => {
+                let ticket = RequestTicket { event: name_of(&event), ack, request_id };
                 let resumes = matches!(&event, ClientEvent::DeviceOnline(ask) if ask.cursor.is_some());
                 if let Err(error) = self.act(ticket.clone(), event) {
                     self.resume_refused |= resumes;
@@ -204,17 +213,17 @@ impl Session {
     }
 
     /// A frame that holds no event.
-    pub fn misheard(&self, bad: &Bad) {
+    pub fn on_bad_frame(&self, bad: &BadPayload) {
         self.share.heard(0);
         let field = bad.field.as_deref();
         let error = Error::new(Code::InvalidData, bad.message.clone());
         let at_ms = self.gateway.now_ms();
         let (conflict_id, request_id) = (None, None);
-        self.outbox.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
+        self.send_queue.send(&ServerEvent::Error { error: &error, event: None, field, conflict_id, request_id, at_ms });
     }
 
     /// A frame that is refused whatever is in it, such as one that is too large.
-    pub fn refuse_frame(&self, event: &str, payload: Option<&str>, ack: Option<i64>, why: &Bad) {
+    pub fn refuse_frame(&self, event: &str, payload: Option<&str>, ack: Option<i64>, why: &BadPayload) {
         self.share.heard(payload.map_or(0, str::len));
         let error = Error::new(Code::InvalidData, why.message.clone());
         let (event, request_id, at_ms) = (known(event), request_id(payload), self.gateway.now_ms());
@@ -237,7 +246,7 @@ impl Session {
         self.reply(ack, &answer);
     }
 
-    fn refuse(&self, ticket: &Ticket, error: &Error, conflict_id: Option<u64>) {
+    fn refuse(&self, ticket: &RequestTicket, error: &Error, conflict_id: Option<u64>) {
         let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
         let error = &error.clone().over_socket();
         let field = error.field();
@@ -245,46 +254,50 @@ impl Session {
     }
 
     fn reply(&self, ack: Option<i64>, event: &ServerEvent<'_>) {
-        self.outbox.send(event);
+        self.send_queue.send(event);
         if let Some(ack) = ack {
-            self.outbox.answer(ack, event);
+            self.send_queue.answer(ack, event);
         }
     }
 
-    fn propose(&mut self, ticket: Ticket, then: Then, intent: Intent) {
+    fn propose(&mut self, ticket: RequestTicket, then: ReplyPlan, intent: Intent) {
         // Answered when the election that they may bring is over, so that nothing of it comes after the answer.
         let elects = matches!(
             then,
-            Then::Online { .. } | Then::Offline { .. } | Then::Shutdown { .. } | Then::Election | Then::Role { .. }
+            ReplyPlan::Online { .. }
+                | ReplyPlan::Offline { .. }
+                | ReplyPlan::Shutdown { .. }
+                | ReplyPlan::Election
+                | ReplyPlan::Role { .. }
         );
         let answer = if elects {
             self.gateway.propose_election(&self.claims, intent)
         } else {
             self.gateway.propose_for(&self.claims, intent)
         };
-        self.lane.propose(ticket, then, answer);
+        self.pipeline.propose(ticket, then, answer);
     }
 
     /// Answers what is ready to be answered.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
-        self.hold_back(cx);
-        while let Poll::Ready(step) = self.lane.poll_next(cx, &*self.gateway.cluster) {
+        self.pause_over_rate(cx);
+        while let Poll::Ready(step) = self.pipeline.poll_next(cx, &*self.gateway.cluster) {
             match step {
-                Step::Proposed(ticket, then, outcome) => self.proposed(ticket, then, outcome),
-                Step::Read(ticket, read, passed) => self.read(ticket, read, passed),
-                Step::Cold(ticket, read, found) => self.found(ticket, &read, found),
+                Completion::Proposed(ticket, then, outcome) => self.proposed(ticket, then, outcome),
+                Completion::Read(ticket, read, passed) => self.read(ticket, read, passed),
+                Completion::Cold(ticket, read, found) => self.found(ticket, &read, found),
             }
         }
         self.start_if_late();
     }
 
-    fn act(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
+    fn act(&mut self, ticket: RequestTicket, event: ClientEvent) -> Result<(), Error> {
         match event {
             ClientEvent::DataUpdate(mut update) => {
                 self.may(&update.device_id)?;
                 auth::sign_update(&self.gateway, &self.claims, &mut update)?;
                 let taken = self.clock.stamp(&mut update);
-                let then = Then::Update {
+                let then = ReplyPlan::Update {
                     device_id: update.device_id.clone(),
                     table_name: update.table_name.clone(),
                     record_id: update.record_id,
@@ -296,12 +309,12 @@ impl Session {
             ClientEvent::DataRequest { device_id, table_name, record_id } => {
                 self.may(&device_id)?;
                 self.share.may_read()?;
-                self.lane.read(ticket, Read::Record { table_name, record_id });
+                self.pipeline.read(ticket, ReadRequest::Record { table_name, record_id });
             }
             ClientEvent::Heartbeat { device_id, sent, unsent } => {
                 self.may(&device_id)?;
                 if let Some(unsent) = unsent {
-                    self.gateway.presence.said_unsent(&device_id, self.outbox.id, unsent);
+                    self.gateway.presence.said_unsent(&device_id, self.send_queue.id, unsent);
                 }
                 self.measure_clock(&device_id, sent);
                 let (clock_ahead_ms, at_ms) = (self.clock.ahead_ms(), self.gateway.now_ms());
@@ -309,28 +322,28 @@ impl Session {
             }
             ClientEvent::QueueStatus { device_id, offline } => {
                 self.may(&device_id)?;
-                self.lane.read(ticket, Read::Queue { device_id, offline });
+                self.pipeline.read(ticket, ReadRequest::Queue { device_id, offline });
             }
-            ClientEvent::TokenRenew => self.lane.read(ticket, Read::Token),
+            ClientEvent::TokenRenew => self.pipeline.read(ticket, ReadRequest::Token),
             ClientEvent::DeviceOnline(ask) => self.online(ticket, ask)?,
             ClientEvent::DeviceOffline { device_id, reason } => {
                 self.leave(&device_id)?;
-                let then = Then::Offline { device_id: device_id.clone() };
+                let then = ReplyPlan::Offline { device_id: device_id.clone() };
                 let offline = DeviceOffline { device_id, reason, ..DeviceOffline::default() };
                 self.propose(ticket, then, Intent::DeviceOffline(offline));
             }
             ClientEvent::DeviceShutdown { device_id, reason } => {
                 self.leave(&device_id)?;
-                let then = Then::Shutdown { device_id: device_id.clone() };
+                let then = ReplyPlan::Shutdown { device_id: device_id.clone() };
                 self.propose(ticket, then, Intent::DeviceShutdown(DeviceShutdown { device_id, reason }));
             }
             ClientEvent::SyncRequest(ask) => {
                 self.may(&ask.device_id)?;
-                let (gateway, outbox, share) = (self.gateway.clone(), self.outbox.clone(), self.share.clone());
-                let job = SyncJob::new(gateway, outbox, share, self.class(), ask, ticket.clone());
+                let (gateway, send_queue, share) = (self.gateway.clone(), self.send_queue.clone(), self.share.clone());
+                let job = SyncJob::new(gateway, send_queue, share, self.class(), ask, ticket.clone());
                 if let Some(job) = job {
                     let begin = job.begin();
-                    self.propose(ticket, Then::Sync(job), begin);
+                    self.propose(ticket, ReplyPlan::Sync(job), begin);
                 }
             }
             other => self.act_rarely(ticket, other)?,
@@ -338,13 +351,13 @@ impl Session {
         Ok(())
     }
 
-    fn act_rarely(&mut self, ticket: Ticket, event: ClientEvent) -> Result<(), Error> {
+    fn act_rarely(&mut self, ticket: RequestTicket, event: ClientEvent) -> Result<(), Error> {
         match event {
             ClientEvent::CriticalEvent(mut critical) => {
                 self.may(&critical.device_id)?;
-                self.share.heard_as(Kind::Critical);
+                self.share.heard_as(RateKind::Critical);
                 self.clock.stamp_event(&mut critical);
-                let then = Then::Critical { device_id: critical.device_id.clone() };
+                let then = ReplyPlan::Critical { device_id: critical.device_id.clone() };
                 self.propose(ticket, then, Intent::CriticalEvent(critical));
             }
             ClientEvent::MasterElection { reason, initiated_by } => {
@@ -353,12 +366,12 @@ impl Session {
                 }
                 self.share.election()?;
                 let elect = elect(&self.claims, reason, initiated_by);
-                self.propose(ticket, Then::Election, Intent::Elect(elect));
+                self.propose(ticket, ReplyPlan::Election, Intent::Elect(elect));
             }
             ClientEvent::RoleChange { device_id, role, reason } => {
                 self.may(&device_id)?;
                 self.share.election()?;
-                let then = Then::Role { device_id: device_id.clone(), role, reason: reason.clone() };
+                let then = ReplyPlan::Role { device_id: device_id.clone(), role, reason: reason.clone() };
                 let (by, asker) = (self.claims.sub.clone(), auth::asker(&self.claims).into());
                 let change = RoleChange { device_id, role: role.into(), reason, by, asker };
                 self.propose(ticket, then, Intent::RoleChange(change));
@@ -366,7 +379,7 @@ impl Session {
             ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor } => {
                 self.may(&device_id)?;
                 let sync_timestamp_ms = sync_timestamp_ms.unwrap_or_else(|| self.gateway.now_ms());
-                let then = Then::SyncComplete { device_id: device_id.clone(), sync_timestamp_ms, changes_count };
+                let then = ReplyPlan::SyncComplete { device_id: device_id.clone(), sync_timestamp_ms, changes_count };
                 let complete =
                     SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, ..SyncComplete::default() };
                 let complete = self.completed(complete, cursor)?;
@@ -374,8 +387,8 @@ impl Session {
             }
             ClientEvent::SyncError(report) => {
                 self.may(&report.device_id)?;
-                self.share.heard_as(Kind::Report);
-                let then = Then::SyncError {
+                self.share.heard_as(RateKind::Report);
+                let then = ReplyPlan::SyncError {
                     device_id: report.device_id.clone(),
                     message: report.error_message.clone(),
                     code: report.error_code.clone(),
@@ -384,9 +397,9 @@ impl Session {
             }
             ClientEvent::SyncConflict(mut report) => {
                 self.may(&report.device_id)?;
-                self.share.heard_as(Kind::Report);
+                self.share.heard_as(RateKind::Report);
                 report.class = self.class().number();
-                let then = Then::Conflict {
+                let then = ReplyPlan::Conflict {
                     device_id: report.device_id.clone(),
                     table_name: report.table_name.clone(),
                     record_id: report.record_id,
@@ -403,7 +416,7 @@ impl Session {
     /// How far a device is that says that it has applied a sync: never further than it was sent.
     fn completed(&self, complete: SyncComplete, cursor: Option<String>) -> Result<SyncComplete, Error> {
         let cursor = match cursor {
-            Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().hot().meta())?.seq),
+            Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().state().meta())?.seq),
             None => None,
         };
         let SyncComplete { device_id, sync_id, sync_timestamp_ms, .. } = &complete;
@@ -439,9 +452,9 @@ impl Session {
 
     /// The device is bound to the session before its coming online is proposed: what is sent to it from then on
     /// finds it here.
-    fn online(&mut self, ticket: Ticket, ask: OnlineAsk) -> Result<(), Error> {
+    fn online(&mut self, ticket: RequestTicket, ask: OnlineAsk) -> Result<(), Error> {
         self.may(&ask.device_id)?;
-        self.share.heard_as(Kind::Presence);
+        self.share.heard_as(RateKind::Presence);
         auth::may_claim(&self.claims, ask.priority)?;
         let fresh = !self.devices.contains(&ask.device_id);
         if fresh && self.devices.len() >= limits::SESSION_DEVICES {
@@ -451,12 +464,12 @@ impl Session {
         if fresh {
             self.devices.push(ask.device_id.clone());
         }
-        self.gateway.presence.bind(&ask.device_id, self.outbox.id);
+        self.gateway.presence.bind(&ask.device_id, self.send_queue.id);
         self.measure_clock(&ask.device_id, ask.sent);
         if ask.subscribe.is_some() {
-            self.delivery.subscribe(Filter::of(ask.subscribe, self.class()));
+            self.delivery.subscribe(ChangeFilter::of(ask.subscribe, self.class()));
         }
-        let then = Then::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
+        let then = ReplyPlan::Online { device_id: ask.device_id.clone(), cursor: ask.cursor, fresh };
         let token_iat = auth::own_token_iat(&self.claims, &ask.device_id);
         let intent = Intent::DeviceOnline(DeviceOnline {
             class: if self.claims.sub == ask.device_id { self.claims.class.name().to_owned() } else { String::new() },
@@ -480,7 +493,7 @@ impl Session {
         let Some(sent) = sent else { return };
         self.clock.measure(sent, self.gateway.now_ms());
         let ahead_ms = self.clock.ahead_ms();
-        self.gateway.presence.clock_measured(device_id, self.outbox.id, ahead_ms);
+        self.gateway.presence.clock_measured(device_id, self.send_queue.id, ahead_ms);
         let due = self.clock_warned.is_none_or(|at| at.elapsed() >= CLOCK_WARNING);
         if let Some(ahead_ms) = ahead_ms.filter(|_| due) {
             self.clock_warned = Some(Instant::now());
@@ -490,7 +503,7 @@ impl Session {
 
     fn leave(&mut self, device_id: &str) -> Result<(), Error> {
         self.may(device_id)?;
-        self.share.heard_as(Kind::Presence);
+        self.share.heard_as(RateKind::Presence);
         self.unbind(device_id, "said goodbye");
         Ok(())
     }
@@ -500,11 +513,11 @@ impl Session {
     fn unbind(&mut self, device_id: &str, why: &'static str) {
         self.devices.retain(|d| d != device_id);
         let grace = self.gateway.settings.grace;
-        self.gateway.presence.session_ended(&[device_id.to_owned()], self.outbox.id, grace, why);
+        self.gateway.presence.session_ended(&[device_id.to_owned()], self.send_queue.id, grace, why);
     }
 
     /// A decision on an open conflict: the sender's own, or anybody's by an admin or a manager.
-    fn resolve(&mut self, ticket: Ticket, mut resolve: ConflictResolve) -> Result<(), Error> {
+    fn resolve(&mut self, ticket: RequestTicket, mut resolve: ConflictResolve) -> Result<(), Error> {
         if !resolve.device_id.is_empty() {
             self.may(&resolve.device_id)?;
         }
@@ -518,7 +531,7 @@ impl Session {
         resolve.by.clone_from(&self.claims.sub);
         resolve.class = self.class().number();
         resolve.asker = auth::asker(&self.claims).into();
-        let then = Then::Conflict {
+        let then = ReplyPlan::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),
             record_id: owner.record_id,
@@ -534,7 +547,7 @@ impl Session {
         }
         let waited = self.opened.elapsed();
         let awake = self.awake.is_some_and(|since| since.elapsed() >= FIRST_ONLINE / 2);
-        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && awake && self.lane.is_empty()) {
+        if waited >= FIRST_ONLINE_BUSY || (waited >= FIRST_ONLINE && awake && self.pipeline.is_empty()) {
             self.start_delivery();
         }
     }
@@ -545,14 +558,14 @@ impl Session {
     }
 
     /// The connection is over: its devices have the grace to come back.
-    pub fn end(self, why: &Ended) {
+    pub fn end(self, why: &SessionEnd) {
         let reason = match why {
-            Ended::Silent => "heartbeat timeout (1004)",
-            Ended::Closed(error) if error.code == Code::SocketClosed => "the session was too slow (1003)",
-            Ended::Closed(_) => "the session was closed",
-            Ended::Gone => "the connection was lost",
+            SessionEnd::Silent => "heartbeat timeout (1004)",
+            SessionEnd::Closed(error) if error.code == Code::SocketClosed => "the session was too slow (1003)",
+            SessionEnd::Closed(_) => "the session was closed",
+            SessionEnd::Gone => "the connection was lost",
         };
-        if *why == Ended::Silent {
+        if *why == SessionEnd::Silent {
             for device_id in &self.devices {
                 self.gateway.propose_aside(Intent::AuditNote(AuditNote {
                     event_type: "heartbeat_timeout".into(),
@@ -564,14 +577,14 @@ impl Session {
             }
         }
         let grace = self.gateway.settings.grace;
-        self.gateway.presence.session_ended(&self.devices, self.outbox.id, grace, reason);
+        self.gateway.presence.session_ended(&self.devices, self.send_queue.id, grace, reason);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.delivery.close();
-        self.gateway.hub.detach(self.outbox.id);
+        self.gateway.hub.detach(self.send_queue.id);
     }
 }
 
@@ -589,14 +602,14 @@ pub fn elect(claims: &Claims, reason: ElectionReason, initiated_by: String) -> E
 
 /// The open conflict that a decision is about; 2002 if there is none.
 pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<crate::proto::Conflict>, Error> {
-    let found = gateway.cluster.replica().hot().conflict_to_resolve(c).cloned();
+    let found = gateway.cluster.replica().state().conflict_to_resolve(c).cloned();
     found.ok_or_else(|| Error::new(Code::Conflict, "there is no such open conflict"))
 }
 
 /// What the sender of a change that met a conflict is told: it may be the repeat of one that was decided since.
 pub fn why_conflict(gateway: &Gateway, conflict_id: u64) -> &'static str {
     let asked = ConflictResolve { conflict_id: Some(conflict_id), ..ConflictResolve::default() };
-    if gateway.cluster.replica().hot().conflict_to_resolve(&asked).is_some() {
+    if gateway.cluster.replica().state().conflict_to_resolve(&asked).is_some() {
         "the change conflicts with the record and waits for a decision by hand"
     } else {
         "the change conflicted with the record, and that was decided: see the resolved conflicts"
@@ -605,7 +618,7 @@ pub fn why_conflict(gateway: &Gateway, conflict_id: u64) -> &'static str {
 
 /// Whose decision it is when the client names nobody: the token's device, if it is one, else the conflict's own.
 pub fn decider(gateway: &Gateway, claims: &Claims, owner: &str) -> String {
-    let registered = gateway.cluster.replica().hot().device(&claims.sub).is_some();
+    let registered = gateway.cluster.replica().state().device(&claims.sub).is_some();
     if registered { claims.sub.clone() } else { owner.to_owned() }
 }
 

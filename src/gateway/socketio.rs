@@ -31,20 +31,20 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use super::auth::{self, Origin};
+use super::auth::{self, RequestOrigin};
 use super::http::came_late;
-use super::rest::Failure;
+use super::rest::RestError;
 use super::wire::json;
 use crate::limits;
 use crate::model::error::{Code, Error};
-use crate::tls::admission::{Admission, Caps, Slot};
+use crate::tls::admission::{Admission, AdmissionSlot, ConnectionCaps};
 use crate::token::Claims;
 
 mod connection;
 mod packet;
 mod payload;
 
-use connection::Connection;
+use connection::EngineConnection;
 use payload::{Decoder, Incoming};
 
 /// Read buffer of a WebSocket: most are idle, and tungstenite's own default is 128 KiB each.
@@ -66,7 +66,7 @@ pub enum Eio {
 }
 
 /// All Engine.IO connections of the node, those that have not said who they are included.
-pub struct Engine {
+pub struct EngineIo {
     gateway: Arc<Gateway>,
     sockets: Mutex<HashMap<String, Arc<Socket>>>,
     /// Room for those that have not said who they are; the others are bounded by the sessions.
@@ -76,7 +76,7 @@ pub struct Engine {
 /// A connection, as the HTTP requests of its client see it.
 struct Socket {
     eio: Eio,
-    requests: mpsc::Sender<Wanted>,
+    requests: mpsc::Sender<ConnectionRequest>,
     inbox: mpsc::UnboundedSender<Posted>,
     /// Room in the inbox, in bytes.
     room: Arc<Semaphore>,
@@ -84,14 +84,14 @@ struct Socket {
     posting: tokio::sync::Mutex<()>,
     /// The connection has ended.
     gone: CancellationToken,
-    slot: Arc<Slot>,
+    slot: Arc<AdmissionSlot>,
     /// The token that the first request carried.
     opened_with: Option<String>,
     /// Who it is, once it has said so.
-    identity: OnceLock<Identity>,
+    identity: OnceLock<TokenIdentity>,
 }
 
-struct Identity {
+struct TokenIdentity {
     token: String,
     claims: Claims,
 }
@@ -100,7 +100,7 @@ impl Socket {
     /// Its session was opened with a token.
     fn identify(&self, token: &str, claims: Claims) {
         self.slot.vouch(claims.class.is_privileged());
-        let identity = Identity { token: token.to_owned(), claims };
+        let identity = TokenIdentity { token: token.to_owned(), claims };
         if self.identity.set(identity).is_ok() {
             self.room.add_permits(limits::INBOX_BYTES - ANONYMOUS_INBOX);
         }
@@ -117,7 +117,7 @@ impl Socket {
         if its.peek().is_none() || its.any(|it| is_same(it, token)) {
             return true;
         }
-        identity.is_some_and(|Identity { claims: own, .. }| {
+        identity.is_some_and(|TokenIdentity { claims: own, .. }| {
             let renewed = |c: &Claims| (&c.jti, &c.sub, c.class) == (&own.jti, &own.sub, own.class);
             auth::check(gateway, Some(token)).is_ok_and(|claims| renewed(&claims))
         })
@@ -133,25 +133,25 @@ fn is_same(a: &str, b: &str) -> bool {
 struct Posted(Incoming, #[allow(dead_code)] OwnedSemaphorePermit);
 
 /// What an HTTP request wants of the connection's task.
-enum Wanted {
+enum ConnectionRequest {
     /// The next payload; with the time-stamp of the poll's URL, by which one that is sent again is recognised.
     Poll(oneshot::Sender<Bytes>, Option<Box<str>>),
     /// The client tries a WebSocket: polls are answered at once. It comes here when the client has moved to it.
-    Upgrade(oneshot::Receiver<Moved>),
+    Upgrade(oneshot::Receiver<UpgradedSocket>),
 }
 
 /// The WebSocket that a client moved to, and the connection that it is.
-struct Moved {
+struct UpgradedSocket {
     ws: Box<WebSocket>,
-    origin: Origin,
+    origin: RequestOrigin,
 }
 
-impl Engine {
+impl EngineIo {
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
         let settings = &gateway.settings;
         let (anonymous, per_address) = settings.anonymous_sockets;
         // Those that say who they are have room of their own.
-        let caps = Caps { total: usize::MAX, anonymous, per_address };
+        let caps = ConnectionCaps { total: usize::MAX, anonymous, per_address };
         let admission = Admission::new("Engine.IO connections", caps, Vec::new());
         Arc::new(Self { gateway, sockets: Mutex::default(), admission })
     }
@@ -211,7 +211,7 @@ impl Query {
 }
 
 /// Every request under `/socket.io/`.
-pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Response {
+pub async fn handle(State(engine): State<Arc<EngineIo>>, request: Request) -> Response {
     let query = match Query::of(&request) {
         Ok(query) => query,
         Err((code, message)) => return refused(code, message),
@@ -221,19 +221,19 @@ pub async fn handle(State(engine): State<Arc<Engine>>, request: Request) -> Resp
             return refused(2, "Bad handshake method");
         }
         if let Err(error) = engine.check_room() {
-            return Failure::new(&engine.gateway, error).into_response();
+            return RestError::new(&engine.gateway, error).into_response();
         }
         let opened =
             if query.websocket { engine.open_web_socket(query.eio, request) } else { engine.open(query.eio, request) };
-        return opened.unwrap_or_else(|| Failure::new(&engine.gateway, full()).into_response());
+        return opened.unwrap_or_else(|| RestError::new(&engine.gateway, full()).into_response());
     };
     let Some(socket) = engine.socket(&sid) else { return unknown() };
     let (parts, body) = request.into_parts();
-    let origin = Origin::of(&parts);
+    let origin = RequestOrigin::of(&parts);
     if !socket.is_of(&engine.gateway, &parts) {
         let error = Error::new(Code::Credentials, "the token is not that of this connection");
         engine.gateway.refusals.count(origin.address(), &error);
-        return Failure::new(&engine.gateway, error).into_response();
+        return RestError::new(&engine.gateway, error).into_response();
     }
     if let Some(identity) = socket.identity.get() {
         origin.vouch(&identity.claims);
@@ -266,13 +266,13 @@ fn plain(body: impl Into<Body>) -> Response {
 /// Answers when something waits for the client.
 async fn poll(socket: &Socket, stamp: Option<Box<str>>) -> Response {
     let (answer, payload) = oneshot::channel();
-    if socket.requests.send(Wanted::Poll(answer, stamp)).await.is_err() {
+    if socket.requests.send(ConnectionRequest::Poll(answer, stamp)).await.is_err() {
         return unknown();
     }
     payload.await.map_or_else(|_| unknown(), plain)
 }
 
-impl Engine {
+impl EngineIo {
     /// Takes packets in, as fast as there is room for them.
     async fn post(&self, socket: &Socket, parts: &Parts, body: Body) -> Response {
         // Clients send one at a time, in order.
@@ -322,7 +322,7 @@ impl Engine {
             }
         };
         let error = Error::new(Code::InvalidData, message);
-        Failure::new(&self.gateway, error).with_status(status).into_response()
+        RestError::new(&self.gateway, error).with_status(status).into_response()
     }
 }
 
@@ -334,10 +334,10 @@ enum Posting {
     TooLarge,
 }
 
-impl Engine {
+impl EngineIo {
     /// Makes a connection; what runs it is given back.
-    fn connect(self: &Arc<Self>, eio: Eio, parts: &Parts) -> Option<(String, Connection)> {
-        let origin = Origin::of(parts);
+    fn connect(self: &Arc<Self>, eio: Eio, parts: &Parts) -> Option<(String, EngineConnection)> {
+        let origin = RequestOrigin::of(parts);
         let slot = self.admission.admit(origin.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?;
         let sid = format!("{:032x}", rand::random::<u128>());
         let (requests, asked) = mpsc::channel(REQUESTS);
@@ -357,7 +357,7 @@ impl Engine {
         self.sockets.lock().insert(sid.clone(), socket.clone());
         let is_python = parts.headers.get(USER_AGENT).map_or(&b"python"[..], HeaderValue::as_bytes);
         let is_python = is_python.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"python"));
-        let connection = Connection::new(self.clone(), sid.clone(), socket, origin, is_python, asked, posted);
+        let connection = EngineConnection::new(self.clone(), sid.clone(), socket, origin, is_python, asked, posted);
         Some((sid, connection))
     }
 
@@ -404,7 +404,7 @@ impl Engine {
     }
 
     /// A client that polls moves to a WebSocket: it probes it, waits for its last poll, and says that it has moved.
-    fn upgrade(&self, socket: &Socket, origin: Origin, mut request: Request) -> Response {
+    fn upgrade(&self, socket: &Socket, origin: RequestOrigin, mut request: Request) -> Response {
         let (upgrade, answer) = match accept(&mut request) {
             Ok(accepted) => accepted,
             Err(refused) => return *refused,
@@ -418,7 +418,7 @@ impl Engine {
                 return;
             }
             if ws.send(Message::text("3probe")).await.is_err()
-                || requests.send(Wanted::Upgrade(web_socket_here)).await.is_err()
+                || requests.send(ConnectionRequest::Upgrade(web_socket_here)).await.is_err()
             {
                 return;
             }
@@ -426,7 +426,7 @@ impl Engine {
                 match message {
                     Message::Text(text) if text.as_str() == "5" => {
                         // Its connection may have ended.
-                        let _ = moved.send(Moved { ws: Box::new(ws), origin });
+                        let _ = moved.send(UpgradedSocket { ws: Box::new(ws), origin });
                         return;
                     }
                     Message::Ping(_) | Message::Pong(_) => {}

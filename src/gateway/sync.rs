@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Gateway;
-use super::delivery::{Delivery, Sent};
+use super::delivery::{Delivery, SentBefore};
 use super::feed;
-use super::hub::Filter;
-use super::lane::Ticket;
-use super::outbox::{Frame, Outbox};
-use super::rates::Share;
+use super::hub::ChangeFilter;
+use super::rates::RateShare;
 use super::removed_records::RemovedRecords;
+use super::request_pipeline::RequestTicket;
+use super::send_queue::{EncodedEvent, SendQueue};
 use super::wire::{Acknowledged, ServerEvent, SyncAsk, SyncChange, SyncPage};
 use crate::consensus::runtime::random;
 use crate::limits;
@@ -57,9 +57,9 @@ pub enum Completed {
 
 /// The syncs that run on this node: at most one a device.
 #[derive(Default)]
-pub struct Syncs(Mutex<HashMap<String, Running>>);
+pub struct Syncs(Mutex<HashMap<String, RunningSync>>);
 
-struct Running {
+struct RunningSync {
     sync_id: String,
     /// That it goes to.
     session: u64,
@@ -80,7 +80,7 @@ impl Syncs {
         }
         let completed = Arc::new(Notify::new());
         let (sync_id, earlier) = (sync_id.to_owned(), Vec::new());
-        let run = Running { sync_id, session, earlier, sent: None, completed: completed.clone() };
+        let run = RunningSync { sync_id, session, earlier, sent: None, completed: completed.clone() };
         if let Some(old) = running.insert(device_id.to_owned(), run) {
             old.completed.notify_one();
         }
@@ -139,33 +139,33 @@ impl Syncs {
 /// One sync of one device, from the request to its completion.
 pub struct SyncJob {
     gateway: Arc<Gateway>,
-    outbox: Arc<Outbox>,
+    send_queue: Arc<SendQueue>,
     /// Of the token that asked.
-    share: Arc<Share>,
+    share: Arc<RateShare>,
     class: ClassNumber,
     ask: SyncAsk,
-    ticket: Ticket,
+    ticket: RequestTicket,
     sync_id: String,
     completed: Arc<Notify>,
     begun_ms: u64,
 }
 
 /// What all pages of a sync share: the tables as of change `meta.head_seq`.
-struct Course {
+struct SyncCourse {
     meta: Meta,
     /// How far the device had come before, if it is known.
     before: Option<SyncState>,
     tables: Arc<[TableName]>,
     /// About so many records exist.
     records: u64,
-    filter: Filter,
+    filter: ChangeFilter,
     scope: u64,
     /// What the session was sent beside it.
-    sent: Sent,
+    sent: SentBefore,
 }
 
 /// A page of a sync.
-struct Part<'a> {
+struct SyncPart<'a> {
     sync_type: SyncType,
     changes: Vec<SyncChange<'a>>,
     number: u64,
@@ -188,20 +188,20 @@ impl SyncJob {
     /// refused, and that is answered.
     pub fn new(
         gateway: Arc<Gateway>,
-        outbox: Arc<Outbox>,
-        share: Arc<Share>,
+        send_queue: Arc<SendQueue>,
+        share: Arc<RateShare>,
         class: ClassNumber,
         ask: SyncAsk,
-        ticket: Ticket,
+        ticket: RequestTicket,
     ) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
-        let begun = share.may_read().and_then(|()| gateway.syncs.begin(&ask.device_id, outbox.id, &sync_id));
+        let begun = share.may_read().and_then(|()| gateway.syncs.begin(&ask.device_id, send_queue.id, &sync_id));
         match begun {
             Ok(completed) => {
-                Some(Box::new(Self { gateway, outbox, share, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
+                Some(Box::new(Self { gateway, send_queue, share, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
             }
             Err(error) => {
-                refuse(&gateway, &outbox, &ask, &ticket, &error);
+                refuse(&gateway, &send_queue, &ask, &ticket, &error);
                 None
             }
         }
@@ -219,11 +219,11 @@ impl SyncJob {
     /// It has begun: its pages go out when it is their turn.
     pub fn begun(mut self: Box<Self>, delivery: &Arc<Delivery>, at_ms: u64) {
         self.begun_ms = at_ms;
-        let (gateway, outbox, ask, ticket) =
-            (self.gateway.clone(), self.outbox.clone(), self.ask.clone(), self.ticket.clone());
+        let (gateway, send_queue, ask, ticket) =
+            (self.gateway.clone(), self.send_queue.clone(), self.ask.clone(), self.ticket.clone());
         let queued = delivery.sync(Box::new(move |delivery| Box::pin(self.run(delivery))));
         if let Err(error) = queued {
-            refuse(&gateway, &outbox, &ask, &ticket, &error);
+            refuse(&gateway, &send_queue, &ask, &ticket, &error);
         }
     }
 
@@ -241,7 +241,7 @@ impl SyncJob {
     }
 
     pub fn fail(&self, error: &Error) {
-        refuse(&self.gateway, &self.outbox, &self.ask, &self.ticket, error);
+        refuse(&self.gateway, &self.send_queue, &self.ask, &self.ticket, error);
     }
 
     /// 2003 if the device does not say in time that it is done.
@@ -258,7 +258,7 @@ impl SyncJob {
         }));
         let (device_id, at_ms) = (self.ask.device_id.as_str(), self.gateway.now_ms());
         let (sync_type, field, request_id) = (None, None, self.ticket.request_id.as_deref());
-        self.outbox.send(&ServerEvent::SyncError { device_id, error: &error, sync_type, field, request_id, at_ms });
+        self.send_queue.send(&ServerEvent::SyncError { device_id, error: &error, sync_type, field, request_id, at_ms });
     }
 
     async fn send(&self, delivery: &Delivery) -> Result<(), Error> {
@@ -267,11 +267,11 @@ impl SyncJob {
             let (event, device_id) = ("sync_request", Some(self.ask.device_id.as_str()));
             let (message, at_ms, sync_id) = ("sync begins", self.begun_ms, Some(self.sync_id.as_str()));
             let begins = Acknowledged { message, at_ms, event, device_id, sync_id, ..Acknowledged::default() };
-            self.outbox.answer(ack, &ServerEvent::Acknowledged(begins));
+            self.send_queue.answer(ack, &ServerEvent::Acknowledged(begins));
         }
         // One look: the head, the time that it stands for, and what there is.
         let (meta, before, tables, records) = {
-            let state = self.gateway.cluster.replica().hot();
+            let state = self.gateway.cluster.replica().state();
             let before = state.sync_state(&self.ask.device_id).cloned();
             (state.meta().clone(), before, Arc::from(state.tables()), state.records_known_to(self.class))
         };
@@ -281,9 +281,9 @@ impl SyncJob {
         // The session's own stream comes first, up to where the pages are from.
         delivery.send_to(meta.head_seq).await?;
         let sent = delivery.pages_follow(meta.head_seq);
-        let filter = Filter::of(self.ask.tables.clone(), self.class);
+        let filter = ChangeFilter::of(self.ask.tables.clone(), self.class);
         let scope = scope(self.ask.tables.as_deref());
-        let course = Course { meta, before, tables, records, filter, scope, sent };
+        let course = SyncCourse { meta, before, tables, records, filter, scope, sent };
         match self.start(&course).await? {
             Some(from) => self.send_changes(&course, from).await,
             None => self.send_records(&course).await,
@@ -291,7 +291,7 @@ impl SyncJob {
     }
 
     /// Where an incremental sync begins: after this change. `None`: it has to be a full one.
-    async fn start(&self, course: &Course) -> Result<Option<u64>, Error> {
+    async fn start(&self, course: &SyncCourse) -> Result<Option<u64>, Error> {
         if self.ask.sync_type != SyncType::Incremental {
             return Ok(None);
         }
@@ -312,7 +312,7 @@ impl SyncJob {
                 let (compacted, head) = (meta.compacted_seq, meta.head_seq);
                 let corrected = meta.time_corrections.clone();
                 let find = move |t: &dyn TablesRead| seq_of_time(t, compacted, head, ms, Corrections(&corrected));
-                let seq = self.gateway.cluster.replica().cold(find).await?;
+                let seq = self.gateway.cluster.replica().read_rows(find).await?;
                 // A time that has not come: the client's clock is wrong, so what the cluster has noted counts, too.
                 let noted = if course.completed_one() { course.recorded() } else { None };
                 if ms > meta.now_ms { noted.map(|noted| noted.min(seq)) } else { Some(seq) }
@@ -320,14 +320,14 @@ impl SyncJob {
             (_, None) => course.recorded(),
         };
         // Before the class was granted a table, the device was not sent it: only a full sync brings what it lacks.
-        let whole = |from: u64| self.gateway.cluster.replica().hot().access().is_whole_after(self.class, from);
+        let whole = |from: u64| self.gateway.cluster.replica().state().access().is_whole_after(self.class, from);
         Ok(from.filter(|from| *from >= meta.compacted_seq && whole(*from)))
     }
 
     /// The changes after `from`, without those that would bring back an older state than the session was sent.
-    async fn send_changes(&self, course: &Course, from: u64) -> Result<(), Error> {
+    async fn send_changes(&self, course: &SyncCourse, from: u64) -> Result<(), Error> {
         let head = course.meta.head_seq;
-        let (mut moved, mut removed) = (Moved::since(head), RemovedRecords::default());
+        let (mut moved, mut removed) = (MovedRecords::since(head), RemovedRecords::default());
         let (mut after, mut number, mut sent) = (from, 0, 0);
         loop {
             let Some(page) = feed::page(&self.gateway, after, head, PAGE, &course.filter).await? else {
@@ -352,7 +352,7 @@ impl SyncJob {
             let seq = if page.more { page.seq } else { head };
             let changes = changes.iter().map(|c| SyncChange::from(&***c)).collect();
             let (sync_type, has_more) = (SyncType::Incremental, page.more);
-            self.send_page(course, Part { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
+            self.send_page(course, SyncPart { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
             if !page.more {
                 return Ok(());
             }
@@ -362,14 +362,14 @@ impl SyncJob {
     /// Of the changes after `after`. `None`: what became of records of a removed table cannot be told.
     async fn without_older<'c>(
         &self,
-        course: &Course,
-        moved: &mut Moved,
+        course: &SyncCourse,
+        moved: &mut MovedRecords,
         removed: &mut RemovedRecords,
         after: u64,
         changes: &'c [Arc<Change>],
     ) -> Result<Option<Vec<&'c Arc<Change>>>, Error> {
         let (newest, to): (Vec<_>, u64) = {
-            let state = self.gateway.cluster.replica().hot();
+            let state = self.gateway.cluster.replica().state();
             let newest = changes.iter().map(|change| {
                 let table = state.table_number(&change.table_name).unwrap_or_default();
                 ((table, change.record_id), state.version_of(&change.table_name, change.record_id))
@@ -395,18 +395,18 @@ impl SyncJob {
     }
 
     /// Every record as it was at the head.
-    async fn send_records(&self, course: &Course) -> Result<(), Error> {
+    async fn send_records(&self, course: &SyncCourse) -> Result<(), Error> {
         let head = course.meta.head_seq;
         let wanted: HashSet<u32> = (1..)
             .zip(course.tables.iter())
             .filter(|(_, t)| course.filter.takes_table(&t.name))
             .map(|(n, _)| n)
             .collect();
-        let mut moved = Moved::since(head);
+        let mut moved = MovedRecords::since(head);
         let (mut after, mut number, mut sent) = (None, 0, 0);
         loop {
             let (mut page, next, to) = {
-                let state = self.gateway.cluster.replica().hot();
+                let state = self.gateway.cluster.replica().state();
                 // Rights may change between two pages.
                 let shown: Vec<bool> =
                     course.tables.iter().map(|t| state.access().may_read(self.class, &t.name)).collect();
@@ -424,7 +424,7 @@ impl SyncJob {
             let tables = course.tables.clone();
             let around = move |table: u32| tables.get(table as usize - 1).map_or(0, |t| around(&t.name));
             let read = move |t: &dyn TablesRead| records_exact(t, page, PAGE.bytes, around);
-            let Some((page, cut)) = self.gateway.cluster.replica().cold(read).await? else {
+            let Some((page, cut)) = self.gateway.cluster.replica().read_rows(read).await? else {
                 return Err(moved_on("a record's version was compacted"));
             };
             after = cut.map(|at| (at.table, at.id)).or(next);
@@ -449,14 +449,14 @@ impl SyncJob {
             // Records are sent by key, so a part of them is no place in the history: only the whole is.
             let (seq, at_ms) = if has_more { (0, course.before_ms()) } else { (head, course.meta.now_ms) };
             let sync_type = SyncType::Full;
-            self.send_page(course, Part { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
+            self.send_page(course, SyncPart { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
             if !has_more {
                 return Ok(());
             }
         }
     }
 
-    async fn send_page(&self, course: &Course, part: Part<'_>) -> Result<(), Error> {
+    async fn send_page(&self, course: &SyncCourse, part: SyncPart<'_>) -> Result<(), Error> {
         let frame = {
             let page = SyncPage {
                 sync_type: type_name(part.sync_type),
@@ -469,7 +469,7 @@ impl SyncJob {
                 has_more: part.has_more,
                 cursor: Cursor { epoch: course.meta.epoch, seq: part.seq },
             };
-            Frame::of(self.outbox.transport, &ServerEvent::SyncResponse(&page))
+            EncodedEvent::of(self.send_queue.transport, &ServerEvent::SyncResponse(&page))
         };
         if !self.gateway.syncs.goes_on(&self.ask.device_id, &self.sync_id) {
             return Err(Error::new(Code::SyncRequest, "the device began a sync on another session"));
@@ -482,14 +482,14 @@ impl SyncJob {
             self.gateway.syncs.sent(&self.ask.device_id, &self.sync_id, synced);
         }
         self.share.read(frame.size() as u64);
-        if self.outbox.send_and_wait(frame).await {
+        if self.send_queue.send_and_wait(frame).await {
             return Ok(());
         }
         Err(Error::new(Code::SocketClosed, "the session ended"))
     }
 }
 
-impl Course {
+impl SyncCourse {
     /// How far the device had come, if that is known of the tables that it asks for.
     fn recorded(&self) -> Option<u64> {
         match &self.before {
@@ -516,24 +516,24 @@ fn gone(meta: &Meta, ms: u64) -> bool {
 }
 
 /// The records that were changed after a sync's head, with the version that they had at the head.
-struct Moved {
+struct MovedRecords {
     /// Changes up to this one were looked at.
     to: u64,
     versions: HashMap<(u32, i64), u64>,
 }
 
-impl Moved {
+impl MovedRecords {
     fn since(head: u64) -> Self {
         Self { to: head, versions: HashMap::new() }
     }
 
     /// Looks at the changes up to `to`, as far as that was not done.
-    async fn look(&mut self, gateway: &Gateway, to: u64, filter: &Filter) -> Result<(), Error> {
+    async fn look(&mut self, gateway: &Gateway, to: u64, filter: &ChangeFilter) -> Result<(), Error> {
         while self.to < to {
             let Some(page) = feed::page(gateway, self.to, to, LOOK, filter).await? else {
                 return Err(moved_on("changes that came meanwhile were compacted"));
             };
-            let state = gateway.cluster.replica().hot();
+            let state = gateway.cluster.replica().state();
             for change in &page.changes {
                 let Some(table) = state.table_number(&change.table_name) else { continue };
                 // The first change after the head tells the version at the head.
@@ -558,16 +558,16 @@ fn moved_on(what: &str) -> Error {
     Error::new(Code::SyncTimeout, format!("the sync took too long, {what}: ask again"))
 }
 
-fn refuse(gateway: &Gateway, outbox: &Outbox, ask: &SyncAsk, ticket: &Ticket, error: &Error) {
+fn refuse(gateway: &Gateway, send_queue: &SendQueue, ask: &SyncAsk, ticket: &RequestTicket, error: &Error) {
     let sync_type = Some(type_name(ask.sync_type));
     let (device_id, at_ms) = (ask.device_id.as_str(), gateway.now_ms());
     let request_id = ticket.request_id.as_deref();
     let error = &error.clone().over_socket();
     let field = error.field();
     let event = ServerEvent::SyncError { device_id, error, sync_type, field, request_id, at_ms };
-    outbox.send(&event);
+    send_queue.send(&event);
     if let Some(ack) = ticket.ack {
-        outbox.answer(ack, &event);
+        send_queue.answer(ack, &event);
     }
 }
 

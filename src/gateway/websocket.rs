@@ -22,10 +22,10 @@ use tokio_tungstenite::tungstenite;
 
 use super::Gateway;
 use super::auth;
-use super::outbox::{Frame, Out, Transport};
-use super::rest::Failure;
-use super::session::{Ended, Session};
-use super::wire::{Bad, ServerEvent, envelope};
+use super::rest::RestError;
+use super::send_queue::{EncodedEvent, Encoding, QueuedFrame};
+use super::session::{Session, SessionEnd};
+use super::wire::{BadPayload, ServerEvent, envelope};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
@@ -43,18 +43,18 @@ pub async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parts: Parts,
-) -> Result<Response, Failure> {
-    let origin = auth::Origin::of(&parts);
-    let claims = auth::admit(&gateway, &origin, auth::token_of(&parts)).map_err(|e| Failure::new(&gateway, e))?;
+) -> Result<Response, RestError> {
+    let origin = auth::RequestOrigin::of(&parts);
+    let claims = auth::admit(&gateway, &origin, auth::token_of(&parts)).map_err(|e| RestError::new(&gateway, e))?;
     let upgrade = upgrade.map_err(|rejection| {
         let error = Error::new(Code::SocketClosed, format!("not a WebSocket handshake: {rejection}"));
-        Failure::new(&gateway, error).with_status(rejection_status(&rejection))
+        RestError::new(&gateway, error).with_status(rejection_status(&rejection))
     })?;
-    let session = Session::open(gateway.clone(), claims, Transport::WebSocket);
-    let session = session.map_err(|e| Failure::new(&gateway, e))?;
+    let session = Session::open(gateway.clone(), claims, Encoding::WebSocket);
+    let session = session.map_err(|e| RestError::new(&gateway, e))?;
     let upgrade = upgrade.protocols([auth::SUBPROTOCOL]).read_buffer_size(READ_BUFFER);
     let upgrade = upgrade.max_message_size(limits::PACKET_READ).max_frame_size(limits::PACKET_READ);
-    Ok(upgrade.on_upgrade(move |socket| Connection::new(&gateway, session, socket).run()))
+    Ok(upgrade.on_upgrade(move |socket| WebSocketConnection::new(&gateway, session, socket).run()))
 }
 
 fn rejection_status(rejection: &WebSocketUpgradeRejection) -> u16 {
@@ -65,10 +65,10 @@ fn rejection_status(rejection: &WebSocketUpgradeRejection) -> u16 {
     }
 }
 
-struct Connection {
+struct WebSocketConnection {
     session: Session,
     socket: WebSocket,
-    sending: VecDeque<Out>,
+    sending: VecDeque<QueuedFrame>,
     /// Fed since the last flush that ended.
     dirty: bool,
     blocked_since: Option<Instant>,
@@ -79,7 +79,7 @@ struct Connection {
     at_ms: Box<dyn Fn() -> u64 + Send>,
 }
 
-impl Connection {
+impl WebSocketConnection {
     fn new(gateway: &Arc<Gateway>, session: Session, socket: WebSocket) -> Self {
         let (first, every) = session.ticks();
         let mut ticks = interval_at(first, every);
@@ -105,7 +105,7 @@ impl Connection {
         let Self { session, mut socket, sending, at_ms, .. } = self;
         // A peer that takes nothing is not waited for. A node that shuts down waits for its sessions, so that all are
         // told; else a session that has ended takes up no room.
-        let shuts_down = matches!(&ended, Ended::Closed(error) if error.code == Code::Unavailable);
+        let shuts_down = matches!(&ended, SessionEnd::Closed(error) if error.code == Code::Unavailable);
         let (first, last) = if shuts_down { (None, Some(session)) } else { (Some(session), None) };
         if let Some(session) = first {
             session.end(&ended);
@@ -121,17 +121,17 @@ impl Connection {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         // What the session queues for itself from here on needs no wake-up: it is written below.
-        self.session.outbox.deafen();
+        self.session.send_queue.clear_waker();
         self.session.poll(cx);
-        if let Poll::Ready(ended) = self.hear(cx) {
+        if let Poll::Ready(ended) = self.on_message(cx) {
             return Poll::Ready(ended);
         }
         if let Err(ended) = self.tick(cx) {
             return Poll::Ready(ended);
         }
-        self.session.outbox.register(cx.waker());
+        self.session.send_queue.register(cx.waker());
         if let Err(ended) = self.write(cx) {
             return Poll::Ready(ended);
         }
@@ -147,7 +147,7 @@ impl Connection {
     }
 
     /// Takes in what the client sent, as long as its requests find room.
-    fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn on_message(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         for _ in 0..TURN {
             self.paused = !self.has_room();
             if self.paused {
@@ -156,15 +156,17 @@ impl Connection {
             }
             let message = match Pin::new(&mut self.socket).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ended::Gone),
+                Poll::Ready(None) => return Poll::Ready(SessionEnd::Gone),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(&error)),
                 Poll::Ready(Some(Ok(message))) => message,
             };
             self.session.heard_awake();
             match message {
                 Message::Text(text) => self.hear_text(text),
-                Message::Binary(_) => self.session.misheard(&Bad::payload("binary frames are not understood here")),
-                Message::Close(_) => return Poll::Ready(Ended::Gone),
+                Message::Binary(_) => {
+                    self.session.on_bad_frame(&BadPayload::payload("binary frames are not understood here"))
+                }
+                Message::Close(_) => return Poll::Ready(SessionEnd::Gone),
                 Message::Ping(_) | Message::Pong(_) => {}
             }
             self.session.poll(cx);
@@ -177,18 +179,18 @@ impl Connection {
         let frame = Bytes::from(text.clone());
         match envelope(&text) {
             Ok((event, data)) if text.len() > limits::FRAME => {
-                self.session.refuse_frame(&event, data, None, &Bad::payload(too_large()));
+                self.session.refuse_frame(&event, data, None, &BadPayload::payload(too_large()));
             }
-            Err(_) if text.len() > limits::FRAME => self.session.misheard(&Bad::payload(too_large())),
-            Ok((event, data)) => self.session.hear(&event, data, &frame, None),
-            Err(bad) => self.session.misheard(&bad),
+            Err(_) if text.len() > limits::FRAME => self.session.on_bad_frame(&BadPayload::payload(too_large())),
+            Ok((event, data)) => self.session.on_message(&event, data, &frame, None),
+            Err(bad) => self.session.on_bad_frame(&bad),
         }
     }
 
-    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         while self.ticks.poll_tick(cx).is_ready() {
             if self.blocked_since.is_some_and(|since| since.elapsed() >= self.write_timeout) {
-                return Err(Ended::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
+                return Err(SessionEnd::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
             }
             if self.paused {
                 // It is not listened to: that is not its silence.
@@ -198,7 +200,7 @@ impl Connection {
                 && let Poll::Ready(Ok(())) = Pin::new(&mut self.socket).poll_ready(cx)
             {
                 let ping = Message::Ping(Bytes::new());
-                Pin::new(&mut self.socket).start_send(ping).map_err(|_| Ended::Gone)?;
+                Pin::new(&mut self.socket).start_send(ping).map_err(|_| SessionEnd::Gone)?;
                 self.dirty = true;
             }
         }
@@ -206,13 +208,13 @@ impl Connection {
     }
 
     /// Feeds what waits, then flushes once.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         loop {
             if self.sending.is_empty() {
                 if self.sending.capacity() > 64 {
                     self.sending = VecDeque::new();
                 }
-                self.session.outbox.take(&mut self.sending).map_err(Ended::Closed)?;
+                self.session.send_queue.take(&mut self.sending).map_err(SessionEnd::Closed)?;
             }
             if self.sending.is_empty() {
                 break;
@@ -221,13 +223,15 @@ impl Connection {
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
                     // Why it is closed does not wait for a peer that takes nothing.
-                    return self.session.outbox.end().map_or(Ok(()), |why| Err(Ended::Closed(why)));
+                    return self.session.send_queue.end().map_or(Ok(()), |why| Err(SessionEnd::Closed(why)));
                 }
-                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
                 Poll::Ready(Ok(())) => {}
             }
-            let Some(Out { frame: Frame::WebSocket(text), taken }) = self.sending.pop_front() else { continue };
-            Pin::new(&mut self.socket).start_send(Message::Text(text)).map_err(|_| Ended::Gone)?;
+            let Some(QueuedFrame { frame: EncodedEvent::WebSocket(text), taken }) = self.sending.pop_front() else {
+                continue;
+            };
+            Pin::new(&mut self.socket).start_send(Message::Text(text)).map_err(|_| SessionEnd::Gone)?;
             self.dirty = true;
             if let Some(taken) = taken {
                 // Nobody waits for it any more if its job has ended.
@@ -240,7 +244,7 @@ impl Connection {
                     self.dirty = false;
                     self.blocked_since = None;
                 }
-                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
                 }
@@ -254,37 +258,37 @@ fn too_large() -> String {
     format!("a frame may have at most {} bytes", limits::FRAME)
 }
 
-fn broken(error: &axum::Error) -> Ended {
+fn broken(error: &axum::Error) -> SessionEnd {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref::<tungstenite::Error>() {
             Some(tungstenite::Error::Capacity(_)) => {
-                return Ended::Closed(Error::new(Code::InvalidData, too_large()));
+                return SessionEnd::Closed(Error::new(Code::InvalidData, too_large()));
             }
-            Some(tungstenite::Error::Utf8(_)) => return Ended::Closed(Error::new(Code::InvalidData, NOT_UTF8)),
+            Some(tungstenite::Error::Utf8(_)) => return SessionEnd::Closed(Error::new(Code::InvalidData, NOT_UTF8)),
             _ => {}
         }
         cause = error.source();
     }
-    Ended::Gone
+    SessionEnd::Gone
 }
 
 /// Sends what waits, says why the server ends it, and closes. True when all of it was taken.
-async fn farewell(socket: &mut WebSocket, sending: VecDeque<Out>, ended: &Ended, at_ms: u64) -> bool {
+async fn farewell(socket: &mut WebSocket, sending: VecDeque<QueuedFrame>, ended: &SessionEnd, at_ms: u64) -> bool {
     let silent = Error::new(Code::Silent, "nothing was heard from you");
     let error = match ended {
-        Ended::Closed(error) => error,
-        Ended::Silent => &silent,
-        Ended::Gone => {
+        SessionEnd::Closed(error) => error,
+        SessionEnd::Silent => &silent,
+        SessionEnd::Gone => {
             // The answer to the client's close frame, if there was one.
             let _ = socket.flush().await;
             return false;
         }
     };
     let event = ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
-    let last = Frame::of(Transport::WebSocket, &event);
+    let last = EncodedEvent::of(Encoding::WebSocket, &event);
     for frame in sending.into_iter().map(|out| out.frame).chain([last]) {
-        if let Frame::WebSocket(text) = frame
+        if let EncodedEvent::WebSocket(text) = frame
             && socket.feed(Message::Text(text)).await.is_err()
         {
             return false;

@@ -8,9 +8,9 @@ mod fields;
 pub mod json;
 mod server;
 
-pub use client::{Asked, ClientEvent, OnlineAsk, SyncAsk, decode, request_id};
+pub use client::{ClientEvent, ClientRequest, OnlineAsk, SyncAsk, decode, request_id};
 pub use client::{access, election, online, policy, resolution, role_and_reason, update};
-pub use fields::{Bad, Fields, envelope, event_array};
+pub use fields::{BadPayload, Fields, envelope, event_array};
 pub use server::{
     Acknowledged, ServerEvent, SyncChange, SyncPage, class_rights, clock_ahead, error_tail, initiator, listed_conflict,
     sync_change,

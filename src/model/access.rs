@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::change::valid_table;
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse_field};
-use super::tables::Key;
+use super::state::{ApplyError, ApplyResult, State, refuse_field};
+use super::tables::RowKey;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{AccessPut, ClassAccess, Done as Nothing, TableAccess, TableRight};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{AccessPut, ClassAccess, Empty, TableAccess, TableRight};
 
 /// The classes of tokens, in the order of their numbers.
 pub const CLASSES: [&str; 5] = ["admin", "manager", "assistant_manager", "inventory_assistant", "sales_assistant"];
@@ -227,7 +227,7 @@ impl State {
     }
 
     /// A write by a token of this class: 3003 if the class may not write the table, or not bring it into being.
-    pub(super) fn must_write(&self, class: u32, table: &str) -> Result<(), Fail> {
+    pub(super) fn must_write(&self, class: u32, table: &str) -> Result<(), ApplyError> {
         // A class of a newer version that this one does not know: its own node has looked.
         let class = ClassNumber::of(class).unwrap_or_default();
         self.may_write(class, table).or_else(|why| refuse_field(Code::Forbidden, "table_name", why))
@@ -244,7 +244,7 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn access_put(&mut self, c: AccessPut) -> Given1 {
+    pub(super) fn access_put(&mut self, c: AccessPut) -> ApplyResult {
         let Some(class) = ClassNumber::of(c.class) else {
             return refuse_field(Code::InvalidData, "class", format!("must be one of {}", CLASSES.join(", ")));
         };
@@ -286,7 +286,7 @@ impl State {
             at_ms: self.meta.now_ms,
             by: c.by.clone(),
         };
-        self.put(Key::Access(c.class), &row);
+        self.put(RowKey::Access(c.class), &row);
         let named: Vec<String> =
             row.tables.iter().map(|t| format!("{}: {}", t.table_name, right_name(t.right()))).take(16).collect();
         let more = if row.tables.len() > named.len() { ", …" } else { "" };
@@ -302,7 +302,7 @@ impl State {
         self.access.put(class, rights.clone());
         let at_ms = self.meta.now_ms;
         self.effect(Effect::AccessChanged { class, rights, forget, resync, at_ms });
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 }
 

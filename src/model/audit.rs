@@ -1,7 +1,8 @@
 //! The audit log: every operation and election, numbered. A change is its own row (`Change::audit_id`), so a
 //! `data_update` costs no second one.
 //!
-//! Rows that are evidence ([`Evidence`]) stay when compaction drops the rows around them, up to a count of their own.
+//! Rows that are evidence ([`EvidenceKind`]) stay when compaction drops the rows around them, up to a count of their
+//! own.
 //!
 //! The index answers the documented filters (device, event type, dates) without reading rows: for every filter
 //! the ids that it selects, ascending. It is made from the rows and only read by listings, never by apply.
@@ -9,20 +10,20 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::change::operation_name;
-use super::evidence::Evidence;
+use super::evidence::EvidenceKind;
 use super::read::ChangeReader;
 use super::state::State;
-use super::tables::{Key, TablesError, TablesRead, get_row};
+use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time::iso;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{Audit, AuditNote, Change, Done as Nothing, Principal};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
 
 const DATA_UPDATE: &str = "data_update";
 const HIDDEN: &str = "a change of a table that this token may not read";
 
 /// What the index knows of one row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(super) struct AuditIndexEntry {
     pub at_ms: u64,
     /// The change that is this row, or 0.
     pub change: u64,
@@ -34,17 +35,17 @@ pub(super) struct Entry {
 pub struct AuditIndex {
     /// The id before the first entry.
     before: u64,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<AuditIndexEntry>,
     names: HashMap<String, u32>,
     by_device: HashMap<u32, VecDeque<u64>>,
     by_event: HashMap<u32, VecDeque<u64>>,
     by_both: HashMap<(u32, u32), VecDeque<u64>>,
     /// Which events are evidence, by the number of their name.
-    evidence: HashMap<u32, Evidence>,
+    evidence: HashMap<u32, EvidenceKind>,
     /// The evidence among the dropped rows: ids up to `before`, ascending.
-    kept: VecDeque<(u64, Entry)>,
+    kept: VecDeque<(u64, AuditIndexEntry)>,
     /// How many of them there are, by kind.
-    kept_of: [u64; Evidence::ALL.len()],
+    kept_of: [u64; EvidenceKind::ALL.len()],
     /// Of the rows after `before`, those that changed nothing, ascending: they are no evidence whatever their event is.
     unchanged: VecDeque<u64>,
 }
@@ -64,7 +65,7 @@ pub struct AuditFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRef {
     pub id: u64,
-    /// The change that is this row, or 0: then it is `Key::Audit(id)`.
+    /// The change that is this row, or 0: then it is `RowKey::Audit(id)`.
     pub change: u64,
 }
 
@@ -80,14 +81,14 @@ impl AuditIndex {
         }
         let number = self.names.len() as u32;
         self.names.insert(name.to_owned(), number);
-        if let Some(kind) = Evidence::of(name) {
+        if let Some(kind) = EvidenceKind::of(name) {
             self.evidence.insert(number, kind);
         }
         number
     }
 
-    fn entry(&mut self, at_ms: u64, change: u64, device: &str, event: &str) -> Entry {
-        Entry { at_ms, change, device: self.number(device), event: self.number(event) }
+    fn entry(&mut self, at_ms: u64, change: u64, device: &str, event: &str) -> AuditIndexEntry {
+        AuditIndexEntry { at_ms, change, device: self.number(device), event: self.number(event) }
     }
 
     /// The next row, of any kind but a change.
@@ -105,7 +106,7 @@ impl AuditIndex {
         self.push(entry);
     }
 
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: AuditIndexEntry) {
         self.entries.push_back(entry);
         let id = self.before + self.entries.len() as u64;
         self.by_device.entry(entry.device).or_default().push_back(id);
@@ -157,14 +158,14 @@ impl AuditIndex {
         self.keep(row.id, entry);
     }
 
-    fn keep(&mut self, id: u64, entry: Entry) {
+    fn keep(&mut self, id: u64, entry: AuditIndexEntry) {
         self.kept_of[self.kind(&entry) as usize] += 1;
         self.kept.push_back((id, entry));
     }
 
     /// A row that is kept is evidence, whatever its event is called.
-    fn kind(&self, entry: &Entry) -> Evidence {
-        self.evidence.get(&entry.event).copied().unwrap_or(Evidence::Rights)
+    fn kind(&self, entry: &AuditIndexEntry) -> EvidenceKind {
+        self.evidence.get(&entry.event).copied().unwrap_or(EvidenceKind::Rights)
     }
 
     /// By how many rows a kind of evidence is over `keep`, at most.
@@ -316,7 +317,7 @@ impl State {
         self.meta.audit_head += 1;
         let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
         // A device that does something of its own is the row's. What is evidence names the token in any case.
-        let names = |p: &&Principal| p.sub != device_id || Evidence::of(event_type).is_some();
+        let names = |p: &&Principal| p.sub != device_id || EvidenceKind::of(event_type).is_some();
         let by = self.txn.principal.as_ref().filter(names).cloned().unwrap_or_default();
         let row = Audit {
             id,
@@ -330,7 +331,7 @@ impl State {
             jti: by.jti,
             unchanged,
         };
-        self.put(Key::Audit(id), &row);
+        self.put(RowKey::Audit(id), &row);
         self.audit.add(&row, at_ms);
     }
 
@@ -341,9 +342,9 @@ impl State {
         self.meta.audit_head
     }
 
-    pub(super) fn audit_note(&mut self, c: AuditNote) -> Given {
+    pub(super) fn audit_note(&mut self, c: AuditNote) -> Reply {
         self.audit(&c.event_type, &c.operation, c.error, &c.device_id, c.details);
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 }
 
@@ -394,7 +395,7 @@ pub fn read_rows_shown(
         let row = if at.change > 0 {
             changes.get(at.change)?.map(row_of)
         } else {
-            get_row::<Audit>(tables, &Key::Audit(at.id))?
+            get_row::<Audit>(tables, &RowKey::Audit(at.id))?
         };
         rows.extend(row);
     }

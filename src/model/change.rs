@@ -6,21 +6,21 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::access::ClassNumber;
+use super::client_dedup::{KeptAnswer, RequestNames};
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::fingerprint;
 use super::read;
 use super::records::Version;
-use super::requests::{Kept, Names};
-use super::state::{Fail, Given1, State, refuse, refuse_field};
-use super::tables::{Key, TablesError};
+use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Done as Nothing, Operation, Outcome, Record,
-    Requested, TableName,
+    Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested,
+    TableName,
 };
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
@@ -89,13 +89,13 @@ pub enum RecordNow {
         timestamp_ms: u64,
         data: Option<Bytes>,
     },
-    /// Read the row `Key::Record { table, id }`.
-    InRows(Stored),
+    /// Read the row `RowKey::Record { table, id }`.
+    InRows(StoredData),
 }
 
 /// Where a record's data stands: in its change `seq`, or in its own row when that was compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredData {
     pub table: u32,
     pub id: i64,
     pub seq: u64,
@@ -108,7 +108,7 @@ pub struct Stored {
 const RECORDS_SCAN: usize = 10_000;
 
 /// A change on its way in: a `data_update` that found no conflict, or what a conflict was resolved to.
-pub(super) struct Write {
+pub(super) struct PendingWrite {
     pub device: u32,
     pub device_id: String,
     pub table: u32,
@@ -123,8 +123,8 @@ pub(super) struct Write {
     pub request_number: u64,
 }
 
-fn accepted(seq: u64, timestamp_ms: u64) -> Given {
-    Given::Accepted(Accepted { seq, timestamp_ms, conflict: None })
+fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
+    Reply::Accepted(Accepted { seq, timestamp_ms, conflict: None })
 }
 
 impl State {
@@ -158,7 +158,7 @@ impl State {
         let (version, timestamp_ms) = (v.seq, v.timestamp_ms);
         match &v.data {
             _ if v.deleted => RecordNow::Here { version, timestamp_ms, data: None },
-            None => RecordNow::InRows(Stored { table, id, seq: v.seq, timestamp_ms, device: v.device }),
+            None => RecordNow::InRows(StoredData { table, id, seq: v.seq, timestamp_ms, device: v.device }),
             Some(data) => RecordNow::Here { version, timestamp_ms, data: Some(data.clone()) },
         }
     }
@@ -170,7 +170,7 @@ impl State {
         after: Option<(u32, i64)>,
         limit: usize,
         wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
         self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
     }
 
@@ -179,7 +179,7 @@ impl State {
         after: Option<(u32, i64)>,
         limit: usize,
         wanted: impl Fn(u32, &Version) -> bool,
-    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
         let mut page = Vec::new();
         let mut last = after;
         for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
@@ -189,7 +189,7 @@ impl State {
             last = Some((*table, *id));
             if wanted(*table, version) {
                 let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
-                page.push(Stored { table: *table, id: *id, seq, timestamp_ms, device });
+                page.push(StoredData { table: *table, id: *id, seq, timestamp_ms, device });
             }
         }
         (page, None)
@@ -210,7 +210,7 @@ impl State {
         after: Option<(u32, i64)>,
         limit: usize,
         wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<Stored>, Option<(u32, i64)>) {
+    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
         self.records_where(after, limit, |table, version| wanted(table) && (!version.deleted || version.seq > head))
     }
 
@@ -220,7 +220,7 @@ impl State {
     }
 
     /// Of what [`validate`] has let through. The second value: it had been applied before.
-    pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Given, bool), Fail> {
+    pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Reply, bool), ApplyError> {
         let device = self.device_number(&c.device_id)?;
         if let Some(given) = self.queue_entry(&c, device)? {
             return Ok((given, true));
@@ -240,26 +240,31 @@ impl State {
             return refuse_field(Code::InvalidData, "request_id", why);
         };
         // A request that was applied before its client had a queue, or that it put into a new one.
-        let entry = Names { request_id: "", ..Names::of(&c) };
+        let entry = RequestNames { request_id: "", ..RequestNames::of(&c) };
         self.answer_by_row(device, &entry, &c, given.clone());
         Ok((given, true))
     }
 
     /// What the first request under this name was answered; `None` if it asked for something else.
-    pub(super) fn first_answer(&self, c: &DataUpdate, device: u32, kept: Kept) -> Result<Option<Given>, TablesError> {
+    pub(super) fn first_answer(
+        &self,
+        c: &DataUpdate,
+        device: u32,
+        kept: KeptAnswer,
+    ) -> Result<Option<Reply>, TablesError> {
         match kept {
-            Kept::Change { seq, timestamp_ms } => {
+            KeptAnswer::Change { seq, timestamp_ms } => {
                 let same = match self.recent.get(seq) {
                     Some(change) => fingerprint::same_request(change, c),
                     None => {
-                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(Key::Changes(seq)))?;
+                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(RowKey::Changes(seq)))?;
                         fingerprint::same_request(&change, c)
                     }
                 };
                 Ok(same.then(|| accepted(seq, timestamp_ms)))
             }
-            Kept::Row { slot } => {
-                let key = Key::Requested { device, slot };
+            KeptAnswer::Row { slot } => {
+                let key = RowKey::Requested { device, slot };
                 let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
                 let print = (u128::from(row.print_high) << 64) | u128::from(row.print_low);
                 if print != 0 && print != fingerprint::of_request(c) {
@@ -272,7 +277,7 @@ impl State {
     }
 
     /// The request is answered by something else than its own change: a repeat finds the answer in a row.
-    fn answer_by_row(&mut self, device: u32, names: &Names<'_>, asked: &DataUpdate, given: Given) {
+    fn answer_by_row(&mut self, device: u32, names: &RequestNames<'_>, asked: &DataUpdate, given: Reply) {
         if names.is_none() {
             return;
         }
@@ -281,7 +286,7 @@ impl State {
         self.advance_queue(device, names);
     }
 
-    fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> Given1 {
+    fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> ApplyResult {
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
@@ -289,7 +294,7 @@ impl State {
         if let Some(found) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
             let asked = c.clone();
             let given = self.conflict(found, c, given_ms, device, table, current)?;
-            self.answer_by_row(device, &Names::of(&asked), &asked, given.clone());
+            self.answer_by_row(device, &RequestNames::of(&asked), &asked, given.clone());
             return Ok(given);
         }
         // A writer whose time-stamp is older than its own last one still comes after it.
@@ -298,8 +303,8 @@ impl State {
             // The same data once more, perhaps from long ago: the record does not become older by it.
             timestamp_ms = timestamp_ms.max(standing.timestamp_ms);
         }
-        let request_number = if Names::of(&c).is_none() { 0 } else { self.requests.next_number(device) + 1 };
-        let write = Write {
+        let request_number = if RequestNames::of(&c).is_none() { 0 } else { self.requests.next_number(device) + 1 };
+        let write = PendingWrite {
             device,
             device_id: c.device_id.clone(),
             table,
@@ -316,12 +321,12 @@ impl State {
     }
 
     /// Appends the change and makes it the record's newest version. Returns its seq.
-    pub(super) fn write(&mut self, w: Write) -> u64 {
+    pub(super) fn write(&mut self, w: PendingWrite) -> u64 {
         self.write_entry(w, String::new(), 0)
     }
 
     /// The same for what a queue's entry becomes; 0: it stands in no queue.
-    fn write_entry(&mut self, w: Write, queue: String, n: u64) -> u64 {
+    fn write_entry(&mut self, w: PendingWrite, queue: String, n: u64) -> u64 {
         self.meta.head_seq += 1;
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
@@ -376,7 +381,7 @@ impl State {
             prost::encoding::message::encode(1, &**change, &mut row);
         }
         self.txn.block_bytes = 0;
-        self.put_encoded(Key::Changes(first.seq), row.into());
+        self.put_encoded(RowKey::Changes(first.seq), row.into());
     }
 
     /// A change that is kept, also one of the entry that is being applied.
@@ -405,11 +410,19 @@ impl State {
             return Ok(change.data);
         }
         // Compaction has written it down.
-        Ok(self.row::<Record>(&Key::Record { table, id })?.map(|r| r.data).unwrap_or_default())
+        Ok(self.row::<Record>(&RowKey::Record { table, id })?.map(|r| r.data).unwrap_or_default())
     }
 
     /// Writes down what a request was answered.
-    fn put_request(&mut self, device: u32, slot: u32, number: u64, names: &Names<'_>, print: u128, given: Given) {
+    fn put_request(
+        &mut self,
+        device: u32,
+        slot: u32,
+        number: u64,
+        names: &RequestNames<'_>,
+        print: u128,
+        given: Reply,
+    ) {
         let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given), ..Outcome::default() };
         let row = Requested {
             number,
@@ -420,10 +433,10 @@ impl State {
             queue: names.queue.to_owned(),
             n: names.n,
         };
-        self.put(Key::Requested { device, slot }, &row);
+        self.put(RowKey::Requested { device, slot }, &row);
     }
 
-    pub(super) fn critical_event(&mut self, c: CriticalEvent) -> Given1 {
+    pub(super) fn critical_event(&mut self, c: CriticalEvent) -> ApplyResult {
         self.existing(&c.device_id)?;
         if c.event_type.is_empty() || c.event_type.len() > limits::EVENT_TYPE {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
@@ -433,26 +446,26 @@ impl State {
         let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
     /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
-    pub(super) fn compact(&mut self, c: &Compact) -> Given1 {
+    pub(super) fn compact(&mut self, c: &Compact) -> ApplyResult {
         let from = self.meta.audit_compacted + 1;
         let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
         let keep_evidence = c.evidence_kept.is_some();
         for id in from..=to {
             if !keep_evidence || !self.audit.is_evidence(id) {
-                self.delete(Key::Audit(id));
+                self.delete(RowKey::Audit(id));
             }
             self.meta.audit_compacted = id;
         }
         self.audit.forget(self.meta.audit_compacted, keep_evidence);
         if let Some(keep) = c.evidence_kept {
             for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
-                self.delete(Key::Audit(id));
+                self.delete(RowKey::Audit(id));
             }
         }
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
@@ -465,16 +478,16 @@ impl State {
         let importing = self.meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
         let to = if importing { 0 } else { c.elections_to };
         for id in from..=to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
-            self.delete(Key::Election(id));
+            self.delete(RowKey::Election(id));
             self.meta.election_dropped = id;
         }
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
     /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
     /// record's last change moves to the record's own row, what still answers a request to the request's.
     fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
-        let key = Key::Changes(self.meta.compacted_seq + 1);
+        let key = RowKey::Changes(self.meta.compacted_seq + 1);
         let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
         let Some(last) = block.changes.last() else { return Ok(false) };
         if last.seq > to || last.audit_id > self.meta.audit_compacted {
@@ -495,7 +508,7 @@ impl State {
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
                 let record = Record { data, ..change.record(version.device) };
-                self.put(Key::Record { table, id: change.record_id }, &record);
+                self.put(RowKey::Record { table, id: change.record_id }, &record);
             }
         }
         Ok(true)
@@ -510,13 +523,13 @@ impl State {
         if let Some(row) = self.table_names.get_mut(at) {
             row.compacted_head = seq;
             let row = row.clone();
-            self.put(Key::Table(table), &row);
+            self.put(RowKey::Table(table), &row);
         }
     }
 
     /// A change goes: what it still says about its request and its queue moves to rows.
     fn outlive(&mut self, device: u32, change: &Change) {
-        let names = Names { request_id: &change.request_id, queue: &change.queue, n: change.n };
+        let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
         if let Some((number, slot)) = self.requests.outlive(device, change) {
             let given = accepted(change.seq, change.timestamp_ms);
             self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);

@@ -3,20 +3,20 @@
 use bytes::Bytes;
 
 use super::access::ClassNumber;
-use super::conflict_index::Status;
+use super::conflict_index::ConflictStatus;
 use super::effect::Effect;
 use super::error::Code;
-use super::properties::{Bench, data, online, put, told, update};
-use super::read::{PageSize, Past, Place, conflicts, history};
+use super::properties::{StateUnderTest, data, online, put, told, update};
+use super::read::{HistoryItem, HistoryPosition, PageSize, conflicts, history};
 use super::state::{State, into_result};
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
 
 /// Devices a, b and c; a wrote record 1.
-fn bench(policy: ResolutionMethod, insert_policy: InsertPolicy) -> Bench {
-    let mut b = Bench::new();
+fn bench(policy: ResolutionMethod, insert_policy: InsertPolicy) -> StateUnderTest {
+    let mut b = StateUnderTest::new();
     for id in ["a", "b", "c"] {
         b.ok(online(id, 0, Role::Client));
     }
@@ -34,7 +34,7 @@ fn bench(policy: ResolutionMethod, insert_policy: InsertPolicy) -> Bench {
     b
 }
 
-fn plain() -> Bench {
+fn plain() -> StateUnderTest {
     bench(ResolutionMethod::Unset, InsertPolicy::Unset)
 }
 
@@ -42,8 +42,8 @@ fn insert(device: &str, id: i64, json: &str) -> DataUpdate {
     put(device, id, Operation::Insert, json)
 }
 
-fn open(given: Given) -> Conflict {
-    let Given::Conflict(conflict) = given else { panic!("{given:?}") };
+fn open(given: Reply) -> Conflict {
+    let Reply::Conflict(conflict) = given else { panic!("{given:?}") };
     assert_eq!(conflict.resolution(), ResolutionMethod::Unset);
     conflict
 }
@@ -142,14 +142,14 @@ fn the_same_data_inserted_twice_is_no_conflict_and_makes_the_record_no_older() {
     ] {
         let mut b = plain();
         let before = b.state.version(1, 1).unwrap();
-        let Given::Accepted(accepted) = b.ok(Intent::DataUpdate(again)) else { panic!() };
+        let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(again)) else { panic!() };
         assert_eq!((accepted.seq, accepted.conflict), (2, None));
         assert!(accepted.timestamp_ms >= before.timestamp_ms);
     }
     // Over a deleted record an insert is what it always was.
     let mut b = plain();
     b.ok(Intent::DataUpdate(put("a", 1, Operation::Delete, "")));
-    let Given::Accepted(accepted) = b.ok(Intent::DataUpdate(insert("b", 1, r#"{"sum":9}"#))) else { panic!() };
+    let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(insert("b", 1, r#"{"sum":9}"#))) else { panic!() };
     assert_eq!((accepted.conflict, data(&b, 1).unwrap().as_str()), (None, r#"{"sum":9}"#));
 }
 
@@ -199,7 +199,7 @@ fn a_collision_is_resolved_by_a_free_number_and_the_record_stays() {
     assert_eq!((b.state.open_conflicts().count(), b.state.meta().head_seq), (1, 1));
     let free = ConflictResolve { new_record_id: Some(7), ..resolve(conflict.id) };
     let (outcome, effects) = b.run(Intent::ConflictResolve(free));
-    let Some(Given::Conflict(resolved)) = outcome.result else { panic!() };
+    let Some(Reply::Conflict(resolved)) = outcome.result else { panic!() };
     let [Effect::Changed(change), Effect::ConflictResolved(told)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((change.record_id, change.operation(), &*change.data), (7, Operation::Insert, &b"{\"sum\":2}"[..]));
     // Who applies the decision to the record of the conflict leaves it what it is.
@@ -330,17 +330,24 @@ fn resolved_conflicts_stay_readable_until_compaction_drops_the_oldest_and_open_o
     for id in [6, 1, 5, 2, 4] {
         b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(100 + id), ..resolve(id as u64) }));
     }
-    let page = |b: &Bench, status| b.state.conflict_page(status, None, Some("stock"), ClassNumber::default(), 10, 0);
-    assert_eq!(page(&b, Status::Open), (vec![3], 1));
-    assert_eq!(page(&b, Status::Resolved), (vec![4, 2, 5, 1, 6], 5));
-    assert_eq!(page(&b, Status::All), (vec![6, 5, 4, 3, 2, 1], 6));
-    assert_eq!(b.state.conflict_page(Status::All, Some("b"), None, ClassNumber::default(), 2, 1), (vec![5, 4], 6));
-    assert_eq!(b.state.conflict_page(Status::All, Some("nobody"), None, ClassNumber::default(), 2, 0), (vec![], 0));
-    assert_eq!(b.state.conflict_page(Status::All, Some("c"), None, ClassNumber::default(), 2, 0), (vec![], 0));
+    let page =
+        |b: &StateUnderTest, status| b.state.conflict_page(status, None, Some("stock"), ClassNumber::default(), 10, 0);
+    assert_eq!(page(&b, ConflictStatus::Open), (vec![3], 1));
+    assert_eq!(page(&b, ConflictStatus::Resolved), (vec![4, 2, 5, 1, 6], 5));
+    assert_eq!(page(&b, ConflictStatus::All), (vec![6, 5, 4, 3, 2, 1], 6));
+    assert_eq!(
+        b.state.conflict_page(ConflictStatus::All, Some("b"), None, ClassNumber::default(), 2, 1),
+        (vec![5, 4], 6)
+    );
+    assert_eq!(
+        b.state.conflict_page(ConflictStatus::All, Some("nobody"), None, ClassNumber::default(), 2, 0),
+        (vec![], 0)
+    );
+    assert_eq!(b.state.conflict_page(ConflictStatus::All, Some("c"), None, ClassNumber::default(), 2, 0), (vec![], 0));
     b.ok(Intent::Compact(Compact { conflicts_to: 2, ..Compact::default() }));
-    assert_eq!(page(&b, Status::Resolved), (vec![4, 2, 5], 3));
+    assert_eq!(page(&b, ConflictStatus::Resolved), (vec![4, 2, 5], 3));
     b.ok(Intent::Compact(Compact { conflicts_to: u64::MAX, ..Compact::default() }));
-    assert_eq!((page(&b, Status::All), b.state.meta().resolved_compacted), ((vec![3], 1), 5));
+    assert_eq!((page(&b, ConflictStatus::All), b.state.meta().resolved_compacted), ((vec![3], 1), 5));
     let (rows, seen) = conflicts(&b.tables, &ids, 1_000).unwrap();
     assert_eq!((rows.len(), rows[0].id, &*rows[0].remote_version, seen), (1, 3, &b"{\"n\":2}"[..], 6));
     let again = State::open(Box::new(b.tables.clone())).unwrap();
@@ -373,19 +380,22 @@ fn conflicts_that_an_older_version_resolved_are_read_and_go_first() {
         ..Conflict::default()
     };
     b.state.meta.conflict_head = 40;
-    b.state.put(super::tables::Key::Conflict(40), &old);
+    b.state.put(super::tables::RowKey::Conflict(40), &old);
     b.ok(Intent::DataUpdate(insert("b", 1, r#"{"n":1}"#)));
     b.state = State::open(Box::new(b.tables.clone())).unwrap();
     let conflict = b.state.open_conflicts().next().unwrap().id;
     b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(2), ..resolve(conflict) }));
-    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict, 40]);
+    assert_eq!(
+        b.state.conflict_page(ConflictStatus::Resolved, None, None, ClassNumber::default(), 9, 0).0,
+        [conflict, 40]
+    );
     b.ok(Intent::Compact(Compact { conflicts_to: 0, ..Compact::default() }));
-    assert_eq!(b.state.conflict_page(Status::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict]);
+    assert_eq!(b.state.conflict_page(ConflictStatus::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict]);
 }
 
 #[test]
 fn elections_are_dropped_but_never_the_last_one() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for n in 0..5 {
         b.ok(online(&format!("d{n}"), n, Role::Master));
     }
@@ -398,15 +408,15 @@ fn elections_are_dropped_but_never_the_last_one() {
 }
 
 /// The whole history of a record, by pages of so many rows; what each entry is, in short.
-fn past(b: &Bench, id: i64, rows: usize) -> (Vec<String>, bool) {
-    let (mut all, mut before) = (Vec::new(), None::<Place>);
+fn past(b: &StateUnderTest, id: i64, rows: usize) -> (Vec<String>, bool) {
+    let (mut all, mut before) = (Vec::new(), None::<HistoryPosition>);
     loop {
         let of = b.state.history_of("stock", id, before, rows);
         let page = history(&b.tables, &of, PageSize { rows, bytes: 1_000 }).unwrap().unwrap();
         all.extend(page.entries.iter().map(|((version, _), past)| match past {
-            Past::Change(c) => format!("{version} {}", String::from_utf8_lossy(&c.data)),
-            Past::Record(r) => format!("{version} kept {}", String::from_utf8_lossy(&r.data)),
-            Past::Conflict(c) => format!("{version} lost {}", String::from_utf8_lossy(&c.remote_version)),
+            HistoryItem::Change(c) => format!("{version} {}", String::from_utf8_lossy(&c.data)),
+            HistoryItem::Record(r) => format!("{version} kept {}", String::from_utf8_lossy(&r.data)),
+            HistoryItem::Conflict(c) => format!("{version} lost {}", String::from_utf8_lossy(&c.remote_version)),
         }));
         if page.next.is_none() {
             return (all, page.dropped);

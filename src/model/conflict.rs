@@ -9,19 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::access::ClassNumber;
-use super::change::{Write, object};
-use super::conflict_index::{Filter, Status};
+use super::change::{PendingWrite, object};
+use super::conflict_index::{ConflictFilter, ConflictStatus};
 use super::effect::Effect;
 use super::error::Code;
 use super::merge::merge_objects;
 use super::policy::{decides_of, method_name};
-use super::read::{HistoryOf, Place};
+use super::read::{HistoryOf, HistoryPosition};
 use super::records::Version;
-use super::state::{Fail, Given1, State, refuse};
-use super::tables::{Key, TablesError};
+use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::tables::{RowKey, TablesError};
 use super::value;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Accepted, Asker, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, Decides,
     InsertPolicy, Operation, ResolutionMethod,
@@ -29,7 +29,7 @@ use crate::proto::{
 
 /// What an update met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct DetectedConflict {
     kind: ConflictType,
     /// An insert met a live record with other data.
     collision: bool,
@@ -44,13 +44,13 @@ impl State {
         device: u32,
         table: u32,
         current: Option<&Version>,
-    ) -> Result<Option<Found>, TablesError> {
+    ) -> Result<Option<DetectedConflict>, TablesError> {
         // Whatever version or time an insert names: it was made in the belief that there is no such record.
         if let (Operation::Insert, Some(standing)) = (c.operation(), current.filter(|v| !v.deleted)) {
             let same = value::equal(&self.data_of(table, c.record_id, standing)?, &c.data);
-            return Ok((!same).then_some(Found { kind: ConflictType::Data, collision: true }));
+            return Ok((!same).then_some(DetectedConflict { kind: ConflictType::Data, collision: true }));
         }
-        let found = |kind| Ok(Some(Found { kind, collision: false }));
+        let found = |kind| Ok(Some(DetectedConflict { kind, collision: false }));
         if c.base_version.is_some_and(|base| !matches_base(base, current)) {
             return found(ConflictType::Version);
         }
@@ -75,13 +75,13 @@ impl State {
 
     pub(super) fn conflict(
         &mut self,
-        found: Found,
+        found: DetectedConflict,
         c: DataUpdate,
         given_ms: Option<u64>,
         device: u32,
         table: u32,
         current: Option<Version>,
-    ) -> Given1 {
+    ) -> ApplyResult {
         let now = self.meta.now_ms;
         let timestamp_ms = given_ms.unwrap_or(now);
         let local = match &current {
@@ -94,7 +94,7 @@ impl State {
             && let Some(open) = self.same_open(table, &c)
         {
             // The same insert again: it waits already.
-            return Ok(Given::Conflict(open));
+            return Ok(Reply::Conflict(open));
         }
         let mut row = Conflict {
             device_id: c.device_id.clone(),
@@ -117,10 +117,10 @@ impl State {
             }
             let row = self.open_conflict(row, device, table, type_name(found.kind))?;
             self.effect(Effect::ConflictFound(row.clone()));
-            return Ok(Given::Conflict(Conflict::clone(&row)));
+            return Ok(Reply::Conflict(Conflict::clone(&row)));
         }
         self.number_conflict(&mut row, type_name(found.kind));
-        let mut write = Write {
+        let mut write = PendingWrite {
             device,
             device_id: c.device_id.clone(),
             table,
@@ -160,7 +160,7 @@ impl State {
         }
         let row = self.close_conflict(row);
         let (seq, conflict) = (row.resolved_seq, Some(row.clone()));
-        Ok(if seq > 0 { Given::Accepted(Accepted { seq, timestamp_ms, conflict }) } else { Given::Conflict(row) })
+        Ok(if seq > 0 { Reply::Accepted(Accepted { seq, timestamp_ms, conflict }) } else { Reply::Conflict(row) })
     }
 
     /// An insert of this device with the same data that waits for a decision already.
@@ -188,13 +188,13 @@ impl State {
         device: u32,
         table: u32,
         operation: &str,
-    ) -> Result<Arc<Conflict>, Fail> {
+    ) -> Result<Arc<Conflict>, ApplyError> {
         if let Some(why) = self.conflicts.full(&row, device, table) {
             return refuse(Code::Unavailable, why);
         }
         self.number_conflict(&mut row, operation);
         let row = Arc::new(row);
-        self.put(Key::Conflict(row.id), &*row);
+        self.put(RowKey::Conflict(row.id), &*row);
         self.conflicts.set(&row, device, table);
         Ok(row)
     }
@@ -233,7 +233,7 @@ impl State {
     fn close_conflict(&mut self, mut row: Conflict) -> Conflict {
         self.meta.resolved_head += 1;
         row.resolved_number = self.meta.resolved_head;
-        self.put(Key::Conflict(row.id), &row);
+        self.put(RowKey::Conflict(row.id), &row);
         let method = method_name(row.resolution());
         let mut details = format!("Conflict {} of {}/{} resolved ({method})", row.id, row.table_name, row.record_id);
         if let Some(id) = row.new_record_id {
@@ -250,7 +250,7 @@ impl State {
     pub(super) fn drop_resolved(&mut self, to: u64) {
         let to = to.min(self.meta.resolved_head);
         for (number, id) in self.conflicts.take_resolved(to, limits::COMPACT_STEP as usize) {
-            self.delete(Key::Conflict(id));
+            self.delete(RowKey::Conflict(id));
             self.meta.resolved_compacted = self.meta.resolved_compacted.max(number);
         }
     }
@@ -277,7 +277,7 @@ impl State {
     /// names that are given must be exact.
     pub fn conflict_page(
         &self,
-        status: Status,
+        status: ConflictStatus,
         device_id: Option<&str>,
         table_name: Option<&str>,
         class: ClassNumber,
@@ -293,12 +293,18 @@ impl State {
         // Conflicts of removed tables are of no number: only who may read every table sees them.
         let reads_all = self.access().reads_all(class);
         let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(reads_all);
-        let filter = Filter { status, device: device.flatten(), table: table.flatten() };
+        let filter = ConflictFilter { status, device: device.flatten(), table: table.flatten() };
         self.conflicts.page(filter, shown, limit, skip)
     }
 
     /// Where a record's history begins; `rows` is the size of a page.
-    pub fn history_of(&self, table_name: &str, record_id: i64, before: Option<Place>, rows: usize) -> HistoryOf {
+    pub fn history_of(
+        &self,
+        table_name: &str,
+        record_id: i64,
+        before: Option<HistoryPosition>,
+        rows: usize,
+    ) -> HistoryOf {
         let table = self.table_number(table_name).unwrap_or(0);
         let newest = self.version(table, record_id).map_or(0, |v| v.seq);
         let end = before.unwrap_or((u64::MAX, u64::MAX));
@@ -319,7 +325,7 @@ impl State {
     }
 
     /// A device or an operator decides an open conflict.
-    pub(super) fn conflict_resolve(&mut self, c: ConflictResolve) -> Given1 {
+    pub(super) fn conflict_resolve(&mut self, c: ConflictResolve) -> ApplyResult {
         let Some(open) = self.conflict_to_resolve(&c).cloned() else {
             return refuse(Code::Conflict, "there is no such open conflict");
         };
@@ -356,12 +362,12 @@ impl State {
             row.resolved_deleted = c.delete;
             row.resolved_data = if c.delete { Bytes::new() } else { decision.data.clone() };
         }
-        row.resolved_seq = self.write(Write { device, device_id: c.device_id, ..decision });
-        Ok(Given::Conflict(self.close_conflict(row)))
+        row.resolved_seq = self.write(PendingWrite { device, device_id: c.device_id, ..decision });
+        Ok(Reply::Conflict(self.close_conflict(row)))
     }
 
     /// The gateway has looked already, but at what was open then: a decision is allowed on the conflict that it decides.
-    fn may_decide(&self, c: &ConflictResolve, open: &Conflict) -> Result<(), Fail> {
+    fn may_decide(&self, c: &ConflictResolve, open: &Conflict) -> Result<(), ApplyError> {
         if c.asker() != Asker::Device {
             return Ok(());
         }
@@ -398,7 +404,7 @@ impl State {
         open: &Conflict,
         table: u32,
         current: Option<Version>,
-    ) -> Result<Write, Fail> {
+    ) -> Result<PendingWrite, ApplyError> {
         let (record_id, operation, data, current) = match c.new_record_id {
             None => {
                 let operation = if c.delete { Operation::Delete } else { Operation::Update };
@@ -416,7 +422,7 @@ impl State {
                 (id, Operation::Insert, object(data), there)
             }
         };
-        Ok(Write {
+        Ok(PendingWrite {
             device: 0,
             device_id: String::new(),
             table,
@@ -433,7 +439,7 @@ impl State {
 
     /// A device found a conflict on its own side and tells both versions. What the cluster holds stands, unless
     /// the table waits for a decision by hand.
-    pub(super) fn conflict_report(&mut self, c: ConflictReport) -> Given1 {
+    pub(super) fn conflict_report(&mut self, c: ConflictReport) -> ApplyResult {
         let device = self.existing(&c.device_id)?.number;
         self.must_write(c.class, &c.table_name)?;
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
@@ -456,7 +462,7 @@ impl State {
         let kind = type_name(c.conflict_type());
         if policy == ResolutionMethod::Manual {
             let row = self.open_conflict(row, device, table, kind)?;
-            return Ok(Given::Conflict(Conflict::clone(&row)));
+            return Ok(Reply::Conflict(Conflict::clone(&row)));
         }
         self.number_conflict(&mut row, kind);
         row.resolution = policy.into();
@@ -467,7 +473,7 @@ impl State {
             Some(version) => self.data_of(table, c.record_id, version)?,
             None => Bytes::new(),
         };
-        Ok(Given::Conflict(self.close_conflict(row)))
+        Ok(Reply::Conflict(self.close_conflict(row)))
     }
 }
 

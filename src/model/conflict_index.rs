@@ -9,7 +9,7 @@ use crate::proto::{Conflict, ResolutionMethod};
 
 /// Which conflicts a listing wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum ConflictStatus {
     /// Oldest first.
     Open,
     /// Those resolved last first.
@@ -20,15 +20,15 @@ pub enum Status {
 
 /// What a listing wants of them. Numbers as in the state; `None`: any.
 #[derive(Clone, Copy, Debug)]
-pub struct Filter {
-    pub status: Status,
+pub struct ConflictFilter {
+    pub status: ConflictStatus,
     pub device: Option<u32>,
     pub table: Option<u32>,
 }
 
 /// A conflict without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Note {
+struct ConflictEntry {
     device: u32,
     table: u32,
     record_id: i64,
@@ -40,12 +40,12 @@ struct Note {
 
 /// Conflicts that wait, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Open {
+struct OpenConflicts {
     count: usize,
     bytes: usize,
 }
 
-impl Open {
+impl OpenConflicts {
     /// Whether a room of this size, of which so much is held, takes one more of a device, that holds so much in all.
     fn takes(self, held: Self, of_device: Self, bytes: usize) -> bool {
         let (count_left, bytes_left) = (self.count.saturating_sub(held.count), self.bytes.saturating_sub(held.bytes));
@@ -67,7 +67,7 @@ impl Open {
     }
 }
 
-impl fmt::Display for Open {
+impl fmt::Display for OpenConflicts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} open conflicts ({} KiB)", self.count, self.bytes >> 10)
     }
@@ -76,11 +76,11 @@ impl fmt::Display for Open {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ConflictIndex {
     open: BTreeMap<u64, Arc<Conflict>>,
-    all_open: Open,
+    all_open: OpenConflicts,
     /// By device, and by table.
-    open_of: BTreeMap<u32, Open>,
-    open_in: BTreeMap<u32, Open>,
-    notes: BTreeMap<u64, Note>,
+    open_of: BTreeMap<u32, OpenConflicts>,
+    open_in: BTreeMap<u32, OpenConflicts>,
+    notes: BTreeMap<u64, ConflictEntry>,
     /// In the order of their resolution, by number and id.
     resolved: BTreeSet<(u64, u64)>,
     resolved_bytes: u64,
@@ -99,7 +99,7 @@ impl ConflictIndex {
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
         let resolved = (!open).then_some(row.resolved_number);
-        let note = Note { device, table, record_id: row.record_id, local_seq: row.local_seq, resolved, bytes };
+        let note = ConflictEntry { device, table, record_id: row.record_id, local_seq: row.local_seq, resolved, bytes };
         match resolved {
             None => {
                 let (of, within) = (self.open_of.entry(device).or_default(), self.open_in.entry(table).or_default());
@@ -175,12 +175,14 @@ impl ConflictIndex {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
         let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
-        let own = Open { count: limits::OPEN_CONFLICTS_OF_DEVICE, bytes: limits::OPEN_CONFLICT_BYTES_OF_DEVICE };
+        let own =
+            OpenConflicts { count: limits::OPEN_CONFLICTS_OF_DEVICE, bytes: limits::OPEN_CONFLICT_BYTES_OF_DEVICE };
         if of_device.count >= own.count || of_device.bytes + bytes > own.bytes {
             return Some(format!("device {:?} has {of_device}, no more can wait: decide some", row.device_id));
         }
-        let part = Open { count: limits::OPEN_CONFLICTS_OF_TABLE, bytes: limits::OPEN_CONFLICT_BYTES_OF_TABLE };
-        let whole = Open { count: limits::OPEN_CONFLICTS, bytes: limits::OPEN_CONFLICT_BYTES };
+        let part =
+            OpenConflicts { count: limits::OPEN_CONFLICTS_OF_TABLE, bytes: limits::OPEN_CONFLICT_BYTES_OF_TABLE };
+        let whole = OpenConflicts { count: limits::OPEN_CONFLICTS, bytes: limits::OPEN_CONFLICT_BYTES };
         for (held, room, whose) in [
             (in_table, part, format!("table {:?} has", row.table_name)),
             (self.all_open, whole, "the cluster has".into()),
@@ -233,7 +235,13 @@ impl ConflictIndex {
     }
 
     /// The ids of a page of those wanted, in tables that may be shown, and how many there are.
-    pub fn page(&self, filter: Filter, shown: impl Fn(u32) -> bool, limit: usize, skip: usize) -> (Vec<u64>, u64) {
+    pub fn page(
+        &self,
+        filter: ConflictFilter,
+        shown: impl Fn(u32) -> bool,
+        limit: usize,
+        skip: usize,
+    ) -> (Vec<u64>, u64) {
         let wanted = |id: &u64| {
             self.notes.get(id).is_some_and(|note| {
                 shown(note.table)
@@ -242,9 +250,9 @@ impl ConflictIndex {
             })
         };
         let all: Box<dyn Iterator<Item = u64>> = match filter.status {
-            Status::Open => Box::new(self.open.keys().copied()),
-            Status::Resolved => Box::new(self.resolved.iter().rev().map(|(_, id)| *id)),
-            Status::All => Box::new(self.notes.keys().rev().copied()),
+            ConflictStatus::Open => Box::new(self.open.keys().copied()),
+            ConflictStatus::Resolved => Box::new(self.resolved.iter().rev().map(|(_, id)| *id)),
+            ConflictStatus::All => Box::new(self.notes.keys().rev().copied()),
         };
         let (mut page, mut total) = (Vec::new(), 0u64);
         for id in all.filter(wanted) {

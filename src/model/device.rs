@@ -4,13 +4,13 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse, refuse_share};
-use super::tables::Key;
+use super::state::{ApplyError, ApplyResult, State, refuse, refuse_share};
+use super::tables::RowKey;
 use super::visible::is_name;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Asker, Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, Done as Nothing, ElectionReason, MoveHome,
+    Asker, Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, ElectionReason, Empty, MoveHome,
     NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
 
@@ -23,7 +23,7 @@ pub fn valid_id(id: &str) -> bool {
 }
 
 impl State {
-    pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> Given1 {
+    pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> ApplyResult {
         if !valid_id(&c.device_id) {
             return refuse(
                 Code::Registration,
@@ -52,15 +52,15 @@ impl State {
         if c.role() == Role::Master {
             self.ask_for_the_role(&id, c.asker())?;
         }
-        self.meta.stalled = false;
+        self.meta.needs_manual_election = false;
         if self.meta.master == id {
-            self.meta.hand_back = None;
+            self.meta.transfer_back = None;
         }
         let device = self.existing(&id)?;
         let role = role_name(device.role());
         self.audit("device_online", operation, false, &id, format!("Device online as {role}"));
         let master = self.meta.master.clone();
-        Ok(Given::Online(OnlineDone {
+        Ok(Reply::Online(OnlineDone {
             device: Some(device),
             first: first || first_session,
             master,
@@ -70,7 +70,7 @@ impl State {
 
     /// A device brings itself online. Admins and managers bring others, too, but may register only so many: one token
     /// must not use up what all devices of the shop need.
-    fn may_bring_online(&self, c: &DeviceOnline, first: bool) -> Result<(), Fail> {
+    fn may_bring_online(&self, c: &DeviceOnline, first: bool) -> Result<(), ApplyError> {
         let share = match c.asker() {
             Asker::Device if c.asked_by != c.device_id => {
                 let why = format!("device {:?} may not act for device {:?}", c.asked_by, c.device_id);
@@ -163,19 +163,19 @@ impl State {
         device.is_active = true;
         device.last_seen_ms = now;
         device.updated_ms = now;
-        self.stir();
+        self.notify_coordinator();
     }
 
-    pub(super) fn device_offline(&mut self, c: DeviceOffline) -> Given1 {
+    pub(super) fn device_offline(&mut self, c: DeviceOffline) -> ApplyResult {
         let device = self.existing(&c.device_id)?;
         if c.session_lost {
             let lost = NodePresence { node: c.home, online_count: c.online_count };
             if !present_on(&device).any(|here| here == lost) {
                 // It has come back there meanwhile, or is known to have gone.
-                return Ok(Given::Device(device));
+                return Ok(Reply::Device(device));
             }
             if let Some(device) = self.present_without(&device, c.home) {
-                return Ok(Given::Device(device));
+                return Ok(Reply::Device(device));
             }
         }
         let reason = match (c.session_lost, c.reason.as_str()) {
@@ -185,37 +185,37 @@ impl State {
         self.audit("device_offline", "offline", false, &c.device_id, format!("Device offline: {reason}"));
         let election = if c.session_lost { ElectionReason::Failure } else { ElectionReason::Shutdown };
         self.note_leaving(&c.device_id);
-        let ballot = self.go_offline(&c.device_id, election)?;
+        let pending_election = self.go_offline(&c.device_id, election)?;
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
-            self.txn.ballot = ballot;
+            self.txn.pending_election = pending_election;
             self.meta.nodes_lost += 1;
         }
-        Ok(Given::Device(self.existing(&c.device_id)?))
+        Ok(Reply::Device(self.existing(&c.device_id)?))
     }
 
-    pub(super) fn device_shutdown(&mut self, c: DeviceShutdown) -> Given1 {
+    pub(super) fn device_shutdown(&mut self, c: DeviceShutdown) -> ApplyResult {
         self.existing(&c.device_id)?;
         let reason = if c.reason.is_empty() { "shutdown" } else { &c.reason };
         self.audit("device_shutdown", "shutdown", false, &c.device_id, format!("Device shuts down: {reason}"));
         self.note_leaving(&c.device_id);
         // Who says that it shuts down waits until there is another master.
-        self.txn.ballot = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
+        self.txn.pending_election = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
         self.meta.nodes_lost += 1;
-        Ok(Given::Device(self.existing(&c.device_id)?))
+        Ok(Reply::Device(self.existing(&c.device_id)?))
     }
 
     /// A node starts anew: its sessions are gone. The node's own device is not, as the node is here.
-    pub(super) fn sessions_gone(&mut self, node: u64) -> Given1 {
+    pub(super) fn sessions_gone(&mut self, node: u64) -> ApplyResult {
         self.all_offline(node, |d| d.presence() != Presence::Node, "node restarted")
     }
 
     /// No device is present on `node` any more.
-    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> Given1 {
+    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> ApplyResult {
         self.all_offline(node, |_| true, why)
     }
 
-    fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> Given1 {
+    fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> ApplyResult {
         let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
         let there: Vec<Arc<Device>> = self.devices.values().filter(was_there).cloned().collect();
         if !there.is_empty() {
@@ -232,11 +232,11 @@ impl State {
             self.audit("device_offline", "offline", false, id, format!("Device offline: {why}"));
             self.go_offline(id, ElectionReason::Failure)?;
         }
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::Fail> {
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::ApplyError> {
         let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
@@ -248,7 +248,7 @@ impl State {
             device.away = true;
         }
         self.save_device(device);
-        self.stir();
+        self.notify_coordinator();
         if self.meta.master == id { self.replace_lost_master(reason) } else { Ok(0) }
     }
 
@@ -263,11 +263,11 @@ impl State {
         }
         device.updated_ms = self.meta.now_ms;
         self.save_device(device.clone());
-        self.stir();
+        self.notify_coordinator();
         Some(device)
     }
 
-    pub(super) fn move_home(&mut self, c: &MoveHome, node: u64) -> Given {
+    pub(super) fn move_home(&mut self, c: &MoveHome, node: u64) -> Reply {
         if let Some(device) = self.devices.get(&c.device_id)
             && self.leads(node)
             && device.home == c.from
@@ -277,20 +277,20 @@ impl State {
             self.set_home(&mut device, c.to);
             device.updated_ms = self.meta.now_ms;
             self.save_device(device);
-            self.stir();
+            self.notify_coordinator();
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
     fn set_home(&mut self, device: &mut Device, node: u64) {
         device.home = node;
         if self.meta.master == device.device_id {
             // Tries to bring leadership to the new home are counted anew.
-            self.meta.hand_back = None;
+            self.meta.transfer_back = None;
         }
     }
 
-    pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Given {
+    pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Reply {
         for id in c.device_ids {
             if let Some(device) = self.devices.get(&id) {
                 let device = Device { last_seen_ms: self.meta.now_ms, ..Device::clone(device) };
@@ -304,11 +304,11 @@ impl State {
                 self.save_device(device);
             }
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
     /// The device, or 3004.
-    pub(super) fn existing(&self, id: &str) -> Result<Device, super::state::Fail> {
+    pub(super) fn existing(&self, id: &str) -> Result<Device, super::state::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(Device::clone(device)),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
@@ -316,7 +316,7 @@ impl State {
     }
 
     /// The device's number, or 3004.
-    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::Fail> {
+    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(device.number),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
@@ -324,7 +324,7 @@ impl State {
     }
 
     pub(super) fn save_device(&mut self, device: Device) {
-        self.put(Key::Device(device.device_id.clone()), &device);
+        self.put(RowKey::Device(device.device_id.clone()), &device);
         self.count_presence(&device);
         let Some(before) = self.devices.insert(device.device_id.clone(), Arc::new(device)) else { return };
         self.active_devices -= usize::from(before.is_active);
@@ -391,7 +391,7 @@ mod tests {
         // A cluster that has registered all but one; the rows of the others do not matter here.
         let mut tables = MemoryTables::default();
         let meta = Meta { devices: limits::DEVICES - 1, ..Meta::default() };
-        tables.put(Key::Meta, Bytes::from(meta.encode_to_vec()));
+        tables.put(RowKey::Meta, Bytes::from(meta.encode_to_vec()));
         tables.commit(Default::default());
         let mut state = State::open(Box::new(tables)).unwrap();
         let mut index = 0;
@@ -413,8 +413,8 @@ mod tests {
 
     #[test]
     fn a_token_registers_its_share_of_devices_and_everyone_else_goes_on() {
-        use crate::model::properties::{Bench, told};
-        let mut b = Bench::new();
+        use crate::model::properties::{StateUnderTest, told};
+        let mut b = StateUnderTest::new();
         let by = |asked_by: &str, asker: Asker, device_id: &str| {
             let (asked_by, device_id) = (asked_by.to_owned(), device_id.to_owned());
             Intent::DeviceOnline(DeviceOnline { device_id, asked_by, asker: asker.into(), ..DeviceOnline::default() })

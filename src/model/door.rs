@@ -21,8 +21,8 @@ use super::value;
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{
-    Asker, ConflictType, ElectionMethod, ElectionReason, ImportRows, InsertPolicy, Origin, Presence, ResolutionMethod,
-    Role, SyncStatus, SyncType, TableRight,
+    Asker, CommandId, ConflictType, ElectionMethod, ElectionReason, ImportRows, InsertPolicy, Presence,
+    ResolutionMethod, Role, SyncStatus, SyncType, TableRight,
 };
 
 type Checked = Result<(), Error>;
@@ -163,7 +163,7 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             device(&c.device_id)?;
             text("reason", &c.reason, limits::ERROR_MESSAGE)
         }
-        Intent::LeaderHere(_) | Intent::LeadershipReturn(_) => node("origin", from),
+        Intent::LeaderAnnounced(_) | Intent::LeaderTransferBack(_) => node("origin", from),
         Intent::ElectionStarted(c) => {
             known::<ElectionReason>("reason", c.reason)?;
             known::<ElectionMethod>("method", c.method)?;
@@ -323,7 +323,7 @@ fn import_rows(c: &ImportRows) -> Checked {
 
 /// Who may have proposed a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proposer {
+pub enum CommandSource {
     /// Any node: for its clients, or of itself.
     Node,
     /// The leader only: it is about what the leader does, or sees.
@@ -332,18 +332,18 @@ pub enum Proposer {
     Membership,
 }
 
-pub fn proposer(intent: &Intent) -> Proposer {
+pub fn proposer(intent: &Intent) -> CommandSource {
     match intent {
         Intent::NodeLost(_)
         | Intent::MoveHome(_)
-        | Intent::LeaderHere(_)
+        | Intent::LeaderAnnounced(_)
         | Intent::ElectionStarted(_)
         | Intent::MasterElected(_)
         | Intent::ElectionFailed(_)
-        | Intent::LeadershipReturn(_)
+        | Intent::LeaderTransferBack(_)
         | Intent::Compact(_)
-        | Intent::QueuesForget(_) => Proposer::Leader,
-        Intent::MembersChanged(_) => Proposer::Membership,
+        | Intent::QueuesForget(_) => CommandSource::Leader,
+        Intent::MembersChanged(_) => CommandSource::Membership,
         Intent::DeviceOnline(_)
         | Intent::DeviceOffline(_)
         | Intent::DevicesSeen(_)
@@ -375,7 +375,7 @@ pub fn proposer(intent: &Intent) -> Proposer {
         | Intent::DeviceForget(_)
         | Intent::PairAsk(_)
         | Intent::PairDecide(_)
-        | Intent::PairClaim(_) => Proposer::Node,
+        | Intent::PairClaim(_) => CommandSource::Node,
     }
 }
 
@@ -388,15 +388,15 @@ const AT_MS: u32 = 2;
 
 /// What can be seen of a command without decoding it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub origin: Origin,
+pub struct CommandHeader {
+    pub origin: CommandId,
     pub at_ms: u64,
-    pub proposer: Proposer,
+    pub proposer: CommandSource,
 }
 
 /// Looks at an encoded `proto::Command`. `None`: it is none, or says who proposed it or when not exactly once.
-pub fn look(command: &Bytes) -> Option<Seen> {
-    let (mut origin, mut at_ms, mut proposer) = (None, None, Proposer::Node);
+pub fn look(command: &Bytes) -> Option<CommandHeader> {
+    let (mut origin, mut at_ms, mut proposer) = (None, None, CommandSource::Node);
     let mut rest: &[u8] = command;
     while rest.has_remaining() {
         let (field, wire) = decode_key(&mut rest).ok()?;
@@ -405,7 +405,7 @@ pub fn look(command: &Bytes) -> Option<Seen> {
                 let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
                 let (inside, after) = rest.split_at_checked(length)?;
                 rest = after;
-                if origin.replace(Origin::decode(inside).ok()?).is_some() {
+                if origin.replace(CommandId::decode(inside).ok()?).is_some() {
                     return None;
                 }
             }
@@ -417,15 +417,15 @@ pub fn look(command: &Bytes) -> Option<Seen> {
             (ORIGIN | AT_MS, _) => return None,
             (field, wire) => {
                 if LEADERS.contains(&field) {
-                    proposer = Proposer::Leader;
-                } else if field == MEMBERSHIP && proposer == Proposer::Node {
-                    proposer = Proposer::Membership;
+                    proposer = CommandSource::Leader;
+                } else if field == MEMBERSHIP && proposer == CommandSource::Node {
+                    proposer = CommandSource::Membership;
                 }
                 skip_field(wire, field, &mut rest, DecodeContext::default()).ok()?;
             }
         }
     }
-    Some(Seen { origin: origin?, at_ms: at_ms?, proposer })
+    Some(CommandHeader { origin: origin?, at_ms: at_ms?, proposer })
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Master elections: who ranks first, and the entries that change the roles.
 //!
-//! At most one device has the role `master` because only [`State::crown`] gives it, and takes it from the
+//! At most one device has the role `master` because only [`State::make_master`] gives it, and takes it from the
 //! last one in the same step.
 //!
 //! A trigger that meets a winner at home on the leader's node elects in its own entry. Every other election is a
-//! [`Ballot`](crate::proto::Ballot) in the state: what to do next is decided by [`decide`] on the leader, whoever
-//! that is by then, and what was done comes back as commands ([`ballot`]).
+//! [`PendingElection`](crate::proto::PendingElection) in the state: what to do next is decided by [`decide`] on the
+//! leader, whoever that is by then, and what was done comes back as commands ([`pending_election`]).
 
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use std::sync::Arc;
 use super::device::{NO_MASTER, role_name};
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse};
-use super::tables::Key;
-use crate::proto::outcome::Result as Given;
+use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::tables::RowKey;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Asker, Device, Done as Nothing, Elect, Election, ElectionMethod, ElectionReason, Presence, Principal, Role,
-    RoleChange, Settled,
+    Asker, Device, Elect, Election, ElectionMethod, ElectionOutcome, ElectionReason, Empty, Presence, Principal, Role,
+    RoleChange,
 };
 
 mod asked;
-mod ballot;
 pub mod decide;
+#[cfg(test)]
+mod harness;
+mod pending_election;
 #[cfg(test)]
 mod property;
 #[cfg(test)]
 mod scenarios;
-#[cfg(test)]
-mod world;
 
 /// May this device become master at all?
 pub fn is_candidate(device: &Device) -> bool {
@@ -74,10 +74,10 @@ impl State {
         self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
-    pub(super) fn elect_command(&mut self, c: Elect) -> Given1 {
+    pub(super) fn elect_command(&mut self, c: Elect) -> ApplyResult {
         if c.if_term.is_some_and(|term| term != self.meta.term) {
             // Somebody else's trigger came first.
-            return Ok(Given::Done(Nothing {}));
+            return Ok(Reply::Done(Empty {}));
         }
         let (reason, method) = (c.reason(), c.method());
         let mut c = c;
@@ -87,23 +87,23 @@ impl State {
                 // It asks to be followed by another one.
                 c.except.clone_from(&c.asked_by);
             }
-            if self.meta.ballot.is_none() {
+            if self.meta.pending_election.is_none() {
                 self.count_asked(&c.asked_by)?;
             }
         }
         let why = reason_name(reason).to_owned();
         let trigger = Trigger { reason, method, except: c.except, why, by: c.initiated_by, ..Trigger::default() };
         match self.trigger(trigger)? {
-            Triggered::Elected(election) => Ok(Given::Election(Election::clone(&election))),
-            Triggered::Open(ballot) => {
-                self.txn.ballot = ballot;
-                Ok(Given::Done(Nothing {}))
+            Triggered::Elected(election) => Ok(Reply::Election(Election::clone(&election))),
+            Triggered::Open(pending_election) => {
+                self.txn.pending_election = pending_election;
+                Ok(Reply::Done(Empty {}))
             }
-            Triggered::Failed(_) => refuse(Code::Election, ballot::NOBODY),
+            Triggered::Failed(_) => refuse(Code::Election, pending_election::NOBODY),
         }
     }
 
-    pub(super) fn role_change(&mut self, c: RoleChange) -> Given1 {
+    pub(super) fn role_change(&mut self, c: RoleChange) -> ApplyResult {
         let device = self.existing(&c.device_id)?;
         let asks = c.asker() == Asker::Device;
         if asks && c.by != c.device_id {
@@ -146,22 +146,22 @@ impl State {
                 self.await_election(Trigger { method: ElectionMethod::Priority, except, ..order })?;
             }
         }
-        Ok(Given::Device(self.existing(&c.device_id)?))
+        Ok(Reply::Device(self.existing(&c.device_id)?))
     }
 
     /// Elects; whoever sent the command waits until that is done.
-    fn await_election(&mut self, trigger: Trigger) -> Result<(), Fail> {
-        if let Triggered::Open(ballot) | Triggered::Failed(ballot) = self.trigger(trigger)? {
-            self.txn.ballot = ballot;
+    fn await_election(&mut self, trigger: Trigger) -> Result<(), ApplyError> {
+        if let Triggered::Open(pending_election) | Triggered::Failed(pending_election) = self.trigger(trigger)? {
+            self.txn.pending_election = pending_election;
         }
         Ok(())
     }
 
     /// A device comes online and wants to be master.
-    pub(super) fn ask_for_the_role(&mut self, id: &str, asker: Asker) -> Result<(), Fail> {
-        if let Some(open) = &self.meta.ballot {
+    pub(super) fn ask_for_the_role(&mut self, id: &str, asker: Asker) -> Result<(), ApplyError> {
+        if let Some(open) = &self.meta.pending_election {
             // It stands in the election that is under way, and is told its role when that is over.
-            self.txn.ballot = open.id;
+            self.txn.pending_election = open.id;
             return Ok(());
         }
         if !self.may_take_over(id) {
@@ -196,7 +196,7 @@ impl State {
 
     /// The master is gone. It keeps the role until the next one has it, so that there is never a gap in the chain of
     /// masters. The election that is not decided yet, or has failed.
-    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason) -> Result<u64, Fail> {
+    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason) -> Result<u64, ApplyError> {
         let trigger = Trigger {
             reason,
             method: ElectionMethod::Priority,
@@ -206,12 +206,12 @@ impl State {
         };
         Ok(match self.trigger(trigger)? {
             Triggered::Elected(_) => 0,
-            Triggered::Open(ballot) | Triggered::Failed(ballot) => ballot,
+            Triggered::Open(pending_election) | Triggered::Failed(pending_election) => pending_election,
         })
     }
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
-    pub(super) fn crown(&mut self, winner: &str, trigger: &Trigger, ballot: u64) -> Arc<Election> {
+    pub(super) fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
         let effects = self.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
         let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
@@ -231,7 +231,7 @@ impl State {
             principal: self.txn.principal.clone(),
             ..Election::default()
         });
-        self.put(Key::Election(election.id), &*election);
+        self.put(RowKey::Election(election.id), &*election);
         let details = format!(
             "{winner} is master in term {} (before: {}; {}, {}); sync state handed over at change {}",
             election.term,
@@ -254,11 +254,11 @@ impl State {
         if !trigger.quiet {
             self.effect_at(effects, Effect::MasterElected(election.clone()));
         }
-        self.meta.ballot = None;
-        self.meta.hand_back = None;
-        self.meta.stalled = false;
-        self.meta.settled = Some(Settled { ballot, election: election.id, why: String::new() });
-        self.stir();
+        self.meta.pending_election = None;
+        self.meta.transfer_back = None;
+        self.meta.needs_manual_election = false;
+        self.meta.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
+        self.notify_coordinator();
         self.txn.principal = asking;
         election
     }

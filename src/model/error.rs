@@ -58,7 +58,7 @@ impl Retry {
 
 /// One row of the table: the code, the document's words for it, its HTTP status, and the retry rule.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct CodeRow {
     pub code: Code,
     pub title: &'static str,
     pub http: u16,
@@ -68,7 +68,7 @@ pub struct Row {
 macro_rules! table {
     ($($code:ident, $title:literal, $http:literal, $retry:ident;)*) => {
         /// Every code, in order.
-        pub const TABLE: &[Row] = &[$(Row { code: Code::$code, title: $title, http: $http, retry: Retry::$retry }),*];
+        pub const TABLE: &[CodeRow] = &[$(CodeRow { code: Code::$code, title: $title, http: $http, retry: Retry::$retry }),*];
     };
 }
 
@@ -117,7 +117,7 @@ impl Code {
         }
     }
 
-    pub fn row(self) -> &'static Row {
+    pub fn row(self) -> &'static CodeRow {
         TABLE.iter().find(|r| r.code == self).unwrap_or(&TABLE[0])
     }
 }
@@ -138,12 +138,12 @@ pub struct Error {
     pub retry_after_ms: Option<u64>,
     /// The table's rule for the code, unless this error knows better.
     pub retry: Retry,
-    about: Option<Box<About>>,
+    about: Option<Box<ErrorSubject>>,
 }
 
 /// What of the request is wrong, where that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct About {
+struct ErrorSubject {
     field: String,
     last: Option<u64>,
 }
@@ -159,7 +159,7 @@ impl Error {
     #[must_use]
     pub fn about(self, field: &str, last: Option<u64>) -> Self {
         let known = !field.is_empty() || last.is_some();
-        Self { about: known.then(|| Box::new(About { field: field.to_owned(), last })), ..self }
+        Self { about: known.then(|| Box::new(ErrorSubject { field: field.to_owned(), last })), ..self }
     }
 
     pub fn field(&self) -> Option<&str> {

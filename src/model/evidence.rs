@@ -5,7 +5,7 @@
 
 /// What a row is evidence of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Evidence {
+pub enum EvidenceKind {
     /// Tokens, members, policies, rights, the time, and databases that were taken over.
     Rights,
     /// Masters and roles.
@@ -14,7 +14,7 @@ pub enum Evidence {
     Conflicts,
 }
 
-impl Evidence {
+impl EvidenceKind {
     pub const ALL: [Self; 3] = [Self::Rights, Self::Elections, Self::Conflicts];
 
     /// Of the rows of an event; `None`: they are none.

@@ -7,17 +7,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::client_dedup::RequestNames;
 use super::device::valid_id;
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::requests::Names;
-use super::state::{Fail, Given1, State, refuse, refuse_field};
-use super::tables::Key;
+use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::tables::RowKey;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Change, Device, DeviceForget, DeviceGate, DeviceReport, DeviceRevoke, DeviceSuspend, Done as Nothing,
-    ElectionReason, Forgotten, Presence, QueueLast,
+    Change, Device, DeviceForget, DeviceGate, DeviceReport, DeviceRevoke, DeviceSuspend, ElectionReason, Empty,
+    Forgotten, Presence, QueueLast,
 };
 
 /// How long after a revocation no token can live that was issued before it, with a margin for wrong clocks.
@@ -32,12 +32,12 @@ pub fn refusal(gate: &DeviceGate, issued_s: u64) -> Option<Error> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Gates {
+pub(super) struct DeviceGates {
     gates: HashMap<String, DeviceGate>,
     forgotten: HashMap<String, Forgotten>,
 }
 
-impl Gates {
+impl DeviceGates {
     pub fn load(&mut self, row: DeviceGate) {
         self.gates.insert(row.device_id.clone(), row);
     }
@@ -70,13 +70,13 @@ impl State {
 
     /// A command of the device: refused if its token was taken back, or the device suspended, before this was applied.
     /// `issued_s`: when the device's own token was issued; 0: somebody else speaks for it.
-    pub(super) fn must_be_let_in(&self, device_id: &str, issued_s: u64) -> Result<(), Fail> {
+    pub(super) fn must_be_let_in(&self, device_id: &str, issued_s: u64) -> Result<(), ApplyError> {
         let Some(gate) = self.gate(device_id) else { return Ok(()) };
         let issued_s = if issued_s == 0 { u64::MAX } else { issued_s };
         refusal(gate, issued_s).map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn save_gate(&mut self, gate: DeviceGate) -> Result<(), Fail> {
+    fn save_gate(&mut self, gate: DeviceGate) -> Result<(), ApplyError> {
         let kept_from = self.meta.now_ms / 1_000;
         if !self.gates.gates.contains_key(&gate.device_id) && self.gates.gates.len() >= limits::DEVICE_GATES {
             let done = |g: &&DeviceGate| !g.suspended && g.not_before.saturating_add(KEPT_SECONDS) < kept_from;
@@ -89,15 +89,15 @@ impl State {
             }
             for id in over {
                 self.gates.gates.remove(&id);
-                self.delete(Key::DeviceGate(id));
+                self.delete(RowKey::DeviceGate(id));
             }
         }
-        self.put(Key::DeviceGate(gate.device_id.clone()), &gate);
+        self.put(RowKey::DeviceGate(gate.device_id.clone()), &gate);
         self.gates.load(gate);
         Ok(())
     }
 
-    fn gate_of(&self, device_id: &str, by: &str) -> Result<DeviceGate, Fail> {
+    fn gate_of(&self, device_id: &str, by: &str) -> Result<DeviceGate, ApplyError> {
         // One that registered before names were looked at so closely can be kept out, too.
         if !valid_id(device_id) && !self.devices.contains_key(device_id) {
             let why = "must be 1 to 255 bytes without control or invisible characters";
@@ -107,7 +107,7 @@ impl State {
         Ok(DeviceGate { device_id: device_id.to_owned(), at_ms: self.meta.now_ms, by: by.to_owned(), ..known })
     }
 
-    pub(super) fn device_revoke(&mut self, c: DeviceRevoke) -> Given1 {
+    pub(super) fn device_revoke(&mut self, c: DeviceRevoke) -> ApplyResult {
         let gate = self.gate_of(&c.device_id, &c.by)?;
         // Greater each time: a token of the same second that was issued after the last revocation is caught by this one.
         let not_before = (self.meta.now_ms / 1_000).max(gate.not_before + 1);
@@ -115,11 +115,11 @@ impl State {
         self.audit("device_revoke", "revoke", false, &c.by, format!("All tokens of device {} revoked", c.device_id));
         let report = self.report(&c.device_id, not_before);
         self.put_out(&c.device_id)?;
-        Ok(Given::DeviceReport(report))
+        Ok(Reply::DeviceReport(report))
     }
 
     /// The sessions of the device's tokens end, and it is offline.
-    fn put_out(&mut self, device_id: &str) -> Result<(), Fail> {
+    fn put_out(&mut self, device_id: &str) -> Result<(), ApplyError> {
         let device_id = device_id.to_owned();
         if self.devices.get(&device_id).is_some_and(|d| d.is_active && d.presence() != Presence::Node) {
             self.audit("device_offline", "offline", false, &device_id, "Device offline: it is kept out".to_owned());
@@ -148,13 +148,13 @@ impl State {
         report
     }
 
-    pub(super) fn device_suspend(&mut self, c: DeviceSuspend) -> Given1 {
+    pub(super) fn device_suspend(&mut self, c: DeviceSuspend) -> ApplyResult {
         let gate = self.gate_of(&c.device_id, &c.by)?;
         if self.devices.get(&c.device_id).is_some_and(|d| d.presence() == Presence::Node) {
             return refuse_field(Code::InvalidData, "device_id", "is a node's own device");
         }
         if gate.suspended == c.suspended {
-            return Ok(Given::Done(Nothing {}));
+            return Ok(Reply::Done(Empty {}));
         }
         self.save_gate(DeviceGate { suspended: c.suspended, ..gate })?;
         let (what, done) = if c.suspended { ("suspend", "suspended") } else { ("resume", "resumed") };
@@ -162,16 +162,18 @@ impl State {
         if c.suspended {
             self.put_out(&c.device_id)?;
         }
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
     /// A device that is gone makes room for another one. Its number, its changes and the ids of its queues stay.
-    pub(super) fn device_forget(&mut self, c: DeviceForget) -> Given1 {
+    pub(super) fn device_forget(&mut self, c: DeviceForget) -> ApplyResult {
         let device = self.existing(&c.device_id)?;
         if device.is_active {
             return refuse(Code::RoleChange, format!("device {:?} is online", c.device_id));
         }
-        if self.meta.master == c.device_id || self.meta.ballot.as_ref().is_some_and(|b| b.winner == c.device_id) {
+        if self.meta.master == c.device_id
+            || self.meta.pending_election.as_ref().is_some_and(|b| b.winner == c.device_id)
+        {
             return refuse(Code::RoleChange, format!("device {:?} is the master, or about to be", c.device_id));
         }
         if device.presence() == Presence::Node {
@@ -186,7 +188,7 @@ impl State {
         }
         let number = device.number;
         for slot in self.requests.forget_device(number) {
-            self.delete(Key::Requested { device: number, slot });
+            self.delete(RowKey::Requested { device: number, slot });
         }
         for queue in self.queues.forget_device(number) {
             self.save_queue(number, &queue);
@@ -194,8 +196,8 @@ impl State {
         self.devices.remove(&c.device_id);
         self.uncount_registered(&device);
         self.sync_states.remove(&c.device_id);
-        self.delete(Key::Device(c.device_id.clone()));
-        self.delete(Key::SyncState(c.device_id.clone()));
+        self.delete(RowKey::Device(c.device_id.clone()));
+        self.delete(RowKey::SyncState(c.device_id.clone()));
         self.meta.devices_forgotten += 1;
         self.save_forgotten(Forgotten {
             device_id: c.device_id.clone(),
@@ -205,12 +207,12 @@ impl State {
             returned: false,
         });
         self.audit("device_forget", "delete", false, &c.by, format!("Device {} forgotten", c.device_id));
-        self.stir();
-        Ok(Given::Done(Nothing {}))
+        self.notify_coordinator();
+        Ok(Reply::Done(Empty {}))
     }
 
     fn save_forgotten(&mut self, row: Forgotten) {
-        self.put(Key::Forgotten(row.device_id.clone()), &row);
+        self.put(RowKey::Forgotten(row.device_id.clone()), &row);
         self.gates.load_forgotten(row);
     }
 
@@ -262,7 +264,7 @@ impl State {
 
     /// The change's request is still in its device's window.
     pub(super) fn is_remembered(&self, change: &Change) -> bool {
-        !self.gates.is_before(change) && !Names::of_change(change).is_none()
+        !self.gates.is_before(change) && !RequestNames::of_change(change).is_none()
     }
 }
 

@@ -8,10 +8,10 @@
 use super::audit::AuditIndex;
 use super::device::valid_id;
 use super::error::Code;
-use super::state::{Given1, State, refuse};
-use super::tables::Key;
+use super::state::{ApplyResult, State, refuse};
+use super::tables::RowKey;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Audit, Device, Election, ElectionMethod, ElectionReason, Import, ImportBegin, ImportDevice, ImportDone,
     ImportFinish, ImportLeft, ImportRows, Presence, Role, SyncState, SyncStatus,
@@ -50,7 +50,7 @@ impl State {
         if sync.row_id > 0 { sync.row_id } else { after + u64::from(number) }
     }
 
-    pub(super) fn import_begin(&mut self, c: &ImportBegin) -> Given1 {
+    pub(super) fn import_begin(&mut self, c: &ImportBegin) -> ApplyResult {
         match &self.meta.import {
             Some(import) if import.finished_ms > 0 => {
                 return refuse(Code::Conflict, "this cluster has taken over a database already: it does so only once");
@@ -104,10 +104,10 @@ impl State {
         let evidence = self.audit.between(0, self.meta.audit_compacted, usize::MAX);
         let gone = (evidence.len() + audits.clone().count() + elections.clone().count()) as u64;
         for id in evidence.into_iter().map(|row| row.id).chain(audits) {
-            self.delete(Key::Audit(id));
+            self.delete(RowKey::Audit(id));
         }
         for id in elections {
-            self.delete(Key::Election(id));
+            self.delete(RowKey::Election(id));
         }
         self.meta.audit_head = c.audit_rows;
         self.meta.audit_compacted = c.audit_rows;
@@ -136,17 +136,17 @@ impl State {
             term: self.meta.term,
             ..Election::default()
         };
-        self.put(Key::Election(election.id), &election);
+        self.put(RowKey::Election(election.id), &election);
     }
 
-    fn importing(&self, import_id: u64) -> Result<Import, super::state::Fail> {
+    fn importing(&self, import_id: u64) -> Result<Import, super::state::ApplyError> {
         match &self.meta.import {
             Some(import) if import.import_id == import_id => Ok(*import),
             _ => refuse(Code::Conflict, "the import of this database has not begun"),
         }
     }
 
-    pub(super) fn import_rows(&mut self, c: ImportRows) -> Given1 {
+    pub(super) fn import_rows(&mut self, c: ImportRows) -> ApplyResult {
         let import = self.importing(c.import_id)?;
         if import.finished_ms > 0 {
             return refuse(Code::Conflict, "the import of this database has finished");
@@ -165,7 +165,7 @@ impl State {
             if row.id > 0 && row.id == self.meta.election_dropped {
                 self.meta.election_dropped -= 1;
                 let (id, at_ms) = (row.id, row.at_ms.min(import.begun_ms));
-                self.put(Key::Election(id), &Election { at_ms, term: id, imported: true, ..row });
+                self.put(RowKey::Election(id), &Election { at_ms, term: id, imported: true, ..row });
             } else if row.id < self.meta.election_dropped {
                 left.push(out_of_turn(ELECTION_LOGS, row.id));
             }
@@ -177,7 +177,7 @@ impl State {
                 // Listings by date need times that never go back.
                 audit_ms = audit_ms.min(row.at_ms);
                 let row = Audit { at_ms: audit_ms, ..row };
-                self.put(Key::Audit(row.id), &row);
+                self.put(RowKey::Audit(row.id), &row);
                 self.audit.older(&row);
             } else if row.id < self.meta.audit_compacted {
                 left.push(out_of_turn(AUDIT_LOGS, row.id));
@@ -259,7 +259,7 @@ impl State {
         });
     }
 
-    pub(super) fn import_finish(&mut self, c: &ImportFinish) -> Given1 {
+    pub(super) fn import_finish(&mut self, c: &ImportFinish) -> ApplyResult {
         let mut import = self.importing(c.import_id)?;
         if import.finished_ms == 0 {
             import.finished_ms = self.meta.now_ms;
@@ -270,8 +270,8 @@ impl State {
     }
 }
 
-fn done(import: &Import, left: Vec<ImportLeft>) -> Given {
-    Given::Import(ImportDone { import: Some(*import), left })
+fn done(import: &Import, left: Vec<ImportLeft>) -> Reply {
+    Reply::Import(ImportDone { import: Some(*import), left })
 }
 
 /// Compaction went past it meanwhile, or a row before it is missing.
@@ -282,7 +282,7 @@ fn out_of_turn(table_name: &str, id: u64) -> ImportLeft {
 #[cfg(test)]
 mod tests {
     use super::super::audit::{AuditFilter, read_rows};
-    use super::super::properties::{Bench, online};
+    use super::super::properties::{StateUnderTest, online};
     use super::super::read::elections;
     use super::*;
     use crate::proto::DeviceOnline;
@@ -323,11 +323,11 @@ mod tests {
 
     #[test]
     fn rows_keep_their_ids_and_the_clusters_own_come_after() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(node());
         b.ok(Intent::Elect(crate::proto::Elect { reason: 2, ..Default::default() }));
         b.ok(begin(ID));
-        let Given::Import(taken) = b.ok(Intent::ImportRows(rows())) else { panic!() };
+        let Reply::Import(taken) = b.ok(Intent::ImportRows(rows())) else { panic!() };
         assert_eq!(taken.left.iter().map(|l| l.id).collect::<Vec<_>>(), [6, 7], "{:?}", taken.left);
         // Sent again: nothing new, and the same is left.
         let before = b.state.meta().clone();
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!((before.devices, before.audit_compacted), (2, 2));
         // A row too early is not taken.
         let early = ImportRows { audits: vec![Audit { id: 1, ..Audit::default() }], import_id: ID, ..rows() };
-        let Given::Import(taken) = b.ok(Intent::ImportRows(early)) else { panic!() };
+        let Reply::Import(taken) = b.ok(Intent::ImportRows(early)) else { panic!() };
         assert!(taken.left.iter().any(|l| (l.table_name.as_str(), l.id) == (AUDIT_LOGS, 1)));
         b.ok(Intent::ImportFinish(ImportFinish { import_id: ID, by: "admin".into() }));
         assert_eq!(b.code(Intent::ImportRows(rows())), Code::Conflict);
@@ -359,12 +359,12 @@ mod tests {
 
     #[test]
     fn only_once_and_only_into_an_empty_cluster() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("till", 0, Role::Client));
         let before = b.state.meta().clone();
         assert_eq!(b.code(begin(ID)), Code::Conflict);
         assert_eq!((b.state.meta().audit_head, b.state.meta().import.as_ref()), (before.audit_head, None));
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         assert_eq!(b.code(Intent::ImportRows(rows())), Code::Conflict);
         b.ok(begin(ID));
         b.ok(begin(ID));

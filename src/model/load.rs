@@ -7,17 +7,17 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::access::AccessMatrix;
-use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
-use super::gates::Gates;
+use super::gates::DeviceGates;
+use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
-use super::queues::Queues;
-use super::recent::Recent;
+use super::queues::DeviceQueues;
+use super::recent::RecentChanges;
 use super::records::Records;
-use super::requests::Requests;
 use super::state::State;
-use super::tables::{Key, TablesError, TablesRead, decode, get_row};
+use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use crate::limits;
 use crate::proto::{
     Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Meta, Pairing, Record, Requested,
@@ -27,25 +27,25 @@ use crate::proto::{
 const PAGE: usize = 1_024;
 
 /// The rows of one kind, in the order of their keys, read in pages.
-struct Rows<'a, M> {
+struct RowPages<'a, M> {
     tables: &'a dyn TablesRead,
     /// The last key given, or where to begin.
-    from: Key,
+    from: RowKey,
     begun: bool,
-    inside: fn(&Key) -> bool,
-    page: std::vec::IntoIter<(Key, bytes::Bytes)>,
+    inside: fn(&RowKey) -> bool,
+    page: std::vec::IntoIter<(RowKey, bytes::Bytes)>,
     more: bool,
     kind: std::marker::PhantomData<M>,
 }
 
-impl<'a, M> Rows<'a, M> {
-    fn new(tables: &'a dyn TablesRead, from: Key, inside: fn(&Key) -> bool) -> Self {
+impl<'a, M> RowPages<'a, M> {
+    fn new(tables: &'a dyn TablesRead, from: RowKey, inside: fn(&RowKey) -> bool) -> Self {
         Self { tables, from, begun: false, inside, page: Vec::new().into_iter(), more: true, kind: Default::default() }
     }
 }
 
-impl<M: Message + Default> Iterator for Rows<'_, M> {
-    type Item = Result<(Key, M), TablesError>;
+impl<M: Message + Default> Iterator for RowPages<'_, M> {
+    type Item = Result<(RowKey, M), TablesError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -66,7 +66,7 @@ impl<M: Message + Default> Iterator for Rows<'_, M> {
             if !self.more {
                 return None;
             }
-            match self.tables.range(&self.from, &Key::end(), PAGE, false) {
+            match self.tables.range(&self.from, &RowKey::end(), PAGE, false) {
                 Ok(rows) => {
                     self.more = rows.len() == PAGE;
                     self.page = rows.into_iter();
@@ -83,7 +83,7 @@ impl<M: Message + Default> Iterator for Rows<'_, M> {
 /// What is counted one by one does not get there; further on nothing has to mind the end of the numbers.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
-fn checked_count(count: u64, key: &Key) -> Result<(), TablesError> {
+fn checked_count(count: u64, key: &RowKey) -> Result<(), TablesError> {
     if count > COUNT_MAX { Err(TablesError::Corrupt(key.clone())) } else { Ok(()) }
 }
 
@@ -98,7 +98,7 @@ fn check_counters(meta: &Meta) -> Result<(), TablesError> {
         meta.conflict_head,
         meta.term,
         meta.compacted_ms,
-        meta.ballot_head,
+        meta.pending_election_head,
         meta.nodes_lost,
         meta.resolved_head,
         meta.leader_term,
@@ -106,9 +106,9 @@ fn check_counters(meta: &Meta) -> Result<(), TablesError> {
     let in_order = meta.compacted_seq <= meta.head_seq && meta.audit_compacted <= meta.audit_head;
     let in_bounds = meta.devices <= limits::DEVICE_NUMBERS && meta.tables <= limits::TABLE_NUMBERS;
     if !in_order || !in_bounds {
-        return Err(TablesError::Corrupt(Key::Meta));
+        return Err(TablesError::Corrupt(RowKey::Meta));
     }
-    counts.into_iter().chain(times).try_for_each(|count| checked_count(count, &Key::Meta))
+    counts.into_iter().chain(times).try_for_each(|count| checked_count(count, &RowKey::Meta))
 }
 
 impl State {
@@ -116,13 +116,13 @@ impl State {
     pub fn reload(&mut self) -> Result<(), TablesError> {
         let reader = self.reader();
         let rows = &*reader;
-        let meta = get_row(rows, &Key::Meta)?.unwrap_or_default();
+        let meta = get_row(rows, &RowKey::Meta)?.unwrap_or_default();
         check_counters(&meta)?;
         self.forget_all(meta);
         self.load_devices(rows)?;
         self.load_access(rows)?;
         self.table_names.clear();
-        for row in Rows::<TableName>::new(rows, Key::Table(0), |k| matches!(k, Key::Table(_))) {
+        for row in RowPages::<TableName>::new(rows, RowKey::Table(0), |k| matches!(k, RowKey::Table(_))) {
             self.load_table(row?)?;
         }
         self.table_names.resize(self.meta.tables as usize, TableName::default());
@@ -131,12 +131,12 @@ impl State {
         self.table_numbers = named.map(|(table, number)| (table.name.clone(), number)).collect();
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();
-        for row in Rows::<Conflict>::new(rows, Key::Conflict(0), |k| matches!(k, Key::Conflict(_))) {
+        for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
             let (_, row) = row?;
             self.index_conflict(&Arc::new(row));
         }
         let mut revoked = HashMap::new();
-        for row in Rows::<Revoked>::new(rows, Key::Revoked(String::new()), |k| matches!(k, Key::Revoked(_))) {
+        for row in RowPages::<Revoked>::new(rows, RowKey::Revoked(String::new()), |k| matches!(k, RowKey::Revoked(_))) {
             let (_, row) = row?;
             revoked.insert(row.jti, row.exp_ms);
         }
@@ -144,8 +144,8 @@ impl State {
         self.load_changes(rows)
     }
 
-    fn load_table(&mut self, (key, row): (Key, TableName)) -> Result<(), TablesError> {
-        let number = if let Key::Table(number) = key { number } else { 0 };
+    fn load_table(&mut self, (key, row): (RowKey, TableName)) -> Result<(), TablesError> {
+        let number = if let RowKey::Table(number) = key { number } else { 0 };
         if !(1..=self.meta.tables).contains(&number) {
             return Err(TablesError::Corrupt(key));
         }
@@ -161,7 +161,7 @@ impl State {
         self.registered_by.clear();
         self.active_devices = 0;
         self.device_names = vec![Arc::from(""); self.meta.devices as usize];
-        for row in Rows::<Device>::new(rows, Key::Device(String::new()), |k| matches!(k, Key::Device(_))) {
+        for row in RowPages::<Device>::new(rows, RowKey::Device(String::new()), |k| matches!(k, RowKey::Device(_))) {
             let (_, device) = row?;
             if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
                 *name = Arc::from(device.device_id.as_str());
@@ -171,7 +171,9 @@ impl State {
             self.devices.insert(device.device_id.clone(), Arc::new(device));
         }
         self.sync_states.clear();
-        for row in Rows::<SyncState>::new(rows, Key::SyncState(String::new()), |k| matches!(k, Key::SyncState(_))) {
+        for row in
+            RowPages::<SyncState>::new(rows, RowKey::SyncState(String::new()), |k| matches!(k, RowKey::SyncState(_)))
+        {
             let (_, sync) = row?;
             self.sync_states.insert(sync.device_id.clone(), sync);
         }
@@ -180,21 +182,23 @@ impl State {
 
     fn load_access(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         let mut access = AccessMatrix::default();
-        for row in Rows::<ClassAccess>::new(rows, Key::Access(0), |k| matches!(k, Key::Access(_))) {
+        for row in RowPages::<ClassAccess>::new(rows, RowKey::Access(0), |k| matches!(k, RowKey::Access(_))) {
             access.load(row?.1);
         }
         self.access = access;
-        let mut gates = Gates::default();
-        let from = Key::DeviceGate(String::new());
-        for row in Rows::<DeviceGate>::new(rows, from, |k| matches!(k, Key::DeviceGate(_))) {
+        let mut gates = DeviceGates::default();
+        let from = RowKey::DeviceGate(String::new());
+        for row in RowPages::<DeviceGate>::new(rows, from, |k| matches!(k, RowKey::DeviceGate(_))) {
             gates.load(row?.1);
         }
         let mut pairings = Pairings::default();
-        for row in Rows::<Pairing>::new(rows, Key::Pairing(String::new()), |k| matches!(k, Key::Pairing(_))) {
+        for row in RowPages::<Pairing>::new(rows, RowKey::Pairing(String::new()), |k| matches!(k, RowKey::Pairing(_))) {
             pairings.load(row?.1);
         }
         self.pairings = pairings;
-        for row in Rows::<Forgotten>::new(rows, Key::Forgotten(String::new()), |k| matches!(k, Key::Forgotten(_))) {
+        for row in
+            RowPages::<Forgotten>::new(rows, RowKey::Forgotten(String::new()), |k| matches!(k, RowKey::Forgotten(_)))
+        {
             gates.load_forgotten(row?.1);
         }
         self.gates = gates;
@@ -203,27 +207,27 @@ impl State {
     }
 
     fn load_windows(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        let mut answered = Answered::default();
-        for row in Rows::new(rows, Key::Answered(0), |k| matches!(k, Key::Answered(_))) {
-            if let (Key::Answered(group), row) = row? {
-                checked_count(group, &Key::Answered(group))?;
+        let mut answered = NodeDedup::default();
+        for row in RowPages::new(rows, RowKey::Answered(0), |k| matches!(k, RowKey::Answered(_))) {
+            if let (RowKey::Answered(group), row) = row? {
+                checked_count(group, &RowKey::Answered(group))?;
                 answered.load(group, row);
             }
         }
         self.answered = answered;
-        let mut requests = Requests::default();
-        let from = Key::Requested { device: 0, slot: 0 };
-        for row in Rows::<Requested>::new(rows, from, |k| matches!(k, Key::Requested { .. })) {
-            if let (Key::Requested { device, slot }, row) = row? {
-                checked_count(row.number, &Key::Requested { device, slot })?;
+        let mut requests = ClientDedup::default();
+        let from = RowKey::Requested { device: 0, slot: 0 };
+        for row in RowPages::<Requested>::new(rows, from, |k| matches!(k, RowKey::Requested { .. })) {
+            if let (RowKey::Requested { device, slot }, row) = row? {
+                checked_count(row.number, &RowKey::Requested { device, slot })?;
                 requests.load(device, slot, &row);
             }
         }
         self.requests = requests;
-        let mut queues = Queues::default();
-        let from = Key::Queue { device: 0, queue: String::new() };
-        for row in Rows::new(rows, from, |k| matches!(k, Key::Queue { .. })) {
-            if let (Key::Queue { device, queue }, row) = row? {
+        let mut queues = DeviceQueues::default();
+        let from = RowKey::Queue { device: 0, queue: String::new() };
+        for row in RowPages::new(rows, from, |k| matches!(k, RowKey::Queue { .. })) {
+            if let (RowKey::Queue { device, queue }, row) = row? {
                 queues.load(device, &queue, row);
             }
         }
@@ -234,12 +238,12 @@ impl State {
     /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
     /// index: the kept changes and the rows between them, by number.
     fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.recent = Recent::after(self.meta.compacted_seq);
+        self.recent = RecentChanges::after(self.meta.compacted_seq);
         self.audit = AuditIndex::after(self.meta.audit_compacted);
         self.records = Records::default();
-        let from = Key::Record { table: 0, id: i64::MIN };
-        for row in Rows::<Record>::new(rows, from, |k| matches!(k, Key::Record { .. })) {
-            if let (Key::Record { table, id }, record) = row? {
+        let from = RowKey::Record { table: 0, id: i64::MIN };
+        for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
+            if let (RowKey::Record { table, id }, record) = row? {
                 // What is left of a table that was removed waits for compaction.
                 if self.table_of(table).is_some() {
                     self.records.load(table, id, &record);
@@ -247,7 +251,7 @@ impl State {
             }
         }
         // What is left of the rows that were dropped is evidence.
-        for row in Rows::<Audit>::new(rows, Key::Audit(0), |k| matches!(k, Key::Audit(_))) {
+        for row in RowPages::<Audit>::new(rows, RowKey::Audit(0), |k| matches!(k, RowKey::Audit(_))) {
             let (_, mut row) = row?;
             if row.id > self.meta.audit_compacted {
                 break;
@@ -255,10 +259,10 @@ impl State {
             row.at_ms = self.corrections().of_audit(row.id, row.at_ms);
             self.audit.load_evidence(&row);
         }
-        let from = Key::Audit(self.meta.audit_compacted + 1);
-        let mut audits = Rows::<Audit>::new(rows, from, |k| matches!(k, Key::Audit(_))).peekable();
+        let from = RowKey::Audit(self.meta.audit_compacted + 1);
+        let mut audits = RowPages::<Audit>::new(rows, from, |k| matches!(k, RowKey::Audit(_))).peekable();
         let mut next = self.meta.compacted_seq + 1;
-        for block in Rows::<ChangeBlock>::new(rows, Key::Changes(0), |k| matches!(k, Key::Changes(_))) {
+        for block in RowPages::<ChangeBlock>::new(rows, RowKey::Changes(0), |k| matches!(k, RowKey::Changes(_))) {
             let (key, block) = block?;
             for change in block.changes {
                 // Readers find a change by counting.
@@ -283,12 +287,12 @@ impl State {
             }
         }
         if next != self.meta.head_seq + 1 {
-            return Err(TablesError::Corrupt(Key::Changes(next)));
+            return Err(TablesError::Corrupt(RowKey::Changes(next)));
         }
         self.load_audits(&mut audits, u64::MAX)
     }
 
-    fn load_audits(&mut self, audits: &mut Peekable<Rows<'_, Audit>>, before: u64) -> Result<(), TablesError> {
+    fn load_audits(&mut self, audits: &mut Peekable<RowPages<'_, Audit>>, before: u64) -> Result<(), TablesError> {
         while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
             let (_, audit) = row?;
             let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);

@@ -8,7 +8,7 @@ pub(super) fn merge_objects(base: &[u8], local: &[u8], remote: &[u8], remote_win
     let local = value::fields(local)?;
     let remote = value::fields(remote)?;
     let mut merged = vec![b'{'];
-    let same = |a: Option<&value::Field<'_>>, b: Option<&value::Field<'_>>| match (a, b) {
+    let same = |a: Option<&value::JsonField<'_>>, b: Option<&value::JsonField<'_>>| match (a, b) {
         (Some(a), Some(b)) => value::equal(a.raw_value, b.raw_value),
         (a, b) => a.is_none() && b.is_none(),
     };

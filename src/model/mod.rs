@@ -4,9 +4,10 @@
 //! carries. Rows live behind [`tables::Tables`]: a `BTreeMap` here, sled above.
 
 pub mod access;
-mod answered;
 pub mod audit;
+pub mod background_tasks;
 pub mod change;
+mod client_dedup;
 #[cfg(test)]
 mod collisions;
 pub mod conflict;
@@ -14,7 +15,6 @@ pub mod conflict_index;
 pub mod cursor;
 pub mod device;
 pub mod door;
-pub mod duty;
 pub mod effect;
 pub mod election;
 pub mod error;
@@ -24,6 +24,7 @@ pub mod gates;
 pub mod import;
 mod load;
 mod merge;
+mod node_dedup;
 mod nodes;
 pub mod pairing;
 pub mod policy;
@@ -33,7 +34,6 @@ mod queues;
 pub mod read;
 mod recent;
 pub mod records;
-mod requests;
 pub mod state;
 pub mod sync;
 mod table;

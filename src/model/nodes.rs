@@ -2,20 +2,20 @@
 //! held votes, so a node that comes back without it must not come under its old id.
 
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse};
+use super::state::{ApplyError, ApplyResult, State, refuse};
 use crate::limits;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{Done as Nothing, MembersChanged};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Empty, MembersChanged};
 
 impl State {
     /// A node has begun a boot: from now on its data folder is expected to be there.
-    pub(super) fn node_booted(&mut self, node: u64) -> Given1 {
+    pub(super) fn node_booted(&mut self, node: u64) -> ApplyResult {
         room_for(&self.meta.booted_nodes, node)?;
         insert(&mut self.meta.booted_nodes, node);
         self.sessions_gone(node)
     }
 
-    pub(super) fn members_changed(&mut self, c: MembersChanged) -> Given1 {
+    pub(super) fn members_changed(&mut self, c: MembersChanged) -> ApplyResult {
         let MembersChanged { node, removed, raft, by } = c;
         let device = format!("node-{node}");
         if removed {
@@ -25,12 +25,12 @@ impl State {
             return self.node_lost(node, "node removed");
         }
         self.audit("node_added", "add", false, &device, format!("Node {node} at {raft} added by {by}"));
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 }
 
 /// The lists are part of a row, and are never cut: an id is never used again.
-fn room_for(nodes: &[u64], node: u64) -> Result<(), Fail> {
+fn room_for(nodes: &[u64], node: u64) -> Result<(), ApplyError> {
     if nodes.len() < limits::NODES_EVER || nodes.binary_search(&node).is_ok() {
         return Ok(());
     }
@@ -46,14 +46,14 @@ fn insert(nodes: &mut Vec<u64>, node: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::properties::{Bench, online};
+    use super::super::properties::{StateUnderTest, online};
     use super::*;
     use crate::proto::command::Intent;
     use crate::proto::{NodeBooted, Role};
 
     #[test]
     fn a_removed_node_takes_its_devices_offline_and_its_id_is_remembered() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(Intent::NodeBooted(NodeBooted {}));
         b.ok(Intent::NodeBooted(NodeBooted {}));
         b.ok(online("a", 0, Role::Client));

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use super::access::ClassNumber;
 use super::device::valid_id;
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse, refuse_field};
-use super::tables::Key;
+use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::tables::RowKey;
 use super::visible::is_name;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
 
 /// The letters and digits of codes: none that looks like another one.
@@ -49,13 +49,13 @@ impl State {
     }
 
     fn save_pairing(&mut self, row: Pairing) {
-        self.put(Key::Pairing(row.code.clone()), &row);
+        self.put(RowKey::Pairing(row.code.clone()), &row);
         self.pairings.load(row);
     }
 
     fn drop_pairing(&mut self, code: String) {
         self.pairings.0.remove(&code);
-        self.delete(Key::Pairing(code));
+        self.delete(RowKey::Pairing(code));
     }
 
     /// The applied time goes back: a code that was given out in what is no time now ends, it would live for too long.
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    pub(super) fn pair_ask(&mut self, c: PairAsk) -> Given1 {
+    pub(super) fn pair_ask(&mut self, c: PairAsk) -> ApplyResult {
         if !valid_code(&c.code) || c.secret_hash.len() != HASH {
             return refuse_field(Code::InvalidData, "code", "is none, or its secret is none");
         }
@@ -117,12 +117,12 @@ impl State {
             ..Pairing::default()
         };
         self.save_pairing(row.clone());
-        Ok(Given::Pairing(row))
+        Ok(Reply::Pairing(row))
     }
 
     /// The gateway has looked at the token already, but it may have been taken back since, and a node that was broken
     /// into says what it likes: what a token may let in is decided here.
-    fn may_let_in(&self, c: &PairDecide) -> Result<(), Fail> {
+    fn may_let_in(&self, c: &PairDecide) -> Result<(), ApplyError> {
         let ceiling = match c.asker() {
             Asker::Unset => return Ok(()),
             Asker::Device => return refuse(Code::Forbidden, "only admins and managers may let a device in"),
@@ -147,7 +147,7 @@ impl State {
         }
     }
 
-    pub(super) fn pair_decide(&mut self, c: PairDecide) -> Given1 {
+    pub(super) fn pair_decide(&mut self, c: PairDecide) -> ApplyResult {
         self.may_let_in(&c)?;
         let Some(row) = self.pairing(&c.code, self.meta.now_ms).cloned() else {
             return refuse(Code::NotRegistered, "there is no such code, or it has expired");
@@ -177,11 +177,11 @@ impl State {
             self.audit("device_pair", "refuse", false, &c.by, details);
         }
         self.save_pairing(row.clone());
-        Ok(Given::Pairing(row))
+        Ok(Reply::Pairing(row))
     }
 
     /// The device takes its token: whoever comes second gets none.
-    pub(super) fn pair_claim(&mut self, c: PairClaim) -> Given1 {
+    pub(super) fn pair_claim(&mut self, c: PairClaim) -> ApplyResult {
         let Some(row) = self.pairing(&c.code, self.meta.now_ms).filter(|row| row.secret_hash == c.secret_hash) else {
             return refuse(Code::NotRegistered, "there is no such code, or it has expired");
         };
@@ -192,7 +192,7 @@ impl State {
         self.must_be_let_in(&row.device_id, 0)?;
         self.audit("device_pair", "claim", false, &row.device_id, format!("Token of code {} handed out", row.code));
         self.save_pairing(row.clone());
-        Ok(Given::Pairing(row))
+        Ok(Reply::Pairing(row))
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::change::valid_table;
 use super::error::Code;
-use super::state::{Given1, State, refuse};
-use super::tables::Key;
+use super::state::{ApplyResult, State, refuse};
+use super::tables::RowKey;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{Asker, Decides, Done as Nothing, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Asker, Decides, Empty, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
 
 impl State {
     pub(super) fn policy(&self, table: u32) -> ResolutionMethod {
@@ -17,7 +17,7 @@ impl State {
         self.table_of(table).map_or(InsertPolicy::KeepBoth, insert_policy_of)
     }
 
-    pub(super) fn policy_put(&mut self, c: PolicyPut) -> Given1 {
+    pub(super) fn policy_put(&mut self, c: PolicyPut) -> ApplyResult {
         if c.asker() == Asker::Device {
             return refuse(Code::Forbidden, "only admins and managers may set a conflict policy");
         }
@@ -49,11 +49,11 @@ impl State {
             let details = format!("Conflicts in {} are decided by: {}", c.table_name, decides_name(c.decides()));
             self.audit("policy_change", "put", false, &c.by, details);
         }
-        self.put(Key::Table(number), &row);
+        self.put(RowKey::Table(number), &row);
         if let Some(table) = self.table_names.get_mut(at) {
             *table = row;
         }
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 }
 

@@ -12,13 +12,13 @@ use super::effect::Effect;
 use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
-use super::tables::{Key, MemoryTables};
+use super::tables::{MemoryTables, RowKey};
 use crate::proto::command::Intent;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
 
 /// A state with its rows at hand and the next log index.
-pub(crate) struct Bench {
+pub(crate) struct StateUnderTest {
     pub state: State,
     pub tables: MemoryTables,
     index: u64,
@@ -26,14 +26,14 @@ pub(crate) struct Bench {
     pub now: u64,
 }
 
-impl Bench {
+impl StateUnderTest {
     /// Node 1 leads.
     pub fn new() -> Self {
         let mut bench = Self::bare();
         bench.send(Command {
-            origin: Some(Origin { node: 1, ..Origin::default() }),
+            origin: Some(CommandId { node: 1, ..CommandId::default() }),
             at_ms: 1,
-            intent: Some(Intent::LeaderHere(LeaderHere { raft_term: 0 })),
+            intent: Some(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: 0 })),
             ..Command::default()
         });
         bench
@@ -59,11 +59,11 @@ impl Bench {
     pub fn run_at(&mut self, node: u64, intent: Intent) -> (Outcome, Vec<Effect>) {
         self.now += 10;
         self.number += 1;
-        let origin = Some(Origin { node, boot: 1, number: self.number });
+        let origin = Some(CommandId { node, boot: 1, number: self.number });
         self.send(Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() })
     }
 
-    pub fn ok(&mut self, intent: Intent) -> Given {
+    pub fn ok(&mut self, intent: Intent) -> Reply {
         into_result(self.run(intent).0).unwrap().result.unwrap()
     }
 
@@ -101,7 +101,7 @@ pub(crate) fn update(device: &str, id: i64, data: &str) -> Intent {
     Intent::DataUpdate(put(device, id, Operation::Update, data))
 }
 
-pub(crate) fn data(bench: &Bench, id: i64) -> Option<String> {
+pub(crate) fn data(bench: &StateUnderTest, id: i64) -> Option<String> {
     match bench.state.record("stock", id) {
         RecordNow::Absent => None,
         RecordNow::Here { data, .. } => data.map(|d| String::from_utf8(d.to_vec()).unwrap()),
@@ -111,7 +111,7 @@ pub(crate) fn data(bench: &Bench, id: i64) -> Option<String> {
 
 #[test]
 fn the_first_device_that_asks_is_master_and_only_a_higher_priority_displaces_it() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 20, Role::Client));
     b.ok(online("office", 50, Role::Master));
     assert_eq!(b.master(), "office");
@@ -124,7 +124,7 @@ fn the_first_device_that_asks_is_master_and_only_a_higher_priority_displaces_it(
 
 #[test]
 fn a_master_that_shuts_down_is_followed_by_the_highest_ranked_in_the_same_entry() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for (id, priority) in [("m", 90), ("b", 80), ("a", 80), ("c", 20)] {
         b.ok(online(id, priority, Role::Client));
     }
@@ -143,7 +143,7 @@ fn a_master_that_shuts_down_is_followed_by_the_highest_ranked_in_the_same_entry(
 
 #[test]
 fn the_last_candidate_that_goes_leaves_no_master_and_elections_are_refused() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("only", 0, Role::Master));
     b.ok(Intent::NodeLost(NodeLost { node: 1 }));
     assert_eq!((b.master(), b.state.device("only").unwrap().role()), ("", Role::Client));
@@ -154,7 +154,7 @@ fn the_last_candidate_that_goes_leaves_no_master_and_elections_are_refused() {
 
 #[test]
 fn two_triggers_at_once_elect_once() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     let elect = Intent::Elect(Elect { reason: 2, method: 3, if_term: Some(0), ..Elect::default() });
     b.ok(elect.clone());
@@ -164,11 +164,11 @@ fn two_triggers_at_once_elect_once() {
 
 #[test]
 fn a_device_registered_over_rest_is_told_so_on_its_first_session() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let told: Vec<bool> = [Presence::Rest, Presence::Session, Presence::Session]
         .map(|presence| {
             let device = DeviceOnline { device_id: "d".into(), presence: presence.into(), ..DeviceOnline::default() };
-            let Given::Online(done) = b.ok(Intent::DeviceOnline(device)) else { panic!() };
+            let Reply::Online(done) = b.ok(Intent::DeviceOnline(device)) else { panic!() };
             done.first
         })
         .into();
@@ -177,7 +177,7 @@ fn a_device_registered_over_rest_is_told_so_on_its_first_session() {
 
 #[test]
 fn a_stale_session_loss_does_not_take_a_returned_device_offline() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     b.ok(online("d", 0, Role::Client));
     let lost = |online_count| {
@@ -198,7 +198,7 @@ fn a_stale_session_loss_does_not_take_a_returned_device_offline() {
 
 #[test]
 fn a_repeated_request_is_answered_as_the_first_was_and_not_applied() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     let write = Intent::DataUpdate(DataUpdate { request_id: "r1".into(), ..put("d", 1, Operation::Update, "{}") });
     let (first, effects) = b.run(write.clone());
@@ -211,7 +211,7 @@ fn a_repeated_request_is_answered_as_the_first_was_and_not_applied() {
 
 #[test]
 fn the_request_window_is_bounded_and_forgets_the_oldest() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     let write =
         |n: u64| Intent::DataUpdate(DataUpdate { request_id: format!("r{n}"), ..put("d", 1, Operation::Update, "{}") });
@@ -225,13 +225,14 @@ fn the_request_window_is_bounded_and_forgets_the_oldest() {
 
 #[test]
 fn the_request_window_needs_no_rows_until_compaction_drops_the_changes_and_outlives_them_and_a_reload() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     b.ok(online("e", 0, Role::Client));
     let write = |device: &str, n: u64| {
         Intent::DataUpdate(DataUpdate { request_id: format!("r{n}"), ..put(device, 1, Operation::Update, "{}") })
     };
-    let rows = |b: &Bench| b.tables.rows().keys().filter(|k| matches!(k, Key::Requested { .. })).count() as u64;
+    let rows =
+        |b: &StateUnderTest| b.tables.rows().keys().filter(|k| matches!(k, RowKey::Requested { .. })).count() as u64;
     let (first, _) = b.run(write("e", 0));
     let window = crate::limits::REQUEST_WINDOW;
     for n in 0..window + 10 {
@@ -258,10 +259,10 @@ fn the_request_window_needs_no_rows_until_compaction_drops_the_changes_and_outli
 
 #[test]
 fn a_nodes_retry_is_applied_once_even_when_the_outcome_was_a_refusal() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     for intent in [update("d", 1, "{}"), update("nobody", 1, "{}")] {
-        let origin = Some(Origin { node: 2, boot: 9, number: b.state.meta().head_seq + 1 });
+        let origin = Some(CommandId { node: 2, boot: 9, number: b.state.meta().head_seq + 1 });
         let command = Command { origin, at_ms: 5, intent: Some(intent), ..Command::default() };
         let (first, _) = b.send(command.clone());
         let head = b.state.meta().head_seq;
@@ -274,10 +275,10 @@ fn a_nodes_retry_is_applied_once_even_when_the_outcome_was_a_refusal() {
 #[test]
 fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
     let window = crate::limits::ORIGIN_WINDOW;
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let command = |node, number| {
         let intent = Some(Intent::DevicesSeen(DevicesSeen::default()));
-        Command { origin: Some(Origin { node, boot: 1, number }), at_ms: 5, intent, ..Command::default() }
+        Command { origin: Some(CommandId { node, boot: 1, number }), at_ms: 5, intent, ..Command::default() }
     };
     b.send(command(2, 1));
     let (mut number, mut index) = (0, b.index);
@@ -293,10 +294,13 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
         b.state.apply(Position { index, log_id: Bytes::new(), term: 0 }, batch).unwrap();
     }
     b.index = index;
-    let rows = b.tables.rows().keys().filter(|k| matches!(k, Key::Answered(_))).count() as u64;
+    let rows = b.tables.rows().keys().filter(|k| matches!(k, RowKey::Answered(_))).count() as u64;
     assert!(rows < 2 * window / 32, "{rows}");
-    let mut again =
-        Bench { state: State::open(Box::new(b.tables.clone())).unwrap(), tables: b.tables.clone(), ..Bench::new() };
+    let mut again = StateUnderTest {
+        state: State::open(Box::new(b.tables.clone())).unwrap(),
+        tables: b.tables.clone(),
+        ..StateUnderTest::new()
+    };
     again.index = b.index;
     for bench in [&mut b, &mut again] {
         for (node, at, repeated, ok) in [
@@ -314,13 +318,13 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
 
 #[test]
 fn a_late_write_of_another_device_is_a_conflict_and_loses() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
     b.ok(update("a", 1, r#"{"v":"new"}"#));
     let late = DataUpdate { timestamp_ms: Some(5), ..put("b", 1, Operation::Update, r#"{"v":"late"}"#) };
     let (outcome, effects) = b.run(Intent::DataUpdate(late));
-    assert!(matches!(outcome.result, Some(Given::Conflict(_))));
+    assert!(matches!(outcome.result, Some(Reply::Conflict(_))));
     assert!(
         matches!(&effects[..], [Effect::ConflictFound(_), Effect::ConflictResolved(c)] if c.resolved_data == r#"{"v":"new"}"#)
     );
@@ -334,7 +338,7 @@ fn a_late_write_of_another_device_is_a_conflict_and_loses() {
 
 #[test]
 fn a_clock_far_ahead_does_not_win_for_ever() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
     let ahead = DataUpdate { timestamp_ms: Some(u64::MAX / 2), ..put("a", 1, Operation::Update, r#"{"v":1}"#) };
@@ -347,14 +351,14 @@ fn a_clock_far_ahead_does_not_win_for_ever() {
 
 #[test]
 fn a_manual_conflict_stays_open_until_it_is_decided() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(update("a", 1, r#"{"v":1}"#));
     let policy =
         PolicyPut { table_name: "stock".into(), policy: ResolutionMethod::Manual.into(), ..PolicyPut::default() };
     b.ok(Intent::PolicyPut(policy));
     let write = DataUpdate { base_version: Some(0), ..put("a", 1, Operation::Update, r#"{"v":2}"#) };
-    let Given::Conflict(open) = b.ok(Intent::DataUpdate(write)) else { panic!() };
+    let Reply::Conflict(open) = b.ok(Intent::DataUpdate(write)) else { panic!() };
     assert_eq!((open.conflict_type(), open.local_seq, b.state.open_conflicts().count()), (ConflictType::Version, 1, 1));
     assert_eq!(data(&b, 1).unwrap(), r#"{"v":1}"#);
     let resolve = ConflictResolve {
@@ -372,7 +376,7 @@ fn a_manual_conflict_stays_open_until_it_is_decided() {
 
 #[test]
 fn an_automatic_policy_merges_fields() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
     let policy =
@@ -381,17 +385,17 @@ fn an_automatic_policy_merges_fields() {
     b.ok(update("a", 1, r#"{"price":1,"left":5}"#));
     b.ok(update("a", 1, r#"{"price":2,"left":5}"#));
     let write = DataUpdate { base_version: Some(1), ..put("b", 1, Operation::Update, r#"{"price":1,"left":4}"#) };
-    let Given::Accepted(accepted) = b.ok(Intent::DataUpdate(write)) else { panic!() };
+    let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(write)) else { panic!() };
     assert_eq!(accepted.conflict.unwrap().resolution(), ResolutionMethod::Automatic);
     assert_eq!(data(&b, 1).unwrap(), r#"{"left":4,"price":2}"#);
 }
 
 #[test]
 fn pending_changes_count_what_others_wrote() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
-    let pending = |b: &Bench, id: &str| b.state.pending_changes(b.state.sync_state(id).unwrap());
+    let pending = |b: &StateUnderTest, id: &str| b.state.pending_changes(b.state.sync_state(id).unwrap());
     b.ok(Intent::SyncComplete(SyncComplete { device_id: "a".into(), ..SyncComplete::default() }));
     b.ok(update("a", 1, "{}"));
     b.ok(update("b", 2, "{}"));
@@ -404,7 +408,7 @@ fn pending_changes_count_what_others_wrote() {
 
 #[test]
 fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     for n in 0..25 {
         b.ok(update("d", n % 7, &format!(r#"{{"n":{n}}}"#)));
@@ -445,7 +449,7 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
 
 #[test]
 fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     for n in 0..10 {
         b.ok(update("d", n, "{}"));
@@ -463,9 +467,9 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
 
 #[test]
 fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
-    let write = |b: &mut Bench, table: &str| {
+    let write = |b: &mut StateUnderTest, table: &str| {
         let write = DataUpdate { table_name: table.into(), ..put("d", 1, Operation::Update, "{}") };
         let (_, effects) = b.run(Intent::DataUpdate(write));
         let Effect::Changed(change) = &effects[0] else { panic!("{effects:?}") };
@@ -480,7 +484,7 @@ fn a_change_knows_the_tables_change_before_it_also_when_that_is_compacted() {
 
 #[test]
 fn a_sync_moves_a_device_to_what_it_was_sent() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(online("b", 0, Role::Client));
     for id in 0..3 {
@@ -490,7 +494,7 @@ fn a_sync_moves_a_device_to_what_it_was_sent() {
     let begin = SyncBegin { device_id: "a".into(), sync_type: SyncType::Full.into(), sync_id: String::new() };
     b.ok(Intent::SyncBegin(begin));
     b.ok(complete(SyncComplete { nothing_sent: true, ..SyncComplete::default() }));
-    let sync = |b: &Bench| b.state.sync_state("a").unwrap().clone();
+    let sync = |b: &StateUnderTest| b.state.sync_state("a").unwrap().clone();
     assert_eq!((sync(&b).cursor_seq, sync(&b).last_sync_ms, sync(&b).full_owed), (0, 1, true));
     assert_eq!(b.state.pending_changes(&sync(&b)), 3);
     let ms = b.now;
@@ -542,17 +546,17 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         }),
         1 => device.clone().prop_map(|device_id| Intent::DeviceShutdown(DeviceShutdown { device_id, reason: String::new() })),
         1 => (1..3u64).prop_map(|node| Intent::NodeLost(NodeLost { node })),
-        1 => (0..2u64).prop_map(|raft_term| Intent::LeaderHere(LeaderHere { raft_term })),
-        1 => (0..4u64, device.clone(), 1..4u32).prop_map(|(ballot, winner, tries)| {
+        1 => (0..2u64).prop_map(|raft_term| Intent::LeaderAnnounced(LeaderAnnounced { raft_term })),
+        1 => (0..4u64, device.clone(), 1..4u32).prop_map(|(pending_election, winner, tries)| {
             let reason = ElectionReason::Failure.into();
-            Intent::ElectionStarted(ElectionStarted { ballot, winner, tries, reason, ..Default::default() })
+            Intent::ElectionStarted(ElectionStarted { pending_election, winner, tries, reason, ..Default::default() })
         }),
-        2 => (0..4u64, 0..3u64, device.clone()).prop_map(|(ballot, if_term, winner)| {
+        2 => (0..4u64, 0..3u64, device.clone()).prop_map(|(pending_election, if_term, winner)| {
             let reason = ElectionReason::Failure.into();
-            Intent::MasterElected(MasterElected { ballot, if_term, winner, reason, ..Default::default() })
+            Intent::MasterElected(MasterElected { pending_election, if_term, winner, reason, ..Default::default() })
         }),
-        1 => (0..4u64).prop_map(|ballot| Intent::ElectionFailed(ElectionFailed { ballot, why: "test".into() })),
-        1 => (1..4u32).prop_map(|tries| Intent::LeadershipReturn(LeadershipReturn { tries })),
+        1 => (0..4u64).prop_map(|pending_election| Intent::ElectionFailed(ElectionFailed { pending_election, why: "test".into() })),
+        1 => (1..4u32).prop_map(|tries| Intent::LeaderTransferBack(LeaderTransferBack { tries })),
         1 => (device.clone(), role, 0..4i32).prop_map(|(device_id, role, asker)| {
             Intent::RoleChange(RoleChange {
                 by: device_id.clone(),
@@ -695,7 +699,7 @@ pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
         .prop_map(|intents| {
             let mut commands: Vec<Command> = Vec::new();
             for (n, (intent, node, again, late)) in intents.into_iter().enumerate() {
-                let origin = Some(Origin { node, boot: 1, number: n as u64 + 1 });
+                let origin = Some(CommandId { node, boot: 1, number: n as u64 + 1 });
                 commands.push(Command {
                     origin,
                     at_ms: 1_000_000 + 10 * n as u64 - late.min(10 * n as u64),
@@ -713,7 +717,7 @@ pub(crate) fn any_commands() -> impl Strategy<Value = Vec<Command>> {
 
 #[test]
 fn so_many_revoked_tokens_are_remembered_and_those_that_ended_make_room() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let revoke = |jti: usize, exp_ms| Intent::TokenRevoke(TokenRevoke { jti: jti.to_string(), exp_ms, by: "x".into() });
     for jti in 0..crate::limits::REVOKED {
         b.ok(revoke(jti, if jti < 5 { b.now + 1_000_000 } else { u64::MAX }));
@@ -805,7 +809,7 @@ proptest! {
     /// Whatever time a client takes from a change, the changes after it come.
     #[test]
     fn a_time_stands_for_a_place_that_misses_nothing(writes in prop::collection::vec((0..3_000u64, 0..9_000u64), 1..40)) {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("d", 0, Role::Client));
         for (id, (pause, ahead)) in writes.iter().enumerate() {
             b.now += pause;
@@ -825,7 +829,7 @@ proptest! {
 
     #[test]
     fn any_commands_keep_the_invariants(commands in any_commands()) {
-        let (mut one, mut two) = (Bench::new(), Bench::new());
+        let (mut one, mut two) = (StateUnderTest::new(), StateUnderTest::new());
         let mut seq = 0;
         let mut open = BTreeMap::new();
         for command in commands {

@@ -7,13 +7,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::client_dedup::RequestNames;
 use super::error::Code;
-use super::requests::Names;
-use super::state::{Fail, Given1, State, refuse_field};
-use super::tables::Key;
+use super::state::{ApplyError, ApplyResult, State, refuse_field};
+use super::tables::RowKey;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{Change, DataUpdate, Done as Nothing, Queue};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Change, DataUpdate, Empty, Queue};
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// The queues of all devices, by device number and id.
 #[derive(Debug, Default)]
-pub(super) struct Queues {
+pub(super) struct DeviceQueues {
     queues: HashMap<u32, HashMap<Arc<str>, Queue>>,
     /// Those that are not forgotten, by the day on which they were used last.
     by_day: BTreeSet<(u64, u32, Arc<str>)>,
@@ -30,7 +30,7 @@ pub(super) struct Queues {
     count: usize,
 }
 
-impl Queues {
+impl DeviceQueues {
     /// From a stored row.
     pub fn load(&mut self, device: u32, queue: &str, row: Queue) {
         self.set(device, queue, row);
@@ -106,9 +106,11 @@ fn is_idle(day: u64, now_ms: u64) -> bool {
     day + limits::QUEUE_DAYS < now_ms / DAY_MS
 }
 
-fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, Fail> {
+fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, ApplyError> {
     match refuse_field(Code::InvalidData, field, why) {
-        Err(Fail::Refused(refused)) => Err(Fail::Refused(crate::proto::Refused { last: Some(last), ..refused })),
+        Err(ApplyError::Refused(refused)) => {
+            Err(ApplyError::Refused(crate::proto::Refused { last: Some(last), ..refused }))
+        }
         other => other,
     }
 }
@@ -127,7 +129,7 @@ impl State {
     /// What the update's entry was answered when it was applied; `None`: it comes next in its queue, or belongs to none.
     /// A gap is never taken for a repeat, and what is neither the
     /// next entry nor surely a repeat is refused.
-    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Given>, Fail> {
+    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Reply>, ApplyError> {
         if c.n == 0 {
             return Ok(None);
         }
@@ -151,7 +153,7 @@ impl State {
         Ok(None)
     }
 
-    fn repeated_entry(&self, c: &DataUpdate, device: u32, last: u64) -> Given1 {
+    fn repeated_entry(&self, c: &DataUpdate, device: u32, last: u64) -> ApplyResult {
         if let Some(kept) = self.requests.find_entry(device, &c.queue, c.n) {
             let Some(given) = self.first_answer(c, device, kept)? else {
                 return refuse_entry("n", "was used for another table_name, record_id, operation or new_data", last);
@@ -162,10 +164,10 @@ impl State {
         if self.requests.remembers_from(device, &c.queue, c.n) {
             return refuse_entry("n", "was passed over: send what is still to be committed with a new n", last);
         }
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
-    fn room_for_a_queue(&self, device: u32) -> Result<(), Fail> {
+    fn room_for_a_queue(&self, device: u32) -> Result<(), ApplyError> {
         let of_device = self.queues.queues.get(&device).map_or(0, HashMap::len);
         if of_device >= limits::QUEUES_OF_A_DEVICE {
             let why = format!("is one too many: a device has at most {}", limits::QUEUES_OF_A_DEVICE);
@@ -179,7 +181,7 @@ impl State {
     }
 
     /// The entry was applied and became no change that says so.
-    pub(super) fn advance_queue(&mut self, device: u32, names: &Names<'_>) {
+    pub(super) fn advance_queue(&mut self, device: u32, names: &RequestNames<'_>) {
         if names.n > 0 {
             self.queues.advance(device, names.queue, names.n, self.meta.now_ms);
             self.save_queue(device, names.queue);
@@ -188,17 +190,17 @@ impl State {
 
     pub(super) fn save_queue(&mut self, device: u32, queue: &str) {
         if let Some(row) = self.queues.get(device, queue).copied() {
-            self.put(Key::Queue { device, queue: queue.to_owned() }, &row);
+            self.put(RowKey::Queue { device, queue: queue.to_owned() }, &row);
         }
     }
 
     /// A queue that is not used any more leaves its id, so that a device that comes back after all is told.
-    pub(super) fn queues_forget(&mut self) -> Given {
+    pub(super) fn queues_forget(&mut self) -> Reply {
         for (device, queue) in self.queues.idle(self.meta.now_ms, limits::COMPACT_STEP as usize) {
             let used_ms = self.queues.get(device, &queue).map_or(0, |known| known.used_ms);
             self.queues.set(device, &queue, Queue { last: 0, used_ms, forgotten: true });
             self.save_queue(device, &queue);
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 }

@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 
-use super::change::Stored;
-use super::tables::{Key, TablesError, TablesRead, decode, get_row};
+use super::change::StoredData;
+use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
 /// A page of the change feed.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub struct ChangePage {
     pub changes: Vec<Change>,
     /// Everything up to this seq has been looked at: where the next page begins.
     pub seq: u64,
@@ -46,12 +46,12 @@ pub fn changes_after(
     head: u64,
     size: PageSize,
     wanted: impl Fn(&Change) -> bool,
-) -> Result<Option<Changes>, TablesError> {
-    let mut page = Changes { seq, ..Changes::default() };
+) -> Result<Option<ChangePage>, TablesError> {
+    let mut page = ChangePage { seq, ..ChangePage::default() };
     let (mut bytes, mut scanned) = (0, 0);
     let mut from = block_of(tables, seq + 1)?;
     while page.seq < head && scanned < SCAN {
-        let rows = tables.range(&Key::Changes(from), &Key::Changes(head), BLOCKS, false)?;
+        let rows = tables.range(&RowKey::Changes(from), &RowKey::Changes(head), BLOCKS, false)?;
         if rows.is_empty() {
             return Ok(None);
         }
@@ -86,9 +86,9 @@ pub fn changes_after(
 
 /// The first seq of the block that holds `seq`, or `seq` itself if none does.
 fn block_of(tables: &dyn TablesRead, seq: u64) -> Result<u64, TablesError> {
-    let rows = tables.range(&Key::Changes(0), &Key::Changes(seq), 1, true)?;
+    let rows = tables.range(&RowKey::Changes(0), &RowKey::Changes(seq), 1, true)?;
     Ok(match rows.first() {
-        Some((Key::Changes(first), _)) => *first,
+        Some((RowKey::Changes(first), _)) => *first,
         _ => seq,
     })
 }
@@ -111,7 +111,7 @@ impl<'a> ChangeReader<'a> {
 
     pub fn get(&mut self, seq: u64) -> Result<Option<&Change>, TablesError> {
         if self.index(seq).is_none() {
-            let rows = self.tables.range(&Key::Changes(0), &Key::Changes(seq), 1, true)?;
+            let rows = self.tables.range(&RowKey::Changes(0), &RowKey::Changes(seq), 1, true)?;
             self.block = match rows.into_iter().next() {
                 Some((key, value)) => decode::<ChangeBlock>(&key, value)?.changes,
                 None => Vec::new(),
@@ -136,52 +136,52 @@ impl<'a> RecordReader<'a> {
     }
 
     /// With the version that it is of. `None`: deleted meanwhile.
-    pub fn data(&mut self, at: Stored) -> Result<Option<(u64, Bytes)>, TablesError> {
+    pub fn data(&mut self, at: StoredData) -> Result<Option<(u64, Bytes)>, TablesError> {
         if let Some(change) = self.0.get(at.seq)? {
             return Ok(Some((at.seq, change.data.clone())));
         }
-        let row = get_row::<Record>(self.0.tables, &Key::Record { table: at.table, id: at.id })?;
+        let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
         Ok(row.filter(|record| !record.deleted).map(|record| (record.seq, record.data)))
     }
 }
 
 /// One version of a record.
 #[derive(Clone, Debug)]
-pub struct Exact {
-    pub at: Stored,
+pub struct RecordVersion {
+    pub at: StoredData,
     pub data: Bytes,
     pub deleted: bool,
 }
 
 impl RecordReader<'_> {
     /// Exactly the version that is asked for; `None` if compaction has taken it away.
-    pub fn exact(&mut self, at: Stored) -> Result<Option<Exact>, TablesError> {
+    pub fn exact(&mut self, at: StoredData) -> Result<Option<RecordVersion>, TablesError> {
         if let Some(change) = self.0.get(at.seq)? {
-            let at = Stored { timestamp_ms: change.timestamp_ms, ..at };
+            let at = StoredData { timestamp_ms: change.timestamp_ms, ..at };
             let deleted = change.operation() == Operation::Delete;
-            return Ok(Some(Exact { at, data: change.data.clone(), deleted }));
+            return Ok(Some(RecordVersion { at, data: change.data.clone(), deleted }));
         }
-        let row = get_row::<Record>(self.0.tables, &Key::Record { table: at.table, id: at.id })?;
+        let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
         Ok(row.filter(|record| record.seq == at.seq).map(|record| {
-            let at = Stored { timestamp_ms: record.timestamp_ms, device: record.device, ..at };
-            Exact { at, data: record.data, deleted: record.deleted }
+            let at = StoredData { timestamp_ms: record.timestamp_ms, device: record.device, ..at };
+            RecordVersion { at, data: record.data, deleted: record.deleted }
         }))
     }
 }
 
 /// Versions, and the last one looked at, if some are left.
-pub type ExactPage = (Vec<Exact>, Option<Stored>);
+pub type ExactPage = (Vec<RecordVersion>, Option<StoredData>);
 
 /// The first of these versions, up to `bytes` (`around` a record's data there are so many), but one at least; and the
 /// last one looked at, if some are left. `None` if compaction has taken one of them away.
 pub fn records_exact(
     tables: &dyn TablesRead,
-    page: Vec<Stored>,
+    page: Vec<StoredData>,
     bytes: usize,
     around: impl Fn(u32) -> usize,
 ) -> Result<Option<ExactPage>, TablesError> {
     let mut reader = RecordReader::new(tables);
-    let mut out: Vec<Exact> = Vec::with_capacity(page.len());
+    let mut out: Vec<RecordVersion> = Vec::with_capacity(page.len());
     let (mut taken, mut last) = (0, None);
     for at in page {
         let Some(found) = reader.exact(at)? else { return Ok(None) };
@@ -198,15 +198,15 @@ pub fn records_exact(
 }
 
 /// Records with their data, in the order asked for.
-pub type WithData = Vec<(Stored, Bytes)>;
+pub type WithData = Vec<(StoredData, Bytes)>;
 
 /// The data of the first of these records, up to about `bytes`, but of one at least; and the last one looked at, if
 /// some are left.
 pub fn records_data(
     tables: &dyn TablesRead,
-    page: Vec<Stored>,
+    page: Vec<StoredData>,
     bytes: usize,
-) -> Result<(WithData, Option<Stored>), TablesError> {
+) -> Result<(WithData, Option<StoredData>), TablesError> {
     let mut reader = RecordReader::new(tables);
     let mut out = Vec::with_capacity(page.len());
     let mut left = bytes;
@@ -217,7 +217,7 @@ pub fn records_data(
         }
         if let Some((seq, data)) = reader.data(at)? {
             left = left.saturating_sub(data.len());
-            out.push((Stored { seq, ..at }, data));
+            out.push((StoredData { seq, ..at }, data));
         }
         last = Some(at);
     }
@@ -268,7 +268,7 @@ pub fn seq_of_time(
 /// The election log, newest first.
 pub fn elections(tables: &dyn TablesRead, head: u64, limit: usize, offset: u64) -> Result<Vec<Election>, TablesError> {
     let Some(newest) = head.checked_sub(offset) else { return Ok(Vec::new()) };
-    let rows = tables.range(&Key::Election(0), &Key::Election(newest), limit, true)?;
+    let rows = tables.range(&RowKey::Election(0), &RowKey::Election(newest), limit, true)?;
     rows.into_iter().map(|(key, value)| decode(&key, value)).collect()
 }
 
@@ -277,7 +277,7 @@ pub fn elections(tables: &dyn TablesRead, head: u64, limit: usize, offset: u64) 
 pub fn conflicts(tables: &dyn TablesRead, ids: &[u64], bytes: usize) -> Result<(Vec<Conflict>, usize), TablesError> {
     let (mut rows, mut left) = (Vec::new(), bytes);
     for (seen, id) in ids.iter().enumerate() {
-        let Some(row) = get_row::<Conflict>(tables, &Key::Conflict(*id))? else { continue };
+        let Some(row) = get_row::<Conflict>(tables, &RowKey::Conflict(*id))? else { continue };
         let weight = conflict_bytes(&row);
         if weight > left && !rows.is_empty() {
             return Ok((rows, seen));
@@ -293,7 +293,7 @@ fn conflict_bytes(row: &Conflict) -> usize {
 }
 
 /// A place in a record's history: a version, or (with an id) a conflict that was found at it.
-pub type Place = (u64, u64);
+pub type HistoryPosition = (u64, u64);
 
 /// What the state knows of a record's history; the rest is read from rows.
 #[derive(Clone, Debug)]
@@ -302,15 +302,15 @@ pub struct HistoryOf {
     pub table: u32,
     pub record_id: i64,
     /// Only what comes before this.
-    pub before: Option<Place>,
+    pub before: Option<HistoryPosition>,
     /// The record's version now; 0: there was never one.
     pub newest: u64,
     /// Conflicts before that place, newest first: one more than a page holds, if there are so many.
-    pub conflicts: Vec<Place>,
+    pub conflicts: Vec<HistoryPosition>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Past {
+pub enum HistoryItem {
     Change(Change),
     /// The record as compaction wrote it down: its change is gone.
     Record(Record),
@@ -319,22 +319,22 @@ pub enum Past {
 
 /// A page of a record's history, newest first.
 #[derive(Debug, Default)]
-pub struct History {
-    pub entries: Vec<(Place, Past)>,
+pub struct RecordHistory {
+    pub entries: Vec<(HistoryPosition, HistoryItem)>,
     /// Where the next page begins; `None`: this was the last one.
-    pub next: Option<Place>,
+    pub next: Option<HistoryPosition>,
     /// Older versions are no longer kept.
     pub dropped: bool,
 }
 
 /// Follows a record's changes back, with its conflicts where they were found. `None`: `before` is no place in it.
-pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Result<Option<History>, TablesError> {
+pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Result<Option<RecordHistory>, TablesError> {
     let mut changes = ChangeReader::new(tables);
     let mut change = |seq: u64| -> Result<Option<Change>, TablesError> {
         if seq == 0 { Ok(None) } else { Ok(changes.get(seq)?.cloned()) }
     };
     let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id;
-    let mut page = History::default();
+    let mut page = RecordHistory::default();
     // The next change to be told; 0: none is left.
     let mut seq = match of.before {
         None => of.newest,
@@ -364,22 +364,22 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
             return Ok(Some(page));
         }
         let past = match conflict {
-            Some((_, id)) => get_row(tables, &Key::Conflict(id))?.map(Past::Conflict),
+            Some((_, id)) => get_row(tables, &RowKey::Conflict(id))?.map(HistoryItem::Conflict),
             None => match change(seq)? {
-                Some(c) if ours(&c) => Some(Past::Change(c)),
+                Some(c) if ours(&c) => Some(HistoryItem::Change(c)),
                 Some(_) => return Ok(None),
                 None if seq == of.newest => {
-                    let row = get_row::<Record>(tables, &Key::Record { table: of.table, id: of.record_id })?;
-                    row.filter(|r| r.seq == seq).map(Past::Record)
+                    let row = get_row::<Record>(tables, &RowKey::Record { table: of.table, id: of.record_id })?;
+                    row.filter(|r| r.seq == seq).map(HistoryItem::Record)
                 }
                 None => None,
             },
         };
         let weight = match &past {
             None => 0,
-            Some(Past::Change(c)) => c.data.len() + 128,
-            Some(Past::Record(r)) => r.data.len() + 128,
-            Some(Past::Conflict(c)) => conflict_bytes(c),
+            Some(HistoryItem::Change(c)) => c.data.len() + 128,
+            Some(HistoryItem::Record(r)) => r.data.len() + 128,
+            Some(HistoryItem::Conflict(c)) => conflict_bytes(c),
         };
         if page.entries.len() >= size.rows || (weight > left && !page.entries.is_empty()) {
             page.next = page.entries.last().map(|(place, _)| *place);
@@ -391,8 +391,8 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
                 found.next();
             }
             None => {
-                page.dropped |= !matches!(past, Some(Past::Change(_)));
-                seq = if let Some(Past::Change(c)) = &past { c.previous_seq } else { 0 };
+                page.dropped |= !matches!(past, Some(HistoryItem::Change(_)));
+                seq = if let Some(HistoryItem::Change(c)) = &past { c.previous_seq } else { 0 };
             }
         }
         page.entries.extend(past.map(|past| (next, past)));

@@ -8,14 +8,14 @@ use crate::limits;
 use crate::proto::Change;
 
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentChanges {
     /// The seq before the first change held.
     before: u64,
     bytes: usize,
     changes: VecDeque<Arc<Change>>,
 }
 
-impl Recent {
+impl RecentChanges {
     pub fn after(head: u64) -> Self {
         Self { before: head, ..Self::default() }
     }

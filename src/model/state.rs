@@ -12,25 +12,25 @@ use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::access::AccessMatrix;
-use super::answered::Answered;
 use super::audit::AuditIndex;
+use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::door;
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::gates::Gates;
+use super::gates::DeviceGates;
+use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
-use super::queues::Queues;
-use super::recent::Recent;
+use super::queues::DeviceQueues;
+use super::recent::RecentChanges;
 use super::records::Records;
-use super::requests::Requests;
-use super::tables::{Key, Tables, TablesError, TablesRead, get_row};
+use super::tables::{RowKey, Tables, TablesError, TablesRead, get_row};
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Applied, Batch, Change, ClusterInit, Command, Device, Done as Nothing, EncodedCommands, Meta, Outcome, Principal,
-    Refused, Revoked, SyncState, TableName, TokenRevoke,
+    Applied, Batch, Change, ClusterInit, Command, Device, Empty, EncodedCommands, Meta, Outcome, Principal, Refused,
+    Revoked, SyncState, TableName, TokenRevoke,
 };
 
 /// Where an entry stands in the log.
@@ -45,7 +45,7 @@ pub struct Position {
 
 /// What applying one batch gave.
 #[derive(Debug, Default)]
-pub struct Done {
+pub struct AppliedBatch {
     /// One for every command, in order.
     pub outcomes: Vec<Outcome>,
     /// What the sessions are to be sent, in order.
@@ -54,14 +54,14 @@ pub struct Done {
 
 /// Why a command changed nothing.
 #[derive(Debug)]
-pub(super) enum Fail {
+pub(super) enum ApplyError {
     /// The command is refused; nothing was written.
     Refused(Refused),
     /// The rows cannot be read: this node must stop.
     Tables(TablesError),
 }
 
-impl From<Error> for Fail {
+impl From<Error> for ApplyError {
     fn from(error: Error) -> Self {
         let (field, last) = (error.field().unwrap_or_default().to_owned(), error.last());
         let (code, message) = (error.code.number(), error.message);
@@ -69,30 +69,30 @@ impl From<Error> for Fail {
     }
 }
 
-impl From<TablesError> for Fail {
+impl From<TablesError> for ApplyError {
     fn from(error: TablesError) -> Self {
         Self::Tables(error)
     }
 }
 
 /// What an intent gave, or why not.
-pub(super) type Given1 = Result<Given, Fail>;
+pub(super) type ApplyResult = Result<Reply, ApplyError>;
 
-pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Fail> {
-    Err(Fail::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }))
+pub(super) fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, ApplyError> {
+    Err(ApplyError::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }))
 }
 
 /// Refuses because of a field; `why` goes on from its name.
-pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, Fail> {
+pub(super) fn refuse_field<T>(code: Code, field: &str, why: impl std::fmt::Display) -> Result<T, ApplyError> {
     let message = format!("{field} {why}");
-    Err(Fail::Refused(Refused { code: code.number(), message, field: field.to_owned(), ..Refused::default() }))
+    Err(ApplyError::Refused(Refused { code: code.number(), message, field: field.to_owned(), ..Refused::default() }))
 }
 
 /// Refuses because a share is used up: nobody else is kept from anything by that.
-pub(super) fn refuse_share<T>(field: &str, why: impl std::fmt::Display, retry_after_ms: u64) -> Result<T, Fail> {
+pub(super) fn refuse_share<T>(field: &str, why: impl std::fmt::Display, retry_after_ms: u64) -> Result<T, ApplyError> {
     let (code, field, retry_after_ms) = (Code::Unavailable.number(), field.to_owned(), Some(retry_after_ms));
     let message = if field.is_empty() { why.to_string() } else { format!("{field} {why}") };
-    Err(Fail::Refused(Refused { code, message, field, retry_after_ms, ..Refused::default() }))
+    Err(ApplyError::Refused(Refused { code, message, field, retry_after_ms, ..Refused::default() }))
 }
 
 /// What one entry has written and said so far.
@@ -109,7 +109,7 @@ pub(super) struct Txn {
     /// The entry's Raft term.
     pub term: u64,
     /// The election that the present command waits for.
-    pub ballot: u64,
+    pub pending_election: u64,
     /// The present command's time as its client sent it, for the change that it makes.
     pub timestamp_as_sent: String,
     /// Whose token asked for the present command.
@@ -127,7 +127,7 @@ pub struct State {
     /// How many devices are present on each node.
     pub(super) present_on: BTreeMap<u64, u32>,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
-    agenda: u64,
+    coordinator_epoch: u64,
     /// How many devices each token's subject registered for others.
     pub(super) registered_by: BTreeMap<String, u32>,
     /// Device ids by number, from 1.
@@ -139,15 +139,15 @@ pub struct State {
     /// The newest change of each table, by number from 1; 0: none yet.
     pub(super) table_heads: Vec<u64>,
     pub(super) records: Records,
-    pub(super) recent: Recent,
-    pub(super) answered: Answered,
-    pub(super) requests: Requests,
-    pub(super) queues: Queues,
+    pub(super) recent: RecentChanges,
+    pub(super) answered: NodeDedup,
+    pub(super) requests: ClientDedup,
+    pub(super) queues: DeviceQueues,
     pub(super) conflicts: ConflictIndex,
     pub(super) revoked: HashMap<String, u64>,
     pub(super) audit: AuditIndex,
     pub(super) access: AccessMatrix,
-    pub(super) gates: Gates,
+    pub(super) gates: DeviceGates,
     pub(super) pairings: Pairings,
 }
 
@@ -163,7 +163,7 @@ impl State {
             devices: BTreeMap::new(),
             active_devices: 0,
             present_on: BTreeMap::new(),
-            agenda: 0,
+            coordinator_epoch: 0,
             registered_by: BTreeMap::new(),
             device_names: Vec::new(),
             sync_states: HashMap::new(),
@@ -171,15 +171,15 @@ impl State {
             table_numbers: HashMap::new(),
             table_heads: Vec::new(),
             records: Records::default(),
-            recent: Recent::default(),
-            answered: Answered::default(),
-            requests: Requests::default(),
-            queues: Queues::default(),
+            recent: RecentChanges::default(),
+            answered: NodeDedup::default(),
+            requests: ClientDedup::default(),
+            queues: DeviceQueues::default(),
             conflicts: ConflictIndex::default(),
             revoked: HashMap::new(),
             audit: AuditIndex::default(),
             access: AccessMatrix::default(),
-            gates: Gates::default(),
+            gates: DeviceGates::default(),
             pairings: Pairings::default(),
         };
         state.reload()?;
@@ -192,7 +192,7 @@ impl State {
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn = Txn::default();
         self.meta = meta;
-        self.stir();
+        self.notify_coordinator();
     }
 
     /// A reader of rows for other threads.
@@ -238,12 +238,12 @@ impl State {
     }
 
     /// Changes when there may be something to do for a coordinator.
-    pub fn agenda(&self) -> u64 {
-        self.agenda
+    pub fn coordinator_epoch(&self) -> u64 {
+        self.coordinator_epoch
     }
 
-    pub(super) fn stir(&mut self) {
-        self.agenda += 1;
+    pub(super) fn notify_coordinator(&mut self) {
+        self.coordinator_epoch += 1;
     }
 
     /// The device with the role `master`.
@@ -256,12 +256,12 @@ impl State {
     }
 
     /// Applies the commands of one entry; their rows leave as one atomic write.
-    pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<Done, TablesError> {
+    pub fn apply(&mut self, at: Position, batch: Bytes) -> Result<AppliedBatch, TablesError> {
         self.apply_batch(at, decode_batch(batch))
     }
 
     /// The same for a batch that was decoded before.
-    pub fn apply_batch(&mut self, at: Position, batch: Batch) -> Result<Done, TablesError> {
+    pub fn apply_batch(&mut self, at: Position, batch: Batch) -> Result<AppliedBatch, TablesError> {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         self.txn.term = at.term;
         for command in batch.commands {
@@ -271,27 +271,27 @@ impl State {
             self.seal();
         }
         let effects = self.commit(at);
-        Ok(Done { outcomes, effects })
+        Ok(AppliedBatch { outcomes, effects })
     }
 
     /// The entry's commands are done: what they share as rows.
     fn seal(&mut self) {
         self.seal_changes();
         for stored in self.answered.seal() {
-            self.put(Key::Answered(stored.group), &stored.row);
+            self.put(RowKey::Answered(stored.group), &stored.row);
             for group in stored.dropped {
-                self.delete(Key::Answered(group));
+                self.delete(RowKey::Answered(group));
             }
         }
         let meta = self.meta.clone();
-        self.put(Key::Meta, &meta);
+        self.put(RowKey::Meta, &meta);
     }
 
     /// Applies an entry without commands: a blank one, or a membership as consensus encodes it.
     pub fn apply_other(&mut self, at: Position, membership: Option<Bytes>) {
         if let Some(membership) = membership {
             self.applied.membership = membership;
-            self.stir();
+            self.notify_coordinator();
         }
         self.commit(at);
     }
@@ -321,7 +321,7 @@ impl State {
             let Some(outcome) = given else {
                 return Ok(refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"));
             };
-            let corrupt = |_| TablesError::Corrupt(Key::Answered(0));
+            let corrupt = |_| TablesError::Corrupt(RowKey::Answered(0));
             let mut outcome = Outcome::decode(outcome).map_err(corrupt)?;
             outcome.repeated = true;
             return Ok(outcome);
@@ -339,14 +339,17 @@ impl State {
             }
             None => refused(now, Code::Internal, "no command, or one of a newer version"),
             Some(intent) => match self.apply_for(principal, intent, origin.node) {
-                Ok((given, repeated)) => {
-                    Outcome { at_ms: now, repeated, ballot: std::mem::take(&mut self.txn.ballot), result: Some(given) }
+                Ok((given, repeated)) => Outcome {
+                    at_ms: now,
+                    repeated,
+                    pending_election: std::mem::take(&mut self.txn.pending_election),
+                    result: Some(given),
+                },
+                Err(ApplyError::Refused(refused)) => {
+                    self.txn.pending_election = 0;
+                    Outcome { at_ms: now, result: Some(Reply::Refused(refused)), ..Outcome::default() }
                 }
-                Err(Fail::Refused(refused)) => {
-                    self.txn.ballot = 0;
-                    Outcome { at_ms: now, result: Some(Given::Refused(refused)), ..Outcome::default() }
-                }
-                Err(Fail::Tables(error)) => return Err(error),
+                Err(ApplyError::Tables(error)) => return Err(error),
             },
         };
         if origin.number > 0 {
@@ -356,7 +359,12 @@ impl State {
     }
 
     /// Whatever is wrong with a command by itself is refused before anything is looked up or written.
-    fn apply_for(&mut self, principal: Option<Principal>, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+    fn apply_for(
+        &mut self,
+        principal: Option<Principal>,
+        intent: Intent,
+        node: u64,
+    ) -> Result<(Reply, bool), ApplyError> {
         door::check(&intent, node)?;
         self.txn.principal = principal;
         let given = self.apply_intent(intent, node);
@@ -364,7 +372,7 @@ impl State {
         given
     }
 
-    fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Given, bool), Fail> {
+    fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Reply, bool), ApplyError> {
         let given = match intent {
             Intent::DataUpdate(c) => return self.data_update(c),
             Intent::DeviceOnline(c) => self.device_online(c, node)?,
@@ -382,11 +390,11 @@ impl State {
             Intent::Elect(c) => self.elect_command(c)?,
             Intent::RoleChange(c) => self.role_change(c)?,
             Intent::DeviceShutdown(c) => self.device_shutdown(c)?,
-            Intent::LeaderHere(c) => self.leader_here(c, node),
+            Intent::LeaderAnnounced(c) => self.leader_announced(c, node),
             Intent::ElectionStarted(c) => self.election_started(c, node),
             Intent::MasterElected(c) => self.master_elected(&c, node),
             Intent::ElectionFailed(c) => self.election_failed(&c, node),
-            Intent::LeadershipReturn(c) => self.leadership_return(c, node),
+            Intent::LeaderTransferBack(c) => self.leader_transfer_back(c, node),
             Intent::ConflictReport(c) => self.conflict_report(c)?,
             Intent::ConflictResolve(c) => self.conflict_resolve(c)?,
             Intent::PolicyPut(c) => self.policy_put(c)?,
@@ -413,15 +421,15 @@ impl State {
     }
 
     /// The first one names the cluster; later ones (every node may try) change nothing.
-    fn cluster_init(&mut self, c: ClusterInit) -> Given {
+    fn cluster_init(&mut self, c: ClusterInit) -> Reply {
         if self.meta.cluster_id.is_empty() {
             self.meta.cluster_id = c.cluster_id;
             self.meta.epoch = c.epoch;
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
-    fn token_revoke(&mut self, c: TokenRevoke) -> Given1 {
+    fn token_revoke(&mut self, c: TokenRevoke) -> ApplyResult {
         // Rows whose token has ended by itself long ago have done their work.
         let long_ago = self.meta.now_ms.saturating_sub(limits::REVOKED_DAYS * 86_400_000);
         let mut ended: Vec<String> =
@@ -429,7 +437,7 @@ impl State {
         ended.sort_unstable();
         for jti in ended.into_iter().take(limits::COMPACT_STEP as usize) {
             self.revoked.remove(&jti);
-            self.delete(Key::Revoked(jti));
+            self.delete(RowKey::Revoked(jti));
         }
         if self.revoked.len() >= limits::REVOKED && !self.revoked.contains_key(&c.jti) {
             let why =
@@ -437,11 +445,11 @@ impl State {
             return refuse(Code::Unavailable, why);
         }
         let row = Revoked { jti: c.jti.clone(), exp_ms: c.exp_ms };
-        self.put(Key::Revoked(c.jti.clone()), &row);
+        self.put(RowKey::Revoked(c.jti.clone()), &row);
         self.revoked.insert(c.jti.clone(), c.exp_ms);
         self.audit("token_revoke", "revoke", false, &c.by, format!("Token {} revoked", c.jti));
         self.effect(Effect::TokenRevoked { jti: c.jti });
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {
@@ -457,11 +465,11 @@ impl State {
         self.txn.effects.insert(at, effect);
     }
 
-    pub(super) fn put<M: Message>(&mut self, key: Key, row: &M) {
+    pub(super) fn put<M: Message>(&mut self, key: RowKey, row: &M) {
         self.put_encoded(key, Bytes::from(row.encode_to_vec()));
     }
 
-    pub(super) fn put_encoded(&mut self, key: Key, value: Bytes) {
+    pub(super) fn put_encoded(&mut self, key: RowKey, value: Bytes) {
         self.txn.key.clear();
         key.canonical(&mut self.txn.key);
         self.txn.hash.update(&(self.txn.key.len() as u32).to_be_bytes());
@@ -471,7 +479,7 @@ impl State {
         self.tables.put(key, value);
     }
 
-    pub(super) fn delete(&mut self, key: Key) {
+    pub(super) fn delete(&mut self, key: RowKey) {
         self.txn.key.clear();
         key.canonical(&mut self.txn.key);
         self.txn.hash.update(&(self.txn.key.len() as u32).to_be_bytes());
@@ -484,7 +492,7 @@ impl State {
         &*self.tables
     }
 
-    pub(super) fn row<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, TablesError> {
+    pub(super) fn row<M: Message + Default>(&self, key: &RowKey) -> Result<Option<M>, TablesError> {
         get_row(&*self.tables, key)
     }
 }
@@ -504,14 +512,14 @@ pub fn decode_batch(batch: Bytes) -> Batch {
 }
 
 fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
-    let result = Some(Given::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }));
+    let result = Some(Reply::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }));
     Outcome { at_ms, result, ..Outcome::default() }
 }
 
 /// The outcome as a result: a refusal is an error with its documented code.
 pub fn into_result(outcome: Outcome) -> Result<Outcome, Error> {
     match outcome.result {
-        Some(Given::Refused(refused)) => {
+        Some(Reply::Refused(refused)) => {
             let mut error = Error::new(Code::of(refused.code).unwrap_or(Code::Internal), refused.message);
             error.retry_after_ms = refused.retry_after_ms.or(error.retry_after_ms);
             Err(error.about(&refused.field, refused.last))

@@ -2,12 +2,11 @@
 
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{Given1, State, refuse};
-use super::tables::{Key, TablesError};
-use crate::proto::outcome::Result as Given;
+use super::state::{ApplyResult, State, refuse};
+use super::tables::{RowKey, TablesError};
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Delivered, Device, Done as Nothing, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus,
-    SyncType,
+    Delivered, Device, Empty, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus, SyncType,
 };
 
 /// `last_sync_timestamp` of a device that says that it synced but was never sent anything: a time that every change
@@ -44,7 +43,7 @@ impl State {
         self.meta.head_seq.saturating_sub(device.offline_seq).saturating_sub(own)
     }
 
-    pub(super) fn sync_begin(&mut self, c: SyncBegin) -> Given1 {
+    pub(super) fn sync_begin(&mut self, c: SyncBegin) -> ApplyResult {
         let mut sync = self.existing_sync(&c.device_id)?;
         sync.sync_status = SyncStatus::Syncing.into();
         sync.sync_id.clone_from(&c.sync_id);
@@ -54,7 +53,7 @@ impl State {
         Ok(self.updated(sync))
     }
 
-    pub(super) fn sync_complete(&mut self, c: SyncComplete) -> Given1 {
+    pub(super) fn sync_complete(&mut self, c: SyncComplete) -> ApplyResult {
         let mut sync = self.existing_sync(&c.device_id)?;
         sync.sync_status = SyncStatus::Synced.into();
         sync.last_error_message = None;
@@ -106,18 +105,18 @@ impl State {
     }
 
     /// The counts follow what a resume delivered. The cursor does not: what was sent may not have been stored.
-    pub(super) fn delivered(&mut self, c: &Delivered) -> Given1 {
+    pub(super) fn delivered(&mut self, c: &Delivered) -> ApplyResult {
         let mut sync = self.existing_sync(&c.device_id)?;
         let seq = c.seq.min(self.meta.head_seq);
         self.back(&c.device_id, seq);
         if seq < sync.base_seq {
-            return Ok(Given::SyncState(sync));
+            return Ok(Reply::SyncState(sync));
         }
         (sync.base, sync.base_seq) = (0, seq);
         Ok(self.updated(sync))
     }
 
-    pub(super) fn sync_state_put(&mut self, c: SyncStatePut) -> Given1 {
+    pub(super) fn sync_state_put(&mut self, c: SyncStatePut) -> ApplyResult {
         let mut sync = self.existing_sync(&c.device_id)?;
         if let Some(status) = c.sync_status {
             sync.sync_status = status;
@@ -133,22 +132,22 @@ impl State {
         Ok(self.updated(sync))
     }
 
-    pub(super) fn sync_error_report(&mut self, c: SyncErrorReport) -> Given1 {
+    pub(super) fn sync_error_report(&mut self, c: SyncErrorReport) -> ApplyResult {
         let mut sync = self.existing_sync(&c.device_id)?;
         sync.sync_status = SyncStatus::Error.into();
         sync.last_error_message = Some(c.error_message.clone());
         self.audit("sync_error", "report", true, &c.device_id, format!("{}: {}", c.error_code, c.error_message));
         self.updated(sync);
-        Ok(Given::Done(Nothing {}))
+        Ok(Reply::Done(Empty {}))
     }
 
-    fn updated(&mut self, mut sync: SyncState) -> Given {
+    fn updated(&mut self, mut sync: SyncState) -> Reply {
         sync.updated_ms = self.meta.now_ms;
         self.save_sync_state(sync.clone());
-        Given::SyncState(sync)
+        Reply::SyncState(sync)
     }
 
-    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::state::Fail> {
+    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::state::ApplyError> {
         match self.sync_states.get(device_id) {
             Some(sync) => Ok(sync.clone()),
             None => refuse(Code::NotRegistered, format!("device {device_id:?} is not registered")),
@@ -156,7 +155,7 @@ impl State {
     }
 
     pub(super) fn save_sync_state(&mut self, sync: SyncState) {
-        self.put(Key::SyncState(sync.device_id.clone()), &sync);
+        self.put(RowKey::SyncState(sync.device_id.clone()), &sync);
         self.sync_states.insert(sync.device_id.clone(), sync);
     }
 }

@@ -7,12 +7,12 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::change::{Write, valid_table};
+use super::change::{PendingWrite, valid_table};
 use super::error::Code;
-use super::state::{Fail, Given1, State, refuse, refuse_field, refuse_share};
-use super::tables::{Key, TablesError};
+use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field, refuse_share};
+use super::tables::{RowKey, TablesError};
 use crate::limits;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
 
 impl State {
@@ -34,7 +34,7 @@ impl State {
     }
 
     /// The number of the table, given now if this is its first use.
-    pub(super) fn number_of_table(&mut self, name: &str, device_id: &str) -> Result<u32, Fail> {
+    pub(super) fn number_of_table(&mut self, name: &str, device_id: &str) -> Result<u32, ApplyError> {
         if let Some(number) = self.table_number(name) {
             return self.open_table(number);
         }
@@ -45,7 +45,7 @@ impl State {
     }
 
     /// The same for somebody with this share of tables.
-    pub(super) fn number_of_table_for(&mut self, name: &str, by: &str, share: usize) -> Result<u32, Fail> {
+    pub(super) fn number_of_table_for(&mut self, name: &str, by: &str, share: usize) -> Result<u32, ApplyError> {
         if let Some(number) = self.table_number(name) {
             return self.open_table(number);
         }
@@ -67,7 +67,7 @@ impl State {
             since_conflict: self.meta.conflict_head,
             ..TableName::default()
         };
-        self.put(Key::Table(number), &row);
+        self.put(RowKey::Table(number), &row);
         self.table_names.push(row);
         self.table_heads.push(0);
         self.table_numbers.insert(name.to_owned(), number);
@@ -75,7 +75,7 @@ impl State {
     }
 
     /// Nothing is written to a table that is being removed.
-    fn open_table(&self, number: u32) -> Result<u32, Fail> {
+    fn open_table(&self, number: u32) -> Result<u32, ApplyError> {
         match self.table_of(number) {
             Some(table) if table.removal.is_some() => {
                 refuse_share("table_name", "names a table that is being removed", 1_000)
@@ -86,7 +86,7 @@ impl State {
 
     /// One step of removing a table. The first one ends writing to it; each deletes so many records, as changes that
     /// everyone hears of; the last one takes the table.
-    pub(super) fn table_remove(&mut self, c: TableRemove) -> Given1 {
+    pub(super) fn table_remove(&mut self, c: TableRemove) -> ApplyResult {
         if c.asker() == Asker::Device {
             return refuse(Code::Forbidden, "only admins and managers may remove a table");
         }
@@ -121,14 +121,14 @@ impl State {
         } else {
             // What the records' changes have made of the row meanwhile stays.
             table.removal = Some(removal);
-            self.put(Key::Table(number), &table);
+            self.put(RowKey::Table(number), &table);
             if let Some(row) = self.table_names.get_mut(number as usize - 1) {
                 *row = table;
             }
         }
-        self.stir();
+        self.notify_coordinator();
         let (records, conflicts) = (records as u32, conflicts as u32);
-        Ok(Given::TableRemove(TableRemoveStep { records, conflicts, removed }))
+        Ok(Reply::TableRemove(TableRemoveStep { records, conflicts, removed }))
     }
 
     /// Deletes the next records; how many, and whether none is left.
@@ -154,7 +154,7 @@ impl State {
         removal.deleted_to = last;
         let device = self.devices.get(&c.by).map_or(0, |device| device.number);
         for (record_id, previous_seq, timestamp_ms) in &live {
-            self.write(Write {
+            self.write(PendingWrite {
                 device,
                 device_id: c.by.clone(),
                 table,
@@ -175,7 +175,7 @@ impl State {
     /// compaction, with a row of the table without a name that says so.
     fn take_table(&mut self, number: u32, c: &TableRemove, records: u64) {
         let row = TableName { removal: Some(TableRemoval::default()), ..TableName::default() };
-        self.put(Key::Table(number), &row);
+        self.put(RowKey::Table(number), &row);
         let at = number as usize - 1;
         if let (Some(table), Some(head)) = (self.table_names.get_mut(at), self.table_heads.get_mut(at)) {
             *table = row;
@@ -201,19 +201,20 @@ impl State {
     /// Drops some of the rows that a removed table left.
     pub(super) fn drop_removed_tables(&mut self) -> Result<(), TablesError> {
         let Some(number) = self.leftover_table() else { return Ok(()) };
-        let (from, to) = (Key::Record { table: number, id: i64::MIN }, Key::Record { table: number, id: i64::MAX });
+        let (from, to) =
+            (RowKey::Record { table: number, id: i64::MIN }, RowKey::Record { table: number, id: i64::MAX });
         let rows = self.rows().range(&from, &to, limits::COMPACT_STEP as usize, false)?;
         let all = rows.len() < limits::COMPACT_STEP as usize;
         for (key, _) in rows {
             self.delete(key);
         }
         if all {
-            self.delete(Key::Table(number));
+            self.delete(RowKey::Table(number));
             if let Some(table) = self.table_names.get_mut(number as usize - 1) {
                 *table = TableName::default();
             }
         }
-        self.stir();
+        self.notify_coordinator();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::proto::Applied;
 
 /// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum RowKey {
     /// `proto::Meta`: the counters.
     Meta,
     /// `proto::Device` by its id.
@@ -48,7 +48,7 @@ pub enum Key {
     Forgotten(String),
 }
 
-impl Key {
+impl RowKey {
     /// A key after all others, as the end of open ranges.
     pub fn end() -> Self {
         Self::Forgotten("\u{10ffff}".repeat(64))
@@ -136,16 +136,22 @@ pub enum TablesError {
     #[error("storage: {0}")]
     Storage(String),
     #[error("row {0:?} does not decode")]
-    Corrupt(Key),
+    Corrupt(RowKey),
 }
 
 /// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the
 /// async runtime's threads unless [`TablesRead::in_memory`].
 pub trait TablesRead: Send + Sync {
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError>;
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError>;
 
     /// At most `limit` rows with `from <= key <= to`, ascending, or descending if `reverse`.
-    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError>;
+    fn range(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(RowKey, Bytes)>, TablesError>;
 
     /// Reads never touch a disk.
     fn in_memory(&self) -> bool {
@@ -156,8 +162,8 @@ pub trait TablesRead: Send + Sync {
 /// The rows as `apply` sees them: what was put is read back at once, and leaves as one atomic write
 /// with [`Tables::commit`].
 pub trait Tables: TablesRead {
-    fn put(&mut self, key: Key, value: Bytes);
-    fn delete(&mut self, key: Key);
+    fn put(&mut self, key: RowKey, value: Bytes);
+    fn delete(&mut self, key: RowKey);
 
     /// Ends one apply: all puts and deletes since the last commit, and `applied`, become one atomic write.
     fn commit(&mut self, applied: Applied);
@@ -170,47 +176,53 @@ pub trait Tables: TablesRead {
 }
 
 /// Decodes a row.
-pub fn decode<M: Message + Default>(key: &Key, bytes: Bytes) -> Result<M, TablesError> {
+pub fn decode<M: Message + Default>(key: &RowKey, bytes: Bytes) -> Result<M, TablesError> {
     M::decode(bytes).map_err(|_| TablesError::Corrupt(key.clone()))
 }
 
 /// Reads and decodes a row.
-pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &Key) -> Result<Option<M>, TablesError> {
+pub fn get_row<M: Message + Default>(tables: &dyn TablesRead, key: &RowKey) -> Result<Option<M>, TablesError> {
     tables.get(key)?.map(|bytes| decode(key, bytes)).transpose()
 }
 
 /// The tables in memory: for tests and simulation. Clones share the rows.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
-    rows: Arc<RwLock<BTreeMap<Key, Bytes>>>,
+    rows: Arc<RwLock<BTreeMap<RowKey, Bytes>>>,
     applied: Arc<RwLock<Applied>>,
 }
 
 impl MemoryTables {
     /// All rows, in order.
-    pub fn rows(&self) -> BTreeMap<Key, Bytes> {
+    pub fn rows(&self) -> BTreeMap<RowKey, Bytes> {
         self.rows.read().clone()
     }
 
     /// Puts other rows in place of all, for every clone and reader, as an installed snapshot does.
-    pub fn replace(&self, rows: BTreeMap<Key, Bytes>, applied: Applied) {
+    pub fn replace(&self, rows: BTreeMap<RowKey, Bytes>, applied: Applied) {
         *self.rows.write() = rows;
         *self.applied.write() = applied;
     }
 }
 
 impl TablesRead for MemoryTables {
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         Ok(self.rows.read().get(key).cloned())
     }
 
-    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
+    fn range(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
         if from > to {
             return Ok(Vec::new());
         }
         let rows = self.rows.read();
         let found = rows.range(from.clone()..=to.clone());
-        let copy = |(k, v): (&Key, &Bytes)| (k.clone(), v.clone());
+        let copy = |(k, v): (&RowKey, &Bytes)| (k.clone(), v.clone());
         Ok(if reverse { found.rev().take(limit).map(copy).collect() } else { found.take(limit).map(copy).collect() })
     }
 
@@ -220,11 +232,11 @@ impl TablesRead for MemoryTables {
 }
 
 impl Tables for MemoryTables {
-    fn put(&mut self, key: Key, value: Bytes) {
+    fn put(&mut self, key: RowKey, value: Bytes) {
         self.rows.write().insert(key, value);
     }
 
-    fn delete(&mut self, key: Key) {
+    fn delete(&mut self, key: RowKey) {
         self.rows.write().remove(&key);
     }
 

@@ -11,11 +11,11 @@
 //!   committed after it has smaller times, and must not be missed. Such a client is sent a little too much.
 
 use super::error::Code;
-use super::state::{Given1, State, refuse};
+use super::state::{ApplyResult, State, refuse};
 use super::time::iso;
 use crate::limits;
-use crate::proto::outcome::Result as Given;
-use crate::proto::{Done as Nothing, Meta, TimeBack, TimeCorrection};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Empty, Meta, TimeBack, TimeCorrection};
 
 /// What the corrections of a cluster mean for times from before them.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl State {
     }
 
     /// The time is that of the command from now on.
-    pub(super) fn time_back(&mut self, c: &TimeBack) -> Given1 {
+    pub(super) fn time_back(&mut self, c: &TimeBack) -> ApplyResult {
         let (from_ms, to_ms) = (self.meta.now_ms, self.txn.at_ms);
         if from_ms.saturating_sub(to_ms) <= limits::NODE_CLOCK_APART_MS {
             return refuse(
@@ -72,25 +72,26 @@ impl State {
         self.meta.time_corrections.push(TimeCorrection { from_ms, to_ms, head_seq, audit_head });
         self.meta.now_ms = to_ms;
         self.meta.compacted_ms = self.meta.compacted_ms.min(to_ms);
-        if let Some(ballot) = &mut self.meta.ballot {
-            (ballot.started_ms, ballot.tried_ms) = (ballot.started_ms.min(to_ms), ballot.tried_ms.min(to_ms));
+        if let Some(pending_election) = &mut self.meta.pending_election {
+            (pending_election.started_ms, pending_election.tried_ms) =
+                (pending_election.started_ms.min(to_ms), pending_election.tried_ms.min(to_ms));
         }
-        if let Some(hand_back) = &mut self.meta.hand_back {
-            hand_back.tried_ms = hand_back.tried_ms.min(to_ms);
+        if let Some(transfer_back) = &mut self.meta.transfer_back {
+            transfer_back.tried_ms = transfer_back.tried_ms.min(to_ms);
         }
         self.end_pairings_after(to_ms);
         self.audit.cap_times(to_ms);
         let details = format!("The cluster's time was brought back from {} to {}", iso(from_ms), iso(to_ms));
         self.audit("time_back", "correct", false, &c.by, details);
-        self.stir();
-        Ok(Given::Done(Nothing {}))
+        self.notify_coordinator();
+        Ok(Reply::Done(Empty {}))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::audit::AuditFilter;
-    use super::super::properties::{Bench, data, online, put, told};
+    use super::super::properties::{StateUnderTest, data, online, put, told};
     use super::super::read::seq_of_time;
     use super::*;
     use crate::model::state::into_result;
@@ -99,19 +100,19 @@ mod tests {
 
     const MONTH: u64 = 30 * 86_400_000;
 
-    fn write(b: &mut Bench, device: &str, id: i64, json: &str) {
+    fn write(b: &mut StateUnderTest, device: &str, id: i64, json: &str) {
         let timestamp_ms = Some(b.now);
         b.ok(Intent::DataUpdate(crate::proto::DataUpdate { timestamp_ms, ..put(device, id, Operation::Update, json) }));
     }
 
-    fn back(b: &mut Bench) -> Result<(), Code> {
+    fn back(b: &mut StateUnderTest) -> Result<(), Code> {
         let order = Intent::TimeBack(TimeBack { by: "admin".into() });
         into_result(b.run(order).0).map(|_| ()).map_err(|error| error.code)
     }
 
     #[test]
     fn after_it_honest_devices_win_again_and_nobody_misses_a_change() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("a", 0, Role::Client));
         b.ok(online("b", 0, Role::Client));
         write(&mut b, "a", 1, "{\"n\":1}");
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_code_of_next_month_does_not_live_until_then() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         let ask = |code: &str| {
             let secret_hash = vec![7; 32].into();
             Intent::PairAsk(crate::proto::PairAsk { code: code.into(), secret_hash, ..Default::default() })
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn so_many_corrections_are_remembered() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         for _ in 0..limits::TIME_CORRECTIONS {
             b.now += MONTH;
             b.ok(online("a", 0, Role::Client));

@@ -56,10 +56,10 @@ pub fn check_object(json: &[u8]) -> Result<(), Flaw> {
     if std::str::from_utf8(json).is_err() {
         return Err(Flaw::Malformed);
     }
-    let mut reader = Reader { json, at: 0 };
+    let mut reader = JsonReader { json, at: 0 };
     reader.space();
     let object = reader.peek() == Some(b'{');
-    reader.value::<Check>(limits::JSON_DEPTH)?;
+    reader.value::<UnicodeCheck>(limits::JSON_DEPTH)?;
     reader.end()?;
     if object { Ok(()) } else { Err(Flaw::NotAnObject) }
 }
@@ -99,7 +99,7 @@ fn is_plain(json: &[u8]) -> bool {
 /// U+FFFD, a number beyond the range of a 64-bit float becomes a string. All else stays as it is.
 pub fn readable(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
-    let mut reader = Reader { json, at: 0 };
+    let mut reader = JsonReader { json, at: 0 };
     let mut in_text = false;
     while let Some(byte) = reader.peek() {
         let start = reader.at;
@@ -116,7 +116,7 @@ pub fn readable(json: &[u8]) -> Vec<u8> {
                 }
             }
             b'-' | b'0'..=b'9' if !in_text => {
-                if let Err(Flaw::NumberTooLarge) = reader.number::<Check>() {
+                if let Err(Flaw::NumberTooLarge) = reader.number::<UnicodeCheck>() {
                     let number = json.get(start..reader.at).unwrap_or_default();
                     out.extend_from_slice(&[b"\"", number, b"\""].concat());
                     continue;
@@ -135,15 +135,15 @@ pub fn readable(json: &[u8]) -> Vec<u8> {
 
 /// A field of an object, as it came.
 #[derive(Clone, Copy, Debug)]
-pub struct Field<'a> {
+pub struct JsonField<'a> {
     /// The name with its quotes and escapes.
     pub raw_name: &'a [u8],
     pub raw_value: &'a [u8],
 }
 
 /// The fields of an object by their unescaped names; of one that comes twice, the last. `None`: it is no object.
-pub fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, Field<'_>>> {
-    let mut reader = Reader { json: or_empty(json), at: 0 };
+pub fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, JsonField<'_>>> {
+    let mut reader = JsonReader { json: or_empty(json), at: 0 };
     let mut fields = BTreeMap::new();
     reader.space();
     reader
@@ -151,7 +151,7 @@ pub fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, Field<'_>>> {
             let start = reader.at;
             reader.value::<Skip>(DEPTH)?;
             let raw_value = reader.json.get(start..reader.at).unwrap_or_default();
-            fields.insert(name, Field { raw_name, raw_value });
+            fields.insert(name, JsonField { raw_name, raw_value });
             Ok(())
         })
         .ok()?;
@@ -163,7 +163,7 @@ pub fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, Field<'_>>> {
 const DEPTH: usize = 128;
 
 fn parse(json: &[u8]) -> Option<Value<'_>> {
-    let mut reader = Reader { json, at: 0 };
+    let mut reader = JsonReader { json, at: 0 };
     reader.space();
     let value = reader.value::<Keep>(DEPTH).ok()?;
     reader.end().ok()?;
@@ -289,7 +289,7 @@ trait Reading {
 
 struct Keep;
 struct Skip;
-struct Check;
+struct UnicodeCheck;
 
 impl Reading for Keep {
     const KEEP: bool = true;
@@ -301,17 +301,17 @@ impl Reading for Skip {
     const STRICT: bool = false;
 }
 
-impl Reading for Check {
+impl Reading for UnicodeCheck {
     const KEEP: bool = false;
     const STRICT: bool = true;
 }
 
-struct Reader<'a> {
+struct JsonReader<'a> {
     json: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     fn peek(&self) -> Option<u8> {
         self.json.get(self.at).copied()
     }

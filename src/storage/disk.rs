@@ -9,19 +9,19 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::engine::{self, Engine, Opened, flatten};
-use super::format::{Identity, OpenError};
-use super::health::guarded;
+use super::engine::{self, OpenedFolder, SledEngine, flatten};
+use super::format::{FolderIdentity, OpenError};
 use super::log::{self, LogShared, LogState, SledLog};
-use super::log_thread::{self, LogThread, Message, Op};
+use super::log_thread::{self, LogCommand, LogThread, Message};
+use super::poison::guarded;
 use super::snapshot::{SledSnapshots, blocking};
-use super::tables::{RowsPressure, Shared, SledTables};
-use super::writer::{self, Writer};
+use super::tables::{RowsPressure, SledTables, TablesShared};
+use super::writer::{self, RowsWriter};
 use super::{BoxFuture, Close, Stores};
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
-pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
-    let Opened { engine, snapshots, lock, health } = engine::open(dir, identity)?;
+pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
+    let OpenedFolder { engine, snapshots, lock, poison } = engine::open(dir, identity)?;
     let (found, log_state) = match find(dir, &engine) {
         Ok(found) => found,
         Err(error) => {
@@ -29,7 +29,7 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
             return Err(error);
         }
     };
-    let shared = Shared::new(found.rows.clone(), found.applied.clone(), health.clone());
+    let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
     let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
     let snapshots = match store {
@@ -42,15 +42,15 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
     };
 
     let log_shared =
-        Arc::new(LogShared { state: Mutex::new(log_state), health, tree: RwLock::new(Some(engine.log.clone())) });
+        Arc::new(LogShared { state: Mutex::new(log_state), poison, tree: RwLock::new(Some(engine.log.clone())) });
     let (sender, messages) = sync_channel(log::QUEUE);
     let log_thread = LogThread::new(engine.clone(), log_shared.clone(), shared.clone(), messages);
-    let writer = Writer::new(engine, shared.clone(), found);
+    let writer = RowsWriter::new(engine, shared.clone(), found);
     let threads = [spawn("rows", move || writer.run()), spawn("log", move || log_thread.run())];
     let [Ok(writer), Ok(log)] = threads else {
         return Err(OpenError::io(dir)(io::Error::other("no thread could be started")));
     };
-    let parts = Parts {
+    let parts = StorageParts {
         shared: shared.clone(),
         sender: sender.clone(),
         engine: kept,
@@ -70,7 +70,7 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Stores, OpenError> {
 }
 
 /// What the engine holds.
-pub(super) fn find(dir: &Path, engine: &Engine) -> Result<(writer::Found, LogState), OpenError> {
+pub(super) fn find(dir: &Path, engine: &SledEngine) -> Result<(writer::OpenedRows, LogState), OpenError> {
     let found = flatten(dir, guarded(|| writer::find(engine)))?;
     match guarded(|| log_thread::load(engine)) {
         Ok(Ok(state)) => Ok((found, state)),
@@ -84,23 +84,23 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
     std::thread::Builder::new().name(format!("tillsync-{name}")).spawn(run)
 }
 
-struct Parts {
-    shared: Arc<Shared>,
+struct StorageParts {
+    shared: Arc<TablesShared>,
     sender: SyncSender<Message>,
-    engine: Arc<Mutex<Option<Engine>>>,
+    engine: Arc<Mutex<Option<SledEngine>>>,
     writer: JoinHandle<()>,
     log: JoinHandle<()>,
     lock: File,
     dir: PathBuf,
 }
 
-impl Parts {
+impl StorageParts {
     fn close(self) -> io::Result<()> {
         // The rows first: the log's last flush then covers them.
         self.shared.queue.close();
         let writer = self.writer.join();
         // Fails only if the thread is gone already.
-        let _ = self.sender.send(Message { op: Op::Close, done: None, committed: None });
+        let _ = self.sender.send(Message { op: LogCommand::Close, done: None, committed: None });
         let log = self.log.join();
         *self.shared.rows.write() = None;
         if let Some(engine) = self.engine.lock().take() {
@@ -109,7 +109,7 @@ impl Parts {
         engine::wait_released(&self.dir);
         drop(self.lock);
         // What failed first says more than what it led to.
-        self.shared.health.check()?;
+        self.shared.poison.check()?;
         if writer.is_err() || log.is_err() {
             return Err(io::Error::other("a storage thread panicked"));
         }
@@ -117,7 +117,7 @@ impl Parts {
     }
 }
 
-struct Closer(Mutex<Option<Parts>>);
+struct Closer(Mutex<Option<StorageParts>>);
 
 impl Close for Closer {
     fn close(&self) -> BoxFuture<'_, io::Result<()>> {
@@ -136,7 +136,7 @@ impl Drop for Closer {
     fn drop(&mut self) {
         if let Some(parts) = self.0.lock().take() {
             parts.shared.queue.close();
-            let _ = parts.sender.try_send(Message { op: Op::Close, done: None, committed: None });
+            let _ = parts.sender.try_send(Message { op: LogCommand::Close, done: None, committed: None });
         }
     }
 }

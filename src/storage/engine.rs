@@ -6,34 +6,34 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::causes::plain;
+use super::disk_error::plain;
 use super::flush;
-use super::format::{self, Identity, OpenError, Stage, sync_dir};
-use super::health::{Health, guarded};
+use super::format::{self, FolderIdentity, FolderStage, OpenError, sync_dir};
+use super::poison::{Poison, guarded};
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// The end of a segment costs a sync of its own: in the engine's default of 512 KiB that was every third sync under load.
 pub const SEGMENT: usize = 2 << 20;
 /// Room that a full disk gives back, so that the engine can be opened again.
-const BALLAST: i64 = 8 << 20;
+const RESERVE: i64 = 8 << 20;
 /// Bytes read at once.
 const READ: usize = 1 << 20;
 const ENGINE: &str = "engine";
-const BALLAST_FILE: &str = "ballast";
+const RESERVE_FILE: &str = "ballast";
 /// How long threads of an engine closed in this process may take to let go of their lock.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// The engine's trees. A clone shares them; the folder is free again when the last one is dropped.
 #[derive(Clone)]
-pub struct Engine {
+pub struct SledEngine {
     pub rows: sled::Tree,
     pub log: sled::Tree,
     pub meta: sled::Tree,
     db: sled::Db,
 }
 
-impl Engine {
+impl SledEngine {
     pub(super) fn of(db: sled::Db) -> sled::Result<Self> {
         let (rows, log, meta) = (db.open_tree("rows")?, db.open_tree("log")?, db.open_tree("meta")?);
         Ok(Self { rows, log, meta, db })
@@ -55,21 +55,21 @@ impl Engine {
 }
 
 /// An opened data folder.
-pub struct Opened {
-    pub engine: Engine,
+pub struct OpenedFolder {
+    pub engine: SledEngine,
     pub snapshots: PathBuf,
     pub lock: File,
-    pub health: Health,
+    pub poison: Poison,
 }
 
 /// Checks, locks and opens a data folder.
-pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
+pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenError> {
     let io = OpenError::io(dir);
     let engine_dir = dir.join(ENGINE);
     fs::create_dir_all(dir).map_err(&io)?;
     let lock = lock(dir)?;
     let (stage, identity) = format::check(dir, &engine_dir, identity)?;
-    if stage == Stage::Creating && engine_dir.exists() {
+    if stage == FolderStage::Creating && engine_dir.exists() {
         // An interrupted first open: the engine may be half made, and nobody was ever promised anything.
         fs::remove_dir_all(&engine_dir).map_err(&io)?;
     }
@@ -77,19 +77,19 @@ pub fn open(dir: &Path, identity: &Identity) -> Result<Opened, OpenError> {
     fs::create_dir_all(&snapshots).map_err(&io)?;
     let engine = open_engine(dir, &engine_dir)?;
     let prepared = prepare(dir, &engine_dir, stage, &engine).and_then(|()| match stage {
-        Stage::Creating => format::mark_ready(dir, &identity),
-        Stage::Ready => Ok(()),
+        FolderStage::Creating => format::mark_ready(dir, &identity),
+        FolderStage::Ready => Ok(()),
     });
     if let Err(error) = prepared {
         engine.let_go();
         return Err(error);
     }
-    keep_ballast(dir);
-    Ok(Opened { engine, snapshots, lock, health: Health::default() })
+    keep_reserve_file(dir);
+    Ok(OpenedFolder { engine, snapshots, lock, poison: Poison::default() })
 }
 
-fn open_engine(dir: &Path, engine_dir: &Path) -> Result<Engine, OpenError> {
-    let ballast = dir.join(BALLAST_FILE);
+fn open_engine(dir: &Path, engine_dir: &Path) -> Result<SledEngine, OpenError> {
+    let reserve_file = dir.join(RESERVE_FILE);
     let attempt = || {
         // Also after an attempt that failed: it leaves such a file where the disk is full.
         remove_torn(engine_dir)?;
@@ -101,9 +101,9 @@ fn open_engine(dir: &Path, engine_dir: &Path) -> Result<Engine, OpenError> {
         }
     };
     let opened = match attempt() {
-        Err(error) if is_full(&error) && ballast.exists() => {
+        Err(error) if is_full(&error) && reserve_file.exists() => {
             tracing::warn!("the disk is full: giving up the ballast file to open the data");
-            fs::remove_file(ballast).and_then(|()| attempt())
+            fs::remove_file(reserve_file).and_then(|()| attempt())
         }
         other => other,
     };
@@ -123,8 +123,8 @@ fn read_whole(path: &Path) -> io::Result<()> {
 }
 
 /// Proves that the engine is what it must be, and makes its files durable.
-fn prepare(dir: &Path, engine_dir: &Path, stage: Stage, engine: &Engine) -> Result<(), OpenError> {
-    if stage == Stage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
+fn prepare(dir: &Path, engine_dir: &Path, stage: FolderStage, engine: &SledEngine) -> Result<(), OpenError> {
+    if stage == FolderStage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
         // The engine takes some kinds of damage for a new database; going on would forget votes and entries.
         return Err(OpenError::corrupt(dir, "the engine finds nothing in its files"));
     }
@@ -169,7 +169,7 @@ pub fn wait_released(dir: &Path) {
     }
 }
 
-fn open_trees(engine_dir: &Path) -> sled::Result<Engine> {
+fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
     let db = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE)
@@ -177,7 +177,7 @@ fn open_trees(engine_dir: &Path) -> sled::Result<Engine> {
         .flush_every_ms(Some(FLUSH_EVERY_MS))
         .use_compression(false)
         .open()?;
-    Engine::of(db)
+    SledEngine::of(db)
 }
 
 /// What the engine writes as one piece: as its folder was made, since it cannot be changed later.
@@ -214,22 +214,22 @@ fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Fails quietly: a node without ballast works.
-fn keep_ballast(dir: &Path) {
-    let path = dir.join(BALLAST_FILE);
+/// Fails quietly: a node without reserve file works.
+fn keep_reserve_file(dir: &Path) {
+    let path = dir.join(RESERVE_FILE);
     if path.exists() {
         return;
     }
     let made = File::create(&path).and_then(|file| {
         // SAFETY: the descriptor is open as long as `file` lives.
-        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, BALLAST) } {
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, RESERVE) } {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(code)),
         }
     });
     if let Err(error) = made {
         tracing::warn!(%error, "no ballast file could be made");
-        // Half a ballast would be taken for a whole one.
+        // Half a reserve file would be taken for a whole one.
         let _ = fs::remove_file(&path);
     }
 }

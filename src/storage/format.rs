@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::causes::advice;
+use super::disk_error::advice;
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
@@ -12,7 +12,7 @@ const FILE: &str = "identity";
 
 /// Whose data it is. An empty cluster id is "not known yet": it is filled in by the first open that knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct FolderIdentity {
     pub node_id: u64,
     pub cluster_id: String,
 }
@@ -58,14 +58,18 @@ impl OpenError {
 
 /// How far the folder has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum FolderStage {
     /// The engine was never opened to the end: nothing in it was ever acknowledged.
     Creating,
     Ready,
 }
 
 /// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
-pub fn check(dir: &Path, engine_dir: &Path, identity: &Identity) -> Result<(Stage, Identity), OpenError> {
+pub fn check(
+    dir: &Path,
+    engine_dir: &Path,
+    identity: &FolderIdentity,
+) -> Result<(FolderStage, FolderIdentity), OpenError> {
     let io = OpenError::io(dir);
     let text = match fs::read_to_string(dir.join(FILE)) {
         Ok(text) => text,
@@ -73,8 +77,8 @@ pub fn check(dir: &Path, engine_dir: &Path, identity: &Identity) -> Result<(Stag
             if engine_dir.exists() {
                 return Err(OpenError::NotOurs { dir: dir.to_path_buf() });
             }
-            write(dir, identity, Stage::Creating).map_err(io)?;
-            return Ok((Stage::Creating, identity.clone()));
+            write(dir, identity, FolderStage::Creating).map_err(io)?;
+            return Ok((FolderStage::Creating, identity.clone()));
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             return Err(OpenError::corrupt(dir, "its identity file is not text"));
@@ -102,12 +106,12 @@ pub fn check(dir: &Path, engine_dir: &Path, identity: &Identity) -> Result<(Stag
 }
 
 /// The engine is open and synced: from now on its files are never thrown away.
-pub fn mark_ready(dir: &Path, identity: &Identity) -> Result<(), OpenError> {
-    write(dir, identity, Stage::Ready).map_err(OpenError::io(dir))
+pub fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError> {
+    write(dir, identity, FolderStage::Ready).map_err(OpenError::io(dir))
 }
 
-fn write(dir: &Path, identity: &Identity, stage: Stage) -> io::Result<()> {
-    let state = if stage == Stage::Ready { "ready" } else { "creating" };
+fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage) -> io::Result<()> {
+    let state = if stage == FolderStage::Ready { "ready" } else { "creating" };
     let (node, cluster) = (identity.node_id, &identity.cluster_id);
     let text = format!("tillsync data folder\nformat {FORMAT}\nnode {node}\nstate {state}\ncluster {cluster}\n");
     let temporary = dir.join("identity.tmp");
@@ -118,22 +122,22 @@ fn write(dir: &Path, identity: &Identity, stage: Stage) -> io::Result<()> {
     sync_dir(dir)
 }
 
-pub(super) fn parse(text: &str) -> Option<(u32, Identity, Stage)> {
+pub(super) fn parse(text: &str) -> Option<(u32, FolderIdentity, FolderStage)> {
     let mut lines = text.lines();
     (lines.next()? == "tillsync data folder").then_some(())?;
     let format: u32 = lines.next()?.strip_prefix("format ")?.parse().ok()?;
     if format > FORMAT {
         // What a newer format says behind this is not ours to read.
-        return Some((format, Identity { node_id: 0, cluster_id: String::new() }, Stage::Ready));
+        return Some((format, FolderIdentity { node_id: 0, cluster_id: String::new() }, FolderStage::Ready));
     }
     let node_id = lines.next()?.strip_prefix("node ")?.parse().ok()?;
     let stage = match lines.next()?.strip_prefix("state ")? {
-        "ready" => Stage::Ready,
-        "creating" => Stage::Creating,
+        "ready" => FolderStage::Ready,
+        "creating" => FolderStage::Creating,
         _ => return None,
     };
     let cluster_id = lines.next()?.strip_prefix("cluster ").or(Some(""))?.to_owned();
-    Some((format, Identity { node_id, cluster_id }, stage))
+    Some((format, FolderIdentity { node_id, cluster_id }, stage))
 }
 
 /// Makes the names in a folder durable.

@@ -6,16 +6,16 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::engine::Engine;
-use super::health::Health;
+use super::engine::SledEngine;
+use super::poison::Poison;
 use super::snapshot_file::{SnapshotRows, SnapshotWriter};
-use super::tables::{Shared, SledTables};
+use super::tables::{SledTables, TablesShared};
 use super::{disk, format, keys};
-use crate::model::tables::{Key, Tables};
+use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
 /// Rows as they come out of a snapshot that they went into.
-pub fn through_a_snapshot(rows: BTreeMap<Key, Bytes>, applied: &Applied) -> (BTreeMap<Key, Bytes>, Applied) {
+pub fn through_a_snapshot(rows: BTreeMap<RowKey, Bytes>, applied: &Applied) -> (BTreeMap<RowKey, Bytes>, Applied) {
     let bytes = write_snapshot(&rows, applied);
     let mut input = SnapshotRows::new(&bytes[..]).expect("a snapshot can be read");
     let mut again = BTreeMap::new();
@@ -27,7 +27,7 @@ pub fn through_a_snapshot(rows: BTreeMap<Key, Bytes>, applied: &Applied) -> (BTr
 }
 
 /// A snapshot's bytes.
-pub fn write_snapshot(rows: &BTreeMap<Key, Bytes>, applied: &Applied) -> Vec<u8> {
+pub fn write_snapshot(rows: &BTreeMap<RowKey, Bytes>, applied: &Applied) -> Vec<u8> {
     let write = || {
         let mut out = SnapshotWriter::new(Vec::new(), applied)?;
         rows.iter().try_for_each(|(key, value)| out.row(key, value))?;
@@ -46,19 +46,19 @@ pub fn read_snapshot(bytes: &[u8]) -> Vec<io::Result<Applied>> {
 }
 
 /// A row's key as it stands in snapshots.
-pub fn key(mut bytes: &[u8]) -> Option<Key> {
+pub fn key(mut bytes: &[u8]) -> Option<RowKey> {
     keys::decode(&mut bytes).filter(|_| bytes.is_empty())
 }
 
 /// The same as bytes.
-pub fn key_bytes(key: &Key) -> Vec<u8> {
+pub fn key_bytes(key: &RowKey) -> Vec<u8> {
     let mut out = Vec::new();
     keys::encode(key, &mut out);
     out
 }
 
 /// A row as the engine holds it, if it needs one part only.
-pub fn stored_row(key: &Key, value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub fn stored_row(key: &RowKey, value: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut out = Vec::new();
     keys::row(0, key, &mut out);
     (out, part(value))
@@ -84,8 +84,8 @@ pub fn read_identity(text: &str) -> bool {
 }
 
 /// The engine of a data folder, without what writes into it. It is gone when this is dropped.
-pub struct Folder {
-    engine: Engine,
+pub struct FuzzedFolder {
+    engine: SledEngine,
 }
 
 /// What a folder holds, as found at open.
@@ -97,10 +97,10 @@ pub struct FoundInFolder {
     pub committed: Option<Bytes>,
 }
 
-impl Folder {
+impl FuzzedFolder {
     pub fn new() -> sled::Result<Self> {
         let db = sled::Config::new().temporary(true).flush_every_ms(None).cache_capacity(8 << 20).open()?;
-        Ok(Self { engine: Engine::of(db)? })
+        Ok(Self { engine: SledEngine::of(db)? })
     }
 
     /// A number for each of its trees: rows, log, meta.
@@ -121,7 +121,7 @@ impl Folder {
         let last = log.bounds.last.map_or(0, |last| last.saturating_add(1));
         let mut budget = usize::MAX;
         log.tail.read(log.tail.first().unwrap_or(last), last, &mut budget, &mut entries);
-        let shared = Shared::new(found.rows, found.applied, Health::default());
+        let shared = TablesShared::new(found.rows, found.applied, Poison::default());
         Ok(FoundInFolder { tables: Box::new(SledTables::new(shared)), entries, purged, vote, committed })
     }
 }

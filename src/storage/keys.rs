@@ -6,7 +6,7 @@
 //! generation (u32, big-endian) | table tag (u8) | the fields of the key | part (u16, big-endian; not for part 0)
 //! ```
 //!
-//! Encoded fields are prefix-free and sort as the fields do, so bytes sort as [`Key`] does, and the parts of a row
+//! Encoded fields are prefix-free and sort as the fields do, so bytes sort as [`RowKey`] does, and the parts of a row
 //! stand right behind it. Log entries live in a tree of their own: `index | part`.
 //!
 //! Numbers are big-endian with seven bits a byte, because the engine's way back goes round for ever (and then
@@ -15,7 +15,7 @@
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
-use crate::model::tables::Key;
+use crate::model::tables::RowKey;
 
 /// The row that says what was applied; written with every write set.
 const APPLIED: u8 = 0;
@@ -37,7 +37,7 @@ const DEVICE_GATE: u8 = 19;
 const PAIRING: u8 = 20;
 const FORGOTTEN: u8 = 21;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
-const LARGE: u8 = 0xF0;
+const CHUNKED: u8 = 0xF0;
 
 const GENERATION: usize = 4;
 /// Bytes of a number of 64 and of 32 bits.
@@ -58,7 +58,7 @@ pub fn generation_of(key: &[u8]) -> Option<Generation> {
 }
 
 /// Writes a row's key.
-pub fn row(generation: Generation, key: &Key, out: &mut Vec<u8>) {
+pub fn row(generation: Generation, key: &RowKey, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&generation.to_be_bytes());
     encode(key, out);
@@ -81,22 +81,22 @@ pub fn rows_start(generation: Generation) -> Vec<u8> {
 /// Behind the last key of a generation's rows.
 pub fn rows_end(generation: Generation) -> Vec<u8> {
     let mut out = generation.to_be_bytes().to_vec();
-    out.push(LARGE);
+    out.push(CHUNKED);
     out
 }
 
 /// The entry that marks a row as one of several parts.
-pub fn large(row: &[u8]) -> Vec<u8> {
+pub fn chunk_mark(row: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(row.len() + 1);
     let (generation, key) = row.split_at(GENERATION.min(row.len()));
     out.extend_from_slice(generation);
-    out.push(LARGE);
+    out.push(CHUNKED);
     out.extend_from_slice(key);
     out
 }
 
 /// The row that such an entry marks.
-pub fn large_row(large: &[u8]) -> Vec<u8> {
+pub fn chunked_row(large: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(large.len());
     out.extend_from_slice(large.get(..GENERATION).unwrap_or_default());
     out.extend_from_slice(large.get(GENERATION + 1..).unwrap_or_default());
@@ -104,7 +104,7 @@ pub fn large_row(large: &[u8]) -> Vec<u8> {
 }
 
 /// The row that a key of the rows tree belongs to, and its part. `None`: not a row's key.
-pub fn parse_row(bytes: &[u8]) -> Option<(Key, u16)> {
+pub fn parse_row(bytes: &[u8]) -> Option<(RowKey, u16)> {
     let mut rest = bytes.get(GENERATION..)?;
     let key = decode(&mut rest)?;
     Some((key, parse_part(rest)?))
@@ -140,59 +140,59 @@ pub fn parts_end(key: &[u8]) -> Vec<u8> {
 }
 
 /// A key as it stands in snapshots: without generation and part.
-pub fn encode(key: &Key, out: &mut Vec<u8>) {
+pub fn encode(key: &RowKey, out: &mut Vec<u8>) {
     match key {
-        Key::Meta => out.push(META),
-        Key::Device(id) => tagged_string(DEVICE, id, out),
-        Key::SyncState(id) => tagged_string(SYNC_STATE, id, out),
-        Key::Table(number) => tagged(TABLE, &short(*number), out),
-        Key::Record { table, id } => {
+        RowKey::Meta => out.push(META),
+        RowKey::Device(id) => tagged_string(DEVICE, id, out),
+        RowKey::SyncState(id) => tagged_string(SYNC_STATE, id, out),
+        RowKey::Table(number) => tagged(TABLE, &short(*number), out),
+        RowKey::Record { table, id } => {
             tagged(RECORD, &short(*table), out);
             // With the sign flipped, negative numbers sort before the others.
             out.extend_from_slice(&long((*id as u64) ^ (1 << 63)));
         }
-        Key::Changes(seq) => tagged(CHANGE, &long(*seq), out),
-        Key::Election(id) => tagged(ELECTION, &long(*id), out),
-        Key::Audit(id) => tagged(AUDIT, &long(*id), out),
-        Key::Conflict(id) => tagged(CONFLICT, &long(*id), out),
-        Key::Answered(group) => tagged(ANSWERED, &long(*group), out),
-        Key::Requested { device, slot } => {
+        RowKey::Changes(seq) => tagged(CHANGE, &long(*seq), out),
+        RowKey::Election(id) => tagged(ELECTION, &long(*id), out),
+        RowKey::Audit(id) => tagged(AUDIT, &long(*id), out),
+        RowKey::Conflict(id) => tagged(CONFLICT, &long(*id), out),
+        RowKey::Answered(group) => tagged(ANSWERED, &long(*group), out),
+        RowKey::Requested { device, slot } => {
             tagged(REQUESTED, &short(*device), out);
             out.extend_from_slice(&short(*slot));
         }
-        Key::Revoked(id) => tagged_string(REVOKED, id, out),
-        Key::Queue { device, queue } => {
+        RowKey::Revoked(id) => tagged_string(REVOKED, id, out),
+        RowKey::Queue { device, queue } => {
             tagged(QUEUE, &short(*device), out);
             string(queue, out);
         }
-        Key::Access(class) => tagged(ACCESS, &short(*class), out),
-        Key::DeviceGate(id) => tagged_string(DEVICE_GATE, id, out),
-        Key::Pairing(code) => tagged_string(PAIRING, code, out),
-        Key::Forgotten(id) => tagged_string(FORGOTTEN, id, out),
+        RowKey::Access(class) => tagged(ACCESS, &short(*class), out),
+        RowKey::DeviceGate(id) => tagged_string(DEVICE_GATE, id, out),
+        RowKey::Pairing(code) => tagged_string(PAIRING, code, out),
+        RowKey::Forgotten(id) => tagged_string(FORGOTTEN, id, out),
     }
 }
 
 /// A key as it stands in snapshots, taken off the front of `bytes`.
-pub fn decode(bytes: &mut &[u8]) -> Option<Key> {
+pub fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
     let tag = take::<1>(bytes)?[0];
     Some(match tag {
-        META => Key::Meta,
-        DEVICE => Key::Device(take_string(bytes)?),
-        SYNC_STATE => Key::SyncState(take_string(bytes)?),
-        TABLE => Key::Table(take_u32(bytes)?),
-        RECORD => Key::Record { table: take_u32(bytes)?, id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
-        CHANGE => Key::Changes(take_u64(bytes)?),
-        ELECTION => Key::Election(take_u64(bytes)?),
-        AUDIT => Key::Audit(take_u64(bytes)?),
-        CONFLICT => Key::Conflict(take_u64(bytes)?),
-        ANSWERED => Key::Answered(take_u64(bytes)?),
-        REQUESTED => Key::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
-        REVOKED => Key::Revoked(take_string(bytes)?),
-        QUEUE => Key::Queue { device: take_u32(bytes)?, queue: take_string(bytes)? },
-        ACCESS => Key::Access(take_u32(bytes)?),
-        DEVICE_GATE => Key::DeviceGate(take_string(bytes)?),
-        PAIRING => Key::Pairing(take_string(bytes)?),
-        FORGOTTEN => Key::Forgotten(take_string(bytes)?),
+        META => RowKey::Meta,
+        DEVICE => RowKey::Device(take_string(bytes)?),
+        SYNC_STATE => RowKey::SyncState(take_string(bytes)?),
+        TABLE => RowKey::Table(take_u32(bytes)?),
+        RECORD => RowKey::Record { table: take_u32(bytes)?, id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
+        CHANGE => RowKey::Changes(take_u64(bytes)?),
+        ELECTION => RowKey::Election(take_u64(bytes)?),
+        AUDIT => RowKey::Audit(take_u64(bytes)?),
+        CONFLICT => RowKey::Conflict(take_u64(bytes)?),
+        ANSWERED => RowKey::Answered(take_u64(bytes)?),
+        REQUESTED => RowKey::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
+        REVOKED => RowKey::Revoked(take_string(bytes)?),
+        QUEUE => RowKey::Queue { device: take_u32(bytes)?, queue: take_string(bytes)? },
+        ACCESS => RowKey::Access(take_u32(bytes)?),
+        DEVICE_GATE => RowKey::DeviceGate(take_string(bytes)?),
+        PAIRING => RowKey::Pairing(take_string(bytes)?),
+        FORGOTTEN => RowKey::Forgotten(take_string(bytes)?),
         _ => return None,
     })
 }
@@ -287,29 +287,29 @@ pub(super) mod tests {
         prop_oneof![0..3u32, any::<u32>(), Just(u32::MAX)]
     }
 
-    pub(in crate::storage) fn any_key() -> impl Strategy<Value = Key> {
+    pub(in crate::storage) fn any_key() -> impl Strategy<Value = RowKey> {
         prop_oneof![
-            Just(Key::Meta),
-            text().prop_map(Key::Device),
-            text().prop_map(Key::SyncState),
-            small().prop_map(Key::Table),
-            (small(), prop_oneof![-2..3i64, any::<i64>()]).prop_map(|(table, id)| Key::Record { table, id }),
-            number().prop_map(Key::Changes),
-            number().prop_map(Key::Election),
-            number().prop_map(Key::Audit),
-            number().prop_map(Key::Conflict),
-            number().prop_map(Key::Answered),
-            (small(), small()).prop_map(|(device, slot)| Key::Requested { device, slot }),
-            text().prop_map(Key::Revoked),
-            (small(), text()).prop_map(|(device, queue)| Key::Queue { device, queue }),
-            small().prop_map(Key::Access),
-            text().prop_map(Key::DeviceGate),
-            text().prop_map(Key::Pairing),
-            text().prop_map(Key::Forgotten),
+            Just(RowKey::Meta),
+            text().prop_map(RowKey::Device),
+            text().prop_map(RowKey::SyncState),
+            small().prop_map(RowKey::Table),
+            (small(), prop_oneof![-2..3i64, any::<i64>()]).prop_map(|(table, id)| RowKey::Record { table, id }),
+            number().prop_map(RowKey::Changes),
+            number().prop_map(RowKey::Election),
+            number().prop_map(RowKey::Audit),
+            number().prop_map(RowKey::Conflict),
+            number().prop_map(RowKey::Answered),
+            (small(), small()).prop_map(|(device, slot)| RowKey::Requested { device, slot }),
+            text().prop_map(RowKey::Revoked),
+            (small(), text()).prop_map(|(device, queue)| RowKey::Queue { device, queue }),
+            small().prop_map(RowKey::Access),
+            text().prop_map(RowKey::DeviceGate),
+            text().prop_map(RowKey::Pairing),
+            text().prop_map(RowKey::Forgotten),
         ]
     }
 
-    fn bytes_of(generation: Generation, key: &Key, part: u16) -> Vec<u8> {
+    fn bytes_of(generation: Generation, key: &RowKey, part: u16) -> Vec<u8> {
         let mut out = Vec::new();
         row(generation, key, &mut out);
         let base = out.len();
@@ -335,7 +335,7 @@ pub(super) mod tests {
             prop_assert!(bytes < end);
             prop_assert!(rows_start(generation) <= bytes && bytes < rows_end(generation));
             prop_assert!(applied(generation) < bytes);
-            let marked = large(&bytes);
+            let marked = chunk_mark(&bytes);
             if generation < 0x00FF_FFFF {
                 for key in [&bytes, &marked] {
                     prop_assert!(!key.windows(4).any(|run| run == [0xFF; 4]), "{:?}", key);
@@ -343,7 +343,7 @@ pub(super) mod tests {
             }
             prop_assert!(marked > rows_end(generation));
             prop_assert_eq!(generation_of(&marked), Some(generation));
-            prop_assert_eq!(large_row(&marked), bytes);
+            prop_assert_eq!(chunked_row(&marked), bytes);
         }
 
         #[test]
@@ -368,10 +368,10 @@ pub(super) mod tests {
     #[test]
     fn numbers_on_disk_stay() {
         let mut out = Vec::new();
-        encode(&Key::Record { table: 1, id: -1 }, &mut out);
+        encode(&RowKey::Record { table: 1, id: -1 }, &mut out);
         assert_eq!(out, [5, 0, 0, 0, 0, 1, 0, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F]);
         out.clear();
-        encode(&Key::Device("a\0".into()), &mut out);
+        encode(&RowKey::Device("a\0".into()), &mut out);
         assert_eq!(out, [2, b'a', 0, 0xFF, 0, 0]);
     }
 }

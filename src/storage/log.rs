@@ -11,13 +11,13 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::health::{Health, closed};
+use super::log_cache::{self, LogCache};
 use super::log_rows;
-use super::log_thread::{Message, Op, Purge};
+use super::log_thread::{LogCommand, Message, Purge};
+use super::poison::{Poison, closed};
 use super::snapshot::blocking;
-use super::tables::Shared as TablesShared;
-use super::tail::{self, Tail};
-use super::{Ack, BoxFuture, Close, Durable, LogBounds, LogStore};
+use super::tables::TablesShared;
+use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;
@@ -28,7 +28,7 @@ pub struct LogState {
     pub bounds: LogBounds,
     /// The oldest entry, if there is one.
     pub first: u64,
-    pub tail: Tail,
+    pub tail: LogCache,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
     /// A new `committed` that goes to the thread with the next call: alone it is not worth waking it.
@@ -40,7 +40,7 @@ pub struct LogState {
 /// What callers and the thread share.
 pub struct LogShared {
     pub state: Mutex<LogState>,
-    pub health: Health,
+    pub poison: Poison,
     /// For reads; `None` after close.
     pub tree: RwLock<Option<sled::Tree>>,
 }
@@ -56,9 +56,9 @@ pub struct SledLog {
 
 impl SledLog {
     /// Sends while `state` is locked, so that the thread sees calls in the order in which memory changed.
-    fn send(&self, state: &mut LogState, op: Op, done: Durable) -> Result<(), (io::Error, Message)> {
+    fn send(&self, state: &mut LogState, op: LogCommand, done: Durable) -> Result<(), (io::Error, Message)> {
         let message = Message { op, done: Some(done), committed: state.unsent.take() };
-        if let Err(error) = self.shared.health.check() {
+        if let Err(error) = self.shared.poison.check() {
             return Err((error, message));
         }
         self.sender.try_send(message).map_err(|error| match error {
@@ -69,7 +69,7 @@ impl SledLog {
         })
     }
 
-    fn send_acked(&self, state: &mut LogState, op: Op) -> (Ack, bool) {
+    fn send_acked(&self, state: &mut LogState, op: LogCommand) -> (WriteAck, bool) {
         let (ack, acked) = oneshot::channel();
         let done: Durable = Box::new(move |outcome| drop(ack.send(outcome)));
         let sent = self.send(state, op, done);
@@ -112,7 +112,7 @@ impl LogStore for SledLog {
             drop(state);
             return done(Err(error));
         }
-        let op = Op::Append { entries: entries.clone(), epoch: state.truncations };
+        let op = LogCommand::Append { entries: entries.clone(), epoch: state.truncations };
         match self.send(&mut state, op, done) {
             Ok(()) => {
                 for (index, entry) in entries {
@@ -140,7 +140,7 @@ impl LogStore for SledLog {
                         if *truncations.get_or_insert(state.truncations) != state.truncations {
                             continue 'again;
                         }
-                        self.shared.health.check()?;
+                        self.shared.poison.check()?;
                         let end = check_read(&state.bounds, next, to)?;
                         let tail_first = state.tail.first().unwrap_or(u64::MAX);
                         if next >= end || next >= tail_first {
@@ -160,11 +160,11 @@ impl LogStore for SledLog {
                         // Purged meanwhile is the caller's matter; anything else is damage.
                         check_read(&state.bounds, next, to)?;
                     }
-                    let older = older.map_err(|error| self.shared.health.fail("reading the log", &error))?;
+                    let older = older.map_err(|error| self.shared.poison.fail("reading the log", &error))?;
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {
-                        tail::take(&mut budget, entry.len(), true);
+                        log_cache::take(&mut budget, entry.len(), true);
                     }
                     out.extend(older);
                     if !complete {
@@ -175,9 +175,9 @@ impl LogStore for SledLog {
         })
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> Ack {
+    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
         let mut state = self.shared.state.lock();
-        let (acked, sent) = self.send_acked(&mut state, Op::Truncate { after: index });
+        let (acked, sent) = self.send_acked(&mut state, LogCommand::Truncate { after: index });
         if sent {
             state.truncations += 1;
             state.tail.truncate_after(index);
@@ -187,14 +187,15 @@ impl LogStore for SledLog {
         acked
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> Ack {
+    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
         let mut state = self.shared.state.lock();
         // Rows committed later are not needed: what is purged was applied before.
-        let rows = self.tables.overlay.read().newest;
+        let rows = self.tables.memtable.read().newest;
         let empties = state.bounds.last.is_none_or(|last| last <= index);
-        let (acked, sent) = self.send_acked(&mut state, Op::Purge(Purge { index, mark: mark.clone(), rows, empties }));
+        let (acked, sent) =
+            self.send_acked(&mut state, LogCommand::Purge(Purge { index, mark: mark.clone(), rows, empties }));
         if sent {
-            self.tables.queue.hurry(rows);
+            self.tables.queue.flush_now(rows);
             state.tail.purge(index);
             if state.bounds.purged.as_ref().is_none_or(|(purged, _)| *purged < index) {
                 state.bounds.purged = Some((index, mark));
@@ -205,9 +206,9 @@ impl LogStore for SledLog {
         acked
     }
 
-    fn save_vote(&self, vote: Bytes) -> Ack {
+    fn save_vote(&self, vote: Bytes) -> WriteAck {
         let mut state = self.shared.state.lock();
-        let (acked, sent) = self.send_acked(&mut state, Op::Vote(vote.clone()));
+        let (acked, sent) = self.send_acked(&mut state, LogCommand::Vote(vote.clone()));
         if sent {
             state.vote = Some(vote);
         }

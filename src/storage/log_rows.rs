@@ -5,9 +5,9 @@ use std::io;
 use bytes::Bytes;
 use sled::IVec;
 
+use super::chunks::{self, Joiner};
 use super::keys;
-use super::parts::{self, Joiner};
-use super::tail;
+use super::log_cache;
 use super::writer::engine_error;
 
 /// Keys removed at a time.
@@ -21,7 +21,7 @@ fn bad(what: impl std::fmt::Display) -> io::Error {
 pub fn put(tree: &sled::Tree, index: u64, entry: &[u8], scratch: &mut Vec<u8>) -> sled::Result<()> {
     let mut key = keys::entry(index).to_vec();
     let base = key.len();
-    parts::split(entry, scratch, |part, bytes| {
+    chunks::split(entry, scratch, |part, bytes| {
         keys::set_part(&mut key, base, part);
         tree.insert(&key, bytes).map(|_| ())
     })
@@ -38,7 +38,7 @@ pub fn read(tree: &sled::Tree, from: u64, to: u64, mut budget: usize, first: boo
             break;
         }
         if let Some(entry) = joiner.push(part, &value).map_err(|_| bad(format_args!("entry {index} is torn")))? {
-            if !tail::take(&mut budget, entry.len(), first && out.is_empty()) {
+            if !log_cache::take(&mut budget, entry.len(), first && out.is_empty()) {
                 return Ok(out);
             }
             out.push((index, entry));
@@ -51,7 +51,7 @@ pub fn read(tree: &sled::Tree, from: u64, to: u64, mut budget: usize, first: boo
 }
 
 /// What a scan of the whole log finds.
-pub struct Found {
+pub struct ScannedLog {
     pub first: Option<u64>,
     pub last: Option<u64>,
     /// Parts of an entry that a crash cut off; they were never acknowledged.
@@ -60,7 +60,7 @@ pub struct Found {
 
 /// Goes through the entries behind `purged`, and gives each to `keep`. A hole is an error; a last entry without
 /// its last parts is not.
-pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, Bytes)) -> io::Result<Found> {
+pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, Bytes)) -> io::Result<ScannedLog> {
     let from = purged.map_or(0, |purged| purged + 1);
     let mut expected = purged.map(|purged| purged + 1);
     let mut joiner = Joiner::default();
@@ -82,7 +82,7 @@ pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, By
             open = None;
         }
     }
-    Ok(Found { first, last, torn: open })
+    Ok(ScannedLog { first, last, torn: open })
 }
 
 /// Removes all entries from `from` on, the last part of the last one first: a crash leaves a prefix.

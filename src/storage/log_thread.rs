@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Durable;
-use super::engine::Engine;
-use super::health::{closed, guarded};
+use super::engine::SledEngine;
 use super::log::{LogShared, LogState};
 use super::log_rows;
-use super::tables::Shared as TablesShared;
+use super::poison::{closed, guarded};
+use super::tables::TablesShared;
 use super::writer::engine_error;
 
 /// What goes into one flush at most.
@@ -28,13 +28,13 @@ const PURGED: &[u8] = b"purged";
 
 /// A call on its way to the disk, and who is to be told.
 pub struct Message {
-    pub op: Op,
+    pub op: LogCommand,
     pub done: Option<Durable>,
     /// A new `committed`, of before the call.
     pub committed: Option<Option<Bytes>>,
 }
 
-pub enum Op {
+pub enum LogCommand {
     /// `epoch`: how many truncations came before.
     Append {
         entries: Vec<(u64, Bytes)>,
@@ -67,14 +67,14 @@ impl Message {
 
     fn weight(&self) -> (usize, usize) {
         match &self.op {
-            Op::Append { entries, .. } => (entries.len(), entries.iter().map(|(_, entry)| entry.len()).sum()),
+            LogCommand::Append { entries, .. } => (entries.len(), entries.iter().map(|(_, entry)| entry.len()).sum()),
             _ => (1, 0),
         }
     }
 }
 
 pub struct LogThread {
-    engine: Engine,
+    engine: SledEngine,
     shared: Arc<LogShared>,
     tables: Arc<TablesShared>,
     messages: Receiver<Message>,
@@ -90,7 +90,7 @@ pub struct LogThread {
 }
 
 /// The log as it is on disk, with what a crash cut off removed.
-pub fn load(engine: &Engine) -> io::Result<LogState> {
+pub fn load(engine: &SledEngine) -> io::Result<LogState> {
     let mut state = LogState::default();
     let get = |key| engine.meta.get(key).map_err(engine_error);
     state.vote = get(VOTE)?.map(|vote| Bytes::copy_from_slice(&vote));
@@ -125,7 +125,12 @@ fn decode_mark(bytes: &[u8]) -> io::Result<(u64, Bytes)> {
 }
 
 impl LogThread {
-    pub fn new(engine: Engine, shared: Arc<LogShared>, tables: Arc<TablesShared>, messages: Receiver<Message>) -> Self {
+    pub fn new(
+        engine: SledEngine,
+        shared: Arc<LogShared>,
+        tables: Arc<TablesShared>,
+        messages: Receiver<Message>,
+    ) -> Self {
         let purged = shared.state.lock().bounds.purged.as_ref().map(|(index, _)| *index);
         Self {
             engine,
@@ -163,19 +168,19 @@ impl LogThread {
 
     /// Turns an error, or a panic of the engine, into the end of all storage.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
-        let health = self.shared.health.clone();
+        let poison = self.shared.poison.clone();
         match guarded(|| work(self)) {
-            Ok(outcome) => outcome.map_err(|error| match health.is_failed() {
+            Ok(outcome) => outcome.map_err(|error| match poison.is_failed() {
                 true => error,
-                false => health.fail("writing the log", &error),
+                false => poison.fail("writing the log", &error),
             }),
-            Err(panic) => Err(health.fail("writing the log", &panic)),
+            Err(panic) => Err(poison.fail("writing the log", &panic)),
         }
     }
 
     /// Messages for one flush. Waits for the first one unless there is something else to do.
     fn gather(&mut self) -> Option<(Vec<Message>, bool)> {
-        let mut next = if self.shared.health.is_failed() || (self.removing.is_none() && self.purges.is_empty()) {
+        let mut next = if self.shared.poison.is_failed() || (self.removing.is_none() && self.purges.is_empty()) {
             Some(self.messages.recv().ok()?)
         } else {
             let wait = if self.removing.is_some() { Duration::ZERO } else { LOOK };
@@ -187,7 +192,7 @@ impl LogThread {
         };
         let (mut group, mut entries, mut bytes) = (Vec::new(), 0, 0);
         while let Some(message) = next {
-            if matches!(message.op, Op::Close) {
+            if matches!(message.op, LogCommand::Close) {
                 return Some((group, true));
             }
             let (more, more_bytes) = message.weight();
@@ -204,7 +209,7 @@ impl LogThread {
 
     /// Writes a group and flushes it. Who is to be told is in `waiting`, whatever the outcome.
     fn write(&mut self, group: Vec<Message>, closing: bool, waiting: &mut Vec<Durable>) -> io::Result<()> {
-        let mut outcome = self.shared.health.check();
+        let mut outcome = self.shared.poison.check();
         let mut written = None;
         let mut dirty = closing;
         let last = if closing { self.shared.state.lock().unsent.take() } else { None };
@@ -215,7 +220,7 @@ impl LogThread {
                 waiting.extend(done);
                 continue;
             }
-            if let Op::Purge(purge) = op {
+            if let LogCommand::Purge(purge) = op {
                 match purge.empties {
                     true => {
                         waiting.extend(done);
@@ -257,20 +262,20 @@ impl LogThread {
         Ok(())
     }
 
-    fn write_one(&mut self, op: Op, written: &mut Option<(u64, u64)>) -> io::Result<()> {
+    fn write_one(&mut self, op: LogCommand, written: &mut Option<(u64, u64)>) -> io::Result<()> {
         match op {
-            Op::Append { entries, epoch } => {
+            LogCommand::Append { entries, epoch } => {
                 for (index, entry) in entries {
                     log_rows::put(&self.engine.log, index, &entry, &mut self.scratch).map_err(engine_error)?;
                     *written = Some((index, epoch));
                 }
             }
-            Op::Truncate { after } => {
+            LogCommand::Truncate { after } => {
                 let from = after.map_or(0, |after| after + 1);
                 log_rows::remove_from(&self.engine.log, from).map_err(engine_error)?;
             }
-            Op::Vote(vote) => drop(self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?),
-            Op::Purge(_) | Op::Close => {}
+            LogCommand::Vote(vote) => drop(self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?),
+            LogCommand::Purge(_) | LogCommand::Close => {}
         }
         Ok(())
     }

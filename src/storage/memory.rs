@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::health::closed;
-use super::memory_log::{Disk, MemoryLog};
+use super::memory_log::{MemoryLog, MemoryLogState};
 use super::memory_snapshots::MemorySnapshots;
-use super::{BoxFuture, Close, Pressure, Stores};
+use super::poison::closed;
+use super::{Backpressure, BoxFuture, Close, Stores};
 use crate::model::tables::{MemoryTables, Tables};
 
 /// Empty stores in memory.
@@ -22,7 +22,7 @@ pub fn stores() -> Stores {
 
 /// What a node in memory keeps when it is restarted.
 #[derive(Clone, Default)]
-pub struct MemoryDisk(Arc<Mutex<Disk>>);
+pub struct MemoryDisk(Arc<Mutex<MemoryLogState>>);
 
 impl MemoryDisk {
     /// Opens the disk as it is; stores opened earlier are cut off from it.
@@ -104,14 +104,14 @@ impl MemoryDisk {
 
 struct NoPressure;
 
-impl Pressure for NoPressure {
+impl Backpressure for NoPressure {
     fn ready(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }
 
 struct CloseMemory {
-    disk: Arc<Mutex<Disk>>,
+    disk: Arc<Mutex<MemoryLogState>>,
     session: u64,
 }
 

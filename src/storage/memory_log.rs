@@ -8,9 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::health::closed;
 use super::log::{check_dense, check_read};
-use super::{Ack, BoxFuture, Durable, LogBounds, LogStore, Snapshot, tail};
+use super::poison::closed;
+use super::{BoxFuture, Durable, LogBounds, LogStore, StateSnapshot, WriteAck, log_cache};
 use crate::model::tables::{MemoryTables, Tables};
 
 /// One state of a log.
@@ -22,7 +22,7 @@ struct Image {
     committed: Option<Bytes>,
 }
 
-enum Op {
+enum LogWrite {
     Append(Vec<(u64, Bytes)>),
     Truncate(Option<u64>),
     /// With the rows as they were, which become durable first.
@@ -37,44 +37,44 @@ impl Image {
         LogBounds { purged: self.purged.clone(), last }
     }
 
-    fn run(&mut self, op: &Op) {
+    fn run(&mut self, op: &LogWrite) {
         match op {
-            Op::Append(entries) => self.entries.extend(entries.iter().cloned()),
-            Op::Truncate(after) => {
+            LogWrite::Append(entries) => self.entries.extend(entries.iter().cloned()),
+            LogWrite::Truncate(after) => {
                 let from = after.map_or(0, |after| after + 1);
                 self.entries.split_off(&from);
             }
-            Op::Purge(index, mark, _) => {
+            LogWrite::Purge(index, mark, _) => {
                 self.entries = self.entries.split_off(&(index + 1));
                 if self.purged.as_ref().is_none_or(|(purged, _)| purged < index) {
                     self.purged = Some((*index, mark.clone()));
                 }
             }
-            Op::Vote(vote) => self.vote = Some(vote.clone()),
-            Op::Committed(committed) => self.committed = committed.clone(),
+            LogWrite::Vote(vote) => self.vote = Some(vote.clone()),
+            LogWrite::Committed(committed) => self.committed = committed.clone(),
         }
     }
 }
 
 /// What one node's disk holds.
 #[derive(Default)]
-pub struct Disk {
+pub struct MemoryLogState {
     /// Counts opens and crashes: handles of an earlier one are cut off.
     pub opened: u64,
     /// Writes wait for a sync.
     pub held: bool,
     live: Image,
     durable: Image,
-    waiting: Vec<(Op, Option<Durable>)>,
+    waiting: Vec<(LogWrite, Option<Durable>)>,
     /// Notified of every write that waits.
     pub written: Arc<Notify>,
     /// The rows that the open stores work on, and those that a crash leaves.
     pub tables: MemoryTables,
     pub rows: MemoryTables,
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<StateSnapshot>,
 }
 
-impl Disk {
+impl MemoryLogState {
     /// Makes waiting writes durable; who is to be told.
     pub fn sync(&mut self) -> Vec<Durable> {
         self.sync_oldest(self.waiting.len())
@@ -89,7 +89,7 @@ impl Disk {
         let count = count.min(self.waiting.len());
         let waiting: Vec<_> = self.waiting.drain(..count).collect();
         for (op, _) in &waiting {
-            if let Op::Purge(_, _, rows) = op {
+            if let LogWrite::Purge(_, _, rows) = op {
                 self.rows = rows.clone();
             }
             self.durable.run(op);
@@ -97,7 +97,7 @@ impl Disk {
         waiting.into_iter().filter_map(|(_, done)| done).collect()
     }
 
-    /// As [`Disk::crash`], but some of the writes had reached the disk.
+    /// As [`MemoryLogState::crash`], but some of the writes had reached the disk.
     pub fn crash_keeping(&mut self, kept: usize, rows: bool) -> Vec<Durable> {
         let mut told = self.sync_oldest(kept);
         if rows {
@@ -130,12 +130,12 @@ impl Disk {
 }
 
 pub struct MemoryLog {
-    pub disk: Arc<Mutex<Disk>>,
+    pub disk: Arc<Mutex<MemoryLogState>>,
     pub session: u64,
 }
 
 impl MemoryLog {
-    fn submit(&self, make: impl FnOnce(&Disk) -> io::Result<Op>, done: Durable) {
+    fn submit(&self, make: impl FnOnce(&MemoryLogState) -> io::Result<LogWrite>, done: Durable) {
         let mut disk = self.disk.lock();
         let op = if disk.opened == self.session { make(&disk) } else { Err(closed()) };
         let told = match op {
@@ -154,7 +154,7 @@ impl MemoryLog {
         told.into_iter().for_each(|done| done(Ok(())));
     }
 
-    fn acked(&self, make: impl FnOnce(&Disk) -> Op) -> Ack {
+    fn acked(&self, make: impl FnOnce(&MemoryLogState) -> LogWrite) -> WriteAck {
         let (ack, acked) = oneshot::channel();
         self.submit(|disk| Ok(make(disk)), Box::new(move |outcome| drop(ack.send(outcome))));
         acked
@@ -170,7 +170,7 @@ impl MemoryLog {
         for index in from..to {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is missing"));
             let entry = disk.live.entries.get(&index).ok_or_else(missing)?;
-            if !tail::take(&mut budget, entry.len(), out.is_empty()) {
+            if !log_cache::take(&mut budget, entry.len(), out.is_empty()) {
                 break;
             }
             out.push((index, entry.clone()));
@@ -188,7 +188,7 @@ impl LogStore for MemoryLog {
         self.submit(
             |disk| {
                 check_dense(&disk.live.bounds(), &entries)?;
-                Ok(Op::Append(entries))
+                Ok(LogWrite::Append(entries))
             },
             done,
         );
@@ -198,16 +198,16 @@ impl LogStore for MemoryLog {
         Box::pin(std::future::ready(self.read_now(from, to, max_bytes)))
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> Ack {
-        self.acked(|_| Op::Truncate(index))
+    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
+        self.acked(|_| LogWrite::Truncate(index))
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> Ack {
-        self.acked(|disk| Op::Purge(index, mark, disk.copy_rows()))
+    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
+        self.acked(|disk| LogWrite::Purge(index, mark, disk.copy_rows()))
     }
 
-    fn save_vote(&self, vote: Bytes) -> Ack {
-        self.acked(|_| Op::Vote(vote))
+    fn save_vote(&self, vote: Bytes) -> WriteAck {
+        self.acked(|_| LogWrite::Vote(vote))
     }
 
     fn vote(&self) -> Option<Bytes> {
@@ -217,7 +217,7 @@ impl LogStore for MemoryLog {
     fn save_committed(&self, committed: Option<Bytes>) {
         let mut disk = self.disk.lock();
         if disk.opened == self.session {
-            let op = Op::Committed(committed);
+            let op = LogWrite::Committed(committed);
             disk.live.run(&op);
             // Waits for the next durable write, as on a real disk.
             disk.waiting.push((op, None));

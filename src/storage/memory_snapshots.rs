@@ -7,21 +7,21 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::health::closed;
-use super::memory_log::Disk;
+use super::memory_log::MemoryLogState;
+use super::poison::closed;
 use super::receiver::check_offset;
 use super::snapshot::slice;
 use super::snapshot_file::{SnapshotRows, SnapshotWriter};
-use super::{BoxFuture, Snapshot, SnapshotBody, SnapshotReceiver, SnapshotStore};
+use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 use crate::model::tables::Tables;
 
 pub struct MemorySnapshots {
-    pub disk: Arc<Mutex<Disk>>,
+    pub disk: Arc<Mutex<MemoryLogState>>,
     pub session: u64,
 }
 
 impl MemorySnapshots {
-    fn build_now(&self) -> io::Result<Snapshot> {
+    fn build_now(&self) -> io::Result<StateSnapshot> {
         let mut disk = self.disk.lock();
         if disk.opened != self.session {
             return Err(closed());
@@ -33,12 +33,12 @@ impl MemorySnapshots {
             out.row(&key, &value)?;
         }
         let (bytes, _) = out.finish()?;
-        let snapshot = Snapshot { applied, body: SnapshotBody::Memory(bytes.into()) };
+        let snapshot = StateSnapshot { applied, body: SnapshotBody::Memory(bytes.into()) };
         disk.snapshot = Some(snapshot.clone());
         Ok(snapshot)
     }
 
-    fn install_now(&self, snapshot: Snapshot) -> io::Result<()> {
+    fn install_now(&self, snapshot: StateSnapshot) -> io::Result<()> {
         let SnapshotBody::Memory(bytes) = &snapshot.body else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot in a file, for rows in memory"));
         };
@@ -59,15 +59,15 @@ impl MemorySnapshots {
 }
 
 impl SnapshotStore for MemorySnapshots {
-    fn build(&self) -> BoxFuture<'_, io::Result<Snapshot>> {
+    fn build(&self) -> BoxFuture<'_, io::Result<StateSnapshot>> {
         Box::pin(std::future::ready(self.build_now()))
     }
 
-    fn current(&self) -> Option<Snapshot> {
+    fn current(&self) -> Option<StateSnapshot> {
         self.disk.lock().snapshot.clone()
     }
 
-    fn read_chunk(&self, snapshot: &Snapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+    fn read_chunk(&self, snapshot: &StateSnapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         let chunk = match &snapshot.body {
             SnapshotBody::Memory(bytes) => Ok(slice(bytes, offset, len)),
             SnapshotBody::File { .. } => Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot in a file")),
@@ -79,7 +79,7 @@ impl SnapshotStore for MemorySnapshots {
         Box::pin(std::future::ready(Ok(Box::new(MemoryReceiver(BytesMut::new())) as Box<dyn SnapshotReceiver>)))
     }
 
-    fn install(&self, snapshot: Snapshot) -> BoxFuture<'_, io::Result<()>> {
+    fn install(&self, snapshot: StateSnapshot) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(std::future::ready(self.install_now(snapshot)))
     }
 }
@@ -95,10 +95,10 @@ impl SnapshotReceiver for MemoryReceiver {
         Box::pin(std::future::ready(outcome))
     }
 
-    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<Snapshot>> {
+    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<StateSnapshot>> {
         let bytes = self.0.freeze();
         let applied = SnapshotRows::new(&bytes[..]).and_then(SnapshotRows::verify);
-        let snapshot = applied.map(|applied| Snapshot { applied, body: SnapshotBody::Memory(bytes) });
+        let snapshot = applied.map(|applied| StateSnapshot { applied, body: SnapshotBody::Memory(bytes) });
         Box::pin(std::future::ready(snapshot))
     }
 }

@@ -10,19 +10,20 @@ pub mod format;
 pub mod fuzz;
 pub mod memory;
 
-mod causes;
+mod chunked_filter;
+mod chunks;
 mod disk;
+mod disk_error;
 mod engine;
-mod health;
 mod keys;
-mod large;
 mod log;
+mod log_cache;
 mod log_rows;
 mod log_thread;
 mod memory_log;
 mod memory_snapshots;
-mod overlay;
-mod parts;
+mod memtable;
+mod poison;
 mod queue;
 mod receiver;
 mod rows;
@@ -30,7 +31,6 @@ mod scan;
 mod snapshot;
 mod snapshot_file;
 mod tables;
-mod tail;
 mod writer;
 
 use std::io;
@@ -43,13 +43,13 @@ use crate::model::tables::Tables;
 use crate::proto::Applied;
 
 pub use disk::open;
-pub use format::{Identity, OpenError};
+pub use format::{FolderIdentity, OpenError};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Called once, when the entries are on disk so that neither a crash nor a power cut takes them back.
 pub type Durable = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// Resolves when the write is durable. A closed channel means the log thread ended: treat it as an error.
-pub type Ack = oneshot::Receiver<io::Result<()>>;
+pub type WriteAck = oneshot::Receiver<io::Result<()>>;
 
 /// What the log holds, as known in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,15 +74,15 @@ pub trait LogStore: Send + Sync + 'static {
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>>;
 
     /// Removes every entry with a greater index (`None`: all).
-    fn truncate_after(&self, index: Option<u64>) -> Ack;
+    fn truncate_after(&self, index: Option<u64>) -> WriteAck;
 
     /// Removes every entry up to `index`, inclusive; `mark` comes back in [`LogBounds::purged`]. The rows are
     /// made durable first: what is purged can never be replayed. Resolves when the mark is durable, which may
     /// take as long as the rows' writer is behind; nothing need wait for it.
-    fn purge(&self, index: u64, mark: Bytes) -> Ack;
+    fn purge(&self, index: u64, mark: Bytes) -> WriteAck;
 
     /// Durable when the acknowledgement comes, in order with appends.
-    fn save_vote(&self, vote: Bytes) -> Ack;
+    fn save_vote(&self, vote: Bytes) -> WriteAck;
     fn vote(&self) -> Option<Bytes>;
 
     /// Rides on the next durable write.
@@ -92,7 +92,7 @@ pub trait LogStore: Send + Sync + 'static {
 
 /// A whole state, as built or received: rows in key order behind `applied`.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct StateSnapshot {
     pub applied: Applied,
     pub body: SnapshotBody,
 }
@@ -107,20 +107,20 @@ pub enum SnapshotBody {
 pub trait SnapshotStore: Send + Sync + 'static {
     /// Writes all rows as of the last commit made before this call. Writes go on meanwhile. The rows are
     /// durable when it returns (the log may be purged up to there).
-    fn build(&self) -> BoxFuture<'_, io::Result<Snapshot>>;
+    fn build(&self) -> BoxFuture<'_, io::Result<StateSnapshot>>;
 
     /// The newest complete snapshot, also after a restart.
-    fn current(&self) -> Option<Snapshot>;
+    fn current(&self) -> Option<StateSnapshot>;
 
     /// Up to `len` bytes from `offset`; empty at the end.
-    fn read_chunk(&self, snapshot: &Snapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
+    fn read_chunk(&self, snapshot: &StateSnapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
 
     /// Starts receiving; an earlier unfinished one is dropped.
     fn receive(&self) -> BoxFuture<'_, io::Result<Box<dyn SnapshotReceiver>>>;
 
     /// Replaces all rows, atomically and durably: after a crash either the old state is there or the new one.
     /// It becomes the current snapshot. [`Tables`] handed out earlier see the new rows.
-    fn install(&self, snapshot: Snapshot) -> BoxFuture<'_, io::Result<()>>;
+    fn install(&self, snapshot: StateSnapshot) -> BoxFuture<'_, io::Result<()>>;
 }
 
 /// A snapshot on its way in.
@@ -128,7 +128,7 @@ pub trait SnapshotReceiver: Send {
     /// The next bytes; `offset` must be where the last ones ended.
     fn write(&mut self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>>;
     /// Checks that it is whole (its own checksum) and makes it durable.
-    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<Snapshot>>;
+    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<StateSnapshot>>;
 }
 
 /// Everything a node keeps.
@@ -137,7 +137,7 @@ pub struct Stores {
     pub tables: Box<dyn Tables>,
     pub snapshots: std::sync::Arc<dyn SnapshotStore>,
     /// Resolves when rows that were applied but are not in the engine yet are few enough to go on.
-    pub pressure: std::sync::Arc<dyn Pressure>,
+    pub pressure: std::sync::Arc<dyn Backpressure>,
     /// Ends the use of the data folder. Dropping this and the log ends it, too, but without a last flush.
     pub close: std::sync::Arc<dyn Close>,
 }
@@ -149,7 +149,7 @@ pub trait Close: Send + Sync + 'static {
 }
 
 /// Holds `apply` back while the state machine's writer is behind (`limits::PENDING_ROWS`).
-pub trait Pressure: Send + Sync + 'static {
+pub trait Backpressure: Send + Sync + 'static {
     fn ready(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 

@@ -10,8 +10,8 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use super::BoxFuture;
-use super::health::{Health, closed};
-use super::overlay::WriteSet;
+use super::memtable::RowWrites;
+use super::poison::{Poison, closed};
 use super::scan::ScanReader;
 use crate::limits::{PENDING_BYTES, PENDING_ROWS};
 use crate::proto::Applied;
@@ -24,16 +24,16 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Multiple of the pending limits at which commit itself waits, should the caller not heed the pressure.
 const HARD: usize = 4;
 
-/// A sealed apply.
-pub struct Sealed {
+/// What one apply wrote.
+pub struct WriteSet {
     pub set: u64,
-    pub rows: WriteSet,
+    pub rows: RowWrites,
     pub applied: Applied,
     pub bytes: usize,
 }
 
-pub enum Job {
-    Write(Sealed),
+pub enum WriteJob {
+    Write(WriteSet),
     /// Answers with a reader of the rows as of all writes before this job.
     Scan(oneshot::Sender<ScanReader>),
     Install {
@@ -43,9 +43,9 @@ pub enum Job {
 }
 
 /// The writer's next piece of work.
-pub enum Work {
+pub enum WriterWork {
     /// Write sets in order: one batch.
-    Write(Vec<Sealed>),
+    Write(Vec<WriteSet>),
     Scan(oneshot::Sender<ScanReader>),
     Install {
         path: PathBuf,
@@ -57,14 +57,14 @@ pub enum Work {
 }
 
 #[derive(Default)]
-struct Inner {
-    jobs: VecDeque<Job>,
+struct WriteQueueState {
+    jobs: VecDeque<WriteJob>,
     /// Jobs that are not write sets.
     others: usize,
     rows: usize,
     oldest: Option<Instant>,
     /// Somebody waits for the write sets up to this one.
-    hurry: u64,
+    flush_to: u64,
     /// The newest write set that the engine has.
     written: u64,
     closed: bool,
@@ -73,18 +73,18 @@ struct Inner {
 }
 
 /// The queue. The limits of what waits in it are in `limits`.
-pub struct Queue {
-    inner: Mutex<Inner>,
+pub struct WriteQueue {
+    inner: Mutex<WriteQueueState>,
     to_writer: Condvar,
     from_writer: Condvar,
     pending_rows: AtomicUsize,
     pending_bytes: AtomicUsize,
     eased: Notify,
-    health: Health,
+    poison: Poison,
 }
 
-impl Queue {
-    pub fn new(health: Health) -> Self {
+impl WriteQueue {
+    pub fn new(poison: Poison) -> Self {
         Self {
             inner: Mutex::default(),
             to_writer: Condvar::new(),
@@ -92,18 +92,18 @@ impl Queue {
             pending_rows: AtomicUsize::new(0),
             pending_bytes: AtomicUsize::new(0),
             eased: Notify::new(),
-            health,
+            poison,
         }
     }
 
-    /// Hands over a write set. Blocks only far beyond the limits that [`Queue::ready`] keeps.
-    pub fn write(&self, sealed: Sealed) {
+    /// Hands over a write set. Blocks only far beyond the limits that [`WriteQueue::ready`] keeps.
+    pub fn write(&self, sealed: WriteSet) {
         let (rows, bytes) = (sealed.rows.len() + 1, sealed.bytes);
         let mut inner = self.inner.lock();
-        while self.over(HARD) && !inner.closed && !self.health.is_failed() {
+        while self.over(HARD) && !inner.closed && !self.poison.is_failed() {
             self.from_writer.wait(&mut inner);
         }
-        if inner.closed || self.health.is_failed() {
+        if inner.closed || self.poison.is_failed() {
             return;
         }
         self.pending_rows.fetch_add(rows, Ordering::Relaxed);
@@ -111,7 +111,7 @@ impl Queue {
         inner.rows += rows;
         let wake = inner.oldest.is_none() || inner.rows >= BATCH_ROWS;
         inner.oldest.get_or_insert_with(Instant::now);
-        inner.jobs.push_back(Job::Write(sealed));
+        inner.jobs.push_back(WriteJob::Write(sealed));
         drop(inner);
         if wake {
             self.to_writer.notify_one();
@@ -119,8 +119,8 @@ impl Queue {
     }
 
     /// Hands over another job, behind all write sets so far.
-    pub fn push(&self, job: Job) -> io::Result<()> {
-        self.health.check()?;
+    pub fn push(&self, job: WriteJob) -> io::Result<()> {
+        self.poison.check()?;
         let mut inner = self.inner.lock();
         if inner.closed {
             return Err(closed());
@@ -136,9 +136,9 @@ impl Queue {
     }
 
     /// Asks for the write sets up to `set` to be written without waiting for more.
-    pub fn hurry(&self, set: u64) {
+    pub fn flush_now(&self, set: u64) {
         let mut inner = self.inner.lock();
-        inner.hurry = inner.hurry.max(set);
+        inner.flush_to = inner.flush_to.max(set);
         drop(inner);
         self.to_writer.notify_one();
     }
@@ -150,10 +150,10 @@ impl Queue {
 
     /// Blocks until the engine has the write sets up to `set`.
     pub fn wait_written(&self, set: u64) -> io::Result<()> {
-        self.hurry(set);
+        self.flush_now(set);
         let mut inner = self.inner.lock();
         while inner.written < set {
-            self.health.check()?;
+            self.poison.check()?;
             if inner.ended {
                 return Err(closed());
             }
@@ -167,7 +167,7 @@ impl Queue {
         Box::pin(async move {
             loop {
                 let eased = self.eased.notified();
-                self.health.check()?;
+                self.poison.check()?;
                 if !self.over(1) {
                     return Ok(());
                 }
@@ -185,35 +185,35 @@ impl Queue {
     }
 
     /// The writer's side: what to do next. With `busy` it does not wait.
-    pub fn next(&self, busy: bool) -> Work {
+    pub fn next(&self, busy: bool) -> WriterWork {
         let mut inner = self.inner.lock();
         loop {
             match inner.jobs.front() {
-                Some(Job::Write(sealed)) => {
+                Some(WriteJob::Write(sealed)) => {
                     let age = inner.oldest.map_or(GATHER, |at| at.elapsed());
                     let now = inner.rows >= BATCH_ROWS
                         || inner.others > 0
                         || inner.closed
-                        || inner.hurry >= sealed.set
+                        || inner.flush_to >= sealed.set
                         || age >= GATHER;
                     if now {
-                        return Work::Write(take_sets(&mut inner));
+                        return WriterWork::Write(take_sets(&mut inner));
                     }
                     if busy {
-                        return Work::Idle;
+                        return WriterWork::Idle;
                     }
                     self.to_writer.wait_for(&mut inner, GATHER - age);
                 }
                 Some(_) => {
                     inner.others -= 1;
                     match inner.jobs.pop_front() {
-                        Some(Job::Scan(reply)) => return Work::Scan(reply),
-                        Some(Job::Install { path, done }) => return Work::Install { path, done },
+                        Some(WriteJob::Scan(reply)) => return WriterWork::Scan(reply),
+                        Some(WriteJob::Install { path, done }) => return WriterWork::Install { path, done },
                         _ => {}
                     }
                 }
-                None if inner.closed => return Work::Closed,
-                None if busy => return Work::Idle,
+                None if inner.closed => return WriterWork::Closed,
+                None if busy => return WriterWork::Idle,
                 None => self.to_writer.wait(&mut inner),
             }
         }
@@ -250,9 +250,9 @@ impl Queue {
     }
 }
 
-fn take_sets(inner: &mut Inner) -> Vec<Sealed> {
+fn take_sets(inner: &mut WriteQueueState) -> Vec<WriteSet> {
     let (mut sets, mut rows, mut bytes) = (Vec::new(), 0, 0);
-    while let Some(Job::Write(sealed)) = inner.jobs.front() {
+    while let Some(WriteJob::Write(sealed)) = inner.jobs.front() {
         // A write set is never split, so the first one goes whatever its size.
         let (more_rows, more_bytes) = (sealed.rows.len() + 1, sealed.bytes);
         if !sets.is_empty() && (rows + more_rows > BATCH_ROWS || bytes + more_bytes > BATCH_BYTES) {
@@ -260,7 +260,7 @@ fn take_sets(inner: &mut Inner) -> Vec<Sealed> {
         }
         rows += more_rows;
         bytes += more_bytes;
-        if let Some(Job::Write(sealed)) = inner.jobs.pop_front() {
+        if let Some(WriteJob::Write(sealed)) = inner.jobs.pop_front() {
             sets.push(sealed);
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::snapshot::blocking;
 use super::snapshot_file::SnapshotRows;
-use super::{BoxFuture, Snapshot, SnapshotBody, SnapshotReceiver};
+use super::{BoxFuture, SnapshotBody, SnapshotReceiver, StateSnapshot};
 
 pub struct FileReceiver {
     file: Arc<File>,
@@ -52,7 +52,7 @@ impl SnapshotReceiver for FileReceiver {
         })
     }
 
-    fn finish(mut self: Box<Self>) -> BoxFuture<'static, io::Result<Snapshot>> {
+    fn finish(mut self: Box<Self>) -> BoxFuture<'static, io::Result<StateSnapshot>> {
         Box::pin(async move {
             let (path, len) = (self.path.clone(), self.at);
             let checked = path.clone();
@@ -63,7 +63,7 @@ impl SnapshotReceiver for FileReceiver {
             })
             .await?;
             self.keep = true;
-            Ok(Snapshot { applied, body: SnapshotBody::File { path, len } })
+            Ok(StateSnapshot { applied, body: SnapshotBody::File { path, len } })
         })
     }
 }

@@ -5,13 +5,13 @@ use std::ops::Bound;
 use bytes::Bytes;
 use sled::IVec;
 
+use super::chunks::{self, Joiner};
 use super::keys::{self, Generation};
-use super::parts::{self, Joiner};
-use crate::model::tables::{Key, TablesError};
+use crate::model::tables::{RowKey, TablesError};
 
 /// The rows of one generation.
 #[derive(Clone)]
-pub struct Rows {
+pub struct GenerationRows {
     pub tree: sled::Tree,
     pub generation: Generation,
 }
@@ -21,8 +21,8 @@ pub fn storage_error(error: impl std::fmt::Display) -> TablesError {
     TablesError::Storage(error.to_string())
 }
 
-impl Rows {
-    pub fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+impl GenerationRows {
+    pub fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         let mut encoded = Vec::with_capacity(64);
         keys::row(self.generation, key, &mut encoded);
         self.get_encoded(&encoded)?.map_or(Ok(None), |found| found.ok_or(TablesError::Corrupt(key.clone())).map(Some))
@@ -38,7 +38,7 @@ impl Rows {
             Err(_) => return Ok(Some(None)),
         }
         let mut part_key = key.to_vec();
-        for part in 1..parts::announced(&first).unwrap_or(1) {
+        for part in 1..chunks::announced(&first).unwrap_or(1) {
             keys::set_part(&mut part_key, key.len(), part);
             let Some(bytes) = self.tree.get(&part_key).map_err(storage_error)? else { return Ok(Some(None)) };
             match joiner.push(part, &bytes) {
@@ -51,7 +51,7 @@ impl Rows {
     }
 
     /// The rows with `from <= key <= to`, ascending, or descending if `reverse`.
-    pub fn range(&self, from: &Key, to: &Key, reverse: bool) -> RowIter {
+    pub fn range(&self, from: &RowKey, to: &RowKey, reverse: bool) -> RowIter {
         let (mut low, mut high) = (Vec::new(), Vec::new());
         keys::row(self.generation, from, &mut low);
         keys::row(self.generation, to, &mut high);
@@ -67,9 +67,9 @@ pub struct RowIter {
 }
 
 impl RowIter {
-    fn forward(&mut self) -> Option<Result<(Key, Bytes), TablesError>> {
+    fn forward(&mut self) -> Option<Result<(RowKey, Bytes), TablesError>> {
         let mut joiner = Joiner::default();
-        let mut open: Option<Key> = None;
+        let mut open: Option<RowKey> = None;
         loop {
             let (key, part, value) = match self.entries.next() {
                 None => return open.map(|key| Err(TablesError::Corrupt(key))),
@@ -89,7 +89,7 @@ impl RowIter {
         }
     }
 
-    fn backward(&mut self) -> Option<Result<(Key, Bytes), TablesError>> {
+    fn backward(&mut self) -> Option<Result<(RowKey, Bytes), TablesError>> {
         let mut later: Vec<IVec> = Vec::new();
         loop {
             let (key, part, value) = match self.entries.next_back()? {
@@ -118,14 +118,14 @@ impl RowIter {
 }
 
 impl Iterator for RowIter {
-    type Item = Result<(Key, Bytes), TablesError>;
+    type Item = Result<(RowKey, Bytes), TablesError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.reverse { self.backward() } else { self.forward() }
     }
 }
 
-fn parse(entry: sled::Result<(IVec, IVec)>) -> Result<(Key, u16, IVec), TablesError> {
+fn parse(entry: sled::Result<(IVec, IVec)>) -> Result<(RowKey, u16, IVec), TablesError> {
     let (key, value) = entry.map_err(storage_error)?;
     match keys::parse_row(&key) {
         Some((key, part)) => Ok((key, part, value)),

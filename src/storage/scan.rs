@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use sled::IVec;
 
 use super::keys;
-use super::rows::Rows;
+use super::rows::GenerationRows;
 use crate::proto::Applied;
 
 /// Bytes of before-images at which the writer waits for the reader.
@@ -23,13 +23,13 @@ const IMAGES: usize = 32 << 20;
 const CHUNK: usize = 512;
 
 /// An entry as the engine has it.
-pub type Entry = (IVec, IVec);
+pub type StoredPair = (IVec, IVec);
 
 /// What becomes of an entry; `None`: it goes.
-pub type Change = (IVec, Option<IVec>);
+pub type StoredPut = (IVec, Option<IVec>);
 
 struct Scan {
-    rows: Rows,
+    rows: GenerationRows,
     /// All keys before this one were read.
     cursor: Vec<u8>,
     images: BTreeMap<IVec, Option<IVec>>,
@@ -53,7 +53,7 @@ pub struct ScanReader {
 
 impl ScanSlot {
     /// Called by the writer between two batches. Waits until an earlier scan has ended.
-    pub fn start(self: &Arc<Self>, rows: Rows, applied: Applied) -> ScanReader {
+    pub fn start(self: &Arc<Self>, rows: GenerationRows, applied: Applied) -> ScanReader {
         let mut scan = self.scan.lock();
         while scan.is_some() {
             self.moved.wait(&mut scan);
@@ -74,8 +74,8 @@ impl ScanSlot {
     /// Runs the writer's batch after the before-images of what it changes are kept.
     pub fn write<T>(
         &self,
-        changes: Vec<Change>,
-        write: impl FnOnce(Vec<Change>) -> sled::Result<T>,
+        changes: Vec<StoredPut>,
+        write: impl FnOnce(Vec<StoredPut>) -> sled::Result<T>,
     ) -> sled::Result<T> {
         let mut guard = self.scan.lock();
         while guard.as_ref().is_some_and(|scan| scan.image_bytes > IMAGES) {
@@ -98,14 +98,14 @@ impl ScanSlot {
 
 impl ScanReader {
     /// The next entries, ascending; empty at the end.
-    pub fn next_chunk(&mut self) -> sled::Result<Vec<Entry>> {
+    pub fn next_chunk(&mut self) -> sled::Result<Vec<StoredPair>> {
         let mut out = Vec::with_capacity(CHUNK);
         while out.is_empty() && !self.done {
             let mut guard = self.slot.scan.lock();
             let Some(scan) = guard.as_mut() else { break };
             let end = keys::rows_end(scan.rows.generation);
             let entries = scan.rows.tree.range(scan.cursor.as_slice()..end.as_slice()).take(CHUNK);
-            let entries = entries.collect::<sled::Result<Vec<Entry>>>()?;
+            let entries = entries.collect::<sled::Result<Vec<StoredPair>>>()?;
             let next = match entries.last() {
                 // The smallest key behind the last one read.
                 Some((key, _)) if entries.len() == CHUNK => [key.as_ref(), &[0]].concat(),
@@ -142,7 +142,7 @@ impl Scan {
 }
 
 /// Entries with the images in their place.
-fn merge(entries: Vec<Entry>, images: BTreeMap<IVec, Option<IVec>>, out: &mut Vec<Entry>) {
+fn merge(entries: Vec<StoredPair>, images: BTreeMap<IVec, Option<IVec>>, out: &mut Vec<StoredPair>) {
     let mut images = images.into_iter().peekable();
     for (key, value) in entries {
         while let Some((gone, image)) = images.next_if(|(image, _)| *image < key) {

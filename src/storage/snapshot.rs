@@ -12,35 +12,35 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::engine::Engine;
+use super::chunks::Joiner;
+use super::engine::SledEngine;
 use super::format::sync_dir;
-use super::health::{Health, closed};
 use super::keys;
-use super::parts::Joiner;
-use super::queue::Job;
+use super::poison::{Poison, closed};
+use super::queue::WriteJob;
 use super::receiver::FileReceiver;
 use super::scan::ScanReader;
 use super::snapshot_file::{SnapshotRows, SnapshotWriter};
-use super::tables::Shared;
+use super::tables::TablesShared;
 use super::writer::engine_error;
-use super::{BoxFuture, Snapshot, SnapshotBody, SnapshotReceiver, SnapshotStore};
+use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 
 /// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.
 const OPEN_FILES: usize = 2;
 /// The longest chunk that is read at once.
 const MAX_CHUNK: usize = 16 << 20;
 
-struct State {
-    current: Option<Snapshot>,
+struct SnapshotSlot {
+    current: Option<StateSnapshot>,
     files: VecDeque<(PathBuf, Arc<File>)>,
 }
 
 pub struct SledSnapshots {
     dir: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<TablesShared>,
     /// `None` after close.
-    engine: Arc<Mutex<Option<Engine>>>,
-    state: Arc<Mutex<State>>,
+    engine: Arc<Mutex<Option<SledEngine>>>,
+    state: Arc<Mutex<SnapshotSlot>>,
     builds: AtomicU64,
     /// The number of the newest receiver.
     receivers: Arc<AtomicU64>,
@@ -50,8 +50,8 @@ impl SledSnapshots {
     /// Finds the newest snapshot that the rows contain, and removes everything else.
     pub fn open(
         dir: PathBuf,
-        shared: Arc<Shared>,
-        engine: Arc<Mutex<Option<Engine>>>,
+        shared: Arc<TablesShared>,
+        engine: Arc<Mutex<Option<SledEngine>>>,
         applied_index: u64,
     ) -> io::Result<Self> {
         let mut newest: Option<(u64, PathBuf)> = None;
@@ -74,7 +74,7 @@ impl SledSnapshots {
                 None
             }
         });
-        let state = Arc::new(Mutex::new(State { current, files: VecDeque::new() }));
+        let state = Arc::new(Mutex::new(SnapshotSlot { current, files: VecDeque::new() }));
         Ok(Self { dir, shared, engine, state, builds: AtomicU64::new(0), receivers: Arc::default() })
     }
 }
@@ -87,34 +87,34 @@ fn path_of(dir: &Path, index: u64) -> PathBuf {
     dir.join(format!("snapshot-{index}.snap"))
 }
 
-fn describe(path: &Path) -> io::Result<Snapshot> {
+fn describe(path: &Path) -> io::Result<StateSnapshot> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
     let applied = SnapshotRows::new(io::BufReader::new(file))?.applied;
-    Ok(Snapshot { applied, body: SnapshotBody::File { path: path.to_path_buf(), len } })
+    Ok(StateSnapshot { applied, body: SnapshotBody::File { path: path.to_path_buf(), len } })
 }
 
 impl SnapshotStore for SledSnapshots {
-    fn build(&self) -> BoxFuture<'_, io::Result<Snapshot>> {
+    fn build(&self) -> BoxFuture<'_, io::Result<StateSnapshot>> {
         let (reply, scan) = oneshot::channel();
         // Asked for at once, so that no later commit comes before it.
-        let asked = self.shared.queue.push(Job::Scan(reply));
+        let asked = self.shared.queue.push(WriteJob::Scan(reply));
         let temporary = self.dir.join(format!("build-{}.tmp", self.builds.fetch_add(1, Ordering::Relaxed)));
-        let (dir, state, health) = (self.dir.clone(), self.state.clone(), self.shared.health.clone());
+        let (dir, state, poison) = (self.dir.clone(), self.state.clone(), self.shared.poison.clone());
         let engine = self.engine.lock().clone();
         Box::pin(async move {
             asked?;
-            let scan = scan.await.map_err(|_| health.check().err().unwrap_or_else(closed))?;
+            let scan = scan.await.map_err(|_| poison.check().err().unwrap_or_else(closed))?;
             let engine = engine.ok_or_else(closed)?;
-            blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &health)).await
+            blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &poison)).await
         })
     }
 
-    fn current(&self) -> Option<Snapshot> {
+    fn current(&self) -> Option<StateSnapshot> {
         self.state.lock().current.clone()
     }
 
-    fn read_chunk(&self, snapshot: &Snapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+    fn read_chunk(&self, snapshot: &StateSnapshot, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         let body = snapshot.body.clone();
         Box::pin(async move {
             let (path, size) = match body {
@@ -144,7 +144,7 @@ impl SnapshotStore for SledSnapshots {
         })
     }
 
-    fn install(&self, snapshot: Snapshot) -> BoxFuture<'_, io::Result<()>> {
+    fn install(&self, snapshot: StateSnapshot) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             let SnapshotBody::File { path, .. } = snapshot.body else {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot in memory, for rows on a disk"));
@@ -162,11 +162,11 @@ impl SnapshotStore for SledSnapshots {
             })
             .await?;
             let (done, outcome) = oneshot::channel();
-            self.shared.queue.push(Job::Install { path: target.clone(), done })?;
-            let (dir, state, health) = (self.dir.clone(), self.state.clone(), self.shared.health.clone());
-            let outcome = outcome.await.map_err(|_| health.check().err().unwrap_or_else(closed))?;
+            self.shared.queue.push(WriteJob::Install { path: target.clone(), done })?;
+            let (dir, state, poison) = (self.dir.clone(), self.state.clone(), self.shared.poison.clone());
+            let outcome = outcome.await.map_err(|_| poison.check().err().unwrap_or_else(closed))?;
             blocking(move || match outcome {
-                Ok(()) => publish(&dir, &target, &state, true).map(|_| ()).map_err(|e| health.fail("snapshot", &e)),
+                Ok(()) => publish(&dir, &target, &state, true).map(|_| ()).map_err(|e| poison.fail("snapshot", &e)),
                 Err(error) => {
                     let _ = fs::remove_file(&target);
                     Err(error)
@@ -182,10 +182,10 @@ fn write_out(
     dir: &Path,
     temporary: &Path,
     scan: ScanReader,
-    engine: &Engine,
-    state: &Mutex<State>,
-    health: &Health,
-) -> io::Result<Snapshot> {
+    engine: &SledEngine,
+    state: &Mutex<SnapshotSlot>,
+    poison: &Poison,
+) -> io::Result<StateSnapshot> {
     let index = scan.applied.index;
     let written = write_rows(temporary, scan).and_then(|()| {
         // What is in the snapshot may be purged from the log, so the rows must not need the log any more.
@@ -197,7 +197,7 @@ fn write_out(
     });
     written.map_err(|error| {
         let _ = fs::remove_file(temporary);
-        health.fail("building a snapshot", &error)
+        poison.fail("building a snapshot", &error)
     })
 }
 
@@ -225,7 +225,7 @@ fn write_rows(temporary: &Path, mut scan: ScanReader) -> io::Result<()> {
 }
 
 /// Makes a complete file the current snapshot and removes the others.
-fn publish(dir: &Path, path: &Path, state: &Mutex<State>, installed: bool) -> io::Result<Snapshot> {
+fn publish(dir: &Path, path: &Path, state: &Mutex<SnapshotSlot>, installed: bool) -> io::Result<StateSnapshot> {
     let snapshot = describe(path)?;
     let mut state = state.lock();
     if let Some(current) = state.current.as_ref().filter(|c| !installed && c.applied.index > snapshot.applied.index) {
@@ -233,7 +233,7 @@ fn publish(dir: &Path, path: &Path, state: &Mutex<State>, installed: bool) -> io
         return Ok(current.clone());
     }
     let replaced = state.current.replace(snapshot.clone());
-    if let Some(Snapshot { body: SnapshotBody::File { path: old, .. }, .. }) = &replaced
+    if let Some(StateSnapshot { body: SnapshotBody::File { path: old, .. }, .. }) = &replaced
         && old != path
     {
         // Kept open first, for whoever is sending it.

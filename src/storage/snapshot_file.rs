@@ -13,7 +13,7 @@ use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::keys;
-use crate::model::tables::Key;
+use crate::model::tables::RowKey;
 use crate::proto::Applied;
 
 const MAGIC: &[u8; 8] = b"TILLSNAP";
@@ -40,7 +40,7 @@ impl<W: Write> SnapshotWriter<W> {
     }
 
     /// Rows come in ascending order.
-    pub fn row(&mut self, key: &Key, value: &[u8]) -> io::Result<()> {
+    pub fn row(&mut self, key: &RowKey, value: &[u8]) -> io::Result<()> {
         self.key.clear();
         keys::encode(key, &mut self.key);
         self.out.put(&length(self.key.len())?)?;
@@ -66,7 +66,7 @@ pub struct SnapshotRows<R> {
     input: Hashed<R>,
     pub applied: Applied,
     rows: u64,
-    last: Option<Key>,
+    last: Option<RowKey>,
     ended: bool,
 }
 
@@ -85,7 +85,7 @@ impl<R: Read> SnapshotRows<R> {
         Ok(Self { input, applied, rows: 0, last: None, ended: false })
     }
 
-    pub fn next_row(&mut self) -> io::Result<Option<(Key, Bytes)>> {
+    pub fn next_row(&mut self) -> io::Result<Option<(RowKey, Bytes)>> {
         if self.ended {
             return Ok(None);
         }

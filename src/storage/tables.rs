@@ -1,6 +1,6 @@
 //! The rows over the engine: [`SledTables`] for apply, [`SledReader`] for everybody else.
 //!
-//! A put goes to a map of its own until commit, then to the shared overlay and, as a sealed write set, to the
+//! A put goes to a map of its own until commit, then to the shared memtable and, as a write set, to the
 //! writer thread ([`super::writer`]), which brings it into the engine some milliseconds later. Nothing is flushed
 //! on the way: the Raft log replays what a crash takes. Reads look in that order, and the newest wins.
 
@@ -10,46 +10,46 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::health::{Health, closed, guarded};
-use super::overlay::{Overlay, WriteSet};
-use super::queue::{Queue, Sealed};
-use super::rows::{Rows, storage_error};
+use super::memtable::{Memtable, RowWrites};
+use super::poison::{Poison, closed, guarded};
+use super::queue::{WriteQueue, WriteSet};
+use super::rows::{GenerationRows, storage_error};
 use super::scan::ScanSlot;
-use super::{BoxFuture, Pressure};
-use crate::model::tables::{Key, Tables, TablesError, TablesRead};
+use super::{Backpressure, BoxFuture};
+use crate::model::tables::{RowKey, Tables, TablesError, TablesRead};
 use crate::proto::Applied;
 
 /// What apply, readers and the writer share.
 ///
-/// Lock order: `rows`, then `overlay`. The writer holds `rows` while a batch goes in, so a reader that holds it
+/// Lock order: `rows`, then `memtable`. The writer holds `rows` while a batch goes in, so a reader that holds it
 /// sees whole batches, and one generation.
-pub struct Shared {
+pub struct TablesShared {
     /// `None` after close.
-    pub rows: RwLock<Option<Rows>>,
-    pub overlay: RwLock<Overlay>,
-    pub queue: Queue,
+    pub rows: RwLock<Option<GenerationRows>>,
+    pub memtable: RwLock<Memtable>,
+    pub queue: WriteQueue,
     pub scan: Arc<ScanSlot>,
-    pub health: Health,
+    pub poison: Poison,
 }
 
-impl Shared {
-    pub fn new(rows: Rows, applied: Applied, health: Health) -> Arc<Self> {
+impl TablesShared {
+    pub fn new(rows: GenerationRows, applied: Applied, poison: Poison) -> Arc<Self> {
         Arc::new(Self {
             rows: RwLock::new(Some(rows)),
-            overlay: RwLock::new(Overlay::new(applied)),
-            queue: Queue::new(health.clone()),
+            memtable: RwLock::new(Memtable::new(applied)),
+            queue: WriteQueue::new(poison.clone()),
             scan: Arc::default(),
-            health,
+            poison,
         })
     }
 
     /// What is known of a row without the engine.
-    fn in_overlay(&self, key: &Key) -> Result<Option<Option<Bytes>>, TablesError> {
-        self.health.check().map_err(storage_error)?;
-        Ok(self.overlay.read().get(key))
+    fn in_overlay(&self, key: &RowKey) -> Result<Option<Option<Bytes>>, TablesError> {
+        self.poison.check().map_err(storage_error)?;
+        Ok(self.memtable.read().get(key))
     }
 
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         if let Some(found) = self.in_overlay(key)? {
             return Ok(found);
         }
@@ -61,24 +61,24 @@ impl Shared {
     /// A read that fails, or in which the engine panics, is as final as a failed write.
     fn checked<T>(&self, read: impl FnOnce() -> Result<T, TablesError>) -> Result<T, TablesError> {
         let outcome = guarded(read).unwrap_or_else(|panic| Err(storage_error(panic)));
-        outcome.inspect_err(|error| drop(self.health.fail("reading rows", error)))
+        outcome.inspect_err(|error| drop(self.poison.fail("reading rows", error)))
     }
 
     /// `patch` holds rows that win over all others, and how many of them are not deleted does not matter.
     fn range(
         &self,
-        mut patch: WriteSet,
-        (from, to): (&Key, &Key),
+        mut patch: RowWrites,
+        (from, to): (&RowKey, &RowKey),
         limit: usize,
         reverse: bool,
-    ) -> Result<Vec<(Key, Bytes)>, TablesError> {
+    ) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
         if from > to || limit == 0 {
             return Ok(Vec::new());
         }
-        self.health.check().map_err(storage_error)?;
+        self.poison.check().map_err(storage_error)?;
         let rows = self.rows.read();
         let rows = rows.as_ref().ok_or_else(|| storage_error(closed()))?;
-        self.overlay.read().copy_range(from, to, limit, reverse, &mut patch);
+        self.memtable.read().copy_range(from, to, limit, reverse, &mut patch);
         let patch: Vec<_> = if reverse { patch.into_iter().rev().collect() } else { patch.into_iter().collect() };
         self.checked(|| merge(patch, rows.range(from, to, reverse), limit, reverse))
     }
@@ -86,16 +86,16 @@ impl Shared {
 
 /// The rows in order, where a patched one takes the place of the engine's.
 fn merge(
-    patch: Vec<(Key, Option<Bytes>)>,
-    stored: impl Iterator<Item = Result<(Key, Bytes), TablesError>>,
+    patch: Vec<(RowKey, Option<Bytes>)>,
+    stored: impl Iterator<Item = Result<(RowKey, Bytes), TablesError>>,
     limit: usize,
     reverse: bool,
-) -> Result<Vec<(Key, Bytes)>, TablesError> {
+) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
     let mut out = Vec::new();
     let mut patch = patch.into_iter().peekable();
     for row in stored {
         let (key, value) = row?;
-        let before = |patched: &Key| if reverse { *patched > key } else { *patched < key };
+        let before = |patched: &RowKey| if reverse { *patched > key } else { *patched < key };
         while out.len() < limit {
             let Some((key, value)) = patch.next_if(|(patched, _)| before(patched)) else { break };
             out.extend(value.map(|value| (key, value)));
@@ -115,19 +115,19 @@ fn merge(
 
 /// The rows as apply sees them.
 pub struct SledTables {
-    shared: Arc<Shared>,
+    shared: Arc<TablesShared>,
     /// Puts and deletes since the last commit.
-    current: WriteSet,
+    current: RowWrites,
 }
 
 impl SledTables {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, current: WriteSet::new() }
+    pub fn new(shared: Arc<TablesShared>) -> Self {
+        Self { shared, current: RowWrites::new() }
     }
 }
 
 impl TablesRead for SledTables {
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         if let Some(value) = self.current.get(key) {
             return Ok(value.clone());
         }
@@ -137,7 +137,13 @@ impl TablesRead for SledTables {
         }
     }
 
-    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
+    fn range(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
         if from > to {
             return Ok(Vec::new());
         }
@@ -156,23 +162,23 @@ fn leaving_the_runtime<T>(read: impl FnOnce() -> T) -> T {
 }
 
 impl Tables for SledTables {
-    fn put(&mut self, key: Key, value: Bytes) {
+    fn put(&mut self, key: RowKey, value: Bytes) {
         self.current.insert(key, Some(value));
     }
 
-    fn delete(&mut self, key: Key) {
+    fn delete(&mut self, key: RowKey) {
         self.current.insert(key, None);
     }
 
     fn commit(&mut self, applied: Applied) {
         let rows = std::mem::take(&mut self.current);
         let bytes = rows.values().map(|value| 64 + value.as_ref().map_or(0, Bytes::len)).sum();
-        let set = self.shared.overlay.write().add(&rows, applied.clone());
-        self.shared.queue.write(Sealed { set, rows, applied, bytes });
+        let set = self.shared.memtable.write().add(&rows, applied.clone());
+        self.shared.queue.write(WriteSet { set, rows, applied, bytes });
     }
 
     fn applied(&self) -> Applied {
-        self.shared.overlay.read().applied.clone()
+        self.shared.memtable.read().applied.clone()
     }
 
     fn reader(&self) -> Arc<dyn TablesRead> {
@@ -181,22 +187,28 @@ impl Tables for SledTables {
 }
 
 /// The committed rows; an apply is seen whole or not at all by each read.
-pub struct SledReader(Arc<Shared>);
+pub struct SledReader(Arc<TablesShared>);
 
 impl TablesRead for SledReader {
-    fn get(&self, key: &Key) -> Result<Option<Bytes>, TablesError> {
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         self.0.get(key)
     }
 
-    fn range(&self, from: &Key, to: &Key, limit: usize, reverse: bool) -> Result<Vec<(Key, Bytes)>, TablesError> {
-        self.0.range(WriteSet::new(), (from, to), limit, reverse)
+    fn range(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
+        self.0.range(RowWrites::new(), (from, to), limit, reverse)
     }
 }
 
 /// Holds apply back while the writer is behind.
-pub struct RowsPressure(pub Arc<Shared>);
+pub struct RowsPressure(pub Arc<TablesShared>);
 
-impl Pressure for RowsPressure {
+impl Backpressure for RowsPressure {
     fn ready(&self) -> BoxFuture<'_, std::io::Result<()>> {
         self.0.queue.ready()
     }
@@ -214,7 +226,7 @@ mod tests {
     async fn a_read_of_apply_that_waits_for_the_engine_leaves_the_runtime_to_others() {
         let dir = tempfile::tempdir().unwrap();
         let tree = sled::open(dir.path()).unwrap().open_tree("rows").unwrap();
-        let shared = Shared::new(Rows { tree, generation: 0 }, Applied::default(), Health::default());
+        let shared = TablesShared::new(GenerationRows { tree, generation: 0 }, Applied::default(), Poison::default());
         let tables = SledTables::new(shared.clone());
         let (held, holds) = mpsc::channel();
         let (release, released) = mpsc::channel();
@@ -224,7 +236,7 @@ mod tests {
             released.recv_timeout(Duration::from_secs(60)).is_ok()
         });
         holds.recv().unwrap();
-        let reading = tokio::spawn(async move { tables.get(&Key::Meta).unwrap() });
+        let reading = tokio::spawn(async move { tables.get(&RowKey::Meta).unwrap() });
         let other = tokio::spawn(async move { release.send(()).unwrap() });
         assert_eq!(reading.await.unwrap(), None);
         other.await.unwrap();

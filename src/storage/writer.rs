@@ -9,18 +9,18 @@ use std::sync::Arc;
 use prost::Message;
 use sled::IVec;
 
-use super::causes::plain;
-use super::engine::Engine;
-use super::health::guarded;
+use super::chunked_filter::ChunkedFilter;
+use super::chunks;
+use super::disk_error::plain;
+use super::engine::SledEngine;
 use super::keys::{self, Generation};
-use super::large::LargeKeys;
-use super::overlay::WriteSet;
-use super::parts;
-use super::queue::{Sealed, Work};
-use super::rows::Rows;
-use super::scan::Change;
+use super::memtable::RowWrites;
+use super::poison::guarded;
+use super::queue::{WriteSet, WriterWork};
+use super::rows::GenerationRows;
+use super::scan::StoredPut;
 use super::snapshot_file::SnapshotRows;
-use super::tables::Shared;
+use super::tables::TablesShared;
 use crate::proto::Applied;
 
 /// Where the active generation's number is, in the meta tree.
@@ -29,15 +29,15 @@ const GENERATION: &[u8] = b"generation";
 const CHUNK: usize = 1_000;
 
 /// The writer's own state.
-pub struct Writer {
-    engine: Engine,
-    shared: Arc<Shared>,
+pub struct RowsWriter {
+    engine: SledEngine,
+    shared: Arc<TablesShared>,
     active: Generation,
     /// Never used so far.
     next_generation: Generation,
     /// Generations whose rows are still there but mean nothing.
     dropping: VecDeque<Generation>,
-    large: LargeKeys,
+    chunked: ChunkedFilter,
     applied: Applied,
     /// Buffers for an encoded key and a value, which save an allocation a row.
     scratch: Vec<u8>,
@@ -45,16 +45,16 @@ pub struct Writer {
 }
 
 /// What the rows tree holds, as found at open.
-pub struct Found {
-    pub rows: Rows,
+pub struct OpenedRows {
+    pub rows: GenerationRows,
     pub applied: Applied,
     next_generation: Generation,
     dropping: VecDeque<Generation>,
-    large: LargeKeys,
+    chunked: ChunkedFilter,
 }
 
 /// Finds the active generation, and what an interrupted install left.
-pub fn find(engine: &Engine) -> sled::Result<Found> {
+pub fn find(engine: &SledEngine) -> sled::Result<OpenedRows> {
     let stored = engine.meta.get(GENERATION)?;
     let active = stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, Generation::from_be_bytes);
     let mut dropping = VecDeque::new();
@@ -70,13 +70,13 @@ pub fn find(engine: &Engine) -> sled::Result<Found> {
         }
         from = found.checked_add(1);
     }
-    let rows = Rows { tree: engine.rows.clone(), generation: active };
+    let rows = GenerationRows { tree: engine.rows.clone(), generation: active };
     let applied = read_applied(&rows)?;
-    let large = LargeKeys::load(&engine.rows, active)?;
-    Ok(Found { rows, applied, next_generation, dropping, large })
+    let chunked = ChunkedFilter::load(&engine.rows, active)?;
+    Ok(OpenedRows { rows, applied, next_generation, dropping, chunked })
 }
 
-fn read_applied(rows: &Rows) -> sled::Result<Applied> {
+fn read_applied(rows: &GenerationRows) -> sled::Result<Applied> {
     let bad = |what: String| sled::Error::Unsupported(format!("the row that says what was applied: {what}"));
     match rows.get_encoded(&keys::applied(rows.generation)).map_err(|error| bad(error.to_string()))? {
         None => Ok(Applied::default()),
@@ -84,15 +84,15 @@ fn read_applied(rows: &Rows) -> sled::Result<Applied> {
     }
 }
 
-impl Writer {
-    pub fn new(engine: Engine, shared: Arc<Shared>, found: Found) -> Self {
+impl RowsWriter {
+    pub fn new(engine: SledEngine, shared: Arc<TablesShared>, found: OpenedRows) -> Self {
         Self {
             engine,
             shared,
             active: found.rows.generation,
             next_generation: found.next_generation,
             dropping: found.dropping,
-            large: found.large,
+            chunked: found.chunked,
             applied: found.applied,
             scratch: Vec::new(),
             value: Vec::new(),
@@ -104,8 +104,8 @@ impl Writer {
         let outcome = guarded(|| self.work());
         match outcome {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => drop(self.shared.health.fail("writing rows", &error)),
-            Err(panic) => drop(self.shared.health.fail("writing rows", &panic)),
+            Ok(Err(error)) => drop(self.shared.poison.fail("writing rows", &error)),
+            Err(panic) => drop(self.shared.poison.fail("writing rows", &panic)),
         }
         self.shared.queue.ended();
     }
@@ -113,13 +113,13 @@ impl Writer {
     fn work(&mut self) -> io::Result<()> {
         loop {
             match self.shared.queue.next(!self.dropping.is_empty()) {
-                Work::Write(sets) => self.write(sets)?,
-                Work::Scan(reply) => {
-                    let rows = Rows { tree: self.engine.rows.clone(), generation: self.active };
+                WriterWork::Write(sets) => self.write(sets)?,
+                WriterWork::Scan(reply) => {
+                    let rows = GenerationRows { tree: self.engine.rows.clone(), generation: self.active };
                     // An asker that has gone away drops the reader, and with it the scan.
                     drop(reply.send(self.shared.scan.start(rows, self.applied.clone())));
                 }
-                Work::Install { path, done } => {
+                WriterWork::Install { path, done } => {
                     let outcome = self.install(&path);
                     let failed = outcome.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
                     let _ = done.send(outcome);
@@ -129,15 +129,15 @@ impl Writer {
                         _ => {}
                     }
                 }
-                Work::Idle => self.drop_some()?,
-                Work::Closed => return Ok(()),
+                WriterWork::Idle => self.drop_some()?,
+                WriterWork::Closed => return Ok(()),
             }
         }
     }
 
-    fn write(&mut self, sets: Vec<Sealed>) -> io::Result<()> {
+    fn write(&mut self, sets: Vec<WriteSet>) -> io::Result<()> {
         let (mut rows, mut bytes) = (0, 0);
-        let mut merged = WriteSet::new();
+        let mut merged = RowWrites::new();
         let mut newest = 0;
         for sealed in sets {
             rows += sealed.rows.len() + 1;
@@ -160,17 +160,17 @@ impl Writer {
         }
         self.put_applied(&mut changes);
         self.apply(changes).map_err(engine_error)?;
-        self.shared.overlay.write().drop_written(merged.keys(), newest);
+        self.shared.memtable.write().drop_written(merged.keys(), newest);
         self.shared.queue.done(newest, rows, bytes);
         Ok(())
     }
 
     /// The entries that a put (or delete) of a row changes.
-    fn change(&mut self, key: &[u8], value: Option<&[u8]>, changes: &mut Vec<Change>) -> sled::Result<()> {
-        let count = value.map_or(0, |value| parts::count(value.len()));
-        let before = match self.large.may_contain(key) {
+    fn change(&mut self, key: &[u8], value: Option<&[u8]>, changes: &mut Vec<StoredPut>) -> sled::Result<()> {
+        let count = value.map_or(0, |value| chunks::count(value.len()));
+        let before = match self.chunked.may_contain(key) {
             // Only rows that had several parts can leave some behind.
-            true => self.engine.rows.get(key)?.and_then(|first| parts::announced(&first)).unwrap_or(0),
+            true => self.engine.rows.get(key)?.and_then(|first| chunks::announced(&first)).unwrap_or(0),
             false => 0,
         };
         match value {
@@ -185,20 +185,20 @@ impl Writer {
             }
         }
         if count > 1 {
-            self.large.add(key);
-            changes.push((keys::large(key).into(), Some(IVec::default())));
+            self.chunked.add(key);
+            changes.push((keys::chunk_mark(key).into(), Some(IVec::default())));
         } else if before > 1 {
-            changes.push((keys::large(key).into(), None));
+            changes.push((keys::chunk_mark(key).into(), None));
         }
         Ok(())
     }
 
-    fn put_applied(&mut self, changes: &mut Vec<Change>) {
+    fn put_applied(&mut self, changes: &mut Vec<StoredPut>) {
         put_parts(&keys::applied(self.active), &self.applied.encode_to_vec(), &mut self.value, changes);
     }
 
     /// One atomic batch, seen by readers and a running scan as one.
-    fn apply(&self, changes: Vec<Change>) -> sled::Result<()> {
+    fn apply(&self, changes: Vec<StoredPut>) -> sled::Result<()> {
         // The lock of the scan is held for `changes` as they are, and until they are in.
         self.shared.scan.write(changes, |changes| {
             let mut batch = sled::Batch::default();
@@ -219,8 +219,8 @@ impl Writer {
         self.shared.scan.wait_idle();
         let generation = self.next_generation;
         self.next_generation += 1;
-        let mut large = LargeKeys::default();
-        let loaded = self.load(path, generation, &mut large);
+        let mut chunked = ChunkedFilter::default();
+        let loaded = self.load(path, generation, &mut chunked);
         let applied = match loaded {
             Ok(applied) => applied,
             Err(error) => {
@@ -235,23 +235,23 @@ impl Writer {
         if let Some(rows) = rows.as_mut() {
             rows.generation = generation;
         }
-        let mut overlay = self.shared.overlay.write();
+        let mut memtable = self.shared.memtable.write();
         // Everything committed before was written before: the queue keeps the order.
         let written = self.shared.queue.written();
-        overlay.replaced(written);
-        if overlay.newest <= written {
-            overlay.applied = applied.clone();
+        memtable.replaced(written);
+        if memtable.newest <= written {
+            memtable.applied = applied.clone();
         }
         self.applied = applied;
-        self.large = large;
+        self.chunked = chunked;
         self.dropping.push_back(std::mem::replace(&mut self.active, generation));
         Ok(())
     }
 
-    fn load(&mut self, path: &Path, generation: Generation, large: &mut LargeKeys) -> io::Result<Applied> {
+    fn load(&mut self, path: &Path, generation: Generation, chunked: &mut ChunkedFilter) -> io::Result<Applied> {
         let mut rows = SnapshotRows::new(BufReader::with_capacity(1 << 20, File::open(path)?))?;
         let (mut changes, mut key, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
-        let put = |changes: &mut Vec<Change>| -> io::Result<()> {
+        let put = |changes: &mut Vec<StoredPut>| -> io::Result<()> {
             for (key, value) in changes.drain(..) {
                 let Some(value) = value else { continue };
                 self.engine.rows.insert(key, value).map_err(engine_error)?;
@@ -261,9 +261,9 @@ impl Writer {
         while let Some((row, value)) = rows.next_row()? {
             keys::row(generation, &row, &mut key);
             put_parts(&key, &value, &mut scratch, &mut changes);
-            if parts::count(value.len()) > 1 {
-                large.add(&key);
-                changes.push((keys::large(&key).into(), Some(IVec::default())));
+            if chunks::count(value.len()) > 1 {
+                chunked.add(&key);
+                changes.push((keys::chunk_mark(&key).into(), Some(IVec::default())));
             }
             if changes.len() >= CHUNK {
                 put(&mut changes)?;
@@ -289,9 +289,9 @@ impl Writer {
     }
 }
 
-fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<Change>) {
+fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<StoredPut>) {
     let mut part_key = Vec::new();
-    let outcome = parts::split(value, scratch, |part, bytes| {
+    let outcome = chunks::split(value, scratch, |part, bytes| {
         if part == 0 {
             changes.push((key.into(), Some(bytes)));
         } else {

@@ -11,7 +11,7 @@ use crate::consensus::{codec, state_machine};
 use crate::model::state::{Position, State};
 use crate::model::tables::{MemoryTables, Tables};
 use crate::proto::Applied;
-use crate::storage::fuzz::{Folder, FoundInFolder, key, read_identity, read_snapshot};
+use crate::storage::fuzz::{FoundInFolder, FuzzedFolder, key, read_identity, read_snapshot};
 
 /// What a case may take: so many times its length, and this. Bytes. A name in a row may ask for a ring of its own.
 const PEAK_TIMES: isize = 1_024;
@@ -21,7 +21,7 @@ const LEFT: isize = 1 << 20;
 const CASES: u32 = 2_000;
 
 thread_local! {
-    static FOLDER: std::cell::RefCell<(u32, Option<Folder>)> = const { std::cell::RefCell::new((0, None)) };
+    static FOLDER: std::cell::RefCell<(u32, Option<FuzzedFolder>)> = const { std::cell::RefCell::new((0, None)) };
 }
 
 /// A case: a letter, then messages as those of [`super::peer()`].
@@ -36,7 +36,7 @@ pub fn open(input: &[u8]) {
             if *cases % CASES == 1 {
                 *folder = None;
             }
-            let folder = folder.get_or_insert_with(|| Folder::new().unwrap());
+            let folder = folder.get_or_insert_with(|| FuzzedFolder::new().unwrap());
             fill(folder, rest);
             measured(input, || start(folder));
             folder.clear().unwrap();
@@ -76,7 +76,7 @@ fn opened(tables: Box<dyn Tables>) -> Option<State> {
     Some(state)
 }
 
-fn fill(folder: &Folder, input: &[u8]) {
+fn fill(folder: &FuzzedFolder, input: &[u8]) {
     for put in messages(input) {
         let [tree, length, rest @ ..] = &put[..] else { continue };
         let Some((key, value)) = rest.split_at_checked(usize::from(*length)) else { continue };
@@ -85,7 +85,7 @@ fn fill(folder: &Folder, input: &[u8]) {
 }
 
 /// As a node starts: what the engine holds, the state that its rows are, then the entries behind it.
-fn start(folder: &Folder) {
+fn start(folder: &FuzzedFolder) {
     let Ok(FoundInFolder { tables, entries, purged, vote, committed }) = folder.open() else { return };
     let _ = state_machine::decode_applied(&tables.applied());
     let _ = vote.map(|vote| codec::decode_vote(&vote));

@@ -11,12 +11,12 @@ use tokio::time::timeout;
 use super::alloc::measure;
 use super::{NOW_MS, run, state};
 use crate::clock::ManualClock;
-use crate::cluster::boot::{NodeConfig, Wire, start};
+use crate::cluster::boot::{NodeConfig, PeerLinks, start};
 use crate::consensus::memory::Router;
-use crate::consensus::transport::{Identity, Lane, Method};
-use crate::consensus::types::Member;
+use crate::consensus::transport::{ConnectionClass, Method, NodeIdentity};
+use crate::consensus::types::MemberAddress;
 use crate::consensus::{codec, wire};
-use crate::model::door::{self, Proposer};
+use crate::model::door::{self, CommandSource};
 use crate::model::state::{Position, State};
 use crate::model::tables::MemoryTables;
 use crate::proto::{
@@ -90,9 +90,9 @@ fn look(bytes: &Bytes) {
     assert_eq!(seen.at_ms, command.at_ms);
     let Some(intent) = &command.intent else { return };
     match door::proposer(intent) {
-        Proposer::Leader => assert_eq!(seen.proposer, Proposer::Leader, "{intent:?}"),
-        Proposer::Membership => assert_ne!(seen.proposer, Proposer::Node, "{intent:?}"),
-        Proposer::Node => {}
+        CommandSource::Leader => assert_eq!(seen.proposer, CommandSource::Leader, "{intent:?}"),
+        CommandSource::Membership => assert_ne!(seen.proposer, CommandSource::Node, "{intent:?}"),
+        CommandSource::Node => {}
     }
 }
 
@@ -133,34 +133,34 @@ fn decode(bytes: Bytes) {
 /// The calls of node 2 to node 1, which know each other.
 async fn call(calls: Vec<Bytes>) {
     let router = Router::new();
-    let member = |id: u64| (id, Member { raft: format!("node-{id}"), ..Member::default() });
+    let member = |id: u64| (id, MemberAddress { raft: format!("node-{id}"), ..MemberAddress::default() });
     let config = NodeConfig::new(1, "shop", BTreeMap::from([member(1), member(2)]));
     let disk = MemoryDisk::default();
-    let node = start(config, disk.open(), Wire::Memory(router.clone()), ManualClock::at(NOW_MS)).await.unwrap();
+    let node = start(config, disk.open(), PeerLinks::Memory(router.clone()), ManualClock::at(NOW_MS)).await.unwrap();
     let (cluster, effects, stopper) = node.split();
-    let caller = Caller { identity: Identity { cluster: "shop".into(), node: 2 }, router };
+    let caller = FuzzedPeer { identity: NodeIdentity { cluster: "shop".into(), node: 2 }, router };
     for call in calls {
         let _ = timeout(PATIENCE, caller.call(call)).await;
     }
     let alive = cluster.node().raft().with_raft_state(|state| state.vote_ref().to_owned());
     alive.await.expect("the node goes on");
-    state::check(&crate::cluster::Cluster::replica(&*cluster).hot());
+    state::check(&crate::cluster::Cluster::replica(&*cluster).state());
     drop(effects);
     stopper.shutdown().await;
 }
 
-struct Caller {
-    identity: Identity,
+struct FuzzedPeer {
+    identity: NodeIdentity,
     router: std::sync::Arc<Router>,
 }
 
-impl Caller {
+impl FuzzedPeer {
     async fn call(&self, call: Bytes) {
-        let link = crate::consensus::transport::Transport::link(
+        let link = crate::consensus::transport::PeerTransport::link(
             &*self.router.transport(2),
             1,
-            &Member::default(),
-            Lane::Control,
+            &MemberAddress::default(),
+            ConnectionClass::Control,
         );
         let Some(letter) = call.first() else { return };
         let (handshake, body) = (Some(self.identity.handshake(1)), call.slice(1..));

@@ -17,10 +17,10 @@ use crate::consensus::{codec, wire};
 use crate::gateway::describe::events::FROM_CLIENT;
 use crate::gateway::describe::field::example;
 use crate::gateway::rest::routes::ENDPOINTS;
-use crate::model::properties::{Bench, any_commands, online, update};
-use crate::model::tables::{Key, Tables};
+use crate::model::properties::{StateUnderTest, any_commands, online, update};
+use crate::model::tables::{RowKey, Tables};
 use crate::proto::{
-    Applied, Batch, ChangeRequest, Command, NodeAdd, Origin, Proposal, ProposeRequest, RaftRequest, Role,
+    Applied, Batch, ChangeRequest, Command, CommandId, NodeAdd, Proposal, ProposeRequest, RaftRequest, Role,
     StatusResponse, change_request,
 };
 use crate::storage::fuzz::{key_bytes, stored_applied, stored_entry, stored_row, through_a_snapshot};
@@ -167,7 +167,7 @@ fn messages_of_peers_hold() {
     }
     let (candidate, leader) = (Vote::new(3, 2), Vote::new_committed(3, 2));
     let command = Command {
-        origin: Some(Origin { node: 2, boot: 1, number: 1 }),
+        origin: Some(CommandId { node: 2, boot: 1, number: 1 }),
         at_ms: super::NOW_MS,
         intent: Some(online("till-1", 1, Role::Client)),
         principal: None,
@@ -229,8 +229,8 @@ fn messages_of_peers_hold() {
 }
 
 /// A small state's rows, and the snapshot of it.
-fn snapshot() -> (std::collections::BTreeMap<Key, Bytes>, Vec<u8>) {
-    let mut bench = Bench::new();
+fn snapshot() -> (std::collections::BTreeMap<RowKey, Bytes>, Vec<u8>) {
+    let mut bench = StateUnderTest::new();
     bench.ok(online("till-1", 1, Role::Client));
     bench.ok(update("till-1", 1, r#"{"price":1}"#));
     let rows = bench.tables.rows();
@@ -245,7 +245,7 @@ fn rows_and_logs_hold() {
     let row = |key: &[u8], value: &[u8]| [&[key.len() as u8], key, value].concat();
     let mut kinds = std::collections::BTreeMap::<u8, Vec<Vec<u8>>>::new();
     for (number, commands) in sampled(40).into_iter().enumerate() {
-        let mut bench = Bench::new();
+        let mut bench = StateUnderTest::new();
         commands.iter().for_each(|command| drop(bench.send(command.clone())));
         let rows = bench.tables.rows();
         for (key, value) in &rows {

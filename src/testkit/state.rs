@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::model::audit::{AuditFilter, read_rows};
-use crate::model::conflict_index::Status;
+use crate::model::conflict_index::ConflictStatus;
 use crate::model::read::{PageSize, changes_after, conflicts, elections, records_data};
 use crate::model::state::State;
-use crate::model::tables::{Key, MemoryTables, Tables, TablesError};
+use crate::model::tables::{MemoryTables, RowKey, Tables, TablesError};
 use crate::storage::fuzz::through_a_snapshot;
 use crate::token::Class;
 
@@ -36,7 +36,7 @@ pub fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, T
     let (total, audit) = state.audit_index().page(&AuditFilter::default(), PAGE, 0);
     let audit = (total, read_rows(&*rows, &audit)?);
     let elections = elections(&*rows, meta.election_head, PAGE, 0)?;
-    let (ids, total) = state.conflict_page(Status::All, None, None, Class::Admin.number(), PAGE, 0);
+    let (ids, total) = state.conflict_page(ConflictStatus::All, None, None, Class::Admin.number(), PAGE, 0);
     let conflicts = (conflicts(&*rows, &ids, BYTES)?, total);
     let tables = (state.tables().to_vec(), state.records_known());
     let rights = (format!("{:?}", state.access()), format!("{:?}", state.pairings(meta.now_ms)));
@@ -48,8 +48,8 @@ pub fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, T
 /// The state's memory is what its rows say, also of rows that went through a snapshot, and its readers can read them.
 pub fn check(state: &State) {
     let told = read(state).expect("a reader failed");
-    let rows: BTreeMap<Key, Bytes> =
-        state.reader().range(&Key::Meta, &Key::end(), usize::MAX, false).unwrap().into_iter().collect();
+    let rows: BTreeMap<RowKey, Bytes> =
+        state.reader().range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap().into_iter().collect();
     let (rows, applied) = through_a_snapshot(rows, &state.applied());
     let tables = MemoryTables::default();
     tables.replace(rows, applied);

@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::admission::{Admission, Slot};
+use super::admission::{Admission, AdmissionSlot};
 use super::explain;
-use super::stream::Stream;
+use super::stream::TlsOrTcp;
 use crate::limits;
 
 /// Gives the configuration of the next connection: it changes when the certificates do.
-pub type Current = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+pub type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 /// Between two log lines about refused handshakes.
 const REFUSED_EVERY: Duration = Duration::from_secs(10);
@@ -29,18 +29,18 @@ const REFUSED_EVERY: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_millis(100);
 
 /// A connection, and its place among those of its port.
-pub struct Accepted {
-    pub stream: Stream,
+pub struct AcceptedConnection {
+    pub stream: TlsOrTcp,
     pub peer: SocketAddr,
-    pub slot: Arc<Slot>,
+    pub slot: Arc<AdmissionSlot>,
 }
 
 pub struct Acceptor {
     listener: TcpListener,
-    tls: Option<Current>,
+    tls: Option<CurrentTls>,
     admission: Arc<Admission>,
     tune: Box<dyn Fn(&TcpStream) + Send + Sync>,
-    handshakes: JoinSet<Result<Accepted, (SocketAddr, String)>>,
+    handshakes: JoinSet<Result<AcceptedConnection, (SocketAddr, String)>>,
     refused: Option<Instant>,
 }
 
@@ -48,7 +48,7 @@ impl Acceptor {
     /// Without `tls`, connections are taken as they are. `tune` sets a connection's options.
     pub fn new(
         listener: TcpListener,
-        tls: Option<Current>,
+        tls: Option<CurrentTls>,
         admission: Arc<Admission>,
         tune: impl Fn(&TcpStream) + Send + Sync + 'static,
     ) -> Self {
@@ -60,7 +60,7 @@ impl Acceptor {
     }
 
     /// The next connection whose handshake is done. Cancel-safe: handshakes go on.
-    pub async fn accept(&mut self) -> Accepted {
+    pub async fn accept(&mut self) -> AcceptedConnection {
         loop {
             tokio::select! {
                 Some(done) = self.handshakes.join_next() => match done {
@@ -80,7 +80,7 @@ impl Acceptor {
                             tracing::debug!(%error, "a connection's options could not be set");
                         }
                         let Some(tls) = &self.tls else {
-                            return Accepted { stream: Stream::Plain(stream), peer, slot };
+                            return AcceptedConnection { stream: TlsOrTcp::Plain(stream), peer, slot };
                         };
                         self.handshakes.spawn(handshake(TlsAcceptor::from(tls()), stream, peer, slot));
                     }
@@ -105,8 +105,8 @@ async fn handshake(
     acceptor: TlsAcceptor,
     stream: TcpStream,
     peer: SocketAddr,
-    slot: Arc<Slot>,
-) -> Result<Accepted, (SocketAddr, String)> {
+    slot: Arc<AdmissionSlot>,
+) -> Result<AcceptedConnection, (SocketAddr, String)> {
     let shaken = async {
         // Who means it speaks at once. Only then does the handshake take memory.
         match timeout(limits::HANDSHAKE_SILENCE, stream.peek(&mut [0])).await {
@@ -119,7 +119,7 @@ async fn handshake(
     };
     tokio::select! {
         shaken = timeout(limits::HANDSHAKE_TIME, shaken) => match shaken {
-            Ok(Ok(stream)) => Ok(Accepted { stream: Stream::Tls(Box::new(stream.into())), peer, slot }),
+            Ok(Ok(stream)) => Ok(AcceptedConnection { stream: TlsOrTcp::Tls(Box::new(stream.into())), peer, slot }),
             Ok(Err(why)) => Err((peer, why)),
             Err(_) => Err((peer, format!("not done within {} s", limits::HANDSHAKE_TIME.as_secs()))),
         },
@@ -153,13 +153,13 @@ pub fn set_option(stream: &TcpStream, level: libc::c_int, option: libc::c_int, v
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-impl AsyncRead for Accepted {
+impl AsyncRead for AcceptedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Accepted {
+impl AsyncWrite for AcceptedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }

@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::config::Network;
+use crate::config::AddressRange;
 use crate::limits;
 
 /// Between two log lines about connections that gave way.
@@ -24,7 +24,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps {
+pub struct ConnectionCaps {
     /// All of them, those included that somebody vouched for.
     pub total: usize,
     pub anonymous: usize,
@@ -32,7 +32,7 @@ pub struct Caps {
     pub per_address: usize,
 }
 
-impl Caps {
+impl ConnectionCaps {
     /// The room that stays free of those that were vouched for; the privileged may use half of it.
     fn spare(self) -> usize {
         (self.total / 8).clamp(1, 64)
@@ -48,15 +48,15 @@ pub fn group_of(address: IpAddr) -> IpAddr {
 }
 
 /// The anonymous connections of an address, oldest first.
-struct Group {
+struct AddressGroup {
     /// No proxy of ours, and nobody was ever vouched for there: the first to give way.
     stranger: bool,
-    slots: BTreeMap<u64, Weak<Slot>>,
+    slots: BTreeMap<u64, Weak<AdmissionSlot>>,
 }
 
 #[derive(Default)]
-struct Table {
-    groups: HashMap<IpAddr, Group>,
+struct AdmissionTable {
+    groups: HashMap<IpAddr, AddressGroup>,
     /// The last one is the group that gives way next.
     order: BTreeSet<(bool, usize, IpAddr)>,
     /// Addresses that were vouched for, and when, as a serial number.
@@ -71,9 +71,9 @@ struct Table {
     told: Option<Instant>,
 }
 
-impl Table {
-    fn insert(&mut self, group: IpAddr, stranger: bool, slot: &Arc<Slot>) {
-        let entry = self.groups.entry(group).or_insert_with(|| Group { stranger, slots: BTreeMap::new() });
+impl AdmissionTable {
+    fn insert(&mut self, group: IpAddr, stranger: bool, slot: &Arc<AdmissionSlot>) {
+        let entry = self.groups.entry(group).or_insert_with(|| AddressGroup { stranger, slots: BTreeMap::new() });
         self.order.remove(&(entry.stranger, entry.slots.len(), group));
         entry.slots.insert(slot.id, Arc::downgrade(slot));
         self.order.insert((entry.stranger, entry.slots.len(), group));
@@ -81,7 +81,7 @@ impl Table {
     }
 
     /// Takes out an anonymous connection; `None`: it is none any more.
-    fn remove(&mut self, group: IpAddr, id: u64) -> Option<Weak<Slot>> {
+    fn remove(&mut self, group: IpAddr, id: u64) -> Option<Weak<AdmissionSlot>> {
         let entry = self.groups.get_mut(&group)?;
         let slot = entry.slots.remove(&id)?;
         self.order.remove(&(entry.stranger, entry.slots.len() + 1, group));
@@ -95,7 +95,7 @@ impl Table {
     }
 
     /// Tells the oldest anonymous connection of an address to close. It is given back, to be dropped outside the lock.
-    fn close_oldest(&mut self, group: IpAddr) -> Option<Arc<Slot>> {
+    fn close_oldest(&mut self, group: IpAddr) -> Option<Arc<AdmissionSlot>> {
         let id = *self.groups.get(&group)?.slots.first_key_value()?.0;
         // One that cannot be had any more is on its way out.
         let slot = self.remove(group, id)?.upgrade()?;
@@ -127,7 +127,7 @@ impl Table {
 
 /// How many connections there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct ConnectionCount {
     pub anonymous: usize,
     pub vouched: usize,
     /// Ever closed to make room, and ever refused for want of it.
@@ -138,16 +138,16 @@ pub struct Load {
 pub struct Admission {
     /// What there is too much of, for the log.
     what: &'static str,
-    caps: Caps,
-    trusted: Vec<Network>,
-    table: Mutex<Table>,
+    caps: ConnectionCaps,
+    trusted: Vec<AddressRange>,
+    table: Mutex<AdmissionTable>,
     closed: AtomicU64,
     refused: AtomicU64,
 }
 
 impl Admission {
     /// Addresses in `trusted` have no share of their own: many clients come through them.
-    pub fn new(what: &'static str, caps: Caps, trusted: Vec<Network>) -> Arc<Self> {
+    pub fn new(what: &'static str, caps: ConnectionCaps, trusted: Vec<AddressRange>) -> Arc<Self> {
         let (closed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { what, caps, trusted, table: Mutex::default(), closed, refused })
     }
@@ -156,9 +156,9 @@ impl Admission {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> ConnectionCount {
         let table = self.table.lock();
-        Load {
+        ConnectionCount {
             anonymous: table.anonymous,
             vouched: table.vouched,
             closed: self.closed.load(Ordering::Relaxed),
@@ -167,17 +167,17 @@ impl Admission {
     }
 
     /// A place for a newcomer, which an older one may have to give up. `None`: those told to close have not yet.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Arc<Slot>> {
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Arc<AdmissionSlot>> {
         let (group, trusted) = (group_of(peer), self.is_trusted(peer));
         // Dropped after the lock is let go of: the last of a slot takes it.
-        let mut victims: Vec<Arc<Slot>> = Vec::new();
+        let mut victims: Vec<Arc<AdmissionSlot>> = Vec::new();
         let (slot, tell) = {
             let mut table = self.table.lock();
             let share = table.groups.get(&group).map_or(0, |entry| entry.slots.len());
             if !trusted && share >= self.caps.per_address {
                 victims.extend(table.close_oldest(group));
             }
-            let full = |table: &Table| {
+            let full = |table: &AdmissionTable| {
                 table.anonymous >= self.caps.anonymous || table.anonymous + table.vouched >= self.caps.total
             };
             while full(&table) {
@@ -186,7 +186,7 @@ impl Admission {
             }
             let slot = (!full(&table) && table.closing <= limits::CLOSING_CONNECTIONS).then(|| {
                 table.last_id += 1;
-                let slot = Arc::new(Slot {
+                let slot = Arc::new(AdmissionSlot {
                     id: table.last_id,
                     address: peer.to_canonical(),
                     group,
@@ -221,7 +221,7 @@ impl Admission {
 }
 
 /// A connection's place; it is given back when this is dropped.
-pub struct Slot {
+pub struct AdmissionSlot {
     id: u64,
     address: IpAddr,
     group: IpAddr,
@@ -231,7 +231,7 @@ pub struct Slot {
     waker: AtomicWaker,
 }
 
-impl Slot {
+impl AdmissionSlot {
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -281,7 +281,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for AdmissionSlot {
     fn drop(&mut self) {
         let mut table = self.admission.table.lock();
         if *self.vouched.get_mut() {
@@ -298,21 +298,21 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    const CAPS: Caps = Caps { total: 16, anonymous: 12, per_address: 4 };
+    const CAPS: ConnectionCaps = ConnectionCaps { total: 16, anonymous: 12, per_address: 4 };
 
     fn at(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     fn admission() -> Arc<Admission> {
-        Admission::new("test", CAPS, vec![Network::parse("10.9.0.0/16").unwrap()])
+        Admission::new("test", CAPS, vec![AddressRange::parse("10.9.0.0/16").unwrap()])
     }
 
-    fn open(admission: &Arc<Admission>, address: &str) -> Arc<Slot> {
+    fn open(admission: &Arc<Admission>, address: &str) -> Arc<AdmissionSlot> {
         admission.admit(at(address)).unwrap()
     }
 
-    fn is_closed(slot: &Slot) -> bool {
+    fn is_closed(slot: &AdmissionSlot) -> bool {
         slot.closed.load(Ordering::Acquire)
     }
 
@@ -323,7 +323,7 @@ mod tests {
         let slots: Vec<_> = (0..10).map(|_| open(&admission, "10.0.0.2")).collect();
         assert!(slots[..6].iter().all(|s| is_closed(s)) && !slots[6..].iter().any(|s| is_closed(s)));
         assert!(!is_closed(&device));
-        assert_eq!(admission.load(), Load { anonymous: 5, vouched: 0, closed: 6, refused: 0 });
+        assert_eq!(admission.load(), ConnectionCount { anonymous: 5, vouched: 0, closed: 6, refused: 0 });
         drop((slots, device));
         assert_eq!(admission.load().anonymous, 0);
         let table = admission.table.lock();

@@ -11,7 +11,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use super::any_node::AnyNode;
-use super::follow::{Followed, Named};
+use super::follow::{Followed, NamedFile};
 use super::{provider, server_name};
 use crate::clock::SharedClock;
 use crate::config::{self, wrong};
@@ -19,7 +19,7 @@ use crate::model::error::Error;
 use crate::model::time::iso;
 
 /// What speaks TLS for a time only.
-pub trait Ends {
+pub trait Expires {
     /// When it ends (Unix milliseconds), if that is before `ms`.
     fn ends_before(&self, ms: u64) -> Option<u64>;
 }
@@ -39,13 +39,13 @@ pub struct GatewayTls {
     chain: Vec<CertificateDer<'static>>,
 }
 
-impl Ends for NodeTls {
+impl Expires for NodeTls {
     fn ends_before(&self, ms: u64) -> Option<u64> {
         ends_before(&self.chain, ms)
     }
 }
 
-impl Ends for GatewayTls {
+impl Expires for GatewayTls {
     fn ends_before(&self, ms: u64) -> Option<u64> {
         ends_before(&self.chain, ms)
     }
@@ -63,9 +63,9 @@ fn ends_before(chain: &[CertificateDer<'_>], ms: u64) -> Option<u64> {
 /// Reads what node `node` shows its peers and asks of them.
 pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Arc<Followed<NodeTls>>, Error> {
     let named = vec![
-        Named { key: "raft_tls_ca", path: files.ca.clone() },
-        Named { key: "raft_tls_cert", path: files.cert.clone() },
-        Named { key: "raft_tls_key", path: files.key.clone() },
+        NamedFile { key: "raft_tls_ca", path: files.ca.clone() },
+        NamedFile { key: "raft_tls_cert", path: files.cert.clone() },
+        NamedFile { key: "raft_tls_key", path: files.key.clone() },
     ];
     let files = files.clone();
     Followed::read(named, clock, Box::new(move |contents, now| make_node(node, &files, contents, now)))
@@ -75,7 +75,7 @@ pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Ar
 pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
     let [ca, cert, key] = contents else { return Err(wrong("raft_tls_ca", "three files are needed")) };
     let roots = roots("raft_tls_ca", &files.ca, ca)?;
-    let pair = Pair::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
+    let pair = CertificateAndKey::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
     let (path, refuse) = (files.cert.display(), |why: String| wrong("raft_tls_cert", &why));
     verified(&pair.chain, &roots, now).map_err(|error| match error {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
@@ -116,18 +116,18 @@ pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: 
 }
 
 /// Reads what the gateway shows its clients.
-pub fn gateway(files: &config::GatewayTls, clock: SharedClock) -> Result<Arc<Followed<GatewayTls>>, Error> {
+pub fn gateway(files: &config::GatewayTlsFiles, clock: SharedClock) -> Result<Arc<Followed<GatewayTls>>, Error> {
     let named = vec![
-        Named { key: "gateway_tls_cert", path: files.cert.clone() },
-        Named { key: "gateway_tls_key", path: files.key.clone() },
+        NamedFile { key: "gateway_tls_cert", path: files.cert.clone() },
+        NamedFile { key: "gateway_tls_key", path: files.key.clone() },
     ];
     let files = files.clone();
     Followed::read(named, clock, Box::new(move |contents, now| make_gateway(&files, contents, now)))
 }
 
-fn make_gateway(files: &config::GatewayTls, contents: &[Vec<u8>], now: u64) -> Result<GatewayTls, Error> {
+fn make_gateway(files: &config::GatewayTlsFiles, contents: &[Vec<u8>], now: u64) -> Result<GatewayTls, Error> {
     let [cert, key] = contents else { return Err(wrong("gateway_tls_cert", "two files are needed")) };
-    let pair = Pair::read(["gateway_tls_cert", "gateway_tls_key"], &files.cert, &files.key, cert, key)?;
+    let pair = CertificateAndKey::read(["gateway_tls_cert", "gateway_tls_key"], &files.cert, &files.key, cert, key)?;
     // Which CA the clients trust is not known here: only what any of them would refuse is.
     if let Err(error) = verified(&pair.chain, &RootCertStore::empty(), now)
         && !matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
@@ -165,7 +165,7 @@ pub fn client(ca: &Path) -> Result<ClientConfig, String> {
 }
 
 /// A certificate, what leads from it to its CA, and its key.
-struct Pair<'a> {
+struct CertificateAndKey<'a> {
     key_setting: &'static str,
     cert_path: &'a Path,
     key_path: &'a Path,
@@ -173,7 +173,7 @@ struct Pair<'a> {
     key: PrivateKeyDer<'static>,
 }
 
-impl<'a> Pair<'a> {
+impl<'a> CertificateAndKey<'a> {
     fn read(
         [cert_setting, key_setting]: [&'static str; 2],
         cert_path: &'a Path,

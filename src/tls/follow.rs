@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::files::Ends;
+use super::files::Expires;
 use crate::clock::SharedClock;
 use crate::model::error::{Code, Error};
 use crate::model::time::iso;
@@ -21,14 +21,14 @@ const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
 /// One file and the setting that names it.
 #[derive(Clone, Debug)]
-pub struct Named {
+pub struct NamedFile {
     pub key: &'static str,
     pub path: PathBuf,
 }
 
 /// What files say, kept current.
 pub struct Followed<T> {
-    files: Vec<Named>,
+    files: Vec<NamedFile>,
     make: Make<T>,
     clock: SharedClock,
     read: RwLock<(Vec<Vec<u8>>, Arc<T>)>,
@@ -37,14 +37,14 @@ pub struct Followed<T> {
 /// Makes the value of the contents of the files, or says which of them is wrong. The number is the time in ms.
 pub type Make<T> = Box<dyn Fn(&[Vec<u8>], u64) -> Result<T, Error> + Send + Sync>;
 
-fn unreadable(file: &Named, error: &std::io::Error) -> Error {
+fn unreadable(file: &NamedFile, error: &std::io::Error) -> Error {
     let why = format!("setting {}: {} cannot be read: {error}", file.key, file.path.display());
     Error::new(Code::Configuration, why)
 }
 
-impl<T: Ends + Send + Sync + 'static> Followed<T> {
+impl<T: Expires + Send + Sync + 'static> Followed<T> {
     /// Reads the files. Blocks on the disk: for the start of a node.
-    pub fn read(files: Vec<Named>, clock: SharedClock, make: Make<T>) -> Result<Arc<Self>, Error> {
+    pub fn read(files: Vec<NamedFile>, clock: SharedClock, make: Make<T>) -> Result<Arc<Self>, Error> {
         let mut contents = Vec::with_capacity(files.len());
         for file in &files {
             contents.push(std::fs::read(&file.path).map_err(|error| unreadable(file, &error))?);

@@ -11,7 +11,7 @@ use tokio_rustls::TlsStream;
 
 /// What was accepted, or connected to.
 #[derive(Debug)]
-pub enum Stream {
+pub enum TlsOrTcp {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     /// Both ends are in this process.
@@ -19,7 +19,7 @@ pub enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
-impl Stream {
+impl TlsOrTcp {
     /// The certificate that the other side showed and that was verified.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
@@ -31,7 +31,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for TlsOrTcp {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -42,7 +42,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for TlsOrTcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),

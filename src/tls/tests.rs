@@ -9,11 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::acceptor::Acceptor;
-use super::admission::{Admission, Caps};
+use super::admission::{Admission, ConnectionCaps};
 use super::authority::{self, Issued, Validity};
-use super::files::{self, Ends};
+use super::files::{self, Expires};
 use crate::clock::{ManualClock, SharedClock};
-use crate::config::{GatewayTls, RaftTls};
+use crate::config::{GatewayTlsFiles, RaftTls};
 use crate::limits;
 use crate::model::error::Code;
 
@@ -66,8 +66,8 @@ fn refused(node: u64, files: &RaftTls, says: &[&str]) {
     assert!(says.iter().all(|w| error.message.contains(w)) && !error.message.contains('\n'), "{}", error.message);
 }
 
-fn gateway_files(files: &RaftTls) -> GatewayTls {
-    GatewayTls { cert: files.cert.clone(), key: files.key.clone() }
+fn gateway_files(files: &RaftTls) -> GatewayTlsFiles {
+    GatewayTlsFiles { cert: files.cert.clone(), key: files.key.clone() }
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn the_gateway_takes_any_certificate_that_is_good_now() {
     let gone = gateway_files(&ca.issue(1, "old", Validity::between(NOW - 2 * DAY, NOW - DAY)));
     let error = files::gateway(&gone, clock()).err().unwrap();
     assert!(error.message.contains("setting gateway_tls_cert") && error.message.contains("ended on"), "{error}");
-    let error = files::gateway(&GatewayTls { key: ca.node(2).key, ..good }, clock()).err().unwrap();
+    let error = files::gateway(&GatewayTlsFiles { key: ca.node(2).key, ..good }, clock()).err().unwrap();
     assert!(error.message.contains("setting gateway_tls_key"), "{error}");
 }
 
@@ -130,9 +130,10 @@ async fn changed_files_are_taken_over_and_bad_ones_change_nothing() {
     assert_eq!(followed.current().ends_before(NOW + 30 * DAY), Some(NOW + 20 * DAY));
 }
 
-fn server(files: &GatewayTls, listener: TcpListener) -> Acceptor {
+fn server(files: &GatewayTlsFiles, listener: TcpListener) -> Acceptor {
     let followed = files::gateway(files, clock()).unwrap();
-    let admission = Admission::new("test", Caps { total: 1_024, anonymous: 512, per_address: 64 }, Vec::new());
+    let admission =
+        Admission::new("test", ConnectionCaps { total: 1_024, anonymous: 512, per_address: 64 }, Vec::new());
     Acceptor::new(listener, Some(Arc::new(move || followed.current().server.clone())), admission, |_| {})
 }
 
@@ -227,10 +228,10 @@ async fn the_kernel_probes_connections_that_are_idle() {
     use std::os::fd::AsRawFd;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let admission = Admission::new("test", Caps { total: 8, anonymous: 8, per_address: 8 }, Vec::new());
+    let admission = Admission::new("test", ConnectionCaps { total: 8, anonymous: 8, per_address: 8 }, Vec::new());
     let mut acceptor = Acceptor::new(listener, None, admission, |_| {});
     let (_client, accepted) = tokio::join!(TcpStream::connect(address), acceptor.accept());
-    let super::stream::Stream::Plain(stream) = &accepted.stream else { panic!("there is no TLS") };
+    let super::stream::TlsOrTcp::Plain(stream) = &accepted.stream else { panic!("there is no TLS") };
     for (level, option, expected) in [
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, limits::PROBE_AFTER.as_secs() as libc::c_int),

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::alone::Alone;
 use crate::harness::{Dev, both, tillsync};
+use crate::single_node::Alone;
 
 #[test]
 fn a_wrong_setting_is_named() {

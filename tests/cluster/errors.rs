@@ -10,8 +10,8 @@ use tillsync::clock::{Clock, SystemClock};
 use tillsync::model::error::Code;
 use tillsync::token::{Class, KeyRing};
 
-use crate::alone::{Alone, wait};
 use crate::harness::{Dev, NODES, PATIENCE, tillsync};
+use crate::single_node::{Alone, wait};
 
 async fn ask(method: &str, url: String, token: &str, body: Option<Value>) -> reqwest::Result<(u16, Value)> {
     let request = reqwest::Client::new().request(method.parse().unwrap(), url).bearer_auth(token);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::rest::{FeedChange, NodeStatus, Rest};
+use tillsync::cli::client::rest::{FeedChange, NodeStatus, RestClient};
 
 pub const NODES: usize = 3;
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,8 +100,8 @@ impl Dev {
         std::fs::read_to_string(self.data().join("admin.token")).unwrap().trim().to_owned()
     }
 
-    pub fn rest(&self) -> Rest {
-        Rest::new(&self.token()).unwrap()
+    pub fn rest(&self) -> RestClient {
+        RestClient::new(&self.token()).unwrap()
     }
 
     /// SIGKILL to these nodes (from 1), as close together as can be.

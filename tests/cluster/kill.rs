@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::{DeviceOnline, json, ws_frame};
+use tillsync::cli::client::frame::{DeviceOnlineFrame, json, ws_frame};
 use tillsync::cli::client::link::event_of;
 use tillsync::cli::client::ws::WsSocket;
 
@@ -22,7 +22,7 @@ const WINDOW: i64 = 32;
 async fn write_until_the_end(node: NodeUrl, token: String, first: i64, count: Arc<AtomicUsize>) -> HashMap<i64, u64> {
     let device = format!("till-{first}");
     let mut socket = WsSocket::connect(&node, &token).await.unwrap();
-    socket.send(ws_frame("device_online", &json(&DeviceOnline::tool(&device)))).await.unwrap();
+    socket.send(ws_frame("device_online", &json(&DeviceOnlineFrame::tool(&device)))).await.unwrap();
     let (mut acked, mut next) = (HashMap::new(), first);
     let write = |record: i64| {
         let data = format!(

@@ -4,26 +4,26 @@
 // A test that cannot go on says so by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod alone;
 mod bad_start;
-mod crowd;
 mod demo;
 mod elections;
 mod errors;
-mod fleet;
 mod harness;
 mod kill;
 mod limits;
 mod load;
 mod malformed;
+mod many_sessions;
 mod membership;
 mod netns;
 mod private;
+mod processes;
+mod retrying_clients;
 mod rolling;
+mod single_node;
 mod sqlite;
 mod stolen;
 mod strangers;
 mod tls;
 mod tokens;
 mod two_sessions;
-mod writers;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
-use tillsync::cli::client::rest::{FeedChange, NodeStatus, Rest};
+use tillsync::cli::client::rest::{FeedChange, NodeStatus, RestClient};
 use tillsync::cli::client::{ClientError, NodeUrl, Trust};
 
 use crate::harness::{PATIENCE, both, succeeds, tillsync};
@@ -164,7 +164,7 @@ impl Drop for Store {
 /// A device in the hub that may use every node.
 struct Device<'a> {
     store: &'a Store,
-    rest: Rest,
+    rest: RestClient,
     trust: Trust,
 }
 
@@ -229,7 +229,7 @@ fn in_hub(store: &Store, play: impl AsyncFnOnce(Device<'_>) + Send) {
             let token = String::from_utf8(issue.output().unwrap().stdout).unwrap();
             let device = Device {
                 store,
-                rest: Rest::new(token.trim()).unwrap(),
+                rest: RestClient::new(token.trim()).unwrap(),
                 trust: Trust::read(&store.path("ca.crt")).unwrap(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

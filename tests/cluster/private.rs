@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::alone::Alone;
+use crate::single_node::Alone;
 
 fn others_rights(path: &Path) -> u32 {
     path.symlink_metadata().unwrap().permissions().mode() & 0o077

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Dev, NODES, PATIENCE, csv, succeeds, tillsync};
@@ -76,8 +76,8 @@ async fn calm(dev: &Dev) {
 }
 
 /// A device's session.
-async fn device(dev: &Dev, over: Transport, node: &NodeUrl, id: &str, role: &str, priority: u32) -> Link {
-    let mut link = Link::connect(over, node, &dev.token()).await.unwrap();
+async fn device(dev: &Dev, over: ClientTransport, node: &NodeUrl, id: &str, role: &str, priority: u32) -> ClientLink {
+    let mut link = ClientLink::connect(over, node, &dev.token()).await.unwrap();
     let ask = json!({"device_id": id, "role": role, "priority": priority});
     link.send("device_online", &ask.to_string()).await.unwrap();
     let ack = link.wait_for(&["device_online_ack"]).await.unwrap();
@@ -85,14 +85,14 @@ async fn device(dev: &Dev, over: Transport, node: &NodeUrl, id: &str, role: &str
     link
 }
 
-async fn write(link: &mut Link, device: &str, record: i64) {
+async fn write(link: &mut ClientLink, device: &str, record: i64) {
     let data = json!({"device_id": device, "table_name": "stock", "record_id": record, "new_data": {"left": record}});
     link.send("data_update", &data.to_string()).await.unwrap();
     link.wait_for(&["acknowledged"]).await.unwrap();
 }
 
 /// It stays until the task ends: pings are answered.
-fn stay(mut link: Link) -> JoinHandle<()> {
+fn stay(mut link: ClientLink) -> JoinHandle<()> {
     tokio::spawn(async move { while link.next().await.is_ok() {} })
 }
 
@@ -105,8 +105,8 @@ async fn put(dev: &Dev, path: &str, body: Value) {
 /// A day at a store. Returns the devices that are still there.
 async fn fill(dev: &Dev) -> Vec<JoinHandle<()>> {
     let (rest, urls) = (dev.rest(), dev.urls());
-    let mut till = device(dev, Transport::Ws, &urls[1], "till-1", "master", 20).await;
-    let mut hand = device(dev, Transport::Socketio, &urls[2], "hand-1", "client", 40).await;
+    let mut till = device(dev, ClientTransport::Ws, &urls[1], "till-1", "master", 20).await;
+    let mut hand = device(dev, ClientTransport::Socketio, &urls[2], "hand-1", "client", 40).await;
     for record in 1..=20 {
         write(&mut till, "till-1", record).await;
         write(&mut hand, "hand-1", record + 10).await;
@@ -192,7 +192,7 @@ async fn an_export_that_is_imported_and_exported_again_is_equal() {
 
 /// The next thing that happens makes the import's own rows history: the log of elections is one chain.
 async fn the_second_lives_on(two: &Dev, before: &Path) {
-    let till = stay(device(two, Transport::Ws, &two.urls()[0], "till-1", "master", 20).await);
+    let till = stay(device(two, ClientTransport::Ws, &two.urls()[0], "till-1", "master", 20).await);
     let after = two.path("3.db");
     let said = succeeds(&mut command(two, "export", &after));
     assert!(!said.contains("left out"), "{said}");

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Dev, NODES, PATIENCE};
-use crate::writers::Writers;
+use crate::retrying_clients::RetryingClients;
 
 /// Files that each process may open, and connections that the strangers hold at each node: all of those and more.
 const FILES: u64 = 200;
@@ -50,7 +50,7 @@ async fn until(opened: &AtomicUsize, count: usize) {
 async fn strangers_who_hold_connections_shut_out_neither_devices_nor_nodes() {
     let dev = Dev::start_limited(FILES);
     dev.ready().await;
-    let writers = Writers::start(4, dev.urls(), dev.token());
+    let writers = RetryingClients::start(4, dev.urls(), dev.token());
     writers.go_on(50).await;
     let opened = Arc::new(AtomicUsize::new(0));
     let strangers = AbortOnDropHandle::new(tokio::spawn(open_and_hold(dev.port, opened.clone())));

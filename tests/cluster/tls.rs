@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tillsync::cli::client::link::{Link, Transport};
-use tillsync::cli::client::rest::Rest;
+use tillsync::cli::client::link::{ClientLink, ClientTransport};
+use tillsync::cli::client::rest::RestClient;
 use tillsync::cli::client::{NodeUrl, Trust};
 
-use crate::alone::Alone;
 use crate::harness::{PATIENCE, both, succeeds, tillsync};
+use crate::single_node::Alone;
 
 fn certs(args: &[&str], dir: &Path) -> Command {
     let mut command = tillsync();
@@ -119,8 +119,8 @@ async fn devices_speak_tls_to_the_gateway() {
     let node = NodeUrl::trusting(&url, Some(&Trust::read(&ca).unwrap())).unwrap();
     // Kept: what a connection that ends at once had sent may be lost with it.
     let mut links = Vec::new();
-    for (transport, record) in [(Transport::Ws, 1), (Transport::Socketio, 2)] {
-        let mut link = Link::connect(transport, &node, &token).await.unwrap();
+    for (transport, record) in [(ClientTransport::Ws, 1), (ClientTransport::Socketio, 2)] {
+        let mut link = ClientLink::connect(transport, &node, &token).await.unwrap();
         link.send("device_online", r#"{"device_id": "boss"}"#).await.unwrap();
         let update = format!(
             r#"{{"device_id": "boss", "table_name": "t", "record_id": {record}, "operation": "insert", "new_data": {{}}}}"#
@@ -128,7 +128,7 @@ async fn devices_speak_tls_to_the_gateway() {
         link.send("data_update", &update).await.unwrap();
         links.push(link);
     }
-    let rest = Rest::new(&token).unwrap();
+    let rest = RestClient::new(&token).unwrap();
     while rest.status(&node).await.unwrap().head_seq < 2 {
         assert!(Instant::now() < end);
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-use tillsync::gateway::describe::events::{Event, FROM_CLIENT, TO_CLIENT};
-use tillsync::gateway::describe::field::{Field, Kind, Writer};
+use tillsync::gateway::describe::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
+use tillsync::gateway::describe::field::{FieldDescription, FieldKind, PayloadWriter};
 use tillsync::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
 
 /// What is added to the documented API says so in its heading, or at its field.
@@ -41,11 +41,11 @@ struct Row {
 }
 
 pub fn events() -> Vec<Described> {
-    let of = |event: &Event, direction: &str, writer| {
+    let of = |event: &EventDescription, direction: &str, writer| {
         let answers: Vec<String> = event.answers.iter().map(|a| format!("`{a}`")).collect();
         let facts = match writer {
-            Writer::Client => vec![format!("Answered by {}.", answers.join(", "))],
-            Writer::Server => Vec::new(),
+            PayloadWriter::Client => vec![format!("Answered by {}.", answers.join(", "))],
+            PayloadWriter::Server => Vec::new(),
         };
         let table = Table { label: String::new(), rows: rows(event.fields, writer) };
         Described {
@@ -56,8 +56,8 @@ pub fn events() -> Vec<Described> {
             tables: vec![table],
         }
     };
-    let from = FROM_CLIENT.iter().map(|e| of(e, "client → server", Writer::Client));
-    from.chain(TO_CLIENT.iter().map(|e| of(e, "server → client", Writer::Server))).collect()
+    let from = FROM_CLIENT.iter().map(|e| of(e, "client → server", PayloadWriter::Client));
+    from.chain(TO_CLIENT.iter().map(|e| of(e, "server → client", PayloadWriter::Server))).collect()
 }
 
 pub fn endpoints() -> Vec<Described> {
@@ -77,20 +77,21 @@ fn endpoint(endpoint: &Endpoint) -> Described {
     }
     let mut facts = vec![fact];
     let mut tables = Vec::new();
-    let mut table = |label: String, fields: &[Field], writer| tables.push(Table { label, rows: rows(fields, writer) });
+    let mut table =
+        |label: String, fields: &[FieldDescription], writer| tables.push(Table { label, rows: rows(fields, writer) });
     if !endpoint.query.is_empty() {
-        table("**Query**".to_owned(), endpoint.query, Writer::Client);
+        table("**Query**".to_owned(), endpoint.query, PayloadWriter::Client);
     }
     if let Some(fields) = endpoint.body {
-        table("**Body**".to_owned(), fields, Writer::Client);
+        table("**Body**".to_owned(), fields, PayloadWriter::Client);
     }
     for (status, content) in endpoint.answers {
         let mut plain = |what: &str| facts.push(format!("Answers {status} with {what}."));
         match content {
-            Content::Json(fields) => table(format!("**Answer {status}**"), fields, Writer::Server),
+            Content::Json(fields) => table(format!("**Answer {status}**"), fields, PayloadWriter::Server),
             Content::Feed(fields) => {
                 plain("JSON, or with server-sent events where the client accepts `text/event-stream`");
-                table(format!("**Answer {status}**"), fields, Writer::Server);
+                table(format!("**Answer {status}**"), fields, PayloadWriter::Server);
             }
             Content::Document => plain("a JSON document"),
             Content::Page => plain("a web page"),
@@ -103,21 +104,21 @@ fn endpoint(endpoint: &Endpoint) -> Described {
 }
 
 /// The fields and those inside them, `outer.inner` and `list[].inner`.
-fn rows(fields: &[Field], writer: Writer) -> Vec<Row> {
+fn rows(fields: &[FieldDescription], writer: PayloadWriter) -> Vec<Row> {
     let mut out = Vec::new();
     push_rows(fields, "", false, writer, &mut out);
     out
 }
 
 /// What is inside an added field is added.
-fn push_rows(fields: &[Field], prefix: &str, added: bool, writer: Writer, out: &mut Vec<Row>) {
+fn push_rows(fields: &[FieldDescription], prefix: &str, added: bool, writer: PayloadWriter, out: &mut Vec<Row>) {
     for field in fields {
         let name = format!("{prefix}{}", field.name);
         let given = match (writer, field.required) {
-            (Writer::Client, true) => "required",
-            (Writer::Client, false) => "optional",
-            (Writer::Server, true) => "always",
-            (Writer::Server, false) => "sometimes",
+            (PayloadWriter::Client, true) => "required",
+            (PayloadWriter::Client, false) => "optional",
+            (PayloadWriter::Server, true) => "always",
+            (PayloadWriter::Server, false) => "sometimes",
         };
         let added = added || field.extension;
         let given = if added { format!("{ADDED}, {given}") } else { given.to_owned() };
@@ -131,41 +132,41 @@ fn push_rows(fields: &[Field], prefix: &str, added: bool, writer: Writer, out: &
 }
 
 /// Whether it is a list, and the fields in it.
-fn inside(kind: &Kind) -> (bool, Option<&'static [Field]>) {
+fn inside(kind: &FieldKind) -> (bool, Option<&'static [FieldDescription]>) {
     match kind {
-        Kind::Object(fields) => (false, Some(fields)),
-        Kind::List(fields) => (true, Some(fields)),
-        Kind::OrNull(kind) => inside(kind),
+        FieldKind::Object(fields) => (false, Some(fields)),
+        FieldKind::List(fields) => (true, Some(fields)),
+        FieldKind::OrNull(kind) => inside(kind),
         _ => (false, None),
     }
 }
 
 /// What a field may hold. A bound is a client's business; what the server writes stays below it.
-fn kind(kind: &Kind, writer: Writer) -> String {
+fn kind(kind: &FieldKind, writer: PayloadWriter) -> String {
     let words = |words: &[&str]| words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
     let bytes = |what: &str, max: &usize| match writer {
-        Writer::Client => format!("{what}, {max} bytes"),
-        Writer::Server => what.to_owned(),
+        PayloadWriter::Client => format!("{what}, {max} bytes"),
+        PayloadWriter::Server => what.to_owned(),
     };
     match kind {
-        Kind::Name(max) => bytes("name", max),
-        Kind::Text(max) => bytes("text", max),
-        Kind::Word(list) => words(list),
-        Kind::Count(u64::MAX) => "count".to_owned(),
-        Kind::Count(max) => format!("0 to {max}"),
-        Kind::Size(max) if *max == i64::MAX as u64 => "from 1".to_owned(),
-        Kind::Size(max) => format!("1 to {max}"),
-        Kind::RecordId => "record id".to_owned(),
-        Kind::Number => "number".to_owned(),
-        Kind::Flag => "true or false".to_owned(),
-        Kind::Time => "time".to_owned(),
-        Kind::Data | Kind::Object(_) => "object".to_owned(),
-        Kind::Words(list) => format!("object of {}", words(list)),
-        Kind::Texts(max, _) if writer == Writer::Client => format!("list of texts, {max}"),
-        Kind::Texts(..) => "list of texts".to_owned(),
-        Kind::Counts => "list of counts".to_owned(),
-        Kind::List(_) => "list of objects".to_owned(),
-        Kind::OrNull(inner) => format!("{} or null", self::kind(inner, writer)),
+        FieldKind::Name(max) => bytes("name", max),
+        FieldKind::Text(max) => bytes("text", max),
+        FieldKind::Word(list) => words(list),
+        FieldKind::Count(u64::MAX) => "count".to_owned(),
+        FieldKind::Count(max) => format!("0 to {max}"),
+        FieldKind::Size(max) if *max == i64::MAX as u64 => "from 1".to_owned(),
+        FieldKind::Size(max) => format!("1 to {max}"),
+        FieldKind::RecordId => "record id".to_owned(),
+        FieldKind::Number => "number".to_owned(),
+        FieldKind::Flag => "true or false".to_owned(),
+        FieldKind::Time => "time".to_owned(),
+        FieldKind::Data | FieldKind::Object(_) => "object".to_owned(),
+        FieldKind::Words(list) => format!("object of {}", words(list)),
+        FieldKind::Texts(max, _) if writer == PayloadWriter::Client => format!("list of texts, {max}"),
+        FieldKind::Texts(..) => "list of texts".to_owned(),
+        FieldKind::Counts => "list of counts".to_owned(),
+        FieldKind::List(_) => "list of objects".to_owned(),
+        FieldKind::OrNull(inner) => format!("{} or null", self::kind(inner, writer)),
     }
 }
 

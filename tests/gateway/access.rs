@@ -284,7 +284,7 @@ impl Walk {
             }
             1 => {
                 let all = self.sync(class, json!({"device_id": device})).await;
-                let there = self.server.cluster.replica().hot().version_of(name, record) > 0;
+                let there = self.server.cluster.replica().state().version_of(name, record) > 0;
                 assert!(!reads || !there || all.contains(&secret(name)), "{step:?} lacks in {all}");
                 all
             }
@@ -335,7 +335,7 @@ impl Walk {
             11 => self.stream(class).await,
             _ => {
                 let own = |c: &&std::sync::Arc<tillsync::proto::Conflict>| c.device_id == device;
-                let open = self.server.cluster.replica().hot().open_conflicts().find(own).map(|c| c.id);
+                let open = self.server.cluster.replica().state().open_conflicts().find(own).map(|c| c.id);
                 let Some(id) = open else { return };
                 let writes = self.rights[class][1] >= 2;
                 let decision = json!({"resolved_data": {"v": format!("{}{}", secret("b"), self.written)}});

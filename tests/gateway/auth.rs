@@ -3,9 +3,9 @@
 use serde_json::json;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::cluster::Cluster;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::limits;
-use tillsync::model::tables::{Key, get_row};
+use tillsync::model::tables::{RowKey, get_row};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Revoked, TokenRevoke};
 use tillsync::token::{Class, KeyRing};
@@ -112,8 +112,8 @@ async fn an_admin_revokes_a_token_and_what_lives_on_it_ends() {
     let (token, claims) = server.keys.issue("till", Class::SalesAssistant, SystemClock.now_ms(), 3_600).unwrap();
     assert_eq!(server.rest("POST", "/system/tokens/revoke", Some(json!({"jti": claims.jti}))).await.0, 200);
     // Nobody said when it ends: it is remembered for the longest life of a token, not for ever.
-    let key = Key::Revoked(claims.jti.clone());
-    let row = server.cluster.replica().cold(move |t| get_row::<Revoked>(t, &key)).await.unwrap().unwrap();
+    let key = RowKey::Revoked(claims.jti.clone());
+    let row = server.cluster.replica().read_rows(move |t| get_row::<Revoked>(t, &key)).await.unwrap().unwrap();
     let last = SystemClock.now_ms() + limits::TOKEN_SECONDS * 1_000;
     assert!((last - 60_000..=last).contains(&row.exp_ms), "{row:?}");
     assert_eq!(server.rest_as(&token, "GET", "/device/roles", None).await.0, 401);
@@ -121,7 +121,7 @@ async fn an_admin_revokes_a_token_and_what_lives_on_it_ends() {
 
 #[tokio::test]
 async fn two_keys_are_valid_at_once_and_a_key_that_goes_takes_its_sessions_along() {
-    let times = Settings { ping_every: std::time::Duration::from_millis(100), ..Settings::default() };
+    let times = GatewaySettings { ping_every: std::time::Duration::from_millis(100), ..GatewaySettings::default() };
     let server = Server::with(times).await;
     let (old, new) = ("5a".repeat(32), "a5".repeat(32));
     let before = server.admin();

@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
+use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
-use tillsync::gateway::Settings;
-use tillsync::gateway::outbox::{Outbox, Transport};
+use tillsync::gateway::GatewaySettings;
+use tillsync::gateway::send_queue::{Encoding, SendQueue};
 use tillsync::gateway::wire::ServerEvent;
 use tillsync::limits;
 use tillsync::model::error::{Code, Error};
@@ -66,7 +66,7 @@ impl Cluster for Slow {
         self.inner.read_barrier()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ClusterStatus {
         self.inner.status()
     }
 
@@ -74,7 +74,12 @@ impl Cluster for Slow {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         self.inner.change(change, by, within)
     }
 }
@@ -84,7 +89,7 @@ async fn a_session_has_so_many_proposals_under_way_and_the_others_wait_their_tur
     let (unanswered, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let (count, gate) = (unanswered.clone(), answers.clone());
     let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
-    let server = Server::over(Settings::default(), wrap).await;
+    let server = Server::over(GatewaySettings::default(), wrap).await;
     let mut ws = server.device("d").await;
     for i in 0..300 {
         ws.send("data_update", json!({"device_id": "d", "table_name": "t", "record_id": i, "new_data": {}})).await;
@@ -105,7 +110,7 @@ async fn all_sessions_of_a_token_together_have_so_many_proposals_under_way() {
     let (unanswered, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let (count, gate) = (unanswered.clone(), answers.clone());
     let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
-    let server = Server::over(Settings::default(), wrap).await;
+    let server = Server::over(GatewaySettings::default(), wrap).await;
     let token = server.token("thief", Class::SalesAssistant);
     let mut sessions = Vec::new();
     for _ in 0..limits::SESSIONS_OF_TOKEN {
@@ -146,7 +151,7 @@ async fn a_burst_waits_and_is_not_taken_for_silence() {
         let answers = Arc::new(Semaphore::new(0));
         let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
         let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
-        let server = Server::over(Settings { ping_every, lost_after, ..Settings::default() }, wrap).await;
+        let server = Server::over(GatewaySettings { ping_every, lost_after, ..GatewaySettings::default() }, wrap).await;
         let mut session = server.session(over).await;
         session.online("d").await;
         for i in 0..UPDATES {
@@ -168,7 +173,7 @@ async fn an_old_client_misses_no_pong_behind_its_burst() {
     let answers = Arc::new(Semaphore::new(0));
     let (unanswered, gate) = (Arc::new(AtomicUsize::new(0)), answers.clone());
     let wrap = |inner| Arc::new(Slow { inner, unanswered, answers: gate }) as Arc<dyn Cluster>;
-    let server = Server::over(Settings::default(), wrap).await;
+    let server = Server::over(GatewaySettings::default(), wrap).await;
     let mut old = Sio::open(&server, &format!("EIO=3&token={}", server.admin())).await;
     assert_eq!(old.next().await, "40");
     old.send(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
@@ -203,7 +208,12 @@ async fn a_post_waits_for_room_in_the_inbox() {
     let wrap = |inner| Arc::new(Slow { inner, unanswered: count, answers: gate }) as Arc<dyn Cluster>;
     // Nobody polls while the post waits, however long that takes: pings would end the session.
     let never = Duration::from_secs(3_600);
-    let settings = Settings { ping_every: never, lost_after: 2 * never, write_timeout: never, ..Settings::default() };
+    let settings = GatewaySettings {
+        ping_every: never,
+        lost_after: 2 * never,
+        write_timeout: never,
+        ..GatewaySettings::default()
+    };
     let server = Server::over(settings, wrap).await;
     let mut poller = Poller::connect(&server).await;
     poller.post(r#"42["device_online",{"device_id":"d","subscribe":[]}]"#).await;
@@ -245,24 +255,24 @@ async fn a_post_waits_for_room_in_the_inbox() {
 fn a_session_queue_holds_so_many_events_and_so_many_bytes() {
     let event = |device_id| ServerEvent::HeartbeatAck { device_id, clock_ahead_ms: None, at_ms: 0 };
     let mut taken = std::collections::VecDeque::new();
-    let outbox = Outbox::new(1, Transport::WebSocket);
-    (0..limits::SESSION_QUEUE).for_each(|_| outbox.send(&event("d")));
-    assert!(!outbox.is_closed());
-    outbox.take(&mut taken).unwrap();
+    let send_queue = SendQueue::new(1, Encoding::WebSocket);
+    (0..limits::SESSION_QUEUE).for_each(|_| send_queue.send(&event("d")));
+    assert!(!send_queue.is_closed());
+    send_queue.take(&mut taken).unwrap();
     assert_eq!(taken.len(), limits::SESSION_QUEUE);
-    (0..=limits::SESSION_QUEUE).for_each(|_| outbox.send(&event("d")));
-    let why = outbox.take(&mut std::collections::VecDeque::new()).err().unwrap();
-    assert_eq!((why.code, outbox.is_closed()), (Code::SocketClosed, true));
+    (0..=limits::SESSION_QUEUE).for_each(|_| send_queue.send(&event("d")));
+    let why = send_queue.take(&mut std::collections::VecDeque::new()).err().unwrap();
+    assert_eq!((why.code, send_queue.is_closed()), (Code::SocketClosed, true));
     // By bytes: two events of more than half of it; one alone fits whatever its size.
     let (half, whole) = ("x".repeat(limits::SESSION_QUEUE_BYTES / 2), "x".repeat(limits::SESSION_QUEUE_BYTES + 1));
-    let outbox = Outbox::new(2, Transport::SocketIo);
-    outbox.send(&event(&whole));
+    let send_queue = SendQueue::new(2, Encoding::SocketIo);
+    send_queue.send(&event(&whole));
     taken.clear();
-    outbox.take(&mut taken).unwrap();
-    outbox.send(&event(&half));
-    assert!(!outbox.is_closed());
-    outbox.send(&event(&half));
-    assert!(outbox.is_closed());
+    send_queue.take(&mut taken).unwrap();
+    send_queue.send(&event(&half));
+    assert!(!send_queue.is_closed());
+    send_queue.send(&event(&half));
+    assert!(send_queue.is_closed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,7 +319,7 @@ fn retry_after(refused: &tungstenite::Error) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_sessions_at_once_are_bounded_and_spread_out() {
-    let server = Server::with(Settings { sessions: 100, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { sessions: 100, ..GatewaySettings::default() }).await;
     let token = server.admin();
     let came = join_all((0..1_000).map(|_| server.try_ws(&token))).await;
     let (here, refused): (Vec<_>, Vec<_>) = came.into_iter().partition(Result::is_ok);

@@ -158,7 +158,7 @@ async fn a_decision_is_about_the_conflict_that_its_rights_were_checked_on() {
     // The oldest that is open now is the other till's.
     let oldest = json!({"device_id": "b", "table_name": "sales", "record_id": 1, "resolved_data": {"sum": 9}});
     assert_eq!(till.call("sync_conflict_resolved", oldest, "error").await["error_code"], "3003");
-    let open: Vec<u64> = server.cluster.replica().hot().open_conflicts().map(|c| c.id).collect();
+    let open: Vec<u64> = server.cluster.replica().state().open_conflicts().map(|c| c.id).collect();
     assert_eq!(json!(open), json!([of_c, elsewhere]));
 }
 

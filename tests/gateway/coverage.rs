@@ -36,7 +36,7 @@ fn the_page_is_what_the_tables_say() {
 /// The documented names, as docs/api.md lists them: none may go.
 #[test]
 fn the_document_is_covered() {
-    let names = |rows: Vec<coverage::Row>| rows.into_iter().map(|r| r.what).collect::<Vec<_>>();
+    let names = |rows: Vec<coverage::CoverageRow>| rows.into_iter().map(|r| r.what).collect::<Vec<_>>();
     let (from, to) = (names(coverage::events_from_clients()), names(coverage::events_to_clients()));
     for event in "device_online device_offline device_shutdown master_election sync_request sync_complete data_update \
                   data_request queue_status critical_event heartbeat"

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tillsync::gateway::describe::events::{FROM_CLIENT, TO_CLIENT};
-use tillsync::gateway::describe::field::{Kind, example};
+use tillsync::gateway::describe::field::{FieldKind, example};
 use tillsync::gateway::rest::routes::{Content, ENDPOINTS, Needs};
 use tillsync::gateway::wire::{ClientEvent, DecodeError, decode};
 
@@ -40,7 +40,7 @@ fn every_described_client_event_decodes_with_each_of_its_fields() {
             }
             // A field that nobody reads would take anything.
             payload = full.clone();
-            payload[field.name] = if matches!(field.kind, Kind::Flag) { json!("no") } else { json!(true) };
+            payload[field.name] = if matches!(field.kind, FieldKind::Flag) { json!("no") } else { json!(true) };
             let wrong = read(name, &payload).unwrap_err();
             assert_eq!(wrong.field.as_deref(), Some(field.name), "{name}.{}: {}", field.name, wrong.error);
         }
@@ -52,12 +52,12 @@ fn the_bounds_in_the_schemas_are_the_decoders() {
     for event in FROM_CLIENT {
         for field in event.fields {
             let (fits, breaks) = match field.kind {
-                Kind::Name(max) | Kind::Text(max) => (json!("x".repeat(max)), json!("x".repeat(max + 1))),
-                Kind::Count(u64::MAX) => (json!(i64::MAX), json!(-1)),
-                Kind::Count(max) => (json!(max), json!(max + 1)),
-                Kind::RecordId => (json!(i64::MIN), json!(u64::MAX)),
-                Kind::Texts(count, max) => (json!(vec!["x".repeat(max); count]), json!(vec!["x"; count + 1])),
-                Kind::Word(words) => (json!(words.last()), json!("no such word")),
+                FieldKind::Name(max) | FieldKind::Text(max) => (json!("x".repeat(max)), json!("x".repeat(max + 1))),
+                FieldKind::Count(u64::MAX) => (json!(i64::MAX), json!(-1)),
+                FieldKind::Count(max) => (json!(max), json!(max + 1)),
+                FieldKind::RecordId => (json!(i64::MIN), json!(u64::MAX)),
+                FieldKind::Texts(count, max) => (json!(vec!["x".repeat(max); count]), json!(vec!["x"; count + 1])),
+                FieldKind::Word(words) => (json!(words.last()), json!("no such word")),
                 _ => continue,
             };
             let mut payload = example(event.fields);

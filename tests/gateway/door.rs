@@ -5,10 +5,10 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::gateway::http::Deadlines;
 use tillsync::limits;
-use tillsync::tls::admission::Caps;
+use tillsync::tls::admission::ConnectionCaps;
 use tillsync::token::Class;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,8 +21,8 @@ use crate::socketio::Sio;
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Deadlines that a test can wait for; those that it does not mean stay long.
-fn with(change: impl FnOnce(&mut Deadlines)) -> Settings {
-    let mut settings = Settings::default();
+fn with(change: impl FnOnce(&mut Deadlines)) -> GatewaySettings {
+    let mut settings = GatewaySettings::default();
     let long = Duration::from_secs(600);
     settings.http = Deadlines { head: long, idle: long, body: long, ..settings.http };
     change(&mut settings.http);
@@ -356,8 +356,8 @@ async fn what_takes_long_by_its_nature_has_no_deadline() {
     assert_eq!(poll.answer().await.0, 200);
 }
 
-fn caps(total: usize, anonymous: usize, per_address: usize) -> Settings {
-    Settings { connections: Caps { total, anonymous, per_address }, ..with(|_| {}) }
+fn caps(total: usize, anonymous: usize, per_address: usize) -> GatewaySettings {
+    GatewaySettings { connections: ConnectionCaps { total, anonymous, per_address }, ..with(|_| {}) }
 }
 
 /// The value of a line of `/metrics`.
@@ -423,7 +423,7 @@ async fn devices_that_hold_all_they_may_leave_the_operator_a_way_in() {
 
 #[tokio::test]
 async fn sockets_without_a_token_use_up_no_room_of_devices() {
-    let settings = Settings { sessions: 4, anonymous_sockets: (40, 20), ..with(|_| {}) };
+    let settings = GatewaySettings { sessions: 4, anonymous_sockets: (40, 20), ..with(|_| {}) };
     let server = Server::with(settings).await;
     let mut device = Sio::connect_as(&server, &server.admin()).await;
     let first = sid_of(&server).await;

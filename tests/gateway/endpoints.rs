@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::gateway::rest::routes::ENDPOINTS;
 use tillsync::token::Class;
 use tokio_tungstenite::connect_async;
@@ -355,7 +355,7 @@ impl Clock for Ahead {
 #[tokio::test]
 async fn post_system_time_back() {
     let clock = Arc::new(Ahead::default());
-    let server = Server::by(clock.clone(), Settings::default(), |local| local).await;
+    let server = Server::by(clock.clone(), GatewaySettings::default(), |local| local).await;
     let back = || server.rest("POST", "/system/time/back", None);
     let (status, body) = back().await;
     assert_eq!((status, &body["error_code"]), (409, &json!("2002")), "{body}");
@@ -387,7 +387,7 @@ async fn get_healthz() {
 
 #[tokio::test]
 async fn get_readyz() {
-    let server = Server::with(Settings::default()).await;
+    let server = Server::with(GatewaySettings::default()).await;
     assert_eq!(get(&server, "/readyz").await["status"], "ready");
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
+use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{AuditNote, Outcome, Principal};
@@ -42,7 +42,7 @@ async fn fails(ws: &mut Ws, event: &str, data: Value, code: Code) -> Value {
 
 #[tokio::test]
 async fn error_1003_websocket_connection_failed() {
-    let server = Server::with(Settings { sessions: 1, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { sessions: 1, ..GatewaySettings::default() }).await;
     let (status, error) = server.rest("GET", "/ws", None).await;
     assert_eq!(status, 400, "a request that is no handshake");
     is(&error, Code::SocketClosed);
@@ -58,16 +58,16 @@ async fn error_1003_websocket_connection_failed() {
 
 #[tokio::test]
 async fn error_1004_heartbeat_timeout() {
-    let times = Settings {
+    let times = GatewaySettings {
         ping_every: Duration::from_millis(100),
         lost_after: Duration::from_millis(400),
         grace: Duration::from_millis(50),
-        ..Settings::default()
+        ..GatewaySettings::default()
     };
     let server = Server::with(times).await;
     let mut silent = server.device("d").await;
     // Nothing is read, so no ping is answered.
-    until("d is offline", || !server.cluster.replica().hot().device("d").is_some_and(|d| d.is_active)).await;
+    until("d is offline", || !server.cluster.replica().state().device("d").is_some_and(|d| d.is_active)).await;
     is(&silent.wait("error").await, Code::Silent);
     silent.closed().await;
     let (_, logs) = server.rest("GET", "/sync/audit-logs?event_type=heartbeat_timeout", None).await;
@@ -108,7 +108,8 @@ async fn error_2002_data_conflict_detected() {
 
 #[tokio::test]
 async fn error_2003_sync_timeout() {
-    let server = Server::with(Settings { sync_timeout: Duration::from_millis(200), ..Settings::default() }).await;
+    let server =
+        Server::with(GatewaySettings { sync_timeout: Duration::from_millis(200), ..GatewaySettings::default() }).await;
     let mut ws = server.ws(&server.admin()).await;
     ws.call("device_online", json!({"device_id": "d", "role": "master"}), "device_online_ack").await;
     ws.call("sync_request", json!({"device_id": "d"}), "sync_response").await;
@@ -145,7 +146,7 @@ async fn error_3001_invalid_credentials() {
 
 #[tokio::test]
 async fn error_3002_token_expired() {
-    let times = Settings { ping_every: Duration::from_millis(100), ..Settings::default() };
+    let times = GatewaySettings { ping_every: Duration::from_millis(100), ..GatewaySettings::default() };
     let server = Server::with(times).await;
     // A live session ends with its token.
     let token = server.keys.issue("d", Class::Admin, SystemClock.now_ms(), 2).unwrap().0;
@@ -254,7 +255,7 @@ impl Cluster for Buggy {
         self.0.read_barrier()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ClusterStatus {
         self.0.status()
     }
 
@@ -262,14 +263,19 @@ impl Cluster for Buggy {
         self.0.nodes()
     }
 
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         self.0.change(change, by, within)
     }
 }
 
 #[tokio::test]
 async fn error_5002_internal_server_error() {
-    let server = Server::over(Settings::default(), |local| Arc::new(Buggy(local))).await;
+    let server = Server::over(GatewaySettings::default(), |local| Arc::new(Buggy(local))).await;
     let bodies = [("/device/roles/d", json!({"role": "client", "reason": "r"})), ("/sync/state/d", json!({}))];
     for (path, body) in bodies {
         let error = rest(&server, "PUT", path, Some(body), Code::Internal).await;

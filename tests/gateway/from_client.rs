@@ -7,7 +7,7 @@ use tillsync::proto::Role;
 use crate::harness::{Server, over_each, until};
 
 fn role_of(server: &Server, id: &str) -> Role {
-    server.cluster.replica().hot().device(id).map_or(Role::Unset, |d| d.role())
+    server.cluster.replica().state().device(id).map_or(Role::Unset, |d| d.role())
 }
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn device_online() {
             (&ack["device_id"], &ack["role"], &ack["current_master"]),
             (&json!("e"), &json!("master"), &json!("e"))
         );
-        let device = server.cluster.replica().hot().device("e").cloned().unwrap();
+        let device = server.cluster.replica().state().device("e").cloned().unwrap();
         assert_eq!((device.priority, &device.capabilities[..], device.is_active), (40, &["pos".to_owned()][..], true));
     })
     .await;
@@ -30,7 +30,7 @@ async fn device_online() {
 async fn device_offline() {
     over_each(async |server, ws| {
         ws.call("device_offline", json!({"device_id": "d", "reason": "closing"}), "device_offline_ack").await;
-        assert!(!server.cluster.replica().hot().device("d").unwrap().is_active);
+        assert!(!server.cluster.replica().state().device("d").unwrap().is_active);
     })
     .await;
 }
@@ -202,7 +202,7 @@ async fn critical_event() {
 async fn heartbeat() {
     over_each(async |server, ws| {
         assert_eq!(ws.call("heartbeat", json!({"device_id": "d"}), "heartbeat_ack").await["device_id"], "d");
-        until("d is here", || server.cluster.replica().hot().device("d").unwrap().is_active).await;
+        until("d is here", || server.cluster.replica().state().device("d").unwrap().is_active).await;
     })
     .await;
 }

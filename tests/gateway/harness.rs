@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
-use tillsync::gateway::{self, Settings};
+use tillsync::gateway::{self, GatewaySettings};
 use tillsync::token::{Class, KeyRing};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -32,22 +32,22 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
-        Self::with(Settings::default()).await
+        Self::with(GatewaySettings::default()).await
     }
 
-    pub async fn with(settings: Settings) -> Self {
+    pub async fn with(settings: GatewaySettings) -> Self {
         Self::over(settings, |local| local).await
     }
 
     /// A gateway over what `wrap` makes of the cluster of one.
-    pub async fn over(settings: Settings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
+    pub async fn over(settings: GatewaySettings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
         Self::by(Arc::new(SystemClock), settings, wrap).await
     }
 
     /// The same by a clock that may be wrong.
     pub async fn by(
         clock: SharedClock,
-        settings: Settings,
+        settings: GatewaySettings,
         wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster,
     ) -> Self {
         // For the tests' own HTTP clients.
@@ -133,7 +133,7 @@ impl Server {
     }
 
     pub fn head(&self) -> u64 {
-        self.cluster.replica().hot().meta().head_seq
+        self.cluster.replica().state().meta().head_seq
     }
 }
 

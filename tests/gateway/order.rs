@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Status};
+use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
@@ -306,7 +306,7 @@ impl Cluster for Failing {
         Box::pin(async move { result })
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ClusterStatus {
         self.inner.status()
     }
 
@@ -314,7 +314,12 @@ impl Cluster for Failing {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         self.inner.change(change, by, within)
     }
 }
@@ -323,7 +328,7 @@ impl Cluster for Failing {
 async fn a_resume_without_a_quorum_ends_the_session_and_never_goes_live() {
     let fails = watch::Sender::new("");
     let seen = fails.subscribe();
-    let server = Server::over(Settings::default(), |inner| Arc::new(Failing { inner, fails: seen })).await;
+    let server = Server::over(GatewaySettings::default(), |inner| Arc::new(Failing { inner, fails: seen })).await;
     let mut writer = staff(&server).await;
     for over in [Over::WebSocket, Over::SocketIo] {
         for what in ["propose", "read"] {
@@ -416,7 +421,7 @@ async fn counts_follow_what_a_resume_delivered() {
         assert_eq!(ws.wait("data_update").await["seq"], seq);
     }
     until("both counts are 0", || {
-        let state = server.cluster.replica().hot();
+        let state = server.cluster.replica().state();
         let (device, sync) = (state.device("d").unwrap(), state.sync_state("d").unwrap());
         (state.pending_changes(sync), state.offline_changes(device)) == (0, 0)
     })

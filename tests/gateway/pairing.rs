@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::limits;
 use tillsync::token::Class;
 
@@ -51,7 +51,8 @@ async fn a_new_device_is_let_in_once_by_a_person() {
     let claims = server.keys.verify(token, server.cluster.clock().now_ms()).unwrap();
     assert!(claims.exp <= server.cluster.clock().now_ms() / 1_000 + limits::PAIRED_TOKEN.as_secs());
     // The log knows the secret by its hash alone.
-    let rows = server.cluster.replica().hot().pairings(0).into_iter().map(|row| format!("{row:?}")).collect::<String>();
+    let rows =
+        server.cluster.replica().state().pairings(0).into_iter().map(|row| format!("{row:?}")).collect::<String>();
     assert!(!rows.contains(secret.as_str().unwrap()));
     let (_, logs) = server.rest("GET", "/sync/audit-logs?event_type=device_pair", None).await;
     assert_eq!((&logs["logs"][1]["device_id"], &logs["pagination"]["total"]), (&json!("m"), &json!(2)));
@@ -129,7 +130,7 @@ async fn guessing_a_secret_is_counted_and_slow_and_keeps_no_device_waiting() {
 #[tokio::test]
 async fn a_paired_devices_token_lives_for_as_long_as_is_set() {
     let paired_token = std::time::Duration::from_secs(7 * 3_600);
-    let server = Server::with(Settings { paired_token, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { paired_token, ..GatewaySettings::default() }).await;
     let now_s = || server.cluster.clock().now_ms() / 1_000;
     let begun = now_s();
     let asked = ask(&server, json!({"device_id": "till"})).await;

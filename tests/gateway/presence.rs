@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use serde_json::json;
 use tillsync::cluster::Cluster;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::proto::NodeLost;
 use tillsync::proto::command::Intent;
 
 use crate::harness::{Server, until};
 
-fn quick() -> Settings {
-    Settings {
+fn quick() -> GatewaySettings {
+    GatewaySettings {
         ping_every: Duration::from_millis(100),
         lost_after: Duration::from_millis(400),
         grace: Duration::from_millis(300),
         rest_active: Duration::from_millis(500),
-        ..Settings::default()
+        ..GatewaySettings::default()
     }
 }
 
 fn is_active(server: &Server, id: &str) -> bool {
-    server.cluster.replica().hot().device(id).is_some_and(|d| d.is_active)
+    server.cluster.replica().state().device(id).is_some_and(|d| d.is_active)
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_device_comes_back_when_its_node_was_taken_for_lost_and_its_session_li
 async fn a_session_that_ends_here_does_not_take_a_device_offline_that_has_moved() {
     let server = Server::with(quick()).await;
     let (old, _new) = (server.device("d").await, server.device("d").await);
-    let online = server.cluster.replica().hot().device("d").unwrap().online_count;
+    let online = server.cluster.replica().state().device("d").unwrap().online_count;
     assert_eq!(online, 2);
     drop(old);
     tokio::time::sleep(Duration::from_millis(700)).await;
@@ -108,7 +108,7 @@ async fn a_session_that_ends_here_does_not_take_a_device_offline_that_has_moved(
 async fn a_goodbye_on_one_of_two_sessions_is_the_devices_and_the_other_one_brings_it_back() {
     let server = Server::with(quick()).await;
     let (mut leaves, _stays) = (server.device("d").await, server.device("d").await);
-    let online = || server.cluster.replica().hot().device("d").unwrap().online_count;
+    let online = || server.cluster.replica().state().device("d").unwrap().online_count;
     assert_eq!(online(), 2);
     leaves.call("device_offline", json!({"device_id": "d"}), "device_offline_ack").await;
     until("the session that stays brings it back", || is_active(&server, "d") && online() == 3).await;
@@ -136,7 +136,7 @@ async fn shutting_down_tells_sessions_and_returns() {
 
 #[tokio::test]
 async fn sessions_over_the_limit_are_refused_with_a_time_to_come_back() {
-    let server = Server::with(Settings { sessions: 2, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { sessions: 2, ..GatewaySettings::default() }).await;
     let _held = (server.device("a").await, server.device("b").await);
     let refused = server.try_ws(&server.admin()).await;
     let Err(tokio_tungstenite::tungstenite::Error::Http(response)) = refused else { panic!("not refused") };

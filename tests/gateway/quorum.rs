@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
 use tillsync::cluster::local::LocalCluster;
-use tillsync::cluster::{Change, Changed, Cluster, NodeInfo, Peer, Status};
+use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use tillsync::consensus::replica::Replica;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
@@ -60,14 +60,25 @@ impl Cluster for Cut {
         Box::pin(async move { quorum })
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ClusterStatus {
         let reached = *self.reached.borrow();
         let (silent, latency) = (Duration::from_secs(1), Duration::from_millis(3));
         let peer = |node| match node - 2 < reached {
-            true => Peer { node, reachable: true, silent_for: Some(silent), latency: Some(latency), ..Peer::default() },
-            false => Peer { node, ..Peer::default() },
+            true => PeerState {
+                node,
+                reachable: true,
+                silent_for: Some(silent),
+                latency: Some(latency),
+                ..PeerState::default()
+            },
+            false => PeerState { node, ..PeerState::default() },
         };
-        Status { quorum: reached > 0, peers: vec![peer(2), peer(3)], voters: vec![1, 2, 3], ..self.inner.status() }
+        ClusterStatus {
+            quorum: reached > 0,
+            peers: vec![peer(2), peer(3)],
+            voters: vec![1, 2, 3],
+            ..self.inner.status()
+        }
     }
 
     fn objection(&self) -> Option<String> {
@@ -78,7 +89,12 @@ impl Cluster for Cut {
         self.inner.nodes()
     }
 
-    fn change(&self, change: Change, by: Principal, within: Duration) -> BoxFuture<'_, Result<Changed, Error>> {
+    fn change(
+        &self,
+        change: MembershipChange,
+        by: Principal,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         self.inner.change(change, by, within)
     }
 }
@@ -91,7 +107,7 @@ async fn server() -> (Server, watch::Sender<u64>) {
 async fn server_that_may_object() -> (Server, watch::Sender<u64>, watch::Sender<Option<String>>) {
     let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
     let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
-    let server = Server::over(Settings::default(), |inner| Arc::new(cut(inner))).await;
+    let server = Server::over(GatewaySettings::default(), |inner| Arc::new(cut(inner))).await;
     server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await;
     server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
     (server, reached, objection)

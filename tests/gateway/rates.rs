@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
-use tillsync::config::{Allowed, Rate};
-use tillsync::gateway::Settings;
+use tillsync::config::{Rate, RateLimits};
+use tillsync::gateway::GatewaySettings;
 use tillsync::gateway::rest::routes::{ENDPOINTS, Endpoint, Needs};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{DataUpdate, DeviceOnline, Operation, Presence, Role};
@@ -20,7 +20,7 @@ use crate::harness::Server;
 use crate::socketio::Sio;
 use crate::transports::Poller;
 
-const NONE: Allowed = Allowed {
+const NONE: RateLimits = RateLimits {
     requests: None,
     bytes: None,
     reads: None,
@@ -32,8 +32,8 @@ const NONE: Allowed = Allowed {
     sessions: 100,
 };
 
-async fn limited(allowed: Allowed) -> Server {
-    Server::with(Settings { allowed, ..Settings::default() }).await
+async fn limited(allowed: RateLimits) -> Server {
+    Server::with(GatewaySettings { allowed, ..GatewaySettings::default() }).await
 }
 
 fn till(server: &Server) -> String {
@@ -42,7 +42,7 @@ fn till(server: &Server) -> String {
 
 #[tokio::test]
 async fn a_request_too_many_is_told_when_to_come_again() {
-    let server = limited(Allowed { requests: Rate::per_second(1, 20), ..NONE }).await;
+    let server = limited(RateLimits { requests: Rate::per_second(1, 20), ..NONE }).await;
     let token = till(&server);
     let mut ws = server.ws(&token).await;
     for _ in 0..12 {
@@ -70,8 +70,8 @@ async fn a_request_too_many_is_told_when_to_come_again() {
 /// At least the time that the rate says, and everything is answered: on both transports, by requests and by bytes.
 #[tokio::test]
 async fn a_session_beyond_its_rate_is_read_more_slowly_and_loses_nothing() {
-    let requests = Allowed { requests: Rate::per_second(100, 30), ..NONE };
-    let bytes = Allowed { bytes: Rate::per_second(10_000, 10_000), ..NONE };
+    let requests = RateLimits { requests: Rate::per_second(100, 30), ..NONE };
+    let bytes = RateLimits { bytes: Rate::per_second(10_000, 10_000), ..NONE };
     for allowed in [requests, bytes] {
         let server = limited(allowed).await;
         let mut sio = Sio::connect_as(&server, &till(&server)).await;
@@ -101,7 +101,7 @@ async fn a_session_beyond_its_rate_is_read_more_slowly_and_loses_nothing() {
 
 #[tokio::test]
 async fn critical_events_have_a_rate_of_their_own() {
-    let server = limited(Allowed { critical: Rate::per_second(10, 5), ..NONE }).await;
+    let server = limited(RateLimits { critical: Rate::per_second(10, 5), ..NONE }).await;
     let mut ws = server.ws(&till(&server)).await;
     ws.online("till").await;
     let began = Instant::now();
@@ -117,7 +117,7 @@ async fn critical_events_have_a_rate_of_their_own() {
 
 #[tokio::test]
 async fn reports_have_a_rate_of_their_own() {
-    let server = limited(Allowed { reports: Rate::per_second(10, 5), ..NONE }).await;
+    let server = limited(RateLimits { reports: Rate::per_second(10, 5), ..NONE }).await;
     let mut ws = server.ws(&till(&server)).await;
     ws.online("till").await;
     let began = Instant::now();
@@ -137,7 +137,7 @@ async fn reports_have_a_rate_of_their_own() {
 
 #[tokio::test]
 async fn comings_and_goings_have_a_rate_of_their_own() {
-    let server = limited(Allowed { presence: Rate::per_second(10, 5), ..NONE }).await;
+    let server = limited(RateLimits { presence: Rate::per_second(10, 5), ..NONE }).await;
     let mut ws = server.ws(&till(&server)).await;
     let began = Instant::now();
     for _ in 0..5 {
@@ -149,7 +149,7 @@ async fn comings_and_goings_have_a_rate_of_their_own() {
 
 #[tokio::test]
 async fn elections_and_role_changes_have_a_rate_of_their_own() {
-    let server = limited(Allowed { elections: Rate::per_minute(2), ..NONE }).await;
+    let server = limited(RateLimits { elections: Rate::per_minute(2), ..NONE }).await;
     let token = till(&server);
     let mut ws = server.ws(&token).await;
     ws.online("till").await;
@@ -176,10 +176,10 @@ async fn elections_and_role_changes_have_a_rate_of_their_own() {
 
 #[tokio::test]
 async fn a_token_has_so_many_sessions_and_streams_on_a_node() {
-    let server = Server::with(Settings {
-        allowed: Allowed { sessions: 3, ..Allowed::default() },
+    let server = Server::with(GatewaySettings {
+        allowed: RateLimits { sessions: 3, ..RateLimits::default() },
         sessions: 40,
-        ..Settings::default()
+        ..GatewaySettings::default()
     })
     .await;
     let token = till(&server);
@@ -232,7 +232,7 @@ fn a_day(count: u32) -> Option<Rate> {
 #[tokio::test]
 async fn all_tokens_of_a_device_have_one_rate_at_every_door() {
     for class in [Class::SalesAssistant, Class::Manager, Class::Admin] {
-        let server = limited(Allowed { requests: a_day(60), privileged: a_day(60), ..NONE }).await;
+        let server = limited(RateLimits { requests: a_day(60), privileged: a_day(60), ..NONE }).await;
         let mut tokens: Vec<String> = (0..3).map(|_| server.token("one", class)).collect();
         let (_, renewed) = server.rest_as(&tokens[0], "POST", "/token/renew", None).await;
         tokens.push(renewed["token"].as_str().unwrap().to_owned());
@@ -261,7 +261,7 @@ async fn all_tokens_of_a_device_have_one_rate_at_every_door() {
 
 #[tokio::test]
 async fn every_endpoint_that_needs_a_token_counts() {
-    let server = limited(Allowed { requests: a_day(1), privileged: a_day(1), ..NONE }).await;
+    let server = limited(RateLimits { requests: a_day(1), privileged: a_day(1), ..NONE }).await;
     let mut asked = 0;
     for class in [Class::SalesAssistant, Class::Admin] {
         let token = server.token("one", class);
@@ -283,7 +283,7 @@ async fn every_endpoint_that_needs_a_token_counts() {
 
 #[tokio::test]
 async fn streams_and_sessions_that_are_opened_over_and_over_cost_more_than_requests() {
-    let server = limited(Allowed { requests: a_day(60), ..NONE }).await;
+    let server = limited(RateLimits { requests: a_day(60), ..NONE }).await;
     let token = till(&server);
     let mut opened = 0;
     while opened < 3 && stream(&server, &token).await.is_ok() {
@@ -298,7 +298,7 @@ async fn streams_and_sessions_that_are_opened_over_and_over_cost_more_than_reque
 
 #[tokio::test]
 async fn critical_events_of_all_sessions_of_a_device_have_one_rate() {
-    let server = limited(Allowed { critical: Rate::per_second(10, 5), ..NONE }).await;
+    let server = limited(RateLimits { critical: Rate::per_second(10, 5), ..NONE }).await;
     let began = Instant::now();
     let mut sessions = Vec::new();
     for _ in 0..3 {
@@ -343,7 +343,7 @@ async fn fill(server: &Server) {
 #[tokio::test]
 async fn bytes_that_are_read_have_a_rate_and_writes_go_on() {
     let reads = Rate::per_second(1_000, 50_000);
-    let server = limited(Allowed { reads, ..NONE }).await;
+    let server = limited(RateLimits { reads, ..NONE }).await;
     fill(&server).await;
     let (token, other) = (till(&server), server.token("other", Class::SalesAssistant));
     let (mut ws, mut hears) = (server.ws(&token).await, server.ws(&other).await);
@@ -396,7 +396,7 @@ async fn bytes_that_are_read_have_a_rate_and_writes_go_on() {
 
 #[tokio::test]
 async fn what_a_device_missed_comes_later_when_it_has_read_too_much() {
-    let server = limited(Allowed { reads: Rate::per_second(200_000, 1_000), ..NONE }).await;
+    let server = limited(RateLimits { reads: Rate::per_second(200_000, 1_000), ..NONE }).await;
     fill(&server).await;
     let (token, began) = (till(&server), Instant::now());
     let (_, page) = server.rest_as(&token, "GET", "/sync/changes?limit=1000", None).await;

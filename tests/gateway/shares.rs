@@ -114,7 +114,7 @@ async fn a_till_cannot_make_itself_master_over_a_healthy_one_that_it_does_not_ou
         let body = Some(json!({"reason": reason, "initiated_by": "office"}));
         assert_eq!(server.rest_as(&token, "POST", "/system/election", body).await.0, 409);
     }
-    assert_eq!(server.cluster.replica().hot().meta().term, 1);
+    assert_eq!(server.cluster.replica().state().meta().term, 1);
     // A manager may.
     let manager = server.token("manager", Class::Manager);
     let order = Some(json!({"role": "master", "reason": "the boss said so"}));

@@ -136,13 +136,13 @@ async fn whoever_exports_and_imports_is_not_there_as_a_device() {
     assert_eq!(one.rest("POST", "/device/register", Some(body)).await.0, 200);
     good(&one, "export", &file("1.db")).await;
     good(&two, "import", &file("1.db")).await;
-    let rows = two.cluster.replica().hot().meta().audit_head;
+    let rows = two.cluster.replica().state().meta().audit_head;
     good(&two, "export", &file("2.db")).await;
     good(&two, "export", &file("3.db")).await;
     assert_same(&file("1.db"), &file("2.db"));
     assert_same(&file("1.db"), &file("3.db"));
-    let here = || two.cluster.replica().hot().device("admin").is_some_and(|d| d.is_active);
-    assert_eq!((here(), two.cluster.replica().hot().meta().audit_head), (false, rows));
+    let here = || two.cluster.replica().state().device("admin").is_some_and(|d| d.is_active);
+    assert_eq!((here(), two.cluster.replica().state().meta().audit_head), (false, rows));
     // Anything else that is asked with that token is a sign of it.
     two.rest("GET", "/device/roles", None).await;
     until("the device is here", here).await;
@@ -161,13 +161,13 @@ async fn the_nodes_devices_go_neither_out_nor_in() {
     let two = Server::start().await;
     let node = DeviceOnline { device_id: "node-1".into(), presence: Presence::Node.into(), ..DeviceOnline::default() };
     two.cluster.propose(Intent::DeviceOnline(node)).await.unwrap();
-    let before = two.cluster.replica().hot().device("node-1").cloned().unwrap();
+    let before = two.cluster.replica().state().device("node-1").cloned().unwrap();
     let said = good(&two, "import", &file("1.db")).await;
     for row in [format!("device_roles row {role}"), format!("sync_states row {state}")] {
         assert!(said.contains(&format!("{row}: not taken: \"node-1\" is the own device of a node")), "{said}");
     }
     assert!(said.contains(": 3 devices,"), "{said}");
-    assert_eq!(two.cluster.replica().hot().device("node-1"), Some(&before));
+    assert_eq!(two.cluster.replica().state().device("node-1"), Some(&before));
     good(&two, "export", &file("2.db")).await;
     for name in ["device_roles", "sync_states"] {
         let others = table(&file("1.db"), name, "device_id <> 'node-1'");

@@ -40,24 +40,24 @@ async fn a_revoked_device_ends_at_once_and_says_what_came_of_it() {
         assert_eq!(server.rest_as(token, "GET", "/device/roles", None).await.1["error_code"], "3001");
         assert!(server.try_ws(token).await.is_err());
     }
-    assert!(!server.cluster.replica().hot().device("till").unwrap().is_active);
+    assert!(!server.cluster.replica().state().device("till").unwrap().is_active);
     other.none("error").await;
     let (_, logs) = server.rest("GET", "/sync/audit-logs?event_type=device_revoke", None).await;
     assert_eq!(logs["logs"][0]["device_id"], "admin");
     // One that is issued later is good.
-    let now = server.cluster.replica().hot().gate("till").unwrap().not_before;
+    let now = server.cluster.replica().state().gate("till").unwrap().not_before;
     let (fresh, _) = server.keys.issue_at("till", Class::SalesAssistant, None, now + 1, now + 3_600).unwrap();
     server.ws(&fresh).await.online("till").await;
 }
 
 #[tokio::test]
 async fn what_a_heartbeat_says_was_not_sent_is_in_the_report() {
-    let settings = tillsync::gateway::Settings { seen_every: Duration::from_millis(50), ..Default::default() };
+    let settings = tillsync::gateway::GatewaySettings { seen_every: Duration::from_millis(50), ..Default::default() };
     let server = Server::with(settings).await;
     let mut ws = server.device("till").await;
     for count in [5, 2] {
         ws.call("heartbeat", json!({"device_id": "till", "unsent": count}), "heartbeat_ack").await;
-        until("it is noted", || server.cluster.replica().hot().device("till").unwrap().unsent == count).await;
+        until("it is noted", || server.cluster.replica().state().device("till").unwrap().unsent == count).await;
     }
     let (_, report) = server.rest("POST", "/device/till/revoke", None).await;
     assert_eq!(report["unsent"]["count"], 2);
@@ -134,9 +134,9 @@ async fn a_forgotten_device_makes_room_and_its_old_queue_is_told() {
 
 #[tokio::test]
 async fn a_session_goes_on_with_a_renewed_token_until_the_first_one_is_taken_back() {
-    let server = Server::with(tillsync::gateway::Settings {
+    let server = Server::with(tillsync::gateway::GatewaySettings {
         ping_every: Duration::from_millis(100),
-        ..tillsync::gateway::Settings::default()
+        ..tillsync::gateway::GatewaySettings::default()
     })
     .await;
     let now = server.cluster.clock().now_ms();
@@ -163,5 +163,5 @@ async fn a_session_goes_on_with_a_renewed_token_until_the_first_one_is_taken_bac
     for token in [&newest, over_rest["token"].as_str().unwrap()] {
         assert_eq!(server.rest_as(token, "POST", "/token/renew", None).await.1["error_code"], "3001");
     }
-    until("nobody is left", || server.cluster.replica().hot().active_devices() == 0).await;
+    until("nobody is left", || server.cluster.replica().state().active_devices() == 0).await;
 }

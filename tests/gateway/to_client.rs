@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 
 use crate::harness::{Over, Server, Ws, over_each};
 
@@ -140,7 +140,7 @@ async fn sync_error() {
     .await;
     // Also when a device does not say in time that it is done.
     for over in [Over::WebSocket, Over::SocketIo] {
-        let settings = Settings { sync_timeout: Duration::from_millis(50), ..Settings::default() };
+        let settings = GatewaySettings { sync_timeout: Duration::from_millis(50), ..GatewaySettings::default() };
         let server = Server::with(settings).await;
         let mut ws = server.session(over).await;
         ws.online("d").await;

@@ -6,7 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::cluster::Cluster;
-use tillsync::gateway::Settings;
+use tillsync::gateway::GatewaySettings;
 use tillsync::limits;
 use tillsync::proto::TokenRevoke;
 use tillsync::proto::command::Intent;
@@ -146,7 +146,7 @@ async fn a_revoked_token_ends_the_session_for_good() {
 
 #[tokio::test]
 async fn an_expired_token_ends_the_transport_and_a_fresh_one_comes_back() {
-    let settings = Settings { ping_every: Duration::from_millis(100), ..Settings::default() };
+    let settings = GatewaySettings { ping_every: Duration::from_millis(100), ..GatewaySettings::default() };
     let server = Server::with(settings).await;
     let token = server.keys.issue("till", Class::SalesAssistant, SystemClock.now_ms(), 1).unwrap().0;
     let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.addr);
@@ -161,7 +161,7 @@ async fn an_expired_token_ends_the_transport_and_a_fresh_one_comes_back() {
 
 #[tokio::test]
 async fn a_full_node_refuses_before_there_is_a_connection() {
-    let server = Server::with(Settings { sessions: 1, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { sessions: 1, ..GatewaySettings::default() }).await;
     let mut first = Sio::connect_as(&server, &server.admin()).await;
     for transport in ["polling", "websocket"] {
         let url = format!("http://{}/socket.io/?EIO=4&transport={transport}", server.addr);
@@ -176,7 +176,7 @@ async fn a_full_node_refuses_before_there_is_a_connection() {
 
 #[tokio::test]
 async fn a_node_that_is_full_by_then_ends_the_transport_of_whoever_says_its_name() {
-    let server = Server::with(Settings { sessions: 1, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { sessions: 1, ..GatewaySettings::default() }).await;
     let mut late = Sio::open(&server, "EIO=4").await;
     let _first = Sio::connect_as(&server, &server.admin()).await;
     late.send(&format!("40{}", json!({"token": server.admin()}))).await;
@@ -186,7 +186,7 @@ async fn a_node_that_is_full_by_then_ends_the_transport_of_whoever_says_its_name
 #[tokio::test]
 async fn a_silent_client_is_told_and_may_come_back() {
     let (ping_every, lost_after) = (Duration::from_millis(50), Duration::from_millis(300));
-    let server = Server::with(Settings { ping_every, lost_after, ..Settings::default() }).await;
+    let server = Server::with(GatewaySettings { ping_every, lost_after, ..GatewaySettings::default() }).await;
     let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.addr);
     let mut sio = Sio(tokio_tungstenite::connect_async(url).await.unwrap().0);
     sio.send(&format!("40{}", json!({"token": server.admin()}))).await;
@@ -366,7 +366,7 @@ async fn text(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> String
 
 #[tokio::test]
 async fn a_client_that_is_busy_as_it_is_connected_resumes_before_it_hears_of_changes() {
-    let settings = Settings { ping_every: Duration::from_millis(500), ..Settings::default() };
+    let settings = GatewaySettings { ping_every: Duration::from_millis(500), ..GatewaySettings::default() };
     let server = Server::with(settings).await;
     let mut writer = server.session(Over::WebSocket).await;
     let cursor = writer.online("writer").await["cursor"].clone();
@@ -468,7 +468,8 @@ async fn pages_of_other_origins_may_ask_and_socket_io_2_with_credentials() {
     let server = Server::start().await;
     assert_eq!(ask(&server, sio, "https://a.example").await, both("https://a.example", "true"));
     assert_eq!(ask(&server, rest, "https://a.example").await, both("*", ""));
-    let server = Server::with(Settings { origins: vec!["https://a.example".into()], ..Settings::default() }).await;
+    let server =
+        Server::with(GatewaySettings { origins: vec!["https://a.example".into()], ..GatewaySettings::default() }).await;
     for path in [sio, rest] {
         assert_eq!(ask(&server, path, "https://a.example").await, both("https://a.example", "true"));
         assert_eq!(ask(&server, path, "https://b.example").await.0, "", "{path}");

@@ -24,7 +24,7 @@ fn frame(over: Over, event: &str, data: &str) -> String {
 }
 
 fn audited(server: &Server) -> (u64, u64, u64) {
-    let state = server.cluster.replica().hot();
+    let state = server.cluster.replica().state();
     (state.meta().head_seq, state.meta().audit_head, state.meta().conflict_head)
 }
 

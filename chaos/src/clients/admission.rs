@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tillsync::token::Class;
 use tokio::time::sleep;
 
-use super::client::{Bearer, Client, Counters, Talk};
+use super::client::{Bearer, ChaosClient, ClientTalk, Counters};
 use super::desk::{Desk, order, request};
 use super::rights::{Task, read, write};
-use super::{Gone, Phase, Record, Request, Testbed};
-use crate::history::{Order, Ordered, Outcome, Token};
+use super::{ConnectionLost, HistoryRecorder, Request, Testbed, WorkloadPhase};
+use crate::history::{NumberedToken, OpOutcome, Order, Ordered};
 use crate::rng::Rng;
 
 /// What these devices write.
@@ -28,7 +28,7 @@ const LOOKS: u64 = 10;
 
 /// The device that is kept out now and then.
 pub struct Guest<T: Testbed> {
-    client: Client<T>,
+    client: ChaosClient<T>,
     counters: Arc<Counters>,
     written: u64,
     /// Its last write was taken: it is in again.
@@ -37,7 +37,7 @@ pub struct Guest<T: Testbed> {
 
 impl<T: Testbed> Guest<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        Self { client: Client::new(world, counters.clone(), name, rng), counters, written: 0, works: false }
+        Self { client: ChaosClient::new(world, counters.clone(), name, rng), counters, written: 0, works: false }
     }
 
     pub async fn run(mut self) {
@@ -53,18 +53,18 @@ impl<T: Testbed> Guest<T> {
                 invoked_us: us,
                 returned: tick,
                 returned_us: us,
-                outcome: Outcome::Ok,
+                outcome: OpOutcome::Ok,
                 error: String::new(),
             });
         }
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             // What it wrote under load is no answer to whether it is in when all is over.
-            let calm = self.client.phase() != Phase::Load;
+            let calm = self.client.phase() != WorkloadPhase::Load;
             if self.client.bearer.is_none() {
                 if calm {
                     world.set_busy(&name, false);
                     // Nobody lets it in any more. An error: the run has ended.
-                    let _ = world.phase().wait_for(|phase| *phase != Phase::Listen).await;
+                    let _ = world.phase().wait_for(|phase| *phase != WorkloadPhase::Listen).await;
                 } else {
                     self.ask_to_be_let_in().await;
                 }
@@ -74,45 +74,45 @@ impl<T: Testbed> Guest<T> {
                 let live = self.talk(&mut talk).await.is_ok();
                 self.client.disconnect(talk, live);
             }
-            if self.client.phase() != Phase::End && self.client.rng.percent(60) {
+            if self.client.phase() != WorkloadPhase::End && self.client.rng.percent(60) {
                 self.renew().await;
             }
             let pause = self.client.rng.millis(5, 80);
             sleep(pause).await;
         }
         if self.client.bearer.is_some() && !self.works {
-            world.recorder().trouble(format!("{name} is not let in after everything had healed"));
+            world.recorder().anomaly(format!("{name} is not let in after everything had healed"));
         }
     }
 
     fn got(&mut self, number: u64, token: &str) {
-        let known = Token { number, class: CLASS.name().into() };
+        let known = NumberedToken { number, class: CLASS.name().into() };
         self.client.bearer = Some(Bearer { token: token.to_owned(), known });
         self.works = false;
     }
 
-    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if !self.client.come_online(talk).await? {
-            return Err(Gone);
+            return Err(ConnectionLost);
         }
         loop {
             let calm = match self.client.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen => true,
-                Phase::Load => false,
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen => true,
+                WorkloadPhase::Load => false,
             };
             match self.client.rng.below(100) {
                 _ if calm && self.works => {}
                 0..=49 => {
                     self.written += 1;
                     let done = write(&mut self.client, talk, COUNTED, RECORDS, self.written).await?;
-                    self.works = calm && done == Outcome::Ok;
+                    self.works = calm && done == OpOutcome::Ok;
                     if self.works {
                         self.client.world.set_busy(&self.client.name, false);
                     }
                 }
                 50..=79 => read(&mut self.client, talk, COUNTED, RECORDS).await?,
-                80..=82 if !calm => return Err(Gone),
+                80..=82 if !calm => return Err(ConnectionLost),
                 _ => {}
             }
             let pause = self.client.rng.millis(5, 50);
@@ -130,7 +130,7 @@ impl<T: Testbed> Guest<T> {
         let ordered = Ordered::Token { device, number, renews, code: None };
         let ask = request("POST", "/token/renew".into(), None);
         let (order, body) = order(&self.client.world, node, &bearer.token, ordered, ask).await;
-        let taken_back = order.outcome == Outcome::Failed && order.error.starts_with("3001");
+        let taken_back = order.outcome == OpOutcome::Failed && order.error.starts_with("3001");
         self.client.world.recorder().order(order);
         if let Some(token) = body["token"].as_str() {
             let works = self.works;
@@ -152,7 +152,7 @@ impl<T: Testbed> Guest<T> {
         for _ in 0..POLLS {
             let pause = self.client.rng.millis(60, 160);
             sleep(pause).await;
-            if self.client.phase() != Phase::Load || self.collect(code, secret).await {
+            if self.client.phase() != WorkloadPhase::Load || self.collect(code, secret).await {
                 return;
             }
         }
@@ -182,7 +182,7 @@ impl<T: Testbed> Guest<T> {
         let (Ordered::Token { number, .. }, Some(token)) = (order.ordered.clone(), body["token"].as_str()) else {
             // Somebody decided otherwise, or the token was handed out and got lost; a code that waits is no order.
             let over = matches!(body["status"].as_str(), Some("refused" | "claimed"));
-            if order.outcome == Outcome::Unknown {
+            if order.outcome == OpOutcome::Unknown {
                 self.client.world.recorder().order(order);
             }
             return over;
@@ -200,7 +200,7 @@ pub async fn officer<T: Testbed>(world: Arc<T>, rng: Rng, device: String) {
     let Some(token) = world.token("security", Class::Admin) else { return };
     let mut officer = Officer { desk: Desk { world, token, rng }, device };
     let mut revoked = 0;
-    while officer.desk.phase() == Phase::Load {
+    while officer.desk.phase() == WorkloadPhase::Load {
         let pause = officer.desk.rng.millis(100, 900);
         sleep(pause).await;
         match officer.desk.rng.below(100) {
@@ -242,9 +242,9 @@ impl<T: Testbed> Officer<T> {
         self.desk.give(Ordered::Suspend { device: device.clone() }, ask).await;
         let pause = self.desk.rng.millis(50, 700);
         sleep(pause).await;
-        while self.desk.phase() != Phase::End {
+        while self.desk.phase() != WorkloadPhase::End {
             let ask = self.about("resume");
-            if self.desk.give(Ordered::Resume { device: device.clone() }, ask).await.0 == Outcome::Ok {
+            if self.desk.give(Ordered::Resume { device: device.clone() }, ask).await.0 == OpOutcome::Ok {
                 return;
             }
             sleep(PAUSE).await;
@@ -254,14 +254,14 @@ impl<T: Testbed> Officer<T> {
     async fn revoke(&mut self) {
         let (device, ask) = (self.device.clone(), self.about("revoke"));
         let done = self.desk.give(Ordered::Revoke { device: device.clone() }, ask).await.0;
-        if done != Outcome::Ok || self.desk.rng.percent(40) {
+        if done != OpOutcome::Ok || self.desk.rng.percent(40) {
             return;
         }
         // Nobody lets it in meanwhile, so it stays away until it is forgotten.
         for _ in 0..LOOKS {
             sleep(PAUSE).await;
             let ask = request("DELETE", format!("/device/{device}"), None);
-            if self.desk.give(Ordered::Forget { device: device.clone() }, ask).await.0 == Outcome::Ok {
+            if self.desk.give(Ordered::Forget { device: device.clone() }, ask).await.0 == OpOutcome::Ok {
                 for _ in 0..2 {
                     let ask = request("GET", format!("/device/roles/{device}"), None);
                     self.desk.give(Ordered::Look { device: device.clone() }, ask).await;

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::Event;
-use crate::history::Outcome;
+use super::ReceivedEvent;
+use crate::history::OpOutcome;
 
 /// What is known after an answer.
-pub enum End {
-    Known(Outcome),
+pub enum AnswerEnd {
+    Known(OpOutcome),
     /// To be sent again; `sure`: this try was surely not applied.
     Again {
         sure: bool,
@@ -15,7 +15,7 @@ pub enum End {
 }
 
 /// The `request_id` of the write that this answers.
-pub fn answered(event: &Event) -> Option<&str> {
+pub fn answered(event: &ReceivedEvent) -> Option<&str> {
     let ends = match event.name.as_str() {
         "acknowledged" => true,
         "error" => event.data["event"] == json!("data_update"),
@@ -24,24 +24,24 @@ pub fn answered(event: &Event) -> Option<&str> {
     event.data["request_id"].as_str().filter(|_| ends)
 }
 
-pub fn end(event: &Event) -> End {
+pub fn end(event: &ReceivedEvent) -> AnswerEnd {
     match (event.name.as_str(), event.data["retry"].as_str()) {
-        ("acknowledged", _) if event.data["seq"].as_u64().is_some() => End::Known(Outcome::Ok),
+        ("acknowledged", _) if event.data["seq"].as_u64().is_some() => AnswerEnd::Known(OpOutcome::Ok),
         // It lost a conflict, or waits for a decision that never comes here: it is not in the log.
-        ("acknowledged", _) => End::Known(Outcome::Failed),
-        _ if event.data["error_code"] == json!("2002") => End::Known(Outcome::Failed),
-        (_, Some("safe")) => End::Again { sure: true },
-        (_, Some("same_request_id")) => End::Again { sure: false },
-        _ => End::Known(Outcome::Failed),
+        ("acknowledged", _) => AnswerEnd::Known(OpOutcome::Failed),
+        _ if event.data["error_code"] == json!("2002") => AnswerEnd::Known(OpOutcome::Failed),
+        (_, Some("safe")) => AnswerEnd::Again { sure: true },
+        (_, Some("same_request_id")) => AnswerEnd::Again { sure: false },
+        _ => AnswerEnd::Known(OpOutcome::Failed),
     }
 }
 
 /// Repeats of a write that was decided are answered as the first was.
-pub fn tells_of_all(event: &Event) -> bool {
+pub fn tells_of_all(event: &ReceivedEvent) -> bool {
     event.name == "acknowledged" || event.data["error_code"] == json!("2002")
 }
 
-pub fn error(event: &Event) -> String {
+pub fn error(event: &ReceivedEvent) -> String {
     match event.name.as_str() {
         "error" => format!("{} {}", event.data["error_code"], event.data["error"]),
         _ => String::new(),

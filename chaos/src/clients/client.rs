@@ -10,8 +10,10 @@ use tillsync::model::time::parse_iso;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::{Connection, Event, Gone, Phase, Record, Testbed};
-use crate::history::{Asked, Held, Op, Outcome, PageTold, Row, SessionTold, Shown, Token};
+use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use crate::history::{
+    HeldRecord, NumberedToken, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange, ShownRecord,
+};
 use crate::rng::Rng;
 
 /// How long a device waits for an answer: longer than the cluster takes to give up.
@@ -32,15 +34,15 @@ impl Counters {
     }
 }
 
-pub struct Client<T> {
+pub struct ChaosClient<T> {
     pub world: Arc<T>,
     counters: Arc<Counters>,
     pub name: String,
     pub rng: Rng,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<WorkloadPhase>,
     churn: watch::Receiver<u64>,
     /// What it heard of each record last, in the order of arrival.
-    pub known: BTreeMap<(String, i64), Known>,
+    pub known: BTreeMap<(String, i64), KnownRecord>,
     /// A full sync replaces what it knows.
     pub replaces: bool,
     /// A token of its own, which may be taken back, or whose class may not do everything: what comes over its sessions
@@ -51,18 +53,18 @@ pub struct Client<T> {
 #[derive(Clone, Debug)]
 pub struct Bearer {
     pub token: String,
-    pub known: Token,
+    pub known: NumberedToken,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownRecord {
     pub seq: u64,
     /// Empty: deleted.
     pub value: String,
 }
 
 /// One connection and what came over it.
-pub struct Talk<T: Testbed> {
+pub struct ClientTalk<T: Testbed> {
     pub link: T::Connection,
     pub node: T::Node,
     pub told: SessionTold,
@@ -85,25 +87,25 @@ pub struct Sync {
     pub done: Option<bool>,
 }
 
-pub enum Answer {
-    Event(Event),
+pub enum ClientAnswer {
+    Event(ReceivedEvent),
     /// No answer in time.
     Silence,
 }
 
-impl<T: Testbed> Client<T> {
+impl<T: Testbed> ChaosClient<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let (phase, churn) = (world.phase(), world.churn());
         let known = BTreeMap::new();
         Self { world, counters, name, rng, phase, churn, known, replaces: false, bearer: None }
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> WorkloadPhase {
         *self.phase.borrow()
     }
 
     /// Connects to a node that serves, but not to `other`; `None` after a pause if there is none or it refuses.
-    pub async fn connect(&mut self, other: Option<u64>) -> Option<Talk<T>> {
+    pub async fn connect(&mut self, other: Option<u64>) -> Option<ClientTalk<T>> {
         let nodes: Vec<_> = self.world.nodes().into_iter().filter(|(id, _)| Some(*id) != other).collect();
         let mut found = None;
         if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
@@ -125,11 +127,11 @@ impl<T: Testbed> Client<T> {
             ..SessionTold::default()
         };
         self.churn.mark_unchanged();
-        Some(Talk { link, node, told, online: false, cursor_refused: false, sync: None })
+        Some(ClientTalk { link, node, told, online: false, cursor_refused: false, sync: None })
     }
 
     /// The connection is over: what it was told is recorded.
-    pub fn disconnect(&mut self, mut talk: Talk<T>, live_at_end: bool) {
+    pub fn disconnect(&mut self, mut talk: ClientTalk<T>, live_at_end: bool) {
         talk.told.ended_us = self.world.recorder().us();
         talk.told.live_at_end = live_at_end && talk.online;
         self.world.set_reached(talk.told.session, None);
@@ -140,27 +142,27 @@ impl<T: Testbed> Client<T> {
     }
 
     /// `device_online` without a cursor. False if the node did not let it.
-    pub async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<bool, Gone> {
+    pub async fn come_online(&mut self, talk: &mut ClientTalk<T>) -> Result<bool, ConnectionLost> {
         let priority = if self.bearer.is_some() { 0 } else { self.rng.between(0, 3) * 20 };
         let mut ask = json!({ "device_id": self.name, "priority": priority });
         if let Some(tables) = self.world.tables() {
             ask["subscribe"] = json!(tables);
         }
         talk.link.send("device_online", &ask).await?;
-        let Answer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
+        let ClientAnswer::Event(event) = self.online_answer(talk).await? else { return Ok(false) };
         Ok(self.is_online(talk, &event))
     }
 
-    pub async fn online_answer(&mut self, talk: &mut Talk<T>) -> Result<Answer, Gone> {
+    pub async fn online_answer(&mut self, talk: &mut ClientTalk<T>) -> Result<ClientAnswer, ConnectionLost> {
         let name = json!(self.name);
-        let is_it = |event: &Event| {
+        let is_it = |event: &ReceivedEvent| {
             (event.name == "device_online_ack" && event.data["device_id"] == name) || refuses(event, "device_online")
         };
         self.answer(talk, is_it).await
     }
 
     /// Notes the place in the log at which the session stands; false if this is no such answer.
-    pub fn is_online(&self, talk: &mut Talk<T>, event: &Event) -> bool {
+    pub fn is_online(&self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) -> bool {
         let cursor = cursor(event).filter(|_| event.name == "device_online_ack");
         talk.online = cursor.is_some();
         talk.told.position = cursor.map(|(_, seq)| seq);
@@ -171,30 +173,34 @@ impl<T: Testbed> Client<T> {
     }
 
     /// The next event that `is_it` takes. All that comes is noted.
-    pub async fn answer(&mut self, talk: &mut Talk<T>, is_it: impl Fn(&Event) -> bool) -> Result<Answer, Gone> {
+    pub async fn answer(
+        &mut self,
+        talk: &mut ClientTalk<T>,
+        is_it: impl Fn(&ReceivedEvent) -> bool,
+    ) -> Result<ClientAnswer, ConnectionLost> {
         let until = Instant::now() + PATIENCE;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
-                return Err(Gone);
+                return Err(ConnectionLost);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 self.world.recorder().unanswered(&self.name, talk.told.node);
-                return Ok(Answer::Silence);
+                return Ok(ClientAnswer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
             self.note(talk, &event)?;
             if is_it(&event) {
-                return Ok(Answer::Event(event));
+                return Ok(ClientAnswer::Event(event));
             }
         }
     }
 
-    pub async fn listen(&mut self, talk: &mut Talk<T>, during: Duration) -> Result<(), Gone> {
+    pub async fn listen(&mut self, talk: &mut ClientTalk<T>, during: Duration) -> Result<(), ConnectionLost> {
         let until = Instant::now() + during;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
-                return Err(Gone);
+                return Err(ConnectionLost);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -206,7 +212,7 @@ impl<T: Testbed> Client<T> {
         }
     }
 
-    fn note(&mut self, talk: &mut Talk<T>, event: &Event) -> Result<(), Gone> {
+    fn note(&mut self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) -> Result<(), ConnectionLost> {
         match event.name.as_str() {
             "data_update" => {
                 let row = row(&event.data, "new_data");
@@ -228,23 +234,23 @@ impl<T: Testbed> Client<T> {
             }
             "error" if event.data["field"] == json!("cursor") => {
                 talk.cursor_refused = true;
-                return Err(Gone);
+                return Err(ConnectionLost);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn learn(&mut self, row: &Row) {
-        let known = Known { seq: row.seq, value: row.value.clone() };
+    fn learn(&mut self, row: &ShownChange) {
+        let known = KnownRecord { seq: row.seq, value: row.value.clone() };
         self.known.insert((row.table.clone(), row.record), known);
     }
 
     /// What a session of a bearer is shown, with the time.
-    pub fn show(&self, talk: &Talk<T>, asked: Option<u64>, row: &Row) {
+    pub fn show(&self, talk: &ClientTalk<T>, asked: Option<u64>, row: &ShownChange) {
         let Some(bearer) = &self.bearer else { return };
         let (tick, us) = self.world.recorder().now();
-        self.world.recorder().shown(Shown {
+        self.world.recorder().shown(ShownRecord {
             tick,
             us,
             asked,
@@ -259,12 +265,12 @@ impl<T: Testbed> Client<T> {
         });
     }
 
-    fn page(&mut self, talk: &mut Talk<T>, event: &Event) {
+    fn page(&mut self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) {
         let full = event.data["sync_type"] == json!("full");
         let number = event.data["page"].as_u64().unwrap_or(0);
         let more = event.data["has_more"] == json!(true);
         let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
-        let rows: Vec<Row> = changes.iter().map(|change| row(change, "data")).collect();
+        let rows: Vec<ShownChange> = changes.iter().map(|change| row(change, "data")).collect();
         let cursor = cursor(event).map(|(_, seq)| seq).filter(|_| !more);
         if full && number == 1 && self.replaces {
             self.known.clear();
@@ -276,7 +282,7 @@ impl<T: Testbed> Client<T> {
         }
         if let Some(sync) = talk.sync.as_mut().filter(|sync| sync.done.is_none()) {
             if full {
-                sync.op.asked = Asked::Sync { after: None };
+                sync.op.asked = OpRequest::Sync { after: None };
             }
             // Changes were compacted while they were sent: it begins again with everything.
             if number == 1 {
@@ -294,7 +300,12 @@ impl<T: Testbed> Client<T> {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(&mut self, talk: &mut Talk<T>, asked: Asked, mut ask: Value) -> Result<(), Gone> {
+    pub async fn begin_sync(
+        &mut self,
+        talk: &mut ClientTalk<T>,
+        asked: OpRequest,
+        mut ask: Value,
+    ) -> Result<(), ConnectionLost> {
         let mut op = self.op(talk, asked);
         op.tries = 1;
         if let Some(tables) = self.world.tables() {
@@ -306,18 +317,18 @@ impl<T: Testbed> Client<T> {
     }
 
     /// Waits for the next page; true if it was the last one, `None` if the sync failed or nothing comes.
-    pub async fn next_page(&mut self, talk: &mut Talk<T>) -> Result<Option<bool>, Gone> {
+    pub async fn next_page(&mut self, talk: &mut ClientTalk<T>) -> Result<Option<bool>, ConnectionLost> {
         match talk.sync.as_ref().map(|sync| sync.done) {
             Some(None) => {}
             Some(Some(true)) => return Ok(Some(true)),
             _ => return Ok(None),
         }
-        let is_it = |event: &Event| {
+        let is_it = |event: &ReceivedEvent| {
             matches!(event.name.as_str(), "sync_response" | "sync_error") || refuses(event, "sync_request")
         };
         match self.answer(talk, is_it).await? {
-            Answer::Silence => Err(Gone),
-            Answer::Event(_) => match talk.sync.as_ref().map(|sync| sync.done) {
+            ClientAnswer::Silence => Err(ConnectionLost),
+            ClientAnswer::Event(_) => match talk.sync.as_ref().map(|sync| sync.done) {
                 Some(Some(true)) => Ok(Some(true)),
                 Some(None) => Ok(Some(false)),
                 _ => Ok(None),
@@ -325,36 +336,36 @@ impl<T: Testbed> Client<T> {
         }
     }
 
-    pub fn op(&self, talk: &Talk<T>, asked: Asked) -> Op {
+    pub fn op(&self, talk: &ClientTalk<T>, asked: OpRequest) -> Op {
         let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
         let op = Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now());
         Op { token: self.bearer.as_ref().map(|bearer| bearer.known.clone()), ..op }
     }
 
-    pub fn finish(&self, mut op: Op, outcome: Outcome) {
+    pub fn finish(&self, mut op: Op, outcome: OpOutcome) {
         (op.returned, op.returned_us) = self.world.recorder().now();
         op.outcome = outcome;
         self.world.recorder().op(op);
     }
 
     /// All records that it knows to exist.
-    pub fn held(&self) -> Vec<Held> {
+    pub fn held(&self) -> Vec<HeldRecord> {
         let there = self.known.iter().filter(|(_, known)| !known.value.is_empty());
         let held = there.map(|((table, record), known)| {
             let (table, value) = (table.clone(), known.value.clone());
-            Held { table, record: *record, seq: known.seq, value }
+            HeldRecord { table, record: *record, seq: known.seq, value }
         });
         held.collect()
     }
 }
 
 /// The server's error about an event of this name.
-pub fn refuses(event: &Event, what: &str) -> bool {
+pub fn refuses(event: &ReceivedEvent, what: &str) -> bool {
     event.name == "error" && event.data["event"] == json!(what) && event.data["field"] != json!("cursor")
 }
 
 /// Epoch and seq of an event's cursor.
-pub fn cursor(event: &Event) -> Option<(&str, u64)> {
+pub fn cursor(event: &ReceivedEvent) -> Option<(&str, u64)> {
     let (epoch, seq) = event.data["cursor"].as_str()?.split_once('.')?;
     Some((epoch, seq.parse().ok()?))
 }
@@ -365,10 +376,10 @@ pub fn time(value: &Value) -> u64 {
 }
 
 /// A change. Where the request's name is not told with it, it is what its data says.
-fn row(data: &Value, field: &str) -> Row {
+fn row(data: &Value, field: &str) -> ShownChange {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
     let request_id = data["request_id"].as_str().or(data[field]["r"].as_str()).unwrap_or_default().to_owned();
-    Row {
+    ShownChange {
         seq: data["seq"].as_u64().unwrap_or(0),
         table: text("table_name"),
         record: data["record_id"].as_i64().unwrap_or(0),

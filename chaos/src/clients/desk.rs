@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Phase, Record, Request, Testbed};
-use crate::history::{Order, Ordered, Outcome};
+use super::{HistoryRecorder, Request, Testbed, WorkloadPhase};
+use crate::history::{OpOutcome, Order, Ordered};
 use crate::rng::Rng;
 
 /// Somebody with a token who asks any node.
@@ -17,13 +17,13 @@ pub struct Desk<T> {
 }
 
 impl<T: Testbed> Desk<T> {
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> WorkloadPhase {
         *self.world.phase().borrow()
     }
 
     /// Gives an order to some node, and records it. The second one is the body of the answer.
-    pub async fn give(&mut self, ordered: Ordered, request: Request) -> (Outcome, Value) {
-        let Some(node) = self.rng.pick(&self.world.nodes()).cloned() else { return (Outcome::Failed, Value::Null) };
+    pub async fn give(&mut self, ordered: Ordered, request: Request) -> (OpOutcome, Value) {
+        let Some(node) = self.rng.pick(&self.world.nodes()).cloned() else { return (OpOutcome::Failed, Value::Null) };
         let (order, body) = order(&self.world, node, &self.token, ordered, request).await;
         let outcome = order.outcome;
         self.world.recorder().order(order);
@@ -61,18 +61,18 @@ pub async fn order<T: Testbed>(
     let (outcome, error, body) = meaning(answer);
     // What nobody knows the end of may be done later.
     let (returned, returned_us) =
-        if outcome == Outcome::Unknown { (u64::MAX, u64::MAX) } else { (returned, returned_us) };
+        if outcome == OpOutcome::Unknown { (u64::MAX, u64::MAX) } else { (returned, returned_us) };
     (Order { node: id, ordered, invoked, invoked_us, returned, returned_us, outcome, error }, body)
 }
 
 /// An error of the server may come after the order was done: nobody knows then.
-fn meaning(answer: Option<(u16, Value)>) -> (Outcome, String, Value) {
-    let Some((status, body)) = answer else { return (Outcome::Unknown, "no answer".into(), Value::Null) };
+fn meaning(answer: Option<(u16, Value)>) -> (OpOutcome, String, Value) {
+    let Some((status, body)) = answer else { return (OpOutcome::Unknown, "no answer".into(), Value::Null) };
     let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
     let outcome = match status {
-        200..=299 => return (Outcome::Ok, String::new(), body),
-        500.. => Outcome::Unknown,
-        _ => Outcome::Failed,
+        200..=299 => return (OpOutcome::Ok, String::new(), body),
+        500.. => OpOutcome::Unknown,
+        _ => OpOutcome::Failed,
     };
     (outcome, format!("{} {}", text("error_code"), text("error")), body)
 }
@@ -85,10 +85,10 @@ mod tests {
     #[test]
     fn only_a_refusal_is_surely_not_done() {
         let of = |status, body| meaning(Some((status, body)));
-        assert_eq!(of(200, json!({})).0, Outcome::Ok);
+        assert_eq!(of(200, json!({})).0, OpOutcome::Ok);
         let refused = of(403, json!({ "error_code": "3003", "error": "no" }));
-        assert_eq!((refused.0, refused.1.as_str()), (Outcome::Failed, "3003 no"));
-        assert_eq!(of(503, json!({ "retry": "safe" })).0, Outcome::Unknown);
-        assert_eq!(meaning(None).0, Outcome::Unknown);
+        assert_eq!((refused.0, refused.1.as_str()), (OpOutcome::Failed, "3003 no"));
+        assert_eq!(of(503, json!({ "retry": "safe" })).0, OpOutcome::Unknown);
+        assert_eq!(meaning(None).0, OpOutcome::Unknown);
     }
 }

@@ -10,11 +10,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-pub use tillsync::cli::client::frame::Event;
+pub use tillsync::cli::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
-use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
+use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
 
 pub mod admission;
 pub mod answers;
@@ -29,7 +29,7 @@ pub mod twins;
 
 /// What clients are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum WorkloadPhase {
     Load,
     /// Ask nothing more, but stay connected and listen.
     Listen,
@@ -38,7 +38,7 @@ pub enum Phase {
 
 /// The connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+pub struct ConnectionLost;
 
 /// What a node knows of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ pub struct DeviceSeen {
 
 /// One connection to a node.
 pub trait Connection: Send {
-    fn send(&mut self, event: &str, data: &Value) -> impl Future<Output = Result<(), Gone>> + Send;
+    fn send(&mut self, event: &str, data: &Value) -> impl Future<Output = Result<(), ConnectionLost>> + Send;
 
     /// The next event; `None` if none comes in time.
-    fn next(&mut self, within: Duration) -> impl Future<Output = Result<Option<Event>, Gone>> + Send;
+    fn next(&mut self, within: Duration) -> impl Future<Output = Result<Option<ReceivedEvent>, ConnectionLost>> + Send;
 }
 
 /// What is asked over REST.
@@ -67,7 +67,7 @@ pub struct Request {
 }
 
 /// Where everything that happens is kept for the checkers.
-pub trait Record: Send + Sync {
+pub trait HistoryRecorder: Send + Sync {
     /// The next moment: a number that only grows, and the time in microseconds.
     fn now(&self) -> (u64, u64);
     fn us(&self) -> u64;
@@ -76,8 +76,8 @@ pub trait Record: Send + Sync {
     fn store(&self, store: Store);
     fn twin(&self, seen: TwinSeen);
     fn order(&self, order: Order);
-    fn shown(&self, shown: Shown);
-    fn trouble(&self, what: String);
+    fn shown(&self, shown: ShownRecord);
+    fn anomaly(&self, what: String);
     /// A device was not answered in time.
     fn unanswered(&self, _device: &str, _node: u64) {}
 }
@@ -87,7 +87,7 @@ pub trait Testbed: Send + Sync + 'static {
     type Connection: Connection;
     /// A node that one can connect to.
     type Node: Clone + Send + Sync;
-    type Recorder: Record;
+    type Recorder: HistoryRecorder;
 
     /// A page is made only when the client has taken the one before, so it knows what has not been sent yet.
     const PAGES_WAIT: bool;
@@ -101,7 +101,7 @@ pub trait Testbed: Send + Sync + 'static {
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
     fn recorder(&self) -> &Self::Recorder;
-    fn phase(&self) -> watch::Receiver<Phase>;
+    fn phase(&self) -> watch::Receiver<WorkloadPhase>;
     /// Raised to end every connection of every client.
     fn churn(&self) -> watch::Receiver<u64>;
     /// The nodes to choose from, by number.

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::answers::{End, answered, end, error};
-use super::client::{Answer, Client, Counters, Talk};
-use super::{Connection, Event, Gone, Phase, Testbed};
-use crate::history::{Asked, Op, Outcome, QueuePlace};
+use super::answers::{AnswerEnd, answered, end, error};
+use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters};
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
+use crate::history::{Op, OpOutcome, OpRequest, QueuePlace};
 use crate::rng::Rng;
 
 pub const SALES: &str = "sales";
@@ -40,7 +40,7 @@ const AGAIN: usize = 24;
 /// An entry that is surely refused at the door: it must never be sent as it is.
 const POISON: &str = "poison";
 
-struct Entry {
+struct QueueEntry {
     op: Op,
     place: QueuePlace,
     record: i64,
@@ -50,24 +50,24 @@ struct Entry {
     sent: bool,
 }
 
-pub struct Queue<T> {
-    client: Client<T>,
+pub struct QueueClient<T> {
+    client: ChaosClient<T>,
     queue: String,
     queues: u64,
     /// The newest entry's number, and the newest one's that was not given up.
     n: u64,
     after: u64,
-    open: VecDeque<Entry>,
+    open: VecDeque<QueueEntry>,
     /// Entries that were acknowledged, in their order.
     done: Vec<(QueuePlace, i64, String)>,
     made: u64,
     pace: Pace,
 }
 
-impl<T: Testbed> Queue<T> {
+impl<T: Testbed> QueueClient<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, pace: Pace) -> Self {
         let mut queue = Self {
-            client: Client::new(world, counters, name, rng),
+            client: ChaosClient::new(world, counters, name, rng),
             queue: String::new(),
             queues: 0,
             n: 0,
@@ -88,22 +88,22 @@ impl<T: Testbed> Queue<T> {
     }
 
     pub async fn run(mut self) {
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;
-            let live = ended.is_ok() && self.client.phase() == Phase::End;
+            let live = ended.is_ok() && self.client.phase() == WorkloadPhase::End;
             self.client.disconnect(talk, live);
             let pause = self.client.rng.millis(0, 120);
             sleep(pause).await;
         }
         for entry in std::mem::take(&mut self.open) {
-            self.client.finish(entry.op, Outcome::Unknown);
+            self.client.finish(entry.op, OpOutcome::Unknown);
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if !self.client.come_online(talk).await? {
-            return Err(Gone);
+            return Err(ConnectionLost);
         }
         if !self.done.is_empty() && self.client.rng.percent(35) {
             self.send_again(talk).await?;
@@ -113,12 +113,12 @@ impl<T: Testbed> Queue<T> {
                 self.client.world.set_busy(&self.client.name, false);
             }
             match self.client.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen if self.open.is_empty() => {
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen if self.open.is_empty() => {
                     self.client.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
-                Phase::Load if self.open.is_empty() => self.act(talk).await?,
+                WorkloadPhase::Load if self.open.is_empty() => self.act(talk).await?,
                 _ => {}
             }
             if !self.open.is_empty() {
@@ -127,7 +127,7 @@ impl<T: Testbed> Queue<T> {
         }
     }
 
-    async fn act(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn act(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         match self.client.rng.below(100) {
             0..=44 if self.made < self.pace.entries => {
                 for _ in 0..self.client.rng.between(self.pace.burst.0, self.pace.burst.1) {
@@ -136,13 +136,13 @@ impl<T: Testbed> Queue<T> {
                 // A device that sells goes on before the answers are there.
                 if self.client.rng.percent(20) {
                     self.send(talk).await?;
-                    return Err(Gone);
+                    return Err(ConnectionLost);
                 }
                 Ok(())
             }
             45..=49 => self.leave_a_gap(talk).await,
             50..=53 => self.send_again(talk).await,
-            54..=58 => Err(Gone),
+            54..=58 => Err(ConnectionLost),
             59 => {
                 self.new_queue();
                 Ok(())
@@ -154,7 +154,7 @@ impl<T: Testbed> Queue<T> {
         }
     }
 
-    fn new_entry(&mut self, talk: &Talk<T>) {
+    fn new_entry(&mut self, talk: &ClientTalk<T>) {
         self.made += 1;
         // Numbers may be left out.
         self.n += self.client.rng.between(1, 2);
@@ -165,11 +165,16 @@ impl<T: Testbed> Queue<T> {
         }
         let record = self.record();
         let value = format!("{}#{}", self.queue, self.n);
-        let asked =
-            Asked::Write { table: SALES.into(), record, value: value.clone(), request_id: value.clone(), base: None };
+        let asked = OpRequest::Write {
+            table: SALES.into(),
+            record,
+            value: value.clone(),
+            request_id: value.clone(),
+            base: None,
+        };
         let op = Op { queued: Some(place.clone()), insert: true, ..self.client.op(talk, asked) };
         self.client.world.set_busy(&self.client.name, true);
-        self.open.push_back(Entry { op, place, record, value, poison, sent: false });
+        self.open.push_back(QueueEntry { op, place, record, value, poison, sent: false });
     }
 
     /// A record that no other entry and no other device has.
@@ -187,8 +192,8 @@ impl<T: Testbed> Queue<T> {
     }
 
     /// Sends the oldest open entries, in their order.
-    async fn send(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
-        let ask = |entry: &Entry| {
+    async fn send(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
+        let ask = |entry: &QueueEntry| {
             let mut ask = self.ask(&entry.place, entry.record, &entry.value);
             if entry.poison {
                 ask["new_data"] = json!(POISON);
@@ -207,15 +212,17 @@ impl<T: Testbed> Queue<T> {
     }
 
     /// Sends what is open and hears what became of it; what is not known then is sent again later.
-    async fn flush(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn flush(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         for entry in &mut self.open {
             entry.sent = false;
         }
         self.send(talk).await?;
         let ids: Vec<String> = self.open.iter().map(|entry| entry.value.clone()).collect();
         while self.open.iter().any(|entry| entry.sent) {
-            let answers = |event: &Event| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
-            let Answer::Event(event) = self.client.answer(talk, answers).await? else { return Err(Gone) };
+            let answers = |event: &ReceivedEvent| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
+            let ClientAnswer::Event(event) = self.client.answer(talk, answers).await? else {
+                return Err(ConnectionLost);
+            };
             let id = answered(&event).unwrap_or_default();
             let Some(at) = self.open.iter().position(|entry| entry.sent && entry.value == id) else { continue };
             self.hear(at, &event);
@@ -224,13 +231,13 @@ impl<T: Testbed> Queue<T> {
             let pause = self.client.rng.millis(1, 60);
             self.client.listen(talk, pause).await?;
             if self.client.rng.percent(30) {
-                return Err(Gone);
+                return Err(ConnectionLost);
             }
         }
         Ok(())
     }
 
-    fn hear(&mut self, at: usize, event: &Event) {
+    fn hear(&mut self, at: usize, event: &ReceivedEvent) {
         let entry = &mut self.open[at];
         entry.sent = false;
         entry.op.error = error(event);
@@ -239,18 +246,18 @@ impl<T: Testbed> Queue<T> {
             return;
         }
         match end(event) {
-            End::Again { .. } => {}
+            AnswerEnd::Again { .. } => {}
             // The answer to a repeat from long ago does not say which change it is.
-            End::Known(_) if event.name == "acknowledged" => self.done(at, event),
-            End::Known(_) => self.give_up(at),
+            AnswerEnd::Known(_) if event.name == "acknowledged" => self.done(at, event),
+            AnswerEnd::Known(_) => self.give_up(at),
         }
     }
 
-    fn done(&mut self, at: usize, event: &Event) {
+    fn done(&mut self, at: usize, event: &ReceivedEvent) {
         let Some(mut entry) = self.open.remove(at) else { return };
         entry.op.version = event.data["seq"].as_u64();
         entry.op.repeated = event.data["repeated"] == json!(true);
-        self.client.finish(entry.op, Outcome::Ok);
+        self.client.finish(entry.op, OpOutcome::Ok);
         self.done.push((entry.place, entry.record, entry.value));
     }
 
@@ -265,11 +272,11 @@ impl<T: Testbed> Queue<T> {
         if self.queue == queue && self.after == n {
             self.after = after;
         }
-        self.client.finish(entry.op, Outcome::Failed);
+        self.client.finish(entry.op, OpOutcome::Failed);
     }
 
     /// Acknowledged entries once more, as a device sends them that was restored from a backup.
-    async fn send_again(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn send_again(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if self.done.is_empty() {
             return Ok(());
         }
@@ -284,9 +291,9 @@ impl<T: Testbed> Queue<T> {
             let asked = if self.client.rng.percent(10) {
                 let value = format!("other {value}");
                 ask["new_data"] = json!({ "v": value, "r": ask["request_id"] });
-                Asked::Reused { queue, n, value }
+                OpRequest::Reused { queue, n, value }
             } else {
-                Asked::Repeat { queue, n, value: value.clone() }
+                OpRequest::Repeat { queue, n, value: value.clone() }
             };
             let mut op = self.client.op(talk, asked);
             op.tries = 1;
@@ -294,8 +301,11 @@ impl<T: Testbed> Queue<T> {
             waiting.push_back((value, op));
         }
         while !waiting.is_empty() {
-            let answers = |event: &Event| answered(event).is_some_and(|id| waiting.iter().any(|(open, _)| open == id));
-            let Answer::Event(event) = self.client.answer(talk, answers).await? else { return Err(Gone) };
+            let answers =
+                |event: &ReceivedEvent| answered(event).is_some_and(|id| waiting.iter().any(|(open, _)| open == id));
+            let ClientAnswer::Event(event) = self.client.answer(talk, answers).await? else {
+                return Err(ConnectionLost);
+            };
             let id = answered(&event).unwrap_or_default();
             let at = waiting.iter().position(|(open, _)| open == id).unwrap_or_default();
             let Some((_, mut op)) = waiting.remove(at) else { continue };
@@ -303,9 +313,9 @@ impl<T: Testbed> Queue<T> {
             op.repeated = event.data["repeated"] == json!(true);
             op.error = error(&event);
             let outcome = match end(&event) {
-                _ if event.name == "acknowledged" => Outcome::Ok,
-                End::Again { .. } => Outcome::Unknown,
-                End::Known(_) => Outcome::Failed,
+                _ if event.name == "acknowledged" => OpOutcome::Ok,
+                AnswerEnd::Again { .. } => OpOutcome::Unknown,
+                AnswerEnd::Known(_) => OpOutcome::Failed,
             };
             self.client.finish(op, outcome);
         }
@@ -313,22 +323,22 @@ impl<T: Testbed> Queue<T> {
     }
 
     /// An entry behind one that was lost before it was ever sent.
-    async fn leave_a_gap(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn leave_a_gap(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         let (n, after) = (self.n + 9, self.n + 8);
         let (queue, value) = (self.queue.clone(), format!("gap {}#{n} {}", self.queue, self.made));
         self.made += 1;
         let place = QueuePlace { queue: queue.clone(), n, after };
-        let mut op = self.client.op(talk, Asked::Gap { queue, n, after, value: value.clone() });
+        let mut op = self.client.op(talk, OpRequest::Gap { queue, n, after, value: value.clone() });
         op.tries = 1;
         talk.link.send("data_update", &self.ask(&place, self.record(), &value)).await?;
-        let answers = |event: &Event| answered(event) == Some(&*value);
-        let Answer::Event(event) = self.client.answer(talk, answers).await? else { return Err(Gone) };
+        let answers = |event: &ReceivedEvent| answered(event) == Some(&*value);
+        let ClientAnswer::Event(event) = self.client.answer(talk, answers).await? else { return Err(ConnectionLost) };
         op.version = event.data["seq"].as_u64();
         op.error = error(&event);
         let outcome = match end(&event) {
-            _ if event.name == "acknowledged" => Outcome::Ok,
-            _ if is_gap(&event) => Outcome::Failed,
-            _ => Outcome::Unknown,
+            _ if event.name == "acknowledged" => OpOutcome::Ok,
+            _ if is_gap(&event) => OpOutcome::Failed,
+            _ => OpOutcome::Unknown,
         };
         self.client.finish(op, outcome);
         Ok(())
@@ -336,6 +346,6 @@ impl<T: Testbed> Queue<T> {
 }
 
 /// Refused because another entry has to come first.
-fn is_gap(event: &Event) -> bool {
+fn is_gap(event: &ReceivedEvent) -> bool {
     event.name == "error" && event.data["field"] == json!("after")
 }

@@ -8,11 +8,11 @@ use serde_json::json;
 use tillsync::token::Class;
 use tokio::time::sleep;
 
-use super::client::{Answer, Client, Counters, Talk, cursor, refuses};
+use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, cursor, refuses};
 use super::desk::{order, request};
 use super::rights::{Task, read, write};
-use super::{Connection, Event, Gone, Phase, Record, Testbed};
-use crate::history::{Asked, Ordered, Outcome, Store};
+use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use crate::history::{OpOutcome, OpRequest, Ordered, Store};
 use crate::rng::Rng;
 
 /// The table that is removed.
@@ -31,8 +31,8 @@ pub async fn remove_tables<T: Testbed>(world: Arc<T>, mut rng: Rng) {
     loop {
         let now = *phase.borrow();
         let pause = match now {
-            Phase::Load => rng.millis(500, 2_400),
-            Phase::Listen if in_doubt => PAUSE,
+            WorkloadPhase::Load => rng.millis(500, 2_400),
+            WorkloadPhase::Listen if in_doubt => PAUSE,
             _ => return,
         };
         sleep(pause).await;
@@ -51,26 +51,26 @@ pub async fn remove_tables<T: Testbed>(world: Arc<T>, mut rng: Rng) {
                     remove(&world, &mut one, &name, Class::Admin),
                     remove(&world, &mut other, &name_of_other, Class::Manager),
                 );
-                both.0 == Outcome::Unknown || both.1 == Outcome::Unknown
+                both.0 == OpOutcome::Unknown || both.1 == OpOutcome::Unknown
             }
             // What was begun and is not known to have ended may as well be left to the cluster for a while.
-            _ => remove(&world, &mut rng, &name, Class::Manager).await == Outcome::Unknown,
+            _ => remove(&world, &mut rng, &name, Class::Manager).await == OpOutcome::Unknown,
         };
     }
 }
 
 /// One order, by this name. Where the answer says that there is more to remove, what becomes of it is not known.
-async fn remove<T: Testbed>(world: &Arc<T>, rng: &mut Rng, by: &str, class: Class) -> Outcome {
+async fn remove<T: Testbed>(world: &Arc<T>, rng: &mut Rng, by: &str, class: Class) -> OpOutcome {
     let nodes = world.nodes();
     let (Some(node), Some(token)) = (rng.pick(&nodes).cloned(), world.token(by, class)) else {
-        return Outcome::Failed;
+        return OpOutcome::Failed;
     };
     let privileged = matches!(class, Class::Admin | Class::Manager);
     let ordered = Ordered::RemoveTable { table: SEASON.into(), by: by.into(), privileged };
     let (mut order, body) =
         order(world, node, &token, ordered, request("DELETE", format!("/data/{SEASON}"), None)).await;
-    if order.outcome == Outcome::Ok && body["removed"] != json!(true) {
-        (order.outcome, order.returned, order.returned_us) = (Outcome::Unknown, u64::MAX, u64::MAX);
+    if order.outcome == OpOutcome::Ok && body["removed"] != json!(true) {
+        (order.outcome, order.returned, order.returned_us) = (OpOutcome::Unknown, u64::MAX, u64::MAX);
     }
     let outcome = order.outcome;
     world.recorder().order(order);
@@ -80,7 +80,7 @@ async fn remove<T: Testbed>(world: &Arc<T>, rng: &mut Rng, by: &str, class: Clas
 /// A device that fills the table, and keeps a copy of everything with a cursor: it resumes, syncs after its cursor, or
 /// begins anew with a full sync, often after it was away over a removal.
 pub struct Keeper<T: Testbed> {
-    client: Client<T>,
+    client: ChaosClient<T>,
     /// The cursor's epoch, and the seq up to which its copy holds everything. `None`: it has to begin anew.
     cursor: Option<(String, u64)>,
     /// The epoch of the session's cursors.
@@ -92,7 +92,7 @@ pub struct Keeper<T: Testbed> {
 
 impl<T: Testbed> Keeper<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        let mut client = Client::new(world, counters, name, rng);
+        let mut client = ChaosClient::new(world, counters, name, rng);
         client.replaces = true;
         Self { client, cursor: None, epoch: String::new(), written: 0, made_anew: false }
     }
@@ -100,21 +100,21 @@ impl<T: Testbed> Keeper<T> {
     pub async fn run(mut self) {
         let mut judged = false;
         self.client.world.set_busy(&self.client.name, true);
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;
             if talk.cursor_refused {
                 (self.cursor, talk.told.resumed) = (None, None);
             }
             self.advance(&talk);
-            let live = ended.is_ok() && self.client.phase() == Phase::End;
+            let live = ended.is_ok() && self.client.phase() == WorkloadPhase::End;
             if live {
                 judged = true;
                 let (device, session) = (self.client.name.clone(), talk.told.session);
                 self.client.world.recorder().store(Store { device, session, records: self.client.held() });
             }
             self.client.disconnect(talk, live);
-            if self.client.phase() == Phase::Load {
+            if self.client.phase() == WorkloadPhase::Load {
                 let most = if self.client.rng.percent(35) { 2_500 } else { 80 };
                 let pause = self.client.rng.millis(0, most);
                 sleep(pause).await;
@@ -122,12 +122,12 @@ impl<T: Testbed> Keeper<T> {
         }
         if !judged {
             let what = format!("{} could not catch up after everything had healed", self.client.name);
-            self.client.world.recorder().trouble(what);
+            self.client.world.recorder().anomaly(what);
         }
     }
 
     /// How far its copy has come without a hole.
-    fn advance(&mut self, talk: &Talk<T>) {
+    fn advance(&mut self, talk: &ClientTalk<T>) {
         let Some((_, at)) = &mut self.cursor else { return };
         let mut seqs: Vec<u64> = talk.told.rows().map(|row| row.seq).collect();
         seqs.sort_unstable();
@@ -138,13 +138,13 @@ impl<T: Testbed> Keeper<T> {
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         self.come_online(talk).await?;
         loop {
             let calm = match self.client.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen => true,
-                Phase::Load => false,
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen => true,
+                WorkloadPhase::Load => false,
             };
             match self.client.rng.below(100) {
                 _ if calm && self.made_anew => {}
@@ -155,7 +155,7 @@ impl<T: Testbed> Keeper<T> {
                     self.advance(talk);
                     self.sync(talk, full).await?;
                 }
-                80..=84 if !calm => return Err(Gone),
+                80..=84 if !calm => return Err(ConnectionLost),
                 _ => {}
             }
             let pause = self.client.rng.millis(5, 60);
@@ -164,7 +164,7 @@ impl<T: Testbed> Keeper<T> {
     }
 
     /// Comes online and has everything, or fails.
-    async fn come_online(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn come_online(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if self.client.rng.percent(10) {
             self.cursor = None;
         }
@@ -180,19 +180,19 @@ impl<T: Testbed> Keeper<T> {
         talk.link.send("device_online", &ask).await?;
         let answer = self.client.online_answer(talk).await;
         match &answer {
-            Ok(Answer::Event(event)) if self.client.is_online(talk, event) => {
+            Ok(ClientAnswer::Event(event)) if self.client.is_online(talk, event) => {
                 cursor(event).unwrap_or_default().0.clone_into(&mut self.epoch);
             }
             _ => {
                 talk.told.resumed = None;
-                return Err(Gone);
+                return Err(ConnectionLost);
             }
         }
         if talk.told.resumed.is_some() { Ok(()) } else { self.sync(talk, self.cursor.is_none()).await }
     }
 
     /// A full sync replaces the copy; the other one brings what changed after its cursor.
-    async fn sync(&mut self, talk: &mut Talk<T>, full: bool) -> Result<(), Gone> {
+    async fn sync(&mut self, talk: &mut ClientTalk<T>, full: bool) -> Result<(), ConnectionLost> {
         let mut ask = json!({ "device_id": self.client.name, "sync_type": "full" });
         let mut after = None;
         // From its first page on the old copy is gone.
@@ -202,10 +202,10 @@ impl<T: Testbed> Keeper<T> {
             ask["cursor"] = json!(format!("{epoch}.{seq}"));
             after = Some(seq);
         }
-        self.client.begin_sync(talk, Asked::Sync { after }, ask).await?;
+        self.client.begin_sync(talk, OpRequest::Sync { after }, ask).await?;
         while let Some(last) = self.client.next_page(talk).await? {
             // What was compacted meanwhile is sent as a full sync after all.
-            if talk.sync.as_ref().is_some_and(|sync| sync.op.asked == Asked::Sync { after: None }) {
+            if talk.sync.as_ref().is_some_and(|sync| sync.op.asked == OpRequest::Sync { after: None }) {
                 self.cursor = None;
             }
             if last {
@@ -214,16 +214,16 @@ impl<T: Testbed> Keeper<T> {
             let pause = self.client.rng.millis(0, 60);
             sleep(pause).await;
         }
-        let Some(sync) = talk.sync.take().filter(|sync| sync.done == Some(true)) else { return Err(Gone) };
+        let Some(sync) = talk.sync.take().filter(|sync| sync.done == Some(true)) else { return Err(ConnectionLost) };
         let cursor = sync.op.cursor;
-        self.client.finish(sync.op, Outcome::Ok);
-        let Some(seq) = cursor else { return Err(Gone) };
+        self.client.finish(sync.op, OpOutcome::Ok);
+        let Some(seq) = cursor else { return Err(ConnectionLost) };
         self.complete(talk, seq).await
     }
 
     /// Says that the sync is done, and keeps its place.
-    async fn complete(&mut self, talk: &mut Talk<T>, seq: u64) -> Result<(), Gone> {
-        let mut op = self.client.op(talk, Asked::SyncComplete { cursor: seq });
+    async fn complete(&mut self, talk: &mut ClientTalk<T>, seq: u64) -> Result<(), ConnectionLost> {
+        let mut op = self.client.op(talk, OpRequest::SyncComplete { cursor: seq });
         op.tries = 1;
         let mark = op.id;
         let epoch = self.epoch.clone();
@@ -232,31 +232,31 @@ impl<T: Testbed> Keeper<T> {
         });
         self.cursor = Some((epoch, seq));
         talk.link.send("sync_complete", &ask).await?;
-        let is_it = |event: &Event| {
+        let is_it = |event: &ReceivedEvent| {
             (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
                 || refuses(event, "sync_complete")
         };
         let answer = self.client.answer(talk, is_it).await;
         let outcome = match &answer {
-            Ok(Answer::Event(event)) if event.name == "sync_complete_ack" => Outcome::Ok,
-            Ok(Answer::Event(event)) if event.data["retry"] != json!("same_request_id") => Outcome::Failed,
-            _ => Outcome::Unknown,
+            Ok(ClientAnswer::Event(event)) if event.name == "sync_complete_ack" => OpOutcome::Ok,
+            Ok(ClientAnswer::Event(event)) if event.data["retry"] != json!("same_request_id") => OpOutcome::Failed,
+            _ => OpOutcome::Unknown,
         };
         self.client.finish(op, outcome);
         match answer? {
-            Answer::Silence => Err(Gone),
-            Answer::Event(_) => Ok(()),
+            ClientAnswer::Silence => Err(ConnectionLost),
+            ClientAnswer::Event(_) => Ok(()),
         }
     }
 
     /// One write, or many in a row into a table that was removed.
-    async fn fill(&mut self, talk: &mut Talk<T>, calm: bool) -> Result<(), Gone> {
+    async fn fill(&mut self, talk: &mut ClientTalk<T>, calm: bool) -> Result<(), ConnectionLost> {
         let there = self.client.known.iter().filter(|((table, _), known)| table == SEASON && !known.value.is_empty());
         let count = if !calm && there.count() < FULL { self.client.rng.between(1, BURST) } else { 1 };
         for _ in 0..count {
             self.written += 1;
             let done = write(&mut self.client, talk, SEASON, RECORDS, self.written).await?;
-            self.made_anew = calm && done == Outcome::Ok;
+            self.made_anew = calm && done == OpOutcome::Ok;
         }
         if self.made_anew {
             self.client.world.set_busy(&self.client.name, false);

@@ -10,10 +10,10 @@ use tillsync::token::Class;
 use tokio::time::sleep;
 
 use super::answers::error;
-use super::client::{Answer, Bearer, Client, Counters, Talk, refuses};
+use super::client::{Bearer, ChaosClient, ClientAnswer, ClientTalk, Counters, refuses};
 use super::desk::{Desk, request};
-use super::{Connection, Event, Gone, Phase, Testbed};
-use crate::history::{Asked, Ordered, Outcome, Row, Token};
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
+use crate::history::{NumberedToken, OpOutcome, OpRequest, Ordered, ShownChange};
 use crate::rng::Rng;
 
 /// The table whose rights change.
@@ -27,7 +27,7 @@ const RIGHTS: [&str; 3] = ["none", "read", "write"];
 pub async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
     let Some(token) = world.token("head-office", Class::Admin) else { return };
     let mut desk = Desk { world, token, rng };
-    while desk.phase() == Phase::Load {
+    while desk.phase() == WorkloadPhase::Load {
         let pause = desk.rng.millis(150, 1_200);
         sleep(pause).await;
         let class = desk.rng.pick(&CLASSES).map_or("", |class| class.name());
@@ -40,7 +40,7 @@ pub async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
 
 /// A device that works with that table.
 pub struct Clerk<T: Testbed> {
-    client: Client<T>,
+    client: ChaosClient<T>,
     written: u64,
 }
 
@@ -48,16 +48,16 @@ impl<T: Testbed> Clerk<T> {
     /// `class`: that of its token; `None`: one that may do everything, and stays so.
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, class: Option<Class>) -> Self {
         let bearer = class.and_then(|class| {
-            let known = Token { number: counters.token(), class: class.name().into() };
+            let known = NumberedToken { number: counters.token(), class: class.name().into() };
             world.token(&name, class).map(|token| Bearer { token, known })
         });
-        let mut client = Client::new(world, counters, name, rng);
+        let mut client = ChaosClient::new(world, counters, name, rng);
         client.bearer = bearer;
         Self { client, written: 0 }
     }
 
     pub async fn run(mut self) {
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let live = self.talk(&mut talk).await.is_ok();
             self.client.disconnect(talk, live);
@@ -66,24 +66,24 @@ impl<T: Testbed> Clerk<T> {
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if !self.client.come_online(talk).await? {
-            return Err(Gone);
+            return Err(ConnectionLost);
         }
         loop {
             match self.client.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen => {
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen => {
                     self.client.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
-                Phase::Load => {}
+                WorkloadPhase::Load => {}
             }
             match self.client.rng.below(100) {
                 0..=39 => self.write(talk).await?,
                 40..=64 => read(&mut self.client, talk, PRICES, RECORDS).await?,
                 65..=74 => self.sync(talk).await?,
-                75 => return Err(Gone),
+                75 => return Err(ConnectionLost),
                 _ => {}
             }
             let pause = self.client.rng.millis(5, 60);
@@ -91,15 +91,15 @@ impl<T: Testbed> Clerk<T> {
         }
     }
 
-    async fn write(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn write(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         self.written += 1;
         write(&mut self.client, talk, PRICES, RECORDS, self.written).await.map(|_| ())
     }
 
     /// Everything that it may read.
-    async fn sync(&mut self, talk: &mut Talk<T>) -> Result<(), Gone> {
+    async fn sync(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         let ask = json!({ "device_id": self.client.name, "sync_type": "full" });
-        self.client.begin_sync(talk, Asked::Sync { after: None }, ask).await?;
+        self.client.begin_sync(talk, OpRequest::Sync { after: None }, ask).await?;
         while let Some(last) = self.client.next_page(talk).await? {
             if last {
                 break;
@@ -107,7 +107,7 @@ impl<T: Testbed> Clerk<T> {
         }
         // What came for a class that may not read everything is judged record by record.
         if let Some(sync) = talk.sync.take().filter(|sync| sync.done == Some(true) && self.client.bearer.is_none()) {
-            self.client.finish(sync.op, Outcome::Ok);
+            self.client.finish(sync.op, OpOutcome::Ok);
         }
         Ok(())
     }
@@ -115,36 +115,36 @@ impl<T: Testbed> Clerk<T> {
 
 /// Changes some record of the table, and does not try again. What came of it.
 pub async fn write<T: Testbed>(
-    client: &mut Client<T>,
-    talk: &mut Talk<T>,
+    client: &mut ChaosClient<T>,
+    talk: &mut ClientTalk<T>,
     table: &str,
     records: u64,
     written: u64,
-) -> Result<Outcome, Gone> {
+) -> Result<OpOutcome, ConnectionLost> {
     let record = client.rng.between(1, records) as i64;
     let (value, request_id) = (format!("{}-{written}", client.name), format!("r{written}"));
     let ask = json!({
         "device_id": client.name, "table_name": table, "record_id": record, "operation": "update",
         "new_data": { "v": value, "r": request_id }, "request_id": request_id,
     });
-    let asked = Asked::Write { table: table.into(), record, value, request_id: request_id.clone(), base: None };
+    let asked = OpRequest::Write { table: table.into(), record, value, request_id: request_id.clone(), base: None };
     let mut op = client.op(talk, asked);
     op.tries = 1;
-    let is_it = |event: &Event| {
+    let is_it = |event: &ReceivedEvent| {
         event.data["request_id"] == json!(request_id) && (event.name == "acknowledged" || refuses(event, "data_update"))
     };
     let answer = match talk.link.send("data_update", &ask).await {
         Ok(()) => client.answer(talk, is_it).await,
-        Err(Gone) => Err(Gone),
+        Err(ConnectionLost) => Err(ConnectionLost),
     };
-    let mut outcome = Outcome::Unknown;
-    if let Ok(Answer::Event(event)) = &answer {
+    let mut outcome = OpOutcome::Unknown;
+    if let Ok(ClientAnswer::Event(event)) = &answer {
         op.version = event.data["seq"].as_u64().filter(|_| event.name == "acknowledged");
         op.error = error(event);
         outcome = match event.data["retry"].as_str() {
-            _ if op.version.is_some() => Outcome::Ok,
-            Some("same_request_id") => Outcome::Unknown,
-            _ => Outcome::Failed,
+            _ if op.version.is_some() => OpOutcome::Ok,
+            Some("same_request_id") => OpOutcome::Unknown,
+            _ => OpOutcome::Failed,
         };
     }
     client.finish(op, outcome);
@@ -153,33 +153,33 @@ pub async fn write<T: Testbed>(
 
 /// Reads some record of the table.
 pub async fn read<T: Testbed>(
-    client: &mut Client<T>,
-    talk: &mut Talk<T>,
+    client: &mut ChaosClient<T>,
+    talk: &mut ClientTalk<T>,
     table: &str,
     records: u64,
-) -> Result<(), Gone> {
+) -> Result<(), ConnectionLost> {
     let record = client.rng.between(1, records) as i64;
-    let mut op = client.op(talk, Asked::Read { table: table.into(), record });
+    let mut op = client.op(talk, OpRequest::Read { table: table.into(), record });
     op.tries = 1;
     let ask = json!({ "device_id": client.name, "table_name": table, "record_id": record });
     talk.link.send("data_request", &ask).await?;
-    let is_it = |event: &Event| event.name == "data_response" || refuses(event, "data_request");
+    let is_it = |event: &ReceivedEvent| event.name == "data_response" || refuses(event, "data_request");
     match client.answer(talk, is_it).await? {
         // Its answer may still come, and would be taken for the next one's.
-        Answer::Silence => Err(Gone),
-        Answer::Event(event) if event.name == "data_response" => {
+        ClientAnswer::Silence => Err(ConnectionLost),
+        ClientAnswer::Event(event) if event.name == "data_response" => {
             op.version = event.data["version"].as_u64();
             op.value = event.data["data"]["v"].as_str().map(str::to_owned);
             if let (Some(seq), Some(value)) = (op.version, op.value.clone()) {
-                let row = Row { seq, table: table.into(), record, value, ..Row::default() };
+                let row = ShownChange { seq, table: table.into(), record, value, ..ShownChange::default() };
                 client.show(talk, Some(op.invoked), &row);
             }
-            client.finish(op, Outcome::Ok);
+            client.finish(op, OpOutcome::Ok);
             Ok(())
         }
-        Answer::Event(event) => {
+        ClientAnswer::Event(event) => {
             op.error = error(&event);
-            client.finish(op, Outcome::Failed);
+            client.finish(op, OpOutcome::Failed);
             Ok(())
         }
     }

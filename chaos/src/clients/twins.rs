@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::client::{Client, Counters, Talk, refuses};
-use super::{Connection, DeviceSeen, Event, Phase, Record, Testbed};
+use super::client::{ChaosClient, ClientTalk, Counters, refuses};
+use super::{Connection, DeviceSeen, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::TwinSeen;
 use crate::rng::Rng;
 
@@ -18,20 +18,20 @@ const TURN: Duration = Duration::from_millis(15);
 const SEEN: u64 = 2;
 
 pub struct Twins<T: Testbed> {
-    client: Client<T>,
-    first: Option<Talk<T>>,
-    second: Option<Talk<T>>,
+    client: ChaosClient<T>,
+    first: Option<ClientTalk<T>>,
+    second: Option<ClientTalk<T>>,
     seen: u64,
 }
 
 impl<T: Testbed> Twins<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        Self { client: Client::new(world, counters, name, rng), first: None, second: None, seen: 0 }
+        Self { client: ChaosClient::new(world, counters, name, rng), first: None, second: None, seen: 0 }
     }
 
     pub async fn run(mut self) {
         self.client.world.set_busy(&self.client.name, true);
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             self.connect().await;
             if self.first.is_none() || self.second.is_none() {
                 continue;
@@ -40,7 +40,7 @@ impl<T: Testbed> Twins<T> {
             if !self.listen(together).await {
                 continue;
             }
-            let calm = self.client.phase() == Phase::Listen;
+            let calm = self.client.phase() == WorkloadPhase::Listen;
             if self.client.rng.percent(60) {
                 self.claim_the_role().await;
             }
@@ -60,7 +60,7 @@ impl<T: Testbed> Twins<T> {
                 self.see(goodbye, before, after);
             }
         }
-        let ends = self.client.phase() == Phase::End;
+        let ends = self.client.phase() == WorkloadPhase::End;
         for talk in [self.first.take(), self.second.take()].into_iter().flatten() {
             self.client.disconnect(talk, ends);
         }
@@ -93,7 +93,7 @@ impl<T: Testbed> Twins<T> {
     async fn listen(&mut self, during: Duration) -> bool {
         let mut left = during;
         let there = [&self.first, &self.second].into_iter().flatten().count();
-        while !left.is_zero() && self.client.phase() != Phase::End {
+        while !left.is_zero() && self.client.phase() != WorkloadPhase::End {
             for place in [&mut self.first, &mut self.second] {
                 if let Some(talk) = place
                     && self.client.listen(talk, TURN).await.is_err()
@@ -111,7 +111,7 @@ impl<T: Testbed> Twins<T> {
     async fn claim_the_role(&mut self) {
         let Some(talk) = &mut self.first else { return };
         let ask = json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" });
-        let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
+        let is_it = |event: &ReceivedEvent| event.name == "role_change_ack" || refuses(event, "role_change");
         let gone = talk.link.send("role_change", &ask).await.is_err() || self.client.answer(talk, is_it).await.is_err();
         if gone && let Some(talk) = self.first.take() {
             self.client.disconnect(talk, false);
@@ -123,7 +123,7 @@ impl<T: Testbed> Twins<T> {
         let Some(mut talk) = self.first.take() else { return };
         if goodbye {
             let ask = json!({ "device_id": self.client.name, "reason": "closing" });
-            let is_it = |event: &Event| event.name == "device_offline_ack" || refuses(event, "device_offline");
+            let is_it = |event: &ReceivedEvent| event.name == "device_offline_ack" || refuses(event, "device_offline");
             if talk.link.send("device_offline", &ask).await.is_ok() {
                 // Whatever the answer: it goes.
                 let _ = self.client.answer(&mut talk, is_it).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::checker::Finding;
-use crate::history::{Band, History, Outcome};
+use crate::history::{FaultWindow, History, OpOutcome};
 
 /// Time after a fault in which its gap may still run, microseconds.
 const AFTER: u64 = 10_000_000;
@@ -13,15 +13,15 @@ const AFTER: u64 = 10_000_000;
 pub fn check(history: &History, bound: Duration) -> (Finding, BTreeMap<String, u64>) {
     let mut finding = Finding::default();
     let mut gaps = BTreeMap::new();
-    let ok = history.ops.iter().filter(|op| op.outcome == Outcome::Ok && op.asked.as_write().is_some());
+    let ok = history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok && op.asked.as_write().is_some());
     let mut done: Vec<u64> = ok.map(|op| op.returned_us).collect();
     done.sort_unstable();
     let (Some(first), Some(last)) = (done.first().copied(), done.last().copied()) else { return (finding, gaps) };
     for pair in done.windows(2) {
         let (from, to) = (pair[0], pair[1]);
         // A gap is put down to the fault that it began in or just before; without a majority only to that.
-        let within = |band: &&Band| from <= band.to_us.min(last) && to >= band.from_us.max(first);
-        let excused = |band: &Band| !band.majority && from <= band.to_us + AFTER && to >= band.from_us;
+        let within = |band: &&FaultWindow| from <= band.to_us.min(last) && to >= band.from_us.max(first);
+        let excused = |band: &FaultWindow| !band.majority && from <= band.to_us + AFTER && to >= band.from_us;
         let is_excused = history.bands.iter().any(excused);
         for band in history.bands.iter().filter(within).filter(|band| !(is_excused && band.majority)) {
             let gap = gaps.entry(band.name.clone()).or_default();
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(gaps["crash"], 8_999);
         history.bands[0].majority = false;
         assert!(check(&history, Duration::from_secs(5)).0.violations.is_empty());
-        let gone = Band { name: "gone".into(), majority: false, ..history.bands[0].clone() };
+        let gone = FaultWindow { name: "gone".into(), majority: false, ..history.bands[0].clone() };
         history.bands[0].majority = true;
         history.bands.push(gone);
         let (finding, gaps) = check(&history, Duration::from_secs(5));

@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Asked, History, Op, Order, Ordered, Outcome, Row};
+use crate::history::{History, Op, OpOutcome, OpRequest, Order, Ordered, ShownChange};
 
-type Record<'a> = (&'a str, i64);
+type RecordKey<'a> = (&'a str, i64);
 
 #[derive(Default)]
 pub struct Deletes<'a> {
     /// For the id of a read that found nothing: the delete's version, and its name.
     seen: HashMap<u64, (u64, String)>,
-    versions: HashMap<Record<'a>, BTreeMap<u64, String>>,
+    versions: HashMap<RecordKey<'a>, BTreeMap<u64, String>>,
     /// What was deleted with its table, by seq.
     removed: BTreeMap<u64, Removed<'a>>,
 }
@@ -29,7 +29,7 @@ pub struct Removed<'a> {
 }
 
 /// The value of a delete in the log: removing a table deletes records without a request.
-pub fn name_of(row: &Row) -> String {
+pub fn name_of(row: &ShownChange) -> String {
     match row.request_id.as_str() {
         "" => format!("removed as change {}", row.seq),
         request_id => name(&row.device, request_id),
@@ -54,7 +54,7 @@ impl<'a> Deletes<'a> {
         // What is compacted is known from who was told of it.
         let told = history.sessions.iter().flat_map(|session| session.early.iter().chain(&session.told));
         for row in history.log().iter().chain(told).filter(|row| row.value.is_empty()) {
-            let Row { seq, table, record, .. } = row;
+            let ShownChange { seq, table, record, .. } = row;
             deletes.versions.entry((table, *record)).or_default().insert(*seq, name_of(row));
             if row.request_id.is_empty() {
                 let (from, to) = ordered.get(&*row.device).copied().unwrap_or((0, u64::MAX));
@@ -62,15 +62,15 @@ impl<'a> Deletes<'a> {
                 deletes.removed.insert(*seq, removed);
             }
         }
-        let mut records: BTreeMap<Record<'a>, Vec<&Op>> = BTreeMap::new();
-        for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
+        let mut records: BTreeMap<RecordKey<'a>, Vec<&Op>> = BTreeMap::new();
+        for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {
             match (&op.asked, op.version) {
-                (Asked::Delete { table, record, request_id, .. }, Some(version)) => {
+                (OpRequest::Delete { table, record, request_id, .. }, Some(version)) => {
                     let name = name(&op.device, request_id);
                     deletes.versions.entry((table, *record)).or_default().insert(version, name);
                     records.entry((table, *record)).or_default().push(op);
                 }
-                (Asked::Write { table, record, .. } | Asked::Read { table, record }, _) => {
+                (OpRequest::Write { table, record, .. } | OpRequest::Read { table, record }, _) => {
                     records.entry((table, *record)).or_default().push(op);
                 }
                 _ => {}
@@ -82,7 +82,7 @@ impl<'a> Deletes<'a> {
         deletes
     }
 
-    fn resolve(&mut self, record: Record<'a>, mut ops: Vec<&Op>) {
+    fn resolve(&mut self, record: RecordKey<'a>, mut ops: Vec<&Op>) {
         let Some(versions) = self.versions.get(&record) else { return };
         ops.sort_unstable_by_key(|op| op.invoked);
         // Answers that were given, as far as they are before the next question.

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Outcome, Row};
+use crate::history::{History, OpOutcome, ShownChange};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
-    let mut found: HashMap<(&str, &str), Vec<&Row>> = HashMap::new();
+    let mut found: HashMap<(&str, &str), Vec<&ShownChange>> = HashMap::new();
     for row in history.log() {
         if !row.request_id.is_empty() {
             found.entry((&row.device, &row.request_id)).or_default().push(row);
@@ -23,12 +23,12 @@ pub fn check(history: &History) -> Finding {
             format!("operation {} ({} of {}) was applied more than once: as {seqs:?}", op.id, request_id, op.device)
         });
         match op.outcome {
-            Outcome::Failed => finding.require(rows.is_empty(), || {
+            OpOutcome::Failed => finding.require(rows.is_empty(), || {
                 format!("operation {} was refused ({}), but it is in the log: {:?}", op.id, op.error, rows)
             }),
-            Outcome::Unknown => {}
-            Outcome::Ok if op.version.is_some_and(|seq| seq <= compacted) => {}
-            Outcome::Ok => {
+            OpOutcome::Unknown => {}
+            OpOutcome::Ok if op.version.is_some_and(|seq| seq <= compacted) => {}
+            OpOutcome::Ok => {
                 // A repeat of long ago is answered without the change that it is.
                 let same = |seq: u64| Some(seq) == op.version || (op.version.is_none() && op.repeated);
                 let gone = rows.is_empty() && op.version.is_none() && op.repeated && compacted > 0;
@@ -67,7 +67,7 @@ fn previous_of(history: &History, seq: u64) -> Option<u64> {
 mod tests {
     use super::super::samples::{good, wrong};
     use super::*;
-    use crate::history::Asked;
+    use crate::history::OpRequest;
 
     #[test]
     fn lost_doubled_and_refused_writes_are_found() {
@@ -81,14 +81,14 @@ mod tests {
         doubled.finals[0].changes.push(again);
         wrong(&check(&doubled), "more than once");
         let mut refused = good();
-        refused.ops[0].outcome = Outcome::Failed;
+        refused.ops[0].outcome = OpOutcome::Failed;
         wrong(&check(&refused), "refused");
         let mut base = good();
         base.finals[0].previous[1] = 0;
         wrong(&check(&base), "may replace version 1 only");
         // As if the record must not exist.
         let mut new = good();
-        let Asked::Write { base, .. } = &mut new.ops[1].asked else { panic!() };
+        let OpRequest::Write { base, .. } = &mut new.ops[1].asked else { panic!() };
         *base = Some(0);
         wrong(&check(&new), "may replace version 0 only");
         new.finals[0].changes[0].value.clear();

@@ -46,7 +46,7 @@ pub fn check(history: &History) -> Finding {
 mod tests {
     use super::super::samples::{attacked, good, wrong};
     use super::*;
-    use crate::history::{HonestFailure, Row};
+    use crate::history::{HonestFailure, ShownChange};
 
     #[test]
     fn a_device_that_is_refused_or_kept_waiting_is_found() {
@@ -64,7 +64,7 @@ mod tests {
         slow.ops[4].returned_us += 2_000_000;
         wrong(&check(&slow), "operation 5 of till-1 took 2000 ms");
         // A sync of many rows may take longer.
-        let row = Row { seq: 1, table: "t".into(), record: 1, ..Row::default() };
+        let row = ShownChange { seq: 1, table: "t".into(), record: 1, ..ShownChange::default() };
         slow.ops[4].pages = vec![vec![row.clone(); 500]; 19];
         wrong(&check(&slow), "operation 5 of till-1 took 2000 ms, more than 1000");
         slow.ops[4].pages.push(vec![row; 500]);

@@ -2,7 +2,7 @@
 //! conflict, whole.
 
 use crate::checker::Finding;
-use crate::history::{History, Op, Outcome};
+use crate::history::{History, Op, OpOutcome};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -10,13 +10,13 @@ pub fn check(history: &History) -> Finding {
     for op in history.ops.iter().filter(|op| op.insert) {
         let Some((table, record, value, ..)) = op.asked.as_write() else { continue };
         match op.outcome {
-            Outcome::Ok => {
+            OpOutcome::Ok => {
                 let Some(replaced) = op.version.and_then(|seq| replaced(history, seq)) else { continue };
                 finding.require(replaced.value.is_empty(), || {
                     format!("operation {} inserted {table}/{record} over change {}", op.id, replaced.seq)
                 });
             }
-            Outcome::Failed if lost(op) => {
+            OpOutcome::Failed if lost(op) => {
                 let kept = node.conflicts.iter().find(|held| Some(held.id) == op.conflict);
                 let same = kept.is_some_and(|held| (&*held.table, held.record, &*held.value) == (table, record, value));
                 finding.require(same, || {
@@ -38,7 +38,7 @@ fn lost(op: &Op) -> bool {
 }
 
 /// The change that this one replaced, as far as it is known.
-fn replaced(history: &History, seq: u64) -> Option<&crate::history::Row> {
+fn replaced(history: &History, seq: u64) -> Option<&crate::history::ShownChange> {
     let node = history.finals.first()?;
     let at = usize::try_from(seq.checked_sub(node.compacted + 1)?).ok()?;
     history.change(*node.previous.get(at)?)
@@ -59,7 +59,7 @@ mod tests {
         assert!(check(&over).violations.is_empty(), "it was deleted before");
         let mut lost = good();
         lost.ops[1].insert = true;
-        (lost.ops[1].outcome, lost.ops[1].error) = (Outcome::Failed, "\"2002\" \"taken\"".into());
+        (lost.ops[1].outcome, lost.ops[1].error) = (OpOutcome::Failed, "\"2002\" \"taken\"".into());
         wrong(&check(&lost), "lost the number");
         lost.ops[1].conflict = Some(1);
         lost.finals[0].conflicts = vec![ConflictHeld { id: 1, table: "stock".into(), record: 1, value: "v2".into() }];

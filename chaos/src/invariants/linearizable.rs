@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::deletes::{self, Deletes};
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome};
+use crate::history::{History, Op, OpOutcome, OpRequest};
 
 /// One operation on one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let deletes = Deletes::of(history);
     let name_of = |op: &Op| match &op.asked {
-        Asked::Delete { request_id, .. } => Some((op.id, deletes::name(&op.device, request_id))),
+        OpRequest::Delete { request_id, .. } => Some((op.id, deletes::name(&op.device, request_id))),
         _ => None,
     };
     let names: HashMap<u64, String> = history.ops.iter().filter_map(name_of).collect();
@@ -51,14 +51,14 @@ fn accesses<'a>(
     for op in &history.ops {
         let Op { id, invoked: from, returned: to, .. } = *op;
         match (&op.asked, op.outcome) {
-            (_, Outcome::Failed) | (Asked::Read { .. }, Outcome::Unknown) => {}
-            (Asked::Write { .. } | Asked::Delete { .. }, outcome) => {
+            (_, OpOutcome::Failed) | (OpRequest::Read { .. }, OpOutcome::Unknown) => {}
+            (OpRequest::Write { .. } | OpRequest::Delete { .. }, outcome) => {
                 let Some((table, record, value, ..)) = op.asked.as_write() else { continue };
                 let value = names.get(&id).map_or(value, String::as_str);
-                let to = if outcome == Outcome::Ok { to } else { u64::MAX };
+                let to = if outcome == OpOutcome::Ok { to } else { u64::MAX };
                 records.entry((table, record)).or_default().push(Access { id, from, to, value, write: true });
             }
-            (Asked::Read { table, record }, Outcome::Ok) => {
+            (OpRequest::Read { table, record }, OpOutcome::Ok) => {
                 let value = deletes.value(op);
                 records.entry((table, *record)).or_default().push(Access { id, from, to, value, write: false });
             }
@@ -73,7 +73,7 @@ fn accesses<'a>(
     records
 }
 
-struct Cluster {
+struct WriteCluster {
     /// Of the write.
     id: u64,
     written_from: u64,
@@ -85,14 +85,20 @@ struct Cluster {
 
 /// Why these are no operations of one register.
 pub fn check_register(accesses: &[Access<'_>]) -> Result<(), String> {
-    let mut clusters: HashMap<&str, Cluster> = HashMap::new();
+    let mut clusters: HashMap<&str, WriteCluster> = HashMap::new();
     // What was there before anything was written.
-    let nothing = Cluster { id: 0, written_from: 0, first_answer: 0, last_question: 0, read: true, sure: true };
+    let nothing = WriteCluster { id: 0, written_from: 0, first_answer: 0, last_question: 0, read: true, sure: true };
     clusters.insert("", nothing);
     for a in accesses.iter().filter(|a| a.write) {
         let sure = a.to != u64::MAX;
-        let cluster =
-            Cluster { id: a.id, written_from: a.from, first_answer: a.to, last_question: a.from, read: false, sure };
+        let cluster = WriteCluster {
+            id: a.id,
+            written_from: a.from,
+            first_answer: a.to,
+            last_question: a.from,
+            read: false,
+            sure,
+        };
         if clusters.insert(a.value, cluster).is_some() {
             return Err(format!("the value {:?} was written twice: the history is no evidence", a.value));
         }
@@ -210,7 +216,7 @@ mod tests {
     fn a_deleted_record_that_comes_back_is_found() {
         let mut deleted = good();
         deleted.ops[1].asked =
-            Asked::Delete { table: "stock".into(), record: 1, request_id: "r2".into(), base: Some(1) };
+            OpRequest::Delete { table: "stock".into(), record: 1, request_id: "r2".into(), base: Some(1) };
         deleted.finals[0].changes[1].value.clear();
         (deleted.ops[2].version, deleted.ops[2].value) = (None, None);
         assert!(check(&deleted).violations.is_empty());

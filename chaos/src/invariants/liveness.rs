@@ -15,13 +15,13 @@ pub fn check(history: &History) -> Finding {
 mod tests {
     use super::super::samples::{good, wrong};
     use super::*;
-    use crate::history::Trouble;
+    use crate::history::Anomaly;
 
     #[test]
     fn trouble_is_reported() {
         assert!(check(&good()).violations.is_empty());
         let mut stuck = good();
-        stuck.trouble.push(Trouble { us: 1, what: "node 2 does not start".into() });
+        stuck.trouble.push(Anomaly { us: 1, what: "node 2 does not start".into() });
         wrong(&check(&stuck), "does not start");
     }
 }

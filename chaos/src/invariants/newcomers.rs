@@ -2,12 +2,12 @@
 //! and in the end all of it is taken.
 
 use crate::checker::Finding;
-use crate::history::{History, Outcome};
+use crate::history::{History, OpOutcome};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for op in history.ops.iter().filter(|op| op.unregistered) {
-        finding.require(op.outcome == Outcome::Ok, || {
+        finding.require(op.outcome == OpOutcome::Ok, || {
             let (id, device, error) = (op.id, &op.device, &op.error);
             format!("operation {id}, sent before {device} had ever come online, was never taken: {error}")
         });
@@ -26,7 +26,7 @@ mod tests {
         history.ops[0].unregistered = true;
         assert!(check(&history).violations.is_empty());
         assert_eq!(check(&history).checked, 1);
-        history.ops[0].outcome = Outcome::Failed;
+        history.ops[0].outcome = OpOutcome::Failed;
         wrong(&check(&history), "was never taken");
     }
 }

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 
 use super::deletes::Deletes;
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome};
+use crate::history::{History, Op, OpOutcome, OpRequest};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let deletes = Deletes::of(history);
     let version = |op: &Op| deletes.version(op);
     let mut records: HashMap<(&str, i64), Vec<&Op>> = HashMap::new();
-    for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
-        if let Asked::Write { table, record, .. }
-        | Asked::Delete { table, record, .. }
-        | Asked::Read { table, record } = &op.asked
+    for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {
+        if let OpRequest::Write { table, record, .. }
+        | OpRequest::Delete { table, record, .. }
+        | OpRequest::Read { table, record } = &op.asked
         {
             records.entry((table, *record)).or_default().push(op);
         }

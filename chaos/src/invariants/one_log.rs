@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Row, TableAudit};
+use crate::history::{History, ShownChange, TableAudit};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -29,7 +29,7 @@ pub fn check(history: &History) -> Finding {
             let before = newest.insert((&row.table, row.record), row.seq);
             let right = before == Some(*previous) || (before.is_none() && *previous <= node.compacted);
             finding.require(right, || {
-                let Row { seq, table, record, .. } = row;
+                let ShownChange { seq, table, record, .. } = row;
                 format!("node {}: change {seq} of {table}/{record} replaced {previous}, not {before:?}", node.node)
             });
         }

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Op, Outcome};
+use crate::history::{History, Op, OpOutcome};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut sent: Vec<(&Op, u64)> = Vec::new();
-    for op in history.ops.iter().filter(|op| op.tries == 1 && op.outcome == Outcome::Ok) {
+    for op in history.ops.iter().filter(|op| op.tries == 1 && op.outcome == OpOutcome::Ok) {
         if let (Some(_), Some(seq)) = (op.asked.as_write(), op.version) {
             sent.push((op, seq));
         }

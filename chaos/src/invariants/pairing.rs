@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Order, Ordered, Outcome};
+use crate::history::{History, OpOutcome, Order, Ordered};
 
 #[derive(Default)]
-struct Code<'a> {
+struct CodeOrders<'a> {
     approved: Vec<&'a Order>,
     refused: Vec<&'a Order>,
     tokens: Vec<&'a Order>,
@@ -14,8 +14,8 @@ struct Code<'a> {
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
-    let mut codes = BTreeMap::<&str, Code<'_>>::new();
-    for order in history.orders.iter().filter(|order| order.outcome != Outcome::Failed) {
+    let mut codes = BTreeMap::<&str, CodeOrders<'_>>::new();
+    for order in history.orders.iter().filter(|order| order.outcome != OpOutcome::Failed) {
         match &order.ordered {
             Ordered::Approve { code, .. } => codes.entry(code).or_default().approved.push(order),
             Ordered::Refuse { code, .. } => codes.entry(code).or_default().refused.push(order),
@@ -23,13 +23,13 @@ pub fn check(history: &History) -> Finding {
             _ => {}
         }
     }
-    let sure = |orders: &[&Order]| orders.iter().filter(|order| order.outcome == Outcome::Ok).count();
-    for (code, Code { approved, refused, tokens }) in codes {
+    let sure = |orders: &[&Order]| orders.iter().filter(|order| order.outcome == OpOutcome::Ok).count();
+    for (code, CodeOrders { approved, refused, tokens }) in codes {
         let decided = sure(&approved) + sure(&refused);
         finding.require(decided <= 1, || format!("code {code} was decided {decided} times"));
         let given = sure(&tokens);
         finding.require(given <= 1, || format!("code {code} gave {given} tokens"));
-        if let Some(token) = tokens.iter().find(|order| order.outcome == Outcome::Ok) {
+        if let Some(token) = tokens.iter().find(|order| order.outcome == OpOutcome::Ok) {
             let let_in = approved.iter().any(|order| order.invoked < token.returned);
             finding
                 .require(let_in, || format!("code {code} gave a token on node {}, and nobody approved it", token.node));
@@ -46,7 +46,7 @@ mod tests {
 
     fn order(at: u64, ordered: Ordered) -> Order {
         let (invoked, returned, error) = (at, at + 2, String::new());
-        let (invoked_us, returned_us, outcome) = (invoked, returned, Outcome::Ok);
+        let (invoked_us, returned_us, outcome) = (invoked, returned, OpOutcome::Ok);
         Order { node: 1, ordered, invoked, invoked_us, returned, returned_us, outcome, error }
     }
 

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome, QueuePlace};
+use crate::history::{History, Op, OpOutcome, OpRequest, QueuePlace};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let is_queue = |op: &&Op| {
-        op.queued.is_some() || matches!(op.asked, Asked::Repeat { .. } | Asked::Reused { .. } | Asked::Gap { .. })
+        op.queued.is_some()
+            || matches!(op.asked, OpRequest::Repeat { .. } | OpRequest::Reused { .. } | OpRequest::Gap { .. })
     };
     let ops: Vec<&Op> = history.ops.iter().filter(is_queue).collect();
     if ops.is_empty() {
@@ -23,8 +24,8 @@ pub fn check(history: &History) -> Finding {
     let mut queues: BTreeMap<&str, Vec<(u64, &QueuePlace, u64)>> = BTreeMap::new();
     for op in ops {
         match &op.asked {
-            Asked::Gap { value, queue, after, .. } => {
-                finding.require(op.outcome != Outcome::Ok && applied(value).is_empty(), || {
+            OpRequest::Gap { value, queue, after, .. } => {
+                finding.require(op.outcome != OpOutcome::Ok && applied(value).is_empty(), || {
                     format!(
                         "operation {} follows entry {after} of {queue}, which was never sent, and was applied",
                         op.id
@@ -32,12 +33,12 @@ pub fn check(history: &History) -> Finding {
                 });
             }
             // Of long ago it is only known that the number was used.
-            Asked::Reused { value, n, .. } => {
+            OpRequest::Reused { value, n, .. } => {
                 finding.require(op.version.is_none() && applied(value).is_empty(), || {
                     format!("operation {} says something else than entry {n} before, and was taken", op.id)
                 });
             }
-            Asked::Repeat { value, .. } => check_repeat(op, applied(value), &mut finding),
+            OpRequest::Repeat { value, .. } => check_repeat(op, applied(value), &mut finding),
             _ => {
                 let (Some(place), Some((_, _, value, ..))) = (&op.queued, op.asked.as_write()) else { continue };
                 let found = applied(value);
@@ -57,10 +58,10 @@ pub fn check(history: &History) -> Finding {
 }
 
 fn check_repeat(op: &Op, found: &[u64], finding: &mut Finding) {
-    finding.require(op.outcome != Outcome::Failed, || {
+    finding.require(op.outcome != OpOutcome::Failed, || {
         format!("operation {} was acknowledged before, and now it is refused: {}", op.id, op.error)
     });
-    if op.outcome == Outcome::Ok {
+    if op.outcome == OpOutcome::Ok {
         let first = op.version.is_none() || found.is_empty() || found.first() == op.version.as_ref();
         finding.require(op.repeated && first, || {
             format!("operation {} was change {found:?} before, but it is answered as new, as {:?}", op.id, op.version)
@@ -120,17 +121,17 @@ mod tests {
             history.ops.push(op);
             history
         };
-        let repeat = op(9, Asked::Repeat { queue: "q".into(), n: 1, value: "v1".into() });
+        let repeat = op(9, OpRequest::Repeat { queue: "q".into(), n: 1, value: "v1".into() });
         let good = Op { repeated: true, version: Some(1), ..repeat.clone() };
         assert!(check(&with(good.clone())).violations.is_empty());
         wrong(&check(&with(Op { version: Some(3), ..good.clone() })), "answered as new");
         wrong(&check(&with(Op { repeated: false, ..good.clone() })), "answered as new");
-        wrong(&check(&with(Op { outcome: Outcome::Failed, ..good })), "now it is refused");
-        let reused = op(9, Asked::Reused { queue: "q".into(), n: 1, value: "other".into() });
+        wrong(&check(&with(Op { outcome: OpOutcome::Failed, ..good })), "now it is refused");
+        let reused = op(9, OpRequest::Reused { queue: "q".into(), n: 1, value: "other".into() });
         assert!(check(&with(reused.clone())).violations.is_empty());
         wrong(&check(&with(Op { version: Some(1), ..reused })), "says something else");
-        let gap = op(9, Asked::Gap { queue: "q".into(), n: 9, after: 8, value: "g".into() });
+        let gap = op(9, OpRequest::Gap { queue: "q".into(), n: 9, after: 8, value: "g".into() });
         wrong(&check(&with(gap.clone())), "never sent");
-        assert!(check(&with(Op { outcome: Outcome::Failed, ..gap })).violations.is_empty());
+        assert!(check(&with(Op { outcome: OpOutcome::Failed, ..gap })).violations.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::checker::Finding;
-use crate::history::{History, Row, SessionTold};
+use crate::history::{History, SessionTold, ShownChange};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -13,7 +13,7 @@ pub fn check(history: &History) -> Finding {
         for (row, how) in arrivals(session) {
             let heard = newest.entry((&row.table, row.record)).or_default();
             finding.require(row.seq >= *heard, || {
-                let (id, Row { seq, table, record, .. }, heard) = (session.session, row, *heard);
+                let (id, ShownChange { seq, table, record, .. }, heard) = (session.session, row, *heard);
                 format!("session {id} heard of {table}/{record} change {heard}, and then change {seq} {how}")
             });
             *heard = row.seq.max(*heard);
@@ -23,7 +23,7 @@ pub fn check(history: &History) -> Finding {
 }
 
 /// All that the session was sent, in the order of arrival.
-fn arrivals(session: &SessionTold) -> Vec<(&Row, &'static str)> {
+fn arrivals(session: &SessionTold) -> Vec<(&ShownChange, &'static str)> {
     let mut all = Vec::new();
     let mut pages = session.pages.iter().peekable();
     for (at, row) in session.rows().enumerate() {

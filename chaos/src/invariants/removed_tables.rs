@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::checker::Finding;
-use crate::history::{Asked, Final, Held, History, Op, Order, Ordered, Outcome, Row, TableAudit};
+use crate::history::{
+    FinalState, HeldRecord, History, Op, OpOutcome, OpRequest, Order, Ordered, ShownChange, TableAudit,
+};
 
 /// Goes on with a removal that nobody goes on with.
 const CLUSTER: &str = "cluster";
@@ -29,7 +31,7 @@ impl<'a> Removal<'a> {
 }
 
 /// A removal as the audit log tells of it: between these places of the log.
-struct Span {
+struct RemovalSpan {
     /// `None`: it began before what is kept of the log.
     from: Option<u64>,
     /// `None`: it ended there, too.
@@ -43,7 +45,7 @@ pub fn check(history: &History) -> Finding {
     let removals: Vec<Removal<'_>> = history.orders.iter().filter_map(Removal::of).collect();
     let tables: BTreeSet<&str> = removals.iter().map(|removal| removal.table).collect();
     for removal in removals.iter().filter(|removal| !removal.privileged) {
-        finding.require(removal.order.outcome != Outcome::Ok, || {
+        finding.require(removal.order.outcome != OpOutcome::Ok, || {
             format!("{} removed {}, and has no right to", removal.by, removal.table)
         });
     }
@@ -65,8 +67,8 @@ fn may_remove(by: &str, removals: &[Removal<'_>]) -> bool {
 }
 
 /// The removals of a table, the oldest first.
-fn audited(node: &Final, table: &str, removals: &[Removal<'_>], finding: &mut Finding) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+fn audited(node: &FinalState, table: &str, removals: &[Removal<'_>], finding: &mut Finding) -> Vec<RemovalSpan> {
+    let mut spans: Vec<RemovalSpan> = Vec::new();
     let audits: Vec<&TableAudit> = node.table_audits.iter().filter(|audit| audit.table == table).collect();
     for TableAudit { by, deleted, head, .. } in audits.iter().copied() {
         finding.require(may_remove(by, removals) && (by != CLUSTER || deleted.is_some()), || {
@@ -74,7 +76,7 @@ fn audited(node: &Final, table: &str, removals: &[Removal<'_>], finding: &mut Fi
         });
         let open = spans.last_mut().filter(|span| span.deleted.is_none());
         match (open, deleted) {
-            (None, None) => spans.push(Span { from: *head, to: None, deleted: None }),
+            (None, None) => spans.push(RemovalSpan { from: *head, to: None, deleted: None }),
             (Some(span), Some(_)) => (span.to, span.deleted) = (*head, *deleted),
             (open, _) => {
                 let what = if open.is_some() { "begins twice" } else { "ends without a beginning" };
@@ -85,9 +87,9 @@ fn audited(node: &Final, table: &str, removals: &[Removal<'_>], finding: &mut Fi
     for Removal { by, order, .. } in removals {
         let ended = audits.iter().filter(|audit| audit.by == *by && audit.deleted.is_some()).count();
         let right = match order.outcome {
-            Outcome::Ok => ended == 1,
-            Outcome::Failed => ended == 0,
-            Outcome::Unknown => ended <= 1,
+            OpOutcome::Ok => ended == 1,
+            OpOutcome::Failed => ended == 0,
+            OpOutcome::Unknown => ended <= 1,
         };
         finding.require(right, || {
             let outcome = order.outcome;
@@ -98,11 +100,11 @@ fn audited(node: &Final, table: &str, removals: &[Removal<'_>], finding: &mut Fi
 }
 
 /// Deleted with its table: no device asked for it by a request.
-fn is_removed(row: &Row) -> bool {
+fn is_removed(row: &ShownChange) -> bool {
     row.value.is_empty() && row.request_id.is_empty()
 }
 
-fn check_log(node: &Final, table: &str, spans: &[Span], removals: &[Removal<'_>], finding: &mut Finding) {
+fn check_log(node: &FinalState, table: &str, spans: &[RemovalSpan], removals: &[Removal<'_>], finding: &mut Finding) {
     let mut deleted = vec![0; spans.len()];
     for (row, previous) in node.changes.iter().zip(&node.previous).filter(|(row, _)| row.table == table) {
         let seq = row.seq;
@@ -136,14 +138,14 @@ fn check_log(node: &Final, table: &str, spans: &[Span], removals: &[Removal<'_>]
 }
 
 /// Where removals ended, as far as it is known.
-fn ended(spans: &[Span]) -> impl Iterator<Item = u64> {
+fn ended(spans: &[RemovalSpan]) -> impl Iterator<Item = u64> {
     spans.iter().filter(|span| span.deleted.is_some()).filter_map(|span| span.to)
 }
 
 /// The table holds what was written to it since it was made, and nothing else.
-fn check_records(node: &Final, table: &str, spans: &[Span], finding: &mut Finding) {
+fn check_records(node: &FinalState, table: &str, spans: &[RemovalSpan], finding: &mut Finding) {
     let since = ended(spans).max();
-    let mut newest: BTreeMap<i64, &Row> = BTreeMap::new();
+    let mut newest: BTreeMap<i64, &ShownChange> = BTreeMap::new();
     for row in node.changes.iter().filter(|row| row.table == table && since.is_none_or(|since| row.seq > since)) {
         newest.insert(row.record, row);
     }
@@ -166,11 +168,11 @@ fn check_records(node: &Final, table: &str, spans: &[Span], finding: &mut Findin
     }
 }
 
-fn of_table<'a>(held: &'a [Held], table: &str) -> BTreeMap<i64, &'a Held> {
+fn of_table<'a>(held: &'a [HeldRecord], table: &str) -> BTreeMap<i64, &'a HeldRecord> {
     held.iter().filter(|held| held.table == table).map(|held| (held.record, held)).collect()
 }
 
-fn check_copies(history: &History, node: &Final, table: &str, finding: &mut Finding) {
+fn check_copies(history: &History, node: &FinalState, table: &str, finding: &mut Finding) {
     let right = of_table(&node.records, table);
     for store in &history.stores {
         let own = of_table(&store.records, table);
@@ -185,7 +187,7 @@ fn check_copies(history: &History, node: &Final, table: &str, finding: &mut Find
 /// What was acknowledged before an order was given is not shown to anybody who asked after its answer.
 fn check_shown(history: &History, table: &str, removals: &[Removal<'_>], finding: &mut Finding) {
     let mut written: HashMap<&str, u64> = HashMap::new();
-    for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
+    for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {
         if let Some((_, _, value, ..)) =
             op.asked.as_write().filter(|(of, _, value, ..)| *of == table && !value.is_empty())
         {
@@ -193,8 +195,8 @@ fn check_shown(history: &History, table: &str, removals: &[Removal<'_>], finding
         }
     }
     let done: Vec<&Order> =
-        removals.iter().map(|removal| removal.order).filter(|order| order.outcome == Outcome::Ok).collect();
-    for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
+        removals.iter().map(|removal| removal.order).filter(|order| order.outcome == OpOutcome::Ok).collect();
+    for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {
         for (record, value) in shown(op, table) {
             let Some(returned) = written.get(value) else { continue };
             let between = done.iter().find(|order| *returned < order.invoked && order.returned < op.invoked);
@@ -212,7 +214,7 @@ fn check_shown(history: &History, table: &str, removals: &[Removal<'_>], finding
 /// The records of a table as an operation ends with them.
 fn shown<'a>(op: &'a Op, table: &str) -> BTreeMap<i64, &'a str> {
     let mut shown = BTreeMap::new();
-    if let Asked::Read { table: of, record } = &op.asked
+    if let OpRequest::Read { table: of, record } = &op.asked
         && of == table
     {
         shown.insert(*record, op.value.as_deref().unwrap_or_default());
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
     use crate::history::Store;
 
-    fn order(by: &str, at: u64, outcome: Outcome) -> Order {
+    fn order(by: &str, at: u64, outcome: OpOutcome) -> Order {
         let ordered = Ordered::RemoveTable { table: "stock".into(), by: by.into(), privileged: by == "boss" };
         let (returned, error) = (at + 2, String::new());
         Order { node: 1, ordered, invoked: at, invoked_us: at, returned, returned_us: returned, outcome, error }
@@ -240,23 +242,23 @@ mod tests {
     }
 
     fn read(id: u64, seen: Option<&str>) -> Op {
-        Op { value: seen.map(str::to_owned), ..op(id, Asked::Read { table: "stock".into(), record: 1 }) }
+        Op { value: seen.map(str::to_owned), ..op(id, OpRequest::Read { table: "stock".into(), record: 1 }) }
     }
 
     /// After the two changes of the sample the table is removed, and made anew by another one.
     fn removed() -> History {
         let mut history = good();
-        let gone = Row { value: String::new(), device: "boss".into(), request_id: String::new(), ..row(3) };
+        let gone = ShownChange { value: String::new(), device: "boss".into(), request_id: String::new(), ..row(3) };
         for node in &mut history.finals {
             node.head = 4;
             node.changes = vec![row(1), row(2), gone.clone(), row(4)];
             node.previous = vec![0, 1, 2, 0];
             node.table_audits = vec![audit("boss", None, 2), audit("boss", Some(1), 3)];
-            node.records = vec![Held { table: "stock".into(), record: 1, seq: 4, value: "v4".into() }];
+            node.records = vec![HeldRecord { table: "stock".into(), record: 1, seq: 4, value: "v4".into() }];
         }
         let (device, records) = ("timed-1".into(), history.finals[0].records.clone());
         history.stores = vec![Store { device, session: 9, records }];
-        history.orders = vec![order("boss", 100, Outcome::Ok)];
+        history.orders = vec![order("boss", 100, OpOutcome::Ok)];
         history.ops.extend([read(20, None), read(21, Some("v4"))]);
         history
     }
@@ -276,16 +278,16 @@ mod tests {
 
     #[test]
     fn who_removes_and_how_it_is_audited_is_looked_at() {
-        wrong(&broken(|h| h.orders.push(order("till", 200, Outcome::Ok))), "has no right");
+        wrong(&broken(|h| h.orders.push(order("till", 200, OpOutcome::Ok))), "has no right");
         wrong(&broken(|h| h.finals[0].table_audits[0].by = "till".into()), "nobody of that name");
         wrong(&broken(|h| h.finals[0].table_audits[0].by = CLUSTER.into()), "nobody of that name");
         wrong(&broken(|h| h.finals[0].table_audits.insert(1, audit("boss", None, 2))), "begins twice");
         wrong(&broken(|h| h.finals[0].table_audits.push(audit("boss", Some(0), 4))), "without a beginning");
         wrong(&broken(|h| h.finals[0].table_audits.clear()), "0 rows");
-        wrong(&broken(|h| h.orders[0].outcome = Outcome::Failed), "ended as Failed");
+        wrong(&broken(|h| h.orders[0].outcome = OpOutcome::Failed), "ended as Failed");
         // The cluster went on with what it is not known to have ended.
         let gone_on = broken(|h| {
-            h.orders[0].outcome = Outcome::Unknown;
+            h.orders[0].outcome = OpOutcome::Unknown;
             h.finals[0].table_audits[1].by = CLUSTER.into();
         });
         assert!(gone_on.violations.is_empty(), "{gone_on:?}");
@@ -305,7 +307,7 @@ mod tests {
     fn records_of_the_old_table_and_records_that_are_missing_are_found() {
         wrong(&broken(|h| h.finals[0].records[0].seq = 2), "change 4 made");
         wrong(&broken(|h| h.finals[0].records.clear()), "hold None");
-        let old = Held { table: "stock".into(), record: 2, seq: 2, value: "v2".into() };
+        let old = HeldRecord { table: "stock".into(), record: 2, seq: 2, value: "v2".into() };
         wrong(&broken(|h| h.finals[0].records.push(old)), "before it was removed");
         wrong(&broken(|h| h.stores[0].records.clear()), "timed-1 ended with None");
     }
@@ -318,7 +320,7 @@ mod tests {
             h.ops.push(read(30, Some("v2")));
         });
         assert!(meanwhile.violations.is_empty(), "it asked before the answer");
-        let sync = |rows| Op { pages: vec![rows], ..op(30, Asked::Sync { after: None }) };
+        let sync = |rows| Op { pages: vec![rows], ..op(30, OpRequest::Sync { after: None }) };
         wrong(&broken(|h| h.ops.push(sync(vec![row(2)]))), "removed before it asked");
         let all = broken(|h| {
             let deleted = h.finals[0].changes[2].clone();

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Ordered, Outcome};
+use crate::history::{History, Op, OpOutcome, OpRequest, Ordered};
 
 const RIGHTS: [&str; 3] = ["none", "read", "write"];
 const READ: usize = 1;
@@ -44,12 +44,12 @@ pub fn check(history: &History) -> Finding {
     for op in &history.ops {
         let Some(token) = &op.token else { continue };
         let (table, needed, refused) = match &op.asked {
-            Asked::Write { table, .. } => (table, WRITE, "may not write"),
-            Asked::Read { table, .. } => (table, READ, "may not read"),
+            OpRequest::Write { table, .. } => (table, WRITE, "may not write"),
+            OpRequest::Read { table, .. } => (table, READ, "may not read"),
             _ => continue,
         };
         let Some(puts) = puts.get(&(&*token.class, &**table)) else { continue };
-        if op.outcome == Outcome::Ok {
+        if op.outcome == OpOutcome::Ok {
             finding.require(possible(puts, op.invoked, op.returned).any(|right| right >= needed), || {
                 format!("{} was let, though {} {refused} {table}", tell(op), token.class)
             });
@@ -69,14 +69,14 @@ fn tell(op: &Op) -> String {
 
 fn puts(history: &History) -> Puts<'_> {
     let mut puts = Puts::new();
-    for order in history.orders.iter().filter(|order| order.outcome != Outcome::Failed) {
+    for order in history.orders.iter().filter(|order| order.outcome != OpOutcome::Failed) {
         let Ordered::Rights { class, table, right } = &order.ordered else { continue };
         let Some(right) = RIGHTS.iter().position(|name| name == right) else { continue };
         let of_table = puts.entry((&**class, &**table)).or_insert_with(|| {
             // Until something is set, the class may do everything.
             vec![Put { right: WRITE, from: 0, to: 0, done: true }]
         });
-        of_table.push(Put { right, from: order.invoked, to: order.returned, done: order.outcome == Outcome::Ok });
+        of_table.push(Put { right, from: order.invoked, to: order.returned, done: order.outcome == OpOutcome::Ok });
     }
     puts
 }
@@ -91,34 +91,46 @@ fn possible(puts: &[Put], from: u64, to: u64) -> impl Iterator<Item = usize> {
 mod tests {
     use super::super::samples::{good, op, wrong};
     use super::*;
-    use crate::history::{Order, Shown, Token};
+    use crate::history::{NumberedToken, Order, ShownRecord};
 
     fn put(at: u64, right: &str) -> Order {
         let ordered = Ordered::Rights { class: "c".into(), table: "stock".into(), right: right.into() };
         let (invoked, returned) = (at, at + 2);
         let (invoked_us, returned_us, error) = (invoked, returned, String::new());
-        Order { node: 1, ordered, invoked, invoked_us, returned, returned_us, outcome: Outcome::Ok, error }
+        Order { node: 1, ordered, invoked, invoked_us, returned, returned_us, outcome: OpOutcome::Ok, error }
     }
 
-    fn token() -> Token {
-        Token { number: 1, class: "c".into() }
+    fn token() -> NumberedToken {
+        NumberedToken { number: 1, class: "c".into() }
     }
 
-    fn shown(tick: u64, asked: Option<u64>) -> Shown {
+    fn shown(tick: u64, asked: Option<u64>) -> ShownRecord {
         let (device, table, value) = ("d".into(), "stock".into(), "v1".into());
-        Shown { tick, us: tick, asked, device, node: 1, session: 1, token: token(), table, record: 1, seq: 1, value }
+        ShownRecord {
+            tick,
+            us: tick,
+            asked,
+            device,
+            node: 1,
+            session: 1,
+            token: token(),
+            table,
+            record: 1,
+            seq: 1,
+            value,
+        }
     }
 
-    fn asked(id: u64, write: bool, outcome: Outcome, error: &str) -> Op {
+    fn asked(id: u64, write: bool, outcome: OpOutcome, error: &str) -> Op {
         let (table, record, value, request_id) = ("stock".into(), 1, format!("w{id}"), format!("w{id}"));
         let what = match write {
-            true => Asked::Write { table, record, value, request_id, base: None },
-            false => Asked::Read { table, record },
+            true => OpRequest::Write { table, record, value, request_id, base: None },
+            false => OpRequest::Read { table, record },
         };
         Op { token: Some(token()), outcome, error: error.into(), ..op(id, what) }
     }
 
-    fn of(orders: Vec<Order>, ops: Vec<Op>, shown: Vec<Shown>) -> Finding {
+    fn of(orders: Vec<Order>, ops: Vec<Op>, shown: Vec<ShownRecord>) -> Finding {
         let mut history = good();
         history.ops.extend(ops);
         check(&History { orders, shown, ..history })
@@ -127,13 +139,13 @@ mod tests {
     #[test]
     fn rights_that_do_not_hold_are_found() {
         let none = || vec![put(200, "none")];
-        wrong(&of(none(), vec![asked(30, true, Outcome::Ok, "")], vec![]), "was let");
-        wrong(&of(none(), vec![asked(30, false, Outcome::Ok, "")], vec![]), "was let");
+        wrong(&of(none(), vec![asked(30, true, OpOutcome::Ok, "")], vec![]), "was let");
+        wrong(&of(none(), vec![asked(30, false, OpOutcome::Ok, "")], vec![]), "was let");
         wrong(&of(none(), vec![], vec![shown(300, Some(250))]), "what it asked for");
         assert!(of(none(), vec![], vec![shown(300, Some(201))]).violations.is_empty(), "asked before the answer");
         assert!(of(none(), vec![], vec![shown(300, None)]).violations.is_empty(), "the change is older");
         wrong(&of(vec![put(2, "none")], vec![], vec![shown(300, None)]), "a live change");
-        let refused = |id| asked(id, true, Outcome::Failed, "3003 tokens of class c may not write");
+        let refused = |id| asked(id, true, OpOutcome::Failed, "3003 tokens of class c may not write");
         assert!(of(none(), vec![refused(30)], vec![]).violations.is_empty());
         wrong(&of(none(), vec![refused(10)], vec![]), "had the right all the time");
         wrong(&of(vec![put(200, "none"), put(205, "write")], vec![refused(30)], vec![]), "had the right");
@@ -141,10 +153,10 @@ mod tests {
 
     #[test]
     fn an_order_without_an_answer_may_be_done_at_any_time() {
-        let lost = Order { outcome: Outcome::Unknown, returned: u64::MAX, ..put(200, "none") };
+        let lost = Order { outcome: OpOutcome::Unknown, returned: u64::MAX, ..put(200, "none") };
         let both = || vec![lost.clone(), put(210, "write")];
-        let refused = asked(30, true, Outcome::Failed, "3003 tokens of class c may not write");
+        let refused = asked(30, true, OpOutcome::Failed, "3003 tokens of class c may not write");
         assert!(of(both(), vec![refused], vec![]).violations.is_empty());
-        assert!(of(both(), vec![asked(30, true, Outcome::Ok, "")], vec![]).violations.is_empty());
+        assert!(of(both(), vec![asked(30, true, OpOutcome::Ok, "")], vec![]).violations.is_empty());
     }
 }

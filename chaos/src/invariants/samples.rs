@@ -2,8 +2,8 @@
 
 use crate::checker::Finding;
 use crate::history::{
-    Asked, AttackKind, Attacked, Band, ElectionRow, Final, Held, History, Led, NodeUse, Op, Outcome, Row, Sample,
-    SessionTold, Span,
+    AttackKind, Attacked, FaultWindow, FinalState, HeldRecord, History, LeaderClaim, NodeUse, Op, OpOutcome, OpRequest,
+    Sample, SessionTold, ShownChange, ShownElection, Span,
 };
 
 /// The finding says so.
@@ -11,8 +11,8 @@ pub fn wrong(finding: &Finding, word: &str) {
     assert!(finding.violations.iter().any(|what| what.contains(word)), "{word:?} in {:?}", finding.violations);
 }
 
-pub fn row(seq: u64) -> Row {
-    Row {
+pub fn row(seq: u64) -> ShownChange {
+    ShownChange {
         seq,
         table: "stock".into(),
         record: 1,
@@ -22,14 +22,14 @@ pub fn row(seq: u64) -> Row {
     }
 }
 
-pub fn op(id: u64, asked: Asked) -> Op {
+pub fn op(id: u64, asked: OpRequest) -> Op {
     let op = Op::new(id, "till-1", (1, 1), asked, (id * 10, id * 10));
-    Op { returned: id * 10 + 5, returned_us: id * 10 + 5, outcome: Outcome::Ok, tries: 1, ..op }
+    Op { returned: id * 10 + 5, returned_us: id * 10 + 5, outcome: OpOutcome::Ok, tries: 1, ..op }
 }
 
 fn write(id: u64, seq: u64, base: Option<u64>) -> Op {
-    let Row { table, record, value, request_id, .. } = row(seq);
-    Op { version: Some(seq), ..op(id, Asked::Write { table, record, value, request_id, base }) }
+    let ShownChange { table, record, value, request_id, .. } = row(seq);
+    Op { version: Some(seq), ..op(id, OpRequest::Write { table, record, value, request_id, base }) }
 }
 
 fn sample(tick: u64, node: u64, applied: u64, master: &str) -> Sample {
@@ -49,13 +49,13 @@ fn sample(tick: u64, node: u64, applied: u64, master: &str) -> Sample {
     }
 }
 
-fn election(id: u64, previous: &str, new: &str) -> ElectionRow {
-    ElectionRow { id, term: id, previous: previous.into(), new: new.into() }
+fn election(id: u64, previous: &str, new: &str) -> ShownElection {
+    ShownElection { id, term: id, previous: previous.into(), new: new.into() }
 }
 
 pub fn good() -> History {
-    let read = Asked::Read { table: "stock".into(), record: 1 };
-    let node = |node| Final {
+    let read = OpRequest::Read { table: "stock".into(), record: 1 };
+    let node = |node| FinalState {
         node,
         applied: 9,
         digest: "d9".into(),
@@ -67,16 +67,20 @@ pub fn good() -> History {
         elections: vec![election(1, "", "till-1"), election(2, "till-1", "till-2")],
         sync_states: vec![("till-1".into(), 2, true)],
         committed_ms: vec![100, 200],
-        records: vec![Held { table: "stock".into(), record: 1, seq: 2, value: "v2".into() }],
-        ..Final::default()
+        records: vec![HeldRecord { table: "stock".into(), record: 1, seq: 2, value: "v2".into() }],
+        ..FinalState::default()
     };
     History {
         ops: vec![
             write(1, 1, None),
             write(2, 2, Some(1)),
             Op { version: Some(2), value: Some("v2".into()), ..op(3, read) },
-            Op { pages: vec![vec![row(1)], vec![row(2)]], cursor: Some(2), ..op(4, Asked::Sync { after: Some(0) }) },
-            op(5, Asked::SyncComplete { cursor: 2 }),
+            Op {
+                pages: vec![vec![row(1)], vec![row(2)]],
+                cursor: Some(2),
+                ..op(4, OpRequest::Sync { after: Some(0) })
+            },
+            op(5, OpRequest::SyncComplete { cursor: 2 }),
         ],
         sessions: vec![SessionTold {
             session: 1,
@@ -89,9 +93,9 @@ pub fn good() -> History {
             ..SessionTold::default()
         }],
         samples: vec![sample(1, 1, 1, "till-1"), sample(2, 2, 1, "till-1"), sample(3, 1, 2, "till-1")],
-        led: vec![Led { us: 1, node: 1, raft_term: 1 }, Led { us: 2, node: 2, raft_term: 2 }],
+        led: vec![LeaderClaim { us: 1, node: 1, raft_term: 1 }, LeaderClaim { us: 2, node: 2, raft_term: 2 }],
         finals: vec![node(1), node(2)],
-        bands: vec![Band {
+        bands: vec![FaultWindow {
             name: "crash".into(),
             what: "node 1 crashed".into(),
             from_us: 0,

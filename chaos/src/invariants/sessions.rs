@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::checker::Finding;
-use crate::history::{History, Row, SessionTold};
+use crate::history::{History, SessionTold, ShownChange};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -32,7 +32,7 @@ pub fn check(history: &History) -> Finding {
     finding
 }
 
-fn rising(rows: &[Row]) -> bool {
+fn rising(rows: &[ShownChange]) -> bool {
     rows.windows(2).all(|pair| pair[0].seq < pair[1].seq)
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::checker::Finding;
-use crate::history::{Held, History};
+use crate::history::{HeldRecord, History};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(node) = history.finals.first() else { return finding };
-    let by_record = |held: &[Held]| -> BTreeMap<(String, i64), (u64, String)> {
+    let by_record = |held: &[HeldRecord]| -> BTreeMap<(String, i64), (u64, String)> {
         held.iter().map(|h| ((h.table.clone(), h.record), (h.seq, h.value.clone()))).collect()
     };
     let right = by_record(&node.records);

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome};
+use crate::history::{History, Op, OpOutcome, OpRequest};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut completed: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
     for op in &history.ops {
-        if matches!(op.asked, Asked::SyncComplete { .. }) && op.outcome != Outcome::Failed {
+        if matches!(op.asked, OpRequest::SyncComplete { .. }) && op.outcome != OpOutcome::Failed {
             completed.entry(&op.device).or_default().push(op);
         }
     }
@@ -17,7 +17,7 @@ pub fn check(history: &History) -> Finding {
         for (device, cursor, _) in &node.sync_states {
             let ops = completed.get(device.as_str()).map_or(&[][..], |ops| ops);
             // One device completes one sync after the other, so what comes after the last answer is all that may differ.
-            let last_sure = ops.iter().rposition(|op| op.outcome == Outcome::Ok);
+            let last_sure = ops.iter().rposition(|op| op.outcome == OpOutcome::Ok);
             let allowed = ops.iter().enumerate().filter(|(at, _)| last_sure.is_none_or(|sure| *at >= sure));
             let mut allowed: Vec<u64> = allowed.filter_map(|(_, op)| cursor_of(op)).collect();
             if last_sure.is_none() {
@@ -33,7 +33,7 @@ pub fn check(history: &History) -> Finding {
 
 fn cursor_of(op: &Op) -> Option<u64> {
     match op.asked {
-        Asked::SyncComplete { cursor } => Some(cursor),
+        OpRequest::SyncComplete { cursor } => Some(cursor),
         _ => None,
     }
 }

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checker::Finding;
-use crate::history::{Asked, History, Op, Outcome, PageTold, Row, SessionTold};
+use crate::history::{History, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut changes = None;
-    for op in history.ops.iter().filter(|op| op.outcome == Outcome::Ok) {
-        let (Asked::Sync { after }, Some(cursor)) = (&op.asked, op.cursor) else { continue };
+    for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {
+        let (OpRequest::Sync { after }, Some(cursor)) = (&op.asked, op.cursor) else { continue };
         let rows = || op.pages.iter().flatten();
         for row in rows() {
             let wrong = history.change(row.seq).is_some_and(|change| {
@@ -24,7 +24,7 @@ pub fn check(history: &History) -> Finding {
                 let sent: BTreeSet<u64> = rows().map(|row| row.seq).collect();
                 let rising = rows().map(|row| row.seq).is_sorted_by(|a, b| a < b);
                 let within = sent.iter().all(|seq| (after + 1..=cursor).contains(seq));
-                let changes = changes.get_or_insert_with(|| Changes::new(history));
+                let changes = changes.get_or_insert_with(|| ChangeIndex::new(history));
                 let missing = missing(history, changes, op, *after, cursor, &sent);
                 finding.require(rising && within && missing.is_empty(), || {
                     format!(
@@ -43,13 +43,13 @@ pub fn check(history: &History) -> Finding {
 }
 
 /// All changes, made once: a long run has many syncs.
-struct Changes<'a> {
-    by_seq: BTreeMap<u64, &'a Row>,
+struct ChangeIndex<'a> {
+    by_seq: BTreeMap<u64, &'a ShownChange>,
     /// Rising.
     of_record: BTreeMap<(&'a str, i64), Vec<u64>>,
 }
 
-impl<'a> Changes<'a> {
+impl<'a> ChangeIndex<'a> {
     fn new(history: &'a History) -> Self {
         let by_seq = history.every_change();
         let mut of_record = BTreeMap::<_, Vec<u64>>::new();
@@ -71,7 +71,7 @@ impl<'a> Changes<'a> {
 /// the newest of each record.
 fn missing(
     history: &History,
-    changes: &Changes<'_>,
+    changes: &ChangeIndex<'_>,
     op: &Op,
     after: u64,
     cursor: u64,
@@ -104,12 +104,12 @@ fn told_before(session: &SessionTold, op: &Op, cursor: u64) -> (BTreeSet<u64>, u
 }
 
 fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
-    let mut sent = BTreeMap::<(&str, i64), &Row>::new();
+    let mut sent = BTreeMap::<(&str, i64), &ShownChange>::new();
     for row in op.pages.iter().flatten() {
         let twice = sent.insert((&row.table, row.record), row).is_some();
         finding.require(!twice, || format!("the full sync {} sent {}/{} twice", op.id, row.table, row.record));
     }
-    let mut at_cursor = BTreeMap::<(&str, i64), &Row>::new();
+    let mut at_cursor = BTreeMap::<(&str, i64), &ShownChange>::new();
     for change in history.log().iter().take_while(|change| change.seq <= cursor) {
         at_cursor.insert((&change.table, change.record), change);
     }
@@ -144,7 +144,7 @@ mod tests {
         other.ops[3].pages[0][0].value = "other".into();
         wrong(&check(&other), "otherwise");
         let mut full = good();
-        full.ops[3].asked = Asked::Sync { after: None };
+        full.ops[3].asked = OpRequest::Sync { after: None };
         full.ops[3].pages = vec![vec![row(2)]];
         assert!(check(&full).violations.is_empty());
         full.ops[3].pages = vec![vec![row(1)]];
@@ -152,7 +152,7 @@ mod tests {
         full.finals[0].changes[1].value.clear();
         wrong(&check(&full), "lacks change 2");
         let mut newer = good();
-        newer.ops[3].asked = Asked::Sync { after: None };
+        newer.ops[3].asked = OpRequest::Sync { after: None };
         (newer.ops[3].pages, newer.ops[3].cursor) = (vec![vec![row(2)]], Some(1));
         wrong(&check(&newer), "is as of 1, but it sent");
         let mut told = good();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::checker::Finding;
-use crate::history::{Asked, Final, History, Op, Outcome, Row};
+use crate::history::{FinalState, History, Op, OpOutcome, OpRequest, ShownChange};
 
 pub fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
@@ -13,10 +13,10 @@ pub fn check(history: &History) -> Finding {
     let now_ms = node.committed_ms.last().copied().unwrap_or(0);
     for op in &history.ops {
         match (&op.asked, op.cursor) {
-            (Asked::CompleteEarly, _) => finding.require(op.outcome != Outcome::Ok, || {
+            (OpRequest::CompleteEarly, _) => finding.require(op.outcome != OpOutcome::Ok, || {
                 format!("operation {} completed a sync before its last page", op.id)
             }),
-            (Asked::SyncSince { since_ms, after }, Some(cursor)) if op.outcome == Outcome::Ok => {
+            (OpRequest::SyncSince { since_ms, after }, Some(cursor)) if op.outcome == OpOutcome::Ok => {
                 let from = if *since_ms > now_ms { completed(history, op) } else { seq_at(node, *since_ms) };
                 // Whatever that time is, the client has nothing that came after its sync.
                 let from = after.map_or(from, |after| from.min(after));
@@ -29,7 +29,7 @@ pub fn check(history: &History) -> Finding {
 }
 
 /// The last change that was applied at this time or before.
-fn seq_at(node: &Final, ms: u64) -> u64 {
+fn seq_at(node: &FinalState, ms: u64) -> u64 {
     node.compacted + node.committed_ms.partition_point(|at| *at <= ms) as u64
 }
 
@@ -37,16 +37,16 @@ fn seq_at(node: &Final, ms: u64) -> u64 {
 fn completed(history: &History, op: &Op) -> u64 {
     let before = history.ops.iter().filter(|other| other.device == op.device && other.invoked < op.invoked);
     let cursors = before.filter_map(|other| match other.asked {
-        Asked::SyncComplete { cursor } if other.outcome != Outcome::Failed => Some(cursor),
+        OpRequest::SyncComplete { cursor } if other.outcome != OpOutcome::Failed => Some(cursor),
         _ => None,
     });
     cursors.max().unwrap_or(0)
 }
 
-fn check_sync(node: &Final, op: &Op, from: u64, cursor: u64, finding: &mut Finding) {
+fn check_sync(node: &FinalState, op: &Op, from: u64, cursor: u64, finding: &mut Finding) {
     let sent: HashSet<u64> = op.pages.iter().flatten().map(|row| row.seq).collect();
     let mut newest: BTreeMap<(&str, i64), u64> = BTreeMap::new();
-    for Row { seq, table, record, .. } in node.changes.iter().take_while(|change| change.seq <= cursor) {
+    for ShownChange { seq, table, record, .. } in node.changes.iter().take_while(|change| change.seq <= cursor) {
         newest.insert((table, *record), *seq);
     }
     for ((table, record), seq) in newest.into_iter().filter(|(_, seq)| *seq > from) {
@@ -63,9 +63,9 @@ mod tests {
 
     #[test]
     fn a_change_after_the_time_that_is_not_sent_is_found() {
-        let since = |since_ms, pages: Vec<Vec<Row>>| {
+        let since = |since_ms, pages: Vec<Vec<ShownChange>>| {
             let mut history = good();
-            history.ops.push(Op { pages, cursor: Some(2), ..op(9, Asked::SyncSince { since_ms, after: None }) });
+            history.ops.push(Op { pages, cursor: Some(2), ..op(9, OpRequest::SyncSince { since_ms, after: None }) });
             history
         };
         assert!(check(&since(100, vec![vec![row(2)]])).violations.is_empty());
@@ -73,18 +73,18 @@ mod tests {
         wrong(&check(&since(100, vec![vec![row(1)]])), "lacks change 2");
         assert!(check(&since(200, Vec::new())).violations.is_empty(), "nothing was applied after it");
         let mut later = since(200, Vec::new());
-        let Asked::SyncSince { after, .. } = &mut later.ops[5].asked else { panic!() };
+        let OpRequest::SyncSince { after, .. } = &mut later.ops[5].asked else { panic!() };
         *after = Some(1);
         wrong(&check(&later), "lacks change 2");
         // A time that is still to come: from where the device has come.
         assert!(check(&since(900, Vec::new())).violations.is_empty());
         let mut never = since(900, Vec::new());
-        never.ops.retain(|op| !matches!(op.asked, Asked::SyncComplete { .. }));
+        never.ops.retain(|op| !matches!(op.asked, OpRequest::SyncComplete { .. }));
         wrong(&check(&never), "lacks change 2");
         let mut early = good();
-        early.ops.push(op(9, Asked::CompleteEarly));
+        early.ops.push(op(9, OpRequest::CompleteEarly));
         wrong(&check(&early), "before its last page");
-        early.ops[5].outcome = Outcome::Failed;
+        early.ops[5].outcome = OpOutcome::Failed;
         assert!(check(&early).violations.is_empty());
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tillsync::cli::client::rest::{NodeStatus, Rest};
-use tillsync::cli::client::{NodeUrl, Target};
+use tillsync::cli::client::rest::{NodeStatus, RestClient};
+use tillsync::cli::client::{ClusterTarget, NodeUrl};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a node may take to say how it is.
@@ -15,14 +15,14 @@ const AGAIN: Duration = Duration::from_millis(100);
 const BEHIND: u64 = 1_000;
 
 #[derive(Clone)]
-pub struct Cluster {
-    pub rest: Rest,
-    pub target: Target,
+pub struct OperatedCluster {
+    pub rest: RestClient,
+    pub target: ClusterTarget,
 }
 
-impl Cluster {
-    pub fn new(target: Target) -> Result<Self, String> {
-        Ok(Self { rest: Rest::new(&target.token).map_err(|error| error.to_string())?, target })
+impl OperatedCluster {
+    pub fn new(target: ClusterTarget) -> Result<Self, String> {
+        Ok(Self { rest: RestClient::new(&target.token).map_err(|error| error.to_string())?, target })
     }
 
     /// How each node is; in the order of the URLs.

@@ -33,7 +33,7 @@ pub struct Doctor {
 }
 
 #[derive(Debug, Serialize)]
-struct Line {
+struct CheckLine {
     name: &'static str,
     there: bool,
     /// What was seen.
@@ -44,7 +44,7 @@ struct Line {
     instead: &'static str,
 }
 
-type Found = Result<String, String>;
+type CheckResult = Result<String, String>;
 
 impl Doctor {
     pub fn run(&self) -> Result<bool, String> {
@@ -63,12 +63,12 @@ impl Doctor {
         Ok(true)
     }
 
-    async fn look(&self) -> Vec<Line> {
+    async fn look(&self) -> Vec<CheckLine> {
         let mut lines = Vec::new();
-        let mut add = |name, used_for, instead, found: Found| {
+        let mut add = |name, used_for, instead, found: CheckResult| {
             let there = found.is_ok();
             let found = found.unwrap_or_else(|why| why);
-            lines.push(Line { name, there, found: crate::report::words::cut(&found, LINE), used_for, instead });
+            lines.push(CheckLine { name, there, found: crate::report::words::cut(&found, LINE), used_for, instead });
         };
         add(
             "tillsync",
@@ -110,23 +110,23 @@ impl Doctor {
     }
 }
 
-async fn said(mut command: Command, args: &[&str]) -> Found {
+async fn said(mut command: Command, args: &[&str]) -> CheckResult {
     command.args(args);
     let said = shell::run(command, WITHIN).await?;
     if said.ok { Ok(said.text.trim().to_owned()) } else { Err(format!("{}: {}", said.how, said.last_line())) }
 }
 
-async fn say(program: &str, args: &[&str]) -> Found {
+async fn say(program: &str, args: &[&str]) -> CheckResult {
     said(Command::new(program), args).await.map_err(|why| format!("{program}: {why}"))
 }
 
-async fn tillsync() -> Found {
+async fn tillsync() -> CheckResult {
     let program = embedded::program(None)?;
     let version = said(Command::new(&program), &["--version"]).await?;
     Ok(format!("{version}, {}", program.display()))
 }
 
-fn root() -> Found {
+fn root() -> CheckResult {
     // SAFETY: a plain system call that cannot fail.
     match unsafe { libc::geteuid() } {
         0 => Ok("this is root".into()),
@@ -135,7 +135,7 @@ fn root() -> Found {
 }
 
 /// Makes a namespace, filters in it, and removes it.
-async fn namespaces() -> (Found, Found) {
+async fn namespaces() -> (CheckResult, CheckResult) {
     let name = format!("chaos-doctor-{}", std::process::id());
     if let Err(why) = say("ip", &["netns", "add", &name]).await {
         return (Err(why), Err("not tried without a namespace".into()));
@@ -147,12 +147,12 @@ async fn namespaces() -> (Found, Found) {
     (made, filter.map(|_| "set a rule in a namespace".into()))
 }
 
-fn fuse() -> Found {
+fn fuse() -> CheckResult {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     device.map(|_| "/dev/fuse can be opened".into()).map_err(|error| format!("/dev/fuse: {error}"))
 }
 
-async fn tmpfs() -> Found {
+async fn tmpfs() -> CheckResult {
     let dir = std::env::temp_dir().join(format!("chaos-doctor-{}", std::process::id()));
     std::fs::create_dir(&dir).map_err(|error| error.to_string())?;
     let path = dir.display().to_string();
@@ -168,7 +168,7 @@ async fn tmpfs() -> Found {
     found
 }
 
-async fn faketime() -> Found {
+async fn faketime() -> CheckResult {
     let library = FAKETIME.iter().find(|path| Path::new(path).exists());
     let library = library.ok_or("libfaketime.so.1 is not installed")?;
     let mut command = Command::new("date");
@@ -179,7 +179,7 @@ async fn faketime() -> Found {
     }
 }
 
-async fn browser() -> Found {
+async fn browser() -> CheckResult {
     for name in BROWSERS {
         if let Ok(version) = say(name, &["--version"]).await {
             return Ok(version.lines().next().unwrap_or(name).to_owned());
@@ -188,13 +188,13 @@ async fn browser() -> Found {
     Err("no Chromium was found".into())
 }
 
-fn cores() -> Found {
+fn cores() -> CheckResult {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if cores >= 2 { Ok(format!("{cores} cores")) } else { Err("one core".into()) }
 }
 
 /// What kind of disk it is, how much is free, and what a sync costs.
-async fn disk(data: &Path) -> Found {
+async fn disk(data: &Path) -> CheckResult {
     let path = data.display().to_string();
     let table = say("df", &["-PTm", &path]).await?;
     let last = table.lines().last().unwrap_or_default();

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use tillsync::cli::client::TargetArgs;
 
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use super::embedded::{self, Embedded};
 use super::hooks::Hooks;
 use super::play::Play;
-use super::steps::{self, Scene, Step};
+use super::steps::{self, DrillScene, DrillStep};
 use super::{ask, block_on};
 
 #[derive(Args)]
@@ -58,7 +58,7 @@ impl Drill {
         println!("A cluster of three nodes is made on this machine for the drill, and removed afterwards.");
         let mut made = Embedded::start(&program).await?;
         let steps = steps::shop(self.slot(steps::shop(Duration::ZERO).len()));
-        let scene = Scene { cluster: made.cluster.clone(), nodes: std::mem::take(&mut made.nodes) };
+        let scene = DrillScene { cluster: made.cluster.clone(), nodes: std::mem::take(&mut made.nodes) };
         println!("{} tills sell while the cluster is broken in {} ways.", self.tills, steps.len() - 1);
         let logs: Vec<_> = scene.nodes.iter().map(|node| (node.id, node.log())).collect();
         let machine = "three nodes of `tillsync dev` on one machine, over loopback";
@@ -86,13 +86,13 @@ impl Drill {
             println!("nothing was done");
             return Ok(true);
         }
-        let scene = Scene { cluster: Cluster::new(target)?, nodes: Vec::new() };
+        let scene = DrillScene { cluster: OperatedCluster::new(target)?, nodes: Vec::new() };
         let hooks = hooks.map(|hooks| hooks.faults).unwrap_or_default();
         let steps = steps::elsewhere(true, hooks);
         block_on(self.play(scene, steps, "chaos drill --url …".into(), "a running cluster").run())
     }
 
-    fn play(&self, scene: Scene, steps: Vec<Step>, replay: String, machine: &str) -> Play {
+    fn play(&self, scene: DrillScene, steps: Vec<DrillStep>, replay: String, machine: &str) -> Play {
         Play {
             scene,
             slot: self.slot(steps.len()),

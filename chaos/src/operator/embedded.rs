@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PATIENCE;
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use super::local::{self, LocalNode};
 
 /// How long it may take to drain all its nodes.
@@ -22,7 +22,7 @@ pub struct Embedded {
     dev: Child,
     pub dir: PathBuf,
     pub nodes: Vec<LocalNode>,
-    pub cluster: Cluster,
+    pub cluster: OperatedCluster,
 }
 
 /// The `tillsync` to run: one that was named, the one beside this program, or the one on the PATH.
@@ -95,7 +95,7 @@ impl Embedded {
             sleep(Duration::from_millis(50)).await;
         }
         let nodes = local::nodes(&dir)?;
-        let cluster = Cluster::new(local::target(&dir, &nodes)?)?;
+        let cluster = OperatedCluster::new(local::target(&dir, &nodes)?)?;
         Ok(Self { dev, dir, nodes, cluster })
     }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio::time::{Instant, sleep};
 
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use super::local::{LocalNode, nodes, target};
 use super::{PATIENCE, ask, block_on};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub enum InjectedFault {
     /// SIGKILL: as if the machine lost power, but what was written is there
     Kill,
     /// SIGSTOP: the node stands still, and nobody is told; until `cont` or `heal`
@@ -26,7 +26,7 @@ pub enum Kind {
 
 #[derive(Args)]
 pub struct Inject {
-    kind: Kind,
+    kind: InjectedFault,
     /// The data folder of `tillsync dev`
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     data: PathBuf,
@@ -39,7 +39,7 @@ pub struct Inject {
 }
 
 #[derive(Args)]
-pub struct Heal {
+pub struct HealArgs {
     /// The data folder of `tillsync dev`
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     data: PathBuf,
@@ -51,14 +51,14 @@ pub struct Heal {
 impl Inject {
     pub fn run(&self) -> Result<bool, String> {
         let nodes = nodes(&self.data)?;
-        let cluster = Cluster::new(target(&self.data, &nodes)?)?;
-        block_on(self.strike(&nodes, &cluster))
+        let cluster = OperatedCluster::new(target(&self.data, &nodes)?)?;
+        block_on(self.inject(&nodes, &cluster))
     }
 
-    async fn strike(&self, all: &[LocalNode], cluster: &Cluster) -> Result<bool, String> {
+    async fn inject(&self, all: &[LocalNode], cluster: &OperatedCluster) -> Result<bool, String> {
         let leader = cluster.leader().await;
         let chosen = choose(&self.node, all, leader)?;
-        if self.kind == Kind::Transfer && chosen.len() != 1 {
+        if self.kind == InjectedFault::Transfer && chosen.len() != 1 {
             return Err("leadership can go to one node only: name one".into());
         }
         if !ask::sure(&self.plan(&chosen, all.len(), leader)?, self.yes)? {
@@ -67,14 +67,14 @@ impl Inject {
         }
         for node in &chosen {
             match self.kind {
-                Kind::Kill => node.signal(libc::SIGKILL)?,
-                Kind::Stop => node.signal(libc::SIGSTOP)?,
-                Kind::Cont => node.signal(libc::SIGCONT)?,
-                Kind::Restart => restart(node, cluster).await?,
-                Kind::Transfer => cluster.transfer(node.id, PATIENCE).await?,
+                InjectedFault::Kill => node.signal(libc::SIGKILL)?,
+                InjectedFault::Stop => node.signal(libc::SIGSTOP)?,
+                InjectedFault::Cont => node.signal(libc::SIGCONT)?,
+                InjectedFault::Restart => restart(node, cluster).await?,
+                InjectedFault::Transfer => cluster.transfer(node.id, PATIENCE).await?,
             }
         }
-        println!("done{}", if self.kind == Kind::Stop { "; `chaos heal` lets them go on" } else { "" });
+        println!("done{}", if self.kind == InjectedFault::Stop { "; `chaos heal` lets them go on" } else { "" });
         Ok(true)
     }
 
@@ -83,21 +83,21 @@ impl Inject {
         let mut text = String::new();
         for node in chosen {
             let leads = if leader == Some(node.id) { ", which leads," } else { "" };
-            if self.kind == Kind::Transfer {
+            if self.kind == InjectedFault::Transfer {
                 text += &format!("Leadership goes to node {}.\n", node.id);
                 continue;
             }
             let what = match self.kind {
-                Kind::Kill => "gets SIGKILL. `tillsync dev` starts it again, unless it was told not to",
-                Kind::Stop => "gets SIGSTOP and stands still until it gets SIGCONT (`chaos heal`)",
-                Kind::Cont => "gets SIGCONT and goes on",
-                Kind::Restart | Kind::Transfer => {
+                InjectedFault::Kill => "gets SIGKILL. `tillsync dev` starts it again, unless it was told not to",
+                InjectedFault::Stop => "gets SIGSTOP and stands still until it gets SIGCONT (`chaos heal`)",
+                InjectedFault::Cont => "gets SIGCONT and goes on",
+                InjectedFault::Restart | InjectedFault::Transfer => {
                     "gets SIGTERM, hands over, ends, and is started again by `tillsync dev`"
                 }
             };
             text += &format!("Node {}{leads} (process {}) {what}.\n", node.id, node.pid()?);
         }
-        let gone = matches!(self.kind, Kind::Kill | Kind::Stop);
+        let gone = matches!(self.kind, InjectedFault::Kill | InjectedFault::Stop);
         if gone && chosen.len() * 2 >= all {
             text += "With so many nodes gone there is no majority: nothing can be written meanwhile.\n";
         }
@@ -120,7 +120,7 @@ fn choose<'a>(who: &str, all: &'a [LocalNode], leader: Option<u64>) -> Result<Ve
 }
 
 /// A clean stop; back when a new process serves.
-pub async fn restart(node: &LocalNode, cluster: &Cluster) -> Result<(), String> {
+pub async fn restart(node: &LocalNode, cluster: &OperatedCluster) -> Result<(), String> {
     let old = node.pid()?;
     node.signal(libc::SIGTERM)?;
     let end = Instant::now() + PATIENCE;
@@ -144,10 +144,10 @@ pub fn go_on(nodes: &[LocalNode]) -> Result<Vec<u64>, String> {
     went.into_iter().collect()
 }
 
-impl Heal {
+impl HealArgs {
     pub fn run(&self) -> Result<bool, String> {
         let nodes = nodes(&self.data)?;
-        let cluster = Cluster::new(target(&self.data, &nodes)?)?;
+        let cluster = OperatedCluster::new(target(&self.data, &nodes)?)?;
         for id in go_on(&nodes)? {
             println!("node {id} goes on");
         }

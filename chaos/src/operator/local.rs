@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tillsync::cli::client::{NodeUrl, Target};
+use tillsync::cli::client::{ClusterTarget, NodeUrl};
 use tillsync::config::{Config, Layers};
 
 /// Nodes looked for in a folder, and bytes of a file that are read.
@@ -38,9 +38,9 @@ pub fn nodes(data: &Path) -> Result<Vec<LocalNode>, String> {
 }
 
 /// Where they are, and their admin's token.
-pub fn target(data: &Path, nodes: &[LocalNode]) -> Result<Target, String> {
+pub fn target(data: &Path, nodes: &[LocalNode]) -> Result<ClusterTarget, String> {
     let token = read(&data.join("admin.token"))?.trim().to_owned();
-    Ok(Target { nodes: nodes.iter().map(|node| node.gateway.clone()).collect(), token })
+    Ok(ClusterTarget { nodes: nodes.iter().map(|node| node.gateway.clone()).collect(), token })
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -3,7 +3,7 @@
 //! - [`doctor`]: what this machine allows
 //! - [`inject`], [`local`]: faults in a cluster of `tillsync dev`
 //! - [`drill`], [`target`]: a play of [`steps`] under the load of [`tills`], on a cluster of this machine's or any other
-//! - [`cluster`], [`onlooker`], [`readback`]: a cluster as it looks from outside
+//! - [`cluster`], [`monitor`], [`readback`]: a cluster as it looks from outside
 //! - [`hooks`], [`shell`], [`ask`]: commands of the operator's own
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ mod embedded;
 mod hooks;
 pub mod inject;
 mod local;
-mod onlooker;
+mod monitor;
 mod play;
 mod readback;
 mod shell;

@@ -11,14 +11,14 @@ use tillsync::model::time::iso;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::steps::{Act, Scene, Step};
-use super::tills::{Shop, Tills};
-use super::{PATIENCE, onlooker, readback, stop_signal};
-use crate::history::{Band, History};
+use super::steps::{Act, DrillScene, DrillStep};
+use super::tills::{Tills, TillsShared};
+use super::{PATIENCE, monitor, readback, stop_signal};
+use crate::history::{FaultWindow, History};
 use crate::report::command::make;
 use crate::report::words::{count, took_us};
-use crate::report::{About, folder};
-use crate::sim::recorder::Recorder;
+use crate::report::{RunDescription, folder};
+use crate::sim::recorder::SimRecorder;
 use crate::sim::run::GAP;
 
 /// Between the sales of a till.
@@ -27,8 +27,8 @@ const PACE: Duration = Duration::from_millis(40);
 const REST: Duration = Duration::from_secs(2);
 
 pub struct Play {
-    pub scene: Scene,
-    pub steps: Vec<Step>,
+    pub scene: DrillScene,
+    pub steps: Vec<DrillStep>,
     pub tills: usize,
     /// Of a step, from its words to the next one's.
     pub slot: Duration,
@@ -41,7 +41,7 @@ pub struct Play {
 }
 
 /// What came of a step.
-struct Came {
+struct StepReport {
     title: String,
     pause_us: u64,
     slowest_us: u64,
@@ -49,7 +49,7 @@ struct Came {
 
 #[derive(Default)]
 struct Notes {
-    came: Vec<Came>,
+    came: Vec<StepReport>,
     /// Steps that are broken and not healed yet, with when.
     undone: Vec<(usize, u64)>,
     problems: Vec<String>,
@@ -60,11 +60,11 @@ impl Play {
     pub async fn run(self) -> Result<bool, String> {
         let statuses = self.scene.cluster.well(PATIENCE).await?;
         let started = SystemClock.now_ms();
-        let recorder = Recorder::new(Instant::now());
-        let shop = Shop::new(self.scene.cluster.clone(), recorder.clone(), started, PACE);
+        let recorder = SimRecorder::new(Instant::now());
+        let shop = TillsShared::new(self.scene.cluster.clone(), recorder.clone(), started, PACE);
         let cursor = readback::begin(&shop).await?;
         let onlooker =
-            AbortOnDropHandle::new(tokio::spawn(onlooker::watch(self.scene.cluster.clone(), recorder.clone())));
+            AbortOnDropHandle::new(tokio::spawn(monitor::watch(self.scene.cluster.clone(), recorder.clone())));
         let tills = Tills::open(&shop, self.tills);
         let notes = Mutex::new(Notes::default());
         let acted = tokio::select! {
@@ -73,13 +73,13 @@ impl Play {
         };
         self.heal_all(&recorder, &notes).await;
         if let Err(why) = self.scene.cluster.well(PATIENCE).await {
-            recorder.trouble(why);
+            recorder.anomaly(why);
         }
         tills.close().await;
         drop(onlooker);
         let mut notes = notes.into_inner();
         notes.problems.extend(acted.err());
-        let about = About {
+        let about = RunDescription {
             scenario: self.name.clone(),
             explained: format!(
                 "{} sold on a cluster of {} nodes while it was broken, step by step. Then every sale was looked up again.",
@@ -94,7 +94,7 @@ impl Play {
             machine: self.machine.clone(),
             gap_ms: GAP.as_millis() as u64,
             notes: notes.problems.clone(),
-            ..About::default()
+            ..RunDescription::default()
         };
         let concluded = tokio::select! {
             concluded = self.conclude(&shop, &cursor, &about, recorder.take().0) => concluded,
@@ -105,7 +105,7 @@ impl Play {
         if notes.problems.is_empty() { Ok(holds) } else { Err(notes.problems.join("; ")) }
     }
 
-    async fn act(&self, shop: &Arc<Shop>, notes: &Mutex<Notes>) -> Result<(), String> {
+    async fn act(&self, shop: &Arc<TillsShared>, notes: &Mutex<Notes>) -> Result<(), String> {
         for (place, step) in self.steps.iter().enumerate() {
             let end = Instant::now() + self.slot;
             println!("\n{}. {}", place + 1, step.title);
@@ -121,7 +121,7 @@ impl Play {
             }
             self.undo(place, step, notes).await;
             if let Err(why) = self.scene.cluster.well(PATIENCE).await {
-                shop.recorder.trouble(format!("after {}: {why}", step.name));
+                shop.recorder.anomaly(format!("after {}: {why}", step.name));
             }
             let what = match done {
                 Ok(what) => what,
@@ -133,7 +133,7 @@ impl Play {
             };
             if !matches!(step.act, Act::Nothing) {
                 let (name, majority, to_us) = (step.name.clone(), step.majority, shop.recorder.us());
-                shop.recorder.band(Band { name, what: what.clone(), from_us, to_us, majority });
+                shop.recorder.band(FaultWindow { name, what: what.clone(), from_us, to_us, majority });
             }
             sleep_until(end.max(Instant::now() + REST)).await;
             let (pause_us, slowest_us) = shop.pauses(from_us, shop.recorder.us());
@@ -143,12 +143,12 @@ impl Play {
                 took_us(pause_us),
                 took_us(slowest_us)
             );
-            notes.lock().came.push(Came { title: step.title.clone(), pause_us, slowest_us });
+            notes.lock().came.push(StepReport { title: step.title.clone(), pause_us, slowest_us });
         }
         Ok(())
     }
 
-    async fn undo(&self, place: usize, step: &Step, notes: &Mutex<Notes>) {
+    async fn undo(&self, place: usize, step: &DrillStep, notes: &Mutex<Notes>) {
         match self.scene.heal(&step.act).await {
             Ok(()) => notes.lock().undone.retain(|(other, _)| *other != place),
             Err(why) => {
@@ -159,19 +159,25 @@ impl Play {
     }
 
     /// Whatever is still broken, also after an interruption.
-    async fn heal_all(&self, recorder: &Recorder, notes: &Mutex<Notes>) {
+    async fn heal_all(&self, recorder: &SimRecorder, notes: &Mutex<Notes>) {
         let undone = notes.lock().undone.clone();
         for (place, from_us) in undone.into_iter().rev() {
             let Some(step) = self.steps.get(place) else { continue };
             println!("   healing {}", step.name);
             self.undo(place, step, notes).await;
             let (name, what, to_us) = (step.name.clone(), format!("{}, interrupted", step.name), recorder.us());
-            recorder.band(Band { name, what, from_us, to_us, majority: step.majority });
+            recorder.band(FaultWindow { name, what, from_us, to_us, majority: step.majority });
         }
     }
 
     /// Looks every sale up, writes the report, and takes the sales away.
-    async fn conclude(&self, shop: &Shop, cursor: &str, about: &About, mut history: History) -> Result<bool, String> {
+    async fn conclude(
+        &self,
+        shop: &TillsShared,
+        cursor: &str,
+        about: &RunDescription,
+        mut history: History,
+    ) -> Result<bool, String> {
         println!("\nThe tills are closed. Every sale is looked up on every node …");
         let found = readback::read(shop, cursor).await;
         let mut records = BTreeSet::from([shop.base]);
@@ -189,7 +195,7 @@ impl Play {
         Ok(holds)
     }
 
-    fn tell(&self, shop: &Shop, notes: &Notes, holds: bool) {
+    fn tell(&self, shop: &TillsShared, notes: &Notes, holds: bool) {
         let sold = count(shop.sold() as u64, "sale");
         if holds {
             println!("\nNOTHING WAS LOST. {sold} confirmed; every one is there once, on every node.");
@@ -197,7 +203,7 @@ impl Play {
             println!("\nBROKEN. {sold} confirmed; the report says what is wrong, and proves it.");
         }
         println!("\n   {:<28}{:>28}{:>22}", "", "longest time without a sale", "slowest single sale");
-        for Came { title, pause_us, slowest_us } in &notes.came {
+        for StepReport { title, pause_us, slowest_us } in &notes.came {
             println!("   {title:<28}{:>28}{:>22}", took_us(*pause_us), took_us(*slowest_us));
         }
         println!("\nThe report: {}", self.out.join("report.html").display());

@@ -10,9 +10,9 @@ use tillsync::cli::client::{ClientError, NodeUrl};
 use tokio::time::{Instant, sleep};
 
 use super::PATIENCE;
-use super::cluster::Cluster;
-use super::tills::{Shop, TABLE};
-use crate::history::{Final, History, Row};
+use super::cluster::OperatedCluster;
+use super::tills::{TABLE, TillsShared};
+use crate::history::{FinalState, History, ShownChange};
 
 /// Deletes under way at once.
 const AT_ONCE: usize = 16;
@@ -21,7 +21,7 @@ const KEEPER: &str = "chaos-drill-0";
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Writes this drill's first record: where its changes begin in the log.
-pub async fn begin(shop: &Shop) -> Result<String, String> {
+pub async fn begin(shop: &TillsShared) -> Result<String, String> {
     let end = Instant::now() + PATIENCE;
     let mut turn = 0;
     loop {
@@ -35,7 +35,7 @@ pub async fn begin(shop: &Shop) -> Result<String, String> {
     }
 }
 
-async fn try_begin(shop: &Shop, node: &NodeUrl) -> Result<String, ClientError> {
+async fn try_begin(shop: &TillsShared, node: &NodeUrl) -> Result<String, ClientError> {
     let rest = &shop.cluster.rest;
     let keeper = json!({"device_id": KEEPER, "capabilities": ["no-master"]});
     let _: Value = rest.post(node, "/device/register", &keeper).await?;
@@ -49,7 +49,7 @@ async fn try_begin(shop: &Shop, node: &NodeUrl) -> Result<String, ClientError> {
 }
 
 /// This drill's sales as every node tells them, in the log's order.
-pub async fn read(shop: &Shop, cursor: &str) -> Result<Vec<(u64, Vec<Row>)>, String> {
+pub async fn read(shop: &TillsShared, cursor: &str) -> Result<Vec<(u64, Vec<ShownChange>)>, String> {
     let mut found = Vec::new();
     for (place, node) in shop.cluster.target.nodes.iter().enumerate() {
         let rows = sales(&shop.cluster, node, cursor, &shop.run).await.map_err(|error| error.to_string())?;
@@ -58,7 +58,7 @@ pub async fn read(shop: &Shop, cursor: &str) -> Result<Vec<(u64, Vec<Row>)>, Str
     Ok(found)
 }
 
-async fn sales(cluster: &Cluster, node: &NodeUrl, cursor: &str, run: &str) -> Result<Vec<Row>, String> {
+async fn sales(cluster: &OperatedCluster, node: &NodeUrl, cursor: &str, run: &str) -> Result<Vec<ShownChange>, String> {
     let (mut rows, mut cursor) = (Vec::new(), cursor.to_owned());
     loop {
         let page = cluster.rest.changes(node, Some(&cursor), &[TABLE]).await.map_err(|error| error.to_string())?;
@@ -73,9 +73,9 @@ async fn sales(cluster: &Cluster, node: &NodeUrl, cursor: &str, run: &str) -> Re
     }
 }
 
-fn row(change: FeedChange, run: &str) -> Option<Row> {
+fn row(change: FeedChange, run: &str) -> Option<ShownChange> {
     let sale = change.data["sale"].as_str().filter(|sale| sale.split_once('-').is_some_and(|(of, _)| of == run))?;
-    Some(Row {
+    Some(ShownChange {
         seq: change.seq,
         table: change.table_name,
         record: change.record_id,
@@ -87,7 +87,7 @@ fn row(change: FeedChange, run: &str) -> Option<Row> {
 
 /// Puts what was read into the history as the nodes' final logs. Others write to the cluster, too, so this drill's
 /// changes are numbered anew, without the gaps that those leave: what the checkers look at is their order.
-pub fn conclude(history: &mut History, found: Vec<(u64, Vec<Row>)>) {
+pub fn conclude(history: &mut History, found: Vec<(u64, Vec<ShownChange>)>) {
     let told = found.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.seq));
     let seqs: BTreeSet<u64> = told.chain(history.ops.iter().filter_map(|op| op.version)).collect();
     let anew: BTreeMap<u64, u64> = seqs.into_iter().zip(1..).collect();
@@ -99,19 +99,19 @@ pub fn conclude(history: &mut History, found: Vec<(u64, Vec<Row>)>) {
         for row in &mut rows {
             row.seq = anew.get(&row.seq).copied().unwrap_or(0);
         }
-        history.finals.push(Final {
+        history.finals.push(FinalState {
             node,
             applied: head,
             head,
             previous: vec![0; rows.len()],
             changes: rows,
-            ..Final::default()
+            ..FinalState::default()
         });
     }
 }
 
 /// Deletes what the drill wrote; how many records could not be deleted.
-pub async fn sweep(shop: &Shop, records: BTreeSet<i64>) -> usize {
+pub async fn sweep(shop: &TillsShared, records: BTreeSet<i64>) -> usize {
     let nodes = &shop.cluster.target.nodes;
     let deletes = records.into_iter().enumerate().map(|(turn, record)| async move {
         let body =
@@ -131,26 +131,26 @@ pub async fn sweep(shop: &Shop, records: BTreeSet<i64>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{Expected, Verdict, check};
-    use crate::history::{Asked, Op};
+    use crate::checker::{Expectations, Verdict, check};
+    use crate::history::{Op, OpRequest};
     use crate::invariants::samples;
 
     fn sold(id: u64, seq: u64) -> Op {
         let (value, record) = (format!("a-{id}"), id as i64);
-        let asked = Asked::Write { table: TABLE.into(), record, request_id: value.clone(), value, base: None };
+        let asked = OpRequest::Write { table: TABLE.into(), record, request_id: value.clone(), value, base: None };
         Op { version: Some(seq), ..samples::op(id, asked) }
     }
 
-    fn there(id: u64, seq: u64) -> Row {
+    fn there(id: u64, seq: u64) -> ShownChange {
         let value = format!("a-{id}");
         let record = id as i64;
-        Row { seq, table: TABLE.into(), record, request_id: value.clone(), value, device: "till-1".into() }
+        ShownChange { seq, table: TABLE.into(), record, request_id: value.clone(), value, device: "till-1".into() }
     }
 
-    fn verdict(found: Vec<(u64, Vec<Row>)>) -> Verdict {
+    fn verdict(found: Vec<(u64, Vec<ShownChange>)>) -> Verdict {
         let mut history = History { ops: vec![sold(1, 40), sold(2, 44), sold(3, 51)], ..History::default() };
         conclude(&mut history, found);
-        check(&history, Expected { gap: Duration::from_secs(5) })
+        check(&history, Expectations { gap: Duration::from_secs(5) })
     }
 
     #[test]

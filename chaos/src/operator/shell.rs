@@ -13,14 +13,14 @@ const SAID: usize = 16 << 10;
 const LINGER: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
-pub struct Said {
+pub struct ShellResult {
     pub ok: bool,
     /// `exit status: 1`
     pub how: String,
     pub text: String,
 }
 
-impl Said {
+impl ShellResult {
     /// The last line that says anything.
     pub fn last_line(&self) -> &str {
         self.text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("")
@@ -28,9 +28,9 @@ impl Said {
 }
 
 /// All that a command started, ended when this is dropped.
-struct Group(Option<i32>);
+struct ProcessGroup(Option<i32>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
             // SAFETY: a plain system call; the group is that of a child which was not waited for yet.
@@ -47,10 +47,10 @@ pub fn line(line: &str, env: &[(&str, String)]) -> Command {
 }
 
 /// Runs it to its end. An error: it could not be started, or did not end in time and was killed, with all it started.
-pub async fn run(mut command: Command, within: Duration) -> Result<Said, String> {
+pub async fn run(mut command: Command, within: Duration) -> Result<ShellResult, String> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.process_group(0).kill_on_drop(true).spawn().map_err(|error| error.to_string())?;
-    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()));
+    let mut group = ProcessGroup(child.id().and_then(|pid| i32::try_from(pid).ok()));
     let out = tokio::spawn(read(child.stdout.take()));
     let err = tokio::spawn(read(child.stderr.take()));
     let status = match timeout(within, child.wait()).await {
@@ -68,7 +68,7 @@ pub async fn run(mut command: Command, within: Duration) -> Result<Said, String>
             text += &String::from_utf8_lossy(&said);
         }
     }
-    Ok(Said { ok: status.success(), how: status.to_string(), text })
+    Ok(ShellResult { ok: status.success(), how: status.to_string(), text })
 }
 
 async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::PATIENCE;
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use super::hooks::Hook;
 use super::inject::{go_on, restart};
 use super::local::LocalNode;
 use super::shell;
 
-pub struct Step {
+pub struct DrillStep {
     pub name: String,
     pub title: String,
     /// What is to be expected, for who watches.
@@ -36,8 +36,8 @@ pub enum Act {
 }
 
 /// The steps of a drill on a cluster of this machine's.
-pub fn shop(slot: Duration) -> Vec<Step> {
-    let step = |name: &str, title: &str, explained: &str, majority, lasts: Duration, act| Step {
+pub fn shop(slot: Duration) -> Vec<DrillStep> {
+    let step = |name: &str, title: &str, explained: &str, majority, lasts: Duration, act| DrillStep {
         name: name.into(),
         title: title.into(),
         explained: explained.into(),
@@ -115,8 +115,8 @@ pub fn shop(slot: Duration) -> Vec<Step> {
 }
 
 /// The steps on a cluster of somebody's: what can be done over REST, and the hooks.
-pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<Step> {
-    let mut steps = vec![Step {
+pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<DrillStep> {
+    let mut steps = vec![DrillStep {
         name: "quiet".into(),
         title: "An ordinary day".into(),
         explained: "The tills sell, and nothing is broken. This is what to compare with.".into(),
@@ -125,7 +125,7 @@ pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<Step> {
         act: Act::Nothing,
     }];
     if handover {
-        steps.push(Step {
+        steps.push(DrillStep {
             name: "handover".into(),
             title: "A planned handover".into(),
             explained: "Now leadership is handed to another node, as before maintenance.".into(),
@@ -134,7 +134,7 @@ pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<Step> {
             act: Act::Transfer,
         });
     }
-    steps.extend(hooks.into_iter().map(|hook| Step {
+    steps.extend(hooks.into_iter().map(|hook| DrillStep {
         name: hook.name.clone(),
         title: hook.name.clone(),
         explained: hook.explained.clone(),
@@ -146,13 +146,13 @@ pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<Step> {
 }
 
 /// What steps act on.
-pub struct Scene {
-    pub cluster: Cluster,
+pub struct DrillScene {
+    pub cluster: OperatedCluster,
     /// The nodes, if they run on this machine.
     pub nodes: Vec<LocalNode>,
 }
 
-impl Scene {
+impl DrillScene {
     /// Breaks it; what was done, in words.
     pub async fn inject(&self, act: &Act) -> Result<String, String> {
         let (leads, others) = self.nodes_by_role(act).await?;

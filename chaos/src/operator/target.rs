@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use tillsync::cli::client::TargetArgs;
 
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use super::hooks::Hooks;
 use super::play::Play;
-use super::steps::{self, Scene};
+use super::steps::{self, DrillScene};
 use super::{ask, block_on};
 
 const CLIENTS: u64 = 6;
@@ -17,7 +17,7 @@ const SLOT: u64 = 15;
 const OUT: &str = "./chaos-target";
 
 #[derive(Args)]
-pub struct Target {
+pub struct DrillTarget {
     #[command(flatten)]
     target: TargetArgs,
     /// The commands that break and heal; see docs/chaos.md
@@ -37,7 +37,7 @@ pub struct Target {
     yes: bool,
 }
 
-impl Target {
+impl DrillTarget {
     /// With all that is not given as it is by default.
     pub fn of(target: TargetArgs, hooks: PathBuf, out: Option<PathBuf>, yes: bool) -> Self {
         Self { target, hooks, clients: CLIENTS, slot: SLOT, out: out.unwrap_or_else(|| OUT.into()), yes }
@@ -61,7 +61,7 @@ impl Target {
             return Ok(true);
         }
         let play = Play {
-            scene: Scene { cluster: Cluster::new(target)?, nodes: Vec::new() },
+            scene: DrillScene { cluster: OperatedCluster::new(target)?, nodes: Vec::new() },
             steps: steps::elsewhere(false, hooks.faults),
             tills: usize::try_from(self.clients).unwrap_or(1),
             slot: Duration::from_secs(self.slot),

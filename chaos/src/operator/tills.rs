@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tillsync::cli::client::frame::{DeviceOnline, json as text_of};
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::frame::{DeviceOnlineFrame, json as text_of};
+use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tillsync::cli::client::rest::percent;
 use tillsync::cli::client::{ClientError, NodeUrl};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::Cluster;
-use crate::history::{Asked, Op, Outcome};
+use super::cluster::OperatedCluster;
+use crate::history::{Op, OpOutcome, OpRequest};
 use crate::rng::Rng;
-use crate::sim::recorder::Recorder;
+use crate::sim::recorder::SimRecorder;
 
 pub const TABLE: &str = "chaos_drill";
 /// A till that waits longer than this for an answer asks another node.
@@ -32,9 +32,9 @@ const RECORDS: i64 = 10_000_000;
 const MOST_RUNS: u64 = 900_000_000;
 
 /// What all tills share.
-pub struct Shop {
-    pub cluster: Cluster,
-    pub recorder: Recorder,
+pub struct TillsShared {
+    pub cluster: OperatedCluster,
+    pub recorder: SimRecorder,
     /// Names this drill's sales.
     pub run: String,
     /// Its records begin here.
@@ -42,11 +42,11 @@ pub struct Shop {
     seed: u64,
     pace: Duration,
     stop: CancellationToken,
-    state: Mutex<State>,
+    state: Mutex<TillTotals>,
 }
 
 #[derive(Default)]
-struct State {
+struct TillTotals {
     ops: u64,
     sales: i64,
     newest: Vec<i64>,
@@ -55,12 +55,12 @@ struct State {
 }
 
 pub struct Tills {
-    shop: Arc<Shop>,
+    shop: Arc<TillsShared>,
     tasks: JoinSet<()>,
 }
 
-impl Shop {
-    pub fn new(cluster: Cluster, recorder: Recorder, run: u64, pace: Duration) -> Arc<Self> {
+impl TillsShared {
+    pub fn new(cluster: OperatedCluster, recorder: SimRecorder, run: u64, pace: Duration) -> Arc<Self> {
         Arc::new(Self {
             cluster,
             recorder,
@@ -91,7 +91,7 @@ impl Shop {
 }
 
 impl Tills {
-    pub fn open(shop: &Arc<Shop>, tills: usize) -> Self {
+    pub fn open(shop: &Arc<TillsShared>, tills: usize) -> Self {
         let mut tasks = JoinSet::new();
         for number in 1..=tills {
             let till = Till {
@@ -115,18 +115,18 @@ impl Tills {
 }
 
 /// How a till talks to its node.
-enum Line {
-    Socket(Box<Link>),
+enum TillLink {
+    Socket(Box<ClientLink>),
     Rest(NodeUrl),
 }
 
 struct Till {
-    shop: Arc<Shop>,
+    shop: Arc<TillsShared>,
     name: String,
     number: usize,
     /// The node that it talks to, or the next to try.
     turn: usize,
-    line: Option<Line>,
+    line: Option<TillLink>,
     rng: Rng,
 }
 
@@ -140,7 +140,7 @@ impl Till {
             let pace = self.shop.pace;
             let _ = timeout(pace, self.shop.stop.cancelled()).await;
         }
-        if let Some(Line::Socket(link)) = self.line.take() {
+        if let Some(TillLink::Socket(link)) = self.line.take() {
             link.close().await;
         }
     }
@@ -150,7 +150,7 @@ impl Till {
         &nodes[self.turn % nodes.len()]
     }
 
-    fn op(&self, asked: Asked) -> Op {
+    fn op(&self, asked: OpRequest) -> Op {
         let now = self.shop.recorder.now();
         let mut state = self.shop.state.lock();
         state.ops += 1;
@@ -158,7 +158,7 @@ impl Till {
     }
 
     /// Records it; when it began and ended.
-    fn finish(&self, mut op: Op, outcome: Outcome) -> (u64, u64) {
+    fn finish(&self, mut op: Op, outcome: OpOutcome) -> (u64, u64) {
         (op.returned, op.returned_us) = self.shop.recorder.now();
         op.outcome = outcome;
         op.node = (self.turn % self.shop.cluster.target.nodes.len()) as u64 + 1;
@@ -175,7 +175,7 @@ impl Till {
             state.sales
         };
         let (record, request_id) = (self.shop.base + number, format!("{}-{number}", self.shop.run));
-        let sale = Asked::Write {
+        let sale = OpRequest::Write {
             table: TABLE.into(),
             record,
             value: request_id.clone(),
@@ -188,7 +188,7 @@ impl Till {
             match timeout(ANSWER, self.try_sell(record, &request_id)).await {
                 Ok(Ok(seq)) => {
                     op.version = Some(seq);
-                    let ended = self.finish(op, Outcome::Ok);
+                    let ended = self.finish(op, OpOutcome::Ok);
                     let mut state = self.shop.state.lock();
                     let at = state.sold.partition_point(|(_, end)| *end <= ended.1);
                     state.sold.insert(at, ended);
@@ -200,7 +200,7 @@ impl Till {
                 }
                 Ok(Err(error)) if !error.is_passing() => {
                     op.error = error.to_string();
-                    self.finish(op, if unsure { Outcome::Unknown } else { Outcome::Failed });
+                    self.finish(op, if unsure { OpOutcome::Unknown } else { OpOutcome::Failed });
                     return;
                 }
                 Ok(Err(error)) => op.error = error.to_string(),
@@ -226,12 +226,12 @@ impl Till {
             "new_data": {"sale": request_id},
         });
         let seq = match &mut line {
-            Line::Rest(node) => {
+            TillLink::Rest(node) => {
                 let done: Value =
                     self.shop.cluster.rest.post(node, &format!("/data/{TABLE}/{record}"), &update).await?;
                 done["seq"].as_u64().ok_or_else(|| strange(node, &done))?
             }
-            Line::Socket(link) => {
+            TillLink::Socket(link) => {
                 update["table_name"] = json!(TABLE);
                 update["record_id"] = json!(record);
                 link.send("data_update", &update.to_string()).await?;
@@ -249,45 +249,45 @@ impl Till {
     }
 
     /// Tills take turns in how they talk, so that each way is tried.
-    async fn connect(&self) -> Result<Line, ClientError> {
+    async fn connect(&self) -> Result<TillLink, ClientError> {
         let node = self.node().clone();
         let transport = match self.number % 3 {
-            1 => Transport::Ws,
-            2 => Transport::Socketio,
+            1 => ClientTransport::Ws,
+            2 => ClientTransport::Socketio,
             _ => {
                 let register = json!({"device_id": self.name, "capabilities": ["no-master"]});
                 let _: Value = self.shop.cluster.rest.post(&node, "/device/register", &register).await?;
-                return Ok(Line::Rest(node));
+                return Ok(TillLink::Rest(node));
             }
         };
-        let mut link = Link::connect(transport, &node, &self.shop.cluster.target.token).await?;
-        link.send("device_online", &text_of(&DeviceOnline::tool(&self.name))).await?;
+        let mut link = ClientLink::connect(transport, &node, &self.shop.cluster.target.token).await?;
+        link.send("device_online", &text_of(&DeviceOnlineFrame::tool(&self.name))).await?;
         link.wait_for(&["device_online_ack"]).await?;
-        Ok(Line::Socket(Box::new(link)))
+        Ok(TillLink::Socket(Box::new(link)))
     }
 
     /// A look at a sale that some till was told is confirmed.
     async fn look(&mut self) {
         let record = self.rng.pick(&self.shop.state.lock().newest).copied();
         let Some(record) = record else { return };
-        let mut op = self.op(Asked::Read { table: TABLE.into(), record });
+        let mut op = self.op(OpRequest::Read { table: TABLE.into(), record });
         op.tries = 1;
         let path = format!("/data/{TABLE}/{}", percent(&record.to_string()));
         match timeout(ANSWER, self.shop.cluster.rest.get::<Value>(self.node(), &path)).await {
             Ok(Ok(found)) => {
                 op.version = found["version"].as_u64();
                 op.value = found["data"]["sale"].as_str().map(str::to_owned);
-                self.finish(op, Outcome::Ok);
+                self.finish(op, OpOutcome::Ok);
             }
             Ok(Err(error @ ClientError::Refused { .. })) => {
                 op.error = error.to_string();
-                self.finish(op, Outcome::Failed);
+                self.finish(op, OpOutcome::Failed);
             }
             Ok(Err(error)) => {
                 op.error = error.to_string();
-                self.finish(op, Outcome::Unknown);
+                self.finish(op, OpOutcome::Unknown);
             }
-            Err(_) => drop(self.finish(op, Outcome::Unknown)),
+            Err(_) => drop(self.finish(op, OpOutcome::Unknown)),
         }
     }
 }
@@ -299,13 +299,13 @@ fn strange(node: &NodeUrl, answer: &Value) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tillsync::cli::client::Target;
+    use tillsync::cli::client::ClusterTarget;
 
     #[test]
     fn pauses_are_measured_from_sale_to_sale_and_across_the_beginning() {
-        let target = Target { nodes: vec![NodeUrl::plain("127.0.0.1:1")], token: String::new() };
-        let recorder = Recorder::new(tokio::time::Instant::now());
-        let shop = Shop::new(Cluster::new(target).unwrap(), recorder, 7, Duration::ZERO);
+        let target = ClusterTarget { nodes: vec![NodeUrl::plain("127.0.0.1:1")], token: String::new() };
+        let recorder = SimRecorder::new(tokio::time::Instant::now());
+        let shop = TillsShared::new(OperatedCluster::new(target).unwrap(), recorder, 7, Duration::ZERO);
         assert_eq!(shop.pauses(0, 1_000), (0, 0));
         shop.state.lock().sold = vec![(0, 100), (90, 200), (150, 900), (800, 950), (940, 5_000)];
         assert_eq!(shop.pauses(0, 1_000), (700, 750));

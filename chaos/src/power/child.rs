@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use tillsync::model::tables::{Key, TablesRead};
-use tillsync::storage::{self, Identity, LogStore, SnapshotStore, Stores, memory};
+use tillsync::model::tables::{RowKey, TablesRead};
+use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, memory};
 use tokio::sync::Semaphore;
 
 use super::content::{FIRST_TERM, applied, apply, mark, payload, rows_at, term_of};
@@ -28,7 +28,7 @@ const TRIES: u64 = 12;
 
 /// What a life is mostly made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Load {
+pub enum LifeLoad {
     Log,
     Purge,
     Snapshot,
@@ -39,16 +39,16 @@ pub enum Load {
 }
 
 #[derive(Args)]
-pub struct Options {
+pub struct ChildOptions {
     #[arg(long)]
     dir: PathBuf,
     #[arg(long)]
     seed: u64,
     #[arg(long)]
-    load: Load,
+    load: LifeLoad,
 }
 
-type Outcome<T = ()> = Result<T, String>;
+type ChildResult<T = ()> = Result<T, String>;
 
 fn say(what: impl Display) {
     // One write a line: a kill never tears one.
@@ -59,17 +59,17 @@ fn text(error: impl Display) -> String {
     error.to_string().replace('\n', " ")
 }
 
-pub fn identity() -> Identity {
-    Identity { node_id: 1, cluster_id: "power".into() }
+pub fn identity() -> FolderIdentity {
+    FolderIdentity { node_id: 1, cluster_id: "power".into() }
 }
 
 /// Ends the process with a code that says how it went.
-pub fn run(options: &Options) -> ! {
+pub fn run(options: &ChildOptions) -> ! {
     let code = start(options);
     std::process::exit(code.into())
 }
 
-fn start(options: &Options) -> u8 {
+fn start(options: &ChildOptions) -> u8 {
     let stores = match storage::open(&options.dir, &identity()) {
         Ok(stores) => stores,
         Err(error) => {
@@ -94,13 +94,13 @@ fn start(options: &Options) -> u8 {
     }
 }
 
-async fn live(stores: Stores, options: &Options) -> Outcome {
+async fn live(stores: Stores, options: &ChildOptions) -> ChildResult {
     say("open");
     tell_found(&stores).await?;
     let bounds = stores.log.bounds();
     let purged = bounds.purged.map_or(0, |(index, _)| index);
     let vote = stores.log.vote().and_then(|vote| Some(u64::from_be_bytes(vote[..].try_into().ok()?)));
-    let mut work = Work {
+    let mut work = LifeWork {
         random: Rng::new(options.seed),
         term: vote.unwrap_or(FIRST_TERM),
         last: bounds.last.unwrap_or(purged),
@@ -114,17 +114,17 @@ async fn live(stores: Stores, options: &Options) -> Outcome {
         work.purge(at).await?;
     }
     match options.load {
-        Load::Short => work.short().await,
+        LifeLoad::Short => work.short().await,
         load => work.long(load).await,
     }
 }
 
-fn all_rows(tables: &dyn TablesRead) -> Outcome<Vec<(Key, bytes::Bytes)>> {
-    tables.range(&Key::Meta, &Key::end(), usize::MAX, false).map_err(text)
+fn all_rows(tables: &dyn TablesRead) -> ChildResult<Vec<(RowKey, bytes::Bytes)>> {
+    tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).map_err(text)
 }
 
 /// Says what is there, and what is wrong with it.
-async fn tell_found(stores: &Stores) -> Outcome {
+async fn tell_found(stores: &Stores) -> ChildResult {
     let bounds = stores.log.bounds();
     let purged = bounds.purged.as_ref().map_or(0, |(index, _)| *index);
     let vote = stores.log.vote().map_or(0, |vote| vote[..].try_into().map_or(0, u64::from_be_bytes));
@@ -156,7 +156,7 @@ async fn tell_found(stores: &Stores) -> Outcome {
 }
 
 /// Says which terms the entries are of, as runs of equal ones.
-async fn tell_entries(log: &dyn LogStore, mut from: u64, last: u64) -> Outcome {
+async fn tell_entries(log: &dyn LogStore, mut from: u64, last: u64) -> ChildResult {
     let mut run: Option<(u64, u64, u64)> = None;
     while from <= last {
         let entries = log.read(from, last + 1, 4 << 20).await.map_err(text)?;
@@ -188,7 +188,7 @@ fn tell_run(run: Option<(u64, u64, u64)>) {
     }
 }
 
-async fn copy(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> Outcome<storage::Snapshot> {
+async fn copy(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> ChildResult<storage::StateSnapshot> {
     let snapshot = match from.current() {
         Some(snapshot) => snapshot,
         None => from.build().await.map_err(text)?,
@@ -207,18 +207,18 @@ async fn copy(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> Outcome<stora
 }
 
 /// A snapshot of the rows at `index`, as another node would send it.
-async fn snapshot_from_elsewhere(target: &dyn SnapshotStore, index: u64) -> Outcome<storage::Snapshot> {
+async fn snapshot_from_elsewhere(target: &dyn SnapshotStore, index: u64) -> ChildResult<storage::StateSnapshot> {
     let mut source = memory::stores();
     rows_at(index).into_iter().for_each(|(key, value)| source.tables.put(key, value));
     source.tables.commit(applied(index));
     copy(&*source.snapshots, target).await
 }
 
-async fn acknowledged(ack: storage::Ack) -> Outcome {
+async fn acknowledged(ack: storage::WriteAck) -> ChildResult {
     ack.await.map_err(|_| "storage let go of a call".to_owned())?.map_err(text)
 }
 
-struct Work {
+struct LifeWork {
     stores: Stores,
     random: Rng,
     term: u64,
@@ -226,8 +226,8 @@ struct Work {
     flight: Arc<Semaphore>,
 }
 
-impl Work {
-    async fn append(&mut self) -> Outcome {
+impl LifeWork {
+    async fn append(&mut self) -> ChildResult {
         let count = 1 + self.random.below(12);
         let (first, last, term) = (self.last + 1, self.last + count, self.term);
         let entries: Vec<_> = (first..=last).map(|index| (index, payload(index, term))).collect();
@@ -245,11 +245,11 @@ impl Work {
     }
 
     /// Waits until nothing is in flight.
-    async fn settle(&self) -> Outcome {
+    async fn settle(&self) -> ChildResult {
         self.flight.acquire_many(FLIGHT as u32).await.map(drop).map_err(text)
     }
 
-    async fn apply_some(&mut self) -> Outcome {
+    async fn apply_some(&mut self) -> ChildResult {
         self.settle().await?;
         let from = self.stores.tables.applied().index + 1;
         let to = self.last.saturating_sub(self.random.below(20));
@@ -265,7 +265,7 @@ impl Work {
         Ok(())
     }
 
-    async fn truncate(&mut self) -> Outcome {
+    async fn truncate(&mut self) -> ChildResult {
         self.settle().await?;
         let keep = self.stores.tables.applied().index.max(self.purged());
         let to = keep + self.random.below(self.last.saturating_sub(keep) + 1);
@@ -282,7 +282,7 @@ impl Work {
     }
 
     /// As a node that is asked for its vote: it answers when the vote is kept, and writes nothing else meanwhile.
-    async fn vote(&mut self) -> Outcome {
+    async fn vote(&mut self) -> ChildResult {
         self.settle().await?;
         self.term += 1;
         acknowledged(self.stores.log.save_vote(self.term.to_be_bytes().to_vec().into())).await?;
@@ -294,7 +294,7 @@ impl Work {
         self.stores.log.bounds().purged.map_or(0, |(index, _)| index)
     }
 
-    async fn snapshot_and_purge(&mut self) -> Outcome {
+    async fn snapshot_and_purge(&mut self) -> ChildResult {
         let building = self.stores.snapshots.build();
         let committed = self.stores.tables.applied().index;
         let snapshot = building.await.map_err(text)?;
@@ -306,7 +306,7 @@ impl Work {
         self.purge(upto).await
     }
 
-    async fn purge(&mut self, index: u64) -> Outcome {
+    async fn purge(&mut self, index: u64) -> ChildResult {
         if index == 0 || self.purged() >= index {
             return Ok(());
         }
@@ -321,13 +321,13 @@ impl Work {
     }
 
     /// Purges what is applied, but in no snapshot, and perhaps not in the engine yet.
-    async fn purge_fresh(&mut self) -> Outcome {
+    async fn purge_fresh(&mut self) -> ChildResult {
         self.apply_some().await?;
         let applied = self.stores.tables.applied().index;
         self.purge(applied).await
     }
 
-    async fn install(&mut self) -> Outcome {
+    async fn install(&mut self) -> ChildResult {
         self.settle().await?;
         let index = self.last + 40 + self.random.below(60);
         let snapshot = snapshot_from_elsewhere(&*self.stores.snapshots, index).await?;
@@ -345,11 +345,11 @@ impl Work {
         self.purge(index).await
     }
 
-    async fn step(&mut self, load: Load) -> Outcome {
+    async fn step(&mut self, load: LifeLoad) -> ChildResult {
         let usual = match load {
-            Load::Log => Load::Log,
-            Load::Mixed | Load::Short => {
-                [Load::Log, Load::Purge, Load::Snapshot, Load::Install][self.random.below(4) as usize]
+            LifeLoad::Log => LifeLoad::Log,
+            LifeLoad::Mixed | LifeLoad::Short => {
+                [LifeLoad::Log, LifeLoad::Purge, LifeLoad::Snapshot, LifeLoad::Install][self.random.below(4) as usize]
             }
             other => other,
         };
@@ -359,19 +359,19 @@ impl Work {
             13..15 => self.truncate().await,
             15..17 => self.vote().await,
             _ => match usual {
-                Load::Purge => self.purge_fresh().await,
-                Load::Snapshot => {
+                LifeLoad::Purge => self.purge_fresh().await,
+                LifeLoad::Snapshot => {
                     self.apply_some().await?;
                     self.snapshot_and_purge().await
                 }
-                Load::Install => self.install().await,
+                LifeLoad::Install => self.install().await,
                 _ => self.append().await,
             },
         }
     }
 
     /// Until the end comes from outside, or storage fails; then what it says to further calls.
-    async fn long(mut self, load: Load) -> Outcome {
+    async fn long(mut self, load: LifeLoad) -> ChildResult {
         loop {
             let Err(first) = self.step(load).await else { continue };
             say(format_args!("failed {}", text(&first)));
@@ -389,8 +389,8 @@ impl Work {
         }
     }
 
-    async fn short(mut self) -> Outcome {
-        for load in [Load::Log, Load::Purge, Load::Snapshot, Load::Install] {
+    async fn short(mut self) -> ChildResult {
+        for load in [LifeLoad::Log, LifeLoad::Purge, LifeLoad::Snapshot, LifeLoad::Install] {
             for _ in 0..4 {
                 self.step(load).await?;
             }
@@ -404,7 +404,7 @@ impl Work {
 }
 
 /// The command that starts it.
-pub fn command(dir: &Path, seed: u64, load: Load) -> std::io::Result<std::process::Command> {
+pub fn command(dir: &Path, seed: u64, load: LifeLoad) -> std::io::Result<std::process::Command> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("power-child").arg("--dir").arg(dir).arg("--seed").arg(seed.to_string());
     command.arg("--load").arg(format!("{load:?}").to_lowercase());

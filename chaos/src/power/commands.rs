@@ -9,14 +9,14 @@ use std::time::Instant;
 use clap::Args;
 
 use super::mount;
-use super::plan::Kind;
-use super::run::{self, Outcome};
+use super::plan::PowerRunKind;
+use super::run::{self, PowerOutcome};
 
 /// Shown by whoever looks whether a run took place at all.
 pub const NO_MOUNT: &str = "no file system of our own can be mounted here";
 
 #[derive(Args)]
-pub struct Power {
+pub struct PowerArgs {
     /// How many runs, with the seeds from `--seed` on
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     runs: u64,
@@ -25,7 +25,7 @@ pub struct Power {
     seed: u64,
     /// Only runs of this kind; otherwise the seed says which
     #[arg(long)]
-    kind: Option<Kind>,
+    kind: Option<PowerRunKind>,
     /// Where the mount points and the programs' logs go
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tillsync-power"))]
     dir: PathBuf,
@@ -40,7 +40,7 @@ pub struct Power {
     json: bool,
 }
 
-impl Power {
+impl PowerArgs {
     /// False: something acknowledged was lost, or a node did not start again.
     pub fn run(self) -> Result<bool, String> {
         mount::own_namespace().map_err(|error| format!("{NO_MOUNT}: a namespace for mounts: {error}"))?;
@@ -55,7 +55,7 @@ impl Power {
         let began = Instant::now();
         let mut outcomes = Vec::new();
         for seed in self.seed..self.seed + self.runs {
-            if binary.is_none() && self.kind.unwrap_or(Kind::of(seed)).is_whole() {
+            if binary.is_none() && self.kind.unwrap_or(PowerRunKind::of(seed)).is_whole() {
                 continue;
             }
             let place = folder.join(format!("seed-{seed}"));
@@ -103,11 +103,11 @@ impl Power {
         folder.canonicalize()
     }
 
-    fn tell(&self, outcome: &Outcome) {
+    fn tell(&self, outcome: &PowerOutcome) {
         if self.json {
             println!("{}", serde_json::to_string(outcome).unwrap_or_default());
         } else if !outcome.violations.is_empty() {
-            let Outcome { seed, kind, .. } = outcome;
+            let PowerOutcome { seed, kind, .. } = outcome;
             println!("seed {seed} ({kind}): BROKEN");
             outcome.violations.iter().take(5).for_each(|what| println!("    {what}"));
             println!("    cargo run -p chaos -- power --seed {seed} --runs 1 --kind {kind}");
@@ -115,18 +115,19 @@ impl Power {
     }
 }
 
-const FIGURES: [fn(&Outcome) -> u64; 5] = [|o| o.lives, |o| o.cuts, |o| o.faults, |o| o.acknowledged, |o| o.checked];
+const FIGURES: [fn(&PowerOutcome) -> u64; 5] =
+    [|o| o.lives, |o| o.cuts, |o| o.faults, |o| o.acknowledged, |o| o.checked];
 
-fn print(outcomes: &[Outcome], seconds: u64) {
-    let mut kinds: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+fn print(outcomes: &[PowerOutcome], seconds: u64) {
+    let mut kinds: BTreeMap<&str, Vec<&PowerOutcome>> = BTreeMap::new();
     outcomes.iter().for_each(|outcome| kinds.entry(&outcome.kind).or_default().push(outcome));
     let head = ["runs", "starts", "cuts", "faults", "acknowledged", "checked"];
     print!("{:12}", "kind");
     head.iter().for_each(|head| print!(" {head:>12}"));
     println!("  result");
-    let all: Vec<&Outcome> = outcomes.iter().collect();
+    let all: Vec<&PowerOutcome> = outcomes.iter().collect();
     for (kind, of) in kinds.iter().map(|(kind, of)| (*kind, of)).chain([("all", &all)]) {
-        let sum = |what: fn(&Outcome) -> u64| of.iter().map(|outcome| what(outcome)).sum::<u64>();
+        let sum = |what: fn(&PowerOutcome) -> u64| of.iter().map(|outcome| what(outcome)).sum::<u64>();
         let broken = of.iter().filter(|outcome| !outcome.violations.is_empty()).count();
         print!("{kind:12} {:>12}", of.len());
         for what in FIGURES {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tillsync::model::tables::{Key, Tables};
+use tillsync::model::tables::{RowKey, Tables};
 use tillsync::proto::Applied;
 
 /// Terms begin here; below, they are kinds of rows.
@@ -50,24 +50,24 @@ pub fn applied(index: u64) -> Applied {
 
 /// What applying the entry at an index does.
 pub fn apply(tables: &mut dyn Tables, index: u64) {
-    tables.put(Key::Meta, payload(index, 0));
-    tables.put(Key::Changes(index), payload(index, 1));
-    tables.put(Key::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
+    tables.put(RowKey::Meta, payload(index, 0));
+    tables.put(RowKey::Changes(index), payload(index, 1));
+    tables.put(RowKey::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
     if index > KEPT {
-        tables.delete(Key::Changes(index - KEPT));
+        tables.delete(RowKey::Changes(index - KEPT));
     }
     tables.commit(applied(index));
 }
 
 /// All rows when the entries up to `index` are applied.
-pub fn rows_at(index: u64) -> Vec<(Key, Bytes)> {
+pub fn rows_at(index: u64) -> Vec<(RowKey, Bytes)> {
     let mut rows = BTreeMap::new();
     if index > 0 {
-        rows.insert(Key::Meta, payload(index, 0));
+        rows.insert(RowKey::Meta, payload(index, 0));
     }
     for i in index.saturating_sub(KEPT - 1).max(1)..=index {
-        rows.insert(Key::Changes(i), payload(i, 1));
-        rows.insert(Key::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
+        rows.insert(RowKey::Changes(i), payload(i, 1));
+        rows.insert(RowKey::Record { table: 1, id: (i % RECORDS) as i64 }, payload(i, 2));
     }
     rows.into_iter().collect()
 }
@@ -84,7 +84,7 @@ mod tests {
         for index in 1..=400 {
             apply(&mut *tables, index);
             if index % 97 == 0 {
-                let rows = tables.range(&Key::Meta, &Key::end(), usize::MAX, false).unwrap();
+                let rows = tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap();
                 assert!(rows == rows_at(index));
             }
         }

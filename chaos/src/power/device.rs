@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::disk::{Code, Disk, Ino};
-use super::events::Event;
-use super::faults::{Counts, Cut, Faults, Op};
+use super::disk::{ErrnoCode, Ino, ModelDisk};
+use super::events::ProgramEvent;
+use super::faults::{Counts, CutMoment, DiskOp, Faults};
 use super::loss::Loss;
 use crate::rng::Rng;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Power {
+enum PowerState {
     On,
     /// No call is answered.
     Off,
@@ -23,45 +23,45 @@ enum Power {
     Over,
 }
 
-struct State {
-    disk: Disk,
+struct DeviceState {
+    disk: ModelDisk,
     counts: Counts,
     /// Operations that a fault has hit.
     struck: u64,
-    cut: Cut,
+    cut: CutMoment,
     faults: Faults,
-    power: Power,
+    power: PowerState,
     /// Who is told that the power went, or that a fault struck for the first time.
-    events: Option<SyncSender<Event>>,
+    events: Option<SyncSender<ProgramEvent>>,
 }
 
-pub struct Device {
-    state: Mutex<State>,
+pub struct BlockDevice {
+    state: Mutex<DeviceState>,
     changed: Condvar,
 }
 
-impl Device {
+impl BlockDevice {
     pub fn new(journal: bool) -> Self {
-        let state = State {
-            disk: Disk::new(journal),
+        let state = DeviceState {
+            disk: ModelDisk::new(journal),
             counts: Counts::default(),
             struck: 0,
-            cut: Cut::Never,
+            cut: CutMoment::Never,
             faults: Faults::default(),
-            power: Power::On,
+            power: PowerState::On,
             events: None,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// What is to go wrong from now on; operations are counted anew.
-    pub fn arm(&self, cut: Cut, faults: Faults, events: SyncSender<Event>) {
+    pub fn arm(&self, cut: CutMoment, faults: Faults, events: SyncSender<ProgramEvent>) {
         let mut state = self.state.lock();
         state.counts = Counts::default();
         state.struck = 0;
         state.cut = cut;
         state.faults = faults;
-        state.power = Power::On;
+        state.power = PowerState::On;
         state.events = Some(events);
         let used = state.disk.used();
         state.disk.capacity = faults.room.map_or(u64::MAX, |room| used + room);
@@ -70,15 +70,15 @@ impl Device {
     /// The power goes now, unless it is gone already.
     pub fn power_off(&self) {
         let mut state = self.state.lock();
-        if state.power == Power::On {
-            state.power = Power::Off;
+        if state.power == PowerState::On {
+            state.power = PowerState::Off;
         }
     }
 
     /// The program is dead: ends the calls that hang.
     pub fn end_calls(&self) {
         let mut state = self.state.lock();
-        state.power = Power::Over;
+        state.power = PowerState::Over;
         // Whoever listens has to hear the end of it.
         state.events = None;
         self.changed.notify_all();
@@ -100,26 +100,30 @@ impl Device {
     }
 
     /// Waits while there is no power, which is until the program is dead.
-    fn powered(&self) -> Result<MutexGuard<'_, State>, Code> {
+    fn powered(&self) -> Result<MutexGuard<'_, DeviceState>, ErrnoCode> {
         let mut state = self.state.lock();
-        while state.power == Power::Off {
+        while state.power == PowerState::Off {
             self.changed.wait(&mut state);
         }
         match state.power {
-            Power::On => Ok(state),
+            PowerState::On => Ok(state),
             _ => Err(libc::EIO),
         }
     }
 
-    fn lose_power<T>(&self, mut state: MutexGuard<'_, State>) -> Result<T, Code> {
-        state.power = Power::Off;
-        tell(&mut state, Event::PowerLost);
+    fn lose_power<T>(&self, mut state: MutexGuard<'_, DeviceState>) -> Result<T, ErrnoCode> {
+        state.power = PowerState::Off;
+        tell(&mut state, ProgramEvent::PowerLost);
         drop(state);
         self.powered().and(Err(libc::EIO))
     }
 
     /// One operation of the program.
-    pub fn run<T>(&self, op: Op, work: impl FnOnce(&mut Disk) -> Result<T, Code>) -> Result<T, Code> {
+    pub fn run<T>(
+        &self,
+        op: DiskOp,
+        work: impl FnOnce(&mut ModelDisk) -> Result<T, ErrnoCode>,
+    ) -> Result<T, ErrnoCode> {
         let mut state = self.powered()?;
         let due = count(&mut state, op);
         if due && !state.cut.comes_after(op) {
@@ -139,7 +143,7 @@ impl Device {
     }
 
     /// `op`: which kind of sync it is.
-    pub fn sync(&self, ino: Ino, op: Op) -> Result<(), Code> {
+    pub fn sync(&self, ino: Ino, op: DiskOp) -> Result<(), ErrnoCode> {
         let mut state = self.powered()?;
         let due = count(&mut state, op);
         if due && !state.cut.comes_after(op) {
@@ -162,12 +166,12 @@ impl Device {
     }
 }
 
-fn count(state: &mut State, op: Op) -> bool {
+fn count(state: &mut DeviceState, op: DiskOp) -> bool {
     state.counts.add(op);
     state.cut.is_due(op, &state.counts)
 }
 
-fn fails(state: &mut State, op: Op) -> bool {
+fn fails(state: &mut DeviceState, op: DiskOp) -> bool {
     let fails = state.faults.fail.is_some_and(|fail| fail.is_due(op, &state.counts));
     if fails {
         strike(state);
@@ -175,14 +179,14 @@ fn fails(state: &mut State, op: Op) -> bool {
     fails
 }
 
-fn strike(state: &mut State) {
+fn strike(state: &mut DeviceState) {
     state.struck += 1;
     if state.struck == 1 {
-        tell(state, Event::FaultStruck);
+        tell(state, ProgramEvent::FaultStruck);
     }
 }
 
-fn tell(state: &mut State, event: Event) {
+fn tell(state: &mut DeviceState, event: ProgramEvent) {
     if let Some(events) = &state.events {
         // Fails only when nobody listens any more.
         let _ = events.send(event);

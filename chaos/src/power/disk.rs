@@ -11,9 +11,9 @@ use super::loss::Loss;
 use crate::rng::Rng;
 
 pub type Ino = u64;
-pub type Names = BTreeMap<OsString, Ino>;
+pub type DirectoryNames = BTreeMap<OsString, Ino>;
 /// What a call fails with, as in `errno`.
-pub type Code = libc::c_int;
+pub type ErrnoCode = libc::c_int;
 
 pub const ROOT: Ino = 1;
 /// A kernel does not let more than this wait: the oldest goes to the disk by itself.
@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 1 << 30;
 
 /// A change that waits for a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum UnsyncedWrite {
     Write {
         ino: Ino,
         at: u64,
@@ -54,7 +54,7 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl UnsyncedWrite {
     /// The file whose content it is about.
     pub fn file(&self) -> Option<Ino> {
         match self {
@@ -76,15 +76,15 @@ impl Change {
     }
 }
 
-enum Node {
+enum Inode {
     File { seen: Vec<u8>, kept: Vec<u8> },
-    Folder { seen: Names, kept: Names },
+    Folder { seen: DirectoryNames, kept: DirectoryNames },
 }
 
-pub struct Disk {
-    nodes: BTreeMap<Ino, Node>,
+pub struct ModelDisk {
+    nodes: BTreeMap<Ino, Inode>,
     next: Ino,
-    pending: VecDeque<(u64, Change)>,
+    pending: VecDeque<(u64, UnsyncedWrite)>,
     pending_bytes: usize,
     /// The number of the newest change.
     newest: u64,
@@ -96,9 +96,9 @@ pub struct Disk {
     pub capacity: u64,
 }
 
-impl Disk {
+impl ModelDisk {
     pub fn new(journal: bool) -> Self {
-        let root = Node::Folder { seen: Names::new(), kept: Names::new() };
+        let root = Inode::Folder { seen: DirectoryNames::new(), kept: DirectoryNames::new() };
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
             next: ROOT + 1,
@@ -115,48 +115,48 @@ impl Disk {
         self.used
     }
 
-    fn names(&self, folder: Ino) -> Result<&Names, Code> {
+    fn names(&self, folder: Ino) -> Result<&DirectoryNames, ErrnoCode> {
         match self.nodes.get(&folder) {
-            Some(Node::Folder { seen, .. }) => Ok(seen),
-            Some(Node::File { .. }) => Err(libc::ENOTDIR),
+            Some(Inode::Folder { seen, .. }) => Ok(seen),
+            Some(Inode::File { .. }) => Err(libc::ENOTDIR),
             None => Err(libc::ENOENT),
         }
     }
 
-    fn names_mut(&mut self, folder: Ino) -> Result<&mut Names, Code> {
+    fn names_mut(&mut self, folder: Ino) -> Result<&mut DirectoryNames, ErrnoCode> {
         match self.nodes.get_mut(&folder) {
-            Some(Node::Folder { seen, .. }) => Ok(seen),
-            Some(Node::File { .. }) => Err(libc::ENOTDIR),
+            Some(Inode::Folder { seen, .. }) => Ok(seen),
+            Some(Inode::File { .. }) => Err(libc::ENOTDIR),
             None => Err(libc::ENOENT),
         }
     }
 
-    fn content(&self, file: Ino) -> Result<&Vec<u8>, Code> {
+    fn content(&self, file: Ino) -> Result<&Vec<u8>, ErrnoCode> {
         match self.nodes.get(&file) {
-            Some(Node::File { seen, .. }) => Ok(seen),
-            Some(Node::Folder { .. }) => Err(libc::EISDIR),
+            Some(Inode::File { seen, .. }) => Ok(seen),
+            Some(Inode::Folder { .. }) => Err(libc::EISDIR),
             None => Err(libc::ENOENT),
         }
     }
 
-    pub fn find(&self, folder: Ino, name: &OsStr) -> Result<Ino, Code> {
+    pub fn find(&self, folder: Ino, name: &OsStr) -> Result<Ino, ErrnoCode> {
         self.names(folder)?.get(name).copied().ok_or(libc::ENOENT)
     }
 
     /// The length of a file; `None`: it is a folder.
-    pub fn len(&self, ino: Ino) -> Result<Option<u64>, Code> {
+    pub fn len(&self, ino: Ino) -> Result<Option<u64>, ErrnoCode> {
         match self.nodes.get(&ino) {
-            Some(Node::File { seen, .. }) => Ok(Some(seen.len() as u64)),
-            Some(Node::Folder { .. }) => Ok(None),
+            Some(Inode::File { seen, .. }) => Ok(Some(seen.len() as u64)),
+            Some(Inode::Folder { .. }) => Ok(None),
             None => Err(libc::ENOENT),
         }
     }
 
-    pub fn list(&self, folder: Ino) -> Result<Vec<(OsString, Ino)>, Code> {
+    pub fn list(&self, folder: Ino) -> Result<Vec<(OsString, Ino)>, ErrnoCode> {
         Ok(self.names(folder)?.iter().map(|(name, ino)| (name.clone(), *ino)).collect())
     }
 
-    pub fn make(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<Ino, Code> {
+    pub fn make(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<Ino, ErrnoCode> {
         if self.names(folder)?.contains_key(name) {
             return Err(libc::EEXIST);
         }
@@ -166,16 +166,16 @@ impl Disk {
         let ino = self.next;
         self.next += 1;
         let node = match is_folder {
-            true => Node::Folder { seen: Names::new(), kept: Names::new() },
-            false => Node::File { seen: Vec::new(), kept: Vec::new() },
+            true => Inode::Folder { seen: DirectoryNames::new(), kept: DirectoryNames::new() },
+            false => Inode::File { seen: Vec::new(), kept: Vec::new() },
         };
         self.nodes.insert(ino, node);
         self.names_mut(folder)?.insert(name.to_owned(), ino);
-        self.wait(Change::Link { folder, name: name.to_owned(), ino });
+        self.wait(UnsyncedWrite::Link { folder, name: name.to_owned(), ino });
         Ok(ino)
     }
 
-    pub fn remove(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<(), Code> {
+    pub fn remove(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<(), ErrnoCode> {
         let ino = self.find(folder, name)?;
         match (is_folder, self.len(ino)?) {
             (true, Some(_)) => return Err(libc::ENOTDIR),
@@ -185,11 +185,11 @@ impl Disk {
         }
         self.names_mut(folder)?.remove(name);
         self.used -= self.len(ino)?.unwrap_or(0);
-        self.wait(Change::Unlink { folder, name: name.to_owned() });
+        self.wait(UnsyncedWrite::Unlink { folder, name: name.to_owned() });
         Ok(())
     }
 
-    pub fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr)) -> Result<(), Code> {
+    pub fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr)) -> Result<(), ErrnoCode> {
         let ino = self.find(from.0, from.1)?;
         let replaced = self.names(to.0)?.get(to.1).copied().filter(|other| *other != ino);
         if let Some(other) = replaced {
@@ -201,18 +201,18 @@ impl Disk {
         }
         self.names_mut(from.0)?.remove(from.1);
         self.names_mut(to.0)?.insert(to.1.to_owned(), ino);
-        self.wait(Change::Rename { from: (from.0, from.1.to_owned()), to: (to.0, to.1.to_owned()), ino });
+        self.wait(UnsyncedWrite::Rename { from: (from.0, from.1.to_owned()), to: (to.0, to.1.to_owned()), ino });
         Ok(())
     }
 
-    pub fn read(&self, file: Ino, at: u64, len: usize) -> Result<Vec<u8>, Code> {
+    pub fn read(&self, file: Ino, at: u64, len: usize) -> Result<Vec<u8>, ErrnoCode> {
         let content = self.content(file)?;
         let from = usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
         Ok(content[from..from.saturating_add(len).min(content.len())].to_vec())
     }
 
     /// How many bytes were written: fewer than given on a disk that becomes full.
-    pub fn write(&mut self, file: Ino, at: u64, bytes: &[u8]) -> Result<usize, Code> {
+    pub fn write(&mut self, file: Ino, at: u64, bytes: &[u8]) -> Result<usize, ErrnoCode> {
         let len = self.content(file)?.len() as u64;
         let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE).ok_or(libc::EFBIG)?;
         let missing = end.saturating_sub(len).saturating_sub(self.capacity.saturating_sub(self.used));
@@ -220,27 +220,27 @@ impl Disk {
         if fits == 0 && !bytes.is_empty() {
             return Err(libc::ENOSPC);
         }
-        let change = Change::Write { ino: file, at, bytes: bytes[..fits].to_vec() };
+        let change = UnsyncedWrite::Write { ino: file, at, bytes: bytes[..fits].to_vec() };
         self.see(&change);
         self.wait(change);
         Ok(fits)
     }
 
     /// Cuts a file off, or makes it longer.
-    pub fn set_len(&mut self, file: Ino, len: u64) -> Result<(), Code> {
+    pub fn set_len(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
         self.content(file)?;
-        let change = Change::Size { ino: file, len };
+        let change = UnsyncedWrite::Size { ino: file, len };
         self.resize(file, len, change)
     }
 
     /// Room up to here.
-    pub fn grow(&mut self, file: Ino, len: u64) -> Result<(), Code> {
+    pub fn grow(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
         let now = self.content(file)?.len() as u64;
-        let change = Change::Grow { ino: file, len };
+        let change = UnsyncedWrite::Grow { ino: file, len };
         self.resize(file, len.max(now), change)
     }
 
-    fn resize(&mut self, file: Ino, len: u64, change: Change) -> Result<(), Code> {
+    fn resize(&mut self, file: Ino, len: u64, change: UnsyncedWrite) -> Result<(), ErrnoCode> {
         if len > MAX_FILE {
             return Err(libc::EFBIG);
         }
@@ -253,14 +253,14 @@ impl Disk {
         Ok(())
     }
 
-    fn see(&mut self, change: &Change) {
-        let Some(Node::File { seen, .. }) = change.file().and_then(|ino| self.nodes.get_mut(&ino)) else { return };
+    fn see(&mut self, change: &UnsyncedWrite) {
+        let Some(Inode::File { seen, .. }) = change.file().and_then(|ino| self.nodes.get_mut(&ino)) else { return };
         let before = seen.len() as u64;
         put(seen, change);
         self.used = self.used + seen.len() as u64 - before;
     }
 
-    fn wait(&mut self, change: Change) {
+    fn wait(&mut self, change: UnsyncedWrite) {
         self.newest += 1;
         self.pending_bytes += change.weight();
         self.pending.push_back((self.newest, change));
@@ -279,7 +279,7 @@ impl Disk {
     /// A sync of a file or folder that began when `upto` was the newest change.
     pub fn sync(&mut self, ino: Ino, upto: u64) {
         let journal = self.journal;
-        let due = |change: &Change| match change.file() {
+        let due = |change: &UnsyncedWrite| match change.file() {
             Some(file) => file == ino,
             None => journal || change.is_in(ino),
         };
@@ -293,7 +293,7 @@ impl Disk {
         drop(self.take(self.newest, |change| change.file() == Some(ino)));
     }
 
-    fn take(&mut self, upto: u64, due: impl Fn(&Change) -> bool) -> Vec<Change> {
+    fn take(&mut self, upto: u64, due: impl Fn(&UnsyncedWrite) -> bool) -> Vec<UnsyncedWrite> {
         let mut taken = Vec::new();
         for (number, change) in mem::take(&mut self.pending) {
             if number <= upto && due(&change) {
@@ -306,16 +306,16 @@ impl Disk {
         taken
     }
 
-    fn keep(&mut self, change: &Change) {
+    fn keep(&mut self, change: &UnsyncedWrite) {
         match change {
-            Change::Write { ino, .. } | Change::Size { ino, .. } | Change::Grow { ino, .. } => {
-                if let Some(Node::File { kept, .. }) = self.nodes.get_mut(ino) {
+            UnsyncedWrite::Write { ino, .. } | UnsyncedWrite::Size { ino, .. } | UnsyncedWrite::Grow { ino, .. } => {
+                if let Some(Inode::File { kept, .. }) = self.nodes.get_mut(ino) {
                     put(kept, change);
                 }
             }
-            Change::Link { folder, name, ino } => self.keep_name(*folder, name, Some(*ino)),
-            Change::Unlink { folder, name } => self.keep_name(*folder, name, None),
-            Change::Rename { from, to, ino } => {
+            UnsyncedWrite::Link { folder, name, ino } => self.keep_name(*folder, name, Some(*ino)),
+            UnsyncedWrite::Unlink { folder, name } => self.keep_name(*folder, name, None),
+            UnsyncedWrite::Rename { from, to, ino } => {
                 if self.kept(from.0).and_then(|names| names.get(&from.1)) == Some(ino) {
                     self.keep_name(from.0, &from.1, None);
                 }
@@ -324,9 +324,9 @@ impl Disk {
         }
     }
 
-    fn kept(&mut self, folder: Ino) -> Option<&mut Names> {
+    fn kept(&mut self, folder: Ino) -> Option<&mut DirectoryNames> {
         match self.nodes.get_mut(&folder) {
-            Some(Node::Folder { kept, .. }) => Some(kept),
+            Some(Inode::Folder { kept, .. }) => Some(kept),
             _ => None,
         }
     }
@@ -351,11 +351,11 @@ impl Disk {
         self.nodes.retain(|ino, _| reachable.contains(ino));
         for node in self.nodes.values_mut() {
             match node {
-                Node::File { seen, kept } => {
+                Inode::File { seen, kept } => {
                     seen.clone_from(kept);
                     self.used += seen.len() as u64;
                 }
-                Node::Folder { seen, kept } => seen.clone_from(kept),
+                Inode::Folder { seen, kept } => seen.clone_from(kept),
             }
         }
     }
@@ -364,7 +364,7 @@ impl Disk {
         let (mut found, mut open) = (BTreeSet::new(), vec![ROOT]);
         while let Some(ino) = open.pop() {
             if found.insert(ino)
-                && let Some(Node::Folder { kept, .. }) = self.nodes.get(&ino)
+                && let Some(Inode::Folder { kept, .. }) = self.nodes.get(&ino)
             {
                 open.extend(kept.values());
             }
@@ -374,9 +374,9 @@ impl Disk {
 }
 
 /// Changes a file's content.
-fn put(content: &mut Vec<u8>, change: &Change) {
+fn put(content: &mut Vec<u8>, change: &UnsyncedWrite) {
     match change {
-        Change::Write { at, bytes, .. } => {
+        UnsyncedWrite::Write { at, bytes, .. } => {
             let at = *at as usize;
             let end = at + bytes.len();
             if content.len() < end {
@@ -384,9 +384,9 @@ fn put(content: &mut Vec<u8>, change: &Change) {
             }
             content[at..end].copy_from_slice(bytes);
         }
-        Change::Size { len, .. } => content.resize(*len as usize, 0),
-        Change::Grow { len, .. } => content.resize((*len as usize).max(content.len()), 0),
-        Change::Link { .. } | Change::Unlink { .. } | Change::Rename { .. } => {}
+        UnsyncedWrite::Size { len, .. } => content.resize(*len as usize, 0),
+        UnsyncedWrite::Grow { len, .. } => content.resize((*len as usize).max(content.len()), 0),
+        UnsyncedWrite::Link { .. } | UnsyncedWrite::Unlink { .. } | UnsyncedWrite::Rename { .. } => {}
     }
 }
 
@@ -398,21 +398,21 @@ mod tests {
         OsStr::new(text)
     }
 
-    fn made(disk: &mut Disk, text: &str) -> Ino {
+    fn made(disk: &mut ModelDisk, text: &str) -> Ino {
         disk.make(ROOT, name(text), false).unwrap()
     }
 
-    fn cut(disk: &mut Disk) {
+    fn cut(disk: &mut ModelDisk) {
         disk.cut(Loss::Whole, &mut Rng::new(1));
     }
 
-    fn sync(disk: &mut Disk, ino: Ino) {
+    fn sync(disk: &mut ModelDisk, ino: Ino) {
         disk.sync(ino, disk.newest());
     }
 
     #[test]
     fn only_what_was_synced_is_there_after_a_cut() {
-        let mut disk = Disk::new(false);
+        let mut disk = ModelDisk::new(false);
         let file = made(&mut disk, "a");
         disk.write(file, 0, b"synced").unwrap();
         sync(&mut disk, file);
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_sync_covers_what_came_before_it_began() {
-        let mut disk = Disk::new(false);
+        let mut disk = ModelDisk::new(false);
         let file = made(&mut disk, "a");
         sync(&mut disk, ROOT);
         disk.write(file, 0, b"one").unwrap();
@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn a_name_needs_the_sync_of_its_folder_unless_there_is_a_journal() {
         for journal in [false, true] {
-            let mut disk = Disk::new(journal);
+            let mut disk = ModelDisk::new(journal);
             let file = made(&mut disk, "a");
             disk.write(file, 0, b"x").unwrap();
             sync(&mut disk, file);
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_rename_that_was_not_synced_leaves_the_old_name() {
-        let mut disk = Disk::new(false);
+        let mut disk = ModelDisk::new(false);
         let (old, new) = (made(&mut disk, "old"), made(&mut disk, "new"));
         disk.write(old, 0, b"old").unwrap();
         sync(&mut disk, old);
@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn what_a_failed_sync_dropped_is_seen_until_the_power_goes() {
-        let mut disk = Disk::new(false);
+        let mut disk = ModelDisk::new(false);
         let file = made(&mut disk, "a");
         sync(&mut disk, ROOT);
         disk.write(file, 0, b"x").unwrap();
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_takes_what_fits_and_gives_back_what_is_removed() {
-        let mut disk = Disk::new(false);
+        let mut disk = ModelDisk::new(false);
         let (a, b) = (made(&mut disk, "a"), made(&mut disk, "b"));
         disk.capacity = 10;
         assert_eq!(disk.write(a, 0, &[1; 8]), Ok(8));

@@ -4,7 +4,7 @@
 pub const QUEUE: usize = 4_096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ProgramEvent {
     /// The program said a whole line.
     Said(String),
     /// The program's output ended: it is dead.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
+pub enum DiskOp {
     Read,
     Write,
     Sync,
@@ -15,7 +15,7 @@ pub enum Op {
     Look,
 }
 
-impl Op {
+impl DiskOp {
     fn is_sync(self) -> bool {
         matches!(self, Self::Sync | Self::FullSync)
     }
@@ -33,28 +33,28 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn add(&mut self, op: Op) {
+    pub fn add(&mut self, op: DiskOp) {
         match op {
-            Op::Read => self.reads += 1,
-            Op::Write => self.writes += 1,
-            Op::Sync => self.syncs += 1,
-            Op::FullSync => {
+            DiskOp::Read => self.reads += 1,
+            DiskOp::Write => self.writes += 1,
+            DiskOp::Sync => self.syncs += 1,
+            DiskOp::FullSync => {
                 self.syncs += 1;
                 self.full_syncs += 1;
             }
-            Op::Name => self.names += 1,
-            Op::Look => self.looks += 1,
+            DiskOp::Name => self.names += 1,
+            DiskOp::Look => self.looks += 1,
         }
     }
 
-    pub fn of(&self, op: Op) -> u64 {
+    pub fn of(&self, op: DiskOp) -> u64 {
         match op {
-            Op::Read => self.reads,
-            Op::Write => self.writes,
-            Op::Sync => self.syncs,
-            Op::FullSync => self.full_syncs,
-            Op::Name => self.names,
-            Op::Look => self.looks,
+            DiskOp::Read => self.reads,
+            DiskOp::Write => self.writes,
+            DiskOp::Sync => self.syncs,
+            DiskOp::FullSync => self.full_syncs,
+            DiskOp::Name => self.names,
+            DiskOp::Look => self.looks,
         }
     }
 
@@ -66,7 +66,7 @@ impl Counts {
 
 /// When the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum CutMoment {
     Never,
     /// At the n-th write, sync or change of a name.
     Change(u64),
@@ -77,21 +77,21 @@ pub enum Cut {
     },
 }
 
-impl Cut {
+impl CutMoment {
     /// Whether the operation that was just counted is the one.
-    pub fn is_due(self, op: Op, counts: &Counts) -> bool {
+    pub fn is_due(self, op: DiskOp, counts: &Counts) -> bool {
         match self {
             Self::Never => false,
-            Self::Change(nth) => !matches!(op, Op::Read | Op::Look) && counts.changes() >= nth,
+            Self::Change(nth) => !matches!(op, DiskOp::Read | DiskOp::Look) && counts.changes() >= nth,
             Self::Sync { nth, .. } => op.is_sync() && counts.syncs >= nth,
         }
     }
 
     /// The operation still takes place. A write does, so that it can be torn.
-    pub fn comes_after(self, op: Op) -> bool {
+    pub fn comes_after(self, op: DiskOp) -> bool {
         match self {
             Self::Sync { done, .. } => done,
-            _ => op == Op::Write,
+            _ => op == DiskOp::Write,
         }
     }
 }
@@ -102,21 +102,21 @@ pub struct Faults {
     /// The disk is full after so many bytes more.
     pub room: Option<u64>,
     /// From the n-th of these operations on, so many fail with EIO.
-    pub fail: Option<Fail>,
+    pub fail: Option<FailedOp>,
     /// Every sync takes this much longer.
     pub slow_sync: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fail {
-    pub op: Op,
+pub struct FailedOp {
+    pub op: DiskOp,
     pub nth: u64,
     pub times: u64,
 }
 
-impl Fail {
-    pub fn is_due(&self, op: Op, counts: &Counts) -> bool {
-        let same = op == self.op || (op.is_sync() && self.op == Op::Sync);
+impl FailedOp {
+    pub fn is_due(&self, op: DiskOp, counts: &Counts) -> bool {
+        let same = op == self.op || (op.is_sync() && self.op == DiskOp::Sync);
         same && (self.nth..self.nth.saturating_add(self.times)).contains(&counts.of(self.op))
     }
 }
@@ -127,19 +127,21 @@ mod tests {
 
     #[test]
     fn faults_strike_the_nth() {
-        let fail = Fail { op: Op::Write, nth: 2, times: 2 };
+        let fail = FailedOp { op: DiskOp::Write, nth: 2, times: 2 };
         let mut counts = Counts::default();
         let struck: Vec<bool> = (0..5)
             .map(|_| {
-                counts.add(Op::Write);
-                assert!(!fail.is_due(Op::Sync, &counts));
-                fail.is_due(Op::Write, &counts)
+                counts.add(DiskOp::Write);
+                assert!(!fail.is_due(DiskOp::Sync, &counts));
+                fail.is_due(DiskOp::Write, &counts)
             })
             .collect();
         assert_eq!(struck, [false, true, true, false, false]);
-        assert!(Cut::Change(5).is_due(Op::Write, &counts) && !Cut::Change(5).is_due(Op::Read, &counts));
-        assert!(!Cut::Change(6).is_due(Op::Write, &counts));
-        counts.add(Op::Sync);
-        assert!(Cut::Sync { nth: 1, done: false }.is_due(Op::Sync, &counts));
+        assert!(
+            CutMoment::Change(5).is_due(DiskOp::Write, &counts) && !CutMoment::Change(5).is_due(DiskOp::Read, &counts)
+        );
+        assert!(!CutMoment::Change(6).is_due(DiskOp::Write, &counts));
+        counts.add(DiskOp::Sync);
+        assert!(CutMoment::Sync { nth: 1, done: false }.is_due(DiskOp::Sync, &counts));
     }
 }

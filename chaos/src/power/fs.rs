@@ -10,17 +10,17 @@ use fuser::{
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
-use super::device::Device;
-use super::disk::{Code, Disk, Ino};
-use super::faults::Op;
+use super::device::BlockDevice;
+use super::disk::{ErrnoCode, Ino, ModelDisk};
+use super::faults::DiskOp;
 
 /// Names and lengths may be remembered by the kernel: nobody else changes them, and every cut is a new mount.
 const KEEP: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 512;
 
-pub struct Front(pub Arc<Device>);
+pub struct FuseFront(pub Arc<BlockDevice>);
 
-fn attr(disk: &Disk, ino: Ino) -> Result<FileAttr, Code> {
+fn attr(disk: &ModelDisk, ino: Ino) -> Result<FileAttr, ErrnoCode> {
     let len = disk.len(ino)?;
     let (kind, perm, nlink) = match len {
         Some(_) => (FileType::RegularFile, 0o644, 1),
@@ -48,12 +48,12 @@ fn attr(disk: &Disk, ino: Ino) -> Result<FileAttr, Code> {
     })
 }
 
-fn error(code: Code) -> Errno {
+fn error(code: ErrnoCode) -> Errno {
     Errno::from_i32(code)
 }
 
-impl Front {
-    fn entry(&self, reply: ReplyEntry, op: Op, work: impl FnOnce(&mut Disk) -> Result<Ino, Code>) {
+impl FuseFront {
+    fn entry(&self, reply: ReplyEntry, op: DiskOp, work: impl FnOnce(&mut ModelDisk) -> Result<Ino, ErrnoCode>) {
         let found = self.0.run(op, |disk| {
             let ino = work(disk)?;
             attr(disk, ino)
@@ -64,7 +64,7 @@ impl Front {
         }
     }
 
-    fn empty(&self, reply: ReplyEmpty, outcome: Result<(), Code>) {
+    fn empty(&self, reply: ReplyEmpty, outcome: Result<(), ErrnoCode>) {
         match outcome {
             Ok(()) => reply.ok(),
             Err(code) => reply.error(error(code)),
@@ -72,13 +72,13 @@ impl Front {
     }
 }
 
-impl Filesystem for Front {
+impl Filesystem for FuseFront {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(reply, Op::Look, |disk| disk.find(parent.0, name));
+        self.entry(reply, DiskOp::Look, |disk| disk.find(parent.0, name));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.run(Op::Look, |disk| attr(disk, ino.0)) {
+        match self.0.run(DiskOp::Look, |disk| attr(disk, ino.0)) {
             Ok(attr) => reply.attr(&KEEP, &attr),
             Err(code) => reply.error(error(code)),
         }
@@ -103,7 +103,7 @@ impl Filesystem for Front {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let op = if size.is_some() { Op::Write } else { Op::Look };
+        let op = if size.is_some() { DiskOp::Write } else { DiskOp::Look };
         let changed = self.0.run(op, |disk| {
             size.map_or(Ok(()), |size| disk.set_len(ino.0, size))?;
             attr(disk, ino.0)
@@ -115,15 +115,15 @@ impl Filesystem for Front {
     }
 
     fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        self.entry(reply, Op::Name, |disk| disk.make(parent.0, name, true));
+        self.entry(reply, DiskOp::Name, |disk| disk.make(parent.0, name, true));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(reply, self.0.run(Op::Name, |disk| disk.remove(parent.0, name, false)));
+        self.empty(reply, self.0.run(DiskOp::Name, |disk| disk.remove(parent.0, name, false)));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(reply, self.0.run(Op::Name, |disk| disk.remove(parent.0, name, true)));
+        self.empty(reply, self.0.run(DiskOp::Name, |disk| disk.remove(parent.0, name, true)));
     }
 
     fn rename(
@@ -139,11 +139,11 @@ impl Filesystem for Front {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        self.empty(reply, self.0.run(Op::Name, |disk| disk.rename((parent.0, name), (newparent.0, newname))));
+        self.empty(reply, self.0.run(DiskOp::Name, |disk| disk.rename((parent.0, name), (newparent.0, newname))));
     }
 
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        let made = self.0.run(Op::Name, |disk| {
+        let made = self.0.run(DiskOp::Name, |disk| {
             let ino = disk.make(parent.0, name, false)?;
             attr(disk, ino)
         });
@@ -169,7 +169,7 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.0.run(Op::Read, |disk| disk.read(ino.0, offset, size as usize)) {
+        match self.0.run(DiskOp::Read, |disk| disk.read(ino.0, offset, size as usize)) {
             Ok(bytes) => reply.data(&bytes),
             Err(code) => reply.error(error(code)),
         }
@@ -187,7 +187,7 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.0.run(Op::Write, |disk| disk.write(ino.0, offset, data)) {
+        match self.0.run(DiskOp::Write, |disk| disk.write(ino.0, offset, data)) {
             Ok(written) => reply.written(written as u32),
             Err(code) => reply.error(error(code)),
         }
@@ -206,20 +206,20 @@ impl Filesystem for Front {
         if mode != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        self.empty(reply, self.0.run(Op::Write, |disk| disk.grow(ino.0, offset.saturating_add(length))));
+        self.empty(reply, self.0.run(DiskOp::Write, |disk| disk.grow(ino.0, offset.saturating_add(length))));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let op = if datasync { Op::Sync } else { Op::FullSync };
+        let op = if datasync { DiskOp::Sync } else { DiskOp::FullSync };
         self.empty(reply, self.0.sync(ino.0, op));
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.empty(reply, self.0.sync(ino.0, Op::Sync));
+        self.empty(reply, self.0.sync(ino.0, DiskOp::Sync));
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.0.run(Op::Look, |disk| {
+        let listed = self.0.run(DiskOp::Look, |disk| {
             let names = disk.list(ino.0)?;
             names.into_iter().map(|(name, ino)| Ok((name, ino, disk.len(ino)?.is_none()))).collect()
         });

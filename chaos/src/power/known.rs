@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::content::FIRST_TERM;
 
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct AcknowledgedLog {
     /// Terms of acknowledged entries.
     entries: BTreeMap<u64, u64>,
     vote: u64,
@@ -26,7 +26,7 @@ pub struct Known {
     pub refusal: Option<String>,
 }
 
-impl Known {
+impl AcknowledgedLog {
     /// A line of the program.
     pub fn hear(&mut self, line: &str) {
         let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn hear(lines: &[&str]) -> Vec<String> {
-        let mut known = Known::default();
+        let mut known = AcknowledgedLog::default();
         lines.iter().for_each(|line| known.hear(line));
         known.violations
     }

@@ -6,27 +6,27 @@ use serde_json::Value;
 use tillsync::cli::client::rest::FeedChange;
 
 /// A write: to which record, and the number that its data carries.
-pub type Write = (i64, u64);
+pub type NumberedWrite = (i64, u64);
 
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// Sent, whatever became of it.
-    sent: BTreeMap<Write, u64>,
+    sent: BTreeMap<NumberedWrite, u64>,
     /// Acknowledged, with their seq.
-    acknowledged: BTreeMap<Write, u64>,
+    acknowledged: BTreeMap<NumberedWrite, u64>,
     /// What the node gave out last, in the order of seq: all of that was committed.
-    given: Vec<(u64, Write)>,
+    given: Vec<(u64, NumberedWrite)>,
     pub checked: u64,
     pub opens: u64,
     pub violations: Vec<String>,
 }
 
 impl Ledger {
-    pub fn send(&mut self, write: Write) {
+    pub fn send(&mut self, write: NumberedWrite) {
         *self.sent.entry(write).or_default() += 1;
     }
 
-    pub fn acknowledge(&mut self, write: Write, seq: Option<u64>) {
+    pub fn acknowledge(&mut self, write: NumberedWrite, seq: Option<u64>) {
         match seq {
             Some(seq) => drop(self.acknowledged.insert(write, seq)),
             None => self.violations.push(format!("the write {write:?} was acknowledged without a seq")),
@@ -40,7 +40,7 @@ impl Ledger {
     /// The whole change feed after a start.
     pub fn check(&mut self, feed: &[FeedChange]) {
         self.opens += 1;
-        let mut found: BTreeMap<Write, u64> = BTreeMap::new();
+        let mut found: BTreeMap<NumberedWrite, u64> = BTreeMap::new();
         let mut given = Vec::with_capacity(feed.len());
         for (expected, change) in (1..).zip(feed) {
             if change.seq != expected {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::disk::Change;
+use super::disk::UnsyncedWrite;
 use crate::rng::Rng;
 
 /// What a disk writes whole or not at all.
@@ -45,7 +45,7 @@ impl Loss {
     }
 
     /// The changes that reach the disk, in order.
-    pub fn survivors(self, pending: Vec<Change>, journal: bool, rng: &mut Rng) -> Vec<Change> {
+    pub fn survivors(self, pending: Vec<UnsyncedWrite>, journal: bool, rng: &mut Rng) -> Vec<UnsyncedWrite> {
         let percent = rng.between(5, 95);
         match self {
             Self::Whole => Vec::new(),
@@ -73,8 +73,8 @@ impl Loss {
         }
     }
 
-    fn of_file(self, change: Change, percent: u64, rng: &mut Rng, out: &mut Vec<Change>) {
-        let Change::Write { ino, at, bytes } = change else {
+    fn of_file(self, change: UnsyncedWrite, percent: u64, rng: &mut Rng, out: &mut Vec<UnsyncedWrite>) {
+        let UnsyncedWrite::Write { ino, at, bytes } = change else {
             if rng.percent(percent) {
                 out.push(change);
             }
@@ -84,42 +84,46 @@ impl Loss {
         if self == Self::Sectors {
             sectors(ino, at, &bytes, percent, rng, out);
         } else if rng.percent(percent) {
-            out.push(if self == Self::Torn { torn(ino, at, bytes, rng) } else { Change::Write { ino, at, bytes } });
+            out.push(if self == Self::Torn {
+                torn(ino, at, bytes, rng)
+            } else {
+                UnsyncedWrite::Write { ino, at, bytes }
+            });
         }
         // A file may have got its new length and not its new content.
         if rng.percent(30) {
-            out.push(Change::Grow { ino, len: end });
+            out.push(UnsyncedWrite::Grow { ino, len: end });
         }
     }
 }
 
-fn prefix(mut pending: Vec<Change>, rng: &mut Rng) -> Vec<Change> {
+fn prefix(mut pending: Vec<UnsyncedWrite>, rng: &mut Rng) -> Vec<UnsyncedWrite> {
     let left = rng.below(pending.len() as u64 + 1) as usize;
     let border = pending.drain(left..).next();
-    if let Some(Change::Write { ino, at, mut bytes }) = border {
+    if let Some(UnsyncedWrite::Write { ino, at, mut bytes }) = border {
         bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize);
-        pending.push(Change::Write { ino, at, bytes });
+        pending.push(UnsyncedWrite::Write { ino, at, bytes });
     }
     pending
 }
 
-fn torn(ino: u64, at: u64, mut bytes: Vec<u8>, rng: &mut Rng) -> Change {
+fn torn(ino: u64, at: u64, mut bytes: Vec<u8>, rng: &mut Rng) -> UnsyncedWrite {
     let border = rng.below(bytes.len() as u64 + 1);
     if rng.percent(50) {
         bytes.truncate(border as usize);
-        Change::Write { ino, at, bytes }
+        UnsyncedWrite::Write { ino, at, bytes }
     } else {
-        Change::Write { ino, at: at + border, bytes: bytes.split_off(border as usize) }
+        UnsyncedWrite::Write { ino, at: at + border, bytes: bytes.split_off(border as usize) }
     }
 }
 
-fn sectors(ino: u64, at: u64, bytes: &[u8], percent: u64, rng: &mut Rng, out: &mut Vec<Change>) {
+fn sectors(ino: u64, at: u64, bytes: &[u8], percent: u64, rng: &mut Rng, out: &mut Vec<UnsyncedWrite>) {
     let (mut from, end) = (at, at + bytes.len() as u64);
     while from < end {
         let to = ((from / SECTOR + 1) * SECTOR).min(end);
         if rng.percent(percent) {
             let bytes = bytes[(from - at) as usize..(to - at) as usize].to_vec();
-            out.push(Change::Write { ino, at: from, bytes });
+            out.push(UnsyncedWrite::Write { ino, at: from, bytes });
         }
         from = to;
     }
@@ -129,17 +133,17 @@ fn sectors(ino: u64, at: u64, bytes: &[u8], percent: u64, rng: &mut Rng, out: &m
 mod tests {
     use super::*;
 
-    fn write(at: u64, len: usize) -> Change {
-        Change::Write { ino: 2, at, bytes: vec![7; len] }
+    fn write(at: u64, len: usize) -> UnsyncedWrite {
+        UnsyncedWrite::Write { ino: 2, at, bytes: vec![7; len] }
     }
 
-    fn names(count: u64) -> Vec<Change> {
-        (0..count).map(|n| Change::Link { folder: 1, name: n.to_string().into(), ino: n + 2 }).collect()
+    fn names(count: u64) -> Vec<UnsyncedWrite> {
+        (0..count).map(|n| UnsyncedWrite::Link { folder: 1, name: n.to_string().into(), ino: n + 2 }).collect()
     }
 
     #[test]
     fn each_kind_loses_what_it_says() {
-        let pending: Vec<Change> = (0..8).map(|n| write(n * 2_000, 2_000)).collect();
+        let pending: Vec<UnsyncedWrite> = (0..8).map(|n| write(n * 2_000, 2_000)).collect();
         for seed in 0..200 {
             let left = |loss: Loss| loss.survivors(pending.clone(), false, &mut Rng::new(seed));
             assert_eq!(left(Loss::Whole), []);
@@ -147,15 +151,18 @@ mod tests {
             let prefix = left(Loss::Prefix);
             let whole = prefix.len().saturating_sub(1);
             assert_eq!(prefix[..whole], pending[..whole]);
-            assert!(left(Loss::Subset).iter().all(|c| matches!(c, Change::Grow { .. }) || pending.contains(c)));
+            assert!(left(Loss::Subset).iter().all(|c| matches!(c, UnsyncedWrite::Grow { .. }) || pending.contains(c)));
             for change in left(Loss::Sectors) {
-                let Change::Write { at, bytes, .. } = change else { continue };
+                let UnsyncedWrite::Write { at, bytes, .. } = change else { continue };
                 let end = at + bytes.len() as u64;
                 assert!(bytes.len() as u64 <= SECTOR && at / SECTOR == (end - 1) / SECTOR, "within one sector");
             }
         }
         let torn = |seed| Loss::Torn.survivors(pending.clone(), false, &mut Rng::new(seed));
-        assert!((0..50).any(|seed| torn(seed).iter().any(|c| matches!(c, Change::Write { at, .. } if at % 2_000 > 0))));
+        assert!(
+            (0..50)
+                .any(|seed| torn(seed).iter().any(|c| matches!(c, UnsyncedWrite::Write { at, .. } if at % 2_000 > 0)))
+        );
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption};
 
-use super::device::Device;
-use super::fs::Front;
+use super::device::BlockDevice;
+use super::fs::FuseFront;
 
 /// Threads that answer the kernel: one may be held up by a slow sync while others go on.
 const THREADS: usize = 3;
@@ -47,11 +47,11 @@ pub struct Mount {
 }
 
 impl Mount {
-    pub fn new(device: Arc<Device>, at: &Path) -> io::Result<Self> {
+    pub fn new(device: Arc<BlockDevice>, at: &Path) -> io::Result<Self> {
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("tillsync-chaos".into())];
         config.n_threads = Some(THREADS);
-        let session = fuser::spawn_mount(Front(device), at, &config)?;
+        let session = fuser::spawn_mount(FuseFront(device), at, &config)?;
         Ok(Self { at: at.to_path_buf(), session: Some(session) })
     }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::child::Load;
-use super::faults::{Cut, Fail, Faults, Op};
+use super::child::LifeLoad;
+use super::faults::{CutMoment, DiskOp, FailedOp, Faults};
 use super::loss::Loss;
 use crate::rng::Rng;
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Kind {
+pub enum PowerRunKind {
     /// Power cuts while the log is appended to and cut back.
     Log,
     /// … while the log is purged.
@@ -46,40 +46,40 @@ pub enum Kind {
 }
 
 /// Which kinds of runs come how often: the seed goes round in here.
-const ROUND: [Kind; 24] = [
-    Kind::Mixed,
-    Kind::Install,
-    Kind::Purge,
-    Kind::Snapshot,
-    Kind::Full,
-    Kind::Open,
-    Kind::SyncError,
-    Kind::Log,
-    Kind::Install,
-    Kind::ReadError,
-    Kind::Purge,
-    Kind::Open,
-    Kind::SlowSync,
-    Kind::WriteError,
-    Kind::Snapshot,
-    Kind::Mixed,
-    Kind::SyncsFail,
-    Kind::Open,
-    Kind::Serve,
-    Kind::Purge,
-    Kind::ServeFull,
-    Kind::Full,
-    Kind::ServeSync,
-    Kind::Serve,
+const ROUND: [PowerRunKind; 24] = [
+    PowerRunKind::Mixed,
+    PowerRunKind::Install,
+    PowerRunKind::Purge,
+    PowerRunKind::Snapshot,
+    PowerRunKind::Full,
+    PowerRunKind::Open,
+    PowerRunKind::SyncError,
+    PowerRunKind::Log,
+    PowerRunKind::Install,
+    PowerRunKind::ReadError,
+    PowerRunKind::Purge,
+    PowerRunKind::Open,
+    PowerRunKind::SlowSync,
+    PowerRunKind::WriteError,
+    PowerRunKind::Snapshot,
+    PowerRunKind::Mixed,
+    PowerRunKind::SyncsFail,
+    PowerRunKind::Open,
+    PowerRunKind::Serve,
+    PowerRunKind::Purge,
+    PowerRunKind::ServeFull,
+    PowerRunKind::Full,
+    PowerRunKind::ServeSync,
+    PowerRunKind::Serve,
 ];
 
-impl Kind {
+impl PowerRunKind {
     pub fn of(seed: u64) -> Self {
         ROUND[(seed % ROUND.len() as u64) as usize]
     }
 
     fn is_fault(self) -> bool {
-        use Kind::{Full, ReadError, ServeFull, ServeSync, SyncError, SyncsFail, WriteError};
+        use PowerRunKind::{Full, ReadError, ServeFull, ServeSync, SyncError, SyncsFail, WriteError};
         matches!(self, Full | WriteError | ReadError | SyncError | SyncsFail | ServeFull | ServeSync)
     }
 
@@ -88,18 +88,18 @@ impl Kind {
         matches!(self, Self::Serve | Self::ServeFull | Self::ServeSync)
     }
 
-    fn load(self) -> Load {
+    fn load(self) -> LifeLoad {
         match self {
-            Self::Log => Load::Log,
-            Self::Purge => Load::Purge,
-            Self::Snapshot => Load::Snapshot,
-            Self::Install => Load::Install,
-            _ => Load::Mixed,
+            Self::Log => LifeLoad::Log,
+            Self::Purge => LifeLoad::Purge,
+            Self::Snapshot => LifeLoad::Snapshot,
+            Self::Install => LifeLoad::Install,
+            _ => LifeLoad::Mixed,
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PowerRunKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_possible_value() {
             Some(value) => out.pad(value.get_name()),
@@ -111,17 +111,17 @@ impl fmt::Display for Kind {
 /// One life of the program: from the start to the power cut, or to what else ends it.
 #[derive(Clone, Debug)]
 pub struct Life {
-    pub load: Load,
+    pub load: LifeLoad,
     pub seed: u64,
-    pub cut: Cut,
+    pub cut: CutMoment,
     pub faults: Faults,
     /// What the cut at its end leaves.
     pub loss: Loss,
 }
 
 #[derive(Clone, Debug)]
-pub struct Plan {
-    pub kind: Kind,
+pub struct PowerPlan {
+    pub kind: PowerRunKind,
     pub journal: bool,
     pub lives: Vec<Life>,
 }
@@ -132,9 +132,9 @@ fn any_size(rng: &mut Rng, most: u64) -> u64 {
     base + rng.below(base)
 }
 
-impl Plan {
-    pub fn of(seed: u64, kind: Option<Kind>) -> Self {
-        let kind = kind.unwrap_or(Kind::of(seed));
+impl PowerPlan {
+    pub fn of(seed: u64, kind: Option<PowerRunKind>) -> Self {
+        let kind = kind.unwrap_or(PowerRunKind::of(seed));
         let mut rng = Rng::new(seed);
         let journal = rng.percent(50);
         let mut lives = Vec::new();
@@ -147,51 +147,53 @@ impl Plan {
             }
         }
         let (seed, loss) = (rng.next(), Loss::draw(&mut rng));
-        lives.push(Life { load: Load::Short, seed, cut: Cut::Never, faults: Faults::default(), loss });
+        lives.push(Life { load: LifeLoad::Short, seed, cut: CutMoment::Never, faults: Faults::default(), loss });
         Self { kind, journal, lives }
     }
 }
 
 impl Life {
-    fn work(kind: Kind, number: u64, rng: &mut Rng) -> Self {
-        let opening = kind == Kind::Open && number > 0 && rng.percent(80);
+    fn work(kind: PowerRunKind, number: u64, rng: &mut Rng) -> Self {
+        let opening = kind == PowerRunKind::Open && number > 0 && rng.percent(80);
         let (changes, syncs) = match kind {
             _ if opening => (64, 16),
             // What takes longer is cut earlier.
-            Kind::SlowSync | Kind::Serve | Kind::ServeFull | Kind::ServeSync => (1_024, 128),
+            PowerRunKind::SlowSync | PowerRunKind::Serve | PowerRunKind::ServeFull | PowerRunKind::ServeSync => {
+                (1_024, 128)
+            }
             _ => (8_192, 256),
         };
         let cut = match rng.percent(50) {
-            true => Cut::Change(any_size(rng, changes)),
-            false => Cut::Sync { nth: any_size(rng, syncs), done: rng.percent(50) },
+            true => CutMoment::Change(any_size(rng, changes)),
+            false => CutMoment::Sync { nth: any_size(rng, syncs), done: rng.percent(50) },
         };
-        let slow_sync = if kind == Kind::SlowSync { rng.millis(1, 25) } else { Duration::ZERO };
+        let slow_sync = if kind == PowerRunKind::SlowSync { rng.millis(1, 25) } else { Duration::ZERO };
         let faults = Faults { slow_sync, ..Faults::default() };
         Self { load: kind.load(), seed: rng.next(), cut, faults, loss: Loss::draw(rng) }
     }
 
-    fn faulty(kind: Kind, opening: bool, rng: &mut Rng) -> Self {
-        let (mut faults, mut cut) = (Faults::default(), Cut::Never);
+    fn faulty(kind: PowerRunKind, opening: bool, rng: &mut Rng) -> Self {
+        let (mut faults, mut cut) = (Faults::default(), CutMoment::Never);
         let most = if opening { 32 } else { 1_024 };
         // The engine syncs fully twice a second, and by itself.
         let background = rng.percent(40);
         let mut fail = |op, times| {
-            let most = if op == Op::FullSync { 8 } else { most };
-            faults.fail = Some(Fail { op, nth: any_size(rng, most), times });
+            let most = if op == DiskOp::FullSync { 8 } else { most };
+            faults.fail = Some(FailedOp { op, nth: any_size(rng, most), times });
         };
         match kind {
-            Kind::WriteError => fail(Op::Write, 1),
-            Kind::ReadError => {
+            PowerRunKind::WriteError => fail(DiskOp::Write, 1),
+            PowerRunKind::ReadError => {
                 // The kernel reads again what it could not read ahead.
                 let times = [2, 8, u64::MAX][rng.below(3) as usize];
                 let nth = any_size(rng, 32);
-                faults.fail = Some(Fail { op: Op::Read, nth, times });
-                cut = Cut::Change(any_size(rng, 2_048));
+                faults.fail = Some(FailedOp { op: DiskOp::Read, nth, times });
+                cut = CutMoment::Change(any_size(rng, 2_048));
             }
-            Kind::SyncError | Kind::ServeSync if background => fail(Op::FullSync, 1),
-            Kind::SyncError | Kind::ServeSync => fail(Op::Sync, 1),
-            Kind::SyncsFail if background => fail(Op::FullSync, u64::MAX),
-            Kind::SyncsFail => fail(Op::Sync, u64::MAX),
+            PowerRunKind::SyncError | PowerRunKind::ServeSync if background => fail(DiskOp::FullSync, 1),
+            PowerRunKind::SyncError | PowerRunKind::ServeSync => fail(DiskOp::Sync, 1),
+            PowerRunKind::SyncsFail if background => fail(DiskOp::FullSync, u64::MAX),
+            PowerRunKind::SyncsFail => fail(DiskOp::Sync, u64::MAX),
             _ => faults.room = Some(any_size(rng, if opening { 1 << 16 } else { 1 << 23 })),
         }
         Self { load: kind.load(), seed: rng.next(), cut, faults, loss: Loss::draw(rng) }
@@ -205,8 +207,8 @@ mod tests {
     #[test]
     fn a_seed_is_a_plan() {
         for seed in 0..100 {
-            let plan = Plan::of(seed, None);
-            assert_eq!(format!("{plan:?}"), format!("{:?}", Plan::of(seed, None)));
+            let plan = PowerPlan::of(seed, None);
+            assert_eq!(format!("{plan:?}"), format!("{:?}", PowerPlan::of(seed, None)));
             assert!(plan.lives.len() >= 3);
             let faulty = |life: &Life| life.faults.fail.is_some() || life.faults.room.is_some();
             assert_eq!(plan.kind.is_fault(), plan.lives.iter().any(faulty));

@@ -9,15 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::device::Device;
-use super::events::{Event, QUEUE};
+use super::device::BlockDevice;
+use super::events::{ProgramEvent, QUEUE};
 
 /// The longest line that a program may say.
 const LINE: u64 = 64 << 10;
 
 /// How a life of a program ended. It is dead in any case.
 #[derive(Debug)]
-pub enum End {
+pub enum ProgramDeath {
     PowerLost,
     Exited(ExitStatus),
     /// It was given so long, and lived on.
@@ -27,11 +27,11 @@ pub enum End {
 pub struct Program {
     child: Child,
     reader: Option<JoinHandle<()>>,
-    events: Receiver<Event>,
+    events: Receiver<ProgramEvent>,
 }
 
 /// Where the disk and the program report to.
-pub fn channel() -> (SyncSender<Event>, Receiver<Event>) {
+pub fn channel() -> (SyncSender<ProgramEvent>, Receiver<ProgramEvent>) {
     sync_channel(QUEUE)
 }
 
@@ -40,7 +40,7 @@ impl Program {
     pub fn start(
         mut command: Command,
         log: &Path,
-        (to, events): (SyncSender<Event>, Receiver<Event>),
+        (to, events): (SyncSender<ProgramEvent>, Receiver<ProgramEvent>),
     ) -> io::Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -57,7 +57,7 @@ impl Program {
             if let Some(output) = output {
                 listen(BufReader::new(output), &to);
             }
-            let _ = to.send(Event::Ended);
+            let _ = to.send(ProgramEvent::Ended);
         });
         Ok(Self { child, reader: Some(reader), events })
     }
@@ -69,24 +69,24 @@ impl Program {
     /// Follows the program until it is dead. It is given so long; once a fault struck, it has `grace` from then on.
     pub fn follow(
         mut self,
-        device: &Device,
+        device: &BlockDevice,
         limit: Duration,
         grace: Duration,
         mut hear: impl FnMut(&str),
-    ) -> io::Result<End> {
+    ) -> io::Result<ProgramDeath> {
         let mut deadline = Instant::now() + limit;
         let mut end = None;
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Said(line)) => hear(&line),
-                Ok(Event::PowerLost) => {
-                    end.get_or_insert(End::PowerLost);
+                Ok(ProgramEvent::Said(line)) => hear(&line),
+                Ok(ProgramEvent::PowerLost) => {
+                    end.get_or_insert(ProgramDeath::PowerLost);
                     self.kill(device);
                 }
-                Ok(Event::FaultStruck) => deadline = Instant::now() + grace,
-                Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(ProgramEvent::FaultStruck) => deadline = Instant::now() + grace,
+                Ok(ProgramEvent::Ended) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    end.get_or_insert(End::TimeOver);
+                    end.get_or_insert(ProgramDeath::TimeOver);
                     device.power_off();
                     self.kill(device);
                     // Dead programs say nothing; only what is on its way is still to come.
@@ -100,11 +100,11 @@ impl Program {
             let _ = reader.join();
         }
         device.end_calls();
-        Ok(end.unwrap_or(End::Exited(status)))
+        Ok(end.unwrap_or(ProgramDeath::Exited(status)))
     }
 
     /// First the signal, then the end of the calls that hang: the program never runs on.
-    fn kill(&mut self, device: &Device) {
+    fn kill(&mut self, device: &BlockDevice) {
         // Fails only for a program that is dead.
         let _ = self.child.kill();
         device.end_calls();
@@ -118,7 +118,7 @@ impl Drop for Program {
     }
 }
 
-fn listen(mut output: impl BufRead, to: &SyncSender<Event>) {
+fn listen(mut output: impl BufRead, to: &SyncSender<ProgramEvent>) {
     loop {
         let mut line = Vec::new();
         let read = (&mut output).take(LINE).read_until(b'\n', &mut line);
@@ -126,7 +126,7 @@ fn listen(mut output: impl BufRead, to: &SyncSender<Event>) {
         if !matches!(read, Ok(1..)) || line.pop() != Some(b'\n') {
             return;
         }
-        if to.send(Event::Said(String::from_utf8_lossy(&line).into_owned())).is_err() {
+        if to.send(ProgramEvent::Said(String::from_utf8_lossy(&line).into_owned())).is_err() {
             return;
         }
     }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::child::{self, Load};
-use super::device::Device;
-use super::faults::Op;
-use super::known::Known;
+use super::child::{self, LifeLoad};
+use super::device::BlockDevice;
+use super::faults::DiskOp;
+use super::known::AcknowledgedLog;
 use super::mount::Mount;
-use super::plan::{Kind, Life, Plan};
-use super::program::{End, Program, channel};
-use super::serve::Node;
+use super::plan::{Life, PowerPlan, PowerRunKind};
+use super::program::{Program, ProgramDeath, channel};
+use super::serve::PoweredNode;
 use crate::rng::Rng;
 
 /// A life is cut by then at the latest.
@@ -29,7 +29,7 @@ const QUOTE: usize = 1_500;
 
 /// What became of a run.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Outcome {
+pub struct PowerOutcome {
     pub seed: u64,
     pub kind: String,
     /// Starts of the program, how many of them got the data open, power cuts, and faults that struck.
@@ -46,19 +46,19 @@ pub struct Outcome {
 }
 
 /// A disk with a program on it.
-pub struct Bench {
-    pub device: Arc<Device>,
+pub struct PoweredDisk {
+    pub device: Arc<BlockDevice>,
     pub mount_point: PathBuf,
     pub log: PathBuf,
 }
 
-impl Bench {
+impl PoweredDisk {
     fn new(folder: &Path, journal: bool) -> io::Result<Self> {
         let mount_point = folder.join("disk");
         fs::create_dir_all(&mount_point)?;
         let log = folder.join("program.log");
         fs::write(&log, "")?;
-        Ok(Self { device: Arc::new(Device::new(journal)), mount_point, log })
+        Ok(Self { device: Arc::new(BlockDevice::new(journal)), mount_point, log })
     }
 
     /// What the program wrote to its log from here on.
@@ -70,17 +70,17 @@ impl Bench {
 
 /// The program, and what is known of what it was told.
 enum Subject {
-    Storage(Box<Known>),
-    Node(Arc<Node>, tokio::runtime::Runtime),
+    Storage(Box<AcknowledgedLog>),
+    Node(Arc<PoweredNode>, tokio::runtime::Runtime),
 }
 
 impl Subject {
-    fn new(kind: Kind, binary: &Path, bench: &Bench, folder: &Path) -> io::Result<Self> {
+    fn new(kind: PowerRunKind, binary: &Path, bench: &PoweredDisk, folder: &Path) -> io::Result<Self> {
         if !kind.is_whole() {
             return Ok(Self::Storage(Box::default()));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        Ok(Self::Node(Arc::new(Node::new(binary, bench, folder)?), runtime))
+        Ok(Self::Node(Arc::new(PoweredNode::new(binary, bench, folder)?), runtime))
     }
 
     fn opens(&self) -> u64 {
@@ -109,10 +109,10 @@ impl Subject {
     }
 
     /// How the program ended, and what it said of why.
-    fn live(&mut self, bench: &Bench, life: &Life) -> io::Result<(End, String)> {
+    fn live(&mut self, bench: &PoweredDisk, life: &Life) -> io::Result<(ProgramDeath, String)> {
         let events = channel();
         bench.device.arm(life.cut, life.faults, events.0.clone());
-        let limit = if life.load == Load::Short { PATIENCE } else { LIFE };
+        let limit = if life.load == LifeLoad::Short { PATIENCE } else { LIFE };
         let begin = bench.words(0).len();
         match self {
             Self::Storage(known) => {
@@ -136,13 +136,13 @@ impl Subject {
     }
 }
 
-pub fn run(seed: u64, kind: Option<Kind>, binary: &Path, folder: &Path) -> io::Result<Outcome> {
-    let plan = Plan::of(seed, kind);
-    let bench = Bench::new(folder, plan.journal)?;
+pub fn run(seed: u64, kind: Option<PowerRunKind>, binary: &Path, folder: &Path) -> io::Result<PowerOutcome> {
+    let plan = PowerPlan::of(seed, kind);
+    let bench = PoweredDisk::new(folder, plan.journal)?;
     // What a cut leaves hangs on nothing that happened before.
     let mut losses = Rng::new(seed).fork();
     let mut subject = Subject::new(plan.kind, binary, &bench, folder)?;
-    let mut outcome = Outcome { seed, kind: plan.kind.to_string(), ..Outcome::default() };
+    let mut outcome = PowerOutcome { seed, kind: plan.kind.to_string(), ..PowerOutcome::default() };
     let mut before: Option<&Life> = None;
     for (number, life) in plan.lives.iter().enumerate() {
         let opens = subject.opens();
@@ -153,7 +153,7 @@ pub fn run(seed: u64, kind: Option<Kind>, binary: &Path, folder: &Path) -> io::R
         let struck = bench.device.struck();
         outcome.lives += 1;
         outcome.faults += u64::from(struck > 0);
-        outcome.cuts += u64::from(matches!(end, End::PowerLost | End::TimeOver));
+        outcome.cuts += u64::from(matches!(end, ProgramDeath::PowerLost | ProgramDeath::TimeOver));
         let mut broken = subject.take_violations();
         match judge(life, &end, struck, subject.opens() > opens, &why) {
             Ok(refusal) => outcome.refusals.extend(refusal.map(|what| what.replace(&*folder.to_string_lossy(), "…"))),
@@ -181,19 +181,22 @@ fn quote(why: &str) -> String {
 }
 
 /// What is to be thought of how a life ended: why the program stopped, if it may, or what is wrong with that.
-fn judge(life: &Life, end: &End, struck: u64, opened: bool, why: &str) -> Result<Option<String>, String> {
-    let sync_failed = struck > 0 && life.faults.fail.is_some_and(|fail| matches!(fail.op, Op::Sync | Op::FullSync));
+fn judge(life: &Life, end: &ProgramDeath, struck: u64, opened: bool, why: &str) -> Result<Option<String>, String> {
+    let sync_failed =
+        struck > 0 && life.faults.fail.is_some_and(|fail| matches!(fail.op, DiskOp::Sync | DiskOp::FullSync));
     let status = match end {
-        End::PowerLost => return Ok(None),
-        End::TimeOver if sync_failed => return Err(format!("it goes on though a sync failed: {}", quote(why))),
-        End::TimeOver if life.load == Load::Short || !opened => {
+        ProgramDeath::PowerLost => return Ok(None),
+        ProgramDeath::TimeOver if sync_failed => {
+            return Err(format!("it goes on though a sync failed: {}", quote(why)));
+        }
+        ProgramDeath::TimeOver if life.load == LifeLoad::Short || !opened => {
             return Err(format!("it hangs, having opened its data: {opened}; {}", quote(why)));
         }
-        End::TimeOver => return Ok(None),
-        End::Exited(status) => status,
+        ProgramDeath::TimeOver => return Ok(None),
+        ProgramDeath::Exited(status) => status,
     };
     match status.code() {
-        Some(0) if life.load == Load::Short => Ok(None),
+        Some(0) if life.load == LifeLoad::Short => Ok(None),
         // Not by a signal, and not by a panic.
         Some(code) if code > 0 && code < 100 => {
             let verb = if opened { "stops" } else { "does not start" };

@@ -10,14 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tillsync::cli::client::rest::Rest;
+use tillsync::cli::client::rest::RestClient;
 use tillsync::cli::client::{ClientError, NodeUrl};
 use tillsync::token::{Class, KeyRing, make_key_file};
 
-use super::child::Load;
+use super::child::LifeLoad;
 use super::ledger::Ledger;
 use super::plan::Life;
-use super::run::Bench;
+use super::run::PoweredDisk;
 use crate::rng::Rng;
 
 const WRITERS: i64 = 6;
@@ -32,10 +32,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 const LAST_WRITES: u64 = 50;
 
 /// The node's settings and key, and how to reach it.
-pub struct Node {
+pub struct PoweredNode {
     binary: PathBuf,
     config: PathBuf,
-    rest: Rest,
+    rest: RestClient,
     url: NodeUrl,
     ledger: Arc<Mutex<Ledger>>,
     /// The next record of each writer.
@@ -60,8 +60,8 @@ fn now_ms() -> io::Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_err(other)?.as_millis() as u64)
 }
 
-impl Node {
-    pub fn new(binary: &Path, bench: &Bench, folder: &Path) -> io::Result<Self> {
+impl PoweredNode {
+    pub fn new(binary: &Path, bench: &PoweredDisk, folder: &Path) -> io::Result<Self> {
         tillsync::tls::install_provider();
         let key = folder.join("token.key");
         make_key_file(&key)?;
@@ -80,7 +80,7 @@ impl Node {
         Ok(Self {
             binary: binary.to_path_buf(),
             config,
-            rest: Rest::new(&token).map_err(other)?,
+            rest: RestClient::new(&token).map_err(other)?,
             url: NodeUrl::plain(format!("127.0.0.1:{gateway}")),
             ledger: Arc::default(),
             next: Arc::new(Mutex::new((0..WRITERS).map(|writer| writer * EACH + 1).collect())),
@@ -108,10 +108,11 @@ impl Node {
         let Some(feed) = self.feed().await else { return };
         self.ledger.lock().check(&feed);
         let me = json!({"device_id": DEVICE});
-        while self.rest.post::<Value>(&self.url, "/device/register", &me).await.is_err() && life.load != Load::Short {
+        while self.rest.post::<Value>(&self.url, "/device/register", &me).await.is_err() && life.load != LifeLoad::Short
+        {
             tokio::time::sleep(PAUSE).await;
         }
-        if life.load == Load::Short {
+        if life.load == LifeLoad::Short {
             self.read_records().await;
             for _ in 0..LAST_WRITES {
                 if let Err(error) = self.write(0).await {

@@ -7,21 +7,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::device::Device;
-use super::events::Event;
-use super::faults::{Cut, Fail, Faults, Op};
+use super::device::BlockDevice;
+use super::events::ProgramEvent;
+use super::faults::{CutMoment, DiskOp, FailedOp, Faults};
 use super::loss::Loss;
 use super::mount::{self, Mount};
 use super::program::channel;
 use crate::rng::Rng;
 
-struct Place {
+struct ScratchFolder {
     folder: tempfile::TempDir,
-    device: Arc<Device>,
+    device: Arc<BlockDevice>,
 }
 
-impl Place {
-    fn mounted<T>(&self, cut: Cut, faults: Faults, work: impl FnOnce(&Path) -> T) -> T {
+impl ScratchFolder {
+    fn mounted<T>(&self, cut: CutMoment, faults: Faults, work: impl FnOnce(&Path) -> T) -> T {
         let mount = Mount::new(self.device.clone(), self.folder.path()).unwrap();
         self.device.arm(cut, faults, channel().0);
         let outcome = work(self.folder.path());
@@ -31,7 +31,7 @@ impl Place {
     }
 
     fn healthy<T>(&self, work: impl FnOnce(&Path) -> T) -> T {
-        self.mounted(Cut::Never, Faults::default(), work)
+        self.mounted(CutMoment::Never, Faults::default(), work)
     }
 
     fn cut(&self, loss: Loss) {
@@ -40,14 +40,14 @@ impl Place {
 }
 
 /// Runs the test on a thread with mounts of its own, or says why it does not.
-fn with_disk(journal: bool, test: impl FnOnce(&Place) + Send + 'static) {
+fn with_disk(journal: bool, test: impl FnOnce(&ScratchFolder) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let fuse = File::options().read(true).write(true).open("/dev/fuse").map(drop);
         if let Err(error) = fuse.and_then(|()| mount::own_namespace()) {
             println!("skipped: no file system of our own can be mounted here: {error}");
             return;
         }
-        test(&Place { folder: tempfile::tempdir().unwrap(), device: Arc::new(Device::new(journal)) });
+        test(&ScratchFolder { folder: tempfile::tempdir().unwrap(), device: Arc::new(BlockDevice::new(journal)) });
     });
     thread.join().unwrap();
 }
@@ -104,7 +104,7 @@ fn after_the_power_went_no_call_is_answered() {
     with_disk(false, |place| {
         let mount = Mount::new(place.device.clone(), place.folder.path()).unwrap();
         let (to, events) = channel();
-        place.device.arm(Cut::Sync { nth: 2, done: false }, Faults::default(), to);
+        place.device.arm(CutMoment::Sync { nth: 2, done: false }, Faults::default(), to);
         let path = place.folder.path().join("file");
         let program = std::thread::spawn(move || {
             let file = File::create(path).unwrap();
@@ -112,7 +112,7 @@ fn after_the_power_went_no_call_is_answered() {
                 .take_while(|n| file.write_all_at(&[*n], u64::from(*n)).and_then(|()| file.sync_all()).is_ok())
                 .count()
         });
-        assert_eq!(events.recv_timeout(Duration::from_secs(60)), Ok(Event::PowerLost));
+        assert_eq!(events.recv_timeout(Duration::from_secs(60)), Ok(ProgramEvent::PowerLost));
         assert!(!program.is_finished());
         place.device.end_calls();
         assert_eq!(program.join().unwrap(), 1);
@@ -123,16 +123,16 @@ fn after_the_power_went_no_call_is_answered() {
 #[test]
 fn a_bad_disk_says_so() {
     with_disk(true, |place| {
-        let fail = |op, nth| Faults { fail: Some(Fail { op, nth, times: 1 }), ..Faults::default() };
+        let fail = |op, nth| Faults { fail: Some(FailedOp { op, nth, times: 1 }), ..Faults::default() };
         let code = |outcome: std::io::Result<()>| outcome.unwrap_err().raw_os_error();
-        place.mounted(Cut::Never, fail(Op::Write, 2), |at| {
+        place.mounted(CutMoment::Never, fail(DiskOp::Write, 2), |at| {
             let file = File::create(at.join("file")).unwrap();
             file.write_all_at(b"1", 0).unwrap();
             assert_eq!(code(file.write_all_at(b"2", 0)), Some(libc::EIO));
             file.write_all_at(b"3", 0).unwrap();
             file.sync_all().unwrap();
         });
-        place.mounted(Cut::Never, fail(Op::Sync, 1), |at| {
+        place.mounted(CutMoment::Never, fail(DiskOp::Sync, 1), |at| {
             let file = File::options().write(true).open(at.join("file")).unwrap();
             file.write_all_at(b"4", 0).unwrap();
             assert_eq!(code(file.sync_all()), Some(libc::EIO));
@@ -140,18 +140,18 @@ fn a_bad_disk_says_so() {
             file.sync_all().unwrap();
         });
         place.cut(Loss::Nothing);
-        place.mounted(Cut::Never, fail(Op::Read, 2), |at| {
+        place.mounted(CutMoment::Never, fail(DiskOp::Read, 2), |at| {
             assert_eq!(fs::read(at.join("file")).unwrap(), b"3");
             assert_eq!(place.device.struck(), 0);
         });
-        place.mounted(Cut::Never, Faults { room: Some(1_000), ..Faults::default() }, |at| {
+        place.mounted(CutMoment::Never, Faults { room: Some(1_000), ..Faults::default() }, |at| {
             assert_eq!(code(fs::write(at.join("big"), [0; 2_000])), Some(libc::ENOSPC));
             assert_eq!(fs::read(at.join("big")).unwrap().len(), 1_000);
             fs::remove_file(at.join("big")).unwrap();
             fs::write(at.join("big"), [0; 1_000]).unwrap();
         });
         let slow = Faults { slow_sync: Duration::from_millis(30), ..Faults::default() };
-        place.mounted(Cut::Never, slow, |at| {
+        place.mounted(CutMoment::Never, slow, |at| {
             let file = File::create(at.join("slow")).unwrap();
             let began = Instant::now();
             file.sync_all().unwrap();

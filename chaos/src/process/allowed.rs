@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kind::Kind;
+use super::kind::FaultKind;
 use super::scenario::Scenario;
 use super::{disks, stall};
 
@@ -16,48 +16,51 @@ const FAKETIME: &[&str] = &[
 ];
 
 #[derive(Default)]
-pub struct Allowed {
+pub struct MachineRights {
     pub mounts: bool,
     pub faketime: Option<PathBuf>,
     /// Faults that cannot be injected here.
-    pub left_out: Vec<Kind>,
+    pub left_out: Vec<FaultKind>,
     pub notes: Vec<String>,
     /// What is used, in words.
     pub machine: String,
 }
 
 /// Looks only for what the scenario needs.
-pub fn here(scenario: &Scenario, dir: &Path) -> Allowed {
-    let mut allowed = Allowed { machine: "processes on loopback, proxies between them".into(), ..Allowed::default() };
-    if scenario.has(Kind::FullDisk) {
+pub fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
+    let mut allowed =
+        MachineRights { machine: "processes on loopback, proxies between them".into(), ..MachineRights::default() };
+    if scenario.has(FaultKind::FullDisk) {
         match disks::can_mount(dir) {
             Ok(()) => {
                 allowed.mounts = true;
                 allowed.machine += ", data on a tmpfs for each node";
             }
-            Err(why) => allowed.leave_out(Kind::FullDisk, &format!("no small file system can be mounted here ({why})")),
+            Err(why) => {
+                allowed.leave_out(FaultKind::FullDisk, &format!("no small file system can be mounted here ({why})"))
+            }
         }
     }
-    if scenario.has(Kind::ClockSkew) {
+    if scenario.has(FaultKind::ClockSkew) {
         match FAKETIME.iter().map(PathBuf::from).find(|path| path.exists()) {
             Some(path) => {
                 allowed.faketime = Some(path);
                 allowed.machine += ", clocks by libfaketime";
             }
-            None => allowed.leave_out(Kind::ClockSkew, "libfaketime is not installed"),
+            None => allowed.leave_out(FaultKind::ClockSkew, "libfaketime is not installed"),
         }
     }
-    if scenario.has(Kind::SlowDisk) {
+    if scenario.has(FaultKind::SlowDisk) {
         match stall::possible() {
             Ok(()) => allowed.machine += ", slow disks by holding up the thread that writes the log",
-            Err(why) => allowed.leave_out(Kind::SlowDisk, &why),
+            Err(why) => allowed.leave_out(FaultKind::SlowDisk, &why),
         }
     }
     allowed
 }
 
-impl Allowed {
-    fn leave_out(&mut self, kind: Kind, why: &str) {
+impl MachineRights {
+    fn leave_out(&mut self, kind: FaultKind, why: &str) {
         self.left_out.push(kind);
         self.notes.push(format!("{} is left out: {why}", kind.name()));
     }

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::Event;
-use tillsync::cli::client::link::Transport;
+use tillsync::cli::client::frame::ReceivedEvent;
+use tillsync::cli::client::link::ClientTransport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failures::{UNANSWERED, Watched};
-use super::world::World;
-use crate::clients::Phase;
+use super::failures::{HonestLink, UNANSWERED};
+use super::world::ProcessWorld;
+use crate::clients::WorkloadPhase;
 use crate::clients::client::Counters;
-use crate::history::{Op, Row, SessionTold};
+use crate::history::{Op, SessionTold, ShownChange};
 use crate::rng::Rng;
 
 mod asking;
@@ -32,14 +32,14 @@ pub const PLAIN: &str = "stock";
 /// Every client numbers its inserts here from 1, so that numbers collide.
 pub const RECEIPTS: &str = "receipts";
 
-pub struct Client {
-    world: Arc<World>,
+pub struct ProcessClient {
+    world: Arc<ProcessWorld>,
     counters: Arc<Counters>,
     name: String,
     token: String,
-    transport: Transport,
+    transport: ClientTransport,
     rng: Rng,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<WorkloadPhase>,
     churn: watch::Receiver<u64>,
     /// The cursor's epoch, and the seq up to which it has everything.
     cursor: Option<(String, u64)>,
@@ -54,28 +54,28 @@ pub struct Client {
 }
 
 /// The connection is over.
-struct Gone;
+struct LinkLost;
 
 /// One connection and what came over it.
-struct Talk {
-    link: Watched,
+struct ProcessTalk {
+    link: HonestLink,
     told: SessionTold,
     online: bool,
 }
 
-enum Answer {
-    Event(Event),
+enum ProcessAnswer {
+    Event(ReceivedEvent),
     /// No answer in time.
     Silence,
 }
 
-impl Client {
+impl ProcessClient {
     pub fn new(
-        world: Arc<World>,
+        world: Arc<ProcessWorld>,
         counters: Arc<Counters>,
         name: String,
         token: String,
-        transport: Transport,
+        transport: ClientTransport,
         rng: Rng,
     ) -> Self {
         let (phase, churn) = (world.phase.subscribe(), world.churn.subscribe());
@@ -98,12 +98,12 @@ impl Client {
         }
     }
 
-    fn phase(&self) -> Phase {
+    fn phase(&self) -> WorkloadPhase {
         *self.phase.borrow()
     }
 
     pub async fn run(mut self) {
-        while self.phase() != Phase::End {
+        while self.phase() != WorkloadPhase::End {
             self.stand(0);
             let gateways = self.world.cluster.gateways();
             let Some((node, gateway)) = self.rng.pick(&gateways).copied() else { break };
@@ -111,13 +111,13 @@ impl Client {
             let began_us = self.world.recorder.us();
             let url = NodeUrl::plain(gateway.to_string());
             let who = (&*self.name, &self.world.recorder.failures);
-            if let Some(link) = Watched::connect(self.transport, (node, &url), &self.token, who).await {
+            if let Some(link) = HonestLink::connect(self.transport, (node, &url), &self.token, who).await {
                 self.churn.mark_unchanged();
                 let told = SessionTold { session, device: self.name.clone(), node, began_us, ..SessionTold::default() };
-                let mut talk = Talk { link, told, online: false };
+                let mut talk = ProcessTalk { link, told, online: false };
                 let ended = self.talk(&mut talk).await;
                 talk.told.ended_us = self.world.recorder.us();
-                talk.told.live_at_end = ended.is_ok() && talk.online && self.phase() == Phase::End;
+                talk.told.live_at_end = ended.is_ok() && talk.online && self.phase() == WorkloadPhase::End;
                 self.advance(&talk.told);
                 self.world.recorder.session(talk.told);
                 drop(talk.link);
@@ -161,16 +161,16 @@ impl Client {
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut ProcessTalk) -> Result<(), LinkLost> {
         if !self.come_online(talk).await? {
-            return Err(Gone);
+            return Err(LinkLost);
         }
         let load = self.world.load;
         loop {
             self.stand(talk.told.node);
             match self.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen if self.open.is_none() => {
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen if self.open.is_none() => {
                     self.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
@@ -196,7 +196,7 @@ impl Client {
                 } else if is(load.syncs) {
                     self.sync(talk).await?;
                 } else if is(load.reconnects) {
-                    return Err(Gone);
+                    return Err(LinkLost);
                 } else if is(load.claims) {
                     self.claim_the_role(talk).await?;
                 } else {
@@ -208,15 +208,15 @@ impl Client {
         }
     }
 
-    async fn send(&self, talk: &mut Talk, event: &str, ask: &Value) -> Result<(), Gone> {
+    async fn send(&self, talk: &mut ProcessTalk, event: &str, ask: &Value) -> Result<(), LinkLost> {
         match timeout(PATIENCE, talk.link.send(event, &ask.to_string(), true)).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(Gone),
+            _ => Err(LinkLost),
         }
     }
 
     /// False if the node did not let it.
-    async fn come_online(&mut self, talk: &mut Talk) -> Result<bool, Gone> {
+    async fn come_online(&mut self, talk: &mut ProcessTalk) -> Result<bool, LinkLost> {
         let cursor = self.cursor.clone();
         if cursor.is_some() && self.open.is_some() && self.rng.percent(50) {
             // As libraries do that flush their buffer first.
@@ -241,7 +241,7 @@ impl Client {
             (event.name == "device_online_ack" && event.data["device_id"] == json!(name))
                 || refuses(event, "device_online")
         });
-        let Answer::Event(event) = answer.await? else { return Ok(false) };
+        let ProcessAnswer::Event(event) = answer.await? else { return Ok(false) };
         if event.name != "device_online_ack" {
             return Ok(false);
         }
@@ -257,39 +257,43 @@ impl Client {
         Ok(true)
     }
 
-    async fn next(talk: &mut Talk, within: Duration) -> Result<Option<Event>, Gone> {
+    async fn next(talk: &mut ProcessTalk, within: Duration) -> Result<Option<ReceivedEvent>, LinkLost> {
         match timeout(within, talk.link.next()).await {
             Ok(Ok(event)) => Ok(Some(event)),
-            Ok(Err(_)) => Err(Gone),
+            Ok(Err(_)) => Err(LinkLost),
             Err(_) => Ok(None),
         }
     }
 
     /// The next event that `is_it` takes; what else comes is noted.
-    async fn answer(&mut self, talk: &mut Talk, is_it: impl Fn(&Event) -> bool) -> Result<Answer, Gone> {
+    async fn answer(
+        &mut self,
+        talk: &mut ProcessTalk,
+        is_it: impl Fn(&ReceivedEvent) -> bool,
+    ) -> Result<ProcessAnswer, LinkLost> {
         let until = Instant::now() + PATIENCE;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
-                return Err(Gone);
+                return Err(LinkLost);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 self.world.recorder.failures.add(&self.name, talk.told.node, UNANSWERED);
-                return Ok(Answer::Silence);
+                return Ok(ProcessAnswer::Silence);
             }
             let Some(event) = Self::next(talk, left.min(Duration::from_millis(100))).await? else { continue };
             if is_it(&event) {
-                return Ok(Answer::Event(event));
+                return Ok(ProcessAnswer::Event(event));
             }
             self.note(talk, &event)?;
         }
     }
 
-    async fn listen(&mut self, talk: &mut Talk, during: Duration) -> Result<(), Gone> {
+    async fn listen(&mut self, talk: &mut ProcessTalk, during: Duration) -> Result<(), LinkLost> {
         let until = Instant::now() + during;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
-                return Err(Gone);
+                return Err(LinkLost);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -301,7 +305,7 @@ impl Client {
         }
     }
 
-    fn note(&mut self, talk: &mut Talk, event: &Event) -> Result<(), Gone> {
+    fn note(&mut self, talk: &mut ProcessTalk, event: &ReceivedEvent) -> Result<(), LinkLost> {
         match event.name.as_str() {
             "data_update" => {
                 let row = row(&event.data, "new_data");
@@ -318,7 +322,7 @@ impl Client {
             "error" if event.data["field"] == json!("cursor") => {
                 self.cursor = None;
                 talk.told.resumed = None;
-                Err(Gone)
+                Err(LinkLost)
             }
             _ => Ok(()),
         }
@@ -326,14 +330,14 @@ impl Client {
 }
 
 /// The server's error about an event of this name.
-fn refuses(event: &Event, what: &str) -> bool {
+fn refuses(event: &ReceivedEvent, what: &str) -> bool {
     event.name == "error" && event.data["event"] == json!(what) && event.data["field"] != json!("cursor")
 }
 
 /// A change; the request's name is in its data.
-pub fn row(data: &Value, field: &str) -> Row {
+pub fn row(data: &Value, field: &str) -> ShownChange {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Row {
+    ShownChange {
         seq: data["seq"].as_u64().unwrap_or(0),
         table: text(&data["table_name"]),
         record: data["record_id"].as_i64().unwrap_or(0),

@@ -13,9 +13,9 @@ use tokio::process::{Child, ChildStdin};
 use tokio::time::{Instant, sleep};
 
 use super::disks::Disks;
-use super::http::Door;
-use super::network::Network;
-use super::scenario::Setting;
+use super::http::HttpClient;
+use super::network::ProcessNetwork;
+use super::scenario::SettingValue;
 use crate::rng::Rng;
 
 mod processes;
@@ -43,7 +43,7 @@ enum Others {
     Join,
 }
 
-struct Slot {
+struct NodeSlot {
     gateway: SocketAddr,
     raft: SocketAddr,
     child: Option<Child>,
@@ -58,26 +58,26 @@ struct Slot {
     member: bool,
 }
 
-pub struct Cluster {
+pub struct ProcessCluster {
     binary: PathBuf,
     /// Of the run: logs.
     dir: PathBuf,
     data: PathBuf,
     keys: KeyRing,
     pub token: String,
-    pub network: Network,
+    pub network: ProcessNetwork,
     pub disks: Disks,
     /// Preloaded into every node, to move its clock.
     faketime: Option<PathBuf>,
     workers: usize,
     /// Nodes that found it: 1 to this.
     founders: u64,
-    settings: BTreeMap<String, Setting>,
-    slots: Mutex<BTreeMap<u64, Slot>>,
+    settings: BTreeMap<String, SettingValue>,
+    slots: Mutex<BTreeMap<u64, NodeSlot>>,
 }
 
 /// How a cluster is made.
-pub struct Plan<'a> {
+pub struct ClusterPlan<'a> {
     pub binary: &'a Path,
     pub dir: &'a Path,
     pub nodes: u64,
@@ -87,7 +87,7 @@ pub struct Plan<'a> {
     pub small_disks: bool,
     pub faketime: Option<PathBuf>,
     /// More settings of every node.
-    pub settings: &'a BTreeMap<String, Setting>,
+    pub settings: &'a BTreeMap<String, SettingValue>,
 }
 
 /// A free address on loopback.
@@ -106,10 +106,10 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
     move |error| format!("{}: {error}", path.display())
 }
 
-impl Cluster {
+impl ProcessCluster {
     /// Founds a cluster, and starts it anew behind its proxies. Ports that were free may be taken a moment later: then
     /// others are tried.
-    pub async fn start(plan: &Plan<'_>) -> Result<Self, String> {
+    pub async fn start(plan: &ClusterPlan<'_>) -> Result<Self, String> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -120,7 +120,7 @@ impl Cluster {
         }
     }
 
-    async fn try_start(plan: &Plan<'_>) -> Result<Self, String> {
+    async fn try_start(plan: &ClusterPlan<'_>) -> Result<Self, String> {
         let data = plan.dir.join("data");
         fs::create_dir_all(&data).map_err(failed(&data))?;
         let key = data.join("token.key");
@@ -134,11 +134,11 @@ impl Cluster {
             let (gateway, raft) = (free(&mut rng, &mut taken)?, free(&mut rng, &mut taken)?);
             let (child, stdin, boot) = (None, None, 0);
             let member = id <= plan.nodes;
-            slots.insert(id, Slot { gateway, raft, child, stdin, boot, serving: false, claimed: false, member });
+            slots.insert(id, NodeSlot { gateway, raft, child, stdin, boot, serving: false, claimed: false, member });
         }
         let disks = if plan.small_disks { Disks::mount(&data, plan.nodes + plan.spare)? } else { Disks::none() };
         let targets = slots.iter().map(|(id, slot)| (*id, slot.raft)).collect();
-        let network = Network::start(&targets, || free(&mut rng, &mut taken), plan.seed)?;
+        let network = ProcessNetwork::start(&targets, || free(&mut rng, &mut taken), plan.seed)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut cluster = Self {
             binary: plan.binary.to_owned(),
@@ -273,7 +273,7 @@ impl Cluster {
     /// Whether a node says that it can serve.
     pub async fn is_ready(&self, id: u64) -> bool {
         let Some(authority) = self.gateway(id) else { return false };
-        let door = Door { authority: &authority, token: &self.token, within: Duration::from_secs(1) };
+        let door = HttpClient { authority: &authority, token: &self.token, within: Duration::from_secs(1) };
         door.get("/readyz").await.is_ok()
     }
 
@@ -324,7 +324,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for ProcessCluster {
     /// Whatever way a run ends: no process, no mount and no data stay behind.
     fn drop(&mut self) {
         self.slots.lock().clear();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tillsync::clock::{Clock, SystemClock};
 
-use super::run::{Options, Outline, run};
+use super::run::{Outline, RunOptions, run};
 use super::scenario::Scenario;
 use super::{library, soak};
 
@@ -22,14 +22,14 @@ pub struct Run {
     #[arg(long)]
     pub dir: Option<PathBuf>,
     #[command(flatten)]
-    nodes: Nodes,
+    nodes: NodeArgs,
     /// How long the load lasts; faults move along
     #[arg(long)]
     seconds: Option<f64>,
 }
 
 #[derive(Args)]
-pub struct List {
+pub struct ListArgs {
     /// Names only
     #[arg(long)]
     names: bool,
@@ -53,17 +53,17 @@ pub struct Soak {
     #[arg(long, default_value = "chaos-soak")]
     pub dir: PathBuf,
     #[command(flatten)]
-    pub nodes: Nodes,
+    pub nodes: NodeArgs,
 }
 
 #[derive(Args)]
-pub struct Nodes {
+pub struct NodeArgs {
     /// The `tillsync` to run. Default: the one beside this program
     #[arg(long)]
     binary: Option<PathBuf>,
 }
 
-impl Nodes {
+impl NodeArgs {
     pub fn find(&self) -> Result<PathBuf, String> {
         let path = match &self.binary {
             Some(path) => path.clone(),
@@ -141,7 +141,7 @@ impl Run {
         let what = if self.scenario == "all" { name } else { &self.scenario };
         let seconds = self.seconds.map(|seconds| format!(" --seconds {seconds}")).unwrap_or_default();
         let replay = format!("chaos run {what} --seed {seed}{seconds}");
-        block_on(run(Options { scenario, seed, dir, binary, replay, quiet: false }))
+        block_on(run(RunOptions { scenario, seed, dir, binary, replay, quiet: false }))
     }
 }
 
@@ -168,7 +168,7 @@ fn tell(outline: &Outline) {
     println!("{}", page.display());
 }
 
-impl List {
+impl ListArgs {
     pub fn run(self) -> Result<bool, String> {
         for scenario in library::all()? {
             if self.names {

@@ -10,10 +10,10 @@ use tillsync::token::Class;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::client::{GUARDED, row};
-use super::http::{Door, Refusal};
-use super::onlooker::{start, until};
-use super::world::{Standing, World};
-use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row};
+use super::http::{HttpClient, Refusal};
+use super::monitor::{start, until};
+use super::world::{ProcessWorld, Standing};
+use crate::history::{ConflictHeld, FinalState, HeldRecord, ShownChange, ShownElection};
 
 /// How long healing may take. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const LIMIT: u64 = 1_000;
 pub const CLOSING: &str = "closing";
 
 /// The policy that makes a refused conditional write a sure answer.
-pub async fn policy(world: &World) -> Result<(), String> {
+pub async fn policy(world: &ProcessWorld) -> Result<(), String> {
     let path = format!("/sync/policies/{GUARDED}");
     let body = json!({ "policy": "manual" });
     let mut last = String::new();
@@ -44,27 +44,27 @@ pub async fn policy(world: &World) -> Result<(), String> {
 }
 
 /// All nodes up, all links whole, all disks and clocks right.
-pub async fn heal(world: &Arc<World>) {
+pub async fn heal(world: &Arc<ProcessWorld>) {
     world.cluster.network.heal();
     for id in world.cluster.members() {
         world.cluster.hold(id, false);
         world.cluster.disks.free(id);
         if !start(world, id, PATIENCE).await {
             let why = world.cluster.last_line(id);
-            world.recorder.trouble(format!("node {id} does not serve {PATIENCE:?} after everything healed: {why}"));
+            world.recorder.anomaly(format!("node {id} does not serve {PATIENCE:?} after everything healed: {why}"));
         }
     }
     if !until(PATIENCE, async || world.cluster.majority()).await {
-        world.recorder.trouble("there is no majority after everything healed");
+        world.recorder.anomaly("there is no majority after everything healed");
     }
 }
 
 /// A fresh write and a fresh read on every node.
-pub async fn serve_again(world: &World) {
+pub async fn serve_again(world: &ProcessWorld) {
     let Ok(token) = world.cluster.token_of(CLOSING, Class::Manager) else { return };
     for node in world.cluster.members() {
         let Some(authority) = world.cluster.gateway(node) else { continue };
-        let door = Door { authority: &authority, token: &token, within: PAGE };
+        let door = HttpClient { authority: &authority, token: &token, within: PAGE };
         let online = json!({ "device_id": CLOSING, "priority": 0, "capabilities": ["no-master"] });
         let id = format!("closing-{node}");
         let write = json!({
@@ -87,13 +87,13 @@ pub async fn serve_again(world: &World) {
             tried.map_err(|why| last = why.to_string()).is_ok()
         });
         if !done.await {
-            world.recorder.trouble(format!("after healing node {node} does not write and read: {last}"));
+            world.recorder.anomaly(format!("after healing node {node} does not write and read: {last}"));
         }
     }
 }
 
 /// Every client is connected, has its answers, and was told everything.
-pub async fn all_told(world: &World) {
+pub async fn all_told(world: &ProcessWorld) {
     let within = PATIENCE;
     let mut missing = Vec::new();
     let told = until(within, async || {
@@ -116,12 +116,12 @@ pub async fn all_told(world: &World) {
     if !told.await {
         world
             .recorder
-            .trouble(format!("{within:?} after everything healed not all clients were told all: {missing:?}"));
+            .anomaly(format!("{within:?} after everything healed not all clients were told all: {missing:?}"));
     }
 }
 
 /// All nodes have applied the same; then what each of them holds.
-pub async fn converge(world: &World) {
+pub async fn converge(world: &ProcessWorld) {
     let mut why = String::new();
     let read = until(REST, async || {
         let at = |statuses: &[tillsync::cli::client::rest::NodeStatus]| -> Vec<u64> {
@@ -158,11 +158,11 @@ pub async fn converge(world: &World) {
         true
     });
     if !read.await {
-        world.recorder.trouble(why);
+        world.recorder.anomaly(why);
     }
 }
 
-async fn get(world: &World, node: u64, path: &str, hash: Option<&mut Xxh3>) -> Result<Value, Refusal> {
+async fn get(world: &ProcessWorld, node: u64, path: &str, hash: Option<&mut Xxh3>) -> Result<Value, Refusal> {
     let body = world.ask(node, "GET", path, None, PAGE).await?;
     if let Some(hash) = hash {
         hash.update(&body);
@@ -175,7 +175,7 @@ fn rows<'a>(page: &'a Value, name: &str) -> &'a [Value] {
 }
 
 /// What a node holds, and the index that its devices and sync states belong to.
-async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<(u64, Final), Refusal> {
+async fn holds(world: &ProcessWorld, node: u64, (digest, head): (&str, u64)) -> Result<(u64, FinalState), Refusal> {
     let mut hash = Xxh3::new();
     let snapshot = get(world, node, "/system/export", Some(&mut hash)).await?;
     let (mut committed, mut records) = (BTreeMap::new(), Vec::new());
@@ -210,7 +210,7 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
         let page = get(world, node, &path, None).await?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let number = |value: &Value| value.as_u64().unwrap_or(0);
-        elections.extend(rows(&page, "logs").iter().map(|row| ElectionRow {
+        elections.extend(rows(&page, "logs").iter().map(|row| ShownElection {
             id: number(&row["id"]),
             term: number(&row["term"]),
             previous: text(&row["previous_master_id"]),
@@ -234,13 +234,13 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
     let committed_ms = committed_ms(&changes, &committed).map_err(Refusal::Lost)?;
     let masters: Vec<_> = rows(&snapshot, "devices").iter().filter(|d| d["role"] == json!("master")).collect();
     if masters.len() > 1 {
-        world.recorder.trouble(format!("node {node} holds several masters: {masters:?}"));
+        world.recorder.anomaly(format!("node {node} holds several masters: {masters:?}"));
     }
     let compacted = snapshot["compacted_seq"].as_u64().unwrap_or(0);
     let applied = snapshot["applied_index"].as_u64().unwrap_or(0);
     Ok((
         applied,
-        Final {
+        FinalState {
             node,
             applied,
             digest: digest.to_owned(),
@@ -254,7 +254,7 @@ async fn holds(world: &World, node: u64, (digest, head): (&str, u64)) -> Result<
             committed_ms,
             records,
             conflicts,
-            ..Final::default()
+            ..FinalState::default()
         },
     ))
 }
@@ -267,7 +267,7 @@ fn committed_of(audit: &Value) -> Option<(u64, u64)> {
 }
 
 /// When each change was applied. Audit rows of the oldest may be gone: those count as applied before every time.
-fn committed_ms(changes: &[Row], committed: &BTreeMap<u64, u64>) -> Result<Vec<u64>, String> {
+fn committed_ms(changes: &[ShownChange], committed: &BTreeMap<u64, u64>) -> Result<Vec<u64>, String> {
     let mut times = Vec::with_capacity(changes.len());
     for row in changes {
         match (committed.get(&row.seq), times.last()) {
@@ -279,9 +279,9 @@ fn committed_ms(changes: &[Row], committed: &BTreeMap<u64, u64>) -> Result<Vec<u
     Ok(times)
 }
 
-fn held(record: &Value) -> Held {
+fn held(record: &Value) -> HeldRecord {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Held {
+    HeldRecord {
         table: text(&record["table_name"]),
         record: record["record_id"].as_i64().unwrap_or(0),
         seq: record["version"].as_u64().unwrap_or(0),
@@ -290,7 +290,7 @@ fn held(record: &Value) -> Held {
 }
 
 /// What lost against a record, of open conflicts and of decided ones.
-async fn conflicts(world: &World, node: u64) -> Result<Vec<ConflictHeld>, Refusal> {
+async fn conflicts(world: &ProcessWorld, node: u64) -> Result<Vec<ConflictHeld>, Refusal> {
     let (mut held, mut offset) = (Vec::new(), 0);
     loop {
         let path = format!("/sync/conflicts?status=all&consistency=stale&limit={LIMIT}&offset={offset}");
@@ -308,7 +308,7 @@ async fn conflicts(world: &World, node: u64) -> Result<Vec<ConflictHeld>, Refusa
 
 /// The version that each change replaced, as the order of the log has it: nodes do not tell. What is compacted is known
 /// from what clients were told.
-fn previous(world: &World, compacted: u64, changes: &[Row]) -> Vec<u64> {
+fn previous(world: &ProcessWorld, compacted: u64, changes: &[ShownChange]) -> Vec<u64> {
     let mut newest = if compacted > 0 { world.recorder.newest_told(compacted) } else { BTreeMap::new() };
     changes.iter().map(|row| newest.insert((row.table.clone(), row.record), row.seq).unwrap_or(0)).collect()
 }
@@ -325,7 +325,7 @@ mod tests {
         });
         assert_eq!(committed_of(&row), Some((12, 1_700)));
         assert_eq!(committed_of(&json!({ "details": "till-1 came online", "at_ms": 1 })), None);
-        let changes: Vec<Row> = [11, 12, 13].map(crate::invariants::samples::row).into();
+        let changes: Vec<ShownChange> = [11, 12, 13].map(crate::invariants::samples::row).into();
         let times = |known: &[(u64, u64)]| committed_ms(&changes, &known.iter().copied().collect());
         assert_eq!(times(&[(11, 5), (12, 5), (13, 8)]), Ok(vec![5, 5, 8]));
         assert_eq!(times(&[(12, 5), (13, 8)]), Ok(vec![0, 5, 8]), "the oldest row is gone");

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tillsync::cli::client::{ClientError, NodeUrl};
 
-use crate::clients::Event;
+use crate::clients::ReceivedEvent;
 use crate::history::HonestFailure;
 
 /// What is said of an answer that did not come.
@@ -43,21 +43,21 @@ impl Failures {
 }
 
 /// A connection of an honest device.
-pub struct Watched {
-    link: Link,
+pub struct HonestLink {
+    link: ClientLink,
     failures: Arc<Failures>,
     device: String,
     node: u64,
 }
 
-impl Watched {
+impl HonestLink {
     pub async fn connect(
-        transport: Transport,
+        transport: ClientTransport,
         (node, url): (u64, &NodeUrl),
         token: &str,
         (device, failures): (&str, &Arc<Failures>),
     ) -> Option<Self> {
-        match Link::connect(transport, url, token).await {
+        match ClientLink::connect(transport, url, token).await {
             Ok(link) => Some(Self { link, failures: failures.clone(), device: device.to_owned(), node }),
             Err(why) => {
                 failures.add(device, node, format!("it could not connect: {why}"));
@@ -69,13 +69,13 @@ impl Watched {
     /// As a client that wants callbacks, or as one that does not.
     pub async fn send(&mut self, event: &str, data: &str, callback: bool) -> Result<(), ClientError> {
         let sent = match &mut self.link {
-            Link::SocketIo(socket) if !callback => socket.emit(event, data, false).await.map(drop),
+            ClientLink::SocketIo(socket) if !callback => socket.emit(event, data, false).await.map(drop),
             link => link.send(event, data).await,
         };
         sent.inspect_err(|why| self.failures.add(&self.device, self.node, format!("{event} was not sent: {why}")))
     }
 
-    pub async fn next(&mut self) -> Result<Event, ClientError> {
+    pub async fn next(&mut self) -> Result<ReceivedEvent, ClientError> {
         let event = self.link.next().await;
         match &event {
             Ok(event) => {
@@ -90,7 +90,7 @@ impl Watched {
 }
 
 /// What a node that could not says; `None` for all other events.
-fn refusal(event: &Event) -> Option<String> {
+fn refusal(event: &ReceivedEvent) -> Option<String> {
     let error = event.name == "error" || event.name == "sync_error";
     let code = event.data["error_code"].as_str().filter(|code| error && NOT_THE_ASKERS.contains(code))?;
     let words = [&event.data["error"], &event.data["error_message"]].into_iter().find_map(Value::as_str);
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn only_what_a_node_could_not_do_counts() {
-        let event = |name: &str, data: Value| Event { name: name.into(), data };
+        let event = |name: &str, data: Value| ReceivedEvent { name: name.into(), data };
         let busy = json!({ "error": "too much", "error_code": "5003", "event": "data_update" });
         assert_eq!(refusal(&event("error", busy.clone())), Some("data_update was refused: 5003 too much".into()));
         let late = json!({ "error_message": "late", "error_code": "2003" });

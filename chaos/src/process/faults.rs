@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::kind::Kind;
-use super::network::{Cut, Effect, Pair};
-use super::scenario::{Direction, Fault, Timed, Who};
-use super::world::World;
-use crate::history::Band;
+use super::kind::FaultKind;
+use super::network::{LinkCut, LinkEffect, NodePair};
+use super::scenario::{Direction, FaultScope, ScenarioFault, TimedFault};
+use super::world::ProcessWorld;
+use crate::history::FaultWindow;
 use crate::rng::Rng;
 
 mod members;
@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 const CLAIM: Duration = Duration::from_secs(12);
 
 /// One fault, from its time on.
-pub async fn strike(world: Arc<World>, number: u64, timed: Timed, began: Instant) {
+pub async fn inject(world: Arc<ProcessWorld>, number: u64, timed: TimedFault, began: Instant) {
     sleep_until(began + timed.at).await;
     let from_us = world.recorder.us();
     let name = timed.fault.kind.name();
@@ -36,14 +36,14 @@ pub async fn strike(world: Arc<World>, number: u64, timed: Timed, began: Instant
     match what {
         Ok(what) => {
             let (name, to_us) = (name.to_owned(), world.recorder.us());
-            world.recorder.band(Band { name, what, from_us, to_us, majority: true });
+            world.recorder.band(FaultWindow { name, what, from_us, to_us, majority: true });
         }
         Err(why) => world.note(format!("{name} did not strike: {why}")),
     }
 }
 
 struct Strike<'a> {
-    world: &'a Arc<World>,
+    world: &'a Arc<ProcessWorld>,
     number: u64,
     lasts: Duration,
     rng: Rng,
@@ -56,7 +56,7 @@ fn list(nodes: &[u64]) -> String {
     format!("{} {}", if nodes.len() == 1 { "node" } else { "nodes" }, names.join(", "))
 }
 
-fn both(a: u64, b: u64) -> [Pair; 2] {
+fn both(a: u64, b: u64) -> [NodePair; 2] {
     [(a, b), (b, a)]
 }
 
@@ -67,62 +67,62 @@ impl Strike<'_> {
     }
 
     /// Returns when the fault is over.
-    async fn act(&mut self, fault: &Fault) -> Struck {
+    async fn act(&mut self, fault: &ScenarioFault) -> Struck {
         match fault.kind {
-            Kind::RollingRestart => return self.rolling_restart().await,
-            Kind::Bridge => return self.bridge(fault).await,
-            Kind::Shatter => {
+            FaultKind::RollingRestart => return self.rolling_restart().await,
+            FaultKind::Bridge => return self.bridge(fault).await,
+            FaultKind::Shatter => {
                 let members = self.world.cluster.members();
                 let pairs = members.iter().flat_map(|a| members.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b);
                 return self.links(pairs.collect(), cut(fault), "all nodes were cut off from each other".into()).await;
             }
-            Kind::Churn => return self.churn(fault).await,
+            FaultKind::Churn => return self.churn(fault).await,
             _ => {}
         }
         let nodes = self.aim(fault.who.unwrap_or(fault.kind.usually())).await?;
         match fault.kind {
-            Kind::Kill
-            | Kind::Restart
-            | Kind::Pause
-            | Kind::FullDisk
-            | Kind::SlowDisk
-            | Kind::ClockSkew
-            | Kind::Members => {
+            FaultKind::Kill
+            | FaultKind::Restart
+            | FaultKind::Pause
+            | FaultKind::FullDisk
+            | FaultKind::SlowDisk
+            | FaultKind::ClockSkew
+            | FaultKind::Members => {
                 self.claim(&nodes).await?;
                 let struck = self.nodes(fault, &nodes).await;
                 nodes.iter().for_each(|id| self.world.cluster.release(*id));
                 struck
             }
-            Kind::Partition => {
+            FaultKind::Partition => {
                 let others: Vec<u64> =
                     self.world.cluster.members().into_iter().filter(|id| !nodes.contains(id)).collect();
                 let pairs = nodes.iter().flat_map(|a| others.iter().flat_map(|b| both(*a, *b))).collect();
                 let how = if fault.silent == Some(true) { "silently " } else { "" };
                 self.links(pairs, cut(fault), format!("{} {how}cut off from {}", list(&nodes), list(&others))).await
             }
-            Kind::OneWay => self.one_way(fault, &nodes).await,
-            Kind::Latency => {
+            FaultKind::OneWay => self.one_way(fault, &nodes).await,
+            FaultKind::Latency => {
                 let (late, more) = (fault.latency_ms.unwrap_or(30), fault.jitter_ms.unwrap_or(10));
-                let effect = Effect {
+                let effect = LinkEffect {
                     latency: Duration::from_millis(late),
                     jitter: Duration::from_millis(more),
-                    ..Effect::default()
+                    ..LinkEffect::default()
                 };
                 let what = format!("what {} sent took {late} to {} ms longer", list(&nodes), late + more);
                 self.links(self.outwards(&nodes), effect, what).await
             }
-            Kind::Bandwidth => {
+            FaultKind::Bandwidth => {
                 let rate = fault.kbytes_per_s.unwrap_or(200);
-                let effect = Effect { rate: rate * 1_000, ..Effect::default() };
+                let effect = LinkEffect { rate: rate * 1_000, ..LinkEffect::default() };
                 self.links(self.outwards(&nodes), effect, format!("{} could send {rate} kB/s", list(&nodes))).await
             }
-            Kind::Reset => {
+            FaultKind::Reset => {
                 let what = format!("the connections of {} with other nodes were reset", list(&nodes));
                 self.say(what.clone());
                 self.world.cluster.network.reset(&self.outwards(&nodes));
                 Ok(what)
             }
-            Kind::Transfer => self.transfer(&nodes).await,
+            FaultKind::Transfer => self.transfer(&nodes).await,
             _ => Err("it is unknown".into()),
         }
     }
@@ -145,32 +145,32 @@ impl Strike<'_> {
     }
 
     /// Every link on which one of the nodes sends.
-    fn outwards(&self, nodes: &[u64]) -> Vec<Pair> {
+    fn outwards(&self, nodes: &[u64]) -> Vec<NodePair> {
         let members = self.world.cluster.members();
         let pairs = nodes.iter().flat_map(|a| members.iter().map(|b| (*a, *b)));
         pairs.filter(|(a, b)| a != b).collect()
     }
 
     /// The nodes that are meant.
-    async fn aim(&mut self, who: Who) -> Result<Vec<u64>, String> {
+    async fn aim(&mut self, who: FaultScope) -> Result<Vec<u64>, String> {
         let mut members = self.world.cluster.members();
         let leader = || async { self.world.leader().await.ok_or_else(|| "nobody leads".to_owned()) };
         let nodes = match who {
-            Who::All => return Ok(members),
-            Who::Node(id) => vec![id],
-            Who::Leader => vec![leader().await?],
-            Who::Master => {
+            FaultScope::All => return Ok(members),
+            FaultScope::Node(id) => vec![id],
+            FaultScope::Leader => vec![leader().await?],
+            FaultScope::Master => {
                 let home = self.world.master_home().await;
                 vec![home.ok_or("the master is connected nowhere")?]
             }
-            Who::One => {
+            FaultScope::One => {
                 let leader = self.world.leader().await;
                 members.retain(|id| Some(*id) != leader && !self.world.cluster.is_claimed(*id));
                 self.rng.pick(&members).copied().into_iter().collect()
             }
-            Who::Minority | Who::Majority => {
+            FaultScope::Minority | FaultScope::Majority => {
                 let wanted = match who {
-                    Who::Minority => (members.len() - 1) / 2,
+                    FaultScope::Minority => (members.len() - 1) / 2,
                     _ => members.len() / 2 + 1,
                 };
                 let mut chosen = Vec::new();
@@ -186,7 +186,7 @@ impl Strike<'_> {
         if nodes.is_empty() { Err("there is nobody to strike".into()) } else { Ok(nodes) }
     }
 
-    async fn links(&mut self, pairs: Vec<Pair>, effect: Effect, what: String) -> Struck {
+    async fn links(&mut self, pairs: Vec<NodePair>, effect: LinkEffect, what: String) -> Struck {
         self.say(what.clone());
         let number = self.world.cluster.network.begin(pairs, effect);
         sleep(self.lasts).await;
@@ -194,18 +194,18 @@ impl Strike<'_> {
         Ok(what)
     }
 
-    async fn one_way(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+    async fn one_way(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {
         let out = self.outwards(nodes);
         let (pairs, word) = match fault.direction.unwrap_or(Direction::Out) {
             Direction::Out => (out, "from"),
             Direction::In => (out.into_iter().map(|(a, b)| (b, a)).collect(), "to"),
         };
-        let effect = Effect { cut: Cut::Silent, ..Effect::default() };
+        let effect = LinkEffect { cut: LinkCut::Silent, ..LinkEffect::default() };
         self.links(pairs, effect, format!("nothing came {word} {}", list(nodes))).await
     }
 
     /// Two halves that hear each other through one node only.
-    async fn bridge(&mut self, fault: &Fault) -> Struck {
+    async fn bridge(&mut self, fault: &ScenarioFault) -> Struck {
         let mut left = self.world.cluster.members();
         let mut side = |count: usize, left: &mut Vec<u64>| {
             let mut chosen = Vec::new();
@@ -224,7 +224,7 @@ impl Strike<'_> {
             .await
     }
 
-    async fn churn(&mut self, fault: &Fault) -> Struck {
+    async fn churn(&mut self, fault: &ScenarioFault) -> Struck {
         let until = Instant::now() + self.lasts;
         self.say("all clients lose their connections".into());
         while Instant::now() < until {
@@ -235,7 +235,7 @@ impl Strike<'_> {
     }
 }
 
-fn cut(fault: &Fault) -> Effect {
-    let cut = if fault.silent == Some(true) { Cut::Silent } else { Cut::Refused };
-    Effect { cut, ..Effect::default() }
+fn cut(fault: &ScenarioFault) -> LinkEffect {
+    let cut = if fault.silent == Some(true) { LinkCut::Silent } else { LinkCut::Refused };
+    LinkEffect { cut, ..LinkEffect::default() }
 }

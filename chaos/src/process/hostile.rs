@@ -8,20 +8,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{Link, Transport};
+use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tillsync::token::Class;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::attack::{self, Attack, Stolen, Token, Victim};
+use super::attack::{self, DeviceToken, RunningAttack, Stolen, Victim};
 use super::client::{GUARDED, PLAIN, RECEIPTS};
-use super::http::Door;
-use super::onlooker::until;
+use super::http::HttpClient;
+use super::monitor::until;
 use super::scenario;
-use super::world::World;
+use super::world::ProcessWorld;
 use crate::checker::Verdict;
 use crate::clients::{newcomer, queue, timed};
 use crate::history::{AttackKind, Attacked, History, NodeUse, Span};
-use crate::report::About;
+use crate::report::RunDescription;
 use crate::report::figures::{Figures, Latency};
 use crate::report::words::took_us;
 
@@ -52,12 +52,17 @@ const DELETES: usize = 8;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Fails at once if the attack could not be what was asked for.
-pub fn allowed(attack: &scenario::Attack) -> Result<(), String> {
+pub fn allowed(attack: &scenario::AttackPlan) -> Result<(), String> {
     attack::raise_descriptors(attack.sockets * 3 / 2 + OWN_DESCRIPTORS)
 }
 
 /// The load is going on; it stays when this is done.
-pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration, seed: u64) -> Result<(), String> {
+pub async fn run(
+    world: &Arc<ProcessWorld>,
+    attack: &scenario::AttackPlan,
+    lasts: Duration,
+    seed: u64,
+) -> Result<(), String> {
     fill(world, attack.filled).await?;
     sleep(SETTLE).await;
     let mut nodes: Vec<NodeUse> =
@@ -73,7 +78,7 @@ pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration,
     }
     world.say_phase("attack");
     let from_us = world.recorder.us();
-    let under_way = Attack::start(attack.sockets, victims(world)?, stolen(world)?, seed)?;
+    let under_way = RunningAttack::start(attack.sockets, victims(world)?, stolen(world)?, seed)?;
     let began = Instant::now();
     // On a machine that has no time for it the attack takes longer to begin.
     while began.elapsed() < lasts || (!under_way.is_busy() && began.elapsed() < lasts + BEGINS) {
@@ -109,13 +114,14 @@ pub async fn run(world: &Arc<World>, attack: &scenario::Attack, lasts: Duration,
 
 /// Writes the catalogue, over and over, and reads all of it from every node as a backup does: what nodes keep in memory
 /// of what is written and read is full then, as after a day.
-async fn fill(world: &World, changes: u64) -> Result<(), String> {
+async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
     const WHO: &str = "catalogue";
     let (node, gateway) = world.cluster.gateways().first().copied().ok_or("there is no node")?;
     let token = world.cluster.token_of(WHO, Class::Manager)?;
     let lost = |why: &dyn std::fmt::Display| format!("node {node} does not take the catalogue: {why}");
-    let mut link =
-        Link::connect(Transport::Ws, &NodeUrl::plain(gateway.to_string()), &token).await.map_err(|e| lost(&e))?;
+    let mut link = ClientLink::connect(ClientTransport::Ws, &NodeUrl::plain(gateway.to_string()), &token)
+        .await
+        .map_err(|e| lost(&e))?;
     let online = json!({ "device_id": WHO, "priority": 0, "capabilities": ["no-master"], "subscribe": [] });
     link.send("device_online", &online.to_string()).await.map_err(|e| lost(&e))?;
     let pad = "x".repeat(CATALOGUE_BYTES);
@@ -151,7 +157,7 @@ async fn fill(world: &World, changes: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn victims(world: &World) -> Result<Vec<Victim>, String> {
+fn victims(world: &ProcessWorld) -> Result<Vec<Victim>, String> {
     let victim = |id: u64| {
         let address = |text: Option<String>| text.and_then(|text| text.parse().ok());
         Some(Victim { gateway: address(world.cluster.gateway(id))?, raft: address(world.cluster.raft(id))? })
@@ -160,10 +166,10 @@ fn victims(world: &World) -> Result<Vec<Victim>, String> {
     found.ok_or_else(|| "a node's addresses are not known".into())
 }
 
-fn stolen(world: &World) -> Result<Stolen, String> {
+fn stolen(world: &ProcessWorld) -> Result<Stolen, String> {
     let token = |device: &str, class| {
         let token = world.cluster.token_of(device, class)?;
-        Ok::<Token, String>(Token { device: device.to_owned(), token })
+        Ok::<DeviceToken, String>(DeviceToken { device: device.to_owned(), token })
     };
     Ok(Stolen {
         tills: [token("stolen-till-1", Class::SalesAssistant)?, token("stolen-till-2", Class::SalesAssistant)?],
@@ -174,7 +180,7 @@ fn stolen(world: &World) -> Result<Stolen, String> {
 }
 
 /// Waits until the nodes have closed what attackers left.
-async fn gone(world: &World, nodes: &mut [NodeUse]) {
+async fn gone(world: &ProcessWorld, nodes: &mut [NodeUse]) {
     // What is open then is judged by the invariant.
     let _: bool = until(GONE, async || {
         let mut all = true;
@@ -189,7 +195,7 @@ async fn gone(world: &World, nodes: &mut [NodeUse]) {
 }
 
 /// An admin makes room again: devices that a thief registered count as there for a while, and can be forgotten then.
-async fn forget_ghosts(world: &World) {
+async fn forget_ghosts(world: &ProcessWorld) {
     let mut left = String::new();
     let done = until(FORGOTTEN, async || {
         let Some(node) = world.cluster.members().first().copied() else { return false };
@@ -214,17 +220,17 @@ async fn forget_ghosts(world: &World) {
         there.is_empty() && away.is_empty()
     });
     if !done.await {
-        world.recorder.trouble(format!("{FORGOTTEN:?} after the attack the thief's devices are still there: {left}"));
+        world.recorder.anomaly(format!("{FORGOTTEN:?} after the attack the thief's devices are still there: {left}"));
     }
 }
 
 /// A device that nobody knew makes a table that was not there, and a conflict of its own is kept.
-async fn room_left(world: &World) {
+async fn room_left(world: &ProcessWorld) {
     for node in world.cluster.members() {
         let name = format!("after-{node}");
         let Ok(token) = world.cluster.token_of(&name, Class::SalesAssistant) else { return };
         let Some(authority) = world.cluster.gateway(node) else { continue };
-        let door = Door { authority: &authority, token: &token, within: ANSWER };
+        let door = HttpClient { authority: &authority, token: &token, within: ANSWER };
         let write = json!({ "device_id": name, "operation": "update", "new_data": { "v": "mine" } });
         let online = json!({ "device_id": name, "priority": 0, "capabilities": ["no-master"] });
         let tried = async {
@@ -232,17 +238,17 @@ async fn room_left(world: &World) {
             door.call("POST", &format!("/data/{name}/1"), Some(&write)).await
         };
         if let Err(why) = tried.await {
-            world.recorder.trouble(format!("after the attack node {node} has no room for {name} and its table: {why}"));
+            world.recorder.anomaly(format!("after the attack node {node} has no room for {name} and its table: {why}"));
         }
     }
 }
 
-fn of(world: &World, node: u64, file: &str) -> Option<PathBuf> {
+fn of(world: &ProcessWorld, node: u64, file: &str) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/proc/{}/{file}", world.cluster.pid(node)?)))
 }
 
 /// The greatest resident memory since it was forgotten; 0 where it is not told.
-fn peak_kb(world: &World, node: u64) -> u64 {
+fn peak_kb(world: &ProcessWorld, node: u64) -> u64 {
     let text = of(world, node, "status").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     peak_of(&text).unwrap_or(0)
 }
@@ -251,7 +257,7 @@ fn peak_of(status: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
-fn forget_peak(world: &World, node: u64) {
+fn forget_peak(world: &ProcessWorld, node: u64) {
     if let Some(path) = of(world, node, "clear_refs")
         && let Err(error) = fs::write(&path, "5")
     {
@@ -259,12 +265,12 @@ fn forget_peak(world: &World, node: u64) {
     }
 }
 
-fn descriptors(world: &World, node: u64) -> u64 {
+fn descriptors(world: &ProcessWorld, node: u64) -> u64 {
     of(world, node, "fd").and_then(|path| fs::read_dir(path).ok()).map_or(0, |open| open.count() as u64)
 }
 
 /// What an attack came to, for people; nothing of a run without one.
-pub fn lines(about: &About, history: &History, verdict: &Verdict) -> Vec<String> {
+pub fn lines(about: &RunDescription, history: &History, verdict: &Verdict) -> Vec<String> {
     let Some(attack) = Figures::of(about, history, verdict).attack else { return Vec::new() };
     let mut lines = Vec::new();
     for (phase, figures) in [("before the attack", attack.before), ("beside the attack", attack.beside)] {

@@ -29,14 +29,14 @@ impl std::fmt::Display for Refusal {
 
 /// A node's gateway, and who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Door<'a> {
+pub struct HttpClient<'a> {
     /// `host:port`
     pub authority: &'a str,
     pub token: &'a str,
     pub within: Duration,
 }
 
-impl Door<'_> {
+impl HttpClient<'_> {
     pub async fn get(&self, path: &str) -> Result<Vec<u8>, Refusal> {
         self.call("GET", path, None).await
     }

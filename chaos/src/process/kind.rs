@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
-use super::scenario::Who;
+use super::scenario::FaultScope;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FaultKind {
     /// SIGKILL, and a start afterwards.
     Kill,
     /// SIGTERM, and a start afterwards.
@@ -69,7 +69,7 @@ impl Param {
     }
 }
 
-impl Kind {
+impl FaultKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
@@ -106,21 +106,23 @@ impl Kind {
     }
 
     /// Whether it can be aimed at these.
-    pub fn strikes(self, who: Who) -> bool {
+    pub fn strikes(self, who: FaultScope) -> bool {
         match self {
             Self::RollingRestart | Self::Bridge | Self::Shatter | Self::Churn => false,
-            Self::Transfer => matches!(who, Who::One | Who::Node(_)),
-            Self::Members => matches!(who, Who::One | Who::Leader | Who::Master | Who::Node(_)),
+            Self::Transfer => matches!(who, FaultScope::One | FaultScope::Node(_)),
+            Self::Members => {
+                matches!(who, FaultScope::One | FaultScope::Leader | FaultScope::Master | FaultScope::Node(_))
+            }
             _ => true,
         }
     }
 
     /// Whom it strikes if the scenario does not say.
-    pub fn usually(self) -> Who {
+    pub fn usually(self) -> FaultScope {
         match self {
-            Self::Latency | Self::Bandwidth | Self::Reset => Who::All,
-            Self::Partition => Who::Minority,
-            _ => Who::One,
+            Self::Latency | Self::Bandwidth | Self::Reset => FaultScope::All,
+            Self::Partition => FaultScope::Minority,
+            _ => FaultScope::One,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! - [`scenario`], [`kind`], [`library`]: what is to happen; [`allowed`]: what this machine lets happen
 //! - [`cluster`], [`network`], [`proxy`], [`disks`], [`stall`]: the nodes and what is between and under them
 //! - [`client`]: who uses them; [`testbed`]: the cluster as the clients meet it that the simulation has, too;
-//!   [`faults`]: who breaks them; [`onlooker`]: who looks at them
+//!   [`faults`]: who breaks them; [`monitor`]: who looks at them
 //! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`failures`]: what honest devices are refused;
 //!   [`narrow`]: what is left of a history without the attackers
 //! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
@@ -23,9 +23,9 @@ mod hostile;
 mod http;
 mod kind;
 mod library;
+mod monitor;
 mod narrow;
 mod network;
-mod onlooker;
 mod progress;
 mod proxy;
 mod recorder;

@@ -1,7 +1,7 @@
 //! The history of honest devices' tables only, as if nobody else had written: what attackers and the catalogue wrote is
 //! taken out, and changes are numbered anew. Order and content stay, so that every invariant means what it did.
 
-use crate::history::{Asked, History, Row};
+use crate::history::{History, OpRequest, ShownChange};
 
 /// Nothing of a history is changed whose log is not whole: then its invariants say so. The nodes' own log is looked at
 /// before anything is taken out.
@@ -16,16 +16,16 @@ pub fn narrow(history: &mut History, tables: &[&str]) -> Result<(), String> {
     let ours = |table: &str| tables.contains(&table);
     let seqs: Vec<u64> = first.changes.iter().filter(|row| ours(&row.table)).map(|row| row.seq).collect();
     let at = |seq: u64| seqs.partition_point(|ours| *ours <= seq) as u64;
-    let rows = |rows: &mut Vec<Row>| {
+    let rows = |rows: &mut Vec<ShownChange>| {
         rows.retain(|row| ours(&row.table));
         rows.iter_mut().for_each(|row| row.seq = at(row.seq));
     };
     for op in &mut history.ops {
         match &mut op.asked {
-            Asked::Write { base: Some(seq), .. }
-            | Asked::Delete { base: Some(seq), .. }
-            | Asked::Sync { after: Some(seq) }
-            | Asked::SyncComplete { cursor: seq } => *seq = at(*seq),
+            OpRequest::Write { base: Some(seq), .. }
+            | OpRequest::Delete { base: Some(seq), .. }
+            | OpRequest::Sync { after: Some(seq) }
+            | OpRequest::SyncComplete { cursor: seq } => *seq = at(*seq),
             _ => {}
         }
         op.version = op.version.map(at);
@@ -69,7 +69,7 @@ pub fn narrow(history: &mut History, tables: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{Expected, check};
+    use crate::checker::{Expectations, check};
     use crate::invariants::samples::{good, row};
 
     /// The good history with a stranger's change before each of its own.
@@ -78,9 +78,9 @@ mod tests {
         let moved = |seq: &mut u64| *seq *= 2;
         for op in &mut history.ops {
             match &mut op.asked {
-                Asked::Write { base: Some(seq), .. }
-                | Asked::Sync { after: Some(seq) }
-                | Asked::SyncComplete { cursor: seq } => moved(seq),
+                OpRequest::Write { base: Some(seq), .. }
+                | OpRequest::Sync { after: Some(seq) }
+                | OpRequest::SyncComplete { cursor: seq } => moved(seq),
                 _ => {}
             }
             op.version.iter_mut().chain(&mut op.cursor).for_each(moved);
@@ -91,7 +91,7 @@ mod tests {
         }
         history.samples.iter_mut().for_each(|sample| moved(&mut sample.head));
         for node in &mut history.finals {
-            let theirs = |seq| Row { table: "loot".into(), ..row(seq) };
+            let theirs = |seq| ShownChange { table: "loot".into(), ..row(seq) };
             node.changes.iter_mut().for_each(|row| moved(&mut row.seq));
             node.changes.insert(1, theirs(3));
             node.changes.insert(0, theirs(1));
@@ -108,7 +108,7 @@ mod tests {
         let mut history = mixed();
         narrow(&mut history, &["stock"]).unwrap();
         assert_eq!(history, good());
-        assert!(check(&history, Expected { gap: std::time::Duration::from_secs(5) }).holds());
+        assert!(check(&history, Expectations { gap: std::time::Duration::from_secs(5) }).holds());
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_a_session_was_told_of_others_stays() {
         let mut history = mixed();
-        history.sessions[0].told.insert(0, Row { table: "loot".into(), ..row(1) });
+        history.sessions[0].told.insert(0, ShownChange { table: "loot".into(), ..row(1) });
         narrow(&mut history, &["stock"]).unwrap();
         assert_eq!(history.sessions[0].told.len(), 3);
     }

@@ -13,7 +13,7 @@ use super::proxy;
 /// What the bytes from one node to another have to go through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    pub cut: Cut,
+    pub cut: LinkCut,
     pub latency: Duration,
     /// Up to this much more.
     pub jitter: Duration,
@@ -26,7 +26,7 @@ pub struct Rule {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cut {
+pub enum LinkCut {
     #[default]
     No,
     /// Connections stay, and what is sent waits.
@@ -37,44 +37,44 @@ pub enum Cut {
 
 /// What a fault does to links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effect {
-    pub cut: Cut,
+pub struct LinkEffect {
+    pub cut: LinkCut,
     pub latency: Duration,
     pub jitter: Duration,
     pub rate: u64,
 }
 
 /// An ordered pair of nodes: from, to.
-pub type Pair = (u64, u64);
+pub type NodePair = (u64, u64);
 
 #[derive(Default)]
-struct Inner {
+struct NetworkFaults {
     /// What is going on, by its number.
-    effects: BTreeMap<u64, (Vec<Pair>, Effect)>,
+    effects: BTreeMap<u64, (Vec<NodePair>, LinkEffect)>,
     newest: u64,
-    resets: BTreeMap<Pair, u64>,
+    resets: BTreeMap<NodePair, u64>,
     /// Nodes without a process.
     down: Vec<u64>,
 }
 
-pub struct Network {
-    rules: BTreeMap<Pair, watch::Sender<Rule>>,
+pub struct ProcessNetwork {
+    rules: BTreeMap<NodePair, watch::Sender<Rule>>,
     /// Where `from` finds `to`.
-    addresses: BTreeMap<Pair, SocketAddr>,
-    inner: Mutex<Inner>,
+    addresses: BTreeMap<NodePair, SocketAddr>,
+    inner: Mutex<NetworkFaults>,
     _proxies: Vec<AbortOnDropHandle<()>>,
 }
 
-impl Network {
+impl ProcessNetwork {
     /// Proxies between these nodes, which listen on `targets`, at ports that `port` gives.
     pub fn start(
         targets: &BTreeMap<u64, SocketAddr>,
         mut port: impl FnMut() -> Result<SocketAddr, String>,
         seed: u64,
     ) -> Result<Self, String> {
-        let pairs: Vec<Pair> =
+        let pairs: Vec<NodePair> =
             targets.keys().flat_map(|a| targets.keys().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
-        let rules: BTreeMap<Pair, watch::Sender<Rule>> =
+        let rules: BTreeMap<NodePair, watch::Sender<Rule>> =
             pairs.iter().map(|pair| (*pair, watch::Sender::new(Rule::default()))).collect();
         let mut addresses = BTreeMap::new();
         let mut proxies = Vec::new();
@@ -98,7 +98,7 @@ impl Network {
     }
 
     /// Begins an effect on these links; the number ends it.
-    pub fn begin(&self, pairs: Vec<Pair>, effect: Effect) -> u64 {
+    pub fn begin(&self, pairs: Vec<NodePair>, effect: LinkEffect) -> u64 {
         let mut inner = self.inner.lock();
         inner.newest += 1;
         let number = inner.newest;
@@ -114,7 +114,7 @@ impl Network {
     }
 
     /// Resets every connection on these links.
-    pub fn reset(&self, pairs: &[Pair]) {
+    pub fn reset(&self, pairs: &[NodePair]) {
         let mut inner = self.inner.lock();
         for pair in pairs {
             *inner.resets.entry(*pair).or_default() += 1;
@@ -141,11 +141,11 @@ impl Network {
 
     /// Whether anything between two nodes is cut.
     pub fn apart(&self, a: u64, b: u64) -> bool {
-        let cut = |pair: Pair| self.rules.get(&pair).is_some_and(|rule| rule.borrow().cut != Cut::No);
+        let cut = |pair: NodePair| self.rules.get(&pair).is_some_and(|rule| rule.borrow().cut != LinkCut::No);
         cut((a, b)) || cut((b, a))
     }
 
-    fn apply(&self, inner: &Inner) {
+    fn apply(&self, inner: &NetworkFaults) {
         for (pair, sender) in &self.rules {
             let mut rule = Rule {
                 resets: inner.resets.get(pair).copied().unwrap_or(0),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::world::World;
+use super::world::ProcessWorld;
 
-pub async fn tell(world: Arc<World>) {
+pub async fn tell(world: Arc<ProcessWorld>) {
     let mut every = interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     every.tick().await;

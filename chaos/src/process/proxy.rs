@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::network::{Cut, Rule};
+use super::network::{LinkCut, Rule};
 use crate::rng::Rng;
 
 /// Connections of one proxy; more are reset.
@@ -34,7 +34,7 @@ pub struct Proxy {
 
 /// Whether anybody may be listening.
 fn closed(out: &Rule, back: &Rule) -> bool {
-    out.down || out.cut == Cut::Refused || back.cut == Cut::Refused
+    out.down || out.cut == LinkCut::Refused || back.cut == LinkCut::Refused
 }
 
 impl Proxy {
@@ -102,7 +102,7 @@ async fn broken(mut out: watch::Receiver<Rule>, mut back: watch::Receiver<Rule>)
     let resets = (out.borrow().resets, back.borrow().resets);
     loop {
         let (a, b) = (*out.borrow_and_update(), *back.borrow_and_update());
-        if a.cut == Cut::Refused || b.cut == Cut::Refused || resets != (a.resets, b.resets) {
+        if a.cut == LinkCut::Refused || b.cut == LinkCut::Refused || resets != (a.resets, b.resets) {
             return;
         }
         let changed = tokio::select! {
@@ -142,7 +142,7 @@ async fn relay(
 
 /// Waits until the direction is not silent.
 async fn heard(rule: &mut watch::Receiver<Rule>) -> io::Result<()> {
-    let whole = rule.wait_for(|rule| rule.cut == Cut::No).await;
+    let whole = rule.wait_for(|rule| rule.cut == LinkCut::No).await;
     whole.map(drop).map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }
 
@@ -265,12 +265,12 @@ mod tests {
         say(&mut stream, "a").await;
         hear(&mut stream, "a").await;
         for side in [&rig.out, &rig.back] {
-            side.send_modify(|rule| rule.cut = Cut::Silent);
+            side.send_modify(|rule| rule.cut = LinkCut::Silent);
             say(&mut stream, "b").await;
             let mut byte = [0; 1];
             let heard = timeout(Duration::from_millis(100), stream.read_exact(&mut byte)).await;
             assert!(heard.is_err(), "a silent link was heard");
-            side.send_modify(|rule| rule.cut = Cut::No);
+            side.send_modify(|rule| rule.cut = LinkCut::No);
             hear(&mut stream, "b").await;
         }
     }
@@ -281,12 +281,12 @@ mod tests {
         let mut stream = rig.connect().await;
         say(&mut stream, "a").await;
         hear(&mut stream, "a").await;
-        rig.back.send_modify(|rule| rule.cut = Cut::Refused);
+        rig.back.send_modify(|rule| rule.cut = LinkCut::Refused);
         assert!(stream.read(&mut [0; 1]).await.is_err(), "it was not reset");
         while TcpStream::connect(rig.at).await.is_ok() {
             tokio::task::yield_now().await;
         }
-        rig.back.send_modify(|rule| rule.cut = Cut::No);
+        rig.back.send_modify(|rule| rule.cut = LinkCut::No);
         let mut stream = rig.connect().await;
         say(&mut stream, "b").await;
         hear(&mut stream, "b").await;

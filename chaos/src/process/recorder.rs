@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 
 use super::failures::Failures;
 use crate::history::{
-    Attacked, Band, Final, History, Led, Op, Order, Outcome, Sample, SessionTold, Shown, Store, Trouble, TwinSeen,
+    Anomaly, Attacked, FaultWindow, FinalState, History, LeaderClaim, Op, OpOutcome, Order, Sample, SessionTold,
+    ShownRecord, Store, TwinSeen,
 };
 
-pub struct Recorder {
+pub struct ProcessRecorder {
     history: Mutex<History>,
     tick: AtomicU64,
     began: Instant,
@@ -24,7 +25,7 @@ pub struct Recorder {
     pub unknown: AtomicU64,
 }
 
-impl Recorder {
+impl ProcessRecorder {
     pub fn new() -> Self {
         let count = || AtomicU64::new(0);
         let (ok, failed, unknown) = (count(), count(), count());
@@ -44,9 +45,9 @@ impl Recorder {
 
     pub fn op(&self, op: Op) {
         let count = match op.outcome {
-            Outcome::Ok => &self.ok,
-            Outcome::Failed => &self.failed,
-            Outcome::Unknown => &self.unknown,
+            OpOutcome::Ok => &self.ok,
+            OpOutcome::Failed => &self.failed,
+            OpOutcome::Unknown => &self.unknown,
         };
         count.fetch_add(1, Ordering::Relaxed);
         self.history.lock().ops.push(op);
@@ -68,7 +69,7 @@ impl Recorder {
         self.history.lock().orders.push(order);
     }
 
-    pub fn shown(&self, shown: Shown) {
+    pub fn shown(&self, shown: ShownRecord) {
         self.history.lock().shown.push(shown);
     }
 
@@ -78,20 +79,20 @@ impl Recorder {
 
     pub fn led(&self, node: u64, raft_term: u64) {
         let us = self.us();
-        self.history.lock().led.push(Led { us, node, raft_term });
+        self.history.lock().led.push(LeaderClaim { us, node, raft_term });
     }
 
-    pub fn finals(&self, finals: Vec<Final>) {
+    pub fn finals(&self, finals: Vec<FinalState>) {
         self.history.lock().finals = finals;
     }
 
-    pub fn band(&self, band: Band) {
+    pub fn band(&self, band: FaultWindow) {
         self.history.lock().bands.push(band);
     }
 
-    pub fn trouble(&self, what: impl Into<String>) {
+    pub fn anomaly(&self, what: impl Into<String>) {
         let (us, what) = (self.us(), what.into());
-        self.history.lock().trouble.push(Trouble { us, what });
+        self.history.lock().trouble.push(Anomaly { us, what });
     }
 
     /// The newest change of each record up to this one, as clients were told.

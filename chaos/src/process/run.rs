@@ -9,25 +9,25 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tillsync::cli::client::link::Transport;
+use tillsync::cli::client::link::ClientTransport;
 use tillsync::clock::{Clock, SystemClock};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::Client;
-use super::cluster::{Cluster, Plan};
-use super::kind::Kind;
-use super::scenario::{Load, Scenario};
-use super::world::World;
-use super::{allowed, ending, faults, hostile, narrow, onlooker, progress};
-use crate::checker::{Expected, Verdict, check};
+use super::client::ProcessClient;
+use super::cluster::{ClusterPlan, ProcessCluster};
+use super::kind::FaultKind;
+use super::scenario::{Scenario, Workload};
+use super::world::ProcessWorld;
+use super::{allowed, ending, faults, hostile, monitor, narrow, progress};
+use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::queue::{Pace, Queue};
-use crate::clients::timed::Timed;
+use crate::clients::queue::{Pace, QueueClient};
+use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
-use crate::clients::{Phase, newcomer};
-use crate::history::{History, Outcome, Trouble};
-use crate::report::{self, About};
+use crate::clients::{WorkloadPhase, newcomer};
+use crate::history::{Anomaly, History, OpOutcome};
+use crate::report::{self, RunDescription};
 use crate::rng::Rng;
 
 /// Faults must be over by this long after the load.
@@ -36,7 +36,7 @@ const FAULTS_END: Duration = Duration::from_secs(120);
 const HEALED: Duration = Duration::from_secs(2);
 const CLIENT_ENDS: Duration = Duration::from_secs(20);
 
-pub struct Options<'a> {
+pub struct RunOptions<'a> {
     pub scenario: Scenario,
     pub seed: u64,
     pub dir: &'a Path,
@@ -68,27 +68,27 @@ pub struct Outline {
 }
 
 /// Runs it to the end, checks it and writes its folder.
-pub async fn run(options: Options<'_>) -> Result<Outline, String> {
-    let Options { scenario, seed, dir, binary, replay, quiet } = options;
+pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
+    let RunOptions { scenario, seed, dir, binary, replay, quiet } = options;
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let started = tillsync::model::time::iso(SystemClock.now_ms());
     let mut rng = Rng::new(seed);
     let allowed = allowed::here(&scenario, dir);
-    let plan = Plan {
+    let plan = ClusterPlan {
         binary,
         dir,
         nodes: scenario.nodes,
         spare: scenario.spare(),
         seed: rng.next(),
-        small_disks: scenario.has(Kind::FullDisk) && allowed.mounts,
+        small_disks: scenario.has(FaultKind::FullDisk) && allowed.mounts,
         faketime: allowed.faketime.clone(),
         settings: &scenario.settings,
     };
     if let Some(attack) = &scenario.attack {
         hostile::allowed(attack)?;
     }
-    let cluster = Cluster::start(&plan).await?;
-    let world = Arc::new(World::new(scenario.load, cluster, scenario.attack.is_some()));
+    let cluster = ProcessCluster::start(&plan).await?;
+    let world = Arc::new(ProcessWorld::new(scenario.load, cluster, scenario.attack.is_some()));
     for note in &allowed.notes {
         world.note(note.clone());
     }
@@ -102,13 +102,13 @@ pub async fn run(options: Options<'_>) -> Result<Outline, String> {
     if let Some(tables) = world.tables
         && let Err(what) = narrow::narrow(&mut history, tables)
     {
-        history.trouble.push(Trouble { us: duration_ms * 1_000, what });
+        history.trouble.push(Anomaly { us: duration_ms * 1_000, what });
     }
     let gap = Duration::from_millis(scenario.slo.gap_ms);
-    let verdict = check(&history, Expected { gap });
+    let verdict = check(&history, Expectations { gap });
     let mut notes = world.notes.lock().clone();
     notes.extend(limits(&history));
-    let about = About {
+    let about = RunDescription {
         scenario: scenario.name.clone(),
         explained: scenario.explained.clone(),
         seed,
@@ -144,24 +144,24 @@ fn limits(history: &History) -> Vec<String> {
 }
 
 async fn load(
-    world: &Arc<World>,
+    world: &Arc<ProcessWorld>,
     scenario: &Scenario,
-    left_out: &[Kind],
+    left_out: &[FaultKind],
     rng: &mut Rng,
     quiet: bool,
 ) -> Result<(), String> {
     ending::policy(world).await?;
     let clients = clients(world, &scenario.load, rng)?;
-    let majority = spawn_task(onlooker::watch_majority(world.clone()));
-    let processes = spawn_task(onlooker::watch_processes(world.clone()));
+    let majority = spawn_task(monitor::watch_majority(world.clone()));
+    let processes = spawn_task(monitor::watch_processes(world.clone()));
     let progress = (!quiet).then(|| spawn_task(progress::tell(world.clone())));
     let onlookers: Vec<_> =
-        (1..=scenario.nodes + scenario.spare()).map(|id| spawn_task(onlooker::watch_node(world.clone(), id))).collect();
+        (1..=scenario.nodes + scenario.spare()).map(|id| spawn_task(monitor::watch_node(world.clone(), id))).collect();
     let began = Instant::now();
     let timed = scenario.timed(rng).into_iter().filter(|timed| !left_out.contains(&timed.fault.kind));
     let striking: Vec<_> = timed
         .enumerate()
-        .map(|(number, timed)| spawn_task(faults::strike(world.clone(), number as u64, timed, began)))
+        .map(|(number, timed)| spawn_task(faults::inject(world.clone(), number as u64, timed, began)))
         .collect();
     let lasts = Duration::from_secs_f64(scenario.duration_s);
     match &scenario.attack {
@@ -170,48 +170,48 @@ async fn load(
     }
     for fault in striking {
         if timeout(FAULTS_END, fault).await.is_err() {
-            world.recorder.trouble("a fault does not end");
+            world.recorder.anomaly("a fault does not end");
         }
     }
     ending::heal(world).await;
     sleep(HEALED).await;
     drop(majority);
-    world.phase.send_replace(Phase::Listen);
+    world.phase.send_replace(WorkloadPhase::Listen);
     ending::serve_again(world).await;
     ending::all_told(world).await;
-    world.phase.send_replace(Phase::End);
+    world.phase.send_replace(WorkloadPhase::End);
     for client in clients {
         if timeout(CLIENT_ENDS, client).await.is_err() {
-            world.recorder.trouble("a client does not end");
+            world.recorder.anomaly("a client does not end");
         }
     }
     ending::converge(world).await;
     if world.recorder.ok.load(Ordering::Relaxed) == 0 {
-        world.recorder.trouble("no client ever got an answer: the run proves nothing");
+        world.recorder.anomaly("no client ever got an answer: the run proves nothing");
     }
     drop((processes, onlookers, progress));
     Ok(())
 }
 
 /// All clients of a run, at work.
-fn clients(world: &Arc<World>, load: &Load, rng: &mut Rng) -> Result<Vec<AbortOnDropHandle<()>>, String> {
+fn clients(world: &Arc<ProcessWorld>, load: &Workload, rng: &mut Rng) -> Result<Vec<AbortOnDropHandle<()>>, String> {
     let counters = Arc::new(Counters::default());
     let mut clients = Vec::new();
     for number in 1..=load.ws + load.socketio {
-        let transport = if number <= load.ws { Transport::Ws } else { Transport::Socketio };
+        let transport = if number <= load.ws { ClientTransport::Ws } else { ClientTransport::Socketio };
         let name = format!("till-{number}");
         let token = world.cluster.token_of(&name, world.class)?;
-        let client = Client::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
+        let client = ProcessClient::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
         clients.push(spawn_task(client.run()));
     }
     let mut shared = || (world.clone(), counters.clone(), rng.fork());
     for number in 1..=load.timed {
         let (world, counters, rng) = shared();
-        clients.push(spawn_task(Timed::new(world, counters, format!("timed-{number}"), rng).run()));
+        clients.push(spawn_task(TimedClient::new(world, counters, format!("timed-{number}"), rng).run()));
     }
     for number in 1..=load.queues {
         let (world, counters, rng) = shared();
-        let queue = Queue::new(world, counters, format!("queue-{number}"), rng, Pace::LASTING);
+        let queue = QueueClient::new(world, counters, format!("queue-{number}"), rng, Pace::LASTING);
         clients.push(spawn_task(queue.run()));
     }
     for number in 1..=load.twins {
@@ -229,7 +229,7 @@ fn spawn_task(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHan
     AbortOnDropHandle::new(tokio::spawn(task))
 }
 
-fn write(dir: &Path, about: &About, history: &History, verdict: &Verdict) -> std::io::Result<PathBuf> {
+fn write(dir: &Path, about: &RunDescription, history: &History, verdict: &Verdict) -> std::io::Result<PathBuf> {
     let mut out = BufWriter::new(File::create(dir.join("history.jsonl"))?);
     history.write(&mut out)?;
     out.flush()?;
@@ -239,7 +239,7 @@ fn write(dir: &Path, about: &About, history: &History, verdict: &Verdict) -> std
     report::write(dir, about, history, verdict)
 }
 
-fn outline(about: &About, history: &History, verdict: &Verdict, page: PathBuf) -> Outline {
+fn outline(about: &RunDescription, history: &History, verdict: &Verdict, page: PathBuf) -> Outline {
     let mut faults = BTreeMap::<String, u64>::new();
     for band in history.bands.iter().filter(|band| band.majority) {
         *faults.entry(band.name.clone()).or_default() += 1;
@@ -255,7 +255,7 @@ fn outline(about: &About, history: &History, verdict: &Verdict, page: PathBuf) -
         faults,
         gaps_ms: verdict.gaps_ms.clone(),
         operations: history.ops.len() as u64,
-        acknowledged: history.ops.iter().filter(|op| op.outcome == Outcome::Ok).count() as u64,
+        acknowledged: history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok).count() as u64,
         checked: verdict.invariants.values().map(|finding| finding.checked).sum(),
         duration_ms: about.duration_ms,
         notes: about.notes.clone(),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tillsync::config::setting;
 use tillsync::limits;
 
-use super::kind::{Kind, Param};
+use super::kind::{FaultKind, Param};
 use crate::rng::Rng;
 
 /// The longest run, in seconds.
@@ -42,16 +42,16 @@ pub struct Scenario {
     pub nodes: u64,
     pub duration_s: f64,
     #[serde(default)]
-    pub load: Load,
+    pub load: Workload,
     #[serde(default)]
     pub slo: Slo,
     /// Attackers beside the load, for all of `duration_s`.
-    pub attack: Option<Attack>,
+    pub attack: Option<AttackPlan>,
     /// Settings of every node, over those that a run gives them.
     #[serde(default)]
-    pub settings: BTreeMap<String, Setting>,
+    pub settings: BTreeMap<String, SettingValue>,
     #[serde(default, rename = "fault")]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ScenarioFault>,
 }
 
 fn three() -> u64 {
@@ -61,7 +61,7 @@ fn three() -> u64 {
 /// Who uses the cluster, and how. The shares are of a thousand operations; what is left over is listening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Load {
+pub struct Workload {
     /// Clients on each transport.
     pub ws: u64,
     pub socketio: u64,
@@ -90,7 +90,7 @@ pub struct Load {
     pub newcomers: u64,
 }
 
-impl Default for Load {
+impl Default for Workload {
     fn default() -> Self {
         Self {
             ws: 5,
@@ -116,12 +116,12 @@ impl Default for Load {
 /// The value of a node's setting.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Setting {
+pub enum SettingValue {
     Number(u64),
     Text(String),
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for SettingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{number}"),
@@ -133,7 +133,7 @@ impl fmt::Display for Setting {
 /// Who attacks, and what is expected of it.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Attack {
+pub struct AttackPlan {
     /// Sockets that attackers hold at any time, over all nodes.
     pub sockets: u64,
     /// How long the load lasts before the attack, to compare with.
@@ -146,7 +146,7 @@ pub struct Attack {
     pub memory_percent: u64,
 }
 
-impl Default for Attack {
+impl Default for AttackPlan {
     fn default() -> Self {
         Self { sockets: 2_000, honest_s: 60.0, filled: 40_000, slow_ms: 3_000, memory_percent: 150 }
     }
@@ -166,15 +166,15 @@ impl Default for Slo {
     }
 }
 
-/// One `[[fault]]`. Which parameters a kind takes says [`Kind::params`].
+/// One `[[fault]]`. Which parameters a kind takes says [`FaultKind::params`].
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Fault {
+pub struct ScenarioFault {
     pub at_s: f64,
     #[serde(default)]
     pub for_s: f64,
-    pub kind: Kind,
-    pub who: Option<Who>,
+    pub kind: FaultKind,
+    pub who: Option<FaultScope>,
     /// Strikes so many times, this far apart.
     #[serde(default = "once")]
     pub times: u32,
@@ -204,8 +204,8 @@ pub enum Direction {
 
 /// Whom a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Named")]
-pub enum Who {
+#[serde(try_from = "FaultTarget")]
+pub enum FaultScope {
     Leader,
     /// A follower.
     One,
@@ -220,20 +220,20 @@ pub enum Who {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Named {
+enum FaultTarget {
     Word(String),
     Number(u64),
 }
 
-impl TryFrom<Named> for Who {
+impl TryFrom<FaultTarget> for FaultScope {
     type Error = String;
 
-    fn try_from(named: Named) -> Result<Self, String> {
+    fn try_from(named: FaultTarget) -> Result<Self, String> {
         let expected = "leader, one, minority, majority, all, master or a node's number";
         match named {
-            Named::Number(id) if id > 0 => Ok(Self::Node(id)),
-            Named::Number(_) => Err(format!("who: 0 is no node; expected {expected}")),
-            Named::Word(word) => match word.as_str() {
+            FaultTarget::Number(id) if id > 0 => Ok(Self::Node(id)),
+            FaultTarget::Number(_) => Err(format!("who: 0 is no node; expected {expected}")),
+            FaultTarget::Word(word) => match word.as_str() {
                 "leader" => Ok(Self::Leader),
                 "one" => Ok(Self::One),
                 "minority" => Ok(Self::Minority),
@@ -246,7 +246,7 @@ impl TryFrom<Named> for Who {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for FaultScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leader => f.write_str("leader"),
@@ -262,10 +262,10 @@ impl fmt::Display for Who {
 
 /// A fault at its time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Timed {
+pub struct TimedFault {
     pub at: Duration,
     pub lasts: Duration,
-    pub fault: Fault,
+    pub fault: ScenarioFault,
     /// For what it draws.
     pub seed: u64,
 }
@@ -334,7 +334,7 @@ impl Scenario {
     }
 
     /// When each fault strikes, in this order; the seed moves them a little.
-    pub fn timed(&self, rng: &mut Rng) -> Vec<Timed> {
+    pub fn timed(&self, rng: &mut Rng) -> Vec<TimedFault> {
         let mut all = Vec::new();
         for fault in &self.faults {
             for turn in 0..fault.times {
@@ -342,25 +342,25 @@ impl Scenario {
                 let at = Duration::from_millis(at as u64) + rng.millis(0, 300);
                 let lasts = fault.for_s * (rng.between(85, 115) as f64) * 10.0;
                 let lasts = Duration::from_millis(lasts as u64);
-                all.push(Timed { at, lasts, fault: fault.clone(), seed: rng.next() });
+                all.push(TimedFault { at, lasts, fault: fault.clone(), seed: rng.next() });
             }
         }
         all.sort_by_key(|timed| timed.at);
         all
     }
 
-    pub fn has(&self, kind: Kind) -> bool {
+    pub fn has(&self, kind: FaultKind) -> bool {
         self.faults.iter().any(|fault| fault.kind == kind)
     }
 
     /// Nodes that come later, by changes of the members.
     pub fn spare(&self) -> u64 {
-        self.faults.iter().filter(|fault| fault.kind == Kind::Members).map(|fault| u64::from(fault.times)).sum()
+        self.faults.iter().filter(|fault| fault.kind == FaultKind::Members).map(|fault| u64::from(fault.times)).sum()
     }
 
     /// The faults in a line.
     pub fn outline(&self) -> String {
-        let one = |fault: &Fault| match fault.who {
+        let one = |fault: &ScenarioFault| match fault.who {
             Some(who) => format!("{} {who}", fault.kind.name()),
             None => fault.kind.name().to_owned(),
         };
@@ -373,7 +373,7 @@ impl Scenario {
     }
 }
 
-impl Attack {
+impl AttackPlan {
     fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: u64, from: u64, to: u64| {
             if (from..=to).contains(&value) {
@@ -394,7 +394,7 @@ impl Attack {
     }
 }
 
-impl Load {
+impl Workload {
     fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: u64, from: u64, to: u64| {
             if (from..=to).contains(&value) {
@@ -437,7 +437,7 @@ impl Load {
     }
 }
 
-impl Fault {
+impl ScenarioFault {
     fn check(&self, scenario: &Scenario) -> Result<(), String> {
         if !(0.0..=scenario.duration_s).contains(&self.at_s) {
             return Err(format!("at_s: must be within the run's {} s", scenario.duration_s));
@@ -456,7 +456,7 @@ impl Fault {
         {
             return Err(format!("who: {who} cannot be struck by it"));
         }
-        if let Some(Who::Node(id)) = self.who
+        if let Some(FaultScope::Node(id)) = self.who
             && id > scenario.nodes
         {
             return Err(format!("who: there is no node {id} of {}", scenario.nodes));

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::commands::{Soak, block_on, fresh_seed};
 use super::library;
-use super::run::{Options, Outline, run};
+use super::run::{Outline, RunOptions, run};
 use super::scenario::Scenario;
 
 /// What became of one kind of fault.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Line {
+pub struct SoakLine {
     pub times: u64,
     /// Runs in which it struck, and operations checked in them.
     pub runs: u64,
@@ -25,20 +25,20 @@ pub struct Line {
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Table {
+pub struct SoakTable {
     pub runs: u64,
     pub operations: u64,
     pub acknowledged: u64,
     pub checks: u64,
     pub seconds: f64,
-    pub faults: BTreeMap<String, Line>,
+    pub faults: BTreeMap<String, SoakLine>,
     /// Scenario, seed and what did not hold.
     pub broken: Vec<(String, u64, Vec<String>)>,
     /// What could not be injected here.
     pub notes: Vec<String>,
 }
 
-impl Table {
+impl SoakTable {
     pub fn add(&mut self, outline: &Outline) {
         self.runs += 1;
         self.operations += outline.operations;
@@ -70,7 +70,7 @@ impl Table {
             "fault", "times", "runs", "operations", "longest without a write"
         );
         for (fault, line) in &self.faults {
-            let Line { times, runs, operations, longest_gap_ms, broken } = line;
+            let SoakLine { times, runs, operations, longest_gap_ms, broken } = line;
             let result = if *broken == 0 { "holds".to_owned() } else { format!("{broken} BROKEN") };
             println!("{fault:16} {times:>6} {runs:>6} {operations:>11} {longest_gap_ms:>21} ms  {result}");
         }
@@ -80,7 +80,7 @@ impl Table {
     }
 }
 
-fn write(table: &Table, dir: &Path) -> Result<(), String> {
+fn write(table: &SoakTable, dir: &Path) -> Result<(), String> {
     let path = dir.join("soak.json");
     let text = serde_json::to_string_pretty(table).map_err(|error| error.to_string())?;
     fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
@@ -99,7 +99,7 @@ pub fn soak(options: &Soak) -> Result<bool, String> {
     let began = Instant::now();
     let lasts = Duration::from_secs_f64(options.hours * 3_600.0);
     let mut seed = options.seed.unwrap_or_else(fresh_seed);
-    let mut table = Table::default();
+    let mut table = SoakTable::default();
     // At least one round of what was asked for would be no soak: time alone ends it.
     'rounds: loop {
         for chunk in scenarios.chunks(options.jobs as usize) {
@@ -130,7 +130,7 @@ pub fn soak(options: &Soak) -> Result<bool, String> {
 async fn one(scenario: &Scenario, seed: u64, options: &Soak, binary: &Path) -> Result<Outline, String> {
     let dir = options.dir.join(format!("{}-{seed}", scenario.name));
     let replay = format!("chaos run {} --seed {seed}", scenario.name);
-    let outline = run(Options { scenario: scenario.clone(), seed, dir: &dir, binary, replay, quiet: true }).await?;
+    let outline = run(RunOptions { scenario: scenario.clone(), seed, dir: &dir, binary, replay, quiet: true }).await?;
     if outline.holds {
         // What cannot be removed does no harm.
         let _ = fs::remove_dir_all(&dir);
@@ -164,7 +164,7 @@ mod tests {
             operations: 10,
             ..Outline::default()
         };
-        let mut table = Table::default();
+        let mut table = SoakTable::default();
         table.add(&run(true, 900));
         table.add(&run(false, 400));
         let line = &table.faults["kill"];

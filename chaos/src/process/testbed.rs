@@ -5,21 +5,23 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::Transport;
+use tillsync::cli::client::link::ClientTransport;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::failures::{UNANSWERED, Watched};
-use super::http::{Door, Refusal};
-use super::recorder::Recorder;
-use super::world::World;
+use super::failures::{HonestLink, UNANSWERED};
+use super::http::{HttpClient, Refusal};
+use super::recorder::ProcessRecorder;
+use super::world::ProcessWorld;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{Connection, DeviceSeen, Event, Gone, Phase, Record, Request, Testbed};
-use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
+use crate::clients::{
+    Connection, ConnectionLost, DeviceSeen, HistoryRecorder, ReceivedEvent, Request, Testbed, WorkloadPhase,
+};
+use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
 
-impl Record for Recorder {
+impl HistoryRecorder for ProcessRecorder {
     fn now(&self) -> (u64, u64) {
         Self::now(self)
     }
@@ -48,12 +50,12 @@ impl Record for Recorder {
         Self::order(self, order);
     }
 
-    fn shown(&self, shown: Shown) {
+    fn shown(&self, shown: ShownRecord) {
         Self::shown(self, shown);
     }
 
-    fn trouble(&self, what: String) {
-        Self::trouble(self, what);
+    fn anomaly(&self, what: String) {
+        Self::anomaly(self, what);
     }
 
     fn unanswered(&self, device: &str, node: u64) {
@@ -61,29 +63,29 @@ impl Record for Recorder {
     }
 }
 
-impl Connection for Watched {
-    async fn send(&mut self, event: &str, data: &Value) -> Result<(), Gone> {
+impl Connection for HonestLink {
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
         // One answer to each request: with a callback its event would come as well, and would be taken for the answer to
         // the next request of the same `request_id`. The other clients use callbacks.
         match timeout(PATIENCE, Self::send(self, event, &data.to_string(), false)).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(Gone),
+            _ => Err(ConnectionLost),
         }
     }
 
-    async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+    async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
         match timeout(within, Self::next(self)).await {
             Ok(Ok(event)) => Ok(Some(event)),
-            Ok(Err(_)) => Err(Gone),
+            Ok(Err(_)) => Err(ConnectionLost),
             Err(_) => Ok(None),
         }
     }
 }
 
-impl Testbed for World {
-    type Connection = Watched;
+impl Testbed for ProcessWorld {
+    type Connection = HonestLink;
     type Node = u64;
-    type Recorder = Recorder;
+    type Recorder = ProcessRecorder;
 
     // The kernel's buffers take pages that the client has not looked at.
     const PAGES_WAIT: bool = false;
@@ -97,11 +99,11 @@ impl Testbed for World {
         self.load.large_percent
     }
 
-    fn recorder(&self) -> &Recorder {
+    fn recorder(&self) -> &ProcessRecorder {
         &self.recorder
     }
 
-    fn phase(&self) -> watch::Receiver<Phase> {
+    fn phase(&self) -> watch::Receiver<WorkloadPhase> {
         self.phase.subscribe()
     }
 
@@ -113,16 +115,16 @@ impl Testbed for World {
         self.cluster.members().into_iter().map(|id| (id, id)).collect()
     }
 
-    async fn connect(&self, node: &u64, device: &str) -> Option<Watched> {
+    async fn connect(&self, node: &u64, device: &str) -> Option<HonestLink> {
         let token = self.cluster.token_of(device, self.class).ok()?;
         self.connect_with(node, device, &token).await
     }
 
-    async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<Watched> {
+    async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<HonestLink> {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
         let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
-        let transport = if even { Transport::Ws } else { Transport::Socketio };
-        let connecting = Watched::connect(transport, (*node, &url), token, (device, &self.recorder.failures));
+        let transport = if even { ClientTransport::Ws } else { ClientTransport::Socketio };
+        let connecting = HonestLink::connect(transport, (*node, &url), token, (device, &self.recorder.failures));
         timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
             self.recorder.failures.add(device, *node, "it could not connect in time");
             None
@@ -135,7 +137,7 @@ impl Testbed for World {
 
     async fn call(&self, node: u64, token: &str, request: Request) -> Option<(u16, Value)> {
         let authority = self.cluster.gateway(node)?;
-        let door = Door { authority: &authority, token, within: PATIENCE * 2 };
+        let door = HttpClient { authority: &authority, token, within: PATIENCE * 2 };
         match door.call(request.method, &request.path, request.body.as_ref()).await {
             Ok(body) => Some((200, serde_json::from_slice(&body).ok()?)),
             Err(Refusal::Refused(status, why)) => {

@@ -10,12 +10,12 @@ use tillsync::cli::client::rest::NodeStatus;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
-use super::cluster::Cluster;
+use super::cluster::ProcessCluster;
 use super::hostile;
-use super::http::{Door, Refusal};
-use super::recorder::Recorder;
-use super::scenario::Load;
-use crate::clients::Phase;
+use super::http::{HttpClient, Refusal};
+use super::recorder::ProcessRecorder;
+use super::scenario::Workload;
+use crate::clients::WorkloadPhase;
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,11 +28,11 @@ pub struct Standing {
     pub busy: bool,
 }
 
-pub struct World {
-    pub load: Load,
-    pub recorder: Recorder,
-    pub cluster: Cluster,
-    pub phase: watch::Sender<Phase>,
+pub struct ProcessWorld {
+    pub load: Workload,
+    pub recorder: ProcessRecorder,
+    pub cluster: ProcessCluster,
+    pub phase: watch::Sender<WorkloadPhase>,
     /// Raised to end every connection of every client.
     pub churn: watch::Sender<u64>,
     pub standing: Mutex<BTreeMap<String, Standing>>,
@@ -57,13 +57,13 @@ pub struct World {
 /// How long a node may take to answer about itself.
 const STATUS: Duration = Duration::from_millis(600);
 
-impl World {
-    pub fn new(load: Load, cluster: Cluster, attacked: bool) -> Self {
+impl ProcessWorld {
+    pub fn new(load: Workload, cluster: ProcessCluster, attacked: bool) -> Self {
         Self {
             load,
-            recorder: Recorder::new(),
+            recorder: ProcessRecorder::new(),
             cluster,
-            phase: watch::Sender::new(Phase::Load),
+            phase: watch::Sender::new(WorkloadPhase::Load),
             churn: watch::Sender::new(0),
             standing: Mutex::default(),
             busy: Mutex::default(),
@@ -102,7 +102,7 @@ impl World {
         within: Duration,
     ) -> Result<Vec<u8>, Refusal> {
         let Some(authority) = self.cluster.gateway(node) else { return Err(Refusal::Lost("no such node".into())) };
-        Door { authority: &authority, token: &self.cluster.token, within }.call(method, path, body).await
+        HttpClient { authority: &authority, token: &self.cluster.token, within }.call(method, path, body).await
     }
 
     pub async fn status(&self, node: u64) -> Option<NodeStatus> {

@@ -7,11 +7,11 @@ use clap::Args;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::model::time::iso;
 
-use super::{About, folder, words, write};
-use crate::checker::{Expected, check};
+use super::{RunDescription, folder, words, write};
+use crate::checker::{Expectations, check};
 use crate::history::History;
-use crate::sim::plan::Plan;
-use crate::sim::run::{GAP, Report};
+use crate::sim::plan::SimPlan;
+use crate::sim::run::{GAP, RunSummary};
 
 #[derive(Args)]
 pub struct Rebuild {
@@ -31,32 +31,32 @@ impl Rebuild {
 }
 
 /// The bound on the time without a write, as far as the run says one.
-pub fn gap_of(about: Option<&About>) -> Duration {
+pub fn gap_of(about: Option<&RunDescription>) -> Duration {
     about.map(|about| about.gap_ms).filter(|ms| *ms > 0).map_or(GAP, Duration::from_millis)
 }
 
 /// Checks the run and writes both reports: whether all holds, and the page.
-pub fn make(dir: &Path, about: &About, history: &History) -> Result<(bool, PathBuf), String> {
-    let verdict = check(history, Expected { gap: gap_of(Some(about)) });
+pub fn make(dir: &Path, about: &RunDescription, history: &History) -> Result<(bool, PathBuf), String> {
+    let verdict = check(history, Expectations { gap: gap_of(Some(about)) });
     let page = write(dir, about, history, &verdict).map_err(|error| format!("{}: {error}", dir.display()))?;
     Ok((verdict.holds(), page))
 }
 
 /// Of a folder that has only a history.
-fn nameless(dir: &Path, history: &History) -> About {
+fn nameless(dir: &Path, history: &History) -> RunDescription {
     let name = dir.file_name().map_or_else(|| "a run".into(), |name| name.to_string_lossy().into_owned());
     let mut nodes: Vec<u64> = history.finals.iter().map(|node| node.node).collect();
     nodes.extend(history.led.iter().map(|led| led.node));
     nodes.sort_unstable();
     nodes.dedup();
-    About { scenario: name, nodes, gap_ms: GAP.as_millis() as u64, ..About::default() }
+    RunDescription { scenario: name, nodes, gap_ms: GAP.as_millis() as u64, ..RunDescription::default() }
 }
 
 /// Of a simulated run.
-pub fn simulated(plan: &Plan, report: &Report, only: Option<&str>) -> About {
+pub fn simulated(plan: &SimPlan, report: &RunSummary, only: Option<&str>) -> RunDescription {
     let seed = report.seed;
     let only = only.map_or(String::new(), |only| format!(" --only {only:?}"));
-    About {
+    RunDescription {
         scenario: format!("Simulation, seed {seed}"),
         explained: format!(
             "A cluster of {} nodes and {} devices that write, read, sync and reconnect, in one process, while {} struck.",

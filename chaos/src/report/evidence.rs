@@ -5,7 +5,7 @@ use serde::Serialize;
 use tillsync::model::time::iso;
 
 use super::words;
-use crate::history::{Asked, History, Op, Outcome, SessionTold};
+use crate::history::{History, Op, OpOutcome, OpRequest, SessionTold};
 
 /// Operations and sessions shown for one violation, and neighbours of each record.
 const MOST: usize = 8;
@@ -17,16 +17,16 @@ const VALUE: usize = 120;
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Evidence {
     pub what: String,
-    pub operations: Vec<Shown>,
+    pub operations: Vec<ShownOperation>,
     /// Others on the same records, around the same time.
-    pub around: Vec<Shown>,
+    pub around: Vec<ShownOperation>,
     pub sessions: Vec<String>,
     pub faults: Vec<String>,
 }
 
 /// An operation as a row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
+pub struct ShownOperation {
     pub id: u64,
     pub from_us: u64,
     /// Absent: it was never answered.
@@ -39,7 +39,7 @@ pub struct Shown {
 
 impl Evidence {
     pub fn of(history: &History, what: &str) -> Self {
-        let named = Named::read(what);
+        let named = NamedNumbers::read(what);
         let proves = |op: &&Op| named.ops.contains(&op.id) || wrote(op).is_some_and(|seq| named.changes.contains(&seq));
         let ops: Vec<&Op> = history.ops.iter().filter(proves).take(MOST).collect();
         let sessions = history.sessions.iter().filter(|session| named.sessions.contains(&session.session));
@@ -55,8 +55,8 @@ impl Evidence {
         };
         Self {
             what: words::cut(what, LONG),
-            around: around(history, &ops).into_iter().map(Shown::of).collect(),
-            operations: ops.into_iter().map(Shown::of).collect(),
+            around: around(history, &ops).into_iter().map(ShownOperation::of).collect(),
+            operations: ops.into_iter().map(ShownOperation::of).collect(),
             sessions: sessions.into_iter().map(tell).collect(),
             faults,
         }
@@ -65,13 +65,13 @@ impl Evidence {
 
 /// The numbers that a sentence names.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Named {
+struct NamedNumbers {
     ops: Vec<u64>,
     sessions: Vec<u64>,
     changes: Vec<u64>,
 }
 
-impl Named {
+impl NamedNumbers {
     fn read(what: &str) -> Self {
         let mut named = Self::default();
         let mut of = "";
@@ -100,9 +100,9 @@ impl Named {
 
 fn record(op: &Op) -> Option<(&str, i64)> {
     match &op.asked {
-        Asked::Write { table, record, .. } | Asked::Delete { table, record, .. } | Asked::Read { table, record } => {
-            Some((table, *record))
-        }
+        OpRequest::Write { table, record, .. }
+        | OpRequest::Delete { table, record, .. }
+        | OpRequest::Read { table, record } => Some((table, *record)),
         _ => None,
     }
 }
@@ -136,38 +136,40 @@ fn around<'a>(history: &'a History, ops: &[&Op]) -> Vec<&'a Op> {
     found
 }
 
-impl Shown {
+impl ShownOperation {
     fn of(op: &Op) -> Self {
         let base = |base: &Option<u64>| base.map_or(String::new(), |base| format!(" if it is version {base}"));
         let short = |text: &str| words::cut(text, VALUE);
         let asked = match &op.asked {
-            Asked::Write { table, record, value, base: on, .. } => {
+            OpRequest::Write { table, record, value, base: on, .. } => {
                 format!("write {:?} to {table}/{record}{}", short(value), base(on))
             }
-            Asked::Delete { table, record, base: on, .. } => format!("delete {table}/{record}{}", base(on)),
-            Asked::Read { table, record } => format!("read {table}/{record}"),
-            Asked::Sync { after: Some(after) } => format!("sync after change {after}"),
-            Asked::Sync { after: None } => "full sync".into(),
-            Asked::SyncComplete { cursor } => format!("sync completed at {cursor}"),
-            Asked::SyncSince { since_ms, .. } => format!("sync since {}", iso(*since_ms)),
-            Asked::CompleteEarly => "sync completed before its last page".into(),
-            Asked::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
-            Asked::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),
-            Asked::Gap { queue, n, after, .. } => {
+            OpRequest::Delete { table, record, base: on, .. } => format!("delete {table}/{record}{}", base(on)),
+            OpRequest::Read { table, record } => format!("read {table}/{record}"),
+            OpRequest::Sync { after: Some(after) } => format!("sync after change {after}"),
+            OpRequest::Sync { after: None } => "full sync".into(),
+            OpRequest::SyncComplete { cursor } => format!("sync completed at {cursor}"),
+            OpRequest::SyncSince { since_ms, .. } => format!("sync since {}", iso(*since_ms)),
+            OpRequest::CompleteEarly => "sync completed before its last page".into(),
+            OpRequest::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
+            OpRequest::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),
+            OpRequest::Gap { queue, n, after, .. } => {
                 format!("entry {n} of queue {queue} after {after}, which was never sent")
             }
         };
         let version = op.version.map_or(String::new(), |version| format!(", change {version}"));
         let answer = match (op.outcome, &op.asked) {
-            (Outcome::Ok, Asked::Read { .. }) => {
+            (OpOutcome::Ok, OpRequest::Read { .. }) => {
                 format!("saw {:?}{version}", op.value.as_deref().map_or(String::new(), short))
             }
-            (Outcome::Ok, Asked::Sync { .. }) => {
+            (OpOutcome::Ok, OpRequest::Sync { .. }) => {
                 format!("{} rows, up to {:?}", op.pages.iter().map(Vec::len).sum::<usize>(), op.cursor)
             }
-            (Outcome::Ok, _) => format!("ok{version}"),
-            (Outcome::Failed, _) => format!("refused: {}", short(&op.error)),
-            (Outcome::Unknown, _) => format!("unknown: {}", if op.error.is_empty() { "no answer" } else { &op.error }),
+            (OpOutcome::Ok, _) => format!("ok{version}"),
+            (OpOutcome::Failed, _) => format!("refused: {}", short(&op.error)),
+            (OpOutcome::Unknown, _) => {
+                format!("unknown: {}", if op.error.is_empty() { "no answer" } else { &op.error })
+            }
         };
         Self {
             id: op.id,
@@ -201,15 +203,16 @@ mod tests {
 
     #[test]
     fn the_numbers_of_a_sentence_are_read() {
-        let read =
-            Named::read("stock/1: operation 3 on node 7 gave version Some(2), but operation 4 had given Some(5)");
+        let read = NamedNumbers::read(
+            "stock/1: operation 3 on node 7 gave version Some(2), but operation 4 had given Some(5)",
+        );
         assert_eq!(read.ops, [3, 4]);
-        assert_eq!(Named::read("the values of operations 1 and 22 were each seen before").ops, [1, 22]);
-        assert_eq!(Named::read("operation 3 was acknowledged as change Some(40); the log has []").changes, [40]);
-        let read = Named::read("session 12 of till-1 on node 2 went on from 5 and was never told [6, 7]");
+        assert_eq!(NamedNumbers::read("the values of operations 1 and 22 were each seen before").ops, [1, 22]);
+        assert_eq!(NamedNumbers::read("operation 3 was acknowledged as change Some(40); the log has []").changes, [40]);
+        let read = NamedNumbers::read("session 12 of till-1 on node 2 went on from 5 and was never told [6, 7]");
         assert_eq!((read.sessions, read.changes), (vec![12], vec![6, 7]));
-        assert_eq!(Named::read("the full sync 9 sent a/1 twice").ops, [9]);
-        assert_eq!(Named::read(""), Named::default());
+        assert_eq!(NamedNumbers::read("the full sync 9 sent a/1 twice").ops, [9]);
+        assert_eq!(NamedNumbers::read(""), NamedNumbers::default());
     }
 
     #[test]

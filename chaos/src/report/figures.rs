@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::About;
+use super::RunDescription;
 use crate::checker::Verdict;
-use crate::history::{Asked, AttackKind, Attacked, Band, History, NodeUse, Op, Outcome, Span};
+use crate::history::{AttackKind, Attacked, FaultWindow, History, NodeUse, Op, OpOutcome, OpRequest, Span};
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -24,9 +24,9 @@ pub struct Figures {
     pub checked: u64,
     pub duration_ms: u64,
     /// The longest time without a successful write while a majority was there.
-    pub gap: Option<Gap>,
+    pub gap: Option<WriteGap>,
     /// The same while there was none.
-    pub gap_without_majority: Option<Gap>,
+    pub gap_without_majority: Option<WriteGap>,
     /// Of acknowledged writes, from question to answer.
     pub write: Option<Latency>,
     pub read: Option<Latency>,
@@ -62,11 +62,11 @@ pub struct PhaseFigures {
 impl AttackFigures {
     fn of(history: &History, attacked: &Attacked) -> Self {
         let phase = |span: Span| {
-            let of = |is: fn(&Asked) -> bool| {
-                let all = history.ops.iter().filter(move |op| op.outcome == Outcome::Ok && is(&op.asked));
+            let of = |is: fn(&OpRequest) -> bool| {
+                let all = history.ops.iter().filter(move |op| op.outcome == OpOutcome::Ok && is(&op.asked));
                 latency(all.filter(move |op| span.has(op.invoked_us)))
             };
-            let is_sync = |asked: &Asked| matches!(asked, Asked::Sync { .. } | Asked::SyncSince { .. });
+            let is_sync = |asked: &OpRequest| matches!(asked, OpRequest::Sync { .. } | OpRequest::SyncSince { .. });
             let lasted_ms = span.to_us.saturating_sub(span.from_us) / 1_000;
             PhaseFigures { lasted_ms, write: of(is_write), read: of(is_read), sync: of(is_sync) }
         };
@@ -84,7 +84,7 @@ impl AttackFigures {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Gap {
+pub struct WriteGap {
     pub us: u64,
     pub from_us: u64,
 }
@@ -107,16 +107,17 @@ pub struct FaultRow {
 }
 
 impl Figures {
-    pub fn of(about: &About, history: &History, verdict: &Verdict) -> Self {
+    pub fn of(about: &RunDescription, history: &History, verdict: &Verdict) -> Self {
         let count = |outcome| history.ops.iter().filter(|op| op.outcome == outcome).count() as u64;
-        let ok =
-            |of: fn(&Asked) -> bool| history.ops.iter().filter(move |op| op.outcome == Outcome::Ok && of(&op.asked));
+        let ok = |of: fn(&OpRequest) -> bool| {
+            history.ops.iter().filter(move |op| op.outcome == OpOutcome::Ok && of(&op.asked))
+        };
         let (gap, gap_without_majority) = gaps(history);
         Self {
             operations: history.ops.len() as u64,
-            ok: count(Outcome::Ok),
-            failed: count(Outcome::Failed),
-            unknown: count(Outcome::Unknown),
+            ok: count(OpOutcome::Ok),
+            failed: count(OpOutcome::Failed),
+            unknown: count(OpOutcome::Unknown),
             writes: ok(is_write).count() as u64,
             reads: ok(is_read).count() as u64,
             sessions: history.sessions.len() as u64,
@@ -134,12 +135,12 @@ impl Figures {
     }
 }
 
-pub fn is_write(asked: &Asked) -> bool {
-    matches!(asked, Asked::Write { .. } | Asked::Delete { .. })
+pub fn is_write(asked: &OpRequest) -> bool {
+    matches!(asked, OpRequest::Write { .. } | OpRequest::Delete { .. })
 }
 
-fn is_read(asked: &Asked) -> bool {
-    matches!(asked, Asked::Read { .. })
+fn is_read(asked: &OpRequest) -> bool {
+    matches!(asked, OpRequest::Read { .. })
 }
 
 fn latency<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<Latency> {
@@ -155,14 +156,14 @@ pub fn rank(sorted: &[u64], percent: usize) -> Option<u64> {
 }
 
 /// The longest times between two successful writes: with a majority all the time, and with one that was gone.
-fn gaps(history: &History) -> (Option<Gap>, Option<Gap>) {
-    let ok = history.ops.iter().filter(|op| op.outcome == Outcome::Ok && is_write(&op.asked));
+fn gaps(history: &History) -> (Option<WriteGap>, Option<WriteGap>) {
+    let ok = history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok && is_write(&op.asked));
     let mut done: Vec<u64> = ok.map(|op| op.returned_us).collect();
     done.sort_unstable();
-    let gone: Vec<&Band> = history.bands.iter().filter(|band| !band.majority).collect();
-    let (mut with, mut without) = (None::<Gap>, None::<Gap>);
+    let gone: Vec<&FaultWindow> = history.bands.iter().filter(|band| !band.majority).collect();
+    let (mut with, mut without) = (None::<WriteGap>, None::<WriteGap>);
     for pair in done.windows(2) {
-        let gap = Gap { us: pair[1] - pair[0], from_us: pair[0] };
+        let gap = WriteGap { us: pair[1] - pair[0], from_us: pair[0] };
         let excused = gone.iter().any(|band| pair[0] <= band.to_us && pair[1] >= band.from_us);
         let longest = if excused { &mut without } else { &mut with };
         if longest.is_none_or(|longest| longest.us < gap.us) {

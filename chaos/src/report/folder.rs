@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use super::About;
+use super::RunDescription;
 use crate::history::History;
 
 pub const HISTORY: &str = "history.jsonl";
@@ -13,7 +13,7 @@ pub const RUN: &str = "run.json";
 const RUN_SIZE: u64 = 4 << 20;
 
 /// Writes both files; the folder is made if it is not there.
-pub fn save(dir: &Path, about: &About, history: &History) -> io::Result<()> {
+pub fn save(dir: &Path, about: &RunDescription, history: &History) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut out = BufWriter::new(File::create(dir.join(HISTORY))?);
     history.write(&mut out)?;
@@ -22,7 +22,7 @@ pub fn save(dir: &Path, about: &About, history: &History) -> io::Result<()> {
 }
 
 /// The history of a folder, or a history file, and what is known of the run.
-pub fn load(path: &Path) -> Result<(Option<About>, History), String> {
+pub fn load(path: &Path) -> Result<(Option<RunDescription>, History), String> {
     let named = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     let (about, file) =
         if path.is_dir() { (Some(path.join(RUN)), path.join(HISTORY)) } else { (None, path.to_owned()) };
@@ -31,7 +31,7 @@ pub fn load(path: &Path) -> Result<(Option<About>, History), String> {
     Ok((about, history.map_err(|error| named(&file, error))?))
 }
 
-fn about_of(path: &Path) -> Result<About, String> {
+fn about_of(path: &Path) -> Result<RunDescription, String> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(RUN_SIZE).read_to_string(&mut text));
     read.map_err(|error| format!("{}: {error}", path.display()))?;

@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::evidence::Evidence;
 use super::series::Series;
-use super::{Told, lanes, words};
+use super::{ReportData, lanes, words};
 use crate::checker::Finding;
 
 /// Faults written out one by one, at most.
 const BANDS: usize = 2_000;
 
-pub fn of(told: &Told<'_>) -> Value {
-    let Told { about, history, verdict, figures, until_us } = told;
+pub fn of(told: &ReportData<'_>) -> Value {
+    let ReportData { about, history, verdict, figures, until_us } = told;
     let invariants: Vec<Value> = words::invariants(verdict)
         .into_iter()
         .map(|(name, says, finding)| invariant(told, name, says, finding))
@@ -30,7 +30,7 @@ pub fn of(told: &Told<'_>) -> Value {
     })
 }
 
-fn invariant(told: &Told<'_>, name: &str, says: &str, finding: &Finding) -> Value {
+fn invariant(told: &ReportData<'_>, name: &str, says: &str, finding: &Finding) -> Value {
     let violations: Vec<Evidence> = finding.violations.iter().map(|what| Evidence::of(told.history, what)).collect();
     json!({
         "name": name, "says": says, "checked": finding.checked, "holds": finding.violations.is_empty(),

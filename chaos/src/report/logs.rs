@@ -9,7 +9,7 @@ const TAIL: u64 = 64 << 10;
 const LOGS: usize = 9;
 
 /// A node and what it said last.
-pub struct Tail {
+pub struct LogTail {
     pub node: u64,
     pub text: String,
     /// There was more.
@@ -17,13 +17,14 @@ pub struct Tail {
 }
 
 /// Of every `node-N.log` in the folder.
-pub fn tails(dir: &Path) -> Vec<Tail> {
+pub fn tails(dir: &Path) -> Vec<LogTail> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let number = |name: &str| name.strip_prefix("node-")?.strip_suffix(".log")?.parse::<u64>().ok();
     let mut nodes: Vec<u64> =
         entries.filter_map(|entry| number(&entry.ok()?.file_name().to_string_lossy())).take(1_000).collect();
     nodes.sort_unstable();
-    let read = |node: u64| tail(&dir.join(format!("node-{node}.log"))).ok().map(|(text, cut)| Tail { node, text, cut });
+    let read =
+        |node: u64| tail(&dir.join(format!("node-{node}.log"))).ok().map(|(text, cut)| LogTail { node, text, cut });
     nodes.into_iter().take(LOGS).filter_map(read).collect()
 }
 

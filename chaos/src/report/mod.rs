@@ -31,7 +31,7 @@ pub mod words;
 
 /// What a run was, beside its history.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct About {
+pub struct RunDescription {
     /// Its name.
     pub scenario: String,
     /// One or two sentences for people.
@@ -54,8 +54,8 @@ pub struct About {
 }
 
 /// Everything that the page and the JSON file tell.
-pub struct Told<'a> {
-    about: &'a About,
+pub struct ReportData<'a> {
+    about: &'a RunDescription,
     history: &'a History,
     verdict: &'a Verdict,
     figures: figures::Figures,
@@ -63,16 +63,16 @@ pub struct Told<'a> {
     until_us: u64,
 }
 
-impl<'a> Told<'a> {
-    fn of(about: &'a About, history: &'a History, verdict: &'a Verdict) -> Self {
+impl<'a> ReportData<'a> {
+    fn of(about: &'a RunDescription, history: &'a History, verdict: &'a Verdict) -> Self {
         let figures = figures::Figures::of(about, history, verdict);
         Self { about, history, verdict, figures, until_us: series::end_us(about, history) }
     }
 }
 
 /// Writes DIR/report.json and DIR/report.html; returns the path of the page.
-pub fn write(dir: &Path, about: &About, history: &History, verdict: &Verdict) -> io::Result<PathBuf> {
-    let told = Told::of(about, history, verdict);
+pub fn write(dir: &Path, about: &RunDescription, history: &History, verdict: &Verdict) -> io::Result<PathBuf> {
+    let told = ReportData::of(about, history, verdict);
     let json = serde_json::to_vec_pretty(&json::of(&told)).map_err(io::Error::other)?;
     fs::write(dir.join("report.json"), json)?;
     let page = dir.join("report.html");

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use super::logs::Tail;
+use super::logs::LogTail;
 use super::series::Series;
-use super::{Told, chart, tables, words};
+use super::{ReportData, chart, tables, words};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-pub fn of(told: &Told<'_>, logs: &[Tail]) -> String {
+pub fn of(told: &ReportData<'_>, logs: &[LogTail]) -> String {
     let about = told.about;
     let holds = told.verdict.holds() && told.figures.ok > 0;
     let (headline, summary) = (esc(&words::headline(told)), esc(&words::summary(told)));
@@ -54,13 +54,13 @@ fn section(out: &mut String, title: &str, body: &str) {
     let _ = writeln!(out, "<section><h2>{title}</h2>{body}</section>");
 }
 
-fn replay(out: &mut String, told: &Told<'_>) {
+fn replay(out: &mut String, told: &ReportData<'_>) {
     if !told.about.replay.is_empty() {
         let _ = writeln!(out, "<p>To see it again: <code class=\"command\">{}</code></p>", esc(&told.about.replay));
     }
 }
 
-fn timeline(told: &Told<'_>) -> String {
+fn timeline(told: &ReportData<'_>) -> String {
     let series = Series::for_picture(told.history, told.until_us);
     let picture = chart::of(told, &series);
     let every = words::took_us(series.every_us);
@@ -71,7 +71,7 @@ fn timeline(told: &Told<'_>) -> String {
     )
 }
 
-fn run(told: &Told<'_>) -> String {
+fn run(told: &ReportData<'_>) -> String {
     let about = told.about;
     let nodes = about.nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let mut out = String::from("<dl class=\"run\">");
@@ -92,7 +92,7 @@ fn run(told: &Told<'_>) -> String {
     out + "</dl>"
 }
 
-fn log(tail: &Tail) -> String {
+fn log(tail: &LogTail) -> String {
     let cut = if tail.cut { " (its end)" } else { "" };
     format!("<details><summary>node {}{cut}</summary><pre>{}</pre></details>", tail.node, esc(&tail.text))
 }

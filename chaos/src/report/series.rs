@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::About;
+use super::RunDescription;
 use super::figures::{is_write, rank};
-use crate::history::{History, Outcome};
+use crate::history::{History, OpOutcome};
 
 /// Bars of the picture, at most.
 pub const BARS: u64 = 240;
@@ -29,7 +29,7 @@ pub struct Series {
 }
 
 /// The end of a run: its stated length, or what happened last.
-pub fn end_us(about: &About, history: &History) -> u64 {
+pub fn end_us(about: &RunDescription, history: &History) -> u64 {
     let ops = history.ops.iter().map(moment);
     let bands = history.bands.iter().map(|band| band.to_us);
     let samples = history.samples.iter().map(|sample| sample.us);
@@ -62,11 +62,11 @@ impl Series {
         for op in &history.ops {
             let at = usize::try_from(moment(op) / every_us).unwrap_or(rows).min(rows - 1);
             match op.outcome {
-                Outcome::Ok => ok[at] += 1,
-                Outcome::Failed => failed[at] += 1,
-                Outcome::Unknown => unknown[at] += 1,
+                OpOutcome::Ok => ok[at] += 1,
+                OpOutcome::Failed => failed[at] += 1,
+                OpOutcome::Unknown => unknown[at] += 1,
             }
-            if op.outcome == Outcome::Ok && is_write(&op.asked) {
+            if op.outcome == OpOutcome::Ok && is_write(&op.asked) {
                 took[at].push(op.returned_us.saturating_sub(op.invoked_us));
             }
         }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Told;
-use super::evidence::{Evidence, Shown};
+use super::ReportData;
+use super::evidence::{Evidence, ShownOperation};
 use super::figures::AttackFigures;
 use super::page::esc;
 use super::words::{self, at_us, thousands, took_us};
@@ -12,7 +12,7 @@ use crate::checker::Finding;
 /// Faults listed one by one, at most.
 const BANDS: usize = 500;
 
-pub fn figures(told: &Told<'_>) -> String {
+pub fn figures(told: &ReportData<'_>) -> String {
     let f = &told.figures;
     let mut out = String::from("<dl class=\"figures\">");
     let mut add = |what: &str, value: String| {
@@ -35,7 +35,7 @@ pub fn figures(told: &Told<'_>) -> String {
     out + "</dl>"
 }
 
-pub fn invariants(told: &Told<'_>) -> String {
+pub fn invariants(told: &ReportData<'_>) -> String {
     let mut out = String::from(
         "<div class=\"wide\"><table><thead><tr><th scope=\"col\">What must hold</th><th scope=\"col\" class=\"n\">Checked</th>\
          <th scope=\"col\">Result</th></tr></thead><tbody>",
@@ -58,7 +58,7 @@ pub fn invariants(told: &Told<'_>) -> String {
 }
 
 /// Each violation with what proves it; empty if all hold.
-pub fn violations(told: &Told<'_>) -> String {
+pub fn violations(told: &ReportData<'_>) -> String {
     let mut out = String::new();
     for (name, _, finding) in words::invariants(told.verdict) {
         if !finding.violations.is_empty() {
@@ -68,7 +68,7 @@ pub fn violations(told: &Told<'_>) -> String {
     out
 }
 
-fn broken(out: &mut String, told: &Told<'_>, name: &str, finding: &Finding) {
+fn broken(out: &mut String, told: &ReportData<'_>, name: &str, finding: &Finding) {
     let _ = write!(out, "<h3><code>{}</code></h3>", esc(name));
     for what in &finding.violations {
         let evidence = Evidence::of(told.history, what);
@@ -84,7 +84,7 @@ fn broken(out: &mut String, told: &Told<'_>, name: &str, finding: &Finding) {
     }
 }
 
-fn operations(out: &mut String, title: &str, ops: &[Shown]) {
+fn operations(out: &mut String, title: &str, ops: &[ShownOperation]) {
     if ops.is_empty() {
         return;
     }
@@ -161,7 +161,7 @@ pub fn attack(attack: &AttackFigures) -> String {
     out + end
 }
 
-pub fn faults(told: &Told<'_>) -> String {
+pub fn faults(told: &ReportData<'_>) -> String {
     if told.figures.faults.is_empty() {
         return "<p>No fault was injected.</p>".into();
     }
@@ -185,7 +185,7 @@ pub fn faults(told: &Told<'_>) -> String {
     out
 }
 
-fn one_by_one(out: &mut String, told: &Told<'_>) {
+fn one_by_one(out: &mut String, told: &ReportData<'_>) {
     let bands = &told.history.bands;
     let _ = write!(
         out,

@@ -1,29 +1,29 @@
 use super::*;
-use crate::checker::{Expected, check};
+use crate::checker::{Expectations, check};
 use crate::cost;
-use crate::history::{Band, Outcome};
+use crate::history::{FaultWindow, OpOutcome};
 use crate::invariants::samples::good;
 use series::Series;
 use std::time::Duration;
 
-fn about() -> About {
-    About {
+fn about() -> RunDescription {
+    RunDescription {
         scenario: "a test".into(),
         replay: "chaos run a-test --seed 7".into(),
         nodes: vec![1, 2],
         duration_ms: 1,
         gap_ms: 5_000,
-        ..About::default()
+        ..RunDescription::default()
     }
 }
 
 fn verdict(history: &History) -> Verdict {
-    check(history, Expected { gap: Duration::from_secs(5) })
+    check(history, Expectations { gap: Duration::from_secs(5) })
 }
 
-fn page_of(about: &About, history: &History) -> String {
+fn page_of(about: &RunDescription, history: &History) -> String {
     let verdict = verdict(history);
-    page::of(&Told::of(about, history, &verdict), &[])
+    page::of(&ReportData::of(about, history, &verdict), &[])
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn what_others_wrote_cannot_become_part_of_the_page() {
     for sample in &mut history.samples {
         sample.master = evil.into();
     }
-    let about = About { scenario: evil.into(), notes: vec![evil.into()], replay: evil.into(), ..about() };
+    let about = RunDescription { scenario: evil.into(), notes: vec![evil.into()], replay: evil.into(), ..about() };
     let page = page_of(&about, &history);
     assert_eq!(page.matches("<script").count(), 1, "only our own");
     assert!(!page.contains("alert('1')") && !page.contains('\u{1b}'));
@@ -89,12 +89,12 @@ fn what_others_wrote_cannot_become_part_of_the_page() {
 #[test]
 fn every_operation_is_counted_once() {
     let mut history = cost::history(2_000);
-    history.ops[3].outcome = Outcome::Failed;
-    history.ops[5].outcome = Outcome::Unknown;
+    history.ops[3].outcome = OpOutcome::Failed;
+    history.ops[5].outcome = OpOutcome::Unknown;
     history.ops[5].returned_us = u64::MAX;
     let verdict = verdict(&history);
     let about = about();
-    let told = Told::of(&about, &history, &verdict);
+    let told = ReportData::of(&about, &history, &verdict);
     for series in [Series::by_second(&history, told.until_us), Series::for_picture(&history, told.until_us)] {
         let sum = |of: &[u64]| of.iter().sum::<u64>();
         assert_eq!((sum(&series.ok), sum(&series.failed), sum(&series.unknown)), (1_998, 1, 1));
@@ -111,8 +111,8 @@ fn a_long_run_gives_a_page_of_bounded_size() {
     for n in 0..5_000u64 {
         let (from_us, to_us) = (n * 2_000, n * 2_000 + 900);
         let (name, what) = (format!("fault_{}", n % 30), "x".repeat(5_000));
-        history.bands.push(Band { name, what, from_us, to_us, majority: n % 7 > 0 });
-        history.led.push(crate::history::Led { us: from_us, node: n % 5 + 1, raft_term: n + 1 });
+        history.bands.push(FaultWindow { name, what, from_us, to_us, majority: n % 7 > 0 });
+        history.led.push(crate::history::LeaderClaim { us: from_us, node: n % 5 + 1, raft_term: n + 1 });
     }
     let mut verdict = Verdict::default();
     let finding = verdict.invariants.entry("exactly_once").or_default();
@@ -120,7 +120,7 @@ fn a_long_run_gives_a_page_of_bounded_size() {
         finding.wrong(format!("operation {n} {}", "y".repeat(100_000)));
     }
     let about = about();
-    let told = Told::of(&about, &history, &verdict);
+    let told = ReportData::of(&about, &history, &verdict);
     let page = page::of(&told, &[]);
     assert!(page.len() < 1_000_000, "{} bytes", page.len());
     assert!(serde_json::to_string(&json::of(&told)).unwrap().len() < 12_000_000);
@@ -146,12 +146,12 @@ fn a_folder_is_read_as_it_was_written_and_the_reports_lie_beside() {
 #[test]
 fn leaders_and_masters_follow_each_other_and_old_news_is_passed_over() {
     let mut history = good();
-    history.led.push(crate::history::Led { us: 3, node: 1, raft_term: 1 });
+    history.led.push(crate::history::LeaderClaim { us: 3, node: 1, raft_term: 1 });
     let led = lanes::led(&history, 100);
     assert_eq!(led.iter().map(|span| span.who.as_str()).collect::<Vec<_>>(), ["node 1", "node 2"]);
     assert_eq!((led[0].to_us, led[1].to_us), (2, 100));
     let many: Vec<_> =
-        (0..5_000u64).map(|n| lanes::Span { who: format!("{}", n % 2), from_us: n, to_us: n + 1 }).collect();
+        (0..5_000u64).map(|n| lanes::LaneSpan { who: format!("{}", n % 2), from_us: n, to_us: n + 1 }).collect();
     assert!(lanes::thin(many, 5_000).len() <= 400);
 }
 

@@ -1,6 +1,6 @@
 //! How things are said to people.
 
-use super::Told;
+use super::ReportData;
 use crate::checker::{Finding, Verdict};
 
 /// What must hold, in the order in which people care, and in their words.
@@ -63,7 +63,7 @@ pub fn invariants(verdict: &Verdict) -> Vec<(&'static str, &'static str, &Findin
 const LOSS: [&str; 4] = ["exactly_once", "one_log", "linearizable", "digests"];
 
 /// The verdict, the first sentence that anybody reads.
-pub fn headline(told: &Told<'_>) -> String {
+pub fn headline(told: &ReportData<'_>) -> String {
     let broken = told.verdict.broken();
     if told.figures.ok == 0 {
         return "This run proves nothing: no operation succeeded.".into();
@@ -86,7 +86,7 @@ pub fn headline(told: &Told<'_>) -> String {
 }
 
 /// The rest of the verdict: how much was done, and the longest pause.
-pub fn summary(told: &Told<'_>) -> String {
+pub fn summary(told: &ReportData<'_>) -> String {
     let figures = &told.figures;
     let mut text = count(figures.operations, "operation");
     let faults: u64 = figures.faults.iter().filter(|row| row.name != NO_MAJORITY).map(|row| row.times).sum();

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::world::World;
-use super::{Client, Talk};
-use crate::clients::client::{Answer, Counters, cursor};
-use crate::clients::{Gone, Phase};
+use super::world::SimWorld;
+use super::{SimClient, SimTalk};
+use crate::clients::client::{ClientAnswer, Counters, cursor};
+use crate::clients::{ConnectionLost, WorkloadPhase};
 use crate::history::SessionTold;
 use crate::rng::Rng;
 
@@ -22,7 +22,7 @@ mod asking;
 mod roles;
 pub mod writing;
 
-use writing::Open;
+use writing::UnsettledWrite;
 
 const RECORDS: u64 = 5;
 /// Conditional writes go here: conflicts wait for a decision, so a refused write is surely not applied.
@@ -36,33 +36,33 @@ const FIRST_WORD: Duration = Duration::from_millis(2_300);
 /// How long a device whose resume was refused stays to see what it is told all the same.
 const REFUSED: Duration = Duration::from_secs(4);
 
-pub struct Device {
-    client: Client,
+pub struct SimDevice {
+    client: SimClient,
     /// The cursor's epoch, and the seq up to which it has everything.
     cursor: Option<(String, u64)>,
     /// Writes whose end is not known, in their order, to be sent again as they were.
-    open: VecDeque<Open>,
+    open: VecDeque<UnsettledWrite>,
     written: u64,
     receipts: i64,
     /// How long it stays away when its connection has ended.
     away: Duration,
 }
 
-impl Device {
-    pub fn new(world: Arc<World>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        let client = Client::new(world, counters, name, rng);
+impl SimDevice {
+    pub fn new(world: Arc<SimWorld>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        let client = SimClient::new(world, counters, name, rng);
         Self { client, cursor: None, open: VecDeque::new(), written: 0, receipts: 0, away: Duration::ZERO }
     }
 
     pub async fn run(mut self) {
-        while self.client.phase() != Phase::End {
+        while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;
             if talk.cursor_refused {
                 (self.cursor, talk.told.resumed) = (None, None);
             }
             self.advance(&talk.told);
-            let live = ended.is_ok() && self.client.phase() == Phase::End;
+            let live = ended.is_ok() && self.client.phase() == WorkloadPhase::End;
             self.client.disconnect(talk, live);
             let pause = self.client.rng.millis(0, 30) + std::mem::take(&mut self.away);
             sleep(pause).await;
@@ -88,17 +88,17 @@ impl Device {
         }
     }
 
-    async fn talk(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn talk(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
         if !self.come_online(talk).await? {
-            return Err(Gone);
+            return Err(ConnectionLost);
         }
         if talk.sync.is_some() {
             self.end_sync(talk).await?;
         }
         loop {
             match self.client.phase() {
-                Phase::End => return Ok(()),
-                Phase::Listen if self.open.is_empty() => {
+                WorkloadPhase::End => return Ok(()),
+                WorkloadPhase::Listen if self.open.is_empty() => {
                     self.client.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
@@ -114,7 +114,7 @@ impl Device {
                     }
                     550..=899 => self.read(talk).await?,
                     900..=924 => self.sync(talk).await?,
-                    925..=934 => return Err(Gone),
+                    925..=934 => return Err(ConnectionLost),
                     935..=949 => self.claim_the_role(talk).await?,
                     950..=954 => self.call_for_an_election(talk),
                     955..=962 => return self.shut_down(talk).await,
@@ -129,7 +129,7 @@ impl Device {
     }
 
     /// False if the node did not let it.
-    async fn come_online(&mut self, talk: &mut Talk) -> Result<bool, Gone> {
+    async fn come_online(&mut self, talk: &mut SimTalk) -> Result<bool, ConnectionLost> {
         let from = self.cursor.clone();
         if from.is_some() && self.client.rng.percent(12) {
             self.write_first(talk).await?;
@@ -151,8 +151,8 @@ impl Device {
         }
         let answer = self.client.online_answer(talk).await;
         let event = match answer {
-            Ok(Answer::Event(event)) => event,
-            Ok(Answer::Silence) | Err(Gone) => {
+            Ok(ClientAnswer::Event(event)) => event,
+            Ok(ClientAnswer::Silence) | Err(ConnectionLost) => {
                 talk.told.resumed = None;
                 return answer.map(|_| false);
             }
@@ -176,9 +176,9 @@ impl Device {
     }
 
     /// It sends what it wrote while it was away before it comes online, as libraries do that flush their buffer first.
-    async fn write_first(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    async fn write_first(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
         talk.told.late = true;
-        if self.open.is_empty() && self.client.phase() == Phase::Load {
+        if self.open.is_empty() && self.client.phase() == WorkloadPhase::Load {
             self.new_writes(talk);
         }
         if !self.open.is_empty() {

@@ -9,7 +9,7 @@ use tillsync::consensus::runtime::spawn;
 use tillsync::limits;
 use tillsync::model::read;
 use tillsync::model::state::State;
-use tillsync::model::tables::{Key, TablesError, TablesRead, decode};
+use tillsync::model::tables::{RowKey, TablesError, TablesRead, decode};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{
     Audit, Change, Conflict, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, SyncStatus,
@@ -18,15 +18,15 @@ use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::device::GUARDED;
-use super::world::{Up, World};
-use crate::history::{ConflictHeld, ElectionRow, Final, Held, Row, TableAudit};
+use super::world::{SimWorld, UpNode};
+use crate::history::{ConflictHeld, FinalState, HeldRecord, ShownChange, ShownElection, TableAudit};
 
 /// How long healing may take, in simulated time. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Proposes until it is done; false if that takes too long.
-pub async fn insist(world: &World, intent: Intent) -> bool {
+pub async fn insist(world: &SimWorld, intent: Intent) -> bool {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         for up in world.up().into_values() {
@@ -47,7 +47,7 @@ pub fn policy() -> Intent {
 }
 
 /// All nodes up, all links whole, all disks and clocks right.
-pub async fn heal(world: &Arc<World>) {
+pub async fn heal(world: &Arc<SimWorld>) {
     world.held.lock().clear();
     world.router.heal();
     for id in world.ids() {
@@ -66,19 +66,19 @@ pub async fn heal(world: &Arc<World>) {
     }
     while world.up().len() < world.ids().len() {
         if Instant::now() >= until {
-            return world.recorder.trouble("not all nodes started again");
+            return world.recorder.anomaly("not all nodes started again");
         }
         sleep(PAUSE).await;
     }
 }
 
 /// A fresh write and a fresh read on every node.
-pub async fn serve_again(world: &World) {
+pub async fn serve_again(world: &SimWorld) {
     let device = "closing";
     let presence = Presence::Rest.into();
     let online = DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() };
     if !insist(world, Intent::DeviceOnline(online)).await {
-        return world.recorder.trouble("after healing no device could come online");
+        return world.recorder.anomaly("after healing no device could come online");
     }
     for (id, up) in world.up() {
         let update = DataUpdate {
@@ -93,14 +93,14 @@ pub async fn serve_again(world: &World) {
         let until = Instant::now() + PATIENCE;
         while let Err(error) = up.cluster.propose(Intent::DataUpdate(update.clone())).await {
             if Instant::now() >= until {
-                world.recorder.trouble(format!("after healing node {id} takes no write: {error}"));
+                world.recorder.anomaly(format!("after healing node {id} takes no write: {error}"));
                 break;
             }
             sleep(PAUSE).await;
         }
         while let Err(error) = up.cluster.read_barrier().await {
             if Instant::now() >= until {
-                world.recorder.trouble(format!("after healing node {id} serves no read: {error}"));
+                world.recorder.anomaly(format!("after healing node {id} serves no read: {error}"));
                 break;
             }
             sleep(PAUSE).await;
@@ -109,26 +109,26 @@ pub async fn serve_again(world: &World) {
 }
 
 /// Whatever the clocks said meanwhile: the time of the cluster is not ahead of the right one.
-pub fn time_is_right(world: &World) {
+pub fn time_is_right(world: &SimWorld) {
     for (id, up) in world.up() {
-        let now_ms = up.cluster.replica().hot().meta().now_ms;
+        let now_ms = up.cluster.replica().state().meta().now_ms;
         let mut right = u64::MAX - limits::NODE_CLOCK_APART_MS * 2;
         world.with(id, |place| right = place.clock.right_ms());
         if now_ms > right + limits::NODE_CLOCK_APART_MS * 2 {
-            world.recorder.trouble(format!("the time ran away: node {id} has applied {now_ms}, it is {right}"));
+            world.recorder.anomaly(format!("the time ran away: node {id} has applied {now_ms}, it is {right}"));
         }
     }
 }
 
 /// When nothing fails any more elections are over, and the master's home is the leader.
-pub async fn bring_the_master_home(world: &World) {
+pub async fn bring_the_master_home(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let (leader, up) = (world.leader(), world.up());
         let stands = leader.and_then(|leader| up.get(&leader)).map(|up| {
-            let state = up.cluster.replica().hot();
+            let state = up.cluster.replica().state();
             let master = state.master().map(|master| (master.device_id.clone(), master.home, master.is_active));
-            (state.meta().stalled, master, state.meta().ballot.is_some())
+            (state.meta().needs_manual_election, master, state.meta().pending_election.is_some())
         });
         let home = stands.as_ref().and_then(|(_, master, _)| master.as_ref()).filter(|master| master.2);
         // After an election that failed someone has to ask for the next one.
@@ -140,14 +140,14 @@ pub async fn bring_the_master_home(world: &World) {
         if Instant::now() >= until {
             let what =
                 format!("the master's home is not the leader, or an election goes on: {leader:?} leads, {stands:?}");
-            return world.recorder.trouble(what);
+            return world.recorder.anomaly(what);
         }
         sleep(PAUSE).await;
     }
 }
 
 /// All nodes have applied the same; then what each of them holds.
-pub async fn converge(world: &World) {
+pub async fn converge(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let up = world.up();
@@ -157,23 +157,23 @@ pub async fn converge(world: &World) {
             // Nothing is awaited from here on: all nodes are looked at in one moment.
             match up.iter().map(|(id, up)| holds(*id, up)).collect::<Result<Vec<_>, _>>() {
                 Ok(finals) => world.recorder.finals(finals),
-                Err(error) => world.recorder.trouble(format!("rows cannot be read: {error}")),
+                Err(error) => world.recorder.anomaly(format!("rows cannot be read: {error}")),
             }
             return;
         }
         if Instant::now() >= until {
-            return world.recorder.trouble(format!("the nodes do not converge: applied {applied:?}, logs {ends:?}"));
+            return world.recorder.anomaly(format!("the nodes do not converge: applied {applied:?}, logs {ends:?}"));
         }
         sleep(PAUSE).await;
     }
 }
 
-fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
-    let state = up.cluster.replica().hot();
+fn holds(node: u64, up: &UpNode) -> Result<FinalState, TablesError> {
+    let state = up.cluster.replica().state();
     let (meta, reader) = (state.meta().clone(), state.reader());
     let rows: &dyn TablesRead = &*reader;
     let mut hash = Xxh3::new();
-    for (key, value) in rows.range(&Key::Meta, &Key::end(), usize::MAX, false)? {
+    for (key, value) in rows.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false)? {
         let mut bytes = Vec::new();
         key.canonical(&mut bytes);
         hash.update(&bytes);
@@ -192,10 +192,10 @@ fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
     }
     let elections = read::elections(rows, meta.election_head, usize::MAX, 0)?.into_iter().rev();
     let elections =
-        elections.map(|e| ElectionRow { id: e.id, term: e.term, previous: e.previous_master, new: e.new_master });
+        elections.map(|e| ShownElection { id: e.id, term: e.term, previous: e.previous_master, new: e.new_master });
     let synced = |status: SyncStatus| status == SyncStatus::Synced;
     let sync_states = state.devices().filter_map(|device| state.sync_state(&device.device_id));
-    Ok(Final {
+    Ok(FinalState {
         node,
         applied: state.applied().index,
         digest: state.digest(),
@@ -214,14 +214,14 @@ fn holds(node: u64, up: &Up) -> Result<Final, TablesError> {
 }
 
 /// All records that exist.
-fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<Held>, TablesError> {
+fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<HeldRecord>, TablesError> {
     let (mut held, mut after) = (Vec::new(), None);
     loop {
         let (page, next) = state.records_after(after, 1_000, |_| true);
         let (page, _) = read::records_data(rows, page, usize::MAX)?;
         held.extend(page.into_iter().map(|(at, data)| {
             let table = state.tables().get(at.table as usize - 1).map(|table| table.name.clone()).unwrap_or_default();
-            Held { table, record: at.id, seq: at.seq, value: value_of(&data) }
+            HeldRecord { table, record: at.id, seq: at.seq, value: value_of(&data) }
         }));
         after = next;
         if after.is_none() {
@@ -234,7 +234,7 @@ fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<Held>, TablesErro
 /// What lost against a record, of open conflicts and of decided ones.
 fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
     let mut held = Vec::new();
-    for (key, value) in rows.range(&Key::Conflict(0), &Key::Conflict(u64::MAX), usize::MAX, false)? {
+    for (key, value) in rows.range(&RowKey::Conflict(0), &RowKey::Conflict(u64::MAX), usize::MAX, false)? {
         let conflict: Conflict = decode(&key, value)?;
         let value = value_of(&conflict.remote_version);
         held.push(ConflictHeld { id: conflict.id, table: conflict.table_name, record: conflict.record_id, value });
@@ -245,7 +245,7 @@ fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
 /// What the audit log says of tables that were removed. `audit_ids` are the audit numbers of the changes after `compacted`.
 fn table_audits(rows: &dyn TablesRead, compacted: u64, audit_ids: &[u64]) -> Result<Vec<TableAudit>, TablesError> {
     let mut found = Vec::new();
-    for (key, value) in rows.range(&Key::Audit(0), &Key::Audit(u64::MAX), usize::MAX, false)? {
+    for (key, value) in rows.range(&RowKey::Audit(0), &RowKey::Audit(u64::MAX), usize::MAX, false)? {
         let audit: Audit = decode(&key, value)?;
         if audit.event_type != "table_remove" {
             continue;
@@ -266,8 +266,8 @@ fn value_of(data: &[u8]) -> String {
     data["v"].as_str().unwrap_or_default().to_owned()
 }
 
-fn row_of(change: &Change) -> Row {
-    Row {
+fn row_of(change: &Change) -> ShownChange {
+    ShownChange {
         seq: change.seq,
         table: change.table_name.clone(),
         record: change.record_id,

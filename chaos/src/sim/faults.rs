@@ -7,10 +7,10 @@ use tillsync::consensus::runtime::spawn;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::members;
-use super::plan::{Fault, Timed, Who};
-use super::weather::Badness;
-use super::world::World;
-use crate::history::Band;
+use super::network_model::Badness;
+use super::plan::{SimFault, SimScope, SimTimedFault};
+use super::world::SimWorld;
+use crate::history::FaultWindow;
 
 /// How often it is looked whether there is a majority.
 const LOOK: Duration = Duration::from_millis(5);
@@ -20,7 +20,7 @@ const SLOW_AFTER_BLINK: Duration = Duration::from_millis(150);
 const BUSY: Duration = Duration::from_millis(80);
 
 /// One fault, from its time on.
-pub async fn strike(world: Arc<World>, timed: Timed, began: Instant) {
+pub async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) {
     sleep_until(began + Duration::from_millis(timed.at_ms)).await;
     let from_us = world.recorder.us();
     let lasts = Duration::from_millis(timed.for_ms);
@@ -29,11 +29,11 @@ pub async fn strike(world: Arc<World>, timed: Timed, began: Instant) {
         None => return world.recorder.say(&format!("{:?} found nobody", timed.fault)),
     };
     let (name, to_us) = (timed.fault.name().to_owned(), world.recorder.us());
-    world.recorder.band(Band { name, what, from_us, to_us, majority: true });
+    world.recorder.band(FaultWindow { name, what, from_us, to_us, majority: true });
 }
 
 /// Notes the times without a majority, until it is aborted.
-pub async fn watch_majority(world: Arc<World>) {
+pub async fn watch_majority(world: Arc<SimWorld>) {
     let mut gone: Option<u64> = None;
     loop {
         let now = world.recorder.us();
@@ -42,7 +42,7 @@ pub async fn watch_majority(world: Arc<World>) {
             (Some(from_us), true) => {
                 gone = None;
                 let (name, what) = ("no_majority".into(), "no majority".into());
-                world.recorder.band(Band { name, what, from_us, to_us: now, majority: false });
+                world.recorder.band(FaultWindow { name, what, from_us, to_us: now, majority: false });
             }
             _ => {}
         }
@@ -50,20 +50,20 @@ pub async fn watch_majority(world: Arc<World>) {
     }
 }
 
-pub fn node(world: &World, who: Who) -> Option<u64> {
+pub fn node(world: &SimWorld, who: SimScope) -> Option<u64> {
     match who {
-        Who::Leader => world.leader(),
-        Who::Node(id) => Some(id).filter(|id| world.has(*id)),
+        SimScope::Leader => world.leader(),
+        SimScope::Node(id) => Some(id).filter(|id| world.has(*id)),
     }
 }
 
 /// Returns when the fault is over; `None` if it met nobody.
-async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String> {
+async fn act(world: &Arc<SimWorld>, fault: SimFault, lasts: Duration) -> Option<String> {
     match fault {
-        Fault::Kill { who } => crash(world, node(world, who)?, false, lasts).await,
-        Fault::PowerCut { who } => crash(world, node(world, who)?, true, lasts).await,
-        Fault::Blink { ms, delay_ms } => {
-            let id = node(world, Who::Leader)?;
+        SimFault::Kill { who } => crash(world, node(world, who)?, false, lasts).await,
+        SimFault::PowerCut { who } => crash(world, node(world, who)?, true, lasts).await,
+        SimFault::Blink { ms, delay_ms } => {
+            let id = node(world, SimScope::Leader)?;
             let by = Badness { delay_us: delay_ms * 1_000, ..Badness::default() };
             world.weather.worsen(by);
             let crashed = crash(world, id, true, Duration::from_millis(ms)).await;
@@ -71,7 +71,7 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
             world.weather.better(by);
             crashed
         }
-        Fault::PowerCutAll => {
+        SimFault::PowerCutAll => {
             // Busy disks: much is written that no sync has covered yet.
             for id in world.ids() {
                 world.with(id, |place| place.disk.slow(BUSY));
@@ -89,7 +89,7 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
             }
             Some(format!("the power of {gone:?} was cut"))
         }
-        Fault::Restart { who } => {
+        SimFault::Restart { who } => {
             let id = node(world, who)?;
             if !world.stop(id).await {
                 return None;
@@ -98,28 +98,28 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
             world.start(id).await;
             Some(format!("node {id} was restarted"))
         }
-        Fault::SlowDisk { who, ms } => {
+        SimFault::SlowDisk { who, ms } => {
             let id = node(world, who)?;
             world.with(id, |place| place.disk.slow(Duration::from_millis(ms)));
             sleep(lasts).await;
             world.with(id, |place| place.disk.mend());
             Some(format!("the disk of node {id} took up to {ms} ms"))
         }
-        Fault::StuckDisk { who } => {
+        SimFault::StuckDisk { who } => {
             let id = node(world, who)?;
             world.with(id, |place| place.disk.stick());
             sleep(lasts).await;
             world.with(id, |place| place.disk.mend());
             Some(format!("the disk of node {id} was stuck"))
         }
-        Fault::Skew { who, ms } => {
+        SimFault::Skew { who, ms } => {
             let id = node(world, who)?;
             world.with(id, |place| place.clock.skew(ms));
             sleep(lasts).await;
             world.with(id, |place| place.clock.skew(0));
             Some(format!("the clock of node {id} was wrong by {ms} ms"))
         }
-        Fault::Churn => {
+        SimFault::Churn => {
             let until = Instant::now() + lasts;
             while Instant::now() < until {
                 world.churn.send_modify(|n| *n += 1);
@@ -127,27 +127,27 @@ async fn act(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String
             }
             Some("all devices lost their connections".into())
         }
-        Fault::Transfer { to } => {
+        SimFault::Transfer { to } => {
             let from = world.leader().filter(|from| *from != to)?;
             let up = world.up().remove(&from)?;
             // A transfer may fail, as it may in a shop.
             let moved = up.cluster.transfer_leader(to, lasts).await.is_ok();
             Some(format!("leadership was to go from {from} to {to}: {moved}"))
         }
-        Fault::AddNode => members::add(world, lasts).await,
-        Fault::RemoveNode { who, dead } => members::remove(world, node(world, who)?, dead, lasts).await,
-        Fault::Isolate { .. } | Fault::Shatter { .. } | Fault::OneWay { .. } | Fault::Bridge { .. } => {
+        SimFault::AddNode => members::add(world, lasts).await,
+        SimFault::RemoveNode { who, dead } => members::remove(world, node(world, who)?, dead, lasts).await,
+        SimFault::Isolate { .. } | SimFault::Shatter { .. } | SimFault::OneWay { .. } | SimFault::Bridge { .. } => {
             links(world, fault, lasts).await
         }
-        Fault::Delay { ms } => worse(world, Badness { delay_us: ms * 1_000, ..Badness::default() }, lasts).await,
-        Fault::Lose { of_million } => worse(world, Badness { lost: of_million, ..Badness::default() }, lasts).await,
-        Fault::Duplicate { of_million } => {
+        SimFault::Delay { ms } => worse(world, Badness { delay_us: ms * 1_000, ..Badness::default() }, lasts).await,
+        SimFault::Lose { of_million } => worse(world, Badness { lost: of_million, ..Badness::default() }, lasts).await,
+        SimFault::Duplicate { of_million } => {
             worse(world, Badness { again: of_million, ..Badness::default() }, lasts).await
         }
     }
 }
 
-async fn crash(world: &Arc<World>, id: u64, power: bool, lasts: Duration) -> Option<String> {
+async fn crash(world: &Arc<SimWorld>, id: u64, power: bool, lasts: Duration) -> Option<String> {
     if !world.crash(id, power) {
         return None;
     }
@@ -156,27 +156,27 @@ async fn crash(world: &Arc<World>, id: u64, power: bool, lasts: Duration) -> Opt
     Some(format!("node {id} {}", if power { "lost its power" } else { "was killed" }))
 }
 
-async fn worse(world: &Arc<World>, by: Badness, lasts: Duration) -> Option<String> {
+async fn worse(world: &Arc<SimWorld>, by: Badness, lasts: Duration) -> Option<String> {
     world.weather.worsen(by);
     sleep(lasts).await;
     world.weather.better(by);
     Some(format!("{by:?}"))
 }
 
-async fn links(world: &Arc<World>, fault: Fault, lasts: Duration) -> Option<String> {
+async fn links(world: &Arc<SimWorld>, fault: SimFault, lasts: Duration) -> Option<String> {
     let ids = world.ids();
     let both = |a: u64, b: u64| [(a, b), (b, a)];
     let (pairs, silent): (Vec<(u64, u64)>, bool) = match fault {
-        Fault::Isolate { who, silent } => {
+        SimFault::Isolate { who, silent } => {
             let id = node(world, who)?;
             (ids.iter().filter(|other| **other != id).flat_map(|other| both(id, *other)).collect(), silent)
         }
-        Fault::Shatter { silent } => {
+        SimFault::Shatter { silent } => {
             let all = ids.iter().flat_map(|a| ids.iter().map(|b| (*a, *b)));
             (all.filter(|(a, b)| a != b).collect(), silent)
         }
-        Fault::OneWay { from, to } => (vec![(from, to)], true),
-        Fault::Bridge { a, b, silent } => (both(a, b).to_vec(), silent),
+        SimFault::OneWay { from, to } => (vec![(from, to)], true),
+        SimFault::Bridge { a, b, silent } => (both(a, b).to_vec(), silent),
         _ => return None,
     };
     if !pairs.iter().all(|(from, to)| world.has(*from) && world.has(*to)) {
@@ -196,7 +196,7 @@ fn name_of(pairs: &[(u64, u64)]) -> String {
     pairs.iter().map(|(from, to)| format!("{from}>{to}")).collect::<Vec<_>>().join(" ")
 }
 
-fn hold(world: &World, from: u64, to: u64, silent: bool) {
+fn hold(world: &SimWorld, from: u64, to: u64, silent: bool) {
     let mut held = world.held.lock();
     *held.entry((from, to, silent)).or_default() += 1;
     drop(held);
@@ -204,7 +204,7 @@ fn hold(world: &World, from: u64, to: u64, silent: bool) {
 }
 
 /// Several faults may hold one link: the last one lets it go.
-fn let_go(world: &World, from: u64, to: u64, silent: bool) {
+fn let_go(world: &SimWorld, from: u64, to: u64, silent: bool) {
     let mut held = world.held.lock();
     let Some(count) = held.get_mut(&(from, to, silent)) else { return };
     *count -= 1;

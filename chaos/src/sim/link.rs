@@ -10,26 +10,26 @@ use bytes::Bytes;
 use serde_json::Value;
 use tillsync::gateway::Gateway;
 use tillsync::gateway::auth;
-use tillsync::gateway::outbox::{Frame, Out, Transport};
-use tillsync::gateway::session::{Ended, Session};
+use tillsync::gateway::send_queue::{EncodedEvent, Encoding, QueuedFrame};
+use tillsync::gateway::session::{Session, SessionEnd};
 use tillsync::gateway::wire::envelope;
 use tillsync::limits;
 use tillsync::token::{Claims, Class};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::clients::{Connection, Event, Gone};
+use crate::clients::{Connection, ConnectionLost, ReceivedEvent};
 
-pub struct Link {
+pub struct SimLink {
     session: Option<Session>,
     /// When the session is due to look at the time, and how often.
     tick: (Instant, Duration),
-    arrived: VecDeque<Event>,
+    arrived: VecDeque<ReceivedEvent>,
     /// The node is down.
     dead: CancellationToken,
 }
 
-impl Link {
+impl SimLink {
     /// `None` if the node refuses.
     pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
         let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
@@ -43,7 +43,7 @@ impl Link {
     }
 
     fn of(gateway: &Arc<Gateway>, claims: Claims, dead: CancellationToken) -> Option<Self> {
-        let session = Session::open(gateway.clone(), claims, Transport::WebSocket).ok()?;
+        let session = Session::open(gateway.clone(), claims, Encoding::WebSocket).ok()?;
         let tick = session.ticks();
         Some(Self { session: Some(session), tick, arrived: VecDeque::new(), dead })
     }
@@ -55,13 +55,13 @@ impl Link {
         let Ok(text) = std::str::from_utf8(&frame) else { return };
         session.heard_awake();
         match envelope(text) {
-            Ok((event, data)) => session.hear(&event, data, &frame, None),
-            Err(bad) => session.misheard(&bad),
+            Ok((event, data)) => session.on_message(&event, data, &frame, None),
+            Err(bad) => session.on_bad_frame(&bad),
         }
     }
 
     /// The next event; `None` if none comes in time.
-    pub async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+    pub async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
         if let Some(event) = self.arrived.pop_front() {
             return Ok(Some(event));
         }
@@ -71,7 +71,7 @@ impl Link {
                 let due = self.tick.0;
                 tokio::select! {
                     biased;
-                    () = dead.cancelled() => return Err(Gone),
+                    () = dead.cancelled() => return Err(ConnectionLost),
                     done = self.arrive() => return done,
                     () = sleep_until(due) => self.tick()?,
                 }
@@ -88,9 +88,9 @@ impl Link {
     }
 
     /// The time goes on for the session; a ping is answered at once.
-    fn tick(&mut self) -> Result<(), Gone> {
+    fn tick(&mut self) -> Result<(), ConnectionLost> {
         self.tick.0 = Instant::now() + self.tick.1;
-        let Some(session) = &mut self.session else { return Err(Gone) };
+        let Some(session) = &mut self.session else { return Err(ConnectionLost) };
         match session.tick() {
             Ok(pings) => {
                 if pings {
@@ -98,32 +98,32 @@ impl Link {
                 }
                 Ok(())
             }
-            Err(_) => Err(Gone),
+            Err(_) => Err(ConnectionLost),
         }
     }
 
     /// Until something has arrived.
-    async fn arrive(&mut self) -> Result<(), Gone> {
+    async fn arrive(&mut self) -> Result<(), ConnectionLost> {
         let Self { session, arrived, .. } = self;
-        let Some(session) = session else { return Err(Gone) };
+        let Some(session) = session else { return Err(ConnectionLost) };
         let mut frames = VecDeque::new();
         poll_fn(|cx| {
-            session.outbox.register(cx.waker());
+            session.send_queue.register(cx.waker());
             session.poll(cx);
-            match session.outbox.take(&mut frames) {
-                Err(_) => Poll::Ready(Err(Gone)),
+            match session.send_queue.take(&mut frames) {
+                Err(_) => Poll::Ready(Err(ConnectionLost)),
                 Ok(()) if frames.is_empty() => Poll::Pending,
                 Ok(()) => Poll::Ready(Ok(())),
             }
         })
         .await?;
-        for Out { frame, taken } in frames {
-            if let Frame::WebSocket(text) = frame
+        for QueuedFrame { frame, taken } in frames {
+            if let EncodedEvent::WebSocket(text) = frame
                 && let Ok(Value::Object(mut fields)) = serde_json::from_str(&text)
             {
                 let name = fields.get("event").and_then(Value::as_str).unwrap_or_default().to_owned();
                 let data = fields.remove("data").unwrap_or_default();
-                arrived.push_back(Event { name, data });
+                arrived.push_back(ReceivedEvent { name, data });
             }
             if let Some(taken) = taken {
                 // Whoever waited may have ended.
@@ -135,23 +135,23 @@ impl Link {
 
     pub fn close(&mut self) {
         if let Some(session) = self.session.take() {
-            session.end(&Ended::Gone);
+            session.end(&SessionEnd::Gone);
         }
     }
 }
 
-impl Connection for Link {
-    async fn send(&mut self, event: &str, data: &Value) -> Result<(), Gone> {
+impl Connection for SimLink {
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
         Self::send(self, event, data);
         Ok(())
     }
 
-    async fn next(&mut self, within: Duration) -> Result<Option<Event>, Gone> {
+    async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
         Self::next(self, within).await
     }
 }
 
-impl Drop for Link {
+impl Drop for SimLink {
     fn drop(&mut self) {
         self.close();
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tillsync::cluster::{Change, Cluster};
+use tillsync::cluster::{Cluster, MembershipChange};
 use tillsync::proto::Principal;
 use tokio::time::{Instant, sleep};
 
-use super::world::World;
+use super::world::SimWorld;
 
 /// For one try of a change; one that meets other faults is tried again.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const MOST: usize = 7;
 const LEAST: usize = 3;
 
 /// A machine joins, and is there for a while before the fault counts as over.
-pub async fn add(world: &Arc<World>, lasts: Duration) -> Option<String> {
+pub async fn add(world: &Arc<SimWorld>, lasts: Duration) -> Option<String> {
     let _turn = world.changing.lock().await;
     if world.ids().len() >= MOST {
         return None;
@@ -31,7 +31,7 @@ pub async fn add(world: &Arc<World>, lasts: Duration) -> Option<String> {
 }
 
 /// A node leaves; its machine runs on for a while, and is turned off then.
-pub async fn remove(world: &Arc<World>, id: u64, dead: bool, lasts: Duration) -> Option<String> {
+pub async fn remove(world: &Arc<SimWorld>, id: u64, dead: bool, lasts: Duration) -> Option<String> {
     let _turn = world.changing.lock().await;
     let voters = voters(world);
     if !voters.contains(&id) || !world.has(id) {
@@ -43,7 +43,7 @@ pub async fn remove(world: &Arc<World>, id: u64, dead: bool, lasts: Duration) ->
     }
     let mut what = format!("node {id} {}", if dead { "died and was removed" } else { "was removed" });
     let left: BTreeSet<u64> = voters.iter().copied().filter(|voter| *voter != id).collect();
-    change(world, &voters, &left, Change::Remove { node: id }).await;
+    change(world, &voters, &left, MembershipChange::Remove { node: id }).await;
     sleep(lasts).await;
     world.retire(id).await;
     if left.len() < LEAST {
@@ -53,22 +53,22 @@ pub async fn remove(world: &Arc<World>, id: u64, dead: bool, lasts: Duration) ->
     Some(what)
 }
 
-async fn join(world: &Arc<World>) -> u64 {
+async fn join(world: &Arc<SimWorld>) -> u64 {
     let id = world.build();
     world.start(id).await;
     let voters = voters(world);
     let joined: BTreeSet<u64> = voters.iter().copied().chain([id]).collect();
     let (raft, gateway) = (format!("node-{id}"), format!("gateway-{id}"));
-    change(world, &voters, &joined, Change::Add { node: id, raft, gateway }).await;
+    change(world, &voters, &joined, MembershipChange::Add { node: id, raft, gateway }).await;
     id
 }
 
-fn voters(world: &World) -> BTreeSet<u64> {
+fn voters(world: &SimWorld) -> BTreeSet<u64> {
     world.voters.lock().first().cloned().unwrap_or_default()
 }
 
 /// Asks for a change until it is made.
-async fn change(world: &Arc<World>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, asked: Change) {
+async fn change(world: &Arc<SimWorld>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, asked: MembershipChange) {
     *world.voters.lock() = vec![old.clone(), new.clone()];
     let until = Instant::now() + PATIENCE;
     let mut why = String::new();
@@ -100,11 +100,11 @@ async fn change(world: &Arc<World>, old: &BTreeSet<u64>, new: &BTreeSet<u64>, as
         }
         sleep(PAUSE).await;
     }
-    world.recorder.trouble(format!("{asked:?} could not be made: {why}"));
+    world.recorder.anomaly(format!("{asked:?} could not be made: {why}"));
 }
 
 /// Whether the leader has these voters and no others.
-fn is_made(world: &World, voters: &BTreeSet<u64>) -> bool {
+fn is_made(world: &SimWorld, voters: &BTreeSet<u64>) -> bool {
     let leader = world.leader().and_then(|leader| world.up().remove(&leader));
     leader.is_some_and(|up| {
         let group = up.cluster.node().group();

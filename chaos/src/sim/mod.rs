@@ -2,7 +2,8 @@
 //! disk. One seed is one run, with one trace.
 //!
 //! - [`plan`]: what will go wrong, drawn from the seed
-//! - [`weather`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes for the time
+//! - [`network_model`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes
+//!   for the time
 //! - [`world`]: the nodes; [`faults`]: what is done to them; [`members`]: nodes that come and go
 //! - [`device`]: devices that keep a cursor; [`testbed`], [`link`]: the cluster as the other clients meet it, which real
 //!   processes have too ([`crate::clients`])
@@ -18,15 +19,15 @@ pub mod faults;
 pub mod fixed;
 pub mod link;
 pub mod members;
+pub mod network_model;
 pub mod plan;
 pub mod recorder;
 pub mod run;
 pub mod shrink;
 pub mod sweep;
 pub mod testbed;
-pub mod weather;
 pub mod world;
 
 /// A client of the simulation, and one connection of it.
-pub type Client = crate::clients::client::Client<world::World>;
-pub type Talk = crate::clients::client::Talk<world::World>;
+pub type SimClient = crate::clients::client::ChaosClient<world::SimWorld>;
+pub type SimTalk = crate::clients::client::ClientTalk<world::SimWorld>;

@@ -8,21 +8,21 @@ use crate::rng::Rng;
 /// Whom a fault meets. The leader is found when the fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Who {
+pub enum SimScope {
     Leader,
     Node(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Fault {
+pub enum SimFault {
     /// The process is gone for a while; what it wrote is there.
     Kill {
-        who: Who,
+        who: SimScope,
     },
     /// The power is gone: so are writes that were not synced.
     PowerCut {
-        who: Who,
+        who: SimScope,
     },
     /// All nodes at once.
     PowerCutAll,
@@ -34,11 +34,11 @@ pub enum Fault {
     },
     /// A clean stop and start.
     Restart {
-        who: Who,
+        who: SimScope,
     },
     /// One node hears nobody. Silently: nobody is told, messages wait or vanish.
     Isolate {
-        who: Who,
+        who: SimScope,
         silent: bool,
     },
     /// Every node hears only itself.
@@ -68,14 +68,14 @@ pub enum Fault {
         of_million: u64,
     },
     SlowDisk {
-        who: Who,
+        who: SimScope,
         ms: u64,
     },
     StuckDisk {
-        who: Who,
+        who: SimScope,
     },
     Skew {
-        who: Who,
+        who: SimScope,
         ms: i64,
     },
     /// All devices lose their connections, and again.
@@ -87,13 +87,13 @@ pub enum Fault {
     AddNode,
     /// A node goes for good. In a cluster of three a new one under another id takes its place.
     RemoveNode {
-        who: Who,
+        who: SimScope,
         /// Its machine has died before.
         dead: bool,
     },
 }
 
-impl Fault {
+impl SimFault {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Kill { .. } => "kill",
@@ -121,14 +121,14 @@ impl Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timed {
+pub struct SimTimedFault {
     pub at_ms: u64,
     pub for_ms: u64,
-    pub fault: Fault,
+    pub fault: SimFault,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct SimPlan {
     pub nodes: u64,
     /// Devices that keep a cursor.
     pub devices: u64,
@@ -142,10 +142,10 @@ pub struct Plan {
     pub keep_entries: u64,
     /// Changes kept; older ones are compacted.
     pub keep_changes: u64,
-    pub faults: Vec<Timed>,
+    pub faults: Vec<SimTimedFault>,
 }
 
-impl Plan {
+impl SimPlan {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x706c_616e);
         let nodes = if rng.percent(80) { 3 } else { 5 };
@@ -165,7 +165,7 @@ impl Plan {
             let at_ms = rng.between(1_000, plan.load_ms - 1_500);
             let for_ms = rng.between(50, 2_500);
             let fault = draw(&mut rng, nodes);
-            plan.faults.push(Timed { at_ms, for_ms, fault });
+            plan.faults.push(SimTimedFault { at_ms, for_ms, fault });
         }
         plan.faults.sort_by_key(|timed| timed.at_ms);
         plan
@@ -183,34 +183,34 @@ impl Plan {
 const SERVING_SKEW_MS: i64 = tillsync::limits::NODE_CLOCK_APART_MS as i64 - 1_000;
 const MONTH_MS: i64 = 30 * 86_400_000;
 
-fn draw(rng: &mut Rng, nodes: u64) -> Fault {
+fn draw(rng: &mut Rng, nodes: u64) -> SimFault {
     let node = |rng: &mut Rng| rng.between(1, nodes);
-    let who = |rng: &mut Rng| if rng.percent(50) { Who::Leader } else { Who::Node(node(rng)) };
+    let who = |rng: &mut Rng| if rng.percent(50) { SimScope::Leader } else { SimScope::Node(node(rng)) };
     let pair = |rng: &mut Rng| {
         let a = node(rng);
         (a, (a - 1 + rng.between(1, nodes - 1)) % nodes + 1)
     };
     match rng.below(25) {
-        0 | 1 => Fault::Kill { who: who(rng) },
-        2..=4 => Fault::PowerCut { who: who(rng) },
-        5 => Fault::PowerCutAll,
-        6 => Fault::Restart { who: who(rng) },
-        7..=9 => Fault::Isolate { who: who(rng), silent: rng.percent(50) },
-        10 => Fault::Shatter { silent: rng.percent(50) },
+        0 | 1 => SimFault::Kill { who: who(rng) },
+        2..=4 => SimFault::PowerCut { who: who(rng) },
+        5 => SimFault::PowerCutAll,
+        6 => SimFault::Restart { who: who(rng) },
+        7..=9 => SimFault::Isolate { who: who(rng), silent: rng.percent(50) },
+        10 => SimFault::Shatter { silent: rng.percent(50) },
         11 | 12 => {
             let (from, to) = pair(rng);
-            Fault::OneWay { from, to }
+            SimFault::OneWay { from, to }
         }
         13 => {
             let (a, b) = pair(rng);
-            Fault::Bridge { a, b, silent: rng.percent(50) }
+            SimFault::Bridge { a, b, silent: rng.percent(50) }
         }
-        14 => Fault::Delay { ms: rng.between(2, 60) },
-        15 => Fault::Lose { of_million: rng.between(1_000, 60_000) },
-        16 => Fault::Duplicate { of_million: rng.between(10_000, 300_000) },
+        14 => SimFault::Delay { ms: rng.between(2, 60) },
+        15 => SimFault::Lose { of_million: rng.between(1_000, 60_000) },
+        16 => SimFault::Duplicate { of_million: rng.between(10_000, 300_000) },
         17 => match rng.percent(50) {
-            true => Fault::SlowDisk { who: who(rng), ms: rng.between(5, 200) },
-            false => Fault::StuckDisk { who: who(rng) },
+            true => SimFault::SlowDisk { who: who(rng), ms: rng.between(5, 200) },
+            false => SimFault::StuckDisk { who: who(rng) },
         },
         18 => {
             let (who, ms) = (who(rng), rng.between(0, 120_000) as i64 - 60_000);
@@ -221,13 +221,13 @@ fn draw(rng: &mut Rng, nodes: u64) -> Fault {
                 // The battery was empty, or the time server lied.
                 _ => ms.signum() * MONTH_MS,
             };
-            Fault::Skew { who, ms }
+            SimFault::Skew { who, ms }
         }
-        19 => Fault::Churn,
-        20 => Fault::AddNode,
-        21 | 22 => Fault::RemoveNode { who: who(rng), dead: rng.percent(40) },
-        23 => Fault::Blink { ms: rng.between(1, 60), delay_ms: rng.between(10, 60) },
-        _ => Fault::Transfer { to: node(rng) },
+        19 => SimFault::Churn,
+        20 => SimFault::AddNode,
+        21 | 22 => SimFault::RemoveNode { who: who(rng), dead: rng.percent(40) },
+        23 => SimFault::Blink { ms: rng.between(1, 60), delay_ms: rng.between(10, 60) },
+        _ => SimFault::Transfer { to: node(rng) },
     }
 }
 
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn a_seed_gives_one_plan_and_all_faults_are_drawn() {
-        assert_eq!(Plan::of(7), Plan::of(7));
+        assert_eq!(SimPlan::of(7), SimPlan::of(7));
         let drawn: BTreeSet<&str> =
-            (0..200).flat_map(|seed| Plan::of(seed).faults).map(|timed| timed.fault.name()).collect();
+            (0..200).flat_map(|seed| SimPlan::of(seed).faults).map(|timed| timed.fault.name()).collect();
         assert_eq!(drawn.len(), 20, "{drawn:?}");
-        let plan = Plan::of(3);
+        let plan = SimPlan::of(3);
         let kept = plan.clone().only(&[1]);
         assert_eq!(kept.faults, [plan.faults[1]]);
     }

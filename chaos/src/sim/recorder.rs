@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::history::{
-    Band, Final, History, Led, Op, Order, Outcome, Sample, SessionTold, Shown, Store, Trouble, TwinSeen,
+    Anomaly, FaultWindow, FinalState, History, LeaderClaim, Op, OpOutcome, Order, Sample, SessionTold, ShownRecord,
+    Store, TwinSeen,
 };
 
-struct Inner {
+struct SimRecord {
     history: Mutex<History>,
     trace: Mutex<Xxh3>,
     tick: AtomicU64,
@@ -19,12 +20,12 @@ struct Inner {
 }
 
 #[derive(Clone)]
-pub struct Recorder(Arc<Inner>);
+pub struct SimRecorder(Arc<SimRecord>);
 
-impl Recorder {
+impl SimRecorder {
     pub fn new(began: Instant) -> Self {
         let trace = Mutex::new(Xxh3::new());
-        Self(Arc::new(Inner { history: Mutex::default(), trace, tick: AtomicU64::new(0), began }))
+        Self(Arc::new(SimRecord { history: Mutex::default(), trace, tick: AtomicU64::new(0), began }))
     }
 
     /// The next moment: a number that only grows, and the time.
@@ -73,25 +74,25 @@ impl Recorder {
     pub fn led(&self, node: u64, raft_term: u64) {
         self.say(&format!("node {node} leads in {raft_term}"));
         let us = self.us();
-        self.0.history.lock().led.push(Led { us, node, raft_term });
+        self.0.history.lock().led.push(LeaderClaim { us, node, raft_term });
     }
 
-    pub fn finals(&self, finals: Vec<Final>) {
+    pub fn finals(&self, finals: Vec<FinalState>) {
         for node in &finals {
             self.say(&format!("final {} {} {} {}", node.node, node.applied, node.digest, node.rows));
         }
         self.0.history.lock().finals = finals;
     }
 
-    pub fn band(&self, band: Band) {
+    pub fn band(&self, band: FaultWindow) {
         self.say(&format!("{band:?}"));
         self.0.history.lock().bands.push(band);
     }
 
-    pub fn trouble(&self, what: impl Into<String>) {
+    pub fn anomaly(&self, what: impl Into<String>) {
         let (us, what) = (self.us(), what.into());
         self.say(&what);
-        self.0.history.lock().trouble.push(Trouble { us, what });
+        self.0.history.lock().trouble.push(Anomaly { us, what });
     }
 
     pub fn store(&self, store: Store) {
@@ -109,13 +110,13 @@ impl Recorder {
         self.0.history.lock().orders.push(order);
     }
 
-    pub fn shown(&self, shown: Shown) {
+    pub fn shown(&self, shown: ShownRecord) {
         self.note(&[shown.session, shown.token.number, shown.seq]);
         self.0.history.lock().shown.push(shown);
     }
 
     pub fn acknowledged(&self) -> usize {
-        self.0.history.lock().ops.iter().filter(|op| op.outcome == Outcome::Ok).count()
+        self.0.history.lock().ops.iter().filter(|op| op.outcome == OpOutcome::Ok).count()
     }
 
     /// What was recorded, and the trace.

@@ -10,17 +10,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::device::Device;
-use super::plan::Plan;
-use super::world::World;
+use super::device::SimDevice;
+use super::plan::SimPlan;
+use super::world::SimWorld;
 use super::{ending, faults, fixed};
-use crate::checker::{Expected, Verdict, check};
+use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::queue::{Pace, Queue};
-use crate::clients::timed::Timed;
+use crate::clients::queue::{Pace, QueueClient};
+use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
-use crate::clients::{Phase, admission, newcomer, removals, rights};
-use crate::history::{History, Outcome};
+use crate::clients::{WorkloadPhase, admission, newcomer, removals, rights};
+use crate::history::{History, OpOutcome};
 use crate::rng::Rng;
 
 /// The longest time without a successful write while a majority is there, in simulated time: detection of a silent
@@ -32,7 +32,7 @@ const STACK: usize = 64 << 20;
 
 /// What came of a run, small enough for one line.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Report {
+pub struct RunSummary {
     pub seed: u64,
     pub trace: String,
     /// The invariants that did not hold.
@@ -49,14 +49,14 @@ pub struct Report {
     pub gaps_ms: BTreeMap<String, u64>,
 }
 
-impl Report {
+impl RunSummary {
     pub fn holds(&self) -> bool {
         self.broken.is_empty()
     }
 }
 
 /// Runs a seed in this process, which must not have run another one.
-pub fn run(seed: u64, plan: Plan) -> Result<(Report, History), String> {
+pub fn run(seed: u64, plan: SimPlan) -> Result<(RunSummary, History), String> {
     fixed::fix(seed);
     let thread = std::thread::Builder::new().stack_size(STACK).name("simulation".into());
     let ran = thread.spawn(move || -> Result<_, String> {
@@ -69,21 +69,21 @@ pub fn run(seed: u64, plan: Plan) -> Result<(Report, History), String> {
     });
     let (history, trace, simulated_ms) =
         ran.map_err(|error| error.to_string())?.join().map_err(|_| "the simulation panicked".to_owned())??;
-    let verdict = check(&history, Expected { gap: GAP });
+    let verdict = check(&history, Expectations { gap: GAP });
     Ok((report(seed, trace, simulated_ms, &history, &verdict), history))
 }
 
-fn report(seed: u64, trace: String, simulated_ms: u64, history: &History, verdict: &Verdict) -> Report {
+fn report(seed: u64, trace: String, simulated_ms: u64, history: &History, verdict: &Verdict) -> RunSummary {
     let findings = verdict.invariants.iter();
     let violations = findings.flat_map(|(name, f)| f.violations.iter().map(move |what| format!("{name}: {what}")));
-    Report {
+    RunSummary {
         seed,
         trace,
         broken: verdict.broken().into_iter().map(str::to_owned).collect(),
         violations: violations.collect(),
         faults: history.bands.iter().filter(|band| band.majority).map(|band| band.name.clone()).collect(),
         operations: history.ops.len() as u64,
-        acknowledged: history.ops.iter().filter(|op| op.outcome == Outcome::Ok).count() as u64,
+        acknowledged: history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok).count() as u64,
         checked: verdict.invariants.values().map(|f| f.checked).sum(),
         checks: verdict.invariants.iter().map(|(name, f)| ((*name).to_owned(), f.checked)).collect(),
         simulated_ms,
@@ -92,20 +92,20 @@ fn report(seed: u64, trace: String, simulated_ms: u64, history: &History, verdic
 }
 
 /// All devices of a run.
-fn populate(world: &Arc<World>, plan: &Plan, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<JoinHandle<()>> {
+fn populate(world: &Arc<SimWorld>, plan: &SimPlan, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<JoinHandle<()>> {
     let mut each = |name: String| (world.clone(), counters.clone(), name, rng.fork());
     let mut devices = Vec::new();
     for n in 1..=plan.devices {
         let (world, counters, name, rng) = each(format!("till-{n}"));
-        devices.push(spawn(Device::new(world, counters, name, rng).run()));
+        devices.push(spawn(SimDevice::new(world, counters, name, rng).run()));
     }
     for n in 1..=plan.timed {
         let (world, counters, name, rng) = each(format!("timed-{n}"));
-        devices.push(spawn(Timed::new(world, counters, name, rng).run()));
+        devices.push(spawn(TimedClient::new(world, counters, name, rng).run()));
     }
     let (world, counters, name, rng) = each("queue-1".into());
     let pace = if plan.long_queue { Pace::MANY } else { Pace::FEW };
-    devices.push(spawn(Queue::new(world, counters, name, rng, pace).run()));
+    devices.push(spawn(QueueClient::new(world, counters, name, rng, pace).run()));
     let (world, counters, name, rng) = each("twin".into());
     devices.push(spawn(Twins::new(world, counters, name, rng).run()));
     let (world, counters, _, rng) = each("new".into());
@@ -113,15 +113,15 @@ fn populate(world: &Arc<World>, plan: &Plan, counters: &Arc<Counters>, rng: &mut
     devices
 }
 
-async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), String> {
+async fn simulate(seed: u64, plan: SimPlan) -> Result<(History, String, u64), String> {
     let mut rng = Rng::new(seed);
-    let world = World::new(plan.clone(), &mut rng)?;
+    let world = SimWorld::new(plan.clone(), &mut rng)?;
     for id in world.ids() {
         let world = world.clone();
         spawn(async move { world.start(id).await });
     }
     if !ending::insist(&world, ending::policy()).await {
-        world.recorder.trouble("the cluster never took its first command");
+        world.recorder.anomaly("the cluster never took its first command");
     }
     let began = Instant::now();
     let counters = Arc::new(Counters::default());
@@ -131,32 +131,32 @@ async fn simulate(seed: u64, plan: Plan) -> Result<(History, String, u64), Strin
     devices.extend(removals::all(&world, &counters, &mut rng).map(spawn));
     let majority = AbortOnDropHandle::new(spawn(faults::watch_majority(world.clone())));
     let striking: Vec<_> =
-        plan.faults.iter().map(|timed| spawn(faults::strike(world.clone(), *timed, began))).collect();
+        plan.faults.iter().map(|timed| spawn(faults::inject(world.clone(), *timed, began))).collect();
     sleep(Duration::from_millis(plan.load_ms)).await;
     for fault in striking {
         if timeout(Duration::from_secs(40), fault).await.is_err() {
-            world.recorder.trouble("a fault does not end");
+            world.recorder.anomaly("a fault does not end");
         }
     }
     ending::heal(&world).await;
     // The load goes on over the healing, so that it is seen to come back.
     sleep(Duration::from_secs(2)).await;
     drop(majority);
-    world.phase.send_replace(Phase::Listen);
+    world.phase.send_replace(WorkloadPhase::Listen);
     ending::serve_again(&world).await;
     ending::time_is_right(&world);
     // Long enough for a device that waits for an answer, and for the last of what nodes propose by themselves.
     sleep(LISTEN).await;
     ending::bring_the_master_home(&world).await;
-    world.phase.send_replace(Phase::End);
+    world.phase.send_replace(WorkloadPhase::End);
     for device in devices {
         if timeout(LISTEN, device).await.is_err() {
-            world.recorder.trouble("a device does not end");
+            world.recorder.anomaly("a device does not end");
         }
     }
     ending::converge(&world).await;
     if world.recorder.acknowledged() == 0 {
-        world.recorder.trouble("no device ever got an answer: the run proves nothing");
+        world.recorder.anomaly("no device ever got an answer: the run proves nothing");
     }
     let us = world.recorder.us();
     let (history, trace) = world.recorder.take();

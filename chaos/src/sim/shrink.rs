@@ -1,13 +1,13 @@
 //! The smallest fault plan that still fails: halves are left out first, then single faults.
 
-use super::run::Report;
+use super::run::RunSummary;
 use super::sweep::Runner;
 
 /// Runs that shrinking may take.
 const RUNS: u32 = 60;
 
 /// The faults (by their place in the seed's plan) without any of which the run holds, and what it says then.
-pub fn shrink(runner: &Runner, seed: u64, faults: usize, failed: &Report) -> (Vec<usize>, Report) {
+pub fn shrink(runner: &Runner, seed: u64, faults: usize, failed: &RunSummary) -> (Vec<usize>, RunSummary) {
     let mut runs = 0;
     let fails = |keep: &[usize]| {
         let report = runner.one(seed, Some(keep));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::run::Report;
+use super::run::RunSummary;
 use crate::child;
 
 /// A run that takes longer than this in real time hangs.
@@ -40,16 +40,16 @@ impl Runner {
     }
 
     /// One seed, with only these faults if some are named. A process that dies or hangs is a broken run.
-    pub fn one(&self, seed: u64, only: Option<&[usize]>) -> Report {
-        self.try_one(seed, only).unwrap_or_else(|why| Report {
+    pub fn one(&self, seed: u64, only: Option<&[usize]>) -> RunSummary {
+        self.try_one(seed, only).unwrap_or_else(|why| RunSummary {
             seed,
             broken: vec!["process".into()],
             violations: vec![format!("process: {why}")],
-            ..Report::default()
+            ..RunSummary::default()
         })
     }
 
-    fn try_one(&self, seed: u64, only: Option<&[usize]>) -> Result<Report, String> {
+    fn try_one(&self, seed: u64, only: Option<&[usize]>) -> Result<RunSummary, String> {
         let mut command = Command::new(&self.program);
         command.args(["sim", "--replay", &seed.to_string(), "--json"]);
         if let Some(only) = only {
@@ -62,7 +62,7 @@ impl Runner {
     }
 
     /// The first broken run of these seeds, as far as `jobs` at once can tell.
-    pub fn until_broken(&self, from: u64, to: u64) -> Option<(u64, Report)> {
+    pub fn until_broken(&self, from: u64, to: u64) -> Option<(u64, RunSummary)> {
         let step = self.jobs.max(1);
         let mut at = from;
         while at <= to {
@@ -76,7 +76,7 @@ impl Runner {
     }
 
     /// Seeds from `from` to `to` (inclusive), `jobs` at once; `each` hears of every one as it ends.
-    pub fn sweep(&self, from: u64, to: u64, each: impl Fn(&Report) + Sync) -> Vec<Report> {
+    pub fn sweep(&self, from: u64, to: u64, each: impl Fn(&RunSummary) + Sync) -> Vec<RunSummary> {
         let next = AtomicU64::new(from);
         let done = Mutex::new(BTreeMap::new());
         thread::scope(|scope| {
@@ -119,7 +119,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub fn of(reports: &[Report]) -> Self {
+    pub fn of(reports: &[RunSummary]) -> Self {
         let mut summary = Self { seeds: reports.len() as u64, ..Self::default() };
         let mut simulated_ms = 0;
         for report in reports {

@@ -11,17 +11,17 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::link::Link;
-use super::recorder::Recorder;
-use super::world::{Up, World};
+use super::link::SimLink;
+use super::recorder::SimRecorder;
+use super::world::{SimWorld, UpNode};
 use crate::clients::client::PATIENCE;
-use crate::clients::{DeviceSeen, Phase, Record, Request, Testbed};
-use crate::history::{Op, Order, SessionTold, Shown, Store, TwinSeen};
+use crate::clients::{DeviceSeen, HistoryRecorder, Request, Testbed, WorkloadPhase};
+use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
 
 /// The greatest answer.
 const MOST: usize = 1 << 20;
 
-impl Record for Recorder {
+impl HistoryRecorder for SimRecorder {
     fn now(&self) -> (u64, u64) {
         Self::now(self)
     }
@@ -50,19 +50,19 @@ impl Record for Recorder {
         Self::order(self, order);
     }
 
-    fn shown(&self, shown: Shown) {
+    fn shown(&self, shown: ShownRecord) {
         Self::shown(self, shown);
     }
 
-    fn trouble(&self, what: String) {
-        Self::trouble(self, what);
+    fn anomaly(&self, what: String) {
+        Self::anomaly(self, what);
     }
 }
 
-impl Testbed for World {
-    type Connection = Link;
-    type Node = Up;
-    type Recorder = Recorder;
+impl Testbed for SimWorld {
+    type Connection = SimLink;
+    type Node = UpNode;
+    type Recorder = SimRecorder;
 
     const PAGES_WAIT: bool = true;
     const SETTLED: Duration = Duration::from_millis(1_500);
@@ -71,11 +71,11 @@ impl Testbed for World {
         15
     }
 
-    fn recorder(&self) -> &Recorder {
+    fn recorder(&self) -> &SimRecorder {
         &self.recorder
     }
 
-    fn phase(&self) -> watch::Receiver<Phase> {
+    fn phase(&self) -> watch::Receiver<WorkloadPhase> {
         self.phase.subscribe()
     }
 
@@ -83,23 +83,23 @@ impl Testbed for World {
         self.churn.subscribe()
     }
 
-    fn nodes(&self) -> Vec<(u64, Up)> {
+    fn nodes(&self) -> Vec<(u64, UpNode)> {
         self.serving().into_iter().collect()
     }
 
-    async fn connect(&self, node: &Up, device: &str) -> Option<Link> {
-        Link::open(&node.gateway, device, node.dead.clone())
+    async fn connect(&self, node: &UpNode, device: &str) -> Option<SimLink> {
+        SimLink::open(&node.gateway, device, node.dead.clone())
     }
 
-    async fn connect_with(&self, node: &Up, _device: &str, token: &str) -> Option<Link> {
-        Link::open_with(&node.gateway, token, node.dead.clone())
+    async fn connect_with(&self, node: &UpNode, _device: &str, token: &str) -> Option<SimLink> {
+        SimLink::open_with(&node.gateway, token, node.dead.clone())
     }
 
     fn token(&self, device: &str, class: Class) -> Option<String> {
         self.issue(device, class)
     }
 
-    async fn call(&self, node: Up, token: &str, request: Request) -> Option<(u16, Value)> {
+    async fn call(&self, node: UpNode, token: &str, request: Request) -> Option<(u16, Value)> {
         let asked = axum::http::Request::builder().method(request.method).uri(&request.path);
         let asked = asked.header(AUTHORIZATION, format!("Bearer {token}")).header(CONTENT_TYPE, "application/json");
         let asked = asked.body(Body::from(request.body.map(|body| body.to_string()).unwrap_or_default())).ok()?;
@@ -121,17 +121,17 @@ impl Testbed for World {
 
     fn set_reached(&self, _: u64, _: Option<u64>) {}
 
-    async fn device(&self, node: Up, device: String) -> Option<DeviceSeen> {
+    async fn device(&self, node: UpNode, device: String) -> Option<DeviceSeen> {
         timeout(PATIENCE, node.cluster.read_barrier()).await.ok()?.ok()?;
-        let state = node.cluster.replica().hot();
+        let state = node.cluster.replica().state();
         let online = state.device(&device).is_some_and(|device| device.is_active);
         let (master, time_ahead) = (state.meta().master.clone(), state.meta().now_ms > node.gateway.now_ms());
         Some(DeviceSeen { online, master, time_ahead })
     }
 
-    async fn last_sync_ms(&self, node: Up, device: String) -> Option<u64> {
+    async fn last_sync_ms(&self, node: UpNode, device: String) -> Option<u64> {
         timeout(PATIENCE, node.cluster.read_barrier()).await.ok()?.ok()?;
-        let state = node.cluster.replica().hot();
+        let state = node.cluster.replica().state();
         state.sync_state(&device).map(|sync| sync.last_sync_ms)
     }
 }

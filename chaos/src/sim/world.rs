@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tillsync::cluster::boot::{NodeConfig, Stopper, Wire, start};
+use tillsync::cluster::boot::{NodeConfig, PeerLinks, Stopper, start};
 use tillsync::cluster::coordinator;
 use tillsync::cluster::raft_cluster::RaftCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::memory::Router;
 use tillsync::consensus::runtime::spawn;
-use tillsync::consensus::types::Member;
-use tillsync::gateway::{Gateway, Settings, hub, presence, rest};
+use tillsync::consensus::types::MemberAddress;
+use tillsync::gateway::{Gateway, GatewaySettings, hub, presence, rest};
 use tillsync::limits;
 use tillsync::storage::{Close, Stores};
 use tillsync::token::{Class, KeyRing};
@@ -24,16 +24,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::clock::{START_MS, SimClock};
 use super::disk::SimDisk;
-use super::plan::Plan;
-use super::recorder::Recorder;
-use super::weather::SimWeather;
-use crate::clients::Phase;
+use super::network_model::SimWeather;
+use super::plan::SimPlan;
+use super::recorder::SimRecorder;
+use crate::clients::WorkloadPhase;
 use crate::history::Sample;
 use crate::rng::Rng;
 
 /// A node that runs.
 #[derive(Clone)]
-pub struct Up {
+pub struct UpNode {
     pub cluster: Arc<RaftCluster>,
     pub gateway: Arc<Gateway>,
     /// Its REST endpoints.
@@ -42,8 +42,8 @@ pub struct Up {
     pub dead: CancellationToken,
 }
 
-struct Running {
-    up: Up,
+struct RunningSimNode {
+    up: UpNode,
     stopper: Stopper,
     close: Arc<dyn Close>,
     coordinator: CancellationToken,
@@ -51,32 +51,32 @@ struct Running {
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-pub struct Place {
+pub struct SimMachine {
     pub disk: Arc<SimDisk>,
     pub clock: Arc<SimClock>,
     boot: u64,
-    running: Option<Running>,
+    running: Option<RunningSimNode>,
     starting: bool,
     /// It is being removed: that it ends is right.
     leaving: bool,
 }
 
-impl Place {
+impl SimMachine {
     fn new(rng: &mut Rng, began: Instant, id: u64) -> Self {
         let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began, id)));
         Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
     }
 }
 
-pub struct World {
-    pub plan: Plan,
-    pub recorder: Recorder,
+pub struct SimWorld {
+    pub plan: SimPlan,
+    pub recorder: SimRecorder,
     pub router: Arc<Router>,
     pub weather: Arc<SimWeather>,
-    pub places: Mutex<BTreeMap<u64, Place>>,
+    pub places: Mutex<BTreeMap<u64, SimMachine>>,
     /// Links that faults hold down, in one direction: how many, silently or not.
     pub held: Mutex<BTreeMap<(u64, u64, bool), u32>>,
-    pub phase: watch::Sender<Phase>,
+    pub phase: watch::Sender<WorkloadPhase>,
     /// Raised to end every connection of every device.
     pub churn: watch::Sender<u64>,
     /// Sets of voters: while members change, a majority of each is needed.
@@ -90,12 +90,12 @@ pub struct World {
     keys: KeyRing,
 }
 
-impl World {
-    pub fn new(plan: Plan, rng: &mut Rng) -> Result<Arc<Self>, String> {
+impl SimWorld {
+    pub fn new(plan: SimPlan, rng: &mut Rng) -> Result<Arc<Self>, String> {
         let began = Instant::now();
-        let recorder = Recorder::new(began);
+        let recorder = SimRecorder::new(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
-        let places = (1..=plan.nodes).map(|id| (id, Place::new(rng, began, id))).collect();
+        let places = (1..=plan.nodes).map(|id| (id, SimMachine::new(rng, began, id))).collect();
         Ok(Arc::new(Self {
             voters: Mutex::new(vec![(1..=plan.nodes).collect()]),
             changing: tokio::sync::Mutex::default(),
@@ -108,14 +108,14 @@ impl World {
             weather,
             places: Mutex::new(places),
             held: Mutex::default(),
-            phase: watch::Sender::new(Phase::Load),
+            phase: watch::Sender::new(WorkloadPhase::Load),
             churn: watch::Sender::new(0),
             keys: KeyRing::parse(&"5a".repeat(32))?,
         }))
     }
 
     fn config(&self, id: u64) -> NodeConfig {
-        let member = |id: u64| (id, Member { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
+        let member = |id: u64| (id, MemberAddress { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
         let founders = (1..=self.plan.nodes).map(member).collect();
         let mut config = NodeConfig::new(id, "simulated", founders);
         if id > self.plan.nodes {
@@ -148,7 +148,7 @@ impl World {
     /// A new machine with an empty disk.
     pub fn build(&self) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
-        let place = Place::new(&mut self.rng.lock(), self.began, id);
+        let place = SimMachine::new(&mut self.rng.lock(), self.began, id);
         self.places.lock().insert(id, place);
         id
     }
@@ -167,20 +167,20 @@ impl World {
     }
 
     /// The nodes that run and take part.
-    pub fn serving(&self) -> BTreeMap<u64, Up> {
-        let takes_part = |id: u64, up: &Up| up.cluster.node().group().members.contains_key(&id);
+    pub fn serving(&self) -> BTreeMap<u64, UpNode> {
+        let takes_part = |id: u64, up: &UpNode| up.cluster.node().group().members.contains_key(&id);
         self.up().into_iter().filter(|(id, up)| takes_part(*id, up)).collect()
     }
 
     /// The nodes that run.
-    pub fn up(&self) -> BTreeMap<u64, Up> {
+    pub fn up(&self) -> BTreeMap<u64, UpNode> {
         let places = self.places.lock();
         places.iter().filter_map(|(id, place)| Some((*id, place.running.as_ref()?.up.clone()))).collect()
     }
 
     /// The node that leads in the newest term.
     pub fn leader(&self) -> Option<u64> {
-        let leads = |(id, up): (u64, Up)| Some((up.cluster.node().leading()?, id));
+        let leads = |(id, up): (u64, UpNode)| Some((up.cluster.node().leading()?, id));
         self.up().into_iter().filter_map(leads).max().map(|(_, id)| id)
     }
 
@@ -189,30 +189,32 @@ impl World {
         let Some((stores, clock, boot, disk)) = self.begin_start(id) else { return };
         let syncing = AbortOnDropHandle::new(spawn(disk.clone().run()));
         let close = stores.close.clone();
-        let started =
-            timeout(Duration::from_secs(20), start(self.config(id), stores, Wire::Memory(self.router.clone()), clock));
+        let started = timeout(
+            Duration::from_secs(20),
+            start(self.config(id), stores, PeerLinks::Memory(self.router.clone()), clock),
+        );
         let node = match started.await {
             Ok(Ok(node)) => node,
             Ok(Err(error)) => {
-                self.recorder.trouble(format!("node {id} does not start: {error}"));
+                self.recorder.anomaly(format!("node {id} does not start: {error}"));
                 return self.with(id, |place| place.starting = false);
             }
             Err(_) => {
-                self.recorder.trouble(format!("node {id} hangs at its start"));
+                self.recorder.anomaly(format!("node {id} hangs at its start"));
                 return self.with(id, |place| place.starting = false);
             }
         };
         let (cluster, effects, stopper) = node.split();
         let shared: SharedCluster = cluster.clone();
-        let settings = Settings { grace: Duration::from_millis(500), ..Settings::default() };
+        let settings = GatewaySettings { grace: Duration::from_millis(500), ..GatewaySettings::default() };
         let gateway = Gateway::new(shared.clone(), settings, self.keys.clone());
         let stop = CancellationToken::new();
-        let mut duties = coordinator::Settings::of(id);
+        let mut duties = coordinator::CoordinatorSettings::of(id);
         duties.retention.changes = self.plan.keep_changes;
         duties.retention.audit_rows = self.plan.keep_changes;
         let dead = CancellationToken::new();
         let app = rest::router(gateway.clone());
-        let up = Up { cluster: cluster.clone(), gateway: gateway.clone(), app, dead };
+        let up = UpNode { cluster: cluster.clone(), gateway: gateway.clone(), app, dead };
         let tasks = [
             syncing,
             AbortOnDropHandle::new(spawn(hub::run(gateway.clone(), effects))),
@@ -225,7 +227,7 @@ impl World {
         self.recorder.say(&format!("node {id} is up"));
         self.with(id, |place| {
             place.starting = false;
-            place.running = Some(Running { up, stopper, close, coordinator: stop, _tasks: tasks.into() });
+            place.running = Some(RunningSimNode { up, stopper, close, coordinator: stop, _tasks: tasks.into() });
         });
     }
 
@@ -239,7 +241,7 @@ impl World {
         Some((stores, place.clock.clone(), place.boot, place.disk.clone()))
     }
 
-    pub fn with(&self, id: u64, change: impl FnOnce(&mut Place)) {
+    pub fn with(&self, id: u64, change: impl FnOnce(&mut SimMachine)) {
         if let Some(place) = self.places.lock().get_mut(&id) {
             change(place);
         }
@@ -264,7 +266,7 @@ impl World {
         } else {
             disk.kill()
         }
-        let Running { stopper, _tasks: tasks, .. } = running;
+        let RunningSimNode { stopper, _tasks: tasks, .. } = running;
         drop(tasks);
         // What is left of it can neither write nor send: it only has to end.
         spawn(stopper.shutdown());
@@ -275,12 +277,12 @@ impl World {
     /// A clean end. False if it was not there.
     pub async fn stop(&self, id: u64) -> bool {
         let running = self.places.lock().get_mut(&id).and_then(|place| place.running.take());
-        let Some(Running { up, stopper, close, coordinator, _tasks: tasks }) = running else { return false };
+        let Some(RunningSimNode { up, stopper, close, coordinator, _tasks: tasks }) = running else { return false };
         coordinator.cancel();
         up.dead.cancel();
         stopper.shutdown().await;
         if let Err(error) = close.close().await {
-            self.recorder.trouble(format!("node {id} does not close: {error}"));
+            self.recorder.anomaly(format!("node {id} does not close: {error}"));
         }
         drop(tasks);
         self.recorder.say(&format!("node {id} has stopped"));
@@ -291,7 +293,7 @@ impl World {
     pub fn majority(&self) -> bool {
         let up: Vec<u64> = {
             let places = self.places.lock();
-            let serves = |p: &Place| p.running.is_some() && !p.disk.is_stuck() && p.clock.is_right();
+            let serves = |p: &SimMachine| p.running.is_some() && !p.disk.is_stuck() && p.clock.is_right();
             places.iter().filter(|(_, place)| serves(place)).map(|(id, _)| *id).collect()
         };
         let held = self.held.lock();
@@ -309,23 +311,23 @@ impl World {
 }
 
 /// A node that is told to end does so, as a process would.
-async fn watch_end(world: Arc<World>, id: u64, cluster: Arc<RaftCluster>) {
+async fn watch_end(world: Arc<SimWorld>, id: u64, cluster: Arc<RaftCluster>) {
     let why = cluster.told_to_end().await;
     world.recorder.say(&why);
     if world.places.lock().get(&id).is_some_and(|place| !place.leaving) {
-        world.recorder.trouble(format!("node {id} was told to end: {why}"));
+        world.recorder.anomaly(format!("node {id} was told to end: {why}"));
     }
     // This task ends with the node.
     spawn(async move { world.stop(id).await });
 }
 
 /// A sample whenever something was applied.
-async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
+async fn watch_state(recorder: SimRecorder, cluster: Arc<RaftCluster>, boot: u64) {
     let mut applied = cluster.replica().watch_applied();
     loop {
         let (tick, us) = recorder.now();
         let sample = {
-            let state = cluster.replica().hot();
+            let state = cluster.replica().state();
             let is_master = |device: &tillsync::proto::Device| device.role() == tillsync::proto::Role::Master;
             Sample {
                 tick,
@@ -338,8 +340,8 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
                 master: state.meta().master.clone(),
                 master_term: state.meta().term,
                 masters: state.devices().filter(|d| is_master(d)).map(|d| d.device_id.clone()).collect(),
-                electing: state.meta().ballot.as_ref().map_or(0, |ballot| ballot.id),
-                settled: state.meta().settled.as_ref().map_or(0, |settled| settled.ballot),
+                electing: state.meta().pending_election.as_ref().map_or(0, |pending_election| pending_election.id),
+                settled: state.meta().settled.as_ref().map_or(0, |settled| settled.pending_election),
             }
         };
         recorder.sample(sample);
@@ -349,15 +351,15 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
     }
 }
 
-async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
+async fn watch_leading(recorder: SimRecorder, cluster: Arc<RaftCluster>) {
     let mut place = cluster.node().place();
     let mut before = None;
     loop {
-        let term = place.seen().leading;
+        let term = place.current().leading;
         if let Some(term) = term.filter(|_| term != before) {
             recorder.led(cluster.node_id(), term);
         }
         before = term;
-        place.news(Duration::from_secs(1)).await;
+        place.changed_within(Duration::from_secs(1)).await;
     }
 }

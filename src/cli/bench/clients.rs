@@ -3,36 +3,36 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Subscribe;
-use crate::cli::client::frame::{DeviceOnline, Frame, json, ws_frame};
+use crate::cli::client::frame::{DeviceOnlineFrame, WsFrame, json, ws_frame};
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, NodeUrl, Target};
+use crate::cli::client::{ClientError, ClusterTarget, NodeUrl};
 
 /// Connections made at the same time.
 const AT_ONCE: usize = 32;
 
 /// One client: its device and where it connects.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct BenchClient {
     pub index: u32,
     pub device: String,
     pub node: NodeUrl,
 }
 
 /// Clients spread over the nodes. Their names are the same in every run: a cluster's devices are limited.
-pub fn clients(target: &Target, name: &str, count: u32) -> Vec<Client> {
+pub fn clients(target: &ClusterTarget, name: &str, count: u32) -> Vec<BenchClient> {
     let node = |i: u32| target.nodes[i as usize % target.nodes.len()].clone();
-    (0..count).map(|i| Client { index: i, device: format!("bench-{name}-{i}"), node: node(i) }).collect()
+    (0..count).map(|i| BenchClient { index: i, device: format!("bench-{name}-{i}"), node: node(i) }).collect()
 }
 
 /// What a client subscribes to.
 #[derive(Clone, Debug)]
-pub enum Wants {
+pub enum Subscription {
     All,
     Nothing,
     Table(String),
 }
 
-impl From<Subscribe> for Wants {
+impl From<Subscribe> for Subscription {
     fn from(subscribe: Subscribe) -> Self {
         match subscribe {
             Subscribe::All => Self::All,
@@ -42,14 +42,19 @@ impl From<Subscribe> for Wants {
 }
 
 /// Connects a client and brings its device online.
-pub async fn connect(client: &Client, node: &NodeUrl, token: &str, wants: &Wants) -> Result<WsSocket, ClientError> {
+pub async fn connect(
+    client: &BenchClient,
+    node: &NodeUrl,
+    token: &str,
+    wants: &Subscription,
+) -> Result<WsSocket, ClientError> {
     let mut socket = WsSocket::connect(node, token).await?;
-    let mut online = DeviceOnline::tool(&client.device);
+    let mut online = DeviceOnlineFrame::tool(&client.device);
     let tables: Vec<&str> = match wants {
-        Wants::Table(table) => vec![table],
+        Subscription::Table(table) => vec![table],
         _ => Vec::new(),
     };
-    online.subscribe = (!matches!(wants, Wants::All)).then_some(&tables);
+    online.subscribe = (!matches!(wants, Subscription::All)).then_some(&tables);
     socket.send(ws_frame("device_online", &json(&online))).await?;
     loop {
         let text = socket.next().await?;
@@ -63,10 +68,10 @@ pub async fn connect(client: &Client, node: &NodeUrl, token: &str, wants: &Wants
 
 /// Connects all clients.
 pub async fn connect_all(
-    clients: &[Client],
+    clients: &[BenchClient],
     token: &str,
-    wants: &Wants,
-) -> Result<Vec<(Client, WsSocket)>, ClientError> {
+    wants: &Subscription,
+) -> Result<Vec<(BenchClient, WsSocket)>, ClientError> {
     stream::iter(clients.iter().cloned())
         .map(async |client| connect(&client, &client.node, token, wants).await.map(|socket| (client, socket)))
         .buffer_unordered(AT_ONCE)
@@ -79,8 +84,8 @@ pub fn event_name(text: &str) -> &str {
     if let Some(rest) = text.strip_prefix(r#"{"event":""#) {
         return rest.split_once('"').map_or("", |(name, _)| name);
     }
-    match serde_json::from_str::<Frame<'_>>(text) {
-        Ok(Frame { event: std::borrow::Cow::Borrowed(name), .. }) => name,
+    match serde_json::from_str::<WsFrame<'_>>(text) {
+        Ok(WsFrame { event: std::borrow::Cow::Borrowed(name), .. }) => name,
         _ => "",
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cli::client::Target;
-use crate::cli::client::rest::{NodeStatus, Rest};
-use crate::cli::local::{Folder, Layout, NODES, NodeEvent, Supervisor, free_ports, wait_ready};
-use crate::cli::{CliResult, Failure, stop_signal};
+use crate::cli::client::ClusterTarget;
+use crate::cli::client::rest::{NodeStatus, RestClient};
+use crate::cli::local::{Layout, NODES, NodeEvent, Supervisor, TempFolder, free_ports, wait_ready};
+use crate::cli::{CliResult, CommandError, stop_signal};
 
 mod among;
 mod check;
@@ -18,7 +18,7 @@ mod crew;
 mod journal;
 mod shutdown;
 
-use crew::Crew;
+use crew::WriterCrew;
 use journal::Times;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const REST: Duration = Duration::from_secs(1);
 const KEEP: &str = "keep_changes=1000000000";
 
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
+pub struct FailoverArgs {
     /// How often the master's node is killed (SIGKILL), and how often the master shuts down
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     kills: u32,
@@ -45,7 +45,7 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
-impl Args {
+impl FailoverArgs {
     fn quiet(&self) -> bool {
         self.json.as_ref().is_some_and(|path| path.as_os_str() == "-")
     }
@@ -55,15 +55,15 @@ impl Args {
     }
 }
 
-pub async fn run(args: &Args) -> CliResult {
-    let folder = Folder::make("failover")?;
+pub async fn run(args: &FailoverArgs) -> CliResult {
+    let folder = TempFolder::make("failover")?;
     let mut layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
     for node in &mut layout.nodes {
         node.set = vec![KEEP.into()];
     }
     let mut nodes = Supervisor::start(&layout, false)?;
     let result = tokio::select! {
-        signal = stop_signal() => signal.and(Err(Failure::new("stopped before the end"))),
+        signal = stop_signal() => signal.and(Err(CommandError::new("stopped before the end"))),
         result = measure(args, &layout, &mut nodes) => result,
     };
     nodes.stop().await;
@@ -80,18 +80,20 @@ pub async fn run(args: &Args) -> CliResult {
         if args.quiet() {
             say!("{}", text.trim_end());
         } else {
-            std::fs::write(path, text).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            std::fs::write(path, text).map_err(|e| CommandError::new(format!("{}: {e}", path.display())))?;
         }
     }
     let wrong = report["lost"].as_u64() != Some(0) || report["doubled"].as_u64() != Some(0);
-    if wrong { Err(Failure::new("acknowledged writes were lost or doubled")) } else { Ok(()) }
+    if wrong { Err(CommandError::new("acknowledged writes were lost or doubled")) } else { Ok(()) }
 }
 
-async fn measure(args: &Args, layout: &Layout, nodes: &mut Supervisor) -> CliResult<Value> {
-    let stage =
-        Stage { rest: Rest::new(&layout.token)?, target: Target { nodes: layout.urls(), token: layout.token.clone() } };
+async fn measure(args: &FailoverArgs, layout: &Layout, nodes: &mut Supervisor) -> CliResult<Value> {
+    let stage = MeasuredCluster {
+        rest: RestClient::new(&layout.token)?,
+        target: ClusterTarget { nodes: layout.urls(), token: layout.token.clone() },
+    };
     stage.ready(nodes).await?;
-    let crew = Crew::start(&stage.target, args.clients).await?;
+    let crew = WriterCrew::start(&stage.target, args.clients).await?;
     stage.settled(nodes).await?;
     let killed = kills(args, &stage, nodes, &crew).await?;
     let graceful = shutdown::run(args, &stage, nodes, &crew).await?;
@@ -110,17 +112,17 @@ async fn measure(args: &Args, layout: &Layout, nodes: &mut Supervisor) -> CliRes
 }
 
 /// The cluster that is measured.
-pub struct Stage {
-    pub rest: Rest,
-    pub target: Target,
+pub struct MeasuredCluster {
+    pub rest: RestClient,
+    pub target: ClusterTarget,
 }
 
-impl Stage {
+impl MeasuredCluster {
     async fn ready(&self, nodes: &mut Supervisor) -> CliResult<Vec<NodeStatus>> {
         wait_ready(&self.rest, &self.target.nodes, PATIENCE, || {
             while let Ok(event) = nodes.events.try_recv() {
                 if let NodeEvent::GivenUp { node, why } | NodeEvent::Died { node, how: why, .. } = event {
-                    return Err(Failure::new(format!("node {node} ended: {why}")));
+                    return Err(CommandError::new(format!("node {node} ended: {why}")));
                 }
             }
             Ok(())
@@ -143,7 +145,7 @@ impl Stage {
                 }
             }
             if Instant::now() >= end {
-                return Err(Failure::new("the leader and the master do not come together"));
+                return Err(CommandError::new("the leader and the master do not come together"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -151,7 +153,12 @@ impl Stage {
 }
 
 /// SIGKILL of the master's node, again and again.
-async fn kills(args: &Args, stage: &Stage, nodes: &mut Supervisor, crew: &Crew) -> CliResult<Value> {
+async fn kills(
+    args: &FailoverArgs,
+    stage: &MeasuredCluster,
+    nodes: &mut Supervisor,
+    crew: &WriterCrew,
+) -> CliResult<Value> {
     let (mut writes, mut clients, mut elected) = (Times::default(), Times::default(), Times::default());
     for round in 1..=args.kills {
         let victim = stage.settled(nodes).await?;
@@ -161,8 +168,9 @@ async fn kills(args: &Args, stage: &Stage, nodes: &mut Supervisor, crew: &Crew) 
         tokio::time::sleep(LOOK).await;
         crew.writing_again(at, PATIENCE).await?;
         let (all, slowest) = crew.outage(at);
-        let told =
-            crew.elected(at, victim).ok_or_else(|| Failure::new("a surviving client was not told who is master"))?;
+        let told = crew
+            .elected(at, victim)
+            .ok_or_else(|| CommandError::new("a surviving client was not told who is master"))?;
         writes.add(all);
         clients.add(slowest);
         elected.add(told);

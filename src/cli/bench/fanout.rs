@@ -9,26 +9,26 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::clients::{self, Client, Wants, event_name, number_after, refused};
-use super::stats::{Report, Stats};
+use super::clients::{self, BenchClient, Subscription, event_name, number_after, refused};
+use super::stats::{BenchLine, Stats};
 use super::{FanoutArgs, Phases};
 use crate::cli::CliResult;
 use crate::cli::client::frame::ws_frame;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target};
+use crate::cli::client::{ClientError, ClusterTarget};
 
 /// Without a rate: changes that are on their way to the slowest receivers.
 const ON_THEIR_WAY: u64 = 16;
 /// After the last change: how long for its deliveries.
 const DRAIN: Duration = Duration::from_secs(5);
 
-pub async fn run(args: &FanoutArgs) -> CliResult<Vec<Report>> {
+pub async fn run(args: &FanoutArgs) -> CliResult<Vec<BenchLine>> {
     let mut target = args.common.target.resolve()?;
     if !args.spread {
         target.nodes.truncate(1);
     }
     let mut reports = Vec::new();
-    Report::print_header();
+    BenchLine::print_header();
     for count in &args.clients {
         let report = one(args, &target, *count).await?;
         report.print();
@@ -37,7 +37,7 @@ pub async fn run(args: &FanoutArgs) -> CliResult<Vec<Report>> {
     Ok(reports)
 }
 
-struct Shared {
+struct FanoutShared {
     stats: Mutex<Stats>,
     delivered: AtomicU64,
     /// Rung when deliveries came, for the sender that waits for them.
@@ -47,14 +47,14 @@ struct Shared {
     epoch: Instant,
 }
 
-async fn one(args: &FanoutArgs, target: &Target, count: u32) -> CliResult<Report> {
+async fn one(args: &FanoutArgs, target: &ClusterTarget, count: u32) -> CliResult<BenchLine> {
     let table = format!("fanout-{count}");
-    let wants = Wants::Table(table.clone());
+    let wants = Subscription::Table(table.clone());
     let receivers = clients::connect_all(&clients::clients(target, "fan", count), &target.token, &wants).await?;
-    let sender = Client { index: 0, device: "bench-sender".into(), node: target.nodes[0].clone() };
-    let mut socket = clients::connect(&sender, &sender.node, &target.token, &Wants::Nothing).await?;
+    let sender = BenchClient { index: 0, device: "bench-sender".into(), node: target.nodes[0].clone() };
+    let mut socket = clients::connect(&sender, &sender.node, &target.token, &Subscription::Nothing).await?;
     let phases = Phases::from_now(&args.common);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(FanoutShared {
         stats: Mutex::new(Stats::new()),
         delivered: AtomicU64::new(0),
         came: Notify::new(),
@@ -77,7 +77,7 @@ async fn one(args: &FanoutArgs, target: &Target, count: u32) -> CliResult<Report
     Ok(report.with("changes_sent", sent).with("sessions_lost", lost).with("size", args.size))
 }
 
-async fn receive(mut socket: WsSocket, shared: Arc<Shared>, phases: Phases) {
+async fn receive(mut socket: WsSocket, shared: Arc<FanoutShared>, phases: Phases) {
     loop {
         let first = match socket.next().await {
             Ok(text) => text,
@@ -114,7 +114,7 @@ async fn send(
     socket: &mut WsSocket,
     table: &str,
     count: u32,
-    shared: &Shared,
+    shared: &FanoutShared,
     phases: Phases,
 ) -> Result<u64, ClientError> {
     let interval = args.rate.map(|rate| Duration::from_secs_f64(1.0 / f64::from(rate)));

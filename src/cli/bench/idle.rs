@@ -8,14 +8,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 
 use super::IdleArgs;
-use super::clients::{self, Client};
-use super::stats::{Report, Stats};
+use super::clients::{self, BenchClient};
+use super::stats::{BenchLine, Stats};
 use crate::cli::CliResult;
-use crate::cli::client::frame::{DeviceOnline, json};
-use crate::cli::client::link::{Link, Transport};
-use crate::cli::client::{ClientError, Target};
+use crate::cli::client::frame::{DeviceOnlineFrame, json};
+use crate::cli::client::link::{ClientLink, ClientTransport};
+use crate::cli::client::{ClientError, ClusterTarget};
 
-pub async fn run(args: &IdleArgs) -> CliResult<Vec<Report>> {
+pub async fn run(args: &IdleArgs) -> CliResult<Vec<BenchLine>> {
     let target = args.common.target.resolve()?;
     let mut reports = Vec::new();
     for count in &args.clients {
@@ -26,10 +26,10 @@ pub async fn run(args: &IdleArgs) -> CliResult<Vec<Report>> {
     Ok(reports)
 }
 
-async fn one(args: &IdleArgs, target: &Target, count: u32) -> CliResult<Report> {
+async fn one(args: &IdleArgs, target: &ClusterTarget, count: u32) -> CliResult<BenchLine> {
     let before = memory(&args.pids);
     let all = clients::clients(target, "idle", count);
-    let links: Vec<Link> = stream::iter(all.iter())
+    let links: Vec<ClientLink> = stream::iter(all.iter())
         .map(|client| connect(client, args.transport, &target.token))
         .buffer_unordered(32)
         .try_collect()
@@ -57,9 +57,9 @@ async fn one(args: &IdleArgs, target: &Target, count: u32) -> CliResult<Report> 
     Ok(report)
 }
 
-async fn connect(client: &Client, transport: Transport, token: &str) -> Result<Link, ClientError> {
-    let mut link = Link::connect(transport, &client.node, token).await?;
-    link.send("device_online", &json(&DeviceOnline::tool(&client.device))).await?;
+async fn connect(client: &BenchClient, transport: ClientTransport, token: &str) -> Result<ClientLink, ClientError> {
+    let mut link = ClientLink::connect(transport, &client.node, token).await?;
+    link.send("device_online", &json(&DeviceOnlineFrame::tool(&client.device))).await?;
     link.wait_for(&["device_online_ack"]).await?;
     Ok(link)
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::client::TargetArgs;
-use super::client::link::Transport;
-use super::{CliResult, Failure};
+use super::client::link::ClientTransport;
+use super::{CliResult, CommandError};
 
 mod clients;
 mod failover;
@@ -21,10 +21,10 @@ mod requests;
 mod stats;
 mod sync;
 
-use stats::Report;
+use stats::BenchLine;
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum BenchCommand {
     /// Acknowledged `data_update`s
     Write(RequestArgs),
     /// Linearizable `data_request`s
@@ -36,7 +36,7 @@ pub enum Command {
     /// Full syncs of one device
     Sync(SyncArgs),
     /// The master's node killed, the master shut down, elections among many: on a cluster of its own
-    Failover(failover::Args),
+    Failover(failover::FailoverArgs),
 }
 
 /// What every kind of load has.
@@ -98,8 +98,8 @@ pub struct IdleArgs {
     /// How many sessions; one run for each number
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     clients: Vec<u32>,
-    #[arg(long, value_enum, default_value_t = Transport::Ws)]
-    transport: Transport,
+    #[arg(long, value_enum, default_value_t = ClientTransport::Ws)]
+    transport: ClientTransport,
     /// Process ids of the nodes, to see what their memory grows by (Linux)
     #[arg(long = "pid", value_name = "PID", value_delimiter = ',')]
     pids: Vec<u32>,
@@ -147,18 +147,18 @@ impl Phases {
     }
 }
 
-pub async fn execute(command: Command) -> CliResult {
+pub async fn execute(command: BenchCommand) -> CliResult {
     let (json, reports) = match &command {
-        Command::Failover(args) => return failover::run(args).await,
-        Command::Write(args) => (&args.common.json, requests::run(args, requests::Kind::Write).await?),
-        Command::Read(args) => (&args.common.json, requests::run(args, requests::Kind::Read).await?),
-        Command::Fanout(args) => (&args.common.json, fanout::run(args).await?),
-        Command::Idle(args) => (&args.common.json, idle::run(args).await?),
-        Command::Sync(args) => (&args.json, sync::run(args).await?),
+        BenchCommand::Failover(args) => return failover::run(args).await,
+        BenchCommand::Write(args) => (&args.common.json, requests::run(args, requests::BenchRequest::Write).await?),
+        BenchCommand::Read(args) => (&args.common.json, requests::run(args, requests::BenchRequest::Read).await?),
+        BenchCommand::Fanout(args) => (&args.common.json, fanout::run(args).await?),
+        BenchCommand::Idle(args) => (&args.common.json, idle::run(args).await?),
+        BenchCommand::Sync(args) => (&args.json, sync::run(args).await?),
     };
     if let Some(path) = json {
-        let text = format!("{:#}\n", serde_json::Value::from_iter(reports.iter().map(Report::json)));
-        std::fs::write(path, text).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        let text = format!("{:#}\n", serde_json::Value::from_iter(reports.iter().map(BenchLine::json)));
+        std::fs::write(path, text).map_err(|e| CommandError::new(format!("{}: {e}", path.display())))?;
     }
     Ok(())
 }

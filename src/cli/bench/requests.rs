@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::clients::{self, Client, Wants, event_name, number_after, refused};
-use super::stats::{Report, Stats};
+use super::clients::{self, BenchClient, Subscription, event_name, number_after, refused};
+use super::stats::{BenchLine, Stats};
 use super::{Phases, RequestArgs};
 use crate::cli::CliResult;
 use crate::cli::client::frame::ws_frame;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target};
+use crate::cli::client::{ClientError, ClusterTarget};
 
 const TABLE: &str = "bench";
 /// Records that a client writes in turn.
@@ -23,15 +23,15 @@ const RECORDS: u64 = 1_000;
 const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BenchRequest {
     Write,
     Read,
 }
 
-pub async fn run(args: &RequestArgs, kind: Kind) -> CliResult<Vec<Report>> {
+pub async fn run(args: &RequestArgs, kind: BenchRequest) -> CliResult<Vec<BenchLine>> {
     let target = args.common.target.resolve()?;
     let mut reports = Vec::new();
-    Report::print_header();
+    BenchLine::print_header();
     for count in &args.clients {
         let report = one(args, kind, &target, *count).await?;
         report.print();
@@ -40,8 +40,8 @@ pub async fn run(args: &RequestArgs, kind: Kind) -> CliResult<Vec<Report>> {
     Ok(reports)
 }
 
-async fn one(args: &RequestArgs, kind: Kind, target: &Target, count: u32) -> CliResult<Report> {
-    let wants = Wants::from(args.subscribe);
+async fn one(args: &RequestArgs, kind: BenchRequest, target: &ClusterTarget, count: u32) -> CliResult<BenchLine> {
+    let wants = Subscription::from(args.subscribe);
     let sockets = clients::connect_all(&clients::clients(target, "rw", count), &target.token, &wants).await?;
     let run = format!("{:08x}", rand::random::<u32>());
     let mut workers = Vec::with_capacity(sockets.len());
@@ -51,7 +51,7 @@ async fn one(args: &RequestArgs, kind: Kind, target: &Target, count: u32) -> Cli
         let (target, wants, stats) = (target.clone(), wants.clone(), stats.clone());
         workers.push(Worker { client, socket: Some(socket), frames, target, wants, stats, turn: 0 });
     }
-    if kind == Kind::Read {
+    if kind == BenchRequest::Read {
         for worker in &mut workers {
             worker.put_record().await?;
         }
@@ -69,7 +69,7 @@ async fn one(args: &RequestArgs, kind: Kind, target: &Target, count: u32) -> Cli
     if let Some(why) = &stats.last_error {
         note!("the last error: {why}");
     }
-    let name = if kind == Kind::Write { "write" } else { "read" };
+    let name = if kind == BenchRequest::Write { "write" } else { "read" };
     let mut report = stats.report(name, count, args.common.seconds as f64).with("size", args.size);
     if let Some(rate) = args.rate {
         report = report.with("rate", rate);
@@ -82,7 +82,7 @@ async fn one(args: &RequestArgs, kind: Kind, target: &Target, count: u32) -> Cli
 
 /// The frames of a client, but for the numbers that differ.
 struct Frames {
-    kind: Kind,
+    kind: BenchRequest,
     /// Up to the record id, between it and the request's number, and after that.
     parts: [String; 3],
     /// What stands before the request's number in its acknowledgement.
@@ -92,20 +92,20 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(client: &Client, kind: Kind, run: &str, size: usize) -> Self {
+    fn new(client: &BenchClient, kind: BenchRequest, run: &str, size: usize) -> Self {
         let device = &client.device;
         let record = "\u{1}";
         let data = match kind {
-            Kind::Write => {
+            BenchRequest::Write => {
                 // {"p":"…"} is eight bytes around the filling.
                 let filling = "x".repeat(size.saturating_sub(8));
                 format!(
                     r#"{{"device_id":"{device}","table_name":"{TABLE}","record_id":{record},"request_id":"{run}-{record}","new_data":{{"p":"{filling}"}}}}"#
                 )
             }
-            Kind::Read => format!(r#"{{"device_id":"{device}","table_name":"{TABLE}","record_id":{record}}}"#),
+            BenchRequest::Read => format!(r#"{{"device_id":"{device}","table_name":"{TABLE}","record_id":{record}}}"#),
         };
-        let frame = ws_frame(if kind == Kind::Write { "data_update" } else { "data_request" }, &data);
+        let frame = ws_frame(if kind == BenchRequest::Write { "data_update" } else { "data_request" }, &data);
         let mut parts = frame.split(record).map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
         let parts = [part(), part(), part()];
@@ -118,8 +118,8 @@ impl Frames {
         let (number, [head, middle, tail]) = (self.next, &self.parts);
         self.next += 1;
         let frame = match self.kind {
-            Kind::Write => format!("{head}{}{middle}{number}{tail}", self.first_record + number % RECORDS),
-            Kind::Read => format!("{head}{}{middle}", self.first_record),
+            BenchRequest::Write => format!("{head}{}{middle}{number}{tail}", self.first_record + number % RECORDS),
+            BenchRequest::Read => format!("{head}{}{middle}", self.first_record),
         };
         (number, frame)
     }
@@ -127,8 +127,8 @@ impl Frames {
     /// Whether a frame answers a request, and which. Reads are answered in order and carry no number.
     fn answer(&self, socket: &WsSocket, text: &str) -> Result<Option<Option<u64>>, ClientError> {
         match (event_name(text), self.kind) {
-            ("acknowledged", Kind::Write) => Ok(Some(number_after(text, &self.ack_key))),
-            ("data_response", Kind::Read) => Ok(Some(None)),
+            ("acknowledged", BenchRequest::Write) => Ok(Some(number_after(text, &self.ack_key))),
+            ("data_response", BenchRequest::Read) => Ok(Some(None)),
             ("error" | "sync_error", _) => Err(refused(&socket.node, text)),
             _ => Ok(None),
         }
@@ -136,11 +136,11 @@ impl Frames {
 }
 
 struct Worker {
-    client: Client,
+    client: BenchClient,
     socket: Option<WsSocket>,
     frames: Frames,
-    target: Target,
-    wants: Wants,
+    target: ClusterTarget,
+    wants: Subscription,
     stats: Arc<Mutex<Stats>>,
     turn: usize,
 }
@@ -149,7 +149,7 @@ impl Worker {
     /// Makes the record that reads ask for.
     async fn put_record(&mut self) -> Result<(), ClientError> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        let mut frames = Frames::new(&self.client, Kind::Write, "prepare", 256);
+        let mut frames = Frames::new(&self.client, BenchRequest::Write, "prepare", 256);
         // Another run may have written it under this number: then that one's answer comes back.
         socket.send(frames.next().1).await?;
         loop {
@@ -275,7 +275,12 @@ impl Worker {
 }
 
 /// Connects again, to the next node each time.
-async fn reconnect(client: &Client, target: &Target, wants: &Wants, turn: usize) -> Result<WsSocket, ClientError> {
+async fn reconnect(
+    client: &BenchClient,
+    target: &ClusterTarget,
+    wants: &Subscription,
+    turn: usize,
+) -> Result<WsSocket, ClientError> {
     let node = &target.nodes[(client.index as usize + turn) % target.nodes.len()];
     clients::connect(client, node, &target.token, wants).await
 }
@@ -287,15 +292,15 @@ mod tests {
 
     #[test]
     fn frames_have_the_size_and_the_numbers_asked_for() {
-        let client = Client { index: 2, device: "d".into(), node: NodeUrl::plain("h:1") };
-        let mut frames = Frames::new(&client, Kind::Write, "ab", 64);
+        let client = BenchClient { index: 2, device: "d".into(), node: NodeUrl::plain("h:1") };
+        let mut frames = Frames::new(&client, BenchRequest::Write, "ab", 64);
         frames.next();
         let (number, frame) = frames.next();
         let parsed: serde_json::Value = serde_json::from_str(&frame).unwrap();
         assert_eq!((number, &parsed["data"]["record_id"]), (1, &2_001.into()));
         assert_eq!(parsed["data"]["request_id"], "ab-1");
         assert_eq!(parsed["data"]["new_data"].to_string().len(), 64);
-        let (_, frame) = Frames::new(&client, Kind::Read, "ab", 64).next();
+        let (_, frame) = Frames::new(&client, BenchRequest::Read, "ab", 64).next();
         let parsed: serde_json::Value = serde_json::from_str(&frame).unwrap();
         assert_eq!((&parsed["event"], &parsed["data"]["record_id"]), (&"data_request".into(), &2_000.into()));
     }

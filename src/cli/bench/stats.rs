@@ -43,9 +43,9 @@ impl Stats {
     }
 
     /// The figures of a run of this many measured seconds.
-    pub fn report(&self, bench: &'static str, clients: u32, seconds: f64) -> Report {
+    pub fn report(&self, bench: &'static str, clients: u32, seconds: f64) -> BenchLine {
         let at = |q| self.latencies.value_at_quantile(q) as f64 / 1_000.0;
-        Report {
+        BenchLine {
             bench,
             clients,
             seconds,
@@ -65,7 +65,7 @@ impl Stats {
 
 /// One line of the table.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct BenchLine {
     bench: &'static str,
     clients: u32,
     seconds: f64,
@@ -82,7 +82,7 @@ pub struct Report {
     extra: Map<String, Value>,
 }
 
-impl Report {
+impl BenchLine {
     /// Adds a figure that only this kind of load has.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(key.to_owned(), value.into());

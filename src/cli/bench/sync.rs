@@ -3,33 +3,33 @@
 use tokio::time::Instant;
 
 use super::SyncArgs;
-use super::clients::{self, Client, Wants, event_name, refused};
-use super::stats::{Report, Stats};
+use super::clients::{self, BenchClient, Subscription, event_name, refused};
+use super::stats::{BenchLine, Stats};
 use crate::cli::client::frame::ws_frame;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target};
-use crate::cli::{CliResult, Failure};
+use crate::cli::client::{ClientError, ClusterTarget};
+use crate::cli::{CliResult, CommandError};
 
 const TABLE: &str = "bench-sync";
 /// Writes under way while the records are made.
 const AT_ONCE: usize = 256;
 
-pub async fn run(args: &SyncArgs) -> CliResult<Vec<Report>> {
+pub async fn run(args: &SyncArgs) -> CliResult<Vec<BenchLine>> {
     let target = args.target.resolve()?;
     let node = target.nodes[0].clone();
-    let client = Client { index: 0, device: "bench-sync-0".into(), node };
+    let client = BenchClient { index: 0, device: "bench-sync-0".into(), node };
     let mut socket = connect(&client, &target).await?;
     let (there, _) = full(&client, &mut socket, &mut Stats::new()).await?;
     fill(&client, &mut socket, there, args).await?;
     let (mut reports, wanted) = (Vec::new(), u64::from(args.records));
-    Report::print_header();
+    BenchLine::print_header();
     for _ in 0..args.rounds {
         let mut stats = Stats::new();
         let began = Instant::now();
         let (records, bytes) = full(&client, &mut socket, &mut stats).await?;
         let took = began.elapsed().as_secs_f64();
         if records < wanted {
-            return Err(Failure::new(format!("a full sync brought {records} of {wanted} records")));
+            return Err(CommandError::new(format!("a full sync brought {records} of {wanted} records")));
         }
         let pages = stats.done;
         // The table's rate is of records; its latencies are between two pages.
@@ -41,12 +41,12 @@ pub async fn run(args: &SyncArgs) -> CliResult<Vec<Report>> {
     Ok(reports)
 }
 
-async fn connect(client: &Client, target: &Target) -> Result<WsSocket, ClientError> {
-    clients::connect(client, &client.node, &target.token, &Wants::Nothing).await
+async fn connect(client: &BenchClient, target: &ClusterTarget) -> Result<WsSocket, ClientError> {
+    clients::connect(client, &client.node, &target.token, &Subscription::Nothing).await
 }
 
 /// Records and bytes of a full sync of the table.
-async fn full(client: &Client, socket: &mut WsSocket, stats: &mut Stats) -> Result<(u64, u64), ClientError> {
+async fn full(client: &BenchClient, socket: &mut WsSocket, stats: &mut Stats) -> Result<(u64, u64), ClientError> {
     let ask = format!(r#"{{"device_id":"{}","sync_type":"full","requested_tables":["{TABLE}"]}}"#, client.device);
     socket.send(ws_frame("sync_request", &ask)).await?;
     let (mut records, mut bytes, mut since) = (0, 0, Instant::now());
@@ -70,7 +70,7 @@ async fn full(client: &Client, socket: &mut WsSocket, stats: &mut Stats) -> Resu
 }
 
 /// Makes the records that are not there yet.
-async fn fill(client: &Client, socket: &mut WsSocket, there: u64, args: &SyncArgs) -> Result<(), ClientError> {
+async fn fill(client: &BenchClient, socket: &mut WsSocket, there: u64, args: &SyncArgs) -> Result<(), ClientError> {
     let data = "x".repeat(args.size as usize - 8);
     let (mut sent, mut under_way) = (there, 0);
     while sent < u64::from(args.records) || under_way > 0 {

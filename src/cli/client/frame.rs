@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// A `/ws` text frame.
 #[derive(Deserialize)]
-pub struct Frame<'a> {
+pub struct WsFrame<'a> {
     #[serde(borrow)]
     pub event: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -17,12 +17,12 @@ pub struct Frame<'a> {
 
 /// An event of the server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct ReceivedEvent {
     pub name: String,
     pub data: Value,
 }
 
-impl Event {
+impl ReceivedEvent {
     /// A text field of the payload.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.data.get(key).and_then(Value::as_str)
@@ -51,7 +51,7 @@ pub fn ws_frame(event: &str, data: &str) -> String {
 
 /// `device_online`, as the commands of this binary send it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct DeviceOnline<'a> {
+pub struct DeviceOnlineFrame<'a> {
     pub device_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
@@ -63,7 +63,7 @@ pub struct DeviceOnline<'a> {
     pub cursor: Option<&'a str>,
 }
 
-impl<'a> DeviceOnline<'a> {
+impl<'a> DeviceOnlineFrame<'a> {
     /// A device that only writes: it hears no broadcasts and does not stand for master.
     pub fn tool(device_id: &'a str) -> Self {
         Self { device_id, capabilities: &["no-master"], subscribe: Some(&[]), ..Self::default() }
@@ -72,7 +72,7 @@ impl<'a> DeviceOnline<'a> {
 
 /// `data_update`, with data that is JSON already.
 #[derive(Clone, Debug, Serialize)]
-pub struct DataUpdate<'a> {
+pub struct DataUpdateFrame<'a> {
     pub device_id: &'a str,
     pub table_name: &'a str,
     pub record_id: i64,
@@ -92,16 +92,16 @@ mod tests {
 
     #[test]
     fn a_tool_comes_online_without_broadcasts() {
-        let data = json(&DeviceOnline::tool("d"));
+        let data = json(&DeviceOnlineFrame::tool("d"));
         assert_eq!(data, r#"{"device_id":"d","capabilities":["no-master"],"subscribe":[]}"#);
         let frame = ws_frame("device_online", &data);
-        let parsed: Frame<'_> = serde_json::from_str(&frame).unwrap();
+        let parsed: WsFrame<'_> = serde_json::from_str(&frame).unwrap();
         assert_eq!((parsed.event.as_ref(), parsed.data.unwrap().get()), ("device_online", data.as_str()));
     }
 
     #[test]
     fn errors_are_read_from_both_error_events() {
-        let event = |name: &str, data| Event { name: name.into(), data };
+        let event = |name: &str, data| ReceivedEvent { name: name.into(), data };
         let error = event("error", serde_json::json!({"error": "no", "error_code": "2005"}));
         assert_eq!(error.error(), Some((Some(2005), "no".into())));
         let error = event("sync_error", serde_json::json!({"error_message": "no"}));

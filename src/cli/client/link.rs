@@ -1,17 +1,17 @@
 //! One connection of a device, whichever transport it speaks.
 
-use super::frame::{Event, Frame, ws_frame};
-use super::socketio::{Packet, SioSocket};
+use super::frame::{ReceivedEvent, WsFrame, ws_frame};
+use super::socketio::{ServerPacket, SioSocket};
 use super::ws::WsSocket;
 use super::{ClientError, NodeUrl};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Transport {
+pub enum ClientTransport {
     Ws,
     Socketio,
 }
 
-impl Transport {
+impl ClientTransport {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ws => "/ws",
@@ -20,16 +20,16 @@ impl Transport {
     }
 }
 
-pub enum Link {
+pub enum ClientLink {
     Ws(WsSocket),
     SocketIo(SioSocket),
 }
 
-impl Link {
-    pub async fn connect(transport: Transport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
+impl ClientLink {
+    pub async fn connect(transport: ClientTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
         match transport {
-            Transport::Ws => WsSocket::connect(node, token).await.map(Self::Ws),
-            Transport::Socketio => SioSocket::connect(node, token).await.map(Self::SocketIo),
+            ClientTransport::Ws => WsSocket::connect(node, token).await.map(Self::Ws),
+            ClientTransport::Socketio => SioSocket::connect(node, token).await.map(Self::SocketIo),
         }
     }
 
@@ -50,7 +50,7 @@ impl Link {
 
     /// The next event. The answer of an ack callback comes as the event that `/ws` has for it: `error` if
     /// that is what it is, else `acknowledged`. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Event, ClientError> {
+    pub async fn next(&mut self) -> Result<ReceivedEvent, ClientError> {
         match self {
             Self::Ws(ws) => {
                 let text = ws.next().await?;
@@ -61,10 +61,10 @@ impl Link {
             }
             Self::SocketIo(sio) => loop {
                 match sio.next().await? {
-                    Packet::Event(event) => return Ok(event),
-                    Packet::Ack(_, data) => {
+                    ServerPacket::Event(event) => return Ok(event),
+                    ServerPacket::Ack(_, data) => {
                         let name = if data.get("error").is_some() { "error" } else { "acknowledged" };
-                        return Ok(Event { name: name.into(), data });
+                        return Ok(ReceivedEvent { name: name.into(), data });
                     }
                     _ => {}
                 }
@@ -73,7 +73,7 @@ impl Link {
     }
 
     /// Waits for one of these events, passing over others; an `error` ends the wait.
-    pub async fn wait_for(&mut self, names: &[&str]) -> Result<Event, ClientError> {
+    pub async fn wait_for(&mut self, names: &[&str]) -> Result<ReceivedEvent, ClientError> {
         loop {
             let event = self.next().await?;
             if names.contains(&event.name.as_str()) {
@@ -94,8 +94,8 @@ impl Link {
 }
 
 /// The event in a `/ws` frame.
-pub fn event_of(text: &str) -> Option<Event> {
-    let frame: Frame<'_> = serde_json::from_str(text).ok()?;
+pub fn event_of(text: &str) -> Option<ReceivedEvent> {
+    let frame: WsFrame<'_> = serde_json::from_str(text).ok()?;
     let data = frame.data.map_or(Some(serde_json::Value::Null), |d| super::read_json(d.get().as_bytes()).ok())?;
-    Some(Event { name: frame.event.into_owned(), data })
+    Some(ReceivedEvent { name: frame.event.into_owned(), data })
 }

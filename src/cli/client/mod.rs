@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Failure;
+use super::CommandError;
 use crate::model::error::Code;
 use crate::model::value;
 
@@ -58,13 +58,13 @@ pub struct TargetArgs {
 
 /// The nodes and the token, resolved.
 #[derive(Clone)]
-pub struct Target {
+pub struct ClusterTarget {
     pub nodes: Vec<NodeUrl>,
     pub token: String,
 }
 
 impl TargetArgs {
-    pub fn resolve(&self) -> Result<Target, Failure> {
+    pub fn resolve(&self) -> Result<ClusterTarget, CommandError> {
         let trust = self.ca.as_deref().map(Trust::read).transpose()?;
         let mut nodes = Vec::new();
         for url in &self.urls {
@@ -81,36 +81,36 @@ impl TargetArgs {
             (None, None) => {
                 let path = self.data.join("admin.token");
                 std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| {
-                    Failure::new(format!(
+                    CommandError::new(format!(
                         "no --token-file or --token given, and {} cannot be read: {e}",
                         path.display()
                     ))
                 })?
             }
         };
-        Ok(Target { nodes, token })
+        Ok(ClusterTarget { nodes, token })
     }
 }
 
 /// The token in a file.
-pub fn read_token(file: &Path) -> Result<String, Failure> {
+pub fn read_token(file: &Path) -> Result<String, CommandError> {
     let text = std::fs::read_to_string(file)
-        .map_err(|e| Failure::usage(format!("the token file {} cannot be read: {e}", file.display())))?;
+        .map_err(|e| CommandError::usage(format!("the token file {} cannot be read: {e}", file.display())))?;
     match text.trim() {
-        "" => Err(Failure::usage(format!("the token file {} is empty", file.display()))),
+        "" => Err(CommandError::usage(format!("the token file {} is empty", file.display()))),
         token => Ok(token.to_owned()),
     }
 }
 
 /// Asks one node after the other until one has answered: for what is the same done twice.
 pub async fn ask_any<T: DeserializeOwned>(
-    target: &Target,
+    target: &ClusterTarget,
     method: Method,
     path: &str,
     body: Option<&Value>,
-) -> Result<T, Failure> {
-    let rest = rest::Rest::new(&target.token)?;
-    let mut last = Failure::new("no node to ask");
+) -> Result<T, CommandError> {
+    let rest = rest::RestClient::new(&target.token)?;
+    let mut last = CommandError::new("no node to ask");
     for node in &target.nodes {
         match rest.call(node, method.clone(), path, body).await {
             Ok(done) => return Ok(done),
@@ -136,21 +136,23 @@ impl NodeUrl {
         Self { authority: authority.into(), trust: None }
     }
 
-    pub fn parse(text: &str) -> Result<Self, Failure> {
+    pub fn parse(text: &str) -> Result<Self, CommandError> {
         Self::trusting(text, None)
     }
 
     /// Reads a URL; one with https is taken if it is known whom to trust.
-    pub fn trusting(text: &str, trust: Option<&Trust>) -> Result<Self, Failure> {
+    pub fn trusting(text: &str, trust: Option<&Trust>) -> Result<Self, CommandError> {
         let rest = text.trim().trim_end_matches('/');
         let (rest, trust) = match (rest.split_once("://"), trust) {
             (Some(("http" | "ws", rest)), _) => (rest, None),
             (Some(("https" | "wss", rest)), Some(trust)) => (rest, Some(trust.clone())),
             (Some(("https" | "wss", _)), None) => {
-                return Err(Failure::usage(format!("url {text}: --ca FILE is missing, the CA of its certificate")));
+                return Err(CommandError::usage(format!(
+                    "url {text}: --ca FILE is missing, the CA of its certificate"
+                )));
             }
             (Some((scheme, _)), _) => {
-                return Err(Failure::usage(format!("url {text}: {scheme} is not supported, only http and https")));
+                return Err(CommandError::usage(format!("url {text}: {scheme} is not supported, only http and https")));
             }
             (None, _) => (rest, None),
         };
@@ -158,7 +160,7 @@ impl NodeUrl {
             Some((host, port)) if !host.is_empty() && !rest.contains('/') && port.parse::<u16>().is_ok() => {
                 Ok(Self { authority: rest.to_owned(), trust })
             }
-            _ => Err(Failure::usage(format!("url {text}: expected http://HOST:PORT or https://HOST:PORT"))),
+            _ => Err(CommandError::usage(format!("url {text}: expected http://HOST:PORT or https://HOST:PORT"))),
         }
     }
 }

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONNECT, ClientError, NodeUrl, Trust, read_json};
-use crate::cli::Failure;
+use crate::cli::CommandError;
 
 /// A page of the change feed.
 pub const PAGE: usize = 1_000;
 
 /// A client of one or many nodes; connections are kept.
 #[derive(Clone)]
-pub struct Rest {
+pub struct RestClient {
     http: reqwest::Client,
     token: String,
 }
@@ -85,7 +85,7 @@ pub struct MemberStatus {
 
 /// What a change of the members came to.
 #[derive(Clone, Debug, Deserialize)]
-pub struct MembersChanged {
+pub struct MembersChangedAnswer {
     pub node: u64,
     pub voters: Vec<u64>,
 }
@@ -98,8 +98,8 @@ pub struct PeerStatus {
     pub silent_ms: Option<f64>,
 }
 
-impl Rest {
-    pub fn new(token: &str) -> Result<Self, Failure> {
+impl RestClient {
+    pub fn new(token: &str) -> Result<Self, CommandError> {
         // It is never asked for https: a node that speaks that brings its own client.
         Ok(Self { http: http(None)?, token: token.to_owned() })
     }
@@ -138,10 +138,10 @@ impl Rest {
     /// Brings the cluster's time back; the time from now on.
     pub async fn time_back(&self, node: &NodeUrl) -> Result<String, ClientError> {
         #[derive(Deserialize)]
-        struct TimeBack {
+        struct TimeBackAnswer {
             timestamp: String,
         }
-        let done: TimeBack = self.post(node, "/system/time/back", &serde_json::json!({})).await?;
+        let done: TimeBackAnswer = self.post(node, "/system/time/back", &serde_json::json!({})).await?;
         Ok(done.timestamp)
     }
 
@@ -153,7 +153,7 @@ impl Rest {
         path: &str,
         body: Option<&Value>,
         within: Duration,
-    ) -> Result<MembersChanged, ClientError> {
+    ) -> Result<MembersChangedAnswer, ClientError> {
         let request =
             self.http.request(method.clone(), format!("{node}{path}")).timeout(within + Duration::from_secs(5));
         let request = if let Some(body) = body { request.json(body) } else { request };
@@ -221,8 +221,8 @@ impl Rest {
 }
 
 /// A client that trusts what `tls` does, and nothing without it.
-pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, Failure> {
-    let failed = |why: String| Failure::new(format!("the HTTP client cannot be made: {why}"));
+pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, CommandError> {
+    let failed = |why: String| CommandError::new(format!("the HTTP client cannot be made: {why}"));
     let tls = match tls {
         Some(tls) => tls,
         None => crate::tls::files::nobody().map_err(|e| failed(e.to_string()))?,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::frame::Event;
+use super::frame::ReceivedEvent;
 use super::ws::WsSocket;
 use super::{CONNECT, ClientError, NodeUrl};
 
@@ -15,9 +15,9 @@ pub struct SioSocket {
 
 /// What the server sent.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Packet {
+pub enum ServerPacket {
     Ping,
-    Event(Event),
+    Event(ReceivedEvent),
     /// The answer to the event that was sent with this number.
     Ack(u64, Value),
     Disconnect,
@@ -45,13 +45,13 @@ impl SioSocket {
         loop {
             let text = ws.next().await?;
             match parse(&text) {
-                Some(Packet::Connected) => return Ok(Self { ws, next_ack: 0 }),
-                Some(Packet::ConnectError(message)) => {
+                Some(ServerPacket::Connected) => return Ok(Self { ws, next_ack: 0 }),
+                Some(ServerPacket::ConnectError(message)) => {
                     let code = message.get(..4).and_then(|c| c.parse().ok());
                     return Err(ClientError::Refused { node: node.clone(), code, message });
                 }
-                Some(Packet::Ping) => ws.send("3").await?,
-                Some(Packet::Other) => {}
+                Some(ServerPacket::Ping) => ws.send("3").await?,
+                Some(ServerPacket::Other) => {}
                 _ => return Err(strange(node, &text)),
             }
         }
@@ -73,13 +73,13 @@ impl SioSocket {
     }
 
     /// The next event or answer. Cancel-safe but for the answer to a ping, which the next ping makes good.
-    pub async fn next(&mut self) -> Result<Packet, ClientError> {
+    pub async fn next(&mut self) -> Result<ServerPacket, ClientError> {
         loop {
             let text = self.ws.next().await?;
             match parse(&text) {
-                Some(Packet::Ping) => self.ws.send("3").await?,
-                Some(packet @ (Packet::Event(_) | Packet::Ack(..))) => return Ok(packet),
-                Some(Packet::Disconnect) => {
+                Some(ServerPacket::Ping) => self.ws.send("3").await?,
+                Some(packet @ (ServerPacket::Event(_) | ServerPacket::Ack(..))) => return Ok(packet),
+                Some(ServerPacket::Disconnect) => {
                     return Err(ClientError::Lost { node: self.ws.node.clone(), why: "it closed the session".into() });
                 }
                 Some(_) => {}
@@ -99,35 +99,35 @@ fn strange(node: &NodeUrl, text: &str) -> ClientError {
 }
 
 /// One Engine.IO packet; `None` if it is not one.
-pub fn parse(text: &str) -> Option<Packet> {
+pub fn parse(text: &str) -> Option<ServerPacket> {
     match text.as_bytes().first()? {
-        b'2' => return Some(Packet::Ping),
-        b'1' => return Some(Packet::Disconnect),
+        b'2' => return Some(ServerPacket::Ping),
+        b'1' => return Some(ServerPacket::Disconnect),
         b'4' => {}
-        b'0' | b'3' | b'6' => return Some(Packet::Other),
+        b'0' | b'3' | b'6' => return Some(ServerPacket::Other),
         _ => return None,
     }
     let (kind, rest) = (text.as_bytes().get(1)?, text.get(2..)?);
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (number, body) = rest.split_at(digits);
     match kind {
-        b'0' => Some(Packet::Connected),
-        b'1' => Some(Packet::Disconnect),
+        b'0' => Some(ServerPacket::Connected),
+        b'1' => Some(ServerPacket::Disconnect),
         b'2' => {
             let parts: Vec<&RawValue> = serde_json::from_str(body).ok()?;
             let name = serde_json::from_str(parts.first()?.get()).ok()?;
             let data = parts.get(1).map_or(Some(Value::Null), |d| super::read_json(d.get().as_bytes()).ok())?;
-            Some(Packet::Event(Event { name, data }))
+            Some(ServerPacket::Event(ReceivedEvent { name, data }))
         }
         b'3' => {
             let mut parts: Vec<Value> = super::read_json(body.as_bytes()).ok()?;
             let data = if parts.is_empty() { Value::Null } else { parts.swap_remove(0) };
-            Some(Packet::Ack(number.parse().ok()?, data))
+            Some(ServerPacket::Ack(number.parse().ok()?, data))
         }
         b'4' => {
             let body: Value = serde_json::from_str(body).ok()?;
             let message = body.get("message").and_then(Value::as_str).unwrap_or("no reason given");
-            Some(Packet::ConnectError(message.to_owned()))
+            Some(ServerPacket::ConnectError(message.to_owned()))
         }
         _ => None,
     }
@@ -140,16 +140,22 @@ mod tests {
 
     #[test]
     fn packets_are_read_as_the_protocol_has_them() {
-        assert_eq!(parse("2"), Some(Packet::Ping));
-        assert_eq!(parse("1"), Some(Packet::Disconnect));
-        assert_eq!(parse(r#"0{"sid":"x"}"#), Some(Packet::Other));
-        assert_eq!(parse(r#"40{"sid":"x"}"#), Some(Packet::Connected));
-        assert_eq!(parse("41"), Some(Packet::Disconnect));
-        assert_eq!(parse(r#"44{"message":"3001: no"}"#), Some(Packet::ConnectError("3001: no".into())));
-        assert_eq!(parse(r#"42["a",{"b":1}]"#), Some(Packet::Event(Event { name: "a".into(), data: json!({"b": 1}) })));
-        assert_eq!(parse(r#"42["a"]"#), Some(Packet::Event(Event { name: "a".into(), data: Value::Null })));
-        assert_eq!(parse(r#"4312[{"ok":true}]"#), Some(Packet::Ack(12, json!({"ok": true}))));
-        assert_eq!(parse("431[]"), Some(Packet::Ack(1, Value::Null)));
+        assert_eq!(parse("2"), Some(ServerPacket::Ping));
+        assert_eq!(parse("1"), Some(ServerPacket::Disconnect));
+        assert_eq!(parse(r#"0{"sid":"x"}"#), Some(ServerPacket::Other));
+        assert_eq!(parse(r#"40{"sid":"x"}"#), Some(ServerPacket::Connected));
+        assert_eq!(parse("41"), Some(ServerPacket::Disconnect));
+        assert_eq!(parse(r#"44{"message":"3001: no"}"#), Some(ServerPacket::ConnectError("3001: no".into())));
+        assert_eq!(
+            parse(r#"42["a",{"b":1}]"#),
+            Some(ServerPacket::Event(ReceivedEvent { name: "a".into(), data: json!({"b": 1}) }))
+        );
+        assert_eq!(
+            parse(r#"42["a"]"#),
+            Some(ServerPacket::Event(ReceivedEvent { name: "a".into(), data: Value::Null }))
+        );
+        assert_eq!(parse(r#"4312[{"ok":true}]"#), Some(ServerPacket::Ack(12, json!({"ok": true}))));
+        assert_eq!(parse("431[]"), Some(ServerPacket::Ack(1, Value::Null)));
         for bad in ["", "4", "9", "42", "42[", "42[1]", "43[]", "é", "4é"] {
             assert_eq!(parse(bad), None, "{bad}");
         }

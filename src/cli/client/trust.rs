@@ -11,25 +11,25 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::rest;
-use crate::cli::Failure;
-use crate::tls::stream::Stream;
+use crate::cli::CommandError;
+use crate::tls::stream::TlsOrTcp;
 use crate::tls::{explain, files};
 
 /// A clone is a handle on the same trust and the same kept connections.
 #[derive(Clone)]
-pub struct Trust(Arc<Inner>);
+pub struct Trust(Arc<TrustState>);
 
-struct Inner {
+struct TrustState {
     config: Arc<ClientConfig>,
     http: reqwest::Client,
 }
 
 impl Trust {
     /// Trusts the CAs in a PEM file.
-    pub fn read(ca: &Path) -> Result<Self, Failure> {
-        let config = files::client(ca).map_err(|why| Failure::usage(format!("--ca {why}")))?;
+    pub fn read(ca: &Path) -> Result<Self, CommandError> {
+        let config = files::client(ca).map_err(|why| CommandError::usage(format!("--ca {why}")))?;
         let http = rest::http(Some(config.clone()))?;
-        Ok(Self(Arc::new(Inner { config: Arc::new(config), http })))
+        Ok(Self(Arc::new(TrustState { config: Arc::new(config), http })))
     }
 
     /// The REST client that trusts it.
@@ -38,12 +38,12 @@ impl Trust {
     }
 
     /// Speaks TLS on a connection to `authority`.
-    pub async fn connect(&self, authority: &str, tcp: TcpStream) -> Result<Stream, String> {
+    pub async fn connect(&self, authority: &str, tcp: TcpStream) -> Result<TlsOrTcp, String> {
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|e| format!("{host}: {e}"))?;
         let connected = TlsConnector::from(self.0.config.clone()).connect(name, tcp).await;
-        connected.map(|stream| Stream::Tls(Box::new(stream.into()))).map_err(|e| explain(&e))
+        connected.map(|stream| TlsOrTcp::Tls(Box::new(stream.into()))).map_err(|e| explain(&e))
     }
 }
 

@@ -11,12 +11,12 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::{CONNECT, ClientError, NodeUrl, SILENCE};
-use crate::tls::stream::Stream;
+use crate::tls::stream::TlsOrTcp;
 
 /// A connection. Pings are answered while it is being read.
 pub struct WsSocket {
     pub node: NodeUrl,
-    inner: WebSocketStream<Stream>,
+    inner: WebSocketStream<TlsOrTcp>,
     silence: Duration,
 }
 
@@ -39,7 +39,7 @@ impl WsSocket {
         tcp.set_nodelay(true).map_err(|e| lost(node, e.to_string()))?;
         let stream = match &node.trust {
             Some(trust) => trust.connect(&node.authority, tcp).await.map_err(|why| lost(node, why))?,
-            None => Stream::Plain(tcp),
+            None => TlsOrTcp::Plain(tcp),
         };
         let strange = |e: &dyn std::fmt::Display| ClientError::Strange { node: node.clone(), why: e.to_string() };
         let mut request = format!("ws://{}{path}", node.authority).into_client_request().map_err(|e| strange(&e))?;

@@ -4,14 +4,14 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use super::InitArgs;
-use crate::cli::{CliResult, Failure};
+use super::ClusterInitArgs;
+use crate::cli::{CliResult, CommandError};
 use crate::token::make_key_file;
 
-pub fn execute(args: &InitArgs) -> CliResult {
+pub fn execute(args: &ClusterInitArgs) -> CliResult {
     let failed = |path: &Path| {
         let path = path.display().to_string();
-        move |e: std::io::Error| Failure::new(format!("{path}: {e}"))
+        move |e: std::io::Error| CommandError::new(format!("{path}: {e}"))
     };
     fs::create_dir_all(&args.dir).map_err(failed(&args.dir))?;
     let dir = fs::canonicalize(&args.dir).map_err(failed(&args.dir))?;
@@ -33,9 +33,9 @@ pub fn execute(args: &InitArgs) -> CliResult {
     Ok(())
 }
 
-fn node_toml(args: &InitArgs, dir: &Path) -> CliResult<String> {
+fn node_toml(args: &ClusterInitArgs, dir: &Path) -> CliResult<String> {
     let quoted = |path: &Path| -> CliResult<String> {
-        let text = path.to_str().ok_or_else(|| Failure::usage(format!("{} is not UTF-8", path.display())))?;
+        let text = path.to_str().ok_or_else(|| CommandError::usage(format!("{} is not UTF-8", path.display())))?;
         // A JSON text is a TOML text.
         Ok(serde_json::Value::from(text).to_string())
     };
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn what_it_writes_is_a_configuration_and_is_never_written_over() {
         let dir = tempfile::tempdir().unwrap();
-        let args = InitArgs {
+        let args = ClusterInitArgs {
             dir: dir.path().join("one"),
             name: "store \"17\"".into(),
             raft: "127.0.0.1:5100".parse().unwrap(),

@@ -7,17 +7,17 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::rest::{MembersChanged, Rest};
-use super::client::{ClientError, Target, TargetArgs};
-use super::{CliResult, Failure};
+use super::client::rest::{MembersChangedAnswer, RestClient};
+use super::client::{ClientError, ClusterTarget, TargetArgs};
+use super::{CliResult, CommandError};
 
 mod init;
 mod status;
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum ClusterCommand {
     /// Write the key and the settings of a new cluster's first node
-    Init(InitArgs),
+    Init(ClusterInitArgs),
     /// Show every node: its role, how far it has come, whom it holds for the master
     Status(StatusArgs),
     /// Add a node that runs with `join` set; it gets its vote when it has caught up
@@ -37,7 +37,7 @@ pub struct TimeBackArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct InitArgs {
+pub struct ClusterInitArgs {
     /// Where to put token.key, node.toml and the data
     dir: PathBuf,
     /// The cluster's name
@@ -103,11 +103,11 @@ struct ChangeArgs {
     timeout: u64,
 }
 
-pub async fn execute(command: Command) -> CliResult {
+pub async fn execute(command: ClusterCommand) -> CliResult {
     match command {
-        Command::Init(args) => init::execute(&args),
-        Command::Status(args) => status::execute(args).await,
-        Command::Add(args) => {
+        ClusterCommand::Init(args) => init::execute(&args),
+        ClusterCommand::Status(args) => status::execute(args).await,
+        ClusterCommand::Add(args) => {
             let body = json!({
                 "node": args.id, "raft": args.raft, "gateway": args.gateway, "timeout_ms": args.change.timeout * 1_000,
             });
@@ -115,16 +115,16 @@ pub async fn execute(command: Command) -> CliResult {
             say!("node {} was added; voters: {}", done.node, list(&done.voters));
             Ok(())
         }
-        Command::Remove(args) => {
+        ClusterCommand::Remove(args) => {
             let path = format!("/system/cluster/nodes/{}?timeout_ms={}", args.id, args.change.timeout * 1_000);
             let done = change(&args.change, Method::DELETE, &path, None).await?;
             say!("node {} was removed; voters: {}", done.node, list(&done.voters));
             Ok(())
         }
-        Command::TimeBack(args) => {
-            let Target { nodes, token } = args.target.resolve()?;
-            let rest = Rest::new(&token)?;
-            let mut last = Failure::new("no node was given");
+        ClusterCommand::TimeBack(args) => {
+            let ClusterTarget { nodes, token } = args.target.resolve()?;
+            let rest = RestClient::new(&token)?;
+            let mut last = CommandError::new("no node was given");
             for node in &nodes {
                 match rest.time_back(node).await {
                     Ok(at) => {
@@ -137,7 +137,7 @@ pub async fn execute(command: Command) -> CliResult {
             }
             Err(last)
         }
-        Command::Transfer(args) => {
+        ClusterCommand::Transfer(args) => {
             let body = json!({"to": args.to, "timeout_ms": args.change.timeout * 1_000});
             let done = change(&args.change, Method::POST, "/system/cluster/transfer", Some(body)).await?;
             say!("node {} leads", done.node);
@@ -147,10 +147,10 @@ pub async fn execute(command: Command) -> CliResult {
 }
 
 /// Asks the first node that can be reached.
-async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Value>) -> CliResult<MembersChanged> {
-    let Target { nodes, token } = args.target.resolve()?;
-    let (rest, within) = (Rest::new(&token)?, Duration::from_secs(args.timeout));
-    let mut last = Failure::new("no node was given");
+async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Value>) -> CliResult<MembersChangedAnswer> {
+    let ClusterTarget { nodes, token } = args.target.resolve()?;
+    let (rest, within) = (RestClient::new(&token)?, Duration::from_secs(args.timeout));
+    let mut last = CommandError::new("no node was given");
     for node in &nodes {
         match rest.change_members(node, method.clone(), path, body.as_ref(), within).await {
             Ok(done) => return Ok(done),

@@ -5,17 +5,17 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::StatusArgs;
-use crate::cli::client::rest::{MemberStatus, NodeStatus, Rest};
-use crate::cli::client::{ClientError, NodeUrl, Target};
-use crate::cli::{CliResult, Failure, stop_signal};
+use crate::cli::client::rest::{MemberStatus, NodeStatus, RestClient};
+use crate::cli::client::{ClientError, ClusterTarget, NodeUrl};
+use crate::cli::{CliResult, CommandError, stop_signal};
 
 const EVERY: Duration = Duration::from_secs(1);
 
-type Answers = Vec<(NodeUrl, Result<NodeStatus, ClientError>)>;
+type NodeStatuses = Vec<(NodeUrl, Result<NodeStatus, ClientError>)>;
 
 pub async fn execute(args: StatusArgs) -> CliResult {
     let target = args.target.resolve()?;
-    let rest = Rest::new(&target.token)?;
+    let rest = RestClient::new(&target.token)?;
     if args.watch {
         return tokio::select! {
             signal = stop_signal() => signal,
@@ -36,12 +36,12 @@ pub async fn execute(args: StatusArgs) -> CliResult {
         say!("{}", table(&answers).trim_end());
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
-        return Err(Failure::new("no node answered"));
+        return Err(CommandError::new("no node answered"));
     }
     Ok(())
 }
 
-async fn watch(rest: &Rest, target: &Target) {
+async fn watch(rest: &RestClient, target: &ClusterTarget) {
     loop {
         let answers = ask(rest, target).await;
         clear();
@@ -55,13 +55,13 @@ fn clear() {
     let _ = std::io::stdout().write_all(b"\x1b[2J\x1b[H");
 }
 
-async fn ask(rest: &Rest, target: &Target) -> Answers {
+async fn ask(rest: &RestClient, target: &ClusterTarget) -> NodeStatuses {
     let each = target.nodes.iter().map(|node| async move { (node.clone(), rest.status(node).await) });
     futures_util::future::join_all(each).await
 }
 
 /// The members as the node sees them that knows best: it has a quorum, and it leads if one of those asked does.
-fn table(answers: &Answers) -> String {
+fn table(answers: &NodeStatuses) -> String {
     let there = answers.iter().filter_map(|(url, answer)| Some((url, answer.as_ref().ok()?)));
     let best = there.max_by_key(|(_, s)| (s.quorum, s.leader == Some(s.node), s.term, s.applied_index));
     let mut out = String::new();

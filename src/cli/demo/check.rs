@@ -4,35 +4,35 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::TABLE;
-use super::device::Journal;
+use super::device::DeviceJournal;
 use crate::cli::client::NodeUrl;
-use crate::cli::client::rest::{FeedChange, Rest};
+use crate::cli::client::rest::{FeedChange, RestClient};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One promise: what it says, and what was found instead if it did not hold.
 #[derive(Clone, Debug)]
-pub struct Check {
+pub struct PromiseCheck {
     pub what: &'static str,
     pub found: Result<String, String>,
 }
 
 /// Checks everything. A question that a node does not answer counts as a promise that did not hold.
-pub async fn all(rest: &Rest, nodes: &[NodeUrl], journals: &[Journal], total: usize) -> Vec<Check> {
+pub async fn all(rest: &RestClient, nodes: &[NodeUrl], journals: &[DeviceJournal], total: usize) -> Vec<PromiseCheck> {
     let feeds = feeds(rest, nodes, total).await;
     let (once, order) = match &feeds {
         Ok(feeds) => (written_once(feeds, journals, total), same_order(feeds, journals)),
         Err(why) => (Err(why.clone()), Err(why.clone())),
     };
     vec![
-        Check { what: "every acknowledged write exactly once on every node", found: once },
-        Check { what: "the same order on every node and seen by every device", found: order },
-        Check { what: "equal digests at an equal index on all nodes", found: digests(rest, nodes).await },
+        PromiseCheck { what: "every acknowledged write exactly once on every node", found: once },
+        PromiseCheck { what: "the same order on every node and seen by every device", found: order },
+        PromiseCheck { what: "equal digests at an equal index on all nodes", found: digests(rest, nodes).await },
     ]
 }
 
 /// The change feed of each node, when it has everything.
-async fn feeds(rest: &Rest, nodes: &[NodeUrl], total: usize) -> Result<Vec<Vec<FeedChange>>, String> {
+async fn feeds(rest: &RestClient, nodes: &[NodeUrl], total: usize) -> Result<Vec<Vec<FeedChange>>, String> {
     let end = Instant::now() + PATIENCE;
     let mut feeds = Vec::with_capacity(nodes.len());
     for node in nodes {
@@ -55,7 +55,7 @@ async fn feeds(rest: &Rest, nodes: &[NodeUrl], total: usize) -> Result<Vec<Vec<F
     Ok(feeds)
 }
 
-fn written_once(feeds: &[Vec<FeedChange>], journals: &[Journal], total: usize) -> Result<String, String> {
+fn written_once(feeds: &[Vec<FeedChange>], journals: &[DeviceJournal], total: usize) -> Result<String, String> {
     let acked: Vec<_> = journals.iter().flat_map(|j| j.acked.iter().map(move |a| (j.device, a))).collect();
     if acked.len() != total {
         return Err(format!("{} of {total} lines were acknowledged", acked.len()));
@@ -88,7 +88,7 @@ fn written_once(feeds: &[Vec<FeedChange>], journals: &[Journal], total: usize) -
     Ok(format!("{total} of {total}"))
 }
 
-fn same_order(feeds: &[Vec<FeedChange>], journals: &[Journal]) -> Result<String, String> {
+fn same_order(feeds: &[Vec<FeedChange>], journals: &[DeviceJournal]) -> Result<String, String> {
     let Some((first, others)) = feeds.split_first() else { return Err("no node answered".into()) };
     if !first.windows(2).all(|w| w[0].seq < w[1].seq) {
         return Err("the changes of node 1 are not in the order of seq".into());
@@ -115,7 +115,7 @@ fn same_order(feeds: &[Vec<FeedChange>], journals: &[Journal]) -> Result<String,
 }
 
 /// The nodes go on applying (presence, for one), so an index that all have been seen at is waited for.
-async fn digests(rest: &Rest, nodes: &[NodeUrl]) -> Result<String, String> {
+async fn digests(rest: &RestClient, nodes: &[NodeUrl]) -> Result<String, String> {
     let end = Instant::now() + PATIENCE;
     let mut seen: BTreeMap<u64, HashMap<usize, String>> = BTreeMap::new();
     let mut why = String::from("no index was seen on all nodes");
@@ -143,9 +143,9 @@ async fn digests(rest: &Rest, nodes: &[NodeUrl]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::Acked;
+    use super::super::device::AckedLine;
     use super::*;
-    use crate::cli::client::link::Transport;
+    use crate::cli::client::link::ClientTransport;
 
     fn feed(records: &[i64]) -> Vec<FeedChange> {
         let change = |(i, record): (usize, &i64)| FeedChange {
@@ -160,11 +160,11 @@ mod tests {
         records.iter().enumerate().map(change).collect()
     }
 
-    fn journal(acked: &[(i64, u64)], received: &[(u64, i64)]) -> Journal {
-        let ack = |(record_id, seq): &(i64, u64)| Acked { record_id: *record_id, seq: *seq, at: Instant::now() };
-        Journal {
+    fn journal(acked: &[(i64, u64)], received: &[(u64, i64)]) -> DeviceJournal {
+        let ack = |(record_id, seq): &(i64, u64)| AckedLine { record_id: *record_id, seq: *seq, at: Instant::now() };
+        DeviceJournal {
             device: "d",
-            transport: Transport::Ws,
+            transport: ClientTransport::Ws,
             acked: acked.iter().map(ack).collect(),
             received: received.to_vec(),
             reconnects: 0,

@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::TABLE;
-use crate::cli::client::frame::{DataUpdate, DeviceOnline, Event, json};
-use crate::cli::client::link::{Link, Transport};
+use crate::cli::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json};
+use crate::cli::client::link::{ClientLink, ClientTransport};
 use crate::cli::client::{ClientError, NodeUrl};
 use crate::cli::load::csv_file::CsvLine;
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 use crate::token::Class;
 
 /// Between a device's lines: a busy till, not a benchmark.
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How far the devices are, together.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
+pub struct DemoProgress {
     pub acked: usize,
     /// Devices that have all acknowledgements and all changes.
     pub complete: usize,
@@ -30,10 +30,10 @@ pub struct Progress {
 
 /// What a device saw.
 #[derive(Clone, Debug)]
-pub struct Journal {
+pub struct DeviceJournal {
     pub device: &'static str,
-    pub transport: Transport,
-    pub acked: Vec<Acked>,
+    pub transport: ClientTransport,
+    pub acked: Vec<AckedLine>,
     /// The changes in the order in which they came: `seq` and record.
     pub received: Vec<(u64, i64)>,
     pub reconnects: usize,
@@ -41,46 +41,46 @@ pub struct Journal {
 
 /// A line that the device was told is committed.
 #[derive(Clone, Copy, Debug)]
-pub struct Acked {
+pub struct AckedLine {
     pub record_id: i64,
     pub seq: u64,
     pub at: Instant,
 }
 
-pub struct Device {
+pub struct DemoDevice {
     class: Class,
     nodes: Vec<NodeUrl>,
     /// The node it is connected to, or the next to try.
     turn: usize,
     token: String,
-    link: Option<Link>,
+    link: Option<ClientLink>,
     /// Where the last change that it received stands.
     cursor: Option<String>,
-    journal: Journal,
+    journal: DeviceJournal,
 }
 
-impl Device {
+impl DemoDevice {
     pub fn new(
         name: &'static str,
         class: Class,
-        transport: Transport,
+        transport: ClientTransport,
         nodes: Vec<NodeUrl>,
         turn: usize,
         token: String,
     ) -> Self {
-        let journal = Journal { device: name, transport, acked: Vec::new(), received: Vec::new(), reconnects: 0 };
+        let journal = DeviceJournal { device: name, transport, acked: Vec::new(), received: Vec::new(), reconnects: 0 };
         Self { class, nodes, turn, token, link: None, cursor: None, journal }
     }
 
     /// Connects and registers; a resuming device says how far it has come.
     pub async fn come_online(&mut self) -> Result<(), ClientError> {
         let node = &self.nodes[self.turn % self.nodes.len()];
-        let mut link = Link::connect(self.journal.transport, node, &self.token).await?;
-        let online = DeviceOnline {
+        let mut link = ClientLink::connect(self.journal.transport, node, &self.token).await?;
+        let online = DeviceOnlineFrame {
             device_id: self.journal.device,
             priority: Some(self.class.priority()),
             cursor: self.cursor.as_deref(),
-            ..DeviceOnline::default()
+            ..DeviceOnlineFrame::default()
         };
         link.send("device_online", &json(&online)).await?;
         // What comes before the answer belongs to the journal, too.
@@ -106,8 +106,8 @@ impl Device {
         mut self,
         lines: Vec<CsvLine>,
         total: usize,
-        progress: watch::Sender<Progress>,
-    ) -> CliResult<Journal> {
+        progress: watch::Sender<DemoProgress>,
+    ) -> CliResult<DeviceJournal> {
         let mut over = progress.subscribe();
         let (mut next, mut waiting, mut complete) = (0, false, false);
         let mut due = tokio::time::Instant::now();
@@ -134,17 +134,17 @@ impl Device {
                 }
                 event = link.next() => match event {
                     Ok(event) => match self.take(&event, lines.get(next))? {
-                        Took::Ack => {
+                        UpdateReply::Ack => {
                             next += 1;
                             waiting = false;
                             due = tokio::time::Instant::now() + PACE;
                             progress.send_modify(|p| p.acked += 1);
                         }
-                        Took::TryAgain => {
+                        UpdateReply::TryAgain => {
                             waiting = false;
                             due = tokio::time::Instant::now() + PACE;
                         }
-                        Took::Other => {}
+                        UpdateReply::Other => {}
                     },
                     Err(e) => self.lose(&e)?,
                 },
@@ -156,31 +156,31 @@ impl Device {
         Ok(self.journal)
     }
 
-    fn take(&mut self, event: &Event, line: Option<&CsvLine>) -> CliResult<Took> {
+    fn take(&mut self, event: &ReceivedEvent, line: Option<&CsvLine>) -> CliResult<UpdateReply> {
         if let Some((code, message)) = event.error() {
             if code.is_some_and(crate::cli::client::is_passing) {
-                return Ok(Took::TryAgain);
+                return Ok(UpdateReply::TryAgain);
             }
-            return Err(Failure::new(format!("{}: the server said {message}", self.journal.device)));
+            return Err(CommandError::new(format!("{}: the server said {message}", self.journal.device)));
         }
         if event.name == "acknowledged" {
-            let Some(line) = line else { return Ok(Took::Other) };
+            let Some(line) = line else { return Ok(UpdateReply::Other) };
             if event.text("request_id") != Some(request_id(line).as_str()) {
-                return Ok(Took::Other);
+                return Ok(UpdateReply::Other);
             }
-            let seq = event.number("seq").ok_or_else(|| Failure::new("an acknowledgement without a seq"))?;
-            self.journal.acked.push(Acked { record_id: line.record_id, seq, at: Instant::now() });
-            return Ok(Took::Ack);
+            let seq = event.number("seq").ok_or_else(|| CommandError::new("an acknowledgement without a seq"))?;
+            self.journal.acked.push(AckedLine { record_id: line.record_id, seq, at: Instant::now() });
+            return Ok(UpdateReply::Ack);
         }
         note_change(&mut self.journal, &mut self.cursor, event);
-        Ok(Took::Other)
+        Ok(UpdateReply::Other)
     }
 
     fn lose(&mut self, error: &ClientError) -> CliResult {
         self.link = None;
         self.turn += 1;
         self.journal.reconnects += 1;
-        if error.is_passing() { Ok(()) } else { Err(Failure::new(format!("{}: {error}", self.journal.device))) }
+        if error.is_passing() { Ok(()) } else { Err(CommandError::new(format!("{}: {error}", self.journal.device))) }
     }
 
     async fn reconnect(&mut self) -> CliResult {
@@ -189,7 +189,7 @@ impl Device {
             match self.come_online().await {
                 Ok(()) => return Ok(()),
                 Err(e) if !e.is_passing() || Instant::now() >= end => {
-                    return Err(Failure::new(format!("{}: {e}", self.journal.device)));
+                    return Err(CommandError::new(format!("{}: {e}", self.journal.device)));
                 }
                 Err(_) => self.turn += 1,
             }
@@ -198,17 +198,17 @@ impl Device {
     }
 }
 
-enum Took {
+enum UpdateReply {
     Ack,
     TryAgain,
     Other,
 }
 
-async fn is_over(progress: &mut watch::Receiver<Progress>) {
+async fn is_over(progress: &mut watch::Receiver<DemoProgress>) {
     let _ = progress.wait_for(|p| p.over).await;
 }
 
-fn note_change(journal: &mut Journal, cursor: &mut Option<String>, event: &Event) {
+fn note_change(journal: &mut DeviceJournal, cursor: &mut Option<String>, event: &ReceivedEvent) {
     if event.name != "data_update" {
         return;
     }
@@ -222,10 +222,10 @@ fn note_change(journal: &mut Journal, cursor: &mut Option<String>, event: &Event
     }
 }
 
-async fn push(link: &mut Link, device: &str, line: &CsvLine) -> Result<(), ClientError> {
+async fn push(link: &mut ClientLink, device: &str, line: &CsvLine) -> Result<(), ClientError> {
     let new_data: &RawValue = serde_json::from_str(&line.data)
         .map_err(|e| ClientError::Strange { node: link.node().clone(), why: e.to_string() })?;
-    let update = DataUpdate {
+    let update = DataUpdateFrame {
         device_id: device,
         table_name: TABLE,
         record_id: line.record_id,

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::client::link::Transport;
-use super::client::rest::{NodeStatus, Rest};
+use super::client::link::ClientTransport;
+use super::client::rest::{NodeStatus, RestClient};
 use super::load::csv_file::{CsvFile, CsvLine};
-use super::local::{Folder, Layout, NODES, NodeEvent, Supervisor, free_ports, wait_ready};
-use super::{CliResult, Failure, stop_signal};
+use super::local::{Layout, NODES, NodeEvent, Supervisor, TempFolder, free_ports, wait_ready};
+use super::{CliResult, CommandError, stop_signal};
 use crate::clock::{Clock, SystemClock};
 use crate::token::{Class, KeyRing};
 
@@ -22,8 +22,8 @@ mod check;
 mod device;
 mod report;
 
-use device::{Device, Journal, Progress};
-use report::Report;
+use device::{DemoDevice, DemoProgress, DeviceJournal};
+use report::DemoReport;
 
 /// Real order lines; see the NOTICE beside the file.
 const ORDERS: &str = include_str!("orders.csv");
@@ -36,27 +36,27 @@ const KILL_AT: usize = 40;
 const REVIVE_AT: usize = 75;
 
 /// The devices: name, class, transport and the node (from 1) that each is connected to at first.
-const DEVICES: [(&str, Class, Transport, usize); 5] = [
-    ("till-1", Class::SalesAssistant, Transport::Socketio, 1),
-    ("till-2", Class::SalesAssistant, Transport::Ws, 2),
-    ("handheld-1", Class::InventoryAssistant, Transport::Ws, 3),
-    ("handheld-2", Class::InventoryAssistant, Transport::Socketio, 3),
-    ("back-office", Class::Manager, Transport::Ws, 1),
+const DEVICES: [(&str, Class, ClientTransport, usize); 5] = [
+    ("till-1", Class::SalesAssistant, ClientTransport::Socketio, 1),
+    ("till-2", Class::SalesAssistant, ClientTransport::Ws, 2),
+    ("handheld-1", Class::InventoryAssistant, ClientTransport::Ws, 3),
+    ("handheld-2", Class::InventoryAssistant, ClientTransport::Socketio, 3),
+    ("back-office", Class::Manager, ClientTransport::Ws, 1),
 ];
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct DemoArgs {
     /// Leave the cluster running afterwards, until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
-pub async fn execute(args: Args) -> CliResult {
-    let folder = Folder::make("demo")?;
+pub async fn execute(args: DemoArgs) -> CliResult {
+    let folder = TempFolder::make("demo")?;
     let layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
     let mut nodes = Supervisor::start(&layout, false)?;
     let result = tokio::select! {
-        signal = stop_signal() => signal.and(Err(Failure::new("stopped before the end"))),
+        signal = stop_signal() => signal.and(Err(CommandError::new("stopped before the end"))),
         result = show(&layout, &mut nodes) => result,
     };
     if args.keep && result.is_ok() {
@@ -78,12 +78,12 @@ pub async fn execute(args: Args) -> CliResult {
 /// The whole play; an error if anything did not hold.
 async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
     let begun = Instant::now();
-    let rest = Rest::new(&layout.token)?;
+    let rest = RestClient::new(&layout.token)?;
     let statuses = ready(&rest, layout, nodes).await?;
     say!("three nodes are up after {:.1} s; node {} leads", begun.elapsed().as_secs_f64(), leader(&statuses)?);
     let lines = orders(&layout.dir)?;
     let total = lines.len();
-    let (progress, watching) = watch::channel(Progress::default());
+    let (progress, watching) = watch::channel(DemoProgress::default());
     let mut devices = start_devices(layout, lines, &progress).await?;
     say!("five devices are connected and push {total} order lines");
     let outage = conduct(&rest, layout, nodes, watching, &mut devices, total).await?;
@@ -91,16 +91,16 @@ async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
     // Anything sent twice would come now.
     tokio::time::sleep(Duration::from_millis(500)).await;
     progress.send_modify(|p| p.over = true);
-    let mut journals: Vec<Journal> = Vec::new();
+    let mut journals: Vec<DeviceJournal> = Vec::new();
     while let Some(journal) = devices.join_next().await {
-        journals.push(journal.map_err(|e| Failure::new(format!("a device failed: {e}")))??);
+        journals.push(journal.map_err(|e| CommandError::new(format!("a device failed: {e}")))??);
     }
     journals.sort_by_key(|j| DEVICES.iter().position(|d| d.0 == j.device));
     let statuses = ready(&rest, layout, nodes).await?;
     let checks = check::all(&rest, &layout.urls(), &journals, total).await;
-    let report = Report { journals, checks, statuses, outage, took: begun.elapsed() };
+    let report = DemoReport { journals, checks, statuses, outage, took: begun.elapsed() };
     say!("{}", report.text().trim_end());
-    if report.holds() { Ok(()) } else { Err(Failure::new("not everything held")) }
+    if report.holds() { Ok(()) } else { Err(CommandError::new("not everything held")) }
 }
 
 /// What the kill looked like.
@@ -113,11 +113,11 @@ pub struct Outage {
 
 /// Kills the leader, brings it back, and waits until every device has everything.
 async fn conduct(
-    rest: &Rest,
+    rest: &RestClient,
     layout: &Layout,
     nodes: &mut Supervisor,
-    mut watching: watch::Receiver<Progress>,
-    devices: &mut JoinSet<CliResult<Journal>>,
+    mut watching: watch::Receiver<DemoProgress>,
+    devices: &mut JoinSet<CliResult<DeviceJournal>>,
     total: usize,
 ) -> CliResult<Outage> {
     let urls = layout.urls();
@@ -146,10 +146,10 @@ async fn conduct(
 
 /// Waits for the devices to come this far. A device that fails ends the wait.
 async fn reach(
-    watching: &mut watch::Receiver<Progress>,
-    devices: &mut JoinSet<CliResult<Journal>>,
+    watching: &mut watch::Receiver<DemoProgress>,
+    devices: &mut JoinSet<CliResult<DeviceJournal>>,
     what: &str,
-    there: impl FnMut(&Progress) -> bool,
+    there: impl FnMut(&DemoProgress) -> bool,
 ) -> CliResult {
     let reached = tokio::select! {
         reached = tokio::time::timeout(PATIENCE, watching.wait_for(there)) => matches!(reached, Ok(Ok(_))),
@@ -159,24 +159,24 @@ async fn reach(
                 Some(Err(e)) => e.to_string(),
                 _ => "it ended early".into(),
             };
-            return Err(Failure::new(format!("a device failed: {why}")));
+            return Err(CommandError::new(format!("a device failed: {why}")));
         }
     };
     if reached {
         return Ok(());
     }
-    let Progress { acked, complete, .. } = *watching.borrow();
+    let DemoProgress { acked, complete, .. } = *watching.borrow();
     let patience = PATIENCE.as_secs();
-    Err(Failure::new(format!(
+    Err(CommandError::new(format!(
         "waited {patience} s for {what}: {acked} lines are acknowledged, {complete} devices have received everything"
     )))
 }
 
-async fn ready(rest: &Rest, layout: &Layout, nodes: &mut Supervisor) -> CliResult<Vec<NodeStatus>> {
+async fn ready(rest: &RestClient, layout: &Layout, nodes: &mut Supervisor) -> CliResult<Vec<NodeStatus>> {
     wait_ready(rest, &layout.urls(), PATIENCE, || {
         while let Ok(event) = nodes.events.try_recv() {
             if let NodeEvent::GivenUp { node, why } | NodeEvent::Died { node, how: why, .. } = event {
-                return Err(Failure::new(format!("node {node} ended: {why}")));
+                return Err(CommandError::new(format!("node {node} ended: {why}")));
             }
         }
         Ok(())
@@ -186,15 +186,15 @@ async fn ready(rest: &Rest, layout: &Layout, nodes: &mut Supervisor) -> CliResul
 
 fn leader(statuses: &[NodeStatus]) -> CliResult<usize> {
     let leader = statuses.first().and_then(|s| s.leader).and_then(|l| usize::try_from(l).ok());
-    leader.ok_or_else(|| Failure::new("the nodes know no leader"))
+    leader.ok_or_else(|| CommandError::new("the nodes know no leader"))
 }
 
 /// Every device online before the first line is sent, so that each receives all of them.
 async fn start_devices(
     layout: &Layout,
     lines: Vec<CsvLine>,
-    progress: &watch::Sender<Progress>,
-) -> CliResult<JoinSet<CliResult<Journal>>> {
+    progress: &watch::Sender<DemoProgress>,
+) -> CliResult<JoinSet<CliResult<DeviceJournal>>> {
     let keys = KeyRing::read(&layout.dir.join("token.key"))?;
     let (total, mut shares) = (lines.len(), vec![Vec::new(); DEVICES.len()]);
     for (i, line) in lines.into_iter().enumerate() {
@@ -203,7 +203,7 @@ async fn start_devices(
     let mut ready = Vec::new();
     for ((name, class, transport, home), share) in DEVICES.into_iter().zip(shares) {
         let (token, _) = keys.issue(name, class, SystemClock.now_ms(), 3_600)?;
-        let mut device = Device::new(name, class, transport, layout.urls(), home - 1, token);
+        let mut device = DemoDevice::new(name, class, transport, layout.urls(), home - 1, token);
         device.come_online().await?;
         ready.push((device, share));
     }
@@ -216,7 +216,7 @@ async fn start_devices(
 
 fn orders(dir: &Path) -> CliResult<Vec<CsvLine>> {
     let path = dir.join("orders.csv");
-    fs::write(&path, ORDERS).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+    fs::write(&path, ORDERS).map_err(|e| CommandError::new(format!("{}: {e}", path.display())))?;
     let file = CsvFile::open(&path, KEY)?;
     file.check()?;
     file.lines()?.collect()

@@ -4,19 +4,19 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use super::Outage;
-use super::check::Check;
-use super::device::Journal;
+use super::check::PromiseCheck;
+use super::device::DeviceJournal;
 use crate::cli::client::rest::NodeStatus;
 
-pub struct Report {
-    pub journals: Vec<Journal>,
-    pub checks: Vec<Check>,
+pub struct DemoReport {
+    pub journals: Vec<DeviceJournal>,
+    pub checks: Vec<PromiseCheck>,
     pub statuses: Vec<NodeStatus>,
     pub outage: Outage,
     pub took: Duration,
 }
 
-impl Report {
+impl DemoReport {
     pub fn holds(&self) -> bool {
         self.checks.iter().all(|c| c.found.is_ok())
     }

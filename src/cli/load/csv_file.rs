@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, Position, Reader, ReaderBuilder};
 
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 use crate::limits;
 
 /// Digits beyond this do not survive a JSON number in every client.
@@ -50,7 +50,7 @@ impl CsvFile {
         }
         let key = names.iter().position(|n| n == key).ok_or_else(|| {
             let has = names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
-            Failure::usage(format!("{}: there is no column \"{key}\"; it has {has}", path.display()))
+            CommandError::usage(format!("{}: there is no column \"{key}\"; it has {has}", path.display()))
         })?;
         let columns = names.iter().map(|n| json_text(n)).collect();
         Ok(Self { path: path.to_owned(), columns, names, key })
@@ -75,7 +75,7 @@ impl CsvFile {
             total += 1;
         }
         if total == 0 {
-            return Err(Failure::usage(format!("{}: there are no lines under the header", self.path.display())));
+            return Err(CommandError::usage(format!("{}: there are no lines under the header", self.path.display())));
         }
         Ok(total)
     }
@@ -145,18 +145,18 @@ fn json_text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn at(path: &Path, line: u64, why: &str) -> Failure {
-    Failure::usage(format!("{}, line {line}: {why}", path.display()))
+fn at(path: &Path, line: u64, why: &str) -> CommandError {
+    CommandError::usage(format!("{}, line {line}: {why}", path.display()))
 }
 
-fn failed(path: &Path, e: &csv::Error) -> Failure {
+fn failed(path: &Path, e: &csv::Error) -> CommandError {
     match e.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
             let line = pos.as_ref().map_or(0, Position::line);
             at(path, line, &format!("{len} columns, the header has {expected_len}"))
         }
-        csv::ErrorKind::Io(e) => Failure::usage(format!("{}: {e}", path.display())),
-        _ => Failure::usage(format!("{}: {e}", path.display())),
+        csv::ErrorKind::Io(e) => CommandError::usage(format!("{}: {e}", path.display())),
+        _ => CommandError::usage(format!("{}: {e}", path.display())),
     }
 }
 

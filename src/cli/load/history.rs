@@ -10,18 +10,18 @@ use crate::cli::client::rest::FeedChange;
 /// The contents that each record has had. A line that was ever committed as it stands is not missing, even if
 /// someone changed the record since.
 #[derive(Debug, Default)]
-pub struct History {
-    records: HashMap<i64, Record>,
+pub struct LoadHistory {
+    records: HashMap<i64, RecordContents>,
 }
 
 #[derive(Debug, Default)]
-struct Record {
+struct RecordContents {
     contents: Vec<u64>,
     deleted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum SeenLine {
     Absent,
     /// Exactly this was committed before.
     Same,
@@ -29,7 +29,7 @@ pub enum Seen {
     Other,
 }
 
-impl History {
+impl LoadHistory {
     pub fn add(&mut self, change: &FeedChange) {
         let record = self.records.entry(change.record_id).or_default();
         record.deleted = change.operation == "delete";
@@ -41,13 +41,13 @@ impl History {
         }
     }
 
-    pub fn look(&self, record_id: i64, data: &str) -> Seen {
-        let Some(record) = self.records.get(&record_id) else { return Seen::Absent };
+    pub fn look(&self, record_id: i64, data: &str) -> SeenLine {
+        let Some(record) = self.records.get(&record_id) else { return SeenLine::Absent };
         let content = serde_json::from_str(data).map(|value| hash(&value));
         match content {
-            Ok(content) if record.contents.contains(&content) => Seen::Same,
-            _ if record.deleted => Seen::Absent,
-            _ => Seen::Other,
+            Ok(content) if record.contents.contains(&content) => SeenLine::Same,
+            _ if record.deleted => SeenLine::Absent,
+            _ => SeenLine::Other,
         }
     }
 }
@@ -76,14 +76,14 @@ mod tests {
 
     #[test]
     fn only_what_was_never_committed_is_missing() {
-        let mut history = History::default();
+        let mut history = LoadHistory::default();
         history.add(&change(1, "insert", r#"{"a":1,"b":2.50}"#));
         history.add(&change(1, "update", r#"{"a":9}"#));
         history.add(&change(2, "insert", r#"{"a":1}"#));
         history.add(&change(2, "delete", "{}"));
-        assert_eq!(history.look(1, r#"{ "b":2.5, "a":1 }"#), Seen::Same);
-        assert_eq!(history.look(1, r#"{"a":2}"#), Seen::Other);
-        assert_eq!(history.look(2, r#"{"a":2}"#), Seen::Absent);
-        assert_eq!(history.look(3, r#"{"a":1}"#), Seen::Absent);
+        assert_eq!(history.look(1, r#"{ "b":2.5, "a":1 }"#), SeenLine::Same);
+        assert_eq!(history.look(1, r#"{"a":2}"#), SeenLine::Other);
+        assert_eq!(history.look(2, r#"{"a":2}"#), SeenLine::Absent);
+        assert_eq!(history.look(3, r#"{"a":1}"#), SeenLine::Absent);
     }
 }

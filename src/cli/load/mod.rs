@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::client::rest::{FeedChange, Rest};
-use super::client::{Target, TargetArgs};
-use super::{CliResult, Failure};
+use super::client::rest::{FeedChange, RestClient};
+use super::client::{ClusterTarget, TargetArgs};
+use super::{CliResult, CommandError};
 use crate::limits;
 use crate::token::claims_unverified;
 
@@ -16,11 +16,11 @@ mod history;
 mod sender;
 
 use csv_file::CsvFile;
-use history::{History, Seen};
-use sender::{Line, Sender};
+use history::{LoadHistory, SeenLine};
+use sender::{OutgoingLine, Sender};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct LoadArgs {
     /// A CSV file in UTF-8 with a header
     file: PathBuf,
     /// The table that the lines go to
@@ -36,9 +36,9 @@ pub struct Args {
     target: TargetArgs,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: LoadArgs) -> CliResult {
     if args.table.is_empty() || args.table.len() > limits::TABLE_NAME {
-        return Err(Failure::usage(format!("--table: a table name has 1 to {} bytes", limits::TABLE_NAME)));
+        return Err(CommandError::usage(format!("--table: a table name has 1 to {} bytes", limits::TABLE_NAME)));
     }
     // All of the file is checked before anything is sent.
     let file = CsvFile::open(&args.file, &args.key)?;
@@ -56,16 +56,18 @@ pub async fn execute(args: Args) -> CliResult {
     for line in file.lines()? {
         let line = line?;
         let operation = match history.look(line.record_id, &line.data) {
-            Seen::Same => {
+            SeenLine::Same => {
                 there += 1;
                 bar.inc(1);
                 continue;
             }
-            Seen::Absent => "insert",
-            Seen::Other => "update",
+            SeenLine::Absent => "insert",
+            SeenLine::Other => "update",
         };
         sent += 1;
-        sender.push(Line { number: line.number, record_id: line.record_id, operation, data: line.data }).await?;
+        sender
+            .push(OutgoingLine { number: line.number, record_id: line.record_id, operation, data: line.data })
+            .await?;
     }
     sender.finish().await?;
     bar.finish_and_clear();
@@ -74,13 +76,13 @@ pub async fn execute(args: Args) -> CliResult {
 }
 
 /// What the table has seen, from the first node that answers.
-async fn history(target: &Target, table: &str) -> CliResult<History> {
-    let rest = Rest::new(&target.token)?;
-    let mut last = Failure::new("no node is known");
+async fn history(target: &ClusterTarget, table: &str) -> CliResult<LoadHistory> {
+    let rest = RestClient::new(&target.token)?;
+    let mut last = CommandError::new("no node is known");
     // A cluster between leaders answers within seconds.
     for attempt in 0..5 {
         for node in &target.nodes {
-            let mut history = History::default();
+            let mut history = LoadHistory::default();
             match rest.each_change(node, &[table], |change: FeedChange| history.add(&change)).await {
                 Ok(()) => return Ok(history),
                 Err(e) if e.is_passing() => last = e.into(),
@@ -100,7 +102,7 @@ fn bar(total: u64) -> ProgressBar {
     bar
 }
 
-fn summary(sent: u64, there: u64, args: &Args, took: Duration) -> String {
+fn summary(sent: u64, there: u64, args: &LoadArgs, took: Duration) -> String {
     let file = args.file.display();
     if sent == 0 {
         return format!("{file}: all {there} lines are in {} already; nothing sent", args.table);

@@ -7,11 +7,11 @@ use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::cli::client::frame::{DataUpdate, DeviceOnline, Event, json, ws_frame};
+use crate::cli::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json, ws_frame};
 use crate::cli::client::link::event_of;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target, is_passing};
-use crate::cli::{CliResult, Failure};
+use crate::cli::client::{ClientError, ClusterTarget, is_passing};
+use crate::cli::{CliResult, CommandError};
 use crate::limits;
 
 /// Lines that are sent and not acknowledged: as many as a session may have in flight.
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A line to send.
 #[derive(Debug)]
-pub struct Line {
+pub struct OutgoingLine {
     /// Where it stands in the file.
     pub number: u64,
     pub record_id: i64,
@@ -36,7 +36,7 @@ struct Pending {
 }
 
 pub struct Sender<'a> {
-    target: &'a Target,
+    target: &'a ClusterTarget,
     device: &'a str,
     table: &'a str,
     bar: &'a ProgressBar,
@@ -50,13 +50,13 @@ pub struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    pub fn new(target: &'a Target, device: &'a str, table: &'a str, bar: &'a ProgressBar) -> Self {
+    pub fn new(target: &'a ClusterTarget, device: &'a str, table: &'a str, bar: &'a ProgressBar) -> Self {
         let pending = VecDeque::with_capacity(WINDOW);
         Self { target, device, table, bar, socket: None, turn: 0, pending, alone_since: None }
     }
 
     /// Sends a line, waiting while the window is full.
-    pub async fn push(&mut self, line: Line) -> CliResult {
+    pub async fn push(&mut self, line: OutgoingLine) -> CliResult {
         while self.pending.len() >= WINDOW {
             self.take_acks().await?;
         }
@@ -85,11 +85,11 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    fn prepare(&self, line: &Line) -> CliResult<Pending> {
+    fn prepare(&self, line: &OutgoingLine) -> CliResult<Pending> {
         let request_id = request_id(self.table, line.record_id, &line.data);
-        let wrong = |e: serde_json::Error| Failure::new(format!("line {} does not make JSON: {e}", line.number));
+        let wrong = |e: serde_json::Error| CommandError::new(format!("line {} does not make JSON: {e}", line.number));
         let new_data: &RawValue = serde_json::from_str(&line.data).map_err(wrong)?;
-        let data = json(&DataUpdate {
+        let data = json(&DataUpdateFrame {
             device_id: self.device,
             table_name: self.table,
             record_id: line.record_id,
@@ -127,7 +127,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    fn take(&mut self, socket: &WsSocket, event: &Event) -> Result<(), Stop> {
+    fn take(&mut self, socket: &WsSocket, event: &ReceivedEvent) -> Result<(), Stop> {
         let request_id = event.text("request_id");
         let place = request_id.and_then(|id| self.pending.iter().position(|p| p.request_id == id));
         if event.name == "acknowledged" {
@@ -145,7 +145,7 @@ impl<'a> Sender<'a> {
         }
         let line = place.and_then(|p| self.pending.get(p)).map(|p| format!("line {}: ", p.number));
         let code = code.map(|c| format!("{c}: ")).unwrap_or_default();
-        Err(Failure::new(format!("{}{node} refused it: {code}{message}", line.unwrap_or_default())).into())
+        Err(CommandError::new(format!("{}{node} refused it: {code}{message}", line.unwrap_or_default())).into())
     }
 
     /// The connection is of no use any more: the next node is next.
@@ -157,7 +157,7 @@ impl<'a> Sender<'a> {
         }
         if self.alone_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
             let why = format!("no node has taken a line for {} s; the last said: {error}", PATIENCE.as_secs());
-            return Err(Failure::new(why));
+            return Err(CommandError::new(why));
         }
         self.bar.set_message(error.to_string());
         Ok(())
@@ -182,7 +182,7 @@ impl<'a> Sender<'a> {
     async fn open(&self) -> Result<WsSocket, ClientError> {
         let node = &self.target.nodes[self.turn % self.target.nodes.len()];
         let mut socket = WsSocket::connect(node, &self.target.token).await?;
-        socket.send(ws_frame("device_online", &json(&DeviceOnline::tool(self.device)))).await?;
+        socket.send(ws_frame("device_online", &json(&DeviceOnlineFrame::tool(self.device)))).await?;
         loop {
             let text = socket.next().await?;
             let Some(event) = event_of(&text) else { continue };
@@ -204,7 +204,7 @@ impl<'a> Sender<'a> {
 /// Why reading ended: the connection is lost, or the whole load is.
 enum Stop {
     Client(ClientError),
-    Failure(Failure),
+    Failure(CommandError),
 }
 
 impl From<ClientError> for Stop {
@@ -213,8 +213,8 @@ impl From<ClientError> for Stop {
     }
 }
 
-impl From<Failure> for Stop {
-    fn from(e: Failure) -> Self {
+impl From<CommandError> for Stop {
+    fn from(e: CommandError) -> Self {
         Self::Failure(e)
     }
 }

@@ -3,17 +3,17 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 
-pub struct Folder {
+pub struct TempFolder {
     pub path: PathBuf,
 }
 
-impl Folder {
+impl TempFolder {
     pub fn make(what: &str) -> CliResult<Self> {
         let name = format!("tillsync-{what}-{:08x}", rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        fs::create_dir(&path).map_err(|e| CommandError::new(format!("{}: {e}", path.display())))?;
         Ok(Self { path })
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::NODES;
 use super::ports::{free_ports, must_be_free};
 use crate::cli::client::NodeUrl;
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 use crate::clock::{Clock, SystemClock};
 use crate::token::{Class, KeyRing, make_key_file};
 
@@ -102,7 +102,7 @@ fn lock(dir: &Path) -> CliResult<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            Err(Failure::usage(format!("another tillsync runs on the folder {}", dir.display())))
+            Err(CommandError::usage(format!("another tillsync runs on the folder {}", dir.display())))
         }
         Err(TryLockError::Error(e)) => Err(failed(&path, &e)),
     }
@@ -131,9 +131,9 @@ fn raft_ports(dir: &Path) -> CliResult<Vec<u16>> {
     match fs::read_to_string(&path) {
         Ok(text) => {
             let ports: Ports = toml::from_str(&text)
-                .map_err(|e| Failure::usage(format!("{}: {}", path.display(), e.message().replace('\n', " "))))?;
+                .map_err(|e| CommandError::usage(format!("{}: {}", path.display(), e.message().replace('\n', " "))))?;
             if ports.raft.len() != NODES {
-                return Err(Failure::usage(format!("{}: raft needs {NODES} ports", path.display())));
+                return Err(CommandError::usage(format!("{}: raft needs {NODES} ports", path.display())));
             }
             Ok(ports.raft)
         }
@@ -150,7 +150,7 @@ fn raft_ports(dir: &Path) -> CliResult<Vec<u16>> {
 fn node_toml(files: &NodeFiles, dir: &Path, gateways: &[u16], raft: &[u16]) -> CliResult<String> {
     let dir = fs::canonicalize(dir).map_err(|e| failed(dir, &e))?;
     let quoted = |path: PathBuf| -> CliResult<String> {
-        let text = path.to_str().ok_or_else(|| Failure::usage(format!("{} is not UTF-8", path.display())))?;
+        let text = path.to_str().ok_or_else(|| CommandError::usage(format!("{} is not UTF-8", path.display())))?;
         // A JSON text is a TOML text.
         Ok(serde_json::Value::from(text).to_string())
     };
@@ -170,8 +170,8 @@ fn node_toml(files: &NodeFiles, dir: &Path, gateways: &[u16], raft: &[u16]) -> C
     Ok(text + "]\n")
 }
 
-fn failed(path: &Path, e: &std::io::Error) -> Failure {
-    Failure::new(format!("{}: {e}", path.display()))
+fn failed(path: &Path, e: &std::io::Error) -> CommandError {
+    CommandError::new(format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

@@ -7,21 +7,21 @@ mod supervisor;
 
 use std::time::{Duration, Instant};
 
-pub use folder::Folder;
+pub use folder::TempFolder;
 pub use layout::Layout;
 pub use ports::free_ports;
 pub use supervisor::{NodeEvent, Supervisor};
 
 use super::client::NodeUrl;
-use super::client::rest::{NodeStatus, Rest};
-use super::{CliResult, Failure};
+use super::client::rest::{NodeStatus, RestClient};
+use super::{CliResult, CommandError};
 
 /// Nodes of a local cluster.
 pub const NODES: usize = 3;
 
 /// Waits until every node answers and sees the same leader. `tick` is asked between tries whether to go on.
 pub async fn wait_ready(
-    rest: &Rest,
+    rest: &RestClient,
     nodes: &[NodeUrl],
     patience: Duration,
     mut tick: impl FnMut() -> CliResult,
@@ -46,7 +46,7 @@ pub async fn wait_ready(
             return Ok(statuses);
         }
         if Instant::now() >= end {
-            return Err(Failure::new(format!("the cluster is not ready after {} s: {why}", patience.as_secs())));
+            return Err(CommandError::new(format!("the cluster is not ready after {} s: {why}", patience.as_secs())));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::TcpListener;
 
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 
 /// Below the range that systems take for outgoing connections: a restarted node must find its port free,
 /// and a client that retries a dead port must not end up connected to itself.
@@ -24,7 +24,7 @@ pub fn free_ports(count: usize) -> CliResult<Vec<u16>> {
         }
     }
     if held.len() < count {
-        return Err(Failure::new(format!(
+        return Err(CommandError::new(format!(
             "no {count} free ports were found between {} and {}",
             RANGE.start, RANGE.end
         )));
@@ -37,9 +37,9 @@ pub fn must_be_free(port: u16, what: &str) -> CliResult {
     match TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
-            Err(Failure::usage(format!("port {port} ({what}) is in use by another program")))
+            Err(CommandError::usage(format!("port {port} ({what}) is in use by another program")))
         }
-        Err(e) => Err(Failure::usage(format!("port {port} ({what}) cannot be used: {e}"))),
+        Err(e) => Err(CommandError::usage(format!("port {port} ({what}) cannot be used: {e}"))),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::NODES;
 use super::layout::{Layout, NodeFiles};
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 
 /// How long a node may take to stop by itself.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const EXIT_CONFIGURATION: i32 = 2;
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Want {
+enum WantedState {
     Up,
     /// Killed with SIGKILL, and not started again until it is wanted up.
     Down,
@@ -57,7 +57,7 @@ pub enum NodeEvent {
 
 /// The nodes of a local cluster, alive as wanted. Dropping it kills what still runs.
 pub struct Supervisor {
-    wants: Vec<watch::Sender<Want>>,
+    wants: Vec<watch::Sender<WantedState>>,
     tasks: Vec<JoinHandle<()>>,
     pub events: mpsc::Receiver<NodeEvent>,
 }
@@ -66,12 +66,12 @@ impl Supervisor {
     /// Starts every node of the layout.
     pub fn start(layout: &Layout, restart: bool) -> CliResult<Self> {
         let exe = std::env::current_exe()
-            .map_err(|e| Failure::new(format!("the path of this program cannot be found: {e}")))?;
+            .map_err(|e| CommandError::new(format!("the path of this program cannot be found: {e}")))?;
         let (sender, events) = mpsc::channel(64);
         let (mut wants, mut tasks) = (Vec::new(), Vec::new());
         for files in &layout.nodes {
-            let (want, wanted) = watch::channel(Want::Up);
-            let node = Node { exe: exe.clone(), files: files.clone(), wanted, restart, events: sender.clone() };
+            let (want, wanted) = watch::channel(WantedState::Up);
+            let node = ChildNode { exe: exe.clone(), files: files.clone(), wanted, restart, events: sender.clone() };
             wants.push(want);
             tasks.push(tokio::spawn(node.tend()));
         }
@@ -80,14 +80,14 @@ impl Supervisor {
 
     /// SIGKILL to a node (from 1); it stays down until [`Supervisor::revive`].
     pub fn kill(&self, node: usize) {
-        self.want(node, Want::Down);
+        self.want(node, WantedState::Down);
     }
 
     pub fn revive(&self, node: usize) {
-        self.want(node, Want::Up);
+        self.want(node, WantedState::Up);
     }
 
-    fn want(&self, node: usize, want: Want) {
+    fn want(&self, node: usize, want: WantedState) {
         if let Some(sender) = node.checked_sub(1).and_then(|i| self.wants.get(i)) {
             sender.send_replace(want);
         }
@@ -96,7 +96,7 @@ impl Supervisor {
     /// Lets every node drain, and waits until all are gone.
     pub async fn stop(mut self) {
         for want in &self.wants {
-            want.send_replace(Want::Stopped);
+            want.send_replace(WantedState::Stopped);
         }
         // Nobody reads events any more; closing keeps the tasks from waiting for a reader.
         self.events.close();
@@ -106,28 +106,28 @@ impl Supervisor {
     }
 }
 
-struct Node {
+struct ChildNode {
     exe: std::path::PathBuf,
     files: NodeFiles,
-    wanted: watch::Receiver<Want>,
+    wanted: watch::Receiver<WantedState>,
     restart: bool,
     events: mpsc::Sender<NodeEvent>,
 }
 
-impl Node {
+impl ChildNode {
     async fn tend(mut self) {
         let mut soon = 0;
         loop {
             let want = *self.wanted.borrow_and_update();
             match want {
-                Want::Up => {}
-                Want::Down => {
+                WantedState::Up => {}
+                WantedState::Down => {
                     if self.wanted.changed().await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Want::Stopped => return,
+                WantedState::Stopped => return,
             }
             let begun = Instant::now();
             let (mut child, stdin) = match self.spawn() {
@@ -139,7 +139,7 @@ impl Node {
             let ended = tokio::select! {
                 ended = child.wait() => ended,
                 changed = self.wanted.changed() => {
-                    let at_once = changed.is_ok() && *self.wanted.borrow() == Want::Down;
+                    let at_once = changed.is_ok() && *self.wanted.borrow() == WantedState::Down;
                     end(&mut child, stdin, at_once).await;
                     let _ = std::fs::remove_file(self.files.pid());
                     continue;

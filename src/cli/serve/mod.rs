@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
-use super::{CliResult, Failure, logging, private, stop_signal};
+use super::{CliResult, CommandError, logging, private, stop_signal};
 use crate::config::{Config, Layers};
 use crate::model::error::{Code, Error};
 
@@ -13,10 +13,10 @@ mod descriptors;
 mod keys;
 mod node;
 
-use node::Node;
+use node::ServingNode;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ServeArgs {
     /// The node's settings (see deploy/node.toml)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// Reads the settings, then runs the node until it is asked to stop.
-pub fn execute(args: Args) -> CliResult {
+pub fn execute(args: ServeArgs) -> CliResult {
     let config = settings(&args)?;
     logging::start(&config)?;
     private::secure(&config);
@@ -41,13 +41,13 @@ pub fn execute(args: Args) -> CliResult {
         .enable_all()
         .thread_name("tillsync")
         .build()
-        .map_err(|e| Failure::new(format!("the async runtime cannot start: {e}")))?;
+        .map_err(|e| CommandError::new(format!("the async runtime cannot start: {e}")))?;
     // Among the runtime's own threads: one that only waits here would be woken, and put to sleep, for each of its turns.
     let running = runtime.spawn(run(config, args.stop_with_stdin));
-    runtime.block_on(running).map_err(|e| Failure::new(format!("the node ended: {e}")))?
+    runtime.block_on(running).map_err(|e| CommandError::new(format!("the node ended: {e}")))?
 }
 
-fn settings(args: &Args) -> Result<Config, Error> {
+fn settings(args: &ServeArgs) -> Result<Config, Error> {
     let mut layers = Layers::default();
     if let Some(path) = &args.config {
         let name = path.display().to_string();
@@ -72,7 +72,7 @@ fn settings(args: &Args) -> Result<Config, Error> {
 
 /// Runs the node until it is asked to stop.
 async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
-    let node = Node::start(&config).await?;
+    let node = ServingNode::start(&config).await?;
     let asked = tokio::select! {
         signal = stop_signal() => signal,
         () = stdin_end(), if stop_with_stdin => Ok(()),

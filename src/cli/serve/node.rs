@@ -12,20 +12,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
 use crate::clock::SystemClock;
-use crate::cluster::boot::{self, NodeConfig, Stopper, Wire};
+use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
 use crate::cluster::raft_cluster::RaftCluster;
 use crate::cluster::{SharedCluster, coordinator};
 use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
-use crate::consensus::types::Member;
+use crate::consensus::types::MemberAddress;
 use crate::gateway;
 use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
 use crate::storage::{self, Close, Stores};
 use crate::tls;
-use crate::tls::acceptor::Current;
-use crate::tls::admission::Caps;
+use crate::tls::acceptor::CurrentTls;
+use crate::tls::admission::ConnectionCaps;
 use crate::tls::files::{GatewayTls, NodeTls};
 use crate::tls::follow::Followed;
 use crate::token::KeyRing;
@@ -34,7 +34,7 @@ use crate::token::KeyRing;
 const LEAVE: Duration = Duration::from_secs(3);
 
 /// A node that serves.
-pub struct Node {
+pub struct ServingNode {
     stop: CancellationToken,
     /// Ends the coordinator, which is the first to go.
     coordinating: CancellationToken,
@@ -47,7 +47,7 @@ pub struct Node {
     close: Arc<dyn Close>,
 }
 
-impl Node {
+impl ServingNode {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
     pub async fn start(config: &Config) -> Result<Self, Error> {
         let connections = descriptors::connections(config)?;
@@ -60,8 +60,8 @@ impl Node {
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
         let wire = match raft_tls {
-            Some(tls) => Wire::Tls(raft, tls),
-            None => Wire::Grpc(raft),
+            Some(tls) => PeerLinks::Tls(raft, tls),
+            None => PeerLinks::Grpc(raft),
         };
         let running = boot::start(node_config(config), stores, wire, clock).await.map_err(start_error)?;
         let (cluster, effects, stopper) = running.split();
@@ -72,7 +72,7 @@ impl Node {
         let shared: SharedCluster = cluster.clone();
         let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));
         let settings = gateway_settings(config, connections);
-        let current = gateway_tls.map(|tls| -> Current {
+        let current = gateway_tls.map(|tls| -> CurrentTls {
             tokio::spawn(tls.clone().follow(stop.clone()));
             Arc::new(move || tls.current().server.clone())
         });
@@ -120,9 +120,9 @@ fn certificates(config: &Config, clock: &Arc<SystemClock>) -> Result<Certificate
     Ok((raft.transpose()?, gateway.transpose()?))
 }
 
-fn coordinator_settings(config: &Config) -> coordinator::Settings {
+fn coordinator_settings(config: &Config) -> coordinator::CoordinatorSettings {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    coordinator::Settings {
+    coordinator::CoordinatorSettings {
         limits: Limits {
             timeout_ms: ms(config.election.timeout),
             tries: config.election.tries,
@@ -135,19 +135,19 @@ fn coordinator_settings(config: &Config) -> coordinator::Settings {
         },
         transfer: config.raft.election_max * 2,
         retention: config.retention,
-        ..coordinator::Settings::of(config.node_id)
+        ..coordinator::CoordinatorSettings::of(config.node_id)
     }
 }
 
-fn gateway_settings(config: &Config, connections: usize) -> gateway::Settings {
-    gateway::Settings {
+fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySettings {
+    gateway::GatewaySettings {
         ping_every: config.presence.ping,
         lost_after: config.presence.lost,
         grace: config.presence.grace,
         rest_active: config.presence.rest,
         election_wait: config.election.timeout + config.request_timeout,
         sessions: config.sessions,
-        connections: Caps {
+        connections: ConnectionCaps {
             total: connections,
             anonymous: limits::ANONYMOUS_CONNECTIONS.min(connections / 2).max(1),
             per_address: config.connections_per_address,
@@ -156,13 +156,16 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::Settings {
         origins: config.cors_origins.clone(),
         allowed: config.allowed,
         paired_token: config.paired_token,
-        ..gateway::Settings::default()
+        ..gateway::GatewaySettings::default()
     }
 }
 
 fn node_config(config: &Config) -> NodeConfig {
-    let members: BTreeMap<u64, Member> =
-        config.members.iter().map(|m| (m.id, Member { raft: m.raft.clone(), gateway: m.gateway.clone() })).collect();
+    let members: BTreeMap<u64, MemberAddress> = config
+        .members
+        .iter()
+        .map(|m| (m.id, MemberAddress { raft: m.raft.clone(), gateway: m.gateway.clone() }))
+        .collect();
     NodeConfig {
         timing: Timing {
             heartbeat: config.raft.heartbeat,
@@ -170,7 +173,11 @@ fn node_config(config: &Config) -> NodeConfig {
             election_max: config.raft.election_max,
         },
         request_timeout: config.request_timeout,
-        join: config.join.iter().map(|raft| (0, Member { raft: raft.clone(), ..Member::default() })).collect(),
+        join: config
+            .join
+            .iter()
+            .map(|raft| (0, MemberAddress { raft: raft.clone(), ..MemberAddress::default() }))
+            .collect(),
         ..NodeConfig::new(config.node_id, &config.cluster_name, members)
     }
 }
@@ -178,7 +185,7 @@ fn node_config(config: &Config) -> NodeConfig {
 /// Opens the data folder, which blocks on the disk.
 async fn open(config: &Config) -> Result<Stores, Error> {
     let dir = config.data_dir.clone();
-    let identity = storage::Identity { node_id: config.node_id, cluster_id: config.cluster_name.clone() };
+    let identity = storage::FolderIdentity { node_id: config.node_id, cluster_id: config.cluster_name.clone() };
     let opened = tokio::task::spawn_blocking(move || storage::open(&dir, &identity)).await;
     let opened = opened.map_err(|e| Error::new(Code::Internal, format!("opening the data folder: {e}")))?;
     opened.map_err(|e| {

@@ -8,15 +8,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{DOCUMENTED, Nodes, OWN, sql_time};
+use super::{ClusterNodes, DOCUMENTED, OWN, sql_time};
 use crate::cli::client::TargetArgs;
 use crate::cli::client::rest::{PAGE, percent};
-use crate::cli::{CliResult, Failure};
-use crate::gateway::rest::transfer::{AuditRow, ElectionRow, LogPage, RecordRow, Snapshot};
+use crate::cli::{CliResult, CommandError};
+use crate::gateway::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
 use crate::model::time::parse_iso;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ExportArgs {
     /// The file to write; it must not exist
     file: PathBuf,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct Args {
 
 /// A change, its data as the client wrote it.
 #[derive(Debug, Deserialize)]
-struct Change {
+struct ExportedChange {
     seq: u64,
     table_name: String,
     record_id: i64,
@@ -37,18 +37,18 @@ struct Change {
 }
 
 #[derive(Debug, Deserialize)]
-struct Feed {
-    changes: Vec<Change>,
+struct ExportedPage {
+    changes: Vec<ExportedChange>,
     cursor: String,
     has_more: bool,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: ExportArgs) -> CliResult {
     if args.file.exists() {
-        return Err(Failure::usage(format!("{} exists already", args.file.display())));
+        return Err(CommandError::usage(format!("{} exists already", args.file.display())));
     }
-    let mut nodes = Nodes::new(&args.target.resolve()?)?;
-    let mut snapshot: Snapshot = nodes.get("/system/export").await?;
+    let mut nodes = ClusterNodes::new(&args.target.resolve()?)?;
+    let mut snapshot: TransferState = nodes.get("/system/export").await?;
     leave_out_own(&mut snapshot);
     // Under another name until it is whole.
     let mut part = args.file.clone().into_os_string();
@@ -72,7 +72,7 @@ pub async fn execute(args: Args) -> CliResult {
 }
 
 /// What is the cluster's own and no part of the store's history.
-fn leave_out_own(snapshot: &mut Snapshot) {
+fn leave_out_own(snapshot: &mut TransferState) {
     let nodes = &snapshot.node_devices;
     snapshot.devices.retain(|d| !nodes.contains(&d.device_id));
     snapshot.sync_states.retain(|s| !nodes.contains(&s.device_id));
@@ -80,11 +80,11 @@ fn leave_out_own(snapshot: &mut Snapshot) {
     snapshot.audit_head -= snapshot.own_audits.min(snapshot.audit_head);
 }
 
-fn io(path: &Path, why: &dyn std::fmt::Display) -> Failure {
-    Failure::new(format!("{} cannot be written: {why}", path.display()))
+fn io(path: &Path, why: &dyn std::fmt::Display) -> CommandError {
+    CommandError::new(format!("{} cannot be written: {why}", path.display()))
 }
 
-async fn write(path: &Path, snapshot: &Snapshot, nodes: &mut Nodes) -> CliResult<String> {
+async fn write(path: &Path, snapshot: &TransferState, nodes: &mut ClusterNodes) -> CliResult<String> {
     let failed = |e: rusqlite::Error| io(path, &e);
     let mut file = Connection::open(path).map_err(failed)?;
     file.execute_batch(DOCUMENTED).and_then(|()| file.execute_batch(OWN)).map_err(failed)?;
@@ -111,7 +111,7 @@ async fn write(path: &Path, snapshot: &Snapshot, nodes: &mut Nodes) -> CliResult
     ))
 }
 
-fn devices(out: &Transaction<'_>, snapshot: &Snapshot) -> rusqlite::Result<()> {
+fn devices(out: &Transaction<'_>, snapshot: &TransferState) -> rusqlite::Result<()> {
     let mut put = out.prepare("INSERT INTO device_roles VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?;
     for d in by_id(&snapshot.devices, |d| d.id) {
         let (seen, created, updated) = (sql_time(d.last_seen_ms), sql_time(d.created_ms), sql_time(d.updated_ms));
@@ -132,7 +132,7 @@ fn by_id<T>(rows: &[T], id: impl Fn(&T) -> u64) -> Vec<&T> {
     rows
 }
 
-fn election(out: &Transaction<'_>, e: ElectionRow) -> rusqlite::Result<()> {
+fn election(out: &Transaction<'_>, e: TransferredElection) -> rusqlite::Result<()> {
     let mut put = out.prepare_cached("INSERT INTO master_election_logs VALUES (?, ?, ?, ?, ?, ?, ?)")?;
     let (at, created) = (sql_time(e.at_ms).unwrap_or_default(), sql_time(e.created_ms));
     let (previous, new, reason) = (e.previous_master_id, e.new_master_id, e.election_reason);
@@ -153,7 +153,7 @@ fn record(out: &Transaction<'_>, r: &RecordRow) -> rusqlite::Result<()> {
 
 /// Every row of a log, page after page. Returns how many.
 async fn log<T: DeserializeOwned>(
-    nodes: &mut Nodes,
+    nodes: &mut ClusterNodes,
     name: &str,
     bounds: &str,
     mut each: impl FnMut(T) -> CliResult,
@@ -175,11 +175,17 @@ async fn log<T: DeserializeOwned>(
 
 /// The changes up to the snapshot's, and the records of later ones as they were then. Returns how many records
 /// cannot be brought back, because what they were before is no longer kept.
-async fn changes(out: &Transaction<'_>, snapshot: &Snapshot, nodes: &mut Nodes, path: &Path) -> CliResult<u64> {
+async fn changes(
+    out: &Transaction<'_>,
+    snapshot: &TransferState,
+    nodes: &mut ClusterNodes,
+    path: &Path,
+) -> CliResult<u64> {
     let failed = |e: rusqlite::Error| io(path, &e);
     let (mut cursor, mut later) = (snapshot.cursor.clone(), Vec::new());
     loop {
-        let page: Feed = nodes.get(&format!("/system/export/changes?limit={PAGE}&cursor={}", percent(&cursor))).await?;
+        let page: ExportedPage =
+            nodes.get(&format!("/system/export/changes?limit={PAGE}&cursor={}", percent(&cursor))).await?;
         for change in page.changes {
             if change.seq <= snapshot.head_seq {
                 put_change(out, &change).map_err(failed)?;
@@ -201,7 +207,7 @@ async fn changes(out: &Transaction<'_>, snapshot: &Snapshot, nodes: &mut Nodes, 
     Ok(unsure)
 }
 
-fn put_change(out: &Transaction<'_>, c: &Change) -> rusqlite::Result<()> {
+fn put_change(out: &Transaction<'_>, c: &ExportedChange) -> rusqlite::Result<()> {
     let mut put = out.prepare_cached("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)")?;
     let at = parse_iso(&c.timestamp).and_then(sql_time).unwrap_or_default();
     put.execute(params![c.seq, c.device_id, c.table_name, c.record_id, c.operation, c.data.get(), at]).map(drop)
@@ -252,7 +258,7 @@ mod tests {
         let mut file = Connection::open_in_memory().unwrap();
         file.execute_batch(OWN).unwrap();
         let out = file.transaction().unwrap();
-        let change = |seq, record_id, operation: &str, data: &str| Change {
+        let change = |seq, record_id, operation: &str, data: &str| ExportedChange {
             seq,
             table_name: "t".into(),
             record_id,

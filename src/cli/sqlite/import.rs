@@ -5,12 +5,12 @@
 
 use std::path::PathBuf;
 
-use super::Nodes;
-use super::old::{self, Old, Place};
+use super::ClusterNodes;
+use super::old::{self, LogRowId, OldDatabase};
 use crate::cli::CliResult;
 use crate::cli::client::TargetArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::gateway::rest::transfer::{AuditRow, Step, Taken, What, WithState};
+use crate::gateway::rest::transfer::{AuditRow, ImportAction, ImportStep, StepResult, WithState};
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS};
 
 /// Rows of one step, and about how many bytes: it becomes one entry of the log.
@@ -18,27 +18,30 @@ const ROWS: usize = 200;
 const BYTES: usize = 128 << 10;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ImportArgs {
     /// A SQLite database with the documented tables
     file: PathBuf,
     #[command(flatten)]
     target: TargetArgs,
 }
 
-pub async fn execute(args: Args) -> CliResult {
+pub async fn execute(args: ImportArgs) -> CliResult {
     let old = old::read(&args.file, SystemClock.now_ms())?;
-    let mut import =
-        Import { id: format!("{:016x}", old.id), nodes: Nodes::new(&args.target.resolve()?)?, left: Vec::new() };
+    let mut import = SqliteImport {
+        id: format!("{:016x}", old.id),
+        nodes: ClusterNodes::new(&args.target.resolve()?)?,
+        left: Vec::new(),
+    };
     import.send(begin(&old)).await?;
     let (devices, elections, audits) = (old.devices.len(), old.elections.len(), old.audits.len());
     import.devices(&old.devices).await?;
-    let rows = |elections| What::Rows { devices: Vec::new(), elections, audits: Vec::new() };
+    let rows = |elections| ImportAction::Rows { devices: Vec::new(), elections, audits: Vec::new() };
     import.newest_first(&old.elections, |at| old.election(at), |_| 256, rows).await?;
-    let rows = |audits| What::Rows { devices: Vec::new(), elections: Vec::new(), audits };
+    let rows = |audits| ImportAction::Rows { devices: Vec::new(), elections: Vec::new(), audits };
     let size = |a: &AuditRow| 256 + a.details.as_ref().map_or(0, String::len);
     import.newest_first(&old.audits, |at| old.audit(at), size, rows).await?;
     let mut notes = old.notes;
-    import.send(What::Finish).await?;
+    import.send(ImportAction::Finish).await?;
     notes.extend(import.left.iter().map(|(table, id, why)| format!("{table} row {id}: not taken: {why}")));
     for note in &notes {
         say!("{note}");
@@ -55,8 +58,8 @@ pub async fn execute(args: Args) -> CliResult {
     Ok(())
 }
 
-fn begin(old: &Old) -> What {
-    What::Begin {
+fn begin(old: &OldDatabase) -> ImportAction {
+    ImportAction::Begin {
         device_rows: old.devices.iter().map(|d| d.device.id).max().unwrap_or(0),
         sync_rows: old.devices.iter().filter_map(|d| d.sync_state.as_ref()).map(|s| s.id).max().unwrap_or(0),
         election_rows: old.elections.last().map_or(0, |e| e.id),
@@ -64,16 +67,16 @@ fn begin(old: &Old) -> What {
     }
 }
 
-struct Import {
+struct SqliteImport {
     id: String,
-    nodes: Nodes,
+    nodes: ClusterNodes,
     left: Vec<(String, u64, String)>,
 }
 
-impl Import {
-    async fn send(&mut self, what: What) -> CliResult {
-        let step = Step { import_id: self.id.clone(), what };
-        let taken: Taken = self.nodes.post("/system/import", &step).await?;
+impl SqliteImport {
+    async fn send(&mut self, what: ImportAction) -> CliResult {
+        let step = ImportStep { import_id: self.id.clone(), what };
+        let taken: StepResult = self.nodes.post("/system/import", &step).await?;
         self.left.extend(taken.left.into_iter().map(|l| (l.table_name, l.id, l.why)));
         Ok(())
     }
@@ -82,17 +85,17 @@ impl Import {
         // A row has at most some 2 KiB.
         for devices in rows.chunks(BYTES >> 11) {
             let devices = devices.to_vec();
-            self.send(What::Rows { devices, elections: Vec::new(), audits: Vec::new() }).await?;
+            self.send(ImportAction::Rows { devices, elections: Vec::new(), audits: Vec::new() }).await?;
         }
         Ok(())
     }
 
     async fn newest_first<T>(
         &mut self,
-        places: &[Place],
-        read: impl Fn(&Place) -> CliResult<T>,
+        places: &[LogRowId],
+        read: impl Fn(&LogRowId) -> CliResult<T>,
         bytes: impl Fn(&T) -> usize,
-        step: impl Fn(Vec<T>) -> What,
+        step: impl Fn(Vec<T>) -> ImportAction,
     ) -> CliResult {
         let (mut some, mut size) = (Vec::new(), 0);
         for place in places.iter().rev() {

@@ -6,9 +6,9 @@ use chrono::DateTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::rest::Rest;
-use super::client::{ClientError, NodeUrl, Target};
-use super::{CliResult, Failure};
+use super::client::rest::RestClient;
+use super::client::{ClientError, ClusterTarget, NodeUrl};
+use super::{CliResult, CommandError};
 
 pub mod export;
 pub mod import;
@@ -23,16 +23,16 @@ const OWN: &str = include_str!("own.sql");
 const TRIES: u32 = 12;
 
 /// The cluster, whichever node answers.
-struct Nodes {
-    rest: Rest,
+struct ClusterNodes {
+    rest: RestClient,
     nodes: Vec<NodeUrl>,
     /// The one that answered last.
     at: usize,
 }
 
-impl Nodes {
-    fn new(target: &Target) -> CliResult<Self> {
-        Ok(Self { rest: Rest::new(&target.token)?, nodes: target.nodes.clone(), at: 0 })
+impl ClusterNodes {
+    fn new(target: &ClusterTarget) -> CliResult<Self> {
+        Ok(Self { rest: RestClient::new(&target.token)?, nodes: target.nodes.clone(), at: 0 })
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> CliResult<T> {
@@ -44,8 +44,8 @@ impl Nodes {
         self.ask(async |rest, node| rest.post(node, path, body).await).await
     }
 
-    async fn ask<T>(&mut self, call: impl AsyncFn(&Rest, &NodeUrl) -> Result<T, ClientError>) -> CliResult<T> {
-        let mut last = Failure::new("no node is known");
+    async fn ask<T>(&mut self, call: impl AsyncFn(&RestClient, &NodeUrl) -> Result<T, ClientError>) -> CliResult<T> {
+        let mut last = CommandError::new("no node is known");
         for attempt in 0..TRIES {
             for _ in 0..self.nodes.len() {
                 match call(&self.rest, &self.nodes[self.at]).await {

@@ -9,8 +9,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::cli::{CliResult, Failure};
-use crate::gateway::rest::transfer::{AuditRow, DeviceRow, ElectionRow, SyncRow, WithState};
+use crate::cli::{CliResult, CommandError};
+use crate::gateway::rest::transfer::{AuditRow, DeviceRow, SyncRow, TransferredElection, WithState};
 use crate::limits;
 use crate::model::device::valid_id;
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS, SYNC_STATES};
@@ -49,7 +49,7 @@ const TABLES: [(&str, &[&str]); 4] = [
 
 /// A row of a log, which is read again when it is sent: a log may be larger than memory.
 #[derive(Debug)]
-pub struct Place {
+pub struct LogRowId {
     /// Its id here, and what it becomes.
     old: i64,
     pub id: u64,
@@ -58,12 +58,12 @@ pub struct Place {
 
 /// What a database gives.
 #[derive(Debug)]
-pub struct Old {
+pub struct OldDatabase {
     file: Connection,
     pub devices: Vec<WithState>,
     /// Both logs: oldest first, their ids without a gap.
-    pub elections: Vec<Place>,
-    pub audits: Vec<Place>,
+    pub elections: Vec<LogRowId>,
+    pub audits: Vec<LogRowId>,
     /// Tells this database from another one.
     pub id: u64,
     /// Rows that are not taken, or not as they are.
@@ -71,14 +71,14 @@ pub struct Old {
 }
 
 /// One row of a table, its values taken one after the other.
-struct Row<'a> {
+struct SqliteRow<'a> {
     table: &'static str,
     id: u64,
     values: std::vec::IntoIter<Value>,
     notes: &'a mut Vec<String>,
 }
 
-impl Row<'_> {
+impl SqliteRow<'_> {
     fn note(&mut self, what: impl std::fmt::Display) {
         self.notes.push(format!("{} row {}: {what}", self.table, self.id));
     }
@@ -143,15 +143,15 @@ impl Row<'_> {
 }
 
 /// Reads all of it; `now` is this machine's clock.
-pub fn read(path: &Path, now: u64) -> CliResult<Old> {
+pub fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
     let at = path.display();
     let mut head = [0; 16];
-    let opened = File::open(path).map_err(|e| Failure::usage(format!("{at} cannot be read: {e}")))?;
+    let opened = File::open(path).map_err(|e| CommandError::usage(format!("{at} cannot be read: {e}")))?;
     let is_database = opened.take(16).read_exact(&mut head).is_ok() && head == *b"SQLite format 3\0";
     if !is_database {
-        return Err(Failure::usage(format!("{at} is no SQLite database")));
+        return Err(CommandError::usage(format!("{at} is no SQLite database")));
     }
-    let failed = |e: rusqlite::Error| Failure::usage(format!("{at} cannot be read: {e}"));
+    let failed = |e: rusqlite::Error| CommandError::usage(format!("{at} cannot be read: {e}"));
     let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     // One moment of it, should the old server still run.
     file.execute_batch("BEGIN").map_err(failed)?;
@@ -160,52 +160,57 @@ pub fn read(path: &Path, now: u64) -> CliResult<Old> {
         let found = list.query_map([table], |row| row.get(0)).and_then(Iterator::collect::<Result<_, _>>);
         let found: HashSet<String> = found.map_err(failed)?;
         if found.is_empty() {
-            return Err(Failure::usage(format!("{at} has no table {table}")));
+            return Err(CommandError::usage(format!("{at} has no table {table}")));
         }
         if let Some(missing) = columns.iter().find(|c| !found.contains(**c)) {
-            return Err(Failure::usage(format!("{at}: table {table} has no column {missing}")));
+            return Err(CommandError::usage(format!("{at}: table {table} has no column {missing}")));
         }
     }
-    let mut reader = Reader { file: &file, notes: Vec::new(), hash: Xxh3::new(), now };
+    let mut reader = SqliteReader { file: &file, notes: Vec::new(), hash: Xxh3::new(), now };
     let devices = reader.devices().map_err(failed)?;
     let (elections, audits) = (reader.elections().map_err(failed)?, reader.audits().map_err(failed)?);
     let (id, notes) = (reader.hash.digest(), reader.notes);
-    Ok(Old { file, devices, elections, audits, id, notes })
+    Ok(OldDatabase { file, devices, elections, audits, id, notes })
 }
 
-impl Old {
-    pub fn election(&self, at: &Place) -> CliResult<ElectionRow> {
+impl OldDatabase {
+    pub fn election(&self, at: &LogRowId) -> CliResult<TransferredElection> {
         let row = self.again(2, at, |row| election(row, at.at_ms))?;
-        Ok(ElectionRow { id: at.id, ..row })
+        Ok(TransferredElection { id: at.id, ..row })
     }
 
-    pub fn audit(&self, at: &Place) -> CliResult<AuditRow> {
+    pub fn audit(&self, at: &LogRowId) -> CliResult<AuditRow> {
         let row = self.again(3, at, |row| audit(row, at.at_ms))?;
         Ok(AuditRow { id: at.id, ..row })
     }
 
-    fn again<T>(&self, table: usize, at: &Place, read: impl FnOnce(&mut Row<'_>) -> Option<T>) -> CliResult<T> {
+    fn again<T>(
+        &self,
+        table: usize,
+        at: &LogRowId,
+        read: impl FnOnce(&mut SqliteRow<'_>) -> Option<T>,
+    ) -> CliResult<T> {
         let (table, columns) = TABLES[table];
-        let failed = |e: rusqlite::Error| Failure::new(format!("{table} row {}: {e}", at.old));
+        let failed = |e: rusqlite::Error| CommandError::new(format!("{table} row {}: {e}", at.old));
         let select = format!("SELECT {} FROM {table} WHERE id = ?", columns.join(", "));
         let mut list = self.file.prepare_cached(&select).map_err(failed)?;
         let values = |row: &rusqlite::Row<'_>| (1..columns.len()).map(|i| row.get(i)).collect();
         let values: Vec<Value> = list.query_row([at.old], values).map_err(failed)?;
-        let mut row = Row { table, id: at.id, values: values.into_iter(), notes: &mut Vec::new() };
-        read(&mut row).ok_or_else(|| Failure::new(format!("{table} row {} reads otherwise than before", at.old)))
+        let mut row = SqliteRow { table, id: at.id, values: values.into_iter(), notes: &mut Vec::new() };
+        read(&mut row).ok_or_else(|| CommandError::new(format!("{table} row {} reads otherwise than before", at.old)))
     }
 }
 
-struct Reader<'a> {
+struct SqliteReader<'a> {
     file: &'a Connection,
     notes: Vec<String>,
     hash: Xxh3,
     now: u64,
 }
 
-impl Reader<'_> {
+impl SqliteReader<'_> {
     /// Hands the rows of a table to `each`, by id.
-    fn rows(&mut self, table: usize, mut each: impl FnMut(&mut Row<'_>)) -> rusqlite::Result<()> {
+    fn rows(&mut self, table: usize, mut each: impl FnMut(&mut SqliteRow<'_>)) -> rusqlite::Result<()> {
         let (table, columns) = TABLES[table];
         let mut list = self.file.prepare(&format!("SELECT {} FROM {table} ORDER BY id", columns.join(", ")))?;
         let mut rows = list.query([])?;
@@ -220,7 +225,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            each(&mut Row { table, id, values, notes: &mut self.notes });
+            each(&mut SqliteRow { table, id, values, notes: &mut self.notes });
         }
         Ok(())
     }
@@ -236,24 +241,24 @@ impl Reader<'_> {
         Ok(devices.into_iter().map(with_state).collect())
     }
 
-    fn elections(&mut self) -> rusqlite::Result<Vec<Place>> {
+    fn elections(&mut self) -> rusqlite::Result<Vec<LogRowId>> {
         let now = self.now;
         let mut places = Vec::new();
         self.rows(2, |row| {
             let (id, old) = (row.id, row.id as i64);
-            places.extend(election(row, now).map(|e| Place { old, id, at_ms: e.at_ms }));
+            places.extend(election(row, now).map(|e| LogRowId { old, id, at_ms: e.at_ms }));
         })?;
         let last = places.last().map_or(0, |e| e.id);
         self.close_gaps(ELECTION_LOGS, last, &mut places);
         Ok(places)
     }
 
-    fn audits(&mut self) -> rusqlite::Result<Vec<Place>> {
+    fn audits(&mut self) -> rusqlite::Result<Vec<LogRowId>> {
         let now = self.now;
         let (mut places, mut surplus) = (VecDeque::new(), 0);
         self.rows(3, |row| {
             let (id, old) = (row.id, row.id as i64);
-            places.extend(audit(row, now).map(|a| Place { old, id, at_ms: a.at_ms }));
+            places.extend(audit(row, now).map(|a| LogRowId { old, id, at_ms: a.at_ms }));
             if places.len() as u64 > limits::AUDIT_ROWS {
                 places.pop_front();
                 surplus += 1;
@@ -272,7 +277,7 @@ impl Reader<'_> {
     }
 
     /// The last row keeps its id, and so do all before it back to the first gap.
-    fn close_gaps(&mut self, table: &str, last: u64, rows: &mut [Place]) {
+    fn close_gaps(&mut self, table: &str, last: u64, rows: &mut [LogRowId]) {
         for (new, row) in (0..=last).rev().zip(rows.iter_mut().rev()) {
             if row.id != new {
                 self.notes.push(format!("{table} row {}: its id is {new} now, as the ids or times had a gap", row.id));
@@ -282,7 +287,7 @@ impl Reader<'_> {
     }
 }
 
-fn device(row: &mut Row<'_>, now: u64) -> Option<DeviceRow> {
+fn device(row: &mut SqliteRow<'_>, now: u64) -> Option<DeviceRow> {
     let device_id = row.text("device_id", usize::MAX);
     if !valid_id(&device_id) {
         return row.not_taken("its device_id is empty, longer than 255 bytes or holds control or invisible characters");
@@ -304,7 +309,7 @@ fn device(row: &mut Row<'_>, now: u64) -> Option<DeviceRow> {
     Some(DeviceRow { id: row.id, device_id, role, priority, last_seen_ms, is_active, created_ms, updated_ms })
 }
 
-fn sync_state(row: &mut Row<'_>, now: u64, known: &HashSet<String>) -> Option<SyncRow> {
+fn sync_state(row: &mut SqliteRow<'_>, now: u64, known: &HashSet<String>) -> Option<SyncRow> {
     let device_id = row.text("device_id", usize::MAX);
     if !known.contains(&device_id) {
         return row.not_taken(format_args!("device {device_id:?} is not in {DEVICE_ROLES} or was not taken"));
@@ -326,7 +331,7 @@ fn sync_state(row: &mut Row<'_>, now: u64, known: &HashSet<String>) -> Option<Sy
     })
 }
 
-fn election(row: &mut Row<'_>, now: u64) -> Option<ElectionRow> {
+fn election(row: &mut SqliteRow<'_>, now: u64) -> Option<TransferredElection> {
     let previous_master_id = row.maybe_text("previous_master_id", limits::DEVICE_ID);
     let new_master_id = row.text("new_master_id", limits::DEVICE_ID);
     let mut election_reason = row.text("election_reason", usize::MAX);
@@ -338,7 +343,7 @@ fn election(row: &mut Row<'_>, now: u64) -> Option<ElectionRow> {
         row.note(format_args!("election_reason {election_reason:?} became \"manual\""));
         election_reason = "manual".into();
     }
-    Some(ElectionRow {
+    Some(TransferredElection {
         id: row.id,
         previous_master_id,
         new_master_id,
@@ -349,7 +354,7 @@ fn election(row: &mut Row<'_>, now: u64) -> Option<ElectionRow> {
     })
 }
 
-fn audit(row: &mut Row<'_>, now: u64) -> Option<AuditRow> {
+fn audit(row: &mut SqliteRow<'_>, now: u64) -> Option<AuditRow> {
     let event_type = row.text("event_type", limits::EVENT_TYPE);
     let operation = row.text("operation", limits::EVENT_TYPE);
     let status = row.text("status", usize::MAX);
@@ -371,7 +376,7 @@ mod tests {
     use crate::cli::sqlite::DOCUMENTED;
     use crate::clock::{Clock, SystemClock};
 
-    fn read_after(sql: &str) -> CliResult<Old> {
+    fn read_after(sql: &str) -> CliResult<OldDatabase> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.db");
         Connection::open(&path).unwrap().execute_batch(&format!("{DOCUMENTED}{sql}")).unwrap();

@@ -11,9 +11,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::RaftTls;
-use crate::consensus::grpc::{self, GrpcTransport, Nowhere};
-use crate::consensus::transport::{Identity, Lane, LinkError, Method, Peer, Transport};
-use crate::consensus::types::Member;
+use crate::consensus::grpc::{self, GrpcTransport, UnreachablePeer};
+use crate::consensus::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerTransport};
+use crate::consensus::types::MemberAddress;
 use crate::limits;
 use crate::proto::{ChangeRequest, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
 use crate::tls::authority::{self, Validity};
@@ -25,12 +25,12 @@ use crate::tls::{explain, server_name};
 const INSIDE: &str = "inside";
 
 /// A CA, and its nodes' certificates as of now.
-struct Cluster {
+struct TestCa {
     dir: tempfile::TempDir,
     ca: authority::Issued,
 }
 
-impl Cluster {
+impl TestCa {
     fn new() -> Self {
         let ca = authority::make("shop", Validity::days(SystemClock.now_ms(), 2)).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -49,24 +49,24 @@ impl Cluster {
 }
 
 /// A port that `tls` guards, and its address.
-async fn serve(tls: Option<Arc<Followed<NodeTls>>>) -> (Member, DropGuard) {
+async fn serve(tls: Option<Arc<Followed<NodeTls>>>) -> (MemberAddress, DropGuard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let raft = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
-    tokio::spawn(grpc::serve(listener, tls, Arc::new(Nowhere(INSIDE.into())), stop.clone()));
-    (Member { raft, ..Member::default() }, stop.drop_guard())
+    tokio::spawn(grpc::serve(listener, tls, Arc::new(UnreachablePeer(INSIDE.into())), stop.clone()));
+    (MemberAddress { raft, ..MemberAddress::default() }, stop.drop_guard())
 }
 
-fn identity(node: u64) -> Identity {
-    Identity { cluster: "shop".into(), node }
+fn identity(node: u64) -> NodeIdentity {
+    NodeIdentity { cluster: "shop".into(), node }
 }
 
-fn link(tls: Option<Arc<Followed<NodeTls>>>, to: u64, member: &Member) -> Arc<dyn Peer> {
-    let transport: Arc<dyn Transport> = match tls {
+fn link(tls: Option<Arc<Followed<NodeTls>>>, to: u64, member: &MemberAddress) -> Arc<dyn Peer> {
+    let transport: Arc<dyn PeerTransport> = match tls {
         Some(tls) => GrpcTransport::with_tls(BTreeMap::new(), tls),
         None => GrpcTransport::new(BTreeMap::new()),
     };
-    transport.link(to, member, Lane::Control)
+    transport.link(to, member, ConnectionClass::Control)
 }
 
 /// Every kind of call, as node `from` on node 1; what each was answered.
@@ -95,7 +95,7 @@ fn inside() -> LinkError {
 
 #[tokio::test]
 async fn a_node_of_the_cluster_is_let_in() {
-    let cluster = Cluster::new();
+    let cluster = TestCa::new();
     let (member, _stop) = serve(Some(cluster.node(1))).await;
     for error in calls(&link(Some(cluster.node(2)), 1, &member), 2).await {
         assert_eq!(error, inside());
@@ -104,7 +104,7 @@ async fn a_node_of_the_cluster_is_let_in() {
 
 #[tokio::test]
 async fn plain_text_and_foreign_certificates_are_refused() {
-    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let (cluster, other) = (TestCa::new(), TestCa::new());
     let (member, _stop) = serve(Some(cluster.node(1))).await;
     for tls in [None, Some(other.node(2))] {
         for error in calls(&link(tls, 1, &member), 2).await {
@@ -134,7 +134,7 @@ async fn plain_text_and_foreign_certificates_are_refused() {
 
 #[tokio::test]
 async fn a_certificate_is_good_for_its_own_node_only() {
-    let cluster = Cluster::new();
+    let cluster = TestCa::new();
     let (member, _stop) = serve(Some(cluster.node(1))).await;
     let third = link(Some(cluster.node(3)), 1, &member);
     for error in calls(&third, 2).await {
@@ -146,7 +146,7 @@ async fn a_certificate_is_good_for_its_own_node_only() {
     assert!(calls(&third, 2).await.iter().all(|e| matches!(e, LinkError::Refused(_))));
     // Who asks whoever is there needs no name, but a node of this cluster.
     assert!(calls(&link(Some(cluster.node(3)), 0, &member), 3).await.iter().all(|e| *e == inside()));
-    let stranger = link(Some(Cluster::new().node(3)), 0, &member);
+    let stranger = link(Some(TestCa::new().node(3)), 0, &member);
     assert!(calls(&stranger, 3).await.iter().all(|e| matches!(e, LinkError::Unreachable(_)) && *e != inside()));
     // A node that answers at another one's address is not spoken with.
     let misled = link(Some(cluster.node(3)), 2, &member);
@@ -155,7 +155,7 @@ async fn a_certificate_is_good_for_its_own_node_only() {
 
 #[tokio::test]
 async fn without_certificates_only_this_machine_is_spoken_with() {
-    let far = Member { raft: "192.0.2.1:5100".into(), ..Member::default() };
+    let far = MemberAddress { raft: "192.0.2.1:5100".into(), ..MemberAddress::default() };
     let error = link(None, 1, &far).status(StatusRequest::default()).await.err().unwrap();
     assert!(error.to_string().contains("raft_tls_cert"), "{error}");
     let (member, _stop) = serve(None).await;
@@ -164,7 +164,7 @@ async fn without_certificates_only_this_machine_is_spoken_with() {
 
 #[tokio::test]
 async fn strangers_who_say_nothing_keep_no_node_out() {
-    let cluster = Cluster::new();
+    let cluster = TestCa::new();
     let (member, _stop) = serve(Some(cluster.node(1))).await;
     // More than the port has places for.
     let mut silent = Vec::new();

@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::ABOUT;
-use super::events::{Event, FROM_CLIENT, TO_CLIENT};
-use super::field::{Writer, example, object_schema};
+use super::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
+use super::field::{PayloadWriter, example, object_schema};
 
 /// Both channels: name, address, and what a client has to know.
 const CHANNELS: [(&str, &str, &str); 2] = [
@@ -59,13 +59,13 @@ pub fn document() -> Value {
     })
 }
 
-fn both() -> [(&'static [Event], Writer); 2] {
-    [(FROM_CLIENT, Writer::Client), (TO_CLIENT, Writer::Server)]
+fn both() -> [(&'static [EventDescription], PayloadWriter); 2] {
+    [(FROM_CLIENT, PayloadWriter::Client), (TO_CLIENT, PayloadWriter::Server)]
 }
 
 /// Some events go both ways, with different payloads.
-fn key(event: &Event, writer: Writer) -> String {
-    format!("{}.{}", if writer == Writer::Client { "from_client" } else { "to_client" }, event.name)
+fn key(event: &EventDescription, writer: PayloadWriter) -> String {
+    format!("{}.{}", if writer == PayloadWriter::Client { "from_client" } else { "to_client" }, event.name)
 }
 
 fn messages() -> Map<String, Value> {
@@ -117,7 +117,7 @@ fn operations() -> Map<String, Value> {
         let message = |key: &str| json!({"$ref": format!("#/channels/{channel}/messages/{key}")});
         for (events, writer) in both() {
             for event in events {
-                let action = if writer == Writer::Client { "receive" } else { "send" };
+                let action = if writer == PayloadWriter::Client { "receive" } else { "send" };
                 let mut operation = json!({
                     "action": action, "channel": at, "summary": event.about,
                     "messages": [message(&key(event, writer))],

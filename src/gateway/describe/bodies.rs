@@ -6,27 +6,28 @@ use super::events::{
     UPDATE,
 };
 use super::field::{
-    ANY_COUNT, CLASS, CURSOR, DEVICE_ID, ELECTION_REASON, Field, Kind, METHOD, OPERATION, REASON, RIGHTS, ROLE,
-    TABLE_NAME, WORDS, may, more, must, plus,
+    ANY_COUNT, CLASS, CURSOR, DEVICE_ID, ELECTION_REASON, FieldDescription, FieldKind, METHOD, OPERATION, REASON,
+    RIGHTS, ROLE, TABLE_NAME, WORDS, may, more, must, plus,
 };
 use crate::limits;
 use crate::model::pairing::CODE_LENGTH;
 
 /// Where a node without a quorum may answer from what it has.
-pub const STALE_QUERY: Field = more(
+pub const STALE_QUERY: FieldDescription = more(
     "consistency",
-    Kind::Word(&["linearizable", "stale"]),
+    FieldKind::Word(&["linearizable", "stale"]),
     "`stale`: what this node has, without asking the others; it may be old. Default: linearizable.",
 );
-const STALE: Field = more("consistency", Kind::Word(&["stale"]), "It was asked for: the answer may be old.");
+const STALE: FieldDescription =
+    more("consistency", FieldKind::Word(&["stale"]), "It was asked for: the answer may be old.");
 
-const SUCCESS: Field = must("success", Kind::Flag, "");
-const WHO: Field = must("device_id", DEVICE_ID, "");
-const SENT_AT: Field = may("timestamp", Kind::Time, "The client's time.");
-const SYNC_STATUS: Kind = Kind::Word(&["pending", "syncing", "synced", "error"]);
+const SUCCESS: FieldDescription = must("success", FieldKind::Flag, "");
+const WHO: FieldDescription = must("device_id", DEVICE_ID, "");
+const SENT_AT: FieldDescription = may("timestamp", FieldKind::Time, "The client's time.");
+const SYNC_STATUS: FieldKind = FieldKind::Word(&["pending", "syncing", "synced", "error"]);
 
 /// How an endpoint refuses.
-pub const REFUSED: &[Field] = &[
+pub const REFUSED: &[FieldDescription] = &[
     SUCCESS,
     must("error", WORDS, "What is wrong, in English."),
     ERROR_TAIL[0],
@@ -39,113 +40,114 @@ pub const REFUSED: &[Field] = &[
 ];
 
 /// As `device_online`, whose own time is documented.
-pub const REGISTER: &[Field] = &[
+pub const REGISTER: &[FieldDescription] = &[
     ONLINE[0],
     ONLINE[1],
     ONLINE[2],
     ONLINE[3],
-    more("timestamp", Kind::Time, "The client's time."),
+    more("timestamp", FieldKind::Time, "The client's time."),
     ONLINE[5],
     ONLINE[6],
     ONLINE[7],
 ];
-pub const REGISTERED: &[Field] = &[
+pub const REGISTERED: &[FieldDescription] = &[
     SUCCESS,
     WHO,
     must("role", ROLE, ""),
-    must("master_device_id", Kind::OrNull(&DEVICE_ID), ""),
-    must("sync_status", Kind::Word(&["connected", "disconnected", "error"]), ""),
-    plus("registered", Kind::Flag, "It was the first time."),
+    must("master_device_id", FieldKind::OrNull(&DEVICE_ID), ""),
+    must("sync_status", FieldKind::Word(&["connected", "disconnected", "error"]), ""),
+    plus("registered", FieldKind::Flag, "It was the first time."),
     plus("term", ANY_COUNT, ""),
 ];
 
-pub const DEVICE: &[Field] = &[
+pub const DEVICE: &[FieldDescription] = &[
     WHO,
     must("role", ROLE, ""),
-    must("priority", Kind::Count(limits::PRIORITY as u64), ""),
-    must("last_seen", Kind::Time, ""),
-    must("is_active", Kind::Flag, ""),
+    must("priority", FieldKind::Count(limits::PRIORITY as u64), ""),
+    must("last_seen", FieldKind::Time, ""),
+    must("is_active", FieldKind::Flag, ""),
     plus("home", ANY_COUNT, "The node that it connected to last; as the master, it is led from there."),
-    plus("nodes", Kind::Counts, "All nodes that it is connected to. It is active while there is one."),
+    plus("nodes", FieldKind::Counts, "All nodes that it is connected to. It is active while there is one."),
     CLOCK_AHEAD,
-    plus("capabilities", Kind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
+    plus("capabilities", FieldKind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
-pub const DEVICES: &[Field] = &[
-    must("devices", Kind::List(DEVICE), ""),
+pub const DEVICES: &[FieldDescription] = &[
+    must("devices", FieldKind::List(DEVICE), ""),
     more("pagination", PAGINATION.kind, "Of a page."),
-    more("has_more", Kind::Flag, "Of a page."),
+    more("has_more", FieldKind::Flag, "Of a page."),
     more("next_after", DEVICE_ID, "Ask with it as `after` for the next page."),
     STALE,
 ];
 
-pub const ROLE_ASKED: &[Field] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
-pub const ROLE_CHANGED: &[Field] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
+pub const ROLE_ASKED: &[FieldDescription] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
+pub const ROLE_CHANGED: &[FieldDescription] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
 
-pub const SYNC_STATE: &[Field] = &[
+pub const SYNC_STATE: &[FieldDescription] = &[
     WHO,
     must("sync_status", SYNC_STATUS, ""),
     must("pending_changes_count", ANY_COUNT, ""),
-    must("last_sync_timestamp", Kind::OrNull(&Kind::Time), "Null until the first sync."),
-    must("last_error_message", Kind::OrNull(&WORDS), ""),
+    must("last_sync_timestamp", FieldKind::OrNull(&FieldKind::Time), "Null until the first sync."),
+    must("last_error_message", FieldKind::OrNull(&WORDS), ""),
     plus("cursor", CURSOR, "Up to where the device has completed its syncs."),
-    must("updated_at", Kind::Time, ""),
+    must("updated_at", FieldKind::Time, ""),
     STALE,
 ];
-pub const SYNC_STATE_ASKED: &[Field] = &[
+pub const SYNC_STATE_ASKED: &[FieldDescription] = &[
     may("sync_status", SYNC_STATUS, ""),
-    may("pending_changes_count", Kind::Count(1_000_000_000_000), ""),
-    may("last_error_message", Kind::Text(limits::ERROR_MESSAGE), ""),
+    may("pending_changes_count", FieldKind::Count(1_000_000_000_000), ""),
+    may("last_error_message", FieldKind::Text(limits::ERROR_MESSAGE), ""),
 ];
-pub const SYNC_STATE_SET: &[Field] = &[SUCCESS, must("sync_state", Kind::Object(SYNC_STATE), "")];
+pub const SYNC_STATE_SET: &[FieldDescription] = &[SUCCESS, must("sync_state", FieldKind::Object(SYNC_STATE), "")];
 
-const PAGINATION: Field = must(
+const PAGINATION: FieldDescription = must(
     "pagination",
-    Kind::Object(&[must("limit", ANY_COUNT, ""), must("offset", ANY_COUNT, ""), must("total", ANY_COUNT, "")]),
+    FieldKind::Object(&[must("limit", ANY_COUNT, ""), must("offset", ANY_COUNT, ""), must("total", ANY_COUNT, "")]),
     "",
 );
 
 /// Of an election.
-pub const INITIATED_BY: Field =
+pub const INITIATED_BY: FieldDescription =
     more("initiated_by", WORDS, "Who asked for it, as the request says; none: the master was gone.");
-pub const ELECTED_BY: Field =
-    more("by", Kind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), or brought it about.");
+pub const ELECTED_BY: FieldDescription =
+    more("by", FieldKind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), or brought it about.");
 
-const ELECTION_ROW: &[Field] = &[
+const ELECTION_ROW: &[FieldDescription] = &[
     must("id", ANY_COUNT, ""),
-    must("previous_master_id", Kind::OrNull(&DEVICE_ID), ""),
+    must("previous_master_id", FieldKind::OrNull(&DEVICE_ID), ""),
     must("new_master_id", DEVICE_ID, ""),
     must("election_reason", ELECTION_REASON, ""),
-    must("election_timestamp", Kind::Time, ""),
+    must("election_timestamp", FieldKind::Time, ""),
     must("devices_participating", ANY_COUNT, ""),
-    plus("election_method", Kind::Word(&["priority", "manual", "automatic"]), ""),
+    plus("election_method", FieldKind::Word(&["priority", "manual", "automatic"]), ""),
     plus("term", ANY_COUNT, ""),
     INITIATED_BY,
     ELECTED_BY,
 ];
-pub const ELECTIONS: &[Field] = &[must("logs", Kind::List(ELECTION_ROW), "Newest first."), PAGINATION, STALE];
+pub const ELECTIONS: &[FieldDescription] =
+    &[must("logs", FieldKind::List(ELECTION_ROW), "Newest first."), PAGINATION, STALE];
 
-const AUDIT_ROW: &[Field] = &[
+const AUDIT_ROW: &[FieldDescription] = &[
     must("id", ANY_COUNT, ""),
     must("event_type", WORDS, ""),
     must("operation", WORDS, ""),
-    must("status", Kind::Word(&["success", "error"]), ""),
-    must("device_id", Kind::Text(limits::DEVICE_ID), ""),
+    must("status", FieldKind::Word(&["success", "error"]), ""),
+    must("device_id", FieldKind::Text(limits::DEVICE_ID), ""),
     must("details", WORDS, ""),
-    must("timestamp", Kind::Time, ""),
-    more("by", Kind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), if not the device's own."),
-    more("jti", Kind::Text(limits::TOKEN_ID), "The token's name."),
+    must("timestamp", FieldKind::Time, ""),
+    more("by", FieldKind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), if not the device's own."),
+    more("jti", FieldKind::Text(limits::TOKEN_ID), "The token's name."),
 ];
-pub const AUDIT: &[Field] = &[must("logs", Kind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
+pub const AUDIT: &[FieldDescription] = &[must("logs", FieldKind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
 
-pub const CHANGES: &[Field] = &[
-    must("changes", Kind::List(CHANGE), "In order."),
+pub const CHANGES: &[FieldDescription] = &[
+    must("changes", FieldKind::List(CHANGE), "In order."),
     must("cursor", CURSOR, "Ask with it for what comes next."),
-    must("has_more", Kind::Flag, ""),
+    must("has_more", FieldKind::Flag, ""),
     STALE,
 ];
 
-const LISTED_CONFLICT: &[Field] = &[
+const LISTED_CONFLICT: &[FieldDescription] = &[
     CONFLICT[0],
     CONFLICT[1],
     CONFLICT[2],
@@ -155,13 +157,13 @@ const LISTED_CONFLICT: &[Field] = &[
     CONFLICT[6],
     CONFLICT[7],
     CONFLICT[8],
-    plus("deleted_here", Kind::Flag, "The record was deleted."),
-    plus("deleted_there", Kind::Flag, "The device deleted it."),
-    plus("status", Kind::Word(&["open", "resolved"]), ""),
-    more("resolution", Kind::Object(RESOLUTION), "What became of the record, once it is resolved."),
+    plus("deleted_here", FieldKind::Flag, "The record was deleted."),
+    plus("deleted_there", FieldKind::Flag, "The device deleted it."),
+    plus("status", FieldKind::Word(&["open", "resolved"]), ""),
+    more("resolution", FieldKind::Object(RESOLUTION), "What became of the record, once it is resolved."),
     more("record_version", ANY_COUNT, "The record's version now: what a decision is made on. In the list only."),
 ];
-const RESOLUTION: &[Field] = &[
+const RESOLUTION: &[FieldDescription] = &[
     CONFLICT_RESOLVED[0],
     CONFLICT_RESOLVED[1],
     CONFLICT_RESOLVED[2],
@@ -175,48 +177,49 @@ const RESOLUTION: &[Field] = &[
     CONFLICT_RESOLVED[10],
     plus("resolved_by", WORDS, "Who decided: a device, or a token's subject."),
 ];
-pub const CONFLICTS: &[Field] = &[
+pub const CONFLICTS: &[FieldDescription] = &[
     must(
         "conflicts",
-        Kind::List(LISTED_CONFLICT),
+        FieldKind::List(LISTED_CONFLICT),
         "Open ones oldest first; resolved ones, and all, newest first. A page has at most 1 MiB of data.",
     ),
     PAGINATION,
-    plus("has_more", Kind::Flag, ""),
+    plus("has_more", FieldKind::Flag, ""),
     more("next_offset", ANY_COUNT, "Where the next page begins: a page may hold fewer than `limit`."),
     STALE,
 ];
-pub const CONFLICT_STATUS: Field = may("status", Kind::Word(&["open", "resolved", "all"]), "Default: open.");
+pub const CONFLICT_STATUS: FieldDescription =
+    may("status", FieldKind::Word(&["open", "resolved", "all"]), "Default: open.");
 
-const PAST: &[Field] = &[
-    must("kind", Kind::Word(&["change", "conflict"]), ""),
+const PAST: &[FieldDescription] = &[
+    must("kind", FieldKind::Word(&["change", "conflict"]), ""),
     must("version", ANY_COUNT, "Of the change; or that the conflict was found at."),
     may("operation", OPERATION, "Of a change."),
-    may("data", Kind::Data, "Of a change; empty for a delete."),
+    may("data", FieldKind::Data, "Of a change; empty for a delete."),
     may("device_id", DEVICE_ID, "Who wrote it."),
-    may("timestamp", Kind::Time, ""),
-    may("conflict", Kind::Object(LISTED_CONFLICT), "With both versions."),
+    may("timestamp", FieldKind::Time, ""),
+    may("conflict", FieldKind::Object(LISTED_CONFLICT), "With both versions."),
 ];
-pub const HISTORY: &[Field] = &[
+pub const HISTORY: &[FieldDescription] = &[
     must("table_name", TABLE_NAME, ""),
-    must("record_id", Kind::RecordId, ""),
-    must("history", Kind::List(PAST), "Newest first. A page has at most 1 MiB of data."),
-    must("has_more", Kind::Flag, ""),
-    must("older_dropped", Kind::Flag, "What came before is no longer kept."),
+    must("record_id", FieldKind::RecordId, ""),
+    must("history", FieldKind::List(PAST), "Newest first. A page has at most 1 MiB of data."),
+    must("has_more", FieldKind::Flag, ""),
+    must("older_dropped", FieldKind::Flag, "What came before is no longer kept."),
     may("before", WORDS, "Ask with it for the next page."),
     STALE,
 ];
 
-pub const RESOLVE_ASKED: &[Field] = &[
+pub const RESOLVE_ASKED: &[FieldDescription] = &[
     may("resolution_method", METHOD, "Default: manual."),
-    may("resolved_data", Kind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
-    may("delete", Kind::Flag, "The record goes."),
+    may("resolved_data", FieldKind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
+    may("delete", FieldKind::Flag, "The record goes."),
     NEW_RECORD,
     DECIDED_ON,
     may("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
     SENT_AT,
 ];
-pub const RESOLVED: &[Field] = &[
+pub const RESOLVED: &[FieldDescription] = &[
     SUCCESS,
     CONFLICT_RESOLVED[0],
     CONFLICT_RESOLVED[1],
@@ -231,9 +234,9 @@ pub const RESOLVED: &[Field] = &[
     CONFLICT_RESOLVED[10],
 ];
 
-const INSERT_POLICY: Kind = Kind::Word(&["keep_both", "last_writer_wins", "automatic", "manual"]);
-const DECIDES: Kind = Kind::Word(&["owner", "privileged"]);
-pub const POLICY_ASKED: &[Field] = &[
+const INSERT_POLICY: FieldKind = FieldKind::Word(&["keep_both", "last_writer_wins", "automatic", "manual"]);
+const DECIDES: FieldKind = FieldKind::Word(&["owner", "privileged"]);
+pub const POLICY_ASKED: &[FieldDescription] = &[
     may("policy", METHOD, "For changes of an old version. One of the fields is required."),
     may("insert_policy", INSERT_POLICY, "For an insert that meets a live record with other data. Default: keep_both."),
     may(
@@ -242,18 +245,18 @@ pub const POLICY_ASKED: &[Field] = &[
         "Who decides open conflicts: also the device whose conflict it is, or only admins and managers.",
     ),
 ];
-pub const TABLE_POLICY: &[Field] = &[
+pub const TABLE_POLICY: &[FieldDescription] = &[
     must("table_name", TABLE_NAME, ""),
     must("policy", METHOD, ""),
     plus("insert_policy", INSERT_POLICY, ""),
     plus("decides", DECIDES, ""),
     STALE,
 ];
-pub const POLICIES: &[Field] = &[must("policies", Kind::List(TABLE_POLICY), "By table."), STALE];
-pub const POLICY: &[Field] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2], TABLE_POLICY[3]];
+pub const POLICIES: &[FieldDescription] = &[must("policies", FieldKind::List(TABLE_POLICY), "By table."), STALE];
+pub const POLICY: &[FieldDescription] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2], TABLE_POLICY[3]];
 
 /// `data_update` without what stands in the path.
-pub const WRITE: &[Field] = &[
+pub const WRITE: &[FieldDescription] = &[
     may("device_id", DEVICE_ID, "Default: the token's device."),
     UPDATE[3],
     UPDATE[4],
@@ -264,7 +267,7 @@ pub const WRITE: &[Field] = &[
     N,
     AFTER_N,
 ];
-pub const WRITTEN: &[Field] = &[
+pub const WRITTEN: &[FieldDescription] = &[
     SUCCESS,
     ACKNOWLEDGED[0],
     ACKNOWLEDGED[1],
@@ -283,212 +286,216 @@ pub const WRITTEN: &[Field] = &[
     TIME_TAKEN,
 ];
 
-pub const TABLE_REMOVED: &[Field] = &[
+pub const TABLE_REMOVED: &[FieldDescription] = &[
     SUCCESS,
     must("table_name", TABLE_NAME, ""),
-    must("removed", Kind::Flag, "False: it was too much for one request. Ask again, or wait."),
+    must("removed", FieldKind::Flag, "False: it was too much for one request. Ask again, or wait."),
     must("records_deleted", ANY_COUNT, "By this request."),
     must("conflicts_closed", ANY_COUNT, "By this request."),
-    must("timestamp", Kind::Time, ""),
+    must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const HEALTH: &[Field] = &[
-    must("status", Kind::Word(&["healthy", "degraded", "unhealthy"]), ""),
-    must("master_device", Kind::OrNull(&DEVICE_ID), ""),
+pub const HEALTH: &[FieldDescription] = &[
+    must("status", FieldKind::Word(&["healthy", "degraded", "unhealthy"]), ""),
+    must("master_device", FieldKind::OrNull(&DEVICE_ID), ""),
     must("active_devices", ANY_COUNT, ""),
-    must("sync_status", Kind::Word(&["synced", "syncing", "error"]), ""),
-    must("last_check", Kind::Time, ""),
+    must("sync_status", FieldKind::Word(&["synced", "syncing", "error"]), ""),
+    must("last_check", FieldKind::Time, ""),
 ];
 
-const PEER: &[Field] = &[
+const PEER: &[FieldDescription] = &[
     must("node", ANY_COUNT, ""),
-    must("reachable", Kind::Flag, ""),
-    must("latency_ms", Kind::OrNull(&Kind::Number), ""),
-    must("silent_ms", Kind::OrNull(&Kind::Number), ""),
-    must("last_heard", Kind::OrNull(&Kind::Time), "Null: never."),
+    must("reachable", FieldKind::Flag, ""),
+    must("latency_ms", FieldKind::OrNull(&FieldKind::Number), ""),
+    must("silent_ms", FieldKind::OrNull(&FieldKind::Number), ""),
+    must("last_heard", FieldKind::OrNull(&FieldKind::Time), "Null: never."),
 ];
-pub const NETWORK: &[Field] = &[
+pub const NETWORK: &[FieldDescription] = &[
     must(
         "network_status",
-        Kind::Word(&["connected", "disconnected", "partitioned"]),
+        FieldKind::Word(&["connected", "disconnected", "partitioned"]),
         "`partitioned`: some nodes are out of reach; `disconnected`: so many that nothing can be written here.",
     ),
     must("active_connections", ANY_COUNT, "Sessions on this node."),
-    must("last_heartbeat", Kind::Time, "When a peer was last heard."),
-    must("network_latency", Kind::Number, "To the slowest peer, in milliseconds."),
-    plus("unreachable", Kind::Counts, "The nodes that this one cannot reach."),
-    plus("quorum", Kind::Flag, "Writes can be committed."),
-    plus("peers", Kind::List(PEER), "The other nodes, as this one sees them."),
+    must("last_heartbeat", FieldKind::Time, "When a peer was last heard."),
+    must("network_latency", FieldKind::Number, "To the slowest peer, in milliseconds."),
+    plus("unreachable", FieldKind::Counts, "The nodes that this one cannot reach."),
+    plus("quorum", FieldKind::Flag, "Writes can be committed."),
+    plus("peers", FieldKind::List(PEER), "The other nodes, as this one sees them."),
 ];
 
-const NODE: &[Field] = &[
+const NODE: &[FieldDescription] = &[
     must("node", ANY_COUNT, ""),
-    must("role", Kind::Word(&["leader", "voter", "learner"]), ""),
+    must("role", FieldKind::Word(&["leader", "voter", "learner"]), ""),
     must("raft", WORDS, "Where the other nodes reach it."),
     must("gateway", WORDS, "Where devices reach it."),
-    must("reachable", Kind::Flag, "From the node that answers."),
-    must("latency_ms", Kind::OrNull(&Kind::Number), "Round trip from the node that answers."),
-    must("last_heard", Kind::OrNull(&Kind::Time), "Null: never."),
+    must("reachable", FieldKind::Flag, "From the node that answers."),
+    must("latency_ms", FieldKind::OrNull(&FieldKind::Number), "Round trip from the node that answers."),
+    must("last_heard", FieldKind::OrNull(&FieldKind::Time), "Null: never."),
     must(
         "term",
-        Kind::OrNull(&ANY_COUNT),
+        FieldKind::OrNull(&ANY_COUNT),
         "This and the rest as it said itself, a second ago at most if it is reachable.",
     ),
-    must("applied_index", Kind::OrNull(&ANY_COUNT), ""),
-    must("lag", Kind::OrNull(&ANY_COUNT), "Entries that it had not applied."),
-    must("digest", Kind::OrNull(&WORDS), "Of its state at `applied_index`."),
-    must("master", Kind::OrNull(&DEVICE_ID), ""),
-    must("sessions", Kind::OrNull(&ANY_COUNT), ""),
-    must("version", Kind::OrNull(&WORDS), ""),
+    must("applied_index", FieldKind::OrNull(&ANY_COUNT), ""),
+    must("lag", FieldKind::OrNull(&ANY_COUNT), "Entries that it had not applied."),
+    must("digest", FieldKind::OrNull(&WORDS), "Of its state at `applied_index`."),
+    must("master", FieldKind::OrNull(&DEVICE_ID), ""),
+    must("sessions", FieldKind::OrNull(&ANY_COUNT), ""),
+    must("version", FieldKind::OrNull(&WORDS), ""),
 ];
-pub const CLUSTER: &[Field] = &[
+pub const CLUSTER: &[FieldDescription] = &[
     must("node", ANY_COUNT, "The node that answers."),
-    must("leader", Kind::OrNull(&ANY_COUNT), ""),
+    must("leader", FieldKind::OrNull(&ANY_COUNT), ""),
     must("term", ANY_COUNT, "Of the leader."),
     must("applied_index", ANY_COUNT, ""),
     must("digest", WORDS, "Of the state; equal on all nodes at the same `digest_index`."),
     must("digest_index", ANY_COUNT, ""),
-    must("master", Kind::OrNull(&DEVICE_ID), ""),
+    must("master", FieldKind::OrNull(&DEVICE_ID), ""),
     must("master_term", ANY_COUNT, ""),
     must("head_seq", ANY_COUNT, "The newest change."),
     must("sessions", ANY_COUNT, ""),
-    must("quorum", Kind::Flag, ""),
-    must("peers", Kind::List(PEER), ""),
-    must("voters", Kind::Counts, ""),
-    must("nodes", Kind::List(NODE), "Every member."),
+    must("quorum", FieldKind::Flag, ""),
+    must("peers", FieldKind::List(PEER), ""),
+    must("voters", FieldKind::Counts, ""),
+    must("nodes", FieldKind::List(NODE), "Every member."),
     must("version", WORDS, ""),
-    must("timestamp", Kind::Time, ""),
+    must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const ACCESS_ASKED: &[Field] = &[
+pub const ACCESS_ASKED: &[FieldDescription] = &[
     must(
         "tables",
         RIGHTS,
         "none, read or write, by table; `*` stands for every table that is not named. Default of `*`: write.",
     ),
-    may("create_tables", Kind::Flag, "The class may write to a table that does not exist yet. Default: true."),
+    may("create_tables", FieldKind::Flag, "The class may write to a table that does not exist yet. Default: true."),
 ];
-const SET: [Field; 2] = [
+const SET: [FieldDescription; 2] = [
     more("set_by", WORDS, "Who set it. Missing if nothing was set: then the class may do everything."),
-    more("set_at", Kind::Time, ""),
+    more("set_at", FieldKind::Time, ""),
 ];
-const ONE_CLASS: &[Field] = &[CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
-pub const ACCESS: &[Field] = &[must("classes", Kind::List(ONE_CLASS), ""), STALE];
-pub const ACCESS_SET: &[Field] = &[SUCCESS, CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
+const ONE_CLASS: &[FieldDescription] = &[CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
+pub const ACCESS: &[FieldDescription] = &[must("classes", FieldKind::List(ONE_CLASS), ""), STALE];
+pub const ACCESS_SET: &[FieldDescription] =
+    &[SUCCESS, CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
 
-const CODE: Field = must("code", Kind::Text(CODE_LENGTH), "");
-const EXPIRES: Field = must("expires", Kind::Time, "");
-const NOW: Field = must("timestamp", Kind::Time, "");
-pub const PAIR_ASKED: &[Field] = &[
+const CODE: FieldDescription = must("code", FieldKind::Text(CODE_LENGTH), "");
+const EXPIRES: FieldDescription = must("expires", FieldKind::Time, "");
+const NOW: FieldDescription = must("timestamp", FieldKind::Time, "");
+pub const PAIR_ASKED: &[FieldDescription] = &[
     may("device_id", DEVICE_ID, "Which device it wants to be. Default: whoever approves it says so."),
-    may("name", Kind::Text(limits::PAIR_NAME), "What people may know it by."),
+    may("name", FieldKind::Text(limits::PAIR_NAME), "What people may know it by."),
 ];
-pub const PAIR: &[Field] = &[
+pub const PAIR: &[FieldDescription] = &[
     SUCCESS,
-    must("code", Kind::Text(CODE_LENGTH), "To be shown to people."),
-    must("secret", Kind::Text(64), "To be kept: it asks with it what became of the code."),
+    must("code", FieldKind::Text(CODE_LENGTH), "To be shown to people."),
+    must("secret", FieldKind::Text(64), "To be kept: it asks with it what became of the code."),
     EXPIRES,
     must("poll_seconds", ANY_COUNT, "How often to ask."),
     NOW,
 ];
-const PAIR_STATUS: Field = must("status", Kind::Word(&["waiting", "approved", "refused", "claimed"]), "");
-pub const PAIR_POLL: &[Field] = &[
+const PAIR_STATUS: FieldDescription =
+    must("status", FieldKind::Word(&["waiting", "approved", "refused", "claimed"]), "");
+pub const PAIR_POLL: &[FieldDescription] = &[
     CODE,
     PAIR_STATUS,
     may("device_id", DEVICE_ID, "This and the rest with the token only."),
     may("class", CLASS, ""),
     may("token", WORDS, "The device's own: it is given once."),
-    may("expires", Kind::Time, "The token's end; it can be renewed until then."),
+    may("expires", FieldKind::Time, "The token's end; it can be renewed until then."),
     NOW,
 ];
-const MAYBE_DEVICE: Field = must("device_id", Kind::OrNull(&DEVICE_ID), "");
-const PAIR_ROW: &[Field] = &[
+const MAYBE_DEVICE: FieldDescription = must("device_id", FieldKind::OrNull(&DEVICE_ID), "");
+const PAIR_ROW: &[FieldDescription] = &[
     CODE,
     PAIR_STATUS,
     MAYBE_DEVICE,
-    must("known", Kind::Flag, "There is a device of this id already."),
-    must("name", Kind::Text(limits::PAIR_NAME), ""),
-    must("address", Kind::Text(limits::ADDRESS), "Where it asks from."),
-    must("asked", Kind::Time, ""),
+    must("known", FieldKind::Flag, "There is a device of this id already."),
+    must("name", FieldKind::Text(limits::PAIR_NAME), ""),
+    must("address", FieldKind::Text(limits::ADDRESS), "Where it asks from."),
+    must("asked", FieldKind::Time, ""),
     EXPIRES,
     may("class", CLASS, "Once it is approved."),
 ];
-pub const PAIRINGS: &[Field] = &[must("pairings", Kind::List(PAIR_ROW), "Oldest first."), STALE];
-pub const APPROVE: &[Field] = &[
+pub const PAIRINGS: &[FieldDescription] = &[must("pairings", FieldKind::List(PAIR_ROW), "Oldest first."), STALE];
+pub const APPROVE: &[FieldDescription] = &[
     must("class", CLASS, "Not above that of whoever approves."),
     may("device_id", DEVICE_ID, "Which device it is. Default: the one that it asked for."),
 ];
-pub const PAIR_DECIDED: &[Field] = &[SUCCESS, CODE, PAIR_STATUS, MAYBE_DEVICE, may("class", CLASS, ""), NOW];
-pub const RENEWED: &[Field] =
+pub const PAIR_DECIDED: &[FieldDescription] = &[SUCCESS, CODE, PAIR_STATUS, MAYBE_DEVICE, may("class", CLASS, ""), NOW];
+pub const RENEWED: &[FieldDescription] =
     &[SUCCESS, TOKEN_RENEWED[0], TOKEN_RENEWED[1], TOKEN_RENEWED[2], TOKEN_RENEWED[3], TOKEN_RENEWED[4]];
 
-pub const SUSPENDED: &[Field] = &[SUCCESS, WHO, must("suspended", Kind::Flag, ""), NOW];
-pub const FORGOTTEN: &[Field] = &[SUCCESS, WHO, NOW];
-const CONFIRMED: &[Field] = &[
+pub const SUSPENDED: &[FieldDescription] = &[SUCCESS, WHO, must("suspended", FieldKind::Flag, ""), NOW];
+pub const FORGOTTEN: &[FieldDescription] = &[SUCCESS, WHO, NOW];
+const CONFIRMED: &[FieldDescription] = &[
     must("changes", ANY_COUNT, "Its changes whose audit rows are kept."),
     may("last_seq", ANY_COUNT, "The newest of them."),
-    may("last_timestamp", Kind::Time, "When that was committed."),
+    may("last_timestamp", FieldKind::Time, "When that was committed."),
 ];
-const QUEUE_LAST: &[Field] = &[
-    must("queue", Kind::Text(limits::QUEUE_ID), ""),
+const QUEUE_LAST: &[FieldDescription] = &[
+    must("queue", FieldKind::Text(limits::QUEUE_ID), ""),
     must("last", ANY_COUNT, "The `n` of the last entry that was applied."),
-    must("used_at", Kind::Time, ""),
+    must("used_at", FieldKind::Time, ""),
 ];
-const UNSENT_REPORT: &[Field] = &[
+const UNSENT_REPORT: &[FieldDescription] = &[
     may("count", ANY_COUNT, "Changes that it said it had not sent yet; missing: it never said."),
-    may("said_at", Kind::Time, ""),
-    must("queues", Kind::List(QUEUE_LAST), "What it has with a greater `n` was not sent."),
+    may("said_at", FieldKind::Time, ""),
+    must("queues", FieldKind::List(QUEUE_LAST), "What it has with a greater `n` was not sent."),
 ];
-pub const DEVICE_REVOKED: &[Field] = &[
+pub const DEVICE_REVOKED: &[FieldDescription] = &[
     SUCCESS,
     WHO,
-    must("not_before", Kind::Time, "Tokens that were issued in this second or before are refused."),
-    must("registered", Kind::Flag, "The rest is missing if it never was."),
-    may("confirmed", Kind::Object(CONFIRMED), "What was committed of it."),
+    must("not_before", FieldKind::Time, "Tokens that were issued in this second or before are refused."),
+    must("registered", FieldKind::Flag, "The rest is missing if it never was."),
+    may("confirmed", FieldKind::Object(CONFIRMED), "What was committed of it."),
     may("cursor", CURSOR, "Up to where it has completed its syncs."),
-    may("last_seen", Kind::Time, ""),
-    may("unsent", Kind::Object(UNSENT_REPORT), "What is known of what it had not sent."),
-    may("leases", Kind::OrNull(&WORDS), "Null: there are none yet."),
+    may("last_seen", FieldKind::Time, ""),
+    may("unsent", FieldKind::Object(UNSENT_REPORT), "What is known of what it had not sent."),
+    may("leases", FieldKind::OrNull(&WORDS), "Null: there are none yet."),
     NOW,
 ];
-pub const ADMISSION: &[Field] = &[
+pub const ADMISSION: &[FieldDescription] = &[
     WHO,
-    must("registered", Kind::Flag, ""),
-    may("is_active", Kind::Flag, ""),
-    may("last_seen", Kind::Time, ""),
-    must("suspended", Kind::Flag, ""),
+    must("registered", FieldKind::Flag, ""),
+    may("is_active", FieldKind::Flag, ""),
+    may("last_seen", FieldKind::Time, ""),
+    must("suspended", FieldKind::Flag, ""),
     must(
         "not_before",
-        Kind::OrNull(&Kind::Time),
+        FieldKind::OrNull(&FieldKind::Time),
         "Its tokens that were issued in this second or before are refused. Null: none were taken back.",
     ),
     may("set_by", WORDS, "Who suspended it or took its tokens back last."),
-    may("set_at", Kind::Time, ""),
-    may("rights", Kind::Object(&CLASS_RIGHTS), "Of the class that its token had last."),
+    may("set_at", FieldKind::Time, ""),
+    may("rights", FieldKind::Object(&CLASS_RIGHTS), "Of the class that its token had last."),
     STALE,
 ];
 
-pub const WITHIN: Field = may("timeout_ms", Kind::Size(600_000), "How long it may take. Default: 30000.");
+pub const WITHIN: FieldDescription =
+    may("timeout_ms", FieldKind::Size(600_000), "How long it may take. Default: 30000.");
 /// `HOST:PORT`.
-const ADDRESS: Kind = Kind::Name(limits::ADDRESS);
-pub const NODE_ASKED: &[Field] = &[
-    must("node", Kind::Size(i64::MAX as u64), "Its `node_id`: one that was never used before."),
+const ADDRESS: FieldKind = FieldKind::Name(limits::ADDRESS);
+pub const NODE_ASKED: &[FieldDescription] = &[
+    must("node", FieldKind::Size(i64::MAX as u64), "Its `node_id`: one that was never used before."),
     must("raft", ADDRESS, "Where the other nodes reach it, `HOST:PORT`."),
     must("gateway", ADDRESS, "Where devices reach it, `HOST:PORT`."),
     WITHIN,
 ];
-pub const TRANSFER_ASKED: &[Field] = &[must("to", Kind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
-pub const MEMBERS: &[Field] = &[
+pub const TRANSFER_ASKED: &[FieldDescription] =
+    &[must("to", FieldKind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
+pub const MEMBERS: &[FieldDescription] = &[
     SUCCESS,
     must("node", ANY_COUNT, "The node that was added or removed, or that leads now."),
-    must("voters", Kind::Counts, "The voters there are now."),
-    must("timestamp", Kind::Time, ""),
+    must("voters", FieldKind::Counts, "The voters there are now."),
+    must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const RECORD: &[Field] =
+pub const RECORD: &[FieldDescription] =
     &[DATA_RESPONSE[0], DATA_RESPONSE[1], DATA_RESPONSE[2], DATA_RESPONSE[3], DATA_RESPONSE[4], STALE];
 
-pub const ELECTED: &[Field] = &[
+pub const ELECTED: &[FieldDescription] = &[
     SUCCESS,
     MASTER_ELECTED[0],
     MASTER_ELECTED[1],
@@ -502,74 +509,74 @@ pub const ELECTED: &[Field] = &[
 ];
 
 /// One of the two names what is revoked.
-pub const REVOKE: &[Field] = &[
+pub const REVOKE: &[FieldDescription] = &[
     may("token", WORDS, "The token itself."),
     may("jti", WORDS, "Its id, where the token is not at hand."),
     may(
         "expires",
-        Kind::Time,
+        FieldKind::Time,
         "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
     ),
 ];
-pub const TIME_BACK: &[Field] = &[SUCCESS, must("timestamp", Kind::Time, "The time from now on.")];
+pub const TIME_BACK: &[FieldDescription] = &[SUCCESS, must("timestamp", FieldKind::Time, "The time from now on.")];
 
-pub const REVOKED: &[Field] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", Kind::Time, "")];
+pub const REVOKED: &[FieldDescription] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", FieldKind::Time, "")];
 
-const ROW_ID: Field = must("id", ANY_COUNT, "Of the row in the documented table.");
-const AT: Field = must("at_ms", ANY_COUNT, "");
-const CREATED: Field = must("created_ms", ANY_COUNT, "");
-const UPDATED: Field = must("updated_ms", ANY_COUNT, "");
-const NAME: Kind = Kind::Text(limits::DEVICE_ID);
+const ROW_ID: FieldDescription = must("id", ANY_COUNT, "Of the row in the documented table.");
+const AT: FieldDescription = must("at_ms", ANY_COUNT, "");
+const CREATED: FieldDescription = must("created_ms", ANY_COUNT, "");
+const UPDATED: FieldDescription = must("updated_ms", ANY_COUNT, "");
+const NAME: FieldKind = FieldKind::Text(limits::DEVICE_ID);
 
-const DEVICE_ROW: &[Field] = &[
+const DEVICE_ROW: &[FieldDescription] = &[
     ROW_ID,
     WHO,
     must("role", ROLE, ""),
-    must("priority", Kind::Count(limits::PRIORITY as u64), ""),
+    must("priority", FieldKind::Count(limits::PRIORITY as u64), ""),
     must("last_seen_ms", ANY_COUNT, ""),
-    must("is_active", Kind::Flag, ""),
+    must("is_active", FieldKind::Flag, ""),
     CREATED,
     UPDATED,
 ];
-const SYNC_ROW: &[Field] = &[
+const SYNC_ROW: &[FieldDescription] = &[
     ROW_ID,
     WHO,
     must("sync_status", SYNC_STATUS, ""),
     must("pending_changes_count", ANY_COUNT, ""),
     must("last_sync_ms", ANY_COUNT, ""),
-    must("last_error_message", Kind::OrNull(&Kind::Text(limits::ERROR_MESSAGE)), ""),
+    must("last_error_message", FieldKind::OrNull(&FieldKind::Text(limits::ERROR_MESSAGE)), ""),
     CREATED,
     UPDATED,
 ];
-const ELECTION_ROW_MS: &[Field] = &[
+const ELECTION_ROW_MS: &[FieldDescription] = &[
     ROW_ID,
-    must("previous_master_id", Kind::OrNull(&NAME), ""),
+    must("previous_master_id", FieldKind::OrNull(&NAME), ""),
     must("new_master_id", NAME, ""),
     must("election_reason", ELECTION_REASON, ""),
     AT,
-    must("devices_participating", Kind::Count(u32::MAX as u64), ""),
+    must("devices_participating", FieldKind::Count(u32::MAX as u64), ""),
     CREATED,
 ];
-const AUDIT_ROW_MS: &[Field] = &[
+const AUDIT_ROW_MS: &[FieldDescription] = &[
     ROW_ID,
-    must("event_type", Kind::Text(limits::EVENT_TYPE), ""),
-    must("operation", Kind::Text(limits::EVENT_TYPE), ""),
-    must("error", Kind::Flag, "Its `status` is `error`, not `success`."),
-    must("device_id", Kind::OrNull(&NAME), ""),
-    must("details", Kind::OrNull(&Kind::Text(limits::IMPORT_TEXT)), ""),
+    must("event_type", FieldKind::Text(limits::EVENT_TYPE), ""),
+    must("operation", FieldKind::Text(limits::EVENT_TYPE), ""),
+    must("error", FieldKind::Flag, "Its `status` is `error`, not `success`."),
+    must("device_id", FieldKind::OrNull(&NAME), ""),
+    must("details", FieldKind::OrNull(&FieldKind::Text(limits::IMPORT_TEXT)), ""),
     AT,
 ];
-const RECORD_ROW: &[Field] = &[
+const RECORD_ROW: &[FieldDescription] = &[
     must("table_name", TABLE_NAME, ""),
-    must("record_id", Kind::RecordId, ""),
+    must("record_id", FieldKind::RecordId, ""),
     must("version", ANY_COUNT, ""),
-    must("data", Kind::Data, ""),
+    must("data", FieldKind::Data, ""),
     must("device_id", NAME, "Who wrote it last."),
     must("timestamp_ms", ANY_COUNT, ""),
 ];
-const NEXT: Field = must("next", Kind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
+const NEXT: FieldDescription = must("next", FieldKind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
 
-pub const EXPORT: &[Field] = &[
+pub const EXPORT: &[FieldDescription] = &[
     must("applied_index", ANY_COUNT, ""),
     must("head_seq", ANY_COUNT, "The newest change."),
     must("compacted_seq", ANY_COUNT, "The newest change that is no longer kept."),
@@ -578,33 +585,34 @@ pub const EXPORT: &[Field] = &[
     must("audit_head", ANY_COUNT, ""),
     must("own_elections", ANY_COUNT, "So many rows at the end were written by an import itself, and nothing since."),
     must("own_audits", ANY_COUNT, "The same of the audit log."),
-    must("devices", Kind::List(DEVICE_ROW), ""),
-    must("sync_states", Kind::List(SYNC_ROW), ""),
-    must("node_devices", Kind::Texts(limits::DEVICES as usize, limits::DEVICE_ID), "Those that stand for nodes."),
+    must("devices", FieldKind::List(DEVICE_ROW), ""),
+    must("sync_states", FieldKind::List(SYNC_ROW), ""),
+    must("node_devices", FieldKind::Texts(limits::DEVICES as usize, limits::DEVICE_ID), "Those that stand for nodes."),
 ];
-pub const EXPORT_ELECTIONS: &[Field] = &[must("rows", Kind::List(ELECTION_ROW_MS), ""), NEXT];
-pub const EXPORT_AUDIT: &[Field] = &[must("rows", Kind::List(AUDIT_ROW_MS), ""), NEXT];
-pub const EXPORT_RECORDS: &[Field] = &[must("rows", Kind::List(RECORD_ROW), ""), NEXT];
+pub const EXPORT_ELECTIONS: &[FieldDescription] = &[must("rows", FieldKind::List(ELECTION_ROW_MS), ""), NEXT];
+pub const EXPORT_AUDIT: &[FieldDescription] = &[must("rows", FieldKind::List(AUDIT_ROW_MS), ""), NEXT];
+pub const EXPORT_RECORDS: &[FieldDescription] = &[must("rows", FieldKind::List(RECORD_ROW), ""), NEXT];
 
-const IMPORT_DEVICE: &[Field] = &[
-    must("device", Kind::Object(DEVICE_ROW), ""),
-    must("sync_state", Kind::OrNull(&Kind::Object(SYNC_ROW)), "Null: it never synced."),
+const IMPORT_DEVICE: &[FieldDescription] = &[
+    must("device", FieldKind::Object(DEVICE_ROW), ""),
+    must("sync_state", FieldKind::OrNull(&FieldKind::Object(SYNC_ROW)), "Null: it never synced."),
 ];
-pub const IMPORT_STEP: &[Field] = &[
-    must("import_id", Kind::Text(16), "Of the database, in hexadecimal."),
-    must("step", Kind::Word(&["begin", "rows", "finish"]), ""),
+pub const IMPORT_STEP: &[FieldDescription] = &[
+    must("import_id", FieldKind::Text(16), "Of the database, in hexadecimal."),
+    must("step", FieldKind::Word(&["begin", "rows", "finish"]), ""),
     may("device_rows", ANY_COUNT, "With `begin`: the greatest id in each of the tables."),
     may("sync_rows", ANY_COUNT, ""),
     may("election_rows", ANY_COUNT, ""),
     may("audit_rows", ANY_COUNT, ""),
-    may("devices", Kind::List(IMPORT_DEVICE), "With `rows`."),
-    may("elections", Kind::List(ELECTION_ROW_MS), "Newest first, their ids without a gap."),
-    may("audits", Kind::List(AUDIT_ROW_MS), "The same."),
+    may("devices", FieldKind::List(IMPORT_DEVICE), "With `rows`."),
+    may("elections", FieldKind::List(ELECTION_ROW_MS), "Newest first, their ids without a gap."),
+    may("audits", FieldKind::List(AUDIT_ROW_MS), "The same."),
 ];
-const NOT_TAKEN: &[Field] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
-pub const IMPORTED: &[Field] = &[must("left", Kind::List(NOT_TAKEN), "Rows that were not taken.")];
+const NOT_TAKEN: &[FieldDescription] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
+pub const IMPORTED: &[FieldDescription] = &[must("left", FieldKind::List(NOT_TAKEN), "Rows that were not taken.")];
 
-pub const STATUS: &[Field] = &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
+pub const STATUS: &[FieldDescription] =
+    &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
 
-pub const PAGE: &[Field] =
-    &[may("limit", Kind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];
+pub const PAGE: &[FieldDescription] =
+    &[may("limit", FieldKind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];

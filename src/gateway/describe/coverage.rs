@@ -15,29 +15,29 @@ and its body must fit; every event against `/asyncapi.json` in the same way.
 ";
 
 /// What must be tested, and the file and name of the test.
-pub struct Row {
+pub struct CoverageRow {
     pub what: String,
     pub about: &'static str,
     pub file: &'static str,
     pub test: String,
 }
 
-pub fn events_from_clients() -> Vec<Row> {
-    let row = |e: &super::events::Event| row(e, "from_client");
+pub fn events_from_clients() -> Vec<CoverageRow> {
+    let row = |e: &super::events::EventDescription| row(e, "from_client");
     FROM_CLIENT.iter().map(row).collect()
 }
 
-pub fn events_to_clients() -> Vec<Row> {
-    let row = |e: &super::events::Event| row(e, "to_client");
+pub fn events_to_clients() -> Vec<CoverageRow> {
+    let row = |e: &super::events::EventDescription| row(e, "to_client");
     TO_CLIENT.iter().map(row).collect()
 }
 
-fn row(event: &super::events::Event, file: &'static str) -> Row {
-    Row { what: format!("`{}`", event.name), about: event.about, file, test: event.name.to_owned() }
+fn row(event: &super::events::EventDescription, file: &'static str) -> CoverageRow {
+    CoverageRow { what: format!("`{}`", event.name), about: event.about, file, test: event.name.to_owned() }
 }
 
-pub fn endpoints(documented: bool) -> Vec<Row> {
-    let row = |e: &crate::gateway::rest::routes::Endpoint| Row {
+pub fn endpoints(documented: bool) -> Vec<CoverageRow> {
+    let row = |e: &crate::gateway::rest::routes::Endpoint| CoverageRow {
         what: format!("`{} {}`", e.method, e.path),
         about: e.about,
         file: "endpoints",

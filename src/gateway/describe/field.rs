@@ -8,7 +8,7 @@ use crate::model::visible::NOT_IN_NAMES;
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum FieldKind {
     /// A name of at most so many bytes: not empty, nothing that a reader does not see.
     Name(usize),
     /// Text of at most so many bytes.
@@ -29,15 +29,15 @@ pub enum Kind {
     /// At most so many strings of at most so many bytes.
     Texts(usize, usize),
     Counts,
-    Object(&'static [Field]),
-    List(&'static [Field]),
-    OrNull(&'static Kind),
+    Object(&'static [FieldDescription]),
+    List(&'static [FieldDescription]),
+    OrNull(&'static FieldKind),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct FieldDescription {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: FieldKind,
     pub required: bool,
     /// Ours: the document does not know it.
     pub extension: bool,
@@ -45,28 +45,28 @@ pub struct Field {
 }
 
 /// A documented field that must be there.
-pub const fn must(name: &'static str, kind: Kind, about: &'static str) -> Field {
-    Field { name, kind, required: true, extension: false, about }
+pub const fn must(name: &'static str, kind: FieldKind, about: &'static str) -> FieldDescription {
+    FieldDescription { name, kind, required: true, extension: false, about }
 }
 
 /// A documented field that may be left out.
-pub const fn may(name: &'static str, kind: Kind, about: &'static str) -> Field {
-    Field { name, kind, required: false, extension: false, about }
+pub const fn may(name: &'static str, kind: FieldKind, about: &'static str) -> FieldDescription {
+    FieldDescription { name, kind, required: false, extension: false, about }
 }
 
 /// A field of ours that is always there.
-pub const fn plus(name: &'static str, kind: Kind, about: &'static str) -> Field {
-    Field { name, kind, required: true, extension: true, about }
+pub const fn plus(name: &'static str, kind: FieldKind, about: &'static str) -> FieldDescription {
+    FieldDescription { name, kind, required: true, extension: true, about }
 }
 
 /// A field of ours that may be left out.
-pub const fn more(name: &'static str, kind: Kind, about: &'static str) -> Field {
-    Field { name, kind, required: false, extension: true, about }
+pub const fn more(name: &'static str, kind: FieldKind, about: &'static str) -> FieldDescription {
+    FieldDescription { name, kind, required: false, extension: true, about }
 }
 
 /// Who writes the payload: clients may write null for a field that they leave out, the server leaves it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
+pub enum PayloadWriter {
     Client,
     Server,
 }
@@ -74,8 +74,8 @@ pub enum Writer {
 /// The greatest number that the schemas name: what fits into 64 bits with a sign.
 const COUNT_MAX: u64 = i64::MAX as u64;
 
-impl Kind {
-    pub fn schema(&self, writer: Writer) -> Value {
+impl FieldKind {
+    pub fn schema(&self, writer: PayloadWriter) -> Value {
         match self {
             // Not only spaces; lengths count bytes, so the pattern is the sure part.
             Self::Name(max) => json!({
@@ -134,10 +134,10 @@ fn or_null(mut schema: Value) -> Value {
     schema
 }
 
-impl Field {
-    pub fn schema(&self, writer: Writer) -> Value {
+impl FieldDescription {
+    pub fn schema(&self, writer: PayloadWriter) -> Value {
         let mut schema = self.kind.schema(writer);
-        if writer == Writer::Client && !self.required {
+        if writer == PayloadWriter::Client && !self.required {
             schema = or_null(schema);
         }
         if let Value::Object(map) = &mut schema {
@@ -163,14 +163,14 @@ impl Field {
             "n" => json!(42),
             "after" => json!(41),
             "error_code" => json!("2004"),
-            "reason" if matches!(self.kind, Kind::Text(_)) => json!("end of day"),
+            "reason" if matches!(self.kind, FieldKind::Text(_)) => json!("end of day"),
             _ => self.kind.example(),
         }
     }
 }
 
 /// The schema of an object with these fields. Others may come with later versions.
-pub fn object_schema(fields: &[Field], writer: Writer) -> Value {
+pub fn object_schema(fields: &[FieldDescription], writer: PayloadWriter) -> Value {
     let properties: Map<String, Value> = fields.iter().map(|f| (f.name.to_owned(), f.schema(writer))).collect();
     let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
     let mut schema = json!({"type": "object", "properties": properties});
@@ -181,25 +181,25 @@ pub fn object_schema(fields: &[Field], writer: Writer) -> Value {
 }
 
 /// An object with every field.
-pub fn example(fields: &[Field]) -> Value {
+pub fn example(fields: &[FieldDescription]) -> Value {
     fields.iter().map(|f| (f.name.to_owned(), f.example())).collect::<Map<_, _>>().into()
 }
 
-pub const DEVICE_ID: Kind = Kind::Name(limits::DEVICE_ID);
-pub const TABLE_NAME: Kind = Kind::Name(limits::TABLE_NAME);
-pub const REASON: Kind = Kind::Text(limits::REASON);
-pub const TABLES: Kind = Kind::Texts(limits::TABLES as usize, limits::TABLE_NAME);
-pub const CURSOR: Kind = Kind::Text(64);
-pub const ANY_COUNT: Kind = Kind::Count(u64::MAX);
+pub const DEVICE_ID: FieldKind = FieldKind::Name(limits::DEVICE_ID);
+pub const TABLE_NAME: FieldKind = FieldKind::Name(limits::TABLE_NAME);
+pub const REASON: FieldKind = FieldKind::Text(limits::REASON);
+pub const TABLES: FieldKind = FieldKind::Texts(limits::TABLES as usize, limits::TABLE_NAME);
+pub const CURSOR: FieldKind = FieldKind::Text(64);
+pub const ANY_COUNT: FieldKind = FieldKind::Count(u64::MAX);
 /// Text of the server, whose length nobody has to prepare for.
-pub const WORDS: Kind = Kind::Text(8_192);
-pub const ROLE: Kind = Kind::Word(&["master", "client"]);
-pub const OPERATION: Kind = Kind::Word(&["insert", "update", "delete"]);
-pub const SYNC_TYPE: Kind = Kind::Word(&["full", "incremental"]);
-pub const ELECTION_REASON: Kind = Kind::Word(&["manual", "shutdown", "failure"]);
-pub const METHOD: Kind = Kind::Word(&["manual", "last_writer_wins", "automatic"]);
-pub const CONFLICT_TYPE: Kind = Kind::Word(&["version", "timestamp", "data"]);
-pub const CLASS: Kind = Kind::Word(&CLASSES);
+pub const WORDS: FieldKind = FieldKind::Text(8_192);
+pub const ROLE: FieldKind = FieldKind::Word(&["master", "client"]);
+pub const OPERATION: FieldKind = FieldKind::Word(&["insert", "update", "delete"]);
+pub const SYNC_TYPE: FieldKind = FieldKind::Word(&["full", "incremental"]);
+pub const ELECTION_REASON: FieldKind = FieldKind::Word(&["manual", "shutdown", "failure"]);
+pub const METHOD: FieldKind = FieldKind::Word(&["manual", "last_writer_wins", "automatic"]);
+pub const CONFLICT_TYPE: FieldKind = FieldKind::Word(&["version", "timestamp", "data"]);
+pub const CLASS: FieldKind = FieldKind::Word(&CLASSES);
 /// Rights by table.
-pub const RIGHTS: Kind = Kind::Words(&["none", "read", "write"]);
-pub const RETRY: Kind = Kind::Word(&["no", "safe", "same_request_id"]);
+pub const RIGHTS: FieldKind = FieldKind::Words(&["none", "read", "write"]);
+pub const RETRY: FieldKind = FieldKind::Word(&["no", "safe", "same_request_id"]);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::ABOUT;
 use super::bodies::REFUSED;
-use super::field::{DEVICE_ID, Kind, TABLE_NAME, Writer, example, object_schema};
+use super::field::{DEVICE_ID, FieldKind, PayloadWriter, TABLE_NAME, example, object_schema};
 use crate::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
 use crate::model::access::CLASSES;
 use crate::model::error::{Code, TABLE};
@@ -41,7 +41,7 @@ pub fn document() -> Value {
 }
 
 fn refused() -> Value {
-    let mut schema = object_schema(REFUSED, Writer::Server);
+    let mut schema = object_schema(REFUSED, PayloadWriter::Server);
     let codes: Vec<String> = TABLE.iter().map(|row| row.code.to_string()).collect();
     schema["properties"]["error_code"] = json!({"type": "string", "enum": codes});
     schema["properties"]["success"]["const"] = json!(false);
@@ -68,7 +68,7 @@ fn operation(endpoint: &Endpoint) -> Value {
     if let Some(fields) = endpoint.body {
         operation["requestBody"] = json!({
             "required": true,
-            "content": {"application/json": {"schema": object_schema(fields, Writer::Client), "example": example(fields)}},
+            "content": {"application/json": {"schema": object_schema(fields, PayloadWriter::Client), "example": example(fields)}},
         });
     }
     operation
@@ -79,17 +79,17 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         let kind = match name {
             "device_id" => DEVICE_ID,
             "table" => TABLE_NAME,
-            "class" => Kind::Word(&CLASSES),
-            "code" => Kind::Text(CODE_LENGTH),
-            "id" => Kind::Count(u64::MAX),
-            _ => Kind::RecordId,
+            "class" => FieldKind::Word(&CLASSES),
+            "code" => FieldKind::Text(CODE_LENGTH),
+            "id" => FieldKind::Count(u64::MAX),
+            _ => FieldKind::RecordId,
         };
-        json!({"name": name, "in": "path", "required": true, "schema": kind.schema(Writer::Server)})
+        json!({"name": name, "in": "path", "required": true, "schema": kind.schema(PayloadWriter::Server)})
     });
     let in_query = endpoint.query.iter().map(|field| {
         json!({
             "name": field.name, "in": "query", "required": field.required, "description": field.about,
-            "schema": field.kind.schema(Writer::Server),
+            "schema": field.kind.schema(PayloadWriter::Server),
         })
     });
     in_path.chain(in_query).collect()
@@ -124,9 +124,9 @@ fn refusal(codes: &[Code]) -> Value {
 fn answer(content: Content) -> Value {
     let body = |kind: &str, schema: Value| json!({"description": "Done.", "content": {kind: {"schema": schema}}});
     match content {
-        Content::Json(fields) => body("application/json", object_schema(fields, Writer::Server)),
+        Content::Json(fields) => body("application/json", object_schema(fields, PayloadWriter::Server)),
         Content::Feed(fields) => {
-            let mut both = body("application/json", object_schema(fields, Writer::Server));
+            let mut both = body("application/json", object_schema(fields, PayloadWriter::Server));
             both["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
             both
         }

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
-use super::{Answer, Asked, Failure, OrFail, Source, answer};
+use super::{OrFail, QueryFields, RestError, RestResult, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::feed::{self, Page};
-use crate::gateway::hub::Filter;
-use crate::gateway::rates::Opened;
+use crate::gateway::hub::ChangeFilter;
+use crate::gateway::rates::OpenSession;
 use crate::gateway::wire::json::push_object;
 use crate::gateway::wire::{ServerEvent, SyncChange, sync_change};
 use crate::limits;
@@ -35,9 +35,15 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 const QUIET: Duration = Duration::from_secs(15);
 
 /// `GET /sync/changes?cursor=&tables=&limit=`
-pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked, headers: HeaderMap) -> Answer {
+pub async fn feed(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    asked: QueryFields,
+    headers: HeaderMap,
+) -> RestResult {
     let class = caller.0.class.number();
-    let asked = Wanted::of(&gateway, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
+    let asked =
+        FeedRequest::of(&gateway, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
         let opened = gateway.rates.of(&caller.0).open().or_fail(&gateway)?;
@@ -47,41 +53,46 @@ pub async fn feed(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
 }
 
 /// A page of the feed for whoever has been let in.
-pub(super) async fn page_after(gateway: &Gateway, asked: &Asked) -> Answer {
-    Wanted::of(gateway, asked, ClassNumber::default(), None).await?.page(gateway).await
+pub(super) async fn page_after(gateway: &Gateway, asked: &QueryFields) -> RestResult {
+    FeedRequest::of(gateway, asked, ClassNumber::default(), None).await?.page(gateway).await
 }
 
 /// What a request wants of the feed.
-struct Wanted {
+struct FeedRequest {
     after: u64,
     limit: usize,
-    filter: Filter,
+    filter: ChangeFilter,
     source: Source,
     meta: Meta,
 }
 
-impl Wanted {
-    async fn of(gateway: &Gateway, asked: &Asked, class: ClassNumber, resumed: Option<&str>) -> Result<Self, Failure> {
-        let (limit, _) = asked.page().map_err(|bad| Failure::bad(gateway, Code::InvalidData, bad))?;
+impl FeedRequest {
+    async fn of(
+        gateway: &Gateway,
+        asked: &QueryFields,
+        class: ClassNumber,
+        resumed: Option<&str>,
+    ) -> Result<Self, RestError> {
+        let (limit, _) = asked.page().map_err(|bad| RestError::bad(gateway, Code::InvalidData, bad))?;
         let tables = asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect());
-        let filter = Filter::of(tables, class);
+        let filter = ChangeFilter::of(tables, class);
         let source = Source::asked(gateway, asked).await?;
-        let meta = gateway.cluster.replica().hot().meta().clone();
+        let meta = gateway.cluster.replica().state().meta().clone();
         let after = match resumed.or(asked.get("cursor")) {
             Some(cursor) => Cursor::parse(cursor, &meta).or_fail(gateway)?.seq,
             None => 0,
         };
         if after < meta.compacted_seq {
-            return Err(Failure::new(gateway, gone()));
+            return Err(RestError::new(gateway, gone()));
         }
-        if !gateway.cluster.replica().hot().access().is_whole_after(class, after) {
+        if !gateway.cluster.replica().state().access().is_whole_after(class, after) {
             let why = "this token's class may read more tables than when the cursor was given: begin again without it";
-            return Err(Failure::new(gateway, Error::new(Code::BadCursor, why)));
+            return Err(RestError::new(gateway, Error::new(Code::BadCursor, why)));
         }
         Ok(Self { after, limit, filter, source, meta })
     }
 
-    async fn page(self, gateway: &Gateway) -> Answer {
+    async fn page(self, gateway: &Gateway) -> RestResult {
         let Self { after, limit, filter, source, meta } = self;
         let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
         let page = whole_page(gateway, after, meta.head_seq, size, &filter).await.or_fail(gateway)?;
@@ -98,7 +109,13 @@ fn gone() -> Error {
 }
 
 /// A page that is empty only at the end: a filter may pass over many changes.
-async fn whole_page(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Filter) -> Result<Page, Error> {
+async fn whole_page(
+    gateway: &Gateway,
+    after: u64,
+    head: u64,
+    size: PageSize,
+    filter: &ChangeFilter,
+) -> Result<Page, Error> {
     let mut after = after;
     loop {
         let page = feed::page(gateway, after, head, size, filter).await?.ok_or_else(gone)?;
@@ -109,27 +126,33 @@ async fn whole_page(gateway: &Gateway, after: u64, head: u64, size: PageSize, fi
     }
 }
 
-struct Stream {
+struct ChangeStream {
     gateway: Arc<Gateway>,
     claims: Claims,
-    _opened: Opened,
-    filter: Filter,
+    _opened: OpenSession,
+    filter: ChangeFilter,
     /// What its client was told that its class may do; `None`: nothing was set, so everything.
     rights: Option<Arc<ClassRights>>,
     after: u64,
     applied: watch::Receiver<u64>,
 }
 
-fn stream_from(gateway: Arc<Gateway>, claims: Claims, opened: Opened, filter: Filter, after: u64) -> Response {
+fn stream_from(
+    gateway: Arc<Gateway>,
+    claims: Claims,
+    opened: OpenSession,
+    filter: ChangeFilter,
+    after: u64,
+) -> Response {
     let applied = gateway.cluster.replica().watch_applied();
-    let rights = gateway.cluster.replica().hot().access().of(filter.class()).cloned();
+    let rights = gateway.cluster.replica().state().access().of(filter.class()).cloned();
     // Something at once: headers alone do not leave some proxies, which keep a stream back until they have a body.
     let mut hello = b": here\n\n".to_vec();
     if let Some(rights) = &rights {
         // A client may have been away when its rights were changed.
         push_rights(&mut hello, filter.class(), rights, &[], &[], gateway.now_ms());
     }
-    let state = Stream { gateway, claims, _opened: opened, filter, rights, after, applied };
+    let state = ChangeStream { gateway, claims, _opened: opened, filter, rights, after, applied };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
@@ -139,7 +162,7 @@ fn stream_from(gateway: Arc<Gateway>, claims: Claims, opened: Opened, filter: Fi
     (headers, HttpBody::from_stream(hello.chain(chunks))).into_response()
 }
 
-impl Stream {
+impl ChangeStream {
     /// The next events as text; `None` ends the stream: the client comes again with the last id.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -150,7 +173,7 @@ impl Stream {
                 return Some(told);
             }
             let (head, epoch) = {
-                let state = self.gateway.cluster.replica().hot();
+                let state = self.gateway.cluster.replica().state();
                 // It lacks what its class was granted since: the client comes again and is told so.
                 if !state.access().is_whole_after(self.filter.class(), self.after) {
                     return None;
@@ -172,14 +195,14 @@ impl Stream {
     }
 }
 
-impl Stream {
+impl ChangeStream {
     /// `access_changed`, if the rights of the stream's class were changed: it comes before anything that is read by the
     /// new ones, and has no id, so it moves no client's place.
     fn tell_rights(&mut self) -> Option<Bytes> {
         let class = self.filter.class();
         let (mut forget, mut resync) = (Vec::new(), Vec::new());
         let now = {
-            let state = self.gateway.cluster.replica().hot();
+            let state = self.gateway.cluster.replica().state();
             let now = state.access().of(class).filter(|now| self.rights.as_ref() != Some(now))?.clone();
             let before = self.rights.as_deref();
             for table in state.tables().iter().filter(|table| !table.name.is_empty()) {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::devices::unexpected;
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh, pagination};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer, fresh, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::{decider, find_conflict};
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{Bad, ServerEvent, listed_conflict, policy, resolution};
+use crate::gateway::wire::{BadPayload, ServerEvent, listed_conflict, policy, resolution};
 use crate::limits;
 use crate::model::change::valid_table;
-use crate::model::conflict_index::Status;
+use crate::model::conflict_index::ConflictStatus;
 use crate::model::error::Code;
 use crate::model::policy::{decides_name, decides_of, insert_policy_name, insert_policy_of, method_name, policy_of};
 use crate::model::read::conflicts as read_conflicts;
@@ -24,14 +24,14 @@ use crate::proto::{PolicyPut, TableName};
 
 /// `GET /sync/conflicts`: open ones oldest first, resolved ones by their resolution and all of them by their number,
 /// newest first.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
-    let bad = |bad| Failure::bad(&gateway, Code::InvalidData, bad);
+pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+    let bad = |bad| RestError::bad(&gateway, Code::InvalidData, bad);
     let (limit, offset) = asked.page().map_err(bad)?;
     let status = match asked.get("status") {
-        None | Some("open") => Status::Open,
-        Some("resolved") => Status::Resolved,
-        Some("all") => Status::All,
-        Some(_) => return Err(bad(Bad::field("status", "must be open, resolved or all"))),
+        None | Some("open") => ConflictStatus::Open,
+        Some("resolved") => ConflictStatus::Resolved,
+        Some("all") => ConflictStatus::All,
+        Some(_) => return Err(bad(BadPayload::field("status", "must be open, resolved or all"))),
     };
     // Before any row is read: what one token has read and not taken is bounded.
     let turn = gateway.listings.turn(&caller.0.sub).await.or_fail(&gateway)?;
@@ -40,13 +40,13 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
     let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
     let class = caller.0.class.number();
     let (ids, total) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         state.conflict_page(status, device_id, table_name, class, limit, skip)
     };
     let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
-    let (rows, seen) = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
+    let (rows, seen) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
     let now: Vec<u64> = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
     };
     Ok(turn.answer(|o| {
@@ -64,9 +64,14 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
 }
 
 /// `POST /sync/conflicts/{id}/resolve`
-pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id): At<String>, body: Body) -> Answer {
-    let bad = |bad| Failure::bad(&gateway, Code::InvalidData, bad);
-    let id: u64 = id.parse().map_err(|_| bad(Bad::field("id", "must be a conflict's number")))?;
+pub async fn resolve(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(id): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
+    let bad = |bad| RestError::bad(&gateway, Code::InvalidData, bad);
+    let id: u64 = id.parse().map_err(|_| bad(BadPayload::field("id", "must be a conflict's number")))?;
     let mut resolve = body.read(&gateway, Code::InvalidData, |f| resolution(f, &body.0))?;
     resolve.conflict_id = Some(id);
     fresh(&gateway).await?;
@@ -91,9 +96,9 @@ pub async fn resolve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(id)
 pub async fn put_policy(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At(table_name): At<String>,
-    body: Body,
-) -> Answer {
+    PathParts(table_name): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
     auth::must_be_privileged(&caller.0, "set a conflict policy").or_fail(&gateway)?;
     let asked = body.read(&gateway, Code::InvalidData, policy)?;
     let table_name = usable(&gateway, table_name)?;
@@ -111,11 +116,11 @@ pub async fn put_policy(
 }
 
 /// `GET /sync/policies`: of every table that was ever named and that the caller may read, by name.
-pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
+pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
     let class = caller.0.class.number();
     let mut tables = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let shown = |table: &&TableName| !table.name.is_empty() && state.access().may_read(class, &table.name);
         state.tables().iter().filter(shown).cloned().collect::<Vec<_>>()
     };
@@ -130,9 +135,9 @@ pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked
 pub async fn policy_of_table(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At(table_name): At<String>,
-    asked: Asked,
-) -> Answer {
+    PathParts(table_name): PathParts<String>,
+    asked: QueryFields,
+) -> RestResult {
     let table_name = usable(&gateway, table_name)?;
     let source = Source::asked(&gateway, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table_name).or_fail(&gateway)?;
@@ -143,15 +148,15 @@ pub async fn policy_of_table(
     }))
 }
 
-pub(super) fn usable(gateway: &Gateway, table_name: String) -> Result<String, Failure> {
+pub(super) fn usable(gateway: &Gateway, table_name: String) -> Result<String, RestError> {
     if valid_table(&table_name) {
         return Ok(table_name);
     }
-    Err(Failure::bad(gateway, Code::InvalidData, Bad::field("table_name", "is not a usable name")))
+    Err(RestError::bad(gateway, Code::InvalidData, BadPayload::field("table_name", "is not a usable name")))
 }
 
 fn table_of(gateway: &Gateway, name: String) -> TableName {
-    let state = gateway.cluster.replica().hot();
+    let state = gateway.cluster.replica().state();
     let known = state.table_number(&name).and_then(|number| state.tables().get(number as usize - 1)).cloned();
     known.unwrap_or_else(|| TableName { name, ..TableName::default() })
 }

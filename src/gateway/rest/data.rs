@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::conflicts::usable;
 use super::devices::unexpected;
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer, fresh};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
-use crate::gateway::client_clock::{ClientClock, Taken};
+use crate::gateway::client_clock::{ClientClock, ClockCorrection};
 use crate::gateway::session::{look_up, update_message, why_conflict};
-use crate::gateway::wire::{Acknowledged, Bad, ServerEvent, update};
+use crate::gateway::wire::{Acknowledged, BadPayload, ServerEvent, update};
 use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
@@ -30,17 +30,19 @@ const REMOVE_TIME: Duration = Duration::from_secs(20);
 pub async fn read(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At((table, id)): At<(String, String)>,
-    asked: Asked,
-) -> Answer {
+    PathParts((table, id)): PathParts<(String, String)>,
+    asked: QueryFields,
+) -> RestResult {
     let id = record(&gateway, &table, &id)?;
     let source = Source::asked(&gateway, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
-    let now = gateway.cluster.replica().hot().record(&table, id);
+    let now = gateway.cluster.replica().state().record(&table, id);
     let found = match now {
         RecordNow::Absent => None,
         RecordNow::Here { version, data, .. } => data.map(|data| (version, data)),
-        RecordNow::InRows(at) => gateway.cluster.replica().cold(move |t| look_up(t, at)).await.or_fail(&gateway)?,
+        RecordNow::InRows(at) => {
+            gateway.cluster.replica().read_rows(move |t| look_up(t, at)).await.or_fail(&gateway)?
+        }
     };
     let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
     let (table_name, record_id, at_ms) = (table.as_str(), id, gateway.now_ms());
@@ -54,9 +56,9 @@ pub async fn read(
 pub async fn write(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At((table, id)): At<(String, String)>,
-    body: Body,
-) -> Answer {
+    PathParts((table, id)): PathParts<(String, String)>,
+    body: RequestBody,
+) -> RestResult {
     let id = record(&gateway, &table, &id)?;
     let mut change = body.read(&gateway, Code::InvalidData, |f| {
         let device = if f.has("device_id") { f.device_id()? } else { caller.0.sub.clone() };
@@ -77,18 +79,22 @@ pub async fn write(
 
 /// `DELETE /data/{table}`: the table with all its records. What is too much for one request is gone on with when it is
 /// asked for again, or by the cluster itself.
-pub async fn remove_table(State(gateway): State<Arc<Gateway>>, caller: Caller, At(table_name): At<String>) -> Answer {
+pub async fn remove_table(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(table_name): PathParts<String>,
+) -> RestResult {
     auth::must_be_privileged(&caller.0, "remove a table").or_fail(&gateway)?;
     let table_name = usable(&gateway, table_name)?;
     fresh(&gateway).await?;
     let class = caller.0.class.number();
-    if gateway.cluster.replica().hot().access().right(class, &table_name) < Right::Write {
+    if gateway.cluster.replica().state().access().right(class, &table_name) < Right::Write {
         let why = format!("table_name {table_name:?} is a table that tokens of class {} may not write", caller.0.class);
-        return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("table_name", None)));
+        return Err(RestError::new(&gateway, Error::new(Code::Forbidden, why).about("table_name", None)));
     }
-    let Some(table) = gateway.cluster.replica().hot().table_number(&table_name) else {
-        let bad = Bad::field("table_name", "names no table");
-        return Err(Failure::bad(&gateway, Code::InvalidData, bad).with_status(404));
+    let Some(table) = gateway.cluster.replica().state().table_number(&table_name) else {
+        let bad = BadPayload::field("table_name", "names no table");
+        return Err(RestError::bad(&gateway, Code::InvalidData, bad).with_status(404));
     };
     let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub.clone());
     let step = TableRemove { table_name: table_name.clone(), table, by, asker, class: class.number() };
@@ -110,15 +116,15 @@ pub async fn remove_table(State(gateway): State<Arc<Gateway>>, caller: Caller, A
     }))
 }
 
-pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Failure> {
-    let bad = |bad| Failure::bad(gateway, Code::InvalidData, bad);
+pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, RestError> {
+    let bad = |bad| RestError::bad(gateway, Code::InvalidData, bad);
     if !valid_table(table) {
-        return Err(bad(Bad::field("table_name", "is not a usable name")));
+        return Err(bad(BadPayload::field("table_name", "is not a usable name")));
     }
-    id.parse().map_err(|_| bad(Bad::field("record_id", "must be a whole number within 64 bits")))
+    id.parse().map_err(|_| bad(BadPayload::field("record_id", "must be a whole number within 64 bits")))
 }
 
-fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcome: &Outcome) -> Answer {
+fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrection>, outcome: &Outcome) -> RestResult {
     let (seq, conflict) = match &outcome.result {
         Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
         Some(Given::Conflict(conflict)) => (None, Some(conflict)),
@@ -126,7 +132,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcom
     };
     if let Some(conflict) = conflict.filter(|c| c.resolution() == ResolutionMethod::Unset) {
         let why = why_conflict(gateway, conflict.id);
-        return Err(Failure::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
+        return Err(RestError::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
     }
     let epoch = gateway.epoch();
     let ack = Acknowledged {
@@ -142,7 +148,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<Taken>, outcom
         repeated: outcome.repeated,
         entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),
         sync_id: None,
-        timestamp_taken: taken.map(Taken::name),
+        timestamp_taken: taken.map(ClockCorrection::name),
     };
     Ok(answer(|o| {
         o.flag("success", true);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, pagination};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, object, push_object};
-use crate::gateway::wire::{Bad, clock_ahead, online, role_and_reason};
+use crate::gateway::wire::{BadPayload, clock_ahead, online, role_and_reason};
 use crate::limits;
 use crate::model::device::{present_on, role_name};
 use crate::model::error::{Code, Error};
@@ -17,7 +17,7 @@ use crate::proto::outcome::Result as Given;
 use crate::proto::{Capabilities, Device, DeviceOnline, Presence, RoleChange, SyncStatus};
 
 /// `POST /device/register`
-pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Body) -> Answer {
+pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     let ask = body.read(&gateway, Code::Registration, online)?;
     auth::may_speak_for(&caller.0, &ask.device_id).or_fail(&gateway)?;
     auth::may_claim(&caller.0, ask.priority).or_fail(&gateway)?;
@@ -40,7 +40,7 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
     let Some(Given::Online(online)) = outcome.result else { return Err(unexpected(&gateway)) };
     let device = online.device.unwrap_or_default();
     let failed = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         state.sync_state(&ask.device_id).is_some_and(|s| s.sync_status() == SyncStatus::Error)
     };
     let sync_status = match (failed, device.is_active) {
@@ -56,18 +56,18 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
 }
 
 /// `GET /device/roles`: all of them, as documented; or pages of them, with `limit` and `after` or `offset`.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
+pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     if ["limit", "offset", "after"].iter().any(|name| asked.get(name).is_some()) {
         return page(&gateway, &asked).await;
     }
-    let devices = gateway.cluster.replica().hot().devices().count();
+    let devices = gateway.cluster.replica().state().devices().count();
     // A large one is sent in pieces, made as they are taken, and one at a time on a node.
     let turn = match devices > limits::LISTING_PIECE {
         true => Some(gateway.listings.whole(&caller.0.sub).await.or_fail(&gateway)?),
         false => None,
     };
     let source = Source::asked(&gateway, &asked).await?;
-    let devices: Vec<Arc<Device>> = gateway.cluster.replica().hot().devices().cloned().collect();
+    let devices: Vec<Arc<Device>> = gateway.cluster.replica().state().devices().cloned().collect();
     let Some(turn) = turn else {
         return Ok(answer(|o| {
             o.array("devices", &devices, |out, device| push_object(out, |o| fill(&gateway, o, device)));
@@ -102,18 +102,18 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
 }
 
 /// Some of the devices, by id.
-async fn page(gateway: &Arc<Gateway>, asked: &Asked) -> Answer {
-    let bad = |bad| Failure::bad(gateway, Code::InvalidData, bad);
+async fn page(gateway: &Arc<Gateway>, asked: &QueryFields) -> RestResult {
+    let bad = |bad| RestError::bad(gateway, Code::InvalidData, bad);
     let limit = asked.number("limit", limits::PAGE_MAX, 1, limits::PAGE_MAX).map_err(bad)? as usize;
     let offset = asked.number("offset", 0, 0, super::OFFSET_MAX).map_err(bad)?;
     let after = asked.get("after");
     if after.is_some() && asked.get("offset").is_some() {
-        return Err(bad(Bad::field("after", "and offset exclude each other")));
+        return Err(bad(BadPayload::field("after", "and offset exclude each other")));
     }
     let source = Source::asked(gateway, asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (mut devices, total) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let page: Vec<Arc<Device>> = state.devices_after(after).skip(skip).take(limit + 1).cloned().collect();
         (page, state.devices().count() as u64)
     };
@@ -129,9 +129,14 @@ async fn page(gateway: &Arc<Gateway>, asked: &Asked) -> Answer {
 }
 
 /// `GET /device/roles/{device_id}`
-pub async fn one(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>, asked: Asked) -> Answer {
+pub async fn one(
+    State(gateway): State<Arc<Gateway>>,
+    _: Caller,
+    PathParts(id): PathParts<String>,
+    asked: QueryFields,
+) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
-    let device = gateway.cluster.replica().hot().device(&id).cloned();
+    let device = gateway.cluster.replica().state().device(&id).cloned();
     let device = device.ok_or_else(|| not_registered(&gateway, &id))?;
     Ok(answer(|o| {
         fill(&gateway, o, &device);
@@ -143,9 +148,9 @@ pub async fn one(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<Stri
 pub async fn change_role(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At(device_id): At<String>,
-    body: Body,
-) -> Answer {
+    PathParts(device_id): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
     let (role, reason) = body.read(&gateway, Code::RoleChange, |f| role_and_reason(f, "role"))?;
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
     gateway.rates.of(&caller.0).election().or_fail(&gateway)?;
@@ -169,11 +174,11 @@ fn fill(gateway: &Gateway, o: &mut Object<'_>, device: &Device) {
     clock_ahead(o, gateway.presence.clock_ahead_ms(&device.device_id));
 }
 
-pub fn not_registered(gateway: &Gateway, id: &str) -> Failure {
-    Failure::new(gateway, Error::new(Code::NotRegistered, format!("device {id:?} is not registered")))
+pub fn not_registered(gateway: &Gateway, id: &str) -> RestError {
+    RestError::new(gateway, Error::new(Code::NotRegistered, format!("device {id:?} is not registered")))
 }
 
 /// The state machine answered with something else than asked for.
-pub fn unexpected(gateway: &Gateway) -> Failure {
-    Failure::new(gateway, crate::gateway::bug("a command had an outcome of another kind"))
+pub fn unexpected(gateway: &Gateway) -> RestError {
+    RestError::new(gateway, crate::gateway::bug("a command had an outcome of another kind"))
 }

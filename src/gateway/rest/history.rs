@@ -5,15 +5,15 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::data::record;
-use super::{Answer, Asked, At, Failure, OrFail, Source, answer};
+use super::{OrFail, PathParts, QueryFields, RestError, RestResult, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{Bad, listed_conflict};
+use crate::gateway::wire::{BadPayload, listed_conflict};
 use crate::limits;
 use crate::model::change::operation_name;
 use crate::model::error::Code;
-use crate::model::read::{PageSize, Past, Place, history};
+use crate::model::read::{HistoryItem, HistoryPosition, PageSize, history};
 use crate::model::tables::TablesRead;
 use crate::proto::Operation;
 
@@ -21,26 +21,26 @@ use crate::proto::Operation;
 pub async fn read(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At((table, id)): At<(String, String)>,
-    asked: Asked,
-) -> Answer {
-    let bad = |bad| Failure::bad(&gateway, Code::InvalidData, bad);
+    PathParts((table, id)): PathParts<(String, String)>,
+    asked: QueryFields,
+) -> RestResult {
+    let bad = |bad| RestError::bad(&gateway, Code::InvalidData, bad);
     let id = record(&gateway, &table, &id)?;
     let limit = asked.limit().map_err(bad)?;
     let before = asked.get("before").map(|text| place(text).ok_or_else(not_a_place)).transpose().map_err(bad)?;
     let source = Source::asked(&gateway, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
-    let of = gateway.cluster.replica().hot().history_of(&table, id, before, limit);
+    let of = gateway.cluster.replica().state().history_of(&table, id, before, limit);
     let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
     let read = move |t: &dyn TablesRead| history(t, &of, size);
-    let page = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
+    let page = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
     let page = page.ok_or_else(|| bad(not_a_place()))?;
     let entries: Vec<_> = {
-        let state = gateway.cluster.replica().hot();
-        let writer = |past: &Past| match past {
-            Past::Record(row) => state.device_name(row.device).unwrap_or_default().to_owned(),
-            Past::Change(change) => change.device_id.clone(),
-            Past::Conflict(_) => String::new(),
+        let state = gateway.cluster.replica().state();
+        let writer = |past: &HistoryItem| match past {
+            HistoryItem::Record(row) => state.device_name(row.device).unwrap_or_default().to_owned(),
+            HistoryItem::Change(change) => change.device_id.clone(),
+            HistoryItem::Conflict(_) => String::new(),
         };
         page.entries.iter().map(|(place, past)| (*place, past, writer(past))).collect()
     };
@@ -57,15 +57,15 @@ pub async fn read(
     }))
 }
 
-fn entry(o: &mut Object<'_>, (version, _): Place, past: &Past, writer: &str) {
+fn entry(o: &mut Object<'_>, (version, _): HistoryPosition, past: &HistoryItem, writer: &str) {
     let (operation, data, timestamp_ms) = match past {
-        Past::Conflict(conflict) => {
+        HistoryItem::Conflict(conflict) => {
             o.text("kind", "conflict").number("version", version);
             o.object("conflict", |o| listed_conflict(o, conflict));
             return;
         }
-        Past::Change(change) => (change.operation(), &change.data, change.timestamp_ms),
-        Past::Record(row) => {
+        HistoryItem::Change(change) => (change.operation(), &change.data, change.timestamp_ms),
+        HistoryItem::Record(row) => {
             let operation = if row.deleted { Operation::Delete } else { Operation::Update };
             (operation, &row.data, row.timestamp_ms)
         }
@@ -76,11 +76,11 @@ fn entry(o: &mut Object<'_>, (version, _): Place, past: &Past, writer: &str) {
 }
 
 /// `VERSION` or `VERSION-CONFLICT`.
-fn place(text: &str) -> Option<Place> {
+fn place(text: &str) -> Option<HistoryPosition> {
     let (version, conflict) = text.split_once('-').unwrap_or((text, "0"));
     Some((version.parse().ok()?, conflict.parse().ok()?))
 }
 
-fn not_a_place() -> Bad {
-    Bad::field("before", "must be a version of the record, or what an earlier page gave")
+fn not_a_place() -> BadPayload {
+    BadPayload::field("before", "must be a version of the record, or what an earlier page gave")
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, At, Failure, OrFail, Source, answer};
+use super::{OrFail, PathParts, QueryFields, RestError, RestResult, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{Bad, class_rights};
+use crate::gateway::wire::{BadPayload, class_rights};
 use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::device::valid_id;
@@ -21,30 +21,34 @@ use crate::token::{Claims, Class};
 use super::devices::unexpected;
 
 /// One that registered before names were looked at so closely can be kept out, too.
-fn may_be_a_device(gateway: &Gateway, device_id: &str) -> Result<(), Failure> {
-    if valid_id(device_id) || gateway.cluster.replica().hot().device(device_id).is_some() {
+fn may_be_a_device(gateway: &Gateway, device_id: &str) -> Result<(), RestError> {
+    if valid_id(device_id) || gateway.cluster.replica().state().device(device_id).is_some() {
         return Ok(());
     }
-    let bad = Bad::field("device_id", "must be 1 to 255 bytes without control or invisible characters");
-    Err(Failure::bad(gateway, Code::InvalidData, bad))
+    let bad = BadPayload::field("device_id", "must be 1 to 255 bytes without control or invisible characters");
+    Err(RestError::bad(gateway, Code::InvalidData, bad))
 }
 
 /// Admins keep anyone out; managers only devices that have shown a token of a lesser class than an admin's.
-fn may_keep_out(gateway: &Gateway, claims: &Claims, device_id: &str) -> Result<(), Failure> {
+fn may_keep_out(gateway: &Gateway, claims: &Claims, device_id: &str) -> Result<(), RestError> {
     auth::must_be_privileged(claims, "keep a device out").or_fail(gateway)?;
     may_be_a_device(gateway, device_id)?;
-    let state = gateway.cluster.replica().hot();
+    let state = gateway.cluster.replica().state();
     let shown = state.device(device_id).is_some_and(|d| !d.class.is_empty() && d.class != Class::Admin.name());
     if claims.class == Class::Admin || shown {
         return Ok(());
     }
     drop(state);
     let why = "only admins may keep out an admin's device, or one that has not come with a token of its own";
-    Err(Failure::new(gateway, Error::new(Code::Forbidden, why)))
+    Err(RestError::new(gateway, Error::new(Code::Forbidden, why)))
 }
 
 /// `POST /device/{device_id}/revoke`: its sessions end on every node as soon as that node has applied it.
-pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, At(device_id): At<String>) -> Answer {
+pub async fn revoke(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(device_id): PathParts<String>,
+) -> RestResult {
     may_keep_out(&gateway, &caller.0, &device_id)?;
     let revoke = DeviceRevoke { device_id, by: caller.0.sub.clone() };
     let outcome = gateway.propose_election(&caller.0, Intent::DeviceRevoke(revoke)).await.or_fail(&gateway)?;
@@ -83,16 +87,16 @@ fn tell_report(o: &mut Object<'_>, report: &DeviceReport, epoch: u64) {
 }
 
 /// `POST /device/{device_id}/suspend`
-pub async fn suspend(gateway: State<Arc<Gateway>>, caller: Caller, at: At<String>) -> Answer {
+pub async fn suspend(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
     set_suspended(gateway.0, caller, at.0, true).await
 }
 
 /// `POST /device/{device_id}/resume`
-pub async fn resume(gateway: State<Arc<Gateway>>, caller: Caller, at: At<String>) -> Answer {
+pub async fn resume(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
     set_suspended(gateway.0, caller, at.0, false).await
 }
 
-async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String, suspended: bool) -> Answer {
+async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String, suspended: bool) -> RestResult {
     may_keep_out(&gateway, &caller.0, &device_id)?;
     let suspend = DeviceSuspend { device_id: device_id.clone(), suspended, by: caller.0.sub.clone() };
     let outcome = gateway.propose_election(&caller.0, Intent::DeviceSuspend(suspend)).await.or_fail(&gateway)?;
@@ -103,7 +107,11 @@ async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String,
 }
 
 /// `DELETE /device/{device_id}`
-pub async fn forget(State(gateway): State<Arc<Gateway>>, caller: Caller, At(device_id): At<String>) -> Answer {
+pub async fn forget(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(device_id): PathParts<String>,
+) -> RestResult {
     auth::must_be_privileged(&caller.0, "forget a device").or_fail(&gateway)?;
     let forget = DeviceForget { device_id: device_id.clone(), by: caller.0.sub.clone() };
     let outcome = gateway.propose_for(&caller.0, Intent::DeviceForget(forget)).await.or_fail(&gateway)?;
@@ -116,13 +124,13 @@ pub async fn forget(State(gateway): State<Arc<Gateway>>, caller: Caller, At(devi
 pub async fn admission(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At(device_id): At<String>,
-    asked: Asked,
-) -> Answer {
+    PathParts(device_id): PathParts<String>,
+    asked: QueryFields,
+) -> RestResult {
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
     may_be_a_device(&gateway, &device_id)?;
     let source = Source::asked(&gateway, &asked).await?;
-    let state = gateway.cluster.replica().hot();
+    let state = gateway.cluster.replica().state();
     let (device, gate) = (state.device(&device_id).cloned(), state.gate(&device_id).cloned());
     let class = device.as_ref().and_then(|device| ClassNumber::named(&device.class));
     let rights = class.and_then(|class| state.access().of(class).cloned());

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Asked, Failure, OrFail, Source, answer, pagination};
+use super::{OrFail, QueryFields, RestError, RestResult, Source, answer, pagination};
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::gateway::wire::json::push_object;
-use crate::gateway::wire::{Bad, initiator};
+use crate::gateway::wire::{BadPayload, initiator};
 use crate::model::access::Right;
 use crate::model::audit::{AuditFilter, read_rows_shown};
 use crate::model::election::{method_name, reason_name};
@@ -19,17 +19,17 @@ use crate::model::time::parse_iso;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// `GET /sync/master-election-logs`
-pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let read = || Ok((asked.page()?, asked.before_id()?));
-    let ((limit, offset), before) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    let ((limit, offset), before) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let source = Source::asked(&gateway, &asked).await?;
     let (head, total) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let head = before.map_or(u64::MAX, |before| before - 1).min(state.meta().election_head);
         (head, head.saturating_sub(state.meta().election_dropped))
     };
     let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, head, limit, offset);
-    let rows = gateway.cluster.replica().cold(read).await.or_fail(&gateway)?;
+    let rows = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.array("logs", &rows, |out, row| {
             push_object(out, |o| {
@@ -46,7 +46,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: As
 }
 
 /// `GET /sync/audit-logs`
-pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
+pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let read = || {
         let (limit, offset) = asked.page()?;
         let filter = AuditFilter {
@@ -58,13 +58,14 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: A
         };
         Ok((limit, offset, filter))
     };
-    let (limit, offset, filter) = read().map_err(|bad| Failure::bad(&gateway, Code::InvalidData, bad))?;
+    let (limit, offset, filter) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let source = Source::asked(&gateway, &asked).await?;
     let offset_rows = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (total, page) = gateway.cluster.replica().hot().audit_index().page(&filter, limit, offset_rows);
-    let rights = gateway.cluster.replica().hot().access().of(caller.0.class.number()).cloned();
+    let (total, page) = gateway.cluster.replica().state().audit_index().page(&filter, limit, offset_rows);
+    let rights = gateway.cluster.replica().state().access().of(caller.0.class.number()).cloned();
     let shown = move |table: &str| rights.as_ref().is_none_or(|rights| rights.right(table) >= Right::Read);
-    let rows = gateway.cluster.replica().cold(move |t| read_rows_shown(t, &page, shown)).await.or_fail(&gateway)?;
+    let rows =
+        gateway.cluster.replica().read_rows(move |t| read_rows_shown(t, &page, shown)).await.or_fail(&gateway)?;
     Ok(answer(|o| {
         o.array("logs", &rows, |out, row| {
             push_object(out, |o| {
@@ -84,13 +85,13 @@ fn some(text: &str) -> Option<&str> {
 }
 
 /// An inclusive bound; as an end, a date alone means the whole day.
-fn date(asked: &Asked, name: &str, is_end: bool) -> Result<Option<u64>, Bad> {
+fn date(asked: &QueryFields, name: &str, is_end: bool) -> Result<Option<u64>, BadPayload> {
     let Some(text) = asked.get(name) else { return Ok(None) };
     // A plus sign in a query reads as a space: the offset `+02:00` often comes unescaped. A date and a time with a
     // space between them are none with a plus.
     let repaired = text.trim().rsplit_once(' ').map(|(time, offset)| format!("{time}+{offset}"));
     let ms = repaired.as_deref().and_then(parse_iso).or_else(|| parse_iso(text));
-    let ms = ms.ok_or_else(|| Bad::field(name, "must be an ISO 8601 time or date"))?;
+    let ms = ms.ok_or_else(|| BadPayload::field(name, "must be an ISO 8601 time or date"))?;
     let is_date = !text.trim().contains(['T', 't', ' ']);
     Ok(Some(if is_end && is_date { ms + DAY_MS - 1 } else { ms }))
 }
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_end_date_alone_means_the_whole_day() {
-        let ask = |v: &str| Asked(vec![("d".into(), v.into())]);
+        let ask = |v: &str| QueryFields(vec![("d".into(), v.into())]);
         let day = parse_iso("2026-11-22").unwrap();
         assert_eq!(date(&ask("2026-11-22"), "d", false).unwrap(), Some(day));
         assert_eq!(date(&ask("2026-11-22"), "d", true).unwrap(), Some(day + DAY_MS - 1));

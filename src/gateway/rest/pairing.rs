@@ -11,13 +11,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::devices::unexpected;
-use super::{Answer, Asked, At, Body, Failure, OrFail, Source, answer, fresh};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer, fresh};
 use crate::consensus::runtime::random;
 use crate::gateway::Gateway;
-use crate::gateway::auth::{self, Caller, Origin};
+use crate::gateway::auth::{self, Caller, RequestOrigin};
 use crate::gateway::http::came_late;
 use crate::gateway::wire::json::push_object;
-use crate::gateway::wire::{Bad, ServerEvent};
+use crate::gateway::wire::{BadPayload, ServerEvent};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
@@ -45,10 +45,10 @@ pub struct Stranger {
 }
 
 impl FromRequestParts<Arc<Gateway>> for Stranger {
-    type Rejection = Failure;
+    type Rejection = RestError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
-        let address = Origin::of(parts).address();
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
+        let address = RequestOrigin::of(parts).address();
         let group = address.map(|address| group_of(address).to_string()).unwrap_or_default();
         gateway.stranger_rates.check(&group).or_fail(gateway)?;
         Ok(Self { address, group, secret: auth::token_of(parts).map(str::to_owned) })
@@ -56,21 +56,21 @@ impl FromRequestParts<Arc<Gateway>> for Stranger {
 }
 
 /// A body of somebody without a token: a little at most.
-pub struct SmallBody(Body);
+pub struct SmallBody(RequestBody);
 
 impl FromRequest<Arc<Gateway>> for SmallBody {
-    type Rejection = Failure;
+    type Rejection = RestError;
 
-    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Failure> {
+    async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, RestError> {
         let read = axum::body::to_bytes(request.into_body(), limits::PAIR_BODY).await;
         let body = read.map_err(|error| {
             let (status, why) = match came_late(&error) {
                 true => (408, "the body comes too slowly".to_owned()),
                 false => (413, format!("the body may have at most {} bytes", limits::PAIR_BODY)),
             };
-            Failure::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
+            RestError::new(gateway, Error::new(Code::InvalidData, why)).with_status(status)
         })?;
-        Ok(Self(Body(body)))
+        Ok(Self(RequestBody(body)))
     }
 }
 
@@ -94,7 +94,7 @@ fn unstored(answer: Response) -> Response {
 }
 
 /// `POST /device/pair`
-pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> Answer {
+pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> RestResult {
     gateway.pairing_rates.check(&stranger.group).or_fail(&gateway)?;
     // Of all strangers together: each ask is a command.
     gateway.all_pairings.check("").or_fail(&gateway)?;
@@ -102,7 +102,7 @@ pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: 
         let device_id = if f.has("device_id") { f.device_id()? } else { String::new() };
         let name = f.maybe_text("name", limits::PAIR_NAME)?.unwrap_or_default();
         if !is_name(&name) {
-            return Err(Bad::field("name", "must not hold control or invisible characters"));
+            return Err(BadPayload::field("name", "must not hold control or invisible characters"));
         }
         Ok((device_id, name))
     })?;
@@ -118,18 +118,22 @@ pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: 
 }
 
 /// Who guesses is counted and logged as one with a wrong token is.
-fn no_such_code(gateway: &Gateway, stranger: &Stranger) -> Failure {
+fn no_such_code(gateway: &Gateway, stranger: &Stranger) -> RestError {
     let why = "there is no such code, it has expired, or the secret is not its own";
     let error = Error::new(Code::NotRegistered, why);
     gateway.refusals.count(stranger.address, &error);
-    Failure::new(gateway, error)
+    RestError::new(gateway, error)
 }
 
 /// `GET /device/pair/{code}`: with the secret as its bearer. Once it is approved, the token: to the first who asks.
-pub async fn poll(State(gateway): State<Arc<Gateway>>, stranger: Stranger, At(code): At<String>) -> Answer {
+pub async fn poll(
+    State(gateway): State<Arc<Gateway>>,
+    stranger: Stranger,
+    PathParts(code): PathParts<String>,
+) -> RestResult {
     let secret_hash = hash(stranger.secret.as_deref().unwrap_or_default());
     let find = || {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         state.pairing(&code, gateway.now_ms()).filter(|row| row.secret_hash == secret_hash).cloned()
     };
     let row = match find() {
@@ -178,11 +182,11 @@ fn status_name(status: PairingStatus) -> &'static str {
 }
 
 /// `GET /device/pairings`: who asks, and from where.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Asked) -> Answer {
+pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     auth::must_be_privileged(&caller.0, "see who asks to be paired").or_fail(&gateway)?;
     let source = Source::asked(&gateway, &asked).await?;
     let rows: Vec<(Pairing, bool)> = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let known = |row: &Pairing| state.device(&row.device_id).is_some();
         state.pairings(gateway.now_ms()).into_iter().map(|row| (row.clone(), known(row))).collect()
     };
@@ -203,7 +207,12 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: As
 }
 
 /// `POST /device/pairings/{code}/approve`
-pub async fn approve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(code): At<String>, body: Body) -> Answer {
+pub async fn approve(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(code): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
     auth::must_be_privileged(&caller.0, "approve a device").or_fail(&gateway)?;
     let (class, device_id) = body.read(&gateway, Code::InvalidData, |f| {
         let class = f.word("class", "one of the classes", |word| word.parse::<Class>().ok())?;
@@ -211,19 +220,23 @@ pub async fn approve(State(gateway): State<Arc<Gateway>>, caller: Caller, At(cod
     })?;
     if class.priority() > caller.0.class.priority() {
         let why = format!("class may be {} at most for a {}", caller.0.class, caller.0.class);
-        return Err(Failure::new(&gateway, Error::new(Code::Forbidden, why).about("class", None)));
+        return Err(RestError::new(&gateway, Error::new(Code::Forbidden, why).about("class", None)));
     }
     let class = class.number().number();
     decide(&gateway, &caller.0, PairDecide { code, approved: true, class, device_id, ..PairDecide::default() }).await
 }
 
 /// `POST /device/pairings/{code}/refuse`
-pub async fn refuse(State(gateway): State<Arc<Gateway>>, caller: Caller, At(code): At<String>) -> Answer {
+pub async fn refuse(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(code): PathParts<String>,
+) -> RestResult {
     auth::must_be_privileged(&caller.0, "refuse a device").or_fail(&gateway)?;
     decide(&gateway, &caller.0, PairDecide { code, ..PairDecide::default() }).await
 }
 
-async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -> Answer {
+async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -> RestResult {
     let decision = PairDecide { by: caller.sub.clone(), asker: auth::asker(caller).into(), ..decision };
     let outcome = gateway.propose_for(caller, Intent::PairDecide(decision)).await.or_fail(gateway)?;
     let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(gateway)) };
@@ -238,7 +251,7 @@ async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -
 }
 
 /// `POST /token/renew`
-pub async fn renew(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
+pub async fn renew(State(gateway): State<Arc<Gateway>>, caller: Caller) -> RestResult {
     fresh(&gateway).await?;
     let (token, claims) = auth::renewed(&gateway, &caller.0).or_fail(&gateway)?;
     let at_ms = gateway.now_ms();

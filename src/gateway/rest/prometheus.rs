@@ -39,7 +39,7 @@ pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response
     }
     let status = gateway.cluster.status();
     let (index, head, compacted, master_term, devices, active) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let meta = state.meta();
         let devices = state.devices().count();
         (state.applied().index, meta.head_seq, meta.compacted_seq, meta.term, devices, state.active_devices())

@@ -10,7 +10,9 @@ use super::{
 };
 use crate::gateway::describe::bodies as b;
 use crate::gateway::describe::events::ELECTION;
-use crate::gateway::describe::field::{ANY_COUNT, CURSOR, DEVICE_ID, Field, Kind, TABLE_NAME, WORDS, may, more};
+use crate::gateway::describe::field::{
+    ANY_COUNT, CURSOR, DEVICE_ID, FieldDescription, FieldKind, TABLE_NAME, WORDS, may, more,
+};
 use crate::gateway::describe::page;
 use crate::gateway::{Gateway, websocket};
 use crate::limits;
@@ -20,9 +22,9 @@ use crate::model::error::Code;
 #[derive(Clone, Copy, Debug)]
 pub enum Content {
     /// A JSON object with these fields.
-    Json(&'static [Field]),
+    Json(&'static [FieldDescription]),
     /// The same, or a stream of server-sent events if the client accepts that.
-    Feed(&'static [Field]),
+    Feed(&'static [FieldDescription]),
     /// A JSON document of a standard's.
     Document,
     Page,
@@ -49,8 +51,8 @@ pub struct Endpoint {
     /// The document knows it.
     pub documented: bool,
     pub needs: Needs,
-    pub query: &'static [Field],
-    pub body: Option<&'static [Field]>,
+    pub query: &'static [FieldDescription],
+    pub body: Option<&'static [FieldDescription]>,
     pub answers: &'static [(u16, Content)],
     /// Beside the errors that come with `needs`, `query`, `body` and the path.
     pub refuses: &'static [(u16, Code)],
@@ -81,39 +83,39 @@ const BAD: (u16, Code) = (400, Code::InvalidData);
 const TOO_LARGE: (u16, Code) = (413, Code::InvalidData);
 const TOO_SLOW: (u16, Code) = (408, Code::InvalidData);
 
-const WITHIN: &[Field] = &[b::WITHIN];
-const AUDIT_QUERY: &[Field] = &[
+const WITHIN: &[FieldDescription] = &[b::WITHIN];
+const AUDIT_QUERY: &[FieldDescription] = &[
     b::PAGE[0],
     b::PAGE[1],
-    may("device_id", Kind::Text(limits::DEVICE_ID), ""),
+    may("device_id", FieldKind::Text(limits::DEVICE_ID), ""),
     may("event_type", WORDS, ""),
-    may("start_date", Kind::Time, "Inclusive. Any ISO 8601 time, or a date."),
-    may("end_date", Kind::Time, "Inclusive; a date means the whole day."),
+    may("start_date", FieldKind::Time, "Inclusive. Any ISO 8601 time, or a date."),
+    may("end_date", FieldKind::Time, "Inclusive; a date means the whole day."),
     BEFORE_ID,
     b::STALE_QUERY,
 ];
-const CHANGES_QUERY: &[Field] = &[
+const CHANGES_QUERY: &[FieldDescription] = &[
     may("cursor", CURSOR, "Of an earlier answer. Default: from the beginning."),
     may("tables", WORDS, "Names with commas between them. Default: all."),
     b::PAGE[0],
     b::STALE_QUERY,
 ];
-const STALE_QUERY: &[Field] = &[b::STALE_QUERY];
-const ELECTIONS_QUERY: &[Field] = &[b::PAGE[0], b::PAGE[1], BEFORE_ID, b::STALE_QUERY];
-const BEFORE_ID: Field = more(
+const STALE_QUERY: &[FieldDescription] = &[b::STALE_QUERY];
+const ELECTIONS_QUERY: &[FieldDescription] = &[b::PAGE[0], b::PAGE[1], BEFORE_ID, b::STALE_QUERY];
+const BEFORE_ID: FieldDescription = more(
     "before_id",
-    Kind::Size(i64::MAX as u64),
+    FieldKind::Size(i64::MAX as u64),
     "Only rows with smaller ids; `total` counts those. The `id` of a page's last row gives the next page, each row \
      once. With `offset`, rows that are written meanwhile make the next page repeat some.",
 );
-const NETWORK_QUERY: &[Field] =
-    &[more("node", Kind::Size(i64::MAX as u64), "Whether this node reaches that one: if not, 1002.")];
-const EXPORT_QUERY: &[Field] = &[
+const NETWORK_QUERY: &[FieldDescription] =
+    &[more("node", FieldKind::Size(i64::MAX as u64), "Whether this node reaches that one: if not, 1002.")];
+const EXPORT_QUERY: &[FieldDescription] = &[
     may("after", ANY_COUNT, "The `next` of an earlier answer."),
     may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),
-    may("limit", Kind::Size(limits::PAGE_MAX), "Default: 1000."),
+    may("limit", FieldKind::Size(limits::PAGE_MAX), "Default: 1000."),
 ];
-const CONFLICTS_QUERY: &[Field] = &[
+const CONFLICTS_QUERY: &[FieldDescription] = &[
     b::PAGE[0],
     b::PAGE[1],
     may("device_id", DEVICE_ID, ""),
@@ -121,13 +123,13 @@ const CONFLICTS_QUERY: &[Field] = &[
     b::CONFLICT_STATUS,
     b::STALE_QUERY,
 ];
-const DEVICES_QUERY: &[Field] = &[
-    more("limit", Kind::Size(limits::PAGE_MAX), "At most so many, by id. Without it, `offset` and `after`: all."),
+const DEVICES_QUERY: &[FieldDescription] = &[
+    more("limit", FieldKind::Size(limits::PAGE_MAX), "At most so many, by id. Without it, `offset` and `after`: all."),
     more("offset", ANY_COUNT, "So many are passed over."),
     more("after", DEVICE_ID, "Only those after this id: the `next_after` of the page before."),
     b::STALE_QUERY,
 ];
-const HISTORY_QUERY: &[Field] =
+const HISTORY_QUERY: &[FieldDescription] =
     &[b::PAGE[0], may("before", WORDS, "A version, or the `before` of the page before."), b::STALE_QUERY];
 
 /// An endpoint of the document that needs a quorum.

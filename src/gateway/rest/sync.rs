@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::devices::{not_registered, unexpected};
-use super::{Answer, Asked, At, Body, OrFail, Source, answer};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestResult, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::wire::json::Object;
@@ -21,10 +21,15 @@ use crate::proto::{SyncState, SyncStatePut};
 const PENDING: u64 = 1_000_000_000_000;
 
 /// `GET /sync/state/{device_id}`
-pub async fn state(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<String>, asked: Asked) -> Answer {
+pub async fn state(
+    State(gateway): State<Arc<Gateway>>,
+    _: Caller,
+    PathParts(id): PathParts<String>,
+    asked: QueryFields,
+) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
     let found = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         state.sync_state(&id).map(|sync| (sync.clone(), state.pending_changes(sync)))
     };
     let (sync, pending) = found.ok_or_else(|| not_registered(&gateway, &id))?;
@@ -38,9 +43,9 @@ pub async fn state(State(gateway): State<Arc<Gateway>>, _: Caller, At(id): At<St
 pub async fn put_state(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
-    At(device_id): At<String>,
-    body: Body,
-) -> Answer {
+    PathParts(device_id): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
     let by = caller.0.sub.clone();
     let put = body.read(&gateway, Code::InvalidData, |f| {
@@ -55,7 +60,7 @@ pub async fn put_state(
     let outcome = gateway.propose_for(&caller.0, Intent::SyncStatePut(put)).await.or_fail(&gateway)?;
     let Some(Given::SyncState(sync)) = outcome.result else { return Err(unexpected(&gateway)) };
     // Counted against the newest change that this node has applied: another node's may be newer by a moment.
-    let pending = gateway.cluster.replica().hot().pending_changes(&sync);
+    let pending = gateway.cluster.replica().state().pending_changes(&sync);
     Ok(answer(|o| {
         o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending, gateway.epoch()));
     }))

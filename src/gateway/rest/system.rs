@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
-use super::{Answer, Asked, Body, Failure, OrFail, answer};
-use crate::cluster::{NodeInfo, Peer};
+use super::{OrFail, QueryFields, RequestBody, RestError, RestResult, answer};
+use crate::cluster::{NodeInfo, PeerState};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::session::elect as elect_command;
 use crate::gateway::wire::json::{Object, push_object};
-use crate::gateway::wire::{Bad, ServerEvent, election};
+use crate::gateway::wire::{BadPayload, ServerEvent, election};
 use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
 use crate::proto::command::Intent;
@@ -23,10 +23,10 @@ use crate::proto::outcome::Result as Given;
 const BEHIND: u64 = 1_000;
 
 /// `GET /system/health`
-pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
     let status = gateway.cluster.status();
     let (master, active, applied) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         let master = state.master().filter(|d| d.is_active).map(|d| d.device_id.clone());
         (master, state.active_devices(), state.applied().index)
     };
@@ -49,7 +49,7 @@ pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
 }
 
 /// `GET /system/network`; with `?node=N` only if this node can reach that one, else 1002.
-pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Asked) -> Answer {
+pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let status = gateway.cluster.status();
     if let Some(node) = asked.get("node") {
         let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == n));
@@ -57,11 +57,11 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Aske
         match peer {
             Some(peer) if !peer.reachable => {
                 let why = format!("node {} cannot be reached from here", peer.node);
-                return Err(Failure::new(&gateway, Error::new(Code::PeerUnreachable, why)));
+                return Err(RestError::new(&gateway, Error::new(Code::PeerUnreachable, why)));
             }
             None if !me => {
-                let bad = Bad::field("node", "is not a node of this cluster");
-                return Err(Failure::bad(&gateway, Code::InvalidData, bad));
+                let bad = BadPayload::field("node", "is not a node of this cluster");
+                return Err(RestError::bad(&gateway, Code::InvalidData, bad));
             }
             _ => {}
         }
@@ -87,12 +87,12 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Aske
 }
 
 /// `GET /system/cluster`: this node's view, for operators.
-pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
+pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
     let status = gateway.cluster.status();
     let nodes = gateway.cluster.nodes();
     // Digest and index under one lock: they belong together.
     let (meta, index, digest) = {
-        let state = gateway.cluster.replica().hot();
+        let state = gateway.cluster.replica().state();
         (state.meta().clone(), state.applied().index, state.digest())
     };
     Ok(answer(|o| {
@@ -112,7 +112,7 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> Answer {
     }))
 }
 
-fn fill_peer(o: &mut Object<'_>, peer: &Peer, now_ms: u64) {
+fn fill_peer(o: &mut Object<'_>, peer: &PeerState, now_ms: u64) {
     o.number("node", peer.node).flag("reachable", peer.reachable);
     let ms = |d: Option<Duration>| d.map_or_else(|| "null".into(), milliseconds);
     o.raw("latency_ms", ms(peer.latency).as_bytes()).raw("silent_ms", ms(peer.silent_for).as_bytes());
@@ -158,7 +158,7 @@ fn milliseconds(d: Duration) -> String {
 }
 
 /// `POST /system/election`
-pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Body) -> Answer {
+pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     let (reason, by) = body.read(&gateway, Code::Election, election)?;
     if reason == ElectionReason::Manual {
         auth::must_be_privileged(&caller.0, "start a manual election").or_fail(&gateway)?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{Answer, Body, OrFail, answer};
+use super::{OrFail, RequestBody, RestResult, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
-use crate::gateway::wire::Bad;
+use crate::gateway::wire::BadPayload;
 use crate::limits;
 use crate::model::error::Code;
 use crate::proto::TokenRevoke;
@@ -19,13 +19,13 @@ const TOKEN: usize = 8_192;
 
 /// `POST /system/tokens/revoke`: `{"token": …}`, or `{"jti": …}` for a token that nobody has at hand. Its sessions
 /// end on every node as soon as that node has applied it.
-pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Body) -> Answer {
+pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "revoke tokens").or_fail(&gateway)?;
     let (jti, exp_ms) = body.read(&gateway, Code::InvalidData, |f| {
         if let Some(token) = f.maybe_text("token", TOKEN)? {
             // An expired one may be revoked as well: it changes nothing.
             let claims = gateway.keys.verify(&token, 0);
-            let claims = claims.map_err(|_| Bad::field("token", "is not a token of this cluster"))?;
+            let claims = claims.map_err(|_| BadPayload::field("token", "is not a token of this cluster"))?;
             return Ok((claims.jti, claims.exp.saturating_mul(1_000)));
         }
         Ok((f.name("jti", JTI)?, f.maybe_time("expires")?.unwrap_or(u64::MAX)))

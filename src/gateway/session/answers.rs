@@ -2,12 +2,12 @@
 
 use super::{Session, why_conflict};
 use crate::gateway::auth;
-use crate::gateway::client_clock::Taken;
-use crate::gateway::hub::Holder;
-use crate::gateway::lane::{Cold, Read, Then, Ticket};
-use crate::gateway::outbox::{Frame, Transport};
+use crate::gateway::client_clock::ClockCorrection;
+use crate::gateway::hub::TokenHolder;
+use crate::gateway::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
+use crate::gateway::send_queue::{EncodedEvent, Encoding};
 use crate::gateway::wire::{Acknowledged, ServerEvent};
-use crate::model::change::{RecordNow, Stored};
+use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
 use crate::model::read::RecordReader;
@@ -17,49 +17,51 @@ use crate::proto::outcome::Result as Given;
 use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
 impl Session {
-    pub(super) fn proposed(&mut self, ticket: Ticket, then: Then, outcome: Result<Outcome, Error>) {
+    pub(super) fn proposed(&mut self, ticket: RequestTicket, then: ReplyPlan, outcome: Result<Outcome, Error>) {
         match outcome {
             Ok(outcome) => self.done(ticket, then, outcome),
             Err(error) => {
-                if let Then::Online { device_id, fresh: true, .. } = &then {
+                if let ReplyPlan::Online { device_id, fresh: true, .. } = &then {
                     self.unbind(device_id, "its coming online failed");
                 }
                 match then {
-                    Then::Sync(job) => job.fail(&error),
-                    Then::Online { cursor: Some(_), .. } => self.fail_resume(&ticket, &error),
+                    ReplyPlan::Sync(job) => job.fail(&error),
+                    ReplyPlan::Online { cursor: Some(_), .. } => self.fail_resume(&ticket, &error),
                     _ => self.refuse(&ticket, &error, None),
                 }
             }
         }
     }
 
-    fn done(&mut self, ticket: Ticket, then: Then, outcome: Outcome) {
+    fn done(&mut self, ticket: RequestTicket, then: ReplyPlan, outcome: Outcome) {
         let at_ms = outcome.at_ms;
         match then {
-            Then::Update { device_id, table_name, record_id, entry, taken } => {
+            ReplyPlan::Update { device_id, table_name, record_id, entry, taken } => {
                 self.updated(&ticket, &device_id, (&table_name, record_id), (entry.as_ref(), taken), &outcome);
             }
-            Then::Online { device_id, cursor, .. } => {
+            ReplyPlan::Online { device_id, cursor, .. } => {
                 let Some(Given::Online(online)) = outcome.result else { return };
                 if let Some(cursor) = cursor {
                     let online = Box::new(online);
-                    return self.lane.read_next(ticket, Read::Resume { device_id, cursor, online, at_ms });
+                    return self.pipeline.read_next(ticket, ReadRequest::Resume { device_id, cursor, online, at_ms });
                 }
                 self.came_online(&ticket, &device_id, self.delivery.position(), &online, at_ms);
                 self.start_delivery();
             }
-            Then::Sync(job) => {
+            ReplyPlan::Sync(job) => {
                 self.awaiting_online = false;
                 job.begun(&self.delivery, at_ms);
             }
-            Then::Offline { device_id } => {
+            ReplyPlan::Offline { device_id } => {
                 self.reply(ticket.ack, &ServerEvent::DeviceOfflineAck { device_id: &device_id, at_ms });
             }
-            Then::Shutdown { device_id } => self.acknowledge(ticket, "device is shut down", &device_id, None, at_ms),
-            Then::Critical { device_id } => {
+            ReplyPlan::Shutdown { device_id } => {
+                self.acknowledge(ticket, "device is shut down", &device_id, None, at_ms)
+            }
+            ReplyPlan::Critical { device_id } => {
                 self.acknowledge(ticket, "critical event sent to all", &device_id, None, at_ms);
             }
-            Then::Conflict { device_id, table_name, record_id } => {
+            ReplyPlan::Conflict { device_id, table_name, record_id } => {
                 let conflict_id = match &outcome.result {
                     Some(Given::Conflict(conflict)) => Some(conflict.id),
                     _ => None,
@@ -70,32 +72,32 @@ impl Session {
                 let ack = Acknowledged { message, at_ms, event, device_id, record, conflict_id, ..Default::default() };
                 self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
             }
-            Then::Role { device_id, role, reason } => {
+            ReplyPlan::Role { device_id, role, reason } => {
                 let (device_id, reason) = (device_id.as_str(), reason.as_str());
                 self.reply(ticket.ack, &ServerEvent::RoleChangeAck { device_id, role, reason, at_ms });
             }
-            Then::SyncError { device_id, message, code } => {
+            ReplyPlan::SyncError { device_id, message, code } => {
                 let (device_id, message, code) = (device_id.as_str(), message.as_str(), code.as_str());
                 self.reply(ticket.ack, &ServerEvent::SyncErrorAck { device_id, message, code, at_ms });
             }
             // These come to all, the sender included, as effects: only the callback is left to answer.
-            Then::Election => {
+            ReplyPlan::Election => {
                 if let (Some(ack), Some(Given::Election(election))) = (ticket.ack, &outcome.result) {
-                    self.outbox.answer(ack, &ServerEvent::MasterElected(election));
+                    self.send_queue.answer(ack, &ServerEvent::MasterElected(election));
                 }
             }
-            Then::SyncComplete { device_id, sync_timestamp_ms, changes_count } => {
+            ReplyPlan::SyncComplete { device_id, sync_timestamp_ms, changes_count } => {
                 if let (Some(ack), Some(Given::SyncState(sync))) = (ticket.ack, &outcome.result) {
                     let at_ms = sync.last_sync_ms;
                     let device_id = device_id.as_str();
                     let event = ServerEvent::SyncCompleteAck { device_id, sync_timestamp_ms, changes_count, at_ms };
-                    self.outbox.answer(ack, &event);
+                    self.send_queue.answer(ack, &event);
                 }
             }
         }
     }
 
-    fn acknowledge(&self, ticket: Ticket, message: &str, device_id: &str, seq: Option<u64>, at_ms: u64) {
+    fn acknowledge(&self, ticket: RequestTicket, message: &str, device_id: &str, seq: Option<u64>, at_ms: u64) {
         let (event, device_id) = (ticket.event, Some(device_id));
         let ack = Acknowledged { message, at_ms, event, device_id, seq, ..Acknowledged::default() };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
@@ -103,10 +105,10 @@ impl Session {
 
     fn updated(
         &self,
-        ticket: &Ticket,
+        ticket: &RequestTicket,
         device_id: &str,
         record: (&str, i64),
-        (entry, taken): (Option<&(String, u64)>, Option<Taken>),
+        (entry, taken): (Option<&(String, u64)>, Option<ClockCorrection>),
         outcome: &Outcome,
     ) {
         let (seq, conflict) = match &outcome.result {
@@ -138,7 +140,7 @@ impl Session {
             repeated: outcome.repeated,
             entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
             sync_id: None,
-            timestamp_taken: taken.map(Taken::name),
+            timestamp_taken: taken.map(ClockCorrection::name),
         };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
     }
@@ -146,15 +148,15 @@ impl Session {
     /// The sender hears of its conflict by an effect if its device, or the one whose version stands, came online here;
     /// else it is told now.
     fn tell_conflict(&self, conflict: &Conflict) {
-        let bound = |device: &str| self.gateway.presence.is_bound(device, self.outbox.id);
+        let bound = |device: &str| self.gateway.presence.is_bound(device, self.send_queue.id);
         let may_read = auth::may_read(&self.gateway, &self.claims, &conflict.table_name).is_ok();
         if may_read && !bound(&conflict.device_id) && !bound(&conflict.writer) {
-            self.outbox.send(&ServerEvent::SyncConflict(conflict));
+            self.send_queue.send(&ServerEvent::SyncConflict(conflict));
         }
     }
 
     /// `seq`: everything after it comes after this answer, or came before it.
-    fn came_online(&mut self, ticket: &Ticket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
+    fn came_online(&mut self, ticket: &RequestTicket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = Cursor { epoch: self.gateway.epoch(), seq };
         let (master, term) = (online.master.as_str(), online.term);
@@ -163,7 +165,7 @@ impl Session {
         self.reply(ticket.ack, &ack);
         self.tell_rights();
         if online.first {
-            self.outbox.send(&ServerEvent::Registered { device_id, role, at_ms });
+            self.send_queue.send(&ServerEvent::Registered { device_id, role, at_ms });
         }
     }
 
@@ -172,16 +174,16 @@ impl Session {
         if std::mem::replace(&mut self.knows_rights, true) {
             return;
         }
-        let rights = self.gateway.cluster.replica().hot().access().of(self.class()).cloned();
+        let rights = self.gateway.cluster.replica().state().access().of(self.class()).cloned();
         if let Some(rights) = rights {
             let (class, rights, at_ms) = (self.class(), &*rights, self.gateway.now_ms());
-            self.outbox.send(&ServerEvent::AccessChanged { class, rights, forget: &[], resync: &[], at_ms });
+            self.send_queue.send(&ServerEvent::AccessChanged { class, rights, forget: &[], resync: &[], at_ms });
         }
     }
 
     /// Where a resume begins: the cursor's change.
     fn cursor_seq(&self, text: &str) -> Result<u64, Error> {
-        let state = self.gateway.cluster.replica().hot();
+        let state = self.gateway.cluster.replica().state();
         let cursor = Cursor::parse(text, state.meta())?;
         if cursor.seq < state.meta().compacted_seq {
             return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
@@ -196,7 +198,7 @@ impl Session {
     /// The answer to a device that came with a cursor; what was missed since then, and live changes, come after it.
     fn resume(
         &mut self,
-        ticket: &Ticket,
+        ticket: &RequestTicket,
         device_id: String,
         asked: Result<u64, Error>,
         online: &OnlineDone,
@@ -209,7 +211,14 @@ impl Session {
                 self.came_online(ticket, &device_id, self.delivery.position(), online, at_ms);
                 let (event, field, request_id) = (Some(ticket.event), Some("cursor"), ticket.request_id.as_deref());
                 let conflict_id = None;
-                self.outbox.send(&ServerEvent::Error { error: &error, event, field, conflict_id, request_id, at_ms });
+                self.send_queue.send(&ServerEvent::Error {
+                    error: &error,
+                    event,
+                    field,
+                    conflict_id,
+                    request_id,
+                    at_ms,
+                });
                 return self.start_delivery();
             }
             Err(error) => return self.fail_resume(ticket, &error),
@@ -223,23 +232,23 @@ impl Session {
 
     /// A resume that cannot be granted, but for a cursor of no use: the session is never live past what was missed. It
     /// ends, if trying again can help; else changes wait for a resume that is granted.
-    fn fail_resume(&mut self, ticket: &Ticket, error: &Error) {
+    fn fail_resume(&mut self, ticket: &RequestTicket, error: &Error) {
         if error.code.row().retry == Retry::No && error.code != Code::SyncRequest {
             self.resume_refused = true;
             return self.refuse(ticket, error, None);
         }
         let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
         let refused = ServerEvent::Error { error, event, field: None, conflict_id: None, request_id, at_ms };
-        let mut answers = vec![Frame::of(self.outbox.transport, &refused)];
-        if let Some(ack) = ticket.ack.filter(|_| self.outbox.transport == Transport::SocketIo) {
-            answers.push(Frame::ack(ack, &refused));
+        let mut answers = vec![EncodedEvent::of(self.send_queue.transport, &refused)];
+        if let Some(ack) = ticket.ack.filter(|_| self.send_queue.transport == Encoding::SocketIo) {
+            answers.push(EncodedEvent::ack(ack, &refused));
         }
         self.delivery.fail(answers, error);
     }
 
-    pub(super) fn read(&mut self, ticket: Ticket, read: Read, passed: Result<(), Error>) {
+    pub(super) fn read(&mut self, ticket: RequestTicket, read: ReadRequest, passed: Result<(), Error>) {
         let read = match (read, passed) {
-            (Read::Resume { device_id, cursor, online, at_ms }, passed) => {
+            (ReadRequest::Resume { device_id, cursor, online, at_ms }, passed) => {
                 let asked = passed.and_then(|()| self.cursor_seq(&cursor));
                 return self.resume(&ticket, device_id, asked, &online, at_ms);
             }
@@ -247,12 +256,12 @@ impl Session {
             (read, Ok(())) => read,
         };
         match read {
-            Read::Resume { .. } => {}
-            Read::Record { table_name, record_id } => {
+            ReadRequest::Resume { .. } => {}
+            ReadRequest::Record { table_name, record_id } => {
                 if let Err(error) = auth::may_read(&self.gateway, &self.claims, &table_name) {
                     return self.refuse(&ticket, &error, None);
                 }
-                let now = self.gateway.cluster.replica().hot().record(&table_name, record_id);
+                let now = self.gateway.cluster.replica().state().record(&table_name, record_id);
                 match now {
                     RecordNow::Absent => self.tell_record(ticket, &table_name, record_id, None),
                     RecordNow::Here { version, data, .. } => {
@@ -261,19 +270,19 @@ impl Session {
                     }
                     RecordNow::InRows(at) => {
                         let replica = self.gateway.cluster.replica().clone();
-                        let look = async move { replica.cold(move |t| look_up(t, at)).await };
-                        self.lane.look(ticket, Read::Record { table_name, record_id }, Box::pin(look));
+                        let look = async move { replica.read_rows(move |t| look_up(t, at)).await };
+                        self.pipeline.look(ticket, ReadRequest::Record { table_name, record_id }, Box::pin(look));
                     }
                 }
             }
-            Read::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
-            Read::Token => self.renew_token(&ticket),
+            ReadRequest::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
+            ReadRequest::Token => self.renew_token(&ticket),
         }
     }
 
-    pub(super) fn found(&mut self, ticket: Ticket, read: &Read, found: Result<Cold, Error>) {
+    pub(super) fn found(&mut self, ticket: RequestTicket, read: &ReadRequest, found: Result<StoredRecord, Error>) {
         match (read, found) {
-            (Read::Record { table_name, record_id }, Ok(found)) => {
+            (ReadRequest::Record { table_name, record_id }, Ok(found)) => {
                 self.tell_record(ticket, table_name, *record_id, found);
             }
             (_, Err(error)) => self.refuse(&ticket, &error, None),
@@ -281,17 +290,17 @@ impl Session {
         }
     }
 
-    fn tell_record(&self, ticket: Ticket, table_name: &str, record_id: i64, found: Cold) {
+    fn tell_record(&self, ticket: RequestTicket, table_name: &str, record_id: i64, found: StoredRecord) {
         let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
         self.share.read(data.map_or(0, <[u8]>::len) as u64);
         let at_ms = self.gateway.now_ms();
         self.reply(ticket.ack, &ServerEvent::DataResponse { table_name, record_id, data, version, at_ms });
     }
 
-    fn renew_token(&mut self, ticket: &Ticket) {
+    fn renew_token(&mut self, ticket: &RequestTicket) {
         match auth::renewed(&self.gateway, &self.claims) {
             Ok((token, claims)) => {
-                self.gateway.hub.renew(self.outbox.id, Holder::of(&claims));
+                self.gateway.hub.renew(self.send_queue.id, TokenHolder::of(&claims));
                 let at_ms = self.gateway.now_ms();
                 self.reply(ticket.ack, &ServerEvent::TokenRenewed { token: &token, claims: &claims, at_ms });
                 self.claims = claims;
@@ -300,8 +309,8 @@ impl Session {
         }
     }
 
-    fn tell_queue(&self, ticket: Ticket, device_id: &str, offline: bool) {
-        let state = self.gateway.cluster.replica().hot();
+    fn tell_queue(&self, ticket: RequestTicket, device_id: &str, offline: bool) {
+        let state = self.gateway.cluster.replica().state();
         let known = state.device(device_id).zip(state.sync_state(device_id)).map(|(device, sync)| {
             let pending = if offline { state.offline_changes(device) } else { state.pending_changes(sync) };
             let processed = if sync.last_sync_ms > 0 { sync.last_sync_ms } else { sync.updated_ms };
@@ -334,6 +343,6 @@ pub fn update_message(seq: Option<u64>, conflict: Option<&Conflict>) -> &'static
 }
 
 /// A record that is not in memory: its version and data, if it exists.
-pub fn look_up(tables: &dyn TablesRead, at: Stored) -> Result<Cold, TablesError> {
+pub fn look_up(tables: &dyn TablesRead, at: StoredData) -> Result<StoredRecord, TablesError> {
     RecordReader::new(tables).data(at)
 }

@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
-use super::packet::Packet;
+use super::packet::ClientPacket;
 use super::payload::{Incoming, Payload};
-use super::{Eio, Engine, Moved, Posted, Socket, Wanted, WebSocket, is_same};
-use crate::gateway::auth::{self, Origin};
-use crate::gateway::outbox::{Frame, Out, Transport};
-use crate::gateway::session::{Ended, Session};
-use crate::gateway::wire::{Bad, Fields, ServerEvent, event_array, json};
+use super::{ConnectionRequest, Eio, EngineIo, Posted, Socket, UpgradedSocket, WebSocket, is_same};
+use crate::gateway::auth::{self, RequestOrigin};
+use crate::gateway::send_queue::{EncodedEvent, Encoding, QueuedFrame};
+use crate::gateway::session::{Session, SessionEnd};
+use crate::gateway::wire::{BadPayload, Fields, ServerEvent, event_array, json};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
@@ -37,24 +37,24 @@ const OWN: usize = 64;
 const FAREWELL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 
-enum Wire {
+enum CurrentTransport {
     Polling,
     WebSocket(Box<WebSocket>),
 }
 
-pub struct Connection {
-    engine: Arc<Engine>,
+pub struct EngineConnection {
+    engine: Arc<EngineIo>,
     sid: String,
     /// The id that the client is told as its socket's. Whoever has the other one may speak for it.
     public_id: String,
     socket: Arc<Socket>,
     eio: Eio,
     /// Where the first request came from, or the WebSocket that the client moved to.
-    origin: Origin,
+    origin: RequestOrigin,
     /// `None` until the client has said who it is.
     session: Option<Session>,
-    wire: Wire,
-    wanted: mpsc::Receiver<Wanted>,
+    wire: CurrentTransport,
+    wanted: mpsc::Receiver<ConnectionRequest>,
     posted: mpsc::UnboundedReceiver<Posted>,
     /// The poll that waits for something to send.
     poll: Option<oneshot::Sender<Bytes>>,
@@ -68,7 +68,7 @@ pub struct Connection {
     poll_packets: usize,
     /// A payload whose poll was gone.
     unsent: Option<Bytes>,
-    upgrade: Option<oneshot::Receiver<Moved>>,
+    upgrade: Option<oneshot::Receiver<UpgradedSocket>>,
     /// Engine.IO's own packets, and answers that no session gives.
     own: VecDeque<Utf8Bytes>,
     ping_due: bool,
@@ -77,7 +77,7 @@ pub struct Connection {
     /// Answers to pings, or pings of an old client, until one shows that it has heard of its session: earlier ones may
     /// have been under way.
     signs_due: u32,
-    sending: VecDeque<Out>,
+    sending: VecDeque<QueuedFrame>,
     /// Fed to the WebSocket since the last flush that ended.
     dirty: bool,
     blocked_since: Option<Instant>,
@@ -101,14 +101,14 @@ fn every(first: Instant, period: Duration) -> Interval {
     ticks
 }
 
-impl Connection {
+impl EngineConnection {
     pub(super) fn new(
-        engine: Arc<Engine>,
+        engine: Arc<EngineIo>,
         sid: String,
         socket: Arc<Socket>,
-        origin: Origin,
+        origin: RequestOrigin,
         is_python: bool,
-        wanted: mpsc::Receiver<Wanted>,
+        wanted: mpsc::Receiver<ConnectionRequest>,
         posted: mpsc::UnboundedReceiver<Posted>,
     ) -> Self {
         let now = Instant::now();
@@ -124,7 +124,7 @@ impl Connection {
             eio,
             origin,
             session: None,
-            wire: Wire::Polling,
+            wire: CurrentTransport::Polling,
             wanted,
             posted,
             poll: None,
@@ -152,7 +152,7 @@ impl Connection {
     }
 
     pub async fn run_over(mut self, ws: WebSocket, hello: String) {
-        self.wire = Wire::WebSocket(Box::new(ws));
+        self.wire = CurrentTransport::WebSocket(Box::new(ws));
         self.own.push_back(hello.into());
         self.begin();
         self.run().await;
@@ -176,24 +176,24 @@ impl Connection {
         self.farewell(&ended).await;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         if let Some(session) = &mut self.session {
             // What the session queues for itself from here on needs no wake-up: it is sent below.
-            session.outbox.deafen();
+            session.send_queue.clear_waker();
             session.poll(cx);
         }
         if self.session.is_none() && self.socket.slot.poll_closed(cx).is_ready() {
-            return Poll::Ready(Ended::Gone);
+            return Poll::Ready(SessionEnd::Gone);
         }
         self.take_requests(cx);
-        if let Poll::Ready(ended) = self.hear(cx) {
+        if let Poll::Ready(ended) = self.on_message(cx) {
             return Poll::Ready(ended);
         }
         if let Err(ended) = self.tick(cx) {
             return Poll::Ready(ended);
         }
         if let Some(session) = &self.session {
-            session.outbox.register(cx.waker());
+            session.send_queue.register(cx.waker());
         }
         if let Err(ended) = self.write(cx) {
             return Poll::Ready(ended);
@@ -208,7 +208,7 @@ impl Connection {
     fn take_requests(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(wanted)) = self.wanted.poll_recv(cx) {
             match wanted {
-                Wanted::Poll(poll, stamp) => {
+                ConnectionRequest::Poll(poll, stamp) => {
                     // It may overtake what the client posted before: no sign that that has all come.
                     if let Some(session) = &mut self.session {
                         session.heard();
@@ -224,21 +224,21 @@ impl Connection {
                     }
                     (self.poll, self.stamp) = (Some(poll), stamp);
                 }
-                Wanted::Upgrade(upgrade) => self.upgrade = Some(upgrade),
+                ConnectionRequest::Upgrade(upgrade) => self.upgrade = Some(upgrade),
             }
         }
         if let Some(upgrade) = &mut self.upgrade
             && let Poll::Ready(moved) = Pin::new(upgrade).poll(cx)
         {
             self.upgrade = None;
-            if let Ok(Moved { ws, origin }) = moved {
+            if let Ok(UpgradedSocket { ws, origin }) = moved {
                 self.answer_noop();
                 if let Some(identity) = self.socket.identity.get() {
                     origin.vouch(&identity.claims);
                 }
                 // Python's clients say who they are only after the move: then this is vouched for.
                 self.origin = origin;
-                self.wire = Wire::WebSocket(ws);
+                self.wire = CurrentTransport::WebSocket(ws);
                 self.dirty = true;
             }
         }
@@ -271,7 +271,7 @@ impl Connection {
     }
 
     /// Takes in what the client sent, as long as its requests find room.
-    fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn on_message(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         for _ in 0..TURN {
             self.paused = !self.has_room();
             if self.paused {
@@ -294,27 +294,27 @@ impl Connection {
     }
 
     /// What was posted comes before what came over the WebSocket that the client then moved to.
-    fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Ended>> {
+    fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, SessionEnd>> {
         if let Poll::Ready(posted) = self.posted.poll_recv(cx) {
-            return Poll::Ready(posted.map(|Posted(packet, _)| packet).ok_or(Ended::Gone));
+            return Poll::Ready(posted.map(|Posted(packet, _)| packet).ok_or(SessionEnd::Gone));
         }
-        let Wire::WebSocket(ws) = &mut self.wire else { return Poll::Pending };
+        let CurrentTransport::WebSocket(ws) = &mut self.wire else { return Poll::Pending };
         loop {
             return Poll::Ready(match std::task::ready!(Pin::new(&mut **ws).poll_next(cx)) {
                 Some(Ok(Message::Text(text))) => Ok(Incoming::parse(text)),
                 Some(Ok(Message::Binary(_))) => Ok(Incoming::Binary),
-                Some(Ok(Message::Close(_))) | None => Err(Ended::Gone),
+                Some(Ok(Message::Close(_))) | None => Err(SessionEnd::Gone),
                 Some(Ok(_)) => continue,
                 Some(Err(tungstenite::Error::Capacity(_))) => Ok(Incoming::Huge),
                 Some(Err(tungstenite::Error::Utf8(_))) => {
-                    Err(Ended::Closed(Error::new(Code::InvalidData, "the frame is not UTF-8")))
+                    Err(SessionEnd::Closed(Error::new(Code::InvalidData, "the frame is not UTF-8")))
                 }
-                Some(Err(_)) => Err(Ended::Gone),
+                Some(Err(_)) => Err(SessionEnd::Gone),
             });
         }
     }
 
-    fn hear_packet(&mut self, packet: Incoming) -> Result<(), Ended> {
+    fn hear_packet(&mut self, packet: Incoming) -> Result<(), SessionEnd> {
         match packet {
             Incoming::Message(text) => {
                 self.said = true;
@@ -334,68 +334,69 @@ impl Connection {
                 }
             }
             Incoming::Nothing => {}
-            Incoming::Close => return Err(Ended::Gone),
+            Incoming::Close => return Err(SessionEnd::Gone),
             Incoming::Binary => match self.attachments.checked_sub(1) {
                 Some(left) => self.attachments = left,
-                None => self.misheard(&Bad::payload("an attachment came without its packet")),
+                None => self.on_bad_frame(&BadPayload::payload("an attachment came without its packet")),
             },
-            Incoming::Bad(why) => self.misheard(&Bad::payload(why)),
+            Incoming::Bad(why) => self.on_bad_frame(&BadPayload::payload(why)),
             Incoming::Huge => {
-                return Err(Ended::Closed(Error::new(Code::InvalidData, too_large())));
+                return Err(SessionEnd::Closed(Error::new(Code::InvalidData, too_large())));
             }
         }
         Ok(())
     }
 
-    fn misheard(&self, bad: &Bad) {
+    fn on_bad_frame(&self, bad: &BadPayload) {
         if let Some(session) = &self.session {
-            session.misheard(bad);
+            session.on_bad_frame(bad);
         }
     }
 
-    fn hear_message(&mut self, text: &Utf8Bytes) -> Result<(), Ended> {
-        let packet = match Packet::parse(&text[1..]) {
+    fn hear_message(&mut self, text: &Utf8Bytes) -> Result<(), SessionEnd> {
+        let packet = match ClientPacket::parse(&text[1..]) {
             Ok(packet) => packet,
             Err(bad) => {
-                self.misheard(&bad);
+                self.on_bad_frame(&bad);
                 return Ok(());
             }
         };
         match packet {
-            Packet::Connect { namespace: "" | "/", auth } => {
+            ClientPacket::Connect { namespace: "" | "/", auth } => {
                 if self.session.is_none() {
                     self.open(auth);
                 } else {
                     self.open_again(auth);
                 }
             }
-            Packet::Connect { namespace, .. } => {
+            ClientPacket::Connect { namespace, .. } => {
                 let shown: String = namespace.chars().take(64).collect();
                 self.own.push_back(format!("44{shown},{{\"message\":\"Invalid namespace\"}}").into());
             }
-            Packet::Disconnect => return Err(Ended::Gone),
-            Packet::Ack { attachments } => self.attachments = attachments,
-            Packet::Event { body, ack } => {
+            ClientPacket::Disconnect => return Err(SessionEnd::Gone),
+            ClientPacket::Ack { attachments } => self.attachments = attachments,
+            ClientPacket::Event { body, ack } => {
                 let Some(session) = &mut self.session else { return Ok(()) };
                 session.heard_awake();
                 match event_array(body) {
                     Ok((event, data)) if text.len() > limits::FRAME => {
-                        session.refuse_frame(&event, data, ack, &Bad::payload(too_large()));
+                        session.refuse_frame(&event, data, ack, &BadPayload::payload(too_large()));
                     }
-                    Ok((event, data)) => session.hear(&event, data, &Bytes::from(text.clone()), ack),
-                    Err(_) if text.len() > limits::FRAME => session.misheard(&Bad::payload(too_large())),
-                    Err(bad) => session.misheard(&bad),
+                    Ok((event, data)) => session.on_message(&event, data, &Bytes::from(text.clone()), ack),
+                    Err(_) if text.len() > limits::FRAME => session.on_bad_frame(&BadPayload::payload(too_large())),
+                    Err(bad) => session.on_bad_frame(&bad),
                 }
             }
-            Packet::WithAttachments { attachments, body, ack } => {
+            ClientPacket::WithAttachments { attachments, body, ack } => {
                 self.attachments = attachments;
                 let Some(session) = &self.session else { return Ok(()) };
                 match event_array(body) {
                     Ok((event, data)) => {
-                        let why = Bad::payload("binary data is not understood here: send it as text, such as base64");
+                        let why =
+                            BadPayload::payload("binary data is not understood here: send it as text, such as base64");
                         session.refuse_frame(&event, data, ack, &why);
                     }
-                    Err(bad) => session.misheard(&bad),
+                    Err(bad) => session.on_bad_frame(&bad),
                 }
             }
         }
@@ -408,7 +409,7 @@ impl Connection {
         let token = given.as_deref().or(self.socket.opened_with.as_deref());
         let gateway = &self.engine.gateway;
         let opened = auth::admit(gateway, &self.origin, token).and_then(|claims| {
-            let session = Session::open(gateway.clone(), claims.clone(), Transport::SocketIo)?;
+            let session = Session::open(gateway.clone(), claims.clone(), Encoding::SocketIo)?;
             self.socket.identify(token.unwrap_or_default(), claims);
             Ok(session)
         });
@@ -456,10 +457,10 @@ impl Connection {
         self.own.push_back(refusal(&error, self.eio, gateway.now_ms()).into());
     }
 
-    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn tick(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         let Some(session) = &mut self.session else {
             if self.give_up.as_mut().poll(cx).is_ready() {
-                return Err(Ended::Gone);
+                return Err(SessionEnd::Gone);
             }
             while self.pings.poll_tick(cx).is_ready() {
                 self.ping_due = self.eio == Eio::V4;
@@ -479,11 +480,11 @@ impl Connection {
             session.tick()?;
             let settings = &self.engine.gateway.settings;
             if self.blocked_since.is_some_and(|since| since.elapsed() >= settings.write_timeout) {
-                return Err(Ended::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
+                return Err(SessionEnd::Closed(Error::new(Code::SocketClosed, "the client takes nothing")));
             }
-            let polls = matches!(self.wire, Wire::Polling) && self.poll.is_none();
+            let polls = matches!(self.wire, CurrentTransport::Polling) && self.poll.is_none();
             if polls && self.no_poll.elapsed() >= settings.lost_after {
-                return Err(Ended::Silent);
+                return Err(SessionEnd::Silent);
             }
         }
         Ok(())
@@ -497,7 +498,7 @@ impl Connection {
     }
 
     /// Takes what waits for the client; an error ends the session.
-    fn refill(&mut self) -> Result<(), Ended> {
+    fn refill(&mut self) -> Result<(), SessionEnd> {
         let Some(session) = &self.session else { return Ok(()) };
         if !self.sending.is_empty() {
             return Ok(());
@@ -505,23 +506,23 @@ impl Connection {
         if self.sending.capacity() > 64 {
             self.sending = VecDeque::new();
         }
-        session.outbox.take(&mut self.sending).map_err(Ended::Closed)
+        session.send_queue.take(&mut self.sending).map_err(SessionEnd::Closed)
     }
 
     /// Why the session ends, if it does, does not wait for a client that takes nothing for now.
-    fn closed(&self) -> Result<(), Ended> {
-        let why = self.session.as_ref().and_then(|session| session.outbox.end());
-        why.map_or(Ok(()), |why| Err(Ended::Closed(why)))
+    fn closed(&self) -> Result<(), SessionEnd> {
+        let why = self.session.as_ref().and_then(|session| session.send_queue.end());
+        why.map_or(Ok(()), |why| Err(SessionEnd::Closed(why)))
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         match self.wire {
-            Wire::Polling => self.answer_poll(),
-            Wire::WebSocket(_) => self.feed(cx),
+            CurrentTransport::Polling => self.answer_poll(),
+            CurrentTransport::WebSocket(_) => self.feed(cx),
         }
     }
 
-    fn answer_poll(&mut self) -> Result<(), Ended> {
+    fn answer_poll(&mut self) -> Result<(), SessionEnd> {
         self.refill()?;
         // A poll whose client has gone away takes nothing.
         if self.poll.as_ref().is_some_and(oneshot::Sender::is_closed) {
@@ -575,7 +576,7 @@ impl Connection {
             if !payload.is_empty() && payload.len() + next.frame.size() > POLL_BYTES {
                 break;
             }
-            let Some(Out { frame, taken }) = self.sending.pop_front() else { break };
+            let Some(QueuedFrame { frame, taken }) = self.sending.pop_front() else { break };
             payload.push(self.eio, frame.text());
             if let Some(taken) = taken {
                 // Nobody waits for it any more if its job has ended.
@@ -586,20 +587,20 @@ impl Connection {
     }
 
     /// Feeds what waits to the WebSocket, then flushes once.
-    fn feed(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn feed(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         loop {
             self.refill()?;
             if !self.ping_due && self.own.is_empty() && self.sending.is_empty() {
                 break;
             }
             let ping = self.ping();
-            let Wire::WebSocket(ws) = &mut self.wire else { return Ok(()) };
+            let CurrentTransport::WebSocket(ws) = &mut self.wire else { return Ok(()) };
             match Pin::new(&mut **ws).poll_ready(cx) {
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
                     return self.closed();
                 }
-                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
                 Poll::Ready(Ok(())) => {}
             }
             let (text, taken) = if std::mem::take(&mut self.ping_due) {
@@ -608,23 +609,25 @@ impl Connection {
             } else if let Some(own) = self.own.pop_front() {
                 (own, None)
             } else {
-                let Some(Out { frame: Frame::SocketIo(text), taken }) = self.sending.pop_front() else { continue };
+                let Some(QueuedFrame { frame: EncodedEvent::SocketIo(text), taken }) = self.sending.pop_front() else {
+                    continue;
+                };
                 (text, taken)
             };
-            Pin::new(&mut **ws).start_send(Message::Text(text)).map_err(|_| Ended::Gone)?;
+            Pin::new(&mut **ws).start_send(Message::Text(text)).map_err(|_| SessionEnd::Gone)?;
             self.dirty = true;
             if let Some(taken) = taken {
                 let _ = taken.send(());
             }
         }
         if self.dirty {
-            let Wire::WebSocket(ws) = &mut self.wire else { return Ok(()) };
+            let CurrentTransport::WebSocket(ws) = &mut self.wire else { return Ok(()) };
             match Pin::new(&mut **ws).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.dirty = false;
                     self.blocked_since = None;
                 }
-                Poll::Ready(Err(_)) => return Err(Ended::Gone),
+                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
                 }
@@ -636,12 +639,12 @@ impl Connection {
     /// Says why the server ends it, then ends the transport. Only what is final is a Socket.IO DISCONNECT: no client
     /// comes back by itself after one. An Engine.IO CLOSE, and for old Python clients a WebSocket close frame, are the
     /// same to some, so there is neither.
-    async fn farewell(mut self, ended: &Ended) {
+    async fn farewell(mut self, ended: &SessionEnd) {
         let silent = Error::new(Code::Silent, "nothing was heard from you");
         let error = match ended {
-            Ended::Closed(error) => Some(error),
-            Ended::Silent => Some(&silent),
-            Ended::Gone => None,
+            SessionEnd::Closed(error) => Some(error),
+            SessionEnd::Silent => Some(&silent),
+            SessionEnd::Gone => None,
         };
         // A node that shuts down waits for its sessions, so that all are told; else a session that has ended takes up no
         // room.
@@ -657,7 +660,7 @@ impl Connection {
             let at_ms = self.engine.gateway.now_ms();
             let event =
                 ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
-            self.sending.push_back(Out { frame: Frame::of(Transport::SocketIo, &event), taken: None });
+            self.sending.push_back(QueuedFrame { frame: EncodedEvent::of(Encoding::SocketIo, &event), taken: None });
             let last = is_final(error).then_some("41");
             // A client that takes nothing is not waited for.
             let _ = timeout(FAREWELL, self.send_rest(last)).await;
@@ -669,7 +672,7 @@ impl Connection {
         }
         self.engine.sockets.lock().remove(&self.sid);
         self.socket.gone.cancel();
-        if let Wire::WebSocket(ws) = &mut self.wire {
+        if let CurrentTransport::WebSocket(ws) = &mut self.wire {
             let bye = async {
                 // The answer to the client's close frame, if there was one.
                 let _ = ws.flush().await;
@@ -686,10 +689,10 @@ impl Connection {
 
     /// Sends what waits, and this packet after it.
     async fn send_rest(&mut self, last: Option<&'static str>) {
-        if let Wire::WebSocket(ws) = &mut self.wire {
+        if let CurrentTransport::WebSocket(ws) = &mut self.wire {
             let rest = self.sending.drain(..).filter_map(|out| match out.frame {
-                Frame::SocketIo(text) => Some(text),
-                Frame::WebSocket(_) => None,
+                EncodedEvent::SocketIo(text) => Some(text),
+                EncodedEvent::WebSocket(_) => None,
             });
             for text in self.own.drain(..).chain(rest) {
                 if ws.feed(Message::Text(text)).await.is_err() {
@@ -703,8 +706,8 @@ impl Connection {
             return;
         }
         if let Some(last) = last {
-            let frame = Frame::SocketIo(last.into());
-            self.sending.push_back(Out { frame, taken: None });
+            let frame = EncodedEvent::SocketIo(last.into());
+            self.sending.push_back(QueuedFrame { frame, taken: None });
         }
         // One poll after the other takes some of it.
         poll_fn(|cx| {
@@ -733,7 +736,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for EngineConnection {
     fn drop(&mut self) {
         self.engine.sockets.lock().remove(&self.sid);
         self.socket.gone.cancel();

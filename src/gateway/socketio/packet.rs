@@ -1,9 +1,9 @@
 //! Socket.IO packets as clients send them: a digit, perhaps a namespace and an ack id, then JSON.
 
-use crate::gateway::wire::Bad;
+use crate::gateway::wire::BadPayload;
 
 #[derive(Debug, PartialEq)]
-pub enum Packet<'a> {
+pub enum ClientPacket<'a> {
     /// `auth` is the JSON that came with it.
     Connect {
         namespace: &'a str,
@@ -27,8 +27,8 @@ pub enum Packet<'a> {
     },
 }
 
-impl<'a> Packet<'a> {
-    pub fn parse(text: &'a str) -> Result<Self, Bad> {
+impl<'a> ClientPacket<'a> {
+    pub fn parse(text: &'a str) -> Result<Self, BadPayload> {
         let kind = text.as_bytes().first().copied();
         let (attachments, rest) = match kind {
             Some(b'5' | b'6') => attachments(&text[1..])?,
@@ -44,7 +44,7 @@ impl<'a> Packet<'a> {
                 let (id, body) = rest.split_at(digits);
                 let ack = match id {
                     "" => None,
-                    id => Some(id.parse().map_err(|_| Bad::payload("the packet's ack id is too large"))?),
+                    id => Some(id.parse().map_err(|_| BadPayload::payload("the packet's ack id is too large"))?),
                 };
                 match kind {
                     Some(b'5') => Ok(Self::WithAttachments { attachments, body, ack }),
@@ -52,15 +52,16 @@ impl<'a> Packet<'a> {
                 }
             }
             Some(b'3' | b'6') => Ok(Self::Ack { attachments }),
-            _ => Err(Bad::payload("this is not a Socket.IO packet")),
+            _ => Err(BadPayload::payload("this is not a Socket.IO packet")),
         }
     }
 }
 
 /// How many attachments follow, and the rest: the number stands before a dash.
-fn attachments(text: &str) -> Result<(u64, &str), Bad> {
-    let (number, rest) = text.split_once('-').ok_or_else(|| Bad::payload("the packet has no number of attachments"))?;
-    let number = number.parse().map_err(|_| Bad::payload("the packet has no number of attachments"))?;
+fn attachments(text: &str) -> Result<(u64, &str), BadPayload> {
+    let (number, rest) =
+        text.split_once('-').ok_or_else(|| BadPayload::payload("the packet has no number of attachments"))?;
+    let number = number.parse().map_err(|_| BadPayload::payload("the packet has no number of attachments"))?;
     Ok((number, rest))
 }
 
@@ -80,20 +81,20 @@ mod tests {
 
     #[test]
     fn packets_are_read() {
-        let parse = Packet::parse;
-        let event = |body, ack| Packet::Event { body, ack };
-        let connect = |namespace, auth| Packet::Connect { namespace, auth };
+        let parse = ClientPacket::parse;
+        let event = |body, ack| ClientPacket::Event { body, ack };
+        let connect = |namespace, auth| ClientPacket::Connect { namespace, auth };
         assert_eq!(parse("0").unwrap(), connect("", None));
         assert_eq!(parse(r#"0{"token":"t"}"#).unwrap(), connect("", Some(r#"{"token":"t"}"#)));
         assert_eq!(parse(r#"0/admin,{"a":1}"#).unwrap(), connect("/admin", Some(r#"{"a":1}"#)));
         assert_eq!(parse("0/admin?x=1").unwrap(), connect("/admin", None));
-        assert_eq!(parse("1").unwrap(), Packet::Disconnect);
+        assert_eq!(parse("1").unwrap(), ClientPacket::Disconnect);
         assert_eq!(parse(r#"2["e",{}]"#).unwrap(), event(r#"["e",{}]"#, None));
         assert_eq!(parse(r#"212["e"]"#).unwrap(), event(r#"["e"]"#, Some(12)));
         assert_eq!(parse(r#"2/x,7["e"]"#).unwrap(), event(r#"["e"]"#, Some(7)));
-        assert_eq!(parse("31[]").unwrap(), Packet::Ack { attachments: 0 });
-        assert_eq!(parse("61-4[]").unwrap(), Packet::Ack { attachments: 1 });
-        let with = |attachments, body, ack| Packet::WithAttachments { attachments, body, ack };
+        assert_eq!(parse("31[]").unwrap(), ClientPacket::Ack { attachments: 0 });
+        assert_eq!(parse("61-4[]").unwrap(), ClientPacket::Ack { attachments: 1 });
+        let with = |attachments, body, ack| ClientPacket::WithAttachments { attachments, body, ack };
         assert_eq!(parse("51-[\"e\"]").unwrap(), with(1, "[\"e\"]", None));
         assert_eq!(parse("52-/x,7[\"e\"]").unwrap(), with(2, "[\"e\"]", Some(7)));
         for bad in ["", "x", "9", "é", "5[\"e\"]", "5x-[\"e\"]", "299999999999999999999[\"e\"]"] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::DecodeError;
-use super::fields::{Bad, Fields};
+use super::fields::{BadPayload, Fields};
 use crate::limits;
 use crate::model::access::{OTHERS, Right};
 use crate::model::change::operation_of;
@@ -100,7 +100,7 @@ pub struct SyncAsk {
 
 /// What a client asks for, and the `request_id` that its answer is to carry.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ClientRequest {
     pub event: ClientEvent,
     pub request_id: Option<Arc<str>>,
 }
@@ -123,12 +123,12 @@ fn code_of(event: &str) -> Code {
 
 /// Decodes one event. `payload` is the JSON after the event's name, if there was any; `frame` are the bytes that
 /// it is a part of, so that record data is shared, not copied.
-pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<Asked, DecodeError> {
+pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<ClientRequest, DecodeError> {
     let Some(read) = reader(event) else {
         let error = DecodeError::new(Code::InvalidData, format!("unknown event {:?}", shorten(event)));
         return Err(DecodeError { request_id: request_id(payload), ..error });
     };
-    let fail = |bad: Bad, device_id, request_id| DecodeError {
+    let fail = |bad: BadPayload, device_id, request_id| DecodeError {
         error: crate::model::error::Error::new(code_of(event), bad.message),
         field: bad.field,
         device_id,
@@ -137,7 +137,7 @@ pub fn decode(event: &str, payload: Option<&str>, frame: &Bytes) -> Result<Asked
     let fields = Fields::parse(payload.unwrap_or("null")).map_err(|bad| fail(bad, None, request_id(payload)))?;
     let request_id = id_of(&fields);
     match read(&fields, frame) {
-        Ok(event) => Ok(Asked { event, request_id }),
+        Ok(event) => Ok(ClientRequest { event, request_id }),
         Err(bad) => Err(fail(bad, fields.device_id().ok(), request_id)),
     }
 }
@@ -158,9 +158,9 @@ fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-type Read = fn(&Fields<'_>, &Bytes) -> Result<ClientEvent, Bad>;
+type EventDecoder = fn(&Fields<'_>, &Bytes) -> Result<ClientEvent, BadPayload>;
 
-fn reader(event: &str) -> Option<Read> {
+fn reader(event: &str) -> Option<EventDecoder> {
     Some(match event {
         "device_online" => |f, _| online(f).map(ClientEvent::DeviceOnline),
         "device_offline" => |f, _| {
@@ -196,7 +196,7 @@ fn reader(event: &str) -> Option<Read> {
 }
 
 /// Also the body of `POST /device/register`.
-pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
+pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, BadPayload> {
     let ask = OnlineAsk {
         device_id: f.device_id()?,
         role: maybe_role(f, "role")?,
@@ -210,7 +210,7 @@ pub fn online(f: &Fields<'_>) -> Result<OnlineAsk, Bad> {
     Ok(ask)
 }
 
-fn leaving(f: &Fields<'_>) -> Result<(String, String), Bad> {
+fn leaving(f: &Fields<'_>) -> Result<(String, String), BadPayload> {
     let device_id = f.device_id()?;
     let reason = f.maybe_text("reason", limits::REASON)?.unwrap_or_default();
     f.maybe_time("timestamp")?;
@@ -218,7 +218,7 @@ fn leaving(f: &Fields<'_>) -> Result<(String, String), Bad> {
 }
 
 /// Also the body of `POST /system/election`.
-pub fn election(f: &Fields<'_>) -> Result<(ElectionReason, String), Bad> {
+pub fn election(f: &Fields<'_>) -> Result<(ElectionReason, String), BadPayload> {
     let reasons = [ElectionReason::Shutdown, ElectionReason::Failure, ElectionReason::Manual];
     let of = |w: &str| reasons.into_iter().find(|r| reason_name(*r) == w);
     let reason = f.word("reason", "shutdown, failure or manual", of)?;
@@ -227,7 +227,7 @@ pub fn election(f: &Fields<'_>) -> Result<(ElectionReason, String), Bad> {
     Ok((reason, initiated_by))
 }
 
-fn master_election(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+fn master_election(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
     let (reason, initiated_by) = election(f)?;
     Ok(ClientEvent::MasterElection { reason, initiated_by })
 }
@@ -240,19 +240,19 @@ fn role_of(word: &str) -> Option<Role> {
     }
 }
 
-fn maybe_role(f: &Fields<'_>, name: &str) -> Result<Option<Role>, Bad> {
+fn maybe_role(f: &Fields<'_>, name: &str) -> Result<Option<Role>, BadPayload> {
     f.maybe_word(name, "master or client", role_of)
 }
 
 /// A role and the reason for it: also the body of `PUT /device/roles/{device_id}`, where the role's name differs.
-pub fn role_and_reason(f: &Fields<'_>, role: &str) -> Result<(Role, String), Bad> {
+pub fn role_and_reason(f: &Fields<'_>, role: &str) -> Result<(Role, String), BadPayload> {
     let role = f.word(role, "master or client", role_of)?;
     let reason = f.text("reason", limits::REASON)?;
     f.maybe_time("timestamp")?;
     Ok((role, reason))
 }
 
-fn role_change(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+fn role_change(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
     let device_id = f.device_id()?;
     let role = f.word("new_role", "master or client", role_of)?;
     let reason = f.maybe_text("reason", limits::REASON)?.unwrap_or_else(|| "asked for by its device".into());
@@ -260,7 +260,7 @@ fn role_change(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
     Ok(ClientEvent::RoleChange { device_id, role, reason })
 }
 
-fn sync_request(f: &Fields<'_>) -> Result<SyncAsk, Bad> {
+fn sync_request(f: &Fields<'_>) -> Result<SyncAsk, BadPayload> {
     let device_id = f.device_id()?;
     let of = |w: &str| match w {
         "full" => Some(SyncType::Full),
@@ -278,7 +278,7 @@ fn sync_request(f: &Fields<'_>) -> Result<SyncAsk, Bad> {
     Ok(ask)
 }
 
-fn sync_complete(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+fn sync_complete(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
     let device_id = f.device_id()?;
     let sync_timestamp_ms = f.maybe_time("sync_timestamp")?;
     let changes_count = f.maybe_count("changes_count", u64::MAX)?.unwrap_or(0);
@@ -288,7 +288,7 @@ fn sync_complete(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
     Ok(ClientEvent::SyncComplete { device_id, sync_timestamp_ms, changes_count, sync_id, cursor })
 }
 
-fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictReport, Bad> {
+fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictReport, BadPayload> {
     let (device_id, table_name, record_id) = (f.device_id()?, table(f)?, f.record_id()?);
     let types = [ConflictType::Timestamp, ConflictType::Data, ConflictType::Version];
     let of = |w: &str| types.into_iter().find(|t| type_name(*t) == w);
@@ -305,7 +305,7 @@ fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictReport, Bad> {
 }
 
 /// A decision on the oldest open conflict of a record, or on the one that `conflict_id` names.
-fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
+fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, BadPayload> {
     let (table_name, record_id) = (table(f)?, f.record_id()?);
     let mut resolve = resolution(f, frame)?;
     resolve.conflict_id = f.maybe_count("conflict_id", u64::MAX)?;
@@ -315,12 +315,12 @@ fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
 }
 
 /// What a conflict is decided to: also the body of `POST /sync/conflicts/{id}/resolve`.
-pub fn resolution(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, Bad> {
+pub fn resolution(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, BadPayload> {
     let method = f.maybe_word("resolution_method", METHODS, method_of)?.unwrap_or(ResolutionMethod::Manual);
     let delete = f.maybe_flag("delete")?.unwrap_or(false);
     let new_record_id = f.maybe_record_id("new_record_id")?;
     if delete && new_record_id.is_some() {
-        return Err(Bad::field("new_record_id", "and delete exclude each other"));
+        return Err(BadPayload::field("new_record_id", "and delete exclude each other"));
     }
     // Under a new number, what lost is written as it is unless something else is given.
     let needed = !delete && new_record_id.is_none();
@@ -344,12 +344,12 @@ const METHODS: &str = "last_writer_wins, manual or automatic";
 const INSERT_POLICIES: &str = "keep_both, last_writer_wins, automatic or manual";
 
 /// The body of `PUT /sync/policies/{table}`: one at least.
-pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
+pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, BadPayload> {
     let insert_policy = f.maybe_word("insert_policy", INSERT_POLICIES, insert_policy_named)?;
     let policy = f.maybe_word("policy", METHODS, method_of)?;
     let decides = f.maybe_word("decides", "owner or privileged", decides_named)?;
     if policy.is_none() && insert_policy.is_none() && decides.is_none() {
-        return Err(Bad::field("policy", "insert_policy or decides is required"));
+        return Err(BadPayload::field("policy", "insert_policy or decides is required"));
     }
     Ok(PolicyPut {
         policy: policy.unwrap_or_default().into(),
@@ -360,12 +360,12 @@ pub fn policy(f: &Fields<'_>) -> Result<PolicyPut, Bad> {
 }
 
 /// The body of `PUT /access/{class}`: rights by table, `*` for the others, and whether tables may be made.
-pub fn access(f: &Fields<'_>) -> Result<AccessPut, Bad> {
-    let tables = f.maybe_fields("tables")?.ok_or_else(|| Bad::field("tables", "is required"))?;
+pub fn access(f: &Fields<'_>) -> Result<AccessPut, BadPayload> {
+    let tables = f.maybe_fields("tables")?.ok_or_else(|| BadPayload::field("tables", "is required"))?;
     let mut put = AccessPut { no_new_tables: !f.maybe_flag("create_tables")?.unwrap_or(true), ..AccessPut::default() };
     for name in tables.names() {
         let right = tables.maybe_word(name, "none, read or write", Right::named);
-        let wrong = || Bad::field("tables", format_args!("must map {name:?} to none, read or write"));
+        let wrong = || BadPayload::field("tables", format_args!("must map {name:?} to none, read or write"));
         let right = right.ok().flatten().ok_or_else(wrong)?.row().into();
         if name == OTHERS {
             put.others = right;
@@ -376,7 +376,7 @@ pub fn access(f: &Fields<'_>) -> Result<AccessPut, Bad> {
     Ok(put)
 }
 
-fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
+fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, BadPayload> {
     let report = SyncErrorReport {
         device_id: f.device_id()?,
         error_message: f.text("error_message", limits::ERROR_MESSAGE)?,
@@ -387,7 +387,7 @@ fn sync_error(f: &Fields<'_>) -> Result<SyncErrorReport, Bad> {
     Ok(report)
 }
 
-pub fn table(f: &Fields<'_>) -> Result<String, Bad> {
+pub fn table(f: &Fields<'_>) -> Result<String, BadPayload> {
     f.name("table_name", limits::TABLE_NAME)
 }
 
@@ -398,7 +398,7 @@ pub fn update(
     device_id: String,
     table_name: String,
     record_id: i64,
-) -> Result<DataUpdate, Bad> {
+) -> Result<DataUpdate, BadPayload> {
     let operation = f.maybe_word("operation", "insert, update or delete", operation_of)?.unwrap_or(Operation::Update);
     // The document requires it; but there is nothing to say about a record that goes.
     let new_data = match operation {
@@ -424,28 +424,28 @@ pub fn update(
 }
 
 /// An entry of a queue: its id, `n` and `after`. All of them or none.
-fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), Bad> {
+fn entry(f: &Fields<'_>) -> Result<(String, u64, u64), BadPayload> {
     const ALL: [&str; 3] = ["queue", "n", "after"];
     let Some(given) = ALL.into_iter().find(|name| f.has(name)) else { return Ok((String::new(), 0, 0)) };
     if let Some(missing) = ALL.into_iter().find(|name| !f.has(name)) {
-        return Err(Bad::field(missing, format_args!("is required with {given}")));
+        return Err(BadPayload::field(missing, format_args!("is required with {given}")));
     }
     let queue = f.name("queue", limits::QUEUE_ID)?;
     let n = f.maybe_count("n", u64::MAX)?.unwrap_or(0);
     if n == 0 {
-        return Err(Bad::field("n", "must be a whole number, 1 or more"));
+        return Err(BadPayload::field("n", "must be a whole number, 1 or more"));
     }
     let after = f.maybe_count("after", u64::MAX)?.unwrap_or(0);
     Ok((queue, n, after))
 }
 
-fn data_request(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+fn data_request(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
     let (device_id, table_name, record_id) = (f.device_id()?, table(f)?, f.record_id()?);
     f.maybe_time("timestamp")?;
     Ok(ClientEvent::DataRequest { device_id, table_name, record_id })
 }
 
-fn queue_status(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
+fn queue_status(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
     let device_id = f.device_id()?;
     let of = |w: &str| match w {
         "sync" => Some(false),
@@ -457,7 +457,7 @@ fn queue_status(f: &Fields<'_>) -> Result<ClientEvent, Bad> {
     Ok(ClientEvent::QueueStatus { device_id, offline })
 }
 
-fn critical_event(f: &Fields<'_>, frame: &Bytes) -> Result<CriticalEvent, Bad> {
+fn critical_event(f: &Fields<'_>, frame: &Bytes) -> Result<CriticalEvent, BadPayload> {
     Ok(CriticalEvent {
         event_type: f.name("event_type", limits::EVENT_TYPE)?,
         payload: share(frame, f.object("payload")?),
@@ -467,12 +467,12 @@ fn critical_event(f: &Fields<'_>, frame: &Bytes) -> Result<CriticalEvent, Bad> {
 }
 
 /// A time with an offset; one without says nothing, as if there were none.
-fn absolute(f: &Fields<'_>, name: &str) -> Result<Option<u64>, Bad> {
+fn absolute(f: &Fields<'_>, name: &str) -> Result<Option<u64>, BadPayload> {
     Ok(f.maybe_iso(name)?.filter(|sent| !sent.is_local).map(IsoTime::unix_ms))
 }
 
 /// The client's time as it came, if it came: what it means is for the session to say, which knows the client's clock.
-fn as_sent(f: &Fields<'_>) -> Result<String, Bad> {
+fn as_sent(f: &Fields<'_>) -> Result<String, BadPayload> {
     let Some(sent) = f.maybe_iso("timestamp")? else { return Ok(String::new()) };
     let text = f.maybe_text("timestamp", usize::MAX)?.unwrap_or_default();
     // Only a fraction can be that long.

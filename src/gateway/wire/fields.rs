@@ -13,12 +13,12 @@ use crate::model::visible::is_name;
 
 /// What is wrong with a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bad {
+pub struct BadPayload {
     pub field: Option<String>,
     pub message: String,
 }
 
-impl Bad {
+impl BadPayload {
     pub fn field(name: &str, why: impl fmt::Display) -> Self {
         Self { field: Some(name.to_owned()), message: format!("{name} {why}") }
     }
@@ -34,17 +34,17 @@ pub struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     /// Checks that the text is one JSON object, nested at most [`limits::JSON_DEPTH`] deep.
-    pub fn parse(json: &'a str) -> Result<Self, Bad> {
+    pub fn parse(json: &'a str) -> Result<Self, BadPayload> {
         if !json.trim_start().starts_with('{') {
             return match serde_json::from_str::<serde::de::IgnoredAny>(json) {
-                Ok(_) => Err(Bad::payload("the payload must be a JSON object")),
-                Err(_) => Err(Bad::payload("the payload is not valid JSON")),
+                Ok(_) => Err(BadPayload::payload("the payload must be a JSON object")),
+                Err(_) => Err(BadPayload::payload("the payload is not valid JSON")),
             };
         }
         if depth(json) > limits::JSON_DEPTH {
-            return Err(Bad::payload(format!("the payload is nested more than {} deep", limits::JSON_DEPTH)));
+            return Err(BadPayload::payload(format!("the payload is nested more than {} deep", limits::JSON_DEPTH)));
         }
-        Self::of_any_depth(json).ok_or_else(|| Bad::payload("the payload is not valid JSON"))
+        Self::of_any_depth(json).ok_or_else(|| BadPayload::payload("the payload is not valid JSON"))
     }
 
     /// The fields of what is refused anyway, however deep it is nested: its answer must still find its request.
@@ -58,8 +58,8 @@ impl<'a> Fields<'a> {
         found.filter(|v| *v != "null")
     }
 
-    fn required(&self, name: &str) -> Result<&'a str, Bad> {
-        self.get(name).ok_or_else(|| Bad::field(name, "is required"))
+    fn required(&self, name: &str) -> Result<&'a str, BadPayload> {
+        self.get(name).ok_or_else(|| BadPayload::field(name, "is required"))
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -72,118 +72,123 @@ impl<'a> Fields<'a> {
     }
 
     /// A string of at most `max` bytes.
-    pub fn maybe_text(&self, name: &str, max: usize) -> Result<Option<String>, Bad> {
+    pub fn maybe_text(&self, name: &str, max: usize) -> Result<Option<String>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        let text = parse_text(raw).ok_or_else(|| Bad::field(name, "must be a string"))?;
+        let text = parse_text(raw).ok_or_else(|| BadPayload::field(name, "must be a string"))?;
         if text.len() > max {
-            return Err(Bad::field(name, format_args!("is longer than {max} bytes")));
+            return Err(BadPayload::field(name, format_args!("is longer than {max} bytes")));
         }
         Ok(Some(text))
     }
 
-    pub fn text(&self, name: &str, max: usize) -> Result<String, Bad> {
+    pub fn text(&self, name: &str, max: usize) -> Result<String, BadPayload> {
         self.required(name)?;
         self.maybe_text(name, max).map(Option::unwrap_or_default)
     }
 
     /// A required string that is a name: not empty, nothing that a reader does not see.
-    pub fn name(&self, name: &str, max: usize) -> Result<String, Bad> {
+    pub fn name(&self, name: &str, max: usize) -> Result<String, BadPayload> {
         let text = self.text(name, max)?;
         if text.trim().is_empty() {
-            return Err(Bad::field(name, "must not be empty"));
+            return Err(BadPayload::field(name, "must not be empty"));
         }
         if !is_name(&text) {
-            return Err(Bad::field(name, "must not hold control or invisible characters"));
+            return Err(BadPayload::field(name, "must not hold control or invisible characters"));
         }
         Ok(text)
     }
 
-    pub fn device_id(&self) -> Result<String, Bad> {
+    pub fn device_id(&self) -> Result<String, BadPayload> {
         self.name("device_id", limits::DEVICE_ID)
     }
 
     /// One of some documented words.
-    pub fn maybe_word<T>(&self, name: &str, words: &str, of: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Bad> {
+    pub fn maybe_word<T>(
+        &self,
+        name: &str,
+        words: &str,
+        of: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         let word = parse_text(raw).and_then(|w| of(&w));
-        word.map(Some).ok_or_else(|| Bad::field(name, format_args!("must be {words}")))
+        word.map(Some).ok_or_else(|| BadPayload::field(name, format_args!("must be {words}")))
     }
 
-    pub fn word<T>(&self, name: &str, words: &str, of: impl Fn(&str) -> Option<T>) -> Result<T, Bad> {
+    pub fn word<T>(&self, name: &str, words: &str, of: impl Fn(&str) -> Option<T>) -> Result<T, BadPayload> {
         self.required(name)?;
-        self.maybe_word(name, words, of)?.ok_or_else(|| Bad::field(name, "is required"))
+        self.maybe_word(name, words, of)?.ok_or_else(|| BadPayload::field(name, "is required"))
     }
 
     /// A whole number within 64 bits; `5.0` is one, `5.5` is not.
-    pub fn record_id(&self) -> Result<i64, Bad> {
+    pub fn record_id(&self) -> Result<i64, BadPayload> {
         self.required("record_id")?;
         self.maybe_record_id("record_id").map(Option::unwrap_or_default)
     }
 
-    pub fn maybe_record_id(&self, name: &str) -> Result<Option<i64>, Bad> {
+    pub fn maybe_record_id(&self, name: &str) -> Result<Option<i64>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        integer(raw).map(Some).ok_or_else(|| Bad::field(name, "must be a whole number within 64 bits"))
+        integer(raw).map(Some).ok_or_else(|| BadPayload::field(name, "must be a whole number within 64 bits"))
     }
 
     /// A whole number from 0 to `max`.
-    pub fn maybe_count(&self, name: &str, max: u64) -> Result<Option<u64>, Bad> {
+    pub fn maybe_count(&self, name: &str, max: u64) -> Result<Option<u64>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         let number = integer(raw).and_then(|n| u64::try_from(n).ok()).filter(|n| *n <= max);
         let bad = || match max {
-            u64::MAX => Bad::field(name, "must be a whole number, 0 or more"),
-            _ => Bad::field(name, format_args!("must be a number from 0 to {max}")),
+            u64::MAX => BadPayload::field(name, "must be a whole number, 0 or more"),
+            _ => BadPayload::field(name, format_args!("must be a number from 0 to {max}")),
         };
         number.map(Some).ok_or_else(bad)
     }
 
-    pub fn maybe_flag(&self, name: &str) -> Result<Option<bool>, Bad> {
+    pub fn maybe_flag(&self, name: &str) -> Result<Option<bool>, BadPayload> {
         match self.get(name) {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(_) => Err(Bad::field(name, "must be true or false")),
+            Some(_) => Err(BadPayload::field(name, "must be true or false")),
         }
     }
 
     /// An ISO 8601 time as Unix milliseconds; one without an offset is taken as UTC.
-    pub fn maybe_time(&self, name: &str) -> Result<Option<u64>, Bad> {
+    pub fn maybe_time(&self, name: &str) -> Result<Option<u64>, BadPayload> {
         Ok(self.maybe_iso(name)?.map(IsoTime::unix_ms))
     }
 
     /// An ISO 8601 time as its writer meant it.
-    pub fn maybe_iso(&self, name: &str) -> Result<Option<IsoTime>, Bad> {
+    pub fn maybe_iso(&self, name: &str) -> Result<Option<IsoTime>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         let time = parse_text(raw).and_then(|t| IsoTime::parse(&t));
-        time.map(Some).ok_or_else(|| Bad::field(name, "must be an ISO 8601 time"))
+        time.map(Some).ok_or_else(|| BadPayload::field(name, "must be an ISO 8601 time"))
     }
 
     /// A JSON object as it came, at most [`limits::RECORD_DATA`] bytes, that every client can read.
-    pub fn maybe_object(&self, name: &str) -> Result<Option<&'a str>, Bad> {
+    pub fn maybe_object(&self, name: &str) -> Result<Option<&'a str>, BadPayload> {
         let raw = self.maybe_raw_object(name)?;
         if let Some(flaw) = raw.and_then(|raw| value::check_parsed_object(raw).err()) {
-            return Err(Bad::field(name, flaw));
+            return Err(BadPayload::field(name, flaw));
         }
         Ok(raw)
     }
 
-    fn maybe_raw_object(&self, name: &str) -> Result<Option<&'a str>, Bad> {
+    fn maybe_raw_object(&self, name: &str) -> Result<Option<&'a str>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         if !raw.starts_with('{') {
-            return Err(Bad::field(name, "must be an object"));
+            return Err(BadPayload::field(name, "must be an object"));
         }
         if raw.len() > limits::RECORD_DATA {
-            return Err(Bad::field(name, format_args!("is larger than {} bytes", limits::RECORD_DATA)));
+            return Err(BadPayload::field(name, format_args!("is larger than {} bytes", limits::RECORD_DATA)));
         }
         Ok(Some(raw))
     }
 
-    pub fn object(&self, name: &str) -> Result<&'a str, Bad> {
+    pub fn object(&self, name: &str) -> Result<&'a str, BadPayload> {
         self.required(name)?;
-        self.maybe_object(name)?.ok_or_else(|| Bad::field(name, "is required"))
+        self.maybe_object(name)?.ok_or_else(|| BadPayload::field(name, "is required"))
     }
 
     /// The fields of an object inside this one.
-    pub fn maybe_fields(&self, name: &str) -> Result<Option<Fields<'a>>, Bad> {
+    pub fn maybe_fields(&self, name: &str) -> Result<Option<Fields<'a>>, BadPayload> {
         match self.maybe_raw_object(name)? {
             None => Ok(None),
             Some(raw) => Fields::parse(raw).map(Some),
@@ -191,15 +196,15 @@ impl<'a> Fields<'a> {
     }
 
     /// At most `count` strings of at most `max` bytes each.
-    pub fn maybe_texts(&self, name: &str, count: usize, max: usize) -> Result<Option<Vec<String>>, Bad> {
+    pub fn maybe_texts(&self, name: &str, count: usize, max: usize) -> Result<Option<Vec<String>>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         let texts: Vec<String> =
-            serde_json::from_str(raw).map_err(|_| Bad::field(name, "must be an array of strings"))?;
+            serde_json::from_str(raw).map_err(|_| BadPayload::field(name, "must be an array of strings"))?;
         if texts.len() > count {
-            return Err(Bad::field(name, format_args!("holds more than {count} entries")));
+            return Err(BadPayload::field(name, format_args!("holds more than {count} entries")));
         }
         if texts.iter().any(|t| t.len() > max) {
-            return Err(Bad::field(name, format_args!("holds an entry longer than {max} bytes")));
+            return Err(BadPayload::field(name, format_args!("holds an entry longer than {max} bytes")));
         }
         Ok(Some(texts))
     }
@@ -294,30 +299,30 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
 }
 
 /// `{"event": …, "data": …}`: a text frame of `/ws`. The data is as it came; null counts as absent.
-pub fn envelope(text: &str) -> Result<(Cow<'_, str>, Option<&str>), Bad> {
+pub fn envelope(text: &str) -> Result<(Cow<'_, str>, Option<&str>), BadPayload> {
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| {
         let valid = e.classify() == serde_json::error::Category::Data;
-        Bad::payload(if valid {
+        BadPayload::payload(if valid {
             "a frame must be an object with event and data"
         } else {
             "the frame is not valid JSON"
         })
     })?;
     let event = fields.required("event")?;
-    let event = serde_json::from_str::<Name<'_>>(event).map_err(|_| Bad::field("event", "must be a string"))?;
+    let event = serde_json::from_str::<Name<'_>>(event).map_err(|_| BadPayload::field("event", "must be a string"))?;
     Ok((event.0, fields.get("data")))
 }
 
 /// `["event", data, …]`: the body of a Socket.IO event packet.
-pub fn event_array(text: &str) -> Result<(Cow<'_, str>, Option<&str>), Bad> {
-    struct Parts<'a>(Name<'a>, Option<&'a RawValue>);
-    impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
+pub fn event_array(text: &str) -> Result<(Cow<'_, str>, Option<&str>), BadPayload> {
+    struct FieldParts<'a>(Name<'a>, Option<&'a RawValue>);
+    impl<'de: 'a, 'a> Deserialize<'de> for FieldParts<'a> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_seq(Read).map(|(name, data)| Parts(name, data))
+            deserializer.deserialize_seq(FieldsVisitor).map(|(name, data)| FieldParts(name, data))
         }
     }
-    struct Read;
-    impl<'de> Visitor<'de> for Read {
+    struct FieldsVisitor;
+    impl<'de> Visitor<'de> for FieldsVisitor {
         type Value = (Name<'de>, Option<&'de RawValue>);
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -331,9 +336,9 @@ pub fn event_array(text: &str) -> Result<(Cow<'_, str>, Option<&str>), Bad> {
             Ok((name, data))
         }
     }
-    let parts: Parts<'_> = serde_json::from_str(text).map_err(|e| {
+    let parts: FieldParts<'_> = serde_json::from_str(text).map_err(|e| {
         let valid = e.classify() == serde_json::error::Category::Data;
-        Bad::payload(if valid {
+        BadPayload::payload(if valid {
             "the packet does not begin with an event's name"
         } else {
             "the packet is not valid JSON"

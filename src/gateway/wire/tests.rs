@@ -14,9 +14,9 @@ fn read(event: &str, payload: &Value) -> Result<ClientEvent, DecodeError> {
 }
 
 /// An event, a full payload of it, its required fields, and wrong values of fields.
-type Row = (&'static str, Value, &'static [&'static str], Vec<(&'static str, Value)>);
+type PayloadCase = (&'static str, Value, &'static [&'static str], Vec<(&'static str, Value)>);
 
-fn table() -> Vec<Row> {
+fn table() -> Vec<PayloadCase> {
     let t = "2026-11-22T10:00:00Z";
     vec![
         (

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::properties::{Bench, online, put, update};
+use crate::model::properties::{StateUnderTest, online, put, update};
 use crate::proto::command::Intent;
 use crate::proto::{ConflictReport, ConflictResolve, DataUpdate, Operation, PolicyPut, ResolutionMethod, Role};
 
@@ -29,7 +29,7 @@ fn class() -> ClassNumber {
 
 #[test]
 fn what_nothing_was_set_for_may_do_everything() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     b.ok(sale("prices", 1));
     for class in (0..=5).map(|n| ClassNumber::of(n).unwrap_or_default()) {
@@ -43,12 +43,12 @@ fn what_nothing_was_set_for_may_do_everything() {
 
 #[test]
 fn a_write_is_decided_by_the_rights_at_its_place_in_the_log() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     b.ok(sale("prices", 1));
     b.ok(set(SALES, &[("prices", Right::Read), ("pay", Right::None)], Right::Write, true));
     let (outcome, effects) = b.run(sale("prices", 2));
-    let Some(Given::Refused(refused)) = outcome.result else { panic!("{outcome:?}") };
+    let Some(Reply::Refused(refused)) = outcome.result else { panic!("{outcome:?}") };
     assert_eq!((refused.code, refused.field.as_str()), (Code::Forbidden.number(), "table_name"));
     assert!(refused.message.contains("sales_assistant") && effects.is_empty());
     assert_eq!(b.code(sale("pay", 1)), Code::Forbidden);
@@ -89,7 +89,7 @@ fn a_write_is_decided_by_the_rights_at_its_place_in_the_log() {
 /// A till whose answer was lost hears that its change was applied, whatever its class may do by now.
 #[test]
 fn a_repeat_is_answered_as_the_first_was_also_when_the_right_is_gone() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     let Intent::DataUpdate(sale) = sale("sales", 1) else { unreachable!() };
     let named = |id: &str| Intent::DataUpdate(DataUpdate { request_id: id.into(), ..sale.clone() });
@@ -103,7 +103,7 @@ fn a_repeat_is_answered_as_the_first_was_also_when_the_right_is_gone() {
 
 #[test]
 fn a_session_is_told_what_to_forget_and_what_it_lacks() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     let mut change = |intent| {
         let (_, effects) = b.run(intent);
@@ -128,7 +128,7 @@ fn a_session_is_told_what_to_forget_and_what_it_lacks() {
 
 #[test]
 fn rights_are_checked_and_bounded() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let many: Vec<String> = (0..=limits::TABLES).map(|n| format!("t{n}")).collect();
     let many: Vec<(&str, Right)> = many.iter().map(|name| (name.as_str(), Right::Read)).collect();
     let unset = AccessPut {
@@ -146,7 +146,7 @@ fn rights_are_checked_and_bounded() {
         (Intent::AccessPut(unset), "tables"),
     ] {
         let (outcome, _) = b.run(bad);
-        let Some(Given::Refused(refused)) = outcome.result else { panic!("{outcome:?}") };
+        let Some(Reply::Refused(refused)) = outcome.result else { panic!("{outcome:?}") };
         assert_eq!((refused.code, refused.field.as_str()), (Code::InvalidData.number(), field));
     }
     assert_eq!(*b.state.access(), AccessMatrix::default());
@@ -159,7 +159,7 @@ proptest! {
     fn readers_rights_and_rows_agree(
         puts in prop::collection::vec((1..6u32, prop::collection::btree_map(0..4u8, 0..3usize, 0..4), 0..3usize), 0..12),
     ) {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("d", 0, Role::Client));
         b.ok(update("d", 1, "{}"));
         let tables = ["stock", "b", "c", "e"];

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::super::properties::{Bench, any_commands, online, put, update};
+use super::super::properties::{StateUnderTest, any_commands, online, put, update};
 use super::*;
 use crate::model::state::{Position, State, into_result};
 use crate::model::tables::Tables;
@@ -22,11 +22,11 @@ fn all_intents() -> Vec<(u32, Intent)> {
 
 #[test]
 fn what_is_a_leaders_is_seen_in_the_bytes() {
-    let origin = Origin { node: 2, boot: 3, number: 4 };
+    let origin = CommandId { node: 2, boot: 3, number: 4 };
     let all = all_intents();
     assert!(all.len() >= 33, "{}", all.len());
     for (field, intent) in all {
-        let expected = Seen { origin, at_ms: 5, proposer: proposer(&intent) };
+        let expected = CommandHeader { origin, at_ms: 5, proposer: proposer(&intent) };
         let command = Command { origin: Some(origin), at_ms: 5, intent: Some(intent), principal: None };
         assert_eq!(look(&command.encode_to_vec().into()), Some(expected), "field {field}");
     }
@@ -35,7 +35,7 @@ fn what_is_a_leaders_is_seen_in_the_bytes() {
 #[test]
 fn a_command_says_who_and_when_exactly_once() {
     let command = |node, at_ms| Command {
-        origin: Some(Origin { node, boot: 1, number: 1 }),
+        origin: Some(CommandId { node, boot: 1, number: 1 }),
         at_ms,
         intent: None,
         principal: None,
@@ -51,13 +51,13 @@ fn a_command_says_who_and_when_exactly_once() {
     let lost =
         Command { origin: None, at_ms: 0, intent: Some(Intent::NodeLost(NodeLost { node: 3 })), principal: None };
     hidden.extend(lost.encode_to_vec());
-    assert_eq!(look(&hidden.into()).map(|seen| seen.proposer), Some(Proposer::Leader));
+    assert_eq!(look(&hidden.into()).map(|seen| seen.proposer), Some(CommandSource::Leader));
 }
 
 /// Each of these once took a node down, or broke those who read what it wrote.
 #[test]
 fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     let long = "x".repeat(limits::IMPORT_BYTES + 1);
     let data =
@@ -161,7 +161,7 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
 /// One command that does not decode once stopped every node that applied it, and again after each restart.
 #[test]
 fn bytes_that_are_no_command_are_refused_and_what_stands_beside_them_is_applied() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     let good = Command { origin: None, at_ms: 2_000_000, intent: Some(update("d", 1, "{\"a\":1}")), principal: None }
         .encode_to_vec();
@@ -206,7 +206,7 @@ proptest! {
         hits in prop::collection::vec(prop::collection::vec((any::<u16>(), any::<u8>()), 0..4), 80),
         raw in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
     ) {
-        let (mut one, mut two) = (Bench::new(), Bench::new());
+        let (mut one, mut two) = (StateUnderTest::new(), StateUnderTest::new());
         let spoiled = commands.iter().zip(hits.iter().cycle()).map(|(command, hits)| spoil(command, hits));
         for (bytes, n) in spoiled.chain(raw).zip(1..) {
             let mut batch = Vec::new();

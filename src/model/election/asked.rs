@@ -8,13 +8,13 @@ use std::cmp::Ordering;
 use super::rank;
 use crate::limits;
 use crate::model::error::Code;
-use crate::model::state::{Fail, State, refuse, refuse_share};
+use crate::model::state::{ApplyError, State, refuse, refuse_share};
 use crate::proto::{AskedElection, Device, Elect, ElectionReason, Presence};
 
 impl State {
     /// A device asks to be master: the present one must be gone, or rank below it.
-    pub(super) fn may_become_master(&self, asker: &Device) -> Result<(), Fail> {
-        if self.meta.ballot.is_some() {
+    pub(super) fn may_become_master(&self, asker: &Device) -> Result<(), ApplyError> {
+        if self.meta.pending_election.is_some() {
             return refuse(Code::RoleChange, "an election is under way: it decides by rank");
         }
         let priority = asker.priority;
@@ -39,7 +39,7 @@ impl State {
     }
 
     /// A device calls an election: only when the master is gone, or as the master that is about to go.
-    pub(super) fn may_call_an_election(&self, c: &Elect) -> Result<(), Fail> {
+    pub(super) fn may_call_an_election(&self, c: &Elect) -> Result<(), ApplyError> {
         if !matches!(c.reason(), ElectionReason::Failure | ElectionReason::Shutdown) {
             return refuse(Code::Forbidden, "only admins and managers may start a manual election");
         }
@@ -82,7 +82,7 @@ impl State {
 
     /// One more election that a device asks for; 5003 with the time to wait if it is one too many. However many of them
     /// others asked for, a device that asked for none in the window is heard.
-    pub(super) fn count_asked(&mut self, device_id: &str) -> Result<(), Fail> {
+    pub(super) fn count_asked(&mut self, device_id: &str) -> Result<(), ApplyError> {
         let now = self.meta.now_ms;
         let recent = |asked: &&AskedElection| asked.at_ms.saturating_add(limits::ELECTIONS_ASKED_MS) > now;
         let all: Vec<AskedElection> = self.meta.asked_elections.iter().filter(recent).cloned().collect();
@@ -113,7 +113,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::properties::{Bench, online, told};
+    use crate::model::properties::{StateUnderTest, online, told};
     use crate::model::state::into_result;
     use crate::proto::command::Intent;
     use crate::proto::{Asker, DeviceOffline, DeviceOnline, Role, RoleChange};
@@ -139,13 +139,13 @@ mod tests {
         Intent::DeviceOnline(DeviceOnline { asker: Asker::Device.into(), asked_by: device.into(), ..online })
     }
 
-    fn master(b: &Bench) -> &str {
+    fn master(b: &StateUnderTest) -> &str {
         &b.state.meta().master
     }
 
     #[test]
     fn a_device_that_asks_for_itself_obeys_the_rank_and_an_order_does_not() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("office", 50, Role::Master));
         for (till, priority) in [("low", 20), ("equal", 50), ("high", 60)] {
             b.ok(online(till, priority, Role::Client));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_device_calls_an_election_when_the_master_is_gone_or_as_the_master_that_goes() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("office", 50, Role::Master));
         b.ok(online("till", 20, Role::Client));
         for reason in [ElectionReason::Failure, ElectionReason::Shutdown] {
@@ -207,7 +207,7 @@ mod tests {
     /// Tills that take the role from each other, in every way that is open to them, as fast as they can.
     #[test]
     fn tills_that_play_together_cannot_keep_the_lead_moving() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("office", 10, Role::Master));
         let (start, began) = (b.state.meta().term, b.now);
         let mut last_error = None;
@@ -240,7 +240,7 @@ mod tests {
     /// Thieves of several tokens ask for all the elections that there are; a till that asked for none is heard.
     #[test]
     fn no_device_uses_up_another_ones_elections() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("office", 10, Role::Master));
         let thieves = ["thief-1", "thief-2", "thief-3", "thief-4", "thief-5"];
         for device in thieves.into_iter().chain(["till"]) {
@@ -253,7 +253,7 @@ mod tests {
         }
         assert_eq!(master(&b), "");
         let began = b.now;
-        let calls = |b: &mut Bench, device: &str| b.code(call(device, ElectionReason::Failure, Asker::Device));
+        let calls = |b: &mut StateUnderTest, device: &str| b.code(call(device, ElectionReason::Failure, Asker::Device));
         let first: Vec<Code> = thieves.iter().map(|thief| calls(&mut b, thief)).collect();
         assert_eq!(first, [Code::Election; 5], "each is heard once");
         for _ in 0..50 {
@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn a_master_that_keeps_coming_and_going_ranks_last_for_a_while() {
         for session_lost in [false, true] {
-            let mut b = Bench::new();
-            let bring = |b: &mut Bench, till: &str| drop(b.ok(online(till, 20, Role::Client)));
+            let mut b = StateUnderTest::new();
+            let bring = |b: &mut StateUnderTest, till: &str| drop(b.ok(online(till, 20, Role::Client)));
             for till in ["a", "b", "honest"] {
                 bring(&mut b, till);
             }

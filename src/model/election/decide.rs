@@ -8,8 +8,8 @@ use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
 use crate::proto::{
-    Ballot, Device, ElectionFailed, ElectionMethod, ElectionReason, ElectionStarted, HandBack, LeaderHere,
-    LeadershipReturn, MasterElected, MoveHome,
+    Device, ElectionFailed, ElectionMethod, ElectionReason, ElectionStarted, LeaderAnnounced, LeaderTransferBack,
+    MasterElected, MoveHome, PendingElection, TransferBack,
 };
 
 /// The documented time-outs and what counts as reachable. Milliseconds.
@@ -58,15 +58,15 @@ pub struct NodeView {
     pub refused: bool,
 }
 
-/// A handover of leadership that this leader has begun.
+/// A transfer of leadership that this leader has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handover {
-    Election { ballot: u64, winner: u32, tries: u32 },
+pub enum TransferAttempt {
+    Election { pending_election: u64, winner: u32, tries: u32 },
     Return { tries: u32, tried_ms: u64 },
 }
 
 /// What the leader sees.
-pub struct View<'a> {
+pub struct LeaderView<'a> {
     pub state: &'a State,
     pub me: u64,
     /// The Raft term in which this node leads.
@@ -76,8 +76,8 @@ pub struct View<'a> {
     /// Since this node leads.
     pub leading_ms: u64,
     pub nodes: &'a BTreeMap<u64, NodeView>,
-    /// The last handover of this leadership: it has failed, as this node still leads.
-    pub tried: Option<Handover>,
+    /// The last transfer of this leadership: it has failed, as this node still leads.
+    pub tried: Option<TransferAttempt>,
     pub limits: Limits,
 }
 
@@ -87,7 +87,7 @@ pub enum Action {
     /// Leadership goes to another node.
     Transfer {
         to: u64,
-        handover: Handover,
+        transfer_attempt: TransferAttempt,
     },
     /// Nothing to do before this time, unless something happens.
     Wait {
@@ -96,7 +96,7 @@ pub enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+enum Reachability {
     Here,
     /// A new leader has not heard it yet.
     Unknown,
@@ -107,26 +107,26 @@ enum Reach {
 const SOON_MS: u64 = 10;
 
 /// What to do now, in this order; what comes after a proposal is decided when that is applied.
-pub fn decide(view: &View<'_>) -> Vec<Action> {
+pub fn decide(view: &LeaderView<'_>) -> Vec<Action> {
     let meta = view.state.meta();
     let mut actions = Vec::new();
     if (meta.leader, meta.leader_term) != (view.me, view.term) {
-        actions.push(Action::Propose(Intent::LeaderHere(LeaderHere { raft_term: view.term })));
+        actions.push(Action::Propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: view.term })));
     }
-    let next = match &meta.ballot {
-        Some(ballot) => Some(view.go_on(ballot)),
+    let next = match &meta.pending_election {
+        Some(pending_election) => Some(view.go_on(pending_election)),
         None => view.look(),
     };
     actions.extend(next);
     actions
 }
 
-impl View<'_> {
+impl LeaderView<'_> {
     /// No election is under way: is one needed, or is leadership in the wrong place?
     fn look(&self) -> Option<Action> {
         let meta = self.state.meta();
         let Some(master) = self.state.master().filter(|master| master.is_active) else {
-            if meta.stalled || self.state.first_candidate("").is_none() {
+            if meta.needs_manual_election || self.state.first_candidate("").is_none() {
                 return None;
             }
             return Some(self.begin(ElectionMethod::Automatic, ""));
@@ -135,32 +135,32 @@ impl View<'_> {
             return None;
         }
         match self.reach(master.home) {
-            Reach::Unknown => Some(self.soon()),
+            Reachability::Unknown => Some(self.soon()),
             // The leader died, and with it the master's node.
-            Reach::Gone => Some(self.replace(master, true)),
-            Reach::Here => Some(self.give_back(master)),
+            Reachability::Gone => Some(self.replace(master, true)),
+            Reachability::Here => Some(self.transfer_back(master)),
         }
     }
 
     /// Leadership belongs to the master's home.
-    fn give_back(&self, master: &Device) -> Action {
-        let Some(HandBack { tries, tried_ms }) = self.state.meta().hand_back else {
+    fn transfer_back(&self, master: &Device) -> Action {
+        let Some(TransferBack { tries, tried_ms }) = self.state.meta().transfer_back else {
             return match self.is_eligible_home(master.home) {
-                Some(true) => Action::Propose(Intent::LeadershipReturn(LeadershipReturn { tries: 1 })),
+                Some(true) => Action::Propose(Intent::LeaderTransferBack(LeaderTransferBack { tries: 1 })),
                 // It catches up first. When that takes too long the master comes here instead.
                 _ if self.leading_ms < self.limits.timeout_ms => self.soon_enough(),
                 _ => self.replace(master, false),
             };
         };
-        let (handover, due) = (Handover::Return { tries, tried_ms }, tried_ms + self.backoff(tries));
+        let (transfer_attempt, due) = (TransferAttempt::Return { tries, tried_ms }, tried_ms + self.backoff(tries));
         if self.now_ms < due {
-            if self.tried == Some(handover) {
+            if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
             }
-            return Action::Transfer { to: master.home, handover };
+            return Action::Transfer { to: master.home, transfer_attempt };
         }
         if tries < self.limits.tries {
-            return Action::Propose(Intent::LeadershipReturn(LeadershipReturn { tries: tries + 1 }));
+            return Action::Propose(Intent::LeaderTransferBack(LeaderTransferBack { tries: tries + 1 }));
         }
         // The master follows the leader.
         self.replace(master, false)
@@ -199,7 +199,13 @@ impl View<'_> {
             Winner::NotKnown => self.soon(),
             Winner::Is(d) if d.home == self.me => {
                 let winner = d.device_id.clone();
-                Action::Propose(Intent::MasterElected(MasterElected { ballot: 0, if_term, reason, method, winner }))
+                Action::Propose(Intent::MasterElected(MasterElected {
+                    pending_election: 0,
+                    if_term,
+                    reason,
+                    method,
+                    winner,
+                }))
             }
             Winner::Is(d) => Action::Propose(Intent::ElectionStarted(ElectionStarted {
                 if_term,
@@ -213,50 +219,51 @@ impl View<'_> {
         }
     }
 
-    fn go_on(&self, ballot: &Ballot) -> Action {
+    fn go_on(&self, pending_election: &PendingElection) -> Action {
         // Time in which nobody led does not count: nothing was tried in it.
-        let taken_ms = self.now_ms.saturating_sub(ballot.started_ms).min(self.leading_ms);
+        let taken_ms = self.now_ms.saturating_sub(pending_election.started_ms).min(self.leading_ms);
         if taken_ms >= self.limits.timeout_ms {
-            return failed(ballot, "the election ran out of time: a manual election is needed");
+            return failed(pending_election, "the election ran out of time: a manual election is needed");
         }
-        let winner = self.state.device(&ballot.winner).filter(|d| is_candidate(d));
-        let Some(winner) = winner else { return self.next(ballot) };
+        let winner = self.state.device(&pending_election.winner).filter(|d| is_candidate(d));
+        let Some(winner) = winner else { return self.next(pending_election) };
         if winner.home == self.me {
-            return elected(ballot, winner);
+            return elected(pending_election, winner);
         }
         match self.is_eligible_home(winner.home) {
             None => return self.soon(),
-            Some(false) => return self.next(ballot),
+            Some(false) => return self.next(pending_election),
             Some(true) => {}
         }
-        let tries = ballot.tries;
-        let handover = Handover::Election { ballot: ballot.id, winner: winner.number, tries };
-        let due = ballot.tried_ms + self.backoff(tries);
+        let tries = pending_election.tries;
+        let transfer_attempt =
+            TransferAttempt::Election { pending_election: pending_election.id, winner: winner.number, tries };
+        let due = pending_election.tried_ms + self.backoff(tries);
         if self.now_ms < due {
-            if self.tried == Some(handover) {
+            if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
             }
-            return Action::Transfer { to: winner.home, handover };
+            return Action::Transfer { to: winner.home, transfer_attempt };
         }
         if tries < self.limits.tries {
-            return started(ballot, winner, tries + 1, "");
+            return started(pending_election, winner, tries + 1, "");
         }
-        self.next(ballot)
+        self.next(pending_election)
     }
 
     /// The present candidate is out.
-    fn next(&self, ballot: &Ballot) -> Action {
+    fn next(&self, pending_election: &PendingElection) -> Action {
         let stands = |d: &Device| {
-            d.device_id != ballot.except
-                && d.device_id != ballot.winner
-                && (ballot.named.is_empty() || d.device_id == ballot.named)
-                && !ballot.given_up.contains(&d.device_id)
+            d.device_id != pending_election.except
+                && d.device_id != pending_election.winner
+                && (pending_election.named.is_empty() || d.device_id == pending_election.named)
+                && !pending_election.given_up.contains(&d.device_id)
         };
         match self.winner(stands) {
-            Winner::Nobody => failed(ballot, super::ballot::NOBODY),
+            Winner::Nobody => failed(pending_election, super::pending_election::NOBODY),
             Winner::NotKnown => self.soon(),
-            Winner::Is(d) if d.home == self.me => elected(ballot, d),
-            Winner::Is(d) => started(ballot, d, 1, &ballot.winner),
+            Winner::Is(d) if d.home == self.me => elected(pending_election, d),
+            Winner::Is(d) => started(pending_election, d, 1, &pending_election.winner),
         }
     }
 
@@ -290,21 +297,21 @@ impl View<'_> {
         }
         let Some(there) = self.nodes.get(&node).filter(|there| there.voter) else { return Some(false) };
         match (self.reach(node), there.lag) {
-            (Reach::Gone, _) => Some(false),
-            (Reach::Unknown, _) => None,
-            (Reach::Here, Some(lag)) => Some(lag <= self.limits.lag),
-            (Reach::Here, None) if self.leading_ms < self.limits.settle_ms => None,
-            (Reach::Here, None) => Some(false),
+            (Reachability::Gone, _) => Some(false),
+            (Reachability::Unknown, _) => None,
+            (Reachability::Here, Some(lag)) => Some(lag <= self.limits.lag),
+            (Reachability::Here, None) if self.leading_ms < self.limits.settle_ms => None,
+            (Reachability::Here, None) => Some(false),
         }
     }
 
-    fn reach(&self, node: u64) -> Reach {
-        let Some(there) = self.nodes.get(&node) else { return Reach::Gone };
+    fn reach(&self, node: u64) -> Reachability {
+        let Some(there) = self.nodes.get(&node) else { return Reachability::Gone };
         match () {
-            () if there.refused => Reach::Gone,
-            () if there.silent_ms < self.limits.silent_ms => Reach::Here,
-            () if self.leading_ms >= self.limits.settle_ms => Reach::Gone,
-            () => Reach::Unknown,
+            () if there.refused => Reachability::Gone,
+            () if there.silent_ms < self.limits.silent_ms => Reachability::Here,
+            () if self.leading_ms >= self.limits.settle_ms => Reachability::Gone,
+            () => Reachability::Unknown,
         }
     }
 
@@ -330,14 +337,18 @@ enum Winner<'a> {
     Is(&'a Device),
 }
 
-fn elected(ballot: &Ballot, winner: &Device) -> Action {
-    let elected = MasterElected { ballot: ballot.id, winner: winner.device_id.clone(), ..MasterElected::default() };
+fn elected(pending_election: &PendingElection, winner: &Device) -> Action {
+    let elected = MasterElected {
+        pending_election: pending_election.id,
+        winner: winner.device_id.clone(),
+        ..MasterElected::default()
+    };
     Action::Propose(Intent::MasterElected(elected))
 }
 
-fn started(ballot: &Ballot, winner: &Device, tries: u32, given_up: &str) -> Action {
+fn started(pending_election: &PendingElection, winner: &Device, tries: u32, given_up: &str) -> Action {
     Action::Propose(Intent::ElectionStarted(ElectionStarted {
-        ballot: ballot.id,
+        pending_election: pending_election.id,
         winner: winner.device_id.clone(),
         tries,
         given_up: given_up.to_owned(),
@@ -345,6 +356,9 @@ fn started(ballot: &Ballot, winner: &Device, tries: u32, given_up: &str) -> Acti
     }))
 }
 
-fn failed(ballot: &Ballot, why: &str) -> Action {
-    Action::Propose(Intent::ElectionFailed(ElectionFailed { ballot: ballot.id, why: why.to_owned() }))
+fn failed(pending_election: &PendingElection, why: &str) -> Action {
+    Action::Propose(Intent::ElectionFailed(ElectionFailed {
+        pending_election: pending_election.id,
+        why: why.to_owned(),
+    }))
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::world::{World, booted, online};
+use super::harness::{ElectionWorld, booted, online};
 use crate::model::device::present_on;
 use crate::proto::command::Intent;
 use crate::proto::{
@@ -11,7 +11,7 @@ use crate::proto::{
 };
 
 #[derive(Clone, Debug)]
-enum Event {
+enum ElectionStep {
     Online {
         device: u8,
         node: u64,
@@ -42,45 +42,45 @@ enum Event {
     Pass(u64),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ElectionStep> {
     prop_oneof![
         4 => (0..4u8, 1..4u64, 0..3u32, any::<bool>())
-            .prop_map(|(device, node, priority, master)| Event::Online { device, node, priority: priority * 20, master }),
-        2 => (0..4u8).prop_map(Event::Offline),
-        2 => (0..4u8).prop_map(Event::Shutdown),
-        3 => (0..4u8, 1..4u64, any::<bool>()).prop_map(|(device, node, old)| Event::Lost { device, node, old }),
-        1 => (0..4u8, 1..4u64).prop_map(|(device, node)| Event::Returns(device, node)),
-        1 => Just(Event::Reload),
-        2 => (0..4u8, any::<bool>()).prop_map(|(device, master)| Event::Role(device, master)),
-        1 => (1..4i32).prop_map(Event::Elect),
-        2 => (1..4u64).prop_map(Event::Crash),
-        1 => (1..4u64).prop_map(Event::Cut),
-        3 => (1..4u64).prop_map(Event::Back),
-        4 => (1..4u64).prop_map(Event::Lead),
-        1 => any::<bool>().prop_map(Event::Transfers),
-        1 => (1..4u64, prop_oneof![Just(0u64), Just(5_000)]).prop_map(|(node, lag)| Event::Lag(node, lag)),
-        6 => (0..4u8).prop_map(Event::Steps),
-        2 => prop_oneof![Just(100u64), Just(1_000), Just(7_000), Just(31_000)].prop_map(Event::Pass),
+            .prop_map(|(device, node, priority, master)| ElectionStep::Online { device, node, priority: priority * 20, master }),
+        2 => (0..4u8).prop_map(ElectionStep::Offline),
+        2 => (0..4u8).prop_map(ElectionStep::Shutdown),
+        3 => (0..4u8, 1..4u64, any::<bool>()).prop_map(|(device, node, old)| ElectionStep::Lost { device, node, old }),
+        1 => (0..4u8, 1..4u64).prop_map(|(device, node)| ElectionStep::Returns(device, node)),
+        1 => Just(ElectionStep::Reload),
+        2 => (0..4u8, any::<bool>()).prop_map(|(device, master)| ElectionStep::Role(device, master)),
+        1 => (1..4i32).prop_map(ElectionStep::Elect),
+        2 => (1..4u64).prop_map(ElectionStep::Crash),
+        1 => (1..4u64).prop_map(ElectionStep::Cut),
+        3 => (1..4u64).prop_map(ElectionStep::Back),
+        4 => (1..4u64).prop_map(ElectionStep::Lead),
+        1 => any::<bool>().prop_map(ElectionStep::Transfers),
+        1 => (1..4u64, prop_oneof![Just(0u64), Just(5_000)]).prop_map(|(node, lag)| ElectionStep::Lag(node, lag)),
+        6 => (0..4u8).prop_map(ElectionStep::Steps),
+        2 => prop_oneof![Just(100u64), Just(1_000), Just(7_000), Just(31_000)].prop_map(ElectionStep::Pass),
     ]
 }
 
-fn happen(world: &mut World, event: Event) {
+fn happen(world: &mut ElectionWorld, event: ElectionStep) {
     let id = |device: u8| format!("till-{device}");
-    let send = |world: &mut World, node: u64, intent: Intent| drop(world.send(node, intent));
+    let send = |world: &mut ElectionWorld, node: u64, intent: Intent| drop(world.send(node, intent));
     match event {
-        Event::Online { device, node, priority, master } if world.is_up(node) => {
+        ElectionStep::Online { device, node, priority, master } if world.is_up(node) => {
             let role = if master { Role::Master } else { Role::Client };
             send(world, node, online(&id(device), priority, role, None));
         }
-        Event::Online { .. } => {}
-        Event::Offline(device) => {
+        ElectionStep::Online { .. } => {}
+        ElectionStep::Offline(device) => {
             send(world, 1, Intent::DeviceOffline(DeviceOffline { device_id: id(device), ..Default::default() }));
         }
-        Event::Shutdown(device) => {
+        ElectionStep::Shutdown(device) => {
             let reason = String::new();
             send(world, 1, Intent::DeviceShutdown(DeviceShutdown { device_id: id(device), reason }));
         }
-        Event::Lost { device, node, old } => {
+        ElectionStep::Lost { device, node, old } => {
             let found = world.state.device(&id(device)).and_then(|d| present_on(d).find(|there| there.node == node));
             let Some(there) = found else { return };
             send(
@@ -95,18 +95,18 @@ fn happen(world: &mut World, event: Event) {
                 }),
             );
         }
-        Event::Returns(device, node) if world.is_up(node) && world.state.device(&id(device)).is_some() => {
+        ElectionStep::Returns(device, node) if world.is_up(node) && world.state.device(&id(device)).is_some() => {
             let Intent::DeviceOnline(back) = online(&id(device), 0, Role::Client, None) else { return };
             send(world, node, Intent::DeviceOnline(DeviceOnline { returns: true, priority: None, ..back }));
         }
-        Event::Returns(..) => {}
-        Event::Reload => {
+        ElectionStep::Returns(..) => {}
+        ElectionStep::Reload => {
             let before = (world.state.active_devices(), world.state.nodes_with_devices().collect::<Vec<_>>());
             world.state.reload().unwrap();
             let after = (world.state.active_devices(), world.state.nodes_with_devices().collect::<Vec<_>>());
             assert_eq!(after, before, "the rows say where devices are");
         }
-        Event::Role(device, master) => {
+        ElectionStep::Role(device, master) => {
             let role = if master { Role::Master } else { Role::Client }.into();
             let change = RoleChange {
                 device_id: id(device),
@@ -117,29 +117,29 @@ fn happen(world: &mut World, event: Event) {
             };
             send(world, 1, Intent::RoleChange(change));
         }
-        Event::Elect(reason) => {
+        ElectionStep::Elect(reason) => {
             let method = ElectionMethod::Priority.into();
             send(world, 1, Intent::Elect(Elect { reason, method, ..Elect::default() }));
         }
-        Event::Crash(node) if !world.down.contains_key(&node) => world.crash(node),
-        Event::Cut(node) if !world.cut.contains_key(&node) => world.isolate(node),
-        Event::Back(node) => {
+        ElectionStep::Crash(node) if !world.down.contains_key(&node) => world.crash(node),
+        ElectionStep::Cut(node) if !world.cut.contains_key(&node) => world.isolate(node),
+        ElectionStep::Back(node) => {
             world.cut.remove(&node);
             if world.down.contains_key(&node) {
                 world.restart(node);
                 send(world, node, booted());
             }
         }
-        Event::Lead(node) if world.is_up(node) && world.quorum() => world.lead(node),
-        Event::Crash(_) | Event::Cut(_) | Event::Lead(_) => {}
-        Event::Transfers(fail) => world.transfers_fail = fail,
-        Event::Lag(node, lag) => drop(world.lag.insert(node, lag)),
-        Event::Steps(count) => {
+        ElectionStep::Lead(node) if world.is_up(node) && world.quorum() => world.lead(node),
+        ElectionStep::Crash(_) | ElectionStep::Cut(_) | ElectionStep::Lead(_) => {}
+        ElectionStep::Transfers(fail) => world.transfers_fail = fail,
+        ElectionStep::Lag(node, lag) => drop(world.lag.insert(node, lag)),
+        ElectionStep::Steps(count) => {
             for _ in 0..count {
                 world.step();
             }
         }
-        Event::Pass(ms) => world.pass(ms),
+        ElectionStep::Pass(ms) => world.pass(ms),
     }
 }
 
@@ -152,7 +152,7 @@ proptest! {
         last in 1..4u64,
         events in prop::collection::vec(event(), 1..60),
     ) {
-        let mut world = World::new();
+        let mut world = ElectionWorld::new();
         world.lead(first);
         for event in events {
             happen(&mut world, event);
@@ -172,7 +172,7 @@ proptest! {
             world.send(node, booted());
         }
         world.pass(5_000);
-        if world.state.meta().stalled {
+        if world.state.meta().needs_manual_election {
             // It has said so: someone asks.
             let reason = ElectionReason::Manual.into();
             world.send(last, Intent::Elect(Elect { reason, method: 1, ..Elect::default() }));

@@ -4,17 +4,17 @@
 use std::fs;
 use std::path::Path;
 
-use super::world::{World, booted, describe, founded, nodes, online};
+use super::harness::{ElectionWorld, booted, describe, founded, nodes, online};
 use crate::model::device::present_on;
 use crate::proto::command::Intent;
-use crate::proto::outcome::Result as Given;
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     DeviceOffline, DeviceOnline, DeviceShutdown, Elect, ElectionMethod, ElectionReason, Outcome, Role, RoleChange,
 };
 
 /// One file's play.
-struct Play {
-    world: World,
+struct ScenarioPlay {
+    world: ElectionWorld,
     /// Steps that the coordinator may still take; `None`: as many as it likes.
     held: bool,
     /// That a session was lost, noticed and not reported yet.
@@ -22,7 +22,7 @@ struct Play {
 }
 
 /// What a node says whose session of this device is gone.
-fn session_lost(world: &World, id: &str, node: u64) -> Intent {
+fn session_lost(world: &ElectionWorld, id: &str, node: u64) -> Intent {
     let there = present_on(world.state.device(id).unwrap()).find(|there| there.node == node).unwrap();
     Intent::DeviceOffline(DeviceOffline {
         device_id: id.to_owned(),
@@ -33,7 +33,7 @@ fn session_lost(world: &World, id: &str, node: u64) -> Intent {
     })
 }
 
-impl Play {
+impl ScenarioPlay {
     fn step(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let node = |word: &str| -> u64 {
@@ -42,7 +42,7 @@ impl Play {
             node
         };
         match words[..] {
-            ["fresh", "cluster"] => self.world = World::new(),
+            ["fresh", "cluster"] => self.world = ElectionWorld::new(),
             ["lead", n] => self.world.lead(node(n)),
             ["crash", n] => self.world.crash(node(n)),
             ["cut", n] => self.world.isolate(node(n)),
@@ -131,10 +131,10 @@ impl Play {
     fn send(&mut self, node: u64, intent: Intent) {
         match self.world.send(node, intent) {
             None => self.world.story.push("  there is no leader: 2005".into()),
-            Some(Outcome { ballot, result, .. }) => {
-                if ballot > 0 {
-                    self.world.story.push(format!("  the answer waits for election {ballot}"));
-                } else if let Some(Given::Online(done)) = result {
+            Some(Outcome { pending_election, result, .. }) => {
+                if pending_election > 0 {
+                    self.world.story.push(format!("  the answer waits for election {pending_election}"));
+                } else if let Some(Reply::Online(done)) = result {
                     let device = done.device.unwrap_or_default();
                     self.world.story.push(format!("  answer: {}", describe(&device)));
                 }
@@ -144,7 +144,7 @@ impl Play {
 }
 
 fn perform(text: &str) -> String {
-    let mut play = Play { world: founded(), held: false, report: None };
+    let mut play = ScenarioPlay { world: founded(), held: false, report: None };
     let mut out = String::new();
     for line in text.lines() {
         if let Some(step) = line.strip_prefix("$ ") {

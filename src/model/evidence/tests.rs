@@ -2,23 +2,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::Evidence;
+use super::EvidenceKind;
 use crate::limits;
 use crate::model::audit::{AuditFilter, read_rows};
-use crate::model::duty::{Retention, of_leader};
-use crate::model::election::decide::{Action, Limits, View};
+use crate::model::background_tasks::{Retention, of_leader};
+use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Code;
-use crate::model::properties::{Bench, online, told, update};
+use crate::model::properties::{StateUnderTest, online, told, update};
 use crate::model::state::State;
 use crate::proto::command::Intent;
 use crate::proto::{Audit, ConflictReport, CriticalEvent, DeviceOffline, Elect, Role, RoleChange, TokenRevoke};
 
 /// Carries out what the leader has to drop, to the end.
-fn compact(b: &mut Bench, retention: Retention) {
+fn compact(b: &mut StateUnderTest, retention: Retention) {
     for step in 0.. {
         assert!(step < 100, "compaction does not end");
         let nodes = BTreeMap::new();
-        let view = View {
+        let view = LeaderView {
             state: &b.state,
             me: 1,
             term: 0,
@@ -41,7 +41,7 @@ fn compact(b: &mut Bench, retention: Retention) {
 }
 
 /// Every listed row, in pages; whatever the size of the page, each comes once.
-fn listed(b: &Bench, filter: &AuditFilter) -> Vec<Audit> {
+fn listed(b: &StateUnderTest, filter: &AuditFilter) -> Vec<Audit> {
     let index = b.state.audit_index();
     let (total, _) = index.page(filter, 0, 0);
     let mut rows = Vec::new();
@@ -98,14 +98,14 @@ const SMALL: Retention = Retention {
 
 #[test]
 fn a_flood_of_events_and_changes_leaves_the_evidence() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 20, Role::Master));
     b.ok(online("thief", 20, Role::Client));
     b.ok(revoke(1));
     let role = RoleChange { device_id: "thief".into(), role: Role::Master.into(), ..RoleChange::default() };
     b.ok(Intent::RoleChange(role));
     let evidence: Vec<Audit> =
-        listed(&b, &AuditFilter::default()).into_iter().filter(|r| Evidence::of(&r.event_type).is_some()).collect();
+        listed(&b, &AuditFilter::default()).into_iter().filter(|r| EvidenceKind::of(&r.event_type).is_some()).collect();
     assert_eq!(evidence.len(), 6, "two elections, three changes of a role, a token: {evidence:#?}");
     for n in 0..3_000 {
         b.ok(critical(n));
@@ -130,7 +130,7 @@ fn a_flood_of_events_and_changes_leaves_the_evidence() {
 /// Orders that change nothing, as fast as they come, and elections that find nobody: none of them is evidence.
 #[test]
 fn elections_that_change_nothing_push_out_none_that_did() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 20, Role::Master));
     b.ok(online("other", 30, Role::Master));
     let order = |device: &str, role: Role| {
@@ -138,7 +138,7 @@ fn elections_that_change_nothing_push_out_none_that_did() {
     };
     b.ok(order("till", Role::Master));
     let evidence: Vec<Audit> =
-        listed(&b, &AuditFilter::default()).into_iter().filter(|r| Evidence::of(&r.event_type).is_some()).collect();
+        listed(&b, &AuditFilter::default()).into_iter().filter(|r| EvidenceKind::of(&r.event_type).is_some()).collect();
     assert_eq!(evidence.len(), 8, "three elections, and a role or two of each: {evidence:#?}");
     b.ok(Intent::DeviceOffline(DeviceOffline { device_id: "other".into(), ..DeviceOffline::default() }));
     let elect = |except: &str| Intent::Elect(Elect { reason: 3, method: 1, except: except.into(), ..Elect::default() });
@@ -160,7 +160,7 @@ fn elections_that_change_nothing_push_out_none_that_did() {
 
 #[test]
 fn one_kind_of_evidence_does_not_push_out_another() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("thief", 20, Role::Master));
     b.ok(revoke(1));
     // Each is decided at once, and so two rows.
@@ -173,7 +173,7 @@ fn one_kind_of_evidence_does_not_push_out_another() {
     let revoked = AuditFilter { event_type: Some("token_revoke".into()), ..AuditFilter::default() };
     assert_eq!(listed(&b, &revoked).len(), 1);
     // What is not listed any more has no row.
-    let stored = b.tables.rows().keys().filter(|k| matches!(k, crate::model::tables::Key::Audit(_))).count();
+    let stored = b.tables.rows().keys().filter(|k| matches!(k, crate::model::tables::RowKey::Audit(_))).count();
     let changes = rows.iter().filter(|row| row.event_type == "data_update").count();
     assert_eq!((stored, changes), (rows.len(), 0));
 }
@@ -187,7 +187,7 @@ proptest! {
         bursts in prop::collection::vec((0..4u8, 1..1_500u64), 1..8),
         restart in any::<bool>(),
     ) {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("till", 20, Role::Client));
         b.ok(online("thief", 20, Role::Master));
         let (mut n, mut all) = (0, BTreeMap::<&str, BTreeSet<u64>>::new());

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::model::properties::{Bench, online, put, told, update};
+use crate::model::properties::{StateUnderTest, online, put, told, update};
 use crate::model::tables::MemoryTables;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, DataUpdate, DeviceOffline, DeviceOnline, Operation, QueuesForget, Role};
@@ -28,20 +28,20 @@ fn entry(n: u64, after: u64) -> Intent {
 }
 
 /// The memory is what the rows say.
-fn reloads(b: &Bench) {
+fn reloads(b: &StateUnderTest) {
     assert_eq!(told(&State::open(Box::new(b.tables.clone())).unwrap()), told(&b.state));
 }
 
 #[test]
 fn a_revocation_refuses_what_was_issued_until_then_and_reports_what_came_of_the_device() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let hello = DeviceOnline { device_id: "till".into(), unsent: Some(7), presence: 1, ..DeviceOnline::default() };
     b.ok(Intent::DeviceOnline(hello));
     b.ok(entry(1, 0));
     b.ok(entry(2, 1));
     let (_, effects) = b.run(revoke("till"));
     assert!(effects.contains(&Effect::DeviceKeptOut { device_id: "till".into() }));
-    let Given::DeviceReport(report) = b.ok(revoke("till")) else { panic!() };
+    let Reply::DeviceReport(report) = b.ok(revoke("till")) else { panic!() };
     assert_eq!((report.changes, report.last_seq, report.registered), (2, 2, true));
     assert_eq!((report.unsent, report.queues.len()), (7, 1));
     assert_eq!((report.queues[0].queue.as_str(), report.queues[0].last), ("q", 2));
@@ -65,7 +65,7 @@ fn a_revocation_refuses_what_was_issued_until_then_and_reports_what_came_of_the_
     b.ok(late(3, report.not_before + 1));
     b.ok(back(report.not_before + 1));
     // A device that never registered has tokens, too.
-    let Given::DeviceReport(report) = b.ok(revoke("nobody")) else { panic!() };
+    let Reply::DeviceReport(report) = b.ok(revoke("nobody")) else { panic!() };
     assert!(!report.registered && b.state.refusal_of("nobody", 1).is_some());
     assert_eq!(b.code(revoke("")), Code::InvalidData);
     reloads(&b);
@@ -73,7 +73,7 @@ fn a_revocation_refuses_what_was_issued_until_then_and_reports_what_came_of_the_
 
 #[test]
 fn a_suspended_device_does_nothing_until_it_is_resumed_and_nobody_for_it() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Master));
     b.ok(online("spare", 0, Role::Client));
     b.ok(suspend("till", true));
@@ -93,7 +93,7 @@ fn a_suspended_device_does_nothing_until_it_is_resumed_and_nobody_for_it() {
 
 #[test]
 fn a_forgotten_device_makes_room_and_what_it_wrote_stays() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     b.ok(online("other", 0, Role::Client));
     b.ok(entry(1, 0));
@@ -134,7 +134,7 @@ fn a_forgotten_device_makes_room_and_what_it_wrote_stays() {
 
 #[test]
 fn what_is_still_needed_is_not_forgotten() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("boss", 50, Role::Master));
     // On another node than the leader's: its election takes more than one entry, and the master stays until then.
     b.run_at(2, online("spare", 0, Role::Client));
@@ -158,7 +158,7 @@ fn room_for_devices_comes_back_and_numbers_have_an_end() {
     let with = |devices, devices_forgotten| {
         let mut tables = MemoryTables::default();
         let meta = crate::proto::Meta { devices, devices_forgotten, ..Default::default() };
-        tables.put(Key::Meta, Bytes::from(meta.encode_to_vec()));
+        tables.put(RowKey::Meta, Bytes::from(meta.encode_to_vec()));
         tables.commit(Default::default());
         State::open(Box::new(tables)).unwrap()
     };
@@ -177,7 +177,7 @@ fn room_for_devices_comes_back_and_numbers_have_an_end() {
 
 #[test]
 fn a_forgotten_device_frees_the_share_of_whoever_registered_it() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let brought = |id: &str| {
         let (device_id, asked_by) = (id.to_owned(), "manager".to_owned());
         let asker = crate::proto::Asker::Manager.into();
@@ -185,7 +185,7 @@ fn a_forgotten_device_frees_the_share_of_whoever_registered_it() {
     };
     b.ok(brought("one"));
     b.ok(brought("two"));
-    let share = |b: &Bench| b.state.registered_by.get("manager").copied();
+    let share = |b: &StateUnderTest| b.state.registered_by.get("manager").copied();
     for (id, left) in [("one", Some(1)), ("two", None)] {
         b.ok(offline(id));
         b.ok(forget(id));

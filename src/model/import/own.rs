@@ -2,7 +2,7 @@
 //! node that was master before and stays it. They stand behind what was taken over and are no part of it.
 
 use super::{BEGIN, EVENT, FINISH};
-use crate::model::tables::{Key, TablesError, TablesRead, get_row};
+use crate::model::tables::{RowKey, TablesError, TablesRead, get_row};
 use crate::proto::{Audit, Election, Meta};
 
 /// So many rows at the ends of the logs are the import's own.
@@ -20,19 +20,19 @@ pub fn own_rows(rows: &dyn TablesRead, meta: &Meta) -> Result<OwnRows, TablesErr
     let head = meta.audit_head;
     for (id, operation, at_ms) in [(head, FINISH, import.finished_ms), (head.saturating_sub(1), BEGIN, import.begun_ms)]
     {
-        let row = get_row::<Audit>(rows, &Key::Audit(id))?;
+        let row = get_row::<Audit>(rows, &RowKey::Audit(id))?;
         if row.is_none_or(|row| row.event_type != EVENT || row.operation != operation || row.at_ms != at_ms) {
             return Ok(OwnRows::default());
         }
     }
-    let last = get_row::<Election>(rows, &Key::Election(meta.election_head))?;
+    let last = get_row::<Election>(rows, &RowKey::Election(meta.election_head))?;
     Ok(OwnRows { elections: last.map_or(0, |election| u64::from(!election.imported)), audits: 2 })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::properties::{Bench, online};
+    use crate::model::properties::{StateUnderTest, online};
     use crate::proto::command::Intent;
     use crate::proto::{DeviceOnline, ImportBegin, ImportFinish, ImportRows, NodeLost, Presence, Role};
 
@@ -69,13 +69,13 @@ mod tests {
         Intent::ImportFinish(ImportFinish { import_id: ID, ..ImportFinish::default() })
     }
 
-    fn own(b: &Bench) -> OwnRows {
+    fn own(b: &StateUnderTest) -> OwnRows {
         own_rows(&b.tables, b.state.meta()).unwrap()
     }
 
     /// A cluster in which a node's device is master.
-    fn booted() -> Bench {
-        let mut b = Bench::new();
+    fn booted() -> StateUnderTest {
+        let mut b = StateUnderTest::new();
         b.ok(node());
         b.ok(Intent::Elect(crate::proto::Elect { reason: 2, ..Default::default() }));
         b
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn without_a_master_there_is_no_election_of_its_own() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         for step in [begin(), rows(), finish()] {
             b.ok(step);
         }

@@ -4,16 +4,16 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::limits;
-use crate::model::properties::{Bench, online, update};
+use crate::model::properties::{StateUnderTest, online, update};
 use crate::model::state::{Position, State};
-use crate::model::tables::{Key, MemoryTables, Tables, TablesError};
+use crate::model::tables::{MemoryTables, RowKey, Tables, TablesError};
 use crate::proto::{
-    AnsweredGroup, Batch, ChangeBlock, Command, Meta, Origin, Requested, Role, SyncState, TableName, TimeCorrection,
+    AnsweredGroup, Batch, ChangeBlock, Command, CommandId, Meta, Requested, Role, SyncState, TableName, TimeCorrection,
 };
 use crate::testkit::alloc::measure;
 
-fn written() -> Bench {
-    let mut bench = Bench::new();
+fn written() -> StateUnderTest {
+    let mut bench = StateUnderTest::new();
     bench.ok(online("till-1", 1, Role::Client));
     for id in 1..4 {
         bench.ok(update("till-1", id, "{}"));
@@ -22,7 +22,7 @@ fn written() -> Bench {
 }
 
 /// The key of the row that a start refuses.
-fn refused(tables: &MemoryTables) -> Option<Key> {
+fn refused(tables: &MemoryTables) -> Option<RowKey> {
     let (opened, taken) = measure(|| State::open(Box::new(tables.clone())).map(drop));
     assert!(taken.peak < 64 << 20, "{taken:?}");
     match opened {
@@ -32,7 +32,7 @@ fn refused(tables: &MemoryTables) -> Option<Key> {
     }
 }
 
-fn with(key: Key, row: impl Message) -> Option<Key> {
+fn with(key: RowKey, row: impl Message) -> Option<RowKey> {
     let mut tables = written().tables;
     assert_eq!(refused(&tables), None);
     tables.put(key, Bytes::from(row.encode_to_vec()));
@@ -59,16 +59,16 @@ fn counters_beyond_all_bounds_are_refused() {
             changed(|m| m.time_corrections.push(TimeCorrection { from_ms: u64::MAX, ..TimeCorrection::default() })),
         ),
     ] {
-        assert_eq!(with(Key::Meta, meta), Some(Key::Meta), "{what}");
+        assert_eq!(with(RowKey::Meta, meta), Some(RowKey::Meta), "{what}");
     }
     let most = Meta { devices: limits::DEVICE_NUMBERS, tables: limits::TABLE_NUMBERS, ..good.clone() };
-    assert_eq!(with(Key::Meta, most), None);
+    assert_eq!(with(RowKey::Meta, most), None);
 }
 
 #[test]
 fn a_table_whose_number_was_never_given_is_refused() {
     for number in [0, 2, 1_000_000, u32::MAX] {
-        assert_eq!(with(Key::Table(number), TableName::default()), Some(Key::Table(number)));
+        assert_eq!(with(RowKey::Table(number), TableName::default()), Some(RowKey::Table(number)));
     }
 }
 
@@ -76,17 +76,17 @@ fn a_table_whose_number_was_never_given_is_refused() {
 fn changes_with_a_hole_or_behind_the_newest_are_refused() {
     let meta = written().state.meta().clone();
     let fewer = Meta { head_seq: 2, ..meta.clone() };
-    assert_eq!(with(Key::Meta, fewer), Some(Key::Changes(3)));
+    assert_eq!(with(RowKey::Meta, fewer), Some(RowKey::Changes(3)));
     let more = Meta { head_seq: 9, ..meta };
-    assert_eq!(with(Key::Meta, more), Some(Key::Changes(4)));
-    assert_eq!(with(Key::Changes(2), ChangeBlock::default()), Some(Key::Changes(3)));
+    assert_eq!(with(RowKey::Meta, more), Some(RowKey::Changes(4)));
+    assert_eq!(with(RowKey::Changes(2), ChangeBlock::default()), Some(RowKey::Changes(3)));
 }
 
 #[test]
 fn numbers_that_have_no_next_one_are_refused() {
-    let group = Key::Answered(u64::MAX);
+    let group = RowKey::Answered(u64::MAX);
     assert_eq!(with(group.clone(), AnsweredGroup::default()), Some(group));
-    let slot = Key::Requested { device: 1, slot: 0 };
+    let slot = RowKey::Requested { device: 1, slot: 0 };
     assert_eq!(with(slot.clone(), Requested { number: u64::MAX, ..Requested::default() }), Some(slot));
 }
 
@@ -94,7 +94,7 @@ fn numbers_that_have_no_next_one_are_refused() {
 fn a_device_that_has_not_seen_more_than_can_be_counted_is_told_the_most() {
     let mut bench = written();
     let row = SyncState { device_id: "office".into(), base: u64::MAX, ..SyncState::default() };
-    bench.tables.put(Key::SyncState("office".into()), Bytes::from(row.encode_to_vec()));
+    bench.tables.put(RowKey::SyncState("office".into()), Bytes::from(row.encode_to_vec()));
     let state = State::open(Box::new(bench.tables.clone())).unwrap();
     assert_eq!(state.pending_changes(state.sync_state("office").unwrap()), u64::MAX);
 }
@@ -104,7 +104,7 @@ fn a_device_that_has_not_seen_more_than_can_be_counted_is_told_the_most() {
 fn the_greatest_number_of_a_command_is_one_as_any() {
     let mut state = State::open(Box::new(MemoryTables::default())).unwrap();
     let batch = |number| {
-        let origin = Some(Origin { node: 2, boot: 1, number });
+        let origin = Some(CommandId { node: 2, boot: 1, number });
         let command = Command { origin, at_ms: 1, intent: Some(online("till-1", 1, Role::Client)), principal: None };
         Bytes::from(Batch { commands: vec![command] }.encode_to_vec())
     };

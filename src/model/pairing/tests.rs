@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::model::properties::{Bench, online};
+use crate::model::properties::{StateUnderTest, online};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{Command, DeviceSuspend, Principal, Role, TokenRevoke};
@@ -40,14 +40,14 @@ fn codes_have_no_letters_that_look_alike() {
 
 #[test]
 fn a_token_is_given_once_to_whoever_has_the_secret() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     let code = code(1);
     b.ok(ask(&code, "10.0.0.1"));
     assert_eq!(b.code(claim(&code, 7)), Code::RoleChange, "nobody has approved it");
     b.ok(decide(&code, true, ""));
     assert_eq!(b.code(decide(&code, false, "")), Code::RoleChange);
     assert_eq!(b.code(claim(&code, 8)), Code::NotRegistered);
-    let Given::Pairing(row) = b.ok(claim(&code, 7)) else { panic!() };
+    let Reply::Pairing(row) = b.ok(claim(&code, 7)) else { panic!() };
     assert_eq!((row.device_id.as_str(), row.class), ("till", 5));
     assert_eq!(b.code(claim(&code, 7)), Code::RoleChange);
     let again = State::open(Box::new(b.tables.clone())).unwrap();
@@ -56,7 +56,7 @@ fn a_token_is_given_once_to_whoever_has_the_secret() {
 
 #[test]
 fn a_pairing_ends_and_a_refusal_is_final() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(ask(&code(1), "a"));
     b.ok(decide(&code(1), false, ""));
     assert_eq!((b.code(decide(&code(1), true, "")), b.code(claim(&code(1), 7))), (Code::RoleChange, Code::RoleChange));
@@ -71,7 +71,7 @@ fn a_pairing_ends_and_a_refusal_is_final() {
 
 #[test]
 fn few_wait_in_all_and_of_one_address() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for n in 0..limits::PAIRINGS_OF_ADDRESS {
         b.ok(ask(&code(n), "a"));
     }
@@ -87,7 +87,7 @@ fn few_wait_in_all_and_of_one_address() {
 
 #[test]
 fn codes_that_have_ended_keep_nobody_waiting() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     // More devices than may wait at a time, one after the other, all behind one address.
     for n in 0..limits::PAIRINGS * 2 {
         b.ok(ask(&code(n), "a"));
@@ -101,7 +101,7 @@ fn codes_that_have_ended_keep_nobody_waiting() {
         b.now += 1;
     }
     // The oldest ones gave way.
-    let kept = |b: &Bench, n: usize| b.state.pairing(&code(n), b.now).is_some();
+    let kept = |b: &StateUnderTest, n: usize| b.state.pairing(&code(n), b.now).is_some();
     assert!(!kept(&b, limits::PAIRINGS - 1) && kept(&b, limits::PAIRINGS));
     // One that is approved and not collected counts.
     for n in 0..limits::PAIRINGS_OF_ADDRESS {
@@ -113,7 +113,7 @@ fn codes_that_have_ended_keep_nobody_waiting() {
 
 #[test]
 fn who_is_kept_out_is_not_let_in_and_what_is_asked_is_checked() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("till", 0, Role::Client));
     b.ok(Intent::DeviceSuspend(DeviceSuspend { device_id: "till".into(), suspended: true, by: "boss".into() }));
     b.ok(ask(&code(1), "a"));
@@ -144,7 +144,7 @@ fn who_is_kept_out_is_not_let_in_and_what_is_asked_is_checked() {
 
 #[test]
 fn nobody_lets_in_a_class_above_its_own_whatever_its_gateway_says() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for device in ["boss", "thief"] {
         b.ok(online(device, 20, Role::Client));
     }
@@ -152,7 +152,7 @@ fn nobody_lets_in_a_class_above_its_own_whatever_its_gateway_says() {
         b.ok(ask(&code(n), "a"));
     }
     // A decision of the token of `sub` that its gateway says is `asker`'s.
-    let decides = |b: &mut Bench, n: usize, asker: Asker, class: u32, sub: &str, by: &str| {
+    let decides = |b: &mut StateUnderTest, n: usize, asker: Asker, class: u32, sub: &str, by: &str| {
         let Intent::PairDecide(decision) = decide(&code(n), true, &format!("new-{n}")) else { unreachable!() };
         let intent = Some(Intent::PairDecide(PairDecide { class, by: by.into(), asker: asker.into(), ..decision }));
         let principal = (!sub.is_empty()).then(|| Principal { sub: sub.into(), jti: format!("token-of-{sub}") });
@@ -172,7 +172,8 @@ fn nobody_lets_in_a_class_above_its_own_whatever_its_gateway_says() {
     assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "boss", "boss"), refused(Code::Credentials, ""));
     b.ok(Intent::DeviceSuspend(DeviceSuspend { device_id: "thief".into(), suspended: true, by: "office".into() }));
     assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "thief", "thief"), refused(Code::Forbidden, ""));
-    let waiting = |b: &Bench| b.state.pairings(0).iter().filter(|r| r.status() == PairingStatus::Waiting).count();
+    let waiting =
+        |b: &StateUnderTest| b.state.pairings(0).iter().filter(|r| r.status() == PairingStatus::Waiting).count();
     assert_eq!(waiting(&b), limits::PAIRINGS_OF_ADDRESS, "nothing was decided");
     assert!(b.state.meta().audit_head <= head + 3, "only the revocation and the suspension were written");
     for (n, asker, class) in [(0, Asker::Manager, 2), (1, Asker::Admin, 1), (2, Asker::Manager, 5)] {

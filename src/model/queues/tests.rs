@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::properties::{Bench, online, put};
+use super::super::properties::{StateUnderTest, online, put};
 use super::super::state::into_result;
 use super::*;
 use crate::limits::REQUEST_WINDOW;
-use crate::model::election::decide::{Action, Limits, View};
+use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, Operation, Outcome, PolicyPut, QueuesForget, ResolutionMethod, Role};
 
 /// A bench with a device `d`.
-fn bench() -> Bench {
-    let mut b = Bench::new();
+fn bench() -> StateUnderTest {
+    let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));
     b
 }
@@ -27,12 +27,12 @@ fn sale(n: u64, after: u64) -> DataUpdate {
     entry("q", n, after, put("d", n as i64, Operation::Update, &format!(r#"{{"v":{n}}}"#)))
 }
 
-fn send(b: &mut Bench, update: DataUpdate) -> Result<Outcome, Error> {
+fn send(b: &mut StateUnderTest, update: DataUpdate) -> Result<Outcome, Error> {
     into_result(b.run(Intent::DataUpdate(update)).0)
 }
 
 /// The field that the refusal names, and the queue's last `n` that it tells.
-fn refused(b: &mut Bench, update: DataUpdate) -> (String, Option<u64>) {
+fn refused(b: &mut StateUnderTest, update: DataUpdate) -> (String, Option<u64>) {
     let head = b.state.meta().head_seq;
     let error = send(b, update).unwrap_err();
     assert_eq!((error.code, error.retry), (Code::InvalidData, crate::model::error::Retry::No), "{error}");
@@ -40,18 +40,18 @@ fn refused(b: &mut Bench, update: DataUpdate) -> (String, Option<u64>) {
     (error.field().unwrap().to_owned(), error.last())
 }
 
-fn reopen(b: &mut Bench) {
+fn reopen(b: &mut StateUnderTest) {
     b.state = State::open(Box::new(b.tables.clone())).unwrap();
 }
 
-fn compact_all(b: &mut Bench) {
+fn compact_all(b: &mut StateUnderTest) {
     let head = b.state.meta().head_seq;
     while b.state.meta().compacted_seq < head {
         b.ok(Intent::Compact(Compact { changes_to: head, audit_to: u64::MAX, ..Compact::default() }));
     }
 }
 
-fn rows(b: &Bench, of: impl Fn(&Key) -> bool) -> usize {
+fn rows(b: &StateUnderTest, of: impl Fn(&RowKey) -> bool) -> usize {
     b.tables.rows().keys().filter(|key| of(key)).count()
 }
 
@@ -99,7 +99,7 @@ fn a_queue_longer_than_the_window_sent_again_is_applied_once_also_when_its_chang
     let mut b = bench();
     let count = REQUEST_WINDOW + 476;
     let first: Vec<_> = (1..=count).map(|n| send(&mut b, sale(n, n - 1)).unwrap().result).collect();
-    let queue_rows = |b: &Bench| rows(b, |key| matches!(key, Key::Queue { .. } | Key::Requested { .. }));
+    let queue_rows = |b: &StateUnderTest| rows(b, |key| matches!(key, RowKey::Queue { .. } | RowKey::Requested { .. }));
     assert_eq!(queue_rows(&b), 0, "a plain entry needs no row but its change");
     for compacted in [false, true] {
         if compacted {
@@ -111,7 +111,7 @@ fn a_queue_longer_than_the_window_sent_again_is_applied_once_also_when_its_chang
             let again = send(&mut b, sale(n, n - 1)).unwrap();
             assert!(again.repeated, "{n}");
             let known = n > count - REQUEST_WINDOW;
-            let expected = if known { first[n as usize - 1].clone() } else { Some(Given::Done(Nothing {})) };
+            let expected = if known { first[n as usize - 1].clone() } else { Some(Reply::Done(Empty {})) };
             assert_eq!(again.result, expected, "{n}");
         }
         assert_eq!(b.state.meta().head_seq, count);
@@ -197,7 +197,7 @@ fn a_refused_entry_stops_those_behind_it_and_one_that_waits_for_a_decision_does_
     assert_eq!(refused(&mut b, sale(3, 2)), ("after".into(), Some(1)));
     let open = DataUpdate { base_version: Some(0), record_id: 1, ..sale(3, 1) };
     let given = send(&mut b, open.clone()).unwrap();
-    assert!(matches!(given.result, Some(Given::Conflict(_))));
+    assert!(matches!(given.result, Some(Reply::Conflict(_))));
     reopen(&mut b);
     let again = send(&mut b, open).unwrap();
     assert!(again.repeated && again.result == given.result);
@@ -211,13 +211,21 @@ fn a_queue_that_nobody_uses_is_forgotten_and_its_id_is_refused() {
     for queue in ["old", "used"] {
         send(&mut b, entry(queue, 1, 0, sale(1, 0))).unwrap();
     }
-    let due = |b: &Bench| {
+    let due = |b: &StateUnderTest| {
         let nodes = BTreeMap::new();
         let limits = Limits::default();
-        let view =
-            View { state: &b.state, me: 1, term: 0, now_ms: b.now, leading_ms: 0, nodes: &nodes, tried: None, limits };
+        let view = LeaderView {
+            state: &b.state,
+            me: 1,
+            term: 0,
+            now_ms: b.now,
+            leading_ms: 0,
+            nodes: &nodes,
+            tried: None,
+            limits,
+        };
         let forget = Action::Propose(Intent::QueuesForget(QueuesForget {}));
-        crate::model::duty::of_leader(&view, Default::default()).contains(&forget)
+        crate::model::background_tasks::of_leader(&view, Default::default()).contains(&forget)
     };
     b.now += 300 * day;
     send(&mut b, entry("used", 2, 1, sale(2, 1))).unwrap();
@@ -255,7 +263,7 @@ fn a_device_has_so_many_queues_and_no_more() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum QueueStep {
     Send {
         device: u8,
         queue: u8,
@@ -278,27 +286,27 @@ enum Step {
     Reload,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = QueueStep> {
     let from = (0..2u8, 0..2u8);
     prop_oneof![
         6 => (from.clone(), 1..8u64, 0..8u64, 0..3i64, any::<bool>(), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
             |((device, queue), n, after, content, conflicts, named, bad)| {
-                Step::Send { device, queue, n, after, content, conflicts, named, bad }
+                QueueStep::Send { device, queue, n, after, content, conflicts, named, bad }
             }
         ),
         6 => (from, 0..2u64, 0..3i64, any::<bool>()).prop_map(|((device, queue), skipped, content, conflicts)| {
-            Step::Next { device, queue, skipped, content, conflicts }
+            QueueStep::Next { device, queue, skipped, content, conflicts }
         }),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Reload),
+        1 => Just(QueueStep::Compact),
+        1 => Just(QueueStep::Reload),
     ]
 }
 
 /// What a queue must be by the rules alone.
 #[derive(Default)]
-struct Expected {
+struct ExpectedQueue {
     last: u64,
-    applied: BTreeMap<u64, (i64, Option<Given>)>,
+    applied: BTreeMap<u64, (i64, Option<Reply>)>,
 }
 
 proptest! {
@@ -306,19 +314,19 @@ proptest! {
 
     #[test]
     fn in_any_order_each_entry_is_applied_at_most_once_and_no_gap_is_passed(steps in prop::collection::vec(step(), 1..60)) {
-        let mut b = Bench::new();
-        let mut queues: BTreeMap<(u8, u8), Expected> = BTreeMap::new();
+        let mut b = StateUnderTest::new();
+        let mut queues: BTreeMap<(u8, u8), ExpectedQueue> = BTreeMap::new();
         for device in ["d0", "d1"] {
             b.ok(online(device, 0, Role::Client));
         }
         for step in steps {
             let (device, queue, n, after, content, conflicts, named, bad) = match step {
-                Step::Compact => { compact_all(&mut b); continue }
-                Step::Reload => { reopen(&mut b); continue }
-                Step::Send { device, queue, n, after, content, conflicts, named, bad } => {
+                QueueStep::Compact => { compact_all(&mut b); continue }
+                QueueStep::Reload => { reopen(&mut b); continue }
+                QueueStep::Send { device, queue, n, after, content, conflicts, named, bad } => {
                     (device, queue, n, after, content, conflicts, named, bad)
                 }
-                Step::Next { device, queue, skipped, content, conflicts } => {
+                QueueStep::Next { device, queue, skipped, content, conflicts } => {
                     let last = queues.entry((device, queue)).or_default().last;
                     (device, queue, last + skipped + 1, last, content, conflicts, true, false)
                 }
@@ -357,7 +365,7 @@ proptest! {
             prop_assert_eq!(b.state.meta().head_seq, head, "applied once");
         }
         let digest = b.state.digest();
-        let last = |b: &Bench| [0, 1].map(|d| [0, 1].map(|q| b.state.queue(&format!("d{d}"), &format!("q{q}")).copied()));
+        let last = |b: &StateUnderTest| [0, 1].map(|d| [0, 1].map(|q| b.state.queue(&format!("d{d}"), &format!("q{q}")).copied()));
         let before = last(&b);
         reopen(&mut b);
         prop_assert_eq!((last(&b), b.state.digest()), (before, digest));

@@ -1,9 +1,9 @@
 use super::*;
 use crate::model::access::ClassNumber;
-use crate::model::conflict_index::Status;
+use crate::model::conflict_index::ConflictStatus;
 use crate::model::effect::Effect;
 use crate::model::error::Error;
-use crate::model::properties::{Bench, data, online, put, told, update};
+use crate::model::properties::{StateUnderTest, data, online, put, told, update};
 use crate::model::read::{PageSize, history};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
@@ -11,7 +11,7 @@ use crate::proto::{
     AccessPut, Compact, DataUpdate, DeviceOnline, PolicyPut, ResolutionMethod, Role, TableAccess, TableRight,
 };
 
-fn reopened(b: &Bench) {
+fn reopened(b: &StateUnderTest) {
     let again = State::open(Box::new(b.tables.clone())).unwrap();
     assert_eq!(told(&again), told(&b.state));
 }
@@ -20,7 +20,7 @@ fn write(device: &str, table: &str) -> Intent {
     Intent::DataUpdate(DataUpdate { table_name: table.into(), ..put(device, 1, Operation::Update, "{}") })
 }
 
-fn error(b: &mut Bench, intent: Intent) -> Error {
+fn error(b: &mut StateUnderTest, intent: Intent) -> Error {
     into_result(b.run(intent).0).unwrap_err()
 }
 
@@ -28,15 +28,15 @@ fn remove(table: u32) -> TableRemove {
     TableRemove { table_name: "stock".into(), table, by: "boss".into(), asker: Asker::Admin.into(), class: 0 }
 }
 
-fn step(b: &mut Bench, table: u32) -> (TableRemoveStep, Vec<Effect>) {
+fn step(b: &mut StateUnderTest, table: u32) -> (TableRemoveStep, Vec<Effect>) {
     let (outcome, effects) = b.run(Intent::TableRemove(remove(table)));
-    let Some(Given::TableRemove(step)) = into_result(outcome).unwrap().result else { panic!("another outcome") };
+    let Some(Reply::TableRemove(step)) = into_result(outcome).unwrap().result else { panic!("another outcome") };
     (step, effects)
 }
 
 #[test]
 fn a_device_makes_its_share_of_tables_and_the_others_make_theirs() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for device in ["till-1", "till-2"] {
         b.ok(online(device, 0, Role::Client));
     }
@@ -75,7 +75,7 @@ fn a_device_makes_its_share_of_tables_and_the_others_make_theirs() {
 
 #[test]
 fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for device in ["a", "b"] {
         b.ok(online(device, 0, Role::Client));
     }
@@ -117,7 +117,7 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     assert_eq!((b.state.tables_kept(), b.state.table_number("stock")), (kept - 1, None));
     assert_eq!((data(&b, 1), b.state.open_conflicts().count()), (None, 0));
     assert_eq!(
-        b.state.conflict_page(Status::All, None, None, ClassNumber::default(), 9, 0).1,
+        b.state.conflict_page(ConflictStatus::All, None, None, ClassNumber::default(), 9, 0).1,
         2,
         "what lost in it stays readable"
     );
@@ -129,15 +129,19 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     let past = b.state.history_of("stock", 6, None, 10);
     let page = history(&b.tables, &past, PageSize { rows: 10, bytes: 10_000 }).unwrap().unwrap();
     assert_eq!(page.entries.len(), 1);
-    assert_eq!(b.state.conflict_page(Status::All, None, Some("stock"), ClassNumber::default(), 9, 0), (vec![], 0));
+    assert_eq!(
+        b.state.conflict_page(ConflictStatus::All, None, Some("stock"), ClassNumber::default(), 9, 0),
+        (vec![], 0)
+    );
     // An order to remove the old one leaves it alone.
     assert_eq!(b.code(Intent::TableRemove(remove(1))), Code::Conflict);
     // Compaction drops what the old one left.
-    let rows = |b: &Bench| b.tables.rows().keys().filter(|k| matches!(k, Key::Record { table: 1, .. })).count();
+    let rows =
+        |b: &StateUnderTest| b.tables.rows().keys().filter(|k| matches!(k, RowKey::Record { table: 1, .. })).count();
     assert!(rows(&b) > 0 && b.state.has_leftover_tables());
     b.ok(Intent::Compact(Compact::default()));
     assert_eq!((rows(&b), b.state.has_leftover_tables()), (0, false));
-    assert!(!b.tables.rows().contains_key(&Key::Table(1)));
+    assert!(!b.tables.rows().contains_key(&RowKey::Table(1)));
     reopened(&b);
     b.ok(Intent::Compact(Compact { changes_to: u64::MAX, audit_to: u64::MAX, ..Compact::default() }));
     reopened(&b);
@@ -146,7 +150,7 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
 
 #[test]
 fn a_table_is_removed_by_who_may_and_only_one_that_there_is() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     b.ok(update("a", 1, "{}"));
     let by_a_till = TableRemove { asker: Asker::Device.into(), ..remove(1) };
@@ -161,7 +165,7 @@ fn a_table_is_removed_by_who_may_and_only_one_that_there_is() {
 
 #[test]
 fn a_removal_that_nobody_goes_on_with_is_the_leaders_after_a_while() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     b.ok(online("a", 0, Role::Client));
     for id in 0..=limits::TABLE_REMOVE_RECORDS as i64 {
         b.ok(update("a", id, "{}"));
@@ -176,7 +180,7 @@ fn a_removal_that_nobody_goes_on_with_is_the_leaders_after_a_while() {
 
 #[test]
 fn the_place_of_a_removed_table_can_be_taken() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for n in 0..limits::TABLES {
         let device = format!("d{}", n / limits::TABLES_OF_DEVICE as u32);
         b.ok(online(&device, 0, Role::Client));
@@ -197,7 +201,7 @@ fn the_place_of_a_removed_table_can_be_taken() {
 
 #[test]
 fn a_class_removes_what_it_may_write_and_what_is_left_of_a_hidden_table_stays_hidden() {
-    let mut b = Bench::new();
+    let mut b = StateUnderTest::new();
     for device in ["a", "b"] {
         b.ok(online(device, 0, Role::Client));
     }
@@ -214,7 +218,7 @@ fn a_class_removes_what_it_may_write_and_what_is_left_of_a_hidden_table_stays_hi
     assert_eq!(b.state.meta().head_seq, head);
     b.ok(update("a", 2, "{}"));
     while !step(&mut b, 1).0.removed {}
-    let seen = |b: &Bench, class| b.state.conflict_page(Status::All, None, None, class, 9, 0).1;
+    let seen = |b: &StateUnderTest, class| b.state.conflict_page(ConflictStatus::All, None, None, class, 9, 0).1;
     for _ in 0..2 {
         assert_eq!((seen(&b, ClassNumber::of(1).unwrap()), seen(&b, manager), seen(&b, sales)), (1, 1, 0));
         assert_eq!((b.state.records_known_to(manager), b.state.records_known_to(sales)), (0, 0));

@@ -10,15 +10,15 @@ async fn a_closed_folder_opens_again_in_the_same_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut stores = open(dir.path());
     append(&*stores.log, entries(1..4, 10)).await.unwrap();
-    put(&mut *stores.tables, 3, &[(Key::Meta, value(1, 10))]);
+    put(&mut *stores.tables, 3, &[(RowKey::Meta, value(1, 10))]);
     stores.close.close().await.unwrap();
     assert!(append(&*stores.log, entries(4..5, 10)).await.is_err());
-    assert!(stores.tables.get(&Key::Changes(1)).is_err());
+    assert!(stores.tables.get(&RowKey::Changes(1)).is_err());
     // The old handles may stay around.
     let again = open(dir.path());
     assert_eq!(again.log.bounds().last, Some(3));
     assert_eq!(again.tables.applied(), applied(3));
-    assert_eq!(again.tables.get(&Key::Meta).unwrap(), Some(value(1, 10)));
+    assert_eq!(again.tables.get(&RowKey::Meta).unwrap(), Some(value(1, 10)));
     again.close.close().await.unwrap();
 }
 
@@ -29,9 +29,9 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     let busy = open_error(dir.path(), &identity());
     assert!(matches!(busy, OpenError::Locked { .. }) && busy.is_configuration(), "{busy}");
     stores.close.close().await.unwrap();
-    let other = Identity { node_id: 2, ..identity() };
+    let other = FolderIdentity { node_id: 2, ..identity() };
     assert!(matches!(open_error(dir.path(), &other), OpenError::OtherNode { found: 1, expected: 2, .. }));
-    let other = Identity { cluster_id: "d".into(), ..identity() };
+    let other = FolderIdentity { cluster_id: "d".into(), ..identity() };
     let error = open_error(dir.path(), &other);
     assert!(matches!(error, OpenError::OtherCluster { .. }) && error.is_configuration());
     assert!(!error.to_string().contains('\n'));
@@ -51,12 +51,12 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
 #[tokio::test]
 async fn an_unknown_cluster_is_filled_in_later() {
     let dir = tempfile::tempdir().unwrap();
-    let unknown = Identity { cluster_id: String::new(), ..identity() };
+    let unknown = FolderIdentity { cluster_id: String::new(), ..identity() };
     for who in [&unknown, &unknown, &identity(), &unknown] {
         let stores = crate::storage::open(dir.path(), who).unwrap_or_else(|error| panic!("{error}"));
         stores.close.close().await.unwrap();
     }
-    let other = Identity { cluster_id: "d".into(), ..identity() };
+    let other = FolderIdentity { cluster_id: "d".into(), ..identity() };
     assert!(matches!(open_error(dir.path(), &other), OpenError::OtherCluster { .. }));
 }
 
@@ -130,9 +130,9 @@ async fn memory_survives_a_restart_and_loses_what_was_not_synced() {
     let disk = memory::MemoryDisk::default();
     let mut stores = disk.open();
     append(&*stores.log, entries(1..4, 10)).await.unwrap();
-    put(&mut *stores.tables, 2, &[(Key::Meta, value(1, 10))]);
+    put(&mut *stores.tables, 2, &[(RowKey::Meta, value(1, 10))]);
     stores.snapshots.build().await.unwrap();
-    put(&mut *stores.tables, 3, &[(Key::Meta, value(2, 10))]);
+    put(&mut *stores.tables, 3, &[(RowKey::Meta, value(2, 10))]);
     disk.hold();
     let (done, mut lost) = oneshot::channel();
     stores.log.append(entries(4..6, 10), Box::new(move |outcome| drop(done.send(outcome))));

@@ -61,23 +61,23 @@ async fn the_log_does_as_told() {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+enum LogStep {
     Append(u64, usize),
     Truncate(u64),
     Purge(u64),
     Reopen,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op() -> impl Strategy<Value = LogStep> {
     prop_oneof![
-        6 => (1..8u64, prop_oneof![3 => 0..300usize, 1 => 4_000..9_000usize]).prop_map(|(n, len)| Op::Append(n, len)),
-        2 => (0..10u64).prop_map(Op::Truncate),
-        1 => (0..12u64).prop_map(Op::Purge),
-        1 => Just(Op::Reopen),
+        6 => (1..8u64, prop_oneof![3 => 0..300usize, 1 => 4_000..9_000usize]).prop_map(|(n, len)| LogStep::Append(n, len)),
+        2 => (0..10u64).prop_map(LogStep::Truncate),
+        1 => (0..12u64).prop_map(LogStep::Purge),
+        1 => Just(LogStep::Reopen),
     ]
 }
 
-async fn check_equal(ops: Vec<Op>) {
+async fn check_equal(ops: Vec<LogStep>) {
     let dir = tempfile::tempdir().unwrap();
     let (mut stores, twin) = (open(dir.path()), memory::stores());
     let mut seed = 0;
@@ -86,26 +86,26 @@ async fn check_equal(ops: Vec<Op>) {
         let purged = bounds.purged.as_ref().map_or(0, |(index, _)| *index);
         let last = bounds.last.unwrap_or(purged);
         match op {
-            Op::Append(count, len) => {
+            LogStep::Append(count, len) => {
                 seed += 1;
                 let entries: Vec<_> = (last + 1..last + 1 + count).map(|i| (i, value(i + seed, len))).collect();
                 // Not waited for: the order of calls is what counts.
                 stores.log.append(entries.clone(), Box::new(|outcome| outcome.unwrap()));
                 append(&*twin.log, entries).await.unwrap();
             }
-            Op::Truncate(back) => {
+            LogStep::Truncate(back) => {
                 let after = last.saturating_sub(back).max(purged);
                 drop(stores.log.truncate_after(Some(after)));
                 wait(twin.log.truncate_after(Some(after))).await.unwrap();
             }
-            Op::Purge(ahead) => {
+            LogStep::Purge(ahead) => {
                 // What is purged was committed: an index has one mark for ever.
                 let index = purged + ahead;
                 let mark = Bytes::from(format!("mark{index}"));
                 drop(stores.log.purge(index, mark.clone()));
                 wait(twin.log.purge(index, mark)).await.unwrap();
             }
-            Op::Reopen => {
+            LogStep::Reopen => {
                 stores.close.close().await.unwrap();
                 stores = open(dir.path());
             }

@@ -12,12 +12,12 @@ use std::path::Path;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Ack, Identity, LogStore, OpenError, Stores};
-use crate::model::tables::{Key, Tables};
+use super::{FolderIdentity, LogStore, OpenError, Stores, WriteAck};
+use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
-pub fn identity() -> Identity {
-    Identity { node_id: 1, cluster_id: "c".into() }
+pub fn identity() -> FolderIdentity {
+    FolderIdentity { node_id: 1, cluster_id: "c".into() }
 }
 
 pub fn open(dir: &Path) -> Stores {
@@ -25,7 +25,7 @@ pub fn open(dir: &Path) -> Stores {
 }
 
 /// The error of an open, which cannot be printed with its stores.
-pub fn open_error(dir: &Path, identity: &Identity) -> OpenError {
+pub fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
     match super::open(dir, identity) {
         Ok(_) => panic!("the folder was opened"),
         Err(error) => error,
@@ -41,7 +41,7 @@ pub fn value(seed: u64, len: usize) -> Bytes {
 }
 
 /// Commits one row a call, under ascending indexes.
-pub fn put(tables: &mut dyn Tables, index: u64, rows: &[(Key, Bytes)]) {
+pub fn put(tables: &mut dyn Tables, index: u64, rows: &[(RowKey, Bytes)]) {
     for (key, value) in rows {
         tables.put(key.clone(), value.clone());
     }
@@ -54,7 +54,7 @@ pub async fn append(log: &dyn LogStore, entries: Vec<(u64, Bytes)>) -> io::Resul
     durable.await.unwrap()
 }
 
-pub async fn wait(ack: Ack) -> io::Result<()> {
+pub async fn wait(ack: WriteAck) -> io::Result<()> {
     ack.await.unwrap()
 }
 

@@ -5,17 +5,17 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::super::{Snapshot, SnapshotBody, SnapshotReceiver, SnapshotStore, memory};
+use super::super::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 use super::tables::rows_of;
 use super::*;
 
 const ROWS: u64 = 3_000;
 
 /// The one row that commit `index` changes, and to what.
-fn step(index: u64) -> (Key, Option<Bytes>) {
+fn step(index: u64) -> (RowKey, Option<Bytes>) {
     let key = match index * 7_919 % ROWS {
-        id if id % 3 == 0 => Key::Record { table: 1, id: id as i64 },
-        seq => Key::Changes(seq),
+        id if id % 3 == 0 => RowKey::Record { table: 1, id: id as i64 },
+        seq => RowKey::Changes(seq),
     };
     let len = if index.is_multiple_of(41) { 10_000 } else { 60 };
     (key, (!index.is_multiple_of(5)).then(|| value(index, len)))
@@ -30,7 +30,7 @@ fn take_step(tables: &mut dyn Tables, index: u64) {
 }
 
 /// All rows after commit `index`.
-fn expected(index: u64) -> Vec<(Key, Bytes)> {
+fn expected(index: u64) -> Vec<(RowKey, Bytes)> {
     let mut rows = BTreeMap::new();
     for (key, value) in (1..=index).map(step) {
         match value {
@@ -90,7 +90,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-async fn send(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> io::Result<Snapshot> {
+async fn send(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> io::Result<StateSnapshot> {
     let snapshot = from.build().await?;
     let mut receiver = to.receive().await?;
     let mut at = 0;
@@ -105,15 +105,15 @@ async fn send(from: &dyn SnapshotStore, to: &dyn SnapshotStore) -> io::Result<Sn
     }
 }
 
-fn rows(tables: &dyn crate::model::tables::TablesRead) -> Vec<(Key, Bytes)> {
-    tables.range(&Key::Meta, &Key::end(), usize::MAX, false).unwrap()
+fn rows(tables: &dyn crate::model::tables::TablesRead) -> Vec<(RowKey, Bytes)> {
+    tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap()
 }
 
 async fn install_into(source: &mut Stores, target: &mut Stores, from: u64) {
     (from..from + 500).for_each(|index| take_step(&mut *source.tables, index));
     // Rows of its own that must go, some of them large.
     for index in 1..30 {
-        put(&mut *target.tables, index, &[(Key::Conflict(index), value(index, index as usize * 400))]);
+        put(&mut *target.tables, index, &[(RowKey::Conflict(index), value(index, index as usize * 400))]);
     }
     let reader = target.tables.reader();
     let received = send(&*source.snapshots, &*target.snapshots).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let SnapshotBody::Memory(whole) = source.snapshots.build().await.unwrap().body else { panic!("not in memory") };
     let dir = tempfile::tempdir().unwrap();
     let mut stores = open(dir.path());
-    put(&mut *stores.tables, 7, &[(Key::Meta, value(7, 10))]);
+    put(&mut *stores.tables, 7, &[(RowKey::Meta, value(7, 10))]);
     let mut flipped = whole.to_vec();
     flipped[whole.len() / 2] ^= 1;
     for bytes in [whole.slice(..whole.len() - 1), whole.slice(..20), flipped.into(), Bytes::new()] {
@@ -189,15 +189,15 @@ async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let SnapshotBody::File { path, .. } = &received.body else { panic!("not in a file") };
     fs::write(path, &whole[..whole.len() - 3]).unwrap();
     assert!(stores.snapshots.install(received).await.is_err());
-    assert_eq!(rows(&*stores.tables), [(Key::Meta, value(7, 10))]);
+    assert_eq!(rows(&*stores.tables), [(RowKey::Meta, value(7, 10))]);
     assert_eq!(stores.tables.applied(), applied(7));
     assert!(stores.snapshots.current().is_none());
     // A refused snapshot is not a failed engine.
-    put(&mut *stores.tables, 8, &[(Key::Meta, value(8, 10))]);
+    put(&mut *stores.tables, 8, &[(RowKey::Meta, value(8, 10))]);
     stores.close.close().await.unwrap();
     assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
     let stores = open(dir.path());
-    assert_eq!(rows(&*stores.tables), [(Key::Meta, value(8, 10))]);
+    assert_eq!(rows(&*stores.tables), [(RowKey::Meta, value(8, 10))]);
     stores.close.close().await.unwrap();
 }
 

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::*;
-use crate::model::properties::{Bench, any_commands, told};
+use crate::model::properties::{StateUnderTest, any_commands, told};
 use crate::model::state::{Position, State};
 use crate::proto::{Batch, Command};
 
@@ -27,7 +27,7 @@ proptest! {
         let stores = open(dir.path());
         let close = stores.close.clone();
         let mut disk = State::open(stores.tables).unwrap();
-        let mut memory = Bench::bare();
+        let mut memory = StateUnderTest::bare();
         for (index, command) in (1..).zip(commands) {
             let (outcome, effects) = memory.send(command.clone());
             prop_assert_eq!((outcome, effects), send(&mut disk, index, command));

@@ -8,15 +8,16 @@ use crate::limits::PENDING_ROWS;
 use crate::model::tables::{MemoryTables, TablesRead};
 
 /// Few keys, so that they meet often; neighbours in order, so that parts could be taken for each other's.
-fn some_key() -> impl Strategy<Value = Key> {
+fn some_key() -> impl Strategy<Value = RowKey> {
     prop_oneof![
-        Just(Key::Meta),
-        prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| Key::Device(id.into())),
-        (-2..3i64).prop_map(|id| Key::Record { table: 1, id }),
-        (1..6u64).prop_map(Key::Changes),
-        (0..2u32, 0..3u32).prop_map(|(device, slot)| Key::Requested { device, slot }),
-        Just(Key::Revoked("z".into())),
-        (1..3u32, prop_oneof![Just("q"), Just("q\0")]).prop_map(|(device, q)| Key::Queue { device, queue: q.into() }),
+        Just(RowKey::Meta),
+        prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| RowKey::Device(id.into())),
+        (-2..3i64).prop_map(|id| RowKey::Record { table: 1, id }),
+        (1..6u64).prop_map(RowKey::Changes),
+        (0..2u32, 0..3u32).prop_map(|(device, slot)| RowKey::Requested { device, slot }),
+        Just(RowKey::Revoked("z".into())),
+        (1..3u32, prop_oneof![Just("q"), Just("q\0")])
+            .prop_map(|(device, q)| RowKey::Queue { device, queue: q.into() }),
     ]
 }
 
@@ -25,61 +26,61 @@ fn some_len() -> impl Strategy<Value = usize> {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
-    Put(Key, usize),
-    Delete(Key),
+enum TablesStep {
+    Put(RowKey, usize),
+    Delete(RowKey),
     Commit,
-    Get(Key),
-    Range(Key, Key, usize, bool),
+    Get(RowKey),
+    Range(RowKey, RowKey, usize, bool),
     /// Builds a snapshot, which also brings all rows into the engine.
     Build,
     Reopen,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op() -> impl Strategy<Value = TablesStep> {
     prop_oneof![
-        8 => (some_key(), some_len()).prop_map(|(key, len)| Op::Put(key, len)),
-        3 => some_key().prop_map(Op::Delete),
-        4 => Just(Op::Commit),
-        2 => some_key().prop_map(Op::Get),
-        4 => (some_key(), some_key(), 0..8usize, any::<bool>()).prop_map(|(a, b, n, r)| Op::Range(a, b, n, r)),
-        1 => Just(Op::Build),
-        1 => Just(Op::Reopen),
+        8 => (some_key(), some_len()).prop_map(|(key, len)| TablesStep::Put(key, len)),
+        3 => some_key().prop_map(TablesStep::Delete),
+        4 => Just(TablesStep::Commit),
+        2 => some_key().prop_map(TablesStep::Get),
+        4 => (some_key(), some_key(), 0..8usize, any::<bool>()).prop_map(|(a, b, n, r)| TablesStep::Range(a, b, n, r)),
+        1 => Just(TablesStep::Build),
+        1 => Just(TablesStep::Reopen),
     ]
 }
 
-fn all(tables: &dyn TablesRead, reverse: bool) -> Vec<(Key, Bytes)> {
-    tables.range(&Key::Meta, &Key::end(), usize::MAX, reverse).unwrap()
+fn all(tables: &dyn TablesRead, reverse: bool) -> Vec<(RowKey, Bytes)> {
+    tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, reverse).unwrap()
 }
 
-async fn check_equal(ops: Vec<Op>) {
+async fn check_equal(ops: Vec<TablesStep>) {
     let dir = tempfile::tempdir().unwrap();
     let mut stores = open(dir.path());
     let mut twin = MemoryTables::default();
     let mut index = 0;
     for (seed, op) in (1u64..).zip(ops) {
         match op {
-            Op::Put(key, len) => {
+            TablesStep::Put(key, len) => {
                 stores.tables.put(key.clone(), value(seed, len));
                 twin.put(key, value(seed, len));
             }
-            Op::Delete(key) => {
+            TablesStep::Delete(key) => {
                 stores.tables.delete(key.clone());
                 twin.delete(key);
             }
-            Op::Get(key) => assert_eq!(stores.tables.get(&key).unwrap(), twin.get(&key).unwrap()),
-            Op::Range(a, b, limit, reverse) => {
+            TablesStep::Get(key) => assert_eq!(stores.tables.get(&key).unwrap(), twin.get(&key).unwrap()),
+            TablesStep::Range(a, b, limit, reverse) => {
                 let found = stores.tables.range(&a, &b, limit, reverse).unwrap();
                 assert_eq!(found, twin.range(&a, &b, limit, reverse).unwrap());
             }
-            Op::Commit => commit(&mut stores, &mut twin, &mut index),
-            Op::Build => {
+            TablesStep::Commit => commit(&mut stores, &mut twin, &mut index),
+            TablesStep::Build => {
                 commit(&mut stores, &mut twin, &mut index);
                 let snapshot = stores.snapshots.build().await.unwrap();
                 assert_eq!(snapshot.applied, applied(index));
                 assert_eq!(rows_of(&snapshot.body), twin.rows().into_iter().collect::<Vec<_>>());
             }
-            Op::Reopen => {
+            TablesStep::Reopen => {
                 commit(&mut stores, &mut twin, &mut index);
                 stores.close.close().await.unwrap();
                 stores = open(dir.path());
@@ -104,7 +105,7 @@ fn commit(stores: &mut Stores, twin: &mut MemoryTables, index: &mut u64) {
     twin.commit(applied(*index));
 }
 
-pub fn rows_of(body: &SnapshotBody) -> Vec<(Key, Bytes)> {
+pub fn rows_of(body: &SnapshotBody) -> Vec<(RowKey, Bytes)> {
     let SnapshotBody::File { path, .. } = body else { panic!("not in a file") };
     let mut input = SnapshotRows::new(std::fs::File::open(path).map(std::io::BufReader::new).unwrap()).unwrap();
     std::iter::from_fn(|| input.next_row().unwrap()).collect()
@@ -127,18 +128,18 @@ async fn pressure_holds_until_the_writer_has_caught_up() {
     // More than may wait, in spite of the writer, which goes on meanwhile.
     for round in 0..3u64 {
         for seq in 0..PENDING_ROWS as u64 {
-            stores.tables.put(Key::Changes(round * PENDING_ROWS as u64 + seq), Bytes::from_static(b"row"));
+            stores.tables.put(RowKey::Changes(round * PENDING_ROWS as u64 + seq), Bytes::from_static(b"row"));
         }
         index += 1;
         stores.tables.commit(applied(index));
     }
     stores.pressure.ready().await.unwrap();
-    assert_eq!(stores.tables.get(&Key::Changes(1)).unwrap(), Some(Bytes::from_static(b"row")));
+    assert_eq!(stores.tables.get(&RowKey::Changes(1)).unwrap(), Some(Bytes::from_static(b"row")));
     let last = 3 * PENDING_ROWS as u64 - 1;
-    let found = stores.tables.range(&Key::Changes(0), &Key::Changes(u64::MAX), 2, true).unwrap();
+    let found = stores.tables.range(&RowKey::Changes(0), &RowKey::Changes(u64::MAX), 2, true).unwrap();
     assert_eq!(
         found.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(),
-        [Key::Changes(last), Key::Changes(last - 1)]
+        [RowKey::Changes(last), RowKey::Changes(last - 1)]
     );
     stores.close.close().await.unwrap();
     assert!(stores.pressure.ready().await.is_ok());
@@ -149,7 +150,7 @@ async fn readers_see_an_apply_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let mut stores = open(dir.path());
     let reader = stores.tables.reader();
-    let rows = |index: u64, len: usize| [1, 2, 3].map(|seq| (Key::Changes(seq), value(index, len)));
+    let rows = |index: u64, len: usize| [1, 2, 3].map(|seq| (RowKey::Changes(seq), value(index, len)));
     put(&mut *stores.tables, 1, &rows(1, 10));
     let writing = std::thread::spawn(move || {
         for index in 2..400 {
@@ -162,7 +163,7 @@ async fn readers_see_an_apply_whole_or_not_at_all() {
         stores
     });
     while !writing.is_finished() {
-        let found = reader.range(&Key::Changes(0), &Key::Changes(9), 10, false).unwrap();
+        let found = reader.range(&RowKey::Changes(0), &RowKey::Changes(9), 10, false).unwrap();
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|(_, value)| *value == found[0].1));
     }
@@ -173,7 +174,7 @@ async fn readers_see_an_apply_whole_or_not_at_all() {
 #[test]
 fn memory_has_no_pressure() {
     let mut stores = memory::stores();
-    put(&mut *stores.tables, 1, &[(Key::Meta, value(1, 10))]);
+    put(&mut *stores.tables, 1, &[(RowKey::Meta, value(1, 10))]);
     assert!(stores.tables.reader().in_memory());
     assert_eq!(stores.tables.applied(), applied(1));
 }
@@ -187,10 +188,10 @@ async fn ranges_go_back_over_numbers_with_all_bits_set() {
     let numbers = edges.into_iter().flat_map(|edge| (0..40).map(move |i| edge.wrapping_add(i).wrapping_sub(20)));
     for (seed, number) in (1..).zip(numbers) {
         for key in [
-            Key::Changes(number),
-            Key::Record { table: number as u32, id: number as i64 },
-            Key::Record { table: u32::MAX, id: number as i64 },
-            Key::Answered(number),
+            RowKey::Changes(number),
+            RowKey::Record { table: number as u32, id: number as i64 },
+            RowKey::Record { table: u32::MAX, id: number as i64 },
+            RowKey::Answered(number),
         ] {
             // With parts enough that pages end among them.
             let len = if seed % 40 == 20 { 200_000 } else { 30 };

@@ -22,7 +22,7 @@ mod strangers;
 mod thieves;
 
 pub use socket::raise_descriptors;
-use socket::{From, Socket};
+use socket::{AttackOrigin, AttackSocket};
 pub use thieves::GHOST;
 
 /// Between two attempts of one attacker.
@@ -37,15 +37,15 @@ const NICE: i32 = 10;
 /// The stolen tokens and whose they are.
 #[derive(Clone, Debug)]
 pub struct Stolen {
-    pub tills: [Token; 2],
-    pub manager: Token,
-    pub warehouse: Token,
+    pub tills: [DeviceToken; 2],
+    pub manager: DeviceToken,
+    pub warehouse: DeviceToken,
     /// It only looks.
-    pub onlooker: Token,
+    pub onlooker: DeviceToken,
 }
 
 #[derive(Clone, Debug)]
-pub struct Token {
+pub struct DeviceToken {
     pub device: String,
     pub token: String,
 }
@@ -58,7 +58,7 @@ pub struct Victim {
 }
 
 /// What all attackers share.
-pub struct Ground {
+pub struct AttackGround {
     pub victims: Vec<Victim>,
     pub stolen: Stolen,
     /// Sockets that are open now.
@@ -76,45 +76,45 @@ struct Tally {
 }
 
 /// What came of one attempt. `None`: no connection, or nothing could be sent.
-pub type Came = Option<socket::Seen>;
+pub type AttemptResult = Option<socket::AttackReply>;
 
 /// Kinds of attacks, with their share of a thousand sockets.
-const STRANGERS: [(strangers::Kind, u64); 14] = [
-    (strangers::Kind::Idle, 240),
-    (strangers::Kind::HalfRequest, 130),
-    (strangers::Kind::SlowHeaders, 110),
-    (strangers::Kind::BigHeaders, 30),
-    (strangers::Kind::SlowBody, 90),
-    (strangers::Kind::PostsOnOneSid, 70),
-    (strangers::Kind::Http2, 40),
-    (strangers::Kind::TlsGarbage, 40),
-    (strangers::Kind::EngineIoOpens, 90),
-    (strangers::Kind::WrongTokens, 40),
-    (strangers::Kind::Pairing, 10),
-    (strangers::Kind::RaftIdle, 20),
-    (strangers::Kind::RaftGarbage, 15),
-    (strangers::Kind::RaftTlsHello, 15),
+const STRANGERS: [(strangers::StrangerAttack, u64); 14] = [
+    (strangers::StrangerAttack::Idle, 240),
+    (strangers::StrangerAttack::HalfRequest, 130),
+    (strangers::StrangerAttack::SlowHeaders, 110),
+    (strangers::StrangerAttack::BigHeaders, 30),
+    (strangers::StrangerAttack::SlowBody, 90),
+    (strangers::StrangerAttack::PostsOnOneSid, 70),
+    (strangers::StrangerAttack::Http2, 40),
+    (strangers::StrangerAttack::TlsGarbage, 40),
+    (strangers::StrangerAttack::EngineIoOpens, 90),
+    (strangers::StrangerAttack::WrongTokens, 40),
+    (strangers::StrangerAttack::Pairing, 10),
+    (strangers::StrangerAttack::RaftIdle, 20),
+    (strangers::StrangerAttack::RaftGarbage, 15),
+    (strangers::StrangerAttack::RaftTlsHello, 15),
 ];
-const THIEVES: [(thieves::Kind, u64); 14] = [
-    (thieves::Kind::Tables, 3),
-    (thieves::Kind::Devices, 2),
-    (thieves::Kind::Conflicts, 2),
-    (thieves::Kind::CriticalEvents, 3),
-    (thieves::Kind::FloodOfRequests, 3),
-    (thieves::Kind::FloodOfBytes, 2),
-    (thieves::Kind::Elections, 2),
-    (thieves::Kind::RolesOverRest, 1),
-    (thieves::Kind::Listings, 20),
-    (thieves::Kind::Streams, 6),
-    (thieves::Kind::Opens, 6),
-    (thieves::Kind::SidsOfOthers, 2),
-    (thieves::Kind::Resumes, 4),
-    (thieves::Kind::SlowReaders, 4),
+const THIEVES: [(thieves::ThiefAttack, u64); 14] = [
+    (thieves::ThiefAttack::Tables, 3),
+    (thieves::ThiefAttack::Devices, 2),
+    (thieves::ThiefAttack::Conflicts, 2),
+    (thieves::ThiefAttack::CriticalEvents, 3),
+    (thieves::ThiefAttack::FloodOfRequests, 3),
+    (thieves::ThiefAttack::FloodOfBytes, 2),
+    (thieves::ThiefAttack::Elections, 2),
+    (thieves::ThiefAttack::RolesOverRest, 1),
+    (thieves::ThiefAttack::Listings, 20),
+    (thieves::ThiefAttack::Streams, 6),
+    (thieves::ThiefAttack::Opens, 6),
+    (thieves::ThiefAttack::SidsOfOthers, 2),
+    (thieves::ThiefAttack::Resumes, 4),
+    (thieves::ThiefAttack::SlowReaders, 4),
 ];
 
 /// An attack under way; it ends with this.
-pub struct Attack {
-    ground: Arc<Ground>,
+pub struct RunningAttack {
+    ground: Arc<AttackGround>,
     sockets: u64,
     /// The most sockets that were open.
     most: Arc<AtomicU64>,
@@ -124,16 +124,16 @@ pub struct Attack {
 }
 
 /// What came of an attack.
-pub struct Outcome {
+pub struct AttackOutcome {
     pub kinds: Vec<AttackKind>,
     pub most: u64,
     pub mean: u64,
 }
 
-impl Attack {
+impl RunningAttack {
     pub fn start(sockets: u64, victims: Vec<Victim>, stolen: Stolen, seed: u64) -> Result<Self, String> {
         let (open, tally) = (Arc::default(), Mutex::default());
-        let ground = Arc::new(Ground { victims, stolen, open, tally, next: AtomicU64::new(1) });
+        let ground = Arc::new(AttackGround { victims, stolen, open, tally, next: AtomicU64::new(1) });
         let share = |of: u64| (sockets * of).div_ceil(1_000).max(1);
         let names = STRANGERS.iter().map(|(kind, of)| (kind.name(), share(*of)));
         let least = names.chain(THIEVES.iter().map(|(kind, of)| (kind.name(), share(*of)))).collect();
@@ -161,7 +161,7 @@ impl Attack {
     }
 
     /// Ends it and closes all of its sockets.
-    pub fn stop(mut self) -> Outcome {
+    pub fn stop(mut self) -> AttackOutcome {
         self.stop.send_replace(true);
         let counts = self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let tally = self.ground.tally.lock();
@@ -173,11 +173,11 @@ impl Attack {
         let reached = counts.iter().position(|open| *open >= self.sockets).unwrap_or(0);
         let after = counts.get(reached..).unwrap_or_default();
         let mean = after.iter().sum::<u64>() / (after.len() as u64).max(1);
-        Outcome { kinds: kinds.collect(), most: counts.iter().copied().max().unwrap_or(0), mean }
+        AttackOutcome { kinds: kinds.collect(), most: counts.iter().copied().max().unwrap_or(0), mean }
     }
 }
 
-impl Drop for Attack {
+impl Drop for RunningAttack {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
@@ -185,7 +185,7 @@ impl Drop for Attack {
 
 /// All attackers until they are stopped; how many sockets were open, again and again.
 async fn all(
-    ground: Arc<Ground>,
+    ground: Arc<AttackGround>,
     (sockets, most): (u64, Arc<AtomicU64>),
     mut stopped: watch::Receiver<bool>,
     mut rng: Rng,
@@ -215,13 +215,13 @@ async fn all(
             // A fifth more at most.
             if counts.len() > OPENING && fillers < sockets / 5 {
                 fillers += 1;
-                tokio::spawn(stranger(ground.clone(), strangers::Kind::Idle, fillers, rng.fork()));
+                tokio::spawn(stranger(ground.clone(), strangers::StrangerAttack::Idle, fillers, rng.fork()));
             }
         }
     }
 }
 
-async fn stranger(ground: Arc<Ground>, kind: strangers::Kind, number: u64, mut rng: Rng) {
+async fn stranger(ground: Arc<AttackGround>, kind: strangers::StrangerAttack, number: u64, mut rng: Rng) {
     loop {
         let came = kind.attempt(&ground, number, &mut rng).await;
         ground.note(kind.name(), came);
@@ -230,7 +230,7 @@ async fn stranger(ground: Arc<Ground>, kind: strangers::Kind, number: u64, mut r
     }
 }
 
-async fn thief(ground: Arc<Ground>, kind: thieves::Kind, number: u64, mut rng: Rng) {
+async fn thief(ground: Arc<AttackGround>, kind: thieves::ThiefAttack, number: u64, mut rng: Rng) {
     loop {
         let came = kind.attempt(&ground, number, &mut rng).await;
         ground.note(kind.name(), came);
@@ -239,15 +239,15 @@ async fn thief(ground: Arc<Ground>, kind: thieves::Kind, number: u64, mut rng: R
     }
 }
 
-impl Ground {
+impl AttackGround {
     /// A connection for an attempt of this kind.
-    pub async fn connect(&self, name: &'static str, from: From, to: SocketAddr) -> Option<Socket> {
-        let socket = Socket::connect(&self.open, from, to).await?;
+    pub async fn connect(&self, name: &'static str, from: AttackOrigin, to: SocketAddr) -> Option<AttackSocket> {
+        let socket = AttackSocket::connect(&self.open, from, to).await?;
         self.tally.lock().entry(name).or_default().attempts += 1;
         Some(socket)
     }
 
-    fn note(&self, name: &'static str, came: Came) {
+    fn note(&self, name: &'static str, came: AttemptResult) {
         let Some(seen) = came else { return };
         let mut tally = self.tally.lock();
         let tally = tally.entry(name).or_default();
@@ -283,14 +283,14 @@ mod tests {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let keep = taken.clone();
         std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| keep.lock().push(stream)));
-        let token = |device: &str| Token { device: device.into(), token: "stolen".into() };
+        let token = |device: &str| DeviceToken { device: device.into(), token: "stolen".into() };
         let stolen = Stolen {
             tills: [token("a"), token("b")],
             manager: token("c"),
             warehouse: token("d"),
             onlooker: token("e"),
         };
-        let attack = Attack::start(60, vec![Victim { gateway: at, raft: at }], stolen, 1).unwrap();
+        let attack = RunningAttack::start(60, vec![Victim { gateway: at, raft: at }], stolen, 1).unwrap();
         let open = attack.ground.open.clone();
         let end = std::time::Instant::now() + Duration::from_secs(60);
         while open.load(Ordering::Relaxed) < 60 {

@@ -20,19 +20,19 @@ const HEAD: Duration = Duration::from_secs(5);
 
 /// What an attacker saw of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct AttackReply {
     pub bytes: u64,
     /// The node ended the connection.
     pub ended: bool,
 }
 
-pub struct Socket {
+pub struct AttackSocket {
     stream: TcpStream,
     open: Arc<AtomicU64>,
-    seen: Seen,
+    seen: AttackReply,
 }
 
-impl Drop for Socket {
+impl Drop for AttackSocket {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -40,25 +40,25 @@ impl Drop for Socket {
 
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum AttackOrigin {
     Stranger,
     Thief,
     /// With a small buffer, so that the node feels that nothing is read.
     ThiefWhoDoesNotRead,
 }
 
-impl Socket {
-    pub async fn connect(open: &Arc<AtomicU64>, from: From, to: SocketAddr) -> Option<Self> {
+impl AttackSocket {
+    pub async fn connect(open: &Arc<AtomicU64>, from: AttackOrigin, to: SocketAddr) -> Option<Self> {
         let socket = TcpSocket::new_v4().ok()?;
-        let address = if from == From::Stranger { STRANGERS } else { THIEVES };
+        let address = if from == AttackOrigin::Stranger { STRANGERS } else { THIEVES };
         // Where loopback has one address only, all come from that one.
         let _ = socket.bind(SocketAddr::new(IpAddr::V4(address), 0));
-        if from == From::ThiefWhoDoesNotRead {
+        if from == AttackOrigin::ThiefWhoDoesNotRead {
             let _ = socket.set_recv_buffer_size(SMALL);
         }
         let stream = timeout(CONNECT, socket.connect(to)).await.ok()?.ok()?;
         open.fetch_add(1, Ordering::Relaxed);
-        Some(Self { stream, open: open.clone(), seen: Seen::default() })
+        Some(Self { stream, open: open.clone(), seen: AttackReply::default() })
     }
 
     /// False if the node ended the connection, or takes nothing for too long.
@@ -74,7 +74,7 @@ impl Socket {
     }
 
     /// Reads until the node ends the connection, or for so long.
-    pub async fn hold(mut self, during: Duration) -> Seen {
+    pub async fn hold(mut self, during: Duration) -> AttackReply {
         self.listen(during).await;
         self.seen
     }
@@ -98,7 +98,7 @@ impl Socket {
     }
 
     /// Reads a little, again and again.
-    pub async fn read_slowly(mut self, during: Duration) -> Seen {
+    pub async fn read_slowly(mut self, during: Duration) -> AttackReply {
         let until = Instant::now() + during;
         let mut buffer = [0_u8; 512];
         while Instant::now() < until {
@@ -145,12 +145,12 @@ impl Socket {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> AttackReply {
         self.seen
     }
 
     /// Sends as fast as the node takes it and reads all that comes back, for so long. `make` gives the next bytes.
-    pub async fn flood(mut self, during: Duration, mut make: impl FnMut() -> Vec<u8>) -> Seen {
+    pub async fn flood(mut self, during: Duration, mut make: impl FnMut() -> Vec<u8>) -> AttackReply {
         let (mut read, mut write) = self.stream.split();
         let seen = &mut self.seen;
         let sending = async {

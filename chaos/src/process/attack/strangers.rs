@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::socket::{From, Socket, frame, upgrade};
-use super::{Came, Ground};
+use super::socket::{AttackOrigin, AttackSocket, frame, upgrade};
+use super::{AttackGround, AttemptResult};
 use crate::rng::Rng;
 
 /// Nodes end most of these before.
@@ -16,7 +16,7 @@ const PIECE: usize = 60 << 10;
 const POSTS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum StrangerAttack {
     Idle,
     HalfRequest,
     SlowHeaders,
@@ -33,7 +33,7 @@ pub enum Kind {
     RaftTlsHello,
 }
 
-impl Kind {
+impl StrangerAttack {
     pub fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle sockets",
@@ -53,13 +53,13 @@ impl Kind {
         }
     }
 
-    pub async fn attempt(self, ground: &Ground, number: u64, rng: &mut Rng) -> Came {
+    pub async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
         let victim = ground.victim(number)?;
         let to = match self {
             Self::RaftIdle | Self::RaftGarbage | Self::RaftTlsHello => victim.raft,
             _ => victim.gateway,
         };
-        let mut socket = ground.connect(self.name(), From::Stranger, to).await?;
+        let mut socket = ground.connect(self.name(), AttackOrigin::Stranger, to).await?;
         let opening: Vec<u8> = match self {
             Self::Idle | Self::RaftIdle => Vec::new(),
             Self::HalfRequest => b"GET /device/roles HTTP/1.1\r\nHost: shop\r\nX-a: ".to_vec(),
@@ -107,7 +107,7 @@ impl Kind {
 }
 
 /// A little, again and again, until the node has had enough.
-async fn drip(mut socket: Socket, rng: &mut Rng, drop: &[u8]) -> Came {
+async fn drip(mut socket: AttackSocket, rng: &mut Rng, drop: &[u8]) -> AttemptResult {
     for _ in 0..60 {
         let pause = rng.millis(300, 700);
         if !socket.listen(pause).await || !socket.send(drop, SEND).await {
@@ -118,7 +118,12 @@ async fn drip(mut socket: Socket, rng: &mut Rng, drop: &[u8]) -> Came {
 }
 
 /// A sid that was opened without a token, and several posts to it that never end.
-async fn posts_on_one_sid(ground: &Ground, name: &'static str, mut first: Socket, to: SocketAddr) -> Came {
+async fn posts_on_one_sid(
+    ground: &AttackGround,
+    name: &'static str,
+    mut first: AttackSocket,
+    to: SocketAddr,
+) -> AttemptResult {
     let open = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: shop\r\n\r\n";
     first.send(open, SEND).await;
     let answer = first.head().await.unwrap_or_default();
@@ -128,7 +133,7 @@ async fn posts_on_one_sid(ground: &Ground, name: &'static str, mut first: Socket
     );
     let mut posts = Vec::new();
     for _ in 0..POSTS {
-        let Some(mut post) = ground.connect(name, From::Stranger, to).await else { break };
+        let Some(mut post) = ground.connect(name, AttackOrigin::Stranger, to).await else { break };
         post.send(head.as_bytes(), SEND).await;
         post.send(&[b' '; PIECE], SEND).await;
         posts.push(post);

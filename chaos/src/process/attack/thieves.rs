@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::socket::{From, Seen, Socket, frame, upgrade};
-use super::{Came, Ground, Token, Victim};
+use super::socket::{AttackOrigin, AttackReply, AttackSocket, frame, upgrade};
+use super::{AttackGround, AttemptResult, DeviceToken, Victim};
 use crate::process::hostile::CATALOGUE;
 use crate::rng::Rng;
 
@@ -24,7 +24,7 @@ const LOOT: &str = "loot";
 pub const GHOST: &str = "ghost";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ThiefAttack {
     Tables,
     Devices,
     Conflicts,
@@ -41,7 +41,7 @@ pub enum Kind {
     SlowReaders,
 }
 
-impl Kind {
+impl ThiefAttack {
     pub fn name(self) -> &'static str {
         match self {
             Self::Tables => "new tables",
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    pub async fn attempt(self, ground: &Ground, number: u64, rng: &mut Rng) -> Came {
+    pub async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
         let victim = ground.victim(number)?;
         let stolen = &ground.stolen;
         let [till, other] = &stolen.tills;
@@ -147,7 +147,7 @@ impl Kind {
                 let paths = ["/device/roles", "/sync/conflicts?limit=1000", "/sync/audit-logs?limit=1000"];
                 let path = rng.pick(&paths).copied().unwrap_or(paths[0]);
                 let ask = request("GET", path, &one.token, "", None);
-                let mut socket = ground.connect(self.name(), From::ThiefWhoDoesNotRead, victim.gateway).await?;
+                let mut socket = ground.connect(self.name(), AttackOrigin::ThiefWhoDoesNotRead, victim.gateway).await?;
                 socket.send(ask.as_bytes(), SEND).await;
                 if rng.percent(50) {
                     return Some(socket.read_slowly(HOLD).await);
@@ -159,20 +159,20 @@ impl Kind {
             }
             Self::Streams => {
                 let ask = request("GET", "/sync/changes", &one.token, "Accept: text/event-stream\r\n", None);
-                let mut socket = ground.connect(self.name(), From::ThiefWhoDoesNotRead, victim.gateway).await?;
+                let mut socket = ground.connect(self.name(), AttackOrigin::ThiefWhoDoesNotRead, victim.gateway).await?;
                 socket.send(ask.as_bytes(), SEND).await;
                 socket.head().await;
                 sleep(HOLD).await;
                 Some(socket.seen())
             }
             Self::Opens => {
-                let (socket, _) = open(ground, self.name(), From::Thief, victim, one, &json!({})).await?;
+                let (socket, _) = open(ground, self.name(), AttackOrigin::Thief, victim, one, &json!({})).await?;
                 let hold = rng.millis(200, 3_000);
                 Some(socket.hold(hold).await)
             }
             Self::SlowReaders => {
                 let (mut socket, _) =
-                    open(ground, self.name(), From::ThiefWhoDoesNotRead, victim, one, &json!({})).await?;
+                    open(ground, self.name(), AttackOrigin::ThiefWhoDoesNotRead, victim, one, &json!({})).await?;
                 // Everything once more, to be kept for it.
                 let all = json!({ "device_id": one.device, "sync_type": "full" });
                 socket.send(&event("sync_request", &all), SEND).await;
@@ -195,15 +195,15 @@ fn request(method: &str, path: &str, token: &str, more: &str, body: Option<&Valu
 }
 
 async fn rest(
-    ground: &Ground,
+    ground: &AttackGround,
     name: &'static str,
     victim: Victim,
-    who: &Token,
+    who: &DeviceToken,
     method: &str,
     path: &str,
     body: Option<&Value>,
-) -> Came {
-    let mut socket = ground.connect(name, From::Thief, victim.gateway).await?;
+) -> AttemptResult {
+    let mut socket = ground.connect(name, AttackOrigin::Thief, victim.gateway).await?;
     socket.send(request(method, path, &who.token, "", body).as_bytes(), SEND).await;
     socket.answer(LOOKED_AT).await;
     Some(socket.seen())
@@ -215,13 +215,13 @@ fn event(name: &str, data: &Value) -> Vec<u8> {
 
 /// A session of `/ws` that has said `device_online`, and what the node answered to the upgrade.
 async fn open(
-    ground: &Ground,
+    ground: &AttackGround,
     name: &'static str,
-    from: From,
+    from: AttackOrigin,
     victim: Victim,
-    who: &Token,
+    who: &DeviceToken,
     more: &Value,
-) -> Option<(Socket, String)> {
+) -> Option<(AttackSocket, String)> {
     let mut socket = ground.connect(name, from, victim.gateway).await?;
     socket.send(upgrade("/ws", Some(&who.token)).as_bytes(), SEND).await;
     let head = socket.head().await.unwrap_or_default();
@@ -235,14 +235,14 @@ async fn open(
 
 /// As fast as the node takes it, for a while.
 async fn flood(
-    ground: &Ground,
+    ground: &AttackGround,
     name: &'static str,
     victim: Victim,
-    who: &Token,
+    who: &DeviceToken,
     batch: usize,
     mut make: impl FnMut() -> Vec<u8>,
-) -> Came {
-    let (socket, head) = open(ground, name, From::Thief, victim, who, &json!({ "subscribe": [] })).await?;
+) -> AttemptResult {
+    let (socket, head) = open(ground, name, AttackOrigin::Thief, victim, who, &json!({ "subscribe": [] })).await?;
     if !head.starts_with("HTTP/1.1 101") {
         return Some(socket.seen());
     }
@@ -251,9 +251,15 @@ async fn flood(
 }
 
 /// Elections against a master that is well, the role again and again, and a device that leaves and comes.
-async fn elections(ground: &Ground, name: &'static str, victim: Victim, who: &Token, rng: &mut Rng) -> Came {
+async fn elections(
+    ground: &AttackGround,
+    name: &'static str,
+    victim: Victim,
+    who: &DeviceToken,
+    rng: &mut Rng,
+) -> AttemptResult {
     let (mut socket, _) =
-        open(ground, name, From::Thief, victim, who, &json!({ "subscribe": [], "role": "master" })).await?;
+        open(ground, name, AttackOrigin::Thief, victim, who, &json!({ "subscribe": [], "role": "master" })).await?;
     for _ in 0..20 {
         let asks = [
             event("master_election", &json!({ "reason": "failure" })),
@@ -271,14 +277,14 @@ async fn elections(ground: &Ground, name: &'static str, victim: Victim, who: &To
 }
 
 /// From the oldest change on, and everything: once more before the last answer is there.
-async fn resumes(ground: &Ground, name: &'static str, victim: Victim, who: &Token) -> Came {
-    let mut first = ground.connect(name, From::Thief, victim.gateway).await?;
+async fn resumes(ground: &AttackGround, name: &'static str, victim: Victim, who: &DeviceToken) -> AttemptResult {
+    let mut first = ground.connect(name, AttackOrigin::Thief, victim.gateway).await?;
     first.send(request("GET", "/sync/changes?limit=1", &who.token, "", None).as_bytes(), SEND).await;
     let answer = first.answer(LOOKED_AT).await;
     let epoch = answer.split_once("\"cursor\":\"").and_then(|(_, rest)| rest.split_once('.')).map(|(epoch, _)| epoch);
     let Some(epoch) = epoch else { return Some(first.seen()) };
     let cursor = format!("{epoch}.0");
-    let (mut socket, _) = open(ground, name, From::Thief, victim, who, &json!({ "cursor": cursor })).await?;
+    let (mut socket, _) = open(ground, name, AttackOrigin::Thief, victim, who, &json!({ "cursor": cursor })).await?;
     for _ in 0..10 {
         let sync = json!({ "device_id": who.device, "sync_type": "incremental", "cursor": cursor });
         let sent = socket.send(&event("sync_request", &sync), SEND).await;
@@ -290,17 +296,23 @@ async fn resumes(ground: &Ground, name: &'static str, victim: Victim, who: &Toke
 }
 
 /// An Engine.IO connection opened with one token, and used with another and with none.
-async fn sids(ground: &Ground, name: &'static str, victim: Victim, owner: &Token, thief: &Token) -> Came {
+async fn sids(
+    ground: &AttackGround,
+    name: &'static str,
+    victim: Victim,
+    owner: &DeviceToken,
+    thief: &DeviceToken,
+) -> AttemptResult {
     let path = "/socket.io/?EIO=4&transport=polling";
-    let mut first = ground.connect(name, From::Thief, victim.gateway).await?;
+    let mut first = ground.connect(name, AttackOrigin::Thief, victim.gateway).await?;
     first.send(request("GET", path, &owner.token, "", None).as_bytes(), SEND).await;
     let answer = first.answer(LOOKED_AT).await;
     let sid = answer.split_once("\"sid\":\"").and_then(|(_, rest)| rest.split_once('"')).map(|(sid, _)| sid.to_owned());
     let Some(sid) = sid else { return Some(first.seen()) };
     let path = format!("{path}&sid={sid}");
-    let mut seen = Seen::default();
+    let mut seen = AttackReply::default();
     for token in [&thief.token, "none"] {
-        let mut socket = ground.connect(name, From::Thief, victim.gateway).await?;
+        let mut socket = ground.connect(name, AttackOrigin::Thief, victim.gateway).await?;
         socket.send(request("POST", &path, token, "", Some(&json!(0))).as_bytes(), SEND).await;
         socket.answer(LOOKED_AT).await;
         seen.bytes += socket.seen().bytes;

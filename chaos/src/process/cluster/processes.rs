@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::{Cluster, DRAIN, Others, WORKERS, failed};
+use super::{DRAIN, Others, ProcessCluster, WORKERS, failed};
 use crate::mutants;
 
 /// Shorter than a store would have them, so that a run of a minute sees devices come and go.
 const SETTINGS: &[(&str, u64)] =
     &[("request_timeout_ms", 2_000), ("ping_ms", 500), ("lost_ms", 2_000), ("grace_ms", 1_000)];
 
-impl Cluster {
+impl ProcessCluster {
     fn configure(&self, id: u64, whom: Others) -> Result<PathBuf, String> {
         let text = {
             let slots = self.slots.lock();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::super::onlooker::start;
+use super::super::monitor::start;
 use super::{AGAIN, CHANGE, START, Strike, Struck};
 
 impl Strike<'_> {
@@ -27,13 +27,13 @@ impl Strike<'_> {
         world.cluster.set_serving(old, false);
         let path = format!("/system/cluster/nodes/{old}?timeout_ms=10000");
         self.change("DELETE", &path, None, old).await.map_err(|why| {
-            world.recorder.trouble(format!("node {old} could not be removed: {why}"));
+            world.recorder.anomaly(format!("node {old} could not be removed: {why}"));
             why
         })?;
         world.cluster.set_member(old, false);
         world.seen.lock().remove(&old);
         if world.cluster.ended(old, Duration::from_secs(20)).await.is_none() {
-            world.recorder.trouble(format!("node {old} was removed, and did not end within 20 s"));
+            world.recorder.anomaly(format!("node {old} was removed, and did not end within 20 s"));
         }
         sleep(self.lasts).await;
         self.say(format!("node {new} is added"));
@@ -42,7 +42,7 @@ impl Strike<'_> {
         let (raft, gateway) = (address(world.cluster.raft(new))?, address(world.cluster.gateway(new))?);
         let body = json!({ "node": new, "raft": raft, "gateway": gateway, "timeout_ms": 10_000 });
         if let Err(why) = self.change("POST", "/system/cluster/nodes", Some(&body), new).await {
-            world.recorder.trouble(format!("node {new} could not be added: {why}"));
+            world.recorder.anomaly(format!("node {new} could not be added: {why}"));
             world.cluster.kill(new).await;
             return Err(why);
         }
@@ -50,7 +50,7 @@ impl Strike<'_> {
         // From now on it goes through the proxies as well.
         self.stop(new).await;
         if !start(world, new, START).await {
-            world.recorder.trouble(format!("node {new} was added and does not serve"));
+            world.recorder.anomaly(format!("node {new} was added and does not serve"));
         }
         Ok(format!("node {old} was removed, and node {new} added"))
     }

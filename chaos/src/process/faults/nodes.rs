@@ -6,9 +6,9 @@ use tillsync::clock::{Clock, SystemClock};
 use tillsync::model::time::parse_iso;
 use tokio::time::{Instant, sleep};
 
-use super::super::kind::Kind;
-use super::super::onlooker::start;
-use super::super::scenario::Fault;
+use super::super::kind::FaultKind;
+use super::super::monitor::start;
+use super::super::scenario::ScenarioFault;
 use super::super::stall::stall;
 use super::{AGAIN, COME_BACK, START, Strike, Struck, list};
 
@@ -16,18 +16,18 @@ use super::{AGAIN, COME_BACK, START, Strike, Struck, list};
 const HANGS: Duration = Duration::from_millis(500);
 
 impl Strike<'_> {
-    pub(super) async fn nodes(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+    pub(super) async fn nodes(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {
         let world = self.world;
         let names = list(nodes);
         match fault.kind {
-            Kind::Kill => {
+            FaultKind::Kill => {
                 self.say(format!("{names} killed"));
                 futures_util::future::join_all(nodes.iter().map(|id| world.cluster.kill(*id))).await;
                 sleep(self.lasts).await;
                 self.bring_back(nodes).await;
                 Ok(format!("{names} killed"))
             }
-            Kind::Restart => {
+            FaultKind::Restart => {
                 self.say(format!("{names} restarted"));
                 for id in nodes {
                     self.stop(*id).await;
@@ -36,7 +36,7 @@ impl Strike<'_> {
                 self.bring_back(nodes).await;
                 Ok(format!("{names} restarted"))
             }
-            Kind::Pause => {
+            FaultKind::Pause => {
                 self.say(format!("{names} held up"));
                 nodes.iter().for_each(|id| world.cluster.hold(*id, true));
                 sleep(self.lasts).await;
@@ -44,10 +44,10 @@ impl Strike<'_> {
                 self.bring_back(nodes).await;
                 Ok(format!("{names} held up (SIGSTOP)"))
             }
-            Kind::FullDisk => self.full_disk(nodes).await,
-            Kind::SlowDisk => self.slow_disk(fault, nodes).await,
-            Kind::ClockSkew => self.clock_skew(fault, nodes).await,
-            Kind::Members => match nodes {
+            FaultKind::FullDisk => self.full_disk(nodes).await,
+            FaultKind::SlowDisk => self.slow_disk(fault, nodes).await,
+            FaultKind::ClockSkew => self.clock_skew(fault, nodes).await,
+            FaultKind::Members => match nodes {
                 [node] => self.members(*node).await,
                 _ => Err("one node at a time".into()),
             },
@@ -59,8 +59,8 @@ impl Strike<'_> {
     pub(super) async fn stop(&self, node: u64) {
         match self.world.cluster.terminate(node).await {
             Ok(status) if status.success() => {}
-            Ok(status) => self.world.recorder.trouble(format!("node {node} was asked to stop and ended with {status}")),
-            Err(why) => self.world.recorder.trouble(why),
+            Ok(status) => self.world.recorder.anomaly(format!("node {node} was asked to stop and ended with {status}")),
+            Err(why) => self.world.recorder.anomaly(why),
         }
     }
 
@@ -78,7 +78,7 @@ impl Strike<'_> {
             let serves = start(self.world, id, START).await;
             self.world.cluster.release(id);
             if !serves {
-                self.world.recorder.trouble(format!("node {id} does not serve {START:?} after its restart"));
+                self.world.recorder.anomaly(format!("node {id} does not serve {START:?} after its restart"));
             }
         }
         Ok("all nodes restarted, one after the other".into())
@@ -98,7 +98,7 @@ impl Strike<'_> {
         Ok(format!("the disk of {} was full", list(nodes)))
     }
 
-    async fn slow_disk(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+    async fn slow_disk(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {
         let held = Duration::from_millis(fault.latency_ms.unwrap_or(40));
         let what = format!("{} could not write the log for {} ms at a time", list(nodes), held.as_millis());
         self.say(what.clone());
@@ -118,7 +118,7 @@ impl Strike<'_> {
         Ok(format!("{what}, {times} times"))
     }
 
-    async fn clock_skew(&mut self, fault: &Fault, nodes: &[u64]) -> Struck {
+    async fn clock_skew(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {
         let skew = fault.skew_ms.unwrap_or(30_000);
         self.say(format!("the clock of {} is {skew} ms off", list(nodes)));
         let set = |seconds: f64| {

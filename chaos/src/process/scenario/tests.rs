@@ -20,8 +20,8 @@ every_s = 5
 #[test]
 fn a_scenario_is_read_with_its_defaults() {
     let scenario = Scenario::parse(GOOD).unwrap();
-    assert_eq!((scenario.nodes, scenario.load.ws, scenario.load.socketio), (3, 2, Load::default().socketio));
-    assert_eq!((scenario.faults[0].kind, scenario.faults[0].who), (Kind::Kill, Some(Who::Leader)));
+    assert_eq!((scenario.nodes, scenario.load.ws, scenario.load.socketio), (3, 2, Workload::default().socketio));
+    assert_eq!((scenario.faults[0].kind, scenario.faults[0].who), (FaultKind::Kill, Some(FaultScope::Leader)));
     assert_eq!(scenario.outline(), "kill leader");
     assert_eq!(scenario.slo, Slo::default());
 }

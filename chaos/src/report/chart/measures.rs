@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Chart, LEFT, PLOT, SPACE};
-use crate::report::Told;
+use crate::report::ReportData;
 use crate::report::series::Series;
 use crate::report::words::{self, took_us};
 
@@ -39,7 +39,7 @@ impl Chart {
         let _ = write!(self.out, "<path class=\"{class}\" d=\"{path}\"/>");
     }
 
-    pub fn operations(&mut self, told: &Told<'_>, series: &Series) {
+    pub fn operations(&mut self, told: &ReportData<'_>, series: &Series) {
         const HEIGHT: f64 = 130.0;
         self.y += SPACE;
         let gaps = [(told.figures.gap, "gap"), (told.figures.gap_without_majority, "gap away")];

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::Told;
-use super::lanes::{self, Span};
+use super::ReportData;
+use super::lanes::{self, LaneSpan};
 use super::page::esc;
 use super::series::Series;
 use super::words::{self, at_us, took_us};
-use crate::history::Band;
+use crate::history::FaultWindow;
 
 mod measures;
 mod rows;
@@ -21,7 +21,7 @@ const LANE: f64 = 17.0;
 /// Faults drawn, at most.
 const BANDS: usize = 300;
 
-pub fn of(told: &Told<'_>, series: &Series) -> String {
+pub fn of(told: &ReportData<'_>, series: &Series) -> String {
     let mut chart = Chart { out: String::new(), y: 6.0, until_us: told.until_us };
     let led = lanes::thin(lanes::led(told.history, told.until_us), told.until_us);
     let masters = lanes::thin(lanes::masters(told.history, told.until_us), told.until_us);
@@ -56,8 +56,8 @@ pub fn of(told: &Told<'_>, series: &Series) -> String {
 }
 
 /// The picture in words, for who cannot see it.
-fn described(told: &Told<'_>, led: &[Span], masters: &[Span], bands: &[&Band]) -> String {
-    let list = |spans: &[Span]| {
+fn described(told: &ReportData<'_>, led: &[LaneSpan], masters: &[LaneSpan], bands: &[&FaultWindow]) -> String {
+    let list = |spans: &[LaneSpan]| {
         let shown = spans.iter().take(20).map(|span| format!("{} from {}", span.who, at_us(span.from_us)));
         let more = if spans.len() > 20 { ", and more" } else { "" };
         shown.collect::<Vec<_>>().join(", ") + more
@@ -78,8 +78,8 @@ fn described(told: &Told<'_>, led: &[Span], masters: &[Span], bands: &[&Band]) -
 }
 
 /// The longest faults, in order of time.
-fn drawn(bands: &[Band]) -> Vec<&Band> {
-    let mut drawn: Vec<&Band> = bands.iter().collect();
+fn drawn(bands: &[FaultWindow]) -> Vec<&FaultWindow> {
+    let mut drawn: Vec<&FaultWindow> = bands.iter().collect();
     drawn.sort_by_key(|band| std::cmp::Reverse(band.to_us.saturating_sub(band.from_us)));
     drawn.truncate(BANDS);
     drawn.sort_by_key(|band| (band.from_us, band.to_us));
@@ -126,7 +126,14 @@ impl Chart {
     }
 
     /// What each moment was, for a pointer or a key.
-    fn readings(&mut self, series: &Series, led: &[Span], masters: &[Span], bands: &[&Band], bottom: f64) {
+    fn readings(
+        &mut self,
+        series: &Series,
+        led: &[LaneSpan],
+        masters: &[LaneSpan],
+        bands: &[&FaultWindow],
+        bottom: f64,
+    ) {
         self.out.push_str("<g id=\"moments\">");
         for at in 0..series.len() {
             let (from, to) = (at as u64 * series.every_us, (at as u64 + 1) * series.every_us);
@@ -186,7 +193,7 @@ const TICKS: [u64; 13] = [
 ];
 
 /// Who it was at the end of a time.
-fn whoever(spans: &[Span], us: u64) -> Option<&str> {
+fn whoever(spans: &[LaneSpan], us: u64) -> Option<&str> {
     let at = spans.partition_point(|span| span.from_us < us).checked_sub(1)?;
     spans.get(at).map(|span| span.who.as_str())
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Chart, LANE, LEFT, PLOT, SPACE};
-use crate::history::Band;
-use crate::report::Told;
-use crate::report::lanes::Span;
+use crate::history::FaultWindow;
+use crate::report::ReportData;
+use crate::report::lanes::LaneSpan;
 use crate::report::page::esc;
 use crate::report::words::{self, at_us, took_us};
 
@@ -21,7 +21,7 @@ const LETTER: f64 = 6.6;
 
 impl Chart {
     /// Lanes of faults; the columns that they throw on the parts below.
-    pub fn faults(&mut self, bands: &[&Band], all: usize) -> Vec<(String, f64, f64)> {
+    pub fn faults(&mut self, bands: &[&FaultWindow], all: usize) -> Vec<(String, f64, f64)> {
         if bands.is_empty() {
             return Vec::new();
         }
@@ -76,7 +76,7 @@ impl Chart {
         columns
     }
 
-    pub fn leaders(&mut self, told: &Told<'_>, led: &[Span]) {
+    pub fn leaders(&mut self, told: &ReportData<'_>, led: &[LaneSpan]) {
         self.y += SPACE;
         let mut rows: Vec<String> = told.about.nodes.iter().map(|node| format!("node {node}")).collect();
         let unknown: Vec<_> = led.iter().map(|span| &span.who).filter(|who| !rows.contains(who)).cloned().collect();
@@ -95,7 +95,7 @@ impl Chart {
         }
     }
 
-    pub fn masters(&mut self, masters: &[Span]) {
+    pub fn masters(&mut self, masters: &[LaneSpan]) {
         if masters.is_empty() {
             return;
         }

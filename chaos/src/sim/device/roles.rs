@@ -2,37 +2,37 @@
 
 use serde_json::json;
 
-use super::Device;
-use crate::clients::client::{Answer, refuses};
-use crate::clients::{Event, Gone};
-use crate::sim::Talk;
+use super::SimDevice;
+use crate::clients::client::{ClientAnswer, refuses};
+use crate::clients::{ConnectionLost, ReceivedEvent};
+use crate::sim::SimTalk;
 
-impl Device {
+impl SimDevice {
     /// An order by hand: it moves the role whatever the priorities.
-    pub(super) async fn claim_the_role(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    pub(super) async fn claim_the_role(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
         talk.link
             .send("role_change", &json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" }));
-        let is_it = |event: &Event| event.name == "role_change_ack" || refuses(event, "role_change");
+        let is_it = |event: &ReceivedEvent| event.name == "role_change_ack" || refuses(event, "role_change");
         match self.client.answer(talk, is_it).await? {
-            Answer::Event(_) => Ok(()),
-            Answer::Silence => Err(Gone),
+            ClientAnswer::Event(_) => Ok(()),
+            ClientAnswer::Silence => Err(ConnectionLost),
         }
     }
 
     /// Its answer is the election, which all hear of.
-    pub(super) fn call_for_an_election(&self, talk: &mut Talk) {
+    pub(super) fn call_for_an_election(&self, talk: &mut SimTalk) {
         talk.link.send("master_election", &json!({ "reason": "manual", "initiated_by": self.client.name }));
     }
 
     /// Says that it shuts down, hears of the next master if it was one, and is away for a while.
-    pub(super) async fn shut_down(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    pub(super) async fn shut_down(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
         talk.link.send("device_shutdown", &json!({ "device_id": self.client.name, "reason": "closing" }));
-        let is_it = |event: &Event| {
+        let is_it = |event: &ReceivedEvent| {
             (event.name == "acknowledged" && event.data["event"] == json!("device_shutdown"))
                 || refuses(event, "device_shutdown")
         };
         self.client.answer(talk, is_it).await?;
         self.away = self.client.rng.millis(0, 400);
-        Err(Gone)
+        Err(ConnectionLost)
     }
 }

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Device, GUARDED, PLAIN, RECEIPTS, RECORDS};
-use crate::clients::answers::{End, answered, end, error, tells_of_all};
-use crate::clients::client::Answer;
+use super::{GUARDED, PLAIN, RECEIPTS, RECORDS, SimDevice};
+use crate::clients::answers::{AnswerEnd, answered, end, error, tells_of_all};
+use crate::clients::client::ClientAnswer;
 use crate::clients::removals::SEASON;
-use crate::clients::{Event, Gone};
-use crate::history::{Asked, Op, Outcome};
-use crate::sim::Talk;
+use crate::clients::{ConnectionLost, ReceivedEvent};
+use crate::history::{Op, OpOutcome, OpRequest};
+use crate::sim::SimTalk;
 
 /// Tries of one operation.
 const TRIES: u32 = 6;
@@ -16,7 +16,7 @@ const TRIES: u32 = 6;
 const IN_FLIGHT: u64 = 5;
 
 /// A write whose end is not known.
-pub struct Open {
+pub struct UnsettledWrite {
     op: Op,
     /// What is sent.
     ask: Value,
@@ -27,9 +27,9 @@ pub struct Open {
     sent: bool,
 }
 
-impl Device {
+impl SimDevice {
     /// One write, or several that are sent without waiting for each other.
-    pub(super) fn new_writes(&mut self, talk: &Talk) {
+    pub(super) fn new_writes(&mut self, talk: &SimTalk) {
         let count = if self.client.rng.percent(25) { self.client.rng.between(2, IN_FLIGHT) } else { 1 };
         for _ in 0..count {
             let open = self.new_write(talk);
@@ -37,7 +37,7 @@ impl Device {
         }
     }
 
-    fn new_write(&mut self, talk: &Talk) -> Open {
+    fn new_write(&mut self, talk: &SimTalk) -> UnsettledWrite {
         self.written += 1;
         if self.client.rng.percent(4) {
             return self.new_receipt(talk);
@@ -62,20 +62,20 @@ impl Device {
         let table = table.to_owned();
         let asked = if deletes {
             ask["operation"] = json!("delete");
-            Asked::Delete { table, record, request_id: request_id.clone(), base }
+            OpRequest::Delete { table, record, request_id: request_id.clone(), base }
         } else {
             let value = format!("{}-{}", self.client.name, self.written);
             // What was deleted is made anew.
             let gone = known.is_none_or(|known| known.value.is_empty());
             ask["operation"] = json!(if gone { "insert" } else { "update" });
             ask["new_data"] = json!({ "v": value });
-            Asked::Write { table, record, value, request_id: request_id.clone(), base }
+            OpRequest::Write { table, record, value, request_id: request_id.clone(), base }
         };
-        Open { op: self.client.op(talk, asked), ask, request_id, unsure: false, sent: false }
+        UnsettledWrite { op: self.client.op(talk, asked), ask, request_id, unsure: false, sent: false }
     }
 
     /// Two devices draw the same number: what each of them wrote has to stay.
-    fn new_receipt(&mut self, talk: &Talk) -> Open {
+    fn new_receipt(&mut self, talk: &SimTalk) -> UnsettledWrite {
         self.receipts += 1;
         let (record, value) = (self.receipts, format!("{}-{}", self.client.name, self.written));
         let request_id = format!("r{}", self.written);
@@ -83,13 +83,14 @@ impl Device {
             "device_id": self.client.name, "table_name": RECEIPTS, "record_id": record, "request_id": request_id,
             "operation": "insert", "new_data": { "v": value },
         });
-        let asked = Asked::Write { table: RECEIPTS.into(), record, value, request_id: request_id.clone(), base: None };
+        let asked =
+            OpRequest::Write { table: RECEIPTS.into(), record, value, request_id: request_id.clone(), base: None };
         let op = Op { insert: true, ..self.client.op(talk, asked) };
-        Open { op, ask, request_id, unsure: false, sent: false }
+        UnsettledWrite { op, ask, request_id, unsure: false, sent: false }
     }
 
     /// Sends what is open, in its order, and hears what became of it.
-    pub(super) async fn write(&mut self, talk: &mut Talk) -> Result<(), Gone> {
+    pub(super) async fn write(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
         let before: Vec<bool> = self.open.iter().map(|open| open.unsure).collect();
         for open in &mut self.open {
             open.op.tries += 1;
@@ -100,22 +101,22 @@ impl Device {
         }
         let ids: Vec<String> = self.open.iter().map(|open| open.request_id.clone()).collect();
         while self.open.iter().any(|open| open.sent) {
-            let answers = |event: &Event| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
-            let Answer::Event(event) = self.client.answer(talk, answers).await? else { break };
+            let answers = |event: &ReceivedEvent| answered(event).is_some_and(|id| ids.iter().any(|open| open == id));
+            let ClientAnswer::Event(event) = self.client.answer(talk, answers).await? else { break };
             let id = answered(&event).unwrap_or_default();
             let Some(at) = self.open.iter().position(|open| open.sent && open.request_id == id) else { continue };
             let was_unsure = ids.iter().position(|sent| sent == id).is_some_and(|at| before[at]);
             match end(&event) {
-                End::Known(outcome) => {
+                AnswerEnd::Known(outcome) => {
                     let Some(mut open) = self.open.remove(at) else { continue };
-                    open.op.version = event.data["seq"].as_u64().filter(|_| outcome == Outcome::Ok);
+                    open.op.version = event.data["seq"].as_u64().filter(|_| outcome == OpOutcome::Ok);
                     open.op.error = error(&event);
                     open.op.conflict = event.data["conflict_id"].as_u64();
                     // What is refused now may have been applied before, but for an answer that tells of every try.
-                    let doubt = outcome == Outcome::Failed && was_unsure && !tells_of_all(&event);
-                    self.client.finish(open.op, if doubt { Outcome::Unknown } else { outcome });
+                    let doubt = outcome == OpOutcome::Failed && was_unsure && !tells_of_all(&event);
+                    self.client.finish(open.op, if doubt { OpOutcome::Unknown } else { outcome });
                 }
-                End::Again { sure } => {
+                AnswerEnd::Again { sure } => {
                     let open = &mut self.open[at];
                     (open.sent, open.unsure, open.op.error) = (false, was_unsure || !sure, error(&event));
                     // Who is told that nothing was written may leave it at that.
@@ -140,11 +141,11 @@ impl Device {
         let pause = self.client.rng.millis(1, 60);
         self.client.listen(talk, pause).await?;
         // Now and then it looks for another node.
-        if self.client.rng.percent(50) { Err(Gone) } else { Ok(()) }
+        if self.client.rng.percent(50) { Err(ConnectionLost) } else { Ok(()) }
     }
 
-    pub(super) fn give_up(&mut self, open: Open) {
-        let outcome = if open.unsure { Outcome::Unknown } else { Outcome::Failed };
+    pub(super) fn give_up(&mut self, open: UnsettledWrite) {
+        let outcome = if open.unsure { OpOutcome::Unknown } else { OpOutcome::Failed };
         self.client.finish(open.op, outcome);
     }
 }

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::journal::Times;
-use super::shutdown::Chief;
-use super::{Args, Stage};
+use super::shutdown::MasterClient;
+use super::{FailoverArgs, MeasuredCluster};
 use crate::cli::CliResult;
 use crate::cli::bench::clients::{event_name, refused};
 use crate::cli::client::frame::ws_frame;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target};
+use crate::cli::client::{ClientError, ClusterTarget};
 
 /// Devices that one session speaks for.
 const A_SESSION: u32 = 1_000;
@@ -18,7 +18,7 @@ const A_SESSION: u32 = 1_000;
 const AT_ONCE: u32 = 32;
 const ELECTIONS: usize = 40;
 
-pub async fn run(args: &Args, stage: &Stage) -> CliResult<Vec<Value>> {
+pub async fn run(args: &FailoverArgs, stage: &MeasuredCluster) -> CliResult<Vec<Value>> {
     let (mut sessions, mut registered, mut results) = (JoinSet::new(), 0, Vec::new());
     for count in args.devices.iter().copied().filter(|count| *count > 0) {
         while registered < count {
@@ -30,8 +30,8 @@ pub async fn run(args: &Args, stage: &Stage) -> CliResult<Vec<Value>> {
         }
         let (first, second) = (&stage.target.nodes[0], &stage.target.nodes[1]);
         let token = &stage.target.token;
-        let mut one = Chief::come(first, token, "chief-1", r#","priority":100,"role":"master""#).await?;
-        let mut two = Chief::come(second, token, "chief-2", r#","priority":99"#).await?;
+        let mut one = MasterClient::come(first, token, "chief-1", r#","priority":100,"role":"master""#).await?;
+        let mut two = MasterClient::come(second, token, "chief-2", r#","priority":99"#).await?;
         let (mut here, mut there) = (Times::default(), Times::default());
         for _ in 0..ELECTIONS {
             here.add(one.call("master_election", r#"{"reason":"manual"}"#, "master_elected").await?);
@@ -51,7 +51,7 @@ pub async fn run(args: &Args, stage: &Stage) -> CliResult<Vec<Value>> {
 }
 
 /// Devices on a session of their own; they are online while it lives.
-async fn register(target: &Target, from: u32, upto: u32) -> Result<WsSocket, ClientError> {
+async fn register(target: &ClusterTarget, from: u32, upto: u32) -> Result<WsSocket, ClientError> {
     let node = &target.nodes[2 % target.nodes.len()];
     let mut socket = WsSocket::connect(node, &target.token).await?;
     let (mut sent, mut done) = (from, from);

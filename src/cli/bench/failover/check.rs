@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Stage;
+use super::MeasuredCluster;
 use super::crew::TABLE;
-use super::journal::Acked;
+use super::journal::AckedWrite;
 use crate::cli::client::rest::FeedChange;
-use crate::cli::{CliResult, Failure};
+use crate::cli::{CliResult, CommandError};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Writes lost and writes doubled, on the node that has the most of either.
-pub async fn all(stage: &Stage, acked: &[Acked]) -> CliResult<(u64, u64)> {
+pub async fn all(stage: &MeasuredCluster, acked: &[AckedWrite]) -> CliResult<(u64, u64)> {
     let newest = acked.iter().map(|ack| ack.seq).max().unwrap_or(0);
     let (mut lost, mut doubled) = (0, 0);
     for node in &stage.target.nodes {
@@ -26,7 +26,7 @@ pub async fn all(stage: &Stage, acked: &[Acked]) -> CliResult<(u64, u64)> {
                 break feed;
             }
             if Instant::now() >= end {
-                return Err(Failure::new(format!("{node} does not come up to change {newest}")));
+                return Err(CommandError::new(format!("{node} does not come up to change {newest}")));
             }
         };
         let found = compare(&feed, acked);
@@ -35,12 +35,12 @@ pub async fn all(stage: &Stage, acked: &[Acked]) -> CliResult<(u64, u64)> {
     Ok((lost, doubled))
 }
 
-fn compare(feed: &[FeedChange], acked: &[Acked]) -> (u64, u64) {
+fn compare(feed: &[FeedChange], acked: &[AckedWrite]) -> (u64, u64) {
     let mut there: HashMap<i64, Vec<u64>> = HashMap::with_capacity(feed.len());
     for change in feed {
         there.entry(change.record_id).or_default().push(change.seq);
     }
-    let is_lost = |ack: &&Acked| there.get(&ack.record).is_none_or(|seqs| !seqs.contains(&ack.seq));
+    let is_lost = |ack: &&AckedWrite| there.get(&ack.record).is_none_or(|seqs| !seqs.contains(&ack.seq));
     let lost = acked.iter().filter(is_lost).count();
     let doubled = there.values().filter(|seqs| seqs.len() > 1).count();
     (lost as u64, doubled as u64)
@@ -61,7 +61,7 @@ mod tests {
             device_id: None,
             timestamp: None,
         };
-        let ack = |record, seq| Acked { at: Instant::now(), client: 0, record, seq };
+        let ack = |record, seq| AckedWrite { at: Instant::now(), client: 0, record, seq };
         let acked = [ack(7, 1), ack(8, 2)];
         assert_eq!(compare(&[change(1, 7), change(2, 8)], &acked), (0, 0));
         assert_eq!(compare(&[change(1, 7)], &acked), (1, 0));

@@ -8,13 +8,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{Acked, Journal};
-use crate::cli::bench::clients::{self, Client, Wants, event_name, number_after};
+use super::journal::{AckedWrite, WriteJournal};
+use crate::cli::bench::clients::{self, BenchClient, Subscription, event_name, number_after};
 use crate::cli::client::frame::ws_frame;
 use crate::cli::client::link::event_of;
 use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, Target};
-use crate::cli::{CliResult, Failure};
+use crate::cli::client::{ClientError, ClusterTarget};
+use crate::cli::{CliResult, CommandError};
 
 pub const TABLE: &str = "failover";
 /// Records of one writer.
@@ -24,16 +24,16 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// Before a refused write is sent again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub struct Crew {
-    journal: Arc<Mutex<Journal>>,
+pub struct WriterCrew {
+    journal: Arc<Mutex<WriteJournal>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
     clients: u32,
 }
 
-impl Crew {
-    pub async fn start(target: &Target, count: u32) -> CliResult<Self> {
-        let (journal, stop) = (Arc::new(Mutex::new(Journal::default())), CancellationToken::new());
+impl WriterCrew {
+    pub async fn start(target: &ClusterTarget, count: u32) -> CliResult<Self> {
+        let (journal, stop) = (Arc::new(Mutex::new(WriteJournal::default())), CancellationToken::new());
         let mut tasks = JoinSet::new();
         for place in 0..target.nodes.len() {
             let listener = Listener { target: target.clone(), place, journal: journal.clone() };
@@ -42,7 +42,7 @@ impl Crew {
             tasks.spawn(async move { stop.run_until_cancelled(listener.run(socket)).await.unwrap_or_default() });
         }
         for client in clients::clients(target, "failover", count) {
-            let writer = Writer { client, target: target.clone(), journal: journal.clone(), stop: stop.clone() };
+            let writer = CrewWriter { client, target: target.clone(), journal: journal.clone(), stop: stop.clone() };
             tasks.spawn(writer.run());
         }
         Ok(Self { journal, tasks, stop, clients: count })
@@ -65,7 +65,7 @@ impl Crew {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(Failure::new(format!("{writes} of {} clients write again", self.clients)));
+                return Err(CommandError::new(format!("{writes} of {} clients write again", self.clients)));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -108,7 +108,7 @@ impl Crew {
     }
 
     /// Ends all; what was acknowledged.
-    pub async fn stop(mut self) -> Vec<Acked> {
+    pub async fn stop(mut self) -> Vec<AckedWrite> {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         std::mem::take(&mut self.journal.lock().acked)
@@ -117,9 +117,9 @@ impl Crew {
 
 /// A client that could be master, on its node whenever that is there.
 struct Listener {
-    target: Target,
+    target: ClusterTarget,
     place: usize,
-    journal: Arc<Mutex<Journal>>,
+    journal: Arc<Mutex<WriteJournal>>,
 }
 
 impl Listener {
@@ -151,25 +151,25 @@ impl Listener {
     }
 }
 
-struct Writer {
-    client: Client,
-    target: Target,
-    journal: Arc<Mutex<Journal>>,
+struct CrewWriter {
+    client: BenchClient,
+    target: ClusterTarget,
+    journal: Arc<Mutex<WriteJournal>>,
     stop: CancellationToken,
 }
 
-enum Answer {
+enum WriteAnswer {
     Acked(u64),
     Refused(String),
 }
 
-impl Writer {
+impl CrewWriter {
     async fn run(self) {
         let (mut socket, mut turn, mut number) = (None, self.client.index as usize, 0i64);
         while !self.stop.is_cancelled() {
             let Some(connected) = &mut socket else {
                 let node = &self.target.nodes[turn % self.target.nodes.len()];
-                match clients::connect(&self.client, node, &self.target.token, &Wants::Nothing).await {
+                match clients::connect(&self.client, node, &self.target.token, &Subscription::Nothing).await {
                     Ok(new) => socket = Some(new),
                     Err(_) => {
                         turn += 1;
@@ -181,12 +181,12 @@ impl Writer {
             // The same request until it is acknowledged: it must not count twice.
             let record = i64::from(self.client.index) * RECORDS + number;
             match self.write(connected, record).await {
-                Ok(Answer::Acked(seq)) => {
-                    let ack = Acked { at: Instant::now(), client: self.client.index, record, seq };
+                Ok(WriteAnswer::Acked(seq)) => {
+                    let ack = AckedWrite { at: Instant::now(), client: self.client.index, record, seq };
                     self.journal.lock().acked.push(ack);
                     number += 1;
                 }
-                Ok(Answer::Refused(why)) => {
+                Ok(WriteAnswer::Refused(why)) => {
                     self.journal.lock().refused.push((Instant::now(), why));
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -198,7 +198,7 @@ impl Writer {
         }
     }
 
-    async fn write(&self, socket: &mut WsSocket, record: i64) -> Result<Answer, ClientError> {
+    async fn write(&self, socket: &mut WsSocket, record: i64) -> Result<WriteAnswer, ClientError> {
         let device = &self.client.device;
         let data = format!(
             r#"{{"device_id":"{device}","table_name":"{TABLE}","record_id":{record},"request_id":"f{record}","new_data":{{"n":{record}}}}}"#
@@ -209,7 +209,7 @@ impl Writer {
             match event_name(&text) {
                 "acknowledged" if number_after(&text, r#""record_id":"#) == u64::try_from(record).ok() => {
                     if let Some(seq) = number_after(&text, r#""seq":"#) {
-                        return Ok(Answer::Acked(seq));
+                        return Ok(WriteAnswer::Acked(seq));
                     }
                 }
                 "error" => {
@@ -217,7 +217,7 @@ impl Writer {
                     // What all are told is no answer to this.
                     if event.as_ref().is_some_and(|e| e.text("event") == Some("data_update")) {
                         let why = event.and_then(|e| e.error()).map_or_else(String::new, |(_, why)| why);
-                        return Ok(Answer::Refused(why));
+                        return Ok(WriteAnswer::Refused(why));
                     }
                 }
                 _ => {}

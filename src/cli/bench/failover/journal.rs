@@ -13,7 +13,7 @@ const BEGINS: Duration = Duration::from_millis(250);
 
 /// An acknowledged write.
 #[derive(Clone, Copy, Debug)]
-pub struct Acked {
+pub struct AckedWrite {
     pub at: Instant,
     pub client: u32,
     pub record: i64,
@@ -21,16 +21,16 @@ pub struct Acked {
 }
 
 #[derive(Debug, Default)]
-pub struct Journal {
+pub struct WriteJournal {
     /// In the order in which they came.
-    pub acked: Vec<Acked>,
+    pub acked: Vec<AckedWrite>,
     /// Requests that were answered with an error, and when.
     pub refused: Vec<(Instant, String)>,
     /// Who heard of which master, and when: the node of the client.
     pub elected: Vec<(Instant, usize)>,
 }
 
-impl Journal {
+impl WriteJournal {
     /// The longest pause between two acknowledgements of these clients around `at` or right after it, and how long
     /// after `at` it ended.
     pub fn pause_after(&self, at: Instant, of: impl Fn(u32) -> bool) -> (Duration, Duration) {
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn the_pause_is_the_longest_that_ends_after_the_fault() {
         let start = Instant::now();
-        let mut journal = Journal::default();
+        let mut journal = WriteJournal::default();
         // An acknowledgement that was on its way when the fault came is not the end of the outage.
         for (at, client) in [(0, 0), (40, 1), (101, 0), (480, 1), (490, 0), (500, 0), (2_000, 0), (2_001, 1)] {
             let at = start + Duration::from_millis(at);
-            journal.acked.push(Acked { at, client, record: 0, seq: 0 });
+            journal.acked.push(AckedWrite { at, client, record: 0, seq: 0 });
         }
         let fault = start + Duration::from_millis(100);
         let all = journal.pause_after(fault, |_| true);

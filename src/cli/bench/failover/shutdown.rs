@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::crew::Crew;
+use super::crew::WriterCrew;
 use super::journal::Times;
-use super::{Args, REST, Stage, ms};
+use super::{FailoverArgs, MeasuredCluster, REST, ms};
 use crate::cli::CliResult;
 use crate::cli::bench::clients::{event_name, refused};
 use crate::cli::client::frame::ws_frame;
@@ -16,12 +16,12 @@ use crate::cli::client::{ClientError, NodeUrl};
 use crate::cli::local::Supervisor;
 
 /// A client that is to be master.
-pub struct Chief {
+pub struct MasterClient {
     pub id: String,
     socket: WsSocket,
 }
 
-impl Chief {
+impl MasterClient {
     pub async fn come(node: &NodeUrl, token: &str, id: &str, ask: &str) -> Result<Self, ClientError> {
         let mut chief = Self { id: id.to_owned(), socket: WsSocket::connect(node, token).await? };
         chief.online(ask).await?;
@@ -53,11 +53,16 @@ impl Chief {
     }
 }
 
-pub async fn run(args: &Args, stage: &Stage, nodes: &mut Supervisor, crew: &Crew) -> CliResult<Value> {
+pub async fn run(
+    args: &FailoverArgs,
+    stage: &MeasuredCluster,
+    nodes: &mut Supervisor,
+    crew: &WriterCrew,
+) -> CliResult<Value> {
     let (first, second) = (&stage.target.nodes[0], &stage.target.nodes[1]);
     let token = &stage.target.token;
-    let mut present = Chief::come(first, token, "chief-1", r#","priority":100,"role":"master""#).await?;
-    let mut next = Chief::come(second, token, "chief-2", r#","priority":99"#).await?;
+    let mut present = MasterClient::come(first, token, "chief-1", r#","priority":100,"role":"master""#).await?;
+    let mut next = MasterClient::come(second, token, "chief-2", r#","priority":99"#).await?;
     let (mut pauses, mut answers, mut failed) = (Times::default(), Times::default(), 0);
     for round in 1..=args.kills {
         stage.settled(nodes).await?;

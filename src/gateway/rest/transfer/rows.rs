@@ -38,7 +38,7 @@ pub struct SyncRow {
 
 /// A row of `master_election_logs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ElectionRow {
+pub struct TransferredElection {
     pub id: u64,
     pub previous_master_id: Option<String>,
     pub new_master_id: String,
@@ -108,8 +108,8 @@ fn some(text: String) -> Option<String> {
     Some(text).filter(|t| !t.is_empty())
 }
 
-pub(super) fn election_of(e: Election) -> ElectionRow {
-    ElectionRow {
+pub(super) fn election_of(e: Election) -> TransferredElection {
+    TransferredElection {
         id: e.id,
         election_reason: reason_name(e.reason()).to_owned(),
         at_ms: e.at_ms,
@@ -158,7 +158,7 @@ pub(super) fn to_device(row: WithState) -> ImportDevice {
     ImportDevice { device: Some(device), sync }
 }
 
-pub(super) fn to_election(e: ElectionRow) -> Election {
+pub(super) fn to_election(e: TransferredElection) -> Election {
     let reasons = [ElectionReason::Shutdown, ElectionReason::Failure, ElectionReason::Manual];
     let reason = reasons.into_iter().find(|r| reason_name(*r) == e.election_reason).unwrap_or(ElectionReason::Manual);
     Election {

@@ -20,7 +20,7 @@ const PAUSE_MAX: u32 = 1024;
 /// Learns from one batch to the next whether waiting pays: it does when clients ask again as soon as they are
 /// answered, and not when requests come at their own times.
 #[derive(Default)]
-pub struct Gather {
+pub struct AdaptiveLinger {
     /// How many commands will be here when all who were answered have asked again.
     expected: usize,
     /// The next batch waits until then.
@@ -32,7 +32,7 @@ pub struct Gather {
     pause: u32,
 }
 
-impl Gather {
+impl AdaptiveLinger {
     /// A batch leaves.
     pub fn leaves(&mut self, now: Instant) {
         self.left = Some(now);
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn one_client_alone_never_waits() {
-        let (mut gather, mut now) = (Gather::default(), Instant::now());
+        let (mut gather, mut now) = (AdaptiveLinger::default(), Instant::now());
         for _ in 0..100 {
             assert_eq!(gather.waits(1, now), None);
             gather.leaves(now);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn two_halves_of_the_clients_become_one_batch() {
-        let (mut gather, now) = (Gather::default(), Instant::now());
+        let (mut gather, now) = (AdaptiveLinger::default(), Instant::now());
         gather.leaves(now);
         gather.finished(8, 8, now + MS);
         assert_eq!(gather.waits(8, now + MS), Some(now + 3 * MS));
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn waiting_lasts_no_longer_than_twice_the_last_batch_and_ten_milliseconds() {
         for (took, patience) in [(0, 1), (3, 6), (400, 10)] {
-            let (mut gather, begun) = (Gather::default(), Instant::now());
+            let (mut gather, begun) = (AdaptiveLinger::default(), Instant::now());
             gather.leaves(begun);
             let now = begun + took * MS;
             gather.finished(8, 8, now);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn who_does_not_ask_again_costs_ever_fewer_waits() {
-        let (mut gather, mut now, mut waits) = (Gather::default(), Instant::now(), 0);
+        let (mut gather, mut now, mut waits) = (AdaptiveLinger::default(), Instant::now(), 0);
         for _ in 0..10_000 {
             gather.leaves(now);
             gather.finished(8, 4, now);

@@ -9,11 +9,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batcher::{Batcher, Ended};
-use super::outbox::Outbox;
-use crate::consensus::node::Node;
-use crate::consensus::place::Place;
-use crate::consensus::transport::{Identity, Lane, LinkError, PeerStats, Streaming, Transport};
+use super::batcher::{Batcher, LeadEnd};
+use super::pending_proposals::PendingProposals;
+use crate::consensus::leadership::LeadershipWatch;
+use crate::consensus::node::RaftNode;
+use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
 
@@ -41,18 +41,18 @@ struct Hint {
     until: Instant,
 }
 
-pub struct Proposer {
-    pub node: Arc<Node>,
-    pub identity: Arc<Identity>,
-    pub transport: Arc<dyn Transport>,
+pub struct ProposalForwarder {
+    pub node: Arc<RaftNode>,
+    pub identity: Arc<NodeIdentity>,
+    pub transport: Arc<dyn PeerTransport>,
     pub stats: Arc<PeerStats>,
-    pub outbox: Arc<Outbox>,
+    pub pending_proposals: Arc<PendingProposals>,
     pub batcher: Batcher,
     pub wake: Arc<Notify>,
     pub stop: CancellationToken,
 }
 
-impl Proposer {
+impl ProposalForwarder {
     /// Runs until the node stops.
     pub async fn run(self) {
         let mut hint: Option<Hint> = None;
@@ -66,16 +66,16 @@ impl Proposer {
                 Route::Here(term) => {
                     hint = None;
                     match self.batcher.lead(term).await {
-                        Ended::Transfer { to } => {
+                        LeadEnd::Transfer { to } => {
                             given_away = Some(term);
                             hint = Some(self.hint(to));
                             SOON
                         }
-                        Ended::Lost { leader } => {
+                        LeadEnd::Lost { leader } => {
                             hint = leader.filter(|leader| *leader != self.identity.node).map(|to| self.hint(to));
                             SOON
                         }
-                        Ended::Lease => BACKOFF_MIN,
+                        LeadEnd::Lease => BACKOFF_MIN,
                     }
                 }
                 Route::There(leader) => match self.forward(leader).await {
@@ -95,15 +95,15 @@ impl Proposer {
             };
             self.pause(&mut place, pause).await;
         }
-        self.outbox.close();
+        self.pending_proposals.close();
     }
 
     fn hint(&self, leader: u64) -> Hint {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
-    fn route(&self, place: &mut Place, hint: Option<Hint>, given_away: Option<u64>) -> Route {
-        let now = place.seen();
+    fn route(&self, place: &mut LeadershipWatch, hint: Option<Hint>, given_away: Option<u64>) -> Route {
+        let now = place.current();
         if let Some(term) = now.leading
             && now.leading != given_away
             && self.batcher.clock.may_lead()
@@ -117,25 +117,25 @@ impl Proposer {
     }
 
     /// Waits, but not past news about who leads.
-    async fn pause(&self, place: &mut Place, duration: Duration) {
+    async fn pause(&self, place: &mut LeadershipWatch, duration: Duration) {
         if duration.is_zero() {
             return;
         }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
-            () = place.news(duration) => {}
+            () = place.changed_within(duration) => {}
         }
     }
 
     /// Sends commands to `leader` over one stream until it is no longer the one.
     async fn forward(&self, leader: u64) -> Forwarded {
         let Some(member) = self.node.members().remove(&leader) else { return Forwarded::Broken };
-        let generation = self.outbox.rewind();
+        let attempt = self.pending_proposals.restart_from_oldest();
         let mut place = self.node.place();
-        let before = place.seen().leader;
-        let link = self.transport.link(leader, &member, Lane::Data);
-        let requests = self.requests(generation, self.identity.handshake(leader));
+        let before = place.current().leader;
+        let link = self.transport.link(leader, &member, ConnectionClass::Data);
+        let requests = self.requests(attempt, self.identity.handshake(leader));
         let opened = tokio::time::timeout(OPEN_STREAM, link.propose(requests)).await;
         let mut answers = match opened.unwrap_or(Err(LinkError::Timeout)) {
             Ok(answers) => answers,
@@ -164,7 +164,7 @@ impl Proposer {
             match response {
                 Some(Ok(response)) => {
                     self.stats.heard(leader);
-                    if let Some(elsewhere) = self.take(generation, response) {
+                    if let Some(elsewhere) = self.take(attempt, response) {
                         return elsewhere;
                     }
                 }
@@ -178,22 +178,22 @@ impl Proposer {
     }
 
     /// The messages to the leader: the handshake at once, then what is ready as it comes.
-    fn requests(&self, generation: u64, handshake: Handshake) -> Streaming<ProposeRequest> {
-        let start = (self.outbox.clone(), self.wake.clone(), Some(handshake));
-        stream::unfold(start, move |(outbox, wake, mut handshake)| async move {
+    fn requests(&self, attempt: u64, handshake: Handshake) -> Streaming<ProposeRequest> {
+        let start = (self.pending_proposals.clone(), self.wake.clone(), Some(handshake));
+        stream::unfold(start, move |(pending_proposals, wake, mut handshake)| async move {
             if let Some(handshake) = handshake.take() {
                 let greeting = ProposeRequest { handshake: Some(handshake), proposals: Vec::new() };
-                return Some((greeting, (outbox, wake, None)));
+                return Some((greeting, (pending_proposals, wake, None)));
             }
             loop {
-                let Some(taken) = outbox.take(generation, MESSAGE_COMMANDS, MESSAGE_BYTES) else {
+                let Some(taken) = pending_proposals.next_to_send(attempt, MESSAGE_COMMANDS, MESSAGE_BYTES) else {
                     // The wake-up was for whoever came after this stream.
                     wake.notify_one();
                     return None;
                 };
                 if !taken.is_empty() {
                     let proposals = taken.into_iter().map(|(id, command)| Proposal { id, command }).collect();
-                    return Some((ProposeRequest { handshake: None, proposals }, (outbox, wake, None)));
+                    return Some((ProposeRequest { handshake: None, proposals }, (pending_proposals, wake, None)));
                 }
                 wake.notified().await;
             }
@@ -202,7 +202,7 @@ impl Proposer {
     }
 
     /// Hands out a message's answers. Tells where to go if it says so.
-    fn take(&self, generation: u64, response: ProposeResponse) -> Option<Forwarded> {
+    fn take(&self, attempt: u64, response: ProposeResponse) -> Option<Forwarded> {
         let mut elsewhere = None;
         let mut applied = Vec::with_capacity(response.answers.len());
         let mut turned_away = Vec::new();
@@ -222,8 +222,8 @@ impl Proposer {
                 Some(Answer::Unknown(_)) | None => elsewhere = elsewhere.or(Some(Forwarded::Elsewhere(None))),
             }
         }
-        self.outbox.applied(applied);
-        self.outbox.turned_away(generation, turned_away);
+        self.pending_proposals.applied(applied);
+        self.pending_proposals.turned_away(attempt, turned_away);
         elsewhere
     }
 }

@@ -1,6 +1,6 @@
 //! What a node has to propose by itself: pure decisions, carried out by `cluster::coordinator`.
 
-use super::election::decide::{Action, Limits, View, decide};
+use super::election::decide::{Action, LeaderView, Limits, decide};
 use super::state::State;
 use crate::limits;
 use crate::proto::command::Intent;
@@ -29,8 +29,8 @@ impl Default for Retention {
     }
 }
 
-/// The leader's duties now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
-pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
+/// The leader's background tasks now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
+pub fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &u64| view.lost_in(*node) == Some(0);
     let lost =
         view.state.nodes_with_devices().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
@@ -49,11 +49,11 @@ pub fn of_leader(view: &View<'_>, retention: Retention) -> Vec<Action> {
 }
 
 /// How long until the devices that are present on a node are offline for its silence, at the earliest. Milliseconds.
-pub fn next_loss(view: &View<'_>) -> Option<u64> {
+pub fn next_loss(view: &LeaderView<'_>) -> Option<u64> {
     view.state.nodes_with_devices().filter_map(|node| view.lost_in(node)).min()
 }
 
-impl View<'_> {
+impl LeaderView<'_> {
     /// `None`: never, it is this node.
     fn lost_in(&self, node: u64) -> Option<u64> {
         if node == self.me {
@@ -120,14 +120,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::election::decide::NodeView;
-    use super::super::properties::{Bench, online};
+    use super::super::properties::{StateUnderTest, online};
     use super::*;
     use crate::proto::NodeBooted;
 
-    /// The duties of node 1 and when the next node is lost, as it sees node 2.
-    fn duties(b: &Bench, two: NodeView, leading_ms: u64, retention: Retention) -> (Vec<Action>, Option<u64>) {
+    /// The background tasks of node 1 and when the next node is lost, as it sees node 2.
+    fn duties(b: &StateUnderTest, two: NodeView, leading_ms: u64, retention: Retention) -> (Vec<Action>, Option<u64>) {
         let nodes = BTreeMap::from([(2, two)]);
-        let view = View {
+        let view = LeaderView {
             state: &b.state,
             me: 1,
             term: 0,
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_silent_node_is_lost_after_the_full_time_and_one_where_nobody_listens_after_the_grace() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("a", 0, Role::Master));
         b.run_at(2, online("b", 0, Role::Client));
         let due = |silent_ms, refused, leading_ms| {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_node_brings_its_device_back_when_the_cluster_calls_it_offline() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         let duty = of_node(&b.state, 1, "node-1").unwrap();
         b.ok(duty);
         assert_eq!(of_node(&b.state, 1, "node-1"), None);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_restart_ends_a_nodes_sessions_but_not_its_own_device() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         let duty = of_node(&b.state, 1, "node-1").unwrap();
         b.ok(duty);
         b.ok(online("till", 20, Role::Master));
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn resolved_conflicts_and_elections_go_when_there_are_more_than_are_kept() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("a", 0, Role::Master));
         b.ok(online("b", 0, Role::Client));
         let retention = Retention { conflicts: 100, elections: 50, ..Retention::default() };
@@ -218,15 +218,15 @@ mod tests {
             (meta.resolved_head - meta.resolved_compacted, meta.election_head - meta.election_dropped),
             (100, 50)
         );
-        let kept = |kind: fn(&super::super::tables::Key) -> bool| b.tables.rows().keys().filter(|k| kind(k)).count();
-        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Conflict(_))), 100);
-        assert_eq!(kept(|k| matches!(k, super::super::tables::Key::Election(_))), 50);
+        let kept = |kind: fn(&super::super::tables::RowKey) -> bool| b.tables.rows().keys().filter(|k| kind(k)).count();
+        assert_eq!(kept(|k| matches!(k, super::super::tables::RowKey::Conflict(_))), 100);
+        assert_eq!(kept(|k| matches!(k, super::super::tables::RowKey::Election(_))), 50);
         assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
     }
 
     #[test]
     fn compaction_goes_on_until_the_limits_hold() {
-        let mut b = Bench::new();
+        let mut b = StateUnderTest::new();
         b.ok(online("a", 0, Role::Master));
         let retention = Retention { changes: 100, audit_rows: 200, ..Retention::default() };
         for n in 0..3_000 {

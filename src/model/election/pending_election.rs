@@ -3,18 +3,18 @@
 use super::{Trigger, Triggered, is_candidate, method_name, reason_name};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
-use crate::model::state::{Fail, State, refuse};
-use crate::proto::outcome::Result as Given;
+use crate::model::state::{ApplyError, State, refuse};
+use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Ballot, Done as Nothing, ElectionFailed, ElectionStarted, HandBack, LeaderHere, LeadershipReturn, MasterElected,
-    Role, Settled,
+    ElectionFailed, ElectionOutcome, ElectionStarted, Empty, LeaderAnnounced, LeaderTransferBack, MasterElected,
+    PendingElection, Role, TransferBack,
 };
 
 pub(super) const NOBODY: &str = "no device can be master: a manual election is needed";
 /// Candidates given up that are remembered; there is no time for more.
 const GIVEN_UP: usize = 64;
 
-impl Ballot {
+impl PendingElection {
     fn trigger(&self) -> Trigger {
         Trigger {
             reason: self.reason(),
@@ -32,8 +32,8 @@ impl Ballot {
 impl State {
     /// Elects, if the winner is at home where the leader is; else an election is under way from now on. A trigger
     /// that comes while one is joins it, but an order goes before a ranking.
-    pub(super) fn trigger(&mut self, trigger: Trigger) -> Result<Triggered, Fail> {
-        if let Some(open) = &self.meta.ballot {
+    pub(super) fn trigger(&mut self, trigger: Trigger) -> Result<Triggered, ApplyError> {
+        if let Some(open) = &self.meta.pending_election {
             if trigger.named.is_empty() || trigger.named == open.named {
                 return Ok(Triggered::Open(open.id));
             }
@@ -42,8 +42,8 @@ impl State {
                 return refuse(Code::RoleChange, why);
             }
         }
-        self.meta.ballot_head += 1;
-        let id = self.meta.ballot_head;
+        self.meta.pending_election_head += 1;
+        let id = self.meta.pending_election_head;
         let named = self.devices.get(&trigger.named).filter(|d| is_candidate(d));
         let winner = if trigger.named.is_empty() { self.first_candidate(&trigger.except) } else { named };
         let Some(winner) = winner.map(|d| (d.device_id.clone(), d.home)) else {
@@ -51,15 +51,15 @@ impl State {
             return Ok(Triggered::Failed(id));
         };
         if self.leads(winner.1) {
-            return Ok(Triggered::Elected(self.crown(&winner.0, &trigger, id)));
+            return Ok(Triggered::Elected(self.make_master(&winner.0, &trigger, id)));
         }
-        self.open_ballot(id, trigger);
+        self.open_pending_election(id, trigger);
         Ok(Triggered::Open(id))
     }
 
-    fn open_ballot(&mut self, id: u64, trigger: Trigger) -> &mut Ballot {
-        self.stir();
-        self.meta.ballot.insert(Ballot {
+    fn open_pending_election(&mut self, id: u64, trigger: Trigger) -> &mut PendingElection {
+        self.notify_coordinator();
+        self.meta.pending_election.insert(PendingElection {
             id,
             reason: trigger.reason.into(),
             method: trigger.method.into(),
@@ -70,7 +70,7 @@ impl State {
             by: trigger.by,
             quiet: trigger.quiet,
             principal: trigger.principal.or_else(|| self.txn.principal.clone()),
-            ..Ballot::default()
+            ..PendingElection::default()
         })
     }
 
@@ -79,117 +79,120 @@ impl State {
         node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
     }
 
-    pub(crate) fn leader_here(&mut self, c: LeaderHere, node: u64) -> Given {
+    pub(crate) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
         // Said by one that has lost leadership meanwhile: another one's entry carries it.
         if c.raft_term == self.txn.term {
             let before = std::mem::replace(&mut self.meta.leader, node);
             self.meta.leader_term = c.raft_term;
-            self.meta.stalled = false;
+            self.meta.needs_manual_election = false;
             // Leadership has come home, or has just left: tries to bring it back are counted from there on.
             if self.master().is_none_or(|master| master.home == node || master.home == before) {
-                self.meta.hand_back = None;
+                self.meta.transfer_back = None;
             }
-            self.stir();
+            self.notify_coordinator();
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
-    pub(crate) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Given {
-        let new = c.ballot == 0 && self.meta.ballot.is_none() && c.if_term == self.meta.term;
-        if !self.leads(node) || !(new || self.is_open(c.ballot)) {
-            return Given::Done(Nothing {});
+    pub(crate) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Reply {
+        let new = c.pending_election == 0 && self.meta.pending_election.is_none() && c.if_term == self.meta.term;
+        if !self.leads(node) || !(new || self.is_open(c.pending_election)) {
+            return Reply::Done(Empty {});
         }
         if new {
-            self.meta.ballot_head += 1;
+            self.meta.pending_election_head += 1;
             let (reason, method, except) = (c.reason(), c.method(), c.except.clone());
             let why = reason_name(reason).to_owned();
-            self.open_ballot(self.meta.ballot_head, Trigger { reason, method, except, why, ..Trigger::default() });
+            self.open_pending_election(
+                self.meta.pending_election_head,
+                Trigger { reason, method, except, why, ..Trigger::default() },
+            );
         }
         let now = self.meta.now_ms;
-        let Some(ballot) = &mut self.meta.ballot else { return Given::Done(Nothing {}) };
-        if !c.given_up.is_empty() && ballot.given_up.len() < GIVEN_UP {
-            ballot.given_up.push(c.given_up.clone());
+        let Some(pending_election) = &mut self.meta.pending_election else { return Reply::Done(Empty {}) };
+        if !c.given_up.is_empty() && pending_election.given_up.len() < GIVEN_UP {
+            pending_election.given_up.push(c.given_up.clone());
         }
-        ballot.winner.clone_from(&c.winner);
-        (ballot.tries, ballot.tried_ms) = (c.tries, now);
+        pending_election.winner.clone_from(&c.winner);
+        (pending_election.tries, pending_election.tried_ms) = (c.tries, now);
         let mut details = format!(
             "Election {}: {} is to be master, try {} ({}, {})",
-            ballot.id,
+            pending_election.id,
             c.winner,
             c.tries,
-            reason_name(ballot.reason()),
-            method_name(ballot.method())
+            reason_name(pending_election.reason()),
+            method_name(pending_election.method())
         );
         if !c.given_up.is_empty() {
             details += &format!("; {} was given up", c.given_up);
         }
-        let principal = self.meta.ballot.as_ref().and_then(|open| open.principal.clone());
+        let principal = self.meta.pending_election.as_ref().and_then(|open| open.principal.clone());
         let asking = self.asked_by(&principal);
         let unchanged = c.winner == self.meta.master;
         self.audit_row("election_started", "elect", false, &c.winner, details, unchanged);
         self.txn.principal = asking;
-        self.stir();
-        Given::Done(Nothing {})
+        self.notify_coordinator();
+        Reply::Done(Empty {})
     }
 
-    fn is_open(&self, ballot: u64) -> bool {
-        self.meta.ballot.as_ref().is_some_and(|open| open.id == ballot)
+    fn is_open(&self, pending_election: u64) -> bool {
+        self.meta.pending_election.as_ref().is_some_and(|open| open.id == pending_election)
     }
 
-    pub(crate) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Given {
+    pub(crate) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Reply {
         let at_home = self.devices.get(&c.winner).is_some_and(|d| is_candidate(d) && d.home == node);
         if !self.leads(node) || !at_home {
-            return Given::Done(Nothing {});
+            return Reply::Done(Empty {});
         }
-        let (trigger, id) = match &self.meta.ballot {
-            Some(open) if open.id == c.ballot && (open.named.is_empty() || open.named == c.winner) => {
+        let (trigger, id) = match &self.meta.pending_election {
+            Some(open) if open.id == c.pending_election && (open.named.is_empty() || open.named == c.winner) => {
                 (open.trigger(), open.id)
             }
-            None if c.ballot == 0 && c.if_term == self.meta.term => {
-                self.meta.ballot_head += 1;
+            None if c.pending_election == 0 && c.if_term == self.meta.term => {
+                self.meta.pending_election_head += 1;
                 let (reason, method) = (c.reason(), c.method());
                 let why = reason_name(reason).to_owned();
-                (Trigger { reason, method, why, ..Trigger::default() }, self.meta.ballot_head)
+                (Trigger { reason, method, why, ..Trigger::default() }, self.meta.pending_election_head)
             }
-            _ => return Given::Done(Nothing {}),
+            _ => return Reply::Done(Empty {}),
         };
-        self.crown(&c.winner, &trigger, id);
-        Given::Done(Nothing {})
+        self.make_master(&c.winner, &trigger, id);
+        Reply::Done(Empty {})
     }
 
-    pub(crate) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Given {
-        if self.leads(node) && self.is_open(c.ballot) {
-            let open = self.meta.ballot.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
+    pub(crate) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Reply {
+        if self.leads(node) && self.is_open(c.pending_election) {
+            let open = self.meta.pending_election.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
             let (by, principal) = open.unwrap_or_default();
             let asking = self.asked_by(&principal);
-            self.fail_election(c.ballot, &by, &c.why);
+            self.fail_election(c.pending_election, &by, &c.why);
             self.txn.principal = asking;
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
-    pub(crate) fn leadership_return(&mut self, c: LeadershipReturn, node: u64) -> Given {
-        if self.leads(node) && self.meta.ballot.is_none() {
-            self.meta.hand_back = Some(HandBack { tries: c.tries, tried_ms: self.meta.now_ms });
-            self.stir();
+    pub(crate) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: u64) -> Reply {
+        if self.leads(node) && self.meta.pending_election.is_none() {
+            self.meta.transfer_back = Some(TransferBack { tries: c.tries, tried_ms: self.meta.now_ms });
+            self.notify_coordinator();
         }
-        Given::Done(Nothing {})
+        Reply::Done(Empty {})
     }
 
     /// Nobody was elected. A master that is still there stays.
-    fn fail_election(&mut self, ballot: u64, by: &str, why: &str) {
+    fn fail_election(&mut self, pending_election: u64, by: &str, why: &str) {
         // Unless the master is gone, in which case its role is taken below.
         let unchanged = self.meta.master.is_empty() || self.master().is_some_and(|master| master.is_active);
         self.audit_row("master_election", "elect", true, by, format!("4003: {why}"), unchanged);
-        self.meta.ballot = None;
-        self.meta.settled = Some(Settled { ballot, election: 0, why: why.to_owned() });
+        self.meta.pending_election = None;
+        self.meta.settled = Some(ElectionOutcome { pending_election, election: 0, why: why.to_owned() });
         let at_ms = self.meta.now_ms;
         self.effect(Effect::ElectionFailed { error: Error::new(Code::Election, why), at_ms });
-        self.stir();
+        self.notify_coordinator();
         if self.master().is_some_and(|master| master.is_active) {
             return;
         }
-        self.meta.stalled = true;
+        self.meta.needs_manual_election = true;
         let lost = std::mem::take(&mut self.meta.master);
         if !lost.is_empty() {
             self.set_role(&lost, Role::Client);

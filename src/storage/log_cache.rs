@@ -11,7 +11,7 @@ const OVERHEAD: usize = 64;
 
 /// Dense entries up to the log's end.
 #[derive(Default)]
-pub struct Tail {
+pub struct LogCache {
     first: u64,
     entries: VecDeque<Bytes>,
     bytes: usize,
@@ -19,7 +19,7 @@ pub struct Tail {
     written: u64,
 }
 
-impl Tail {
+impl LogCache {
     /// Appends the next entry; the first one of an empty tail may have any index.
     pub fn push(&mut self, index: u64, entry: Bytes) {
         if self.entries.is_empty() {

@@ -15,11 +15,11 @@ use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
-use crate::proto::{Command, Origin, Outcome, Principal};
+use crate::proto::{Command, CommandId, Outcome, Principal};
 
-pub type Answered = oneshot::Receiver<Result<Outcome, Error>>;
+pub type ProposalReceiver = oneshot::Receiver<Result<Outcome, Error>>;
 
-struct Slot {
+struct PendingProposal {
     command: Bytes,
     answer: oneshot::Sender<Result<Outcome, Error>>,
     deadline: Instant,
@@ -34,16 +34,16 @@ struct Slots {
     /// The number of the first slot.
     base: u64,
     /// `None`: answered, but an older one is not.
-    slots: VecDeque<Option<Slot>>,
+    slots: VecDeque<Option<PendingProposal>>,
     /// The next number to send on the present route.
     cursor: u64,
     /// Changes when the route does: a sender of an older one stops.
-    generation: u64,
+    attempt: u64,
     closed: bool,
 }
 
 impl Slots {
-    fn at(&mut self, number: u64) -> Option<&mut Option<Slot>> {
+    fn at(&mut self, number: u64) -> Option<&mut Option<PendingProposal>> {
         let index = usize::try_from(number.checked_sub(self.base)?).ok()?;
         self.slots.get_mut(index)
     }
@@ -59,7 +59,7 @@ impl Slots {
 
 /// The commands of one boot of one node. Numbers are dense from 1, and those not answered never span more
 /// than [`limits::ORIGIN_WINDOW`]: the state recognises every retry.
-pub struct Outbox {
+pub struct PendingProposals {
     node: u64,
     boot: u64,
     timeout: Duration,
@@ -67,7 +67,7 @@ pub struct Outbox {
     wake: Arc<Notify>,
 }
 
-fn too_late(slot: &Slot) -> Error {
+fn too_late(slot: &PendingProposal) -> Error {
     if slot.out || slot.unknown {
         Error::new(Code::Timeout, "not confirmed by a quorum in time: it may have been applied")
     } else {
@@ -75,7 +75,7 @@ fn too_late(slot: &Slot) -> Error {
     }
 }
 
-impl Outbox {
+impl PendingProposals {
     /// `wake` is notified when there is something to send.
     pub fn new(node: u64, boot: u64, timeout: Duration, wake: Arc<Notify>) -> Self {
         let slots = Mutex::new(Slots { base: 1, cursor: 1, ..Slots::default() });
@@ -83,7 +83,7 @@ impl Outbox {
     }
 
     /// Numbers and queues a command.
-    pub fn push(&self, principal: Option<Principal>, intent: Intent, at_ms: u64) -> Result<Answered, Error> {
+    pub fn push(&self, principal: Option<Principal>, intent: Intent, at_ms: u64) -> Result<ProposalReceiver, Error> {
         // All but the number is encoded outside the lock; protobuf takes the fields in any order.
         let unnumbered = Command { origin: None, at_ms, principal, intent: Some(intent) };
         let mut command = BytesMut::with_capacity(unnumbered.encoded_len() + 40);
@@ -100,37 +100,43 @@ impl Outbox {
             return Err(Error::new(Code::Unavailable, "too many requests are waiting"));
         }
         let number = slots.base + slots.slots.len() as u64;
-        let origin = Origin { node: self.node, boot: self.boot, number };
+        let origin = CommandId { node: self.node, boot: self.boot, number };
         let (tag, length) = (0x0a, origin.encoded_len());
         command.put_u8(tag);
         command.put_u8(u8::try_from(length).unwrap_or(u8::MAX));
         if origin.encode(&mut command).is_err() {
             return Err(Error::new(Code::Internal, "the command cannot be encoded"));
         }
-        slots.slots.push_back(Some(Slot { command: command.freeze(), answer, deadline, out: false, unknown: false }));
+        slots.slots.push_back(Some(PendingProposal {
+            command: command.freeze(),
+            answer,
+            deadline,
+            out: false,
+            unknown: false,
+        }));
         drop(slots);
         self.wake.notify_one();
         Ok(answered)
     }
 
     /// Starts a new route: everything that is not answered will be sent on it, oldest first.
-    pub fn rewind(&self) -> u64 {
+    pub fn restart_from_oldest(&self) -> u64 {
         let mut slots = self.slots.lock();
         for slot in slots.slots.iter_mut().flatten() {
             slot.unknown |= slot.out;
             slot.out = false;
         }
         slots.cursor = slots.base;
-        slots.generation += 1;
-        slots.generation
+        slots.attempt += 1;
+        slots.attempt
     }
 
     /// The next commands to send, with their numbers, up to `count` and about `bytes`; `None` if the route
-    /// is no longer `generation`.
-    pub fn take(&self, generation: u64, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
+    /// is no longer `attempt`.
+    pub fn next_to_send(&self, attempt: u64, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
         let mut taken = Vec::new();
         let mut slots = self.slots.lock();
-        if slots.generation != generation {
+        if slots.attempt != attempt {
             return None;
         }
         let mut left = bytes;
@@ -166,9 +172,9 @@ impl Outbox {
     }
 
     /// These are surely not in the log by this try.
-    pub fn turned_away(&self, generation: u64, numbers: impl IntoIterator<Item = u64>) {
+    pub fn turned_away(&self, attempt: u64, numbers: impl IntoIterator<Item = u64>) {
         let mut slots = self.slots.lock();
-        if slots.generation != generation {
+        if slots.attempt != attempt {
             return;
         }
         for number in numbers {
@@ -196,7 +202,7 @@ impl Outbox {
     pub fn close(&self) {
         let mut slots = self.slots.lock();
         slots.closed = true;
-        slots.generation += 1;
+        slots.attempt += 1;
         let left = std::mem::take(&mut slots.slots);
         drop(slots);
         for slot in left.into_iter().flatten() {
@@ -215,12 +221,12 @@ mod tests {
     use super::*;
     use crate::proto::NodeBooted;
 
-    fn outbox() -> Outbox {
-        Outbox::new(3, 9, Duration::from_secs(5), Arc::default())
+    fn pending_proposals() -> PendingProposals {
+        PendingProposals::new(3, 9, Duration::from_secs(5), Arc::default())
     }
 
-    fn push(outbox: &Outbox) -> Answered {
-        outbox.push(None, Intent::NodeBooted(NodeBooted {}), 77).unwrap()
+    fn push(pending_proposals: &PendingProposals) -> ProposalReceiver {
+        pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 77).unwrap()
     }
 
     fn numbers(taken: Option<Vec<(u64, Bytes)>>) -> Vec<u64> {
@@ -229,74 +235,78 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_stamped_and_numbered() {
-        let outbox = outbox();
-        let generation = outbox.rewind();
-        let _answers = [push(&outbox), push(&outbox)];
-        let taken = outbox.take(generation, 10, 1_000).unwrap();
+        let pending_proposals = pending_proposals();
+        let attempt = pending_proposals.restart_from_oldest();
+        let _answers = [push(&pending_proposals), push(&pending_proposals)];
+        let taken = pending_proposals.next_to_send(attempt, 10, 1_000).unwrap();
         for (number, bytes) in taken {
             let command = Command::decode(bytes).unwrap();
-            assert_eq!(command.origin, Some(Origin { node: 3, boot: 9, number }));
+            assert_eq!(command.origin, Some(CommandId { node: 3, boot: 9, number }));
             assert_eq!((command.at_ms, command.intent), (77, Some(Intent::NodeBooted(NodeBooted {}))));
         }
-        assert_eq!(outbox.ready(), 0);
+        assert_eq!(pending_proposals.ready(), 0);
     }
 
     #[tokio::test]
     async fn a_new_route_sends_the_unanswered_again_in_order() {
-        let outbox = outbox();
-        let first = outbox.rewind();
-        let mut answers: Vec<_> = (0..4).map(|_| push(&outbox)).collect();
-        assert_eq!(numbers(outbox.take(first, 3, 1_000)), [1, 2, 3]);
-        outbox.applied([(2, Outcome::default())]);
-        let second = outbox.rewind();
-        assert_eq!(outbox.take(first, 10, 1_000), None);
-        assert_eq!(numbers(outbox.take(second, 10, 1_000)), [1, 3, 4]);
-        outbox.applied([(1, Outcome::default()), (3, Outcome::default()), (4, Outcome::default())]);
+        let pending_proposals = pending_proposals();
+        let first = pending_proposals.restart_from_oldest();
+        let mut answers: Vec<_> = (0..4).map(|_| push(&pending_proposals)).collect();
+        assert_eq!(numbers(pending_proposals.next_to_send(first, 3, 1_000)), [1, 2, 3]);
+        pending_proposals.applied([(2, Outcome::default())]);
+        let second = pending_proposals.restart_from_oldest();
+        assert_eq!(pending_proposals.next_to_send(first, 10, 1_000), None);
+        assert_eq!(numbers(pending_proposals.next_to_send(second, 10, 1_000)), [1, 3, 4]);
+        pending_proposals.applied([(1, Outcome::default()), (3, Outcome::default()), (4, Outcome::default())]);
         for answer in &mut answers {
             assert!(answer.try_recv().unwrap().is_ok());
         }
-        assert_eq!(outbox.slots.lock().base, 5);
+        assert_eq!(pending_proposals.slots.lock().base, 5);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waited_too_long_says_whether_it_may_be_applied_and_is_not_sent_again() {
-        let outbox = outbox();
-        let generation = outbox.rewind();
-        let (sent, turned_away, unsent) = (push(&outbox), push(&outbox), push(&outbox));
-        assert_eq!(numbers(outbox.take(generation, 2, 1_000)), [1, 2]);
-        outbox.turned_away(generation, [2]);
-        outbox.expire(Instant::now() + Duration::from_secs(6));
+        let pending_proposals = pending_proposals();
+        let attempt = pending_proposals.restart_from_oldest();
+        let (sent, turned_away, unsent) =
+            (push(&pending_proposals), push(&pending_proposals), push(&pending_proposals));
+        assert_eq!(numbers(pending_proposals.next_to_send(attempt, 2, 1_000)), [1, 2]);
+        pending_proposals.turned_away(attempt, [2]);
+        pending_proposals.expire(Instant::now() + Duration::from_secs(6));
         assert_eq!(sent.await.unwrap().unwrap_err().code, Code::Timeout);
         assert_eq!(turned_away.await.unwrap().unwrap_err().code, Code::NoMaster);
         assert_eq!(unsent.await.unwrap().unwrap_err().code, Code::NoMaster);
-        let generation = outbox.rewind();
-        let _late = push(&outbox);
-        assert_eq!(numbers(outbox.take(generation, 9, 1_000)), [4]);
+        let attempt = pending_proposals.restart_from_oldest();
+        let _late = push(&pending_proposals);
+        assert_eq!(numbers(pending_proposals.next_to_send(attempt, 9, 1_000)), [4]);
     }
 
     #[tokio::test]
     async fn an_unknown_try_stays_unknown() {
-        let outbox = outbox();
-        let first = outbox.rewind();
-        let answer = push(&outbox);
-        outbox.take(first, 1, 1_000);
-        let second = outbox.rewind();
-        outbox.take(second, 1, 1_000);
-        outbox.turned_away(second, [1]);
-        outbox.expire(Instant::now() + Duration::from_secs(6));
+        let pending_proposals = pending_proposals();
+        let first = pending_proposals.restart_from_oldest();
+        let answer = push(&pending_proposals);
+        pending_proposals.next_to_send(first, 1, 1_000);
+        let second = pending_proposals.restart_from_oldest();
+        pending_proposals.next_to_send(second, 1, 1_000);
+        pending_proposals.turned_away(second, [1]);
+        pending_proposals.expire(Instant::now() + Duration::from_secs(6));
         assert_eq!(answer.await.unwrap().unwrap_err().code, Code::Timeout);
     }
 
     #[tokio::test]
     async fn the_window_is_bounded() {
-        let outbox = outbox();
-        let answers: Vec<_> = (0..limits::ORIGIN_WINDOW).map(|_| push(&outbox)).collect();
-        let error = outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).unwrap_err();
+        let pending_proposals = pending_proposals();
+        let answers: Vec<_> = (0..limits::ORIGIN_WINDOW).map(|_| push(&pending_proposals)).collect();
+        let error = pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
-        outbox.applied([(2, Outcome::default())]);
-        assert!(outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_err(), "1 still holds the window");
-        outbox.applied([(1, Outcome::default())]);
-        assert!(outbox.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_ok());
+        pending_proposals.applied([(2, Outcome::default())]);
+        assert!(
+            pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_err(),
+            "1 still holds the window"
+        );
+        pending_proposals.applied([(1, Outcome::default())]);
+        assert!(pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_ok());
         drop(answers);
     }
 }

@@ -9,23 +9,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::boot::{NodeConfig, Stopper, Wire, listen, start};
+use super::boot::{NodeConfig, PeerLinks, Stopper, listen, start};
 use super::raft_cluster::RaftCluster;
 use super::{Cluster, SharedCluster};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::memory::Router;
-use crate::consensus::types::Member;
+use crate::consensus::types::MemberAddress;
 use crate::model::effect::{Effect, Effects};
-use crate::model::tables::Key;
+use crate::model::tables::RowKey;
 use crate::proto::command::Intent;
 use crate::proto::{DataUpdate, DeviceOnline, Operation, Outcome, Presence, outcome};
 use crate::storage::memory::MemoryDisk;
-use crate::storage::{Close, Identity, LogStore, Stores, open};
+use crate::storage::{Close, FolderIdentity, LogStore, Stores, open};
 
 /// Generous: a test fails by it only when something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Running {
+pub struct RunningCell {
     pub cluster: Arc<RaftCluster>,
     pub effects: mpsc::Receiver<Effects>,
     pub stopper: Stopper,
@@ -53,27 +53,27 @@ impl Clock for WrongClock {
     }
 }
 
-pub async fn run(config: NodeConfig, stores: Stores, wire: Wire, clock: Arc<WrongClock>) -> Running {
+pub async fn run(config: NodeConfig, stores: Stores, wire: PeerLinks, clock: Arc<WrongClock>) -> RunningCell {
     let (log, close) = (stores.log.clone(), stores.close.clone());
     let node = start(config, stores, wire, clock).await.unwrap();
     let (cluster, effects, stopper) = node.split();
-    Running { cluster, effects, stopper, log, close }
+    RunningCell { cluster, effects, stopper, log, close }
 }
 
-pub fn member(id: u64) -> Member {
-    Member { raft: format!("node-{id}"), ..Member::default() }
+pub fn member(id: u64) -> MemberAddress {
+    MemberAddress { raft: format!("node-{id}"), ..MemberAddress::default() }
 }
 
 /// Every row of a node.
-pub async fn rows(cluster: &RaftCluster) -> Vec<(Key, Bytes)> {
-    let last = Key::end();
-    cluster.replica().cold(move |rows| rows.range(&Key::Meta, &last, usize::MAX, false)).await.unwrap()
+pub async fn rows(cluster: &RaftCluster) -> Vec<(RowKey, Bytes)> {
+    let last = RowKey::end();
+    cluster.replica().read_rows(move |rows| rows.range(&RowKey::Meta, &last, usize::MAX, false)).await.unwrap()
 }
 
 pub struct Cell {
     pub router: Arc<Router>,
     pub disks: BTreeMap<u64, MemoryDisk>,
-    pub nodes: BTreeMap<u64, Running>,
+    pub nodes: BTreeMap<u64, RunningCell>,
     /// Of every node that was ever started; right at first.
     pub clocks: BTreeMap<u64, Arc<WrongClock>>,
     config: NodeConfig,
@@ -108,7 +108,7 @@ impl Cell {
         for id in 1..=3u64 {
             let listener = listen("127.0.0.1:0").await.unwrap();
             let raft = listener.local_addr().unwrap().to_string();
-            members.insert(id, Member { raft, ..Member::default() });
+            members.insert(id, MemberAddress { raft, ..MemberAddress::default() });
             listeners.insert(id, listener);
         }
         let taken = listen(&members[&1].raft).await.unwrap_err().to_string();
@@ -116,14 +116,14 @@ impl Cell {
         let mut cell = Self::new(0, |config| config.members = members).await;
         for (id, listener) in listeners {
             let config = NodeConfig { id, ..cell.config.clone() };
-            cell.nodes.insert(id, run(config, stores(id), Wire::Grpc(listener), Arc::default()).await);
+            cell.nodes.insert(id, run(config, stores(id), PeerLinks::Grpc(listener), Arc::default()).await);
         }
         cell
     }
 
     pub async fn start(&mut self, id: u64) {
         let config = NodeConfig { id, ..self.config.clone() };
-        let wire = Wire::Memory(self.router.clone());
+        let wire = PeerLinks::Memory(self.router.clone());
         let clock = self.clocks.entry(id).or_default().clone();
         let node = run(config, self.disks[&id].open(), wire, clock).await;
         self.nodes.insert(id, node);
@@ -131,11 +131,11 @@ impl Cell {
 
     /// Starts a node with an empty disk that waits to be added.
     pub async fn start_new(&mut self, id: u64) {
-        let known = self.nodes.keys().map(|node| (*node, Member::default())).collect();
+        let known = self.nodes.keys().map(|node| (*node, MemberAddress::default())).collect();
         let config = NodeConfig { id, members: BTreeMap::new(), join: known, ..self.config.clone() };
         let disk = self.disks.entry(id).insert_entry(MemoryDisk::default());
         let clock = self.clocks.entry(id).or_default().clone();
-        let node = run(config, disk.get().open(), Wire::Memory(self.router.clone()), clock).await;
+        let node = run(config, disk.get().open(), PeerLinks::Memory(self.router.clone()), clock).await;
         self.nodes.insert(id, node);
     }
 
@@ -250,5 +250,5 @@ pub async fn changes(effects: &mut mpsc::Receiver<Effects>, count: usize) -> Vec
 
 /// A data folder of each node.
 pub fn on_disk(dir: &Path) -> impl Fn(u64) -> Stores {
-    move |node_id| open(&dir.join(node_id.to_string()), &Identity { node_id, cluster_id: "cell".into() }).unwrap()
+    move |node_id| open(&dir.join(node_id.to_string()), &FolderIdentity { node_id, cluster_id: "cell".into() }).unwrap()
 }

@@ -12,18 +12,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::agreed_clock::AgreedClock;
-use crate::consensus::node::Node;
+use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::Streaming;
 use crate::limits;
-use crate::model::door::{self, Proposer};
+use crate::model::door::{self, CommandSource};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Command, NotLeader, Outcome, ProposalAnswer, ProposeRequest, ProposeResponse, Refused, outcome};
 
 #[derive(Default)]
-struct Answers {
+struct ReadyAnswers {
     ready: Vec<ProposalAnswer>,
     /// Proposals taken and not answered yet.
     outstanding: usize,
@@ -34,15 +34,15 @@ struct Answers {
 
 /// The way back to one stream of proposals.
 #[derive(Default)]
-pub struct Stream {
-    answers: Mutex<Answers>,
+pub struct ProposalStream {
+    answers: Mutex<ReadyAnswers>,
     /// Answers are ready, or the stream ended.
     ready: Notify,
     /// Some were answered.
     drained: Notify,
 }
 
-impl Stream {
+impl ProposalStream {
     fn answer(&self, all: impl IntoIterator<Item = ProposalAnswer>) {
         let mut answers = self.answers.lock();
         let before = answers.ready.len();
@@ -112,13 +112,13 @@ fn refusal(error: Error) -> Outcome {
 
 /// A proposal of another node.
 pub struct Proposed {
-    pub stream: Arc<Stream>,
+    pub stream: Arc<ProposalStream>,
     pub id: u64,
     pub command: Bytes,
 }
 
 #[derive(Default)]
-struct Queue {
+struct InboundQueue {
     proposed: VecDeque<Proposed>,
     /// This node leads and takes proposals.
     open: bool,
@@ -127,21 +127,21 @@ struct Queue {
 
 /// All streams of proposals that other nodes have opened here.
 pub struct Inbox {
-    queue: Mutex<Queue>,
-    door: Door,
+    queue: Mutex<InboundQueue>,
+    door: CommandGuard,
     wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
 /// What a command of another node has to pass before it gets into the log.
-pub struct Door {
-    pub node: Arc<Node>,
+pub struct CommandGuard {
+    pub node: Arc<RaftNode>,
     pub clock: Arc<AgreedClock>,
     /// How long a command may have waited for a leader.
     pub waited: Duration,
 }
 
-impl Door {
+impl CommandGuard {
     /// `from` is who its certificate says. What is refused is surely not in the log.
     fn check(&self, from: u64, command: &Bytes) -> Result<(), Error> {
         let invalid = |why: String| Err(Error::new(Code::InvalidData, why));
@@ -153,12 +153,12 @@ impl Door {
             return invalid(format!("node {from} proposes in the name of node {}", seen.origin.node));
         }
         match seen.proposer {
-            Proposer::Node => {}
-            Proposer::Leader => {
+            CommandSource::Node => {}
+            CommandSource::Leader => {
                 return Err(Error::new(Code::Unavailable, "only the leader proposes that, and it is another node"));
             }
-            Proposer::Membership if self.is_so(command) => {}
-            Proposer::Membership => return invalid("the membership is another one".into()),
+            CommandSource::Membership if self.is_so(command) => {}
+            CommandSource::Membership => return invalid("the membership is another one".into()),
         }
         self.clock.check(from, seen.at_ms, self.waited)
     }
@@ -173,7 +173,7 @@ impl Door {
 }
 
 impl Inbox {
-    pub fn new(door: Door, wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(door: CommandGuard, wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), door, wake, stop })
     }
 
@@ -217,7 +217,7 @@ impl Inbox {
         taken
     }
 
-    fn offer(&self, from: u64, stream: &Arc<Stream>, mut request: ProposeRequest) {
+    fn offer(&self, from: u64, stream: &Arc<ProposalStream>, mut request: ProposeRequest) {
         if request.proposals.is_empty() {
             return;
         }
@@ -259,22 +259,22 @@ impl Inbox {
 
     /// Takes a stream of proposals of `from`; gives the answers.
     pub fn accept(self: &Arc<Self>, from: u64, mut requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
-        let stream = Arc::new(Stream::default());
-        let (inbox, answers) = (self.clone(), stream.clone());
+        let stream = Arc::new(ProposalStream::default());
+        let (inbound_proposals, answers) = (self.clone(), stream.clone());
         spawn(async move {
             loop {
                 stream.wait_for_room().await;
                 let request = tokio::select! {
                     biased;
-                    () = inbox.stop.cancelled() => None,
+                    () = inbound_proposals.stop.cancelled() => None,
                     request = requests.next() => request,
                 };
                 let Some(request) = request else { break };
-                inbox.offer(from, &stream, request);
+                inbound_proposals.offer(from, &stream, request);
             }
             stream.answers.lock().closed = true;
             stream.ready.notify_one();
         });
-        stream::unfold(answers, Stream::next).boxed()
+        stream::unfold(answers, ProposalStream::next).boxed()
     }
 }

@@ -8,15 +8,15 @@ use super::keys::{self, Generation};
 const BITS: u64 = 1 << 20;
 
 /// Has a bit for every row that was ever put with several parts.
-pub struct LargeKeys(Vec<u64>);
+pub struct ChunkedFilter(Vec<u64>);
 
-impl Default for LargeKeys {
+impl Default for ChunkedFilter {
     fn default() -> Self {
         Self(vec![0; (BITS / 64) as usize])
     }
 }
 
-impl LargeKeys {
+impl ChunkedFilter {
     /// From the marks of a generation, which are written with the rows.
     pub fn load(rows: &sled::Tree, generation: Generation) -> sled::Result<Self> {
         let mut large = Self::default();
@@ -25,7 +25,7 @@ impl LargeKeys {
             if keys::generation_of(&mark) != Some(generation) {
                 break;
             }
-            large.add(&keys::large_row(&mark));
+            large.add(&keys::chunked_row(&mark));
         }
         Ok(large)
     }

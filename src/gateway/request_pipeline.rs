@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::client_clock::Taken;
+use super::client_clock::ClockCorrection;
 use super::sync::SyncJob;
 use crate::cluster::Cluster;
 use crate::model::error::Error;
@@ -17,14 +17,14 @@ use crate::storage::BoxFuture;
 
 /// What a client asked for, and what it gave to know the answer by: an ack callback, a `request_id`.
 #[derive(Clone, Debug)]
-pub struct Ticket {
+pub struct RequestTicket {
     pub event: &'static str,
     pub ack: Option<i64>,
     pub request_id: Option<Arc<str>>,
 }
 
 /// What to do with the outcome of a proposal.
-pub enum Then {
+pub enum ReplyPlan {
     Update {
         device_id: String,
         table_name: String,
@@ -32,7 +32,7 @@ pub enum Then {
         /// The queue's entry that it is: queue and `n`.
         entry: Option<(String, u64)>,
         /// How its time was taken, if not as it was sent.
-        taken: Option<Taken>,
+        taken: Option<ClockCorrection>,
     },
     Critical {
         device_id: String,
@@ -75,7 +75,7 @@ pub enum Then {
 
 /// What to read when everything before it was answered.
 #[derive(Debug)]
-pub enum Read {
+pub enum ReadRequest {
     Record {
         table_name: String,
         record_id: i64,
@@ -95,27 +95,27 @@ pub enum Read {
     },
 }
 
-enum Work {
-    Propose(Ticket, Then, BoxFuture<'static, Result<Outcome, Error>>),
-    Read(Ticket, Read),
+enum InFlight {
+    Propose(RequestTicket, ReplyPlan, BoxFuture<'static, Result<Outcome, Error>>),
+    Read(RequestTicket, ReadRequest),
     /// A read of a record that is not in memory.
-    Cold(Ticket, Read, BoxFuture<'static, Result<Cold, Error>>),
+    Cold(RequestTicket, ReadRequest, BoxFuture<'static, Result<StoredRecord, Error>>),
 }
 
 /// A record as its row has it: version and data, `None` when there is none.
-pub type Cold = Option<(u64, bytes::Bytes)>;
+pub type StoredRecord = Option<(u64, bytes::Bytes)>;
 
 /// The next thing to answer. Lives on the stack for a moment.
 #[allow(clippy::large_enum_variant)]
-pub enum Step {
-    Proposed(Ticket, Then, Result<Outcome, Error>),
-    Read(Ticket, Read, Result<(), Error>),
-    Cold(Ticket, Read, Result<Cold, Error>),
+pub enum Completion {
+    Proposed(RequestTicket, ReplyPlan, Result<Outcome, Error>),
+    Read(RequestTicket, ReadRequest, Result<(), Error>),
+    Cold(RequestTicket, ReadRequest, Result<StoredRecord, Error>),
 }
 
 #[derive(Default)]
-pub struct Lane {
-    work: VecDeque<Work>,
+pub struct RequestPipeline {
+    work: VecDeque<InFlight>,
     /// The barrier of the reads at the front, and how many of them share it.
     barrier: Option<BoxFuture<'static, Result<(), Error>>>,
     sharing: usize,
@@ -123,24 +123,34 @@ pub struct Lane {
     passed: Option<Result<(), Error>>,
 }
 
-impl Lane {
-    pub fn propose(&mut self, ticket: Ticket, then: Then, answer: BoxFuture<'static, Result<Outcome, Error>>) {
-        self.work.push_back(Work::Propose(ticket, then, answer));
+impl RequestPipeline {
+    pub fn propose(
+        &mut self,
+        ticket: RequestTicket,
+        then: ReplyPlan,
+        answer: BoxFuture<'static, Result<Outcome, Error>>,
+    ) {
+        self.work.push_back(InFlight::Propose(ticket, then, answer));
     }
 
-    pub fn read(&mut self, ticket: Ticket, read: Read) {
-        self.work.push_back(Work::Read(ticket, read));
+    pub fn read(&mut self, ticket: RequestTicket, read: ReadRequest) {
+        self.work.push_back(InFlight::Read(ticket, read));
     }
 
     /// The read just stepped to has to look into the rows: its answer comes next.
-    pub fn look(&mut self, ticket: Ticket, read: Read, found: BoxFuture<'static, Result<Cold, Error>>) {
-        self.work.push_front(Work::Cold(ticket, read, found));
+    pub fn look(
+        &mut self,
+        ticket: RequestTicket,
+        read: ReadRequest,
+        found: BoxFuture<'static, Result<StoredRecord, Error>>,
+    ) {
+        self.work.push_front(InFlight::Cold(ticket, read, found));
     }
 
     /// The answer just given depends on a read.
-    pub fn read_next(&mut self, ticket: Ticket, read: Read) {
+    pub fn read_next(&mut self, ticket: RequestTicket, read: ReadRequest) {
         debug_assert_eq!(self.sharing, 0, "a proposal stood at the front, so no barrier is shared");
-        self.work.push_front(Work::Read(ticket, read));
+        self.work.push_front(InFlight::Read(ticket, read));
     }
 
     /// Everything that was asked was answered.
@@ -153,27 +163,27 @@ impl Lane {
         self.work.len() < most
     }
 
-    pub fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Step> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Completion> {
         match self.work.front_mut() {
             None => Poll::Pending,
-            Some(Work::Propose(_, _, answer)) => {
+            Some(InFlight::Propose(_, _, answer)) => {
                 let Poll::Ready(outcome) = answer.as_mut().poll(cx) else { return Poll::Pending };
-                let Some(Work::Propose(ticket, then, _)) = self.work.pop_front() else { return Poll::Pending };
-                Poll::Ready(Step::Proposed(ticket, then, outcome))
+                let Some(InFlight::Propose(ticket, then, _)) = self.work.pop_front() else { return Poll::Pending };
+                Poll::Ready(Completion::Proposed(ticket, then, outcome))
             }
-            Some(Work::Cold(_, _, found)) => {
+            Some(InFlight::Cold(_, _, found)) => {
                 let Poll::Ready(found) = found.as_mut().poll(cx) else { return Poll::Pending };
-                let Some(Work::Cold(ticket, read, _)) = self.work.pop_front() else { return Poll::Pending };
-                Poll::Ready(Step::Cold(ticket, read, found))
+                let Some(InFlight::Cold(ticket, read, _)) = self.work.pop_front() else { return Poll::Pending };
+                Poll::Ready(Completion::Cold(ticket, read, found))
             }
-            Some(Work::Read(..)) => {
+            Some(InFlight::Read(..)) => {
                 let Poll::Ready(passed) = self.poll_barrier(cx, cluster) else { return Poll::Pending };
-                let Some(Work::Read(ticket, read)) = self.work.pop_front() else { return Poll::Pending };
+                let Some(InFlight::Read(ticket, read)) = self.work.pop_front() else { return Poll::Pending };
                 self.sharing -= 1;
                 if self.sharing == 0 {
                     self.passed = None;
                 }
-                Poll::Ready(Step::Read(ticket, read, passed))
+                Poll::Ready(Completion::Read(ticket, read, passed))
             }
         }
     }
@@ -184,7 +194,7 @@ impl Lane {
             return Poll::Ready(passed.clone());
         }
         let barrier = self.barrier.get_or_insert_with(|| {
-            self.sharing = self.work.iter().take_while(|w| matches!(w, Work::Read(..))).count();
+            self.sharing = self.work.iter().take_while(|w| matches!(w, InFlight::Read(..))).count();
             cluster.read_barrier()
         });
         let Poll::Ready(passed) = barrier.as_mut().poll(cx) else { return Poll::Pending };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::membership::{CAUGHT_UP, Done, Membership, No, PAUSE, cannot, no};
+use super::membership::{CAUGHT_UP, ChangeRefused, ChangeResult, MembershipManager, PAUSE, refuse, wrong_role};
 use super::raft_cluster::RaftCluster;
 use crate::model::election::is_candidate;
 use crate::model::error::{Code, Error};
@@ -18,24 +18,24 @@ const TRY: Duration = Duration::from_secs(1);
 /// How long it is looked for somebody who could lead.
 const LOOK: Duration = Duration::from_secs(2);
 
-impl Membership {
+impl MembershipManager {
     /// Who leads next: the node that is asked for, if it can; else where the master is, or who has most of the log.
-    pub(super) fn heir(&self, asked: Option<u64>) -> Done<u64> {
+    pub(super) fn transfer_target(&self, asked: Option<u64>) -> ChangeResult<u64> {
         let group = self.node.group();
         match asked {
             Some(to) if to == self.identity.node => {
-                Err(No::Already(Error::new(Code::RoleChange, format!("node {to} leads already"))))
+                Err(ChangeRefused::Already(Error::new(Code::RoleChange, format!("node {to} leads already"))))
             }
             Some(to) if !group.members.contains_key(&to) => {
-                no(Code::InvalidData, format!("node {to} is not a node of this cluster"))
+                refuse(Code::InvalidData, format!("node {to} is not a node of this cluster"))
             }
-            Some(to) if !group.voters.contains(&to) => cannot(format!("node {to} is a learner: it has no vote")),
+            Some(to) if !group.voters.contains(&to) => wrong_role(format!("node {to} is a learner: it has no vote")),
             Some(to) if !self.reaches(to) => {
-                no(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"))
+                refuse(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"))
             }
             Some(to) => Ok(to),
             None => {
-                let home = self.node.replica().hot().master().map(|master| master.home);
+                let home = self.node.replica().state().master().map(|master| master.home);
                 let others =
                     group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
                 let best = others
@@ -44,19 +44,19 @@ impl Membership {
                     .min_by_key(|(voter, behind)| (*behind > CAUGHT_UP, home != Some(*voter), *behind, *voter));
                 match best {
                     Some((voter, _)) => Ok(voter),
-                    None => cannot("no other voter can be reached to take over"),
+                    None => wrong_role("no other voter can be reached to take over"),
                 }
             }
         }
     }
 
     /// The same, but somebody has a moment to show up: a new leader has not heard the others yet.
-    pub(super) async fn heir_soon(&self, end: Instant) -> Done<u64> {
+    pub(super) async fn transfer_target_soon(&self, end: Instant) -> ChangeResult<u64> {
         let end = end.min(Instant::now() + LOOK);
         loop {
-            match self.heir(None) {
-                Err(No::Refused(_)) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
-                heir => return heir,
+            match self.transfer_target(None) {
+                Err(ChangeRefused::Refused(_)) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                target => return target,
             }
         }
     }
@@ -64,7 +64,7 @@ impl Membership {
     /// The master is where the leader is: the best device at home on `to` takes the role, if there is one.
     pub(super) async fn give_role(&self, to: u64, reason: &str, by: &Principal) {
         let device = {
-            let state = self.node.replica().hot();
+            let state = self.node.replica().state();
             if state.master().is_none_or(|master| master.home == to) {
                 return;
             }
@@ -80,12 +80,12 @@ impl Membership {
     }
 
     /// Moves leadership, and waits until it has arrived.
-    pub(super) async fn hand_over(&self, to: u64, end: Instant) -> Done<u64> {
+    pub(super) async fn transfer_leadership(&self, to: u64, end: Instant) -> ChangeResult<u64> {
         loop {
             self.must_lead()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return no(Code::Timeout, format!("node {to} did not take over in time"));
+                return refuse(Code::Timeout, format!("node {to} did not take over in time"));
             }
             match self.node.transfer_leader(to, left.min(TRY)).await {
                 Ok(()) => return Ok(to),
@@ -106,7 +106,7 @@ impl RaftCluster {
         }
         let left = tokio::time::timeout(within, async {
             let me = self.node_id();
-            let here = self.replica().hot().device(node_device).is_some_and(|d| d.is_active && d.home == me);
+            let here = self.replica().state().device(node_device).is_some_and(|d| d.is_active && d.home == me);
             if here {
                 let reason = "the node is shutting down".into();
                 let shutdown = DeviceShutdown { device_id: node_device.into(), reason };
@@ -116,11 +116,11 @@ impl RaftCluster {
             if self.node.leading().is_none() || self.node.view().voters.len() == 1 {
                 return;
             }
-            match self.membership.heir_soon(Instant::now() + within).await {
+            match self.membership.transfer_target_soon(Instant::now() + within).await {
                 Ok(to) => {
                     let node = Principal { sub: node_device.to_owned(), ..Principal::default() };
                     self.membership.give_role(to, "its node is shutting down", &node).await;
-                    let handed = self.membership.hand_over(to, Instant::now() + within).await;
+                    let handed = self.membership.transfer_leadership(to, Instant::now() + within).await;
                     tracing::info!(to, ?handed, "leadership was handed over");
                 }
                 Err(why) => tracing::info!(?why, "leadership stays until this node is gone"),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::{DeviceOnline, json, ws_frame};
+use tillsync::cli::client::frame::{DeviceOnlineFrame, json, ws_frame};
 use tillsync::cli::client::link::event_of;
 use tillsync::cli::client::rest::FeedChange;
 use tillsync::cli::client::ws::WsSocket;
@@ -27,12 +27,12 @@ pub struct Shared {
     token: String,
 }
 
-pub struct Writers {
+pub struct RetryingClients {
     pub shared: Arc<Shared>,
     tasks: Vec<JoinHandle<BTreeMap<i64, u64>>>,
 }
 
-impl Writers {
+impl RetryingClients {
     pub fn start(count: usize, nodes: Vec<NodeUrl>, token: String) -> Self {
         let shared = Arc::new(Shared {
             nodes: Mutex::new(nodes),
@@ -90,7 +90,7 @@ async fn write(shared: Arc<Shared>, writer: usize) -> BTreeMap<i64, u64> {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let mut greeting = vec![ws_frame("device_online", &json(&DeviceOnline::tool(&device)))];
+        let mut greeting = vec![ws_frame("device_online", &json(&DeviceOnlineFrame::tool(&device)))];
         greeting.extend(waiting.iter().map(|record| frame(&device, *record)));
         let mut alive = true;
         for frame in greeting {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use tillsync::cli::client::rest::NodeStatus;
 use tokio::time::sleep;
 
-use super::cluster::Cluster;
+use super::cluster::OperatedCluster;
 use crate::history::Sample;
-use crate::sim::recorder::Recorder;
+use crate::sim::recorder::SimRecorder;
 
 const EVERY: Duration = Duration::from_millis(200);
 
 /// Until it is aborted.
-pub async fn watch(cluster: Cluster, recorder: Recorder) {
+pub async fn watch(cluster: OperatedCluster, recorder: SimRecorder) {
     let mut boots: HashMap<usize, u64> = HashMap::new();
     let mut seen: HashMap<usize, (u64, Option<String>, u64)> = HashMap::new();
     let mut led = 0;
@@ -39,7 +39,7 @@ pub async fn watch(cluster: Cluster, recorder: Recorder) {
     }
 }
 
-fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
+fn sample(recorder: &SimRecorder, status: NodeStatus, boot: u64) -> Sample {
     let (tick, us) = recorder.now();
     Sample {
         tick,

@@ -13,33 +13,33 @@ type Metrics = RaftServerMetrics<TypeConfig>;
 
 /// Changes with leadership and membership only.
 #[derive(Clone)]
-pub struct Place(WatchReceiverOf<TypeConfig, Metrics>);
+pub struct LeadershipWatch(WatchReceiverOf<TypeConfig, Metrics>);
 
 /// A node's place in the group at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlaceNow {
+pub struct Leadership {
     /// The term in which this node leads, if it does.
     pub leading: Option<u64>,
     /// The leader as far as this node knows.
     pub leader: Option<u64>,
 }
 
-fn place(metrics: &Metrics) -> PlaceNow {
+fn place(metrics: &Metrics) -> Leadership {
     let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
-    PlaceNow { leading: leads.then_some(metrics.vote.leader_id.term), leader: metrics.current_leader }
+    Leadership { leading: leads.then_some(metrics.vote.leader_id.term), leader: metrics.current_leader }
 }
 
-impl Place {
+impl LeadershipWatch {
     pub(super) fn new(metrics: WatchReceiverOf<TypeConfig, Metrics>) -> Self {
         Self(metrics)
     }
 
-    pub fn now(&self) -> PlaceNow {
+    pub fn now(&self) -> Leadership {
         place(&self.0.borrow_watched())
     }
 
     /// The same; what was seen is no news any more.
-    pub fn seen(&mut self) -> PlaceNow {
+    pub fn current(&mut self) -> Leadership {
         place(&self.0.borrow_and_update())
     }
 
@@ -49,7 +49,7 @@ impl Place {
     }
 
     /// Waits for news, but no longer than `within`.
-    pub async fn news(&mut self, within: Duration) {
+    pub async fn changed_within(&mut self, within: Duration) {
         let changed = async {
             if !self.changed().await {
                 // Nobody may spin on that.

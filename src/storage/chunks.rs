@@ -49,16 +49,16 @@ pub struct Joiner {
 
 /// A part that does not belong where it was found.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Torn;
+pub struct TornValue;
 
 impl Joiner {
     /// Takes the next part; the value, if it was the last one.
-    pub fn push(&mut self, part: u16, bytes: &[u8]) -> Result<Option<Bytes>, Torn> {
+    pub fn push(&mut self, part: u16, bytes: &[u8]) -> Result<Option<Bytes>, TornValue> {
         if part == 0 {
             if self.is_open() {
-                return Err(Torn);
+                return Err(TornValue);
             }
-            self.expected = announced(bytes).ok_or(Torn)?;
+            self.expected = announced(bytes).ok_or(TornValue)?;
             self.came = 1;
             if self.expected == 1 {
                 self.expected = 0;
@@ -70,7 +70,7 @@ impl Joiner {
             return Ok(None);
         }
         if !self.is_open() || part != self.came {
-            return Err(Torn);
+            return Err(TornValue);
         }
         self.buffer.extend_from_slice(bytes);
         self.came += 1;
@@ -124,11 +124,11 @@ mod tests {
         let parts = parts_of(&[7; 3 * PART]);
         let mut joiner = Joiner::default();
         assert_eq!(joiner.push(0, &parts[0].1), Ok(None));
-        assert_eq!(joiner.push(2, &parts[2].1), Err(Torn));
-        assert_eq!(joiner.push(0, &parts[0].1), Err(Torn));
+        assert_eq!(joiner.push(2, &parts[2].1), Err(TornValue));
+        assert_eq!(joiner.push(0, &parts[0].1), Err(TornValue));
         assert!(joiner.is_open());
-        assert_eq!(Joiner::default().push(1, &[1]), Err(Torn));
-        assert_eq!(Joiner::default().push(0, &[]), Err(Torn));
+        assert_eq!(Joiner::default().push(1, &[1]), Err(TornValue));
+        assert_eq!(Joiner::default().push(0, &[]), Err(TornValue));
     }
 
     #[test]

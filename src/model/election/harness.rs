@@ -6,35 +6,36 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 
-use super::decide::{Action, Handover, Limits, NodeView, View};
+use super::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::model::audit::{AuditFilter, read_rows};
+use crate::model::background_tasks::{Retention, of_leader, of_node};
 use crate::model::device::present_on;
-use crate::model::duty::{Retention, of_leader, of_node};
 use crate::model::effect::Effect;
 use crate::model::read::elections;
 use crate::model::state::{Position, State, into_result};
 use crate::model::tables::MemoryTables;
 use crate::proto::command::Intent;
 use crate::proto::{
-    Batch, Command, Device, DeviceOnline, ElectionMethod, LeaderHere, NodeBooted, Origin, Outcome, Presence, Role,
+    Batch, Command, CommandId, Device, DeviceOnline, ElectionMethod, LeaderAnnounced, NodeBooted, Outcome, Presence,
+    Role,
 };
 
 /// Actions after which a world that goes on and on is taken to be broken.
 const MANY: usize = 200;
 
-struct Lead {
+struct WorldLeader {
     node: u64,
     term: u64,
     since: u64,
-    tried: Option<Handover>,
+    tried: Option<TransferAttempt>,
 }
 
-pub struct World {
+pub struct ElectionWorld {
     pub state: State,
     tables: MemoryTables,
     index: u64,
     pub now: u64,
-    leader: Option<Lead>,
+    leader: Option<WorldLeader>,
     term: u64,
     /// Nodes that do not run, and those that run and cannot be reached; since when.
     pub down: BTreeMap<u64, u64>,
@@ -53,7 +54,7 @@ pub struct World {
 
 pub const NODES: u64 = 3;
 
-impl World {
+impl ElectionWorld {
     pub fn new() -> Self {
         let tables = MemoryTables::default();
         let state = State::open(Box::new(tables.clone())).unwrap();
@@ -93,7 +94,7 @@ impl World {
     pub fn lead(&mut self, node: u64) {
         assert!(self.is_up(node) && self.quorum());
         self.term += 1;
-        self.leader = Some(Lead { node, term: self.term, since: self.now, tried: None });
+        self.leader = Some(WorldLeader { node, term: self.term, since: self.now, tried: None });
         self.story.push(format!("node {node} leads in Raft term {}", self.term));
     }
 
@@ -123,7 +124,7 @@ impl World {
         let term = self.leader.as_ref()?.term;
         self.index += 1;
         self.now += 1;
-        let origin = Some(Origin { node, boot: 1, number: 0 });
+        let origin = Some(CommandId { node, boot: 1, number: 0 });
         let batch =
             Batch { commands: vec![Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() }] };
         let at = Position { index: self.index, log_id: Bytes::new(), term };
@@ -141,7 +142,7 @@ impl World {
         Some(outcome)
     }
 
-    /// One node's own duties and the leader's: true if there was something to do.
+    /// One node's own background tasks and the leader's: true if there was something to do.
     pub fn step(&mut self) -> bool {
         for node in 1..=NODES {
             if self.is_up(node)
@@ -159,12 +160,12 @@ impl World {
                 self.story.push(format!("node {me} proposes {}", named(&intent)));
                 self.send(me, intent);
             }
-            Action::Transfer { to, handover } => {
+            Action::Transfer { to, transfer_attempt } => {
                 let fails = self.transfers_fail || !self.is_up(to);
                 let how = if fails { " in vain" } else { "" };
                 self.story.push(format!("node {me} hands leadership to node {to}{how}"));
                 match &mut self.leader {
-                    Some(lead) if fails => lead.tried = Some(handover),
+                    Some(lead) if fails => lead.tried = Some(transfer_attempt),
                     _ => self.lead(to),
                 }
             }
@@ -201,7 +202,7 @@ impl World {
             NodeView { voter: true, lag, silent_ms, refused: self.down.contains_key(&node) }
         };
         let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (node, see(node))).collect();
-        let view = View {
+        let view = LeaderView {
             state: &self.state,
             me: lead.node,
             term: lead.term,
@@ -262,7 +263,7 @@ impl World {
         let master = self.state.master().unwrap_or_else(|| panic!("no master among {devices:?}\n{story}"));
         assert!(master.is_active, "{} is master and offline\n{story}", master.device_id);
         assert_eq!(Some(master.home), self.leader(), "the master's home is not the leader\n{story}");
-        assert_eq!(self.state.meta().ballot, None, "an election goes on and on\n{story}");
+        assert_eq!(self.state.meta().pending_election, None, "an election goes on and on\n{story}");
     }
 
     /// The state in one line.
@@ -274,14 +275,14 @@ impl World {
             None => "leader: none".into(),
         };
         line += &format!("; master: {master}, term {}", meta.term);
-        if let Some(ballot) = &meta.ballot {
-            let winner = if ballot.winner.is_empty() { "nobody yet" } else { &ballot.winner };
-            line += &format!("; election {} under way: {winner}, try {}", ballot.id, ballot.tries);
+        if let Some(pending_election) = &meta.pending_election {
+            let winner = if pending_election.winner.is_empty() { "nobody yet" } else { &pending_election.winner };
+            line += &format!("; election {} under way: {winner}, try {}", pending_election.id, pending_election.tries);
         }
-        if let Some(back) = meta.hand_back {
+        if let Some(back) = meta.transfer_back {
             line += &format!("; leadership on its way back, try {}", back.tries);
         }
-        if meta.stalled {
+        if meta.needs_manual_election {
             line += "; a manual election is needed";
         }
         line
@@ -311,8 +312,8 @@ pub fn booted() -> Intent {
 }
 
 /// What the leader of a fresh cluster has at the start: its claim, and every node's own device.
-pub fn founded() -> World {
-    let mut world = World::new();
+pub fn founded() -> ElectionWorld {
+    let mut world = ElectionWorld::new();
     world.lead(1);
     world.run();
     world.story.clear();
@@ -352,18 +353,18 @@ fn told(effect: &Effect) -> Option<String> {
 
 fn named(intent: &Intent) -> String {
     match intent {
-        Intent::LeaderHere(LeaderHere { raft_term }) => format!("LeaderHere {raft_term}"),
+        Intent::LeaderAnnounced(LeaderAnnounced { raft_term }) => format!("LeaderAnnounced {raft_term}"),
         Intent::ElectionStarted(c) => {
             let given_up = if c.given_up.is_empty() { String::new() } else { format!(", {} given up", c.given_up) };
             format!("ElectionStarted: {}, try {}{given_up}", c.winner, c.tries)
         }
-        Intent::MasterElected(c) if c.ballot == 0 => {
+        Intent::MasterElected(c) if c.pending_election == 0 => {
             let method = ElectionMethod::try_from(c.method).unwrap_or_default();
             format!("MasterElected: {}, at once ({})", c.winner, super::method_name(method))
         }
         Intent::MasterElected(c) => format!("MasterElected: {}", c.winner),
         Intent::ElectionFailed(c) => format!("ElectionFailed: {}", c.why),
-        Intent::LeadershipReturn(c) => format!("LeadershipReturn, try {}", c.tries),
+        Intent::LeaderTransferBack(c) => format!("LeaderTransferBack, try {}", c.tries),
         Intent::NodeLost(c) => format!("NodeLost {}", c.node),
         Intent::MoveHome(c) => format!("MoveHome: {} from {} to {}", c.device_id, c.from, c.to),
         other => format!("{other:?}"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::world::World;
-use crate::history::{Band, Sample};
+use super::world::ProcessWorld;
+use crate::history::{FaultWindow, Sample};
 
 /// How often a node is asked, and how often who has which role.
 const EVERY: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const STALL: u64 = 500_000;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Samples one node until it is aborted.
-pub async fn watch_node(world: Arc<World>, node: u64) {
+pub async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
     let (mut turn, mut led) = (0_u64, None);
     loop {
         sleep(EVERY).await;
@@ -65,19 +65,19 @@ pub async fn watch_node(world: Arc<World>, node: u64) {
 }
 
 /// At most one device has the role.
-async fn roles(world: &World, node: u64) {
+async fn roles(world: &ProcessWorld, node: u64) {
     let path = "/device/roles?consistency=stale";
     let Ok(answer) = world.ask(node, "GET", path, None, Duration::from_secs(1)).await else { return };
     let Ok(answer) = serde_json::from_slice::<Value>(&answer) else { return };
     let devices = answer["devices"].as_array().map_or(&[][..], |devices| devices);
     let masters: Vec<_> = devices.iter().filter(|d| d["role"] == json!("master")).map(|d| &d["device_id"]).collect();
     if masters.len() > 1 {
-        world.recorder.trouble(format!("node {node} shows several masters at once: {masters:?}"));
+        world.recorder.anomaly(format!("node {node} shows several masters at once: {masters:?}"));
     }
 }
 
 /// Notes the times without a majority, and those in which this process itself stood still, until it is aborted, which must not be before it is back.
-pub async fn watch_majority(world: Arc<World>) {
+pub async fn watch_majority(world: Arc<ProcessWorld>) {
     let mut gone: Option<u64> = None;
     let mut last = world.recorder.us();
     loop {
@@ -85,7 +85,7 @@ pub async fn watch_majority(world: Arc<World>) {
         // What stops this loop stops the nodes as well: no fault of the cluster.
         if now.saturating_sub(last) > STALL {
             let (name, what) = ("machine_stalled".into(), "this machine had no time for the run".into());
-            world.recorder.band(Band { name, what, from_us: last, to_us: now, majority: false });
+            world.recorder.band(FaultWindow { name, what, from_us: last, to_us: now, majority: false });
         }
         last = now;
         match (gone, world.cluster.majority()) {
@@ -93,7 +93,7 @@ pub async fn watch_majority(world: Arc<World>) {
             (Some(from_us), true) => {
                 gone = None;
                 let (name, what) = ("no_majority".into(), "no majority".into());
-                world.recorder.band(Band { name, what, from_us, to_us: now, majority: false });
+                world.recorder.band(FaultWindow { name, what, from_us, to_us: now, majority: false });
             }
             _ => {}
         }
@@ -102,7 +102,7 @@ pub async fn watch_majority(world: Arc<World>) {
 }
 
 /// A node that ends by itself is trouble, unless a fault has it; it is started again either way.
-pub async fn watch_processes(world: Arc<World>) {
+pub async fn watch_processes(world: Arc<ProcessWorld>) {
     loop {
         sleep(LOOK).await;
         for (node, status) in world.cluster.fallen() {
@@ -111,7 +111,7 @@ pub async fn watch_processes(world: Arc<World>) {
                 world.note(format!("node {node} ended by itself under its fault: {status}"));
                 continue;
             }
-            world.recorder.trouble(format!("node {node} ended by itself: {status}: {}", world.cluster.last_line(node)));
+            world.recorder.anomaly(format!("node {node} ended by itself: {status}: {}", world.cluster.last_line(node)));
             let world = world.clone();
             tokio::spawn(async move {
                 sleep(PAUSE).await;
@@ -122,9 +122,9 @@ pub async fn watch_processes(world: Arc<World>) {
 }
 
 /// Starts a node, and waits until it serves.
-pub async fn start(world: &World, node: u64, within: Duration) -> bool {
+pub async fn start(world: &ProcessWorld, node: u64, within: Duration) -> bool {
     if let Err(why) = world.cluster.revive(node) {
-        world.recorder.trouble(format!("node {node} cannot be started: {why}"));
+        world.recorder.anomaly(format!("node {node} cannot be started: {why}"));
         return false;
     }
     world.cluster.serves(node, within).await

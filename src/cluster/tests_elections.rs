@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::SharedCluster;
-use super::cell::{Cell, PATIENCE, seq, update};
-use super::coordinator::{self, Settings};
+use super::coordinator::{self, CoordinatorSettings};
 use super::elections::settled;
+use super::tests_harness::{Cell, PATIENCE, seq, update};
 use crate::consensus::runtime::seeded;
 use crate::model::error::{Code, Error};
 use crate::model::read::elections;
@@ -19,12 +19,12 @@ use crate::proto::{
     Role, RoleChange,
 };
 
-struct Group {
+struct CoordinatedCells {
     cell: Cell,
     coordinators: BTreeMap<u64, CancellationToken>,
 }
 
-impl Group {
+impl CoordinatedCells {
     async fn new() -> Self {
         let mut group = Self {
             cell: Cell::new(3, |config| config.request_timeout = Duration::from_secs(10)).await,
@@ -39,7 +39,7 @@ impl Group {
 
     fn coordinate(&mut self, id: u64) {
         let stop = CancellationToken::new();
-        tokio::spawn(coordinator::run(self.cell.at(id), Settings::of(id), stop.clone()));
+        tokio::spawn(coordinator::run(self.cell.at(id), CoordinatorSettings::of(id), stop.clone()));
         self.coordinators.insert(id, stop);
     }
 
@@ -74,7 +74,7 @@ impl Group {
 
     fn sees(&self, id: u64) -> Option<(String, u64, Option<u64>)> {
         let cluster = self.cell.at(id);
-        let state = cluster.replica().hot();
+        let state = cluster.replica().state();
         let master = state.master().filter(|master| master.is_active)?;
         Some((master.device_id.clone(), master.home, cluster.status().leader))
     }
@@ -98,8 +98,8 @@ impl Group {
     async fn log(&self, node: u64) -> Vec<Election> {
         let cluster = self.cell.at(node);
         cluster.read_barrier().await.unwrap();
-        let head = cluster.replica().hot().meta().election_head;
-        let mut log = cluster.replica().cold(move |rows| elections(rows, head, 1_000, 0)).await.unwrap();
+        let head = cluster.replica().state().meta().election_head;
+        let mut log = cluster.replica().read_rows(move |rows| elections(rows, head, 1_000, 0)).await.unwrap();
         log.reverse();
         log
     }
@@ -130,7 +130,7 @@ fn others(node: u64) -> Vec<u64> {
 #[test]
 fn whoever_becomes_master_takes_the_leader_with_it_and_is_answered_when_it_has() {
     simulated(1, async {
-        let group = Group::new().await;
+        let group = CoordinatedCells::new().await;
         for node in [1, 2, 3, 1] {
             let id = format!("till-{node}");
             let outcome = group.online(node, &id, 10 * node as u32, Role::Client).await;
@@ -157,7 +157,7 @@ fn whoever_becomes_master_takes_the_leader_with_it_and_is_answered_when_it_has()
         // Also a master that only says goodbye: its clients never hear of an election that is over for it.
         let goodbye = DeviceOffline { device_id: "zentrale".into(), ..DeviceOffline::default() };
         group.ask(3, Intent::DeviceOffline(goodbye)).await.unwrap();
-        let follower = group.cell.at(3).replica().hot().meta().master.clone();
+        let follower = group.cell.at(3).replica().state().meta().master.clone();
         assert!(!follower.is_empty() && follower != "zentrale", "{follower:?}");
         group.online(3, "zentrale", 100, Role::Master).await;
         assert_eq!(group.home(&[1, 2, 3], |master| master == "zentrale").await.1, 3);
@@ -175,7 +175,7 @@ fn whoever_becomes_master_takes_the_leader_with_it_and_is_answered_when_it_has()
 #[test]
 fn an_election_by_shutdown_loses_fails_and_doubles_no_write() {
     simulated(2, async {
-        let group = Group::new().await;
+        let group = CoordinatedCells::new().await;
         group.online(1, "a", 80, Role::Master).await;
         group.online(2, "b", 60, Role::Client).await;
         group.online(3, "writer", 0, Role::Client).await;
@@ -197,7 +197,7 @@ fn an_election_by_shutdown_loses_fails_and_doubles_no_write() {
             let (gone, node, next) = if turn % 2 == 0 { ("a", 1, "b") } else { ("b", 2, "a") };
             let shutdown = DeviceShutdown { device_id: gone.into(), reason: "evening".into() };
             group.ask(3, Intent::DeviceShutdown(shutdown)).await.unwrap();
-            assert_eq!(group.cell.at(3).replica().hot().meta().master, next, "the answer came before the end");
+            assert_eq!(group.cell.at(3).replica().state().meta().master, next, "the answer came before the end");
             group.home(&[1, 2, 3], |master| master == next).await;
             group.online(node, gone, 70, Role::Client).await;
         }
@@ -214,15 +214,15 @@ fn an_election_by_shutdown_loses_fails_and_doubles_no_write() {
 #[test]
 fn leadership_that_was_moved_comes_back_to_the_masters_home() {
     simulated(3, async {
-        let group = Group::new().await;
+        let group = CoordinatedCells::new().await;
         group.online(2, "office", 80, Role::Master).await;
         group.home(&[1, 2, 3], |master| master == "office").await;
-        let term = group.cell.at(1).replica().hot().meta().term;
+        let term = group.cell.at(1).replica().state().meta().term;
         for to in [1, 3, 1] {
             group.cell.nodes[&2].cluster.transfer_leader(to, Duration::from_secs(2)).await.unwrap();
             assert_eq!(group.home(&[1, 2, 3], |master| master == "office").await.1, 2);
         }
-        assert_eq!(group.cell.at(1).replica().hot().meta().term, term, "nobody was elected for that");
+        assert_eq!(group.cell.at(1).replica().state().meta().term, term, "nobody was elected for that");
         group.end().await;
     });
 }
@@ -230,7 +230,7 @@ fn leadership_that_was_moved_comes_back_to_the_masters_home() {
 #[test]
 fn the_masters_node_dies_again_and_again() {
     simulated(4, async {
-        let mut group = Group::new().await;
+        let mut group = CoordinatedCells::new().await;
         for node in [1, 2, 3] {
             group.online(node, &format!("till-{node}"), 20, Role::Client).await;
         }
@@ -267,7 +267,7 @@ fn the_masters_node_dies_again_and_again() {
 #[test]
 fn devices_of_a_dead_node_are_offline_after_their_grace_unless_they_moved() {
     simulated(5, async {
-        let mut group = Group::new().await;
+        let mut group = CoordinatedCells::new().await;
         let (_, leader) = group.home(&[1, 2, 3], |_| true).await;
         let dead = leader % 3 + 1;
         group.online(dead, "stays", 20, Role::Client).await;
@@ -275,7 +275,7 @@ fn devices_of_a_dead_node_are_offline_after_their_grace_unless_they_moved() {
         group.stop(dead).await;
         group.online(leader, "moves", 20, Role::Client).await;
         let cluster = group.cell.at(leader);
-        let active = |id: &str| cluster.replica().hot().device(id).unwrap().is_active;
+        let active = |id: &str| cluster.replica().state().device(id).unwrap().is_active;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         // The leader changes within the grace.
         let next = others(dead).into_iter().find(|id| *id != leader).unwrap();
@@ -293,13 +293,13 @@ fn devices_of_a_dead_node_are_offline_after_their_grace_unless_they_moved() {
 #[test]
 fn a_minority_elects_nobody() {
     simulated(6, async {
-        let group = Group::new().await;
+        let group = CoordinatedCells::new().await;
         let (master, node) = group.home(&[1, 2, 3], |_| true).await;
         for id in others(node) {
             group.cell.router.isolate(id);
         }
         tokio::time::sleep(Duration::from_secs(8)).await;
-        assert_eq!(group.cell.at(node).replica().hot().meta().master, master);
+        assert_eq!(group.cell.at(node).replica().state().meta().master, master);
         let elect = Elect { reason: ElectionReason::Manual.into(), ..Elect::default() };
         let error = group.ask(node, Intent::Elect(elect)).await.unwrap_err();
         assert!([Code::Timeout, Code::NoMaster].contains(&error.code), "{error:?}");

@@ -19,36 +19,36 @@ use crate::model::error::{Code, Error};
 
 /// The two ways to put an event into bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub enum Encoding {
     WebSocket,
     SocketIo,
 }
 
-impl Transport {
-    fn door(self) -> metrics::Door {
+impl Encoding {
+    fn door(self) -> metrics::ErrorDoor {
         match self {
-            Self::WebSocket => metrics::Door::WebSocket,
-            Self::SocketIo => metrics::Door::SocketIo,
+            Self::WebSocket => metrics::ErrorDoor::WebSocket,
+            Self::SocketIo => metrics::ErrorDoor::SocketIo,
         }
     }
 }
 
 /// An encoded event. Clones share the bytes.
 #[derive(Clone, Debug)]
-pub enum Frame {
+pub enum EncodedEvent {
     WebSocket(Utf8Bytes),
     /// With Engine.IO's `4` before it, so that nothing is copied for a socket.
     SocketIo(tungstenite::Utf8Bytes),
 }
 
-impl Frame {
-    pub fn of(transport: Transport, event: &ServerEvent<'_>) -> Self {
+impl EncodedEvent {
+    pub fn of(transport: Encoding, event: &ServerEvent<'_>) -> Self {
         if let ServerEvent::Error { error, .. } | ServerEvent::SyncError { error, .. } = event {
             metrics::ERRORS.count(transport.door(), error.code.number());
         }
         let mut out = Vec::with_capacity(256);
         match transport {
-            Transport::WebSocket => {
+            Encoding::WebSocket => {
                 out.extend_from_slice(b"{\"event\":\"");
                 out.extend_from_slice(event.name().as_bytes());
                 out.extend_from_slice(b"\",\"data\":");
@@ -56,7 +56,7 @@ impl Frame {
                 out.push(b'}');
                 Self::WebSocket(text(out).into())
             }
-            Transport::SocketIo => {
+            Encoding::SocketIo => {
                 out.extend_from_slice(b"42[\"");
                 out.extend_from_slice(event.name().as_bytes());
                 out.extend_from_slice(b"\",");
@@ -96,8 +96,8 @@ fn text(bytes: Vec<u8>) -> String {
 pub struct Broadcast {
     pub effect: Effect,
     epoch: u64,
-    web_socket: OnceLock<Frame>,
-    socket_io: OnceLock<Frame>,
+    web_socket: OnceLock<EncodedEvent>,
+    socket_io: OnceLock<EncodedEvent>,
 }
 
 impl Broadcast {
@@ -106,15 +106,15 @@ impl Broadcast {
     }
 
     /// `None` for effects that no client is told.
-    pub fn frame(&self, transport: Transport) -> Option<Frame> {
+    pub fn frame(&self, transport: Encoding) -> Option<EncodedEvent> {
         let cell = match transport {
-            Transport::WebSocket => &self.web_socket,
-            Transport::SocketIo => &self.socket_io,
+            Encoding::WebSocket => &self.web_socket,
+            Encoding::SocketIo => &self.socket_io,
         };
         if let Some(frame) = cell.get() {
             return Some(frame.clone());
         }
-        let frame = Frame::of(transport, &event_of(&self.effect, self.epoch)?);
+        let frame = EncodedEvent::of(transport, &event_of(&self.effect, self.epoch)?);
         Some(cell.get_or_init(|| frame).clone())
     }
 }
@@ -149,49 +149,49 @@ fn event_of(effect: &Effect, epoch: u64) -> Option<ServerEvent<'_>> {
 }
 
 /// One frame on its way out.
-pub struct Out {
-    pub frame: Frame,
+pub struct QueuedFrame {
+    pub frame: EncodedEvent,
     /// Told when the socket has taken the frame; dropped unsent when the session ends.
     pub taken: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    frames: VecDeque<Out>,
+struct WaitingFrames {
+    frames: VecDeque<QueuedFrame>,
     bytes: usize,
     /// The server ends the session: why.
     closed: Option<Error>,
 }
 
-pub struct Outbox {
+pub struct SendQueue {
     /// The session's number on this node.
     pub id: u64,
-    pub transport: Transport,
-    waiting: Mutex<Waiting>,
+    pub transport: Encoding,
+    waiting: Mutex<WaitingFrames>,
     waker: AtomicWaker,
 }
 
-impl Outbox {
-    pub fn new(id: u64, transport: Transport) -> Self {
+impl SendQueue {
+    pub fn new(id: u64, transport: Encoding) -> Self {
         Self { id, transport, waiting: Mutex::default(), waker: AtomicWaker::new() }
     }
 
     /// Encodes and queues one event for this session alone.
     pub fn send(&self, event: &ServerEvent<'_>) {
-        self.push(Out { frame: Frame::of(self.transport, event), taken: None });
+        self.push(QueuedFrame { frame: EncodedEvent::of(self.transport, event), taken: None });
     }
 
     /// Answers a client's ack callback; only Socket.IO has them.
     pub fn answer(&self, ack: i64, event: &ServerEvent<'_>) {
-        if self.transport == Transport::SocketIo {
-            self.push(Out { frame: Frame::ack(ack, event), taken: None });
+        if self.transport == Encoding::SocketIo {
+            self.push(QueuedFrame { frame: EncodedEvent::ack(ack, event), taken: None });
         }
     }
 
     /// Queues one event and resolves to true when the socket has taken it.
-    pub async fn send_and_wait(&self, frame: Frame) -> bool {
+    pub async fn send_and_wait(&self, frame: EncodedEvent) -> bool {
         let (taken, done) = oneshot::channel();
-        self.push(Out { frame, taken: Some(taken) });
+        self.push(QueuedFrame { frame, taken: Some(taken) });
         done.await.is_ok()
     }
 
@@ -201,24 +201,24 @@ impl Outbox {
         (waiting.frames.len(), waiting.bytes)
     }
 
-    pub fn push(&self, out: Out) {
+    pub fn push(&self, out: QueuedFrame) {
         let mut waiting = self.waiting.lock();
         let was_empty = waiting.frames.is_empty();
-        put(&mut waiting, out);
+        enqueue(&mut waiting, out);
         self.unlock_and_wake(waiting, was_empty);
     }
 
     /// Queues what the hub has for this session, with one lock and at most one wake-up.
-    pub fn push_all(&self, frames: &mut Vec<Frame>) {
+    pub fn push_all(&self, frames: &mut Vec<EncodedEvent>) {
         let mut waiting = self.waiting.lock();
         let was_empty = waiting.frames.is_empty();
         for frame in frames.drain(..) {
-            put(&mut waiting, Out { frame, taken: None });
+            enqueue(&mut waiting, QueuedFrame { frame, taken: None });
         }
         self.unlock_and_wake(waiting, was_empty);
     }
 
-    fn unlock_and_wake(&self, waiting: parking_lot::MutexGuard<'_, Waiting>, was_empty: bool) {
+    fn unlock_and_wake(&self, waiting: parking_lot::MutexGuard<'_, WaitingFrames>, was_empty: bool) {
         let closed = waiting.closed.is_some();
         drop(waiting);
         // A transport with frames left is waiting for its socket, and looks here again after that.
@@ -255,13 +255,13 @@ impl Outbox {
         self.waker.register(waker);
     }
 
-    /// Wakes nobody until [`Outbox::register`] is called again.
-    pub fn deafen(&self) {
+    /// Wakes nobody until [`SendQueue::register`] is called again.
+    pub fn clear_waker(&self) {
         self.waker.take();
     }
 
     /// Moves everything that waits into `into`, which must be empty. An error ends the session.
-    pub fn take(&self, into: &mut VecDeque<Out>) -> Result<(), Error> {
+    pub fn take(&self, into: &mut VecDeque<QueuedFrame>) -> Result<(), Error> {
         debug_assert!(into.is_empty());
         let mut waiting = self.waiting.lock();
         if let Some(why) = &waiting.closed
@@ -279,7 +279,7 @@ impl Outbox {
     }
 }
 
-fn put(waiting: &mut Waiting, out: Out) {
+fn enqueue(waiting: &mut WaitingFrames, out: QueuedFrame) {
     if waiting.closed.is_some() {
         return;
     }
@@ -294,7 +294,7 @@ fn put(waiting: &mut Waiting, out: Out) {
     waiting.frames.push_back(out);
 }
 
-fn end(waiting: &mut Waiting, why: Error) {
+fn end(waiting: &mut WaitingFrames, why: Error) {
     if waiting.closed.is_none() {
         waiting.closed = Some(why);
     }

@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 /// Shared by everything that works on one data folder.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<OnceLock<String>>);
+pub struct Poison(Arc<OnceLock<String>>);
 
-impl Health {
+impl Poison {
     /// Records the first failure; from now on every call fails.
     pub fn fail(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
         let message = format!("{doing}: {error}");

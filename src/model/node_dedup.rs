@@ -8,11 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::limits::ORIGIN_WINDOW;
-use crate::proto::{Answer, AnsweredGroup, Origin};
+use crate::proto::{Answer, AnsweredGroup, CommandId};
 
 /// A node's answers.
 #[derive(Debug, Default)]
-struct Node {
+struct NodeAnswers {
     /// By boot and number.
     outcomes: HashMap<(u64, u64), Bytes>,
     /// Boot, number and group, oldest first; at most two windows.
@@ -22,8 +22,8 @@ struct Node {
 
 /// The rows `AnsweredGroup` in memory.
 #[derive(Debug, Default)]
-pub(super) struct Answered {
-    nodes: HashMap<u64, Node>,
+pub(super) struct NodeDedup {
+    nodes: HashMap<u64, NodeAnswers>,
     /// How many answers of each group are still kept; without any, its row goes.
     kept: HashMap<u64, usize>,
     next_group: u64,
@@ -32,7 +32,7 @@ pub(super) struct Answered {
 }
 
 /// A group as it is stored, and the groups that went with it.
-pub(super) struct Stored {
+pub(super) struct StoredGroup {
     pub group: u64,
     pub row: AnsweredGroup,
     pub dropped: Vec<u64>,
@@ -41,7 +41,7 @@ pub(super) struct Stored {
 /// Answers of a group, in bytes: it must fit one value of the storage engine.
 const GROUP_BYTES: usize = 3_000;
 
-impl Answered {
+impl NodeDedup {
     /// From a stored row; rows come in the order of their groups.
     pub fn load(&mut self, group: u64, row: AnsweredGroup) {
         for answer in &row.answers {
@@ -62,7 +62,7 @@ impl Answered {
 
     /// `None`: never seen. `Some(None)`: so far behind the newest of its boot that it was answered long ago.
     /// `Some(Some(outcome))`: what it was answered with.
-    pub fn find(&self, origin: &Origin) -> Option<Option<Bytes>> {
+    pub fn find(&self, origin: &CommandId) -> Option<Option<Bytes>> {
         let node = self.nodes.get(&origin.node)?;
         if let Some(outcome) = node.outcomes.get(&(origin.boot, origin.number)) {
             return Some(Some(outcome.clone()));
@@ -71,19 +71,19 @@ impl Answered {
         (boot == origin.boot && origin.number.saturating_add(2 * ORIGIN_WINDOW) <= number).then_some(None)
     }
 
-    pub fn remember(&mut self, origin: &Origin, outcome: Bytes) {
+    pub fn remember(&mut self, origin: &CommandId, outcome: Bytes) {
         let answer = Answer { node: origin.node, boot: origin.boot, number: origin.number, outcome };
         self.know(&answer);
         self.fresh.push(answer);
     }
 
     /// The entry ends: its answers as rows.
-    pub fn seal(&mut self) -> Vec<Stored> {
+    pub fn seal(&mut self) -> Vec<StoredGroup> {
         let fresh = std::mem::take(&mut self.fresh);
         split(fresh).map(|row| self.store(row)).collect()
     }
 
-    fn store(&mut self, row: AnsweredGroup) -> Stored {
+    fn store(&mut self, row: AnsweredGroup) -> StoredGroup {
         let group = self.next_group;
         self.next_group += 1;
         self.kept.insert(group, row.answers.len());
@@ -103,7 +103,7 @@ impl Answered {
                 dropped.push(old);
             }
         }
-        Stored { group, row, dropped }
+        StoredGroup { group, row, dropped }
     }
 }
 

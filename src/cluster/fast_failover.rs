@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::node::Node;
-use crate::consensus::transport::{Identity, PeerStats};
+use crate::consensus::node::RaftNode;
+use crate::consensus::transport::{NodeIdentity, PeerStats};
 
 /// Runs until the node stops.
-pub async fn run(node: Arc<Node>, identity: Arc<Identity>, stats: Arc<PeerStats>, stop: CancellationToken) {
+pub async fn run(node: Arc<RaftNode>, identity: Arc<NodeIdentity>, stats: Arc<PeerStats>, stop: CancellationToken) {
     let gone = |leader: u64| stats.of(leader).is_some_and(|heard| heard.gone);
     let patience = node.timing().heartbeat;
     while !stop.is_cancelled() {
@@ -42,15 +42,15 @@ pub async fn run(node: Arc<Node>, identity: Arc<Identity>, stats: Arc<PeerStats>
                 node.ask_to_lead().await;
             }
             let mut place = node.place();
-            if place.seen().leader == Some(leader) {
-                place.news(patience).await;
+            if place.current().leader == Some(leader) {
+                place.changed_within(patience).await;
             }
         }
     }
 }
 
-async fn next_leader(node: &Node) {
+async fn next_leader(node: &RaftNode) {
     let mut place = node.place();
-    place.seen();
-    place.news(Duration::MAX).await;
+    place.current();
+    place.changed_within(Duration::MAX).await;
 }

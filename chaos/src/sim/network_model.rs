@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tillsync::consensus::memory::{Fate, Weather};
+use tillsync::consensus::memory::{MessageFate, NetworkModel};
 
-use super::recorder::Recorder;
+use super::recorder::SimRecorder;
 use crate::rng::Rng;
 
 /// How bad it is now. Faults add to it and take their part away again.
@@ -19,19 +19,19 @@ pub struct Badness {
     pub again: u64,
 }
 
-struct State {
+struct NetworkModelState {
     rng: Rng,
     bad: Badness,
 }
 
 pub struct SimWeather {
-    state: Mutex<State>,
-    recorder: Recorder,
+    state: Mutex<NetworkModelState>,
+    recorder: SimRecorder,
 }
 
 impl SimWeather {
-    pub fn new(rng: Rng, recorder: Recorder) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { rng, bad: Badness::default() }), recorder })
+    pub fn new(rng: Rng, recorder: SimRecorder) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(NetworkModelState { rng, bad: Badness::default() }), recorder })
     }
 
     pub fn worsen(&self, by: Badness) {
@@ -49,8 +49,8 @@ impl SimWeather {
     }
 }
 
-impl Weather for SimWeather {
-    fn fate(&self, from: u64, to: u64) -> Fate {
+impl NetworkModel for SimWeather {
+    fn fate(&self, from: u64, to: u64) -> MessageFate {
         let mut state = self.state.lock();
         let bad = state.bad;
         let mut delay = state.rng.micros(80, 500);
@@ -62,6 +62,6 @@ impl Weather for SimWeather {
         let again = state.rng.per_million(bad.again).then(|| state.rng.millis(0, 60));
         drop(state);
         self.recorder.note(&[from, to, delay.as_micros() as u64, u64::from(lost)]);
-        Fate { delay, lost, again: again.map(|later: Duration| later) }
+        MessageFate { delay, lost, again: again.map(|later: Duration| later) }
     }
 }

@@ -12,7 +12,7 @@ use crate::proto::{Change, DataUpdate, Requested};
 
 /// Where the answer to a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum KeptAnswer {
     /// In the row of the slot.
     Row { slot: u32 },
     /// It is the change that it became.
@@ -21,13 +21,13 @@ pub(super) enum Kept {
 
 /// What a request is recognised by. Without an id the text is empty, outside of queues `n` is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Names<'a> {
+pub(super) struct RequestNames<'a> {
     pub request_id: &'a str,
     pub queue: &'a str,
     pub n: u64,
 }
 
-impl<'a> Names<'a> {
+impl<'a> RequestNames<'a> {
     pub fn of(c: &'a DataUpdate) -> Self {
         Self { request_id: &c.request_id, queue: &c.queue, n: c.n }
     }
@@ -43,18 +43,18 @@ impl<'a> Names<'a> {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct RecentRequest {
     number: u64,
     id: Option<Arc<str>>,
     entry: Option<(Arc<str>, u64)>,
-    kept: Kept,
+    kept: KeptAnswer,
 }
 
 /// One device's ring. Slot `n % REQUEST_WINDOW` holds its request number `n`.
 #[derive(Debug, Default)]
-struct Ring {
+struct RequestRing {
     next: u64,
-    slots: Vec<Option<Slot>>,
+    slots: Vec<Option<RecentRequest>>,
     /// The newest number of each id.
     by_id: HashMap<Arc<str>, u64>,
     /// The number of each queue's entries. What is remembered of a queue are its newest entries, without a gap.
@@ -65,13 +65,13 @@ fn slot(number: u64) -> u32 {
     (number % REQUEST_WINDOW) as u32
 }
 
-impl Ring {
-    fn at(&self, number: u64) -> Option<&Slot> {
+impl RequestRing {
+    fn at(&self, number: u64) -> Option<&RecentRequest> {
         self.slots.get(slot(number) as usize)?.as_ref().filter(|s| s.number == number)
     }
 
     /// Rows and changes are read in any order: of two numbers for a slot, and for a name, the greater counts.
-    fn set(&mut self, number: u64, names: &Names<'_>, kept: Kept) {
+    fn set(&mut self, number: u64, names: &RequestNames<'_>, kept: KeptAnswer) {
         self.next = self.next.max(number + 1);
         let at = slot(number) as usize;
         if self.slots.len() <= at {
@@ -96,11 +96,11 @@ impl Ring {
             let newest = self.by_entry.entry(queue.clone()).or_default().entry(*n).or_insert(number);
             *newest = number.max(*newest);
         }
-        self.slots[at] = Some(Slot { number, id, entry, kept });
+        self.slots[at] = Some(RecentRequest { number, id, entry, kept });
     }
 
     /// The names of a slot that is given to another request.
-    fn forget(&mut self, old: &Slot) {
+    fn forget(&mut self, old: &RecentRequest) {
         if let Some(id) = &old.id
             && self.by_id.get(id) == Some(&old.number)
         {
@@ -119,31 +119,31 @@ impl Ring {
 
 /// The windows of all devices, by device number.
 #[derive(Debug, Default)]
-pub(super) struct Requests(HashMap<u32, Ring>);
+pub(super) struct ClientDedup(HashMap<u32, RequestRing>);
 
-impl Requests {
+impl ClientDedup {
     /// From a stored row.
     pub fn load(&mut self, device: u32, slot: u32, row: &Requested) {
-        let names = Names { request_id: &row.request_id, queue: &row.queue, n: row.n };
-        self.0.entry(device).or_default().set(row.number, &names, Kept::Row { slot });
+        let names = RequestNames { request_id: &row.request_id, queue: &row.queue, n: row.n };
+        self.0.entry(device).or_default().set(row.number, &names, KeptAnswer::Row { slot });
     }
 
     /// From a change that is kept.
     pub fn load_change(&mut self, device: u32, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
-        let names = Names { request_id: &change.request_id, queue: &change.queue, n: change.n };
-        let kept = Kept::Change { seq: change.seq, timestamp_ms: change.timestamp_ms };
+        let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
+        let kept = KeptAnswer::Change { seq: change.seq, timestamp_ms: change.timestamp_ms };
         self.0.entry(device).or_default().set(number, &names, kept);
     }
 
     /// Where the answer to an id stands that is still in the window.
-    pub fn find(&self, device: u32, id: &str) -> Option<Kept> {
+    pub fn find(&self, device: u32, id: &str) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_id.get(id)?)?.kept)
     }
 
     /// Where the answer to a queue's entry stands that is still in the window.
-    pub fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<Kept> {
+    pub fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_entry.get(queue)?.get(&n)?)?.kept)
     }
@@ -162,17 +162,17 @@ impl Requests {
     }
 
     /// Gives a new request, answered by a row, its number and slot; the one that held the slot is forgotten.
-    pub fn remember(&mut self, device: u32, names: &Names<'_>) -> (u64, u32) {
+    pub fn remember(&mut self, device: u32, names: &RequestNames<'_>) -> (u64, u32) {
         let ring = self.0.entry(device).or_default();
         let number = ring.next;
-        ring.set(number, names, Kept::Row { slot: slot(number) });
+        ring.set(number, names, KeptAnswer::Row { slot: slot(number) });
         (number, slot(number))
     }
 
     /// The device is forgotten: the slots that may be rows.
     pub fn forget_device(&mut self, device: u32) -> Vec<u32> {
         let Some(ring) = self.0.remove(&device) else { return Vec::new() };
-        let rows = |s: &Option<Slot>| s.as_ref().is_some_and(|s| matches!(s.kept, Kept::Row { .. }));
+        let rows = |s: &Option<RecentRequest>| s.as_ref().is_some_and(|s| matches!(s.kept, KeptAnswer::Row { .. }));
         ring.slots.iter().zip(0..).filter(|(s, _)| rows(s)).map(|(_, slot)| slot).collect()
     }
 
@@ -181,7 +181,7 @@ impl Requests {
         let number = change.request_number.checked_sub(1)?;
         let slots = &mut self.0.get_mut(&device)?.slots;
         let at = slots.get_mut(slot(number) as usize)?.as_mut().filter(|s| s.number == number)?;
-        at.kept = Kept::Row { slot: slot(number) };
+        at.kept = KeptAnswer::Row { slot: slot(number) };
         Some((number, slot(number)))
     }
 }
@@ -200,27 +200,27 @@ mod tests {
 
     #[test]
     fn what_an_overwritten_row_says_is_forgotten_in_whatever_order_rows_and_changes_are_read() {
-        let stale = |requests: &mut Requests| requests.load(1, 3, &row(3, "a"));
-        let newer = |requests: &mut Requests| requests.load_change(1, &change(9, 3 + REQUEST_WINDOW, "b"));
+        let stale = |requests: &mut ClientDedup| requests.load(1, 3, &row(3, "a"));
+        let newer = |requests: &mut ClientDedup| requests.load_change(1, &change(9, 3 + REQUEST_WINDOW, "b"));
         // The id came again when it had left the window.
-        let again = |requests: &mut Requests| requests.load(1, 4, &row(4 + REQUEST_WINDOW, "a"));
-        let loads: [&dyn Fn(&mut Requests); 3] = [&stale, &newer, &again];
+        let again = |requests: &mut ClientDedup| requests.load(1, 4, &row(4 + REQUEST_WINDOW, "a"));
+        let loads: [&dyn Fn(&mut ClientDedup); 3] = [&stale, &newer, &again];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-            let mut requests = Requests::default();
+            let mut requests = ClientDedup::default();
             order.iter().for_each(|n| loads[*n](&mut requests));
-            assert_eq!(requests.find(1, "a"), Some(Kept::Row { slot: 4 }), "{order:?}");
-            assert_eq!(requests.find(1, "b"), Some(Kept::Change { seq: 9, timestamp_ms: 0 }), "{order:?}");
+            assert_eq!(requests.find(1, "a"), Some(KeptAnswer::Row { slot: 4 }), "{order:?}");
+            assert_eq!(requests.find(1, "b"), Some(KeptAnswer::Change { seq: 9, timestamp_ms: 0 }), "{order:?}");
             assert_eq!(requests.next_number(1), 5 + REQUEST_WINDOW);
         }
     }
 
     #[test]
     fn a_change_that_goes_leaves_a_row_only_while_its_id_is_in_the_window() {
-        let mut requests = Requests::default();
+        let mut requests = ClientDedup::default();
         let old = change(1, 0, "a");
         requests.load_change(1, &old);
         assert_eq!(requests.outlive(1, &old), Some((0, 0)));
-        assert_eq!(requests.find(1, "a"), Some(Kept::Row { slot: 0 }));
+        assert_eq!(requests.find(1, "a"), Some(KeptAnswer::Row { slot: 0 }));
         requests.load_change(1, &change(2, REQUEST_WINDOW, "b"));
         assert_eq!(requests.outlive(1, &old), None);
     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::rest::{NodeStatus, Rest};
+use tillsync::cli::client::rest::{NodeStatus, RestClient};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing};
 
-use crate::alone::wait;
 use crate::harness::{PATIENCE, both, three_ports, tillsync};
+use crate::single_node::wait;
 
 #[derive(Clone, Copy)]
 struct Ports {
@@ -21,13 +21,13 @@ struct Ports {
 }
 
 /// Dropping it kills what still runs.
-pub struct Fleet {
+pub struct Processes {
     dir: TempDir,
     ports: BTreeMap<u64, Ports>,
     running: BTreeMap<u64, Child>,
 }
 
-impl Fleet {
+impl Processes {
     pub fn new() -> Self {
         let dir = TempDir::new().unwrap();
         assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
@@ -36,18 +36,18 @@ impl Fleet {
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
     pub async fn found(size: u64) -> Self {
-        let mut fleet = Self::new();
-        (1..=size).for_each(|id| fleet.give_ports(id));
+        let mut processes = Self::new();
+        (1..=size).for_each(|id| processes.give_ports(id));
         let member = |(id, ports): (&u64, &Ports)| {
             format!("{{ id = {id}, raft = \"127.0.0.1:{}\", gateway = \"127.0.0.1:{}\" }}", ports.raft, ports.gateway)
         };
-        let members = fleet.ports.iter().map(member).collect::<Vec<_>>().join(", ");
+        let members = processes.ports.iter().map(member).collect::<Vec<_>>().join(", ");
         for id in 1..=size {
-            fleet.configure(id, &format!("members = [{members}]"));
-            fleet.start(id);
+            processes.configure(id, &format!("members = [{members}]"));
+            processes.start(id);
         }
-        fleet.ready().await;
-        fleet
+        processes.ready().await;
+        processes
     }
 
     fn give_ports(&mut self, id: u64) {
@@ -140,8 +140,8 @@ impl Fleet {
         keys.issue("admin", Class::Admin, SystemClock.now_ms(), 3_600).unwrap().0
     }
 
-    pub fn rest(&self) -> Rest {
-        Rest::new(&self.token()).unwrap()
+    pub fn rest(&self) -> RestClient {
+        RestClient::new(&self.token()).unwrap()
     }
 
     /// Waits until all that run are voters, have caught up and agree on the leader.
@@ -189,7 +189,7 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
+impl Drop for Processes {
     fn drop(&mut self) {
         for child in self.running.values_mut() {
             let _ = child.kill();
