@@ -2,17 +2,18 @@
 //! that people write, `docs/api.md` and its companions, are held against the same tables.
 //!
 //! - [`field`]: a field of a payload: its name, what it may hold, its schema and an example
-//! - [`events`]: every event, both ways; [`bodies`]: what REST takes and answers
-//! - [`openapi`]: made from the table that routes the endpoints (`rest::routes`); [`asyncapi`]: made from the events
+//! - [`payloads`]: fields that payloads have in common; [`bodies`]: what REST takes and answers
+//! - [`openapi`]: made from the table that routes the endpoints (`rest::routes`); [`asyncapi`]: made from the table of
+//!   events (`wire::events`)
 //! - [`page`]: the pages under `/docs`; [`coverage`]: every event and endpoint with its test
 
 pub mod asyncapi;
 pub mod bodies;
 pub mod coverage;
-pub mod events;
 pub mod field;
 pub mod openapi;
 pub mod page;
+pub mod payloads;
 
 /// What both descriptions say of the API as a whole.
 const ABOUT: &str = "Keeps a store's terminals, handhelds and back office in step. One port carries REST, Socket.IO \

@@ -197,7 +197,7 @@ impl Session {
         self.share.heard(frame.len());
         match decode(event, payload, frame) {
             Ok(ClientRequest { event, request_id }) => {
-                let ticket = RequestTicket { event: name_of(&event), ack, request_id };
+                let ticket = RequestTicket { event: event.name(), ack, request_id };
                 let resumes = matches!(&event, ClientEvent::DeviceOnline(ask) if ask.cursor.is_some());
                 if let Err(error) = self.act(ticket.clone(), event) {
                     self.resume_refused |= resumes;
@@ -620,27 +620,6 @@ pub fn why_conflict(gateway: &Gateway, conflict_id: u64) -> &'static str {
 pub fn decider(gateway: &Gateway, claims: &Claims, owner: &str) -> String {
     let registered = gateway.cluster.replica().state().device(&claims.sub).is_some();
     if registered { claims.sub.clone() } else { owner.to_owned() }
-}
-
-fn name_of(event: &ClientEvent) -> &'static str {
-    match event {
-        ClientEvent::DeviceOnline(_) => "device_online",
-        ClientEvent::DeviceOffline { .. } => "device_offline",
-        ClientEvent::DeviceShutdown { .. } => "device_shutdown",
-        ClientEvent::MasterElection { .. } => "master_election",
-        ClientEvent::RoleChange { .. } => "role_change",
-        ClientEvent::SyncRequest(_) => "sync_request",
-        ClientEvent::SyncComplete { .. } => "sync_complete",
-        ClientEvent::SyncConflict(_) => "sync_conflict",
-        ClientEvent::SyncConflictResolved(_) => "sync_conflict_resolved",
-        ClientEvent::SyncError(_) => "sync_error",
-        ClientEvent::DataUpdate(_) => "data_update",
-        ClientEvent::DataRequest { .. } => "data_request",
-        ClientEvent::QueueStatus { .. } => "queue_status",
-        ClientEvent::CriticalEvent(_) => "critical_event",
-        ClientEvent::Heartbeat { .. } => "heartbeat",
-        ClientEvent::TokenRenew => "token_renew",
-    }
 }
 
 /// What a client called the event, if it is not too long to repeat.

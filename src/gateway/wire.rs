@@ -3,13 +3,17 @@
 //! Both socket transports decode to and encode from these two enums; the transports differ only in the envelope.
 //! A record's data stays the client's JSON bytes: checked once, sliced out of its frame, copied into what goes out.
 
+mod bodies;
 mod client;
+mod decode;
+pub mod events;
 mod fields;
 pub mod json;
 mod server;
 
-pub use client::{ClientEvent, ClientRequest, OnlineAsk, SyncAsk, decode, request_id};
-pub use client::{access, election, online, policy, resolution, role_and_reason, update};
+pub use bodies::{access, policy};
+pub use client::{ClientEvent, ClientRequest, OnlineAsk, SyncAsk};
+pub use decode::{decode, election, online, request_id, resolution, role_and_reason, update};
 pub use fields::{BadPayload, Fields, envelope, event_array};
 pub use server::{
     Acknowledged, ServerEvent, SyncChange, SyncPage, class_rights, clock_ahead, error_tail, initiator, listed_conflict,

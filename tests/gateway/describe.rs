@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tillsync::gateway::describe::events::{FROM_CLIENT, TO_CLIENT};
 use tillsync::gateway::describe::field::{FieldKind, example};
 use tillsync::gateway::rest::routes::{Content, ENDPOINTS, Needs};
+use tillsync::gateway::wire::events::{FROM_CLIENT, TO_CLIENT};
 use tillsync::gateway::wire::{ClientEvent, DecodeError, decode};
 
 use crate::harness::Server;

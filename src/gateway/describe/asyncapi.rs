@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::ABOUT;
-use super::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 use super::field::{PayloadWriter, example, object_schema};
+use crate::gateway::wire::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 
 /// Both channels: name, address, and what a client has to know.
 const CHANNELS: [(&str, &str, &str); 2] = [

@@ -1,13 +1,13 @@
 //! What the REST endpoints take and answer.
 
-use super::events::{
-    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLASS_RIGHTS, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE,
-    DECIDED_ON, ERROR_TAIL, MASTER_ELECTED, N, NEW_RECORD, ONLINE, QUEUE, REQUEST_ID, TIME_TAKEN, TOKEN_RENEWED,
-    UPDATE,
-};
 use super::field::{
     ANY_COUNT, CLASS, CURSOR, DEVICE_ID, ELECTION_REASON, FieldDescription, FieldKind, METHOD, OPERATION, REASON,
     RIGHTS, ROLE, TABLE_NAME, WORDS, may, more, must, plus,
+};
+use super::payloads::{
+    ACKNOWLEDGED, AFTER_N, BASE, CHANGE, CLASS_RIGHTS, CLOCK_AHEAD, CONFLICT, CONFLICT_RESOLVED, DATA_RESPONSE,
+    DECIDED_ON, ELECTED_BY, ERROR_TAIL, INITIATED_BY, MASTER_ELECTED, N, NEW_RECORD, ONLINE, QUEUE, REQUEST_ID,
+    TIME_TAKEN, TOKEN_RENEWED, UPDATE,
 };
 use crate::limits;
 use crate::model::pairing::CODE_LENGTH;
@@ -107,11 +107,6 @@ const PAGINATION: FieldDescription = must(
 );
 
 /// Of an election.
-pub const INITIATED_BY: FieldDescription =
-    more("initiated_by", WORDS, "Who asked for it, as the request says; none: the master was gone.");
-pub const ELECTED_BY: FieldDescription =
-    more("by", FieldKind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), or brought it about.");
-
 const ELECTION_ROW: &[FieldDescription] = &[
     must("id", ANY_COUNT, ""),
     must("previous_master_id", FieldKind::OrNull(&DEVICE_ID), ""),

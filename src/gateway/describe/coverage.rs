@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::events::{FROM_CLIENT, TO_CLIENT};
 use crate::gateway::rest::routes::ENDPOINTS;
+use crate::gateway::wire::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 
 const HEAD: &str = "# What of the API is tested, and where
 
@@ -23,16 +23,16 @@ pub struct CoverageRow {
 }
 
 pub fn events_from_clients() -> Vec<CoverageRow> {
-    let row = |e: &super::events::EventDescription| row(e, "from_client");
+    let row = |e: &EventDescription| row(e, "from_client");
     FROM_CLIENT.iter().map(row).collect()
 }
 
 pub fn events_to_clients() -> Vec<CoverageRow> {
-    let row = |e: &super::events::EventDescription| row(e, "to_client");
+    let row = |e: &EventDescription| row(e, "to_client");
     TO_CLIENT.iter().map(row).collect()
 }
 
-fn row(event: &super::events::EventDescription, file: &'static str) -> CoverageRow {
+fn row(event: &EventDescription, file: &'static str) -> CoverageRow {
     CoverageRow { what: format!("`{}`", event.name), about: event.about, file, test: event.name.to_owned() }
 }
 

@@ -9,11 +9,11 @@ use super::{
     time_back, tokens, transfer,
 };
 use crate::gateway::describe::bodies as b;
-use crate::gateway::describe::events::ELECTION;
 use crate::gateway::describe::field::{
     ANY_COUNT, CURSOR, DEVICE_ID, FieldDescription, FieldKind, TABLE_NAME, WORDS, may, more,
 };
 use crate::gateway::describe::page;
+use crate::gateway::describe::payloads::ELECTION;
 use crate::gateway::{Gateway, websocket};
 use crate::limits;
 use crate::model::error::Code;

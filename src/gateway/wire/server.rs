@@ -180,33 +180,6 @@ pub struct SyncChange<'a> {
 }
 
 impl ServerEvent<'_> {
-    /// The documented name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::DeviceOnlineAck { .. } => "device_online_ack",
-            Self::DeviceOfflineAck { .. } => "device_offline_ack",
-            Self::MasterElected(_) => "master_elected",
-            Self::RoleChange { .. } => "role_change",
-            Self::RoleChangeAck { .. } => "role_change_ack",
-            Self::SyncResponse(_) => "sync_response",
-            Self::SyncCompleteAck { .. } => "sync_complete_ack",
-            Self::SyncConflict(_) => "sync_conflict",
-            Self::SyncConflictResolved(_) => "sync_conflict_resolved",
-            Self::SyncError { .. } => "sync_error",
-            Self::SyncErrorAck { .. } => "sync_error_ack",
-            Self::DataUpdate { .. } => "data_update",
-            Self::DataResponse { .. } => "data_response",
-            Self::QueueStatusResponse { .. } => "queue_status_response",
-            Self::CriticalEvent { .. } => "critical_event",
-            Self::Registered { .. } => "registered",
-            Self::Acknowledged(_) => "acknowledged",
-            Self::HeartbeatAck { .. } => "heartbeat_ack",
-            Self::TokenRenewed { .. } => "token_renewed",
-            Self::AccessChanged { .. } => "access_changed",
-            Self::Error { .. } => "error",
-        }
-    }
-
     /// Appends the payload.
     pub fn body(&self, out: &mut Vec<u8>) {
         push_object(out, |o| self.fill(o));
