@@ -334,43 +334,45 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
         gateway.hub.epoch.store(gateway.cluster.replica().state().meta().epoch, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(entries.len());
         for effect in entries.drain(..).flat_map(|e| e.effects) {
-            match effect {
+            let (to, readers) = match &effect {
                 Effect::TokenRevoked { jti } => {
                     gateway.hub.dispatch(&std::mem::take(&mut batch));
-                    gateway.hub.revoke(&jti);
+                    gateway.hub.revoke(jti);
+                    continue;
                 }
                 Effect::DeviceKeptOut { device_id } => {
                     gateway.hub.dispatch(&std::mem::take(&mut batch));
-                    let refusal = |iat| gateway.cluster.replica().state().refusal_of(&device_id, iat);
-                    gateway.hub.keep_out(&device_id, refusal);
+                    let refusal = |iat| gateway.cluster.replica().state().refusal_of(device_id, iat);
+                    gateway.hub.keep_out(device_id, refusal);
+                    continue;
                 }
                 Effect::Skipped { head_seq } => {
                     batch.clear();
                     access = gateway.cluster.replica().state().access().clone();
-                    gateway.hub.skip(head_seq);
+                    gateway.hub.skip(*head_seq);
+                    continue;
                 }
-                effect => {
-                    let readers = match &effect {
-                        Effect::Changed(change) => access.readers(&change.table_name),
-                        Effect::ConflictFound(conflict) | Effect::ConflictResolved(conflict) => {
-                            access.readers(&conflict.table_name)
-                        }
-                        Effect::AccessChanged { class, rights, .. } => {
-                            access.put(*class, rights.clone());
-                            Readers::only(*class)
-                        }
-                        _ => Readers::ALL,
-                    };
-                    let to = match &effect {
-                        Effect::Changed(change) => Audience::Change { seq: change.seq, table: change.clone() },
-                        Effect::ConflictFound(conflict) => Audience::Sessions(
-                            gateway.presence.sessions_of_any([&conflict.device_id, &conflict.writer]),
-                        ),
-                        _ => Audience::All,
-                    };
-                    batch.push((Broadcast::new(effect, gateway.hub.epoch()), to, readers));
+                Effect::Changed(change) => {
+                    let to = Audience::Change { seq: change.seq, table: change.clone() };
+                    (to, access.readers(&change.table_name))
                 }
-            }
+                Effect::ConflictFound(conflict) => {
+                    let devices = [conflict.device_id.as_str(), &conflict.writer];
+                    let to = Audience::Sessions(gateway.presence.sessions_of_any(devices));
+                    (to, access.readers(&conflict.table_name))
+                }
+                Effect::ConflictResolved(conflict) => (Audience::All, access.readers(&conflict.table_name)),
+                Effect::AccessChanged { class, rights, .. } => {
+                    access.put(*class, rights.clone());
+                    (Audience::All, Readers::only(*class))
+                }
+                Effect::Critical { .. }
+                | Effect::MasterElected(_)
+                | Effect::ElectionFailed { .. }
+                | Effect::RoleChanged { .. }
+                | Effect::SyncCompleted { .. } => (Audience::All, Readers::ALL),
+            };
+            batch.push((Broadcast::new(effect, gateway.hub.epoch()), to, readers));
         }
         gateway.hub.dispatch(&batch);
     }

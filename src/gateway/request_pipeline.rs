@@ -70,7 +70,26 @@ pub enum ReplyPlan {
         device_id: String,
         table_name: String,
         record_id: i64,
+        /// That it is done, in words.
+        message: &'static str,
     },
+}
+
+impl ReplyPlan {
+    /// Answered when the election that it may bring is over, so that nothing of it comes after the answer.
+    pub fn may_elect(&self) -> bool {
+        match self {
+            Self::Online { .. } | Self::Offline { .. } | Self::Shutdown { .. } | Self::Election | Self::Role { .. } => {
+                true
+            }
+            Self::Update { .. }
+            | Self::Critical { .. }
+            | Self::Sync(_)
+            | Self::SyncComplete { .. }
+            | Self::SyncError { .. }
+            | Self::Conflict { .. } => false,
+        }
+    }
 }
 
 /// What to read when everything before it was answered.
@@ -98,8 +117,8 @@ pub enum ReadRequest {
 enum InFlight {
     Propose(RequestTicket, ReplyPlan, BoxFuture<'static, Result<Outcome, Error>>),
     Read(RequestTicket, ReadRequest),
-    /// A read of a record that is not in memory.
-    Cold(RequestTicket, ReadRequest, BoxFuture<'static, Result<StoredRecord, Error>>),
+    /// A read of a record (its table and id) that is not in memory.
+    Cold(RequestTicket, (String, i64), BoxFuture<'static, Result<StoredRecord, Error>>),
 }
 
 /// A record as its row has it: version and data, `None` when there is none.
@@ -110,7 +129,7 @@ pub type StoredRecord = Option<(u64, bytes::Bytes)>;
 pub enum Completion {
     Proposed(RequestTicket, ReplyPlan, Result<Outcome, Error>),
     Read(RequestTicket, ReadRequest, Result<(), Error>),
-    Cold(RequestTicket, ReadRequest, Result<StoredRecord, Error>),
+    Cold(RequestTicket, (String, i64), Result<StoredRecord, Error>),
 }
 
 #[derive(Default)]
@@ -141,10 +160,10 @@ impl RequestPipeline {
     pub fn look(
         &mut self,
         ticket: RequestTicket,
-        read: ReadRequest,
+        record: (String, i64),
         found: BoxFuture<'static, Result<StoredRecord, Error>>,
     ) {
-        self.work.push_front(InFlight::Cold(ticket, read, found));
+        self.work.push_front(InFlight::Cold(ticket, record, found));
     }
 
     /// The answer just given depends on a read.
@@ -173,8 +192,8 @@ impl RequestPipeline {
             }
             Some(InFlight::Cold(_, _, found)) => {
                 let Poll::Ready(found) = found.as_mut().poll(cx) else { return Poll::Pending };
-                let Some(InFlight::Cold(ticket, read, _)) = self.work.pop_front() else { return Poll::Pending };
-                Poll::Ready(Completion::Cold(ticket, read, found))
+                let Some(InFlight::Cold(ticket, record, _)) = self.work.pop_front() else { return Poll::Pending };
+                Poll::Ready(Completion::Cold(ticket, record, found))
             }
             Some(InFlight::Read(..)) => {
                 let Poll::Ready(passed) = self.poll_barrier(cx, cluster) else { return Poll::Pending };

@@ -2,6 +2,7 @@
 
 use super::{Session, why_conflict};
 use crate::gateway::auth;
+use crate::gateway::bug;
 use crate::gateway::client_clock::ClockCorrection;
 use crate::gateway::hub::TokenHolder;
 use crate::gateway::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
@@ -20,16 +21,31 @@ impl Session {
     pub(super) fn proposed(&mut self, ticket: RequestTicket, then: ReplyPlan, outcome: Result<Outcome, Error>) {
         match outcome {
             Ok(outcome) => self.done(ticket, then, outcome),
-            Err(error) => {
-                if let ReplyPlan::Online { device_id, fresh: true, .. } = &then {
-                    self.unbind(device_id, "its coming online failed");
+            Err(error) => self.failed(&ticket, then, &error),
+        }
+    }
+
+    fn failed(&mut self, ticket: &RequestTicket, then: ReplyPlan, error: &Error) {
+        match then {
+            ReplyPlan::Sync(job) => job.fail(error),
+            ReplyPlan::Online { device_id, cursor, fresh } => {
+                if fresh {
+                    self.unbind(&device_id, "its coming online failed");
                 }
-                match then {
-                    ReplyPlan::Sync(job) => job.fail(&error),
-                    ReplyPlan::Online { cursor: Some(_), .. } => self.fail_resume(&ticket, &error),
-                    _ => self.refuse(&ticket, &error, None),
+                match cursor {
+                    Some(_) => self.fail_resume(ticket, error),
+                    None => self.refuse(ticket, error, None),
                 }
             }
+            ReplyPlan::Update { .. }
+            | ReplyPlan::Critical { .. }
+            | ReplyPlan::Offline { .. }
+            | ReplyPlan::Shutdown { .. }
+            | ReplyPlan::Election
+            | ReplyPlan::Role { .. }
+            | ReplyPlan::SyncComplete { .. }
+            | ReplyPlan::SyncError { .. }
+            | ReplyPlan::Conflict { .. } => self.refuse(ticket, error, None),
         }
     }
 
@@ -39,14 +55,8 @@ impl Session {
             ReplyPlan::Update { device_id, table_name, record_id, entry, taken } => {
                 self.updated(&ticket, &device_id, (&table_name, record_id), (entry.as_ref(), taken), &outcome);
             }
-            ReplyPlan::Online { device_id, cursor, .. } => {
-                let Some(Given::Online(online)) = outcome.result else { return };
-                if let Some(cursor) = cursor {
-                    let online = Box::new(online);
-                    return self.pipeline.read_next(ticket, ReadRequest::Resume { device_id, cursor, online, at_ms });
-                }
-                self.came_online(&ticket, &device_id, self.delivery.position(), &online, at_ms);
-                self.start_delivery();
+            ReplyPlan::Online { device_id, cursor, fresh } => {
+                self.brought_online(ticket, device_id, cursor, fresh, outcome)
             }
             ReplyPlan::Sync(job) => {
                 self.awaiting_online = false;
@@ -61,16 +71,8 @@ impl Session {
             ReplyPlan::Critical { device_id } => {
                 self.acknowledge(ticket, "critical event sent to all", &device_id, None, at_ms);
             }
-            ReplyPlan::Conflict { device_id, table_name, record_id } => {
-                let conflict_id = match &outcome.result {
-                    Some(Given::Conflict(conflict)) => Some(conflict.id),
-                    _ => None,
-                };
-                let (record, event) = (Some((table_name.as_str(), record_id)), ticket.event);
-                let device_id = Some(device_id.as_str());
-                let message = if event == "sync_conflict" { "conflict noted" } else { "conflict resolved" };
-                let ack = Acknowledged { message, at_ms, event, device_id, record, conflict_id, ..Default::default() };
-                self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
+            ReplyPlan::Conflict { device_id, table_name, record_id, message } => {
+                self.conflict_done(&ticket, &device_id, (&table_name, record_id), message, &outcome);
             }
             ReplyPlan::Role { device_id, role, reason } => {
                 let (device_id, reason) = (device_id.as_str(), reason.as_str());
@@ -97,6 +99,49 @@ impl Session {
         }
     }
 
+    /// The device is online: a resume begins with a read, everything else is said at once.
+    fn brought_online(
+        &mut self,
+        ticket: RequestTicket,
+        device_id: String,
+        cursor: Option<String>,
+        fresh: bool,
+        outcome: Outcome,
+    ) {
+        let at_ms = outcome.at_ms;
+        let Some(Given::Online(online)) = outcome.result else {
+            let error = bug("a device came online with an outcome of another kind");
+            return self.failed(&ticket, ReplyPlan::Online { device_id, cursor, fresh }, &error);
+        };
+        match cursor {
+            Some(cursor) => {
+                let online = Box::new(online);
+                self.pipeline.read_next(ticket, ReadRequest::Resume { device_id, cursor, online, at_ms });
+            }
+            None => {
+                self.came_online(&ticket, &device_id, self.delivery.position(), &online, at_ms);
+                self.start_delivery();
+            }
+        }
+    }
+
+    fn conflict_done(
+        &self,
+        ticket: &RequestTicket,
+        device_id: &str,
+        record: (&str, i64),
+        message: &str,
+        outcome: &Outcome,
+    ) {
+        let Some(Given::Conflict(conflict)) = &outcome.result else {
+            return self.refuse(ticket, &bug("a conflict was answered with an outcome of another kind"), None);
+        };
+        let (at_ms, event, conflict_id) = (outcome.at_ms, ticket.event, Some(conflict.id));
+        let (device_id, record) = (Some(device_id), Some(record));
+        let ack = Acknowledged { message, at_ms, event, device_id, record, conflict_id, ..Default::default() };
+        self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
+    }
+
     fn acknowledge(&self, ticket: RequestTicket, message: &str, device_id: &str, seq: Option<u64>, at_ms: u64) {
         let (event, device_id) = (ticket.event, Some(device_id));
         let ack = Acknowledged { message, at_ms, event, device_id, seq, ..Acknowledged::default() };
@@ -114,7 +159,19 @@ impl Session {
         let (seq, conflict) = match &outcome.result {
             Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
-            _ => (None, None),
+            // It was committed so long ago that its first answer is not known any more.
+            Some(Given::Done(_)) | None => (None, None),
+            Some(
+                Given::Refused(_)
+                | Given::Online(_)
+                | Given::Device(_)
+                | Given::SyncState(_)
+                | Given::Election(_)
+                | Given::Import(_)
+                | Given::Pairing(_)
+                | Given::DeviceReport(_)
+                | Given::TableRemove(_),
+            ) => return self.refuse(ticket, &bug("a change was answered with an outcome of another kind"), None),
         };
         if let Some(conflict) = conflict.filter(|_| !outcome.repeated) {
             self.tell_conflict(conflict);
@@ -247,46 +304,48 @@ impl Session {
     }
 
     pub(super) fn read(&mut self, ticket: RequestTicket, read: ReadRequest, passed: Result<(), Error>) {
-        let read = match (read, passed) {
+        match (read, passed) {
             (ReadRequest::Resume { device_id, cursor, online, at_ms }, passed) => {
                 let asked = passed.and_then(|()| self.cursor_seq(&cursor));
-                return self.resume(&ticket, device_id, asked, &online, at_ms);
+                self.resume(&ticket, device_id, asked, &online, at_ms);
             }
-            (_, Err(error)) => return self.refuse(&ticket, &error, None),
-            (read, Ok(())) => read,
-        };
-        match read {
-            ReadRequest::Resume { .. } => {}
-            ReadRequest::Record { table_name, record_id } => {
-                if let Err(error) = auth::may_read(&self.gateway, &self.claims, &table_name) {
-                    return self.refuse(&ticket, &error, None);
-                }
-                let now = self.gateway.cluster.replica().state().record(&table_name, record_id);
-                match now {
-                    RecordNow::Absent => self.tell_record(ticket, &table_name, record_id, None),
-                    RecordNow::Here { version, data, .. } => {
-                        let found = data.map(|d| (version, d));
-                        self.tell_record(ticket, &table_name, record_id, found);
-                    }
-                    RecordNow::InRows(at) => {
-                        let replica = self.gateway.cluster.replica().clone();
-                        let look = async move { replica.read_rows(move |t| look_up(t, at)).await };
-                        self.pipeline.look(ticket, ReadRequest::Record { table_name, record_id }, Box::pin(look));
-                    }
-                }
+            (ReadRequest::Record { .. } | ReadRequest::Queue { .. } | ReadRequest::Token, Err(error)) => {
+                self.refuse(&ticket, &error, None);
             }
-            ReadRequest::Queue { device_id, offline } => self.tell_queue(ticket, &device_id, offline),
-            ReadRequest::Token => self.renew_token(&ticket),
+            (ReadRequest::Record { table_name, record_id }, Ok(())) => self.read_record(ticket, table_name, record_id),
+            (ReadRequest::Queue { device_id, offline }, Ok(())) => self.tell_queue(ticket, &device_id, offline),
+            (ReadRequest::Token, Ok(())) => self.renew_token(&ticket),
         }
     }
 
-    pub(super) fn found(&mut self, ticket: RequestTicket, read: &ReadRequest, found: Result<StoredRecord, Error>) {
-        match (read, found) {
-            (ReadRequest::Record { table_name, record_id }, Ok(found)) => {
-                self.tell_record(ticket, table_name, *record_id, found);
+    fn read_record(&mut self, ticket: RequestTicket, table_name: String, record_id: i64) {
+        if let Err(error) = auth::may_read(&self.gateway, &self.claims, &table_name) {
+            return self.refuse(&ticket, &error, None);
+        }
+        let now = self.gateway.cluster.replica().state().record(&table_name, record_id);
+        match now {
+            RecordNow::Absent => self.tell_record(ticket, &table_name, record_id, None),
+            RecordNow::Here { version, data, .. } => {
+                let found = data.map(|d| (version, d));
+                self.tell_record(ticket, &table_name, record_id, found);
             }
-            (_, Err(error)) => self.refuse(&ticket, &error, None),
-            (_, Ok(_)) => {}
+            RecordNow::InRows(at) => {
+                let replica = self.gateway.cluster.replica().clone();
+                let look = async move { replica.read_rows(move |t| look_up(t, at)).await };
+                self.pipeline.look(ticket, (table_name, record_id), Box::pin(look));
+            }
+        }
+    }
+
+    pub(super) fn found(
+        &self,
+        ticket: RequestTicket,
+        (table_name, record_id): (String, i64),
+        found: Result<StoredRecord, Error>,
+    ) {
+        match found {
+            Ok(found) => self.tell_record(ticket, &table_name, record_id, found),
+            Err(error) => self.refuse(&ticket, &error, None),
         }
     }
 
