@@ -105,13 +105,13 @@ impl Replica {
             tracing::error!(index, "an entry of the log holds no commands that can be read: it changes nothing");
         }
         self.prefetch(&batch).await?;
-        let (done, coordinator_epoch) = {
+        let (done, epoch, coordinator_epoch) = {
             let mut state = self.state.write();
-            (state.apply_batch(at, batch)?, state.coordinator_epoch())
+            (state.apply_batch(at, batch)?, state.meta().epoch, state.coordinator_epoch())
         };
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
-            let _ = self.effects.send(Effects { index, effects: done.effects }).await;
+            let _ = self.effects.send(Effects { index, epoch, effects: done.effects }).await;
         }
         metrics::APPLIED.add(done.outcomes.len() as u64);
         self.applied.send_replace(index);
@@ -149,7 +149,7 @@ impl Replica {
     /// The rows were replaced by an installed snapshot: read everything again. Sessions are told that they
     /// have missed something.
     pub async fn reload(&self) -> Result<(), TablesError> {
-        let (index, head_seq, coordinator_epoch) = {
+        let (index, head_seq, epoch, coordinator_epoch) = {
             let mut state = self.state.write();
             if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
                 state.reload()?;
@@ -157,10 +157,11 @@ impl Replica {
                 // This takes as long as the disk does: let this thread's tasks move elsewhere.
                 tokio::task::block_in_place(|| state.reload())?;
             }
-            (state.applied().index, state.meta().head_seq, state.coordinator_epoch())
+            let meta = state.meta();
+            (state.applied().index, meta.head_seq, meta.epoch, state.coordinator_epoch())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
-        let _ = self.effects.send(Effects { index, effects: vec![Effect::Skipped { head_seq }] }).await;
+        let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head_seq }] }).await;
         self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(())

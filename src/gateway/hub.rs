@@ -331,9 +331,11 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
     // As of the effect that is being handed out: rights and changes are told in one order.
     let mut access = gateway.cluster.replica().state().access().clone();
     while effects.recv_many(&mut entries, BATCH).await > 0 {
-        gateway.hub.epoch.store(gateway.cluster.replica().state().meta().epoch, Ordering::Relaxed);
         let mut batch = Vec::with_capacity(entries.len());
-        for effect in entries.drain(..).flat_map(|e| e.effects) {
+        for (epoch, effect) in
+            entries.drain(..).flat_map(|e| e.effects.into_iter().map(move |effect| (e.epoch, effect)))
+        {
+            gateway.hub.epoch.store(epoch, Ordering::Relaxed);
             let (to, readers) = match &effect {
                 Effect::TokenRevoked { jti } => {
                     gateway.hub.dispatch(&std::mem::take(&mut batch));
@@ -372,7 +374,7 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                 | Effect::RoleChanged { .. }
                 | Effect::SyncCompleted { .. } => (Audience::All, Readers::ALL),
             };
-            batch.push((Broadcast::new(effect, gateway.hub.epoch()), to, readers));
+            batch.push((Broadcast::new(effect, epoch), to, readers));
         }
         gateway.hub.dispatch(&batch);
     }

@@ -42,5 +42,7 @@ pub enum Effect {
 pub struct Effects {
     /// The entry's index in the log.
     pub index: u64,
+    /// The history that the changes are of, for their cursors.
+    pub epoch: u64,
     pub effects: Vec<Effect>,
 }
