@@ -69,9 +69,9 @@ impl Node {
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
         let (cluster, effects) = LocalCluster::start(ManualClock::at(NOW_MS)).await.unwrap();
         let gateway = Gateway::new(cluster.clone(), GatewaySettings::default(), keys.clone());
-        tokio::spawn(gateway::hub::run(gateway.clone(), effects));
+        tokio::spawn(gateway::fanout::hub::run(gateway.clone(), effects));
         tokio::spawn(gateway::presence::run(gateway.clone()));
-        let app = gateway::rest::router(gateway.clone());
+        let app = gateway::http::rest::router(gateway.clone());
         Self { gateway, app, cluster, keys }
     }
 

@@ -7,10 +7,10 @@ use axum::extract::FromRequestParts;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING};
 use axum::http::request::Parts;
 
-use super::Gateway;
-use super::http::ClientAddress;
-use super::rates::RequestTurn;
-use super::rest::RestError;
+use crate::gateway::Gateway;
+use crate::gateway::http::connections::ClientAddress;
+use crate::gateway::http::rest::RestError;
+use crate::gateway::rates::RequestTurn;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{Asker, DataUpdate};

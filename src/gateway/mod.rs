@@ -1,14 +1,11 @@
 //! The documented API on one port: REST, Socket.IO and WebSocket, translated into proposals and reads.
 //!
-//! - [`wire`]: the documented events, in and out
-//! - [`hub`]: what was applied, to every session; [`send_queue`]: what waits for one of them
-//! - [`session`]: one client connection, the same logic for both socket transports
-//! - [`http`]: the connections; [`websocket`], [`socketio`]: the transports
-//! - [`delivery`]: the order in which a session is sent changes; [`sync`]: syncs in pages; both read the [`feed`]
-//! - [`presence`]: which devices are here; [`client_clock`]: how far their clocks are off
-//! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time; [`auth`]: who may speak; [`refusals`]: who was
-//!   refused; [`rates`], [`stranger_rates`]: how often; [`read_meter`]: how much is read; [`describe`]: all of it, for
-//!   machines and readers
+//! - [`protocol`]: the documented events, in and out: their table, their encoding, the fields of payloads
+//! - [`transport`]: WebSocket and Socket.IO; [`session`]: one client connection, the same logic for both
+//! - [`fanout`]: what was applied, to every session
+//! - [`http`]: the connections, and the REST endpoints
+//! - [`presence`]: which devices are here; [`auth`]: who may speak; [`rates`]: how often, and how much is read
+//! - [`spec`]: all of it described, for machines and readers
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +15,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::fanout::hub::{self, Hub};
+use self::http::connections::{self, Deadlines};
+use self::http::listings::Listings;
+use self::http::rest;
+use self::rates::refusals::Refusals;
+use self::rates::stranger_rates::StrangerRates;
+use self::session::sync::Syncs;
 use crate::cluster::{SharedCluster, elections};
 use crate::config::{AddressRange, RateLimits};
 use crate::limits;
@@ -31,27 +35,14 @@ use crate::tls::admission::{Admission, ConnectionCaps};
 use crate::token::{Claims, KeyRing};
 
 pub mod auth;
-pub mod client_clock;
-mod delivery;
-pub mod describe;
-pub mod feed;
+pub mod fanout;
 pub mod http;
-pub mod hub;
-pub mod listings;
 pub mod presence;
+pub mod protocol;
 pub mod rates;
-mod read_meter;
-mod refusals;
-mod removed_records;
-mod request_pipeline;
-pub mod rest;
-pub mod send_queue;
 pub mod session;
-pub mod socketio;
-mod stranger_rates;
-pub mod sync;
-pub mod websocket;
-pub mod wire;
+pub mod spec;
+pub mod transport;
 
 /// Every timing and bound of the gateway that is a setting.
 #[derive(Clone, Debug)]
@@ -77,7 +68,7 @@ pub struct GatewaySettings {
     /// How long sessions have to end at a shutdown.
     pub drain: Duration,
     /// Of each step of a request.
-    pub http: http::Deadlines,
+    pub http: Deadlines,
     /// Live sessions on this node.
     pub sessions: usize,
     /// Connections: all, without a token, and without one of one address.
@@ -108,7 +99,7 @@ impl Default for GatewaySettings {
             connect_timeout: Duration::from_secs(10),
             sync_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(5),
-            http: http::Deadlines::default(),
+            http: Deadlines::default(),
             sessions: limits::SESSIONS,
             connections: ConnectionCaps {
                 total: 2 * limits::SESSIONS + limits::CONNECTIONS_BESIDE,
@@ -127,19 +118,19 @@ impl Default for GatewaySettings {
 /// What every request and session works with.
 pub struct Gateway {
     pub cluster: SharedCluster,
-    pub hub: hub::Hub,
+    pub hub: Hub,
     pub presence: presence::PresenceTracker,
-    pub syncs: sync::Syncs,
+    pub syncs: Syncs,
     pub rates: rates::Rates,
     /// Of those without a token: all that an address may ask; new pairings, and wrong codes or secrets of them, of an
     /// address and of all.
-    pub stranger_rates: stranger_rates::StrangerRates,
-    pub pairing_rates: stranger_rates::StrangerRates,
-    pub all_pairings: stranger_rates::StrangerRates,
-    pub wrong_pairings: stranger_rates::StrangerRates,
-    pub all_wrong_pairings: stranger_rates::StrangerRates,
-    pub listings: listings::Listings,
-    pub refusals: refusals::Refusals,
+    pub stranger_rates: StrangerRates,
+    pub pairing_rates: StrangerRates,
+    pub all_pairings: StrangerRates,
+    pub wrong_pairings: StrangerRates,
+    pub all_wrong_pairings: StrangerRates,
+    pub listings: Listings,
+    pub refusals: Refusals,
     pub connections: Arc<Admission>,
     pub settings: GatewaySettings,
     pub keys: KeyRing,
@@ -152,20 +143,20 @@ impl Gateway {
         let meta = cluster.replica().state().meta().clone();
         let connections =
             Admission::new("connections of the gateway", settings.connections, settings.trusted_proxies.clone());
-        let hub = hub::Hub::new(meta.head_seq, meta.epoch, settings.sessions);
+        let hub = Hub::new(meta.head_seq, meta.epoch, settings.sessions);
         Arc::new(Self {
             cluster,
             hub,
             presence: presence::PresenceTracker::default(),
-            syncs: sync::Syncs::default(),
+            syncs: Syncs::default(),
             rates: rates::Rates::new(settings.allowed, settings.sessions),
-            stranger_rates: stranger_rates::StrangerRates::new(4, 40),
-            pairing_rates: stranger_rates::StrangerRates::new(1, 8),
-            all_pairings: stranger_rates::StrangerRates::new(4, 64),
-            wrong_pairings: stranger_rates::StrangerRates::new(1, limits::WRONG_PAIRINGS),
-            all_wrong_pairings: stranger_rates::StrangerRates::new(16, limits::ALL_WRONG_PAIRINGS),
-            listings: listings::Listings::default(),
-            refusals: refusals::Refusals::default(),
+            stranger_rates: StrangerRates::new(4, 40),
+            pairing_rates: StrangerRates::new(1, 8),
+            all_pairings: StrangerRates::new(4, 64),
+            wrong_pairings: StrangerRates::new(1, limits::WRONG_PAIRINGS),
+            all_wrong_pairings: StrangerRates::new(16, limits::ALL_WRONG_PAIRINGS),
+            listings: Listings::default(),
+            refusals: Refusals::default(),
             connections,
             settings,
             keys,
@@ -254,8 +245,8 @@ pub async fn serve_tls(
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
     let app = rest::router(gateway.clone());
-    let acceptor = http::acceptor(listener, tls, gateway.connections.clone(), gateway.settings.write_timeout);
-    let server = http::serve(acceptor, app, gateway.settings.http, shutdown.clone());
+    let acceptor = connections::acceptor(listener, tls, gateway.connections.clone(), gateway.settings.write_timeout);
+    let server = connections::serve(acceptor, app, gateway.settings.http, shutdown.clone());
     // A task of its own: it ends as soon as it is asked to and has no open requests; sessions are none of them.
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     tokio::select! {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Gateway;
+use crate::gateway::Gateway;
 use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;

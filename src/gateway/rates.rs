@@ -14,11 +14,15 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::read_meter::Reader;
 use crate::config::{Rate, RateLimits};
+use crate::gateway::rates::read_meter::Reader;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::token::{Claims, Class};
+
+pub(super) mod read_meter;
+pub(super) mod refusals;
+pub(super) mod stranger_rates;
 
 /// Subjects after which those that are idle are forgotten, at the least.
 const SWEEP: usize = 1_024;

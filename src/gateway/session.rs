@@ -11,15 +11,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Gateway;
-use super::auth;
-use super::client_clock::ClientClock;
-use super::delivery::Delivery;
-use super::hub::TokenHolder;
-use super::rates::{OpenSession, RateShare};
-use super::request_pipeline::{Completion, ReplyPlan, RequestPipeline, RequestTicket};
-use super::send_queue::{Encoding, SendQueue};
-use super::wire::{BadPayload, ClientEvent, ClientRequest, DecodeError, Fields, ServerEvent, decode, request_id};
+use crate::gateway::Gateway;
+use crate::gateway::auth;
+use crate::gateway::fanout::hub::TokenHolder;
+use crate::gateway::fanout::send_queue::{Encoding, SendQueue};
+use crate::gateway::protocol::{
+    BadPayload, ClientEvent, ClientRequest, DecodeError, Fields, ServerEvent, decode, request_id,
+};
+use crate::gateway::rates::{OpenSession, RateShare};
+use crate::gateway::session::client_clock::ClientClock;
+use crate::gateway::session::delivery::Delivery;
+use crate::gateway::session::request_pipeline::{Completion, ReplyPlan, RequestPipeline, RequestTicket};
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
 use crate::proto::AuditNote;
@@ -27,7 +29,12 @@ use crate::proto::command::Intent;
 use crate::token::Claims;
 
 mod answers;
+pub mod client_clock;
+mod delivery;
+mod removed_records;
+mod request_pipeline;
 mod requests;
+pub mod sync;
 
 pub use answers::{look_up, update_message};
 pub use requests::{decider, elect, find_conflict, why_conflict};

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 
 use super::alloc::{live, measure};
 use super::{BETWEEN, Node, run, schema, settled};
-use crate::gateway::http::{Deadlines, serve_memory};
+use crate::gateway::http::connections::{Deadlines, serve_memory};
 use crate::token::Class;
 
 /// In front of a message: its frame is binary, or a ping.

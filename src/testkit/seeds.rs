@@ -14,9 +14,9 @@ use super::corpus::{folder, holds};
 use super::{BETWEEN, frames, open, peer, rest};
 use crate::consensus::types::{EncodedBatch, Entry, LogId, TypeConfig, Vote};
 use crate::consensus::{codec, wire};
-use crate::gateway::describe::field::example;
-use crate::gateway::rest::routes::ENDPOINTS;
-use crate::gateway::wire::events::FROM_CLIENT;
+use crate::gateway::http::rest::routes::ENDPOINTS;
+use crate::gateway::protocol::events::FROM_CLIENT;
+use crate::gateway::protocol::schema::example;
 use crate::model::properties::{StateUnderTest, any_commands, online, update};
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::{

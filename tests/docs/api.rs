@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use tillsync::gateway::wire::events::{FROM_CLIENT, TO_CLIENT};
+use tillsync::gateway::protocol::events::{FROM_CLIENT, TO_CLIENT};
 use tillsync::model::error::TABLE;
 use tillsync::token::Class;
 

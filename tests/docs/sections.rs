@@ -7,9 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-use tillsync::gateway::describe::field::{FieldDescription, FieldKind, PayloadWriter};
-use tillsync::gateway::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
-use tillsync::gateway::wire::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
+use tillsync::gateway::http::rest::routes::{Content, ENDPOINTS, Endpoint, Needs};
+use tillsync::gateway::protocol::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
+use tillsync::gateway::protocol::schema::{FieldDescription, FieldKind, PayloadWriter};
 
 /// What is added to the documented API says so in its heading, or at its field.
 const ADDED: &str = "added";

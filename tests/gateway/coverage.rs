@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 
-use tillsync::gateway::describe::coverage;
+use tillsync::gateway::spec::coverage;
 
 /// The tests of a file of this folder.
 fn tests_of(file: &str) -> HashSet<String> {

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tillsync::gateway::describe::field::{FieldKind, example};
-use tillsync::gateway::rest::routes::{Content, ENDPOINTS, Needs};
-use tillsync::gateway::wire::events::{FROM_CLIENT, TO_CLIENT};
-use tillsync::gateway::wire::{ClientEvent, DecodeError, decode};
+use tillsync::gateway::http::rest::routes::{Content, ENDPOINTS, Needs};
+use tillsync::gateway::protocol::events::{FROM_CLIENT, TO_CLIENT};
+use tillsync::gateway::protocol::schema::{FieldKind, example};
+use tillsync::gateway::protocol::{ClientEvent, DecodeError, decode};
 
 use crate::harness::Server;
 use crate::schema::{ASYNCAPI, OPENAPI, event_schema, misfits, resolve};

@@ -6,7 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::GatewaySettings;
-use tillsync::gateway::http::Deadlines;
+use tillsync::gateway::http::connections::Deadlines;
 use tillsync::limits;
 use tillsync::tls::admission::ConnectionCaps;
 use tillsync::token::Class;

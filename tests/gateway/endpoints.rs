@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::GatewaySettings;
-use tillsync::gateway::rest::routes::ENDPOINTS;
+use tillsync::gateway::http::rest::routes::ENDPOINTS;
 use tillsync::token::Class;
 use tokio_tungstenite::connect_async;
 

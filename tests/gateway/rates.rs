@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
 use tillsync::config::{Rate, RateLimits};
 use tillsync::gateway::GatewaySettings;
-use tillsync::gateway::rest::routes::{ENDPOINTS, Endpoint, Needs};
+use tillsync::gateway::http::rest::routes::{ENDPOINTS, Endpoint, Needs};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{DataUpdate, DeviceOnline, Operation, Presence, Role};
 use tillsync::token::Class;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use tillsync::gateway::describe::{asyncapi, openapi};
+use tillsync::gateway::spec::{asyncapi, openapi};
 
 pub static OPENAPI: LazyLock<Value> = LazyLock::new(openapi::document);
 pub static ASYNCAPI: LazyLock<Value> = LazyLock::new(asyncapi::document);

@@ -12,7 +12,7 @@ use super::{ClusterNodes, DOCUMENTED, OWN, sql_time};
 use crate::cli::client::TargetArgs;
 use crate::cli::client::rest::{PAGE, percent};
 use crate::cli::{CliResult, CommandError};
-use crate::gateway::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
+use crate::gateway::http::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
 use crate::model::time::parse_iso;
 
 #[derive(clap::Args, Debug)]

@@ -10,7 +10,7 @@ use super::old::{self, LogRowId, OldDatabase};
 use crate::cli::CliResult;
 use crate::cli::client::TargetArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::gateway::rest::transfer::{AuditRow, ImportAction, ImportStep, StepResult, WithState};
+use crate::gateway::http::rest::transfer::{AuditRow, ImportAction, ImportStep, StepResult, WithState};
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS};
 
 /// Rows of one step, and about how many bytes: it becomes one entry of the log.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cli::{CliResult, CommandError};
-use crate::gateway::rest::transfer::{AuditRow, DeviceRow, SyncRow, TransferredElection, WithState};
+use crate::gateway::http::rest::transfer::{AuditRow, DeviceRow, SyncRow, TransferredElection, WithState};
 use crate::limits;
 use crate::model::device::valid_id;
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS, SYNC_STATES};

@@ -3,11 +3,11 @@
 use super::{Session, why_conflict};
 use crate::gateway::auth;
 use crate::gateway::bug;
-use crate::gateway::client_clock::ClockCorrection;
-use crate::gateway::hub::TokenHolder;
-use crate::gateway::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
-use crate::gateway::send_queue::{EncodedEvent, Encoding};
-use crate::gateway::wire::{Acknowledged, ServerEvent};
+use crate::gateway::fanout::hub::TokenHolder;
+use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding};
+use crate::gateway::protocol::{Acknowledged, ServerEvent};
+use crate::gateway::session::client_clock::ClockCorrection;
+use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
 use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
