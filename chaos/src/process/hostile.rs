@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
+use tillsync::client::NodeUrl;
+use tillsync::client::link::{ClientLink, ClientTransport};
 use tillsync::token::Class;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
