@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::model::error::Code;
 use crate::model::value;
@@ -133,7 +132,7 @@ pub fn is_passing(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::link::event_of;
     use super::rest::FeedPage;

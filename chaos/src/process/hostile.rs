@@ -171,7 +171,7 @@ async fn take_everything_again(world: Arc<ProcessWorld>) {
         let began = Instant::now();
         let who = format!("handheld-{}", number % HANDHELDS);
         if let Err(why) = take_everything(&world, &who, number).await {
-            world.recorder.trouble(format!("{who} could not take everything: {why}"));
+            world.recorder.anomaly(format!("{who} could not take everything: {why}"));
         }
         sleep_until(began + HANDHELDS_EVERY).await;
     }
