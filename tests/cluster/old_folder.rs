@@ -42,8 +42,10 @@ async fn a_folder_of_an_earlier_build_opens_and_holds_what_it_held() {
         .unwrap();
     let issue = ["token", "issue", "--class", "admin", "--sub", "office", "--key"];
     let token = succeeds(tillsync().args(issue).arg(alone.path("token.key")));
-    let (rest, node) =
-        (RestClient::new(token.trim()).unwrap(), NodeUrl::plain(format!("127.0.0.1:{}", alone.ports[0])));
+    let (rest, node) = (
+        RestClient::new(token.split_whitespace().next().unwrap()).unwrap(),
+        NodeUrl::plain(format!("127.0.0.1:{}", alone.ports[0])),
+    );
     let end = Instant::now() + Duration::from_secs(30);
     let changes = loop {
         match rest.get::<Value>(&node, "/sync/changes?limit=100").await {
