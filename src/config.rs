@@ -122,43 +122,43 @@ pub const SETTINGS: &[Setting] = &[
         "Instead of `members`, for a node that will be added to a cluster: where nodes of that cluster listen for others (their `raft_listen`).",
     ),
     row(
-        "heartbeat_ms",
+        "raft_heartbeat_ms",
         SettingKind::Milliseconds(5, 60_000),
         Some("50"),
         "How often the leader tells the others that it is there.",
     ),
     row(
-        "election_min_ms",
+        "raft_election_timeout_min_ms",
         SettingKind::Milliseconds(10, 60_000),
         Some("150"),
         "The least silence after which a node may ask to lead.",
     ),
     row(
-        "election_max_ms",
+        "raft_election_timeout_max_ms",
         SettingKind::Milliseconds(10, 60_000),
         Some("300"),
         "The longest such silence; equal on all nodes.",
     ),
     row(
-        "election_timeout_ms",
+        "master_election_timeout_ms",
         SettingKind::Milliseconds(100, HOUR),
         Some("30000"),
         "How long the election of a master may take before it has failed with 4003.",
     ),
     row(
-        "election_tries",
+        "master_election_tries",
         SettingKind::Number(1, 10),
         Some("3"),
         "How often a candidate is tried before the next one is.",
     ),
     row(
-        "election_backoff_ms",
+        "master_election_backoff_ms",
         SettingKind::Milliseconds(1, 60_000),
         Some("1000"),
         "The pause after a candidate's first try; after each further one it is twice as long.",
     ),
     row(
-        "election_lag",
+        "master_election_lag",
         SettingKind::Number(0, 1_000_000_000),
         Some("1000"),
         "How many entries the log of a candidate's node may be behind the leader's.",
@@ -447,9 +447,9 @@ impl Config {
             members: layers.members("members")?,
             join: layers.addresses("join")?,
             raft: RaftTimes {
-                heartbeat: layers.milliseconds("heartbeat_ms")?,
-                election_min: layers.milliseconds("election_min_ms")?,
-                election_max: layers.milliseconds("election_max_ms")?,
+                heartbeat: layers.milliseconds("raft_heartbeat_ms")?,
+                election_min: layers.milliseconds("raft_election_timeout_min_ms")?,
+                election_max: layers.milliseconds("raft_election_timeout_max_ms")?,
             },
             presence: PresenceTimes {
                 ping: layers.milliseconds("ping_ms")?,
@@ -458,10 +458,10 @@ impl Config {
                 rest: layers.milliseconds("rest_presence_ms")?,
             },
             election: ElectionTimes {
-                timeout: layers.milliseconds("election_timeout_ms")?,
-                tries: u32::try_from(layers.number("election_tries")?).unwrap_or(u32::MAX),
-                backoff: layers.milliseconds("election_backoff_ms")?,
-                lag: layers.number("election_lag")?,
+                timeout: layers.milliseconds("master_election_timeout_ms")?,
+                tries: u32::try_from(layers.number("master_election_tries")?).unwrap_or(u32::MAX),
+                backoff: layers.milliseconds("master_election_backoff_ms")?,
+                lag: layers.number("master_election_lag")?,
             },
             request_timeout: layers.milliseconds("request_timeout_ms")?,
             sessions,
@@ -503,10 +503,10 @@ impl Config {
             return Err(wrong("node_id", &format!("{} is not among the members", self.node_id)));
         }
         if self.raft.election_min >= self.raft.election_max {
-            return Err(wrong("election_min_ms", "must be less than election_max_ms"));
+            return Err(wrong("raft_election_timeout_min_ms", "must be less than raft_election_timeout_max_ms"));
         }
         if self.raft.heartbeat * 2 > self.raft.election_min {
-            return Err(wrong("heartbeat_ms", "must be at most half of election_min_ms"));
+            return Err(wrong("raft_heartbeat_ms", "must be at most half of raft_election_timeout_min_ms"));
         }
         if self.presence.ping >= self.presence.lost {
             return Err(wrong("ping_ms", "must be less than lost_ms"));
@@ -619,8 +619,8 @@ mod tests {
             (with("gateway_listen = \"here\""), "setting gateway_listen"),
             (with("log_format = \"xml\""), "setting log_format"),
             (with("ping_ms = 9000"), "setting ping_ms"),
-            (with("election_max_ms = 100"), "setting election_min_ms"),
-            (with("heartbeat_ms = 99"), "setting heartbeat_ms"),
+            (with("raft_election_timeout_max_ms = 100"), "setting raft_election_timeout_min_ms"),
+            (with("raft_heartbeat_ms = 99"), "setting raft_heartbeat_ms"),
             (with("raft_listen = \"127.0.0.1:5000\""), "setting raft_listen"),
             (FILE.replace("node_id = 2", "node_id = 3"), "setting node_id"),
             (with("join = [\"a:5100\"]"), "setting join"),

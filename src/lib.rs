@@ -14,6 +14,7 @@
 //! - [`consensus`]: all that knows openraft: one replicated log of commands
 //! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
 //! - [`gateway`]: the documented API on one port
+//! - [`client`]: a client of that API, for the commands and for tests
 //! - [`cli`]: the commands of the `tillsync` binary
 //! - `testkit`: what only tests and fuzz targets use; behind a feature of that name
 
@@ -24,6 +25,8 @@ extern crate self as tillsync;
 // Half of the code, and no part of what is fuzzed.
 #[cfg(not(fuzzing))]
 pub mod cli;
+#[cfg(not(fuzzing))]
+pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -168,10 +168,10 @@ pub const SYNC_PAGE_TIMES: usize = 4_096;
 /// Syncs and resumes of one session that wait for their turn.
 pub const SESSION_JOBS: usize = 1_024;
 
-/// Elections that devices without privileges may ask for in a window of time: one of them; all together, before those
-/// that asked for one already have to wait; all together, with those that ask for their first. And the window,
-/// milliseconds.
+/// Elections that devices without privileges may ask for in a window of time: one of them; one of them in any case, when
+/// all together have asked for `ELECTIONS_ASKED`; all together in any case. And the window, milliseconds.
 pub const ELECTIONS_ASKED_OF_DEVICE: usize = 3;
+pub const ELECTIONS_ASKED_SHARE: usize = 2;
 pub const ELECTIONS_ASKED: usize = 6;
 pub const ELECTIONS_ASKED_MOST: usize = 256;
 pub const ELECTIONS_ASKED_MS: u64 = 60_000;

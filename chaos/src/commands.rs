@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use tillsync::cli::client::TargetArgs;
+use tillsync::cli::target::TargetArgs;
 
 use crate::checker::{Expectations, Verdict, check};
 use crate::cost;

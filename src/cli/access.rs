@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::CliResult;
-use super::client::{TargetArgs, ask_any};
 use super::device::tables;
+use crate::cli::target::{TargetArgs, ask_any};
 use crate::model::access::Right;
 use crate::token::Class;
 

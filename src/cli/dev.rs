@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::client::rest::RestClient;
 use super::local::{Layout, NODES, NodeEvent, Supervisor, wait_ready};
 use super::{CliResult, CommandError, stop_signal};
+use crate::client::rest::RestClient;
 
 /// How long the first election may take, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::rest::{RestClient, percent};
-use super::client::{TargetArgs, ask_any, read_token};
 use super::{CliResult, CommandError};
+use crate::cli::target::{TargetArgs, ask_any, read_token};
+use crate::client::rest::{RestClient, percent};
 use crate::model::time::iso;
 use crate::token::{Class, claims_unverified};
 

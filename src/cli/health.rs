@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::CliResult;
-use super::client::rest::RestClient;
-use super::client::{NodeUrl, Trust};
+use crate::client::rest::RestClient;
+use crate::client::{NodeUrl, Trust};
 
 #[derive(clap::Args, Debug)]
 pub struct HealthArgs {

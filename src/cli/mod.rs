@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::client::ClientError;
 use crate::model::error::{Code, Error};
 
 /// A line on standard output, with nothing in it that a terminal obeys: much of it is what devices sent. A reader that
@@ -27,7 +28,6 @@ macro_rules! note {
 mod access;
 pub mod bench;
 mod certs;
-pub mod client;
 mod cluster;
 mod demo;
 mod dev;
@@ -39,6 +39,7 @@ mod logging;
 mod private;
 pub mod serve;
 mod sqlite;
+pub mod target;
 mod token;
 mod watch;
 
@@ -121,9 +122,12 @@ impl From<Error> for CommandError {
     }
 }
 
-impl From<client::ClientError> for CommandError {
-    fn from(error: client::ClientError) -> Self {
-        Self::new(error.to_string())
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unusable(_) => Self::usage(error.to_string()),
+            _ => Self::new(error.to_string()),
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::client::TargetArgs;
-use super::client::rest::RestClient;
 use super::{CliResult, CommandError};
+use crate::cli::target::TargetArgs;
+use crate::client::rest::RestClient;
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
 use crate::token::{Class, KeyRing, make_key_file};

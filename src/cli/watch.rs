@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::client::frame::ReceivedEvent;
-use super::client::link::event_of;
-use super::client::rest::RestClient;
-use super::client::ws::WsSocket;
-use super::client::{ClientError, ClusterTarget, TargetArgs};
 use super::{CliResult, CommandError};
+use crate::cli::target::TargetArgs;
+use crate::client::frame::ReceivedEvent;
+use crate::client::link::event_of;
+use crate::client::rest::RestClient;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 use crate::clock::{Clock, SystemClock};
 use crate::model::time::iso;
 use crate::model::visible::escaped;

@@ -52,7 +52,12 @@ impl Replica {
         let outcome = if reader.in_memory() {
             read(&*reader)
         } else {
-            match tokio::task::spawn_blocking(move || read(&*reader)).await {
+            let read = move || {
+                let outcome = read(&*reader);
+                reader.end_read();
+                outcome
+            };
+            match tokio::task::spawn_blocking(read).await {
                 Ok(outcome) => outcome,
                 Err(_) => return Err(Error::new(Code::Unavailable, "the node is shutting down")),
             }

@@ -157,6 +157,9 @@ pub trait TablesRead: Send + Sync {
     fn in_memory(&self) -> bool {
         false
     }
+
+    /// This thread has read what it wanted: what the engine keeps for it may go.
+    fn end_read(&self) {}
 }
 
 /// The rows as `apply` sees them: what was put is read back at once, and leaves as one atomic write

@@ -233,3 +233,9 @@ fn keep_reserve_file(dir: &Path) {
         let _ = fs::remove_file(&path);
     }
 }
+
+/// Frees the pages that this thread evicted or replaced. sled hands them to crossbeam's collector, which keeps up to 64 of
+/// a thread (4 MB) until that thread has more of them, and thread after thread did: 100 MB beside a few full syncs.
+pub(super) fn free_dropped_pages() {
+    crossbeam_epoch::pin().flush();
+}

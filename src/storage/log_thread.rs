@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Durable;
-use super::engine::SledEngine;
+use super::engine::{self, SledEngine};
 use super::log::{LogShared, LogState};
 use super::log_rows;
 use super::poison::{closed, guarded};
@@ -154,6 +154,7 @@ impl LogThread {
             for done in waiting {
                 done(copy(&outcome));
             }
+            engine::free_dropped_pages();
             let removed = outcome.and_then(|()| self.guarded(Self::remove_some));
             if removed.is_err() {
                 self.purges.drain(..).filter_map(|(_, done)| done).for_each(|done| done(copy(&removed)));

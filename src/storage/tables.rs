@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::engine;
 use super::memtable::{Memtable, RowWrites};
 use super::poison::{Poison, closed, guarded};
 use super::queue::{WriteQueue, WriteSet};
@@ -202,6 +203,10 @@ impl TablesRead for SledReader {
         reverse: bool,
     ) -> Result<Vec<(RowKey, Bytes)>, TablesError> {
         self.0.range(RowWrites::new(), (from, to), limit, reverse)
+    }
+
+    fn end_read(&self) {
+        engine::free_dropped_pages();
     }
 }
 

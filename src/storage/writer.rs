@@ -12,7 +12,7 @@ use sled::IVec;
 use super::chunked_filter::ChunkedFilter;
 use super::chunks;
 use super::disk_error::plain;
-use super::engine::SledEngine;
+use super::engine::{self, SledEngine};
 use super::keys::{self, Generation};
 use super::memtable::RowWrites;
 use super::poison::guarded;
@@ -113,7 +113,10 @@ impl RowsWriter {
     fn work(&mut self) -> io::Result<()> {
         loop {
             match self.shared.queue.next(!self.dropping.is_empty()) {
-                WriterWork::Write(sets) => self.write(sets)?,
+                WriterWork::Write(sets) => {
+                    self.write(sets)?;
+                    engine::free_dropped_pages();
+                }
                 WriterWork::Scan(reply) => {
                     let rows = GenerationRows { tree: self.engine.rows.clone(), generation: self.active };
                     // An asker that has gone away drops the reader, and with it the scan.

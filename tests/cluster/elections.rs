@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::ws_frame;
-use tillsync::cli::client::link::event_of;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::ws_frame;
+use tillsync::client::link::event_of;
+use tillsync::client::ws::WsSocket;
 use tokio::task::JoinSet;
 
 use crate::harness::{Dev, NODES, PATIENCE};
@@ -40,7 +40,7 @@ async fn session(
     place: usize,
     token: &str,
     journal: &Journal,
-) -> Result<(), tillsync::cli::client::ClientError> {
+) -> Result<(), tillsync::client::ClientError> {
     let mut socket = WsSocket::connect(node, token).await?;
     let (id, priority) = (place + 1, 20 * (place + 1));
     // The first one wants to be master: a node's own device would be it again after a quick restart.

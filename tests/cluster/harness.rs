@@ -8,8 +8,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::rest::{FeedChange, NodeStatus, RestClient};
+use tillsync::client::NodeUrl;
+use tillsync::client::rest::{FeedChange, NodeStatus, RestClient};
 
 pub const NODES: usize = 3;
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::{DeviceOnlineFrame, json, ws_frame};
-use tillsync::cli::client::link::event_of;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::{DeviceOnlineFrame, json, ws_frame};
+use tillsync::client::link::event_of;
+use tillsync::client::ws::WsSocket;
 
 use crate::harness::{Dev, NODES, PATIENCE};
 

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use serde_json::Value;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::ws_frame;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::ws_frame;
+use tillsync::client::ws::WsSocket;
 
 use crate::harness::{Dev, PATIENCE, csv, succeeds, tillsync};
 

@@ -16,6 +16,7 @@ mod malformed;
 mod many_sessions;
 mod membership;
 mod netns;
+mod old_folder;
 mod private;
 mod processes;
 mod retrying_clients;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::ws_frame;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::ws_frame;
+use tillsync::client::ws::WsSocket;
 use tokio::sync::Barrier;
 
 use crate::harness::Dev;

@@ -1,6 +1,6 @@
 //! A cluster grows and shrinks while clients go on writing; machines are replaced.
 
-use tillsync::cli::client::rest::RestClient;
+use tillsync::client::rest::RestClient;
 
 use crate::processes::Processes;
 use crate::retrying_clients::{RetryingClients, TABLE, same};

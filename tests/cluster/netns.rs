@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
-use tillsync::cli::client::rest::{FeedChange, NodeStatus, RestClient};
-use tillsync::cli::client::{ClientError, NodeUrl, Trust};
+use tillsync::client::rest::{FeedChange, NodeStatus, RestClient};
+use tillsync::client::{ClientError, NodeUrl, Trust};
 
 use crate::harness::{PATIENCE, both, succeeds, tillsync};
 

@@ -6,8 +6,8 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::rest::{NodeStatus, RestClient};
+use tillsync::client::NodeUrl;
+use tillsync::client::rest::{NodeStatus, RestClient};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing};
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::{DeviceOnlineFrame, json, ws_frame};
-use tillsync::cli::client::link::event_of;
-use tillsync::cli::client::rest::FeedChange;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::{DeviceOnlineFrame, json, ws_frame};
+use tillsync::client::link::event_of;
+use tillsync::client::rest::FeedChange;
+use tillsync::client::ws::WsSocket;
 use tokio::task::JoinHandle;
 
 use crate::harness::PATIENCE;

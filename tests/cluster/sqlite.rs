@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 use serde_json::{Value, json};
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
+use tillsync::client::NodeUrl;
+use tillsync::client::link::{ClientLink, ClientTransport};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Dev, NODES, PATIENCE, csv, succeeds, tillsync};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::ws::WsSocket;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing};
 
@@ -72,7 +72,7 @@ async fn a_stolen_till_ends_on_every_node_and_its_class_loses_a_table_everywhere
             }
         };
         assert!(told.contains(r#""prices":"none""#), "{told}");
-        let rest = tillsync::cli::client::rest::RestClient::new(&other).unwrap();
+        let rest = tillsync::client::rest::RestClient::new(&other).unwrap();
         let error = rest.get::<Value>(&url, "/data/prices/1").await.unwrap_err().to_string();
         assert!(error.contains("3003"), "{error}");
     }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
-use tillsync::cli::client::rest::RestClient;
-use tillsync::cli::client::{NodeUrl, Trust};
+use tillsync::client::link::{ClientLink, ClientTransport};
+use tillsync::client::rest::RestClient;
+use tillsync::client::{NodeUrl, Trust};
 
 use crate::harness::{PATIENCE, both, succeeds, tillsync};
 use crate::single_node::Alone;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::ws::WsSocket;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing};
 

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use serde_json::Value;
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::ws_frame;
-use tillsync::cli::client::link::event_of;
-use tillsync::cli::client::ws::WsSocket;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::ws_frame;
+use tillsync::client::link::event_of;
+use tillsync::client::ws::WsSocket;
 
 use crate::harness::{Dev, PATIENCE};
 

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-pub use tillsync::cli::client::frame::ReceivedEvent;
+pub use tillsync::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 

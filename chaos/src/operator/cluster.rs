@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tillsync::cli::client::rest::{NodeStatus, RestClient};
-use tillsync::cli::client::{ClusterTarget, NodeUrl};
+use tillsync::client::rest::{NodeStatus, RestClient};
+use tillsync::client::{ClusterTarget, NodeUrl};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a node may take to say how it is.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tillsync::cli::client::TargetArgs;
+use tillsync::cli::target::TargetArgs;
 
 use super::cluster::OperatedCluster;
 use super::embedded::{self, Embedded};

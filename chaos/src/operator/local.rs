@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tillsync::cli::client::{ClusterTarget, NodeUrl};
+use tillsync::client::{ClusterTarget, NodeUrl};
 use tillsync::config::{Config, Layers};
 
 /// Nodes looked for in a folder, and bytes of a file that are read.

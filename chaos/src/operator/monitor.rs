@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tillsync::cli::client::rest::NodeStatus;
+use tillsync::client::rest::NodeStatus;
 use tokio::time::sleep;
 
 use super::cluster::OperatedCluster;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tillsync::cli::client::rest::FeedChange;
-use tillsync::cli::client::{ClientError, NodeUrl};
+use tillsync::client::rest::FeedChange;
+use tillsync::client::{ClientError, NodeUrl};
 use tokio::time::{Instant, sleep};
 
 use super::PATIENCE;

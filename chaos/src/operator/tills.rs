@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tillsync::cli::client::frame::{DeviceOnlineFrame, json as text_of};
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
-use tillsync::cli::client::rest::percent;
-use tillsync::cli::client::{ClientError, NodeUrl};
+use tillsync::client::frame::{DeviceOnlineFrame, json as text_of};
+use tillsync::client::link::{ClientLink, ClientTransport};
+use tillsync::client::rest::percent;
+use tillsync::client::{ClientError, NodeUrl};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -299,7 +299,7 @@ fn strange(node: &NodeUrl, answer: &Value) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tillsync::cli::client::ClusterTarget;
+    use tillsync::client::ClusterTarget;
 
     #[test]
     fn pauses_are_measured_from_sale_to_sale_and_across_the_beginning() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tillsync::cli::client::rest::FeedChange;
+use tillsync::client::rest::FeedChange;
 
 /// A write: to which record, and the number that its data carries.
 pub type NumberedWrite = (i64, u64);

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tillsync::cli::client::rest::RestClient;
-use tillsync::cli::client::{ClientError, NodeUrl};
+use tillsync::client::rest::RestClient;
+use tillsync::client::{ClientError, NodeUrl};
 use tillsync::token::{Class, KeyRing, make_key_file};
 
 use super::child::LifeLoad;
@@ -135,7 +135,7 @@ impl PoweredNode {
     }
 
     /// The whole feed, as soon as the node gives it.
-    async fn feed(&self) -> Option<Vec<tillsync::cli::client::rest::FeedChange>> {
+    async fn feed(&self) -> Option<Vec<tillsync::client::rest::FeedChange>> {
         for _ in 0..LOOKS {
             let mut feed = Vec::new();
             if self.rest.each_change(&self.url, &[TABLE], |change| feed.push(change)).await.is_ok() {

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::frame::ReceivedEvent;
-use tillsync::cli::client::link::ClientTransport;
+use tillsync::client::NodeUrl;
+use tillsync::client::frame::ReceivedEvent;
+use tillsync::client::link::ClientTransport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 

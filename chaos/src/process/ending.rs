@@ -124,7 +124,7 @@ pub async fn all_told(world: &ProcessWorld) {
 pub async fn converge(world: &ProcessWorld) {
     let mut why = String::new();
     let read = until(REST, async || {
-        let at = |statuses: &[tillsync::cli::client::rest::NodeStatus]| -> Vec<u64> {
+        let at = |statuses: &[tillsync::client::rest::NodeStatus]| -> Vec<u64> {
             statuses.iter().map(|status| status.digest_index).collect()
         };
         let before = world.statuses().await;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
-use tillsync::cli::client::{ClientError, NodeUrl};
+use tillsync::client::link::{ClientLink, ClientTransport};
+use tillsync::client::{ClientError, NodeUrl};
 
 use crate::clients::ReceivedEvent;
 use crate::history::HonestFailure;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::{ClientLink, ClientTransport};
+use tillsync::client::NodeUrl;
+use tillsync::client::link::{ClientLink, ClientTransport};
 use tillsync::token::Class;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attack::{self, DeviceToken, RunningAttack, Stolen, Victim};
 use super::client::{GUARDED, PLAIN, RECEIPTS};
@@ -39,6 +40,9 @@ const UNDER_WAY: u64 = 48;
 const ANSWER: Duration = Duration::from_secs(20);
 /// Descriptors of this process beside those of attackers.
 const OWN_DESCRIPTORS: u64 = 1_500;
+/// How often a handheld comes that has nothing yet, and how many of them there are.
+const HANDHELDS_EVERY: Duration = Duration::from_secs(10);
+const HANDHELDS: u64 = 12;
 /// How much longer an attack may last until all attackers were busy.
 const BEGINS: Duration = Duration::from_secs(120);
 /// How often the nodes' descriptors are counted.
@@ -67,6 +71,8 @@ pub async fn run(
     sleep(SETTLE).await;
     let mut nodes: Vec<NodeUse> =
         world.cluster.members().into_iter().map(|node| NodeUse { node, ..NodeUse::default() }).collect();
+    let mut handhelds = JoinSet::new();
+    handhelds.spawn(take_everything_again(world.clone()));
     world.say_phase("honest devices only");
     nodes.iter().for_each(|used| forget_peak(world, used.node));
     let from_us = world.recorder.us();
@@ -91,6 +97,7 @@ pub async fn run(
     for used in &mut nodes {
         used.hostile_kb = peak_kb(world, used.node);
     }
+    handhelds.shutdown().await;
     // Joining the thread takes as long as its attackers take to notice.
     let outcome = tokio::task::spawn_blocking(move || under_way.stop()).await.map_err(|error| error.to_string())?;
     world.say_phase("after the attack");
@@ -154,6 +161,43 @@ async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
             after = format!("&after={next}");
         }
     }
+    Ok(())
+}
+
+/// Handhelds that have nothing yet come to one node after the other and take everything: nothing that devices do costs a
+/// node more memory.
+async fn take_everything_again(world: Arc<ProcessWorld>) {
+    for number in 0.. {
+        let began = Instant::now();
+        let who = format!("handheld-{}", number % HANDHELDS);
+        if let Err(why) = take_everything(&world, &who, number).await {
+            world.recorder.anomaly(format!("{who} could not take everything: {why}"));
+        }
+        sleep_until(began + HANDHELDS_EVERY).await;
+    }
+}
+
+async fn take_everything(world: &ProcessWorld, who: &str, number: u64) -> Result<(), String> {
+    let gateways = world.cluster.gateways();
+    let (node, gateway) = *gateways.get(number as usize % gateways.len().max(1)).ok_or("there is no node")?;
+    let token = world.cluster.token_of(who, Class::InventoryAssistant)?;
+    let lost = |why: &dyn std::fmt::Display| format!("node {node}: {why}");
+    let mut link = ClientLink::connect(ClientTransport::Ws, &NodeUrl::plain(gateway.to_string()), &token)
+        .await
+        .map_err(|e| lost(&e))?;
+    let online = json!({ "device_id": who, "priority": 0, "capabilities": ["no-master"], "subscribe": [] });
+    link.send("device_online", &online.to_string()).await.map_err(|e| lost(&e))?;
+    let ask = json!({ "device_id": who, "sync_type": "full" });
+    link.send("sync_request", &ask.to_string()).await.map_err(|e| lost(&e))?;
+    loop {
+        let event = timeout(ANSWER, link.next()).await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))?;
+        match event.name.as_str() {
+            "sync_response" if event.data["has_more"] == json!(false) => break,
+            "sync_error" | "error" => return Err(lost(&event.data)),
+            _ => {}
+        }
+    }
+    link.close().await;
     Ok(())
 }
 

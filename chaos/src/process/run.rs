@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tillsync::cli::client::link::ClientTransport;
+use tillsync::client::link::ClientTransport;
 use tillsync::clock::{Clock, SystemClock};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;

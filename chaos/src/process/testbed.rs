@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tillsync::cli::client::NodeUrl;
-use tillsync::cli::client::link::ClientTransport;
+use tillsync::client::NodeUrl;
+use tillsync::client::link::ClientTransport;
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::Class;
 use tokio::sync::watch;

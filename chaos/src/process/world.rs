@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tillsync::cli::client::rest::NodeStatus;
+use tillsync::client::rest::NodeStatus;
 use tillsync::token::Class;
 use tokio::sync::watch;
 

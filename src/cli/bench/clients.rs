@@ -3,9 +3,9 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Subscribe;
-use crate::cli::client::frame::{DeviceOnlineFrame, WsFrame, json, ws_frame};
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget, NodeUrl};
+use crate::client::frame::{DeviceOnlineFrame, WsFrame, json, ws_frame};
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget, NodeUrl};
 
 /// Connections made at the same time.
 const AT_ONCE: usize = 32;
@@ -99,7 +99,7 @@ pub fn number_after(text: &str, key: &str) -> Option<u64> {
 
 /// The `error` in a frame.
 pub fn refused(node: &NodeUrl, text: &str) -> ClientError {
-    let error = crate::cli::client::link::event_of(text).and_then(|e| e.error());
+    let error = crate::client::link::event_of(text).and_then(|e| e.error());
     let (code, message) = error.unwrap_or((None, text.chars().take(100).collect()));
     ClientError::Refused { node: node.clone(), code, message }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cli::client::ClusterTarget;
-use crate::cli::client::rest::{NodeStatus, RestClient};
 use crate::cli::local::{Layout, NODES, NodeEvent, Supervisor, TempFolder, free_ports, wait_ready};
 use crate::cli::{CliResult, CommandError, stop_signal};
+use crate::client::ClusterTarget;
+use crate::client::rest::{NodeStatus, RestClient};
 
 mod among;
 mod check;

@@ -13,9 +13,9 @@ use super::clients::{self, BenchClient, Subscription, event_name, number_after, 
 use super::stats::{BenchLine, Stats};
 use super::{FanoutArgs, Phases};
 use crate::cli::CliResult;
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget};
+use crate::client::frame::ws_frame;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 
 /// Without a rate: changes that are on their way to the slowest receivers.
 const ON_THEIR_WAY: u64 = 16;

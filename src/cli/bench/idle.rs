@@ -11,9 +11,9 @@ use super::IdleArgs;
 use super::clients::{self, BenchClient};
 use super::stats::{BenchLine, Stats};
 use crate::cli::CliResult;
-use crate::cli::client::frame::{DeviceOnlineFrame, json};
-use crate::cli::client::link::{ClientLink, ClientTransport};
-use crate::cli::client::{ClientError, ClusterTarget};
+use crate::client::frame::{DeviceOnlineFrame, json};
+use crate::client::link::{ClientLink, ClientTransport};
+use crate::client::{ClientError, ClusterTarget};
 
 pub async fn run(args: &IdleArgs) -> CliResult<Vec<BenchLine>> {
     let target = args.common.target.resolve()?;

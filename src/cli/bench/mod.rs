@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::client::TargetArgs;
-use super::client::link::ClientTransport;
 use super::{CliResult, CommandError};
+use crate::cli::target::TargetArgs;
+use crate::client::link::ClientTransport;
 
 mod clients;
 mod failover;

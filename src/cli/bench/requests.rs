@@ -12,9 +12,9 @@ use super::clients::{self, BenchClient, Subscription, event_name, number_after, 
 use super::stats::{BenchLine, Stats};
 use super::{Phases, RequestArgs};
 use crate::cli::CliResult;
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget};
+use crate::client::frame::ws_frame;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 
 const TABLE: &str = "bench";
 /// Records that a client writes in turn.
@@ -288,7 +288,7 @@ async fn reconnect(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::client::NodeUrl;
+    use crate::client::NodeUrl;
 
     #[test]
     fn frames_have_the_size_and_the_numbers_asked_for() {

@@ -5,10 +5,10 @@ use tokio::time::Instant;
 use super::SyncArgs;
 use super::clients::{self, BenchClient, Subscription, event_name, refused};
 use super::stats::{BenchLine, Stats};
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget};
 use crate::cli::{CliResult, CommandError};
+use crate::client::frame::ws_frame;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 
 const TABLE: &str = "bench-sync";
 /// Writes under way while the records are made.

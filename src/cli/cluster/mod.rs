@@ -7,9 +7,10 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::rest::{MembersChangedAnswer, RestClient};
-use super::client::{ClientError, ClusterTarget, TargetArgs};
 use super::{CliResult, CommandError};
+use crate::cli::target::TargetArgs;
+use crate::client::rest::{MembersChangedAnswer, RestClient};
+use crate::client::{ClientError, ClusterTarget};
 
 mod init;
 mod status;

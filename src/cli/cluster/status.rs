@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::StatusArgs;
-use crate::cli::client::rest::{MemberStatus, NodeStatus, RestClient};
-use crate::cli::client::{ClientError, ClusterTarget, NodeUrl};
 use crate::cli::{CliResult, CommandError, stop_signal};
+use crate::client::rest::{MemberStatus, NodeStatus, RestClient};
+use crate::client::{ClientError, ClusterTarget, NodeUrl};
 
 const EVERY: Duration = Duration::from_secs(1);
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::TABLE;
 use super::device::DeviceJournal;
-use crate::cli::client::NodeUrl;
-use crate::cli::client::rest::{FeedChange, RestClient};
+use crate::client::NodeUrl;
+use crate::client::rest::{FeedChange, RestClient};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -145,7 +145,7 @@ async fn digests(rest: &RestClient, nodes: &[NodeUrl]) -> Result<String, String>
 mod tests {
     use super::super::device::AckedLine;
     use super::*;
-    use crate::cli::client::link::ClientTransport;
+    use crate::client::link::ClientTransport;
 
     fn feed(records: &[i64]) -> Vec<FeedChange> {
         let change = |(i, record): (usize, &i64)| FeedChange {

@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::TABLE;
-use crate::cli::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json};
-use crate::cli::client::link::{ClientLink, ClientTransport};
-use crate::cli::client::{ClientError, NodeUrl};
 use crate::cli::load::csv_file::CsvLine;
 use crate::cli::{CliResult, CommandError};
+use crate::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json};
+use crate::client::link::{ClientLink, ClientTransport};
+use crate::client::{ClientError, NodeUrl};
 use crate::token::Class;
 
 /// Between a device's lines: a busy till, not a benchmark.
@@ -158,7 +158,7 @@ impl DemoDevice {
 
     fn take(&mut self, event: &ReceivedEvent, line: Option<&CsvLine>) -> CliResult<UpdateReply> {
         if let Some((code, message)) = event.error() {
-            if code.is_some_and(crate::cli::client::is_passing) {
+            if code.is_some_and(crate::client::is_passing) {
                 return Ok(UpdateReply::TryAgain);
             }
             return Err(CommandError::new(format!("{}: the server said {message}", self.journal.device)));

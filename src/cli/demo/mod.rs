@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::client::link::ClientTransport;
-use super::client::rest::{NodeStatus, RestClient};
 use super::load::csv_file::{CsvFile, CsvLine};
 use super::local::{Layout, NODES, NodeEvent, Supervisor, TempFolder, free_ports, wait_ready};
 use super::{CliResult, CommandError, stop_signal};
+use crate::client::link::ClientTransport;
+use crate::client::rest::{NodeStatus, RestClient};
 use crate::clock::{Clock, SystemClock};
 use crate::token::{Class, KeyRing};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Outage;
 use super::check::PromiseCheck;
 use super::device::DeviceJournal;
-use crate::cli::client::rest::NodeStatus;
+use crate::client::rest::NodeStatus;
 
 pub struct DemoReport {
     pub journals: Vec<DeviceJournal>,

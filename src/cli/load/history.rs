@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cli::client::rest::FeedChange;
+use crate::client::rest::FeedChange;
 
 /// The contents that each record has had. A line that was ever committed as it stands is not missing, even if
 /// someone changed the record since.

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::client::rest::{FeedChange, RestClient};
-use super::client::{ClusterTarget, TargetArgs};
 use super::{CliResult, CommandError};
+use crate::cli::target::TargetArgs;
+use crate::client::ClusterTarget;
+use crate::client::rest::{FeedChange, RestClient};
 use crate::limits;
 use crate::token::claims_unverified;
 

@@ -7,11 +7,11 @@ use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::cli::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json, ws_frame};
-use crate::cli::client::link::event_of;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget, is_passing};
 use crate::cli::{CliResult, CommandError};
+use crate::client::frame::{DataUpdateFrame, DeviceOnlineFrame, ReceivedEvent, json, ws_frame};
+use crate::client::link::event_of;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget, is_passing};
 use crate::limits;
 
 /// Lines that are sent and not acknowledged: as many as a session may have in flight.

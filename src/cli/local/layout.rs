@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::NODES;
 use super::ports::{free_ports, must_be_free};
-use crate::cli::client::NodeUrl;
 use crate::cli::{CliResult, CommandError};
+use crate::client::NodeUrl;
 use crate::clock::{Clock, SystemClock};
 use crate::token::{Class, KeyRing, make_key_file};
 

@@ -12,9 +12,9 @@ pub use layout::Layout;
 pub use ports::free_ports;
 pub use supervisor::{NodeEvent, Supervisor};
 
-use super::client::NodeUrl;
-use super::client::rest::{NodeStatus, RestClient};
 use super::{CliResult, CommandError};
+use crate::client::NodeUrl;
+use crate::client::rest::{NodeStatus, RestClient};
 
 /// Nodes of a local cluster.
 pub const NODES: usize = 3;

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{ClusterNodes, DOCUMENTED, OWN, sql_time};
-use crate::cli::client::TargetArgs;
-use crate::cli::client::rest::{PAGE, percent};
+use crate::cli::target::TargetArgs;
 use crate::cli::{CliResult, CommandError};
+use crate::client::rest::{PAGE, percent};
 use crate::gateway::http::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
 use crate::model::time::parse_iso;
 

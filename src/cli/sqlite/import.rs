@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::ClusterNodes;
 use super::old::{self, LogRowId, OldDatabase};
 use crate::cli::CliResult;
-use crate::cli::client::TargetArgs;
+use crate::cli::target::TargetArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::gateway::http::rest::transfer::{AuditRow, ImportAction, ImportStep, StepResult, WithState};
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS};

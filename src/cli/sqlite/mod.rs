@@ -6,9 +6,9 @@ use chrono::DateTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::rest::RestClient;
-use super::client::{ClientError, ClusterTarget, NodeUrl};
 use super::{CliResult, CommandError};
+use crate::client::rest::RestClient;
+use crate::client::{ClientError, ClusterTarget, NodeUrl};
 
 pub mod export;
 pub mod import;

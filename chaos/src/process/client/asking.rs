@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
-use tillsync::cli::client::frame::ReceivedEvent;
+use tillsync::client::frame::ReceivedEvent;
 
 use super::{GUARDED, LinkLost, PLAIN, ProcessAnswer, ProcessClient, ProcessTalk, RECEIPTS, TRIES, refuses, row};
 use crate::history::{Op, OpOutcome, OpRequest, PageTold};

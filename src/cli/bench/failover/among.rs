@@ -8,9 +8,9 @@ use super::shutdown::MasterClient;
 use super::{FailoverArgs, MeasuredCluster};
 use crate::cli::CliResult;
 use crate::cli::bench::clients::{event_name, refused};
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget};
+use crate::client::frame::ws_frame;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 
 /// Devices that one session speaks for.
 const A_SESSION: u32 = 1_000;

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::MeasuredCluster;
 use super::crew::TABLE;
 use super::journal::AckedWrite;
-use crate::cli::client::rest::FeedChange;
 use crate::cli::{CliResult, CommandError};
+use crate::client::rest::FeedChange;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{AckedWrite, WriteJournal};
 use crate::cli::bench::clients::{self, BenchClient, Subscription, event_name, number_after};
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::link::event_of;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, ClusterTarget};
 use crate::cli::{CliResult, CommandError};
+use crate::client::frame::ws_frame;
+use crate::client::link::event_of;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, ClusterTarget};
 
 pub const TABLE: &str = "failover";
 /// Records of one writer.

@@ -10,10 +10,10 @@ use super::journal::Times;
 use super::{FailoverArgs, MeasuredCluster, REST, ms};
 use crate::cli::CliResult;
 use crate::cli::bench::clients::{event_name, refused};
-use crate::cli::client::frame::ws_frame;
-use crate::cli::client::ws::WsSocket;
-use crate::cli::client::{ClientError, NodeUrl};
 use crate::cli::local::Supervisor;
+use crate::client::frame::ws_frame;
+use crate::client::ws::WsSocket;
+use crate::client::{ClientError, NodeUrl};
 
 /// A client that is to be master.
 pub struct MasterClient {

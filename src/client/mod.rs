@@ -1,15 +1,11 @@
-//! What the commands share to talk to a cluster as any device would: REST, `/ws` and Socket.IO.
+//! A client of the documented API, as any device is one: REST, `/ws` and Socket.IO. The commands, the demo and the
+//! benchmarks talk to a cluster by it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
-use reqwest::Method;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::CommandError;
 use crate::model::error::Code;
 use crate::model::value;
 
@@ -36,89 +32,11 @@ pub const SILENCE: Duration = Duration::from_secs(6);
 /// How long a connection may take to be made.
 pub const CONNECT: Duration = Duration::from_secs(3);
 
-/// Where the cluster is and who asks: the flags of every command that talks to one.
-#[derive(Args, Clone, Debug)]
-pub struct TargetArgs {
-    /// The nodes, e.g. https://10.0.0.1:5000; repeat it or separate by commas. Default: those of `tillsync dev`
-    #[arg(long = "url", value_name = "URL", value_delimiter = ',', env = "TILLSYNC_URL")]
-    pub urls: Vec<String>,
-    /// The token. Default: the admin token that `tillsync dev` left in its data folder
-    #[arg(long, value_name = "TOKEN", env = "TILLSYNC_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// A file that holds the token: other users of the machine do not see it, as they do the one in --token
-    #[arg(long, value_name = "FILE", env = "TILLSYNC_TOKEN_FILE", conflicts_with = "token")]
-    pub token_file: Option<PathBuf>,
-    /// The CA of the nodes' certificates, for URLs with https (`certs init` makes a ca.crt)
-    #[arg(long, value_name = "FILE", env = "TILLSYNC_CA")]
-    pub ca: Option<PathBuf>,
-    /// The data folder of `tillsync dev`, for its token
-    #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
-    pub data: PathBuf,
-}
-
 /// The nodes and the token, resolved.
 #[derive(Clone)]
 pub struct ClusterTarget {
     pub nodes: Vec<NodeUrl>,
     pub token: String,
-}
-
-impl TargetArgs {
-    pub fn resolve(&self) -> Result<ClusterTarget, CommandError> {
-        let trust = self.ca.as_deref().map(Trust::read).transpose()?;
-        let mut nodes = Vec::new();
-        for url in &self.urls {
-            nodes.push(NodeUrl::trusting(url, trust.as_ref())?);
-        }
-        if nodes.is_empty() {
-            for port in 5000..5003 {
-                nodes.push(NodeUrl::plain(format!("127.0.0.1:{port}")));
-            }
-        }
-        let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.trim().to_owned(),
-            (None, Some(file)) => read_token(file)?,
-            (None, None) => {
-                let path = self.data.join("admin.token");
-                std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| {
-                    CommandError::new(format!(
-                        "no --token-file or --token given, and {} cannot be read: {e}",
-                        path.display()
-                    ))
-                })?
-            }
-        };
-        Ok(ClusterTarget { nodes, token })
-    }
-}
-
-/// The token in a file.
-pub fn read_token(file: &Path) -> Result<String, CommandError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| CommandError::usage(format!("the token file {} cannot be read: {e}", file.display())))?;
-    match text.trim() {
-        "" => Err(CommandError::usage(format!("the token file {} is empty", file.display()))),
-        token => Ok(token.to_owned()),
-    }
-}
-
-/// Asks one node after the other until one has answered: for what is the same done twice.
-pub async fn ask_any<T: DeserializeOwned>(
-    target: &ClusterTarget,
-    method: Method,
-    path: &str,
-    body: Option<&Value>,
-) -> Result<T, CommandError> {
-    let rest = rest::RestClient::new(&target.token)?;
-    let mut last = CommandError::new("no node to ask");
-    for node in &target.nodes {
-        match rest.call(node, method.clone(), path, body).await {
-            Ok(done) => return Ok(done),
-            Err(error) if error.is_passing() => last = error.into(),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(last)
 }
 
 /// A node's address as a client has it.
@@ -136,23 +54,25 @@ impl NodeUrl {
         Self { authority: authority.into(), trust: None }
     }
 
-    pub fn parse(text: &str) -> Result<Self, CommandError> {
+    pub fn parse(text: &str) -> Result<Self, ClientError> {
         Self::trusting(text, None)
     }
 
     /// Reads a URL; one with https is taken if it is known whom to trust.
-    pub fn trusting(text: &str, trust: Option<&Trust>) -> Result<Self, CommandError> {
+    pub fn trusting(text: &str, trust: Option<&Trust>) -> Result<Self, ClientError> {
         let rest = text.trim().trim_end_matches('/');
         let (rest, trust) = match (rest.split_once("://"), trust) {
             (Some(("http" | "ws", rest)), _) => (rest, None),
             (Some(("https" | "wss", rest)), Some(trust)) => (rest, Some(trust.clone())),
             (Some(("https" | "wss", _)), None) => {
-                return Err(CommandError::usage(format!(
+                return Err(ClientError::Unusable(format!(
                     "url {text}: --ca FILE is missing, the CA of its certificate"
                 )));
             }
             (Some((scheme, _)), _) => {
-                return Err(CommandError::usage(format!("url {text}: {scheme} is not supported, only http and https")));
+                return Err(ClientError::Unusable(format!(
+                    "url {text}: {scheme} is not supported, only http and https"
+                )));
             }
             (None, _) => (rest, None),
         };
@@ -160,7 +80,7 @@ impl NodeUrl {
             Some((host, port)) if !host.is_empty() && !rest.contains('/') && port.parse::<u16>().is_ok() => {
                 Ok(Self { authority: rest.to_owned(), trust })
             }
-            _ => Err(CommandError::usage(format!("url {text}: expected http://HOST:PORT or https://HOST:PORT"))),
+            _ => Err(ClientError::Unusable(format!("url {text}: expected http://HOST:PORT or https://HOST:PORT"))),
         }
     }
 }
@@ -184,6 +104,12 @@ pub enum ClientError {
     /// What came is not what the API says.
     #[error("{node} sent something unexpected: {why}")]
     Strange { node: NodeUrl, why: String },
+    /// The caller gave a URL or a CA that cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made: {0}")]
+    Setup(String),
 }
 
 impl ClientError {
@@ -192,7 +118,7 @@ impl ClientError {
         match self {
             Self::Lost { .. } => true,
             Self::Refused { code, .. } => code.is_some_and(is_passing),
-            Self::Strange { .. } => false,
+            Self::Strange { .. } | Self::Unusable(_) | Self::Setup(_) => false,
         }
     }
 }
@@ -206,29 +132,11 @@ pub fn is_passing(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::link::event_of;
     use super::rest::FeedPage;
     use super::*;
-
-    #[test]
-    fn a_token_comes_from_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("till.token");
-        let args = |token_file| TargetArgs {
-            urls: vec!["h:1".into()],
-            token: None,
-            token_file: Some(token_file),
-            ca: None,
-            data: dir.path().to_owned(),
-        };
-        std::fs::write(&file, "  abc.def.ghi\n").unwrap();
-        assert_eq!(args(file.clone()).resolve().ok().map(|target| target.token).as_deref(), Some("abc.def.ghi"));
-        std::fs::write(&file, "\n").unwrap();
-        assert!(args(file).resolve().err().is_some_and(|why| why.message.contains("is empty") && why.exit == 2));
-        assert!(args(dir.path().join("none")).resolve().is_err());
-    }
 
     #[test]
     fn urls_are_read_with_or_without_a_scheme() {
@@ -237,7 +145,7 @@ mod tests {
         }
         assert_eq!(NodeUrl::parse("[::1]:5000").unwrap().to_string(), "http://[::1]:5000");
         let error = NodeUrl::parse("https://h:1").unwrap_err();
-        assert!(error.message.contains("--ca"), "{error}");
+        assert!(error.to_string().contains("--ca"), "{error}");
         for bad in ["", "h", "https://h:1", "h:x", "h:1/path", ":5000"] {
             assert!(NodeUrl::parse(bad).is_err(), "{bad}");
         }

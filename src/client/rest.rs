@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONNECT, ClientError, NodeUrl, Trust, read_json};
-use crate::cli::CommandError;
 
 /// A page of the change feed.
 pub const PAGE: usize = 1_000;
@@ -99,7 +98,7 @@ pub struct PeerStatus {
 }
 
 impl RestClient {
-    pub fn new(token: &str) -> Result<Self, CommandError> {
+    pub fn new(token: &str) -> Result<Self, ClientError> {
         // It is never asked for https: a node that speaks that brings its own client.
         Ok(Self { http: http(None)?, token: token.to_owned() })
     }
@@ -221,11 +220,10 @@ impl RestClient {
 }
 
 /// A client that trusts what `tls` does, and nothing without it.
-pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, CommandError> {
-    let failed = |why: String| CommandError::new(format!("the HTTP client cannot be made: {why}"));
+pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, ClientError> {
     let tls = match tls {
         Some(tls) => tls,
-        None => crate::tls::files::nobody().map_err(|e| failed(e.to_string()))?,
+        None => crate::tls::files::nobody().map_err(|e| ClientError::Setup(e.to_string()))?,
     };
     reqwest::Client::builder()
         .connect_timeout(CONNECT)
@@ -233,7 +231,7 @@ pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, Comman
         .no_proxy()
         .tls_backend_preconfigured(tls)
         .build()
-        .map_err(|e| failed(e.to_string()))
+        .map_err(|e| ClientError::Setup(e.to_string()))
 }
 
 /// What a body with a documented error says.

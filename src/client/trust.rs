@@ -10,8 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::rest;
-use crate::cli::CommandError;
+use super::{ClientError, rest};
 use crate::tls::stream::TlsOrTcp;
 use crate::tls::{explain, files};
 
@@ -26,8 +25,8 @@ struct TrustState {
 
 impl Trust {
     /// Trusts the CAs in a PEM file.
-    pub fn read(ca: &Path) -> Result<Self, CommandError> {
-        let config = files::client(ca).map_err(|why| CommandError::usage(format!("--ca {why}")))?;
+    pub fn read(ca: &Path) -> Result<Self, ClientError> {
+        let config = files::client(ca).map_err(|why| ClientError::Unusable(format!("--ca {why}")))?;
         let http = rest::http(Some(config.clone()))?;
         Ok(Self(Arc::new(TrustState { config: Arc::new(config), http })))
     }
