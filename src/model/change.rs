@@ -12,7 +12,8 @@ use super::error::{Code, Error};
 use super::fingerprint;
 use super::read;
 use super::records::Version;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
@@ -381,7 +382,7 @@ impl State {
             prost::encoding::message::encode(1, &**change, &mut row);
         }
         self.txn.block_bytes = 0;
-        self.put_encoded(RowKey::Changes(first.seq), row.into());
+        self.txn.put_encoded(RowKey::Changes(first.seq), row.into());
     }
 
     /// A change that is kept, also one of the entry that is being applied.

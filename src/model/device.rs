@@ -4,7 +4,8 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_share};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
+use super::state::State;
 use super::tables::RowKey;
 use super::visible::is_name;
 use crate::limits;
@@ -236,7 +237,7 @@ impl State {
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::ApplyError> {
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::refusal::ApplyError> {
         let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
@@ -308,7 +309,7 @@ impl State {
     }
 
     /// The device, or 3004.
-    pub(super) fn existing(&self, id: &str) -> Result<Device, super::state::ApplyError> {
+    pub(super) fn existing(&self, id: &str) -> Result<Device, super::refusal::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(Device::clone(device)),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
@@ -316,7 +317,7 @@ impl State {
     }
 
     /// The device's number, or 3004.
-    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::ApplyError> {
+    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::refusal::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(device.number),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),

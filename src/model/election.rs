@@ -13,7 +13,8 @@ use std::sync::Arc;
 use super::device::{NO_MASTER, role_name};
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::refusal::{ApplyError, ApplyResult, refuse};
+use super::state::State;
 use super::tables::RowKey;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -212,7 +213,7 @@ impl State {
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
     pub(super) fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
-        let effects = self.effects_so_far();
+        let effects = self.txn.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
         let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
         self.meta.term += 1;
@@ -252,7 +253,7 @@ impl State {
             self.announce_role(winner, Role::Master, &trigger.why);
         }
         if !trigger.quiet {
-            self.effect_at(effects, Effect::MasterElected(election.clone()));
+            self.txn.effect_at(effects, Effect::MasterElected(election.clone()));
         }
         self.meta.pending_election = None;
         self.meta.transfer_back = None;

@@ -8,7 +8,8 @@
 use super::audit::AuditIndex;
 use super::device::valid_id;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use super::tables::RowKey;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -139,7 +140,7 @@ impl State {
         self.put(RowKey::Election(election.id), &election);
     }
 
-    fn importing(&self, import_id: u64) -> Result<Import, super::state::ApplyError> {
+    fn importing(&self, import_id: u64) -> Result<Import, super::refusal::ApplyError> {
         match &self.meta.import {
             Some(import) if import.import_id == import_id => Ok(*import),
             _ => refuse(Code::Conflict, "the import of this database has not begun"),

@@ -2,7 +2,8 @@
 
 use super::change::valid_table;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use super::tables::RowKey;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;

@@ -2,7 +2,8 @@
 
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -147,7 +148,7 @@ impl State {
         Reply::SyncState(sync)
     }
 
-    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::state::ApplyError> {
+    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::refusal::ApplyError> {
         match self.sync_states.get(device_id) {
             Some(sync) => Ok(sync.clone()),
             None => refuse(Code::NotRegistered, format!("device {device_id:?} is not registered")),

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::change::{PendingWrite, valid_table};
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field, refuse_share};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;

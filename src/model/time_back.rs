@@ -11,7 +11,8 @@
 //!   committed after it has smaller times, and must not be missed. Such a client is sent a little too much.
 
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use super::time::iso;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;

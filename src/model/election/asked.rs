@@ -8,7 +8,8 @@ use std::cmp::Ordering;
 use super::rank;
 use crate::limits;
 use crate::model::error::Code;
-use crate::model::state::{ApplyError, State, refuse, refuse_share};
+use crate::model::refusal::{ApplyError, refuse, refuse_share};
+use crate::model::state::State;
 use crate::proto::{AskedElection, Device, Elect, ElectionReason, Presence};
 
 impl State {

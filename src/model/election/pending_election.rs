@@ -3,7 +3,8 @@
 use super::{Trigger, Triggered, is_candidate, method_name, reason_name};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
-use crate::model::state::{ApplyError, State, refuse};
+use crate::model::refusal::{ApplyError, refuse};
+use crate::model::state::State;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     ElectionFailed, ElectionOutcome, ElectionStarted, Empty, LeaderAnnounced, LeaderTransferBack, MasterElected,
