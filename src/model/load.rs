@@ -1,6 +1,5 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
-use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -17,10 +16,11 @@ use super::records::Records;
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
+use super::tokens::revoked::RevokedTokens;
 use crate::limits;
 use crate::proto::{
     Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Meta, Pairing, Record, Requested,
-    Revoked, SyncState, TableName,
+    SyncState, TableName,
 };
 
 /// What is counted one by one does not get there; further on nothing has to mind the end of the numbers.
@@ -78,12 +78,7 @@ impl State {
             let (_, row) = row?;
             self.index_conflict(&Arc::new(row));
         }
-        let mut revoked = HashMap::new();
-        for row in RowPages::<Revoked>::new(rows, RowKey::Revoked(String::new()), |k| matches!(k, RowKey::Revoked(_))) {
-            let (_, row) = row?;
-            revoked.insert(row.jti, row.exp_ms);
-        }
-        self.revoked = revoked;
+        self.tokens = RevokedTokens::load(rows)?;
         self.load_changes(rows)
     }
 

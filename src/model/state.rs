@@ -22,6 +22,7 @@ use super::queues::DeviceQueues;
 use super::recent::RecentChanges;
 use super::records::Records;
 use super::tables::{RowKey, Tables, TablesError, TablesRead};
+use super::tokens::revoked::RevokedTokens;
 use super::txn::Txn;
 use crate::proto::{Applied, Device, Meta, SyncState, TableName};
 
@@ -56,7 +57,7 @@ pub struct State {
     pub(super) requests: ClientDedup,
     pub(super) queues: DeviceQueues,
     pub(super) conflicts: ConflictIndex,
-    pub(super) revoked: HashMap<String, u64>,
+    pub(super) tokens: RevokedTokens,
     pub(super) audit: AuditIndex,
     pub(super) access: AccessMatrix,
     pub(super) gates: DeviceGates,
@@ -87,7 +88,7 @@ impl State {
             requests: ClientDedup::default(),
             queues: DeviceQueues::default(),
             conflicts: ConflictIndex::default(),
-            revoked: HashMap::new(),
+            tokens: RevokedTokens::default(),
             audit: AuditIndex::default(),
             access: AccessMatrix::default(),
             gates: DeviceGates::default(),
@@ -160,10 +161,6 @@ impl State {
     /// The device with the role `master`.
     pub fn master(&self) -> Option<&Arc<Device>> {
         self.devices.get(&self.meta.master)
-    }
-
-    pub fn is_revoked(&self, jti: &str) -> bool {
-        self.revoked.contains_key(jti)
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {
