@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use self::key::KEY;
 use super::access::ClassNumber;
 use super::client_dedup::{KeptAnswer, RequestNames};
 use super::effect::Effect;
@@ -23,6 +24,8 @@ use crate::proto::{
     Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested,
     TableName,
 };
+
+pub(super) mod key;
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
 pub fn validate(c: &DataUpdate) -> Result<(), Error> {
@@ -328,7 +331,7 @@ impl State {
 
     /// The same for what a queue's entry becomes; 0: it stands in no queue.
     fn write_entry(&mut self, w: PendingWrite, queue: String, n: u64) -> u64 {
-        self.meta.head_seq += 1;
+        *self.meta.changes(KEY).head_seq += 1;
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
@@ -454,34 +457,12 @@ impl State {
     /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
     pub(super) fn compact(&mut self, c: &Compact) -> ApplyResult {
-        let from = self.meta.audit_compacted + 1;
-        let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
-        let keep_evidence = c.evidence_kept.is_some();
-        for id in from..=to {
-            if !keep_evidence || !self.audit.is_evidence(id) {
-                self.delete(RowKey::Audit(id));
-            }
-            self.meta.audit_compacted = id;
-        }
-        self.audit.forget(self.meta.audit_compacted, keep_evidence);
-        if let Some(keep) = c.evidence_kept {
-            for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
-                self.delete(RowKey::Audit(id));
-            }
-        }
+        self.compact_audit(c.audit_to, c.evidence_kept);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
-        let from = self.meta.election_dropped + 1;
-        let newest = self.meta.election_head.saturating_sub(1);
-        // A database's rows come newest first and without a gap: while they do, none goes.
-        let importing = self.meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
-        let to = if importing { 0 } else { c.elections_to };
-        for id in from..=to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
-            self.delete(RowKey::Election(id));
-            self.meta.election_dropped = id;
-        }
+        self.drop_elections(c.elections_to);
         Ok(Reply::Done(Empty {}))
     }
 
@@ -494,8 +475,9 @@ impl State {
         if last.seq > to || last.audit_id > self.meta.audit_compacted {
             return Ok(false);
         }
-        self.meta.compacted_ms = self.meta.compacted_ms.max(last.committed_ms);
-        self.meta.compacted_seq = last.seq;
+        let fields = self.meta.changes(KEY);
+        *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
+        *fields.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
             if let Ok(device) = self.device_number(&change.device_id)
@@ -513,6 +495,12 @@ impl State {
             }
         }
         Ok(true)
+    }
+
+    /// The applied time goes back: no change that was dropped is later than that.
+    pub(super) fn cap_compacted_time(&mut self, ms: u64) {
+        let compacted_ms = self.meta.changes(KEY).compacted_ms;
+        *compacted_ms = ms.min(*compacted_ms);
     }
 
     /// The change is dropped: if it is the table's newest one, the next one must still know its seq.

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use self::key::KEY;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
 use super::state::State;
@@ -14,6 +15,8 @@ use crate::proto::{
     Asker, Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, ElectionReason, Empty, MoveHome,
     NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
+
+pub(super) mod key;
 
 /// The capability by which a device says that it never wants to be master.
 pub const NO_MASTER: &str = "no-master";
@@ -53,10 +56,7 @@ impl State {
         if c.role() == Role::Master {
             self.ask_for_the_role(&id, c.asker())?;
         }
-        self.meta.needs_manual_election = false;
-        if self.meta.master == id {
-            self.meta.transfer_back = None;
-        }
+        self.candidate_came(&id);
         let device = self.existing(&id)?;
         let role = role_name(device.role());
         self.audit("device_online", operation, false, &id, format!("Device online as {role}"));
@@ -104,6 +104,31 @@ impl State {
                 of.remove();
             }
         }
+    }
+
+    /// The number of a device that registers: its own, if it was here before.
+    pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
+        self.comes_back(device_id).unwrap_or_else(|| {
+            *self.meta.devices(KEY).devices += 1;
+            self.device_names.push(Arc::from(device_id));
+            self.meta.devices
+        })
+    }
+
+    /// A device is forgotten.
+    pub(super) fn count_forgotten(&mut self) {
+        *self.meta.devices(KEY).devices_forgotten += 1;
+    }
+
+    /// A device that was forgotten is there again.
+    pub(super) fn uncount_forgotten(&mut self) {
+        let forgotten = self.meta.devices(KEY).devices_forgotten;
+        *forgotten = forgotten.saturating_sub(1);
+    }
+
+    /// How many devices there are.
+    pub fn device_count(&self) -> u32 {
+        self.meta.devices.saturating_sub(self.meta.devices_forgotten)
     }
 
     fn register(&mut self, c: &DeviceOnline) -> Device {
@@ -190,7 +215,7 @@ impl State {
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
             self.txn.pending_election = pending_election;
-            self.meta.nodes_lost += 1;
+            *self.meta.devices(KEY).nodes_lost += 1;
         }
         Ok(Reply::Device(self.existing(&c.device_id)?))
     }
@@ -202,7 +227,7 @@ impl State {
         self.note_leaving(&c.device_id);
         // Who says that it shuts down waits until there is another master.
         self.txn.pending_election = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
-        self.meta.nodes_lost += 1;
+        *self.meta.devices(KEY).nodes_lost += 1;
         Ok(Reply::Device(self.existing(&c.device_id)?))
     }
 
@@ -220,7 +245,7 @@ impl State {
         let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
         let there: Vec<Arc<Device>> = self.devices.values().filter(was_there).cloned().collect();
         if !there.is_empty() {
-            self.meta.nodes_lost += 1;
+            *self.meta.devices(KEY).nodes_lost += 1;
         }
         let gone: Vec<String> = there
             .iter()
@@ -285,10 +310,7 @@ impl State {
 
     fn set_home(&mut self, device: &mut Device, node: u64) {
         device.home = node;
-        if self.meta.master == device.device_id {
-            // Tries to bring leadership to the new home are counted anew.
-            self.meta.transfer_back = None;
-        }
+        self.forget_transfers_to(&device.device_id);
     }
 
     pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Reply {

@@ -10,6 +10,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
+use self::key::KEY;
 use super::device::{NO_MASTER, role_name};
 use super::effect::Effect;
 use super::error::Code;
@@ -26,6 +27,8 @@ mod asked;
 pub mod decide;
 #[cfg(test)]
 mod harness;
+pub(super) mod key;
+mod log;
 mod pending_election;
 #[cfg(test)]
 mod property;
@@ -215,9 +218,9 @@ impl State {
     pub(super) fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
         let effects = self.txn.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
-        let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
-        self.meta.term += 1;
-        self.meta.election_head += 1;
+        let previous = std::mem::replace(self.meta.elections(KEY).master, winner.to_owned());
+        *self.meta.elections(KEY).term += 1;
+        *self.meta.elections(KEY).election_head += 1;
         let election = Arc::new(Election {
             id: self.meta.election_head,
             previous_master: previous.clone(),
@@ -255,13 +258,27 @@ impl State {
         if !trigger.quiet {
             self.txn.effect_at(effects, Effect::MasterElected(election.clone()));
         }
-        self.meta.pending_election = None;
-        self.meta.transfer_back = None;
-        self.meta.needs_manual_election = false;
-        self.meta.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
+        let fields = self.meta.elections(KEY);
+        *fields.pending_election = None;
+        *fields.transfer_back = None;
+        *fields.needs_manual_election = false;
+        *fields.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
         self.notify_coordinator();
         self.txn.principal = asking;
         election
+    }
+
+    /// A device has come: it may be the candidate that was missing.
+    pub(super) fn candidate_came(&mut self, id: &str) {
+        *self.meta.elections(KEY).needs_manual_election = false;
+        self.forget_transfers_to(id);
+    }
+
+    /// Tries to bring leadership to the home of this device, if it is the master, are counted anew.
+    pub(super) fn forget_transfers_to(&mut self, id: &str) {
+        if self.meta.master == id {
+            *self.meta.elections(KEY).transfer_back = None;
+        }
     }
 
     /// The rows that follow are of whoever began the election, if that is known, and not of whoever ends it. Returns

@@ -199,7 +199,7 @@ impl State {
         self.sync_states.remove(&c.device_id);
         self.delete(RowKey::Device(c.device_id.clone()));
         self.delete(RowKey::SyncState(c.device_id.clone()));
-        self.meta.devices_forgotten += 1;
+        self.count_forgotten();
         self.save_forgotten(Forgotten {
             device_id: c.device_id.clone(),
             number,
@@ -218,26 +218,12 @@ impl State {
     }
 
     /// A forgotten device registers again: it is the one that it was. Its number; `None`: it is new.
-    fn comes_back(&mut self, device_id: &str) -> Option<u32> {
+    pub(super) fn comes_back(&mut self, device_id: &str) -> Option<u32> {
         let row = self.gates.forgotten.get(device_id)?.clone();
         let number = row.number;
-        self.meta.devices_forgotten = self.meta.devices_forgotten.saturating_sub(1);
+        self.uncount_forgotten();
         self.save_forgotten(Forgotten { returned: true, ..row });
         Some(number)
-    }
-
-    /// The number of a device that registers: its own, if it was here before.
-    pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
-        self.comes_back(device_id).unwrap_or_else(|| {
-            self.meta.devices += 1;
-            self.device_names.push(Arc::from(device_id));
-            self.meta.devices
-        })
-    }
-
-    /// How many devices there are.
-    pub fn device_count(&self) -> u32 {
-        self.meta.devices.saturating_sub(self.meta.devices_forgotten)
     }
 
     /// Devices that were forgotten and are not there again, by number: their names.

@@ -8,6 +8,7 @@ use super::audit::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::gates::DeviceGates;
+use super::meta::{MetaRow, checked_count};
 use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
 use super::queues::DeviceQueues;
@@ -15,53 +16,19 @@ use super::recent::RecentChanges;
 use super::records::Records;
 use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::{RowKey, TablesError, TablesRead, get_row};
+use super::tables::{RowKey, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
-use crate::limits;
 use crate::proto::{
-    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Meta, Pairing, Record, Requested,
-    SyncState, TableName,
+    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Pairing, Record, Requested, SyncState,
+    TableName,
 };
-
-/// What is counted one by one does not get there; further on nothing has to mind the end of the numbers.
-const COUNT_MAX: u64 = i64::MAX as u64;
-
-fn checked_count(count: u64, key: &RowKey) -> Result<(), TablesError> {
-    if count > COUNT_MAX { Err(TablesError::Corrupt(key.clone())) } else { Ok(()) }
-}
-
-/// The counters are such as commands make them. Memory is taken by some of them.
-fn check_counters(meta: &Meta) -> Result<(), TablesError> {
-    let times = meta.time_corrections.iter().flat_map(|one| [one.from_ms, one.to_ms]);
-    let counts = [
-        meta.now_ms,
-        meta.head_seq,
-        meta.audit_head,
-        meta.election_head,
-        meta.conflict_head,
-        meta.term,
-        meta.compacted_ms,
-        meta.pending_election_head,
-        meta.nodes_lost,
-        meta.resolved_head,
-        meta.leader_term,
-    ];
-    let in_order = meta.compacted_seq <= meta.head_seq && meta.audit_compacted <= meta.audit_head;
-    let in_bounds = meta.devices <= limits::DEVICE_NUMBERS && meta.tables <= limits::TABLE_NUMBERS;
-    if !in_order || !in_bounds {
-        return Err(TablesError::Corrupt(RowKey::Meta));
-    }
-    counts.into_iter().chain(times).try_for_each(|count| checked_count(count, &RowKey::Meta))
-}
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
     pub fn reload(&mut self) -> Result<(), TablesError> {
         let reader = self.reader();
         let rows = &*reader;
-        let meta = get_row(rows, &RowKey::Meta)?.unwrap_or_default();
-        check_counters(&meta)?;
-        self.forget_all(meta);
+        self.forget_all(MetaRow::load(rows)?);
         self.load_devices(rows)?;
         self.load_access(rows)?;
         self.table_names.clear();

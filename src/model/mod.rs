@@ -24,6 +24,7 @@ pub mod gates;
 pub mod import;
 mod load;
 mod merge;
+mod meta;
 mod node_dedup;
 mod nodes;
 pub mod pairing;

@@ -16,6 +16,7 @@ use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::effect::Effect;
 use super::gates::DeviceGates;
+use super::meta::MetaRow;
 use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
 use super::queues::DeviceQueues;
@@ -34,7 +35,7 @@ pub struct State {
     applied: Applied,
     digest: u128,
     pub(super) txn: Txn,
-    pub(super) meta: Meta,
+    pub(super) meta: MetaRow,
     pub(super) devices: BTreeMap<String, Arc<Device>>,
     pub(super) active_devices: usize,
     /// How many devices are present on each node.
@@ -67,11 +68,12 @@ pub struct State {
 impl State {
     /// The state that the rows hold. Blocks on the disk if they are there.
     pub fn open(tables: Box<dyn Tables>) -> Result<Self, TablesError> {
+        let meta = MetaRow::load(&*tables)?;
         let mut state = Self {
             applied: Applied::default(),
             digest: 0,
             txn: Txn::new(tables),
-            meta: Meta::default(),
+            meta,
             devices: BTreeMap::new(),
             active_devices: 0,
             present_on: BTreeMap::new(),
@@ -99,7 +101,7 @@ impl State {
     }
 
     /// Before everything is read from the rows: what is not a row of its own kind.
-    pub(super) fn forget_all(&mut self, meta: Meta) {
+    pub(super) fn forget_all(&mut self, meta: MetaRow) {
         self.applied = self.txn.applied();
         self.digest = (u128::from(self.applied.digest_high) << 64) | u128::from(self.applied.digest_low);
         self.txn.finish();

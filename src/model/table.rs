@@ -7,6 +7,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use self::key::KEY;
 use super::change::{PendingWrite, valid_table};
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
@@ -15,6 +16,8 @@ use super::tables::{RowKey, TablesError};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
+
+pub(super) mod key;
 
 impl State {
     /// A table by its number; `None` once it was removed.
@@ -59,7 +62,7 @@ impl State {
             let why = format!("is one too many: the cluster keeps at most {} tables", limits::TABLES);
             return refuse_field(Code::InvalidData, "table_name", why);
         }
-        self.meta.tables += 1;
+        *self.meta.tables(KEY).tables += 1;
         let number = self.meta.tables;
         let row = TableName {
             name: name.to_owned(),

@@ -62,7 +62,7 @@ impl State {
                 self.delete(RowKey::Answered(group));
             }
         }
-        self.txn.put(RowKey::Meta, &self.meta);
+        self.txn.put(RowKey::Meta, &*self.meta);
     }
 
     /// Applies an entry without commands: a blank one, or a membership as consensus encodes it.
@@ -108,7 +108,7 @@ impl State {
             return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
         }
         self.txn.at_ms = command.at_ms;
-        self.meta.now_ms = self.meta.now_ms.max(command.at_ms);
+        self.advance_time(command.at_ms);
         let now = self.meta.now_ms;
         let principal = command.principal;
         let outcome = match command.intent {
