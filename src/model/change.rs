@@ -22,7 +22,6 @@ use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested,
-    TableName,
 };
 
 pub(super) mod key;
@@ -132,16 +131,6 @@ fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
 }
 
 impl State {
-    /// The number of a table, if it was ever written to.
-    pub fn table_number(&self, name: &str) -> Option<u32> {
-        self.table_numbers.get(name).copied()
-    }
-
-    /// Tables ever written to, in the order of their numbers (from 1). Those that were removed have no name.
-    pub fn tables(&self) -> &[TableName] {
-        &self.table_names
-    }
-
     /// Records whose versions are in memory, deleted ones included: after the start, all of them.
     pub fn records_known(&self) -> usize {
         self.records.len()
@@ -152,7 +141,7 @@ impl State {
         if self.access.of(class).is_none() {
             return self.records.len() as u64;
         }
-        let tables = (1..).zip(&self.table_names).filter(|(_, t)| self.access.may_read(class, &t.name));
+        let tables = (1..).zip(self.tables()).filter(|(_, t)| self.access.may_read(class, &t.name));
         tables.map(|(number, _)| self.records.len_of(number)).sum()
     }
 
@@ -337,7 +326,7 @@ impl State {
         let audit_id = self.audit_change(&w.device_id, seq);
         let principal = self.txn.principal.as_ref().filter(|p| p.sub != w.device_id).cloned();
         let data = if deleted { Bytes::new() } else { w.data.clone() };
-        let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
+        let after = self.table_numbers.advance_head(w.table, seq);
         let change = Change {
             seq,
             device_id: w.device_id,
@@ -486,7 +475,7 @@ impl State {
                 self.outlive(device, &change);
             }
             let Some(table) = self.table_of_change(&change) else { continue };
-            self.outlive_head(table, change.seq);
+            self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
@@ -501,19 +490,6 @@ impl State {
     pub(super) fn cap_compacted_time(&mut self, ms: u64) {
         let compacted_ms = self.meta.changes(KEY).compacted_ms;
         *compacted_ms = ms.min(*compacted_ms);
-    }
-
-    /// The change is dropped: if it is the table's newest one, the next one must still know its seq.
-    fn outlive_head(&mut self, table: u32, seq: u64) {
-        let at = table as usize - 1;
-        if self.table_heads.get(at) != Some(&seq) {
-            return;
-        }
-        if let Some(row) = self.table_names.get_mut(at) {
-            row.compacted_head = seq;
-            let row = row.clone();
-            self.put(RowKey::Table(table), &row);
-        }
     }
 
     /// A change goes: what it still says about its request and its queue moves to rows.

@@ -1,13 +1,11 @@
 //! Devices: registration, coming and going.
 
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use self::key::KEY;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
 use super::state::State;
-use super::tables::RowKey;
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -16,6 +14,7 @@ use crate::proto::{
     NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
 
+pub(super) mod devices;
 pub(super) mod key;
 
 /// The capability by which a device says that it never wants to be master.
@@ -27,6 +26,34 @@ pub fn valid_id(id: &str) -> bool {
 }
 
 impl State {
+    pub fn device(&self, id: &str) -> Option<&Arc<Device>> {
+        self.devices.get(id)
+    }
+
+    /// All devices, by id.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.iter()
+    }
+
+    /// The devices after this id, by id; all of them without one.
+    pub fn devices_after(&self, id: Option<&str>) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.iter_after(id)
+    }
+
+    pub fn active_devices(&self) -> usize {
+        self.devices.active()
+    }
+
+    /// The nodes that any device is present on.
+    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
+        self.devices.nodes()
+    }
+
+    /// The id of the device with this number.
+    pub fn device_name(&self, number: u32) -> Option<&str> {
+        self.devices.name(number)
+    }
+
     pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> ApplyResult {
         if !valid_id(&c.device_id) {
             return refuse(
@@ -37,7 +64,7 @@ impl State {
         if c.priority.is_some_and(|p| p > limits::PRIORITY) {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
         }
-        let first = !self.devices.contains_key(&c.device_id);
+        let first = !self.devices.contains(&c.device_id);
         self.must_be_let_in(&c.device_id, c.token_iat)?;
         let numbers = self.meta.devices + u32::from(self.gates.number(&c.device_id).is_none());
         if first && (self.device_count() >= limits::DEVICES || numbers > limits::DEVICE_NUMBERS) {
@@ -81,7 +108,7 @@ impl State {
             Asker::Manager => limits::DEVICES_OF_MANAGER,
             Asker::Admin => limits::DEVICES_OF_ADMIN,
         };
-        let registered = self.registered_by.get(&c.asked_by).copied().unwrap_or_default();
+        let registered = self.devices.registered_by(&c.asked_by);
         if first && c.asked_by != c.device_id && registered >= share {
             let why = format!("is one too many: {:?} has registered {registered} other devices", c.asked_by);
             return refuse_share("device_id", why, limits::SHARE_RETRY_MS);
@@ -89,35 +116,13 @@ impl State {
         Ok(())
     }
 
-    /// A device is there, or is read from its row.
-    pub(super) fn count_registered(&mut self, device: &Device) {
-        if !device.registered_by.is_empty() {
-            *self.registered_by.entry(device.registered_by.clone()).or_default() += 1;
-        }
-    }
-
-    /// A device is forgotten: whoever registered it may register another one.
-    pub(super) fn uncount_registered(&mut self, device: &Device) {
-        if let Entry::Occupied(mut of) = self.registered_by.entry(device.registered_by.clone()) {
-            *of.get_mut() -= 1;
-            if *of.get() == 0 {
-                of.remove();
-            }
-        }
-    }
-
     /// The number of a device that registers: its own, if it was here before.
     pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
         self.comes_back(device_id).unwrap_or_else(|| {
             *self.meta.devices(KEY).devices += 1;
-            self.device_names.push(Arc::from(device_id));
+            self.devices.add_name(device_id);
             self.meta.devices
         })
-    }
-
-    /// A device is forgotten.
-    pub(super) fn count_forgotten(&mut self) {
-        *self.meta.devices(KEY).devices_forgotten += 1;
     }
 
     /// A device that was forgotten is there again.
@@ -143,16 +148,14 @@ impl State {
         };
         self.save_sync_state(sync);
         let registered_by = if c.asked_by == c.device_id { String::new() } else { c.asked_by.clone() };
-        let device = Device {
+        Device {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
             number,
             registered_by,
             ..Device::default()
-        };
-        self.count_registered(&device);
-        device
+        }
     }
 
     fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
@@ -243,7 +246,7 @@ impl State {
 
     fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> ApplyResult {
         let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
-        let there: Vec<Arc<Device>> = self.devices.values().filter(was_there).cloned().collect();
+        let there: Vec<Arc<Device>> = self.devices.iter().filter(was_there).cloned().collect();
         if !there.is_empty() {
             *self.meta.devices(KEY).nodes_lost += 1;
         }
@@ -347,22 +350,13 @@ impl State {
     }
 
     pub(super) fn save_device(&mut self, device: Device) {
-        self.put(RowKey::Device(device.device_id.clone()), &device);
-        self.count_presence(&device);
-        let Some(before) = self.devices.insert(device.device_id.clone(), Arc::new(device)) else { return };
-        self.active_devices -= usize::from(before.is_active);
-        for there in present_on(&before) {
-            if let Some(count) = self.present_on.get_mut(&there.node) {
-                *count = count.saturating_sub(1);
-            }
-        }
+        self.devices.save(&mut self.txn, device);
     }
 
-    pub(super) fn count_presence(&mut self, device: &Device) {
-        self.active_devices += usize::from(device.is_active);
-        for there in present_on(device) {
-            *self.present_on.entry(there.node).or_default() += 1;
-        }
+    /// The device is gone; its number stays.
+    pub(super) fn forget_device(&mut self, id: &str) {
+        self.devices.forget(&mut self.txn, id);
+        *self.meta.devices(KEY).devices_forgotten += 1;
     }
 }
 
@@ -405,7 +399,7 @@ mod tests {
 
     use super::*;
     use crate::model::state::{Position, into_result};
-    use crate::model::tables::{MemoryTables, Tables};
+    use crate::model::tables::{MemoryTables, RowKey, Tables};
     use crate::proto::command::Intent;
     use crate::proto::{Batch, Command, Meta};
 
@@ -459,7 +453,7 @@ mod tests {
         assert_eq!(b.code(by("till", Asker::Device, "not its own")), Code::Forbidden);
         assert!(b.state.device("not its own").is_none());
         let again = State::open(Box::new(b.tables.clone())).unwrap();
-        assert_eq!((told(&again), &again.registered_by), (told(&b.state), &b.state.registered_by));
+        assert_eq!((told(&again), again.devices.shares()), (told(&b.state), b.state.devices.shares()));
         assert_eq!(b.code(by("manager", Asker::Manager, "yet another")), Code::Unavailable);
     }
 }

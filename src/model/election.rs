@@ -73,9 +73,14 @@ pub(super) enum Triggered {
 }
 
 impl State {
+    /// The device with the role `master`.
+    pub fn master(&self) -> Option<&Arc<Device>> {
+        self.devices.get(&self.meta.master)
+    }
+
     /// The candidate that ranks first, without `except`.
     pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
-        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
+        self.devices.iter().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> ApplyResult {

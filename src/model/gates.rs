@@ -100,7 +100,7 @@ impl State {
 
     fn gate_of(&self, device_id: &str, by: &str) -> Result<DeviceGate, ApplyError> {
         // One that registered before names were looked at so closely can be kept out, too.
-        if !valid_id(device_id) && !self.devices.contains_key(device_id) {
+        if !valid_id(device_id) && !self.devices.contains(device_id) {
             let why = "must be 1 to 255 bytes without control or invisible characters";
             return refuse_field(Code::InvalidData, "device_id", why);
         }
@@ -194,12 +194,8 @@ impl State {
         for queue in self.queues.forget_device(number) {
             self.save_queue(number, &queue);
         }
-        self.devices.remove(&c.device_id);
-        self.uncount_registered(&device);
-        self.sync_states.remove(&c.device_id);
-        self.delete(RowKey::Device(c.device_id.clone()));
-        self.delete(RowKey::SyncState(c.device_id.clone()));
-        self.count_forgotten();
+        self.forget_device(&c.device_id);
+        self.forget_sync_state(&c.device_id);
         self.save_forgotten(Forgotten {
             device_id: c.device_id.clone(),
             number,
@@ -229,9 +225,7 @@ impl State {
     /// Devices that were forgotten and are not there again, by number: their names.
     pub(super) fn name_forgotten(&mut self) {
         for row in self.gates.forgotten.values() {
-            if let Some(name) = self.device_names.get_mut((row.number as usize).wrapping_sub(1)) {
-                *name = Arc::from(row.device_id.as_str());
-            }
+            self.devices.load_name(row.number, &row.device_id);
         }
     }
 

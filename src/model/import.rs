@@ -39,11 +39,6 @@ impl State {
         if device.row_id > 0 { device.row_id } else { after + u64::from(device.number) }
     }
 
-    /// The id of the device with this number.
-    pub fn device_name(&self, number: u32) -> Option<&str> {
-        self.device_names.get((number as usize).wrapping_sub(1)).map(|name| &**name)
-    }
-
     /// The id of a sync state's row in the documented table.
     pub fn sync_row(&self, sync: &SyncState) -> u64 {
         let after = self.meta.import.as_ref().map_or(0, |i| i.sync_rows);
@@ -84,7 +79,7 @@ impl State {
 
     /// Why no database can be taken over.
     fn not_empty(&self) -> Option<String> {
-        if let Some(device) = self.devices.values().find(|d| d.presence() != Presence::Node) {
+        if let Some(device) = self.devices.iter().find(|d| d.presence() != Presence::Node) {
             return Some(format!("device {:?} is registered", device.device_id));
         }
         if self.meta.head_seq > 0 {

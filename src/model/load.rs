@@ -7,6 +7,7 @@ use super::access::AccessMatrix;
 use super::audit::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
+use super::device::devices::Devices;
 use super::gates::DeviceGates;
 use super::meta::{MetaRow, checked_count};
 use super::node_dedup::NodeDedup;
@@ -16,12 +17,11 @@ use super::recent::RecentChanges;
 use super::records::Records;
 use super::row_pages::RowPages;
 use super::state::State;
+use super::sync::states::SyncStates;
+use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
-use crate::proto::{
-    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Pairing, Record, Requested, SyncState,
-    TableName,
-};
+use crate::proto::{Audit, ChangeBlock, ClassAccess, Conflict, DeviceGate, Forgotten, Pairing, Record, Requested};
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
@@ -29,16 +29,10 @@ impl State {
         let reader = self.reader();
         let rows = &*reader;
         self.forget_all(MetaRow::load(rows)?);
-        self.load_devices(rows)?;
+        self.devices = Devices::load(rows, self.meta.devices)?;
+        self.sync_states = SyncStates::load(rows)?;
         self.load_access(rows)?;
-        self.table_names.clear();
-        for row in RowPages::<TableName>::new(rows, RowKey::Table(0), |k| matches!(k, RowKey::Table(_))) {
-            self.load_table(row?)?;
-        }
-        self.table_names.resize(self.meta.tables as usize, TableName::default());
-        self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
-        let named = self.table_names.iter().zip(1..).filter(|(table, _)| !table.name.is_empty());
-        self.table_numbers = named.map(|(table, number)| (table.name.clone(), number)).collect();
+        self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();
         for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
@@ -47,42 +41,6 @@ impl State {
         }
         self.tokens = RevokedTokens::load(rows)?;
         self.load_changes(rows)
-    }
-
-    fn load_table(&mut self, (key, row): (RowKey, TableName)) -> Result<(), TablesError> {
-        let number = if let RowKey::Table(number) = key { number } else { 0 };
-        if !(1..=self.meta.tables).contains(&number) {
-            return Err(TablesError::Corrupt(key));
-        }
-        // Between the numbers there are those of tables that were removed.
-        self.table_names.resize(number as usize - 1, TableName::default());
-        self.table_names.push(row);
-        Ok(())
-    }
-
-    fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.devices.clear();
-        self.present_on.clear();
-        self.registered_by.clear();
-        self.active_devices = 0;
-        self.device_names = vec![Arc::from(""); self.meta.devices as usize];
-        for row in RowPages::<Device>::new(rows, RowKey::Device(String::new()), |k| matches!(k, RowKey::Device(_))) {
-            let (_, device) = row?;
-            if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
-                *name = Arc::from(device.device_id.as_str());
-            }
-            self.count_presence(&device);
-            self.count_registered(&device);
-            self.devices.insert(device.device_id.clone(), Arc::new(device));
-        }
-        self.sync_states.clear();
-        for row in
-            RowPages::<SyncState>::new(rows, RowKey::SyncState(String::new()), |k| matches!(k, RowKey::SyncState(_)))
-        {
-            let (_, sync) = row?;
-            self.sync_states.insert(sync.device_id.clone(), sync);
-        }
-        Ok(())
     }
 
     fn load_access(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
@@ -183,9 +141,7 @@ impl State {
                 let device = self.writer_number(&change.device_id);
                 self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
-                    if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
-                        *head = change.seq;
-                    }
+                    self.table_numbers.advance_head(table, change.seq);
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.recent.push(Arc::new(change));

@@ -4,8 +4,6 @@
 //! decoded in memory, written only by [`State::apply`], and is nothing but what the rows say: [`State::reload`] makes
 //! it anew.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use prost::Message;
@@ -14,6 +12,7 @@ use super::access::AccessMatrix;
 use super::audit::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
+use super::device::devices::Devices;
 use super::effect::Effect;
 use super::gates::DeviceGates;
 use super::meta::MetaRow;
@@ -22,10 +21,12 @@ use super::pairing::Pairings;
 use super::queues::DeviceQueues;
 use super::recent::RecentChanges;
 use super::records::Records;
+use super::sync::states::SyncStates;
+use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, Tables, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
 use super::txn::Txn;
-use crate::proto::{Applied, Device, Meta, SyncState, TableName};
+use crate::proto::{Applied, Meta};
 
 mod apply;
 
@@ -36,22 +37,11 @@ pub struct State {
     digest: u128,
     pub(super) txn: Txn,
     pub(super) meta: MetaRow,
-    pub(super) devices: BTreeMap<String, Arc<Device>>,
-    pub(super) active_devices: usize,
-    /// How many devices are present on each node.
-    pub(super) present_on: BTreeMap<u64, u32>,
+    pub(super) devices: Devices,
+    pub(super) sync_states: SyncStates,
+    pub(super) table_numbers: TableNumbers,
     /// Grows when something happens that a coordinator may have to act on. No part of the state.
     coordinator_epoch: u64,
-    /// How many devices each token's subject registered for others.
-    pub(super) registered_by: BTreeMap<String, u32>,
-    /// Device ids by number, from 1.
-    pub(super) device_names: Vec<Arc<str>>,
-    pub(super) sync_states: HashMap<String, SyncState>,
-    /// Tables by number, from 1.
-    pub(super) table_names: Vec<TableName>,
-    pub(super) table_numbers: HashMap<String, u32>,
-    /// The newest change of each table, by number from 1; 0: none yet.
-    pub(super) table_heads: Vec<u64>,
     pub(super) records: Records,
     pub(super) recent: RecentChanges,
     pub(super) answered: NodeDedup,
@@ -74,16 +64,10 @@ impl State {
             digest: 0,
             txn: Txn::new(tables),
             meta,
-            devices: BTreeMap::new(),
-            active_devices: 0,
-            present_on: BTreeMap::new(),
+            devices: Devices::default(),
+            sync_states: SyncStates::default(),
+            table_numbers: TableNumbers::default(),
             coordinator_epoch: 0,
-            registered_by: BTreeMap::new(),
-            device_names: Vec::new(),
-            sync_states: HashMap::new(),
-            table_names: Vec::new(),
-            table_numbers: HashMap::new(),
-            table_heads: Vec::new(),
             records: Records::default(),
             recent: RecentChanges::default(),
             answered: NodeDedup::default(),
@@ -127,30 +111,6 @@ impl State {
         &self.meta
     }
 
-    pub fn device(&self, id: &str) -> Option<&Arc<Device>> {
-        self.devices.get(id)
-    }
-
-    /// All devices, by id.
-    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
-        self.devices.values()
-    }
-
-    /// The devices after this id, by id; all of them without one.
-    pub fn devices_after(&self, id: Option<&str>) -> impl Iterator<Item = &Arc<Device>> {
-        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
-        self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(_, device)| device)
-    }
-
-    pub fn active_devices(&self) -> usize {
-        self.active_devices
-    }
-
-    /// The nodes that any device is present on.
-    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
-        self.present_on.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
-    }
-
     /// Changes when there may be something to do for a coordinator.
     pub fn coordinator_epoch(&self) -> u64 {
         self.coordinator_epoch
@@ -158,11 +118,6 @@ impl State {
 
     pub(super) fn notify_coordinator(&mut self) {
         self.coordinator_epoch += 1;
-    }
-
-    /// The device with the role `master`.
-    pub fn master(&self) -> Option<&Arc<Device>> {
-        self.devices.get(&self.meta.master)
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {
