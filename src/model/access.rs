@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::change::valid_table;
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse_field};
+use super::state::State;
 use super::tables::RowKey;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -266,7 +267,7 @@ impl State {
         let others = Right::of(c.others()).unwrap_or(Right::Write);
         let right = |name: &str| tables.get(name).copied().unwrap_or(others);
         let (mut forget, mut resync) = (Vec::new(), Vec::new());
-        for table in self.table_names.iter().filter(|table| !table.name.is_empty()) {
+        for table in self.tables().iter().filter(|table| !table.name.is_empty()) {
             match (self.access.may_read(class, &table.name), right(&table.name) >= Right::Read) {
                 (true, false) => forget.push(table.name.clone()),
                 (false, true) => resync.push(table.name.clone()),

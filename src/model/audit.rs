@@ -9,14 +9,18 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use self::key::KEY;
 use super::change::operation_name;
 use super::evidence::EvidenceKind;
 use super::read::ChangeReader;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time::iso;
+use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
+
+pub(super) mod key;
 
 const DATA_UPDATE: &str = "data_update";
 const HIDDEN: &str = "a change of a table that this token may not read";
@@ -314,7 +318,7 @@ impl State {
         details: String,
         unchanged: bool,
     ) {
-        self.meta.audit_head += 1;
+        *self.meta.audit(KEY).audit_head += 1;
         let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
         // A device that does something of its own is the row's. What is evidence names the token in any case.
         let names = |p: &&Principal| p.sub != device_id || EvidenceKind::of(event_type).is_some();
@@ -337,9 +341,57 @@ impl State {
 
     /// The audit number of the change that is about to be written.
     pub(super) fn audit_change(&mut self, device_id: &str, seq: u64) -> u64 {
-        self.meta.audit_head += 1;
+        *self.meta.audit(KEY).audit_head += 1;
         self.audit.add_change(self.meta.now_ms, device_id, seq);
         self.meta.audit_head
+    }
+
+    /// Drops the oldest rows up to `to`, but for evidence, of which the newest `evidence_kept` of each kind stay.
+    pub(super) fn compact_audit(&mut self, to: u64, evidence_kept: Option<u64>) {
+        let from = self.meta.audit_compacted + 1;
+        let to = to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
+        for id in from..=to {
+            if evidence_kept.is_none() || !self.audit.is_evidence(id) {
+                self.delete(RowKey::Audit(id));
+            }
+            *self.meta.audit(KEY).audit_compacted = id;
+        }
+        self.audit.forget(self.meta.audit_compacted, evidence_kept.is_some());
+        if let Some(keep) = evidence_kept {
+            for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
+                self.delete(RowKey::Audit(id));
+            }
+        }
+    }
+
+    /// The rows of the empty cluster give way to `rows` of a database; how many they were.
+    pub(super) fn audit_gives_way(&mut self, rows: u64) -> u64 {
+        let audits = self.meta.audit_compacted + 1..=self.meta.audit_head;
+        // Evidence of the empty cluster, too.
+        let evidence = self.audit.between(0, self.meta.audit_compacted, usize::MAX);
+        let gone = (evidence.len() + audits.clone().count()) as u64;
+        for id in evidence.into_iter().map(|row| row.id).chain(audits) {
+            self.delete(RowKey::Audit(id));
+        }
+        let fields = self.meta.audit(KEY);
+        (*fields.audit_head, *fields.audit_compacted) = (rows, rows);
+        self.audit = AuditIndex::after(rows);
+        gone
+    }
+
+    /// A database's row is here; they come newest first. The time up to which the next one is; `None`: it is not the
+    /// next row.
+    pub(super) fn import_audit(&mut self, row: Audit, before_ms: u64) -> Option<u64> {
+        if row.id == 0 || row.id != self.meta.audit_compacted {
+            return None;
+        }
+        *self.meta.audit(KEY).audit_compacted -= 1;
+        // Listings by date need times that never go back.
+        let at_ms = before_ms.min(row.at_ms);
+        let row = Audit { at_ms, ..row };
+        self.put(RowKey::Audit(row.id), &row);
+        self.audit.older(&row);
+        Some(at_ms)
     }
 
     pub(super) fn audit_note(&mut self, c: AuditNote) -> Reply {

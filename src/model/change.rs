@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use self::key::KEY;
 use super::access::ClassNumber;
 use super::client_dedup::{KeptAnswer, RequestNames};
 use super::effect::Effect;
@@ -12,7 +13,8 @@ use super::error::{Code, Error};
 use super::fingerprint;
 use super::read;
 use super::records::Version;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
@@ -20,8 +22,9 @@ use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested,
-    TableName,
 };
+
+pub(super) mod key;
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
 pub fn validate(c: &DataUpdate) -> Result<(), Error> {
@@ -128,16 +131,6 @@ fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
 }
 
 impl State {
-    /// The number of a table, if it was ever written to.
-    pub fn table_number(&self, name: &str) -> Option<u32> {
-        self.table_numbers.get(name).copied()
-    }
-
-    /// Tables ever written to, in the order of their numbers (from 1). Those that were removed have no name.
-    pub fn tables(&self) -> &[TableName] {
-        &self.table_names
-    }
-
     /// Records whose versions are in memory, deleted ones included: after the start, all of them.
     pub fn records_known(&self) -> usize {
         self.records.len()
@@ -148,7 +141,7 @@ impl State {
         if self.access.of(class).is_none() {
             return self.records.len() as u64;
         }
-        let tables = (1..).zip(&self.table_names).filter(|(_, t)| self.access.may_read(class, &t.name));
+        let tables = (1..).zip(self.tables()).filter(|(_, t)| self.access.may_read(class, &t.name));
         tables.map(|(number, _)| self.records.len_of(number)).sum()
     }
 
@@ -327,13 +320,13 @@ impl State {
 
     /// The same for what a queue's entry becomes; 0: it stands in no queue.
     fn write_entry(&mut self, w: PendingWrite, queue: String, n: u64) -> u64 {
-        self.meta.head_seq += 1;
+        *self.meta.changes(KEY).head_seq += 1;
         let seq = self.meta.head_seq;
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
         let principal = self.txn.principal.as_ref().filter(|p| p.sub != w.device_id).cloned();
         let data = if deleted { Bytes::new() } else { w.data.clone() };
-        let after = self.table_heads.get_mut(w.table as usize - 1).map_or(0, |head| std::mem::replace(head, seq));
+        let after = self.table_numbers.advance_head(w.table, seq);
         let change = Change {
             seq,
             device_id: w.device_id,
@@ -381,7 +374,7 @@ impl State {
             prost::encoding::message::encode(1, &**change, &mut row);
         }
         self.txn.block_bytes = 0;
-        self.put_encoded(RowKey::Changes(first.seq), row.into());
+        self.txn.put_encoded(RowKey::Changes(first.seq), row.into());
     }
 
     /// A change that is kept, also one of the entry that is being applied.
@@ -453,34 +446,12 @@ impl State {
     /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
     pub(super) fn compact(&mut self, c: &Compact) -> ApplyResult {
-        let from = self.meta.audit_compacted + 1;
-        let to = c.audit_to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
-        let keep_evidence = c.evidence_kept.is_some();
-        for id in from..=to {
-            if !keep_evidence || !self.audit.is_evidence(id) {
-                self.delete(RowKey::Audit(id));
-            }
-            self.meta.audit_compacted = id;
-        }
-        self.audit.forget(self.meta.audit_compacted, keep_evidence);
-        if let Some(keep) = c.evidence_kept {
-            for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
-                self.delete(RowKey::Audit(id));
-            }
-        }
+        self.compact_audit(c.audit_to, c.evidence_kept);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(to)? {}
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
-        let from = self.meta.election_dropped + 1;
-        let newest = self.meta.election_head.saturating_sub(1);
-        // A database's rows come newest first and without a gap: while they do, none goes.
-        let importing = self.meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
-        let to = if importing { 0 } else { c.elections_to };
-        for id in from..=to.min(newest).min(self.meta.election_dropped + limits::COMPACT_STEP) {
-            self.delete(RowKey::Election(id));
-            self.meta.election_dropped = id;
-        }
+        self.drop_elections(c.elections_to);
         Ok(Reply::Done(Empty {}))
     }
 
@@ -493,8 +464,9 @@ impl State {
         if last.seq > to || last.audit_id > self.meta.audit_compacted {
             return Ok(false);
         }
-        self.meta.compacted_ms = self.meta.compacted_ms.max(last.committed_ms);
-        self.meta.compacted_seq = last.seq;
+        let fields = self.meta.changes(KEY);
+        *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
+        *fields.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
             if let Ok(device) = self.device_number(&change.device_id)
@@ -503,7 +475,7 @@ impl State {
                 self.outlive(device, &change);
             }
             let Some(table) = self.table_of_change(&change) else { continue };
-            self.outlive_head(table, change.seq);
+            self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
@@ -514,17 +486,10 @@ impl State {
         Ok(true)
     }
 
-    /// The change is dropped: if it is the table's newest one, the next one must still know its seq.
-    fn outlive_head(&mut self, table: u32, seq: u64) {
-        let at = table as usize - 1;
-        if self.table_heads.get(at) != Some(&seq) {
-            return;
-        }
-        if let Some(row) = self.table_names.get_mut(at) {
-            row.compacted_head = seq;
-            let row = row.clone();
-            self.put(RowKey::Table(table), &row);
-        }
+    /// The applied time goes back: no change that was dropped is later than that.
+    pub(super) fn cap_compacted_time(&mut self, ms: u64) {
+        let compacted_ms = self.meta.changes(KEY).compacted_ms;
+        *compacted_ms = ms.min(*compacted_ms);
     }
 
     /// A change goes: what it still says about its request and its queue moves to rows.

@@ -379,7 +379,7 @@ fn conflicts_that_an_older_version_resolved_are_read_and_go_first() {
         resolution: ResolutionMethod::Manual.into(),
         ..Conflict::default()
     };
-    b.state.meta.conflict_head = 40;
+    b.state.meta.for_tests().conflict_head = 40;
     b.state.put(super::tables::RowKey::Conflict(40), &old);
     b.ok(Intent::DataUpdate(insert("b", 1, r#"{"n":1}"#)));
     b.state = State::open(Box::new(b.tables.clone())).unwrap();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::key::KEY;
 use super::access::ClassNumber;
 use super::change::{PendingWrite, object};
 use super::conflict_index::{ConflictFilter, ConflictStatus};
@@ -17,7 +18,8 @@ use super::merge::merge_objects;
 use super::policy::{decides_of, method_name};
 use super::read::{HistoryOf, HistoryPosition};
 use super::records::Version;
-use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::refusal::{ApplyError, ApplyResult, refuse};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use crate::limits;
@@ -26,6 +28,8 @@ use crate::proto::{
     Accepted, Asker, Change, Conflict, ConflictReport, ConflictResolve, ConflictType, DataUpdate, Decides,
     InsertPolicy, Operation, ResolutionMethod,
 };
+
+pub(super) mod key;
 
 /// What an update met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +179,7 @@ impl State {
 
     /// Gives a new conflict its number, and the audit log a row.
     fn number_conflict(&mut self, row: &mut Conflict, operation: &str) {
-        self.meta.conflict_head += 1;
+        *self.meta.conflicts(KEY).conflict_head += 1;
         row.id = self.meta.conflict_head;
         let details = format!("Conflict {} of {}/{} ({operation})", row.id, row.table_name, row.record_id);
         self.audit("sync_conflict", operation, true, &row.device_id, details);
@@ -231,7 +235,7 @@ impl State {
     }
 
     fn close_conflict(&mut self, mut row: Conflict) -> Conflict {
-        self.meta.resolved_head += 1;
+        *self.meta.conflicts(KEY).resolved_head += 1;
         row.resolved_number = self.meta.resolved_head;
         self.put(RowKey::Conflict(row.id), &row);
         let method = method_name(row.resolution());
@@ -251,7 +255,8 @@ impl State {
         let to = to.min(self.meta.resolved_head);
         for (number, id) in self.conflicts.take_resolved(to, limits::COMPACT_STEP as usize) {
             self.delete(RowKey::Conflict(id));
-            self.meta.resolved_compacted = self.meta.resolved_compacted.max(number);
+            let compacted = self.meta.conflicts(KEY).resolved_compacted;
+            *compacted = number.max(*compacted);
         }
     }
 

@@ -1,11 +1,11 @@
 //! Devices: registration, coming and going.
 
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use self::key::KEY;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_share};
-use super::tables::RowKey;
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
+use super::state::State;
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -13,6 +13,9 @@ use crate::proto::{
     Asker, Device, DeviceOffline, DeviceOnline, DeviceShutdown, DevicesSeen, ElectionReason, Empty, MoveHome,
     NodePresence, OnlineDone, Presence, Role, SyncState, SyncStatus,
 };
+
+pub(super) mod devices;
+pub(super) mod key;
 
 /// The capability by which a device says that it never wants to be master.
 pub const NO_MASTER: &str = "no-master";
@@ -23,6 +26,34 @@ pub fn valid_id(id: &str) -> bool {
 }
 
 impl State {
+    pub fn device(&self, id: &str) -> Option<&Arc<Device>> {
+        self.devices.get(id)
+    }
+
+    /// All devices, by id.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.iter()
+    }
+
+    /// The devices after this id, by id; all of them without one.
+    pub fn devices_after(&self, id: Option<&str>) -> impl Iterator<Item = &Arc<Device>> {
+        self.devices.iter_after(id)
+    }
+
+    pub fn active_devices(&self) -> usize {
+        self.devices.active()
+    }
+
+    /// The nodes that any device is present on.
+    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
+        self.devices.nodes()
+    }
+
+    /// The id of the device with this number.
+    pub fn device_name(&self, number: u32) -> Option<&str> {
+        self.devices.name(number)
+    }
+
     pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> ApplyResult {
         if !valid_id(&c.device_id) {
             return refuse(
@@ -33,7 +64,7 @@ impl State {
         if c.priority.is_some_and(|p| p > limits::PRIORITY) {
             return refuse(Code::Registration, format!("priority must be from 0 to {}", limits::PRIORITY));
         }
-        let first = !self.devices.contains_key(&c.device_id);
+        let first = !self.devices.contains(&c.device_id);
         self.must_be_let_in(&c.device_id, c.token_iat)?;
         let numbers = self.meta.devices + u32::from(self.gates.number(&c.device_id).is_none());
         if first && (self.device_count() >= limits::DEVICES || numbers > limits::DEVICE_NUMBERS) {
@@ -52,10 +83,7 @@ impl State {
         if c.role() == Role::Master {
             self.ask_for_the_role(&id, c.asker())?;
         }
-        self.meta.needs_manual_election = false;
-        if self.meta.master == id {
-            self.meta.transfer_back = None;
-        }
+        self.candidate_came(&id);
         let device = self.existing(&id)?;
         let role = role_name(device.role());
         self.audit("device_online", operation, false, &id, format!("Device online as {role}"));
@@ -80,7 +108,7 @@ impl State {
             Asker::Manager => limits::DEVICES_OF_MANAGER,
             Asker::Admin => limits::DEVICES_OF_ADMIN,
         };
-        let registered = self.registered_by.get(&c.asked_by).copied().unwrap_or_default();
+        let registered = self.devices.registered_by(&c.asked_by);
         if first && c.asked_by != c.device_id && registered >= share {
             let why = format!("is one too many: {:?} has registered {registered} other devices", c.asked_by);
             return refuse_share("device_id", why, limits::SHARE_RETRY_MS);
@@ -88,21 +116,24 @@ impl State {
         Ok(())
     }
 
-    /// A device is there, or is read from its row.
-    pub(super) fn count_registered(&mut self, device: &Device) {
-        if !device.registered_by.is_empty() {
-            *self.registered_by.entry(device.registered_by.clone()).or_default() += 1;
-        }
+    /// The number of a device that registers: its own, if it was here before.
+    pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
+        self.comes_back(device_id).unwrap_or_else(|| {
+            *self.meta.devices(KEY).devices += 1;
+            self.devices.add_name(device_id);
+            self.meta.devices
+        })
     }
 
-    /// A device is forgotten: whoever registered it may register another one.
-    pub(super) fn uncount_registered(&mut self, device: &Device) {
-        if let Entry::Occupied(mut of) = self.registered_by.entry(device.registered_by.clone()) {
-            *of.get_mut() -= 1;
-            if *of.get() == 0 {
-                of.remove();
-            }
-        }
+    /// A device that was forgotten is there again.
+    pub(super) fn uncount_forgotten(&mut self) {
+        let forgotten = self.meta.devices(KEY).devices_forgotten;
+        *forgotten = forgotten.saturating_sub(1);
+    }
+
+    /// How many devices there are.
+    pub fn device_count(&self) -> u32 {
+        self.meta.devices.saturating_sub(self.meta.devices_forgotten)
     }
 
     fn register(&mut self, c: &DeviceOnline) -> Device {
@@ -117,16 +148,14 @@ impl State {
         };
         self.save_sync_state(sync);
         let registered_by = if c.asked_by == c.device_id { String::new() } else { c.asked_by.clone() };
-        let device = Device {
+        Device {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
             number,
             registered_by,
             ..Device::default()
-        };
-        self.count_registered(&device);
-        device
+        }
     }
 
     fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
@@ -189,7 +218,7 @@ impl State {
         if !c.session_lost {
             // A master that says goodbye hears that it is offline when there is another one.
             self.txn.pending_election = pending_election;
-            self.meta.nodes_lost += 1;
+            *self.meta.devices(KEY).nodes_lost += 1;
         }
         Ok(Reply::Device(self.existing(&c.device_id)?))
     }
@@ -201,7 +230,7 @@ impl State {
         self.note_leaving(&c.device_id);
         // Who says that it shuts down waits until there is another master.
         self.txn.pending_election = self.go_offline(&c.device_id, ElectionReason::Shutdown)?;
-        self.meta.nodes_lost += 1;
+        *self.meta.devices(KEY).nodes_lost += 1;
         Ok(Reply::Device(self.existing(&c.device_id)?))
     }
 
@@ -217,9 +246,9 @@ impl State {
 
     fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> ApplyResult {
         let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
-        let there: Vec<Arc<Device>> = self.devices.values().filter(was_there).cloned().collect();
+        let there: Vec<Arc<Device>> = self.devices.iter().filter(was_there).cloned().collect();
         if !there.is_empty() {
-            self.meta.nodes_lost += 1;
+            *self.meta.devices(KEY).nodes_lost += 1;
         }
         let gone: Vec<String> = there
             .iter()
@@ -236,7 +265,7 @@ impl State {
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::state::ApplyError> {
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::refusal::ApplyError> {
         let Some(device) = self.devices.get(id) else { return Ok(0) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
@@ -284,10 +313,7 @@ impl State {
 
     fn set_home(&mut self, device: &mut Device, node: u64) {
         device.home = node;
-        if self.meta.master == device.device_id {
-            // Tries to bring leadership to the new home are counted anew.
-            self.meta.transfer_back = None;
-        }
+        self.forget_transfers_to(&device.device_id);
     }
 
     pub(super) fn devices_seen(&mut self, c: DevicesSeen) -> Reply {
@@ -308,7 +334,7 @@ impl State {
     }
 
     /// The device, or 3004.
-    pub(super) fn existing(&self, id: &str) -> Result<Device, super::state::ApplyError> {
+    pub(super) fn existing(&self, id: &str) -> Result<Device, super::refusal::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(Device::clone(device)),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
@@ -316,7 +342,7 @@ impl State {
     }
 
     /// The device's number, or 3004.
-    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::state::ApplyError> {
+    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::refusal::ApplyError> {
         match self.devices.get(id) {
             Some(device) => Ok(device.number),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
@@ -324,22 +350,13 @@ impl State {
     }
 
     pub(super) fn save_device(&mut self, device: Device) {
-        self.put(RowKey::Device(device.device_id.clone()), &device);
-        self.count_presence(&device);
-        let Some(before) = self.devices.insert(device.device_id.clone(), Arc::new(device)) else { return };
-        self.active_devices -= usize::from(before.is_active);
-        for there in present_on(&before) {
-            if let Some(count) = self.present_on.get_mut(&there.node) {
-                *count = count.saturating_sub(1);
-            }
-        }
+        self.devices.save(&mut self.txn, device);
     }
 
-    pub(super) fn count_presence(&mut self, device: &Device) {
-        self.active_devices += usize::from(device.is_active);
-        for there in present_on(device) {
-            *self.present_on.entry(there.node).or_default() += 1;
-        }
+    /// The device is gone; its number stays.
+    pub(super) fn forget_device(&mut self, id: &str) {
+        self.devices.forget(&mut self.txn, id);
+        *self.meta.devices(KEY).devices_forgotten += 1;
     }
 }
 
@@ -382,7 +399,7 @@ mod tests {
 
     use super::*;
     use crate::model::state::{Position, into_result};
-    use crate::model::tables::{MemoryTables, Tables};
+    use crate::model::tables::{MemoryTables, RowKey, Tables};
     use crate::proto::command::Intent;
     use crate::proto::{Batch, Command, Meta};
 
@@ -436,7 +453,7 @@ mod tests {
         assert_eq!(b.code(by("till", Asker::Device, "not its own")), Code::Forbidden);
         assert!(b.state.device("not its own").is_none());
         let again = State::open(Box::new(b.tables.clone())).unwrap();
-        assert_eq!((told(&again), &again.registered_by), (told(&b.state), &b.state.registered_by));
+        assert_eq!((told(&again), again.devices.shares()), (told(&b.state), b.state.devices.shares()));
         assert_eq!(b.code(by("manager", Asker::Manager, "yet another")), Code::Unavailable);
     }
 }

@@ -10,10 +10,12 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
+use self::key::KEY;
 use super::device::{NO_MASTER, role_name};
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::refusal::{ApplyError, ApplyResult, refuse};
+use super::state::State;
 use super::tables::RowKey;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -25,6 +27,8 @@ mod asked;
 pub mod decide;
 #[cfg(test)]
 mod harness;
+pub(super) mod key;
+mod log;
 mod pending_election;
 #[cfg(test)]
 mod property;
@@ -69,9 +73,14 @@ pub(super) enum Triggered {
 }
 
 impl State {
+    /// The device with the role `master`.
+    pub fn master(&self) -> Option<&Arc<Device>> {
+        self.devices.get(&self.meta.master)
+    }
+
     /// The candidate that ranks first, without `except`.
     pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
-        self.devices.values().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
+        self.devices.iter().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> ApplyResult {
@@ -212,11 +221,11 @@ impl State {
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
     pub(super) fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
-        let effects = self.effects_so_far();
+        let effects = self.txn.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
-        let previous = std::mem::replace(&mut self.meta.master, winner.to_owned());
-        self.meta.term += 1;
-        self.meta.election_head += 1;
+        let previous = std::mem::replace(self.meta.elections(KEY).master, winner.to_owned());
+        *self.meta.elections(KEY).term += 1;
+        *self.meta.elections(KEY).election_head += 1;
         let election = Arc::new(Election {
             id: self.meta.election_head,
             previous_master: previous.clone(),
@@ -252,15 +261,29 @@ impl State {
             self.announce_role(winner, Role::Master, &trigger.why);
         }
         if !trigger.quiet {
-            self.effect_at(effects, Effect::MasterElected(election.clone()));
+            self.txn.effect_at(effects, Effect::MasterElected(election.clone()));
         }
-        self.meta.pending_election = None;
-        self.meta.transfer_back = None;
-        self.meta.needs_manual_election = false;
-        self.meta.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
+        let fields = self.meta.elections(KEY);
+        *fields.pending_election = None;
+        *fields.transfer_back = None;
+        *fields.needs_manual_election = false;
+        *fields.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
         self.notify_coordinator();
         self.txn.principal = asking;
         election
+    }
+
+    /// A device has come: it may be the candidate that was missing.
+    pub(super) fn candidate_came(&mut self, id: &str) {
+        *self.meta.elections(KEY).needs_manual_election = false;
+        self.forget_transfers_to(id);
+    }
+
+    /// Tries to bring leadership to the home of this device, if it is the master, are counted anew.
+    pub(super) fn forget_transfers_to(&mut self, id: &str) {
+        if self.meta.master == id {
+            *self.meta.elections(KEY).transfer_back = None;
+        }
     }
 
     /// The rows that follow are of whoever began the election, if that is known, and not of whoever ends it. Returns

@@ -11,7 +11,8 @@ use super::client_dedup::RequestNames;
 use super::device::valid_id;
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::state::State;
 use super::tables::RowKey;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -99,7 +100,7 @@ impl State {
 
     fn gate_of(&self, device_id: &str, by: &str) -> Result<DeviceGate, ApplyError> {
         // One that registered before names were looked at so closely can be kept out, too.
-        if !valid_id(device_id) && !self.devices.contains_key(device_id) {
+        if !valid_id(device_id) && !self.devices.contains(device_id) {
             let why = "must be 1 to 255 bytes without control or invisible characters";
             return refuse_field(Code::InvalidData, "device_id", why);
         }
@@ -193,12 +194,8 @@ impl State {
         for queue in self.queues.forget_device(number) {
             self.save_queue(number, &queue);
         }
-        self.devices.remove(&c.device_id);
-        self.uncount_registered(&device);
-        self.sync_states.remove(&c.device_id);
-        self.delete(RowKey::Device(c.device_id.clone()));
-        self.delete(RowKey::SyncState(c.device_id.clone()));
-        self.meta.devices_forgotten += 1;
+        self.forget_device(&c.device_id);
+        self.forget_sync_state(&c.device_id);
         self.save_forgotten(Forgotten {
             device_id: c.device_id.clone(),
             number,
@@ -217,34 +214,18 @@ impl State {
     }
 
     /// A forgotten device registers again: it is the one that it was. Its number; `None`: it is new.
-    fn comes_back(&mut self, device_id: &str) -> Option<u32> {
+    pub(super) fn comes_back(&mut self, device_id: &str) -> Option<u32> {
         let row = self.gates.forgotten.get(device_id)?.clone();
         let number = row.number;
-        self.meta.devices_forgotten = self.meta.devices_forgotten.saturating_sub(1);
+        self.uncount_forgotten();
         self.save_forgotten(Forgotten { returned: true, ..row });
         Some(number)
-    }
-
-    /// The number of a device that registers: its own, if it was here before.
-    pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
-        self.comes_back(device_id).unwrap_or_else(|| {
-            self.meta.devices += 1;
-            self.device_names.push(Arc::from(device_id));
-            self.meta.devices
-        })
-    }
-
-    /// How many devices there are.
-    pub fn device_count(&self) -> u32 {
-        self.meta.devices.saturating_sub(self.meta.devices_forgotten)
     }
 
     /// Devices that were forgotten and are not there again, by number: their names.
     pub(super) fn name_forgotten(&mut self) {
         for row in self.gates.forgotten.values() {
-            if let Some(name) = self.device_names.get_mut((row.number as usize).wrapping_sub(1)) {
-                *name = Arc::from(row.device_id.as_str());
-            }
+            self.devices.load_name(row.number, &row.device_id);
         }
     }
 

@@ -5,18 +5,19 @@
 //! gap, and what is there already is known by its id. So a step that is sent again changes nothing, and an import that
 //! was interrupted goes on by being run again.
 
-use super::audit::AuditIndex;
+use self::key::KEY;
 use super::device::valid_id;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
-use super::tables::RowKey;
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
-    Audit, Device, Election, ElectionMethod, ElectionReason, Import, ImportBegin, ImportDevice, ImportDone,
-    ImportFinish, ImportLeft, ImportRows, Presence, Role, SyncState, SyncStatus,
+    Device, Import, ImportBegin, ImportDevice, ImportDone, ImportFinish, ImportLeft, ImportRows, Presence, Role,
+    SyncState, SyncStatus,
 };
 
+pub(super) mod key;
 mod own;
 
 pub use own::{OwnRows, own_rows};
@@ -36,11 +37,6 @@ impl State {
     pub fn device_row(&self, device: &Device) -> u64 {
         let after = self.meta.import.as_ref().map_or(0, |i| i.device_rows);
         if device.row_id > 0 { device.row_id } else { after + u64::from(device.number) }
-    }
-
-    /// The id of the device with this number.
-    pub fn device_name(&self, number: u32) -> Option<&str> {
-        self.device_names.get((number as usize).wrapping_sub(1)).map(|name| &**name)
     }
 
     /// The id of a sync state's row in the documented table.
@@ -74,7 +70,7 @@ impl State {
             audit_ms: self.meta.now_ms,
         };
         let gone = self.make_room(c);
-        self.meta.import = Some(import);
+        *self.meta.import(KEY).import = Some(import);
         let details =
             format!("Taking over database {:016x}; {gone} rows of the empty cluster's own logs gave way", c.import_id);
         self.audit(EVENT, BEGIN, false, &c.by, details);
@@ -83,7 +79,7 @@ impl State {
 
     /// Why no database can be taken over.
     fn not_empty(&self) -> Option<String> {
-        if let Some(device) = self.devices.values().find(|d| d.presence() != Presence::Node) {
+        if let Some(device) = self.devices.iter().find(|d| d.presence() != Presence::Node) {
             return Some(format!("device {:?} is registered", device.device_id));
         }
         if self.meta.head_seq > 0 {
@@ -98,48 +94,11 @@ impl State {
     /// Puts the logs of the empty cluster, which tell of its nodes only, behind the rows that come. Returns how many
     /// rows gave way.
     fn make_room(&mut self, c: &ImportBegin) -> u64 {
-        let audits = self.meta.audit_compacted + 1..=self.meta.audit_head;
-        let elections = self.meta.election_dropped + 1..=self.meta.election_head;
-        // Evidence of the empty cluster, too.
-        let evidence = self.audit.between(0, self.meta.audit_compacted, usize::MAX);
-        let gone = (evidence.len() + audits.clone().count() + elections.clone().count()) as u64;
-        for id in evidence.into_iter().map(|row| row.id).chain(audits) {
-            self.delete(RowKey::Audit(id));
-        }
-        for id in elections {
-            self.delete(RowKey::Election(id));
-        }
-        self.meta.audit_head = c.audit_rows;
-        self.meta.audit_compacted = c.audit_rows;
-        self.audit = AuditIndex::after(c.audit_rows);
-        self.meta.election_head = c.election_rows;
-        self.meta.election_dropped = c.election_rows;
-        // Terms grow with the ids of elections, those of the database included.
-        self.meta.term = self.meta.term.max(c.election_rows);
-        if !self.meta.master.is_empty() {
-            self.master_stays();
-        }
-        gone
+        let audits = self.audit_gives_way(c.audit_rows);
+        audits + self.elections_give_way(c.election_rows)
     }
 
-    /// The present master's election went with the logs: it is told anew.
-    fn master_stays(&mut self) {
-        self.meta.term += 1;
-        self.meta.election_head += 1;
-        let election = Election {
-            id: self.meta.election_head,
-            new_master: self.meta.master.clone(),
-            reason: ElectionReason::Manual.into(),
-            method: ElectionMethod::Automatic.into(),
-            at_ms: self.meta.now_ms,
-            participating: self.active_devices() as u32,
-            term: self.meta.term,
-            ..Election::default()
-        };
-        self.put(RowKey::Election(election.id), &election);
-    }
-
-    fn importing(&self, import_id: u64) -> Result<Import, super::state::ApplyError> {
+    fn importing(&self, import_id: u64) -> Result<Import, super::refusal::ApplyError> {
         match &self.meta.import {
             Some(import) if import.import_id == import_id => Ok(*import),
             _ => refuse(Code::Conflict, "the import of this database has not begun"),
@@ -162,29 +121,22 @@ impl State {
             }
         }
         for row in c.elections {
-            if row.id > 0 && row.id == self.meta.election_dropped {
-                self.meta.election_dropped -= 1;
-                let (id, at_ms) = (row.id, row.at_ms.min(import.begun_ms));
-                self.put(RowKey::Election(id), &Election { at_ms, term: id, imported: true, ..row });
-            } else if row.id < self.meta.election_dropped {
-                left.push(out_of_turn(ELECTION_LOGS, row.id));
+            let id = row.id;
+            if !self.import_election(row, import.begun_ms) && id < self.meta.election_dropped {
+                left.push(out_of_turn(ELECTION_LOGS, id));
             }
         }
         let mut audit_ms = import.audit_ms;
         for row in c.audits {
-            if row.id > 0 && row.id == self.meta.audit_compacted {
-                self.meta.audit_compacted -= 1;
-                // Listings by date need times that never go back.
-                audit_ms = audit_ms.min(row.at_ms);
-                let row = Audit { at_ms: audit_ms, ..row };
-                self.put(RowKey::Audit(row.id), &row);
-                self.audit.older(&row);
-            } else if row.id < self.meta.audit_compacted {
-                left.push(out_of_turn(AUDIT_LOGS, row.id));
+            let id = row.id;
+            match self.import_audit(row, audit_ms) {
+                Some(at_ms) => audit_ms = at_ms,
+                None if id < self.meta.audit_compacted => left.push(out_of_turn(AUDIT_LOGS, id)),
+                None => {}
             }
         }
         let import = Import { audit_ms, ..import };
-        self.meta.import = Some(import);
+        *self.meta.import(KEY).import = Some(import);
         Ok(done(&import, left))
     }
 
@@ -263,7 +215,7 @@ impl State {
         let mut import = self.importing(c.import_id)?;
         if import.finished_ms == 0 {
             import.finished_ms = self.meta.now_ms;
-            self.meta.import = Some(import);
+            *self.meta.import(KEY).import = Some(import);
             self.audit(EVENT, FINISH, false, &c.by, format!("Database {:016x} is taken over", c.import_id));
         }
         Ok(done(&import, Vec::new()))
@@ -285,8 +237,8 @@ mod tests {
     use super::super::properties::{StateUnderTest, online};
     use super::super::read::elections;
     use super::*;
-    use crate::proto::DeviceOnline;
     use crate::proto::command::Intent;
+    use crate::proto::{Audit, DeviceOnline, Election};
 
     const ID: u64 = 7;
 

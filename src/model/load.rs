@@ -1,183 +1,46 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
-use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::Arc;
-
-use prost::Message;
 
 use super::access::AccessMatrix;
 use super::audit::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
+use super::device::devices::Devices;
 use super::gates::DeviceGates;
+use super::meta::{MetaRow, checked_count};
 use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
 use super::queues::DeviceQueues;
 use super::recent::RecentChanges;
 use super::records::Records;
+use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
-use crate::limits;
-use crate::proto::{
-    Audit, ChangeBlock, ClassAccess, Conflict, Device, DeviceGate, Forgotten, Meta, Pairing, Record, Requested,
-    Revoked, SyncState, TableName,
-};
-
-const PAGE: usize = 1_024;
-
-/// The rows of one kind, in the order of their keys, read in pages.
-struct RowPages<'a, M> {
-    tables: &'a dyn TablesRead,
-    /// The last key given, or where to begin.
-    from: RowKey,
-    begun: bool,
-    inside: fn(&RowKey) -> bool,
-    page: std::vec::IntoIter<(RowKey, bytes::Bytes)>,
-    more: bool,
-    kind: std::marker::PhantomData<M>,
-}
-
-impl<'a, M> RowPages<'a, M> {
-    fn new(tables: &'a dyn TablesRead, from: RowKey, inside: fn(&RowKey) -> bool) -> Self {
-        Self { tables, from, begun: false, inside, page: Vec::new().into_iter(), more: true, kind: Default::default() }
-    }
-}
-
-impl<M: Message + Default> Iterator for RowPages<'_, M> {
-    type Item = Result<(RowKey, M), TablesError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some((key, value)) = self.page.next() {
-                if !(self.inside)(&key) {
-                    self.more = false;
-                    self.page = Vec::new().into_iter();
-                    return None;
-                }
-                // A page begins with the row that the one before ended with.
-                if self.begun && key == self.from {
-                    continue;
-                }
-                self.begun = true;
-                self.from = key.clone();
-                return Some(decode(&key, value).map(|row| (key, row)));
-            }
-            if !self.more {
-                return None;
-            }
-            match self.tables.range(&self.from, &RowKey::end(), PAGE, false) {
-                Ok(rows) => {
-                    self.more = rows.len() == PAGE;
-                    self.page = rows.into_iter();
-                }
-                Err(error) => {
-                    self.more = false;
-                    return Some(Err(error));
-                }
-            }
-        }
-    }
-}
-
-/// What is counted one by one does not get there; further on nothing has to mind the end of the numbers.
-const COUNT_MAX: u64 = i64::MAX as u64;
-
-fn checked_count(count: u64, key: &RowKey) -> Result<(), TablesError> {
-    if count > COUNT_MAX { Err(TablesError::Corrupt(key.clone())) } else { Ok(()) }
-}
-
-/// The counters are such as commands make them. Memory is taken by some of them.
-fn check_counters(meta: &Meta) -> Result<(), TablesError> {
-    let times = meta.time_corrections.iter().flat_map(|one| [one.from_ms, one.to_ms]);
-    let counts = [
-        meta.now_ms,
-        meta.head_seq,
-        meta.audit_head,
-        meta.election_head,
-        meta.conflict_head,
-        meta.term,
-        meta.compacted_ms,
-        meta.pending_election_head,
-        meta.nodes_lost,
-        meta.resolved_head,
-        meta.leader_term,
-    ];
-    let in_order = meta.compacted_seq <= meta.head_seq && meta.audit_compacted <= meta.audit_head;
-    let in_bounds = meta.devices <= limits::DEVICE_NUMBERS && meta.tables <= limits::TABLE_NUMBERS;
-    if !in_order || !in_bounds {
-        return Err(TablesError::Corrupt(RowKey::Meta));
-    }
-    counts.into_iter().chain(times).try_for_each(|count| checked_count(count, &RowKey::Meta))
-}
+use super::sync::states::SyncStates;
+use super::table::numbers::TableNumbers;
+use super::tables::{RowKey, TablesError, TablesRead};
+use super::tokens::revoked::RevokedTokens;
+use crate::proto::{Audit, ChangeBlock, ClassAccess, Conflict, DeviceGate, Forgotten, Pairing, Record, Requested};
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
     pub fn reload(&mut self) -> Result<(), TablesError> {
         let reader = self.reader();
         let rows = &*reader;
-        let meta = get_row(rows, &RowKey::Meta)?.unwrap_or_default();
-        check_counters(&meta)?;
-        self.forget_all(meta);
-        self.load_devices(rows)?;
+        self.forget_all(MetaRow::load(rows)?);
+        self.devices = Devices::load(rows, self.meta.devices)?;
+        self.sync_states = SyncStates::load(rows)?;
         self.load_access(rows)?;
-        self.table_names.clear();
-        for row in RowPages::<TableName>::new(rows, RowKey::Table(0), |k| matches!(k, RowKey::Table(_))) {
-            self.load_table(row?)?;
-        }
-        self.table_names.resize(self.meta.tables as usize, TableName::default());
-        self.table_heads = self.table_names.iter().map(|table| table.compacted_head).collect();
-        let named = self.table_names.iter().zip(1..).filter(|(table, _)| !table.name.is_empty());
-        self.table_numbers = named.map(|(table, number)| (table.name.clone(), number)).collect();
+        self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();
         for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
             let (_, row) = row?;
             self.index_conflict(&Arc::new(row));
         }
-        let mut revoked = HashMap::new();
-        for row in RowPages::<Revoked>::new(rows, RowKey::Revoked(String::new()), |k| matches!(k, RowKey::Revoked(_))) {
-            let (_, row) = row?;
-            revoked.insert(row.jti, row.exp_ms);
-        }
-        self.revoked = revoked;
+        self.tokens = RevokedTokens::load(rows)?;
         self.load_changes(rows)
-    }
-
-    fn load_table(&mut self, (key, row): (RowKey, TableName)) -> Result<(), TablesError> {
-        let number = if let RowKey::Table(number) = key { number } else { 0 };
-        if !(1..=self.meta.tables).contains(&number) {
-            return Err(TablesError::Corrupt(key));
-        }
-        // Between the numbers there are those of tables that were removed.
-        self.table_names.resize(number as usize - 1, TableName::default());
-        self.table_names.push(row);
-        Ok(())
-    }
-
-    fn load_devices(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.devices.clear();
-        self.present_on.clear();
-        self.registered_by.clear();
-        self.active_devices = 0;
-        self.device_names = vec![Arc::from(""); self.meta.devices as usize];
-        for row in RowPages::<Device>::new(rows, RowKey::Device(String::new()), |k| matches!(k, RowKey::Device(_))) {
-            let (_, device) = row?;
-            if let Some(name) = self.device_names.get_mut((device.number as usize).wrapping_sub(1)) {
-                *name = Arc::from(device.device_id.as_str());
-            }
-            self.count_presence(&device);
-            self.count_registered(&device);
-            self.devices.insert(device.device_id.clone(), Arc::new(device));
-        }
-        self.sync_states.clear();
-        for row in
-            RowPages::<SyncState>::new(rows, RowKey::SyncState(String::new()), |k| matches!(k, RowKey::SyncState(_)))
-        {
-            let (_, sync) = row?;
-            self.sync_states.insert(sync.device_id.clone(), sync);
-        }
-        Ok(())
     }
 
     fn load_access(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
@@ -278,9 +141,7 @@ impl State {
                 let device = self.writer_number(&change.device_id);
                 self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
-                    if let Some(head) = self.table_heads.get_mut(table as usize - 1) {
-                        *head = change.seq;
-                    }
+                    self.table_numbers.advance_head(table, change.seq);
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.recent.push(Arc::new(change));

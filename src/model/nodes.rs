@@ -1,17 +1,30 @@
-//! Which nodes the cluster has ever had. An id stands for one machine's data folder: a folder that was lost may have
+//! The cluster's name, and which nodes it has ever had. An id stands for one machine's data folder: a folder that was lost may have
 //! held votes, so a node that comes back without it must not come under its old id.
 
+use self::key::KEY;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse};
+use super::refusal::{ApplyError, ApplyResult, refuse};
+use super::state::State;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{Empty, MembersChanged};
+use crate::proto::{ClusterInit, Empty, MembersChanged};
+
+pub(super) mod key;
 
 impl State {
+    /// The first one names the cluster; later ones (every node may try) change nothing.
+    pub(super) fn cluster_init(&mut self, c: ClusterInit) -> Reply {
+        if self.meta.cluster_id.is_empty() {
+            *self.meta.nodes(KEY).cluster_id = c.cluster_id;
+            *self.meta.nodes(KEY).epoch = c.epoch;
+        }
+        Reply::Done(Empty {})
+    }
+
     /// A node has begun a boot: from now on its data folder is expected to be there.
     pub(super) fn node_booted(&mut self, node: u64) -> ApplyResult {
         room_for(&self.meta.booted_nodes, node)?;
-        insert(&mut self.meta.booted_nodes, node);
+        insert(self.meta.nodes(KEY).booted_nodes, node);
         self.sessions_gone(node)
     }
 
@@ -20,7 +33,7 @@ impl State {
         let device = format!("node-{node}");
         if removed {
             room_for(&self.meta.removed_nodes, node)?;
-            insert(&mut self.meta.removed_nodes, node);
+            insert(self.meta.nodes(KEY).removed_nodes, node);
             self.audit("node_removed", "remove", false, &device, format!("Node {node} removed by {by}"));
             return self.node_lost(node, "node removed");
         }

@@ -2,8 +2,8 @@
 
 use super::change::valid_table;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
-use super::tables::RowKey;
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Decides, Empty, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
@@ -30,8 +30,7 @@ impl State {
         }
         self.must_write(c.class, &c.table_name)?;
         let number = self.number_of_table_for(&c.table_name, &c.by, limits::TABLES_OF_PRIVILEGED)?;
-        let at = number as usize - 1;
-        let Some(mut row) = self.table_names.get(at).cloned() else {
+        let Some(mut row) = self.table_of(number).cloned() else {
             return refuse(Code::Internal, "the table has no number");
         };
         if c.policy() != ResolutionMethod::Unset {
@@ -49,10 +48,7 @@ impl State {
             let details = format!("Conflicts in {} are decided by: {}", c.table_name, decides_name(c.decides()));
             self.audit("policy_change", "put", false, &c.by, details);
         }
-        self.put(RowKey::Table(number), &row);
-        if let Some(table) = self.table_names.get_mut(at) {
-            *table = row;
-        }
+        self.save_table(number, row);
         Ok(Reply::Done(Empty {}))
     }
 }

@@ -776,7 +776,7 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let gates: Vec<_> = (0..5).map(|n| state.gate(&format!("d{n}")).cloned()).collect();
     let names: Vec<_> = (1..=5).map(|n| state.device_name(n).map(str::to_owned)).collect();
     let answers = (requests, conflicts, audit, (rights, gates, names));
-    let tables = (state.tables().to_vec(), state.table_heads.clone());
+    let tables = (state.tables().to_vec(), state.table_numbers.heads().to_vec());
     (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())
 }
 

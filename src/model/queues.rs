@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::client_dedup::RequestNames;
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse_field};
+use super::state::State;
 use super::tables::RowKey;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;

@@ -2,12 +2,15 @@
 
 use super::effect::Effect;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
-use super::tables::{RowKey, TablesError};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
+use super::tables::TablesError;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Delivered, Device, Empty, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus, SyncType,
 };
+
+pub(super) mod states;
 
 /// `last_sync_timestamp` of a device that says that it synced but was never sent anything: a time that every change
 /// was committed after.
@@ -147,7 +150,7 @@ impl State {
         Reply::SyncState(sync)
     }
 
-    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::state::ApplyError> {
+    fn existing_sync(&self, device_id: &str) -> Result<SyncState, super::refusal::ApplyError> {
         match self.sync_states.get(device_id) {
             Some(sync) => Ok(sync.clone()),
             None => refuse(Code::NotRegistered, format!("device {device_id:?} is not registered")),
@@ -155,8 +158,11 @@ impl State {
     }
 
     pub(super) fn save_sync_state(&mut self, sync: SyncState) {
-        self.put(RowKey::SyncState(sync.device_id.clone()), &sync);
-        self.sync_states.insert(sync.device_id.clone(), sync);
+        self.sync_states.save(&mut self.txn, sync);
+    }
+
+    pub(super) fn forget_sync_state(&mut self, device_id: &str) {
+        self.sync_states.forget(&mut self.txn, device_id);
     }
 }
 

@@ -7,24 +7,38 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use self::key::KEY;
 use super::change::{PendingWrite, valid_table};
 use super::error::Code;
-use super::state::{ApplyError, ApplyResult, State, refuse, refuse_field, refuse_share};
+use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
+use super::state::State;
 use super::tables::{RowKey, TablesError};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
 
+pub(super) mod key;
+pub(super) mod numbers;
+
 impl State {
+    /// The number of a table, if it was ever written to.
+    pub fn table_number(&self, name: &str) -> Option<u32> {
+        self.table_numbers.number(name)
+    }
+
+    /// Tables ever written to, in the order of their numbers (from 1). Those that were removed have no name.
+    pub fn tables(&self) -> &[TableName] {
+        self.table_numbers.all()
+    }
+
     /// A table by its number; `None` once it was removed.
     pub(super) fn table_of(&self, number: u32) -> Option<&TableName> {
-        let table = self.table_names.get((number as usize).checked_sub(1)?)?;
-        (!table.name.is_empty()).then_some(table)
+        self.table_numbers.get(number)
     }
 
     /// How many tables there are.
     pub fn tables_kept(&self) -> usize {
-        self.table_numbers.len()
+        self.table_numbers.count()
     }
 
     /// The table that a change belongs to: not one that was made later under the same name.
@@ -49,7 +63,7 @@ impl State {
         if let Some(number) = self.table_number(name) {
             return self.open_table(number);
         }
-        let made = self.table_names.iter().filter(|t| !t.name.is_empty() && t.created_by == by).count();
+        let made = self.tables().iter().filter(|t| !t.name.is_empty() && t.created_by == by).count();
         if made >= share {
             let why = format!("is one too many: {by:?} has made {made} tables");
             return refuse_share("table_name", why, limits::SHARE_RETRY_MS);
@@ -58,7 +72,7 @@ impl State {
             let why = format!("is one too many: the cluster keeps at most {} tables", limits::TABLES);
             return refuse_field(Code::InvalidData, "table_name", why);
         }
-        self.meta.tables += 1;
+        *self.meta.tables(KEY).tables += 1;
         let number = self.meta.tables;
         let row = TableName {
             name: name.to_owned(),
@@ -67,11 +81,13 @@ impl State {
             since_conflict: self.meta.conflict_head,
             ..TableName::default()
         };
-        self.put(RowKey::Table(number), &row);
-        self.table_names.push(row);
-        self.table_heads.push(0);
-        self.table_numbers.insert(name.to_owned(), number);
+        self.table_numbers.add(&mut self.txn, number, row);
         Ok(number)
+    }
+
+    /// The row of a table that is there: its policies, how far its removal has come.
+    pub(super) fn save_table(&mut self, number: u32, row: TableName) {
+        self.table_numbers.save(&mut self.txn, number, row);
     }
 
     /// Nothing is written to a table that is being removed.
@@ -121,10 +137,7 @@ impl State {
         } else {
             // What the records' changes have made of the row meanwhile stays.
             table.removal = Some(removal);
-            self.put(RowKey::Table(number), &table);
-            if let Some(row) = self.table_names.get_mut(number as usize - 1) {
-                *row = table;
-            }
+            self.save_table(number, table);
         }
         self.notify_coordinator();
         let (records, conflicts) = (records as u32, conflicts as u32);
@@ -174,14 +187,7 @@ impl State {
     /// The table is gone: its name is free, its number is not. Rows that compaction wrote of its records are left to
     /// compaction, with a row of the table without a name that says so.
     fn take_table(&mut self, number: u32, c: &TableRemove, records: u64) {
-        let row = TableName { removal: Some(TableRemoval::default()), ..TableName::default() };
-        self.put(RowKey::Table(number), &row);
-        let at = number as usize - 1;
-        if let (Some(table), Some(head)) = (self.table_names.get_mut(at), self.table_heads.get_mut(at)) {
-            *table = row;
-            *head = 0;
-        }
-        self.table_numbers.remove(&c.table_name);
+        self.table_numbers.take(&mut self.txn, number, &c.table_name);
         self.records.forget_table(number);
         self.conflicts.forget_table(number);
         let details = format!("Table {} is removed; {records} records were deleted", c.table_name);
@@ -191,7 +197,7 @@ impl State {
     /// A table that was removed and still has rows of records.
     fn leftover_table(&self) -> Option<u32> {
         let left = |table: &TableName| table.name.is_empty() && table.removal.is_some();
-        self.table_names.iter().position(left).map(|at| at as u32 + 1)
+        self.tables().iter().position(left).map(|at| at as u32 + 1)
     }
 
     pub fn has_leftover_tables(&self) -> bool {
@@ -209,10 +215,7 @@ impl State {
             self.delete(key);
         }
         if all {
-            self.delete(RowKey::Table(number));
-            if let Some(table) = self.table_names.get_mut(number as usize - 1) {
-                *table = TableName::default();
-            }
+            self.table_numbers.drop_row(&mut self.txn, number);
         }
         self.notify_coordinator();
         Ok(())
@@ -224,8 +227,8 @@ impl State {
             let last = table.removal.as_ref().filter(|_| !table.name.is_empty()).map(|removal| removal.at_ms);
             last.is_some_and(|at_ms| at_ms.saturating_add(limits::TABLE_REMOVE_IDLE_MS) <= now_ms)
         };
-        let at = self.table_names.iter().position(idle)?;
-        let table_name = self.table_names.get(at)?.name.clone();
+        let at = self.tables().iter().position(idle)?;
+        let table_name = self.tables().get(at)?.name.clone();
         let by = "cluster".to_owned();
         Some(TableRemove { table_name, table: at as u32 + 1, by, asker: Asker::Unset.into(), class: 0 })
     }

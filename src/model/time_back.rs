@@ -10,12 +10,16 @@
 //! - A time that a client was told in between stands for the correction ([`Corrections::of_client`]): what was
 //!   committed after it has smaller times, and must not be missed. Such a client is sent a little too much.
 
+use self::key::KEY;
 use super::error::Code;
-use super::state::{ApplyResult, State, refuse};
+use super::refusal::{ApplyResult, refuse};
+use super::state::State;
 use super::time::iso;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Empty, Meta, TimeBack, TimeCorrection};
+
+pub(super) mod key;
 
 /// What the corrections of a cluster mean for times from before them.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +55,13 @@ impl Corrections<'_> {
 
 impl State {
     pub(super) fn corrections(&self) -> Corrections<'_> {
-        Corrections::from(&self.meta)
+        Corrections::from(&*self.meta)
+    }
+
+    /// The applied time is that of the command, unless it is later already.
+    pub(super) fn advance_time(&mut self, at_ms: u64) {
+        let now_ms = self.meta.time(KEY).now_ms;
+        *now_ms = at_ms.max(*now_ms);
     }
 
     /// The time is that of the command from now on.
@@ -69,16 +79,11 @@ impl State {
             return refuse(Code::Unavailable, why);
         }
         let (head_seq, audit_head) = (self.meta.head_seq, self.meta.audit_head);
-        self.meta.time_corrections.push(TimeCorrection { from_ms, to_ms, head_seq, audit_head });
-        self.meta.now_ms = to_ms;
-        self.meta.compacted_ms = self.meta.compacted_ms.min(to_ms);
-        if let Some(pending_election) = &mut self.meta.pending_election {
-            (pending_election.started_ms, pending_election.tried_ms) =
-                (pending_election.started_ms.min(to_ms), pending_election.tried_ms.min(to_ms));
-        }
-        if let Some(transfer_back) = &mut self.meta.transfer_back {
-            transfer_back.tried_ms = transfer_back.tried_ms.min(to_ms);
-        }
+        let fields = self.meta.time(KEY);
+        fields.time_corrections.push(TimeCorrection { from_ms, to_ms, head_seq, audit_head });
+        *fields.now_ms = to_ms;
+        self.cap_compacted_time(to_ms);
+        self.cap_election_times(to_ms);
         self.end_pairings_after(to_ms);
         self.audit.cap_times(to_ms);
         let details = format!("The cluster's time was brought back from {} to {}", iso(from_ms), iso(to_ms));

@@ -5,10 +5,12 @@
 
 use std::cmp::Ordering;
 
+use super::key::KEY;
 use super::rank;
 use crate::limits;
 use crate::model::error::Code;
-use crate::model::state::{ApplyError, State, refuse, refuse_share};
+use crate::model::refusal::{ApplyError, refuse, refuse_share};
+use crate::model::state::State;
 use crate::proto::{AskedElection, Device, Elect, ElectionReason, Presence};
 
 impl State {
@@ -58,7 +60,7 @@ impl State {
         if self.meta.master != device_id || !active {
             return;
         }
-        let left = &mut self.meta.masters_left;
+        let left = self.meta.elections(KEY).masters_left;
         left.retain(|one| one.at_ms.saturating_add(limits::ELECTIONS_ASKED_MS) > now);
         if left.len() >= limits::MASTERS_LEFT {
             left.remove(0);
@@ -105,8 +107,9 @@ impl State {
             let why = format!("{whose} asked for so many elections in a minute that no more are begun for them");
             return refuse_share("", why, (asked.at_ms + limits::ELECTIONS_ASKED_MS).saturating_sub(now).max(1));
         }
-        self.meta.asked_elections = all;
-        self.meta.asked_elections.push(AskedElection { device_id: device_id.to_owned(), at_ms: now });
+        let asked = self.meta.elections(KEY).asked_elections;
+        *asked = all;
+        asked.push(AskedElection { device_id: device_id.to_owned(), at_ms: now });
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
 //! Elections under way, as state: how they begin, what a leader's tries write down, how they end.
 
+use super::key::KEY;
 use super::{Trigger, Triggered, is_candidate, method_name, reason_name};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
-use crate::model::state::{ApplyError, State, refuse};
+use crate::model::refusal::{ApplyError, refuse};
+use crate::model::state::State;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     ElectionFailed, ElectionOutcome, ElectionStarted, Empty, LeaderAnnounced, LeaderTransferBack, MasterElected,
@@ -42,7 +44,7 @@ impl State {
                 return refuse(Code::RoleChange, why);
             }
         }
-        self.meta.pending_election_head += 1;
+        *self.meta.elections(KEY).pending_election_head += 1;
         let id = self.meta.pending_election_head;
         let named = self.devices.get(&trigger.named).filter(|d| is_candidate(d));
         let winner = if trigger.named.is_empty() { self.first_candidate(&trigger.except) } else { named };
@@ -59,17 +61,18 @@ impl State {
 
     fn open_pending_election(&mut self, id: u64, trigger: Trigger) -> &mut PendingElection {
         self.notify_coordinator();
-        self.meta.pending_election.insert(PendingElection {
+        let (started_ms, asking) = (self.meta.now_ms, &self.txn.principal);
+        self.meta.elections(KEY).pending_election.insert(PendingElection {
             id,
             reason: trigger.reason.into(),
             method: trigger.method.into(),
             named: trigger.named,
             except: trigger.except,
-            started_ms: self.meta.now_ms,
+            started_ms,
             why: trigger.why,
             by: trigger.by,
             quiet: trigger.quiet,
-            principal: trigger.principal.or_else(|| self.txn.principal.clone()),
+            principal: trigger.principal.or_else(|| asking.clone()),
             ..PendingElection::default()
         })
     }
@@ -82,12 +85,12 @@ impl State {
     pub(crate) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
         // Said by one that has lost leadership meanwhile: another one's entry carries it.
         if c.raft_term == self.txn.term {
-            let before = std::mem::replace(&mut self.meta.leader, node);
-            self.meta.leader_term = c.raft_term;
-            self.meta.needs_manual_election = false;
+            let before = std::mem::replace(self.meta.elections(KEY).leader, node);
+            *self.meta.elections(KEY).leader_term = c.raft_term;
+            *self.meta.elections(KEY).needs_manual_election = false;
             // Leadership has come home, or has just left: tries to bring it back are counted from there on.
             if self.master().is_none_or(|master| master.home == node || master.home == before) {
-                self.meta.transfer_back = None;
+                *self.meta.elections(KEY).transfer_back = None;
             }
             self.notify_coordinator();
         }
@@ -100,7 +103,7 @@ impl State {
             return Reply::Done(Empty {});
         }
         if new {
-            self.meta.pending_election_head += 1;
+            *self.meta.elections(KEY).pending_election_head += 1;
             let (reason, method, except) = (c.reason(), c.method(), c.except.clone());
             let why = reason_name(reason).to_owned();
             self.open_pending_election(
@@ -109,7 +112,7 @@ impl State {
             );
         }
         let now = self.meta.now_ms;
-        let Some(pending_election) = &mut self.meta.pending_election else { return Reply::Done(Empty {}) };
+        let Some(pending_election) = self.meta.elections(KEY).pending_election else { return Reply::Done(Empty {}) };
         if !c.given_up.is_empty() && pending_election.given_up.len() < GIVEN_UP {
             pending_election.given_up.push(c.given_up.clone());
         }
@@ -149,7 +152,7 @@ impl State {
                 (open.trigger(), open.id)
             }
             None if c.pending_election == 0 && c.if_term == self.meta.term => {
-                self.meta.pending_election_head += 1;
+                *self.meta.elections(KEY).pending_election_head += 1;
                 let (reason, method) = (c.reason(), c.method());
                 let why = reason_name(reason).to_owned();
                 (Trigger { reason, method, why, ..Trigger::default() }, self.meta.pending_election_head)
@@ -173,10 +176,23 @@ impl State {
 
     pub(crate) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: u64) -> Reply {
         if self.leads(node) && self.meta.pending_election.is_none() {
-            self.meta.transfer_back = Some(TransferBack { tries: c.tries, tried_ms: self.meta.now_ms });
+            let tried_ms = self.meta.now_ms;
+            *self.meta.elections(KEY).transfer_back = Some(TransferBack { tries: c.tries, tried_ms });
             self.notify_coordinator();
         }
         Reply::Done(Empty {})
+    }
+
+    /// The applied time goes back: no election began later than that.
+    pub(in crate::model) fn cap_election_times(&mut self, ms: u64) {
+        let fields = self.meta.elections(KEY);
+        if let Some(pending_election) = fields.pending_election {
+            (pending_election.started_ms, pending_election.tried_ms) =
+                (pending_election.started_ms.min(ms), pending_election.tried_ms.min(ms));
+        }
+        if let Some(transfer_back) = fields.transfer_back {
+            transfer_back.tried_ms = transfer_back.tried_ms.min(ms);
+        }
     }
 
     /// Nobody was elected. A master that is still there stays.
@@ -184,16 +200,17 @@ impl State {
         // Unless the master is gone, in which case its role is taken below.
         let unchanged = self.meta.master.is_empty() || self.master().is_some_and(|master| master.is_active);
         self.audit_row("master_election", "elect", true, by, format!("4003: {why}"), unchanged);
-        self.meta.pending_election = None;
-        self.meta.settled = Some(ElectionOutcome { pending_election, election: 0, why: why.to_owned() });
+        *self.meta.elections(KEY).pending_election = None;
+        *self.meta.elections(KEY).settled =
+            Some(ElectionOutcome { pending_election, election: 0, why: why.to_owned() });
         let at_ms = self.meta.now_ms;
         self.effect(Effect::ElectionFailed { error: Error::new(Code::Election, why), at_ms });
         self.notify_coordinator();
         if self.master().is_some_and(|master| master.is_active) {
             return;
         }
-        self.meta.needs_manual_election = true;
-        let lost = std::mem::take(&mut self.meta.master);
+        *self.meta.elections(KEY).needs_manual_election = true;
+        let lost = std::mem::take(self.meta.elections(KEY).master);
         if !lost.is_empty() {
             self.set_role(&lost, Role::Client);
             self.audit_role(&lost, Role::Client, why);

@@ -185,15 +185,15 @@ fn a_forgotten_device_frees_the_share_of_whoever_registered_it() {
     };
     b.ok(brought("one"));
     b.ok(brought("two"));
-    let share = |b: &StateUnderTest| b.state.registered_by.get("manager").copied();
-    for (id, left) in [("one", Some(1)), ("two", None)] {
+    let share = |b: &StateUnderTest| b.state.devices.registered_by("manager");
+    for (id, left) in [("one", 1), ("two", 0)] {
         b.ok(offline(id));
         b.ok(forget(id));
         assert_eq!(share(&b), left);
         let again = State::open(Box::new(b.tables.clone())).unwrap();
-        assert_eq!(again.registered_by, b.state.registered_by);
+        assert_eq!(again.devices.shares(), b.state.devices.shares());
     }
     b.ok(brought("one"));
-    assert_eq!(share(&b), Some(1));
+    assert_eq!(share(&b), 1);
     reloads(&b);
 }
