@@ -3,16 +3,15 @@
 //!
 //! Rows that are evidence ([`EvidenceKind`]) stay when compaction drops the rows around them, up to a count of their
 //! own.
-//!
-//! The index answers the documented filters (device, event type, dates) without reading rows: for every filter
-//! the ids that it selects, ascending. It is made from the rows and only read by listings, never by apply.
 
-use std::collections::{HashMap, VecDeque};
+use std::iter::Peekable;
 
+use self::index::DATA_UPDATE;
 use self::key::KEY;
 use super::change::operation_name;
 use super::evidence::EvidenceKind;
 use super::read::ChangeReader;
+use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time::iso;
@@ -20,283 +19,12 @@ use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
 
+pub(super) mod index;
 pub(super) mod key;
 
-const DATA_UPDATE: &str = "data_update";
+pub use self::index::{AuditFilter, AuditIndex, AuditRef};
+
 const HIDDEN: &str = "a change of a table that this token may not read";
-
-/// What the index knows of one row.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct AuditIndexEntry {
-    pub at_ms: u64,
-    /// The change that is this row, or 0.
-    pub change: u64,
-    device: u32,
-    event: u32,
-}
-
-#[derive(Debug, Default)]
-pub struct AuditIndex {
-    /// The id before the first entry.
-    before: u64,
-    entries: VecDeque<AuditIndexEntry>,
-    names: HashMap<String, u32>,
-    by_device: HashMap<u32, VecDeque<u64>>,
-    by_event: HashMap<u32, VecDeque<u64>>,
-    by_both: HashMap<(u32, u32), VecDeque<u64>>,
-    /// Which events are evidence, by the number of their name.
-    evidence: HashMap<u32, EvidenceKind>,
-    /// The evidence among the dropped rows: ids up to `before`, ascending.
-    kept: VecDeque<(u64, AuditIndexEntry)>,
-    /// How many of them there are, by kind.
-    kept_of: [u64; EvidenceKind::ALL.len()],
-    /// Of the rows after `before`, those that changed nothing, ascending: they are no evidence whatever their event is.
-    unchanged: VecDeque<u64>,
-}
-
-/// The documented filters. Times are inclusive Unix milliseconds.
-#[derive(Clone, Debug, Default)]
-pub struct AuditFilter {
-    pub device_id: Option<String>,
-    pub event_type: Option<String>,
-    pub from_ms: Option<u64>,
-    pub to_ms: Option<u64>,
-    /// Only rows with smaller ids.
-    pub before_id: Option<u64>,
-}
-
-/// Where a listed row is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AuditRef {
-    pub id: u64,
-    /// The change that is this row, or 0: then it is `RowKey::Audit(id)`.
-    pub change: u64,
-}
-
-impl AuditIndex {
-    /// Empty; the first row added has the next id.
-    pub(super) fn after(id: u64) -> Self {
-        Self { before: id, ..Self::default() }
-    }
-
-    fn number(&mut self, name: &str) -> u32 {
-        if let Some(number) = self.names.get(name) {
-            return *number;
-        }
-        let number = self.names.len() as u32;
-        self.names.insert(name.to_owned(), number);
-        if let Some(kind) = EvidenceKind::of(name) {
-            self.evidence.insert(number, kind);
-        }
-        number
-    }
-
-    fn entry(&mut self, at_ms: u64, change: u64, device: &str, event: &str) -> AuditIndexEntry {
-        AuditIndexEntry { at_ms, change, device: self.number(device), event: self.number(event) }
-    }
-
-    /// The next row, of any kind but a change.
-    pub(super) fn add(&mut self, row: &Audit, at_ms: u64) {
-        let entry = self.entry(at_ms, 0, &row.device_id, &row.event_type);
-        self.push(entry);
-        if row.unchanged {
-            self.unchanged.push_back(self.before + self.entries.len() as u64);
-        }
-    }
-
-    /// The next row is a change.
-    pub(super) fn add_change(&mut self, at_ms: u64, device: &str, seq: u64) {
-        let entry = self.entry(at_ms, seq, device, DATA_UPDATE);
-        self.push(entry);
-    }
-
-    fn push(&mut self, entry: AuditIndexEntry) {
-        self.entries.push_back(entry);
-        let id = self.before + self.entries.len() as u64;
-        self.by_device.entry(entry.device).or_default().push_back(id);
-        self.by_event.entry(entry.event).or_default().push_back(id);
-        self.by_both.entry((entry.device, entry.event)).or_default().push_back(id);
-    }
-
-    /// A row older than all that are kept, which is no change.
-    pub(super) fn older(&mut self, row: &Audit) {
-        // It takes the place of a row that was dropped.
-        while let Some((_, entry)) = self.kept.pop_back_if(|(id, _)| *id >= row.id) {
-            self.kept_of[self.kind(&entry) as usize] -= 1;
-        }
-        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
-        let id = self.before;
-        self.before -= 1;
-        self.entries.push_front(entry);
-        self.by_device.entry(entry.device).or_default().push_front(id);
-        self.by_event.entry(entry.event).or_default().push_front(id);
-        self.by_both.entry((entry.device, entry.event)).or_default().push_front(id);
-    }
-
-    /// The rows after `after` up to `to`, oldest first.
-    pub fn between(&self, after: u64, to: u64, limit: usize) -> Vec<AuditRef> {
-        let kept = self.kept.partition_point(|(id, _)| *id <= after);
-        let kept = self.kept.iter().skip(kept).map(|(id, _)| *id).take_while(|id| *id <= to);
-        let first = after.max(self.before) + 1;
-        let last = to.min(self.before + self.entries.len() as u64);
-        kept.chain(first..=last).take(limit).map(|id| self.reference(id)).collect()
-    }
-
-    /// No row is later than that.
-    pub(super) fn cap_times(&mut self, ms: u64) {
-        for entry in self.kept.iter_mut().map(|(_, entry)| entry).chain(&mut self.entries) {
-            entry.at_ms = entry.at_ms.min(ms);
-        }
-    }
-
-    /// Whether the row, one of those that are not dropped yet, is evidence.
-    pub(super) fn is_evidence(&self, id: u64) -> bool {
-        let entry = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
-        entry.is_some_and(|entry| self.evidence.contains_key(&entry.event))
-            && self.unchanged.binary_search(&id).is_err()
-    }
-
-    /// A row up to `before` that is kept as evidence; they come in the order of their ids.
-    pub(super) fn load_evidence(&mut self, row: &Audit) {
-        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
-        self.keep(row.id, entry);
-    }
-
-    fn keep(&mut self, id: u64, entry: AuditIndexEntry) {
-        self.kept_of[self.kind(&entry) as usize] += 1;
-        self.kept.push_back((id, entry));
-    }
-
-    /// A row that is kept is evidence, whatever its event is called.
-    fn kind(&self, entry: &AuditIndexEntry) -> EvidenceKind {
-        self.evidence.get(&entry.event).copied().unwrap_or(EvidenceKind::Rights)
-    }
-
-    /// By how many rows a kind of evidence is over `keep`, at most.
-    pub(super) fn surplus_evidence(&self, keep: u64) -> u64 {
-        self.kept_of.into_iter().map(|rows| rows.saturating_sub(keep)).max().unwrap_or(0)
-    }
-
-    /// The oldest evidence of each kind that is over `keep`, at most `step` rows: it is no longer listed.
-    pub(super) fn drop_evidence(&mut self, keep: u64, step: usize) -> Vec<u64> {
-        if self.surplus_evidence(keep) == 0 {
-            return Vec::new();
-        }
-        let mut over = self.kept_of.map(|rows| rows.saturating_sub(keep));
-        let mut dropped = Vec::new();
-        for (id, entry) in std::mem::take(&mut self.kept) {
-            let kind = self.kind(&entry) as usize;
-            if over[kind] > 0 && dropped.len() < step {
-                over[kind] -= 1;
-                self.kept_of[kind] -= 1;
-                dropped.push(id);
-            } else {
-                self.kept.push_back((id, entry));
-            }
-        }
-        dropped
-    }
-
-    /// Drops everything up to `id`, but for evidence if that is kept.
-    pub(super) fn forget(&mut self, id: u64, keep_evidence: bool) {
-        while self.before < id {
-            let Some(entry) = self.entries.pop_front() else { return };
-            self.before += 1;
-            let unchanged = self.unchanged.pop_front_if(|id| *id <= self.before).is_some();
-            if keep_evidence && !unchanged && self.evidence.contains_key(&entry.event) {
-                self.keep(self.before, entry);
-            }
-            for list in [
-                self.by_device.get_mut(&entry.device),
-                self.by_event.get_mut(&entry.event),
-                self.by_both.get_mut(&(entry.device, entry.event)),
-            ]
-            .into_iter()
-            .flatten()
-            {
-                list.pop_front();
-            }
-        }
-    }
-
-    /// How many rows the filter selects, and those at `offset`, newest first.
-    pub fn page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
-        let (mut total, mut page) = self.live_page(filter, limit, offset);
-        // The evidence is older than all other rows.
-        for id in self.evidence_ids(filter).rev() {
-            if total >= offset as u64 && page.len() < limit {
-                page.push(self.reference(id));
-            }
-            total += 1;
-        }
-        (total, page)
-    }
-
-    /// The ids of the evidence that the filter selects, ascending.
-    fn evidence_ids(&self, filter: &AuditFilter) -> impl DoubleEndedIterator<Item = u64> {
-        let number = |name: &Option<String>| name.as_ref().map(|n| self.names.get(n).copied());
-        let (device, event) = (number(&filter.device_id), number(&filter.event_type));
-        let (from, to) = (filter.from_ms.unwrap_or(0), filter.to_ms.unwrap_or(u64::MAX));
-        let before = filter.before_id.unwrap_or(u64::MAX);
-        self.kept.iter().filter_map(move |(id, entry)| {
-            let named = device.is_none_or(|d| d == Some(entry.device)) && event.is_none_or(|e| e == Some(entry.event));
-            (named && *id < before && (from..=to).contains(&entry.at_ms)).then_some(*id)
-        })
-    }
-
-    fn live_page(&self, filter: &AuditFilter, limit: usize, offset: usize) -> (u64, Vec<AuditRef>) {
-        let (first, last) = self.ids_between(filter.from_ms, filter.to_ms);
-        let last = filter.before_id.map_or(last, |before| last.min(before.saturating_sub(1)));
-        let none = VecDeque::new();
-        let number = |name: &Option<String>| name.as_ref().map(|n| self.names.get(n).copied());
-        let list = match (number(&filter.device_id), number(&filter.event_type)) {
-            (None, None) => {
-                let total = (last + 1).saturating_sub(first);
-                let ids = (first..=last).rev().skip(offset).take(limit);
-                return (total, ids.map(|id| self.reference(id)).collect());
-            }
-            (Some(Some(device)), None) => self.by_device.get(&device),
-            (None, Some(Some(event))) => self.by_event.get(&event),
-            (Some(Some(device)), Some(Some(event))) => self.by_both.get(&(device, event)),
-            _ => None,
-        }
-        .unwrap_or(&none);
-        let start = list.partition_point(|id| *id < first);
-        let end = list.partition_point(|id| *id <= last).max(start);
-        let ids = list.range(start..end).rev().skip(offset).take(limit);
-        ((end - start) as u64, ids.map(|id| self.reference(*id)).collect())
-    }
-
-    /// Changes of a device after `seq`, among those whose audit row is kept.
-    pub(super) fn changes_by(&self, device_id: &str, seq: u64) -> u64 {
-        let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
-        let (Some(device), Some(event)) = key else { return 0 };
-        let Some(ids) = self.by_both.get(&(*device, *event)) else { return 0 };
-        let up_to = ids.partition_point(|id| self.reference(*id).change <= seq);
-        (ids.len() - up_to) as u64
-    }
-
-    /// The changes of a device whose audit row is kept: how many, and the seq and the time of the newest; 0: none.
-    pub(super) fn changes_of(&self, device_id: &str) -> (u64, (u64, u64)) {
-        let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
-        let (Some(device), Some(event)) = key else { return (0, (0, 0)) };
-        let Some(ids) = self.by_both.get(&(*device, *event)) else { return (0, (0, 0)) };
-        let last = ids.back().and_then(|id| self.entries.get(id.checked_sub(self.before + 1)? as usize));
-        (ids.len() as u64, last.map_or((0, 0), |entry| (entry.change, entry.at_ms)))
-    }
-
-    /// Ids grow with time, so dates select a range of ids (empty: first > last).
-    fn ids_between(&self, from_ms: Option<u64>, to_ms: Option<u64>) -> (u64, u64) {
-        let first = from_ms.map_or(0, |from| self.entries.partition_point(|e| e.at_ms < from));
-        let end = to_ms.map_or(self.entries.len(), |to| self.entries.partition_point(|e| e.at_ms <= to));
-        (self.before + 1 + first as u64, self.before + end as u64)
-    }
-
-    fn reference(&self, id: u64) -> AuditRef {
-        let at = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
-        AuditRef { id, change: at.map_or(0, |e| e.change) }
-    }
-}
 
 impl State {
     pub fn audit_index(&self) -> &AuditIndex {
@@ -392,6 +120,45 @@ impl State {
         self.put(RowKey::Audit(row.id), &row);
         self.audit.older(&row);
         Some(at_ms)
+    }
+
+    /// The applied time goes back: no row is later than that.
+    pub(super) fn cap_audit_times(&mut self, ms: u64) {
+        self.audit.cap_times(ms);
+    }
+
+    /// What is left of the rows that were dropped is evidence. The rows after them are still to be read.
+    pub(super) fn load_evidence(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        self.audit = AuditIndex::after(self.meta.audit_compacted);
+        for row in RowPages::<Audit>::new(rows, RowKey::Audit(0), |k| matches!(k, RowKey::Audit(_))) {
+            let (_, mut row) = row?;
+            if row.id > self.meta.audit_compacted {
+                break;
+            }
+            row.at_ms = self.corrections().of_audit(row.id, row.at_ms);
+            self.audit.load_evidence(&row);
+        }
+        Ok(())
+    }
+
+    /// The next row is this change.
+    pub(super) fn load_audit_of(&mut self, change: &Change) {
+        let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
+        self.audit.add_change(at_ms, &change.device_id, change.seq);
+    }
+
+    /// The rows up to `before`, none of which is a change.
+    pub(super) fn load_audits(
+        &mut self,
+        audits: &mut Peekable<RowPages<'_, Audit>>,
+        before: u64,
+    ) -> Result<(), TablesError> {
+        while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
+            let (_, audit) = row?;
+            let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
+            self.audit.add(&audit, at_ms);
+        }
+        Ok(())
     }
 
     pub(super) fn audit_note(&mut self, c: AuditNote) -> Reply {

@@ -1,10 +1,8 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use super::access::AccessMatrix;
-use super::audit::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::device::devices::Devices;
@@ -102,7 +100,6 @@ impl State {
     /// index: the kept changes and the rows between them, by number.
     fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.recent = RecentChanges::after(self.meta.compacted_seq);
-        self.audit = AuditIndex::after(self.meta.audit_compacted);
         self.records = Records::default();
         let from = RowKey::Record { table: 0, id: i64::MIN };
         for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
@@ -113,15 +110,7 @@ impl State {
                 }
             }
         }
-        // What is left of the rows that were dropped is evidence.
-        for row in RowPages::<Audit>::new(rows, RowKey::Audit(0), |k| matches!(k, RowKey::Audit(_))) {
-            let (_, mut row) = row?;
-            if row.id > self.meta.audit_compacted {
-                break;
-            }
-            row.at_ms = self.corrections().of_audit(row.id, row.at_ms);
-            self.audit.load_evidence(&row);
-        }
+        self.load_evidence(rows)?;
         let from = RowKey::Audit(self.meta.audit_compacted + 1);
         let mut audits = RowPages::<Audit>::new(rows, from, |k| matches!(k, RowKey::Audit(_))).peekable();
         let mut next = self.meta.compacted_seq + 1;
@@ -135,8 +124,7 @@ impl State {
                 next += 1;
                 if change.audit_id > self.meta.audit_compacted {
                     self.load_audits(&mut audits, change.audit_id)?;
-                    let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
-                    self.audit.add_change(at_ms, &change.device_id, change.seq);
+                    self.load_audit_of(&change);
                 }
                 let device = self.writer_number(&change.device_id);
                 self.load_names(device, &change);
@@ -151,15 +139,6 @@ impl State {
             return Err(TablesError::Corrupt(RowKey::Changes(next)));
         }
         self.load_audits(&mut audits, u64::MAX)
-    }
-
-    fn load_audits(&mut self, audits: &mut Peekable<RowPages<'_, Audit>>, before: u64) -> Result<(), TablesError> {
-        while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
-            let (_, audit) = row?;
-            let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
-            self.audit.add(&audit, at_ms);
-        }
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::access::AccessMatrix;
-use super::audit::AuditIndex;
+use super::audit::index::AuditIndex;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::device::devices::Devices;

@@ -85,7 +85,7 @@ impl State {
         self.cap_compacted_time(to_ms);
         self.cap_election_times(to_ms);
         self.end_pairings_after(to_ms);
-        self.audit.cap_times(to_ms);
+        self.cap_audit_times(to_ms);
         let details = format!("The cluster's time was brought back from {} to {}", iso(from_ms), iso(to_ms));
         self.audit("time_back", "correct", false, &c.by, details);
         self.notify_coordinator();
