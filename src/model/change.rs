@@ -6,13 +6,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use self::key::KEY;
-use super::access::ClassNumber;
+use self::records::Version;
 use super::client_dedup::{KeptAnswer, RequestNames};
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::fingerprint;
 use super::read;
-use super::records::Version;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
@@ -20,11 +19,17 @@ use super::value;
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{
-    Accepted, Change, ChangeBlock, Compact, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested,
-};
+use crate::proto::{Accepted, Change, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested};
 
+mod compaction;
 pub(super) mod key;
+mod load;
+mod lookup;
+pub(super) mod recent;
+pub(super) mod records;
+pub(super) mod stored;
+
+pub use self::stored::{RecordNow, StoredData};
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
 pub fn validate(c: &DataUpdate) -> Result<(), Error> {
@@ -82,34 +87,6 @@ pub fn valid_table(name: &str) -> bool {
     !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && is_name(name)
 }
 
-/// What can be said of a record without reading rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecordNow {
-    Absent,
-    /// Its data: `None` for a deleted record.
-    Here {
-        version: u64,
-        timestamp_ms: u64,
-        data: Option<Bytes>,
-    },
-    /// Read the row `RowKey::Record { table, id }`.
-    InRows(StoredData),
-}
-
-/// Where a record's data stands: in its change `seq`, or in its own row when that was compacted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredData {
-    pub table: u32,
-    pub id: i64,
-    pub seq: u64,
-    pub timestamp_ms: u64,
-    /// The number of the device that wrote it.
-    pub device: u32,
-}
-
-/// Records looked at for one page, under the lock of the state.
-const RECORDS_SCAN: usize = 10_000;
-
 /// A change on its way in: a `data_update` that found no conflict, or what a conflict was resolved to.
 pub(super) struct PendingWrite {
     pub device: u32,
@@ -131,87 +108,6 @@ fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
 }
 
 impl State {
-    /// Records whose versions are in memory, deleted ones included: after the start, all of them.
-    pub fn records_known(&self) -> usize {
-        self.records.len()
-    }
-
-    /// The same of the tables that a token of the class may read. Counted only if there are others.
-    pub fn records_known_to(&self, class: ClassNumber) -> u64 {
-        if self.access.of(class).is_none() {
-            return self.records.len() as u64;
-        }
-        let tables = (1..).zip(self.tables()).filter(|(_, t)| self.access.may_read(class, &t.name));
-        tables.map(|(number, _)| self.records.len_of(number)).sum()
-    }
-
-    pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
-        let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
-        let Some(v) = self.records.get(table, id) else { return RecordNow::Absent };
-        let (version, timestamp_ms) = (v.seq, v.timestamp_ms);
-        match &v.data {
-            _ if v.deleted => RecordNow::Here { version, timestamp_ms, data: None },
-            None => RecordNow::InRows(StoredData { table, id, seq: v.seq, timestamp_ms, device: v.device }),
-            Some(data) => RecordNow::Here { version, timestamp_ms, data: Some(data.clone()) },
-        }
-    }
-
-    /// Up to `limit` records that exist, after `after` in the order of table and id, in the tables that `wanted`
-    /// takes; and where the next page begins, if there is more.
-    pub fn records_after(
-        &self,
-        after: Option<(u32, i64)>,
-        limit: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
-        self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
-    }
-
-    fn records_where(
-        &self,
-        after: Option<(u32, i64)>,
-        limit: usize,
-        wanted: impl Fn(u32, &Version) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
-        let mut page = Vec::new();
-        let mut last = after;
-        for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
-            if page.len() >= limit || scanned >= RECORDS_SCAN {
-                return (page, last);
-            }
-            last = Some((*table, *id));
-            if wanted(*table, version) {
-                let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
-                page.push(StoredData { table: *table, id: *id, seq, timestamp_ms, device });
-            }
-        }
-        (page, None)
-    }
-
-    /// The version of a record, a deleted one included; 0: it never was.
-    pub fn version_of(&self, table_name: &str, id: i64) -> u64 {
-        let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
-        version.map_or(0, |v| v.seq)
-    }
-
-    /// Up to `limit` records after `after`, in the order of table and id, in the tables that `wanted` takes: those
-    /// that exist, and those that were changed (or deleted) after change `head`; and where the next page begins, if
-    /// there is more.
-    pub fn records_at(
-        &self,
-        head: u64,
-        after: Option<(u32, i64)>,
-        limit: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
-        self.records_where(after, limit, |table, version| wanted(table) && (!version.deleted || version.seq > head))
-    }
-
-    /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
-    pub fn recent_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
-        self.recent.iter_after(seq)
-    }
-
     /// Of what [`validate`] has let through. The second value: it had been applied before.
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Reply, bool), ApplyError> {
         let device = self.device_number(&c.device_id)?;
@@ -429,6 +325,11 @@ impl State {
         self.put(RowKey::Requested { device, slot }, &row);
     }
 
+    /// A table is gone, and its records with it.
+    pub(super) fn forget_records_of(&mut self, table: u32) {
+        self.records.forget_table(table);
+    }
+
     pub(super) fn critical_event(&mut self, c: CriticalEvent) -> ApplyResult {
         self.existing(&c.device_id)?;
         if c.event_type.is_empty() || c.event_type.len() > limits::EVENT_TYPE {
@@ -440,68 +341,6 @@ impl State {
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
         Ok(Reply::Done(Empty {}))
-    }
-
-    /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
-    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
-    /// shown. The last election is always kept.
-    pub(super) fn compact(&mut self, c: &Compact) -> ApplyResult {
-        self.compact_audit(c.audit_to, c.evidence_kept);
-        let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
-        while self.meta.compacted_seq < to && self.drop_block(to)? {}
-        self.drop_resolved(c.conflicts_to);
-        self.drop_removed_tables()?;
-        self.drop_elections(c.elections_to);
-        Ok(Reply::Done(Empty {}))
-    }
-
-    /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
-    /// record's last change moves to the record's own row, what still answers a request to the request's.
-    fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
-        let key = RowKey::Changes(self.meta.compacted_seq + 1);
-        let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
-        let Some(last) = block.changes.last() else { return Ok(false) };
-        if last.seq > to || last.audit_id > self.meta.audit_compacted {
-            return Ok(false);
-        }
-        let fields = self.meta.changes(KEY);
-        *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
-        *fields.compacted_seq = last.seq;
-        self.delete(key);
-        for change in block.changes {
-            if let Ok(device) = self.device_number(&change.device_id)
-                && self.is_remembered(&change)
-            {
-                self.outlive(device, &change);
-            }
-            let Some(table) = self.table_of_change(&change) else { continue };
-            self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
-            let Some(version) = self.version(table, change.record_id) else { continue };
-            if version.seq == change.seq {
-                let data = if version.deleted { Bytes::new() } else { change.data.clone() };
-                let record = Record { data, ..change.record(version.device) };
-                self.put(RowKey::Record { table, id: change.record_id }, &record);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The applied time goes back: no change that was dropped is later than that.
-    pub(super) fn cap_compacted_time(&mut self, ms: u64) {
-        let compacted_ms = self.meta.changes(KEY).compacted_ms;
-        *compacted_ms = ms.min(*compacted_ms);
-    }
-
-    /// A change goes: what it still says about its request and its queue moves to rows.
-    fn outlive(&mut self, device: u32, change: &Change) {
-        let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
-        if let Some((number, slot)) = self.requests.outlive(device, change) {
-            let given = accepted(change.seq, change.timestamp_ms);
-            self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);
-        }
-        if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {
-            self.save_queue(device, &change.queue);
-        }
     }
 }
 

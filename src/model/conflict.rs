@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use self::key::KEY;
 use super::access::ClassNumber;
+use super::change::records::Version;
 use super::change::{PendingWrite, object};
 use super::conflict_index::{ConflictFilter, ConflictStatus};
 use super::effect::Effect;
@@ -17,7 +18,6 @@ use super::error::Code;
 use super::merge::merge_objects;
 use super::policy::{decides_of, method_name};
 use super::read::{HistoryOf, HistoryPosition};
-use super::records::Version;
 use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use super::tables::{RowKey, TablesError};

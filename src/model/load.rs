@@ -11,15 +11,13 @@ use super::meta::{MetaRow, checked_count};
 use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
 use super::queues::DeviceQueues;
-use super::recent::RecentChanges;
-use super::records::Records;
 use super::row_pages::RowPages;
 use super::state::State;
 use super::sync::states::SyncStates;
 use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
-use crate::proto::{Audit, ChangeBlock, ClassAccess, Conflict, DeviceGate, Forgotten, Pairing, Record, Requested};
+use crate::proto::{ClassAccess, Conflict, DeviceGate, Forgotten, Pairing, Requested};
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
@@ -94,51 +92,6 @@ impl State {
         }
         self.queues = queues;
         Ok(())
-    }
-
-    /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
-    /// index: the kept changes and the rows between them, by number.
-    fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.recent = RecentChanges::after(self.meta.compacted_seq);
-        self.records = Records::default();
-        let from = RowKey::Record { table: 0, id: i64::MIN };
-        for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
-            if let (RowKey::Record { table, id }, record) = row? {
-                // What is left of a table that was removed waits for compaction.
-                if self.table_of(table).is_some() {
-                    self.records.load(table, id, &record);
-                }
-            }
-        }
-        self.load_evidence(rows)?;
-        let from = RowKey::Audit(self.meta.audit_compacted + 1);
-        let mut audits = RowPages::<Audit>::new(rows, from, |k| matches!(k, RowKey::Audit(_))).peekable();
-        let mut next = self.meta.compacted_seq + 1;
-        for block in RowPages::<ChangeBlock>::new(rows, RowKey::Changes(0), |k| matches!(k, RowKey::Changes(_))) {
-            let (key, block) = block?;
-            for change in block.changes {
-                // Readers find a change by counting.
-                if change.seq != next || change.seq > self.meta.head_seq {
-                    return Err(TablesError::Corrupt(key));
-                }
-                next += 1;
-                if change.audit_id > self.meta.audit_compacted {
-                    self.load_audits(&mut audits, change.audit_id)?;
-                    self.load_audit_of(&change);
-                }
-                let device = self.writer_number(&change.device_id);
-                self.load_names(device, &change);
-                if let Some(table) = self.table_of_change(&change) {
-                    self.table_numbers.advance_head(table, change.seq);
-                    self.records.load(table, change.record_id, &change.record(device));
-                }
-                self.recent.push(Arc::new(change));
-            }
-        }
-        if next != self.meta.head_seq + 1 {
-            return Err(TablesError::Corrupt(RowKey::Changes(next)));
-        }
-        self.load_audits(&mut audits, u64::MAX)
     }
 }
 

@@ -33,8 +33,6 @@ pub mod policy;
 pub(crate) mod properties;
 mod queues;
 pub mod read;
-mod recent;
-pub mod records;
 mod refusal;
 mod row_pages;
 pub mod state;

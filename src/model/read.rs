@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::change::StoredData;
+use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
 use crate::limits;

@@ -10,6 +10,8 @@ use prost::Message;
 
 use super::access::AccessMatrix;
 use super::audit::index::AuditIndex;
+use super::change::recent::RecentChanges;
+use super::change::records::Records;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::device::devices::Devices;
@@ -19,8 +21,6 @@ use super::meta::MetaRow;
 use super::node_dedup::NodeDedup;
 use super::pairing::Pairings;
 use super::queues::DeviceQueues;
-use super::recent::RecentChanges;
-use super::records::Records;
 use super::sync::states::SyncStates;
 use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, Tables, TablesError, TablesRead};

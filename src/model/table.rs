@@ -188,7 +188,7 @@ impl State {
     /// compaction, with a row of the table without a name that says so.
     fn take_table(&mut self, number: u32, c: &TableRemove, records: u64) {
         self.table_numbers.take(&mut self.txn, number, &c.table_name);
-        self.records.forget_table(number);
+        self.forget_records_of(number);
         self.conflicts.forget_table(number);
         let details = format!("Table {} is removed; {records} records were deleted", c.table_name);
         self.audit("table_remove", "remove", false, &c.by, details);

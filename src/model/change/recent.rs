@@ -8,7 +8,7 @@ use crate::limits;
 use crate::proto::Change;
 
 #[derive(Debug, Default)]
-pub(super) struct RecentChanges {
+pub(in crate::model) struct RecentChanges {
     /// The seq before the first change held.
     before: u64,
     bytes: usize,
@@ -16,11 +16,11 @@ pub(super) struct RecentChanges {
 }
 
 impl RecentChanges {
-    pub fn after(head: u64) -> Self {
+    pub(super) fn after(head: u64) -> Self {
         Self { before: head, ..Self::default() }
     }
 
-    pub fn push(&mut self, change: Arc<Change>) {
+    pub(super) fn push(&mut self, change: Arc<Change>) {
         debug_assert_eq!(change.seq, self.before + self.changes.len() as u64 + 1);
         self.bytes += weight(&change);
         self.changes.push_back(change);

@@ -21,19 +21,19 @@ pub struct Version {
     pub device: u32,
     pub deleted: bool,
     /// `None`: only in the rows.
-    pub(super) data: Option<Bytes>,
+    pub(in crate::model) data: Option<Bytes>,
 }
 
 impl Change {
     /// What it makes of its record, without the data, which stays in the change. `device` is its sender's number.
-    pub(super) fn record(&self, device: u32) -> Record {
+    pub(in crate::model) fn record(&self, device: u32) -> Record {
         let deleted = self.operation() == Operation::Delete;
         Record { seq: self.seq, timestamp_ms: self.timestamp_ms, device, deleted, data: Bytes::new() }
     }
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(in crate::model) struct Records {
     /// By table and id.
     versions: BTreeMap<(u32, i64), Version>,
     /// Versions of each table.
@@ -71,7 +71,7 @@ impl Records {
     }
 
     /// After a write of `data`.
-    pub fn set(&mut self, table: u32, id: i64, record: &Record, data: Bytes) {
+    pub(super) fn set(&mut self, table: u32, id: i64, record: &Record, data: Bytes) {
         let key = (table, id);
         let weight = |data: &Bytes| data.len() + 64;
         self.bytes += weight(&data);
@@ -102,7 +102,7 @@ impl Records {
     }
 
     /// Forgets all records of a table.
-    pub fn forget_table(&mut self, table: u32) {
+    pub(super) fn forget_table(&mut self, table: u32) {
         self.counts.remove(&table);
         let mut from = self.versions.split_off(&(table, i64::MIN));
         let mut after = table.checked_add(1).map(|next| from.split_off(&(next, i64::MIN))).unwrap_or_default();
@@ -111,7 +111,7 @@ impl Records {
     }
 
     /// From the rows; later ones win.
-    pub fn load(&mut self, table: u32, id: i64, record: &Record) {
+    pub(super) fn load(&mut self, table: u32, id: i64, record: &Record) {
         self.insert((table, id), version_of(record));
     }
 }

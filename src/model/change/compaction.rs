@@ -1,0 +1,78 @@
+//! What compaction drops, and what outlives it.
+
+use bytes::Bytes;
+
+use super::accepted;
+use super::key::KEY;
+use crate::limits;
+use crate::model::client_dedup::RequestNames;
+use crate::model::fingerprint;
+use crate::model::refusal::ApplyResult;
+use crate::model::state::State;
+use crate::model::tables::{RowKey, TablesError};
+use crate::proto::outcome::Result as Reply;
+use crate::proto::{Change, ChangeBlock, Compact, Empty, Record};
+
+impl State {
+    /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
+    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
+    /// shown. The last election is always kept.
+    pub(in crate::model) fn compact(&mut self, c: &Compact) -> ApplyResult {
+        self.compact_audit(c.audit_to, c.evidence_kept);
+        let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
+        while self.meta.compacted_seq < to && self.drop_block(to)? {}
+        self.drop_resolved(c.conflicts_to);
+        self.drop_removed_tables()?;
+        self.drop_elections(c.elections_to);
+        Ok(Reply::Done(Empty {}))
+    }
+
+    /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
+    /// record's last change moves to the record's own row, what still answers a request to the request's.
+    fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
+        let key = RowKey::Changes(self.meta.compacted_seq + 1);
+        let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
+        let Some(last) = block.changes.last() else { return Ok(false) };
+        if last.seq > to || last.audit_id > self.meta.audit_compacted {
+            return Ok(false);
+        }
+        let fields = self.meta.changes(KEY);
+        *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
+        *fields.compacted_seq = last.seq;
+        self.delete(key);
+        for change in block.changes {
+            if let Ok(device) = self.device_number(&change.device_id)
+                && self.is_remembered(&change)
+            {
+                self.outlive(device, &change);
+            }
+            let Some(table) = self.table_of_change(&change) else { continue };
+            self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
+            let Some(version) = self.version(table, change.record_id) else { continue };
+            if version.seq == change.seq {
+                let data = if version.deleted { Bytes::new() } else { change.data.clone() };
+                let record = Record { data, ..change.record(version.device) };
+                self.put(RowKey::Record { table, id: change.record_id }, &record);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The applied time goes back: no change that was dropped is later than that.
+    pub(in crate::model) fn cap_compacted_time(&mut self, ms: u64) {
+        let compacted_ms = self.meta.changes(KEY).compacted_ms;
+        *compacted_ms = ms.min(*compacted_ms);
+    }
+
+    /// A change goes: what it still says about its request and its queue moves to rows.
+    fn outlive(&mut self, device: u32, change: &Change) {
+        let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
+        if let Some((number, slot)) = self.requests.outlive(device, change) {
+            let given = accepted(change.seq, change.timestamp_ms);
+            self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);
+        }
+        if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {
+            self.save_queue(device, &change.queue);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Reads changes and records from their rows, and the audit log, which they are a part of.
+
+use std::sync::Arc;
+
+use super::recent::RecentChanges;
+use super::records::Records;
+use crate::model::row_pages::RowPages;
+use crate::model::state::State;
+use crate::model::tables::{RowKey, TablesError, TablesRead};
+use crate::proto::{Audit, ChangeBlock, Record};
+
+impl State {
+    /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
+    /// index: the kept changes and the rows between them, by number.
+    pub(in crate::model) fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        self.recent = RecentChanges::after(self.meta.compacted_seq);
+        self.records = Records::default();
+        let from = RowKey::Record { table: 0, id: i64::MIN };
+        for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
+            if let (RowKey::Record { table, id }, record) = row? {
+                // What is left of a table that was removed waits for compaction.
+                if self.table_of(table).is_some() {
+                    self.records.load(table, id, &record);
+                }
+            }
+        }
+        self.load_evidence(rows)?;
+        let from = RowKey::Audit(self.meta.audit_compacted + 1);
+        let mut audits = RowPages::<Audit>::new(rows, from, |k| matches!(k, RowKey::Audit(_))).peekable();
+        let mut next = self.meta.compacted_seq + 1;
+        for block in RowPages::<ChangeBlock>::new(rows, RowKey::Changes(0), |k| matches!(k, RowKey::Changes(_))) {
+            let (key, block) = block?;
+            for change in block.changes {
+                // Readers find a change by counting.
+                if change.seq != next || change.seq > self.meta.head_seq {
+                    return Err(TablesError::Corrupt(key));
+                }
+                next += 1;
+                if change.audit_id > self.meta.audit_compacted {
+                    self.load_audits(&mut audits, change.audit_id)?;
+                    self.load_audit_of(&change);
+                }
+                let device = self.writer_number(&change.device_id);
+                self.load_names(device, &change);
+                if let Some(table) = self.table_of_change(&change) {
+                    self.table_numbers.advance_head(table, change.seq);
+                    self.records.load(table, change.record_id, &change.record(device));
+                }
+                self.recent.push(Arc::new(change));
+            }
+        }
+        if next != self.meta.head_seq + 1 {
+            return Err(TablesError::Corrupt(RowKey::Changes(next)));
+        }
+        self.load_audits(&mut audits, u64::MAX)
+    }
+}

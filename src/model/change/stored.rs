@@ -1,0 +1,28 @@
+//! What is known of a record in memory, and where the rest of it stands.
+
+use bytes::Bytes;
+
+/// What can be said of a record without reading rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordNow {
+    Absent,
+    /// Its data: `None` for a deleted record.
+    Here {
+        version: u64,
+        timestamp_ms: u64,
+        data: Option<Bytes>,
+    },
+    /// Read the row `RowKey::Record { table, id }`.
+    InRows(StoredData),
+}
+
+/// Where a record's data stands: in its change `seq`, or in its own row when that was compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredData {
+    pub table: u32,
+    pub id: i64,
+    pub seq: u64,
+    pub timestamp_ms: u64,
+    /// The number of the device that wrote it.
+    pub device: u32,
+}
