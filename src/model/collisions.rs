@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::access::ClassNumber;
-use super::conflict_index::ConflictStatus;
+use super::conflict::ConflictStatus;
 use super::effect::Effect;
 use super::error::Code;
 use super::properties::{StateUnderTest, data, online, put, told, update};

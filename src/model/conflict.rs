@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::index::{ConflictFilter, ConflictIndex};
 use self::key::KEY;
 use super::access::ClassNumber;
 use super::change::records::Version;
 use super::change::{PendingWrite, object};
-use super::conflict_index::{ConflictFilter, ConflictStatus};
 use super::effect::Effect;
 use super::error::Code;
 use super::merge::merge_objects;
 use super::policy::{decides_of, method_name};
 use super::read::{HistoryOf, HistoryPosition};
 use super::refusal::{ApplyError, ApplyResult, refuse};
+use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::{RowKey, TablesError};
+use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -29,7 +30,10 @@ use crate::proto::{
     InsertPolicy, Operation, ResolutionMethod,
 };
 
+pub(super) mod index;
 pub(super) mod key;
+
+pub use self::index::ConflictStatus;
 
 /// What an update met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +207,22 @@ impl State {
         Ok(row)
     }
 
+    pub(super) fn load_conflicts(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
+        self.conflicts = ConflictIndex::default();
+        for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
+            let (_, row) = row?;
+            self.index_conflict(&Arc::new(row));
+        }
+        Ok(())
+    }
+
+    /// A table is gone: its conflicts are of no table any more.
+    pub(super) fn forget_conflicts_in(&mut self, table: u32) {
+        self.conflicts.forget_table(table);
+    }
+
     /// A conflict as its row says.
-    pub(super) fn index_conflict(&mut self, row: &Arc<Conflict>) {
+    fn index_conflict(&mut self, row: &Arc<Conflict>) {
         let device = self.writer_number(&row.device_id);
         // One of an older table of that name is of no table.
         let table = self.table_number(&row.table_name).unwrap_or(0);

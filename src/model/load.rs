@@ -1,10 +1,7 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
-use std::sync::Arc;
-
 use super::access::AccessMatrix;
 use super::client_dedup::ClientDedup;
-use super::conflict_index::ConflictIndex;
 use super::device::devices::Devices;
 use super::gates::DeviceGates;
 use super::meta::{MetaRow, checked_count};
@@ -17,7 +14,7 @@ use super::sync::states::SyncStates;
 use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
-use crate::proto::{ClassAccess, Conflict, DeviceGate, Forgotten, Pairing, Requested};
+use crate::proto::{ClassAccess, DeviceGate, Forgotten, Pairing, Requested};
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
@@ -30,11 +27,7 @@ impl State {
         self.load_access(rows)?;
         self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
         self.load_windows(rows)?;
-        self.conflicts = ConflictIndex::default();
-        for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
-            let (_, row) = row?;
-            self.index_conflict(&Arc::new(row));
-        }
+        self.load_conflicts(rows)?;
         self.tokens = RevokedTokens::load(rows)?;
         self.load_changes(rows)
     }

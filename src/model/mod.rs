@@ -11,7 +11,6 @@ mod client_dedup;
 #[cfg(test)]
 mod collisions;
 pub mod conflict;
-pub mod conflict_index;
 pub mod cursor;
 pub mod device;
 pub mod door;

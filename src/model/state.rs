@@ -13,7 +13,7 @@ use super::audit::index::AuditIndex;
 use super::change::recent::RecentChanges;
 use super::change::records::Records;
 use super::client_dedup::ClientDedup;
-use super::conflict_index::ConflictIndex;
+use super::conflict::index::ConflictIndex;
 use super::device::devices::Devices;
 use super::effect::Effect;
 use super::gates::DeviceGates;

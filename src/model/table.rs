@@ -189,7 +189,7 @@ impl State {
     fn take_table(&mut self, number: u32, c: &TableRemove, records: u64) {
         self.table_numbers.take(&mut self.txn, number, &c.table_name);
         self.forget_records_of(number);
-        self.conflicts.forget_table(number);
+        self.forget_conflicts_in(number);
         let details = format!("Table {} is removed; {records} records were deleted", c.table_name);
         self.audit("table_remove", "remove", false, &c.by, details);
     }

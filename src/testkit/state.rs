@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::model::audit::{AuditFilter, read_rows};
-use crate::model::conflict_index::ConflictStatus;
+use crate::model::conflict::ConflictStatus;
 use crate::model::read::{PageSize, changes_after, conflicts, elections, records_data};
 use crate::model::state::State;
 use crate::model::tables::{MemoryTables, RowKey, Tables, TablesError};

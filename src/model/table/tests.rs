@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::access::ClassNumber;
-use crate::model::conflict_index::ConflictStatus;
+use crate::model::conflict::ConflictStatus;
 use crate::model::effect::Effect;
 use crate::model::error::Error;
 use crate::model::properties::{StateUnderTest, data, online, put, told, update};

@@ -13,7 +13,7 @@ use crate::gateway::protocol::{BadPayload, ServerEvent, listed_conflict, policy,
 use crate::gateway::session::{decider, find_conflict};
 use crate::limits;
 use crate::model::change::valid_table;
-use crate::model::conflict_index::ConflictStatus;
+use crate::model::conflict::ConflictStatus;
 use crate::model::error::Code;
 use crate::model::policy::{decides_name, decides_of, insert_policy_name, insert_policy_of, method_name, policy_of};
 use crate::model::read::conflicts as read_conflicts;

@@ -20,10 +20,10 @@ pub enum ConflictStatus {
 
 /// What a listing wants of them. Numbers as in the state; `None`: any.
 #[derive(Clone, Copy, Debug)]
-pub struct ConflictFilter {
-    pub status: ConflictStatus,
-    pub device: Option<u32>,
-    pub table: Option<u32>,
+pub(super) struct ConflictFilter {
+    pub(super) status: ConflictStatus,
+    pub(super) device: Option<u32>,
+    pub(super) table: Option<u32>,
 }
 
 /// A conflict without its data.
@@ -74,7 +74,7 @@ impl fmt::Display for OpenConflicts {
 }
 
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct ConflictIndex {
+pub(in crate::model) struct ConflictIndex {
     open: BTreeMap<u64, Arc<Conflict>>,
     all_open: OpenConflicts,
     /// By device, and by table.
@@ -94,7 +94,7 @@ fn weight(row: &Conflict) -> u64 {
 
 impl ConflictIndex {
     /// A row that was written or read; it takes the place of what was known of it.
-    pub fn set(&mut self, row: &Arc<Conflict>, device: u32, table: u32) {
+    pub(super) fn set(&mut self, row: &Arc<Conflict>, device: u32, table: u32) {
         self.remove(row.id);
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
@@ -145,18 +145,18 @@ impl ConflictIndex {
     }
 
     /// Takes out the resolved ones up to a number, at most `limit`: their ids, in order.
-    pub fn take_resolved(&mut self, to: u64, limit: usize) -> Vec<(u64, u64)> {
+    pub(super) fn take_resolved(&mut self, to: u64, limit: usize) -> Vec<(u64, u64)> {
         let old: Vec<_> = self.resolved.iter().take_while(|(number, _)| *number <= to).take(limit).copied().collect();
         old.iter().for_each(|(_, id)| self.remove(*id));
         old
     }
 
-    pub fn resolved_bytes(&self) -> u64 {
+    pub(super) fn resolved_bytes(&self) -> u64 {
         self.resolved_bytes
     }
 
     /// The number up to which resolved ones must go, so that those that stay have at most so many bytes.
-    pub fn over_bytes(&self, limit: u64) -> u64 {
+    pub(super) fn over_bytes(&self, limit: u64) -> u64 {
         let (mut bytes, mut to) = (self.resolved_bytes, 0);
         for (number, id) in &self.resolved {
             if bytes <= limit {
@@ -171,7 +171,7 @@ impl ConflictIndex {
     /// Why this one may not wait for a decision, if it may not. The last quarter of the room in a table, and in the
     /// cluster, is shared out: a device that holds more than its part of what is left has no more of it. So however many
     /// devices fill it, what is left for one that holds few grows smaller, and never ends.
-    pub fn full(&self, row: &Conflict, device: u32, table: u32) -> Option<String> {
+    pub(super) fn full(&self, row: &Conflict, device: u32, table: u32) -> Option<String> {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
         let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
@@ -195,14 +195,14 @@ impl ConflictIndex {
     }
 
     /// The open ones of a table, oldest first.
-    pub fn open_in(&self, table: u32) -> impl Iterator<Item = &Arc<Conflict>> {
+    pub(super) fn open_in(&self, table: u32) -> impl Iterator<Item = &Arc<Conflict>> {
         let any = self.open_in.contains_key(&table);
         let ids = self.open.iter().filter(move |_| any);
         ids.filter(move |(id, _)| self.notes.get(id).is_some_and(|note| note.table == table)).map(|(_, row)| row)
     }
 
     /// A table is gone: what was decided in it is of no table any more.
-    pub fn forget_table(&mut self, table: u32) {
+    pub(super) fn forget_table(&mut self, table: u32) {
         let of_table = (table, i64::MIN, 0, 0)..=(table, i64::MAX, u64::MAX, u64::MAX);
         let there: Vec<_> = self.of_record.range(of_table).copied().collect();
         for at in there {
@@ -215,19 +215,24 @@ impl ConflictIndex {
         }
     }
 
-    pub fn open(&self) -> &BTreeMap<u64, Arc<Conflict>> {
+    pub(super) fn open(&self) -> &BTreeMap<u64, Arc<Conflict>> {
         &self.open
     }
 
     /// The open ones of a record, oldest first by the version that they were found at.
-    pub fn open_of_record(&self, table: u32, record_id: i64) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
+    pub(super) fn open_of_record(&self, table: u32, record_id: i64) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
         self.of_record
             .range((table, record_id, 0, 0)..=(table, record_id, u64::MAX, u64::MAX))
             .filter_map(|(_, _, _, id)| self.open.get(id))
     }
 
     /// Conflicts of a record before this place, newest first: the version that each was found at, and its id.
-    pub fn of_record_before(&self, table: u32, record_id: i64, before: (u64, u64)) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn of_record_before(
+        &self,
+        table: u32,
+        record_id: i64,
+        before: (u64, u64),
+    ) -> impl Iterator<Item = (u64, u64)> {
         self.of_record
             .range((table, record_id, 0, 0)..(table, record_id, before.0, before.1))
             .rev()
@@ -235,7 +240,7 @@ impl ConflictIndex {
     }
 
     /// The ids of a page of those wanted, in tables that may be shown, and how many there are.
-    pub fn page(
+    pub(super) fn page(
         &self,
         filter: ConflictFilter,
         shown: impl Fn(u32) -> bool,
