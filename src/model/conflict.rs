@@ -81,6 +81,7 @@ impl State {
         }
     }
 
+    /// Decides a conflict, or lets it wait for a decision.
     pub(super) fn conflict(
         &mut self,
         found: DetectedConflict,
@@ -91,7 +92,6 @@ impl State {
         current: Option<Version>,
     ) -> ApplyResult {
         let now = self.meta.now_ms;
-        let timestamp_ms = given_ms.unwrap_or(now);
         let local = match &current {
             Some(version) => self.data_of(table, c.record_id, version)?,
             None => Bytes::new(),
@@ -109,12 +109,12 @@ impl State {
             table_name: c.table_name.clone(),
             record_id: c.record_id,
             conflict_type: found.kind.into(),
-            local_version: local.clone(),
+            local_version: local,
             remote_version: object(&c.data),
             at_ms: now,
             local_seq: current.as_ref().map_or(0, |v| v.seq),
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
-            remote_timestamp_ms: timestamp_ms,
+            remote_timestamp_ms: given_ms.unwrap_or(now),
             remote_delete: c.operation() == Operation::Delete,
             collision: found.collision,
             ..Conflict::default()
@@ -128,7 +128,32 @@ impl State {
             return Ok(Reply::Conflict(Conflict::clone(&row)));
         }
         self.number_conflict(&mut row, type_name(found.kind));
-        let mut write = PendingWrite {
+        let write = self.winning_write(method, &c, &row, device, table, current.as_ref())?;
+        row.resolution = method.into();
+        row.resolved_ms = now;
+        row.resolved_by = c.device_id;
+        self.effect(Effect::ConflictFound(Arc::new(row.clone())));
+        Ok(self.decide(row, write))
+    }
+
+    /// What an update in conflict comes to: itself if it wins, or what a merge makes of both sides. `None`: it loses.
+    fn winning_write(
+        &self,
+        method: ResolutionMethod,
+        c: &DataUpdate,
+        row: &Conflict,
+        device: u32,
+        table: u32,
+        current: Option<&Version>,
+    ) -> Result<Option<PendingWrite>, TablesError> {
+        let timestamp_ms = row.remote_timestamp_ms;
+        let wins = self.incoming_wins(timestamp_ms, &c.device_id, current);
+        let merges = method == ResolutionMethod::Automatic && !row.remote_delete && !row.local_deleted;
+        let merged = if merges { self.merge(c, &row.local_version, wins)? } else { None };
+        if !wins && merged.is_none() {
+            return Ok(None);
+        }
+        let write = PendingWrite {
             device,
             device_id: c.device_id.clone(),
             table,
@@ -141,34 +166,24 @@ impl State {
             request_id: c.request_id.clone(),
             request_number: 0,
         };
-        let wins = self.incoming_wins(timestamp_ms, &c.device_id, current.as_ref());
-        let mut decided = wins.then_some(());
-        if method == ResolutionMethod::Automatic
-            && !row.remote_delete
-            && !row.local_deleted
-            && let Some(merged) = self.merge(&c, &local, wins)?
-        {
-            write.data = merged;
-            write.operation = Operation::Update;
-            write.timestamp_ms = timestamp_ms.max(current.as_ref().map_or(0, |v| v.timestamp_ms));
-            decided = Some(());
-        }
-        row.resolution = method.into();
-        row.resolved_ms = now;
-        row.resolved_by = c.device_id.clone();
-        let timestamp_ms = write.timestamp_ms;
-        self.effect(Effect::ConflictFound(Arc::new(row.clone())));
-        if decided.is_some() {
-            row.resolved_deleted = write.operation == Operation::Delete;
-            row.resolved_data = if row.resolved_deleted { Bytes::new() } else { write.data.clone() };
-            row.resolved_seq = self.write(write);
-        } else {
+        let Some(data) = merged else { return Ok(Some(write)) };
+        let timestamp_ms = timestamp_ms.max(current.map_or(0, |v| v.timestamp_ms));
+        Ok(Some(PendingWrite { data, operation: Operation::Update, timestamp_ms, ..write }))
+    }
+
+    /// The record is what was decided: what was written, or what it was.
+    fn decide(&mut self, mut row: Conflict, write: Option<PendingWrite>) -> Reply {
+        let Some(write) = write else {
             row.resolved_deleted = row.local_deleted;
-            row.resolved_data = local;
-        }
+            row.resolved_data = row.local_version.clone();
+            return Reply::Conflict(self.close_conflict(row));
+        };
+        row.resolved_deleted = write.operation == Operation::Delete;
+        row.resolved_data = if row.resolved_deleted { Bytes::new() } else { write.data.clone() };
+        let timestamp_ms = write.timestamp_ms;
+        row.resolved_seq = self.write(write);
         let row = self.close_conflict(row);
-        let (seq, conflict) = (row.resolved_seq, Some(row.clone()));
-        Ok(if seq > 0 { Reply::Accepted(Accepted { seq, timestamp_ms, conflict }) } else { Reply::Conflict(row) })
+        Reply::Accepted(Accepted { seq: row.resolved_seq, timestamp_ms, conflict: Some(row) })
     }
 
     /// An insert of this device with the same data that waits for a decision already.
