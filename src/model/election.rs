@@ -7,11 +7,11 @@
 //! [`PendingElection`](crate::proto::PendingElection) in the state: what to do next is decided by [`decide`] on the
 //! leader, whoever that is by then, and what was done comes back as commands ([`pending_election`]).
 
-use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use self::key::KEY;
-use super::device::{NO_MASTER, role_name};
+use self::rules::{NOBODY, Trigger, Triggered};
+use super::device::role_name;
 use super::effect::Effect;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse};
@@ -32,45 +32,11 @@ mod log;
 mod pending_election;
 #[cfg(test)]
 mod property;
+mod rules;
 #[cfg(test)]
 mod scenarios;
 
-/// May this device become master at all?
-pub fn is_candidate(device: &Device) -> bool {
-    device.is_active && !device.capabilities.iter().any(|c| c == NO_MASTER)
-}
-
-/// The better candidate first: higher priority, a client's device before a node's, then the id's byte order.
-pub fn rank(a: &Device, b: &Device) -> Ordering {
-    let key = |d: &Device| (Reverse(d.priority), d.presence() == Presence::Node);
-    key(a).cmp(&key(b)).then_with(|| a.device_id.as_bytes().cmp(b.device_id.as_bytes()))
-}
-
-/// What calls for an election.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Trigger {
-    pub reason: ElectionReason,
-    pub method: ElectionMethod,
-    /// An order: this device and no other.
-    pub named: String,
-    /// Never this one.
-    pub except: String,
-    /// What `role_change` and the audit log say.
-    pub why: String,
-    pub by: String,
-    /// The role was asked for when coming online: all hear of it by `role_change`. `master_elected` is not sent, as
-    /// clients written for the document take it for an election that was triggered.
-    pub quiet: bool,
-    /// Whose token it was, if the command that began it is another one than this.
-    pub principal: Option<Principal>,
-}
-
-pub(super) enum Triggered {
-    Elected(Arc<Election>),
-    /// It is under way.
-    Open(u64),
-    Failed(u64),
-}
+pub use self::rules::{is_candidate, method_name, reason_name};
 
 impl State {
     /// The device with the role `master`.
@@ -79,7 +45,7 @@ impl State {
     }
 
     /// The candidate that ranks first, without `except`.
-    pub fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
+    pub(super) fn first_candidate(&self, except: &str) -> Option<&Arc<Device>> {
         self.devices.iter().filter(|d| is_candidate(d) && d.device_id != except).min_by(|a, b| self.ranks(a, b))
     }
 
@@ -108,7 +74,7 @@ impl State {
                 self.txn.pending_election = pending_election;
                 Ok(Reply::Done(Empty {}))
             }
-            Triggered::Failed(_) => refuse(Code::Election, pending_election::NOBODY),
+            Triggered::Failed(_) => refuse(Code::Election, NOBODY),
         }
     }
 
@@ -220,7 +186,7 @@ impl State {
     }
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
-    pub(super) fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
+    fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
         let effects = self.txn.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
         let previous = std::mem::replace(self.meta.elections(KEY).master, winner.to_owned());
@@ -296,18 +262,18 @@ impl State {
         asking
     }
 
-    pub(super) fn set_role(&mut self, id: &str, role: Role) {
+    fn set_role(&mut self, id: &str, role: Role) {
         if let Some(device) = self.devices.get(id) {
             let device = Device { role: role.into(), updated_ms: self.meta.now_ms, ..Device::clone(device) };
             self.save_device(device);
         }
     }
 
-    pub(super) fn audit_role(&mut self, id: &str, role: Role, why: &str) {
+    fn audit_role(&mut self, id: &str, role: Role, why: &str) {
         self.audit("role_change", "change_role", false, id, role_details(role, why));
     }
 
-    pub(super) fn announce_role(&mut self, id: &str, role: Role, why: &str) {
+    fn announce_role(&mut self, id: &str, role: Role, why: &str) {
         let (term, at_ms) = (self.meta.term, self.meta.now_ms);
         self.effect(Effect::RoleChanged { device_id: id.to_owned(), role, reason: why.to_owned(), term, at_ms });
     }
@@ -315,22 +281,4 @@ impl State {
 
 fn role_details(role: Role, why: &str) -> String {
     format!("Role changed to {} (reason: {why})", role_name(role))
-}
-
-/// A reason as the document writes it.
-pub fn reason_name(reason: ElectionReason) -> &'static str {
-    match reason {
-        ElectionReason::Shutdown => "shutdown",
-        ElectionReason::Failure => "failure",
-        ElectionReason::Manual | ElectionReason::Unset => "manual",
-    }
-}
-
-/// A method as the document writes it.
-pub fn method_name(method: ElectionMethod) -> &'static str {
-    match method {
-        ElectionMethod::Priority => "priority",
-        ElectionMethod::Manual => "manual",
-        ElectionMethod::Automatic | ElectionMethod::Unset => "automatic",
-    }
 }

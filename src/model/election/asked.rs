@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::key::KEY;
-use super::rank;
+use super::rules::rank;
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::refusal::{ApplyError, refuse, refuse_share};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::is_candidate;
+use super::rules::is_candidate;
 use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
@@ -260,7 +260,7 @@ impl LeaderView<'_> {
                 && !pending_election.given_up.contains(&d.device_id)
         };
         match self.winner(stands) {
-            Winner::Nobody => failed(pending_election, super::pending_election::NOBODY),
+            Winner::Nobody => failed(pending_election, super::rules::NOBODY),
             Winner::NotKnown => self.soon(),
             Winner::Is(d) if d.home == self.me => elected(pending_election, d),
             Winner::Is(d) => started(pending_election, d, 1, &pending_election.winner),

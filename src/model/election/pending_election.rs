@@ -1,7 +1,7 @@
 //! Elections under way, as state: how they begin, what a leader's tries write down, how they end.
 
 use super::key::KEY;
-use super::{Trigger, Triggered, is_candidate, method_name, reason_name};
+use super::rules::{NOBODY, Trigger, Triggered, is_candidate, method_name, reason_name};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 use crate::model::refusal::{ApplyError, refuse};
@@ -12,7 +12,6 @@ use crate::proto::{
     PendingElection, Role, TransferBack,
 };
 
-pub(super) const NOBODY: &str = "no device can be master: a manual election is needed";
 /// Candidates given up that are remembered; there is no time for more.
 const GIVEN_UP: usize = 64;
 
@@ -82,7 +81,7 @@ impl State {
         node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
     }
 
-    pub(crate) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
+    pub(in crate::model) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
         // Said by one that has lost leadership meanwhile: another one's entry carries it.
         if c.raft_term == self.txn.term {
             let before = std::mem::replace(self.meta.elections(KEY).leader, node);
@@ -97,7 +96,7 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(crate) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Reply {
+    pub(in crate::model) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Reply {
         let new = c.pending_election == 0 && self.meta.pending_election.is_none() && c.if_term == self.meta.term;
         if !self.leads(node) || !(new || self.is_open(c.pending_election)) {
             return Reply::Done(Empty {});
@@ -142,7 +141,7 @@ impl State {
         self.meta.pending_election.as_ref().is_some_and(|open| open.id == pending_election)
     }
 
-    pub(crate) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Reply {
+    pub(in crate::model) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Reply {
         let at_home = self.devices.get(&c.winner).is_some_and(|d| is_candidate(d) && d.home == node);
         if !self.leads(node) || !at_home {
             return Reply::Done(Empty {});
@@ -163,7 +162,7 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(crate) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Reply {
+    pub(in crate::model) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Reply {
         if self.leads(node) && self.is_open(c.pending_election) {
             let open = self.meta.pending_election.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
             let (by, principal) = open.unwrap_or_default();
@@ -174,7 +173,7 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(crate) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: u64) -> Reply {
+    pub(in crate::model) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: u64) -> Reply {
         if self.leads(node) && self.meta.pending_election.is_none() {
             let tried_ms = self.meta.now_ms;
             *self.meta.elections(KEY).transfer_back = Some(TransferBack { tries: c.tries, tried_ms });
