@@ -7,19 +7,18 @@ use prost::Message;
 
 use self::key::KEY;
 use self::records::Version;
-use super::client_dedup::{KeptAnswer, RequestNames};
+use super::dedup::accepted;
 use super::effect::Effect;
 use super::error::{Code, Error};
-use super::fingerprint;
 use super::read;
-use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{Accepted, Change, CriticalEvent, DataUpdate, Empty, Operation, Outcome, Record, Requested};
+use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
 
 mod compaction;
 pub(super) mod key;
@@ -103,10 +102,6 @@ pub(super) struct PendingWrite {
     pub request_number: u64,
 }
 
-fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
-    Reply::Accepted(Accepted { seq, timestamp_ms, conflict: None })
-}
-
 impl State {
     /// Of what [`validate`] has let through. The second value: it had been applied before.
     pub(super) fn data_update(&mut self, c: DataUpdate) -> Result<(Reply, bool), ApplyError> {
@@ -114,65 +109,17 @@ impl State {
         if let Some(given) = self.queue_entry(&c, device)? {
             return Ok((given, true));
         }
-        let Some(kept) = self.requests.find(device, &c.request_id) else {
-            // A repeat is answered as the first was; what is new must be allowed by now.
-            self.must_be_let_in(&c.device_id, c.token_iat)?;
-            self.must_write(c.class, &c.table_name)?;
-            self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
-            let given = self.write_or_conflict(c, device);
-            // Still there if it lost a conflict.
-            self.txn.timestamp_as_sent.clear();
-            return Ok((given?, false));
-        };
-        let Some(given) = self.first_answer(&c, device, kept)? else {
-            let why = "was used for another table_name, record_id, operation or new_data";
-            return refuse_field(Code::InvalidData, "request_id", why);
-        };
-        // A request that was applied before its client had a queue, or that it put into a new one.
-        let entry = RequestNames { request_id: "", ..RequestNames::of(&c) };
-        self.answer_by_row(device, &entry, &c, given.clone());
-        Ok((given, true))
-    }
-
-    /// What the first request under this name was answered; `None` if it asked for something else.
-    pub(super) fn first_answer(
-        &self,
-        c: &DataUpdate,
-        device: u32,
-        kept: KeptAnswer,
-    ) -> Result<Option<Reply>, TablesError> {
-        match kept {
-            KeptAnswer::Change { seq, timestamp_ms } => {
-                let same = match self.recent.get(seq) {
-                    Some(change) => fingerprint::same_request(change, c),
-                    None => {
-                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(RowKey::Changes(seq)))?;
-                        fingerprint::same_request(&change, c)
-                    }
-                };
-                Ok(same.then(|| accepted(seq, timestamp_ms)))
-            }
-            KeptAnswer::Row { slot } => {
-                let key = RowKey::Requested { device, slot };
-                let row: Requested = self.row(&key)?.ok_or_else(|| TablesError::Corrupt(key.clone()))?;
-                let print = (u128::from(row.print_high) << 64) | u128::from(row.print_low);
-                if print != 0 && print != fingerprint::of_request(c) {
-                    return Ok(None);
-                }
-                let outcome = Outcome::decode(row.outcome).map_err(|_| TablesError::Corrupt(key.clone()))?;
-                Ok(Some(outcome.result.ok_or(TablesError::Corrupt(key))?))
-            }
+        if let Some(given) = self.repeated_request(&c, device)? {
+            return Ok((given, true));
         }
-    }
-
-    /// The request is answered by something else than its own change: a repeat finds the answer in a row.
-    fn answer_by_row(&mut self, device: u32, names: &RequestNames<'_>, asked: &DataUpdate, given: Reply) {
-        if names.is_none() {
-            return;
-        }
-        let (number, slot) = self.requests.remember(device, names);
-        self.put_request(device, slot, number, names, fingerprint::of_request(asked), given);
-        self.advance_queue(device, names);
+        // A repeat is answered as the first was; what is new must be allowed by now.
+        self.must_be_let_in(&c.device_id, c.token_iat)?;
+        self.must_write(c.class, &c.table_name)?;
+        self.txn.timestamp_as_sent.clone_from(&c.timestamp_as_sent);
+        let given = self.write_or_conflict(c, device);
+        // Still there if it lost a conflict.
+        self.txn.timestamp_as_sent.clear();
+        Ok((given?, false))
     }
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> ApplyResult {
@@ -183,7 +130,7 @@ impl State {
         if let Some(found) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
             let asked = c.clone();
             let given = self.conflict(found, c, given_ms, device, table, current)?;
-            self.answer_by_row(device, &RequestNames::of(&asked), &asked, given.clone());
+            self.answer_update_by_row(device, &asked, given.clone());
             return Ok(given);
         }
         // A writer whose time-stamp is older than its own last one still comes after it.
@@ -192,7 +139,7 @@ impl State {
             // The same data once more, perhaps from long ago: the record does not become older by it.
             timestamp_ms = timestamp_ms.max(standing.timestamp_ms);
         }
-        let request_number = if RequestNames::of(&c).is_none() { 0 } else { self.requests.next_number(device) + 1 };
+        let request_number = self.next_request_number(device, &c);
         let write = PendingWrite {
             device,
             device_id: c.device_id.clone(),
@@ -242,8 +189,7 @@ impl State {
             timestamp_as_sent: std::mem::take(&mut self.txn.timestamp_as_sent),
             principal,
         };
-        self.requests.load_change(w.device, &change);
-        self.queues.load_change(w.device, &change);
+        self.remember_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
         let change = Arc::new(change);
         self.add_to_block(change.clone());
@@ -300,29 +246,6 @@ impl State {
         }
         // Compaction has written it down.
         Ok(self.row::<Record>(&RowKey::Record { table, id })?.map(|r| r.data).unwrap_or_default())
-    }
-
-    /// Writes down what a request was answered.
-    fn put_request(
-        &mut self,
-        device: u32,
-        slot: u32,
-        number: u64,
-        names: &RequestNames<'_>,
-        print: u128,
-        given: Reply,
-    ) {
-        let outcome = Outcome { at_ms: self.meta.now_ms, result: Some(given), ..Outcome::default() };
-        let row = Requested {
-            number,
-            request_id: names.request_id.to_owned(),
-            outcome: outcome.encode_to_vec().into(),
-            print_high: (print >> 64) as u64,
-            print_low: print as u64,
-            queue: names.queue.to_owned(),
-            n: names.n,
-        };
-        self.put(RowKey::Requested { device, slot }, &row);
     }
 
     /// A table is gone, and its records with it.

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::client_dedup::RequestNames;
 use super::device::valid_id;
 use super::effect::Effect;
 use super::error::{Code, Error};
@@ -188,12 +187,7 @@ impl State {
             return refuse(Code::Conflict, why);
         }
         let number = device.number;
-        for slot in self.requests.forget_device(number) {
-            self.delete(RowKey::Requested { device: number, slot });
-        }
-        for queue in self.queues.forget_device(number) {
-            self.save_queue(number, &queue);
-        }
+        self.forget_requests_of(number);
         self.forget_device(&c.device_id);
         self.forget_sync_state(&c.device_id);
         self.save_forgotten(Forgotten {
@@ -233,19 +227,6 @@ impl State {
     pub(super) fn writer_number(&self, device_id: &str) -> u32 {
         let number = self.devices.get(device_id).map(|device: &Arc<Device>| device.number);
         number.or_else(|| self.gates.number(device_id)).unwrap_or(0)
-    }
-
-    /// Memory of windows and queues, from a change that is kept.
-    pub(super) fn load_names(&mut self, device: u32, change: &Change) {
-        if !self.gates.is_before(change) {
-            self.requests.load_change(device, change);
-            self.queues.load_change(device, change);
-        }
-    }
-
-    /// The change's request is still in its device's window.
-    pub(super) fn is_remembered(&self, change: &Change) -> bool {
-        !self.gates.is_before(change) && !RequestNames::of_change(change).is_none()
     }
 }
 

@@ -1,20 +1,17 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
 use super::access::AccessMatrix;
-use super::client_dedup::ClientDedup;
 use super::device::devices::Devices;
 use super::gates::DeviceGates;
-use super::meta::{MetaRow, checked_count};
-use super::node_dedup::NodeDedup;
+use super::meta::MetaRow;
 use super::pairing::Pairings;
-use super::queues::DeviceQueues;
 use super::row_pages::RowPages;
 use super::state::State;
 use super::sync::states::SyncStates;
 use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
-use crate::proto::{ClassAccess, DeviceGate, Forgotten, Pairing, Requested};
+use crate::proto::{ClassAccess, DeviceGate, Forgotten, Pairing};
 
 impl State {
     /// Reads everything from the rows again. Blocks on the disk if the rows are there.
@@ -26,7 +23,7 @@ impl State {
         self.sync_states = SyncStates::load(rows)?;
         self.load_access(rows)?;
         self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
-        self.load_windows(rows)?;
+        self.load_dedup(rows)?;
         self.load_conflicts(rows)?;
         self.tokens = RevokedTokens::load(rows)?;
         self.load_changes(rows)
@@ -55,35 +52,6 @@ impl State {
         }
         self.gates = gates;
         self.name_forgotten();
-        Ok(())
-    }
-
-    fn load_windows(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        let mut answered = NodeDedup::default();
-        for row in RowPages::new(rows, RowKey::Answered(0), |k| matches!(k, RowKey::Answered(_))) {
-            if let (RowKey::Answered(group), row) = row? {
-                checked_count(group, &RowKey::Answered(group))?;
-                answered.load(group, row);
-            }
-        }
-        self.answered = answered;
-        let mut requests = ClientDedup::default();
-        let from = RowKey::Requested { device: 0, slot: 0 };
-        for row in RowPages::<Requested>::new(rows, from, |k| matches!(k, RowKey::Requested { .. })) {
-            if let (RowKey::Requested { device, slot }, row) = row? {
-                checked_count(row.number, &RowKey::Requested { device, slot })?;
-                requests.load(device, slot, &row);
-            }
-        }
-        self.requests = requests;
-        let mut queues = DeviceQueues::default();
-        let from = RowKey::Queue { device: 0, queue: String::new() };
-        for row in RowPages::new(rows, from, |k| matches!(k, RowKey::Queue { .. })) {
-            if let (RowKey::Queue { device, queue }, row) = row? {
-                queues.load(device, &queue, row);
-            }
-        }
-        self.queues = queues;
         Ok(())
     }
 }

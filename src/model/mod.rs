@@ -7,11 +7,11 @@ pub mod access;
 pub mod audit;
 pub mod background_tasks;
 pub mod change;
-mod client_dedup;
 #[cfg(test)]
 mod collisions;
 pub mod conflict;
 pub mod cursor;
+mod dedup;
 pub mod device;
 pub mod door;
 pub mod effect;
@@ -24,13 +24,11 @@ pub mod import;
 mod load;
 mod merge;
 mod meta;
-mod node_dedup;
 mod nodes;
 pub mod pairing;
 pub mod policy;
 #[cfg(test)]
 pub(crate) mod properties;
-mod queues;
 pub mod read;
 mod refusal;
 mod row_pages;

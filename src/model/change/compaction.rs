@@ -2,16 +2,13 @@
 
 use bytes::Bytes;
 
-use super::accepted;
 use super::key::KEY;
 use crate::limits;
-use crate::model::client_dedup::RequestNames;
-use crate::model::fingerprint;
 use crate::model::refusal::ApplyResult;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError};
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{Change, ChangeBlock, Compact, Empty, Record};
+use crate::proto::{ChangeBlock, Compact, Empty, Record};
 
 impl State {
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
@@ -41,11 +38,7 @@ impl State {
         *fields.compacted_seq = last.seq;
         self.delete(key);
         for change in block.changes {
-            if let Ok(device) = self.device_number(&change.device_id)
-                && self.is_remembered(&change)
-            {
-                self.outlive(device, &change);
-            }
+            self.outlive_change(&change);
             let Some(table) = self.table_of_change(&change) else { continue };
             self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
             let Some(version) = self.version(table, change.record_id) else { continue };
@@ -62,17 +55,5 @@ impl State {
     pub(in crate::model) fn cap_compacted_time(&mut self, ms: u64) {
         let compacted_ms = self.meta.changes(KEY).compacted_ms;
         *compacted_ms = ms.min(*compacted_ms);
-    }
-
-    /// A change goes: what it still says about its request and its queue moves to rows.
-    fn outlive(&mut self, device: u32, change: &Change) {
-        let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
-        if let Some((number, slot)) = self.requests.outlive(device, change) {
-            let given = accepted(change.seq, change.timestamp_ms);
-            self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);
-        }
-        if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {
-            self.save_queue(device, &change.queue);
-        }
     }
 }

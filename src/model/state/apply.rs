@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::State;
 use crate::limits;
+use crate::model::dedup::Repeated;
 use crate::model::door;
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
@@ -56,12 +57,7 @@ impl State {
     /// The entry's commands are done: what they share as rows.
     fn seal(&mut self) {
         self.seal_changes();
-        for stored in self.answered.seal() {
-            self.put(RowKey::Answered(stored.group), &stored.row);
-            for group in stored.dropped {
-                self.delete(RowKey::Answered(group));
-            }
-        }
+        self.seal_answers();
         self.txn.put(RowKey::Meta, &*self.meta);
     }
 
@@ -94,15 +90,12 @@ impl State {
     fn apply_command(&mut self, command: Command) -> Result<Outcome, TablesError> {
         let origin = command.origin.unwrap_or_default();
         if origin.number > 0
-            && let Some(given) = self.answered.find(&origin)
+            && let Some(repeated) = self.repeated_command(&origin)?
         {
-            let Some(outcome) = given else {
-                return Ok(refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"));
-            };
-            let corrupt = |_| TablesError::Corrupt(RowKey::Answered(0));
-            let mut outcome = Outcome::decode(outcome).map_err(corrupt)?;
-            outcome.repeated = true;
-            return Ok(outcome);
+            return Ok(match repeated {
+                Repeated::Answered(outcome) => outcome,
+                Repeated::LongAgo => refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"),
+            });
         }
         if command.at_ms > limits::TIME_MAX_MS {
             return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
@@ -131,7 +124,7 @@ impl State {
             },
         };
         if origin.number > 0 {
-            self.answered.remember(&origin, Bytes::from(outcome.encode_to_vec()));
+            self.remember_answer(&origin, &outcome);
         }
         Ok(outcome)
     }

@@ -22,7 +22,7 @@ struct NodeAnswers {
 
 /// The rows `AnsweredGroup` in memory.
 #[derive(Debug, Default)]
-pub(super) struct NodeDedup {
+pub(in crate::model) struct NodeDedup {
     nodes: HashMap<u64, NodeAnswers>,
     /// How many answers of each group are still kept; without any, its row goes.
     kept: HashMap<u64, usize>,
@@ -33,9 +33,9 @@ pub(super) struct NodeDedup {
 
 /// A group as it is stored, and the groups that went with it.
 pub(super) struct StoredGroup {
-    pub group: u64,
-    pub row: AnsweredGroup,
-    pub dropped: Vec<u64>,
+    pub(super) group: u64,
+    pub(super) row: AnsweredGroup,
+    pub(super) dropped: Vec<u64>,
 }
 
 /// Answers of a group, in bytes: it must fit one value of the storage engine.
@@ -43,7 +43,7 @@ const GROUP_BYTES: usize = 3_000;
 
 impl NodeDedup {
     /// From a stored row; rows come in the order of their groups.
-    pub fn load(&mut self, group: u64, row: AnsweredGroup) {
+    pub(super) fn load(&mut self, group: u64, row: AnsweredGroup) {
         for answer in &row.answers {
             self.know(answer);
         }
@@ -62,7 +62,7 @@ impl NodeDedup {
 
     /// `None`: never seen. `Some(None)`: so far behind the newest of its boot that it was answered long ago.
     /// `Some(Some(outcome))`: what it was answered with.
-    pub fn find(&self, origin: &CommandId) -> Option<Option<Bytes>> {
+    pub(super) fn find(&self, origin: &CommandId) -> Option<Option<Bytes>> {
         let node = self.nodes.get(&origin.node)?;
         if let Some(outcome) = node.outcomes.get(&(origin.boot, origin.number)) {
             return Some(Some(outcome.clone()));
@@ -71,14 +71,14 @@ impl NodeDedup {
         (boot == origin.boot && origin.number.saturating_add(2 * ORIGIN_WINDOW) <= number).then_some(None)
     }
 
-    pub fn remember(&mut self, origin: &CommandId, outcome: Bytes) {
+    pub(super) fn remember(&mut self, origin: &CommandId, outcome: Bytes) {
         let answer = Answer { node: origin.node, boot: origin.boot, number: origin.number, outcome };
         self.know(&answer);
         self.fresh.push(answer);
     }
 
     /// The entry ends: its answers as rows.
-    pub fn seal(&mut self) -> Vec<StoredGroup> {
+    pub(super) fn seal(&mut self) -> Vec<StoredGroup> {
         let fresh = std::mem::take(&mut self.fresh);
         split(fresh).map(|row| self.store(row)).collect()
     }

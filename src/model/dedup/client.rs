@@ -12,7 +12,7 @@ use crate::proto::{Change, DataUpdate, Requested};
 
 /// Where the answer to a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeptAnswer {
+pub(in crate::model) enum KeptAnswer {
     /// In the row of the slot.
     Row { slot: u32 },
     /// It is the change that it became.
@@ -22,22 +22,22 @@ pub(super) enum KeptAnswer {
 /// What a request is recognised by. Without an id the text is empty, outside of queues `n` is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestNames<'a> {
-    pub request_id: &'a str,
-    pub queue: &'a str,
-    pub n: u64,
+    pub(super) request_id: &'a str,
+    pub(super) queue: &'a str,
+    pub(super) n: u64,
 }
 
 impl<'a> RequestNames<'a> {
-    pub fn of(c: &'a DataUpdate) -> Self {
+    pub(super) fn of(c: &'a DataUpdate) -> Self {
         Self { request_id: &c.request_id, queue: &c.queue, n: c.n }
     }
 
-    pub fn of_change(change: &'a Change) -> Self {
+    pub(super) fn of_change(change: &'a Change) -> Self {
         Self { request_id: &change.request_id, queue: &change.queue, n: change.n }
     }
 
     /// Nothing that a repeat could be recognised by.
-    pub fn is_none(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         self.request_id.is_empty() && self.n == 0
     }
 }
@@ -119,17 +119,17 @@ impl RequestRing {
 
 /// The windows of all devices, by device number.
 #[derive(Debug, Default)]
-pub(super) struct ClientDedup(HashMap<u32, RequestRing>);
+pub(in crate::model) struct ClientDedup(HashMap<u32, RequestRing>);
 
 impl ClientDedup {
     /// From a stored row.
-    pub fn load(&mut self, device: u32, slot: u32, row: &Requested) {
+    pub(super) fn load(&mut self, device: u32, slot: u32, row: &Requested) {
         let names = RequestNames { request_id: &row.request_id, queue: &row.queue, n: row.n };
         self.0.entry(device).or_default().set(row.number, &names, KeptAnswer::Row { slot });
     }
 
     /// From a change that is kept.
-    pub fn load_change(&mut self, device: u32, change: &Change) {
+    pub(super) fn load_change(&mut self, device: u32, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
         let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
         let kept = KeptAnswer::Change { seq: change.seq, timestamp_ms: change.timestamp_ms };
@@ -137,32 +137,32 @@ impl ClientDedup {
     }
 
     /// Where the answer to an id stands that is still in the window.
-    pub fn find(&self, device: u32, id: &str) -> Option<KeptAnswer> {
+    pub(in crate::model) fn find(&self, device: u32, id: &str) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_id.get(id)?)?.kept)
     }
 
     /// Where the answer to a queue's entry stands that is still in the window.
-    pub fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<KeptAnswer> {
+    pub(in crate::model) fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_entry.get(queue)?.get(&n)?)?.kept)
     }
 
     /// Every entry of the queue from `n` on that was ever applied is still in the window: one before it is, or nothing
     /// of this device has left the window yet.
-    pub fn remembers_from(&self, device: u32, queue: &str, n: u64) -> bool {
+    pub(super) fn remembers_from(&self, device: u32, queue: &str, n: u64) -> bool {
         let Some(ring) = self.0.get(&device) else { return true };
         let entries = ring.by_entry.get(queue);
         ring.next <= REQUEST_WINDOW || entries.is_some_and(|entries| entries.range(..n).next().is_some())
     }
 
     /// The number that the next new request of a device gets.
-    pub fn next_number(&self, device: u32) -> u64 {
+    pub(in crate::model) fn next_number(&self, device: u32) -> u64 {
         self.0.get(&device).map_or(0, |ring| ring.next)
     }
 
     /// Gives a new request, answered by a row, its number and slot; the one that held the slot is forgotten.
-    pub fn remember(&mut self, device: u32, names: &RequestNames<'_>) -> (u64, u32) {
+    pub(super) fn remember(&mut self, device: u32, names: &RequestNames<'_>) -> (u64, u32) {
         let ring = self.0.entry(device).or_default();
         let number = ring.next;
         ring.set(number, names, KeptAnswer::Row { slot: slot(number) });
@@ -170,14 +170,14 @@ impl ClientDedup {
     }
 
     /// The device is forgotten: the slots that may be rows.
-    pub fn forget_device(&mut self, device: u32) -> Vec<u32> {
+    pub(super) fn forget_device(&mut self, device: u32) -> Vec<u32> {
         let Some(ring) = self.0.remove(&device) else { return Vec::new() };
         let rows = |s: &Option<RecentRequest>| s.as_ref().is_some_and(|s| matches!(s.kept, KeptAnswer::Row { .. }));
         ring.slots.iter().zip(0..).filter(|(s, _)| rows(s)).map(|(_, slot)| slot).collect()
     }
 
     /// A change goes: its request's number and slot, if it is still in the window. Its answer is a row from now on.
-    pub fn outlive(&mut self, device: u32, change: &Change) -> Option<(u64, u32)> {
+    pub(super) fn outlive(&mut self, device: u32, change: &Change) -> Option<(u64, u32)> {
         let number = change.request_number.checked_sub(1)?;
         let slots = &mut self.0.get_mut(&device)?.slots;
         let at = slots.get_mut(slot(number) as usize)?.as_mut().filter(|s| s.number == number)?;

@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::properties::{StateUnderTest, online, put};
-use super::super::state::into_result;
 use super::*;
 use crate::limits::REQUEST_WINDOW;
 use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
+use crate::model::properties::{StateUnderTest, online, put};
+use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, Operation, Outcome, PolicyPut, QueuesForget, ResolutionMethod, Role};
 

@@ -7,12 +7,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::client_dedup::RequestNames;
-use super::error::Code;
-use super::refusal::{ApplyError, ApplyResult, refuse_field};
-use super::state::State;
-use super::tables::RowKey;
+use super::client::RequestNames;
 use crate::limits;
+use crate::model::error::Code;
+use crate::model::refusal::{ApplyError, ApplyResult, refuse_field};
+use crate::model::row_pages::RowPages;
+use crate::model::state::State;
+use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, DataUpdate, Empty, Queue};
 
@@ -23,7 +24,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// The queues of all devices, by device number and id.
 #[derive(Debug, Default)]
-pub(super) struct DeviceQueues {
+pub(in crate::model) struct DeviceQueues {
     queues: HashMap<u32, HashMap<Arc<str>, Queue>>,
     /// Those that are not forgotten, by the day on which they were used last.
     by_day: BTreeSet<(u64, u32, Arc<str>)>,
@@ -32,24 +33,30 @@ pub(super) struct DeviceQueues {
 }
 
 impl DeviceQueues {
-    /// From a stored row.
-    pub fn load(&mut self, device: u32, queue: &str, row: Queue) {
-        self.set(device, queue, row);
+    pub(super) fn load(rows: &dyn TablesRead) -> Result<Self, TablesError> {
+        let mut queues = Self::default();
+        let from = RowKey::Queue { device: 0, queue: String::new() };
+        for row in RowPages::new(rows, from, |k| matches!(k, RowKey::Queue { .. })) {
+            if let (RowKey::Queue { device, queue }, row) = row? {
+                queues.set(device, &queue, row);
+            }
+        }
+        Ok(queues)
     }
 
     /// From a change that is kept.
-    pub fn load_change(&mut self, device: u32, change: &Change) {
+    pub(super) fn load_change(&mut self, device: u32, change: &Change) {
         if change.n > 0 {
             self.advance(device, &change.queue, change.n, change.committed_ms);
         }
     }
 
-    pub fn get(&self, device: u32, queue: &str) -> Option<&Queue> {
+    pub(super) fn get(&self, device: u32, queue: &str) -> Option<&Queue> {
         self.queues.get(&device)?.get(queue)
     }
 
     /// The entry was applied. Rows and changes are read in any order: the greater `n` counts, and forgotten is forgotten.
-    pub fn advance(&mut self, device: u32, queue: &str, n: u64, used_ms: u64) {
+    pub(super) fn advance(&mut self, device: u32, queue: &str, n: u64, used_ms: u64) {
         if self.get(device, queue).is_none_or(|known| known.last < n && !known.forgotten) {
             self.set(device, queue, Queue { last: n, used_ms, forgotten: false });
         }
@@ -77,12 +84,12 @@ impl DeviceQueues {
         }
     }
 
-    pub fn of_device(&self, device: u32) -> impl Iterator<Item = (&Arc<str>, &Queue)> {
+    pub(in crate::model) fn of_device(&self, device: u32) -> impl Iterator<Item = (&Arc<str>, &Queue)> {
         self.queues.get(&device).into_iter().flatten().filter(|(_, row)| !row.forgotten)
     }
 
     /// The device is forgotten, and so are its queues: their ids, in order. They are refused if it comes back.
-    pub fn forget_device(&mut self, device: u32) -> Vec<Arc<str>> {
+    pub(super) fn forget_device(&mut self, device: u32) -> Vec<Arc<str>> {
         let mut ids: Vec<Arc<str>> = self.of_device(device).map(|(id, _)| id.clone()).collect();
         ids.sort_unstable();
         for id in &ids {
@@ -130,7 +137,7 @@ impl State {
     /// What the update's entry was answered when it was applied; `None`: it comes next in its queue, or belongs to none.
     /// A gap is never taken for a repeat, and what is neither the
     /// next entry nor surely a repeat is refused.
-    pub(super) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Reply>, ApplyError> {
+    pub(in crate::model) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Reply>, ApplyError> {
         if c.n == 0 {
             return Ok(None);
         }
@@ -196,7 +203,7 @@ impl State {
     }
 
     /// A queue that is not used any more leaves its id, so that a device that comes back after all is told.
-    pub(super) fn queues_forget(&mut self) -> Reply {
+    pub(in crate::model) fn queues_forget(&mut self) -> Reply {
         for (device, queue) in self.queues.idle(self.meta.now_ms, limits::COMPACT_STEP as usize) {
             let used_ms = self.queues.get(device, &queue).map_or(0, |known| known.used_ms);
             self.queues.set(device, &queue, Queue { last: 0, used_ms, forgotten: true });
