@@ -10,8 +10,9 @@ use super::change::valid_table;
 use super::effect::Effect;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse_field};
+use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::RowKey;
+use super::tables::{RowKey, TablesError, TablesRead};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{AccessPut, ClassAccess, Empty, TableAccess, TableRight};
@@ -214,11 +215,15 @@ impl AccessMatrix {
         }
     }
 
-    /// From a stored row.
-    pub(super) fn load(&mut self, row: ClassAccess) {
-        if let Some(class) = ClassNumber::of(row.class) {
-            self.put(class, Arc::new(ClassRights::of(row)));
+    pub(super) fn load(rows: &dyn TablesRead) -> Result<Self, TablesError> {
+        let mut access = Self::default();
+        for row in RowPages::<ClassAccess>::new(rows, RowKey::Access(0), |k| matches!(k, RowKey::Access(_))) {
+            let (_, row) = row?;
+            if let Some(class) = ClassNumber::of(row.class) {
+                access.put(class, Arc::new(ClassRights::of(row)));
+            }
         }
+        Ok(access)
     }
 }
 

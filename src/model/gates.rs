@@ -11,8 +11,9 @@ use super::device::valid_id;
 use super::effect::Effect;
 use super::error::{Code, Error};
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::RowKey;
+use super::tables::{RowKey, TablesError, TablesRead};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -38,21 +39,34 @@ pub(super) struct DeviceGates {
 }
 
 impl DeviceGates {
-    pub fn load(&mut self, row: DeviceGate) {
+    pub(super) fn load(rows: &dyn TablesRead) -> Result<Self, TablesError> {
+        let mut gates = Self::default();
+        let from = RowKey::DeviceGate(String::new());
+        for row in RowPages::<DeviceGate>::new(rows, from, |k| matches!(k, RowKey::DeviceGate(_))) {
+            gates.set(row?.1);
+        }
+        let from = RowKey::Forgotten(String::new());
+        for row in RowPages::<Forgotten>::new(rows, from, |k| matches!(k, RowKey::Forgotten(_))) {
+            gates.set_forgotten(row?.1);
+        }
+        Ok(gates)
+    }
+
+    fn set(&mut self, row: DeviceGate) {
         self.gates.insert(row.device_id.clone(), row);
     }
 
-    pub fn load_forgotten(&mut self, row: Forgotten) {
+    fn set_forgotten(&mut self, row: Forgotten) {
         self.forgotten.insert(row.device_id.clone(), row);
     }
 
     /// The number that the device had before it was forgotten.
-    pub fn number(&self, device_id: &str) -> Option<u32> {
+    pub(super) fn number(&self, device_id: &str) -> Option<u32> {
         self.forgotten.get(device_id).map(|row| row.number)
     }
 
     /// The change's request is not remembered: it came before its device was forgotten.
-    pub fn is_before(&self, change: &Change) -> bool {
+    pub(super) fn is_before(&self, change: &Change) -> bool {
         self.forgotten.get(&change.device_id).is_some_and(|row| change.seq <= row.seq)
     }
 }
@@ -93,7 +107,7 @@ impl State {
             }
         }
         self.put(RowKey::DeviceGate(gate.device_id.clone()), &gate);
-        self.gates.load(gate);
+        self.gates.set(gate);
         Ok(())
     }
 
@@ -204,7 +218,7 @@ impl State {
 
     fn save_forgotten(&mut self, row: Forgotten) {
         self.put(RowKey::Forgotten(row.device_id.clone()), &row);
-        self.gates.load_forgotten(row);
+        self.gates.set_forgotten(row);
     }
 
     /// A forgotten device registers again: it is the one that it was. Its number; `None`: it is new.

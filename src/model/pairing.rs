@@ -9,8 +9,9 @@ use super::access::ClassNumber;
 use super::device::valid_id;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
+use super::row_pages::RowPages;
 use super::state::State;
-use super::tables::RowKey;
+use super::tables::{RowKey, TablesError, TablesRead};
 use super::visible::is_name;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
@@ -31,8 +32,13 @@ pub fn valid_code(code: &str) -> bool {
 pub(super) struct Pairings(BTreeMap<String, Pairing>);
 
 impl Pairings {
-    pub fn load(&mut self, row: Pairing) {
-        self.0.insert(row.code.clone(), row);
+    pub(super) fn load(rows: &dyn TablesRead) -> Result<Self, TablesError> {
+        let mut pairings = BTreeMap::new();
+        for row in RowPages::<Pairing>::new(rows, RowKey::Pairing(String::new()), |k| matches!(k, RowKey::Pairing(_))) {
+            let (_, row) = row?;
+            pairings.insert(row.code.clone(), row);
+        }
+        Ok(Self(pairings))
     }
 }
 
@@ -51,7 +57,7 @@ impl State {
 
     fn save_pairing(&mut self, row: Pairing) {
         self.put(RowKey::Pairing(row.code.clone()), &row);
-        self.pairings.load(row);
+        self.pairings.0.insert(row.code.clone(), row);
     }
 
     fn drop_pairing(&mut self, code: String) {
