@@ -1,6 +1,7 @@
 //! Breaks a Tillsync cluster on purpose and checks what it promised.
 //!
-//! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it
+//! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it;
+//!   [`finding`]: what one of them found
 //! - [`clients`]: what uses a cluster meanwhile, where the runs share it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
 //! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
@@ -19,6 +20,7 @@ mod child;
 mod clients;
 mod commands;
 mod cost;
+mod finding;
 mod history;
 mod invariants;
 mod mutants;
