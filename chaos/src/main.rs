@@ -2,6 +2,7 @@
 //!
 //! - [`history`]: what happened, as clients saw it; [`checker`] and [`invariants`]: what must hold of it;
 //!   [`finding`]: what one of them found
+//! - [`recorder`]: what writes it down while it happens
 //! - [`clients`]: what uses a cluster meanwhile, where the runs share it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
 //! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
@@ -27,6 +28,7 @@ mod mutants;
 mod operator;
 mod power;
 mod process;
+mod recorder;
 mod report;
 mod rng;
 mod sim;

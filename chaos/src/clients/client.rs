@@ -10,7 +10,7 @@ use tillsync::model::time::parse_iso;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{
     HeldRecord, NumberedToken, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange, ShownRecord,
 };
@@ -18,6 +18,9 @@ use crate::rng::Rng;
 
 /// How long a device waits for an answer: longer than the cluster takes to give up.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is said of an answer that did not come.
+const UNANSWERED: &str = "it was not answered in time";
 
 /// Numbers of a run that all devices draw from.
 #[derive(Default)]
@@ -185,7 +188,7 @@ impl<T: Testbed> ChaosClient<T> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.world.recorder().unanswered(&self.name, talk.told.node);
+                self.world.recorder().failure(&self.name, talk.told.node, UNANSWERED);
                 return Ok(ClientAnswer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };

@@ -14,7 +14,7 @@ pub use tillsync::cli::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
+use crate::recorder::Recorder;
 
 pub mod admission;
 pub mod answers;
@@ -66,28 +66,11 @@ pub struct Request {
     pub body: Option<Value>,
 }
 
-/// Where everything that happens is kept for the checkers.
-pub trait HistoryRecorder: Send + Sync {
-    /// The next moment: a number that only grows, and the time in microseconds.
-    fn now(&self) -> (u64, u64);
-    fn us(&self) -> u64;
-    fn op(&self, op: Op);
-    fn session(&self, session: SessionTold);
-    fn store(&self, store: Store);
-    fn twin(&self, seen: TwinSeen);
-    fn order(&self, order: Order);
-    fn shown(&self, shown: ShownRecord);
-    fn anomaly(&self, what: String);
-    /// A device was not answered in time.
-    fn unanswered(&self, _device: &str, _node: u64) {}
-}
-
 /// The cluster under test, as its clients meet it.
 pub trait Testbed: Send + Sync + 'static {
     type Connection: Connection;
     /// A node that one can connect to.
     type Node: Clone + Send + Sync;
-    type Recorder: HistoryRecorder;
 
     /// A page is made only when the client has taken the one before, so it knows what has not been sent yet.
     const PAGES_WAIT: bool;
@@ -100,7 +83,7 @@ pub trait Testbed: Send + Sync + 'static {
     }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
-    fn recorder(&self) -> &Self::Recorder;
+    fn recorder(&self) -> &Recorder;
     fn phase(&self) -> watch::Receiver<WorkloadPhase>;
     /// Raised to end every connection of every client.
     fn churn(&self) -> watch::Receiver<u64>;

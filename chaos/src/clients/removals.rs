@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, cursor, refuses};
 use super::desk::{order, request};
 use super::rights::{Task, read, write};
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{OpOutcome, OpRequest, Ordered, Store};
 use crate::rng::Rng;
 

@@ -11,7 +11,7 @@ use tillsync::model::time::iso;
 use tokio::time::{Instant, sleep};
 
 use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, refuses, time};
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{OpOutcome, OpRequest, Store};
 use crate::rng::Rng;
 

@@ -13,7 +13,7 @@ use tillsync::cli::client::link::ClientTransport;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failures::{HonestLink, UNANSWERED};
+use super::honest_link::HonestLink;
 use super::world::ProcessWorld;
 use crate::clients::WorkloadPhase;
 use crate::clients::client::Counters;
@@ -110,7 +110,7 @@ impl ProcessClient {
             let session = self.counters.sessions.fetch_add(1, Ordering::SeqCst) + 1;
             let began_us = self.world.recorder.us();
             let url = NodeUrl::plain(gateway.to_string());
-            let who = (&*self.name, &self.world.recorder.failures);
+            let who = (&*self.name, &self.world.recorder);
             if let Some(link) = HonestLink::connect(self.transport, (node, &url), &self.token, who).await {
                 self.churn.mark_unchanged();
                 let told = SessionTold { session, device: self.name.clone(), node, began_us, ..SessionTold::default() };
@@ -278,7 +278,7 @@ impl ProcessClient {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.world.recorder.failures.add(&self.name, talk.told.node, UNANSWERED);
+                self.world.recorder.failure(&self.name, talk.told.node, "it was not answered in time");
                 return Ok(ProcessAnswer::Silence);
             }
             let Some(event) = Self::next(talk, left.min(Duration::from_millis(100))).await? else { continue };

@@ -5,7 +5,7 @@
 //! - [`cluster`], [`network`], [`proxy`], [`disks`], [`stall`]: the nodes and what is between and under them
 //! - [`client`]: who uses them; [`testbed`]: the cluster as the clients meet it that the simulation has, too;
 //!   [`faults`]: who breaks them; [`monitor`]: who looks at them
-//! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`failures`]: what honest devices are refused;
+//! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`honest_link`]: what honest devices are refused;
 //!   [`narrow`]: what is left of a history without the attackers
 //! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
 //! - [`soak`]: many runs; [`commands`]: the command line
@@ -17,8 +17,8 @@ mod cluster;
 pub mod commands;
 mod disks;
 mod ending;
-mod failures;
 mod faults;
+mod honest_link;
 mod hostile;
 mod http;
 mod kind;
@@ -28,7 +28,6 @@ mod narrow;
 mod network;
 mod progress;
 mod proxy;
-mod recorder;
 mod run;
 mod scenario;
 mod soak;

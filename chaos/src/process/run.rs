@@ -186,7 +186,7 @@ async fn load(
         }
     }
     ending::converge(world).await;
-    if world.recorder.ok.load(Ordering::Relaxed) == 0 {
+    if world.recorder.outcomes().ok.load(Ordering::Relaxed) == 0 {
         world.recorder.anomaly("no client ever got an answer: the run proves nothing");
     }
     drop((processes, onlookers, progress));

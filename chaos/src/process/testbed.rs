@@ -11,57 +11,12 @@ use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::failures::{HonestLink, UNANSWERED};
+use super::honest_link::HonestLink;
 use super::http::{HttpClient, Refusal};
-use super::recorder::ProcessRecorder;
 use super::world::ProcessWorld;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{
-    Connection, ConnectionLost, DeviceSeen, HistoryRecorder, ReceivedEvent, Request, Testbed, WorkloadPhase,
-};
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
-
-impl HistoryRecorder for ProcessRecorder {
-    fn now(&self) -> (u64, u64) {
-        Self::now(self)
-    }
-
-    fn us(&self) -> u64 {
-        Self::us(self)
-    }
-
-    fn op(&self, op: Op) {
-        Self::op(self, op);
-    }
-
-    fn session(&self, session: SessionTold) {
-        Self::session(self, session);
-    }
-
-    fn store(&self, store: Store) {
-        Self::store(self, store);
-    }
-
-    fn twin(&self, seen: TwinSeen) {
-        Self::twin(self, seen);
-    }
-
-    fn order(&self, order: Order) {
-        Self::order(self, order);
-    }
-
-    fn shown(&self, shown: ShownRecord) {
-        Self::shown(self, shown);
-    }
-
-    fn anomaly(&self, what: String) {
-        Self::anomaly(self, what);
-    }
-
-    fn unanswered(&self, device: &str, node: u64) {
-        self.failures.add(device, node, UNANSWERED);
-    }
-}
+use crate::clients::{Connection, ConnectionLost, DeviceSeen, ReceivedEvent, Request, Testbed, WorkloadPhase};
+use crate::recorder::Recorder;
 
 impl Connection for HonestLink {
     async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
@@ -85,7 +40,6 @@ impl Connection for HonestLink {
 impl Testbed for ProcessWorld {
     type Connection = HonestLink;
     type Node = u64;
-    type Recorder = ProcessRecorder;
 
     // The kernel's buffers take pages that the client has not looked at.
     const PAGES_WAIT: bool = false;
@@ -99,7 +53,7 @@ impl Testbed for ProcessWorld {
         self.load.large_percent
     }
 
-    fn recorder(&self) -> &ProcessRecorder {
+    fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
@@ -124,9 +78,9 @@ impl Testbed for ProcessWorld {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
         let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         let transport = if even { ClientTransport::Ws } else { ClientTransport::Socketio };
-        let connecting = HonestLink::connect(transport, (*node, &url), token, (device, &self.recorder.failures));
+        let connecting = HonestLink::connect(transport, (*node, &url), token, (device, &self.recorder));
         timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
-            self.recorder.failures.add(device, *node, "it could not connect in time");
+            self.recorder.failure(device, *node, "it could not connect in time");
             None
         })
     }

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use super::cluster::ProcessCluster;
 use super::hostile;
 use super::http::{HttpClient, Refusal};
-use super::recorder::ProcessRecorder;
 use super::scenario::Workload;
 use crate::clients::WorkloadPhase;
+use crate::recorder::Recorder;
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Standing {
 
 pub struct ProcessWorld {
     pub load: Workload,
-    pub recorder: ProcessRecorder,
+    pub recorder: Recorder,
     pub cluster: ProcessCluster,
     pub phase: watch::Sender<WorkloadPhase>,
     /// Raised to end every connection of every client.
@@ -61,7 +61,7 @@ impl ProcessWorld {
     pub fn new(load: Workload, cluster: ProcessCluster, attacked: bool) -> Self {
         Self {
             load,
-            recorder: ProcessRecorder::new(),
+            recorder: Recorder::new(),
             cluster,
             phase: watch::Sender::new(WorkloadPhase::Load),
             churn: watch::Sender::new(0),

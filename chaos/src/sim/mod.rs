@@ -21,7 +21,6 @@ pub mod link;
 pub mod members;
 pub mod network_model;
 pub mod plan;
-pub mod recorder;
 pub mod run;
 pub mod shrink;
 pub mod sweep;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -155,10 +156,10 @@ async fn simulate(seed: u64, plan: SimPlan) -> Result<(History, String, u64), St
         }
     }
     ending::converge(&world).await;
-    if world.recorder.acknowledged() == 0 {
+    if world.recorder.outcomes().ok.load(Ordering::Relaxed) == 0 {
         world.recorder.anomaly("no device ever got an answer: the run proves nothing");
     }
     let us = world.recorder.us();
-    let (history, trace) = world.recorder.take();
-    Ok((history, trace, us / 1_000))
+    let trace = world.recorder.trace().unwrap_or_default();
+    Ok((world.recorder.take(), trace, us / 1_000))
 }

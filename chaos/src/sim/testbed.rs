@@ -12,57 +12,17 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::link::SimLink;
-use super::recorder::SimRecorder;
 use super::world::{SimWorld, UpNode};
 use crate::clients::client::PATIENCE;
-use crate::clients::{DeviceSeen, HistoryRecorder, Request, Testbed, WorkloadPhase};
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
+use crate::clients::{DeviceSeen, Request, Testbed, WorkloadPhase};
+use crate::recorder::Recorder;
 
 /// The greatest answer.
 const MOST: usize = 1 << 20;
 
-impl HistoryRecorder for SimRecorder {
-    fn now(&self) -> (u64, u64) {
-        Self::now(self)
-    }
-
-    fn us(&self) -> u64 {
-        Self::us(self)
-    }
-
-    fn op(&self, op: Op) {
-        Self::op(self, op);
-    }
-
-    fn session(&self, session: SessionTold) {
-        Self::session(self, session);
-    }
-
-    fn store(&self, store: Store) {
-        Self::store(self, store);
-    }
-
-    fn twin(&self, seen: TwinSeen) {
-        Self::twin(self, seen);
-    }
-
-    fn order(&self, order: Order) {
-        Self::order(self, order);
-    }
-
-    fn shown(&self, shown: ShownRecord) {
-        Self::shown(self, shown);
-    }
-
-    fn anomaly(&self, what: String) {
-        Self::anomaly(self, what);
-    }
-}
-
 impl Testbed for SimWorld {
     type Connection = SimLink;
     type Node = UpNode;
-    type Recorder = SimRecorder;
 
     const PAGES_WAIT: bool = true;
     const SETTLED: Duration = Duration::from_millis(1_500);
@@ -71,7 +31,7 @@ impl Testbed for SimWorld {
         15
     }
 
-    fn recorder(&self) -> &SimRecorder {
+    fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 

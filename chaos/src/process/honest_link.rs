@@ -1,51 +1,20 @@
 //! Notes what an honest device is refused, left without an answer to, or cut off from: the evidence for `honest`.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use parking_lot::Mutex;
 use serde_json::Value;
 use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tillsync::cli::client::{ClientError, NodeUrl};
 
 use crate::clients::ReceivedEvent;
-use crate::history::HonestFailure;
+use crate::recorder::Recorder;
 
-/// What is said of an answer that did not come.
-pub const UNANSWERED: &str = "it was not answered in time";
-/// More are counted as this many.
-const MOST: usize = 1_000;
 /// Codes of errors that say that a node could not, whoever asked: no answer from the cluster, no lead or master, a session
 /// that was ended, an error of the node's own, too much to do.
 const NOT_THE_ASKERS: [&str; 9] = ["1001", "1002", "1003", "1004", "2003", "2005", "5001", "5002", "5003"];
 
-pub struct Failures {
-    began: Instant,
-    list: Mutex<Vec<HonestFailure>>,
-}
-
-impl Failures {
-    pub fn new(began: Instant) -> Self {
-        Self { began, list: Mutex::default() }
-    }
-
-    pub fn add(&self, device: &str, node: u64, what: impl Into<String>) {
-        let us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut list = self.list.lock();
-        if list.len() < MOST {
-            list.push(HonestFailure { us, device: device.to_owned(), node, what: what.into() });
-        }
-    }
-
-    pub fn take(&self) -> Vec<HonestFailure> {
-        std::mem::take(&mut *self.list.lock())
-    }
-}
-
 /// A connection of an honest device.
 pub struct HonestLink {
     link: ClientLink,
-    failures: Arc<Failures>,
+    recorder: Recorder,
     device: String,
     node: u64,
 }
@@ -55,12 +24,12 @@ impl HonestLink {
         transport: ClientTransport,
         (node, url): (u64, &NodeUrl),
         token: &str,
-        (device, failures): (&str, &Arc<Failures>),
+        (device, recorder): (&str, &Recorder),
     ) -> Option<Self> {
         match ClientLink::connect(transport, url, token).await {
-            Ok(link) => Some(Self { link, failures: failures.clone(), device: device.to_owned(), node }),
+            Ok(link) => Some(Self { link, recorder: recorder.clone(), device: device.to_owned(), node }),
             Err(why) => {
-                failures.add(device, node, format!("it could not connect: {why}"));
+                recorder.failure(device, node, format!("it could not connect: {why}"));
                 None
             }
         }
@@ -72,7 +41,7 @@ impl HonestLink {
             ClientLink::SocketIo(socket) if !callback => socket.emit(event, data, false).await.map(drop),
             link => link.send(event, data).await,
         };
-        sent.inspect_err(|why| self.failures.add(&self.device, self.node, format!("{event} was not sent: {why}")))
+        sent.inspect_err(|why| self.recorder.failure(&self.device, self.node, format!("{event} was not sent: {why}")))
     }
 
     pub async fn next(&mut self) -> Result<ReceivedEvent, ClientError> {
@@ -80,10 +49,10 @@ impl HonestLink {
         match &event {
             Ok(event) => {
                 if let Some(what) = refusal(event) {
-                    self.failures.add(&self.device, self.node, what);
+                    self.recorder.failure(&self.device, self.node, what);
                 }
             }
-            Err(why) => self.failures.add(&self.device, self.node, format!("its connection ended: {why}")),
+            Err(why) => self.recorder.failure(&self.device, self.node, format!("its connection ended: {why}")),
         }
         event
     }
