@@ -1,7 +1,9 @@
 //! Clients that the simulation and the runs on real processes share: the same behaviour, checked by the same invariants.
 //!
 //! - this file: what they need of the cluster under test, whichever it is
-//! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means
+//! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means;
+//!   [`syncing`]: pages, and how far they go
+//! - [`device`]: devices that keep a cursor, most of the load
 //! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
 //!   [`newcomer`]: devices that write before they are known
 //! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything; [`admission`]: devices
@@ -14,16 +16,19 @@ pub use tillsync::cli::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
+use crate::clients::device::habits::DeviceHabits;
 use crate::recorder::Recorder;
 
 pub mod admission;
 pub mod answers;
 pub mod client;
 pub mod desk;
+pub mod device;
 pub mod newcomer;
 pub mod queue;
 pub mod removals;
 pub mod rights;
+pub mod syncing;
 pub mod timed;
 pub mod twins;
 
@@ -83,6 +88,7 @@ pub trait Testbed: Send + Sync + 'static {
     }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
+    fn habits(&self) -> DeviceHabits;
     fn recorder(&self) -> &Recorder;
     fn phase(&self) -> watch::Receiver<WorkloadPhase>;
     /// Raised to end every connection of every client.

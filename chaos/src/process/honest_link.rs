@@ -1,33 +1,38 @@
-//! Notes what an honest device is refused, left without an answer to, or cut off from: the evidence for `honest`.
+//! A connection of an honest device. It notes what the device is refused or cut off from: evidence for `honest`.
+
+use std::time::Duration;
 
 use serde_json::Value;
 use tillsync::cli::client::link::{ClientLink, ClientTransport};
 use tillsync::cli::client::{ClientError, NodeUrl};
+use tokio::time::timeout;
 
-use crate::clients::ReceivedEvent;
+use crate::clients::client::PATIENCE;
+use crate::clients::{Connection, ConnectionLost, ReceivedEvent};
 use crate::recorder::Recorder;
 
 /// Codes of errors that say that a node could not, whoever asked: no answer from the cluster, no lead or master, a session
 /// that was ended, an error of the node's own, too much to do.
 const NOT_THE_ASKERS: [&str; 9] = ["1001", "1002", "1003", "1004", "2003", "2005", "5001", "5002", "5003"];
 
-/// A connection of an honest device.
 pub struct HonestLink {
     link: ClientLink,
     recorder: Recorder,
     device: String,
     node: u64,
+    /// A Socket.IO client gets the answers to its writes by callback.
+    callbacks: bool,
 }
 
 impl HonestLink {
     pub async fn connect(
-        transport: ClientTransport,
+        (transport, callbacks): (ClientTransport, bool),
         (node, url): (u64, &NodeUrl),
         token: &str,
         (device, recorder): (&str, &Recorder),
     ) -> Option<Self> {
         match ClientLink::connect(transport, url, token).await {
-            Ok(link) => Some(Self { link, recorder: recorder.clone(), device: device.to_owned(), node }),
+            Ok(link) => Some(Self { link, recorder: recorder.clone(), device: device.to_owned(), node, callbacks }),
             Err(why) => {
                 recorder.failure(device, node, format!("it could not connect: {why}"));
                 None
@@ -35,26 +40,41 @@ impl HonestLink {
         }
     }
 
-    /// As a client that wants callbacks, or as one that does not.
-    pub async fn send(&mut self, event: &str, data: &str, callback: bool) -> Result<(), ClientError> {
-        let sent = match &mut self.link {
-            ClientLink::SocketIo(socket) if !callback => socket.emit(event, data, false).await.map(drop),
-            link => link.send(event, data).await,
-        };
-        sent.inspect_err(|why| self.recorder.failure(&self.device, self.node, format!("{event} was not sent: {why}")))
+    async fn emit(&mut self, event: &str, data: &Value) -> Result<(), ClientError> {
+        let data = data.to_string();
+        match &mut self.link {
+            ClientLink::SocketIo(socket) if !self.callbacks => socket.emit(event, &data, false).await.map(drop),
+            link => link.send(event, &data).await,
+        }
+    }
+}
+
+impl Connection for HonestLink {
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
+        match timeout(PATIENCE, self.emit(event, data)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => {
+                self.recorder.failure(&self.device, self.node, format!("{event} was not sent: {why}"));
+                Err(ConnectionLost)
+            }
+            Err(_) => Err(ConnectionLost),
+        }
     }
 
-    pub async fn next(&mut self) -> Result<ReceivedEvent, ClientError> {
-        let event = self.link.next().await;
-        match &event {
-            Ok(event) => {
-                if let Some(what) = refusal(event) {
+    async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
+        match timeout(within, self.link.next()).await {
+            Ok(Ok(event)) => {
+                if let Some(what) = refusal(&event) {
                     self.recorder.failure(&self.device, self.node, what);
                 }
+                Ok(Some(event))
             }
-            Err(why) => self.recorder.failure(&self.device, self.node, format!("its connection ended: {why}")),
+            Ok(Err(why)) => {
+                self.recorder.failure(&self.device, self.node, format!("its connection ended: {why}"));
+                Err(ConnectionLost)
+            }
+            Err(_) => Ok(None),
         }
-        event
     }
 }
 

@@ -15,27 +15,9 @@ use super::honest_link::HonestLink;
 use super::http::{HttpClient, Refusal};
 use super::world::ProcessWorld;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{Connection, ConnectionLost, DeviceSeen, ReceivedEvent, Request, Testbed, WorkloadPhase};
+use crate::clients::device::habits::DeviceHabits;
+use crate::clients::{DeviceSeen, Request, Testbed, WorkloadPhase};
 use crate::recorder::Recorder;
-
-impl Connection for HonestLink {
-    async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
-        // One answer to each request: with a callback its event would come as well, and would be taken for the answer to
-        // the next request of the same `request_id`. The other clients use callbacks.
-        match timeout(PATIENCE, Self::send(self, event, &data.to_string(), false)).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(ConnectionLost),
-        }
-    }
-
-    async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
-        match timeout(within, Self::next(self)).await {
-            Ok(Ok(event)) => Ok(Some(event)),
-            Ok(Err(_)) => Err(ConnectionLost),
-            Err(_) => Ok(None),
-        }
-    }
-}
 
 impl Testbed for ProcessWorld {
     type Connection = HonestLink;
@@ -51,6 +33,10 @@ impl Testbed for ProcessWorld {
 
     fn large_percent(&self) -> u64 {
         self.load.large_percent
+    }
+
+    fn habits(&self) -> DeviceHabits {
+        self.load.habits()
     }
 
     fn recorder(&self) -> &Recorder {
@@ -76,9 +62,15 @@ impl Testbed for ProcessWorld {
 
     async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<HonestLink> {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
-        let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
-        let transport = if even { ClientTransport::Ws } else { ClientTransport::Socketio };
-        let connecting = HonestLink::connect(transport, (*node, &url), token, (device, &self.recorder));
+        let kept = self.transports.get(device).copied();
+        let transport = kept.unwrap_or_else(|| {
+            let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            if even { ClientTransport::Ws } else { ClientTransport::Socketio }
+        });
+        // With a callback the event of an answer comes as well, and would be taken for the answer to the next request of
+        // the same `request_id`: only devices that listen before they ask again want callbacks.
+        let callbacks = kept.is_some();
+        let connecting = HonestLink::connect((transport, callbacks), (*node, &url), token, (device, &self.recorder));
         timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
             self.recorder.failure(device, *node, "it could not connect in time");
             None

@@ -14,8 +14,29 @@ use tower::ServiceExt;
 use super::link::SimLink;
 use super::world::{SimWorld, UpNode};
 use crate::clients::client::PATIENCE;
+use crate::clients::device::habits::{DeviceHabits, SyncHabits, Turns, WriteHabits};
 use crate::clients::{DeviceSeen, Request, Testbed, WorkloadPhase};
 use crate::recorder::Recorder;
+
+const HABITS: DeviceHabits = DeviceHabits {
+    records: 5,
+    pause_ms: 25,
+    turns: Turns {
+        writes: 550,
+        inserts: 0,
+        reads: 350,
+        syncs: 25,
+        reconnects: 10,
+        claims: 15,
+        elections: 5,
+        shutdowns: 8,
+        deaf: 5,
+    },
+    // The state of the nodes is looked at: it names the request of every change.
+    writes: WriteHabits { inserts: 4, conditional: 30, removed_table: 10, deletes: 12, name_the_request: false },
+    syncs: SyncHabits { full: 2, from_the_beginning: 4, before_the_cursor: 0 },
+    refused: Duration::from_secs(4),
+};
 
 /// The greatest answer.
 const MOST: usize = 1 << 20;
@@ -29,6 +50,10 @@ impl Testbed for SimWorld {
 
     fn large_percent(&self) -> u64 {
         15
+    }
+
+    fn habits(&self) -> DeviceHabits {
+        HABITS
     }
 
     fn recorder(&self) -> &Recorder {
