@@ -6,7 +6,7 @@
 //! - [`clients`]: what uses a cluster meanwhile, where the runs share it
 //! - [`sim`]: whole clusters on a simulated network, clock and disk
 //! - [`process`]: real nodes on this machine under real faults; [`power`]: power loss and bad disks, under the real storage
-//! - [`child`]: other programs, for as long as they may take
+//! - [`starter`]: how a `tillsync` is started; [`child`]: other programs, for as long as they may take
 //! - [`cost`]: how long checking takes
 //! - [`report`]: what a run came to, as a page and as JSON
 //! - [`operator`]: faults in running clusters, drills, and what this machine allows
@@ -32,6 +32,7 @@ mod recorder;
 mod report;
 mod rng;
 mod sim;
+mod starter;
 
 fn main() -> ExitCode {
     match commands::ChaosCli::parse().run() {
