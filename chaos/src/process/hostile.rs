@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attack::{self, DeviceToken, RunningAttack, Stolen, Victim};
-use super::client::{GUARDED, PLAIN, RECEIPTS};
 use super::http::HttpClient;
 use super::monitor::until;
 use super::scenario;
 use super::world::ProcessWorld;
 use crate::checker::Verdict;
+use crate::clients::device::{GUARDED, PLAIN, RECEIPTS};
 use crate::clients::{newcomer, queue, timed};
 use crate::history::{AttackKind, Attacked, History, NodeUse, Span};
 use crate::report::RunDescription;
