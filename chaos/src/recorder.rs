@@ -19,9 +19,9 @@ const MOST_FAILURES: usize = 1_000;
 
 /// The recorder of a run. Its clones record into the same history.
 #[derive(Clone)]
-pub struct Recorder(Arc<Record>);
+pub struct Recorder(Arc<RunRecord>);
 
-struct Record {
+struct RunRecord {
     history: Mutex<History>,
     /// `None`: this run cannot be repeated to the letter, so its trace is of no use.
     trace: Option<Mutex<Xxh3>>,
@@ -51,7 +51,7 @@ impl Recorder {
     }
 
     fn of(began: Instant, trace: Option<Mutex<Xxh3>>) -> Self {
-        Self(Arc::new(Record {
+        Self(Arc::new(RunRecord {
             history: Mutex::default(),
             trace,
             tick: AtomicU64::new(0),

@@ -21,7 +21,7 @@ use super::world::ProcessWorld;
 use super::{allowed, ending, faults, hostile, monitor, narrow, progress};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::device::Device;
+use crate::clients::device::WorkloadDevice;
 use crate::clients::queue::{Pace, QueueClient};
 use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
@@ -200,7 +200,7 @@ fn clients(world: &Arc<ProcessWorld>, load: &Workload, rng: &mut Rng) -> Vec<Abo
     let mut shared = || (world.clone(), counters.clone(), rng.fork());
     for (name, _) in load.devices() {
         let (world, counters, rng) = shared();
-        clients.push(spawn_task(Device::new(world, counters, name, rng).run()));
+        clients.push(spawn_task(WorkloadDevice::new(world, counters, name, rng).run()));
     }
     for number in 1..=load.timed {
         let (world, counters, rng) = shared();

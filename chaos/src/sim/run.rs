@@ -16,7 +16,7 @@ use super::world::SimWorld;
 use super::{ending, faults, fixed};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
-use crate::clients::device::Device;
+use crate::clients::device::WorkloadDevice;
 use crate::clients::queue::{Pace, QueueClient};
 use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
@@ -98,7 +98,7 @@ fn populate(world: &Arc<SimWorld>, plan: &SimPlan, counters: &Arc<Counters>, rng
     let mut devices = Vec::new();
     for n in 1..=plan.devices {
         let (world, counters, name, rng) = each(format!("till-{n}"));
-        devices.push(spawn(Device::new(world, counters, name, rng).run()));
+        devices.push(spawn(WorkloadDevice::new(world, counters, name, rng).run()));
     }
     for n in 1..=plan.timed {
         let (world, counters, name, rng) = each(format!("timed-{n}"));

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::{Device, GUARDED, PLAIN};
+use super::{GUARDED, PLAIN, WorkloadDevice};
 use crate::clients::client::{ClientTalk, KnownRecord};
 use crate::clients::removals::SEASON;
 use crate::clients::{ConnectionLost, Testbed};
 use crate::history::{OpOutcome, OpRequest};
 
-impl<T: Testbed> Device<T> {
+impl<T: Testbed> WorkloadDevice<T> {
     pub(super) async fn read(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         let season = self.habits.writes.removed_table;
         let table = match self.client.rng.below(100) {

@@ -34,7 +34,7 @@ pub const RECEIPTS: &str = "receipts";
 const FIRST_WORD: Duration = Duration::from_millis(2_300);
 const DEAF: Duration = Duration::from_millis(400);
 
-pub struct Device<T> {
+pub struct WorkloadDevice<T> {
     client: ChaosClient<T>,
     habits: DeviceHabits,
     /// The cursor's epoch, and the seq up to which it has everything.
@@ -47,7 +47,7 @@ pub struct Device<T> {
     away: Duration,
 }
 
-impl<T: Testbed> Device<T> {
+impl<T: Testbed> WorkloadDevice<T> {
     pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let habits = world.habits();
         let client = ChaosClient::new(world, counters, name, rng);

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::Device;
+use super::WorkloadDevice;
 use crate::clients::client::{ClientAnswer, ClientTalk, refuses};
 use crate::clients::{Connection, ConnectionLost, ReceivedEvent, Testbed};
 
-impl<T: Testbed> Device<T> {
+impl<T: Testbed> WorkloadDevice<T> {
     /// An order by hand: it moves the role whatever the priorities.
     pub(super) async fn claim_the_role(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         let ask = json!({ "device_id": self.client.name, "new_role": "master", "reason": "drill" });

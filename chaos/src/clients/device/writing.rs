@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Device, GUARDED, PLAIN, RECEIPTS};
+use super::{GUARDED, PLAIN, RECEIPTS, WorkloadDevice};
 use crate::clients::answers::{AnswerEnd, answered, end, error, tells_of_all};
 use crate::clients::client::{ClientAnswer, ClientTalk};
 use crate::clients::removals::SEASON;
@@ -26,7 +26,7 @@ pub(super) struct UnsettledWrite {
     sent: bool,
 }
 
-impl<T: Testbed> Device<T> {
+impl<T: Testbed> WorkloadDevice<T> {
     /// One write, or several that are sent without waiting for each other.
     pub(super) fn new_writes(&mut self, talk: &ClientTalk<T>) {
         let count = if self.client.rng.percent(25) { self.client.rng.between(2, IN_FLIGHT) } else { 1 };
