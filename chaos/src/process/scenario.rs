@@ -84,7 +84,8 @@ pub struct AttackPlan {
     pub sockets: u64,
     /// How long the load lasts before the attack, to compare with.
     pub honest_s: f64,
-    /// Changes of two kilobytes that are written before all that: the nodes of a shop that has been open for a while.
+    /// Changes of two kilobytes that are written before all that, and twice as many small ones: the nodes of a shop that
+    /// has been open for a while.
     pub filled: u64,
     /// How long an honest operation may take; a sync as long for every 10,000 rows of it.
     pub slow_ms: u64,
