@@ -63,9 +63,10 @@ impl Testbed for ProcessWorld {
     async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<HonestLink> {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
         let kept = self.transports.get(device).copied();
-        let transport = kept.unwrap_or_else(|| {
-            let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
-            if even { ClientTransport::Ws } else { ClientTransport::Socketio }
+        let transport = kept.unwrap_or_else(|| match self.connections.fetch_add(1, Ordering::Relaxed) % 5 {
+            0 | 2 => ClientTransport::Ws,
+            1 | 3 => ClientTransport::Socketio,
+            _ => ClientTransport::SocketioPolling,
         });
         // With a callback the event of an answer comes as well, and would be taken for the answer to the next request of
         // the same `request_id`: only devices that listen before they ask again want callbacks.

@@ -14,6 +14,8 @@ pub struct Workload {
     /// Clients on each transport.
     pub ws: u64,
     pub socketio: u64,
+    /// Socket.IO over long polling.
+    pub polling: u64,
     /// Records in each table that they meet on.
     pub records: u64,
     /// The longest pause of a client between two operations.
@@ -44,6 +46,7 @@ impl Default for Workload {
         Self {
             ws: 5,
             socketio: 4,
+            polling: 1,
             records: 5,
             pause_ms: 25,
             writes: 530,
@@ -73,8 +76,9 @@ impl Workload {
         };
         within("ws", self.ws, 0, 500)?;
         within("socketio", self.socketio, 0, 500)?;
-        if self.ws + self.socketio == 0 {
-            return Err("load.ws: no client at all, and load.socketio neither".into());
+        within("polling", self.polling, 0, 500)?;
+        if self.ws + self.socketio + self.polling == 0 {
+            return Err("load.ws: no client at all, and load.socketio and load.polling neither".into());
         }
         let kinds =
             [("timed", self.timed), ("queues", self.queues), ("twins", self.twins), ("newcomers", self.newcomers)];
@@ -106,11 +110,13 @@ impl Workload {
 
     /// The devices that keep a cursor, and the transport of each.
     pub fn devices(&self) -> impl Iterator<Item = (String, ClientTransport)> + use<> {
-        let (ws, all) = (self.ws, self.ws + self.socketio);
-        (1..=all).map(move |number| {
-            let transport = if number <= ws { ClientTransport::Ws } else { ClientTransport::Socketio };
-            (format!("till-{number}"), transport)
-        })
+        let counts = [
+            (ClientTransport::Ws, self.ws),
+            (ClientTransport::Socketio, self.socketio),
+            (ClientTransport::SocketioPolling, self.polling),
+        ];
+        let transports = counts.into_iter().flat_map(|(transport, count)| (0..count).map(move |_| transport));
+        (1..).zip(transports).map(|(number, transport): (u64, _)| (format!("till-{number}"), transport))
     }
 
     /// What those devices do how often.
