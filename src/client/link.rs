@@ -25,14 +25,14 @@ impl ClientTransport {
 }
 
 pub enum ClientLink {
-    Ws(WsSocket),
+    Ws(Box<WsSocket>),
     SocketIo(SioSocket),
 }
 
 impl ClientLink {
     pub async fn connect(transport: ClientTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
         match transport {
-            ClientTransport::Ws => WsSocket::connect(node, token).await.map(Self::Ws),
+            ClientTransport::Ws => WsSocket::connect(node, token).await.map(|ws| Self::Ws(Box::new(ws))),
             ClientTransport::Socketio => {
                 SioSocket::connect(EngineIoTransport::WebSocket, node, token).await.map(Self::SocketIo)
             }

@@ -12,7 +12,7 @@ use super::{CONNECT, ClientError, NodeUrl};
 
 /// A connection to the main namespace.
 pub struct SioSocket {
-    engine: EngineIo,
+    engine: EngineIoLink,
     next_ack: u64,
 }
 
@@ -23,19 +23,19 @@ pub enum EngineIoTransport {
     Polling,
 }
 
-enum EngineIo {
-    WebSocket(WsSocket),
+enum EngineIoLink {
+    WebSocket(Box<WsSocket>),
     Polling(PollingSocket),
 }
 
-impl EngineIo {
+impl EngineIoLink {
     /// Opens a session. Returns the packet that opened it, too.
     async fn open(transport: EngineIoTransport, node: &NodeUrl) -> Result<(Self, Utf8Bytes), ClientError> {
         match transport {
             EngineIoTransport::WebSocket => {
                 let mut ws = WsSocket::open(node, "/socket.io/?EIO=4&transport=websocket", None).await?;
                 let open = ws.next().await?;
-                Ok((Self::WebSocket(ws), open))
+                Ok((Self::WebSocket(Box::new(ws)), open))
             }
             EngineIoTransport::Polling => {
                 let (polling, open) = PollingSocket::open(node).await?;
@@ -89,7 +89,7 @@ impl SioSocket {
     }
 
     async fn handshake(transport: EngineIoTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
-        let (mut engine, open) = EngineIo::open(transport, node).await?;
+        let (mut engine, open) = EngineIoLink::open(transport, node).await?;
         if !open.starts_with('0') {
             return Err(strange(node, &open));
         }
@@ -142,8 +142,8 @@ impl SioSocket {
 
     pub async fn close(self) {
         match self.engine {
-            EngineIo::WebSocket(ws) => ws.close().await,
-            EngineIo::Polling(polling) => polling.close().await,
+            EngineIoLink::WebSocket(ws) => ws.close().await,
+            EngineIoLink::Polling(polling) => polling.close().await,
         }
     }
 }
