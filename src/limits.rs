@@ -211,6 +211,9 @@ pub const QUEUE_DAYS: u64 = 400;
 /// Answers kept to recognise a node's own retries. A node never has a number in flight that is this
 /// far behind its newest one, so the window is exact.
 pub const ORIGIN_WINDOW: u64 = 8_192;
+/// Threads that read rows and files beside the runtime's own. Each keeps freed memory of its own for a while, and the
+/// runtime's tasks move through all of them: many cost more than reads at once gain.
+pub const BLOCKING_THREADS: usize = 8;
 /// Commands and bytes in one Raft entry.
 pub const BATCH_COMMANDS: usize = 256;
 pub const BATCH_BYTES: usize = 512 << 10;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::finding::Finding;
 use crate::history::History;
 use crate::invariants;
 
@@ -13,35 +14,6 @@ use crate::invariants;
 pub struct Expectations {
     /// The longest time without a successful write while a majority is there.
     pub gap: Duration,
-}
-
-/// What one invariant looked at, and what it found.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Finding {
-    pub checked: u64,
-    /// In words, with the operations that prove it; at most [`MOST`].
-    pub violations: Vec<String>,
-    pub more: u64,
-}
-
-/// Violations written out for one invariant.
-const MOST: usize = 20;
-
-impl Finding {
-    pub fn wrong(&mut self, what: impl Into<String>) {
-        if self.violations.len() < MOST {
-            self.violations.push(what.into());
-        } else {
-            self.more += 1;
-        }
-    }
-
-    pub fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
-        self.checked += 1;
-        if !holds {
-            self.wrong(what());
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

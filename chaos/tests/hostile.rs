@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
 use serde_json::{Value, json};
+
+mod common;
+
+use common::{both, chaos, tillsync};
 
 const SCENARIO: &str = r#"
 name = "small"
@@ -46,27 +47,6 @@ const DOCTORED: &[(&str, Doctor)] = &[
     ("attackers", |line| line["sockets_most"] = json!(79)),
     ("attackers", |line| line["nodes"][1]["descriptors_after"] = json!(10_000)),
 ];
-
-fn chaos(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_chaos")).args(args).output().unwrap()
-}
-
-fn both(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// The node's program of the same build; built if it is not there, as with `cargo test -p chaos` on a fresh tree.
-fn tillsync() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_chaos")).with_file_name("tillsync");
-    if !path.exists() {
-        let release = path.parent().unwrap().ends_with("release");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--package", "tillsync", "--bin", "tillsync"]).args(release.then_some("--release"));
-        cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-        assert!(cargo.status().unwrap().success());
-    }
-    path
-}
 
 #[cfg(target_os = "linux")]
 #[test]

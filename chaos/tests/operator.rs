@@ -5,25 +5,23 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+mod common;
 
-fn chaos(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_chaos")).args(args).stdin(Stdio::null()).output().unwrap()
-}
+use common::{both, chaos, tillsync};
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// It did what it was asked; what it said.
 fn done(args: &[&str]) -> String {
     let out = chaos(args);
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&out.stderr));
-    said
+    assert!(out.status.success(), "{args:?}: {}", both(&out));
+    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// It could not; why.
@@ -31,24 +29,6 @@ fn refused(args: &[&str]) -> String {
     let out = chaos(args);
     assert_eq!(out.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
     String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-/// The binary beside ours; tests of one package do not build another's.
-fn tillsync() -> PathBuf {
-    static BUILD: Once = Once::new();
-    let path = Path::new(env!("CARGO_BIN_EXE_chaos")).with_file_name("tillsync");
-    BUILD.call_once(|| {
-        if !path.exists() {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--package", "tillsync", "--bin", "tillsync", "--manifest-path"]);
-            cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-            if path.parent().and_then(Path::file_name).is_some_and(|name| name == "release") {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().unwrap().success());
-        }
-    });
-    path
 }
 
 /// `tillsync dev` on ports of its own; gone when dropped.

@@ -1,14 +1,17 @@
 //! One connection of a device, whichever transport it speaks.
 
 use super::frame::{ReceivedEvent, WsFrame, ws_frame};
-use super::socketio::{ServerPacket, SioSocket};
+use super::socketio::{EngineIoTransport, ServerPacket, SioSocket};
 use super::ws::WsSocket;
 use super::{ClientError, NodeUrl};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ClientTransport {
     Ws,
+    /// Over a WebSocket from the start
     Socketio,
+    /// Socket.IO that never leaves long polling
+    SocketioPolling,
 }
 
 impl ClientTransport {
@@ -16,20 +19,26 @@ impl ClientTransport {
         match self {
             Self::Ws => "/ws",
             Self::Socketio => "Socket.IO",
+            Self::SocketioPolling => "Socket.IO over polling",
         }
     }
 }
 
 pub enum ClientLink {
-    Ws(WsSocket),
+    Ws(Box<WsSocket>),
     SocketIo(SioSocket),
 }
 
 impl ClientLink {
     pub async fn connect(transport: ClientTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
         match transport {
-            ClientTransport::Ws => WsSocket::connect(node, token).await.map(Self::Ws),
-            ClientTransport::Socketio => SioSocket::connect(node, token).await.map(Self::SocketIo),
+            ClientTransport::Ws => WsSocket::connect(node, token).await.map(|ws| Self::Ws(Box::new(ws))),
+            ClientTransport::Socketio => {
+                SioSocket::connect(EngineIoTransport::WebSocket, node, token).await.map(Self::SocketIo)
+            }
+            ClientTransport::SocketioPolling => {
+                SioSocket::connect(EngineIoTransport::Polling, node, token).await.map(Self::SocketIo)
+            }
         }
     }
 

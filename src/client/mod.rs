@@ -11,6 +11,7 @@ use crate::model::value;
 
 pub mod frame;
 pub mod link;
+mod polling;
 pub mod rest;
 pub mod socketio;
 mod trust;

@@ -246,7 +246,7 @@ pub fn refusal(node: &NodeUrl, status: u16, body: &[u8]) -> ClientError {
 }
 
 /// The innermost cause: reqwest's own words do not say it.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

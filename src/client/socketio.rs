@@ -1,16 +1,69 @@
-//! As much of a Socket.IO 5 client (Engine.IO 4, websocket only) as the commands need.
+//! As much of a Socket.IO 5 client (Engine.IO 4) as the commands need: over a WebSocket from the start, or over long
+//! polling for good.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::frame::ReceivedEvent;
+use super::polling::PollingSocket;
 use super::ws::WsSocket;
 use super::{CONNECT, ClientError, NodeUrl};
 
 /// A connection to the main namespace.
 pub struct SioSocket {
-    ws: WsSocket,
+    engine: EngineIoLink,
     next_ack: u64,
+}
+
+/// How Engine.IO packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineIoTransport {
+    WebSocket,
+    Polling,
+}
+
+enum EngineIoLink {
+    WebSocket(Box<WsSocket>),
+    Polling(PollingSocket),
+}
+
+impl EngineIoLink {
+    /// Opens a session. Returns the packet that opened it, too.
+    async fn open(transport: EngineIoTransport, node: &NodeUrl) -> Result<(Self, Utf8Bytes), ClientError> {
+        match transport {
+            EngineIoTransport::WebSocket => {
+                let mut ws = WsSocket::open(node, "/socket.io/?EIO=4&transport=websocket", None).await?;
+                let open = ws.next().await?;
+                Ok((Self::WebSocket(Box::new(ws)), open))
+            }
+            EngineIoTransport::Polling => {
+                let (polling, open) = PollingSocket::open(node).await?;
+                Ok((Self::Polling(polling), open))
+            }
+        }
+    }
+
+    fn node(&self) -> &NodeUrl {
+        match self {
+            Self::WebSocket(ws) => &ws.node,
+            Self::Polling(polling) => &polling.node,
+        }
+    }
+
+    async fn send(&mut self, packet: String) -> Result<(), ClientError> {
+        match self {
+            Self::WebSocket(ws) => ws.send(packet).await,
+            Self::Polling(polling) => polling.send(&[packet]).await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Utf8Bytes, ClientError> {
+        match self {
+            Self::WebSocket(ws) => ws.next().await,
+            Self::Polling(polling) => polling.next().await,
+        }
+    }
 }
 
 /// What the server sent.
@@ -28,29 +81,28 @@ pub enum ServerPacket {
 }
 
 impl SioSocket {
-    pub async fn connect(node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
-        match tokio::time::timeout(CONNECT, Self::handshake(node, token)).await {
+    pub async fn connect(transport: EngineIoTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
+        match tokio::time::timeout(CONNECT, Self::handshake(transport, node, token)).await {
             Ok(result) => result,
             Err(_) => Err(ClientError::Lost { node: node.clone(), why: "no answer to the handshake".into() }),
         }
     }
 
-    async fn handshake(node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
-        let mut ws = WsSocket::open(node, "/socket.io/?EIO=4&transport=websocket", None).await?;
-        let open = ws.next().await?;
+    async fn handshake(transport: EngineIoTransport, node: &NodeUrl, token: &str) -> Result<Self, ClientError> {
+        let (mut engine, open) = EngineIoLink::open(transport, node).await?;
         if !open.starts_with('0') {
             return Err(strange(node, &open));
         }
-        ws.send(format!("40{}", serde_json::json!({ "token": token }))).await?;
+        engine.send(format!("40{}", serde_json::json!({ "token": token }))).await?;
         loop {
-            let text = ws.next().await?;
+            let text = engine.next().await?;
             match parse(&text) {
-                Some(ServerPacket::Connected) => return Ok(Self { ws, next_ack: 0 }),
+                Some(ServerPacket::Connected) => return Ok(Self { engine, next_ack: 0 }),
                 Some(ServerPacket::ConnectError(message)) => {
                     let code = message.get(..4).and_then(|c| c.parse().ok());
                     return Err(ClientError::Refused { node: node.clone(), code, message });
                 }
-                Some(ServerPacket::Ping) => ws.send("3").await?,
+                Some(ServerPacket::Ping) => engine.send("3".into()).await?,
                 Some(ServerPacket::Other) => {}
                 _ => return Err(strange(node, &text)),
             }
@@ -58,7 +110,7 @@ impl SioSocket {
     }
 
     pub fn node(&self) -> &NodeUrl {
-        &self.ws.node
+        self.engine.node()
     }
 
     /// Emits an event; `data` is JSON. With `want_ack` it gets a number, which the answer will carry.
@@ -68,28 +120,31 @@ impl SioSocket {
             self.next_ack
         });
         let number = id.map(|n| n.to_string()).unwrap_or_default();
-        self.ws.send(format!(r#"42{number}["{event}",{data}]"#)).await?;
+        self.engine.send(format!(r#"42{number}["{event}",{data}]"#)).await?;
         Ok(id)
     }
 
     /// The next event or answer. Cancel-safe but for the answer to a ping, which the next ping makes good.
     pub async fn next(&mut self) -> Result<ServerPacket, ClientError> {
         loop {
-            let text = self.ws.next().await?;
+            let text = self.engine.next().await?;
             match parse(&text) {
-                Some(ServerPacket::Ping) => self.ws.send("3").await?,
+                Some(ServerPacket::Ping) => self.engine.send("3".into()).await?,
                 Some(packet @ (ServerPacket::Event(_) | ServerPacket::Ack(..))) => return Ok(packet),
                 Some(ServerPacket::Disconnect) => {
-                    return Err(ClientError::Lost { node: self.ws.node.clone(), why: "it closed the session".into() });
+                    return Err(ClientError::Lost { node: self.node().clone(), why: "it closed the session".into() });
                 }
                 Some(_) => {}
-                None => return Err(strange(&self.ws.node, &text)),
+                None => return Err(strange(self.node(), &text)),
             }
         }
     }
 
     pub async fn close(self) {
-        self.ws.close().await;
+        match self.engine {
+            EngineIoLink::WebSocket(ws) => ws.close().await,
+            EngineIoLink::Polling(polling) => polling.close().await,
+        }
     }
 }
 

@@ -407,6 +407,28 @@ fn pending_changes_count_what_others_wrote() {
 }
 
 #[test]
+fn a_page_that_takes_nothing_looks_at_so_many_bytes_and_leads_on() {
+    let mut b = StateUnderTest::new();
+    b.ok(online("d", 0, Role::Client));
+    let large = format!(r#"{{"pad":"{}"}}"#, "x".repeat(200_000));
+    for record in 0..60 {
+        b.ok(update("d", record, &large));
+    }
+    let size = PageSize { rows: 10, bytes: 1_000_000 };
+    let (mut at, mut pages) = (0, 0);
+    loop {
+        let page = changes_after(&b.tables, at, 60, size, |c| c.record_id == 59).unwrap().unwrap();
+        (at, pages) = (page.seq, pages + 1);
+        assert!(pages == 2 || (page.changes.is_empty() && page.more && (30..60).contains(&at)), "{at}");
+        if !page.more {
+            assert_eq!(page.changes.len(), 1);
+            break;
+        }
+    }
+    assert_eq!((at, pages), (60, 2));
+}
+
+#[test]
 fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
     let mut b = StateUnderTest::new();
     b.ok(online("d", 0, Role::Client));

@@ -35,9 +35,10 @@ pub fn around(table_name: &str) -> usize {
     2 * table_name.len() + 320
 }
 
-/// Rows looked at for one page, whatever the filter takes.
+/// Changes looked at for one page, and bytes of them, whatever the filter takes: a page with fewer, or none, leads on.
 const SCAN: usize = 20_000;
-const BLOCKS: usize = 64;
+const SCAN_BYTES: usize = 8 << 20;
+const BLOCKS: usize = 16;
 
 /// The changes after `seq` up to `head` that `wanted` takes. `None` if some were compacted: only a full sync helps.
 pub fn changes_after(
@@ -48,15 +49,15 @@ pub fn changes_after(
     wanted: impl Fn(&Change) -> bool,
 ) -> Result<Option<ChangePage>, TablesError> {
     let mut page = ChangePage { seq, ..ChangePage::default() };
-    let (mut bytes, mut scanned) = (0, 0);
+    let (mut bytes, mut scanned, mut scanned_bytes) = (0, 0, 0);
     let mut from = block_of(tables, seq + 1)?;
-    while page.seq < head && scanned < SCAN {
+    while page.seq < head && scanned < SCAN && scanned_bytes < SCAN_BYTES {
         let rows = tables.range(&RowKey::Changes(from), &RowKey::Changes(head), BLOCKS, false)?;
         if rows.is_empty() {
             return Ok(None);
         }
         for (key, value) in rows {
-            let block: ChangeBlock = decode(&key, value)?;
+            let block: ChangeBlock = decode(&key, value.clone())?;
             for change in block.changes {
                 if change.seq <= page.seq || change.seq > head {
                     continue;
@@ -77,6 +78,7 @@ pub fn changes_after(
                 }
                 scanned += 1;
             }
+            scanned_bytes += value.len();
         }
         from = page.seq + 1;
     }

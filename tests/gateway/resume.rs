@@ -92,6 +92,32 @@ async fn a_resume_keeps_to_the_subscription() {
     ws.none("data_update").await;
 }
 
+/// A session is told of every table until it says which it wants.
+#[tokio::test]
+async fn naming_fewer_tables_repeats_nothing() {
+    let server = Server::start().await;
+    let mut writer = server.device("w").await;
+    for i in 0..6 {
+        writer.update("w", ["a", "b"][i % 2], i as i64, json!({})).await;
+    }
+    let mut ws = server.device("x").await;
+    writer.update("w", "b", 7, json!({})).await;
+    writer.update("w", "a", 8, json!({})).await;
+    writer.update("w", "b", 9, json!({})).await;
+    for seq in [7, 8, 9] {
+        assert_eq!(ws.wait("data_update").await["seq"], seq);
+    }
+    let online = json!({"device_id": "d", "cursor": "1.2", "subscribe": ["b"]});
+    ws.call("device_online", online, "device_online_ack").await;
+    for seq in [4, 6] {
+        assert_eq!(ws.wait("data_update").await["seq"], seq);
+    }
+    writer.update("w", "a", 8, json!({})).await;
+    writer.update("w", "b", 9, json!({})).await;
+    assert_eq!(ws.wait("data_update").await["seq"], 11);
+    ws.none("data_update").await;
+}
+
 /// The answer, what was missed, what is new: in this order, while others write without a pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_event_that_resumes_is_answered_before_any_change() {

@@ -516,3 +516,32 @@ async fn a_flood_that_its_sender_does_not_read_waits() {
         session.none("error").await;
     }
 }
+
+/// The client of the commands, on each transport that it speaks: in order, nothing twice, over polling as well.
+#[tokio::test]
+async fn the_client_of_the_commands_speaks_every_transport() {
+    use tillsync::client::{NodeUrl, link::ClientLink, link::ClientTransport};
+    for transport in [ClientTransport::Ws, ClientTransport::Socketio, ClientTransport::SocketioPolling] {
+        let server = Server::start().await;
+        let node = NodeUrl::plain(server.addr.to_string());
+        let mut writer = server.device("w").await;
+        let mut link = ClientLink::connect(transport, &node, &server.admin()).await.unwrap();
+        link.send("device_online", r#"{"device_id":"d"}"#).await.unwrap();
+        link.wait_for(&["device_online_ack"]).await.unwrap();
+        for i in 0..300 {
+            writer.update("w", "t", i, json!({"pad": "é".repeat(300)})).await;
+        }
+        for seq in 1..=300 {
+            let change = link.wait_for(&["data_update"]).await.unwrap();
+            assert_eq!(change.data["seq"], seq, "{}", transport.name());
+        }
+        let own =
+            json!({"device_id": "d", "table_name": "t", "record_id": 1, "new_data": {"text": "quoted \u{1e} \" é"}});
+        link.send("data_update", &own.to_string()).await.unwrap();
+        let answer = link.wait_for(&["acknowledged"]).await.unwrap();
+        assert_eq!(answer.data["seq"], 301, "{}", transport.name());
+        link.close().await;
+        let refused = ClientLink::connect(transport, &node, "no token").await;
+        assert!(refused.is_err_and(|error| error.to_string().contains("3001")), "{}", transport.name());
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::client::{Bearer, ChaosClient, ClientTalk, Counters};
 use super::desk::{Desk, order, request};
 use super::rights::{Task, read, write};
-use super::{ConnectionLost, HistoryRecorder, Request, Testbed, WorkloadPhase};
+use super::{ConnectionLost, Request, Testbed, WorkloadPhase};
 use crate::history::{NumberedToken, OpOutcome, Order, Ordered};
 use crate::rng::Rng;
 

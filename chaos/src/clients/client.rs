@@ -10,14 +10,16 @@ use tillsync::model::time::parse_iso;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
-use crate::history::{
-    HeldRecord, NumberedToken, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange, ShownRecord,
-};
+use super::syncing::Sync;
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
+use crate::history::{HeldRecord, NumberedToken, Op, OpOutcome, OpRequest, SessionTold, ShownChange, ShownRecord};
 use crate::rng::Rng;
 
 /// How long a device waits for an answer: longer than the cluster takes to give up.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is said of an answer that did not come.
+const UNANSWERED: &str = "it was not answered in time";
 
 /// Numbers of a run that all devices draw from.
 #[derive(Default)]
@@ -73,18 +75,6 @@ pub struct ClientTalk<T: Testbed> {
     pub cursor_refused: bool,
     /// The sync that was asked for last.
     pub sync: Option<Sync>,
-}
-
-/// A sync under way, and what came of it.
-pub struct Sync {
-    pub op: Op,
-    pub sync_id: String,
-    /// The time that its newest page carries.
-    pub page_ms: u64,
-    /// Pages came, and more will.
-    pub more: bool,
-    /// All pages came (true), or it failed.
-    pub done: Option<bool>,
 }
 
 pub enum ClientAnswer {
@@ -185,7 +175,7 @@ impl<T: Testbed> ChaosClient<T> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.world.recorder().unanswered(&self.name, talk.told.node);
+                self.world.recorder().failure(&self.name, talk.told.node, UNANSWERED);
                 return Ok(ClientAnswer::Silence);
             }
             let Some(event) = talk.link.next(left.min(Duration::from_millis(100))).await? else { continue };
@@ -241,7 +231,7 @@ impl<T: Testbed> ChaosClient<T> {
         Ok(())
     }
 
-    fn learn(&mut self, row: &ShownChange) {
+    pub(super) fn learn(&mut self, row: &ShownChange) {
         let known = KnownRecord { seq: row.seq, value: row.value.clone() };
         self.known.insert((row.table.clone(), row.record), known);
     }
@@ -265,75 +255,25 @@ impl<T: Testbed> ChaosClient<T> {
         });
     }
 
-    fn page(&mut self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) {
-        let full = event.data["sync_type"] == json!("full");
-        let number = event.data["page"].as_u64().unwrap_or(0);
-        let more = event.data["has_more"] == json!(true);
-        let changes = event.data["changes"].as_array().map_or(&[][..], |changes| changes);
-        let rows: Vec<ShownChange> = changes.iter().map(|change| row(change, "data")).collect();
-        let cursor = cursor(event).map(|(_, seq)| seq).filter(|_| !more);
-        if full && number == 1 && self.replaces {
-            self.known.clear();
-        }
-        let asked = talk.sync.as_ref().map_or(0, |sync| sync.op.invoked);
-        for row in &rows {
-            self.learn(row);
-            self.show(talk, Some(asked), row);
-        }
-        if let Some(sync) = talk.sync.as_mut().filter(|sync| sync.done.is_none()) {
-            if full {
-                sync.op.asked = OpRequest::Sync { after: None };
-            }
-            // Changes were compacted while they were sent: it begins again with everything.
-            if number == 1 {
-                sync.op.pages.clear();
-            }
-            sync.op.pages.push(rows.clone());
-            sync.op.cursor = cursor;
-            sync.page_ms = time(&event.data["timestamp"]);
-            sync.sync_id = event.data["sync_id"].as_str().unwrap_or_default().to_owned();
-            sync.more = more;
-            sync.done = (!more).then_some(true);
-        }
-        let at = talk.told.rows().count() as u64;
-        talk.told.pages.push(PageTold { at, full, number, rows, cursor });
-    }
-
-    /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(
+    /// Asks for a record. What was asked, with what was answered, and the answer: the record, or a refusal.
+    pub async fn read(
         &mut self,
         talk: &mut ClientTalk<T>,
-        asked: OpRequest,
-        mut ask: Value,
-    ) -> Result<(), ConnectionLost> {
-        let mut op = self.op(talk, asked);
+        table: &str,
+        record: i64,
+    ) -> Result<(Op, ReceivedEvent), ConnectionLost> {
+        let mut op = self.op(talk, OpRequest::Read { table: table.into(), record });
         op.tries = 1;
-        if let Some(tables) = self.world.tables() {
-            ask["requested_tables"] = json!(tables);
+        let ask = json!({ "device_id": self.name, "table_name": table, "record_id": record });
+        talk.link.send("data_request", &ask).await?;
+        let is_it = |event: &ReceivedEvent| event.name == "data_response" || refuses(event, "data_request");
+        // An answer that is late may still come, and would be taken for the next one's.
+        let ClientAnswer::Event(event) = self.answer(talk, is_it).await? else { return Err(ConnectionLost) };
+        if event.name == "data_response" {
+            op.version = event.data["version"].as_u64();
+            op.value = event.data["data"]["v"].as_str().map(str::to_owned);
         }
-        talk.link.send("sync_request", &ask).await?;
-        talk.sync = Some(Sync { op, sync_id: String::new(), page_ms: 0, more: false, done: None });
-        Ok(())
-    }
-
-    /// Waits for the next page; true if it was the last one, `None` if the sync failed or nothing comes.
-    pub async fn next_page(&mut self, talk: &mut ClientTalk<T>) -> Result<Option<bool>, ConnectionLost> {
-        match talk.sync.as_ref().map(|sync| sync.done) {
-            Some(None) => {}
-            Some(Some(true)) => return Ok(Some(true)),
-            _ => return Ok(None),
-        }
-        let is_it = |event: &ReceivedEvent| {
-            matches!(event.name.as_str(), "sync_response" | "sync_error") || refuses(event, "sync_request")
-        };
-        match self.answer(talk, is_it).await? {
-            ClientAnswer::Silence => Err(ConnectionLost),
-            ClientAnswer::Event(_) => match talk.sync.as_ref().map(|sync| sync.done) {
-                Some(Some(true)) => Ok(Some(true)),
-                Some(None) => Ok(Some(false)),
-                _ => Ok(None),
-            },
-        }
+        Ok((op, event))
     }
 
     pub fn op(&self, talk: &ClientTalk<T>, asked: OpRequest) -> Op {
@@ -376,7 +316,7 @@ pub fn time(value: &Value) -> u64 {
 }
 
 /// A change. Where the request's name is not told with it, it is what its data says.
-fn row(data: &Value, field: &str) -> ShownChange {
+pub fn row(data: &Value, field: &str) -> ShownChange {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
     let request_id = data["request_id"].as_str().or(data[field]["r"].as_str()).unwrap_or_default().to_owned();
     ShownChange {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{HistoryRecorder, Request, Testbed, WorkloadPhase};
+use super::{Request, Testbed, WorkloadPhase};
 use crate::history::{OpOutcome, Order, Ordered};
 use crate::rng::Rng;
 

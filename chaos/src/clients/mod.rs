@@ -1,7 +1,9 @@
 //! Clients that the simulation and the runs on real processes share: the same behaviour, checked by the same invariants.
 //!
 //! - this file: what they need of the cluster under test, whichever it is
-//! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means
+//! - [`client`]: one connection, what comes over it, and what is recorded of it; [`answers`]: what an answer means;
+//!   [`syncing`]: pages, and how far they go
+//! - [`device`]: devices that keep a cursor, most of the load
 //! - [`queue`]: durable queues; [`timed`]: clients that know times only; [`twins`]: one device on two nodes;
 //!   [`newcomer`]: devices that write before they are known
 //! - [`desk`]: orders about others, over REST; [`rights`]: classes that may not do everything; [`admission`]: devices
@@ -14,16 +16,19 @@ pub use tillsync::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
+use crate::clients::device::habits::DeviceHabits;
+use crate::recorder::Recorder;
 
 pub mod admission;
 pub mod answers;
 pub mod client;
 pub mod desk;
+pub mod device;
 pub mod newcomer;
 pub mod queue;
 pub mod removals;
 pub mod rights;
+pub mod syncing;
 pub mod timed;
 pub mod twins;
 
@@ -66,28 +71,11 @@ pub struct Request {
     pub body: Option<Value>,
 }
 
-/// Where everything that happens is kept for the checkers.
-pub trait HistoryRecorder: Send + Sync {
-    /// The next moment: a number that only grows, and the time in microseconds.
-    fn now(&self) -> (u64, u64);
-    fn us(&self) -> u64;
-    fn op(&self, op: Op);
-    fn session(&self, session: SessionTold);
-    fn store(&self, store: Store);
-    fn twin(&self, seen: TwinSeen);
-    fn order(&self, order: Order);
-    fn shown(&self, shown: ShownRecord);
-    fn anomaly(&self, what: String);
-    /// A device was not answered in time.
-    fn unanswered(&self, _device: &str, _node: u64) {}
-}
-
 /// The cluster under test, as its clients meet it.
 pub trait Testbed: Send + Sync + 'static {
     type Connection: Connection;
     /// A node that one can connect to.
     type Node: Clone + Send + Sync;
-    type Recorder: HistoryRecorder;
 
     /// A page is made only when the client has taken the one before, so it knows what has not been sent yet.
     const PAGES_WAIT: bool;
@@ -100,7 +88,8 @@ pub trait Testbed: Send + Sync + 'static {
     }
     /// In how many of a hundred turns a client that knows times only writes: each of its records is large.
     fn large_percent(&self) -> u64;
-    fn recorder(&self) -> &Self::Recorder;
+    fn habits(&self) -> DeviceHabits;
+    fn recorder(&self) -> &Recorder;
     fn phase(&self) -> watch::Receiver<WorkloadPhase>;
     /// Raised to end every connection of every client.
     fn churn(&self) -> watch::Receiver<u64>;

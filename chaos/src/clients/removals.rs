@@ -8,10 +8,11 @@ use serde_json::json;
 use tillsync::token::Class;
 use tokio::time::sleep;
 
-use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, cursor, refuses};
+use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, cursor};
 use super::desk::{order, request};
 use super::rights::{Task, read, write};
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::syncing::further;
+use super::{Connection, ConnectionLost, Testbed, WorkloadPhase};
 use crate::history::{OpOutcome, OpRequest, Ordered, Store};
 use crate::rng::Rng;
 
@@ -128,13 +129,8 @@ impl<T: Testbed> Keeper<T> {
 
     /// How far its copy has come without a hole.
     fn advance(&mut self, talk: &ClientTalk<T>) {
-        let Some((_, at)) = &mut self.cursor else { return };
-        let mut seqs: Vec<u64> = talk.told.rows().map(|row| row.seq).collect();
-        seqs.sort_unstable();
-        for seq in seqs {
-            if seq == *at + 1 {
-                *at = seq;
-            }
+        if let Some((_, at)) = &mut self.cursor {
+            *at = further(*at, &talk.told, false);
         }
     }
 
@@ -223,30 +219,10 @@ impl<T: Testbed> Keeper<T> {
 
     /// Says that the sync is done, and keeps its place.
     async fn complete(&mut self, talk: &mut ClientTalk<T>, seq: u64) -> Result<(), ConnectionLost> {
-        let mut op = self.client.op(talk, OpRequest::SyncComplete { cursor: seq });
-        op.tries = 1;
-        let mark = op.id;
         let epoch = self.epoch.clone();
-        let ask = json!({
-            "device_id": self.client.name, "changes_count": mark, "cursor": format!("{epoch}.{seq}"),
-        });
+        let ask = json!({ "device_id": self.client.name, "cursor": format!("{epoch}.{seq}") });
         self.cursor = Some((epoch, seq));
-        talk.link.send("sync_complete", &ask).await?;
-        let is_it = |event: &ReceivedEvent| {
-            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
-                || refuses(event, "sync_complete")
-        };
-        let answer = self.client.answer(talk, is_it).await;
-        let outcome = match &answer {
-            Ok(ClientAnswer::Event(event)) if event.name == "sync_complete_ack" => OpOutcome::Ok,
-            Ok(ClientAnswer::Event(event)) if event.data["retry"] != json!("same_request_id") => OpOutcome::Failed,
-            _ => OpOutcome::Unknown,
-        };
-        self.client.finish(op, outcome);
-        match answer? {
-            ClientAnswer::Silence => Err(ConnectionLost),
-            ClientAnswer::Event(_) => Ok(()),
-        }
+        self.client.complete_sync(talk, seq, ask).await.map(drop)
     }
 
     /// One write, or many in a row into a table that was removed.

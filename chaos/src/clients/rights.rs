@@ -159,30 +159,18 @@ pub async fn read<T: Testbed>(
     records: u64,
 ) -> Result<(), ConnectionLost> {
     let record = client.rng.between(1, records) as i64;
-    let mut op = client.op(talk, OpRequest::Read { table: table.into(), record });
-    op.tries = 1;
-    let ask = json!({ "device_id": client.name, "table_name": table, "record_id": record });
-    talk.link.send("data_request", &ask).await?;
-    let is_it = |event: &ReceivedEvent| event.name == "data_response" || refuses(event, "data_request");
-    match client.answer(talk, is_it).await? {
-        // Its answer may still come, and would be taken for the next one's.
-        ClientAnswer::Silence => Err(ConnectionLost),
-        ClientAnswer::Event(event) if event.name == "data_response" => {
-            op.version = event.data["version"].as_u64();
-            op.value = event.data["data"]["v"].as_str().map(str::to_owned);
-            if let (Some(seq), Some(value)) = (op.version, op.value.clone()) {
-                let row = ShownChange { seq, table: table.into(), record, value, ..ShownChange::default() };
-                client.show(talk, Some(op.invoked), &row);
-            }
-            client.finish(op, OpOutcome::Ok);
-            Ok(())
-        }
-        ClientAnswer::Event(event) => {
-            op.error = error(&event);
-            client.finish(op, OpOutcome::Failed);
-            Ok(())
-        }
+    let (mut op, event) = client.read(talk, table, record).await?;
+    if event.name != "data_response" {
+        op.error = error(&event);
+        client.finish(op, OpOutcome::Failed);
+        return Ok(());
     }
+    if let (Some(seq), Some(value)) = (op.version, op.value.clone()) {
+        let row = ShownChange { seq, table: table.into(), record, value, ..ShownChange::default() };
+        client.show(talk, Some(op.invoked), &row);
+    }
+    client.finish(op, OpOutcome::Ok);
+    Ok(())
 }
 
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -11,7 +11,8 @@ use tillsync::model::time::iso;
 use tokio::time::{Instant, sleep};
 
 use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, refuses, time};
-use super::{Connection, ConnectionLost, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::syncing::answers_completion;
+use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{OpOutcome, OpRequest, Store};
 use crate::rng::Rng;
 
@@ -147,25 +148,8 @@ impl<T: Testbed> TimedClient<T> {
             }
             return Err(ConnectionLost);
         }
-        let mut op = self.client.op(talk, OpRequest::SyncComplete { cursor });
-        op.tries = 1;
-        let mark = op.id;
-        let ask = json!({
-            "device_id": self.client.name, "changes_count": mark, "sync_id": sync_id, "sync_timestamp": iso(page_ms),
-        });
-        talk.link.send("sync_complete", &ask).await?;
-        let is_it = |event: &ReceivedEvent| {
-            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
-                || refuses(event, "sync_complete")
-        };
-        let answer = self.client.answer(talk, is_it).await;
-        let outcome = match &answer {
-            Ok(ClientAnswer::Event(event)) if event.name == "sync_complete_ack" => OpOutcome::Ok,
-            Ok(ClientAnswer::Event(event)) if event.data["retry"] != json!("same_request_id") => OpOutcome::Failed,
-            _ => OpOutcome::Unknown,
-        };
-        self.client.finish(op, outcome);
-        let ClientAnswer::Event(event) = answer? else { return Err(ConnectionLost) };
+        let ask = json!({ "device_id": self.client.name, "sync_id": sync_id, "sync_timestamp": iso(page_ms) });
+        let (outcome, event) = self.client.complete_sync(talk, cursor, ask).await?;
         if outcome != OpOutcome::Ok {
             return Ok(false);
         }
@@ -194,10 +178,7 @@ impl<T: Testbed> TimedClient<T> {
         let mark = op.id;
         let ask = json!({ "device_id": self.client.name, "changes_count": mark, "sync_id": sync_id });
         talk.link.send("sync_complete", &ask).await?;
-        let is_it = |event: &ReceivedEvent| {
-            (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark))
-                || refuses(event, "sync_complete")
-        };
+        let is_it = |event: &ReceivedEvent| answers_completion(event, mark);
         if let ClientAnswer::Event(event) = self.client.answer(talk, is_it).await? {
             op.error = format!("{} {}", event.data["error_code"].as_str().unwrap_or_default(), event.data["error"]);
             let acknowledged = event.name == "sync_complete_ack";

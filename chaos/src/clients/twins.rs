@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::client::{ChaosClient, ClientTalk, Counters, refuses};
-use super::{Connection, DeviceSeen, HistoryRecorder, ReceivedEvent, Testbed, WorkloadPhase};
+use super::{Connection, DeviceSeen, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::TwinSeen;
 use crate::rng::Rng;
 

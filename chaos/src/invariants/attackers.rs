@@ -1,7 +1,7 @@
 //! An attack that did nothing shows nothing: every kind of it was tried and the sockets were held. When it is over, the
 //! nodes hold nothing of it any more.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 /// Of a hundred sockets asked for: how many are held in the mean. Nodes end some of them all the time.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{FaultWindow, History, OpOutcome};
 
 /// Time after a fault in which its gap may still run, microseconds.

@@ -1,7 +1,7 @@
 //! Beside attackers no honest device fails: none of its requests is refused or left without an answer because of somebody
 //! else, its connection stays, and nothing that it asks takes longer than the bound.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op};
 
 /// Rows that a sync may bring in the time of any other operation; with more it may take as many times longer.

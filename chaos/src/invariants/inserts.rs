@@ -1,7 +1,7 @@
 //! Two devices that insert under the same number lose nothing: an insert replaces no record, and what lost is kept by a
 //! conflict, whole.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome};
 
 pub fn check(history: &History) -> Finding {

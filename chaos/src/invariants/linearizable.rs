@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::deletes::{self, Deletes};
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest};
 
 /// One operation on one register.

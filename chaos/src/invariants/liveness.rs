@@ -1,6 +1,6 @@
 //! What must happen at the end: everything heals, converges, and takes a fresh write and read. A run says so itself.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 pub fn check(history: &History) -> Finding {

@@ -1,6 +1,6 @@
 //! Under attack no node takes more than so many hundredths of the memory that it takes beside honest devices only.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 pub fn check(history: &History) -> Finding {

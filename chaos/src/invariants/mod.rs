@@ -1,6 +1,6 @@
 //! What must hold, one invariant a file. Each has a test that feeds it a history that breaks it.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 mod attackers;

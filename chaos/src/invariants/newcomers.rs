@@ -1,7 +1,7 @@
 //! What a device sends before it has ever come online is not lost: it is refused in a way that says to send it again,
 //! and in the end all of it is taken.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, OpOutcome};
 
 pub fn check(history: &History) -> Finding {

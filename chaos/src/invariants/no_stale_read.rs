@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::deletes::Deletes;
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest};
 
 pub fn check(history: &History) -> Finding {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome};
 
 pub fn check(history: &History) -> Finding {

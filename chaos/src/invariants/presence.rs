@@ -1,6 +1,6 @@
 //! A device is online while any node has a session of it: that one of two leaves takes neither it nor its role away.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 pub fn check(history: &History) -> Finding {

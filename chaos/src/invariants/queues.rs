@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest, QueuePlace};
 
 pub fn check(history: &History) -> Finding {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 pub fn check(history: &History) -> Finding {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{
     FinalState, HeldRecord, History, Op, OpOutcome, OpRequest, Order, Ordered, ShownChange, TableAudit,
 };

@@ -2,7 +2,7 @@
 //! follows a gap would look as if it were all.
 
 use super::sessions::check_gaps;
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::History;
 
 pub fn check(history: &History) -> Finding {

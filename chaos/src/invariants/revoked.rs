@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, OpOutcome, Order, Ordered};
 
 /// A node that is cut off refuses by what it knew before, at its door, until it has caught up: longer than faults last.

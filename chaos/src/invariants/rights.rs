@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest, Ordered};
 
 const RIGHTS: [&str; 3] = ["none", "read", "write"];

@@ -1,6 +1,6 @@
 //! A small history in which everything holds, for the tests of the checkers to break.
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{
     AttackKind, Attacked, FaultWindow, FinalState, HeldRecord, History, LeaderClaim, NodeUse, Op, OpOutcome, OpRequest,
     Sample, SessionTold, ShownChange, ShownElection, Span,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, SessionTold, ShownChange};
 
 pub fn check(history: &History) -> Finding {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{HeldRecord, History};
 
 pub fn check(history: &History) -> Finding {

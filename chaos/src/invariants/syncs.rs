@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange};
 
 pub fn check(history: &History) -> Finding {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::checker::Finding;
+use crate::finding::Finding;
 use crate::history::{FinalState, History, Op, OpOutcome, OpRequest, ShownChange};
 
 pub fn check(history: &History) -> Finding {

@@ -1,7 +1,7 @@
 //! A cluster of this program's own, for a drill: `tillsync dev` in a temporary folder.
 
 use std::fs;
-use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::PATIENCE;
 use super::cluster::OperatedCluster;
 use super::local::{self, LocalNode};
+use crate::starter::{self, PortFinder};
 
 /// How long it may take to drain all its nodes.
 const STOP: Duration = Duration::from_secs(40);
@@ -34,7 +35,7 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, String> {
             Err(format!("--binary: there is no {}", path.display()))
         };
     }
-    let beside = std::env::current_exe().ok().map(|me| me.with_file_name("tillsync"));
+    let beside = starter::beside().ok();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("tillsync"));
     let found = beside.into_iter().chain(on_path).find(|file| file.is_file());
@@ -69,17 +70,14 @@ impl Embedded {
         let said = dir.join("dev.log");
         let out = fs::File::create(&said).map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
-        let mut command = Command::new(program);
-        command.arg("dev").arg("--data").arg(&dir).arg("--port").arg(free_ports(attempt)?.to_string());
-        command.stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true).process_group(0);
-        // SAFETY: one system call between fork and exec, which touches no memory.
-        unsafe {
-            command.pre_exec(|| {
-                // Should this program die, the cluster stops, too.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
+        let port = PortFinder::new(attempt.into()).row(3)?;
+        let mut command = starter::tillsync(program);
+        command.arg("dev").arg("--data").arg(&dir).arg("--port").arg(port.to_string());
+        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+        // Should this program die, the cluster stops, too.
+        starter::signal_at_our_end(&mut command, libc::SIGTERM);
+        let mut command = Command::from(command);
+        command.kill_on_drop(true);
         let mut dev = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
         let end = Instant::now() + PATIENCE;
         loop {
@@ -115,12 +113,4 @@ impl Embedded {
             eprintln!("{} could not be removed: {error}", self.dir.display());
         }
     }
-}
-
-/// The first of three free ports in a row.
-fn free_ports(attempt: u16) -> Result<u16, String> {
-    // Below the range that systems take for outgoing connections.
-    let begin = 20_000 + (std::process::id() as u16 % 300) * 36 + attempt * 3;
-    let free = |port: &u16| (0..3).all(|step| TcpListener::bind(("127.0.0.1", port + step)).is_ok());
-    (begin..31_990).chain(20_000..begin).step_by(3).find(free).ok_or_else(|| "no three free ports were found".into())
 }

@@ -8,12 +8,12 @@ use tokio::time::sleep;
 
 use super::cluster::OperatedCluster;
 use crate::history::Sample;
-use crate::sim::recorder::SimRecorder;
+use crate::recorder::Recorder;
 
 const EVERY: Duration = Duration::from_millis(200);
 
 /// Until it is aborted.
-pub async fn watch(cluster: OperatedCluster, recorder: SimRecorder) {
+pub async fn watch(cluster: OperatedCluster, recorder: Recorder) {
     let mut boots: HashMap<usize, u64> = HashMap::new();
     let mut seen: HashMap<usize, (u64, Option<String>, u64)> = HashMap::new();
     let mut led = 0;
@@ -39,7 +39,7 @@ pub async fn watch(cluster: OperatedCluster, recorder: SimRecorder) {
     }
 }
 
-fn sample(recorder: &SimRecorder, status: NodeStatus, boot: u64) -> Sample {
+fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
     let (tick, us) = recorder.now();
     Sample {
         tick,

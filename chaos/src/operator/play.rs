@@ -15,10 +15,10 @@ use super::steps::{Act, DrillScene, DrillStep};
 use super::tills::{Tills, TillsShared};
 use super::{PATIENCE, monitor, readback, stop_signal};
 use crate::history::{FaultWindow, History};
+use crate::recorder::Recorder;
 use crate::report::command::make;
 use crate::report::words::{count, took_us};
 use crate::report::{RunDescription, folder};
-use crate::sim::recorder::SimRecorder;
 use crate::sim::run::GAP;
 
 /// Between the sales of a till.
@@ -60,7 +60,7 @@ impl Play {
     pub async fn run(self) -> Result<bool, String> {
         let statuses = self.scene.cluster.well(PATIENCE).await?;
         let started = SystemClock.now_ms();
-        let recorder = SimRecorder::new(Instant::now());
+        let recorder = Recorder::new();
         let shop = TillsShared::new(self.scene.cluster.clone(), recorder.clone(), started, PACE);
         let cursor = readback::begin(&shop).await?;
         let onlooker =
@@ -97,7 +97,7 @@ impl Play {
             ..RunDescription::default()
         };
         let concluded = tokio::select! {
-            concluded = self.conclude(&shop, &cursor, &about, recorder.take().0) => concluded,
+            concluded = self.conclude(&shop, &cursor, &about, recorder.take()) => concluded,
             signal = stop_signal() => signal.and(Err("stopped: the sales were not all looked up and deleted".to_owned())),
         };
         let holds = concluded?;
@@ -159,7 +159,7 @@ impl Play {
     }
 
     /// Whatever is still broken, also after an interruption.
-    async fn heal_all(&self, recorder: &SimRecorder, notes: &Mutex<Notes>) {
+    async fn heal_all(&self, recorder: &Recorder, notes: &Mutex<Notes>) {
         let undone = notes.lock().undone.clone();
         for (place, from_us) in undone.into_iter().rev() {
             let Some(step) = self.steps.get(place) else { continue };

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::OperatedCluster;
 use crate::history::{Op, OpOutcome, OpRequest};
+use crate::recorder::Recorder;
 use crate::rng::Rng;
-use crate::sim::recorder::SimRecorder;
 
 pub const TABLE: &str = "chaos_drill";
 /// A till that waits longer than this for an answer asks another node.
@@ -34,7 +34,7 @@ const MOST_RUNS: u64 = 900_000_000;
 /// What all tills share.
 pub struct TillsShared {
     pub cluster: OperatedCluster,
-    pub recorder: SimRecorder,
+    pub recorder: Recorder,
     /// Names this drill's sales.
     pub run: String,
     /// Its records begin here.
@@ -60,7 +60,7 @@ pub struct Tills {
 }
 
 impl TillsShared {
-    pub fn new(cluster: OperatedCluster, recorder: SimRecorder, run: u64, pace: Duration) -> Arc<Self> {
+    pub fn new(cluster: OperatedCluster, recorder: Recorder, run: u64, pace: Duration) -> Arc<Self> {
         Arc::new(Self {
             cluster,
             recorder,
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn pauses_are_measured_from_sale_to_sale_and_across_the_beginning() {
         let target = ClusterTarget { nodes: vec![NodeUrl::plain("127.0.0.1:1")], token: String::new() };
-        let recorder = SimRecorder::new(tokio::time::Instant::now());
+        let recorder = Recorder::new();
         let shop = TillsShared::new(OperatedCluster::new(target).unwrap(), recorder, 7, Duration::ZERO);
         assert_eq!(shop.pauses(0, 1_000), (0, 0));
         shop.state.lock().sold = vec![(0, 100), (90, 200), (150, 900), (800, 950), (940, 5_000)];

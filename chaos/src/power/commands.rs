@@ -11,6 +11,7 @@ use clap::Args;
 use super::mount;
 use super::plan::PowerRunKind;
 use super::run::{self, PowerOutcome};
+use crate::starter;
 
 /// Shown by whoever looks whether a run took place at all.
 pub const NO_MOUNT: &str = "no file system of our own can be mounted here";
@@ -84,8 +85,7 @@ impl PowerArgs {
             let found = given.canonicalize().map_err(|error| format!("--binary {}: {error}", given.display()))?;
             return Ok(Some(found));
         }
-        let this = std::env::current_exe().map_err(|error| error.to_string())?;
-        Ok(Some(this.with_file_name("tillsync")).filter(|beside| beside.exists()))
+        Ok(Some(starter::beside()?).filter(|beside| beside.exists()))
     }
 
     /// This process's own folder. Those of processes that are gone are removed.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::device::BlockDevice;
 use super::events::{ProgramEvent, QUEUE};
+use crate::starter;
 
 /// The longest line that a program may say.
 const LINE: u64 = 64 << 10;
@@ -44,13 +44,7 @@ impl Program {
     ) -> io::Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // SAFETY: between fork and exec only this system call is made, which allocates nothing.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
+        starter::signal_at_our_end(&mut command, libc::SIGKILL);
         let mut child = command.spawn()?;
         let output = child.stdout.take();
         let reader = std::thread::spawn(move || {

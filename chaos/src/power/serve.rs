@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use super::child::LifeLoad;
 use super::ledger::Ledger;
 use super::plan::Life;
 use super::run::PoweredDisk;
-use crate::rng::Rng;
+use crate::starter::{self, NodeSettings, PortFinder, member};
 
 const WRITERS: i64 = 6;
 /// Records of a writer begin here, times its number.
@@ -46,16 +45,6 @@ fn other(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// A free port with a free one behind it, below those that the kernel gives to whoever connects: the node must find them
-/// free at every start.
-fn two_ports() -> io::Result<u16> {
-    let mut any = Rng::new(u64::from(std::process::id()) ^ now_ms()?);
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut ports = (0..1_000).map(|_| any.between(20_000, 32_000) as u16);
-    let found = ports.find(|port| free(*port) && free(*port + 1));
-    found.ok_or_else(|| io::Error::other("no two free ports were found"))
-}
-
 fn now_ms() -> io::Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_err(other)?.as_millis() as u64)
 }
@@ -65,15 +54,12 @@ impl PoweredNode {
         tillsync::tls::install_provider();
         let key = folder.join("token.key");
         make_key_file(&key)?;
-        let gateway = two_ports()?;
-        let raft = gateway + 1;
         let config = folder.join("node.toml");
-        let data = bench.mount_point.join("data");
-        let text = format!(
-            "node_id = 1\ncluster_name = \"power\"\ndata_dir = {data:?}\nkey_file = {key:?}\n\
-             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\n\
-             members = [{{ id = 1, raft = \"127.0.0.1:{raft}\", gateway = \"127.0.0.1:{gateway}\" }}]\n",
-        );
+        let mut ports = PortFinder::new(0);
+        let (gateway, raft) = (ports.address().map_err(other)?, ports.address().map_err(other)?);
+        let node =
+            NodeSettings { id: 1, cluster: "power", data: &bench.mount_point.join("data"), key: &key, gateway, raft };
+        let text = node.text(&format!("members = [\n{}]", member(1, raft, gateway)));
         fs::write(&config, text)?;
         let (token, _) =
             KeyRing::read(&key).map_err(other)?.issue(DEVICE, Class::Admin, now_ms()?, 86_400).map_err(other)?;
@@ -81,7 +67,7 @@ impl PoweredNode {
             binary: binary.to_path_buf(),
             config,
             rest: RestClient::new(&token).map_err(other)?,
-            url: NodeUrl::plain(format!("127.0.0.1:{gateway}")),
+            url: NodeUrl::plain(gateway.to_string()),
             ledger: Arc::default(),
             next: Arc::new(Mutex::new((0..WRITERS).map(|writer| writer * EACH + 1).collect())),
         })
@@ -92,14 +78,7 @@ impl PoweredNode {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.args(["serve", "--config"]).arg(&self.config);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("TILLSYNC_")) {
-                command.env_remove(name);
-            }
-        }
-        command
+        starter::serve(&self.binary, &self.config)
     }
 
     /// What devices do while the node lives: look whether everything is there, then write. It ends when it is dropped;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,14 +16,12 @@ use super::disks::Disks;
 use super::http::HttpClient;
 use super::network::ProcessNetwork;
 use super::scenario::SettingValue;
-use crate::rng::Rng;
+use crate::starter::PortFinder;
 
 mod processes;
 
 /// How long a node may take to stop by itself.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Below the range that systems take for outgoing connections: a restarted node must find its port free.
-const PORTS: (u64, u64) = (20_000, 31_900);
 /// How long the tokens of a run live, in seconds.
 const TOKENS: u64 = 100_000;
 const AGAIN: Duration = Duration::from_millis(25);
@@ -90,18 +88,6 @@ pub struct ClusterPlan<'a> {
     pub settings: &'a BTreeMap<String, SettingValue>,
 }
 
-/// A free address on loopback.
-fn free(rng: &mut Rng, taken: &mut Vec<u16>) -> Result<SocketAddr, String> {
-    for _ in 0..2_000 {
-        let port = rng.between(PORTS.0, PORTS.1) as u16;
-        if !taken.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            taken.push(port);
-            return Ok((Ipv4Addr::LOCALHOST, port).into());
-        }
-    }
-    Err(format!("no free port was found between {} and {}", PORTS.0, PORTS.1))
-}
-
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
     move |error| format!("{}: {error}", path.display())
 }
@@ -126,19 +112,18 @@ impl ProcessCluster {
         let key = data.join("token.key");
         make_key_file(&key).map_err(failed(&key))?;
         let keys = KeyRing::read(&key).map_err(|error| error.to_string())?;
-        // Ports are not the seed's: other runs may be going on.
-        let mut rng = Rng::new(plan.seed ^ u64::from(std::process::id()) << 32 ^ SystemClock.now_ms());
-        let mut taken = Vec::new();
+        // Ports are not the seed's alone: other runs may be going on.
+        let mut ports = PortFinder::new(plan.seed);
         let mut slots = BTreeMap::new();
         for id in 1..=plan.nodes + plan.spare {
-            let (gateway, raft) = (free(&mut rng, &mut taken)?, free(&mut rng, &mut taken)?);
+            let (gateway, raft) = (ports.address()?, ports.address()?);
             let (child, stdin, boot) = (None, None, 0);
             let member = id <= plan.nodes;
             slots.insert(id, NodeSlot { gateway, raft, child, stdin, boot, serving: false, claimed: false, member });
         }
         let disks = if plan.small_disks { Disks::mount(&data, plan.nodes + plan.spare)? } else { Disks::none() };
         let targets = slots.iter().map(|(id, slot)| (*id, slot.raft)).collect();
-        let network = ProcessNetwork::start(&targets, || free(&mut rng, &mut taken), plan.seed)?;
+        let network = ProcessNetwork::start(&targets, || ports.address(), plan.seed)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut cluster = Self {
             binary: plan.binary.to_owned(),

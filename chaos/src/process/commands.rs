@@ -9,6 +9,7 @@ use tillsync::clock::{Clock, SystemClock};
 use super::run::{Outline, RunOptions, run};
 use super::scenario::Scenario;
 use super::{library, soak};
+use crate::starter;
 
 #[derive(Args)]
 pub struct Run {
@@ -67,10 +68,7 @@ impl NodeArgs {
     pub fn find(&self) -> Result<PathBuf, String> {
         let path = match &self.binary {
             Some(path) => path.clone(),
-            None => {
-                let me = std::env::current_exe().map_err(|error| error.to_string())?;
-                me.with_file_name(format!("tillsync{}", std::env::consts::EXE_SUFFIX))
-            }
+            None => starter::beside()?,
         };
         let path = path.canonicalize().map_err(|error| format!("{}: {error}: see --binary", path.display()))?;
         if path.is_file() { Ok(path) } else { Err(format!("{} is no program: see --binary", path.display())) }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tillsync::token::Class;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::client::{GUARDED, row};
 use super::http::{HttpClient, Refusal};
 use super::monitor::{start, until};
-use super::world::{ProcessWorld, Standing};
+use super::world::ProcessWorld;
+use crate::clients::client::row;
+use crate::clients::device::GUARDED;
 use crate::history::{ConflictHeld, FinalState, HeldRecord, ShownChange, ShownElection};
 
 /// How long healing may take. Far more than it does.
@@ -99,18 +100,14 @@ pub async fn all_told(world: &ProcessWorld) {
     let told = until(within, async || {
         // Who has nothing to do any more writes nothing any more: the head that is looked up then is the last one.
         missing = world.busy.lock().iter().map(|name| format!("{name}: busy")).collect();
-        missing.extend(world.standing.lock().iter().filter(|(_, s)| s.busy).map(|(name, s)| format!("{name}: {s:?}")));
         if !missing.is_empty() {
             return false;
         }
         let statuses = world.statuses().await;
         let Some(head) = statuses.iter().map(|status| status.head_seq).max() else { return false };
-        let behind = |s: &Standing| s.node == 0 || s.busy || s.told < head;
-        let standing = world.standing.lock();
-        missing = standing.iter().filter(|(_, s)| behind(s)).map(|(name, s)| format!("{name}: {s:?}")).collect();
         let reached = world.reached.lock();
         let behind = reached.iter().filter(|(_, seq)| **seq < head);
-        missing.extend(behind.map(|(session, seq)| format!("session {session}: told up to {seq} of {head}")));
+        missing = behind.map(|(session, seq)| format!("session {session}: told up to {seq} of {head}")).collect();
         missing.is_empty()
     });
     if !told.await {

@@ -1,6 +1,8 @@
 //! A run with attackers: honest devices alone, then beside the attack, and what is left when it is over.
 
+use std::fmt::Display;
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attack::{self, DeviceToken, RunningAttack, Stolen, Victim};
-use super::client::{GUARDED, PLAIN, RECEIPTS};
 use super::http::HttpClient;
 use super::monitor::until;
 use super::scenario;
 use super::world::ProcessWorld;
 use crate::checker::Verdict;
+use crate::clients::device::{GUARDED, PLAIN, RECEIPTS};
 use crate::clients::{newcomer, queue, timed};
 use crate::history::{AttackKind, Attacked, History, NodeUse, Span};
 use crate::report::RunDescription;
@@ -31,12 +33,15 @@ pub const TABLES: [&str; 7] =
     [PLAIN, GUARDED, RECEIPTS, queue::SALES, timed::LARGE, newcomer::FIRST, super::ending::CLOSING];
 /// What the shop wrote before.
 pub const CATALOGUE: &str = "catalogue";
+const CATALOGUE_PRICES: &str = "catalogue_prices";
 const CATALOGUE_RECORDS: u64 = 40_000;
+/// How often prices change for each time that the catalogue is written.
+const PRICES: u64 = 2;
 /// Rows of it in one page, when all of it is read.
 const CATALOGUE_PAGE: u64 = 1_000;
 const CATALOGUE_BYTES: usize = 2 << 10;
-/// Writes of it under way at once.
-const UNDER_WAY: u64 = 48;
+/// Writes of it under way at once on a node.
+const UNDER_WAY: u64 = 32;
 const ANSWER: Duration = Duration::from_secs(20);
 /// Descriptors of this process beside those of attackers.
 const OWN_DESCRIPTORS: u64 = 1_500;
@@ -119,37 +124,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Writes the catalogue, over and over, and reads all of it from every node as a backup does: what nodes keep in memory
-/// of what is written and read is full then, as after a day.
+/// Writes the catalogue, then its prices, over and over, by all nodes, and reads all of it from every node as a backup
+/// does: what nodes keep in memory of what is written and read is full then, as after a day.
 async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
-    const WHO: &str = "catalogue";
-    let (node, gateway) = world.cluster.gateways().first().copied().ok_or("there is no node")?;
-    let token = world.cluster.token_of(WHO, Class::Manager)?;
-    let lost = |why: &dyn std::fmt::Display| format!("node {node} does not take the catalogue: {why}");
-    let mut link = ClientLink::connect(ClientTransport::Ws, &NodeUrl::plain(gateway.to_string()), &token)
-        .await
-        .map_err(|e| lost(&e))?;
-    let online = json!({ "device_id": WHO, "priority": 0, "capabilities": ["no-master"], "subscribe": [] });
-    link.send("device_online", &online.to_string()).await.map_err(|e| lost(&e))?;
-    let pad = "x".repeat(CATALOGUE_BYTES);
-    let (mut sent, mut answered) = (0, 0);
-    while answered < changes {
-        while sent < changes && sent - answered < UNDER_WAY {
-            sent += 1;
-            let write = json!({
-                "device_id": WHO, "table_name": CATALOGUE, "record_id": sent % CATALOGUE_RECORDS, "operation": "update",
-                "new_data": { "n": sent, "about": pad },
-            });
-            link.send("data_update", &write.to_string()).await.map_err(|e| lost(&e))?;
+    let gateways = world.cluster.gateways();
+    let share = changes.div_ceil(gateways.len().max(1) as u64);
+    let writers = gateways.iter().enumerate().map(|(number, (node, gateway))| async move {
+        let mut writer = CatalogueWriter::connect(world, *node, gateway).await?;
+        let first = number as u64 * share;
+        writer.write(first..first + share, CATALOGUE_BYTES).await?;
+        for _ in 0..PRICES {
+            writer.write(first..first + share, 0).await?;
         }
-        let event = timeout(ANSWER, link.next()).await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))?;
-        match event.name.as_str() {
-            "acknowledged" => answered += 1,
-            "error" => return Err(lost(&event.data)),
-            _ => {}
-        }
-    }
-    link.close().await;
+        writer.link.close().await;
+        Ok::<(), String>(())
+    });
+    join_all(writers).await.into_iter().collect::<Result<(), String>>()?;
     for node in world.cluster.members() {
         let mut after = String::new();
         loop {
@@ -162,6 +152,64 @@ async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Writes its share of the catalogue on one node.
+struct CatalogueWriter {
+    node: u64,
+    device_id: String,
+    link: ClientLink,
+}
+
+impl CatalogueWriter {
+    async fn connect(world: &ProcessWorld, node: u64, gateway: &impl ToString) -> Result<Self, String> {
+        let device_id = format!("catalogue-{node}");
+        let token = world.cluster.token_of(&device_id, Class::Manager)?;
+        let url = NodeUrl::plain(gateway.to_string());
+        let link = ClientLink::connect(ClientTransport::Ws, &url, &token).await;
+        let mut writer = Self { node, device_id, link: link.map_err(|error| lost(node, &error))? };
+        let device_id = &writer.device_id;
+        let online = json!({ "device_id": device_id, "priority": 0, "capabilities": ["no-master"], "subscribe": [] });
+        writer.send("device_online", &online).await?;
+        Ok(writer)
+    }
+
+    async fn send(&mut self, event: &str, data: &Value) -> Result<(), String> {
+        self.link.send(event, &data.to_string()).await.map_err(|error| lost(self.node, &error))
+    }
+
+    /// Writes each number once, with so many bytes about it; all are acknowledged when this is done.
+    async fn write(&mut self, mut numbers: Range<u64>, bytes: usize) -> Result<(), String> {
+        let about = "x".repeat(bytes);
+        let mut under_way = 0;
+        loop {
+            while under_way < UNDER_WAY
+                && let Some(number) = numbers.next()
+            {
+                let write = json!({
+                    "device_id": self.device_id, "table_name": if bytes == 0 { CATALOGUE_PRICES } else { CATALOGUE },
+                    "record_id": number % CATALOGUE_RECORDS, "operation": "update",
+                    "new_data": { "n": number, "about": about },
+                });
+                self.send("data_update", &write).await?;
+                under_way += 1;
+            }
+            if under_way == 0 {
+                return Ok(());
+            }
+            let event = timeout(ANSWER, self.link.next()).await.map_err(|error| lost(self.node, &error))?;
+            let event = event.map_err(|error| lost(self.node, &error))?;
+            match event.name.as_str() {
+                "acknowledged" => under_way -= 1,
+                "error" => return Err(lost(self.node, &event.data)),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn lost(node: u64, why: &impl Display) -> String {
+    format!("node {node} does not take the catalogue: {why}")
 }
 
 /// Handhelds that have nothing yet come to one node after the other and take everything: nothing that devices do costs a

@@ -78,7 +78,7 @@ async fn roles(world: &ProcessWorld, node: u64) {
 
 /// Notes the times without a majority, and those in which this process itself stood still, until it is aborted, which must not be before it is back.
 pub async fn watch_majority(world: Arc<ProcessWorld>) {
-    let mut gone: Option<u64> = None;
+    let mut gone = None;
     let mut last = world.recorder.us();
     loop {
         let now = world.recorder.us();
@@ -88,15 +88,7 @@ pub async fn watch_majority(world: Arc<ProcessWorld>) {
             world.recorder.band(FaultWindow { name, what, from_us: last, to_us: now, majority: false });
         }
         last = now;
-        match (gone, world.cluster.majority()) {
-            (None, false) => gone = Some(now),
-            (Some(from_us), true) => {
-                gone = None;
-                let (name, what) = ("no_majority".into(), "no majority".into());
-                world.recorder.band(FaultWindow { name, what, from_us, to_us: now, majority: false });
-            }
-            _ => {}
-        }
+        world.recorder.majority(&mut gone, world.cluster.majority());
         sleep(LOOK).await;
     }
 }

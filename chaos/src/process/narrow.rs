@@ -39,7 +39,13 @@ pub fn narrow(history: &mut History, tables: &[&str]) -> Result<(), String> {
             rows(&mut page.rows);
             page.cursor = page.cursor.map(at);
         }
-        // A session that asked for our tables is told of no others: a stranger's row stays, and is found.
+        // Until it says which tables it wants a session is told of all.
+        let early = session.early.len();
+        session.early.retain(|row| ours(&row.table));
+        let dropped = (early - session.early.len()) as u64;
+        session.refused = session.refused.map(|told| told.saturating_sub(dropped));
+        session.pages.iter_mut().for_each(|page| page.at = page.at.saturating_sub(dropped));
+        // One that asked for our tables is told of no others: a stranger's row stays, and is found.
         for row in session.early.iter_mut().chain(&mut session.told).filter(|row| ours(&row.table)) {
             row.seq = at(row.seq);
         }
@@ -116,6 +122,18 @@ mod tests {
         let mut history = mixed();
         history.finals[1].changes.remove(0);
         assert!(narrow(&mut history, &["stock"]).unwrap_err().contains("node 2"));
+    }
+
+    #[test]
+    fn what_a_session_was_told_before_it_named_its_tables_is_taken_out() {
+        let mut history = mixed();
+        let (stranger, ours) = (ShownChange { table: "loot".into(), ..row(1) }, row(2));
+        let session = &mut history.sessions[0];
+        session.early = vec![stranger, ours];
+        session.refused = Some(2);
+        narrow(&mut history, &["stock"]).unwrap();
+        let session = &history.sessions[0];
+        assert_eq!((session.early.len(), session.early[0].seq, session.refused), (1, 1, Some(1)));
     }
 
     #[test]

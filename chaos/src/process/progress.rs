@@ -15,9 +15,9 @@ pub async fn tell(world: Arc<ProcessWorld>) {
     let (mut ok, mut bad) = (0, 0);
     loop {
         every.tick().await;
-        let recorder = &world.recorder;
-        let now_ok = recorder.ok.load(Ordering::Relaxed);
-        let now_bad = recorder.failed.load(Ordering::Relaxed) + recorder.unknown.load(Ordering::Relaxed);
+        let (recorder, outcomes) = (&world.recorder, world.recorder.outcomes());
+        let now_ok = outcomes.ok.load(Ordering::Relaxed);
+        let now_bad = outcomes.failed.load(Ordering::Relaxed) + outcomes.unknown.load(Ordering::Relaxed);
         let (leader, master) = {
             let seen = world.seen.lock();
             let newest = seen.values().max_by_key(|status| (status.term, status.digest_index));

@@ -9,19 +9,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tillsync::client::link::ClientTransport;
 use tillsync::clock::{Clock, SystemClock};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::ProcessClient;
 use super::cluster::{ClusterPlan, ProcessCluster};
 use super::kind::FaultKind;
-use super::scenario::{Scenario, Workload};
+use super::scenario::Scenario;
+use super::workload::Workload;
 use super::world::ProcessWorld;
 use super::{allowed, ending, faults, hostile, monitor, narrow, progress};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
+use crate::clients::device::WorkloadDevice;
 use crate::clients::queue::{Pace, QueueClient};
 use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
@@ -151,7 +151,7 @@ async fn load(
     quiet: bool,
 ) -> Result<(), String> {
     ending::policy(world).await?;
-    let clients = clients(world, &scenario.load, rng)?;
+    let clients = clients(world, &scenario.load, rng);
     let majority = spawn_task(monitor::watch_majority(world.clone()));
     let processes = spawn_task(monitor::watch_processes(world.clone()));
     let progress = (!quiet).then(|| spawn_task(progress::tell(world.clone())));
@@ -186,7 +186,7 @@ async fn load(
         }
     }
     ending::converge(world).await;
-    if world.recorder.ok.load(Ordering::Relaxed) == 0 {
+    if world.recorder.outcomes().ok.load(Ordering::Relaxed) == 0 {
         world.recorder.anomaly("no client ever got an answer: the run proves nothing");
     }
     drop((processes, onlookers, progress));
@@ -194,17 +194,14 @@ async fn load(
 }
 
 /// All clients of a run, at work.
-fn clients(world: &Arc<ProcessWorld>, load: &Workload, rng: &mut Rng) -> Result<Vec<AbortOnDropHandle<()>>, String> {
+fn clients(world: &Arc<ProcessWorld>, load: &Workload, rng: &mut Rng) -> Vec<AbortOnDropHandle<()>> {
     let counters = Arc::new(Counters::default());
     let mut clients = Vec::new();
-    for number in 1..=load.ws + load.socketio {
-        let transport = if number <= load.ws { ClientTransport::Ws } else { ClientTransport::Socketio };
-        let name = format!("till-{number}");
-        let token = world.cluster.token_of(&name, world.class)?;
-        let client = ProcessClient::new(world.clone(), counters.clone(), name, token, transport, rng.fork());
-        clients.push(spawn_task(client.run()));
-    }
     let mut shared = || (world.clone(), counters.clone(), rng.fork());
+    for (name, _) in load.devices() {
+        let (world, counters, rng) = shared();
+        clients.push(spawn_task(WorkloadDevice::new(world, counters, name, rng).run()));
+    }
     for number in 1..=load.timed {
         let (world, counters, rng) = shared();
         clients.push(spawn_task(TimedClient::new(world, counters, format!("timed-{number}"), rng).run()));
@@ -222,7 +219,7 @@ fn clients(world: &Arc<ProcessWorld>, load: &Workload, rng: &mut Rng) -> Result<
         let (world, counters, rng) = shared();
         clients.push(spawn_task(newcomer::run(world, counters, line, rng)));
     }
-    Ok(clients)
+    clients
 }
 
 fn spawn_task(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {

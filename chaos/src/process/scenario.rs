@@ -9,6 +9,7 @@ use tillsync::config::setting;
 use tillsync::limits;
 
 use super::kind::{FaultKind, Param};
+use super::workload::Workload;
 use crate::rng::Rng;
 
 /// The longest run, in seconds.
@@ -58,61 +59,6 @@ fn three() -> u64 {
     3
 }
 
-/// Who uses the cluster, and how. The shares are of a thousand operations; what is left over is listening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Workload {
-    /// Clients on each transport.
-    pub ws: u64,
-    pub socketio: u64,
-    /// Records in each table that they meet on.
-    pub records: u64,
-    /// The longest pause of a client between two operations.
-    pub pause_ms: u64,
-    pub writes: u64,
-    /// Of a hundred writes: how many name the version that they may replace.
-    pub conditional_percent: u64,
-    pub reads: u64,
-    pub syncs: u64,
-    pub reconnects: u64,
-    /// Orders by hand to be master.
-    pub claims: u64,
-    /// Inserts under numbers that other clients use as well.
-    pub inserts: u64,
-    /// Devices that keep no cursor and know times only, and in how many of a hundred turns they write a large record.
-    pub timed: u64,
-    pub large_percent: u64,
-    /// Devices with a durable queue.
-    pub queues: u64,
-    /// Devices with two sessions, on two nodes.
-    pub twins: u64,
-    /// Lines of devices, one after the other, that write before anybody knows them.
-    pub newcomers: u64,
-}
-
-impl Default for Workload {
-    fn default() -> Self {
-        Self {
-            ws: 5,
-            socketio: 4,
-            records: 5,
-            pause_ms: 25,
-            writes: 530,
-            conditional_percent: 30,
-            reads: 360,
-            syncs: 25,
-            reconnects: 10,
-            claims: 2,
-            inserts: 20,
-            timed: 2,
-            large_percent: 3,
-            queues: 1,
-            twins: 1,
-            newcomers: 1,
-        }
-    }
-}
-
 /// The value of a node's setting.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
@@ -138,7 +84,8 @@ pub struct AttackPlan {
     pub sockets: u64,
     /// How long the load lasts before the attack, to compare with.
     pub honest_s: f64,
-    /// Changes of two kilobytes that are written before all that: the nodes of a shop that has been open for a while.
+    /// Changes of two kilobytes that are written before all that, and twice as many small ones: the nodes of a shop that
+    /// has been open for a while.
     pub filled: u64,
     /// How long an honest operation may take; a sync as long for every 10,000 rows of it.
     pub slow_ms: u64,
@@ -391,49 +338,6 @@ impl AttackPlan {
         } else {
             Err(format!("attack.honest_s: must be 1 to {LONGEST}, not {}", self.honest_s))
         }
-    }
-}
-
-impl Workload {
-    fn check(&self) -> Result<(), String> {
-        let within = |name: &str, value: u64, from: u64, to: u64| {
-            if (from..=to).contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("load.{name}: must be {from} to {to}, not {value}"))
-            }
-        };
-        within("ws", self.ws, 0, 500)?;
-        within("socketio", self.socketio, 0, 500)?;
-        if self.ws + self.socketio == 0 {
-            return Err("load.ws: no client at all, and load.socketio neither".into());
-        }
-        let kinds =
-            [("timed", self.timed), ("queues", self.queues), ("twins", self.twins), ("newcomers", self.newcomers)];
-        for (name, count) in kinds {
-            within(name, count, 0, 20)?;
-        }
-        within("records", self.records, 1, 100_000)?;
-        within("pause_ms", self.pause_ms, 0, 10_000)?;
-        within("conditional_percent", self.conditional_percent, 0, 100)?;
-        within("large_percent", self.large_percent, 0, 100)?;
-        let shares = [
-            ("writes", self.writes),
-            ("reads", self.reads),
-            ("syncs", self.syncs),
-            ("reconnects", self.reconnects),
-            ("claims", self.claims),
-            ("inserts", self.inserts),
-        ];
-        for (name, share) in shares {
-            within(name, share, 0, 1_000)?;
-        }
-        within(
-            "writes, reads, syncs, reconnects, claims and inserts together",
-            shares.iter().map(|s| s.1).sum(),
-            1,
-            1_000,
-        )
     }
 }
 

@@ -11,81 +11,17 @@ use tillsync::token::Class;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::failures::{HonestLink, UNANSWERED};
+use super::honest_link::HonestLink;
 use super::http::{HttpClient, Refusal};
-use super::recorder::ProcessRecorder;
 use super::world::ProcessWorld;
 use crate::clients::client::{PATIENCE, time};
-use crate::clients::{
-    Connection, ConnectionLost, DeviceSeen, HistoryRecorder, ReceivedEvent, Request, Testbed, WorkloadPhase,
-};
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
-
-impl HistoryRecorder for ProcessRecorder {
-    fn now(&self) -> (u64, u64) {
-        Self::now(self)
-    }
-
-    fn us(&self) -> u64 {
-        Self::us(self)
-    }
-
-    fn op(&self, op: Op) {
-        Self::op(self, op);
-    }
-
-    fn session(&self, session: SessionTold) {
-        Self::session(self, session);
-    }
-
-    fn store(&self, store: Store) {
-        Self::store(self, store);
-    }
-
-    fn twin(&self, seen: TwinSeen) {
-        Self::twin(self, seen);
-    }
-
-    fn order(&self, order: Order) {
-        Self::order(self, order);
-    }
-
-    fn shown(&self, shown: ShownRecord) {
-        Self::shown(self, shown);
-    }
-
-    fn anomaly(&self, what: String) {
-        Self::anomaly(self, what);
-    }
-
-    fn unanswered(&self, device: &str, node: u64) {
-        self.failures.add(device, node, UNANSWERED);
-    }
-}
-
-impl Connection for HonestLink {
-    async fn send(&mut self, event: &str, data: &Value) -> Result<(), ConnectionLost> {
-        // One answer to each request: with a callback its event would come as well, and would be taken for the answer to
-        // the next request of the same `request_id`. The other clients use callbacks.
-        match timeout(PATIENCE, Self::send(self, event, &data.to_string(), false)).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(ConnectionLost),
-        }
-    }
-
-    async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
-        match timeout(within, Self::next(self)).await {
-            Ok(Ok(event)) => Ok(Some(event)),
-            Ok(Err(_)) => Err(ConnectionLost),
-            Err(_) => Ok(None),
-        }
-    }
-}
+use crate::clients::device::habits::DeviceHabits;
+use crate::clients::{DeviceSeen, Request, Testbed, WorkloadPhase};
+use crate::recorder::Recorder;
 
 impl Testbed for ProcessWorld {
     type Connection = HonestLink;
     type Node = u64;
-    type Recorder = ProcessRecorder;
 
     // The kernel's buffers take pages that the client has not looked at.
     const PAGES_WAIT: bool = false;
@@ -99,7 +35,11 @@ impl Testbed for ProcessWorld {
         self.load.large_percent
     }
 
-    fn recorder(&self) -> &ProcessRecorder {
+    fn habits(&self) -> DeviceHabits {
+        self.load.habits()
+    }
+
+    fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
@@ -122,11 +62,18 @@ impl Testbed for ProcessWorld {
 
     async fn connect_with(&self, node: &u64, device: &str, token: &str) -> Option<HonestLink> {
         let url = NodeUrl::plain(self.cluster.gateway(*node)?);
-        let even = self.connections.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
-        let transport = if even { ClientTransport::Ws } else { ClientTransport::Socketio };
-        let connecting = HonestLink::connect(transport, (*node, &url), token, (device, &self.recorder.failures));
+        let kept = self.transports.get(device).copied();
+        let transport = kept.unwrap_or_else(|| match self.connections.fetch_add(1, Ordering::Relaxed) % 5 {
+            0 | 2 => ClientTransport::Ws,
+            1 | 3 => ClientTransport::Socketio,
+            _ => ClientTransport::SocketioPolling,
+        });
+        // With a callback the event of an answer comes as well, and would be taken for the answer to the next request of
+        // the same `request_id`: only devices that listen before they ask again want callbacks.
+        let callbacks = kept.is_some();
+        let connecting = HonestLink::connect((transport, callbacks), (*node, &url), token, (device, &self.recorder));
         timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
-            self.recorder.failures.add(device, *node, "it could not connect in time");
+            self.recorder.failure(device, *node, "it could not connect in time");
             None
         })
     }

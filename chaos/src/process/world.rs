@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tillsync::client::link::ClientTransport;
 use tillsync::client::rest::NodeStatus;
 use tillsync::token::Class;
 use tokio::sync::watch;
@@ -13,34 +14,24 @@ use tokio::sync::watch;
 use super::cluster::ProcessCluster;
 use super::hostile;
 use super::http::{HttpClient, Refusal};
-use super::recorder::ProcessRecorder;
-use super::scenario::Workload;
+use super::workload::Workload;
 use crate::clients::WorkloadPhase;
-
-/// How far a client has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Connected there; 0: nowhere.
-    pub node: u64,
-    /// The newest change that it was told.
-    pub told: u64,
-    /// It waits for an answer to a write.
-    pub busy: bool,
-}
+use crate::recorder::Recorder;
 
 pub struct ProcessWorld {
     pub load: Workload,
-    pub recorder: ProcessRecorder,
+    pub recorder: Recorder,
     pub cluster: ProcessCluster,
     pub phase: watch::Sender<WorkloadPhase>,
     /// Raised to end every connection of every client.
     pub churn: watch::Sender<u64>,
-    pub standing: Mutex<BTreeMap<String, Standing>>,
-    /// Devices of the shared clients that have something to do yet.
+    /// Devices that have something to do yet.
     pub busy: Mutex<BTreeSet<String>>,
     /// How far each of their sessions that is online was told.
     pub reached: Mutex<BTreeMap<u64, u64>>,
-    /// Connections that they made.
+    /// The transport of each device that keeps to one.
+    pub transports: BTreeMap<String, ClientTransport>,
+    /// Connections that the other devices made.
     pub connections: AtomicU64,
     /// The newest answer of each node, for the progress line.
     pub seen: Mutex<BTreeMap<u64, NodeStatus>>,
@@ -61,13 +52,13 @@ impl ProcessWorld {
     pub fn new(load: Workload, cluster: ProcessCluster, attacked: bool) -> Self {
         Self {
             load,
-            recorder: ProcessRecorder::new(),
+            recorder: Recorder::new(),
             cluster,
             phase: watch::Sender::new(WorkloadPhase::Load),
             churn: watch::Sender::new(0),
-            standing: Mutex::default(),
             busy: Mutex::default(),
             reached: Mutex::default(),
+            transports: load.devices().collect(),
             connections: AtomicU64::new(0),
             seen: Mutex::default(),
             going_on: Mutex::default(),
@@ -126,9 +117,6 @@ impl ProcessWorld {
         let statuses = self.statuses().await;
         let newest = statuses.iter().max_by_key(|status| status.digest_index)?;
         let master = newest.master.as_deref()?;
-        if let Some(standing) = self.standing.lock().get(master) {
-            return Some(standing.node).filter(|node| *node > 0);
-        }
         let path = format!("/device/roles/{master}?consistency=stale");
         if let Ok(answer) = self.ask(newest.node, "GET", &path, None, STATUS).await
             && let Ok(device) = serde_json::from_slice::<serde_json::Value>(&answer)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::evidence::Evidence;
 use super::series::Series;
 use super::{ReportData, lanes, words};
-use crate::checker::Finding;
+use crate::finding::Finding;
 
 /// Faults written out one by one, at most.
 const BANDS: usize = 2_000;

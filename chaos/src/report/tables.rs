@@ -7,7 +7,7 @@ use super::evidence::{Evidence, ShownOperation};
 use super::figures::AttackFigures;
 use super::page::esc;
 use super::words::{self, at_us, thousands, took_us};
-use crate::checker::Finding;
+use crate::finding::Finding;
 
 /// Faults listed one by one, at most.
 const BANDS: usize = 500;

@@ -1,7 +1,8 @@
 //! How things are said to people.
 
 use super::ReportData;
-use crate::checker::{Finding, Verdict};
+use crate::checker::Verdict;
+use crate::finding::Finding;
 
 /// What must hold, in the order in which people care, and in their words.
 const INVARIANTS: [(&str, &str); 28] = [

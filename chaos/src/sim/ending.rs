@@ -17,8 +17,8 @@ use tillsync::proto::{
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::device::GUARDED;
 use super::world::{SimWorld, UpNode};
+use crate::clients::device::GUARDED;
 use crate::history::{ConflictHeld, FinalState, HeldRecord, ShownChange, ShownElection, TableAudit};
 
 /// How long healing may take, in simulated time. Far more than it does.

@@ -26,7 +26,7 @@ pub async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) 
     let lasts = Duration::from_millis(timed.for_ms);
     let what = match act(&world, timed.fault, lasts).await {
         Some(what) => what,
-        None => return world.recorder.say(&format!("{:?} found nobody", timed.fault)),
+        None => return world.recorder.say(|| format!("{:?} found nobody", timed.fault)),
     };
     let (name, to_us) = (timed.fault.name().to_owned(), world.recorder.us());
     world.recorder.band(FaultWindow { name, what, from_us, to_us, majority: true });
@@ -34,18 +34,9 @@ pub async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) 
 
 /// Notes the times without a majority, until it is aborted.
 pub async fn watch_majority(world: Arc<SimWorld>) {
-    let mut gone: Option<u64> = None;
+    let mut gone = None;
     loop {
-        let now = world.recorder.us();
-        match (gone, world.majority()) {
-            (None, false) => gone = Some(now),
-            (Some(from_us), true) => {
-                gone = None;
-                let (name, what) = ("no_majority".into(), "no majority".into());
-                world.recorder.band(FaultWindow { name, what, from_us, to_us: now, majority: false });
-            }
-            _ => {}
-        }
+        world.recorder.majority(&mut gone, world.majority());
         sleep(LOOK).await;
     }
 }

@@ -84,9 +84,9 @@ async fn change(world: &Arc<SimWorld>, old: &BTreeSet<u64>, new: &BTreeSet<u64>,
                 () = up.dead.cancelled() => Err(format!("node {id} died while it was asked")),
             };
             match answer {
-                Ok(done) => world.recorder.say(&format!("{asked:?}: {done:?}")),
+                Ok(done) => world.recorder.say(|| format!("{asked:?}: {done:?}")),
                 Err(error) => {
-                    world.recorder.say(&error);
+                    world.recorder.say(|| error.clone());
                     why = error;
                 }
             }

@@ -5,14 +5,12 @@
 //! - [`network_model`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes
 //!   for the time
 //! - [`world`]: the nodes; [`faults`]: what is done to them; [`members`]: nodes that come and go
-//! - [`device`]: devices that keep a cursor; [`testbed`], [`link`]: the cluster as the other clients meet it, which real
-//!   processes have too ([`crate::clients`])
+//! - [`testbed`], [`link`]: the cluster as clients meet it, which real processes have too ([`crate::clients`])
 //! - [`run`]: one run, from the first election to the closing checks
 //! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
 //! - [`fixed`]: randomness of the standard library, from the seed
 
 pub mod clock;
-pub mod device;
 pub mod disk;
 pub mod ending;
 pub mod faults;
@@ -21,13 +19,8 @@ pub mod link;
 pub mod members;
 pub mod network_model;
 pub mod plan;
-pub mod recorder;
 pub mod run;
 pub mod shrink;
 pub mod sweep;
 pub mod testbed;
 pub mod world;
-
-/// A client of the simulation, and one connection of it.
-pub type SimClient = crate::clients::client::ChaosClient<world::SimWorld>;
-pub type SimTalk = crate::clients::client::ClientTalk<world::SimWorld>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tillsync::consensus::memory::{MessageFate, NetworkModel};
 
-use super::recorder::SimRecorder;
+use crate::recorder::Recorder;
 use crate::rng::Rng;
 
 /// How bad it is now. Faults add to it and take their part away again.
@@ -26,11 +26,11 @@ struct NetworkModelState {
 
 pub struct SimWeather {
     state: Mutex<NetworkModelState>,
-    recorder: SimRecorder,
+    recorder: Recorder,
 }
 
 impl SimWeather {
-    pub fn new(rng: Rng, recorder: SimRecorder) -> Arc<Self> {
+    pub fn new(rng: Rng, recorder: Recorder) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(NetworkModelState { rng, bad: Badness::default() }), recorder })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,12 +11,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::device::SimDevice;
 use super::plan::SimPlan;
 use super::world::SimWorld;
 use super::{ending, faults, fixed};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
+use crate::clients::device::WorkloadDevice;
 use crate::clients::queue::{Pace, QueueClient};
 use crate::clients::timed::TimedClient;
 use crate::clients::twins::Twins;
@@ -97,7 +98,7 @@ fn populate(world: &Arc<SimWorld>, plan: &SimPlan, counters: &Arc<Counters>, rng
     let mut devices = Vec::new();
     for n in 1..=plan.devices {
         let (world, counters, name, rng) = each(format!("till-{n}"));
-        devices.push(spawn(SimDevice::new(world, counters, name, rng).run()));
+        devices.push(spawn(WorkloadDevice::new(world, counters, name, rng).run()));
     }
     for n in 1..=plan.timed {
         let (world, counters, name, rng) = each(format!("timed-{n}"));
@@ -155,10 +156,10 @@ async fn simulate(seed: u64, plan: SimPlan) -> Result<(History, String, u64), St
         }
     }
     ending::converge(&world).await;
-    if world.recorder.acknowledged() == 0 {
+    if world.recorder.outcomes().ok.load(Ordering::Relaxed) == 0 {
         world.recorder.anomaly("no device ever got an answer: the run proves nothing");
     }
     let us = world.recorder.us();
-    let (history, trace) = world.recorder.take();
-    Ok((history, trace, us / 1_000))
+    let trace = world.recorder.trace().unwrap_or_default();
+    Ok((world.recorder.take(), trace, us / 1_000))
 }

@@ -12,57 +12,38 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::link::SimLink;
-use super::recorder::SimRecorder;
 use super::world::{SimWorld, UpNode};
 use crate::clients::client::PATIENCE;
-use crate::clients::{DeviceSeen, HistoryRecorder, Request, Testbed, WorkloadPhase};
-use crate::history::{Op, Order, SessionTold, ShownRecord, Store, TwinSeen};
+use crate::clients::device::habits::{DeviceHabits, SyncHabits, Turns, WriteHabits};
+use crate::clients::{DeviceSeen, Request, Testbed, WorkloadPhase};
+use crate::recorder::Recorder;
+
+const HABITS: DeviceHabits = DeviceHabits {
+    records: 5,
+    pause_ms: 25,
+    turns: Turns {
+        writes: 550,
+        inserts: 0,
+        reads: 350,
+        syncs: 25,
+        reconnects: 10,
+        claims: 15,
+        elections: 5,
+        shutdowns: 8,
+        deaf: 5,
+    },
+    // The state of the nodes is looked at: it names the request of every change.
+    writes: WriteHabits { inserts: 4, conditional: 30, removed_table: 10, deletes: 12, name_the_request: false },
+    syncs: SyncHabits { full: 2, from_the_beginning: 4, before_the_cursor: 0 },
+    refused: Duration::from_secs(4),
+};
 
 /// The greatest answer.
 const MOST: usize = 1 << 20;
 
-impl HistoryRecorder for SimRecorder {
-    fn now(&self) -> (u64, u64) {
-        Self::now(self)
-    }
-
-    fn us(&self) -> u64 {
-        Self::us(self)
-    }
-
-    fn op(&self, op: Op) {
-        Self::op(self, op);
-    }
-
-    fn session(&self, session: SessionTold) {
-        Self::session(self, session);
-    }
-
-    fn store(&self, store: Store) {
-        Self::store(self, store);
-    }
-
-    fn twin(&self, seen: TwinSeen) {
-        Self::twin(self, seen);
-    }
-
-    fn order(&self, order: Order) {
-        Self::order(self, order);
-    }
-
-    fn shown(&self, shown: ShownRecord) {
-        Self::shown(self, shown);
-    }
-
-    fn anomaly(&self, what: String) {
-        Self::anomaly(self, what);
-    }
-}
-
 impl Testbed for SimWorld {
     type Connection = SimLink;
     type Node = UpNode;
-    type Recorder = SimRecorder;
 
     const PAGES_WAIT: bool = true;
     const SETTLED: Duration = Duration::from_millis(1_500);
@@ -71,7 +52,11 @@ impl Testbed for SimWorld {
         15
     }
 
-    fn recorder(&self) -> &SimRecorder {
+    fn habits(&self) -> DeviceHabits {
+        HABITS
+    }
+
+    fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 

@@ -28,9 +28,9 @@ use super::clock::{START_MS, SimClock};
 use super::disk::SimDisk;
 use super::network_model::SimWeather;
 use super::plan::SimPlan;
-use super::recorder::SimRecorder;
 use crate::clients::WorkloadPhase;
 use crate::history::Sample;
+use crate::recorder::Recorder;
 use crate::rng::Rng;
 
 /// A node that runs.
@@ -72,7 +72,7 @@ impl SimMachine {
 
 pub struct SimWorld {
     pub plan: SimPlan,
-    pub recorder: SimRecorder,
+    pub recorder: Recorder,
     pub router: Arc<Router>,
     pub weather: Arc<SimWeather>,
     pub places: Mutex<BTreeMap<u64, SimMachine>>,
@@ -95,7 +95,7 @@ pub struct SimWorld {
 impl SimWorld {
     pub fn new(plan: SimPlan, rng: &mut Rng) -> Result<Arc<Self>, String> {
         let began = Instant::now();
-        let recorder = SimRecorder::new(began);
+        let recorder = Recorder::traced(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
         let places = (1..=plan.nodes).map(|id| (id, SimMachine::new(rng, began, id))).collect();
         Ok(Arc::new(Self {
@@ -160,7 +160,7 @@ impl SimWorld {
         self.stop(id).await;
         let place = self.places.lock().remove(&id);
         if place.is_some() {
-            self.recorder.say(&format!("node {id} is retired"));
+            self.recorder.say(|| format!("node {id} is retired"));
         }
     }
 
@@ -226,7 +226,7 @@ impl SimWorld {
             AbortOnDropHandle::new(spawn(watch_leading(self.recorder.clone(), cluster.clone()))),
             AbortOnDropHandle::new(spawn(watch_end(self.clone(), id, cluster))),
         ];
-        self.recorder.say(&format!("node {id} is up"));
+        self.recorder.say(|| format!("node {id} is up"));
         self.with(id, |place| {
             place.starting = false;
             place.running = Some(RunningSimNode { up, stopper, close, coordinator: stop, _tasks: tasks.into() });
@@ -272,7 +272,7 @@ impl SimWorld {
         drop(tasks);
         // What is left of it can neither write nor send: it only has to end.
         spawn(stopper.shutdown());
-        self.recorder.say(&format!("node {id} is gone"));
+        self.recorder.say(|| format!("node {id} is gone"));
         true
     }
 
@@ -287,7 +287,7 @@ impl SimWorld {
             self.recorder.anomaly(format!("node {id} does not close: {error}"));
         }
         drop(tasks);
-        self.recorder.say(&format!("node {id} has stopped"));
+        self.recorder.say(|| format!("node {id} has stopped"));
         true
     }
 
@@ -315,7 +315,7 @@ impl SimWorld {
 /// A node that is told to end does so, as a process would.
 async fn watch_end(world: Arc<SimWorld>, id: u64, cluster: Arc<RaftCluster>) {
     let why = cluster.told_to_end().await;
-    world.recorder.say(&why);
+    world.recorder.say(|| why.clone());
     if world.places.lock().get(&id).is_some_and(|place| !place.leaving) {
         world.recorder.anomaly(format!("node {id} was told to end: {why}"));
     }
@@ -324,7 +324,7 @@ async fn watch_end(world: Arc<SimWorld>, id: u64, cluster: Arc<RaftCluster>) {
 }
 
 /// A sample whenever something was applied.
-async fn watch_state(recorder: SimRecorder, cluster: Arc<RaftCluster>, boot: u64) {
+async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
     let mut applied = cluster.replica().watch_applied();
     loop {
         let (tick, us) = recorder.now();
@@ -353,7 +353,7 @@ async fn watch_state(recorder: SimRecorder, cluster: Arc<RaftCluster>, boot: u64
     }
 }
 
-async fn watch_leading(recorder: SimRecorder, cluster: Arc<RaftCluster>) {
+async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
     let mut place = cluster.node().place();
     let mut before = None;
     loop {

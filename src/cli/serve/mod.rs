@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{CliResult, CommandError, logging, private, stop_signal};
 use crate::config::{Config, Layers};
+use crate::limits;
 use crate::model::error::{Code, Error};
 
 mod descriptors;
@@ -39,6 +40,7 @@ pub fn execute(args: ServeArgs) -> CliResult {
     private::secure(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("tillsync")
         .build()
         .map_err(|e| CommandError::new(format!("the async runtime cannot start: {e}")))?;

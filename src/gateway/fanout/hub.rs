@@ -62,6 +62,16 @@ impl ChangeFilter {
     pub fn takes(&self, change: &Change) -> bool {
         self.takes_table(&change.table_name)
     }
+
+    /// Whoever was sent all that this takes was sent all that `other` takes.
+    pub fn covers(&self, other: &Self) -> bool {
+        let tables = match (&self.tables, &other.tables) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(mine), Some(theirs)) => theirs.is_subset(mine),
+        };
+        tables && self.class == other.class
+    }
 }
 
 /// The token that a session came with.

@@ -60,11 +60,13 @@ enum DeliveryStage {
 struct DeliveryProgress {
     stage: DeliveryStage,
     filter: ChangeFilter,
-    /// How often the filter was changed.
-    filters: u64,
+    /// How often the filter was changed to one that takes more.
+    widened: u64,
+    /// The stream is whole from here on, for the filter.
     start: u64,
     /// Kept while the session is paused; the hub knows it while it is live.
     at: u64,
+    /// Beside the stream the session may have been sent changes up to this one.
     may_have: u64,
     jobs: VecDeque<DeliveryJob>,
     /// Devices that have resumed: their counts follow when the session has caught up.
@@ -109,7 +111,7 @@ impl Delivery {
         let progress = DeliveryProgress {
             stage: DeliveryStage::Waiting,
             filter: ChangeFilter::of(None, class),
-            filters: 0,
+            widened: 0,
             start: position,
             at: position,
             may_have: 0,
@@ -135,15 +137,20 @@ impl Delivery {
             return;
         }
         let sent_to = self.gateway.hub.subscribe(self.send_queue.id, filter.clone());
+        // The stream of fewer tables is as whole as it was: nothing of it has to be sent again.
+        let wider = !progress.filter.covers(&filter);
         progress.filter = filter;
-        progress.filters += 1;
-        match progress.stage {
-            DeliveryStage::Waiting => {}
-            DeliveryStage::Live => progress.begin_at(sent_to),
-            DeliveryStage::Busy | DeliveryStage::Ended => {
-                let at = progress.at;
-                progress.begin_at(at);
-            }
+        let at = match progress.stage {
+            DeliveryStage::Waiting => progress.start,
+            DeliveryStage::Live => sent_to,
+            DeliveryStage::Busy | DeliveryStage::Ended => progress.at,
+        };
+        if progress.stage != DeliveryStage::Waiting {
+            progress.may_have = progress.may_have.max(at);
+        }
+        if wider {
+            progress.widened += 1;
+            progress.start = progress.start.max(at);
         }
     }
 
@@ -317,9 +324,9 @@ impl Delivery {
     /// Sends the stream from where it stands up to change `to`. Only while the session is paused.
     pub async fn send_to(&self, to: u64) -> Result<(), Error> {
         loop {
-            let (at, filter, filters) = {
+            let (at, filter, widened) = {
                 let progress = self.progress.lock();
-                (progress.at, progress.filter.clone(), progress.filters)
+                (progress.at, progress.filter.clone(), progress.widened)
             };
             if at >= to {
                 return Ok(());
@@ -328,18 +335,21 @@ impl Delivery {
             self.send(page.changes.iter()).await?;
             let mut progress = self.progress.lock();
             progress.at = page.seq;
-            if progress.filters != filters {
-                // This page was sent for the tables that the session wanted before.
-                progress.begin_at(page.seq);
+            // This page was sent for the tables that the session wanted before.
+            if progress.filter != filter {
+                progress.may_have = progress.may_have.max(page.seq);
+            }
+            if progress.widened != widened {
+                progress.start = progress.start.max(page.seq);
             }
         }
     }
 
     /// Sends what came after `after`, before the stream began, except for records that the stream brings a newer state of.
     async fn send_missed(&self, device_id: String, after: u64) -> Result<(), Error> {
-        let (to, may_have, filter, filters) = {
+        let (to, may_have, filter, widened) = {
             let progress = self.progress.lock();
-            (progress.start, progress.may_have, progress.filter.clone(), progress.filters)
+            (progress.start, progress.may_have, progress.filter.clone(), progress.widened)
         };
         let mut from = after;
         while from < to {
@@ -363,7 +373,7 @@ impl Delivery {
             from = page.seq;
         }
         let mut progress = self.progress.lock();
-        if progress.filters == filters {
+        if progress.widened == widened {
             progress.start = progress.start.min(after);
         }
         if progress.resumed.len() < limits::SESSION_DEVICES {
@@ -403,13 +413,5 @@ impl Delivery {
         let sent = SentBefore { filter: progress.filter.clone(), start: progress.start, may_have: progress.may_have };
         progress.may_have = progress.may_have.max(head);
         sent
-    }
-}
-
-impl DeliveryProgress {
-    /// The stream is whole from here on only.
-    fn begin_at(&mut self, seq: u64) {
-        self.start = self.start.max(seq);
-        self.may_have = self.may_have.max(seq);
     }
 }

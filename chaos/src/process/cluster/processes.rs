@@ -1,6 +1,7 @@
 //! The processes of a cluster: their settings, their start, and every way to end them.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::{DRAIN, Others, ProcessCluster, WORKERS, failed};
-use crate::mutants;
+use crate::starter::{self, NodeSettings, member};
 
 /// Shorter than a store would have them, so that a run of a minute sees devices come and go.
 const SETTINGS: &[(&str, u64)] =
@@ -26,7 +27,7 @@ impl ProcessCluster {
             for (other, slot) in others {
                 let proxy = self.network.address(id, *other).filter(|_| whom == Others::Proxied);
                 let raft = proxy.unwrap_or(slot.raft);
-                members += &format!("    {{ id = {other}, raft = \"{raft}\", gateway = \"{}\" }},\n", slot.gateway);
+                members += &member(*other, raft, slot.gateway);
                 if slot.member && slot.child.is_some() {
                     join.push(slot.raft.to_string());
                 }
@@ -41,14 +42,15 @@ impl ProcessCluster {
             for (key, value) in &self.settings {
                 more += &format!("{key} = {value}\n");
             }
-            format!(
-                "node_id = {id}\ncluster_name = \"chaos\"\ndata_dir = {:?}\nkey_file = {:?}\ngateway_listen = \"{}\"\n\
-                 raft_listen = \"{}\"\n{more}{others}\n",
-                self.data_of(id).join("data"),
-                self.data.join("token.key"),
-                me.gateway,
-                me.raft,
-            )
+            let node = NodeSettings {
+                id,
+                cluster: "chaos",
+                data: &self.data_of(id).join("data"),
+                key: &self.data.join("token.key"),
+                gateway: me.gateway,
+                raft: me.raft,
+            };
+            node.text(&format!("{more}{others}"))
         };
         let folder = self.data_of(id);
         fs::create_dir_all(&folder).map_err(failed(&folder))?;
@@ -62,38 +64,21 @@ impl ProcessCluster {
         let log_path = self.log_of(id);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed(&log_path))?;
         let again = log.try_clone().map_err(failed(&log_path))?;
-        let mut command = Command::new(&self.binary);
-        for (name, _) in std::env::vars_os() {
-            // Settings come from the run; a bug on purpose is what a run is to find.
-            if name.to_str().is_some_and(|name| name.starts_with("TILLSYNC_") && name != mutants::ON) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .arg("--stop-with-stdin")
-            .env(WORKERS, self.workers.to_string());
+        let mut command = starter::serve(&self.binary, &config);
+        command.arg("--stop-with-stdin").env(WORKERS, self.workers.to_string());
         if let Some(library) = &self.faketime {
             let clock = self.clock_of(id);
             fs::write(&clock, "+0").map_err(failed(&clock))?;
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", clock);
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
         }
-        command.stdin(Stdio::piped()).stdout(log).stderr(again).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(log).stderr(again);
         // A group of its own: Ctrl-C reaches this process only, which then ends the nodes.
-        #[cfg(unix)]
         command.process_group(0);
-        #[cfg(target_os = "linux")]
-        // SAFETY: prctl is safe to call between fork and exec.
-        unsafe {
-            // A node that is held up cannot stop by itself when this process is gone.
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
+        // A node that is held up cannot stop by itself when this process is gone.
+        starter::signal_at_our_end(&mut command, libc::SIGKILL);
+        let mut command = Command::from(command);
+        command.kill_on_drop(true);
         let mut child = command.spawn().map_err(failed(&self.binary))?;
         let stdin = child.stdin.take();
         let mut slots = self.slots.lock();

@@ -37,7 +37,7 @@ fn what_is_wrong_is_named() {
         ("\"a_name\"", "\"A name\"", "name"),
         ("\"What it shows.\"", "\" \"", "explained"),
         ("ws = 2", "ws = 2\npace = 1", "`pace`"),
-        ("ws = 2", "ws = 0\nsocketio = 0", "load.ws"),
+        ("ws = 2", "ws = 0\nsocketio = 0\npolling = 0", "load.ws"),
         ("ws = 2", "writes = 900\nreads = 200", "together"),
         ("ws = 2", "records = 0", "load.records"),
         ("ws = 2", "queues = 21", "load.queues"),

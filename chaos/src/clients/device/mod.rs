@@ -1,7 +1,7 @@
-//! A simulated device: it connects to any node, writes, reads and syncs, loses its connection and resumes with its
-//! cursor, and sends what it does not know the end of again.
+//! A device that keeps a cursor: it connects to any node, writes, reads and syncs, loses its connection and resumes with
+//! its cursor, and sends what it does not know the end of again.
 //!
-//! - this file: its life, from one connection to the next
+//! - this file: its life, from one connection to the next; [`habits`]: how often it does what
 //! - [`writing`]: changes, several in flight; [`asking`]: reads and syncs; [`roles`]: orders about who is master
 
 use std::collections::VecDeque;
@@ -11,20 +11,19 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::world::SimWorld;
-use super::{SimClient, SimTalk};
-use crate::clients::client::{ClientAnswer, Counters, cursor};
-use crate::clients::{ConnectionLost, WorkloadPhase};
-use crate::history::SessionTold;
+use super::client::{ChaosClient, ClientAnswer, ClientTalk, Counters, cursor};
+use super::syncing::further;
+use super::{Connection, ConnectionLost, Testbed, WorkloadPhase};
 use crate::rng::Rng;
 
 mod asking;
+pub mod habits;
 mod roles;
-pub mod writing;
+mod writing;
 
+use habits::{DeviceHabits, Turn};
 use writing::UnsettledWrite;
 
-const RECORDS: u64 = 5;
 /// Conditional writes go here: conflicts wait for a decision, so a refused write is surely not applied.
 pub const GUARDED: &str = "guarded";
 pub const PLAIN: &str = "stock";
@@ -33,11 +32,11 @@ pub const RECEIPTS: &str = "receipts";
 
 /// After this a session that did not come online is told changes all the same.
 const FIRST_WORD: Duration = Duration::from_millis(2_300);
-/// How long a device whose resume was refused stays to see what it is told all the same.
-const REFUSED: Duration = Duration::from_secs(4);
+const DEAF: Duration = Duration::from_millis(400);
 
-pub struct SimDevice {
-    client: SimClient,
+pub struct WorkloadDevice<T> {
+    client: ChaosClient<T>,
+    habits: DeviceHabits,
     /// The cursor's epoch, and the seq up to which it has everything.
     cursor: Option<(String, u64)>,
     /// Writes whose end is not known, in their order, to be sent again as they were.
@@ -48,20 +47,25 @@ pub struct SimDevice {
     away: Duration,
 }
 
-impl SimDevice {
-    pub fn new(world: Arc<SimWorld>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
-        let client = SimClient::new(world, counters, name, rng);
-        Self { client, cursor: None, open: VecDeque::new(), written: 0, receipts: 0, away: Duration::ZERO }
+impl<T: Testbed> WorkloadDevice<T> {
+    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+        let habits = world.habits();
+        let client = ChaosClient::new(world, counters, name, rng);
+        Self { client, habits, cursor: None, open: VecDeque::new(), written: 0, receipts: 0, away: Duration::ZERO }
     }
 
     pub async fn run(mut self) {
         while self.client.phase() != WorkloadPhase::End {
+            // Until it is online it has not been told everything.
+            self.set_busy(true);
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;
             if talk.cursor_refused {
                 (self.cursor, talk.told.resumed) = (None, None);
             }
-            self.advance(&talk.told);
+            if let Some((_, at)) = &mut self.cursor {
+                *at = further(*at, &talk.told, self.client.world.tables().is_some());
+            }
             let live = ended.is_ok() && self.client.phase() == WorkloadPhase::End;
             self.client.disconnect(talk, live);
             let pause = self.client.rng.millis(0, 30) + std::mem::take(&mut self.away);
@@ -72,23 +76,11 @@ impl SimDevice {
         }
     }
 
-    /// How far the device has come without a hole.
-    fn advance(&mut self, told: &SessionTold) {
-        let Some((_, at)) = &mut self.cursor else { return };
-        if told.late && told.position.is_some() {
-            // What it missed comes in order, without changes of records whose newer state it was told already.
-            *at = told.told.iter().map(|row| row.seq).fold(*at, u64::max);
-        }
-        let mut seqs: Vec<u64> = told.rows().map(|row| row.seq).collect();
-        seqs.sort_unstable();
-        for seq in seqs {
-            if seq == *at + 1 {
-                *at = seq;
-            }
-        }
+    fn set_busy(&self, busy: bool) {
+        self.client.world.set_busy(&self.client.name, busy);
     }
 
-    async fn talk(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
+    async fn talk(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         if !self.come_online(talk).await? {
             return Err(ConnectionLost);
         }
@@ -96,55 +88,74 @@ impl SimDevice {
             self.end_sync(talk).await?;
         }
         loop {
+            self.set_busy(!self.open.is_empty());
             match self.client.phase() {
                 WorkloadPhase::End => return Ok(()),
                 WorkloadPhase::Listen if self.open.is_empty() => {
                     self.client.listen(talk, Duration::from_millis(20)).await?;
                     continue;
                 }
-                _ => {}
+                WorkloadPhase::Listen | WorkloadPhase::Load => {}
             }
-            if !self.open.is_empty() {
-                self.write(talk).await?;
+            if self.open.is_empty() {
+                self.turn(talk).await?;
             } else {
-                match self.client.rng.below(1_000) {
-                    0..=549 => {
-                        self.new_writes(talk);
-                        self.write(talk).await?;
-                    }
-                    550..=899 => self.read(talk).await?,
-                    900..=924 => self.sync(talk).await?,
-                    925..=934 => return Err(ConnectionLost),
-                    935..=949 => self.claim_the_role(talk).await?,
-                    950..=954 => self.call_for_an_election(talk),
-                    955..=962 => return self.shut_down(talk).await,
-                    // Not listening for a while: the queue of its session grows.
-                    963..=967 => sleep(Duration::from_millis(400)).await,
-                    _ => self.client.listen(talk, Duration::from_millis(40)).await?,
-                }
+                self.write(talk).await?;
             }
-            let pause = self.client.rng.millis(0, 25);
+            let pause = self.client.rng.millis(0, self.habits.pause_ms);
             self.client.listen(talk, pause).await?;
         }
     }
 
+    async fn turn(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
+        match self.habits.turns.turn(self.client.rng.below(1_000)) {
+            Turn::Write => {
+                self.new_writes(talk);
+                self.write(talk).await
+            }
+            Turn::Insert => {
+                let open = self.new_receipt(talk);
+                self.open.push_back(open);
+                self.write(talk).await
+            }
+            Turn::Read => self.read(talk).await,
+            Turn::Sync => self.sync(talk).await,
+            Turn::Reconnect => Err(ConnectionLost),
+            Turn::Claim => self.claim_the_role(talk).await,
+            Turn::CallElection => self.call_for_an_election(talk).await,
+            Turn::ShutDown => self.shut_down(talk).await,
+            Turn::Deaf => {
+                // The queue of its session grows.
+                sleep(DEAF).await;
+                Ok(())
+            }
+            Turn::Listen => self.client.listen(talk, Duration::from_millis(40)).await,
+        }
+    }
+
     /// False if the node did not let it.
-    async fn come_online(&mut self, talk: &mut SimTalk) -> Result<bool, ConnectionLost> {
+    async fn come_online(&mut self, talk: &mut ClientTalk<T>) -> Result<bool, ConnectionLost> {
         let from = self.cursor.clone();
         if from.is_some() && self.client.rng.percent(12) {
             self.write_first(talk).await?;
         }
         let priority = self.client.rng.between(0, 3) * 20;
         let mut ask = json!({ "device_id": self.client.name, "priority": priority });
-        if self.client.rng.percent(5) {
+        if self.habits.turns.claims > 0 && self.client.rng.percent(5) {
             ask["role"] = json!("master");
+        }
+        if let Some(tables) = self.client.world.tables() {
+            ask["subscribe"] = json!(tables);
         }
         if let Some((epoch, seq)) = &from {
             ask["cursor"] = json!(format!("{epoch}.{seq}"));
         }
         let resumed = from.as_ref().map(|(_, seq)| *seq);
         talk.told.resumed = resumed;
-        talk.link.send("device_online", &ask);
+        if talk.link.send("device_online", &ask).await.is_err() {
+            talk.told.resumed = None;
+            return Err(ConnectionLost);
+        }
         if from.is_some() && self.client.rng.percent(8) {
             // Its pages and what it missed go out at the same time.
             self.ask_for_sync(talk).await?;
@@ -162,7 +173,7 @@ impl SimDevice {
                 // A program that does not look at the error listens on: it must not be told what follows a gap.
                 talk.told.refused = Some(talk.told.rows().count() as u64);
                 talk.told.resumed = None;
-                self.client.listen(talk, REFUSED).await?;
+                self.client.listen(talk, self.habits.refused).await?;
             }
             return Ok(false);
         }
@@ -176,7 +187,7 @@ impl SimDevice {
     }
 
     /// It sends what it wrote while it was away before it comes online, as libraries do that flush their buffer first.
-    async fn write_first(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
+    async fn write_first(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         talk.told.late = true;
         if self.open.is_empty() && self.client.phase() == WorkloadPhase::Load {
             self.new_writes(talk);

@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{GUARDED, PLAIN, RECEIPTS, RECORDS, SimDevice};
+use super::{GUARDED, PLAIN, RECEIPTS, WorkloadDevice};
 use crate::clients::answers::{AnswerEnd, answered, end, error, tells_of_all};
-use crate::clients::client::ClientAnswer;
+use crate::clients::client::{ClientAnswer, ClientTalk};
 use crate::clients::removals::SEASON;
-use crate::clients::{ConnectionLost, ReceivedEvent};
+use crate::clients::{Connection, ConnectionLost, ReceivedEvent, Testbed};
 use crate::history::{Op, OpOutcome, OpRequest};
-use crate::sim::SimTalk;
 
 /// Tries of one operation.
 const TRIES: u32 = 6;
@@ -16,7 +15,7 @@ const TRIES: u32 = 6;
 const IN_FLIGHT: u64 = 5;
 
 /// A write whose end is not known.
-pub struct UnsettledWrite {
+pub(super) struct UnsettledWrite {
     op: Op,
     /// What is sent.
     ask: Value,
@@ -27,9 +26,9 @@ pub struct UnsettledWrite {
     sent: bool,
 }
 
-impl SimDevice {
+impl<T: Testbed> WorkloadDevice<T> {
     /// One write, or several that are sent without waiting for each other.
-    pub(super) fn new_writes(&mut self, talk: &SimTalk) {
+    pub(super) fn new_writes(&mut self, talk: &ClientTalk<T>) {
         let count = if self.client.rng.percent(25) { self.client.rng.between(2, IN_FLIGHT) } else { 1 };
         for _ in 0..count {
             let open = self.new_write(talk);
@@ -37,22 +36,23 @@ impl SimDevice {
         }
     }
 
-    fn new_write(&mut self, talk: &SimTalk) -> UnsettledWrite {
-        self.written += 1;
-        if self.client.rng.percent(4) {
+    fn new_write(&mut self, talk: &ClientTalk<T>) -> UnsettledWrite {
+        let habits = self.habits.writes;
+        if self.client.rng.percent(habits.inserts) {
             return self.new_receipt(talk);
         }
-        let guarded = self.client.rng.percent(30);
+        self.written += 1;
+        let guarded = self.client.rng.percent(habits.conditional);
         let table = match self.client.rng.below(100) {
             _ if guarded => GUARDED,
-            0..=9 => SEASON,
+            drawn if drawn < habits.removed_table => SEASON,
             _ => PLAIN,
         };
-        let record = self.client.rng.between(1, RECORDS) as i64;
+        let record = self.client.rng.between(1, self.habits.records) as i64;
         let known = self.client.known.get(&(table.into(), record)).cloned();
         let base = guarded.then_some(known.as_ref().map_or(0, |known| known.seq));
         let request_id = format!("r{}", self.written);
-        let deletes = self.client.rng.percent(12);
+        let deletes = self.client.rng.percent(habits.deletes);
         let mut ask = json!({
             "device_id": self.client.name, "table_name": table, "record_id": record, "request_id": request_id,
         });
@@ -66,22 +66,22 @@ impl SimDevice {
         } else {
             let value = format!("{}-{}", self.client.name, self.written);
             // What was deleted is made anew.
-            let gone = known.is_none_or(|known| known.value.is_empty());
+            let gone = habits.deletes > 0 && known.is_none_or(|known| known.value.is_empty());
             ask["operation"] = json!(if gone { "insert" } else { "update" });
-            ask["new_data"] = json!({ "v": value });
+            ask["new_data"] = self.data(&value, &request_id);
             OpRequest::Write { table, record, value, request_id: request_id.clone(), base }
         };
         UnsettledWrite { op: self.client.op(talk, asked), ask, request_id, unsure: false, sent: false }
     }
 
     /// Two devices draw the same number: what each of them wrote has to stay.
-    fn new_receipt(&mut self, talk: &SimTalk) -> UnsettledWrite {
-        self.receipts += 1;
+    pub(super) fn new_receipt(&mut self, talk: &ClientTalk<T>) -> UnsettledWrite {
+        (self.written, self.receipts) = (self.written + 1, self.receipts + 1);
         let (record, value) = (self.receipts, format!("{}-{}", self.client.name, self.written));
         let request_id = format!("r{}", self.written);
         let ask = json!({
             "device_id": self.client.name, "table_name": RECEIPTS, "record_id": record, "request_id": request_id,
-            "operation": "insert", "new_data": { "v": value },
+            "operation": "insert", "new_data": self.data(&value, &request_id),
         });
         let asked =
             OpRequest::Write { table: RECEIPTS.into(), record, value, request_id: request_id.clone(), base: None };
@@ -89,15 +89,23 @@ impl SimDevice {
         UnsettledWrite { op, ask, request_id, unsure: false, sent: false }
     }
 
+    fn data(&self, value: &str, request_id: &str) -> Value {
+        let mut data = json!({ "v": value });
+        if self.habits.writes.name_the_request {
+            data["r"] = json!(request_id);
+        }
+        data
+    }
+
     /// Sends what is open, in its order, and hears what became of it.
-    pub(super) async fn write(&mut self, talk: &mut SimTalk) -> Result<(), ConnectionLost> {
+    pub(super) async fn write(&mut self, talk: &mut ClientTalk<T>) -> Result<(), ConnectionLost> {
         let before: Vec<bool> = self.open.iter().map(|open| open.unsure).collect();
         for open in &mut self.open {
             open.op.tries += 1;
             open.op.node = talk.told.node;
             // Until it is answered it may have been applied.
             (open.unsure, open.sent) = (true, true);
-            talk.link.send("data_update", &open.ask);
+            talk.link.send("data_update", &open.ask).await?;
         }
         let ids: Vec<String> = self.open.iter().map(|open| open.request_id.clone()).collect();
         while self.open.iter().any(|open| open.sent) {
