@@ -27,7 +27,7 @@ pub(super) use self::requests::accepted;
 /// What is known of a node's command.
 pub(super) enum Repeated {
     /// It was answered with this.
-    Answered(Outcome),
+    Answered(Box<Outcome>),
     /// It was answered so long ago that nobody waits for it.
     LongAgo,
 }
@@ -39,7 +39,7 @@ impl State {
         let Some(outcome) = given else { return Ok(Some(Repeated::LongAgo)) };
         let corrupt = |_| TablesError::Corrupt(RowKey::Answered(0));
         let outcome = Outcome { repeated: true, ..Outcome::decode(outcome).map_err(corrupt)? };
-        Ok(Some(Repeated::Answered(outcome)))
+        Ok(Some(Repeated::Answered(Box::new(outcome))))
     }
 
     pub(super) fn remember_answer(&mut self, origin: &CommandId, outcome: &Outcome) {

@@ -93,7 +93,7 @@ impl State {
             && let Some(repeated) = self.repeated_command(&origin)?
         {
             return Ok(match repeated {
-                Repeated::Answered(outcome) => outcome,
+                Repeated::Answered(outcome) => *outcome,
                 Repeated::LongAgo => refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"),
             });
         }
