@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::access::AccessMatrix;
 use super::audit::AuditIndex;
+use super::boots::NewestBoots;
 use super::client_dedup::ClientDedup;
 use super::conflict_index::ConflictIndex;
 use super::device::devices::Devices;
@@ -32,6 +33,7 @@ impl State {
         self.devices = Devices::load(rows, self.meta.devices)?;
         self.sync_states = SyncStates::load(rows)?;
         self.load_access(rows)?;
+        self.boots = NewestBoots::load(rows)?;
         self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
         self.load_windows(rows)?;
         self.conflicts = ConflictIndex::default();

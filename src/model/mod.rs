@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod background_tasks;
+mod boots;
 pub mod change;
 mod client_dedup;
 #[cfg(test)]
