@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -117,16 +117,25 @@ pub async fn admit(
 async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop: CancellationToken) -> Option<bool> {
     let me = cluster.identity.node;
     let mut pause = PAUSE_MIN;
+    let mut again = false;
     loop {
         let group = cluster.node.group();
         let mut others = group.members.clone();
         others.remove(&me);
-        let asked = ask(cluster, transport, others.into_iter().collect(), false, CONFIRM);
-        let answers = tokio::select! {
+        // The members may be others by now: whoever can say what is the newest knows as much as most of the voters.
+        let configured = if again { cluster.configured.clone() } else { Vec::new() };
+        let surely = configured.into_iter().chain(if again { others.clone() } else { BTreeMap::new() }).collect();
+        let asked = join(
+            ask(cluster, transport, others.into_iter().collect(), false, CONFIRM),
+            ask(cluster, transport, surely, true, CONFIRM),
+        );
+        again = true;
+        let (answers, fresh) = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
             answers = asked => answers,
         };
+        fresh.iter().for_each(|answer| cluster.identity.learn(answer));
         answers.iter().for_each(|answer| cluster.identity.learn(answer));
         cluster.identity.refresh();
         if cluster.identity.is_outdated().is_some() {
@@ -134,7 +143,8 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         }
         let voter = group.voters.contains(&me);
         let told = answers.iter().filter(|answer| group.voters.contains(&answer.node)).count() + usize::from(voter);
-        if told * 2 > group.voters.len() || (!voter && told > 0) {
+        let surely = fresh.iter().any(|answer| answer.fresh && !answer.pristine);
+        if surely || told * 2 > group.voters.len() || (!voter && told > 0) {
             cluster.waits(String::new());
             return Some(false);
         }
@@ -158,7 +168,7 @@ async fn ask(
     fresh: bool,
     patience: Duration,
 ) -> Vec<StatusResponse> {
-    let founders = if fresh { cluster.founding.own.clone() } else { Vec::new() };
+    let founders = if cluster.node.view().last_log_index == 0 { cluster.founding.own.clone() } else { Vec::new() };
     let answers = others.into_iter().map(|(id, member)| {
         let link = transport.link(id, &member, ConnectionClass::Control);
         let request =
