@@ -21,7 +21,12 @@ pub type Claims = BTreeMap<u64, Vec<NodeAdd>>;
 pub struct Founding {
     /// The members that this node's settings name; empty: it waits to be added.
     pub own: Vec<NodeAdd>,
-    claims: Arc<Mutex<BTreeMap<u64, (Instant, Vec<NodeAdd>)>>>,
+    claims: Arc<Mutex<BTreeMap<u64, Claim>>>,
+}
+
+struct Claim {
+    at: Instant,
+    founders: Vec<NodeAdd>,
 }
 
 impl Founding {
@@ -38,17 +43,17 @@ impl Founding {
     pub fn hear(&self, from: u64, founders: Vec<NodeAdd>) {
         let now = Instant::now();
         let mut claims = self.claims.lock();
-        claims.retain(|_, (at, _)| now - *at < CLAIMED);
+        claims.retain(|_, claim| now - claim.at < CLAIMED);
         if founders.len() <= limits::NODES && claims.len() < limits::NODES_VOUCHED {
-            claims.insert(from, (now, founders));
+            claims.insert(from, Claim { at: now, founders });
         }
     }
 
     /// What was told lately.
     pub fn claims(&self) -> Claims {
         let claims = self.claims.lock();
-        let lately = claims.iter().filter(|(_, (at, _))| at.elapsed() < CLAIMED);
-        lately.map(|(from, (_, founders))| (*from, founders.clone())).collect()
+        let lately = claims.iter().filter(|(_, claim)| claim.at.elapsed() < CLAIMED);
+        lately.map(|(from, claim)| (*from, claim.founders.clone())).collect()
     }
 }
 
