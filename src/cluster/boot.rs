@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Beginning, admit};
 use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
+use super::founding::Founding;
 use super::inbound_proposals::{CommandGuard, Inbox};
 use super::membership::MembershipManager;
 use super::pending_proposals::PendingProposals;
@@ -24,6 +25,7 @@ use super::reader::ReadRounds;
 use super::{Cluster, fast_failover};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
+use crate::consensus::identity::NodeStart;
 use crate::consensus::members::Members;
 use crate::consensus::memory::Router;
 use crate::consensus::node::{NodeOptions, NodeParts, RaftNode, StartError, Timing};
@@ -37,7 +39,7 @@ use crate::model::state::State;
 use crate::model::tables::Tables;
 use crate::proto::ClusterInit;
 use crate::proto::command::Intent;
-use crate::storage::Stores;
+use crate::storage::{LogStore, StartMark, StartMarks, Stores};
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 
@@ -150,11 +152,14 @@ pub async fn start(
     wire: PeerLinks,
     clock: SharedClock,
 ) -> Result<RunningNode, StartError> {
-    let identity = Arc::new(NodeIdentity { cluster: config.cluster.clone(), node: config.id });
     let stats = Arc::new(PeerStats::default());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
+    let log_end = log_end(&*stores.log).max(replica.applied_index());
+    let mark = next_start(&*stores.starts).await?;
+    let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
+    let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn PeerTransport>, _) = match &wire {
         PeerLinks::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
@@ -176,12 +181,25 @@ pub async fn start(
         stats: stats.clone(),
     };
     let node = Arc::new(RaftNode::start(options, parts).await?);
+    // Not before it is sure that this is the newest start of the node.
+    node.stand(false);
+    identity.attach(Arc::downgrade(&node));
     let members = Members::new(&node, config.members.keys().copied().collect());
     let configured: Vec<_> = config.members.clone().into_iter().chain(config.join.clone()).collect();
-    let desk =
-        NodeContext { node, identity, transport, stats, members, configured, stop: stop.clone(), tasks: tasks.clone() };
+    let founding = Founding::of(&config.members);
+    let desk = NodeContext {
+        node,
+        identity,
+        transport,
+        stats,
+        members,
+        configured,
+        founding,
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+    };
     let cluster = desk.open(config.request_timeout, clock);
-    service.tell_status(cluster.clone());
+    service.tell_status(cluster.clone(), desk.members.clone());
     match wire {
         PeerLinks::Memory(router) => router.register(config.id, service.clone()),
         PeerLinks::Grpc(listener) => desk.serve(listener, None, service.clone()),
@@ -190,19 +208,32 @@ pub async fn start(
             desk.serve(listener, Some(tls), service.clone());
         }
     }
-    if desk.node.is_pristine().await? {
-        cluster.waits("it has just been started".into());
-        let beginning = Beginning { members: config.members, join: config.join };
-        let admitted = admit(cluster.clone(), service, desk.transport.clone(), beginning, stop.clone());
+    cluster.waits("it has just been started".into());
+    let beginning = if desk.node.is_pristine().await? {
+        Some(Beginning { members: config.members, join: config.join })
+    } else {
+        None
+    };
+    let took_part = (stores.starts, StartMark { took_part: true, ..mark });
+    let admitted = admit(cluster.clone(), service, desk.transport.clone(), beginning, took_part, stop.clone());
+    desk.spawn({
         let cluster = cluster.clone();
-        desk.spawn(async move {
+        async move {
             if let Err(error) = admitted.await {
                 cluster.end(error.to_string());
             }
-        });
-    } else {
-        service.open(&desk.node, desk.members.clone());
-    }
+        }
+    });
+    desk.spawn({
+        let (cluster, stop) = (cluster.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                why = cluster.identity.outdated() => cluster.end(why),
+            }
+        }
+    });
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
 }
 
@@ -214,6 +245,7 @@ struct NodeContext {
     stats: Arc<PeerStats>,
     members: Arc<Members>,
     configured: Vec<(u64, MemberAddress)>,
+    founding: Founding,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -265,6 +297,7 @@ impl NodeContext {
             said: Mutex::default(),
             sessions: OnceLock::new(),
             waiting: Mutex::default(),
+            founding: self.founding.clone(),
             ended: watch::Sender::new(None),
         });
         let batcher = Batcher {
@@ -293,6 +326,24 @@ impl NodeContext {
         self.spawn(initialise(cluster.clone(), stop.clone()));
         cluster
     }
+}
+
+/// The mark of this start, durable before anybody is told. A start that did not take part is gone on with: however often a
+/// copy of a folder is started, it is no newer.
+async fn next_start(starts: &dyn StartMarks) -> Result<StartMark, StartError> {
+    let last = starts.last()?;
+    if last.boot != 0 && !last.took_part {
+        return Ok(last);
+    }
+    let mark = StartMark { boot: last.boot.saturating_add(1), instance: random() | 1, took_part: false };
+    starts.save(mark).await?;
+    Ok(mark)
+}
+
+/// Where the log ends.
+fn log_end(log: &dyn LogStore) -> u64 {
+    let bounds = log.bounds();
+    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0)
 }
 
 /// Reads the state from its rows, off the runtime if they are on a disk.

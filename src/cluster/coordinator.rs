@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::{ClusterStatus, SharedCluster};
 use crate::model::background_tasks::{self, Retention};
 use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
-use crate::proto::NodeBooted;
 use crate::proto::command::Intent;
 
 /// How often it is looked whether changes may be dropped: writing alone is no news.
@@ -115,7 +114,7 @@ impl Coordinator {
 
     /// Devices that were at home here before this boot are offline until they return.
     async fn boot(&self) {
-        while let Err(error) = self.cluster.propose(Intent::NodeBooted(NodeBooted {})).await {
+        while let Err(error) = self.cluster.propose(Intent::NodeBooted(self.cluster.booted())).await {
             tracing::debug!(%error, "the cluster does not take this node's boot yet");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -252,11 +252,12 @@ impl MembershipManager {
     async fn greet(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
         let link = self.transport.link(id, member, ConnectionClass::Control);
         loop {
-            let request = StatusRequest { handshake: Some(self.identity.handshake(id)), fresh: false };
+            let request = StatusRequest { handshake: Some(self.identity.handshake(id)), ..StatusRequest::default() };
             let (asked_ms, since) = (self.clock.clock().now_ms(), Instant::now());
             let answered = tokio::time::timeout_at(end, link.status(request)).await;
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
                 Ok(status) => {
+                    self.identity.learn(&status);
                     let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
                     if status.clock_ms != 0 && theirs.is_far() {
                         let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };

@@ -14,7 +14,7 @@ use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{Outcome, Principal, StatusResponse};
+use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
 
 pub mod admission;
@@ -24,6 +24,7 @@ pub mod boot;
 pub mod coordinator;
 pub mod elections;
 pub mod fast_failover;
+mod founding;
 pub mod inbound_proposals;
 mod leader_transfer;
 mod linger;
@@ -43,6 +44,8 @@ mod tests_elections;
 #[cfg(test)]
 mod tests_harness;
 #[cfg(test)]
+mod tests_identity;
+#[cfg(test)]
 mod tests_membership;
 #[cfg(test)]
 mod tests_strangers;
@@ -50,6 +53,11 @@ mod tests_strangers;
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {
     fn node_id(&self) -> u64;
+
+    /// This start of the node, as the cluster is to know it.
+    fn booted(&self) -> NodeBooted {
+        NodeBooted::default()
+    }
 
     fn clock(&self) -> &SharedClock;
 

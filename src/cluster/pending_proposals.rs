@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn push(pending_proposals: &PendingProposals) -> ProposalReceiver {
-        pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 77).unwrap()
+        pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 77).unwrap()
     }
 
     fn numbers(taken: Option<Vec<(u64, Bytes)>>) -> Vec<u64> {
@@ -242,7 +242,7 @@ mod tests {
         for (number, bytes) in taken {
             let command = Command::decode(bytes).unwrap();
             assert_eq!(command.origin, Some(CommandId { node: 3, boot: 9, number }));
-            assert_eq!((command.at_ms, command.intent), (77, Some(Intent::NodeBooted(NodeBooted {}))));
+            assert_eq!((command.at_ms, command.intent), (77, Some(Intent::NodeBooted(NodeBooted::default()))));
         }
         assert_eq!(pending_proposals.ready(), 0);
     }
@@ -298,15 +298,15 @@ mod tests {
     async fn the_window_is_bounded() {
         let pending_proposals = pending_proposals();
         let answers: Vec<_> = (0..limits::ORIGIN_WINDOW).map(|_| push(&pending_proposals)).collect();
-        let error = pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).unwrap_err();
+        let error = pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
         pending_proposals.applied([(2, Outcome::default())]);
         assert!(
-            pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_err(),
+            pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).is_err(),
             "1 still holds the window"
         );
         pending_proposals.applied([(1, Outcome::default())]);
-        assert!(pending_proposals.push(None, Intent::NodeBooted(NodeBooted {}), 1).is_ok());
+        assert!(pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).is_ok());
         drop(answers);
     }
 }

@@ -35,7 +35,8 @@ pub async fn run(
         let me = cluster.identity.node;
         let questions = asked(&cluster).into_iter().map(|(peer, member)| {
             let link = transport.link(peer, &member, ConnectionClass::Control);
-            let request = StatusRequest { handshake: Some(cluster.identity.handshake(peer)), fresh: false };
+            let request =
+                StatusRequest { handshake: Some(cluster.identity.handshake(peer)), ..StatusRequest::default() };
             let cluster = &cluster;
             let clock = &clock;
             async move {
@@ -54,6 +55,7 @@ pub async fn run(
                              give it a new id and an empty data folder"
                         ));
                     }
+                    cluster.identity.learn(&status);
                     if !status.pristine {
                         cluster.members.vouch(&status.voters);
                     }
@@ -63,6 +65,7 @@ pub async fn run(
             }
         });
         let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
+        cluster.identity.refresh();
         compare(&cluster, &clock, &round).await;
         settle(&cluster.node).await;
         let confirmed = clock.is_confirmed();
@@ -88,7 +91,7 @@ async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared])
     let node = &cluster.node;
     let group = ClockPeers { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
     let right = clock.judge(&group, round);
-    node.stand(clock.objection().is_none());
+    node.stand(clock.objection().is_none() && cluster.identity.is_confirmed());
     if let Some(to) = right
         && node.leading().is_some()
     {

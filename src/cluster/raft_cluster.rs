@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::agreed_clock::AgreedClock;
+use super::founding::Founding;
 use super::inbound_proposals::Inbox;
 use super::membership::MembershipManager;
 use super::pending_proposals::{PendingProposals, ProposalReceiver};
@@ -16,6 +17,7 @@ use super::probe::PROBE_EVERY;
 use super::reader::ReadRounds;
 use super::{Cluster, ClusterStatus, CountSessions, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use crate::clock::SharedClock;
+use crate::consensus::identity::NodeStart;
 use crate::consensus::members::Members;
 use crate::consensus::node::{RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
@@ -26,8 +28,8 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Outcome, Principal, ProposeRequest, ProposeResponse, ReadIndexResponse,
-    StatusResponse,
+    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
+    ReadIndexResponse, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -51,6 +53,7 @@ pub struct RaftCluster {
     pub(super) sessions: OnceLock<CountSessions>,
     /// Why this node takes no part yet; empty: it does.
     pub(super) waiting: Mutex<String>,
+    pub(super) founding: Founding,
     /// Why this node must not serve any more.
     pub(super) ended: watch::Sender<Option<String>>,
 }
@@ -108,6 +111,8 @@ impl RaftCluster {
         let sessions = self.sessions.get().map_or(0, |count| count());
         let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
+        let boots = self.identity.boots();
+        let pristine = status.last_log_index == 0;
         let state = self.replica().state();
         StatusResponse {
             node: self.identity.node,
@@ -125,10 +130,12 @@ impl RaftCluster {
             epoch: state.meta().epoch,
             booted: state.meta().booted_nodes.clone(),
             removed: state.meta().removed_nodes.clone(),
-            pristine: status.last_log_index == 0,
+            pristine,
             fresh,
             waiting,
             clock_ms: self.clock.clock().now_ms(),
+            boots,
+            founders: if pristine { self.founding.own.clone() } else { Vec::new() },
         }
     }
 
@@ -158,6 +165,11 @@ impl RaftCluster {
 impl Cluster for RaftCluster {
     fn node_id(&self) -> u64 {
         self.identity.node
+    }
+
+    fn booted(&self) -> NodeBooted {
+        let NodeStart { boot, instance, .. } = self.identity.start();
+        NodeBooted { boot, instance }
     }
 
     fn clock(&self) -> &SharedClock {
@@ -299,6 +311,10 @@ impl ClusterCalls for RaftCluster {
 
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse> {
         Box::pin(self.membership.carry_out(request))
+    }
+
+    fn founders(&self, from: u64, founders: Vec<NodeAdd>) {
+        self.founding.hear(from, founders);
     }
 }
 

@@ -129,6 +129,21 @@ impl Cell {
         self.nodes.insert(id, node);
     }
 
+    /// Starts a node whose settings name other members.
+    pub async fn start_naming(&mut self, id: u64, members: &[u64]) {
+        self.disks.entry(id).or_default();
+        let named = members.iter().map(|id| (*id, member(*id))).collect();
+        let members = std::mem::replace(&mut self.config.members, named);
+        self.start(id).await;
+        self.config.members = members;
+    }
+
+    /// Why a node serves no more.
+    pub async fn ended(&self, id: u64) -> String {
+        let ended = self.nodes[&id].cluster.told_to_end();
+        tokio::time::timeout(PATIENCE, ended).await.expect("the node goes on")
+    }
+
     /// Starts a node with an empty disk that waits to be added.
     pub async fn start_new(&mut self, id: u64) {
         let known = self.nodes.keys().map(|node| (*node, MemberAddress::default())).collect();

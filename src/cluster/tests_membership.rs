@@ -117,7 +117,7 @@ async fn a_dead_node_is_replaced_under_a_new_id_and_its_own_is_never_taken_again
 async fn a_node_that_lost_its_data_is_refused_under_its_old_id() {
     let mut cell = Cell::new(3, |_| {}).await;
     cell.leader(&[1, 2, 3]).await;
-    cell.at(3).propose(crate::proto::command::Intent::NodeBooted(crate::proto::NodeBooted {})).await.unwrap();
+    cell.at(3).propose(crate::proto::command::Intent::NodeBooted(crate::proto::NodeBooted::default())).await.unwrap();
     cell.stop(3).await;
     cell.disks.insert(3, MemoryDisk::default());
     cell.start(3).await;

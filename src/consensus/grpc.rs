@@ -113,6 +113,7 @@ fn link_error(status: Status) -> LinkError {
         Code::Unavailable => LinkError::Unreachable(status.message().to_owned()),
         Code::DeadlineExceeded => LinkError::Timeout,
         Code::FailedPrecondition => LinkError::Refused(status.message().to_owned()),
+        Code::Aborted => LinkError::NotMet(status.message().to_owned()),
         _ => LinkError::Broken(format!("{}: {}", status.code(), status.message())),
     }
 }
@@ -122,6 +123,7 @@ fn status(error: LinkError) -> Status {
         LinkError::Unreachable(why) => Status::unavailable(why),
         LinkError::Timeout => Status::deadline_exceeded("no answer in time"),
         LinkError::Refused(why) => Status::failed_precondition(why),
+        LinkError::NotMet(why) => Status::aborted(why),
         LinkError::Broken(why) => Status::internal(why),
     }
 }

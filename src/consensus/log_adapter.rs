@@ -169,6 +169,17 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let index = last.map(|id| id.index);
+        if let Some(committed) = self.read_committed().await?
+            && committed.index > index.unwrap_or(0)
+        {
+            return Err(io::Error::other(format!(
+                "the leader wants entries after {} replaced, but this node knows entry {} as committed: the leader has another \
+                 history, perhaps because nodes were put back to older copies of their folders; keep this folder, find out \
+                 which history is right, and add the other nodes again under new numbers",
+                index.unwrap_or(0),
+                committed.index
+            )));
+        }
         self.gate.lower(index.unwrap_or(0));
         acknowledged(self.log.truncate_after(index)).await
     }
@@ -191,6 +202,20 @@ mod tests {
 
     use super::*;
     use crate::storage::memory;
+
+    #[tokio::test]
+    async fn what_is_known_as_committed_is_not_cut_off() {
+        let store = memory::stores().log;
+        let blank = |index| (index, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
+        store.append((0..6).map(blank).collect(), Box::new(|_| {}));
+        let mut log = LogAdapter::new(store.clone());
+        log.save_committed(Some(LogId::new_term_index(1, 4))).await.unwrap();
+        let error = log.truncate_after(Some(LogId::new_term_index(1, 3))).await.unwrap_err();
+        assert!(error.to_string().contains("another history"), "{error}");
+        assert_eq!(store.bounds().last, Some(5));
+        log.truncate_after(Some(LogId::new_term_index(1, 4))).await.unwrap();
+        assert_eq!(store.bounds().last, Some(4));
+    }
 
     #[tokio::test]
     async fn the_boot_gate_is_the_end_of_the_log_and_sinks_with_it() {

@@ -5,6 +5,7 @@
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
 //! - `peer_tls`: mutual TLS under gRPC
+//! - [`identity`]: who this node is to the others, and whether it is the one that they know
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
 //! - [`node`]: one running member; [`leadership`]: who leads, as it sees it; [`write`](mod@write): what became of a
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
@@ -12,6 +13,7 @@
 pub mod codec;
 pub mod group;
 pub mod grpc;
+pub mod identity;
 pub mod leadership;
 pub mod log_adapter;
 pub mod members;

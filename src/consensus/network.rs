@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes};
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use super::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerStats, PeerTransport};
 use super::types::{LogId, MemberAddress, TypeConfig, Vote};
 use super::{codec, wire};
-use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, raft_response};
+use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, StatusRequest, raft_response};
 use crate::storage::{SnapshotStore, StateSnapshot};
 
 /// Bytes of one chunk of a snapshot.
@@ -49,6 +50,7 @@ impl PeerNetwork {
             link: self.transport.link(target, member, class),
             snapshots: self.snapshots.clone(),
             stats: self.stats.clone(),
+            acknowledged: AtomicU64::new(0),
         }
     }
 }
@@ -77,6 +79,8 @@ pub struct PeerClient {
     link: Arc<dyn Peer>,
     snapshots: Arc<dyn SnapshotStore>,
     stats: Arc<PeerStats>,
+    /// The newest entry that the peer has acknowledged to this client.
+    acknowledged: AtomicU64,
 }
 
 fn broken(error: impl ToString) -> RPCError<TypeConfig> {
@@ -104,15 +108,49 @@ impl PeerClient {
                 self.stats.refused(self.target, &why);
                 Unreachable::from_string(why).into()
             }
+            // Its start is asked for before the next try.
+            LinkError::NotMet(why) => Unreachable::from_string(why).into(),
             LinkError::Broken(why) => broken(why),
         }
     }
 
+    /// Asks who is there: the next call means the start that runs.
+    async fn meet(&self) {
+        let request =
+            StatusRequest { handshake: Some(self.identity.handshake(self.target)), ..StatusRequest::default() };
+        match tokio::time::timeout(OPEN_STREAM, self.link.status(request)).await {
+            Ok(Ok(status)) => self.identity.learn(&status),
+            other => tracing::debug!(target = self.target, ?other, "a peer does not say who it is"),
+        }
+    }
+
+    /// The leader counts on it for what the peer has acknowledged. openraft would send the same entries again and again
+    /// to one that has lost them.
+    fn lost(&self, at: u64, acknowledged: u64) -> RPCError<TypeConfig> {
+        let why = format!(
+            "node {} does not have entry {at}, though it acknowledged all up to {acknowledged}: its data folder is an older \
+             copy, or damaged; give the machine a new number and an empty data folder",
+            self.target
+        );
+        self.stats.refused(self.target, &why);
+        self.identity.lost(self.target, acknowledged);
+        Unreachable::from_string(why).into()
+    }
+
     async fn call(&self, method: Method, action: RPCTypes, body_bytes: Bytes, ttl: Duration) -> Rpc<Bytes> {
-        let request = RaftRequest { handshake: Some(self.identity.handshake(self.target)), body: body_bytes };
-        let since = Instant::now();
-        let answered = tokio::time::timeout(ttl, self.link.call(method, request)).await;
-        let answer = answered.unwrap_or(Err(LinkError::Timeout)).and_then(body);
+        let mut since = Instant::now();
+        let call = async || {
+            let request =
+                RaftRequest { handshake: Some(self.identity.handshake(self.target)), body: body_bytes.clone() };
+            let answered = tokio::time::timeout(ttl, self.link.call(method, request)).await;
+            answered.unwrap_or(Err(LinkError::Timeout)).and_then(body)
+        };
+        let mut answer = call().await;
+        if matches!(answer, Err(LinkError::NotMet(_))) {
+            self.meet().await;
+            since = Instant::now();
+            answer = call().await;
+        }
         let answer = answer.map_err(|error| self.error(error, action, ttl))?;
         self.stats.answered(self.target, since);
         Ok(answer)
@@ -145,12 +183,26 @@ impl PeerClient {
         let action = RPCTypes::AppendEntries;
         let opened = tokio::time::timeout(OPEN_STREAM, self.link.stream_append(requests.boxed())).await;
         let answers = opened.unwrap_or(Err(LinkError::Timeout));
+        if matches!(answers, Err(LinkError::NotMet(_))) {
+            self.meet().await;
+        }
         let answers = answers.map_err(|error| self.error(error, action, OPEN_STREAM))?;
         Ok(Box::pin(answers.map(move |answer| {
             let answer = answer.and_then(body).map_err(|error| self.error(error, action, OPEN_STREAM))?;
             self.stats.heard(self.target);
             let previous = sent.lock().pop_front().flatten();
-            wire::decode_append_answer(answer, previous).map_err(broken)
+            let answer = wire::decode_append_answer(answer, previous).map_err(broken)?;
+            match &answer {
+                Ok(Some(matched)) => drop(self.acknowledged.fetch_max(matched.index, Ordering::Relaxed)),
+                Err(StreamAppendError::Conflict(at)) => {
+                    let acknowledged = self.acknowledged.load(Ordering::Relaxed);
+                    if at.index <= acknowledged && acknowledged > 0 {
+                        return Err(self.lost(at.index, acknowledged));
+                    }
+                }
+                _ => {}
+            }
+            Ok(answer)
         })))
     }
 
@@ -234,8 +286,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             closed = cancel => return Err(closed.into()),
             answered = sending => answered.unwrap_or(Err(LinkError::Timeout)),
         };
-        let answer =
-            answered.and_then(body).map_err(|error| self.error(error, RPCTypes::InstallSnapshot, option.hard_ttl()))?;
+        let answer = answered.and_then(body);
+        if matches!(answer, Err(LinkError::NotMet(_))) {
+            self.meet().await;
+        }
+        let answer = answer.map_err(|error| self.error(error, RPCTypes::InstallSnapshot, option.hard_ttl()))?;
         self.stats.heard(self.target);
         let vote = codec::decode_vote(&answer).map_err(broken)?;
         Ok(SnapshotResponse::new(vote))

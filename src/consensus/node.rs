@@ -241,6 +241,19 @@ impl RaftNode {
         now.replication.iter().flatten().filter_map(|(node, matched)| Some((*node, known(matched)?))).collect()
     }
 
+    /// On the leader: the newest committed entry that each voter and learner is known to have on its disk.
+    pub fn acknowledged(&self) -> Vec<(u64, u64)> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        if now.state != ServerState::Leader {
+            return Vec::new();
+        }
+        // What was acknowledged, but not committed, another leader may have cut off.
+        let applied = now.last_applied.as_ref().map_or(0, |id| id.index);
+        let held = |(node, matched): (&u64, &Option<LogId>)| Some((*node, matched.as_ref()?.index.min(applied)));
+        now.replication.iter().flatten().filter_map(held).collect()
+    }
+
     pub fn members(&self) -> BTreeMap<u64, MemberAddress> {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect()

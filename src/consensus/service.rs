@@ -12,7 +12,7 @@ use super::transport::{LinkError, Method, NodeIdentity, Peer, PeerResult, PeerSt
 use super::types::{Raft, SnapshotMeta, Vote};
 use super::{codec, wire};
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
+    ChangeRequest, ChangeResponse, Handshake, NodeAdd, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
     ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
 };
 use crate::storage::{BoxFuture, SnapshotStore, StateSnapshot};
@@ -25,6 +25,8 @@ pub trait ClusterCalls: Send + Sync + 'static {
     /// `fresh`: after a linearizable read, if there is a leader. A node that is no member is told what it needs to join.
     fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse>;
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
+    /// `from` wants to found a cluster of these members.
+    fn founders(&self, from: u64, founders: Vec<NodeAdd>);
 }
 
 /// Answers peers. Before [`Service::open`] only questions for its status are answered: a node that may have lost its
@@ -33,7 +35,7 @@ pub struct Service {
     identity: Arc<NodeIdentity>,
     stats: Arc<PeerStats>,
     snapshots: Arc<dyn SnapshotStore>,
-    calls: OnceLock<Arc<dyn ClusterCalls>>,
+    calls: OnceLock<(Arc<dyn ClusterCalls>, Arc<Members>)>,
     open: OnceLock<OpenedRaft>,
 }
 
@@ -60,16 +62,21 @@ impl Service {
     }
 
     /// From now on its status is told.
-    pub fn tell_status(&self, calls: Arc<dyn ClusterCalls>) {
-        let _ = self.calls.set(calls);
+    pub fn tell_status(&self, calls: Arc<dyn ClusterCalls>, members: Arc<Members>) {
+        let _ = self.calls.set((calls, members));
     }
 
     /// From now on every call of a member is answered.
     pub fn open(&self, node: &RaftNode, members: Arc<Members>) {
+        self.identity.confirm();
         let _ = self.open.set(OpenedRaft { raft: node.raft().clone(), members });
     }
 
     fn calls(&self) -> Result<&Arc<dyn ClusterCalls>, LinkError> {
+        Ok(&self.told()?.0)
+    }
+
+    fn told(&self) -> Result<&(Arc<dyn ClusterCalls>, Arc<Members>), LinkError> {
         self.calls.get().ok_or_else(|| LinkError::Unreachable("the node is starting".into()))
     }
 
@@ -82,8 +89,16 @@ impl Service {
         let from = self.identity.check(handshake)?;
         let opened = self.opened()?;
         opened.members.check(from, wants)?;
+        handshake.map_or(Ok(()), |theirs| self.identity.meet(theirs))?;
         self.stats.heard(from);
         Ok((from, opened))
+    }
+
+    /// The same for what consensus counts: it must mean this start of the node.
+    fn greet_exactly(&self, handshake: Option<&Handshake>, wants: PeerCall) -> Result<(u64, &OpenedRaft), LinkError> {
+        let greeted = self.greet(handshake, wants)?;
+        handshake.map_or(Ok(()), |theirs| self.identity.check_met(theirs))?;
+        Ok(greeted)
     }
 
     async fn answer(&self, method: Method, request: RaftRequest) -> Result<RaftResponse, LinkError> {
@@ -91,7 +106,7 @@ impl Service {
             Method::Append | Method::TransferLeader => PeerCall::Member,
             Method::Vote | Method::PreVote => PeerCall::Vote,
         };
-        let (from, OpenedRaft { raft, members }) = self.greet(request.handshake.as_ref(), wants)?;
+        let (from, OpenedRaft { raft, members }) = self.greet_exactly(request.handshake.as_ref(), wants)?;
         let body = request.body;
         let answer = match method {
             Method::Append => {
@@ -124,7 +139,7 @@ impl Service {
         mut requests: Streaming<RaftRequest>,
     ) -> Result<Streaming<Result<RaftResponse, LinkError>>, LinkError> {
         let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-        let (from, OpenedRaft { raft, members }) = self.greet(first.handshake.as_ref(), PeerCall::Member)?;
+        let (from, OpenedRaft { raft, members }) = self.greet_exactly(first.handshake.as_ref(), PeerCall::Member)?;
         let (stats, members) = (self.stats.clone(), members.clone());
         let decoded = stream::iter([first]).chain(requests).map(move |request| {
             let request = wire::decode_append(request.body)?;
@@ -144,7 +159,7 @@ impl Service {
 
     async fn receive(&self, mut chunks: Streaming<SnapshotChunk>) -> Result<RaftResponse, LinkError> {
         let Some(first) = chunks.next().await else { return Err(LinkError::Broken("an empty snapshot".into())) };
-        let (from, OpenedRaft { raft, members }) = self.greet(first.handshake.as_ref(), PeerCall::Member)?;
+        let (from, OpenedRaft { raft, members }) = self.greet_exactly(first.handshake.as_ref(), PeerCall::Member)?;
         let (vote, meta) = wire::decode_snapshot_header(first.header.clone()).map_err(corrupt)?;
         members.check_vote(from, &vote)?;
         tracing::info!(peer = from, last_log_id = ?meta.last_log_id, "receiving a snapshot");
@@ -227,11 +242,18 @@ impl Peer for Service {
     fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse> {
         Box::pin(async move {
             let from = self.identity.check_any(request.handshake.as_ref())?;
-            let member = self.open.get().is_some_and(|opened| opened.members.admits(from, PeerCall::Member));
+            let (calls, members) = self.told()?;
+            let member = members.admits(from, PeerCall::Member);
             if member {
                 self.stats.heard(from);
+                // One that is refused is told why, too: it has to know.
+                let met = request.handshake.as_ref().map(|theirs| self.identity.meet(theirs));
+                tracing::trace!(?met, from, "a peer asks for the status");
             }
-            Ok(self.calls()?.status(request.fresh, member).await)
+            if !request.founders.is_empty() {
+                calls.founders(from, request.founders);
+            }
+            Ok(calls.status(request.fresh, member).await)
         })
     }
 

@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::codec::FORMAT;
+pub use super::identity::NodeIdentity;
 use super::types::MemberAddress;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Handshake, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
-    ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
+    ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
+    ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -31,6 +31,9 @@ pub enum LinkError {
     /// The peer is of another cluster or format, or is not the node that was meant.
     #[error("turned away: {0}")]
     Refused(String),
+    /// The call means an earlier start of the peer: ask for its status, then try again.
+    #[error("not met: {0}")]
+    NotMet(String),
 }
 
 pub type Streaming<T> = BoxStream<'static, T>;
@@ -84,50 +87,6 @@ pub enum ConnectionClass {
 /// Makes links to peers. A link is cheap to keep and connects again by itself.
 pub trait PeerTransport: Send + Sync + 'static {
     fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer>;
-}
-
-/// Who this node is to its peers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeIdentity {
-    pub cluster: String,
-    pub node: u64,
-}
-
-impl NodeIdentity {
-    /// What this node says to `to` first.
-    pub fn handshake(&self, to: u64) -> Handshake {
-        Handshake { cluster: self.cluster.clone(), format: FORMAT, from: self.node, to }
-    }
-
-    /// Whether a caller may speak to this node.
-    pub fn check(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
-        let refuse = |why: String| Err(LinkError::Refused(why));
-        let Some(theirs) = handshake else { return refuse("no handshake".into()) };
-        if theirs.cluster != self.cluster {
-            return refuse(format!("this is cluster {:?}, not {:?}", self.cluster, theirs.cluster));
-        }
-        if theirs.format != FORMAT {
-            return refuse(format!("this node speaks format {FORMAT}, not {}", theirs.format));
-        }
-        if theirs.to != self.node {
-            return refuse(format!("this is node {}, not {}: check the addresses", self.node, theirs.to));
-        }
-        if theirs.from == 0 {
-            return refuse("a node's id is 1 or more".into());
-        }
-        if theirs.from == self.node {
-            return refuse(format!("two nodes are configured as node {}", self.node));
-        }
-        Ok(theirs.from)
-    }
-
-    /// The same for a question that may be meant for whoever is there: `to` is 0 then.
-    pub fn check_any(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
-        match handshake {
-            Some(theirs) if theirs.to == 0 => self.check(Some(&Handshake { to: self.node, ..theirs.clone() })),
-            _ => self.check(handshake),
-        }
-    }
 }
 
 /// What this node knows of a peer from talking with it.
@@ -208,28 +167,5 @@ impl PeerStats {
 
     pub fn of(&self, node: u64) -> Option<PeerContact> {
         self.heard.lock().get(&node).copied()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_are_turned_away() {
-        let one = NodeIdentity { cluster: "shop".into(), node: 1 };
-        let two = NodeIdentity { cluster: "shop".into(), node: 2 };
-        assert_eq!(one.check(Some(&two.handshake(1))), Ok(2));
-        let refused = |handshake: Option<&Handshake>, word: &str| match one.check(handshake) {
-            Err(LinkError::Refused(why)) => assert!(why.contains(word), "{why}"),
-            other => panic!("{other:?}"),
-        };
-        refused(None, "no handshake");
-        refused(Some(&two.handshake(3)), "addresses");
-        refused(Some(&two.handshake(0)), "addresses");
-        assert_eq!(one.check_any(Some(&two.handshake(0))), Ok(2));
-        refused(Some(&one.handshake(1)), "two nodes");
-        refused(Some(&NodeIdentity { cluster: "other".into(), node: 2 }.handshake(1)), "cluster");
-        refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");
     }
 }

@@ -176,7 +176,7 @@ mod tests {
         let duty = of_node(&b.state, 1, "node-1").unwrap();
         b.ok(duty);
         b.ok(online("till", 20, Role::Master));
-        b.ok(Intent::NodeBooted(NodeBooted {}));
+        b.ok(Intent::NodeBooted(NodeBooted::default()));
         assert_eq!(of_node(&b.state, 1, "node-1"), None);
         assert_eq!((b.state.device("till").unwrap().is_active, b.state.meta().master.as_str()), (false, "node-1"));
     }

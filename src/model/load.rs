@@ -1,6 +1,7 @@
 //! Reads the whole state from its rows: at the start, and after a snapshot was installed.
 
 use super::access::AccessMatrix;
+use super::boots::NewestBoots;
 use super::device::devices::Devices;
 use super::gates::DeviceGates;
 use super::meta::MetaRow;
@@ -23,6 +24,7 @@ impl State {
         self.gates = DeviceGates::load(rows)?;
         self.name_forgotten();
         self.pairings = Pairings::load(rows)?;
+        self.boots = NewestBoots::load(rows)?;
         self.table_numbers = TableNumbers::load(rows, self.meta.tables)?;
         self.load_dedup(rows)?;
         self.load_conflicts(rows)?;

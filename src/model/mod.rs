@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod background_tasks;
+mod boots;
 pub mod change;
 #[cfg(test)]
 mod collisions;

@@ -7,7 +7,7 @@ use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{ClusterInit, Empty, MembersChanged};
+use crate::proto::{ClusterInit, Empty, MembersChanged, NodeBooted};
 
 pub(super) mod key;
 
@@ -22,9 +22,11 @@ impl State {
     }
 
     /// A node has begun a boot: from now on its data folder is expected to be there.
-    pub(super) fn node_booted(&mut self, node: u64) -> ApplyResult {
+    pub(super) fn node_booted(&mut self, node: u64, c: &NodeBooted) -> ApplyResult {
+        self.may_boot(node, c)?;
         room_for(&self.meta.booted_nodes, node)?;
         insert(self.meta.nodes(KEY).booted_nodes, node);
+        self.save_boot(node, c);
         self.sessions_gone(node)
     }
 
@@ -67,8 +69,8 @@ mod tests {
     #[test]
     fn a_removed_node_takes_its_devices_offline_and_its_id_is_remembered() {
         let mut b = StateUnderTest::new();
-        b.ok(Intent::NodeBooted(NodeBooted {}));
-        b.ok(Intent::NodeBooted(NodeBooted {}));
+        b.ok(Intent::NodeBooted(NodeBooted::default()));
+        b.ok(Intent::NodeBooted(NodeBooted::default()));
         b.ok(online("a", 0, Role::Client));
         let home = b.state.device("a").unwrap().home;
         let change = |removed| MembersChanged { node: home, removed, raft: "h:1".into(), by: "admin".into() };

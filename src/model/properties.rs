@@ -797,7 +797,7 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let rights = (state.access().clone(), state.pairings(0).into_iter().cloned().collect::<Vec<_>>());
     let gates: Vec<_> = (0..5).map(|n| state.gate(&format!("d{n}")).cloned()).collect();
     let names: Vec<_> = (1..=5).map(|n| state.device_name(n).map(str::to_owned)).collect();
-    let answers = (requests, conflicts, audit, (rights, gates, names));
+    let answers = (requests, conflicts, audit, (rights, gates, names, state.boots().to_vec()));
     let tables = (state.tables().to_vec(), state.table_numbers.heads().to_vec());
     (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())
 }

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::access::AccessMatrix;
 use super::audit::index::AuditIndex;
+use super::boots::NewestBoots;
 use super::change::recent::RecentChanges;
 use super::change::records::Records;
 use super::conflict::index::ConflictIndex;
@@ -53,6 +54,7 @@ pub struct State {
     pub(super) access: AccessMatrix,
     pub(super) gates: DeviceGates,
     pub(super) pairings: Pairings,
+    pub(super) boots: NewestBoots,
 }
 
 impl State {
@@ -79,6 +81,7 @@ impl State {
             access: AccessMatrix::default(),
             gates: DeviceGates::default(),
             pairings: Pairings::default(),
+            boots: NewestBoots::default(),
         };
         state.reload()?;
         Ok(state)

@@ -46,12 +46,14 @@ pub enum RowKey {
     Pairing(String),
     /// `proto::Forgotten` by the device's id.
     Forgotten(String),
+    /// `proto::NodeBoots`.
+    NodeBoots,
 }
 
 impl RowKey {
     /// A key after all others, as the end of open ranges.
     pub fn end() -> Self {
-        Self::Forgotten("\u{10ffff}".repeat(64))
+        Self::NodeBoots
     }
 
     /// A byte form that no other key has, the same in every build: what the digest is made of.
@@ -126,6 +128,7 @@ impl RowKey {
                 tag(out, 21);
                 out.extend_from_slice(id.as_bytes());
             }
+            Self::NodeBoots => tag(out, 90),
         }
     }
 }

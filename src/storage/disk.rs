@@ -13,11 +13,11 @@ use super::engine::{self, OpenedFolder, SledEngine, flatten};
 use super::format::{FolderIdentity, OpenError};
 use super::log::{self, LogShared, LogState, SledLog};
 use super::log_thread::{self, LogCommand, LogThread, Message};
-use super::poison::guarded;
+use super::poison::{closed, guarded};
 use super::snapshot::{SledSnapshots, blocking};
 use super::tables::{RowsPressure, SledTables, TablesShared};
-use super::writer::{self, RowsWriter};
-use super::{BoxFuture, Close, Stores};
+use super::writer::{self, RowsWriter, engine_error};
+use super::{BoxFuture, Close, StartMark, StartMarks, Stores};
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
@@ -31,6 +31,7 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
     };
     let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
+    let kept_starts = kept.clone();
     let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
     let snapshots = match store {
         Ok(snapshots) => snapshots,
@@ -61,12 +62,35 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
     };
     let close: Arc<dyn Close> = Arc::new(Closer(Mutex::new(Some(parts))));
     Ok(Stores {
+        starts: Arc::new(SledStarts(kept_starts)),
         log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone(), _closer: close.clone() }),
         tables: Box::new(SledTables::new(shared.clone())),
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
         close,
     })
+}
+
+/// In the engine's tree of marks.
+const START: &[u8] = b"start";
+
+struct SledStarts(Arc<Mutex<Option<SledEngine>>>);
+
+impl StartMarks for SledStarts {
+    fn last(&self) -> io::Result<StartMark> {
+        let engine = self.0.lock().clone().ok_or_else(closed)?;
+        let mark = engine.meta.get(START).map_err(engine_error)?;
+        mark.map_or(Ok(StartMark::default()), |bytes| StartMark::decode(&bytes))
+    }
+
+    fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>> {
+        let engine = self.0.lock().clone();
+        Box::pin(blocking(move || {
+            let engine = engine.ok_or_else(closed)?;
+            engine.meta.insert(START, &mark.encode()).map_err(engine_error)?;
+            engine.flush().map_err(engine_error)
+        }))
+    }
 }
 
 /// What the engine holds.

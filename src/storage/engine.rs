@@ -122,7 +122,7 @@ fn read_whole(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Proves that the engine is what it must be, and makes its files durable.
+/// Proves that the engine is what it must be and makes its files durable.
 fn prepare(dir: &Path, engine_dir: &Path, stage: FolderStage, engine: &SledEngine) -> Result<(), OpenError> {
     if stage == FolderStage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
         // The engine takes some kinds of damage for a new database; going on would forget votes and entries.

@@ -36,6 +36,7 @@ const ACCESS: u8 = 18;
 const DEVICE_GATE: u8 = 19;
 const PAIRING: u8 = 20;
 const FORGOTTEN: u8 = 21;
+const NODE_BOOTS: u8 = 90;
 /// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
 const CHUNKED: u8 = 0xF0;
 
@@ -169,6 +170,7 @@ pub fn encode(key: &RowKey, out: &mut Vec<u8>) {
         RowKey::DeviceGate(id) => tagged_string(DEVICE_GATE, id, out),
         RowKey::Pairing(code) => tagged_string(PAIRING, code, out),
         RowKey::Forgotten(id) => tagged_string(FORGOTTEN, id, out),
+        RowKey::NodeBoots => out.push(NODE_BOOTS),
     }
 }
 
@@ -193,6 +195,7 @@ pub fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
         DEVICE_GATE => RowKey::DeviceGate(take_string(bytes)?),
         PAIRING => RowKey::Pairing(take_string(bytes)?),
         FORGOTTEN => RowKey::Forgotten(take_string(bytes)?),
+        NODE_BOOTS => RowKey::NodeBoots,
         _ => return None,
     })
 }
@@ -306,6 +309,7 @@ pub(super) mod tests {
             text().prop_map(RowKey::DeviceGate),
             text().prop_map(RowKey::Pairing),
             text().prop_map(RowKey::Forgotten),
+            Just(RowKey::NodeBoots),
         ]
     }
 

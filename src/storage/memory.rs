@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::memory_log::{MemoryLog, MemoryLogState};
 use super::memory_snapshots::MemorySnapshots;
 use super::poison::closed;
-use super::{Backpressure, BoxFuture, Close, Stores};
+use super::{Backpressure, BoxFuture, Close, StartMark, StartMarks, Stores};
 use crate::model::tables::{MemoryTables, Tables};
 
 /// Empty stores in memory.
@@ -37,12 +37,18 @@ impl MemoryDisk {
         disk.tables = tables.clone();
         drop(disk);
         Stores {
+            starts: Arc::new(MemoryStarts(self.0.clone())),
             log: Arc::new(MemoryLog { disk: self.0.clone(), session }),
             tables: Box::new(tables),
             snapshots: Arc::new(MemorySnapshots { disk: self.0.clone(), session }),
             pressure: Arc::new(NoPressure),
             close: Arc::new(CloseMemory { disk: self.0.clone(), session }),
         }
+    }
+
+    /// A copy of the disk as it is, as that of a folder or of a whole machine.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().copy())))
     }
 
     /// From now on writes are durable only with the next [`MemoryDisk::sync`].
@@ -99,6 +105,19 @@ impl MemoryDisk {
     pub fn crash(&self) {
         let waiting = self.0.lock().crash();
         waiting.into_iter().for_each(|done| done(Err(closed())));
+    }
+}
+
+struct MemoryStarts(Arc<Mutex<MemoryLogState>>);
+
+impl StartMarks for MemoryStarts {
+    fn last(&self) -> io::Result<StartMark> {
+        Ok(self.0.lock().start)
+    }
+
+    fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>> {
+        self.0.lock().start = mark;
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::log::{check_dense, check_read};
 use super::poison::closed;
-use super::{BoxFuture, Durable, LogBounds, LogStore, StateSnapshot, WriteAck, log_cache};
+use super::{BoxFuture, Durable, LogBounds, LogStore, StartMark, StateSnapshot, WriteAck, log_cache};
 use crate::model::tables::{MemoryTables, Tables};
 
 /// One state of a log.
@@ -61,6 +61,8 @@ impl Image {
 pub struct MemoryLogState {
     /// Counts opens and crashes: handles of an earlier one are cut off.
     pub opened: u64,
+    /// Durable at once.
+    pub start: StartMark,
     /// Writes wait for a sync.
     pub held: bool,
     live: Image,
@@ -119,6 +121,19 @@ impl MemoryLogState {
         self.opened += 1;
         self.rows = self.copy_rows();
         self.sync()
+    }
+
+    /// The disk as a copy of it finds it.
+    pub fn copy(&self) -> Self {
+        Self {
+            opened: self.opened,
+            start: self.start,
+            live: self.durable.clone(),
+            durable: self.durable.clone(),
+            rows: self.copy_rows(),
+            snapshot: self.snapshot.clone(),
+            ..Self::default()
+        }
     }
 
     /// The rows as they are now.

@@ -131,8 +131,47 @@ pub trait SnapshotReceiver: Send {
     fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<StateSnapshot>>;
 }
 
+/// A start of the node: the last one that the folder knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartMark {
+    /// Counts those that took part.
+    pub boot: u64,
+    /// Drawn for it.
+    pub instance: u64,
+    /// It took part: it may have voted, and acknowledged entries.
+    pub took_part: bool,
+}
+
+/// Keeps the mark of the last start.
+pub trait StartMarks: Send + Sync + 'static {
+    fn last(&self) -> io::Result<StartMark>;
+    /// Durable when it resolves.
+    fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>>;
+}
+
+impl StartMark {
+    pub(crate) fn encode(self) -> [u8; 17] {
+        let mut bytes = [0; 17];
+        bytes[..8].copy_from_slice(&self.boot.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.instance.to_be_bytes());
+        bytes[16] = u8::from(self.took_part);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let corrupt = || io::Error::new(io::ErrorKind::InvalidData, "the mark of the last start does not decode");
+        let (boot, rest) = bytes.split_first_chunk().ok_or_else(corrupt)?;
+        let (instance, took_part) = rest.split_first_chunk().ok_or_else(corrupt)?;
+        let [took_part @ (0 | 1)] = took_part else { return Err(corrupt()) };
+        let (boot, instance) = (u64::from_be_bytes(*boot), u64::from_be_bytes(*instance));
+        Ok(Self { boot, instance, took_part: *took_part == 1 })
+    }
+}
+
 /// Everything a node keeps.
 pub struct Stores {
+    /// Which start of the node this folder knows.
+    pub starts: std::sync::Arc<dyn StartMarks>,
     pub log: std::sync::Arc<dyn LogStore>,
     pub tables: Box<dyn Tables>,
     pub snapshots: std::sync::Arc<dyn SnapshotStore>,

@@ -138,7 +138,7 @@ async fn call(calls: Vec<Bytes>) {
     let disk = MemoryDisk::default();
     let node = start(config, disk.open(), PeerLinks::Memory(router.clone()), ManualClock::at(NOW_MS)).await.unwrap();
     let (cluster, effects, stopper) = node.split();
-    let caller = FuzzedPeer { identity: NodeIdentity { cluster: "shop".into(), node: 2 }, router };
+    let caller = FuzzedPeer { identity: NodeIdentity::new("shop", 2), router };
     for call in calls {
         let _ = timeout(PATIENCE, caller.call(call)).await;
     }
@@ -189,7 +189,9 @@ impl FuzzedPeer {
                 }
             }
             b'r' => drop(link.read_index(ReadIndexRequest { handshake }).await),
-            b'u' => drop(link.status(StatusRequest { handshake, fresh: !body.is_empty() }).await),
+            b'u' => drop(
+                link.status(StatusRequest { handshake, fresh: !body.is_empty(), ..StatusRequest::default() }).await,
+            ),
             b'c' => {
                 if let Ok(request) = ChangeRequest::decode(body) {
                     let _ = link.change(ChangeRequest { handshake, within_ms: 100, ..request }).await;

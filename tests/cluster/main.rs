@@ -9,6 +9,7 @@ mod demo;
 mod elections;
 mod errors;
 mod harness;
+mod identity;
 mod kill;
 mod limits;
 mod load;

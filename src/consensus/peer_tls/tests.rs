@@ -58,7 +58,7 @@ async fn serve(tls: Option<Arc<Followed<NodeTls>>>) -> (MemberAddress, DropGuard
 }
 
 fn identity(node: u64) -> NodeIdentity {
-    NodeIdentity { cluster: "shop".into(), node }
+    NodeIdentity::new("shop", node)
 }
 
 fn link(tls: Option<Arc<Followed<NodeTls>>>, to: u64, member: &MemberAddress) -> Arc<dyn Peer> {

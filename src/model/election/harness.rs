@@ -308,7 +308,7 @@ pub fn online(id: &str, priority: u32, role: Role, capabilities: Option<Vec<Stri
 }
 
 pub fn booted() -> Intent {
-    Intent::NodeBooted(NodeBooted {})
+    Intent::NodeBooted(NodeBooted::default())
 }
 
 /// What the leader of a fresh cluster has at the start: its claim, and every node's own device.

@@ -149,7 +149,7 @@ impl State {
             Intent::DeviceOnline(c) => self.device_online(c, node)?,
             Intent::DeviceOffline(c) => self.device_offline(c)?,
             Intent::DevicesSeen(c) => self.devices_seen(c),
-            Intent::NodeBooted(_) => self.node_booted(node)?,
+            Intent::NodeBooted(c) => self.node_booted(node, &c)?,
             Intent::NodeLost(c) => self.node_lost(c.node, "node lost")?,
             Intent::MoveHome(c) => self.move_home(&c, node),
             Intent::CriticalEvent(c) => self.critical_event(c)?,

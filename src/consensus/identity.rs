@@ -1,0 +1,475 @@
+//! Who this node is to its peers, and whether it is the one that they know.
+//!
+//! Raft counts on a node to remember its votes and what it acknowledged. A data folder that was put back to an older copy,
+//! or that two processes run from copies of, does not. So every start of a node has a number that grows with its folder
+//! (`StartMark`) and a number that was drawn for it; one that never took part is gone on with by the next, so that a copy does
+//! not count itself up. Every handshake tells both, together with the newest start that the caller knows of the called node. The one that is older learns so from whoever knows, and stops
+//! ([`NodeIdentity::outdated`]); nobody takes a vote, an entry or an answer from it.
+//!
+//! A copy that was made while the node ran may count on to a newer number. It is recognised by its log: nodes remember
+//! which committed entries each of them is known to have acknowledged (the leader from its replication, the others from
+//! what it tells them), and a log that ends before those is an older one.
+//!
+//! A call that means another start than the one that runs is refused ([`LinkError::NotMet`]) until both have met, so that
+//! no acknowledgement is counted for the start before.
+//!
+//! Two clusters of one name, founded apart, are told from each other by the epoch of their histories.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::codec::FORMAT;
+use super::node::RaftNode;
+use super::transport::LinkError;
+use crate::proto::{Handshake, NodeBoot, StatusResponse};
+use crate::{limits, metrics};
+
+/// Between two log lines about handshakes that were refused.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// One start of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeStart {
+    /// Which start of its data folder it is; 0: it is not told, and not compared.
+    pub boot: u64,
+    /// Drawn for it.
+    pub instance: u64,
+    /// Where the log, or the rows, ended that it found.
+    pub log_end: u64,
+}
+
+/// Who this node is to its peers.
+pub struct NodeIdentity {
+    pub cluster: String,
+    pub node: u64,
+    start: NodeStart,
+    /// Gives the replicated starts, and what this node knows as the leader.
+    raft: OnceLock<Weak<RaftNode>>,
+    epoch: AtomicU64,
+    /// The newest start of each node.
+    known: Mutex<BTreeMap<u64, NodeBoot>>,
+    /// Enough others have confirmed that there is no newer start.
+    confirmed: AtomicBool,
+    outdated: watch::Sender<Option<String>>,
+    /// When a refusal was logged last, by the peer.
+    told: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl std::fmt::Debug for NodeIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeIdentity").field("cluster", &self.cluster).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Whether a start of `node` is at least as new as the newest one that is known; true: it is newer.
+fn is_newer(node: u64, known: Option<&NodeBoot>, start: NodeStart) -> Result<bool, String> {
+    let way = format!(
+        "it may have forgotten votes and entries that it acknowledged, so it takes no part: give the machine a new number \
+         and an empty data folder (cluster remove {node}, then cluster add)"
+    );
+    let Some(known) = known.filter(|known| known.boot != 0 && start.boot != 0) else { return Ok(start.boot != 0) };
+    if (known.boot, known.instance) == (start.boot, start.instance) {
+        return Ok(false);
+    }
+    if start.boot <= known.boot {
+        return Err(format!(
+            "this folder of node {node} is a copy from before its start {} (this is start {} of it), or another process runs \
+             from a copy of it: {way}",
+            known.boot, start.boot
+        ));
+    }
+    if start.log_end < known.held {
+        return Err(format!(
+            "this folder of node {node} is a copy from before entry {}, which the node acknowledged in its start {} (the \
+             folder ends at entry {}): {way}",
+            known.held, known.boot, start.log_end
+        ));
+    }
+    Ok(true)
+}
+
+impl NodeIdentity {
+    /// A node that tells no start.
+    pub fn new(cluster: impl Into<String>, node: u64) -> Self {
+        Self::of_start(cluster, node, NodeStart::default())
+    }
+
+    pub fn of_start(cluster: impl Into<String>, node: u64, start: NodeStart) -> Self {
+        Self {
+            cluster: cluster.into(),
+            node,
+            start,
+            raft: OnceLock::new(),
+            epoch: AtomicU64::new(0),
+            known: Mutex::default(),
+            confirmed: AtomicBool::new(false),
+            outdated: watch::Sender::new(None),
+            told: Mutex::default(),
+        }
+    }
+
+    /// From now on what this node has replicated counts.
+    pub fn attach(&self, raft: Weak<RaftNode>) {
+        let _ = self.raft.set(raft);
+        self.refresh();
+    }
+
+    /// This start, as it is told. One that begins with an empty folder is none before it takes part.
+    pub fn start(&self) -> NodeStart {
+        if self.start.log_end == 0 && !self.is_confirmed() { NodeStart::default() } else { self.start }
+    }
+
+    /// The epoch of this node's history; 0: none yet.
+    pub fn epoch(&self) -> u64 {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        if epoch != 0 {
+            return epoch;
+        }
+        let epoch = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
+        self.epoch.store(epoch, Ordering::Relaxed);
+        epoch
+    }
+
+    /// What this node says to `to` first.
+    pub fn handshake(&self, to: u64) -> Handshake {
+        let NodeStart { boot, instance, log_end } = self.start();
+        let known = self.known.lock().get(&to).copied().unwrap_or_default();
+        Handshake {
+            cluster: self.cluster.clone(),
+            format: FORMAT,
+            from: self.node,
+            to,
+            epoch: self.epoch(),
+            boot,
+            instance,
+            log_end,
+            to_boot: known.boot,
+            to_instance: known.instance,
+            to_held: known.held,
+        }
+    }
+
+    /// Whether a caller speaks of this node and this cluster.
+    fn check_names(&self, handshake: Option<&Handshake>) -> Result<Handshake, LinkError> {
+        let refuse = |why: String| Err(LinkError::Refused(why));
+        let Some(theirs) = handshake else { return refuse("no handshake".into()) };
+        if theirs.cluster != self.cluster {
+            return refuse(format!("this is cluster {:?}, not {:?}", self.cluster, theirs.cluster));
+        }
+        if theirs.format != FORMAT {
+            return refuse(format!("this node speaks format {FORMAT}, not {}", theirs.format));
+        }
+        if theirs.to != self.node {
+            return refuse(format!("this is node {}, not {}: check the addresses", self.node, theirs.to));
+        }
+        if theirs.from == 0 {
+            return refuse("a node's id is 1 or more".into());
+        }
+        if theirs.from == self.node {
+            return refuse(format!("two nodes are configured as node {}", self.node));
+        }
+        let (ours, epoch) = (self.epoch(), theirs.epoch);
+        if ours != 0 && epoch != 0 && ours != epoch {
+            let why = format!(
+                "two clusters are named {:?}: node {} is of epoch {ours:016x}, node {} of epoch {epoch:016x}; they were \
+                 founded apart: decide which one stays, and give the machines of the other one new numbers and empty data \
+                 folders",
+                self.cluster, self.node, theirs.from
+            );
+            return Err(self.refused(theirs.from, why));
+        }
+        Ok(theirs.clone())
+    }
+
+    /// Whether a caller may speak to this node.
+    pub fn check(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+        let theirs = self.check_names(handshake)?;
+        if let Some(why) = self.outdated.borrow().clone() {
+            return Err(LinkError::Refused(why));
+        }
+        match self.compare(&theirs) {
+            Ok(_) => Ok(theirs.from),
+            Err(why) => Err(self.refused(theirs.from, why)),
+        }
+    }
+
+    /// The same for the question for its status, which an outdated node may ask, too: it learns so. And it may be meant
+    /// for whoever is there: `to` is 0 then.
+    pub fn check_any(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+        match handshake {
+            Some(theirs) if theirs.to == 0 => {
+                self.check_names(Some(&Handshake { to: self.node, ..theirs.clone() })).map(|theirs| theirs.from)
+            }
+            _ => self.check_names(handshake).map(|theirs| theirs.from),
+        }
+    }
+
+    /// Whether the caller's start is newer than the newest that is known of it.
+    fn compare(&self, theirs: &Handshake) -> Result<bool, String> {
+        let start = NodeStart { boot: theirs.boot, instance: theirs.instance, log_end: theirs.log_end };
+        let newer = is_newer(theirs.from, self.known.lock().get(&theirs.from), start);
+        if newer == Ok(false) {
+            return newer;
+        }
+        // Seldom: what this node knows by other ways counts as well.
+        self.refresh();
+        is_newer(theirs.from, self.known.lock().get(&theirs.from), start)
+    }
+
+    /// A member calls: its start is remembered, and what it knows of this node's.
+    pub fn meet(&self, theirs: &Handshake) -> Result<(), LinkError> {
+        let of_me =
+            NodeBoot { node: self.node, boot: theirs.to_boot, instance: theirs.to_instance, held: theirs.to_held };
+        self.hear_of_me(theirs.from, &of_me)?;
+        match self.compare(theirs) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let Handshake { from: node, boot, instance, log_end: held, .. } = *theirs;
+                self.remember(NodeBoot { node, boot, instance, held });
+                Ok(())
+            }
+            Err(why) => Err(self.refused(theirs.from, why)),
+        }
+    }
+
+    /// A call of consensus must mean this very start: what is answered is counted for the start that the caller knows.
+    pub fn check_met(&self, theirs: &Handshake) -> Result<(), LinkError> {
+        let NodeStart { boot, instance, .. } = self.start();
+        if theirs.boot == 0 || boot == 0 || (theirs.to_boot, theirs.to_instance) == (boot, instance) {
+            return Ok(());
+        }
+        Err(LinkError::NotMet(format!(
+            "node {} has started anew, and node {} does not know yet",
+            self.node, theirs.from
+        )))
+    }
+
+    /// What a member's status says of starts. Its own is among them.
+    pub fn learn(&self, status: &StatusResponse) {
+        let ours = self.epoch();
+        if ours != 0 && status.epoch != 0 && ours != status.epoch {
+            return;
+        }
+        for boot in status.boots.iter().take(limits::NODES_EVER) {
+            if boot.node == self.node {
+                // This node stops: whoever has asked sees why.
+                let _ = self.hear_of_me(status.node, boot);
+            } else {
+                self.remember(*boot);
+            }
+        }
+    }
+
+    fn hear_of_me(&self, from: u64, known: &NodeBoot) -> Result<(), LinkError> {
+        let Err(why) = is_newer(self.node, Some(known), self.start()) else { return Ok(()) };
+        self.outdated.send_if_modified(|outdated| {
+            let first = outdated.is_none();
+            if first {
+                tracing::error!(by = from, "{why}");
+                *outdated = Some(why.clone());
+            }
+            first
+        });
+        Err(LinkError::Refused(why))
+    }
+
+    fn remember(&self, new: NodeBoot) {
+        let mut known = self.known.lock();
+        let room = known.len() < limits::NODES_EVER;
+        match known.get_mut(&new.node) {
+            Some(old) if (old.boot, old.instance) == (new.boot, new.instance) => old.held = old.held.max(new.held),
+            Some(old) if new.boot > old.boot => *old = new,
+            Some(_) => {}
+            None if room && new.boot != 0 => drop(known.insert(new.node, new)),
+            None => {}
+        }
+    }
+
+    /// Takes over what was replicated, and what this node knows as the leader.
+    pub fn refresh(&self) {
+        let Some(raft) = self.raft.get().and_then(Weak::upgrade) else { return };
+        let boots = raft.replica().state().boots().to_vec();
+        for boot in boots {
+            if boot.node == self.node {
+                // Its own log says that there was a newer start: the mark in the folder is an older one.
+                let _ = self.hear_of_me(self.node, &boot);
+            } else {
+                self.remember(boot);
+            }
+        }
+        for (node, held) in raft.acknowledged() {
+            if let Some(known) = self.known.lock().get_mut(&node) {
+                known.held = known.held.max(held);
+            }
+        }
+    }
+
+    /// A member is known to have acknowledged this entry in the start that is known.
+    pub fn lost(&self, node: u64, entry: u64) {
+        if let Some(known) = self.known.lock().get_mut(&node) {
+            known.held = known.held.max(entry);
+        }
+    }
+
+    /// The newest start of every node, this one's among them.
+    pub fn boots(&self) -> Vec<NodeBoot> {
+        let NodeStart { boot, instance, log_end: held } = self.start();
+        let own = Some(NodeBoot { node: self.node, boot, instance, held }).filter(|own| own.boot != 0);
+        self.known.lock().values().copied().chain(own).collect()
+    }
+
+    /// This node may take part: enough others have said that there is no newer start of it.
+    pub fn confirm(&self) {
+        self.confirmed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Why this node must stop, if it must.
+    pub fn is_outdated(&self) -> Option<String> {
+        self.outdated.borrow().clone()
+    }
+
+    /// Resolves with the reason when this node must stop: its folder is an older copy, or another process runs as it.
+    pub async fn outdated(&self) -> String {
+        let mut outdated = self.outdated.subscribe();
+        match outdated.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender lives as long as this.
+            Err(_) => String::new(),
+        }
+    }
+
+    /// The error for the caller, and a line for the operator.
+    fn refused(&self, from: u64, why: String) -> LinkError {
+        metrics::PEERS_REFUSED.add(1);
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        if told.get(&from).is_none_or(|at| now - *at >= TOLD_EVERY) && (told.len() < limits::NODES_EVER) {
+            told.insert(from, now);
+            tracing::error!(peer = from, "a call of another node was turned away: {why}");
+        }
+        LinkError::Refused(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(boot: u64, instance: u64, log_end: u64) -> NodeStart {
+        NodeStart { boot, instance, log_end }
+    }
+
+    fn node(node: u64, start: NodeStart) -> NodeIdentity {
+        let identity = NodeIdentity::of_start("shop", node, start);
+        identity.confirm();
+        identity
+    }
+
+    fn meet(from: &NodeIdentity, to: &NodeIdentity) -> Result<(), LinkError> {
+        let handshake = from.handshake(to.node);
+        to.check(Some(&handshake))?;
+        to.meet(&handshake)
+    }
+
+    fn refusal(result: Result<(), LinkError>) -> String {
+        match result {
+            Err(LinkError::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn strangers_are_turned_away() {
+        let (one, two) = (NodeIdentity::new("shop", 1), NodeIdentity::new("shop", 2));
+        assert_eq!(one.check(Some(&two.handshake(1))), Ok(2));
+        let refused = |handshake: Option<&Handshake>, word: &str| match one.check(handshake) {
+            Err(LinkError::Refused(why)) => assert!(why.contains(word), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        refused(None, "no handshake");
+        refused(Some(&two.handshake(3)), "addresses");
+        refused(Some(&two.handshake(0)), "addresses");
+        assert_eq!(one.check_any(Some(&two.handshake(0))), Ok(2));
+        refused(Some(&one.handshake(1)), "two nodes");
+        refused(Some(&NodeIdentity::new("other", 2).handshake(1)), "cluster");
+        refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");
+    }
+
+    #[test]
+    fn another_epoch_is_refused_with_both_and_none_is_not_another() {
+        let (one, two) = (node(1, start(1, 5, 0)), node(2, start(1, 6, 0)));
+        one.epoch.store(0xA1, Ordering::Relaxed);
+        assert_eq!(meet(&two, &one), Ok(()), "it has none yet");
+        two.epoch.store(0xB2, Ordering::Relaxed);
+        let why = refusal(meet(&two, &one));
+        assert!(why.contains("00000000000000a1") && why.contains("00000000000000b2") && why.contains("empty"), "{why}");
+        assert!(matches!(one.check_any(Some(&two.handshake(0))), Err(LinkError::Refused(_))));
+        let poison = StatusResponse {
+            epoch: 0xB2,
+            boots: vec![NodeBoot { node: 1, boot: 9, ..NodeBoot::default() }],
+            ..StatusResponse::default()
+        };
+        one.learn(&poison);
+        assert_eq!(one.is_outdated(), None, "another cluster's word counts for nothing");
+    }
+
+    #[test]
+    fn an_older_copy_is_refused_by_whoever_knows_and_learns_so_itself() {
+        let (one, two) = (node(1, start(1, 5, 0)), node(2, start(3, 77, 10)));
+        assert_eq!(meet(&two, &one), Ok(()));
+        for old in [start(2, 78, 10), start(3, 78, 10), start(3, 78, 0)] {
+            let copy = node(2, old);
+            let why = refusal(meet(&copy, &one));
+            assert!(why.contains("copy from before its start 3"), "{why}");
+            // It may ask, and learns from the answer; or from who calls it.
+            assert_eq!(one.check_any(Some(&copy.handshake(1))), Ok(2));
+            copy.learn(&StatusResponse { node: 1, boots: one.boots(), ..StatusResponse::default() });
+            assert!(copy.is_outdated().unwrap().contains("new number"));
+            let called = node(2, old);
+            assert!(refusal(meet(&one, &called)).contains("node 2"));
+            assert!(called.is_outdated().is_some());
+            assert!(matches!(called.check(Some(&one.handshake(2))), Err(LinkError::Refused(_))));
+        }
+        // The one that is known goes on, and so does its next start.
+        assert_eq!(meet(&two, &one), Ok(()));
+        assert_eq!(meet(&node(2, start(4, 79, 10)), &one), Ok(()));
+        assert!(refusal(meet(&two, &one)).contains("start 4"), "the older of two processes");
+    }
+
+    #[test]
+    fn a_copy_of_a_running_node_is_known_by_what_it_lacks() {
+        let (one, two) = (node(1, start(1, 5, 0)), node(2, start(3, 77, 10)));
+        meet(&two, &one).unwrap();
+        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 50 });
+        let copy = node(2, start(4, 78, 49));
+        assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));
+        assert!(refusal(meet(&one, &copy)).contains("ends at entry 49"));
+        assert_eq!(meet(&node(2, start(5, 79, 50)), &one), Ok(()));
+        // What another node knew of an older start says nothing about this one.
+        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 90 });
+        assert_eq!(one.handshake(2).to_held, 50);
+    }
+
+    #[test]
+    fn a_call_that_means_another_start_is_not_answered() {
+        let (one, two) = (node(1, start(1, 5, 0)), node(2, start(3, 77, 10)));
+        assert!(matches!(two.check_met(&one.handshake(2)), Err(LinkError::NotMet(_))));
+        meet(&two, &one).unwrap();
+        assert_eq!(two.check_met(&one.handshake(2)), Ok(()));
+        let again = node(2, start(4, 78, 10));
+        assert!(matches!(again.check_met(&one.handshake(2)), Err(LinkError::NotMet(_))));
+        assert_eq!(again.is_outdated(), None);
+        // An older version tells no start.
+        assert_eq!(again.check_met(&NodeIdentity::new("shop", 1).handshake(2)), Ok(()));
+    }
+}
