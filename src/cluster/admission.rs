@@ -16,6 +16,7 @@ use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::model::error::{Code, Error};
 use crate::proto::{StatusRequest, StatusResponse};
 
 /// A fresh answer waits for a linearizable read.
@@ -87,7 +88,8 @@ pub async fn admit(
     loop {
         let answers = join_all(others.iter().map(|(id, member)| {
             let link = transport.link(*id, member, ConnectionClass::Control);
-            let request = StatusRequest { handshake: Some(cluster.identity.handshake(*id)), fresh: true };
+            let handshake = Some(cluster.identity.handshake(*id));
+            let request = StatusRequest { handshake, fresh: true, ..StatusRequest::default() };
             async move { tokio::time::timeout(PATIENCE, link.status(request)).await.ok()?.ok() }
         }));
         let answers: Vec<StatusResponse> = tokio::select! {
@@ -112,7 +114,7 @@ pub async fn admit(
                 return Ok(());
             }
             AdmissionVerdict::Refuse(why) => {
-                cluster.end(why);
+                cluster.end(Error::new(Code::Configuration, why));
                 return Ok(());
             }
             AdmissionVerdict::Wait(why) => {

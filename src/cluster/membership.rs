@@ -252,7 +252,7 @@ impl MembershipManager {
     async fn greet(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
         let link = self.transport.link(id, member, ConnectionClass::Control);
         loop {
-            let request = StatusRequest { handshake: Some(self.identity.handshake(id)), fresh: false };
+            let request = StatusRequest { handshake: Some(self.identity.handshake(id)), ..StatusRequest::default() };
             let (asked_ms, since) = (self.clock.clock().now_ms(), Instant::now());
             let answered = tokio::time::timeout_at(end, link.status(request)).await;
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {

@@ -7,11 +7,14 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Cluster;
 use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
+use super::compared_digests::DigestVerdict;
 use super::membership::settle;
 use super::raft_cluster::RaftCluster;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::model::error::{Code, Error};
 use crate::proto::StatusRequest;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.
@@ -29,13 +32,17 @@ pub async fn run(
     transport: Arc<dyn PeerTransport>,
     stop: CancellationToken,
 ) {
+    let mut reloads = cluster.replica().reloads();
     loop {
         let mut place = cluster.node.place();
         place.current();
+        let began = Instant::now();
         let me = cluster.identity.node;
         let questions = asked(&cluster).into_iter().map(|(peer, member)| {
             let link = transport.link(peer, &member, ConnectionClass::Control);
-            let request = StatusRequest { handshake: Some(cluster.identity.handshake(peer)), fresh: false };
+            let digests = cluster.replica().digests();
+            let handshake = Some(cluster.identity.handshake(peer));
+            let request = StatusRequest { handshake, fresh: false, digests_up_to: digests.newest() };
             let cluster = &cluster;
             let clock = &clock;
             async move {
@@ -49,13 +56,17 @@ pub async fn run(
                     }
                     cluster.stats.answered(peer, since);
                     if status.removed.contains(&me) {
-                        cluster.end(format!(
+                        let why = format!(
                             "node {me} was removed from the cluster and serves no more: to use this machine again, \
                              give it a new id and an empty data folder"
-                        ));
+                        );
+                        cluster.end(Error::new(Code::Configuration, why));
                     }
                     if !status.pristine {
                         cluster.members.vouch(&status.voters);
+                    }
+                    if status.version == env!("CARGO_PKG_VERSION") {
+                        cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
                     }
                     cluster.said(peer, status);
                 }
@@ -64,15 +75,22 @@ pub async fn run(
         });
         let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
         compare(&cluster, &clock, &round).await;
+        let before = std::mem::replace(&mut reloads, cluster.replica().reloads());
+        if before != reloads {
+            cluster.digests.forget();
+        }
+        let undecided = cluster.judge_digests() == DigestVerdict::Open;
         settle(&cluster.node).await;
         let confirmed = clock.is_confirmed();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = jumped(&clock) => {}
+            () = cluster.replica().digests().due() => {}
+            () = tokio::time::sleep(PROBE_SOON), if undecided => {}
             // The first leader waits for it.
             () = place.changed_within(PROBE_SOON), if !confirmed => {}
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+            () = tokio::time::sleep_until(began + PROBE_EVERY) => {}
         }
     }
 }

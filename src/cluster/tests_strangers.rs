@@ -124,8 +124,11 @@ async fn gets_nothing(cell: &Cell, rogue: u64, members: &[u64]) {
                 "{what}: {answer:?}"
             );
         }
-        let status =
-            StatusRequest { handshake: Some(Rogue::new(cell, rogue, *to).identity.handshake(*to)), fresh: true };
+        let status = StatusRequest {
+            handshake: Some(Rogue::new(cell, rogue, *to).identity.handshake(*to)),
+            fresh: true,
+            ..StatusRequest::default()
+        };
         let told = Rogue::new(cell, rogue, *to).link.status(status).await.unwrap();
         // Enough to join, or to learn that it was removed; nothing of the shop.
         assert!(told.fresh && told.digest.is_empty() && told.head_seq == 0 && !told.voters.is_empty(), "{told:?}");

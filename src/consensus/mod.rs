@@ -4,12 +4,14 @@
 //! - [`runtime`]: tokio, with random numbers that a simulation can seed
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
+//! - [`digests`]: what nodes compare
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
 //! - [`node`]: one running member; [`leadership`]: who leads, as it sees it; [`write`](mod@write): what became of a
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
 
 pub mod codec;
+pub mod digests;
 pub mod group;
 pub mod grpc;
 pub mod leadership;

@@ -23,7 +23,7 @@ pub trait ClusterCalls: Send + Sync + 'static {
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
     /// `fresh`: after a linearizable read, if there is a leader. A node that is no member is told what it needs to join.
-    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse>;
+    fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse>;
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
 }
 
@@ -231,7 +231,7 @@ impl Peer for Service {
             if member {
                 self.stats.heard(from);
             }
-            Ok(self.calls()?.status(request.fresh, member).await)
+            Ok(self.calls()?.status(request, member).await)
         })
     }
 

@@ -189,7 +189,9 @@ impl FuzzedPeer {
                 }
             }
             b'r' => drop(link.read_index(ReadIndexRequest { handshake }).await),
-            b'u' => drop(link.status(StatusRequest { handshake, fresh: !body.is_empty() }).await),
+            b'u' => drop(
+                link.status(StatusRequest { handshake, fresh: !body.is_empty(), ..StatusRequest::default() }).await,
+            ),
             b'c' => {
                 if let Ok(request) = ChangeRequest::decode(body) {
                     let _ = link.change(ChangeRequest { handshake, within_ms: 100, ..request }).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub struct ServingNode {
     cluster: Arc<RaftCluster>,
     stopper: Stopper,
     close: Arc<dyn Close>,
+    data_dir: PathBuf,
 }
 
 impl ServingNode {
@@ -83,7 +85,8 @@ impl ServingNode {
         let gateway =
             tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
-        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close })
+        let data_dir = config.data_dir.clone();
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
@@ -91,9 +94,22 @@ impl ServingNode {
     pub async fn failed(&self) -> Error {
         tokio::select! {
             why = self.cluster.node().failed() => Error::new(Code::Storage, format!("the node stopped by itself: {why}")),
-            // A configuration error: to start it again like this cannot help.
-            why = self.cluster.told_to_end() => Error::new(Code::Configuration, why),
+            // To start it again like this cannot help.
+            why = self.cluster.told_to_end() => self.keep_folder(why).await,
         }
+    }
+
+    /// A folder whose data cannot be trusted is not opened again.
+    async fn keep_folder(&self, why: Error) -> Error {
+        if why.code != Code::Storage {
+            return why;
+        }
+        let (dir, text) = (self.data_dir.clone(), why.message.clone());
+        let kept = tokio::task::spawn_blocking(move || storage::format::refuse(&dir, &text)).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+            tracing::error!(%error, folder = %self.data_dir.display(), "the folder could not be marked as refused");
+        }
+        Error::new(why.code, format!("data folder {}: {}", self.data_dir.display(), why.message))
     }
 
     /// Hands over what it leads, then takes it down from the top; what was acknowledged is on disk.
