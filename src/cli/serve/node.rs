@@ -33,6 +33,8 @@ use crate::token::KeyRing;
 
 /// How long handing over may take at a shutdown.
 const LEAVE: Duration = Duration::from_secs(3);
+/// How soon a failure of the storage is noticed that nobody waits for.
+const LOOK_AT_STORAGE: Duration = Duration::from_millis(250);
 
 /// A node that serves.
 pub struct ServingNode {
@@ -93,9 +95,25 @@ impl ServingNode {
     /// nor when the cluster has done with it.
     pub async fn failed(&self) -> Error {
         tokio::select! {
-            why = self.cluster.node().failed() => Error::new(Code::Storage, format!("the node stopped by itself: {why}")),
+            why = self.cluster.node().failed() => self.storage_failed(&why),
+            why = self.storage() => self.storage_failed(&why),
             // To start it again like this cannot help.
             why = self.cluster.told_to_end() => self.keep_folder(why).await,
+        }
+    }
+
+    fn storage_failed(&self, why: &str) -> Error {
+        let folder = self.data_dir.display();
+        Error::new(Code::Storage, format!("data folder {folder}: the node stopped by itself: {why}"))
+    }
+
+    /// Resolves with what failed in the storage: a sync in the background is waited for by nobody.
+    async fn storage(&self) -> String {
+        loop {
+            tokio::time::sleep(LOOK_AT_STORAGE).await;
+            if let Err(error) = self.close.check() {
+                return error.to_string();
+            }
         }
     }
 
@@ -112,12 +130,19 @@ impl ServingNode {
         Error::new(why.code, format!("data folder {}: {}", self.data_dir.display(), why.message))
     }
 
-    /// Hands over what it leads, then takes it down from the top; what was acknowledged is on disk.
-    pub async fn stop(self) -> Result<(), Error> {
+    /// Hands over what it leads, unless it cannot write any more (`hand_over`), then takes it down from the top; what was
+    /// acknowledged is on disk.
+    pub async fn stop(self, hand_over: bool) -> Result<(), Error> {
         self.coordinating.cancel();
+        if !hand_over {
+            // Nobody connects from here on.
+            self.stop.cancel();
+        }
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;
-        self.cluster.leave(&self.device, LEAVE).await;
+        if hand_over {
+            self.cluster.leave(&self.device, LEAVE).await;
+        }
         self.stop.cancel();
         if let Ok(Err(error)) = self.gateway.await {
             tracing::warn!(%error, "the gateway did not end cleanly");
