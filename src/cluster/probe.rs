@@ -42,7 +42,7 @@ pub async fn run(
             let link = transport.link(peer, &member, ConnectionClass::Control);
             let digests = cluster.replica().digests();
             let handshake = Some(cluster.identity.handshake(peer));
-            let request = StatusRequest { handshake, fresh: false, digests_up_to: digests.newest() };
+            let request = StatusRequest { handshake, digests_up_to: digests.newest(), ..StatusRequest::default() };
             let cluster = &cluster;
             let clock = &clock;
             async move {
@@ -79,7 +79,12 @@ pub async fn run(
         if before != reloads {
             cluster.digests.forget();
         }
-        let undecided = cluster.judge_digests() == DigestVerdict::Open;
+        let verdict = cluster.judge_digests();
+        if let DigestVerdict::Outvoted { index, .. } = verdict {
+            say_why(&cluster, &transport, index).await;
+            cluster.end(Error::new(Code::Storage, verdict.to_string()));
+        }
+        let undecided = verdict == DigestVerdict::Open;
         settle(&cluster.node).await;
         let confirmed = clock.is_confirmed();
         tokio::select! {
@@ -93,6 +98,19 @@ pub async fn run(
             () = tokio::time::sleep_until(began + PROBE_EVERY) => {}
         }
     }
+}
+
+/// This node stops, because its data differs since `index`: the others are told, or they might never learn which node it
+/// was.
+async fn say_why(cluster: &Arc<RaftCluster>, transport: &Arc<dyn PeerTransport>, index: u64) {
+    let digests = cluster.replica().digests().up_to(index);
+    let told = asked(cluster).into_iter().filter(|(peer, _)| *peer != 0).map(|(peer, member)| {
+        let link = transport.link(peer, &member, ConnectionClass::Control);
+        let handshake = Some(cluster.identity.handshake(peer));
+        let request = StatusRequest { handshake, digests: digests.clone(), ..StatusRequest::default() };
+        async move { tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await.is_ok() }
+    });
+    join_all(told).await;
 }
 
 /// The clock has jumped; but nobody is asked again without a pause.

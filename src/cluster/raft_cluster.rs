@@ -116,9 +116,6 @@ impl RaftCluster {
                 DigestVerdict::Open => tracing::warn!("another node holds other data; the rest is asked"),
             }
         }
-        if let DigestVerdict::Outvoted { .. } = &verdict {
-            self.end(Error::new(Code::Storage, verdict.to_string()));
-        }
         verdict
     }
 
@@ -327,6 +324,10 @@ impl ClusterCalls for RaftCluster {
             let own = self.own_status(surely);
             if !member {
                 return for_strangers(own);
+            }
+            if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
+                let ring = self.replica().digests();
+                self.digests.hear(asker.from, &request.digests, |index| ring.at(index));
             }
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
             StatusResponse { digests: digests.unwrap_or_default(), ..own }

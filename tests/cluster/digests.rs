@@ -32,6 +32,17 @@ async fn differs_from(rest: &RestClient, processes: &Processes, at: u64, node: u
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_rows_were_changed_stops_with_5001_and_its_folder_is_not_opened_again() {
     let mut processes = Processes::found(3).await;
+    let rest = processes.rest();
+    let record = serde_json::json!({"device_id": "till-1", "new_data": {"n": 1}});
+    let device = serde_json::json!({"device_id": "till-1"});
+    let _: serde_json::Value = rest.post(&processes.url(1), "/device/register", &device).await.unwrap();
+    let _: serde_json::Value = rest.post(&processes.url(1), "/data/stock/1", &record).await.unwrap();
+    let arrived = async {
+        while rest.status(&processes.url(3)).await.unwrap().head_seq < 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, arrived).await.unwrap();
     assert!(processes.stop(3).await.success());
     corrupt(&processes, 3).await;
     processes.start(3);
@@ -42,7 +53,6 @@ async fn a_node_whose_rows_were_changed_stops_with_5001_and_its_folder_is_not_op
     assert!(said.contains(&processes.data(3).display().to_string()), "{said}");
 
     // The others go on, and say so.
-    let rest = processes.rest();
     for node in [1, 2] {
         let known = async {
             while differs_from(&rest, &processes, node, 3).await.is_none() {
@@ -55,10 +65,8 @@ async fn a_node_whose_rows_were_changed_stops_with_5001_and_its_folder_is_not_op
     }
     let (shown, text) = processes.cluster(&["status".into()]).await;
     assert!(shown && text.contains("node 3 DIFFERS"), "{text}");
-    let record = serde_json::json!({"device_id": "till-1", "new_data": {"n": 1}});
-    let device = serde_json::json!({"device_id": "till-1"});
-    let _: serde_json::Value = rest.post(&processes.url(1), "/device/register", &device).await.unwrap();
-    let _: serde_json::Value = rest.post(&processes.url(2), "/data/stock/1", &record).await.unwrap();
+    let record = serde_json::json!({"device_id": "till-1", "new_data": {"n": 2}});
+    let _: serde_json::Value = rest.post(&processes.url(2), "/data/stock/2", &record).await.unwrap();
 
     // It stays out, and what it holds stays.
     processes.start(3);

@@ -154,11 +154,15 @@ async fn error_5001_database_connection_failed() {
     let answer = ask("POST", url("/data/t/1"), &token, write()).await;
     assert!(!matches!(answer, Ok((200, _))), "{answer:?}");
     let mut said = String::new();
-    let mut log = String::new();
     let (mut out, mut logged) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
+    // Read all the while: a full pipe would hold the node up.
+    let log = std::thread::spawn(move || {
+        let mut log = String::new();
+        logged.read_to_string(&mut log).map(|_| log)
+    });
     let status = wait(child);
     out.read_to_string(&mut said).unwrap();
-    logged.read_to_string(&mut log).unwrap();
+    let log = log.join().unwrap().unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("5001: ") && !said.contains("panicked"), "{said}");
     let folder = format!("data folder {}: the node stopped by itself: ", alone.data().display());
