@@ -270,6 +270,15 @@ pub const CLOCK_SKEW_MS: u64 = 2_000;
 /// A client's time as it came, as far as it is kept. Bytes.
 pub const TIME_TEXT: usize = 64;
 
+/// Digests kept so that nodes can be compared at the same index: of the newest entries, and of every so manieth for
+/// longer. And how many of them a node may say at once.
+pub const DIGESTS_KEPT: usize = 4_096;
+pub const DIGEST_STEP: u64 = 1_000;
+pub const DIGESTS_KEPT_LONG: usize = 256;
+pub const DIGESTS_SAID: usize = 4;
+/// Nodes are compared after so many entries even if their time has not come.
+pub const DIGEST_COMPARE_ENTRIES: u64 = 10_000;
+
 /// How far apart the clocks of two nodes may be. Milliseconds.
 pub const NODE_CLOCK_APART_MS: u64 = 5_000;
 

@@ -60,6 +60,8 @@ pub struct NodeStatus {
     pub quorum: bool,
     pub voters: Vec<u64>,
     pub nodes: Vec<MemberStatus>,
+    /// Why nothing may be written there: nodes differ, and nobody can tell which is right.
+    pub digest_verdict: Option<String>,
     pub version: String,
 }
 
@@ -77,6 +79,8 @@ pub struct MemberStatus {
     pub applied_index: Option<u64>,
     pub lag: Option<u64>,
     pub digest: Option<String>,
+    /// The log index since which its data differs from that of the node that was asked.
+    pub differs_from: Option<u64>,
     pub master: Option<String>,
     pub sessions: Option<u64>,
     pub version: Option<String>,

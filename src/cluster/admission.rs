@@ -22,6 +22,7 @@ use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
 use crate::storage::{StartMark, StartMarks};
 
@@ -228,7 +229,7 @@ async fn begin(
                 cluster.waits(why);
             }
             AdmissionVerdict::Refuse(why) => {
-                cluster.end(why);
+                cluster.end(Error::new(Code::Configuration, why));
                 return None;
             }
             AdmissionVerdict::Wait(why) => {

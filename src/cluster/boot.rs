@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Beginning, admit};
 use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
+use super::compared_digests::ComparedDigests;
 use super::founding::Founding;
 use super::inbound_proposals::{CommandGuard, Inbox};
 use super::membership::MembershipManager;
@@ -35,6 +36,7 @@ use crate::consensus::service::Service;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::model::effect::Effects;
+use crate::model::error::{Code, Error};
 use crate::model::state::State;
 use crate::model::tables::Tables;
 use crate::proto::ClusterInit;
@@ -220,7 +222,7 @@ pub async fn start(
         let cluster = cluster.clone();
         async move {
             if let Err(error) = admitted.await {
-                cluster.end(error.to_string());
+                cluster.end(Error::new(Code::Configuration, error.to_string()));
             }
         }
     });
@@ -230,7 +232,7 @@ pub async fn start(
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                why = cluster.identity.outdated() => cluster.end(why),
+                why = cluster.identity.outdated() => cluster.end(Error::new(Code::Configuration, why)),
             }
         }
     });
@@ -271,7 +273,13 @@ impl NodeContext {
         let wake = Arc::new(Notify::new());
         let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
         let clock = AgreedClock::new(clock);
-        let door = CommandGuard { node: node.clone(), clock: clock.clone(), waited: request_timeout };
+        let digests = Arc::new(ComparedDigests::default());
+        let door = CommandGuard {
+            node: node.clone(),
+            clock: clock.clone(),
+            digests: digests.clone(),
+            waited: request_timeout,
+        };
         let inbound_proposals = Inbox::new(door, wake.clone(), stop.clone());
         let reader = ReadRounds::new(node.clone(), identity.clone(), transport.clone(), request_timeout, stop.clone());
         let membership = Arc::new(MembershipManager {
@@ -286,6 +294,7 @@ impl NodeContext {
         let cluster = Arc::new(RaftCluster {
             identity: identity.clone(),
             clock: clock.clone(),
+            digests,
             node: node.clone(),
             pending_proposals: pending_proposals.clone(),
             inbound_proposals: inbound_proposals.clone(),

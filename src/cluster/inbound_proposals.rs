@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::agreed_clock::AgreedClock;
+use super::compared_digests::ComparedDigests;
 use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::Streaming;
@@ -137,6 +138,7 @@ pub struct Inbox {
 pub struct CommandGuard {
     pub node: Arc<RaftNode>,
     pub clock: Arc<AgreedClock>,
+    pub digests: Arc<ComparedDigests>,
     /// How long a command may have waited for a leader.
     pub waited: Duration,
 }
@@ -153,7 +155,7 @@ impl CommandGuard {
             return invalid(format!("node {from} proposes in the name of node {}", seen.origin.node));
         }
         match seen.proposer {
-            CommandSource::Node => {}
+            CommandSource::Node => self.digests.may_write()?,
             CommandSource::Leader => {
                 return Err(Error::new(Code::Unavailable, "only the leader proposes that, and it is another node"));
             }

@@ -122,6 +122,7 @@ impl Cluster for LocalCluster {
             ..StatusResponse::default()
         };
         vec![NodeInfo {
+            differs_from: None,
             node: 1,
             voter: true,
             leads: true,

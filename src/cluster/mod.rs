@@ -3,13 +3,14 @@
 //! A command's way: [`raft_cluster`] stamps it, [`pending_proposals`] numbers and keeps it, [`proposal_forwarder`]
 //! brings it to the leader; there [`inbound_proposals`] takes those of other nodes and [`batcher`] makes Raft entries
 //! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
-//! for one. [`agreed_clock`] holds the node's clock against the others'. [`fast_failover`] hurries when the leader's
+//! for one. [`agreed_clock`] holds the node's clock against the others', [`compared_digests`] its data. [`fast_failover`] hurries when the leader's
 //! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
 //! changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::compared_digests::DigestVerdict;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
 use crate::model::error::{Code, Error};
@@ -21,6 +22,7 @@ pub mod admission;
 pub mod agreed_clock;
 pub mod batcher;
 pub mod boot;
+pub mod compared_digests;
 pub mod coordinator;
 pub mod elections;
 pub mod fast_failover;
@@ -39,6 +41,8 @@ pub mod reader;
 mod tests;
 #[cfg(test)]
 mod tests_clocks;
+#[cfg(test)]
+mod tests_digests;
 #[cfg(test)]
 mod tests_elections;
 #[cfg(test)]
@@ -164,6 +168,8 @@ pub struct NodeInfo {
     pub said: Option<StatusResponse>,
     /// Entries that it had not applied then.
     pub lag: Option<u64>,
+    /// The oldest log index at which its data is known to differ from this node's.
+    pub differs_from: Option<u64>,
 }
 
 pub type SharedCluster = Arc<dyn Cluster>;
@@ -182,6 +188,8 @@ pub struct ClusterStatus {
     /// Every other member.
     pub peers: Vec<PeerState>,
     pub voters: Vec<u64>,
+    /// Whether the nodes hold the same data.
+    pub digests: DigestVerdict,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

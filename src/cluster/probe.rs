@@ -7,11 +7,14 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Cluster;
 use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
+use super::compared_digests::DigestVerdict;
 use super::membership::settle;
 use super::raft_cluster::RaftCluster;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::model::error::{Code, Error};
 use crate::proto::StatusRequest;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.
@@ -29,14 +32,17 @@ pub async fn run(
     transport: Arc<dyn PeerTransport>,
     stop: CancellationToken,
 ) {
+    let mut reloads = cluster.replica().reloads();
     loop {
         let mut place = cluster.node.place();
         place.current();
+        let began = Instant::now();
         let me = cluster.identity.node;
         let questions = asked(&cluster).into_iter().map(|(peer, member)| {
             let link = transport.link(peer, &member, ConnectionClass::Control);
-            let request =
-                StatusRequest { handshake: Some(cluster.identity.handshake(peer)), ..StatusRequest::default() };
+            let digests = cluster.replica().digests();
+            let handshake = Some(cluster.identity.handshake(peer));
+            let request = StatusRequest { handshake, digests_up_to: digests.newest(), ..StatusRequest::default() };
             let cluster = &cluster;
             let clock = &clock;
             async move {
@@ -50,14 +56,18 @@ pub async fn run(
                     }
                     cluster.stats.answered(peer, since);
                     if status.removed.contains(&me) {
-                        cluster.end(format!(
+                        let why = format!(
                             "node {me} was removed from the cluster and serves no more: to use this machine again, \
                              give it a new id and an empty data folder"
-                        ));
+                        );
+                        cluster.end(Error::new(Code::Configuration, why));
                     }
                     cluster.identity.learn(&status);
                     if !status.pristine {
                         cluster.members.vouch(&status.voters);
+                    }
+                    if status.version == env!("CARGO_PKG_VERSION") {
+                        cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
                     }
                     cluster.said(peer, status);
                 }
@@ -67,17 +77,42 @@ pub async fn run(
         let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
         cluster.identity.refresh();
         compare(&cluster, &clock, &round).await;
+        let before = std::mem::replace(&mut reloads, cluster.replica().reloads());
+        if before != reloads {
+            cluster.digests.forget();
+        }
+        let verdict = cluster.judge_digests();
+        if let DigestVerdict::Outvoted { index, .. } = verdict {
+            say_why(&cluster, &transport, index).await;
+            cluster.end(Error::new(Code::Storage, verdict.to_string()));
+        }
+        let undecided = verdict == DigestVerdict::Open;
         settle(&cluster.node).await;
         let confirmed = clock.is_confirmed();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = jumped(&clock) => {}
+            () = cluster.replica().digests().due() => {}
+            () = tokio::time::sleep(PROBE_SOON), if undecided => {}
             // The first leader waits for it.
             () = place.changed_within(PROBE_SOON), if !confirmed => {}
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+            () = tokio::time::sleep_until(began + PROBE_EVERY) => {}
         }
     }
+}
+
+/// This node stops, because its data differs since `index`: the others are told, or they might never learn which node it
+/// was.
+async fn say_why(cluster: &Arc<RaftCluster>, transport: &Arc<dyn PeerTransport>, index: u64) {
+    let digests = cluster.replica().digests().up_to(index);
+    let told = asked(cluster).into_iter().filter(|(peer, _)| *peer != 0).map(|(peer, member)| {
+        let link = transport.link(peer, &member, ConnectionClass::Control);
+        let handshake = Some(cluster.identity.handshake(peer));
+        let request = StatusRequest { handshake, digests: digests.clone(), ..StatusRequest::default() };
+        async move { tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await.is_ok() }
+    });
+    join_all(told).await;
 }
 
 /// The clock has jumped; but nobody is asked again without a pause.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::agreed_clock::AgreedClock;
+use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
 use super::membership::MembershipManager;
@@ -29,7 +30,7 @@ use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
     ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
-    ReadIndexResponse, StatusResponse,
+    ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
@@ -39,6 +40,7 @@ const SILENT: u32 = 4;
 pub struct RaftCluster {
     pub(super) identity: Arc<NodeIdentity>,
     pub(super) clock: Arc<AgreedClock>,
+    pub(super) digests: Arc<ComparedDigests>,
     pub(super) node: Arc<RaftNode>,
     pub(super) pending_proposals: Arc<PendingProposals>,
     pub(super) inbound_proposals: Arc<Inbox>,
@@ -55,7 +57,7 @@ pub struct RaftCluster {
     pub(super) waiting: Mutex<String>,
     pub(super) founding: Founding,
     /// Why this node must not serve any more.
-    pub(super) ended: watch::Sender<Option<String>>,
+    pub(super) ended: watch::Sender<Option<Error>>,
 }
 
 /// Whether a peer was heard lately.
@@ -77,7 +79,7 @@ impl RaftCluster {
     }
 
     /// This node must not serve any more.
-    pub(super) fn end(&self, why: String) {
+    pub(super) fn end(&self, why: Error) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
             if first {
@@ -87,14 +89,37 @@ impl RaftCluster {
         });
     }
 
-    /// Resolves with the reason when this node must not serve any more: it was removed, or has lost its data.
-    pub async fn told_to_end(&self) -> String {
+    /// Resolves with the reason when this node must not serve any more: it was removed, has lost
+    /// its data (5004), or holds other data than most (5001).
+    pub async fn told_to_end(&self) -> Error {
         let mut ended = self.ended.subscribe();
         match ended.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            // The sender lives as long as this.
-            Err(_) => String::new(),
+            Ok(why) => why.clone(),
+            Err(_) => None,
         }
+        // The sender lives as long as this.
+        .unwrap_or_else(|| Error::new(Code::Unavailable, "the node is shutting down"))
+    }
+
+    /// The time for a command, if this node may give any to the cluster.
+    fn stamp(&self) -> Result<u64, Error> {
+        self.digests.may_write()?;
+        self.clock.stamp()
+    }
+
+    /// After a round of comparisons with the others.
+    pub(super) fn judge_digests(&self) -> DigestVerdict {
+        let members: Vec<u64> = self.node.members().into_keys().collect();
+        let (me, before) = (self.identity.node, self.digests.verdict());
+        let verdict = self.digests.judge(me, &members, &self.node.voters());
+        if verdict != before {
+            match &verdict {
+                DigestVerdict::Undecided { .. } | DigestVerdict::Outvoted { .. } => tracing::error!("{verdict}"),
+                DigestVerdict::Agrees => tracing::info!("this node holds what most of the nodes hold"),
+                DigestVerdict::Open => tracing::warn!("another node holds other data; the rest is asked"),
+            }
+        }
+        verdict
     }
 
     pub(super) fn waits(&self, why: String) {
@@ -136,6 +161,7 @@ impl RaftCluster {
             clock_ms: self.clock.clock().now_ms(),
             boots,
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
+            digests: Vec::new(),
         }
     }
 
@@ -182,12 +208,12 @@ impl Cluster for RaftCluster {
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms)))
+        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms)))
     }
 
     fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
         metrics::PROPOSED.add(1);
-        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(Some(principal), intent, now_ms)))
+        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(Some(principal), intent, now_ms)))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
@@ -217,6 +243,7 @@ impl Cluster for RaftCluster {
             quorum,
             peers: self.peers(leading.is_some()),
             voters: view.voters,
+            digests: self.digests.verdict(),
         }
     }
 
@@ -263,6 +290,7 @@ impl Cluster for RaftCluster {
                 reachable: *node == me || peer.is_some_and(|peer| peer.reachable),
                 silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
                 latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
+                differs_from: self.digests.of(*node).1,
                 lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
                 said,
             }
@@ -300,12 +328,21 @@ impl ClusterCalls for RaftCluster {
         Box::pin(self.reader.answer())
     }
 
-    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse> {
+    fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
+            let fresh = request.fresh;
             // Who has nothing cannot have anything newer.
             let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
             let own = self.own_status(surely);
-            if member { own } else { for_strangers(own) }
+            if !member {
+                return for_strangers(own);
+            }
+            if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
+                let ring = self.replica().digests();
+                self.digests.hear(asker.from, &request.digests, |index| ring.at(index));
+            }
+            let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
+            StatusResponse { digests: digests.unwrap_or_default(), ..own }
         })
     }
 

@@ -30,7 +30,7 @@ async fn refused(cell: &Cell, at: u64, asked: MembershipChange, code: Code, word
 /// Why a node must not serve any more.
 async fn ended(cell: &Cell, node: u64) -> String {
     let cluster = cell.nodes[&node].cluster.clone();
-    tokio::time::timeout(PATIENCE, cluster.told_to_end()).await.expect("it is not told")
+    tokio::time::timeout(PATIENCE, cluster.told_to_end()).await.expect("it is not told").to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

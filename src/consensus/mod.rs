@@ -4,6 +4,7 @@
 //! - [`runtime`]: tokio, with random numbers that a simulation can seed
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
 //! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
+//! - [`digests`]: what nodes compare
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`identity`]: who this node is to the others, and whether it is the one that they know
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
@@ -11,6 +12,7 @@
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
 
 pub mod codec;
+pub mod digests;
 pub mod group;
 pub mod grpc;
 pub mod identity;

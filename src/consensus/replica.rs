@@ -1,12 +1,14 @@
 //! This node's copy of the state: written only by apply, read by everything above.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 
+use super::digests::DigestRing;
 use crate::limits;
 use crate::metrics;
 use crate::model::effect::{Effect, Effects};
@@ -25,6 +27,9 @@ pub struct Replica {
     applied: watch::Sender<u64>,
     coordinator_epoch: watch::Sender<u64>,
     effects: mpsc::Sender<Effects>,
+    digests: DigestRing,
+    /// How often the whole state was replaced.
+    reloads: AtomicU64,
 }
 
 impl Replica {
@@ -34,7 +39,14 @@ impl Replica {
         let reader = state.reader();
         let applied = watch::Sender::new(state.applied().index);
         let coordinator_epoch = watch::Sender::new(state.coordinator_epoch());
-        (Arc::new(Self { state: RwLock::new(state), reader, applied, coordinator_epoch, effects }), receiver)
+        let digests = DigestRing::default();
+        if !state.applied().last_log_id.is_empty() {
+            let (index, digest) = state.digest_at();
+            digests.restart(index, digest);
+        }
+        let reloads = AtomicU64::new(0);
+        let state = RwLock::new(state);
+        (Arc::new(Self { state, reader, applied, coordinator_epoch, effects, digests, reloads }), receiver)
     }
 
     /// The state in memory. Hold it for lookups only: apply waits meanwhile, and no await may happen under it.
@@ -66,6 +78,16 @@ impl Replica {
             tracing::error!(%error, "reading rows failed");
             Error::new(Code::Storage, "the node could not read its storage")
         })
+    }
+
+    /// Digests of the entries that were applied last.
+    pub fn digests(&self) -> &DigestRing {
+        &self.digests
+    }
+
+    /// Grows when the whole state is replaced by an installed snapshot.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::SeqCst)
     }
 
     /// The greatest applied index.
@@ -110,10 +132,11 @@ impl Replica {
             tracing::error!(index, "an entry of the log holds no commands that can be read: it changes nothing");
         }
         self.prefetch(&batch).await?;
-        let (done, epoch, coordinator_epoch) = {
+        let (done, epoch, coordinator_epoch, (_, digest)) = {
             let mut state = self.state.write();
-            (state.apply_batch(at, batch)?, state.meta().epoch, state.coordinator_epoch())
+            (state.apply_batch(at, batch)?, state.meta().epoch, state.coordinator_epoch(), state.digest_at())
         };
+        self.digests.push(index, digest);
         if !done.effects.is_empty() {
             // A closed hub means that the node is shutting down: the state is what counts.
             let _ = self.effects.send(Effects { index, epoch, effects: done.effects }).await;
@@ -142,11 +165,12 @@ impl Replica {
     /// Applies an entry that carries no commands: a blank one, or a membership.
     pub fn apply_other(&self, at: Position, membership: Option<Bytes>) {
         let index = at.index;
-        let coordinator_epoch = {
+        let (coordinator_epoch, (_, digest)) = {
             let mut state = self.state.write();
             state.apply_other(at, membership);
-            state.coordinator_epoch()
+            (state.coordinator_epoch(), state.digest_at())
         };
+        self.digests.push(index, digest);
         self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
     }
@@ -162,6 +186,9 @@ impl Replica {
                 // This takes as long as the disk does: let this thread's tasks move elsewhere.
                 tokio::task::block_in_place(|| state.reload())?;
             }
+            let (index, digest) = state.digest_at();
+            self.digests.restart(index, digest);
+            self.reloads.fetch_add(1, Ordering::SeqCst);
             let meta = state.meta();
             (state.applied().index, meta.head_seq, meta.epoch, state.coordinator_epoch())
         };

@@ -23,7 +23,7 @@ pub trait ClusterCalls: Send + Sync + 'static {
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
     /// `fresh`: after a linearizable read, if there is a leader. A node that is no member is told what it needs to join.
-    fn status(&self, fresh: bool, member: bool) -> BoxFuture<'_, StatusResponse>;
+    fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse>;
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
     /// `from` wants to found a cluster of these members.
     fn founders(&self, from: u64, founders: Vec<NodeAdd>);
@@ -251,9 +251,9 @@ impl Peer for Service {
                 tracing::trace!(?met, from, "a peer asks for the status");
             }
             if !request.founders.is_empty() {
-                calls.founders(from, request.founders);
+                calls.founders(from, request.founders.clone());
             }
-            Ok(calls.status(request.fresh, member).await)
+            Ok(calls.status(request, member).await)
         })
     }
 

@@ -35,6 +35,7 @@ use crate::tls::admission::{Admission, ConnectionCaps};
 use crate::token::{Claims, KeyRing};
 
 pub mod auth;
+mod cut_off;
 pub mod fanout;
 pub mod http;
 pub mod presence;
@@ -243,6 +244,7 @@ pub async fn serve_tls(
     let counting = Arc::downgrade(&gateway);
     gateway.cluster.count_sessions(Box::new(move || counting.upgrade().map_or(0, |g| g.hub.sessions() as u64)));
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
+    let _cut_off = AbortOnDropHandle::new(tokio::spawn(cut_off::run(gateway.clone())));
     let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
     let app = rest::router(gateway.clone());
     let acceptor = connections::acceptor(listener, tls, gateway.connections.clone(), gateway.settings.write_timeout);

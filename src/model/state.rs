@@ -110,6 +110,11 @@ impl State {
         format!("{:032x}", self.digest)
     }
 
+    /// The same as a number, with its index.
+    pub fn digest_at(&self) -> (u64, u128) {
+        (self.applied.index, self.digest)
+    }
+
     pub fn meta(&self) -> &Meta {
         &self.meta
     }

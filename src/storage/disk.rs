@@ -17,7 +17,7 @@ use super::poison::{closed, guarded};
 use super::snapshot::{SledSnapshots, blocking};
 use super::tables::{RowsPressure, SledTables, TablesShared};
 use super::writer::{self, RowsWriter, engine_error};
-use super::{BoxFuture, Close, StartMark, StartMarks, Stores};
+use super::{BoxFuture, Close, StartMark, StartMarks, Stores, flush};
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
@@ -144,6 +144,11 @@ impl StorageParts {
 struct Closer(Mutex<Option<StorageParts>>);
 
 impl Close for Closer {
+    fn check(&self) -> io::Result<()> {
+        self.0.lock().as_ref().map_or(Ok(()), |parts| parts.shared.poison.check())?;
+        flush::failed()
+    }
+
     fn close(&self) -> BoxFuture<'_, io::Result<()>> {
         let parts = self.0.lock().take();
         Box::pin(async move {

@@ -69,6 +69,11 @@ fn watched(excused: &[c_int], sync: impl FnOnce() -> c_int) -> c_int {
 /// waits for those that are under way.
 pub fn check() -> io::Result<()> {
     drop(UNDER_WAY.write());
+    failed()
+}
+
+/// The same for those that have ended: waits for none.
+pub fn failed() -> io::Result<()> {
     match FAILED.load(Ordering::SeqCst) {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),

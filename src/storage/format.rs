@@ -9,6 +9,8 @@ use super::disk_error::advice;
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
 const FILE: &str = "identity";
+/// Why the folder is not opened any more, if so.
+const REFUSED: &str = "refused";
 
 /// Whose data it is. An empty cluster id is "not known yet": it is filled in by the first open that knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub enum OpenError {
     FlushNotDurable,
     #[error("data folder {dir} cannot be used: {error}{}", advice(error))]
     Io { dir: PathBuf, error: io::Error },
+    #[error("data folder {dir} is kept for inspection and is not opened again: {why}")]
+    Refused { dir: PathBuf, why: String },
     #[error("data folder {dir} is damaged: {what}")]
     Corrupt { dir: PathBuf, what: String },
 }
@@ -41,7 +45,7 @@ pub enum OpenError {
 impl OpenError {
     /// The operator gave the wrong folder or build (5004), rather than the data or disk being bad (5001).
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Corrupt { .. })
+        !matches!(self, Self::Io { .. } | Self::Corrupt { .. } | Self::Refused { .. })
     }
 
     pub(super) fn io(dir: &Path) -> impl Fn(io::Error) -> Self {
@@ -71,6 +75,9 @@ pub fn check(
     identity: &FolderIdentity,
 ) -> Result<(FolderStage, FolderIdentity), OpenError> {
     let io = OpenError::io(dir);
+    if let Some(why) = refused(dir).map_err(&io)? {
+        return Err(OpenError::Refused { dir: dir.to_path_buf(), why });
+    }
     let text = match fs::read_to_string(dir.join(FILE)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -103,6 +110,22 @@ pub fn check(
         return Ok((stage, identity.clone()));
     }
     Ok((stage, found))
+}
+
+/// From now on the folder is not opened any more: its data cannot be trusted. Nothing in it is changed or removed.
+pub fn refuse(dir: &Path, why: &str) -> io::Result<()> {
+    let mut file = File::create(dir.join(REFUSED))?;
+    writeln!(file, "{}", why.lines().collect::<Vec<_>>().join(" "))?;
+    file.sync_all()?;
+    sync_dir(dir)
+}
+
+fn refused(dir: &Path) -> io::Result<Option<String>> {
+    match fs::read(dir.join(REFUSED)) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The engine is open and synced: from now on its files are never thrown away.

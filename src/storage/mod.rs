@@ -185,6 +185,11 @@ pub struct Stores {
 pub trait Close: Send + Sync + 'static {
     /// Makes everything durable and lets go of the folder; every later call to the stores fails.
     fn close(&self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// An error if something has failed by now, in the background too, where nobody waits for it. Does not wait.
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Holds `apply` back while the state machine's writer is behind (`limits::PENDING_ROWS`).

@@ -131,8 +131,8 @@ fn no_more_writes(pid: u32) {
 async fn error_5001_database_connection_failed() {
     let alone = Alone::new();
     let mut command = tillsync();
-    command.args(["serve", "--log-level", "off", "--config"]).arg(alone.config(1, ""));
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["serve", "--log-level", "info", "--config"]).arg(alone.config(1, ""));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: only an async-signal-safe call between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -154,11 +154,21 @@ async fn error_5001_database_connection_failed() {
     let answer = ask("POST", url("/data/t/1"), &token, write()).await;
     assert!(!matches!(answer, Ok((200, _))), "{answer:?}");
     let mut said = String::new();
-    let mut out = child.stderr.take().unwrap();
+    let (mut out, mut logged) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
+    // Read all the while: a full pipe would hold the node up.
+    let log = std::thread::spawn(move || {
+        let mut log = String::new();
+        logged.read_to_string(&mut log).map(|_| log)
+    });
     let status = wait(child);
     out.read_to_string(&mut said).unwrap();
+    let log = log.join().unwrap().unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("5001: ") && !said.contains("panicked"), "{said}");
+    let folder = format!("data folder {}: the node stopped by itself: ", alone.data().display());
+    assert!(said.contains(&folder) && said.contains("File too large"), "{said}");
+    // There was nothing that it could have handed over.
+    assert!(log.contains("stopping") && !log.contains("handing over"), "{log}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod bad_start;
 mod demo;
+mod digests;
 mod elections;
 mod errors;
 mod harness;

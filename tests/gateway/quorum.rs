@@ -15,7 +15,7 @@ use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
 use tokio::sync::watch;
 
-use crate::harness::Server;
+use crate::harness::{Over, Server};
 
 /// A cluster of three of which `reached` others can be reached.
 struct Cut {
@@ -166,6 +166,35 @@ async fn without_a_quorum_it_writes_nothing_and_says_that_what_it_reads_is_old()
     }
     let (_, record) = server.rest("GET", "/data/t/1?consistency=stale", None).await;
     assert_eq!(record["data"], json!({"a": 1}));
+}
+
+/// Nothing else would tell a device that its node is cut off: its connection is as good as before.
+#[tokio::test]
+async fn after_lost_ms_without_a_quorum_sessions_are_told_to_go_elsewhere_and_closed() {
+    let lost_after = Duration::from_secs(2);
+    let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
+    let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
+    let settings = GatewaySettings { lost_after, ping_every: lost_after / 4, ..GatewaySettings::default() };
+    let server = Server::over(settings, |inner| Arc::new(cut(inner))).await;
+    for over in [Over::WebSocket, Over::SocketIo] {
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        let since = tokio::time::Instant::now();
+        reached.send_replace(0);
+        let why = session.wait("error").await;
+        assert!(
+            since.elapsed() >= lost_after / 2,
+            "a quorum that is gone for a moment is none of the device's business"
+        );
+        assert_eq!((&why["error_code"], &why["retry_after_ms"]), (&json!("1001"), &json!(1_000)), "{why}");
+        assert!(why.to_string().contains("without a quorum") && why.to_string().contains("another node"), "{why}");
+        session.closed().await;
+        reached.send_replace(2);
+        // It is let in again, and stays.
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        session.update("till-1", "t", 1, json!({"n": 1})).await;
+    }
 }
 
 /// By a wrong clock every good token has ended. A client that was told so would throw its token away.

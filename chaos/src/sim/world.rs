@@ -314,7 +314,7 @@ impl SimWorld {
 
 /// A node that is told to end does so, as a process would.
 async fn watch_end(world: Arc<SimWorld>, id: u64, cluster: Arc<RaftCluster>) {
-    let why = cluster.told_to_end().await;
+    let why = cluster.told_to_end().await.to_string();
     world.recorder.say(|| why.clone());
     if world.places.lock().get(&id).is_some_and(|place| !place.leaving) {
         world.recorder.anomaly(format!("node {id} was told to end: {why}"));

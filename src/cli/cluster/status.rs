@@ -82,10 +82,24 @@ fn table(answers: &NodeStatuses) -> String {
         for node in &best.nodes {
             line(&mut out, node);
         }
+        for node in &best.nodes {
+            if let Some(index) = node.differs_from {
+                let (id, best) = (node.node, best.node);
+                let _ =
+                    writeln!(out, "node {id} DIFFERS: it holds other data than node {best} since log index {index}");
+            }
+        }
     }
     for (url, answer) in answers {
-        if let Err(why) = answer {
-            let _ = writeln!(out, "{url}: {why}");
+        match answer {
+            Ok(status) => {
+                if let Some(why) = &status.digest_verdict {
+                    let _ = writeln!(out, "{url}: NOTHING CAN BE WRITTEN: {why}");
+                }
+            }
+            Err(why) => {
+                let _ = writeln!(out, "{url}: {why}");
+            }
         }
     }
     out
@@ -137,5 +151,12 @@ mod tests {
         assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("h:7"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
         assert!(table(&vec![(url(2), Ok(status(2, false)))]).contains("NO QUORUM"));
+        assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING"), "{shown}");
+        let mut two = status(2, true);
+        two.nodes[1].differs_from = Some(17);
+        two.digest_verdict = Some("no majority tells".into());
+        let shown = table(&vec![(url(2), Ok(two))]);
+        assert!(shown.contains("node 3 DIFFERS: it holds other data than node 2 since log index 17"), "{shown}");
+        assert!(shown.contains("http://h:2: NOTHING CAN BE WRITTEN: no majority tells"), "{shown}");
     }
 }

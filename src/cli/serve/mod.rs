@@ -78,10 +78,16 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     let asked = tokio::select! {
         signal = stop_signal() => signal,
         () = stdin_end(), if stop_with_stdin => Ok(()),
-        error = node.failed() => Err(error.into()),
+        error = node.failed() => {
+            tracing::error!(%error, "stopping");
+            if let Err(why) = node.stop(false).await {
+                tracing::debug!(%why, "after that, the node did not stop in order");
+            }
+            return Err(error.into());
+        }
     };
     tracing::info!("stopping");
-    node.stop().await?;
+    node.stop(true).await?;
     asked
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use crate::token::KeyRing;
 
 /// How long handing over may take at a shutdown.
 const LEAVE: Duration = Duration::from_secs(3);
+/// How soon a failure of the storage is noticed that nobody waits for.
+const LOOK_AT_STORAGE: Duration = Duration::from_millis(250);
 
 /// A node that serves.
 pub struct ServingNode {
@@ -45,6 +48,7 @@ pub struct ServingNode {
     cluster: Arc<RaftCluster>,
     stopper: Stopper,
     close: Arc<dyn Close>,
+    data_dir: PathBuf,
 }
 
 impl ServingNode {
@@ -83,25 +87,62 @@ impl ServingNode {
         let gateway =
             tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
-        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close })
+        let data_dir = config.data_dir.clone();
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
     /// nor when the cluster has done with it.
     pub async fn failed(&self) -> Error {
         tokio::select! {
-            why = self.cluster.node().failed() => Error::new(Code::Storage, format!("the node stopped by itself: {why}")),
-            // A configuration error: to start it again like this cannot help.
-            why = self.cluster.told_to_end() => Error::new(Code::Configuration, why),
+            why = self.cluster.node().failed() => self.storage_failed(&why),
+            why = self.storage() => self.storage_failed(&why),
+            // To start it again like this cannot help.
+            why = self.cluster.told_to_end() => self.keep_folder(why).await,
         }
     }
 
-    /// Hands over what it leads, then takes it down from the top; what was acknowledged is on disk.
-    pub async fn stop(self) -> Result<(), Error> {
+    fn storage_failed(&self, why: &str) -> Error {
+        let folder = self.data_dir.display();
+        Error::new(Code::Storage, format!("data folder {folder}: the node stopped by itself: {why}"))
+    }
+
+    /// Resolves with what failed in the storage: a sync in the background is waited for by nobody.
+    async fn storage(&self) -> String {
+        loop {
+            tokio::time::sleep(LOOK_AT_STORAGE).await;
+            if let Err(error) = self.close.check() {
+                return error.to_string();
+            }
+        }
+    }
+
+    /// A folder whose data cannot be trusted is not opened again.
+    async fn keep_folder(&self, why: Error) -> Error {
+        if why.code != Code::Storage {
+            return why;
+        }
+        let (dir, text) = (self.data_dir.clone(), why.message.clone());
+        let kept = tokio::task::spawn_blocking(move || storage::format::refuse(&dir, &text)).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+            tracing::error!(%error, folder = %self.data_dir.display(), "the folder could not be marked as refused");
+        }
+        Error::new(why.code, format!("data folder {}: {}", self.data_dir.display(), why.message))
+    }
+
+    /// Hands over what it leads, unless it cannot write any more (`hand_over`), then takes it down from the top; what was
+    /// acknowledged is on disk.
+    pub async fn stop(self, hand_over: bool) -> Result<(), Error> {
         self.coordinating.cancel();
+        if !hand_over {
+            // Nobody connects from here on.
+            self.stop.cancel();
+        }
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;
-        self.cluster.leave(&self.device, LEAVE).await;
+        if hand_over {
+            self.cluster.leave(&self.device, LEAVE).await;
+        }
         self.stop.cancel();
         if let Ok(Err(error)) = self.gateway.await {
             tracing::warn!(%error, "the gateway did not end cleanly");

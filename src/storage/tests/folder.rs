@@ -46,6 +46,10 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     assert!(matches!(error, OpenError::Corrupt { .. }) && !error.is_configuration());
     fs::remove_file(&path).unwrap();
     assert!(matches!(open_error(dir.path(), &identity()), OpenError::NotOurs { .. }));
+    crate::storage::format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
+    let error = open_error(dir.path(), &identity());
+    assert!(matches!(error, OpenError::Refused { .. }) && !error.is_configuration());
+    assert!(error.to_string().ends_with("is not opened again: its data differs since index 7"), "{error}");
 }
 
 #[tokio::test]

@@ -335,6 +335,11 @@ const NODE: &[FieldDescription] = &[
     must("applied_index", FieldKind::OrNull(&ANY_COUNT), ""),
     must("lag", FieldKind::OrNull(&ANY_COUNT), "Entries that it had not applied."),
     must("digest", FieldKind::OrNull(&WORDS), "Of its state at `applied_index`."),
+    must(
+        "differs_from",
+        FieldKind::OrNull(&ANY_COUNT),
+        "The log index since which its data is known to differ from that of the node that answers. Null: it does not.",
+    ),
     must("master", FieldKind::OrNull(&DEVICE_ID), ""),
     must("sessions", FieldKind::OrNull(&ANY_COUNT), ""),
     must("version", FieldKind::OrNull(&WORDS), ""),
@@ -354,6 +359,12 @@ pub const CLUSTER: &[FieldDescription] = &[
     must("peers", FieldKind::List(PEER), ""),
     must("voters", FieldKind::Counts, ""),
     must("nodes", FieldKind::List(NODE), "Every member."),
+    must("differing", FieldKind::Counts, "Nodes that hold other data than the node that answers."),
+    must(
+        "digest_verdict",
+        FieldKind::OrNull(&WORDS),
+        "Why nothing may be written here: nodes differ, and no majority tells which is right. Null: it may.",
+    ),
     must("version", WORDS, ""),
     must("timestamp", FieldKind::Time, ""),
 ];

@@ -60,6 +60,16 @@ pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response
     ] {
         gauge(&mut out, name, help, &[("", &value)]);
     }
+    let nodes = gateway.cluster.nodes();
+    let others = nodes.iter().filter(|node| node.node != gateway.cluster.node_id());
+    let differing: Vec<_> =
+        others.map(|node| (format!("{{node=\"{}\"}}", node.node), u8::from(node.differs_from.is_some()))).collect();
+    let rows: Vec<(&str, &dyn std::fmt::Display)> =
+        differing.iter().map(|(labels, differs)| (labels.as_str(), differs as &dyn std::fmt::Display)).collect();
+    gauge(&mut out, "tillsync_node_differs", "1 for a node that is known to hold other data than this one.", &rows);
+    let refused = u8::from(!status.digests.may_write());
+    let help = "1 while nothing may be written here: nodes differ, and no majority tells which is right.";
+    gauge(&mut out, "tillsync_undecided", help, &[("", &refused)]);
     counted(&mut out);
     ([(CONTENT_TYPE, TEXT)], out).into_response()
 }

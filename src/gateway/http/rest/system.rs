@@ -108,6 +108,9 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResu
         o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, gateway.now_ms())));
         o.array("voters", &status.voters, |out, node| out.extend_from_slice(node.to_string().as_bytes()));
         o.array("nodes", &nodes, |out, node| push_object(out, |o| fill_node(o, node, gateway.now_ms())));
+        let differing = nodes.iter().filter(|node| node.differs_from.is_some());
+        o.array("differing", differing, |out, node| out.extend_from_slice(node.node.to_string().as_bytes()));
+        o.text_or_null("digest_verdict", &status.digests.to_string());
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
 }
@@ -144,6 +147,7 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     number("applied_index", said.map(|s| s.applied_index));
     number("lag", node.lag);
     number("sessions", said.map(|s| s.sessions));
+    number("differs_from", node.differs_from);
     for (name, value) in [
         ("digest", said.map(|s| s.digest.as_str())),
         ("master", said.map(|s| s.master.as_str())),
