@@ -172,8 +172,12 @@ async fn ask(
     let founders = if cluster.node.view().last_log_index == 0 { cluster.founding.own.clone() } else { Vec::new() };
     let answers = others.into_iter().map(|(id, member)| {
         let link = transport.link(id, &member, ConnectionClass::Control);
-        let request =
-            StatusRequest { handshake: Some(cluster.identity.handshake(id)), fresh, founders: founders.clone() };
+        let request = StatusRequest {
+            handshake: Some(cluster.identity.handshake(id)),
+            fresh,
+            founders: founders.clone(),
+            ..StatusRequest::default()
+        };
         async move { tokio::time::timeout(patience, link.status(request)).await.ok()?.ok() }
     });
     join_all(answers).await.into_iter().flatten().collect()

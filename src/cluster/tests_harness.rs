@@ -141,7 +141,7 @@ impl Cell {
     /// Why a node serves no more.
     pub async fn ended(&self, id: u64) -> String {
         let ended = self.nodes[&id].cluster.told_to_end();
-        tokio::time::timeout(PATIENCE, ended).await.expect("the node goes on")
+        tokio::time::timeout(PATIENCE, ended).await.expect("the node goes on").to_string()
     }
 
     /// Starts a node with an empty disk that waits to be added.
