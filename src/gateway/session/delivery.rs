@@ -88,9 +88,10 @@ impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
     pub fn has_newer(&self, change: &Change, version: u64) -> bool {
-        let may_have = match self.filter.takes(change) {
-            true => change.seq <= self.may_have || version > self.start,
-            false => change.seq <= self.may_have.max(self.may_have_of_others),
+        let may_have = if self.filter.takes(change) {
+            change.seq <= self.may_have || version > self.start
+        } else {
+            change.seq <= self.may_have.max(self.may_have_of_others)
         };
         change.seq != version && may_have
     }
@@ -148,15 +149,15 @@ impl Delivery {
         // The stream of fewer tables is as whole as it was: nothing of it has to be sent again.
         let wider = !progress.filter.covers(&filter);
         progress.filter = filter;
-        let at = match progress.stage {
-            DeliveryStage::Waiting => progress.start,
-            DeliveryStage::Live => sent_to,
-            DeliveryStage::Busy | DeliveryStage::Ended => progress.at,
-        };
-        if progress.stage != DeliveryStage::Waiting {
-            progress.filter_changed(at, wider);
-        }
         progress.widened += u64::from(wider);
+        match progress.stage {
+            DeliveryStage::Waiting => {}
+            DeliveryStage::Live => progress.filter_changed(sent_to, wider),
+            DeliveryStage::Busy | DeliveryStage::Ended => {
+                let at = progress.at;
+                progress.filter_changed(at, wider);
+            }
+        }
     }
 
     /// The number of the set of tables that the session wants.
