@@ -48,10 +48,9 @@ impl PollingSocket {
         Ok((Self { node: node.clone(), http, url, packets, polls }, open.into()))
     }
 
-    /// Sends packets in one body.
-    pub async fn send(&mut self, packets: &[String]) -> Result<(), ClientError> {
-        let body = packets.join(&SEPARATOR.to_string());
-        let request = self.http.post(&self.url).header("Content-Type", "text/plain;charset=UTF-8").body(body);
+    /// Sends a packet; it is taken when this is done.
+    pub async fn send(&mut self, packet: String) -> Result<(), ClientError> {
+        let request = self.http.post(&self.url).header("Content-Type", "text/plain;charset=UTF-8").body(packet);
         answer(&self.node, request).await.map(drop)
     }
 
@@ -66,7 +65,7 @@ impl PollingSocket {
 
     /// Ends the session; nothing is waited for longer than a moment.
     pub async fn close(mut self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.send(&["1".into()])).await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.send("1".into())).await;
     }
 }
 

@@ -54,7 +54,7 @@ impl EngineIoLink {
     async fn send(&mut self, packet: String) -> Result<(), ClientError> {
         match self {
             Self::WebSocket(ws) => ws.send(packet).await,
-            Self::Polling(polling) => polling.send(&[packet]).await,
+            Self::Polling(polling) => polling.send(packet).await,
         }
     }
 

@@ -57,7 +57,8 @@ pub fn changes_after(
             return Ok(None);
         }
         for (key, value) in rows {
-            let block: ChangeBlock = decode(&key, value.clone())?;
+            scanned_bytes += value.len();
+            let block: ChangeBlock = decode(&key, value)?;
             for change in block.changes {
                 if change.seq <= page.seq || change.seq > head {
                     continue;
@@ -78,7 +79,6 @@ pub fn changes_after(
                 }
                 scanned += 1;
             }
-            scanned_bytes += value.len();
         }
         from = page.seq + 1;
     }

@@ -176,6 +176,23 @@ async fn nothing_of_a_removed_table_comes_after_the_session_was_told_that_it_is_
 }
 
 #[tokio::test]
+async fn a_sync_after_naming_fewer_tables_leaves_out_only_what_was_told_in_a_newer_state() {
+    let (server, mut writer) = shop().await;
+    let older = put(&mut writer, "b", 1, "older").await;
+    let newest = put(&mut writer, "b", 1, "newest").await;
+    put(&mut writer, "a", 8, "a newer one is told").await;
+    let mut ws = server.device("x").await;
+    let live = put(&mut writer, "a", 8, "live").await;
+    assert_eq!(ws.wait("data_update").await["seq"], live);
+    ws.call("device_online", json!({"device_id": "d", "subscribe": ["b"]}), "device_online_ack").await;
+    ws.send("sync_request", json!({"device_id": "d", "sync_type": "incremental", "cursor": "1.0"})).await;
+    let page = ws.wait("sync_response").await;
+    let few = page["changes"].as_array().unwrap().iter().filter(|c| c["table_name"] == "a" || c["table_name"] == "b");
+    let seqs: Vec<_> = few.map(|c| c["seq"].as_u64().unwrap()).collect();
+    assert_eq!((seqs, &page["has_more"]), (vec![older, newest, live], &json!(false)));
+}
+
+#[tokio::test]
 async fn pages_of_an_incremental_sync_and_live_changes_keep_each_records_order() {
     let (server, mut writer) = shop().await;
     let hidden = put(&mut writer, "t", 2, "before").await;

@@ -37,10 +37,10 @@ const CATALOGUE_PRICES: &str = "catalogue_prices";
 const CATALOGUE_RECORDS: u64 = 40_000;
 /// How often prices change for each time that the catalogue is written.
 const PRICES: u64 = 2;
-/// Rows of it in one page, when all of it is read.
+/// Rows of the catalogue in one page, when all of it is read.
 const CATALOGUE_PAGE: u64 = 1_000;
 const CATALOGUE_BYTES: usize = 2 << 10;
-/// Writes of it under way at once on a node.
+/// Writes under way at once on a node.
 const UNDER_WAY: u64 = 32;
 const ANSWER: Duration = Duration::from_secs(20);
 /// Descriptors of this process beside those of attackers.
@@ -132,9 +132,9 @@ async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
     let writers = gateways.iter().enumerate().map(|(number, (node, gateway))| async move {
         let mut writer = CatalogueWriter::connect(world, *node, gateway).await?;
         let first = number as u64 * share;
-        writer.write(first..first + share, CATALOGUE_BYTES).await?;
+        writer.write(CATALOGUE, first..first + share, CATALOGUE_BYTES).await?;
         for _ in 0..PRICES {
-            writer.write(first..first + share, 0).await?;
+            writer.write(CATALOGUE_PRICES, first..first + share, 0).await?;
         }
         writer.link.close().await;
         Ok::<(), String>(())
@@ -179,7 +179,7 @@ impl CatalogueWriter {
     }
 
     /// Writes each number once, with so many bytes about it; all are acknowledged when this is done.
-    async fn write(&mut self, mut numbers: Range<u64>, bytes: usize) -> Result<(), String> {
+    async fn write(&mut self, table: &str, mut numbers: Range<u64>, bytes: usize) -> Result<(), String> {
         let about = "x".repeat(bytes);
         let mut under_way = 0;
         loop {
@@ -187,7 +187,7 @@ impl CatalogueWriter {
                 && let Some(number) = numbers.next()
             {
                 let write = json!({
-                    "device_id": self.device_id, "table_name": if bytes == 0 { CATALOGUE_PRICES } else { CATALOGUE },
+                    "device_id": self.device_id, "table_name": table,
                     "record_id": number % CATALOGUE_RECORDS, "operation": "update",
                     "new_data": { "n": number, "about": about },
                 });

@@ -68,6 +68,8 @@ struct DeliveryProgress {
     at: u64,
     /// Beside the stream the session may have been sent changes up to this one.
     may_have: u64,
+    /// The same of tables that it no longer wants.
+    may_have_of_others: u64,
     jobs: VecDeque<DeliveryJob>,
     /// Devices that have resumed: their counts follow when the session has caught up.
     resumed: Vec<String>,
@@ -79,13 +81,19 @@ pub struct SentBefore {
     filter: ChangeFilter,
     start: u64,
     may_have: u64,
+    may_have_of_others: u64,
 }
 
 impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
     pub fn has_newer(&self, change: &Change, version: u64) -> bool {
-        change.seq != version && (change.seq <= self.may_have || (version > self.start && self.filter.takes(change)))
+        let may_have = if self.filter.takes(change) {
+            change.seq <= self.may_have || version > self.start
+        } else {
+            change.seq <= self.may_have.max(self.may_have_of_others)
+        };
+        change.seq != version && may_have
     }
 }
 
@@ -115,6 +123,7 @@ impl Delivery {
             start: position,
             at: position,
             may_have: 0,
+            may_have_of_others: 0,
             jobs: VecDeque::new(),
             resumed: Vec::new(),
         };
@@ -140,17 +149,14 @@ impl Delivery {
         // The stream of fewer tables is as whole as it was: nothing of it has to be sent again.
         let wider = !progress.filter.covers(&filter);
         progress.filter = filter;
-        let at = match progress.stage {
-            DeliveryStage::Waiting => progress.start,
-            DeliveryStage::Live => sent_to,
-            DeliveryStage::Busy | DeliveryStage::Ended => progress.at,
-        };
-        if progress.stage != DeliveryStage::Waiting {
-            progress.may_have = progress.may_have.max(at);
-        }
-        if wider {
-            progress.widened += 1;
-            progress.start = progress.start.max(at);
+        progress.widened += u64::from(wider);
+        match progress.stage {
+            DeliveryStage::Waiting => {}
+            DeliveryStage::Live => progress.filter_changed(sent_to, wider),
+            DeliveryStage::Busy | DeliveryStage::Ended => {
+                let at = progress.at;
+                progress.filter_changed(at, wider);
+            }
         }
     }
 
@@ -337,10 +343,8 @@ impl Delivery {
             progress.at = page.seq;
             // This page was sent for the tables that the session wanted before.
             if progress.filter != filter {
-                progress.may_have = progress.may_have.max(page.seq);
-            }
-            if progress.widened != widened {
-                progress.start = progress.start.max(page.seq);
+                let wider = progress.widened != widened;
+                progress.filter_changed(page.seq, wider);
             }
         }
     }
@@ -410,8 +414,26 @@ impl Delivery {
     /// The pages of a sync as of change `head` follow. Returns what was sent before.
     pub fn pages_follow(&self, head: u64) -> SentBefore {
         let mut progress = self.progress.lock();
-        let sent = SentBefore { filter: progress.filter.clone(), start: progress.start, may_have: progress.may_have };
+        let sent = SentBefore {
+            filter: progress.filter.clone(),
+            start: progress.start,
+            may_have: progress.may_have,
+            may_have_of_others: progress.may_have_of_others,
+        };
         progress.may_have = progress.may_have.max(head);
         sent
+    }
+}
+
+impl DeliveryProgress {
+    /// Up to `at` the session was sent what it wanted before.
+    fn filter_changed(&mut self, at: u64, wider: bool) {
+        if wider {
+            // The stream is whole from here on only.
+            self.start = self.start.max(at);
+            self.may_have = self.may_have.max(at);
+        } else {
+            self.may_have_of_others = self.may_have_of_others.max(at);
+        }
     }
 }
