@@ -42,6 +42,7 @@ use crate::model::tables::Tables;
 use crate::proto::ClusterInit;
 use crate::proto::command::Intent;
 use crate::storage::{LogStore, StartMark, StartMarks, Stores};
+use crate::supervised::TaskFailures;
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
 
@@ -197,6 +198,7 @@ pub async fn start(
         members,
         configured,
         founding,
+        failures: TaskFailures::default(),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -206,7 +208,7 @@ pub async fn start(
         PeerLinks::Memory(router) => router.register(config.id, service.clone()),
         PeerLinks::Grpc(listener) => desk.serve(listener, None, service.clone()),
         PeerLinks::Tls(listener, tls) => {
-            desk.spawn(tls.clone().follow(stop.clone()));
+            desk.spawn("certificates", tls.clone().follow(stop.clone()));
             desk.serve(listener, Some(tls), service.clone());
         }
     }
@@ -218,7 +220,7 @@ pub async fn start(
     };
     let took_part = (stores.starts, StartMark { took_part: true, ..mark });
     let admitted = admit(cluster.clone(), service, desk.transport.clone(), beginning, took_part, stop.clone());
-    desk.spawn({
+    desk.spawn("admission", {
         let cluster = cluster.clone();
         async move {
             if let Err(error) = admitted.await {
@@ -226,7 +228,7 @@ pub async fn start(
             }
         }
     });
-    desk.spawn({
+    desk.spawn("identity", {
         let (cluster, stop) = (cluster.clone(), stop.clone());
         async move {
             tokio::select! {
@@ -236,6 +238,17 @@ pub async fn start(
             }
         }
     });
+    // Not guarded: it is what tells of the others.
+    spawn(tasks.track_future({
+        let (cluster, failures, stop) = (cluster.clone(), desk.failures.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                why = failures.first() => cluster.end(Error::new(Code::Internal, why)),
+            }
+        }
+    }));
     Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
 }
 
@@ -248,21 +261,24 @@ struct NodeContext {
     members: Arc<Members>,
     configured: Vec<(u64, MemberAddress)>,
     founding: Founding,
+    failures: TaskFailures,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl NodeContext {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        spawn(self.tasks.track_future(task));
+    /// Runs a task that may not fail while the node runs.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        spawn(self.tasks.track_future(self.failures.guard(name, task)));
     }
 
     /// Serves peers on a listener.
     fn serve(&self, listener: TcpListener, tls: Option<Arc<Followed<NodeTls>>>, service: Arc<Service>) {
         let stop = self.stop.clone();
-        self.spawn(async move {
+        let failures = self.failures.clone();
+        self.spawn("peers", async move {
             if let Err(error) = grpc::serve(listener, tls, service, stop).await {
-                tracing::error!(%error, "serving peers failed");
+                failures.report(format!("serving peers failed: {error}"));
             }
         });
     }
@@ -307,6 +323,7 @@ impl NodeContext {
             sessions: OnceLock::new(),
             waiting: Mutex::default(),
             founding: self.founding.clone(),
+            failures: self.failures.clone(),
             ended: watch::Sender::new(None),
         });
         let batcher = Batcher {
@@ -327,12 +344,12 @@ impl NodeContext {
             wake,
             stop: stop.clone(),
         };
-        self.spawn(proposer.run());
-        self.spawn(reader.run());
-        self.spawn(fast_failover::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
-        self.spawn(expire(pending_proposals, stop.clone()));
-        self.spawn(probe::run(cluster.clone(), clock, transport.clone(), stop.clone()));
-        self.spawn(initialise(cluster.clone(), stop.clone()));
+        self.spawn("proposals", proposer.run());
+        self.spawn("reads", reader.run());
+        self.spawn("failover", fast_failover::run(node.clone(), identity.clone(), stats.clone(), stop.clone()));
+        self.spawn("expiry", expire(pending_proposals, stop.clone()));
+        self.spawn("probe", probe::run(cluster.clone(), clock, transport.clone(), stop.clone()));
+        self.spawn("founding", initialise(cluster.clone(), stop.clone()));
         cluster
     }
 }

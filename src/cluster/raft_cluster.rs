@@ -33,6 +33,7 @@ use crate::proto::{
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
+use crate::supervised::TaskFailures;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
 const SILENT: u32 = 4;
@@ -57,6 +58,7 @@ pub struct RaftCluster {
     pub(super) waiting: Mutex<String>,
     pub(super) founding: Founding,
     /// Why this node must not serve any more.
+    pub(super) failures: TaskFailures,
     pub(super) ended: watch::Sender<Option<Error>>,
 }
 
@@ -89,8 +91,13 @@ impl RaftCluster {
         });
     }
 
+    /// Where the tasks of this node report their failures.
+    pub fn failures(&self) -> &TaskFailures {
+        &self.failures
+    }
+
     /// Resolves with the reason when this node must not serve any more: it was removed, has lost
-    /// its data (5004), or holds other data than most (5001).
+    /// its data (5004), holds other data than most (5001), or one of its tasks failed (5002).
     pub async fn told_to_end(&self) -> Error {
         let mut ended = self.ended.subscribe();
         match ended.wait_for(Option::is_some).await {
@@ -165,7 +172,7 @@ impl RaftCluster {
         }
     }
 
-    fn peers(&self, leads: bool) -> Vec<PeerState> {
+    pub(super) fn peers(&self, leads: bool) -> Vec<PeerState> {
         let lags = if leads { self.node.lags() } else { BTreeMap::new() };
         let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
         others

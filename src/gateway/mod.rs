@@ -243,9 +243,9 @@ pub async fn serve_tls(
     let gateway = Gateway::new(cluster, settings, keys);
     let counting = Arc::downgrade(&gateway);
     gateway.cluster.count_sessions(Box::new(move || counting.upgrade().map_or(0, |g| g.hub.sessions() as u64)));
-    let _hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
-    let _cut_off = AbortOnDropHandle::new(tokio::spawn(cut_off::run(gateway.clone())));
-    let _presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
+    let mut hub = AbortOnDropHandle::new(tokio::spawn(hub::run(gateway.clone(), effects)));
+    let mut cut_off = AbortOnDropHandle::new(tokio::spawn(cut_off::run(gateway.clone())));
+    let mut presence = AbortOnDropHandle::new(tokio::spawn(presence::run(gateway.clone())));
     let app = rest::router(gateway.clone());
     let acceptor = connections::acceptor(listener, tls, gateway.connections.clone(), gateway.settings.write_timeout);
     let server = connections::serve(acceptor, app, gateway.settings.http, shutdown.clone());
@@ -256,6 +256,9 @@ pub async fn serve_tls(
         () = shutdown.cancelled() => {}
         // Only a panic ends it before.
         ended = &mut server => return ended.map_err(std::io::Error::other),
+        panic = panic_of(&mut hub) => return Err(panic),
+        panic = panic_of(&mut cut_off) => return Err(panic),
+        panic = panic_of(&mut presence) => return Err(panic),
     }
     gateway.closing.cancel();
     gateway.hub.close_all(&Error::new(Code::Unavailable, "the node is shutting down: connect to another one"));
@@ -264,4 +267,12 @@ pub async fn serve_tls(
         server.await.map_err(std::io::Error::other)
     };
     tokio::time::timeout(gateway.settings.drain, drained).await.unwrap_or(Ok(()))
+}
+
+/// Resolves if a task panics. One that ends in order is waited for no more.
+async fn panic_of(task: &mut AbortOnDropHandle<()>) -> std::io::Error {
+    match task.await {
+        Err(panic) => std::io::Error::other(panic),
+        Ok(()) => std::future::pending().await,
+    }
 }

@@ -74,18 +74,31 @@ impl ServingNode {
         let settings = coordinator_settings(config);
         let device = settings.node_device.clone();
         let shared: SharedCluster = cluster.clone();
-        let coordinator = tokio::spawn(coordinator::run(shared.clone(), settings, coordinating.clone()));
+        let failures = cluster.failures().clone();
+        let guarded = coordinator::run(shared.clone(), settings, coordinating.clone());
+        let coordinator = tokio::spawn(failures.guard("coordinator", guarded));
         let settings = gateway_settings(config, connections);
         let current = gateway_tls.map(|tls| -> CurrentTls {
-            tokio::spawn(tls.clone().follow(stop.clone()));
+            tokio::spawn(failures.guard("gateway certificates", tls.clone().follow(stop.clone())));
             Arc::new(move || tls.current().server.clone())
         });
         if current.is_none() && !config.gateway_listen.ip().is_loopback() {
             tracing::warn!("devices and their tokens come in plain text: gateway_tls_cert is not set");
         }
-        tokio::spawn(super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone()));
-        let gateway =
-            tokio::spawn(gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone()));
+        let following = super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone());
+        tokio::spawn(failures.guard("keys", following));
+        let serving = gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone());
+        let gateway = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let ended = serving.await;
+                if !stop.is_cancelled() {
+                    let why = ended.as_ref().err().map_or_else(String::new, |error| format!(": {error}"));
+                    failures.report(format!("the gateway ended by itself{why}"));
+                }
+                ended
+            }
+        });
         tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         let data_dir = config.data_dir.clone();
         Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir })
