@@ -318,7 +318,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "log_level",
         SettingKind::Text,
-        Some("info,openraft=warn"),
+        Some("info,openraft=error"),
         "What is logged: off, error, warn, info, debug or trace, or a filter such as `info,tillsync=debug`.",
     ),
     row("log_format", SettingKind::OneOf(&["text", "json"]), Some("text"), "How it is logged."),

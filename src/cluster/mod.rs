@@ -32,6 +32,7 @@ mod leader_transfer;
 mod linger;
 pub mod local;
 pub mod membership;
+mod peer_watch;
 pub mod pending_proposals;
 pub mod probe;
 pub mod proposal_forwarder;

@@ -11,6 +11,7 @@ use super::Cluster;
 use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
 use super::compared_digests::DigestVerdict;
 use super::membership::settle;
+use super::peer_watch::{self, PeerWatch};
 use super::raft_cluster::RaftCluster;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
@@ -33,6 +34,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut reloads = cluster.replica().reloads();
+    let mut peer_watch = PeerWatch::default();
     loop {
         let mut place = cluster.node.place();
         place.current();
@@ -76,6 +78,8 @@ pub async fn run(
         });
         let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
         cluster.identity.refresh();
+        let reachable = cluster.peers(false).into_iter().map(|peer| (peer.node, peer.reachable));
+        peer_watch::tell(peer_watch.look(Instant::now(), reachable));
         compare(&cluster, &clock, &round).await;
         let before = std::mem::replace(&mut reloads, cluster.replica().reloads());
         if before != reloads {
