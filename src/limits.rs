@@ -211,6 +211,8 @@ pub const QUEUE_DAYS: u64 = 400;
 /// Answers kept to recognise a node's own retries. A node never has a number in flight that is this
 /// far behind its newest one, so the window is exact.
 pub const ORIGIN_WINDOW: u64 = 8_192;
+/// Bytes of log lines that wait to be written; what comes then is dropped.
+pub const LOG_BUFFER: usize = 1 << 20;
 /// Threads that read rows and files beside the runtime's own. Each keeps freed memory of its own for a while, and the
 /// runtime's tasks move through all of them: many cost more than reads at once gain.
 pub const BLOCKING_THREADS: usize = 8;
@@ -276,6 +278,8 @@ pub const DIGESTS_KEPT: usize = 4_096;
 pub const DIGEST_STEP: u64 = 1_000;
 pub const DIGESTS_KEPT_LONG: usize = 256;
 pub const DIGESTS_SAID: usize = 4;
+/// A node that lacks more entries of the log than these is not ready: it catches up.
+pub const READY_LAG: u64 = 2_000;
 /// Nodes are compared after so many entries even if their time has not come.
 pub const DIGEST_COMPARE_ENTRIES: u64 = 10_000;
 

@@ -32,6 +32,8 @@ pub static BROADCASTS: Counter = Counter::new();
 pub static DELIVERIES: Counter = Counter::new();
 /// Calls of other nodes that were turned away: no members, or in another one's name.
 pub static PEERS_REFUSED: Counter = Counter::new();
+/// Log lines that could not be written.
+pub static LOG_LINES_DROPPED: Counter = Counter::new();
 /// Flushes of the storage engine to the disk.
 pub static FLUSHES: Histogram = Histogram::new();
 /// Tokens that were refused at the door: missing, wrong, revoked or expired.
@@ -145,6 +147,7 @@ pub fn counted(out: &mut String) {
         ("tillsync_commands_applied_total", &APPLIED, "Commands that this node has applied."),
         ("tillsync_broadcasts_total", &BROADCASTS, "Events handed out to the sessions of this node."),
         ("tillsync_deliveries_total", &DELIVERIES, "The same, once for each session."),
+        ("tillsync_log_lines_dropped_total", &LOG_LINES_DROPPED, "Lines of this node's log that could not be written."),
         ("tillsync_refused_tokens_total", &REFUSED_TOKENS, "Requests and connections refused for their token."),
     ] {
         counter(out, name, help, count.get());

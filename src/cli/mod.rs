@@ -35,12 +35,14 @@ mod device;
 mod health;
 mod load;
 mod local;
+mod log_writer;
 mod logging;
 mod private;
 pub mod serve;
 mod sqlite;
 pub mod target;
 mod token;
+mod waiting;
 mod watch;
 
 /// Keeps a store's devices in step on a small Raft cluster.
