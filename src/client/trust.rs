@@ -26,7 +26,15 @@ struct TrustState {
 impl Trust {
     /// Trusts the CAs in a PEM file.
     pub fn read(ca: &Path) -> Result<Self, ClientError> {
-        let config = files::client(ca).map_err(|why| ClientError::Unusable(format!("--ca {why}")))?;
+        Self::of(files::client(ca).map_err(|why| ClientError::Unusable(format!("--ca {why}")))?)
+    }
+
+    /// Trusts whoever shows the first certificate of a PEM file, by whatever name.
+    pub fn pinned(cert: &Path) -> Result<Self, ClientError> {
+        Self::of(files::pinned(cert).map_err(ClientError::Unusable)?)
+    }
+
+    fn of(config: ClientConfig) -> Result<Self, ClientError> {
         let http = rest::http(Some(config.clone()))?;
         Ok(Self(Arc::new(TrustState { config: Arc::new(config), http })))
     }

@@ -12,6 +12,7 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use super::any_node::AnyNode;
 use super::follow::{Followed, NamedFile};
+use super::pinned::PinnedCertificate;
 use super::{provider, server_name};
 use crate::clock::SharedClock;
 use crate::config::{self, wrong};
@@ -160,6 +161,19 @@ pub fn client(ca: &Path) -> Result<ClientConfig, String> {
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let config = config.map_err(|e| e.to_string())?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// What a client speaks that trusts the one who shows this very certificate, by whatever name.
+pub fn pinned(cert: &Path) -> Result<ClientConfig, String> {
+    let contents = std::fs::read(cert).map_err(|e| format!("{} cannot be read: {e}", cert.display()))?;
+    let chain = certificates("gateway_tls_cert", cert, &contents).map_err(|e| e.message)?;
+    let certificate = chain.into_iter().next().ok_or_else(|| format!("{} holds no certificate", cert.display()))?;
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let verifier = PinnedCertificate { certificate, provider: provider() };
+    let config = config.map_err(|e| e.to_string())?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = config.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

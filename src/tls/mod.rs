@@ -16,6 +16,7 @@ mod any_node;
 pub mod authority;
 pub mod files;
 pub mod follow;
+mod pinned;
 pub mod stream;
 #[cfg(test)]
 mod tests;

@@ -91,7 +91,8 @@ async fn devices_speak_tls_to_the_gateway() {
     succeeds(&mut certs(&["init"], &dir));
     succeeds(&mut certs(&["issue", "1"], &dir));
     let mut serve = tillsync();
-    serve.args(["serve", "--stop-with-stdin", "--config"]).arg(alone.config(1, &tls(&alone)));
+    let config = alone.config(1, &tls(&alone));
+    serve.args(["serve", "--stop-with-stdin", "--config"]).arg(&config);
     let _node = Running(serve.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
 
     let authority = format!("localhost:{}", alone.ports[0]);
@@ -108,6 +109,13 @@ async fn devices_speak_tls_to_the_gateway() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(succeeds(&mut health(false)).contains("ok"));
+    // By the node's own settings, which say whom to ask and whom to trust.
+    let by_settings = |ready: bool| {
+        let mut command = tillsync();
+        command.args(["health", "--config"]).arg(&config).args(ready.then_some("--ready"));
+        command
+    };
+    assert!(succeeds(&mut by_settings(true)).contains("ready") && succeeds(&mut by_settings(false)).contains("ok"));
 
     let mut issue = tillsync();
     issue.args(["token", "issue", "--class", "admin", "--sub", "boss", "--key"]).arg(alone.path("token.key"));
@@ -115,6 +123,22 @@ async fn devices_speak_tls_to_the_gateway() {
     let mut status = tillsync();
     let status = status.args(["cluster", "status", "--url", &url, "--token", &token, "--ca"]).arg(&ca);
     assert!(succeeds(status).contains(&url));
+
+    // Every command that an operator has, over TLS.
+    let run = |words: &[&str]| {
+        let mut command = tillsync();
+        command.args(words).args(["--url", &url, "--token", &token, "--ca"]).arg(&ca);
+        command
+    };
+    assert!(succeeds(&mut run(&["cluster", "transfer", "1"])).contains("node 1 leads"));
+    let last = run(&["cluster", "remove", "1"]).output().unwrap();
+    assert!(last.status.code() == Some(1) && both(&last).contains("last voter"), "{}", both(&last));
+    let nobody = ["cluster", "add", "--id", "2", "--raft", "127.0.0.1:1", "--gateway", "127.0.0.1:2", "--timeout", "1"];
+    let nobody = run(&nobody).output().unwrap();
+    assert!(nobody.status.code() == Some(1) && both(&nobody).contains("refused it"), "{}", both(&nobody));
+    succeeds(&mut run(&["device", "ls"]));
+    succeeds(&mut run(&["access", "ls"]));
+    succeeds(run(&["export"]).arg(alone.path("all.db")));
 
     let node = NodeUrl::trusting(&url, Some(&Trust::read(&ca).unwrap())).unwrap();
     // Kept: what a connection that ends at once had sent may be lost with it.
@@ -140,6 +164,13 @@ async fn devices_speak_tls_to_the_gateway() {
     let error = rest.status(&NodeUrl::trusting(&url, Some(&stranger)).unwrap()).await.unwrap_err();
     assert!(error.is_passing(), "{error}");
     assert!(rest.status(&NodeUrl::plain(authority)).await.is_err());
+    // Settings that name another certificate than the one that is shown.
+    let renamed = alone.path("other-node.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    succeeds(&mut certs(&["issue", "1"], &alone.path("other")));
+    std::fs::write(&renamed, text.replace("certs", "other")).unwrap();
+    let other = tillsync().args(["health", "--config"]).arg(&renamed).output().unwrap();
+    assert!(other.status.code() == Some(1), "{}", both(&other));
     let bare = tillsync().args(["health", "--url", &url]).output().unwrap();
     assert!(bare.status.code() == Some(2) && both(&bare).contains("--ca"), "{}", both(&bare));
 }

@@ -23,9 +23,20 @@ struct Cut {
     reached: watch::Receiver<u64>,
     /// Why the node serves nothing.
     objection: watch::Receiver<Option<String>>,
+    /// Entries that this node lacks.
+    lag: watch::Receiver<u64>,
 }
 
 impl Cut {
+    fn of(
+        inner: Arc<LocalCluster>,
+        reached: &watch::Sender<u64>,
+        objection: &watch::Sender<Option<String>>,
+        lag: &watch::Sender<u64>,
+    ) -> Self {
+        Self { inner, reached: reached.subscribe(), objection: objection.subscribe(), lag: lag.subscribe() }
+    }
+
     fn quorum(&self) -> Result<(), Error> {
         match *self.reached.borrow() {
             0 => Err(Error::new(Code::NoMaster, "there is no leader")),
@@ -86,7 +97,8 @@ impl Cluster for Cut {
     }
 
     fn nodes(&self) -> Vec<NodeInfo> {
-        self.inner.nodes()
+        let lag = Some(*self.lag.borrow());
+        self.inner.nodes().into_iter().map(|node| NodeInfo { lag, ..node }).collect()
     }
 
     fn change(
@@ -106,7 +118,8 @@ async fn server() -> (Server, watch::Sender<u64>) {
 
 async fn server_that_may_object() -> (Server, watch::Sender<u64>, watch::Sender<Option<String>>) {
     let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
-    let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
+    let lag = watch::Sender::new(0);
+    let cut = |inner| Cut::of(inner, &reached, &objection, &lag);
     let server = Server::over(GatewaySettings::default(), |inner| Arc::new(cut(inner))).await;
     server.rest("POST", "/device/register", Some(json!({"device_id": "d"}))).await;
     server.rest("POST", "/data/t/1", Some(json!({"device_id": "d", "new_data": {"a": 1}}))).await;
@@ -173,7 +186,8 @@ async fn without_a_quorum_it_writes_nothing_and_says_that_what_it_reads_is_old()
 async fn after_lost_ms_without_a_quorum_sessions_are_told_to_go_elsewhere_and_closed() {
     let lost_after = Duration::from_secs(2);
     let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
-    let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
+    let lag = watch::Sender::new(0);
+    let cut = |inner| Cut::of(inner, &reached, &objection, &lag);
     let settings = GatewaySettings { lost_after, ping_every: lost_after / 4, ..GatewaySettings::default() };
     let server = Server::over(settings, |inner| Arc::new(cut(inner))).await;
     for over in [Over::WebSocket, Over::SocketIo] {
@@ -194,6 +208,26 @@ async fn after_lost_ms_without_a_quorum_sessions_are_told_to_go_elsewhere_and_cl
         let mut session = server.session(over).await;
         session.online("till-1").await;
         session.update("till-1", "t", 1, json!({"n": 1})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_ready_with_a_quorum_and_when_it_has_caught_up() {
+    let (reached, objection, lag) = (watch::Sender::new(2), watch::Sender::new(None), watch::Sender::new(0));
+    let server =
+        Server::over(GatewaySettings::default(), |inner| Arc::new(Cut::of(inner, &reached, &objection, &lag))).await;
+    for (others, behind, why) in
+        [(2, 0, None), (0, 0, Some("no quorum")), (1, 0, None), (2, 1_000_000, Some("catching up")), (2, 2, None)]
+    {
+        reached.send_replace(others);
+        lag.send_replace(behind);
+        let (status, body) = server.rest("GET", "/readyz", None).await;
+        let reason = body["reason"].as_str();
+        match why {
+            None => assert_eq!((status, reason), (200, None)),
+            Some(why) => assert!(status == 503 && reason.is_some_and(|reason| reason.contains(why)), "{body}"),
+        }
+        assert_eq!(server.rest("GET", "/healthz", None).await.0, 200, "it is there all the same");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tillsync serve`: one node.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::oneshot;
 
@@ -36,7 +36,7 @@ pub struct ServeArgs {
 /// Reads the settings, then runs the node until it is asked to stop.
 pub fn execute(args: ServeArgs) -> CliResult {
     let config = settings(&args)?;
-    logging::start(&config)?;
+    let _log = logging::start(&config)?;
     private::secure(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -50,30 +50,39 @@ pub fn execute(args: ServeArgs) -> CliResult {
 }
 
 fn settings(args: &ServeArgs) -> Result<Config, Error> {
+    let logs = [("log_format", &args.log_format), ("log_level", &args.log_level)];
+    let logs = logs.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
+    let mut flags = Vec::new();
+    for pair in &args.set {
+        let flag = pair
+            .split_once('=')
+            .ok_or_else(|| Error::new(Code::Configuration, format!("--set {pair}: expected KEY=VALUE")))?;
+        flags.push(flag);
+    }
+    flags.extend(logs);
+    settings_of(args.config.as_deref(), &flags)
+}
+
+/// The settings of a node: its file, the environment over it, these over both.
+pub fn settings_of(file: Option<&Path>, flags: &[(&str, &str)]) -> Result<Config, Error> {
     let mut layers = Layers::default();
-    if let Some(path) = &args.config {
+    if let Some(path) = file {
         let name = path.display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|e| Error::new(Code::Configuration, format!("{name}: {e}")))?;
         layers.file(&name, &text)?;
     }
     layers.environment(|name| std::env::var(name).ok())?;
-    for pair in &args.set {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| Error::new(Code::Configuration, format!("--set {pair}: expected KEY=VALUE")))?;
+    for (key, value) in flags {
         layers.flag(key, value)?;
-    }
-    for (key, value) in [("log_format", &args.log_format), ("log_level", &args.log_level)] {
-        if let Some(value) = value {
-            layers.flag(key, value)?;
-        }
     }
     Config::from_layers(&layers)
 }
 
 /// Runs the node until it is asked to stop.
 async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
+    #[cfg(unix)]
+    take_hangups()?;
     let node = ServingNode::start(&config).await?;
     let asked = tokio::select! {
         signal = stop_signal() => signal,
@@ -89,6 +98,22 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     tracing::info!("stopping");
     node.stop(true).await?;
     asked
+}
+
+/// A node outlives the terminal that it was started from, and a tool that rotates logs may tell it so.
+#[cfg(unix)]
+fn take_hangups() -> CliResult {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups =
+        signal(SignalKind::hangup()).map_err(|e| CommandError::new(format!("signals cannot be caught: {e}")))?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(
+                "hangup: nothing to read again, keys and certificates are followed, the log is standard output"
+            );
+        }
+    });
+    Ok(())
 }
 
 /// Resolves when standard input ends. A thread of its own reads it: such a read cannot be taken back.

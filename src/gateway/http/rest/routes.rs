@@ -741,7 +741,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/healthz", "The process answers.", &[(200, Content::Json(b::STATUS))], || get(system::alive)),
     public(
         "/readyz",
-        "The node can serve: it knows a leader, its clock is right, and it is not shutting down.",
+        "The node can serve: it has a quorum and has caught up, its clock is right, and it is not shutting down.",
         &[(200, Content::Json(b::STATUS)), (503, Content::Json(b::STATUS))],
         || get(system::ready),
     ),

@@ -14,6 +14,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, election};
 use crate::gateway::session::elect as elect_command;
+use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
 use crate::proto::command::Intent;
@@ -184,15 +185,32 @@ pub async fn alive() -> Response {
     })
 }
 
-/// `GET /readyz`: this node can serve: it knows a leader, its clock is right, and it is not shutting down.
+/// Why this node should not be sent devices now, if so.
+fn not_ready(gateway: &Gateway) -> Option<String> {
+    if gateway.closing.is_cancelled() {
+        return Some("the node is shutting down".to_owned());
+    }
+    if let Some(why) = gateway.cluster.objection() {
+        return Some(why);
+    }
+    let status = gateway.cluster.status();
+    if status.leader.is_none() {
+        return Some("this node knows no leader".to_owned());
+    }
+    if !status.quorum {
+        return Some(
+            "this node has no quorum: most of the nodes cannot be reached, and nothing can be written".to_owned(),
+        );
+    }
+    let me = gateway.cluster.node_id();
+    let behind = gateway.cluster.nodes().into_iter().find(|node| node.node == me).and_then(|node| node.lag);
+    let behind = behind.filter(|lag| *lag > limits::READY_LAG)?;
+    Some(format!("this node is catching up: it lacks {behind} entries of the log"))
+}
+
+/// `GET /readyz`: this node can serve: it has a quorum and has caught up, its clock is right, and it is not shutting down.
 pub async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let objection = if gateway.closing.is_cancelled() {
-        Some("the node is shutting down".to_owned())
-    } else if gateway.cluster.status().leader.is_none() {
-        Some("this node knows no leader".to_owned())
-    } else {
-        gateway.cluster.objection()
-    };
+    let objection = not_ready(&gateway);
     let ready = objection.is_none();
     let body = answer(|o| {
         o.text("status", if ready { "ready" } else { "not ready" });
