@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::CommandError;
+use super::waiting::nobody_answered;
 use crate::client::rest::RestClient;
 use crate::client::{ClusterTarget, NodeUrl, Trust};
 
@@ -78,15 +79,15 @@ pub async fn ask_any<T: DeserializeOwned>(
     body: Option<&Value>,
 ) -> Result<T, CommandError> {
     let rest = RestClient::new(&target.token)?;
-    let mut last = CommandError::new("no node to ask");
+    let mut reasons = Vec::new();
     for node in &target.nodes {
         match rest.call(node, method.clone(), path, body).await {
             Ok(done) => return Ok(done),
-            Err(error) if error.is_passing() => last = error.into(),
+            Err(error) if error.is_passing() => reasons.push(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Err(last)
+    Err(nobody_answered(&reasons))
 }
 
 #[cfg(test)]

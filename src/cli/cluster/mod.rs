@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{CliResult, CommandError};
+use super::CliResult;
 use crate::cli::target::TargetArgs;
+use crate::cli::waiting::nobody_answered;
 use crate::client::rest::{MembersChangedAnswer, RestClient};
 use crate::client::{ClientError, ClusterTarget};
 
@@ -125,18 +126,18 @@ pub async fn execute(command: ClusterCommand) -> CliResult {
         ClusterCommand::TimeBack(args) => {
             let ClusterTarget { nodes, token } = args.target.resolve()?;
             let rest = RestClient::new(&token)?;
-            let mut last = CommandError::new("no node was given");
+            let mut reasons = Vec::new();
             for node in &nodes {
                 match rest.time_back(node).await {
                     Ok(at) => {
                         say!("the cluster's time is {at}");
                         return Ok(());
                     }
-                    Err(error @ ClientError::Lost { .. }) => last = error.into(),
+                    Err(error @ ClientError::Lost { .. }) => reasons.push(error),
                     Err(error) => return Err(error.into()),
                 }
             }
-            Err(last)
+            Err(nobody_answered(&reasons))
         }
         ClusterCommand::Transfer(args) => {
             let body = json!({"to": args.to, "timeout_ms": args.change.timeout * 1_000});
@@ -151,15 +152,15 @@ pub async fn execute(command: ClusterCommand) -> CliResult {
 async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Value>) -> CliResult<MembersChangedAnswer> {
     let ClusterTarget { nodes, token } = args.target.resolve()?;
     let (rest, within) = (RestClient::new(&token)?, Duration::from_secs(args.timeout));
-    let mut last = CommandError::new("no node was given");
+    let mut reasons = Vec::new();
     for node in &nodes {
         match rest.change_members(node, method.clone(), path, body.as_ref(), within).await {
             Ok(done) => return Ok(done),
-            Err(error @ ClientError::Lost { .. }) => last = error.into(),
+            Err(error @ ClientError::Lost { .. }) => reasons.push(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Err(last)
+    Err(nobody_answered(&reasons))
 }
 
 fn list(nodes: &[u64]) -> String {

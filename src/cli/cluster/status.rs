@@ -2,51 +2,67 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::StatusArgs;
 use crate::cli::{CliResult, CommandError, stop_signal};
 use crate::client::rest::{MemberStatus, NodeStatus, RestClient};
-use crate::client::{ClientError, ClusterTarget, NodeUrl};
+use crate::client::{ClientError, NodeUrl};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// How long one node may take to answer: the others' answers are not held back for it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-type NodeStatuses = Vec<(NodeUrl, Result<NodeStatus, ClientError>)>;
+/// What is known of one node that was asked.
+struct AskedNode {
+    url: NodeUrl,
+    /// The last answer, and when it came.
+    answer: Option<(Instant, NodeStatus)>,
+    /// Why there was none the last time.
+    failed: Option<ClientError>,
+}
 
 pub async fn execute(args: StatusArgs) -> CliResult {
     let target = args.target.resolve()?;
     let rest = RestClient::new(&target.token)?;
+    let unasked = |url: &NodeUrl| AskedNode { url: url.clone(), answer: None, failed: None };
+    let mut nodes: Vec<AskedNode> = target.nodes.iter().map(unasked).collect();
     if args.watch {
         return tokio::select! {
             signal = stop_signal() => signal,
-            () = watch(&rest, &target) => Ok(()),
+            () = watch(&rest, &mut nodes) => Ok(()),
         };
     }
-    let answers = ask(&rest, &target).await;
+    ask(&rest, &mut nodes).await;
     if args.json {
-        let all: Vec<_> = answers
+        let all: Vec<_> = nodes
             .iter()
-            .map(|(url, answer)| match answer {
-                Ok(status) => serde_json::json!({"url": url.to_string(), "status": status}),
-                Err(e) => serde_json::json!({"url": url.to_string(), "error": e.to_string()}),
+            .map(|node| match (&node.answer, &node.failed) {
+                (Some((_, status)), None) => serde_json::json!({"url": node.url.to_string(), "status": status}),
+                (_, why) => {
+                    let why = why.as_ref().map(ToString::to_string);
+                    serde_json::json!({"url": node.url.to_string(), "error": why})
+                }
             })
             .collect();
         say!("{:#}", serde_json::Value::Array(all));
     } else {
-        say!("{}", table(&answers).trim_end());
+        say!("{}", table(&nodes, Instant::now()).trim_end());
     }
-    if answers.iter().all(|(_, answer)| answer.is_err()) {
-        return Err(CommandError::new("no node answered"));
+    match best(&nodes) {
+        None => Err(CommandError::new("no node answered")),
+        Some((_, _, status)) if !status.quorum => Err(CommandError::new("the cluster has no quorum")),
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
-async fn watch(rest: &RestClient, target: &ClusterTarget) {
+async fn watch(rest: &RestClient, nodes: &mut [AskedNode]) {
     loop {
-        let answers = ask(rest, target).await;
+        let began = Instant::now();
+        ask(rest, nodes).await;
         clear();
-        say!("{}", table(&answers).trim_end());
-        tokio::time::sleep(EVERY).await;
+        say!("{}", table(nodes, Instant::now()).trim_end());
+        tokio::time::sleep_until((began + EVERY).into()).await;
     }
 }
 
@@ -55,24 +71,52 @@ fn clear() {
     let _ = std::io::stdout().write_all(b"\x1b[2J\x1b[H");
 }
 
-async fn ask(rest: &RestClient, target: &ClusterTarget) -> NodeStatuses {
-    let each = target.nodes.iter().map(|node| async move { (node.clone(), rest.status(node).await) });
-    futures_util::future::join_all(each).await
+/// Asks all at once.
+async fn ask(rest: &RestClient, nodes: &mut [AskedNode]) {
+    let each = nodes.iter_mut().map(|node| async move {
+        let answered = tokio::time::timeout(PATIENCE, rest.status(&node.url)).await;
+        let silent = |_| {
+            let why = format!("no answer within {} s", PATIENCE.as_secs());
+            Err(ClientError::Lost { node: node.url.clone(), why })
+        };
+        match answered.unwrap_or_else(silent) {
+            Ok(status) => {
+                node.answer = Some((Instant::now(), status));
+                node.failed = None;
+            }
+            Err(why) => node.failed = Some(why),
+        }
+    });
+    futures_util::future::join_all(each).await;
 }
 
-/// The members as the node sees them that knows best: it has a quorum, and it leads if one of those asked does.
-fn table(answers: &NodeStatuses) -> String {
-    let there = answers.iter().filter_map(|(url, answer)| Some((url, answer.as_ref().ok()?)));
-    let best = there.max_by_key(|(_, s)| (s.quorum, s.leader == Some(s.node), s.term, s.applied_index));
+/// The node that knows best: it answered now, it has a quorum, and it leads if one of those asked does.
+fn best(nodes: &[AskedNode]) -> Option<(&NodeUrl, Instant, &NodeStatus)> {
+    let answered = nodes.iter().filter_map(|node| {
+        let (at, status) = node.answer.as_ref()?;
+        Some((node.failed.is_none(), (&node.url, *at, status)))
+    });
+    let newest = |(now, (_, at, s)): &(bool, (&NodeUrl, Instant, &NodeStatus))| {
+        let at = if *now { None } else { Some(*at) };
+        (*now, at, s.quorum, s.leader == Some(s.node), s.term, s.applied_index)
+    };
+    answered.max_by_key(newest).map(|(_, best)| best)
+}
+
+/// The members as the node sees them that knows best.
+fn table(nodes: &[AskedNode], now: Instant) -> String {
     let mut out = String::new();
-    if let Some((url, best)) = best {
+    if let Some((url, at, best)) = best(nodes) {
         let leader = best.leader.map_or_else(|| "none".into(), |leader| format!("node {leader}"));
         let quorum = if best.quorum { "" } else { "; NO QUORUM: nothing can be written" };
         let master = best.master.as_deref().unwrap_or("none");
         let _ = writeln!(
             out,
-            "{url}: leader {leader}, term {}, master {master} (term {}), {} changes{quorum}\n",
-            best.term, best.master_term, best.head_seq
+            "{url}{}: leader {leader}, term {}, master {master} (term {}), {} changes{quorum}\n",
+            age(now - at),
+            best.term,
+            best.master_term,
+            best.head_seq
         );
         let _ = writeln!(
             out,
@@ -90,19 +134,28 @@ fn table(answers: &NodeStatuses) -> String {
             }
         }
     }
-    for (url, answer) in answers {
-        match answer {
-            Ok(status) => {
+    for AskedNode { url, answer, failed } in nodes {
+        match (answer, failed) {
+            (Some((at, _)), Some(why)) => {
+                let _ = writeln!(out, "{why}; its last answer came {} s ago", (now - *at).as_secs());
+            }
+            (Some((_, status)), None) => {
                 if let Some(why) = &status.digest_verdict {
                     let _ = writeln!(out, "{url}: NOTHING CAN BE WRITTEN: {why}");
                 }
             }
-            Err(why) => {
-                let _ = writeln!(out, "{url}: {why}");
+            (None, Some(why)) => {
+                let _ = writeln!(out, "{why}");
             }
+            (None, None) => {}
         }
     }
     out
+}
+
+/// How old an answer is, if it is not of now.
+fn age(age: Duration) -> String {
+    if age < EVERY * 2 { String::new() } else { format!(" ({} s ago)", age.as_secs()) }
 }
 
 fn line(out: &mut String, node: &MemberStatus) {
@@ -145,18 +198,37 @@ mod tests {
             .unwrap()
         };
         let url = |port: u16| NodeUrl::plain(format!("h:{port}"));
-        let lost = ClientError::Lost { node: url(7), why: "refused".into() };
-        let shown = table(&vec![(url(2), Ok(status(2, false))), (url(1), Ok(status(1, true))), (url(7), Err(lost))]);
+        let now = Instant::now();
+        let told =
+            |port: u16, status: NodeStatus| AskedNode { url: url(port), answer: Some((now, status)), failed: None };
+        let lost = |port: u16| ClientError::Lost { node: url(port), why: "refused".into() };
+        let mut nodes = vec![
+            told(2, status(2, false)),
+            told(1, status(1, true)),
+            AskedNode { url: url(7), answer: None, failed: Some(lost(7)) },
+        ];
+        let shown = table(&nodes, now);
         assert!(shown.starts_with("http://h:1: leader node 1, term 2, master none"), "{shown}");
-        assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("h:7"), "{shown}");
+        assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("http://h:7 cannot"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
-        assert!(table(&vec![(url(2), Ok(status(2, false)))]).contains("NO QUORUM"));
+        assert!(table(&[told(2, status(2, false))], now).contains("NO QUORUM"));
         assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING"), "{shown}");
         let mut two = status(2, true);
         two.nodes[1].differs_from = Some(17);
         two.digest_verdict = Some("no majority tells".into());
-        let shown = table(&vec![(url(2), Ok(two))]);
+        let shown = table(&[told(2, two)], now);
         assert!(shown.contains("node 3 DIFFERS: it holds other data than node 2 since log index 17"), "{shown}");
         assert!(shown.contains("http://h:2: NOTHING CAN BE WRITTEN: no majority tells"), "{shown}");
+
+        // What is old is not shown as if it were of now, and an answer of now goes before it.
+        let later = now + Duration::from_secs(9);
+        nodes[1].failed = Some(lost(1));
+        nodes[0].answer = Some((later, status(2, false)));
+        let shown = table(&nodes, later);
+        assert!(shown.starts_with("http://h:2: leader") && shown.contains("NO QUORUM"), "{shown}");
+        assert!(shown.contains("http://h:1 cannot be reached: refused; its last answer came 9 s ago"), "{shown}");
+        nodes[0].failed = Some(lost(2));
+        let shown = table(&nodes, later + Duration::from_secs(3));
+        assert!(shown.starts_with("http://h:2 (3 s ago): leader"), "{shown}");
     }
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::waiting::Waiting;
 use super::{CliResult, CommandError};
 use crate::cli::target::TargetArgs;
 use crate::client::ClusterTarget;
-use crate::client::rest::{FeedChange, RestClient};
+use crate::client::rest::{FeedPage, RestClient};
 use crate::limits;
 use crate::token::claims_unverified;
 
@@ -76,23 +77,34 @@ pub async fn execute(args: LoadArgs) -> CliResult {
     Ok(())
 }
 
-/// What the table has seen, from the first node that answers.
+/// What the table has seen: page after page, from whichever node answers.
 async fn history(target: &ClusterTarget, table: &str) -> CliResult<LoadHistory> {
     let rest = RestClient::new(&target.token)?;
-    let mut last = CommandError::new("no node is known");
-    // A cluster between leaders answers within seconds.
-    for attempt in 0..5 {
-        for node in &target.nodes {
-            let mut history = LoadHistory::default();
-            match rest.each_change(node, &[table], |change: FeedChange| history.add(&change)).await {
-                Ok(()) => return Ok(history),
-                Err(e) if e.is_passing() => last = e.into(),
-                Err(e) => return Err(e.into()),
+    let mut waiting = Waiting::default();
+    let (mut history, mut cursor) = (LoadHistory::default(), None::<String>);
+    let mut turn = 0;
+    loop {
+        let node = &target.nodes[turn % target.nodes.len()];
+        match waiting.ask(node, rest.changes(node, cursor.as_deref(), &[table])).await {
+            Some(page) => {
+                let FeedPage { changes, cursor: next, has_more } = page?;
+                changes.iter().for_each(|change| history.add(change));
+                if !has_more {
+                    return Ok(history);
+                }
+                if cursor.as_ref() == Some(&next) {
+                    return Err(CommandError::new(format!("{node}: the change feed does not go on")));
+                }
+                cursor = Some(next);
+            }
+            None => {
+                turn += 1;
+                if turn.is_multiple_of(target.nodes.len()) {
+                    waiting.again().await?;
+                }
             }
         }
-        tokio::time::sleep(Duration::from_millis(200 << attempt.min(3))).await;
     }
-    Err(last)
 }
 
 fn bar(total: u64) -> ProgressBar {

@@ -45,14 +45,15 @@ pub struct Sender<'a> {
     turn: usize,
     /// Sent on the present socket or to be sent again on the next one, in the order of the file.
     pending: VecDeque<Pending>,
-    /// Since when no node answers.
+    /// Since when no node answers, and whether that was told.
     alone_since: Option<Instant>,
+    told: bool,
 }
 
 impl<'a> Sender<'a> {
     pub fn new(target: &'a ClusterTarget, device: &'a str, table: &'a str, bar: &'a ProgressBar) -> Self {
         let pending = VecDeque::with_capacity(WINDOW);
-        Self { target, device, table, bar, socket: None, turn: 0, pending, alone_since: None }
+        Self { target, device, table, bar, socket: None, turn: 0, pending, alone_since: None, told: false }
     }
 
     /// Sends a line, waiting while the window is full.
@@ -123,6 +124,7 @@ impl<'a> Sender<'a> {
         }
         if self.pending.len() < before {
             self.alone_since = None;
+            self.told = false;
         }
         Ok(())
     }
@@ -160,6 +162,10 @@ impl<'a> Sender<'a> {
             return Err(CommandError::new(why));
         }
         self.bar.set_message(error.to_string());
+        // Without a terminal there is no bar to say so.
+        if self.bar.is_hidden() && !std::mem::replace(&mut self.told, true) {
+            note!("waiting for the cluster, {} s at most: {error}", PATIENCE.as_secs());
+        }
         Ok(())
     }
 

@@ -1,12 +1,11 @@
 //! SQLite files of the documented schema: `tillsync export` writes one, `tillsync import` takes one over.
 
-use std::time::Duration;
-
 use chrono::DateTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CliResult, CommandError};
+use super::CliResult;
+use super::waiting::Waiting;
 use crate::client::rest::RestClient;
 use crate::client::{ClientError, ClusterTarget, NodeUrl};
 
@@ -18,9 +17,6 @@ mod old;
 const DOCUMENTED: &str = include_str!("documented.sql");
 /// Our tables beside them.
 const OWN: &str = include_str!("own.sql");
-
-/// A cluster between leaders answers within seconds.
-const TRIES: u32 = 12;
 
 /// The cluster, whichever node answers.
 struct ClusterNodes {
@@ -45,19 +41,17 @@ impl ClusterNodes {
     }
 
     async fn ask<T>(&mut self, call: impl AsyncFn(&RestClient, &NodeUrl) -> Result<T, ClientError>) -> CliResult<T> {
-        let mut last = CommandError::new("no node is known");
-        for attempt in 0..TRIES {
+        let mut waiting = Waiting::default();
+        loop {
             for _ in 0..self.nodes.len() {
-                match call(&self.rest, &self.nodes[self.at]).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(e) if e.is_passing() => last = e.into(),
-                    Err(e) => return Err(e.into()),
+                let node = &self.nodes[self.at];
+                if let Some(answer) = waiting.ask(node, call(&self.rest, node)).await {
+                    return Ok(answer?);
                 }
                 self.at = (self.at + 1) % self.nodes.len();
             }
-            tokio::time::sleep(Duration::from_millis(100 << attempt.min(4))).await;
+            waiting.again().await?;
         }
-        Err(last)
     }
 }
 
