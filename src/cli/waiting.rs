@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_error_that_stays_ends_it_at_once() {
         let node = NodeUrl::plain("h:1");
-        let refused = ClientError::Refused { node: node.clone(), code: Some(1003), message: "no".into() };
+        let refused = ClientError::Refused { node: node.clone(), code: Some(4001), message: "no".into() };
         let answer = Waiting::default().ask(&node, async { Err::<(), _>(refused.clone()) }).await;
         assert_eq!(answer, Some(Err(refused)));
     }
