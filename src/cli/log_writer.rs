@@ -152,7 +152,7 @@ mod tests {
     /// Each write waits for what comes of it: `Ok(n)`, n bytes at most are taken.
     struct Scripted {
         script: Receiver<io::Result<usize>>,
-        written: Arc<Mutex<Vec<u8>>>,
+        written: Written,
     }
 
     impl Write for Scripted {
@@ -168,9 +168,11 @@ mod tests {
         }
     }
 
-    fn scripted() -> (LogWriter, LogEnd, Sender<io::Result<usize>>, Arc<Mutex<Vec<u8>>>) {
+    type Written = Arc<Mutex<Vec<u8>>>;
+
+    fn scripted() -> (LogWriter, LogEnd, Sender<io::Result<usize>>, Written) {
         let (next, script) = channel();
-        let written = Arc::new(Mutex::default());
+        let written = Written::default();
         let (log, end) = LogWriter::start(Scripted { script, written: written.clone() }).unwrap();
         (log, end, next, written)
     }

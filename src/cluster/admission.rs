@@ -16,7 +16,7 @@ use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::founding::{Claims, disagreement};
+use super::founding::{FounderClaims, disagreement};
 use super::raft_cluster::RaftCluster;
 use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
@@ -52,7 +52,7 @@ enum AdmissionVerdict {
 
 /// `founders` are the nodes that found the cluster, this one included; empty for a node that will be added. `claims`:
 /// what nodes that asked this one name as the founders.
-fn judge(me: u64, founders: &[NodeAdd], answers: &[StatusResponse], claims: &Claims) -> AdmissionVerdict {
+fn judge(me: u64, founders: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> AdmissionVerdict {
     if answers.iter().any(|a| a.booted.contains(&me) || a.removed.contains(&me)) {
         return AdmissionVerdict::Refuse(format!(
             "the cluster knows node {me}, but this data folder is empty: a node that lost its data may have voted, so \
@@ -275,7 +275,7 @@ mod tests {
 
     /// Founders 1 to `all`, and none of them disagrees.
     fn judge(me: u64, all: u64, answers: &[StatusResponse]) -> AdmissionVerdict {
-        super::judge(me, &founders(all), answers, &Claims::new())
+        super::judge(me, &founders(all), answers, &FounderClaims::new())
     }
 
     fn founders(all: u64) -> Vec<NodeAdd> {
@@ -305,7 +305,7 @@ mod tests {
             let AdmissionVerdict::Disagree(why) = verdict else { panic!("{verdict:?}") };
             assert!(why.contains("node 2") && why.contains("3 at node-3"), "{why}");
         }
-        let claims = Claims::from([(1, founders(3))]);
+        let claims = FounderClaims::from([(1, founders(3))]);
         let two: Vec<NodeAdd> = founders(3).split_off(1);
         let answer = StatusResponse { founders: two.clone(), ..says(3, true, false, &[]) };
         let verdict = super::judge(2, &two, &[answer], &claims);

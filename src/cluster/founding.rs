@@ -15,7 +15,7 @@ use crate::proto::{NodeAdd, StatusResponse};
 const CLAIMED: Duration = Duration::from_secs(2);
 
 /// What nodes that asked this one name as the founders.
-pub type Claims = BTreeMap<u64, Vec<NodeAdd>>;
+pub type FounderClaims = BTreeMap<u64, Vec<NodeAdd>>;
 
 #[derive(Clone, Default)]
 pub struct Founding {
@@ -50,7 +50,7 @@ impl Founding {
     }
 
     /// What was told lately.
-    pub fn claims(&self) -> Claims {
+    pub fn claims(&self) -> FounderClaims {
         let claims = self.claims.lock();
         let lately = claims.iter().filter(|(_, claim)| claim.at.elapsed() < CLAIMED);
         lately.map(|(from, claim)| (*from, claim.founders.clone())).collect()
@@ -58,7 +58,7 @@ impl Founding {
 }
 
 /// Who names other founders than this node does, and how they differ.
-pub fn disagreement(own: &[NodeAdd], answers: &[StatusResponse], claims: &Claims) -> Option<String> {
+pub fn disagreement(own: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> Option<String> {
     if own.is_empty() {
         return None;
     }
