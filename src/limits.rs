@@ -288,7 +288,7 @@ pub const NODE_CLOCK_APART_MS: u64 = 5_000;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;
-pub const RECENT_BYTES: usize = 64 << 20;
+pub const RECENT_BYTES: usize = 16 << 20;
 /// Bytes of record data kept in memory for `data_request`.
 pub const RECORD_CACHE_BYTES: usize = 64 << 20;
 /// Rows applied but not yet on the disk of the state machine, and their bytes, before apply waits.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 /// Bytes of entries kept for readers beyond those that must be.
-const KEEP: usize = 32 << 20;
+const KEEP: usize = 16 << 20;
 /// What an entry costs besides its bytes.
 const OVERHEAD: usize = 64;
 

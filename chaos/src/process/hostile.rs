@@ -40,6 +40,13 @@ const PRICES: u64 = 2;
 /// Rows of the catalogue in one page, when all of it is read.
 const CATALOGUE_PAGE: u64 = 1_000;
 const CATALOGUE_BYTES: usize = 2 << 10;
+/// Pictures of what is sold, how large they are, how many prices change for each that does, and how often one changes
+/// while the shop is open.
+const CATALOGUE_PICTURES: &str = "catalogue_pictures";
+const PICTURES: u64 = 200;
+const PICTURE_BYTES: usize = 96 << 10;
+const PRICES_A_PICTURE: u64 = 60;
+const PICTURE_EVERY: Duration = Duration::from_millis(500);
 /// Writes under way at once on a node.
 const UNDER_WAY: u64 = 32;
 const ANSWER: Duration = Duration::from_secs(20);
@@ -78,6 +85,7 @@ pub async fn run(
         world.cluster.members().into_iter().map(|node| NodeUse { node, ..NodeUse::default() }).collect();
     let mut handhelds = JoinSet::new();
     handhelds.spawn(take_everything_again(world.clone()));
+    handhelds.spawn(change_pictures(world.clone()));
     world.say_phase("honest devices only");
     nodes.iter().for_each(|used| forget_peak(world, used.node));
     let from_us = world.recorder.us();
@@ -124,8 +132,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Writes the catalogue, then its prices, over and over, by all nodes, and reads all of it from every node as a backup
-/// does: what nodes keep in memory of what is written and read is full then, as after a day.
+/// Writes the catalogue, then its prices and pictures, over and over, by all nodes, and reads all of it from every node as
+/// a backup does: what nodes keep in memory of what is written and read is full then, as after a day.
 async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
     let gateways = world.cluster.gateways();
     let share = changes.div_ceil(gateways.len().max(1) as u64);
@@ -134,7 +142,12 @@ async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
         let first = number as u64 * share;
         writer.write(CATALOGUE, first..first + share, CATALOGUE_BYTES).await?;
         for _ in 0..PRICES {
-            writer.write(CATALOGUE_PRICES, first..first + share, 0).await?;
+            for begin in (first..first + share).step_by(PRICES_A_PICTURE as usize) {
+                let prices = begin..(begin + PRICES_A_PICTURE).min(first + share);
+                writer.write(CATALOGUE_PRICES, prices, 0).await?;
+                let picture = begin / PRICES_A_PICTURE;
+                writer.write(CATALOGUE_PICTURES, picture..picture + 1, PICTURE_BYTES).await?;
+            }
         }
         writer.link.close().await;
         Ok::<(), String>(())
@@ -181,6 +194,7 @@ impl CatalogueWriter {
     /// Writes each number once, with so many bytes about it; all are acknowledged when this is done.
     async fn write(&mut self, table: &str, mut numbers: Range<u64>, bytes: usize) -> Result<(), String> {
         let about = "x".repeat(bytes);
+        let records = if table == CATALOGUE_PICTURES { PICTURES } else { CATALOGUE_RECORDS };
         let mut under_way = 0;
         loop {
             while under_way < UNDER_WAY
@@ -188,7 +202,7 @@ impl CatalogueWriter {
             {
                 let write = json!({
                     "device_id": self.device_id, "table_name": table,
-                    "record_id": number % CATALOGUE_RECORDS, "operation": "update",
+                    "record_id": number % records, "operation": "update",
                     "new_data": { "n": number, "about": about },
                 });
                 self.send("data_update", &write).await?;
@@ -210,6 +224,26 @@ impl CatalogueWriter {
 
 fn lost(node: u64, why: &impl Display) -> String {
     format!("node {node} does not take the catalogue: {why}")
+}
+
+/// The back office changes a picture now and then, on one node after the other.
+async fn change_pictures(world: Arc<ProcessWorld>) {
+    for number in 0.. {
+        let began = Instant::now();
+        if let Err(why) = change_picture(&world, number).await {
+            world.recorder.anomaly(format!("a picture could not be changed: {why}"));
+        }
+        sleep_until(began + PICTURE_EVERY).await;
+    }
+}
+
+async fn change_picture(world: &ProcessWorld, number: u64) -> Result<(), String> {
+    let gateways = world.cluster.gateways();
+    let (node, gateway) = *gateways.get(number as usize % gateways.len().max(1)).ok_or("there is no node")?;
+    let mut writer = CatalogueWriter::connect(world, node, &gateway).await?;
+    writer.write(CATALOGUE_PICTURES, number..number + 1, PICTURE_BYTES).await?;
+    writer.link.close().await;
+    Ok(())
 }
 
 /// Handhelds that have nothing yet come to one node after the other and take everything: nothing that devices do costs a
