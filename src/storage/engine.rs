@@ -109,6 +109,8 @@ fn known_mark(dir: &Path, must: bool) -> Result<Option<SideMark>, OpenError> {
     match side_mark::read(dir) {
         Ok(None) if must => Err(OpenError::corrupt(dir, "its mark of what it must hold is missing")),
         Ok(mark) => Ok(mark),
+        // Its first one may have been cut off.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && !must => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(OpenError::corrupt(dir, error)),
         Err(error) => Err(OpenError::io(dir)(error)),
     }

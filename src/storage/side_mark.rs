@@ -11,7 +11,8 @@
 //! also seals the engine's files: any difference is seen then.
 //!
 //! ```text
-//! two slots of 512 bytes, the newer one counts; all numbers little-endian:
+//! three slots of 512 bytes, the newest one counts: the first is not synced, the others are in turns.
+//! all numbers little-endian:
 //! "TILLMARK" | version u32 | number u64 | opens u64 | log end u64 | its hash u64 | votes u64 | hash of the vote u64
 //! purged u64 | applied u64 | start (17 bytes) | sealed u8 | seal u128 | zeros | xxh3-64 of everything before u64
 //! ```
@@ -30,8 +31,9 @@ use super::format::sync_dir;
 const FILE: &str = "mark";
 const MAGIC: &[u8; 8] = b"TILLMARK";
 const VERSION: u32 = 1;
-/// A sector: a power cut leaves the old one or the new one.
+/// What a power cut may tear is the first one, or one of the others while it is being synced: there is always a whole one.
 const SLOT: usize = 512;
+const SLOTS: usize = 3;
 const SUM: usize = 8;
 
 /// What the engine must hold.
@@ -144,8 +146,7 @@ pub fn read(dir: &Path) -> io::Result<Option<SideMark>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let newest = match bytes.len() == 2 * SLOT {
-        // A power cut may have torn the one that was being written.
+    let newest = match bytes.len() == SLOTS * SLOT {
         true => bytes.chunks(SLOT).filter_map(SideMark::decode).max_by_key(|(number, _)| *number),
         false => None,
     };
@@ -167,6 +168,8 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 pub struct SideMarks {
     file: File,
     kept: Mutex<KeptMark>,
+    /// The slot to be synced next; locked while one is: the other is whole meanwhile.
+    next: Mutex<usize>,
 }
 
 struct KeptMark {
@@ -179,12 +182,17 @@ struct KeptMark {
 impl SideMarks {
     /// Durable when it returns.
     pub fn create(dir: &Path, mark: SideMark) -> io::Result<Self> {
-        // Never cut: what is there stays until the first slot is written.
-        let file = File::options().write(true).create(true).truncate(false).open(dir.join(FILE))?;
-        let number = newest_number(dir)?;
-        let marks = Self { file, kept: Mutex::new(KeptMark { mark, number, dirty: false }) };
+        let path = dir.join(FILE);
+        // Never cut: what is there stays until the next slot is synced.
+        let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        let bytes = fs::read(path)?;
+        let numbers: Vec<u64> =
+            bytes.chunks(SLOT).map(|slot| SideMark::decode(slot).map_or(0, |(number, _)| number)).collect();
+        let number = numbers.iter().copied().max().unwrap_or(0);
+        let next = if numbers.get(1) > numbers.get(2) { 2 } else { 1 };
+        let marks = Self { file, kept: Mutex::new(KeptMark { mark, number, dirty: false }), next: Mutex::new(next) };
+        marks.file.set_len((SLOTS * SLOT) as u64)?;
         marks.settle(|_| {})?;
-        marks.file.set_len(2 * SLOT as u64)?;
         marks.file.sync_all()?;
         sync_dir(dir)?;
         Ok(marks)
@@ -203,40 +211,36 @@ impl SideMarks {
             return Ok(());
         }
         kept.dirty = true;
-        self.write(&mut kept)
+        self.file.write_all_at(&kept.next(), 0)
     }
 
-    /// Durable when it returns, and nothing older is left.
+    /// Durable when it returns.
     pub fn settle(&self, change: impl FnOnce(&mut SideMark)) -> io::Result<()> {
-        {
+        let mut next = self.next.lock();
+        let slot = {
             let mut kept = self.kept.lock();
             change(&mut kept.mark);
-            self.write(&mut kept)?;
-            self.write(&mut kept)?;
             kept.dirty = false;
-        }
+            kept.next()
+        };
+        self.file.write_all_at(&slot, (*next * SLOT) as u64)?;
+        *next = SLOTS - *next;
         self.file.sync_data()
     }
 
     /// What was written so far is durable when it returns.
     pub fn sync(&self) -> io::Result<()> {
-        if !std::mem::take(&mut self.kept.lock().dirty) {
-            return Ok(());
-        }
-        self.file.sync_data()
-    }
-
-    /// To the slot of the older one.
-    fn write(&self, kept: &mut KeptMark) -> io::Result<()> {
-        kept.number += 1;
-        let slot = kept.number % 2 * SLOT as u64;
-        self.file.write_all_at(&kept.mark.encode(kept.number), slot)
+        let dirty = self.kept.lock().dirty;
+        if dirty { self.settle(|_| {}) } else { Ok(()) }
     }
 }
 
-fn newest_number(dir: &Path) -> io::Result<u64> {
-    let bytes = fs::read(dir.join(FILE))?;
-    Ok(bytes.chunks(SLOT).filter_map(SideMark::decode).map(|(number, _)| number).max().unwrap_or(0))
+impl KeptMark {
+    /// The bytes of the next slot.
+    fn next(&mut self) -> [u8; SLOT] {
+        self.number += 1;
+        self.mark.encode(self.number)
+    }
 }
 
 #[cfg(test)]
@@ -252,40 +256,52 @@ mod tests {
     #[test]
     fn a_mark_comes_back_and_a_torn_one_gives_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
         assert_eq!(read(dir.path()).unwrap(), None);
         let marks = SideMarks::create(dir.path(), mark()).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some(mark()));
-        marks.update(|mark| mark.end = 101).unwrap();
-        marks.update(|mark| mark.seal = Some(u128::MAX - 5)).unwrap();
-        let whole = fs::read(dir.path().join(FILE)).unwrap();
-        let sealed = SideMark { end: 101, seal: Some(u128::MAX - 5), ..mark() };
-        assert_eq!(read(dir.path()).unwrap(), Some(sealed));
-        let newer = marks.kept.lock().number as usize % 2 * SLOT;
-        for at in 0..SLOT {
-            let mut torn = whole.clone();
-            torn[newer + at] ^= 0x10;
-            fs::write(dir.path().join(FILE), &torn).unwrap();
-            assert_eq!(read(dir.path()).unwrap(), Some(SideMark { end: 101, ..mark() }), "{at}");
+        marks.settle(|mark| mark.end = 101).unwrap();
+        marks.update(|mark| mark.end = 102).unwrap();
+        let sealed = SideMark { end: 102, seal: Some(u128::MAX - 5), ..mark() };
+        // Whichever is being written, the one that was synced before is whole.
+        for (change, torn, before) in [(None, 0, 101), (Some(sealed.seal), 1, 102)] {
+            if let Some(seal) = change {
+                marks.settle(|mark| mark.seal = seal).unwrap();
+                assert_eq!(read(dir.path()).unwrap(), Some(sealed.clone()));
+            }
+            let whole = fs::read(&path).unwrap();
+            for at in 0..SLOT {
+                let mut bytes = whole.clone();
+                bytes[torn * SLOT + at] ^= 0x10;
+                fs::write(&path, &bytes).unwrap();
+                assert_eq!(read(dir.path()).unwrap(), Some(SideMark { end: before, ..mark() }), "{at}");
+            }
+            fs::write(&path, &whole).unwrap();
         }
-        for damaged in [&whole[..SLOT], &whole[..1], b"", &[whole.clone(), vec![0]].concat(), &[0; 2 * SLOT]] {
-            fs::write(dir.path().join(FILE), damaged).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for damaged in [&whole[..SLOT], &whole[..1], b"", &[whole.clone(), vec![0]].concat(), &[0; SLOTS * SLOT]] {
+            fs::write(&path, damaged).unwrap();
             assert_eq!(read(dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }
 
     #[test]
-    fn a_mark_that_is_taken_back_is_so_in_both_slots() {
+    fn a_mark_that_is_taken_back_counts_and_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let marks = SideMarks::create(dir.path(), mark()).unwrap();
         marks.update(|mark| mark.end = 120).unwrap();
         marks.settle(|mark| mark.end = 60).unwrap();
-        let bytes = fs::read(dir.path().join(FILE)).unwrap();
-        assert!(bytes.chunks(SLOT).all(|slot| SideMark::decode(slot).unwrap().1.end == 60));
-        // The next open goes on behind the newest one.
-        drop(marks);
-        let marks = SideMarks::create(dir.path(), mark()).unwrap();
-        marks.update(|mark| mark.end = 130).unwrap();
-        assert_eq!(read(dir.path()).unwrap().unwrap().end, 130);
+        assert_eq!(read(dir.path()).unwrap().unwrap().end, 60);
+        // The next open goes on behind the newest one, and leaves the last one that was synced.
+        for end in [130, 131, 132] {
+            let before = read(dir.path()).unwrap().unwrap();
+            let marks = SideMarks::create(dir.path(), SideMark { end, ..mark() }).unwrap();
+            assert_eq!(read(dir.path()).unwrap().unwrap().end, end);
+            let bytes = fs::read(dir.path().join(FILE)).unwrap();
+            let kept: Vec<_> = bytes.chunks(SLOT).filter_map(SideMark::decode).map(|(_, mark)| mark.end).collect();
+            assert!(kept.contains(&before.end) && kept.len() == SLOTS, "{kept:?}");
+            marks.sync().unwrap();
+        }
     }
 
     #[test]
