@@ -316,6 +316,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many rows the election log keeps; the leader's setting counts.",
     ),
     row(
+        "scrub_every_ms",
+        SettingKind::Milliseconds(0, 366 * 24 * HOUR),
+        Some("604800000"),
+        "How often this node reads all that it keeps while it runs, to find damage before it is needed; 0: never. At most 8 MiB a second. It also does at every start.",
+    ),
+    row(
         "log_level",
         SettingKind::Text,
         Some("info,openraft=error"),
@@ -362,6 +368,8 @@ pub struct Config {
     /// The longest life of a token that this node signs.
     pub paired_token: Duration,
     pub retention: Retention,
+    /// How often all data is read; zero: never.
+    pub scrub_every: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -478,6 +486,7 @@ impl Config {
                 conflicts: layers.number("keep_conflicts")?,
                 elections: layers.number("keep_elections")?,
             },
+            scrub_every: layers.milliseconds("scrub_every_ms")?,
             log_level: layers.text("log_level")?,
             log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
         };

@@ -294,3 +294,5 @@ pub const RECORD_CACHE_BYTES: usize = 64 << 20;
 /// Rows applied but not yet on the disk of the state machine, and their bytes, before apply waits.
 pub const PENDING_ROWS: usize = 65_536;
 pub const PENDING_BYTES: usize = 64 << 20;
+/// Bytes a second that a scrub reads at most.
+pub const SCRUB_BYTES: u64 = 8 << 20;

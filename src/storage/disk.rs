@@ -4,39 +4,54 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
 use super::engine::{self, OpenedFolder, SledEngine, flatten};
-use super::format::{FolderIdentity, OpenError};
-use super::log::{self, LogShared, LogState, SledLog};
-use super::log_thread::{self, LogCommand, LogThread, Message};
+use super::format::{self, FolderIdentity, OpenError};
+use super::log::{self, LogShared, SledLog};
+use super::log_thread::{self, LoadedLog, LogCommand, LogThread, Message};
 use super::poison::{closed, guarded};
+use super::scrub::Scrub;
+use super::side_mark::{self, SideMark, SideMarks};
 use super::snapshot::{SledSnapshots, blocking};
 use super::tables::{RowsPressure, SledTables, TablesShared};
 use super::writer::{self, RowsWriter, engine_error};
-use super::{BoxFuture, Close, StartMark, StartMarks, Stores, flush};
+use super::{BoxFuture, Close, StartMark, StartMarks, Stores, flush, seal};
+
+/// How often the mark beside the engine is synced, at least.
+const SYNC_MARK: Duration = Duration::from_secs(2);
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
-    let OpenedFolder { engine, snapshots, lock, poison } = engine::open(dir, identity)?;
-    let (found, log_state) = match find(dir, &engine) {
-        Ok(found) => found,
+    let opened = engine::open(dir, identity)?;
+    let checked =
+        find(dir, &opened.engine, opened.known.as_ref().map_or(0, |known| known.end)).and_then(|mut found| {
+            check_rows(dir, &mut found.rows)?;
+            Ok((mark_of(dir, &opened, &found)?, found))
+        });
+    let OpenedFolder { engine, identity, unmarked, snapshots, lock, poison, .. } = opened;
+    let (marks, FoundInEngine { rows: found, log: LoadedLog { state: log_state, .. }, .. }) = match checked {
+        Ok(checked) => checked,
         Err(error) => {
             engine.let_go();
             return Err(error);
         }
     };
+    if unmarked {
+        format::mark_ready(dir, &identity)?;
+    }
     let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
-    let kept_starts = kept.clone();
+    let starts = SledStarts { engine: kept.clone(), marks: marks.clone() };
     let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
     let snapshots = match store {
         Ok(snapshots) => snapshots,
         Err(error) => {
-            drop((shared, kept, found));
+            drop((shared, kept, found, starts));
             engine.let_go();
             return Err(OpenError::io(dir)(error));
         }
@@ -44,25 +59,36 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
 
     let log_shared =
         Arc::new(LogShared { state: Mutex::new(log_state), poison, tree: RwLock::new(Some(engine.log.clone())) });
+    let kept_log = log_shared.clone();
     let (sender, messages) = sync_channel(log::QUEUE);
-    let log_thread = LogThread::new(engine.clone(), log_shared.clone(), shared.clone(), messages);
+    let log_thread = LogThread::new(engine.clone(), log_shared.clone(), shared.clone(), marks.clone(), messages);
     let writer = RowsWriter::new(engine, shared.clone(), found);
-    let threads = [spawn("rows", move || writer.run()), spawn("log", move || log_thread.run())];
-    let [Ok(writer), Ok(log)] = threads else {
+    let (open, closed) = channel();
+    let (synced, syncing) = (marks.clone(), shared.clone());
+    let threads = [
+        spawn("rows", move || writer.run()),
+        spawn("log", move || log_thread.run()),
+        spawn("mark", move || sync_marks(&synced, &syncing, &closed)),
+    ];
+    let [Ok(writer), Ok(log), Ok(mark)] = threads else {
         return Err(OpenError::io(dir)(io::Error::other("no thread could be started")));
     };
     let parts = StorageParts {
         shared: shared.clone(),
+        log_shared: kept_log,
         sender: sender.clone(),
         engine: kept,
+        marks,
         writer,
         log,
+        mark,
+        open,
         lock,
         dir: dir.to_path_buf(),
     };
     let close: Arc<dyn Close> = Arc::new(Closer(Mutex::new(Some(parts))));
     Ok(Stores {
-        starts: Arc::new(SledStarts(kept_starts)),
+        starts: Arc::new(starts),
         log: Arc::new(SledLog { shared: log_shared, sender, tables: shared.clone(), _closer: close.clone() }),
         tables: Box::new(SledTables::new(shared.clone())),
         snapshots: Arc::new(snapshots),
@@ -71,36 +97,102 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
     })
 }
 
+/// Whether the rows are those that were written. Also where the files are as they were closed: what the disk lost before
+/// went into the seal.
+fn check_rows(dir: &Path, found: &mut writer::OpenedRows) -> Result<(), OpenError> {
+    let sum = match guarded(|| writer::add_up(&found.rows)) {
+        Ok(Ok(sum)) => sum,
+        Ok(Err(error)) => return Err(OpenError::corrupt(dir, error)),
+        Err(panic) => return Err(OpenError::corrupt(dir, panic)),
+    };
+    match found.sum.replace(sum) {
+        Some(written) if written != sum => Err(OpenError::lost(dir, "some of its rows are missing, or older ones")),
+        _ => Ok(()),
+    }
+}
+
+/// Holds what the engine gives against what it must hold; the mark from here on.
+fn mark_of(dir: &Path, opened: &OpenedFolder, found: &FoundInEngine) -> Result<Arc<SideMarks>, OpenError> {
+    let log = &found.log;
+    let purged = log.state.bounds.purged.as_ref().map_or(0, |(index, _)| *index);
+    let mark = SideMark {
+        opens: opened.opens,
+        end: log.state.bounds.last.unwrap_or(0).max(purged),
+        end_hash: log.end_hash,
+        votes: log.votes,
+        vote_hash: log.state.vote.as_ref().map_or(0, |vote| side_mark::hash(vote)),
+        purged,
+        applied: found.rows.applied.index,
+        start: found.start,
+        seal: None,
+    };
+    if let Some(lost) = opened.known.as_ref().and_then(|known| known.lost(&mark, log.watched)) {
+        return Err(OpenError::lost(dir, lost));
+    }
+    Ok(Arc::new(SideMarks::create(dir, mark).map_err(OpenError::io(dir))?))
+}
+
+/// Syncs the mark now and then, until the folder is closed.
+fn sync_marks(marks: &SideMarks, shared: &TablesShared, closed: &Receiver<()>) {
+    while closed.recv_timeout(SYNC_MARK) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = marks.sync() {
+            shared.poison.fail("writing the mark beside the engine", &error);
+            return;
+        }
+    }
+}
+
 /// In the engine's tree of marks.
 const START: &[u8] = b"start";
 
-struct SledStarts(Arc<Mutex<Option<SledEngine>>>);
+struct SledStarts {
+    engine: Arc<Mutex<Option<SledEngine>>>,
+    marks: Arc<SideMarks>,
+}
+
+fn last_start(engine: &SledEngine) -> io::Result<StartMark> {
+    let mark = engine.meta.get(START).map_err(engine_error)?;
+    mark.map_or(Ok(StartMark::default()), |bytes| StartMark::decode(&bytes))
+}
 
 impl StartMarks for SledStarts {
     fn last(&self) -> io::Result<StartMark> {
-        let engine = self.0.lock().clone().ok_or_else(closed)?;
-        let mark = engine.meta.get(START).map_err(engine_error)?;
-        mark.map_or(Ok(StartMark::default()), |bytes| StartMark::decode(&bytes))
+        last_start(&self.engine.lock().clone().ok_or_else(closed)?)
     }
 
     fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>> {
-        let engine = self.0.lock().clone();
+        let (engine, marks) = (self.engine.lock().clone(), self.marks.clone());
         Box::pin(blocking(move || {
             let engine = engine.ok_or_else(closed)?;
             engine.meta.insert(START, &mark.encode()).map_err(engine_error)?;
-            engine.flush().map_err(engine_error)
+            engine.flush().map_err(engine_error)?;
+            marks.settle(|kept| kept.start = mark)
         }))
     }
 }
 
 /// What the engine holds.
-pub(super) fn find(dir: &Path, engine: &SledEngine) -> Result<(writer::OpenedRows, LogState), OpenError> {
-    let found = flatten(dir, guarded(|| writer::find(engine)))?;
-    match guarded(|| log_thread::load(engine)) {
-        Ok(Ok(state)) => Ok((found, state)),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(OpenError::corrupt(dir, error)),
-        Ok(Err(error)) => Err(OpenError::io(dir)(error)),
+pub(super) struct FoundInEngine {
+    pub rows: writer::OpenedRows,
+    pub log: LoadedLog,
+    pub start: StartMark,
+}
+
+/// Reads the engine; of its log, the entry at `watch` is looked at.
+pub(super) fn find(dir: &Path, engine: &SledEngine, watch: u64) -> Result<FoundInEngine, OpenError> {
+    let rows = flatten(dir, guarded(|| writer::find(engine)))?;
+    let rest = guarded(|| Ok((log_thread::load(engine, watch)?, last_start(engine)?)));
+    match rest {
+        Ok(Ok((log, start))) => Ok(FoundInEngine { rows, log, start }),
+        Ok(Err(error)) => Err(damage_or_io(dir, error)),
         Err(panic) => Err(OpenError::corrupt(dir, panic)),
+    }
+}
+
+fn damage_or_io(dir: &Path, error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => OpenError::corrupt(dir, error),
+        _ => OpenError::io(dir)(error),
     }
 }
 
@@ -110,10 +202,15 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
 
 struct StorageParts {
     shared: Arc<TablesShared>,
+    log_shared: Arc<LogShared>,
     sender: SyncSender<Message>,
     engine: Arc<Mutex<Option<SledEngine>>>,
+    marks: Arc<SideMarks>,
     writer: JoinHandle<()>,
     log: JoinHandle<()>,
+    mark: JoinHandle<()>,
+    /// The thread that syncs the mark ends when this is dropped.
+    open: Sender<()>,
     lock: File,
     dir: PathBuf,
 }
@@ -130,13 +227,20 @@ impl StorageParts {
         if let Some(engine) = self.engine.lock().take() {
             engine.let_go();
         }
-        engine::wait_released(&self.dir);
-        drop(self.lock);
+        let released = engine::wait_released(&self.dir);
+        drop(self.open);
+        let mark = self.mark.join();
         // What failed first says more than what it led to.
         self.shared.poison.check()?;
-        if writer.is_err() || log.is_err() {
+        if writer.is_err() || log.is_err() || mark.is_err() {
             return Err(io::Error::other("a storage thread panicked"));
         }
+        flush::check()?;
+        if released {
+            let seal = seal::soon(&engine::sealed_dir(&self.dir))?;
+            self.marks.settle(|mark| mark.seal = seal)?;
+        }
+        drop(self.lock);
         Ok(())
     }
 }
@@ -147,6 +251,17 @@ impl Close for Closer {
     fn check(&self) -> io::Result<()> {
         self.0.lock().as_ref().map_or(Ok(()), |parts| parts.shared.poison.check())?;
         flush::failed()
+    }
+
+    fn scrub(&self, bytes_per_second: u64) -> BoxFuture<'_, io::Result<u64>> {
+        let scrub = self.0.lock().as_ref().map(|parts| {
+            let (tables, log, poison) = (parts.shared.clone(), parts.log_shared.clone(), parts.shared.poison.clone());
+            (Scrub { tables, log, poison, bytes_per_second }, parts.dir.clone())
+        });
+        Box::pin(blocking(move || {
+            let (scrub, dir) = scrub.ok_or_else(closed)?;
+            scrub.run(&dir)
+        }))
     }
 
     fn close(&self) -> BoxFuture<'_, io::Result<()>> {

@@ -1,5 +1,6 @@
 //! Opens the engine so that it is safe to use, and nothing else is.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -8,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::disk_error::plain;
 use super::flush;
-use super::format::{self, FolderIdentity, FolderStage, OpenError, sync_dir};
+use super::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
 use super::poison::{Poison, guarded};
+use super::seal;
+use super::side_mark::{self, SideMark, SideMarks};
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
@@ -57,6 +60,13 @@ impl SledEngine {
 /// An opened data folder.
 pub struct OpenedFolder {
     pub engine: SledEngine,
+    pub identity: FolderIdentity,
+    /// It is new, or of a version without marks: it is not ready before it has one.
+    pub unmarked: bool,
+    /// What the engine must hold.
+    pub known: Option<SideMark>,
+    /// How often it was opened, this one included.
+    pub opens: u64,
     pub snapshots: PathBuf,
     pub lock: File,
     pub poison: Poison,
@@ -68,24 +78,57 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenE
     let engine_dir = dir.join(ENGINE);
     fs::create_dir_all(dir).map_err(&io)?;
     let lock = lock(dir)?;
-    let (stage, identity) = format::check(dir, &engine_dir, identity)?;
-    if stage == FolderStage::Creating && engine_dir.exists() {
+    let FolderFound { stage, identity, marked } = format::check(dir, &engine_dir, identity)?;
+    if stage == FolderStage::Creating {
         // An interrupted first open: the engine may be half made, and nobody was ever promised anything.
-        fs::remove_dir_all(&engine_dir).map_err(&io)?;
+        if engine_dir.exists() {
+            fs::remove_dir_all(&engine_dir).map_err(&io)?;
+        }
+        side_mark::remove(dir).map_err(&io)?;
     }
+    let known = known_mark(dir, marked && stage == FolderStage::Ready)?;
+    check_seal(dir, known.as_ref())?;
     let snapshots = dir.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(&io)?;
     let engine = open_engine(dir, &engine_dir)?;
-    let prepared = prepare(dir, &engine_dir, stage, &engine).and_then(|()| match stage {
-        FolderStage::Creating => format::mark_ready(dir, &identity),
-        FolderStage::Ready => Ok(()),
-    });
-    if let Err(error) = prepared {
-        engine.let_go();
-        return Err(error);
-    }
+    let opens = match prepare(dir, &engine_dir, stage, &engine, known.as_ref()) {
+        Ok(opens) => opens,
+        Err(error) => {
+            engine.let_go();
+            return Err(error);
+        }
+    };
     keep_reserve_file(dir);
-    Ok(OpenedFolder { engine, snapshots, lock, poison: Poison::default() })
+    let unmarked = known.is_none();
+    let poison = Poison::default();
+    Ok(OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison })
+}
+
+/// What the engine must hold. A folder that has a mark is never without it.
+fn known_mark(dir: &Path, must: bool) -> Result<Option<SideMark>, OpenError> {
+    match side_mark::read(dir) {
+        Ok(None) if must => Err(OpenError::corrupt(dir, "its mark of what it must hold is missing")),
+        Ok(mark) => Ok(mark),
+        // Its first one may have been cut off.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && !must => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(OpenError::corrupt(dir, error)),
+        Err(error) => Err(OpenError::io(dir)(error)),
+    }
+}
+
+/// Whether the files are those that were closed in order. From here on they may change.
+fn check_seal(dir: &Path, known: Option<&SideMark>) -> Result<(), OpenError> {
+    let io = OpenError::io(dir);
+    let Some((known, seal)) = known.and_then(|known| Some((known, known.seal?))) else { return Ok(()) };
+    if seal::of(&sealed_dir(dir)).map_err(&io)? != seal {
+        return Err(OpenError::corrupt(dir, "its files are not those that the node closed when it was stopped"));
+    }
+    SideMarks::create(dir, SideMark { seal: None, ..known.clone() }).map(drop).map_err(&io)
+}
+
+/// What a close in order seals.
+pub fn sealed_dir(dir: &Path) -> PathBuf {
+    dir.join(ENGINE)
 }
 
 fn open_engine(dir: &Path, engine_dir: &Path) -> Result<SledEngine, OpenError> {
@@ -122,17 +165,32 @@ fn read_whole(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Proves that the engine is what it must be and makes its files durable.
-fn prepare(dir: &Path, engine_dir: &Path, stage: FolderStage, engine: &SledEngine) -> Result<(), OpenError> {
-    if stage == FolderStage::Ready && !flatten(dir, guarded(|| flush::was_probed(&engine.meta)))? {
+/// Proves that the engine is what it must be and makes its files durable; how often it was opened.
+fn prepare(
+    dir: &Path,
+    engine_dir: &Path,
+    stage: FolderStage,
+    engine: &SledEngine,
+    known: Option<&SideMark>,
+) -> Result<u64, OpenError> {
+    let opens = flatten(dir, guarded(|| flush::probes(&engine.meta)))?;
+    if stage == FolderStage::Ready && opens == 0 {
         // The engine takes some kinds of damage for a new database; going on would forget votes and entries.
         return Err(OpenError::corrupt(dir, "the engine finds nothing in its files"));
+    }
+    let found = SideMark { opens, ..SideMark::default() };
+    if let Some(known) = known
+        && opens < known.opens
+        && let Some(lost) = known.lost(&found, None)
+    {
+        return Err(OpenError::lost(dir, lost));
     }
     if !flatten(dir, guarded(|| flush::probe(&engine.meta)))? {
         return Err(OpenError::FlushNotDurable);
     }
     // A flush of the engine's own thread that failed has dropped what these syncs then do not find.
-    sync_all(dir, engine_dir).and_then(|()| flush::check()).map_err(OpenError::io(dir))
+    sync_all(dir, engine_dir).and_then(|()| flush::check()).map_err(OpenError::io(dir))?;
+    Ok(opens.wrapping_add(1))
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -151,22 +209,31 @@ fn remove_torn(engine_dir: &Path) -> io::Result<()> {
     }
     for entry in fs::read_dir(engine_dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("snap.") && name.to_string_lossy().ends_with(".generating") {
+        if is_torn(&entry.file_name()) {
             fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
+/// Such a file.
+pub fn is_torn(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("snap.") && name.ends_with(".generating")
+}
+
 /// Waits for the engine's lock. We hold our own, so it can only be held by threads of an engine that was closed in
-/// this process just now.
-pub fn wait_released(dir: &Path) {
-    let Ok(file) = File::open(dir.join(ENGINE).join("db")) else { return };
+/// this process just now. Whether they have.
+pub fn wait_released(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(ENGINE).join("db")) else { return true };
     let begun = Instant::now();
-    while file.try_lock().is_err() && begun.elapsed() < RELEASE {
+    while file.try_lock().is_err() {
+        if begun.elapsed() >= RELEASE {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
+    true
 }
 
 fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
@@ -181,7 +248,7 @@ fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
 }
 
 /// What the engine writes as one piece: as its folder was made, since it cannot be changed later.
-fn segment_size(engine_dir: &Path) -> usize {
+pub fn segment_size(engine_dir: &Path) -> usize {
     let conf = fs::read(engine_dir.join("conf")).unwrap_or_default();
     let size = |line: &str| line.strip_prefix("segment_size: ")?.trim().parse().ok();
     String::from_utf8_lossy(&conf).lines().find_map(size).unwrap_or(SEGMENT)

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::disk_error::advice;
 
 /// The format that this version writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// From this one on a folder has a mark beside its engine (`side_mark`).
+const MARKED: u32 = 2;
 const FILE: &str = "identity";
 /// Why the folder is not opened any more, if so.
 const REFUSED: &str = "refused";
@@ -38,14 +40,20 @@ pub enum OpenError {
     Io { dir: PathBuf, error: io::Error },
     #[error("data folder {dir} is kept for inspection and is not opened again: {why}")]
     Refused { dir: PathBuf, why: String },
-    #[error("data folder {dir} is damaged: {what}")]
+    #[error("data folder {dir} is damaged: {what}; {WAY}")]
     Corrupt { dir: PathBuf, what: String },
+    #[error("data folder {dir} has lost what the node wrote and acknowledged: {what}; {WAY}")]
+    Lost { dir: PathBuf, what: String },
 }
+
+/// What an operator does with a folder that cannot be trusted.
+pub const WAY: &str = "the node does not serve from it: keep the folder, and let the machine join again under a new number \
+                       with an empty one (tillsync cluster remove, then cluster add); a node that is alone starts from its backup";
 
 impl OpenError {
     /// The operator gave the wrong folder or build (5004), rather than the data or disk being bad (5001).
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Corrupt { .. } | Self::Refused { .. })
+        !matches!(self, Self::Io { .. } | Self::Corrupt { .. } | Self::Lost { .. } | Self::Refused { .. })
     }
 
     pub(super) fn io(dir: &Path) -> impl Fn(io::Error) -> Self {
@@ -58,6 +66,10 @@ impl OpenError {
         let what = what.to_string().lines().collect::<Vec<_>>().join(" ");
         Self::Corrupt { dir: dir.to_path_buf(), what }
     }
+
+    pub(super) fn lost(dir: &Path, what: impl Into<String>) -> Self {
+        Self::Lost { dir: dir.to_path_buf(), what: what.into() }
+    }
 }
 
 /// How far the folder has come.
@@ -68,12 +80,17 @@ pub enum FolderStage {
     Ready,
 }
 
+/// What the folder says of itself.
+#[derive(Clone, Debug)]
+pub struct FolderFound {
+    pub stage: FolderStage,
+    pub identity: FolderIdentity,
+    /// It has a mark beside its engine, or should have one.
+    pub marked: bool,
+}
+
 /// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
-pub fn check(
-    dir: &Path,
-    engine_dir: &Path,
-    identity: &FolderIdentity,
-) -> Result<(FolderStage, FolderIdentity), OpenError> {
+pub fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result<FolderFound, OpenError> {
     let io = OpenError::io(dir);
     if let Some(why) = refused(dir).map_err(&io)? {
         return Err(OpenError::Refused { dir: dir.to_path_buf(), why });
@@ -84,8 +101,8 @@ pub fn check(
             if engine_dir.exists() {
                 return Err(OpenError::NotOurs { dir: dir.to_path_buf() });
             }
-            write(dir, identity, FolderStage::Creating).map_err(io)?;
-            return Ok((FolderStage::Creating, identity.clone()));
+            write(dir, identity, FolderStage::Creating, FORMAT).map_err(io)?;
+            return Ok(FolderFound { stage: FolderStage::Creating, identity: identity.clone(), marked: false });
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             return Err(OpenError::corrupt(dir, "its identity file is not text"));
@@ -105,11 +122,12 @@ pub fn check(
         let (found, expected) = (found.cluster_id, identity.cluster_id.clone());
         return Err(OpenError::OtherCluster { dir: dir.to_path_buf(), found, expected });
     }
+    let marked = format >= MARKED;
     if found.cluster_id.is_empty() && !identity.cluster_id.is_empty() {
-        write(dir, identity, stage).map_err(io)?;
-        return Ok((stage, identity.clone()));
+        write(dir, identity, stage, format).map_err(io)?;
+        return Ok(FolderFound { stage, identity: identity.clone(), marked });
     }
-    Ok((stage, found))
+    Ok(FolderFound { stage, identity: found, marked })
 }
 
 /// From now on the folder is not opened any more: its data cannot be trusted. Nothing in it is changed or removed.
@@ -128,15 +146,15 @@ fn refused(dir: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// The engine is open and synced: from now on its files are never thrown away.
+/// The engine is open and synced, and has its mark: from now on its files are never thrown away.
 pub fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError> {
-    write(dir, identity, FolderStage::Ready).map_err(OpenError::io(dir))
+    write(dir, identity, FolderStage::Ready, FORMAT).map_err(OpenError::io(dir))
 }
 
-fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage) -> io::Result<()> {
+fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage, format: u32) -> io::Result<()> {
     let state = if stage == FolderStage::Ready { "ready" } else { "creating" };
     let (node, cluster) = (identity.node_id, &identity.cluster_id);
-    let text = format!("tillsync data folder\nformat {FORMAT}\nnode {node}\nstate {state}\ncluster {cluster}\n");
+    let text = format!("tillsync data folder\nformat {format}\nnode {node}\nstate {state}\ncluster {cluster}\n");
     let temporary = dir.join("identity.tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(text.as_bytes())?;

@@ -115,7 +115,8 @@ impl FuzzedFolder {
 
     /// As at the start of a node.
     pub fn open(&self) -> Result<FoundInFolder, format::OpenError> {
-        let (found, log) = disk::find(Path::new("folder"), &self.engine)?;
+        let found = disk::find(Path::new("folder"), &self.engine, 0)?;
+        let (found, log) = (found.rows, found.log.state);
         let (purged, vote, committed) = (log.bounds.purged.map(|(_, mark)| mark), log.vote, log.committed);
         let mut entries = Vec::new();
         let last = log.bounds.last.map_or(0, |last| last.saturating_add(1));

@@ -37,7 +37,7 @@ const DEVICE_GATE: u8 = 19;
 const PAIRING: u8 = 20;
 const FORGOTTEN: u8 = 21;
 const NODE_BOOTS: u8 = 90;
-/// Behind all rows: the keys of rows that have more than one part, so that they need not be searched for at open.
+/// Behind all rows: versions before format 2 kept the keys of rows there that have more than one part.
 const CHUNKED: u8 = 0xF0;
 
 const GENERATION: usize = 4;
@@ -93,14 +93,6 @@ pub fn chunk_mark(row: &[u8]) -> Vec<u8> {
     out.extend_from_slice(generation);
     out.push(CHUNKED);
     out.extend_from_slice(key);
-    out
-}
-
-/// The row that such an entry marks.
-pub fn chunked_row(large: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(large.len());
-    out.extend_from_slice(large.get(..GENERATION).unwrap_or_default());
-    out.extend_from_slice(large.get(GENERATION + 1..).unwrap_or_default());
     out
 }
 
@@ -347,7 +339,6 @@ pub(super) mod tests {
             }
             prop_assert!(marked > rows_end(generation));
             prop_assert_eq!(generation_of(&marked), Some(generation));
-            prop_assert_eq!(chunked_row(&marked), bytes);
         }
 
         #[test]

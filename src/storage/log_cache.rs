@@ -37,6 +37,11 @@ impl LogCache {
         }
     }
 
+    /// The newest entry that the engine has, as far as it is known here.
+    pub fn in_engine(&self) -> u64 {
+        self.written
+    }
+
     pub fn truncate_after(&mut self, index: Option<u64>) {
         while self.entries.back().is_some() && index.is_none_or(|index| self.next() - 1 > index) {
             if let Some(entry) = self.entries.pop_back() {

@@ -13,6 +13,7 @@ use super::engine::{self, SledEngine};
 use super::log::{LogShared, LogState};
 use super::log_rows;
 use super::poison::{closed, guarded};
+use super::side_mark::{self, SideMark, SideMarks};
 use super::tables::TablesShared;
 use super::writer::engine_error;
 
@@ -23,6 +24,8 @@ const GROUP_BYTES: usize = 1 << 20;
 const LOOK: Duration = Duration::from_millis(5);
 
 const VOTE: &[u8] = b"vote";
+/// How many votes were saved.
+const VOTES: &[u8] = b"votes";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 
@@ -86,12 +89,27 @@ pub struct LogThread {
     purged: Option<u64>,
     /// Entries up to here are still to be removed.
     removing: Option<u64>,
+    /// What is written but not flushed goes into the mark beside the engine after the flush.
+    marks: Arc<SideMarks>,
+    ahead: SideMark,
     scratch: Vec<u8>,
 }
 
-/// The log as it is on disk, with what a crash cut off removed.
-pub fn load(engine: &SledEngine) -> io::Result<LogState> {
+/// The log as it was found.
+pub struct LoadedLog {
+    pub state: LogState,
+    /// Of the last entry; 0: there is none.
+    pub end_hash: u64,
+    /// How many votes were saved.
+    pub votes: u64,
+    /// The hash of the entry that was asked about.
+    pub watched: Option<u64>,
+}
+
+/// The log as it is on disk, with what a crash cut off removed; looks at the entry `watch`.
+pub fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
     let mut state = LogState::default();
+    let (mut end_hash, mut watched) = (0, None);
     let get = |key| engine.meta.get(key).map_err(engine_error);
     state.vote = get(VOTE)?.map(|vote| Bytes::copy_from_slice(&vote));
     // In front of it stands whether there is one: "none" is a value that can be saved, too.
@@ -99,10 +117,19 @@ pub fn load(engine: &SledEngine) -> io::Result<LogState> {
     state.bounds.purged = get(PURGED)?.map(|bytes| decode_mark(&bytes)).transpose()?;
     let purged = state.bounds.purged.as_ref().map(|(index, _)| *index);
     let tail = &mut state.tail;
+    let mut last = Bytes::new();
     let found = log_rows::scan(&engine.log, purged, |index, entry| {
+        if index == watch {
+            watched = Some(side_mark::hash(&entry));
+        }
+        last = entry.clone();
         tail.push(index, entry);
         tail.written(index);
     })?;
+    if found.last.is_some() {
+        end_hash = side_mark::hash(&last);
+    }
+    let votes = get(VOTES)?.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
     state.bounds.last = found.last;
     state.first = found.first.unwrap_or(0);
     if let Some(torn) = found.torn {
@@ -110,7 +137,7 @@ pub fn load(engine: &SledEngine) -> io::Result<LogState> {
         log_rows::remove_from(&engine.log, torn).map_err(engine_error)?;
         engine.flush().map_err(engine_error)?;
     }
-    Ok(state)
+    Ok(LoadedLog { state, end_hash, votes, watched })
 }
 
 fn encode_mark(index: u64, mark: &[u8]) -> Vec<u8> {
@@ -129,6 +156,7 @@ impl LogThread {
         engine: SledEngine,
         shared: Arc<LogShared>,
         tables: Arc<TablesShared>,
+        marks: Arc<SideMarks>,
         messages: Receiver<Message>,
     ) -> Self {
         let purged = shared.state.lock().bounds.purged.as_ref().map(|(index, _)| *index);
@@ -142,6 +170,8 @@ impl LogThread {
             purged,
             // A purge that a crash interrupted goes on.
             removing: purged,
+            ahead: marks.current(),
+            marks,
             scratch: Vec::new(),
         }
     }
@@ -266,22 +296,62 @@ impl LogThread {
     fn write_one(&mut self, op: LogCommand, written: &mut Option<(u64, u64)>) -> io::Result<()> {
         match op {
             LogCommand::Append { entries, epoch } => {
-                for (index, entry) in entries {
-                    log_rows::put(&self.engine.log, index, &entry, &mut self.scratch).map_err(engine_error)?;
-                    *written = Some((index, epoch));
+                for (index, entry) in &entries {
+                    log_rows::put(&self.engine.log, *index, entry, &mut self.scratch).map_err(engine_error)?;
+                    *written = Some((*index, epoch));
+                }
+                if let Some((index, entry)) = entries.last() {
+                    (self.ahead.end, self.ahead.end_hash) = (*index, side_mark::hash(entry));
                 }
             }
             LogCommand::Truncate { after } => {
+                self.take_back(after.unwrap_or(0))?;
                 let from = after.map_or(0, |after| after + 1);
                 log_rows::remove_from(&self.engine.log, from).map_err(engine_error)?;
             }
-            LogCommand::Vote(vote) => drop(self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?),
+            LogCommand::Vote(vote) => {
+                self.ahead.votes += 1;
+                self.ahead.vote_hash = side_mark::hash(&vote);
+                // The number first: with it alone, after a crash, the mark still knows less.
+                self.engine.meta.insert(VOTES, &self.ahead.votes.to_be_bytes()).map_err(engine_error)?;
+                self.engine.meta.insert(VOTE, &vote[..]).map_err(engine_error)?;
+            }
             LogCommand::Purge(_) | LogCommand::Close => {}
         }
         Ok(())
     }
 
+    /// Before entries are: what the mark says is always there.
+    fn take_back(&mut self, after: u64) -> io::Result<()> {
+        if after < self.ahead.end {
+            (self.ahead.end, self.ahead.end_hash) = (after, 0);
+        }
+        match after < self.marks.current().end {
+            true => self.marks.settle(|mark| (mark.end, mark.end_hash) = (after, 0)),
+            false => Ok(()),
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
+        // What the engine has before the flush is on disk after it.
+        self.ahead.applied = self.ahead.applied.max(self.tables.queue.written_index());
+        self.ahead.purged = self.ahead.purged.max(self.purged.unwrap_or(0));
+        if self.ahead.purged > self.ahead.end {
+            (self.ahead.end, self.ahead.end_hash) = (self.ahead.purged, 0);
+        }
+        self.flush_engine()?;
+        let SideMark { end, end_hash, votes, vote_hash, purged, applied, .. } = self.ahead;
+        let ahead = |mark: &mut SideMark| {
+            *mark = SideMark { end, end_hash, votes, vote_hash, purged, applied, ..mark.clone() };
+        };
+        // A vote is never forgotten; for the rest the next seconds will do.
+        match votes > self.marks.current().votes {
+            true => self.marks.settle(ahead),
+            false => self.marks.update(ahead),
+        }
+    }
+
+    fn flush_engine(&mut self) -> io::Result<()> {
         if let Some(committed) = self.committed.take() {
             let bytes = committed.map_or(vec![0], |committed| [&[1], &committed[..]].concat());
             self.engine.meta.insert(COMMITTED, bytes).map_err(engine_error)?;

@@ -10,7 +10,6 @@ pub mod format;
 pub mod fuzz;
 pub mod memory;
 
-mod chunked_filter;
 mod chunks;
 mod disk;
 mod disk_error;
@@ -27,7 +26,12 @@ mod poison;
 mod queue;
 mod receiver;
 mod rows;
+mod rows_sum;
 mod scan;
+mod scrub;
+mod seal;
+mod segments;
+mod side_mark;
 mod snapshot;
 mod snapshot_file;
 mod tables;
@@ -187,8 +191,14 @@ pub trait Close: Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, io::Result<()>>;
 
     /// An error if something has failed by now, in the background too, where nobody waits for it. Does not wait.
+    /// Of the kind `InvalidData` if what is kept is damaged.
     fn check(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Reads all that is kept, so many bytes a second; how many there were. Damage is found by `check`, too.
+    fn scrub(&self, _bytes_per_second: u64) -> BoxFuture<'_, io::Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
     }
 }
 

@@ -5,22 +5,31 @@ use std::sync::{Arc, OnceLock};
 
 /// Shared by everything that works on one data folder.
 #[derive(Clone, Debug, Default)]
-pub struct Poison(Arc<OnceLock<String>>);
+pub struct Poison(Arc<OnceLock<(io::ErrorKind, String)>>);
 
 impl Poison {
     /// Records the first failure; from now on every call fails.
     pub fn fail(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
+        self.set(io::ErrorKind::Other, doing, error)
+    }
+
+    /// The same for what is kept and is not what was written: to open it again cannot help.
+    pub fn damaged(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
+        self.set(io::ErrorKind::InvalidData, doing, error)
+    }
+
+    fn set(&self, kind: io::ErrorKind, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
         let message = format!("{doing}: {error}");
-        if self.0.set(message.clone()).is_ok() {
+        if self.0.set((kind, message.clone())).is_ok() {
             tracing::error!("storage failed, the node must stop: {message}");
         }
-        io::Error::other(message)
+        io::Error::new(kind, message)
     }
 
     pub fn check(&self) -> io::Result<()> {
         match self.0.get() {
             None => Ok(()),
-            Some(message) => Err(io::Error::other(format!("storage failed before: {message}"))),
+            Some((kind, message)) => Err(io::Error::new(*kind, format!("storage failed before: {message}"))),
         }
     }
 

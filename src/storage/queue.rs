@@ -65,8 +65,9 @@ struct WriteQueueState {
     oldest: Option<Instant>,
     /// Somebody waits for the write sets up to this one.
     flush_to: u64,
-    /// The newest write set that the engine has.
+    /// The newest write set that the engine has, and the index up to which its rows go.
     written: u64,
+    written_index: u64,
     closed: bool,
     /// The writer has ended.
     ended: bool,
@@ -146,6 +147,16 @@ impl WriteQueue {
     /// The engine has the write sets up to this one.
     pub fn written(&self) -> u64 {
         self.inner.lock().written
+    }
+
+    /// Up to which index the engine's rows go, as far as they came through here.
+    pub fn written_index(&self) -> u64 {
+        self.inner.lock().written_index
+    }
+
+    /// The writer's side: the engine's rows go up to this index.
+    pub fn wrote_to(&self, index: u64) {
+        self.inner.lock().written_index = index;
     }
 
     /// Blocks until the engine has the write sets up to `set`.

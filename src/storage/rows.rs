@@ -50,6 +50,12 @@ impl GenerationRows {
         Ok(Some(None))
     }
 
+    /// All rows, ascending.
+    pub fn all(&self) -> RowIter {
+        let (low, high) = (keys::rows_start(self.generation), keys::rows_end(self.generation));
+        RowIter { entries: self.tree.range::<IVec, _>(IVec::from(low)..IVec::from(high)), reverse: false }
+    }
+
     /// The rows with `from <= key <= to`, ascending, or descending if `reverse`.
     pub fn range(&self, from: &RowKey, to: &RowKey, reverse: bool) -> RowIter {
         let (mut low, mut high) = (Vec::new(), Vec::new());

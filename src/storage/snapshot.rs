@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufReader, BufWriter};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::poison::{Poison, closed};
 use super::queue::WriteJob;
 use super::receiver::FileReceiver;
 use super::scan::ScanReader;
-use super::snapshot_file::{SnapshotRows, SnapshotWriter};
+use super::snapshot_file::{self, SnapshotRows, SnapshotWriter};
 use super::tables::TablesShared;
 use super::writer::engine_error;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
@@ -47,7 +47,8 @@ pub struct SledSnapshots {
 }
 
 impl SledSnapshots {
-    /// Finds the newest snapshot that the rows contain, and removes everything else.
+    /// Finds the newest snapshot that the rows contain, and removes everything else; one that is damaged, too: where none
+    /// is left, it is built anew.
     pub fn open(
         dir: PathBuf,
         shared: Arc<TablesShared>,
@@ -67,15 +68,28 @@ impl SledSnapshots {
                 _ => fs::remove_file(path)?,
             }
         }
-        let current = newest.and_then(|(_, path)| match describe(&path) {
-            Ok(snapshot) => Some(snapshot),
-            Err(error) => {
-                tracing::warn!(%error, "an unreadable snapshot is ignored: {}", path.display());
+        let current = match newest.map(|(index, path)| (whole(&path, index), path)) {
+            Some((Ok(snapshot), _)) => Some(snapshot),
+            Some((Err(error), path)) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "a damaged snapshot is removed, and will be built anew: {}", path.display());
+                fs::remove_file(path)?;
                 None
             }
-        });
+            Some((Err(error), _)) => return Err(error),
+            None => None,
+        };
         let state = Arc::new(Mutex::new(SnapshotSlot { current, files: VecDeque::new() }));
         Ok(Self { dir, shared, engine, state, builds: AtomicU64::new(0), receivers: Arc::default() })
+    }
+}
+
+/// The snapshot in a file that says what its name says, and whose checksum is right.
+fn whole(path: &Path, index: u64) -> io::Result<StateSnapshot> {
+    snapshot_file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+    let snapshot = describe(path)?;
+    match snapshot.applied.index == index {
+        true => Ok(snapshot),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is another snapshot than its name says")),
     }
 }
 

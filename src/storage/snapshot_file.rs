@@ -126,6 +126,28 @@ impl<R: Read> SnapshotRows<R> {
     }
 }
 
+/// Whether the bytes are those that were written, without a look at what they say.
+pub fn check_sum(mut input: impl Read) -> io::Result<()> {
+    let (mut hash, mut tail, mut buffer) = (Xxh3::new(), Vec::new(), vec![0; 1 << 20]);
+    loop {
+        let read = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        // The last eight bytes are the sum of those before.
+        tail.extend_from_slice(&buffer[..read]);
+        let before = tail.len().saturating_sub(8);
+        hash.update(&tail[..before]);
+        tail.drain(..before);
+    }
+    match <[u8; 8]>::try_from(tail.as_slice()) {
+        Ok(sum) if u64::from_le_bytes(sum) == hash.digest() => Ok(()),
+        _ => Err(bad("its checksum is wrong")),
+    }
+}
+
 struct Hashed<T> {
     inner: T,
     hash: Xxh3,

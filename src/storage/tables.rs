@@ -62,7 +62,10 @@ impl TablesShared {
     /// A read that fails, or in which the engine panics, is as final as a failed write.
     fn checked<T>(&self, read: impl FnOnce() -> Result<T, TablesError>) -> Result<T, TablesError> {
         let outcome = guarded(read).unwrap_or_else(|panic| Err(storage_error(panic)));
-        outcome.inspect_err(|error| drop(self.poison.fail("reading rows", error)))
+        outcome.inspect_err(|error| match error {
+            TablesError::Corrupt(_) => drop(self.poison.damaged("reading rows", error)),
+            TablesError::Storage(_) => drop(self.poison.fail("reading rows", error)),
+        })
     }
 
     /// `patch` holds rows that win over all others, and how many of them are not deleted does not matter.

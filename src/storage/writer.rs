@@ -7,9 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
-use sled::IVec;
 
-use super::chunked_filter::ChunkedFilter;
 use super::chunks;
 use super::disk_error::plain;
 use super::engine::{self, SledEngine};
@@ -18,9 +16,11 @@ use super::memtable::RowWrites;
 use super::poison::guarded;
 use super::queue::{WriteSet, WriterWork};
 use super::rows::GenerationRows;
+use super::rows_sum::RowsSum;
 use super::scan::StoredPut;
 use super::snapshot_file::SnapshotRows;
 use super::tables::TablesShared;
+use crate::model::tables::TablesError;
 use crate::proto::Applied;
 
 /// Where the active generation's number is, in the meta tree.
@@ -37,8 +37,9 @@ pub struct RowsWriter {
     next_generation: Generation,
     /// Generations whose rows are still there but mean nothing.
     dropping: VecDeque<Generation>,
-    chunked: ChunkedFilter,
     applied: Applied,
+    /// Of all rows of the active generation.
+    sum: RowsSum,
     /// Buffers for an encoded key and a value, which save an allocation a row.
     scratch: Vec<u8>,
     value: Vec<u8>,
@@ -48,9 +49,10 @@ pub struct RowsWriter {
 pub struct OpenedRows {
     pub rows: GenerationRows,
     pub applied: Applied,
+    /// What was written with the rows; none by versions before format 2.
+    pub sum: Option<RowsSum>,
     next_generation: Generation,
     dropping: VecDeque<Generation>,
-    chunked: ChunkedFilter,
 }
 
 /// Finds the active generation, and what an interrupted install left.
@@ -71,17 +73,31 @@ pub fn find(engine: &SledEngine) -> sled::Result<OpenedRows> {
         from = found.checked_add(1);
     }
     let rows = GenerationRows { tree: engine.rows.clone(), generation: active };
-    let applied = read_applied(&rows)?;
-    let chunked = ChunkedFilter::load(&engine.rows, active)?;
-    Ok(OpenedRows { rows, applied, next_generation, dropping, chunked })
+    let (applied, sum) = read_applied(&rows)?;
+    Ok(OpenedRows { rows, applied, sum, next_generation, dropping })
 }
 
-fn read_applied(rows: &GenerationRows) -> sled::Result<Applied> {
+fn read_applied(rows: &GenerationRows) -> sled::Result<(Applied, Option<RowsSum>)> {
     let bad = |what: String| sled::Error::Unsupported(format!("the row that says what was applied: {what}"));
     match rows.get_encoded(&keys::applied(rows.generation)).map_err(|error| bad(error.to_string()))? {
-        None => Ok(Applied::default()),
-        Some(value) => Applied::decode(value.unwrap_or_default()).map_err(|error| bad(error.to_string())),
+        None => Ok((Applied::default(), None)),
+        Some(value) => {
+            let value = value.ok_or_else(|| bad("a part is missing".into()))?;
+            let sum = RowsSum::beside(&value).map_err(|error| bad(error.to_string()))?;
+            Ok((Applied::decode(value).map_err(|error| bad(error.to_string()))?, sum))
+        }
     }
+}
+
+/// Reads all rows: their sum.
+pub fn add_up(rows: &GenerationRows) -> Result<RowsSum, TablesError> {
+    let (mut sum, mut key) = (RowsSum::default(), Vec::new());
+    for row in rows.all() {
+        let (row, value) = row?;
+        keys::row(rows.generation, &row, &mut key);
+        sum.add(&key, &value);
+    }
+    Ok(sum)
 }
 
 impl RowsWriter {
@@ -92,8 +108,8 @@ impl RowsWriter {
             active: found.rows.generation,
             next_generation: found.next_generation,
             dropping: found.dropping,
-            chunked: found.chunked,
             applied: found.applied,
+            sum: found.sum.unwrap_or_default(),
             scratch: Vec::new(),
             value: Vec::new(),
         }
@@ -163,6 +179,7 @@ impl RowsWriter {
         }
         self.put_applied(&mut changes);
         self.apply(changes).map_err(engine_error)?;
+        self.shared.queue.wrote_to(self.applied.index);
         self.shared.memtable.write().drop_written(merged.keys(), newest);
         self.shared.queue.done(newest, rows, bytes);
         Ok(())
@@ -171,11 +188,20 @@ impl RowsWriter {
     /// The entries that a put (or delete) of a row changes.
     fn change(&mut self, key: &[u8], value: Option<&[u8]>, changes: &mut Vec<StoredPut>) -> sled::Result<()> {
         let count = value.map_or(0, |value| chunks::count(value.len()));
-        let before = match self.chunked.may_contain(key) {
-            // Only rows that had several parts can leave some behind.
-            true => self.engine.rows.get(key)?.and_then(|first| chunks::announced(&first)).unwrap_or(0),
-            false => 0,
+        let rows = GenerationRows { tree: self.engine.rows.clone(), generation: self.active };
+        let read = rows.get_encoded(key).map_err(|error| sled::Error::Unsupported(error.to_string()))?;
+        let old = match read {
+            Some(None) => return Err(sled::Error::Unsupported("a row that is replaced is damaged".into())),
+            other => other.flatten(),
         };
+        // Only rows that had several parts can leave some behind.
+        let before = old.as_ref().map_or(0, |old| chunks::count(old.len()));
+        if let Some(old) = &old {
+            self.sum.take(key, old);
+        }
+        if let Some(value) = value {
+            self.sum.add(key, value);
+        }
         match value {
             Some(value) => put_parts(key, value, &mut self.value, changes),
             None => changes.push((key.into(), None)),
@@ -187,17 +213,15 @@ impl RowsWriter {
                 changes.push((part_key.as_slice().into(), None));
             }
         }
-        if count > 1 {
-            self.chunked.add(key);
-            changes.push((keys::chunk_mark(key).into(), Some(IVec::default())));
-        } else if before > 1 {
+        if before > 1 && count <= 1 {
+            // Versions before format 2 kept one.
             changes.push((keys::chunk_mark(key).into(), None));
         }
         Ok(())
     }
 
     fn put_applied(&mut self, changes: &mut Vec<StoredPut>) {
-        put_parts(&keys::applied(self.active), &self.applied.encode_to_vec(), &mut self.value, changes);
+        put_parts(&keys::applied(self.active), &self.sum.behind(&self.applied), &mut self.value, changes);
     }
 
     /// One atomic batch, seen by readers and a running scan as one.
@@ -222,10 +246,9 @@ impl RowsWriter {
         self.shared.scan.wait_idle();
         let generation = self.next_generation;
         self.next_generation += 1;
-        let mut chunked = ChunkedFilter::default();
-        let loaded = self.load(path, generation, &mut chunked);
-        let applied = match loaded {
-            Ok(applied) => applied,
+        let loaded = self.load(path, generation);
+        let (applied, sum) = match loaded {
+            Ok(loaded) => loaded,
             Err(error) => {
                 self.dropping.push_back(generation);
                 return Err(error);
@@ -245,15 +268,16 @@ impl RowsWriter {
         if memtable.newest <= written {
             memtable.applied = applied.clone();
         }
-        self.applied = applied;
-        self.chunked = chunked;
+        (self.applied, self.sum) = (applied, sum);
+        self.shared.queue.wrote_to(self.applied.index);
         self.dropping.push_back(std::mem::replace(&mut self.active, generation));
         Ok(())
     }
 
-    fn load(&mut self, path: &Path, generation: Generation, chunked: &mut ChunkedFilter) -> io::Result<Applied> {
+    fn load(&mut self, path: &Path, generation: Generation) -> io::Result<(Applied, RowsSum)> {
         let mut rows = SnapshotRows::new(BufReader::with_capacity(1 << 20, File::open(path)?))?;
         let (mut changes, mut key, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sum = RowsSum::default();
         let put = |changes: &mut Vec<StoredPut>| -> io::Result<()> {
             for (key, value) in changes.drain(..) {
                 let Some(value) = value else { continue };
@@ -264,17 +288,14 @@ impl RowsWriter {
         while let Some((row, value)) = rows.next_row()? {
             keys::row(generation, &row, &mut key);
             put_parts(&key, &value, &mut scratch, &mut changes);
-            if chunks::count(value.len()) > 1 {
-                chunked.add(&key);
-                changes.push((keys::chunk_mark(&key).into(), Some(IVec::default())));
-            }
+            sum.add(&key, &value);
             if changes.len() >= CHUNK {
                 put(&mut changes)?;
             }
         }
-        put_parts(&keys::applied(generation), &rows.applied.encode_to_vec(), &mut scratch, &mut changes);
+        put_parts(&keys::applied(generation), &sum.behind(&rows.applied), &mut scratch, &mut changes);
         put(&mut changes)?;
-        Ok(rows.applied)
+        Ok((rows.applied, sum))
     }
 
     /// Removes some rows of a generation that is not used any more.

@@ -50,7 +50,7 @@ fn a_folder_of_another_node_or_of_a_newer_format_is_left_alone() {
 
     let identity = alone.data().join("identity");
     let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("format 1", "format 999")).unwrap();
+    std::fs::write(&identity, text.replace("format 2", "format 999")).unwrap();
     let (code, said) = alone.fails(&alone.config(1, ""));
     assert_eq!(code, 2);
     assert!(said.contains("5004") && said.contains("format 999"), "{said}");

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_start;
+mod damage;
 mod demo;
 mod digests;
 mod elections;

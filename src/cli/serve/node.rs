@@ -85,6 +85,8 @@ impl ServingNode {
         if current.is_none() && !config.gateway_listen.ip().is_loopback() {
             tracing::warn!("devices and their tokens come in plain text: gateway_tls_cert is not set");
         }
+        let scrubbing = super::scrub::run(close.clone(), config.scrub_every, stop.clone());
+        tokio::spawn(failures.guard("scrub", scrubbing));
         let following = super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone());
         tokio::spawn(failures.guard("keys", following));
         let serving = gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone());
@@ -108,14 +110,18 @@ impl ServingNode {
     /// nor when the cluster has done with it.
     pub async fn failed(&self) -> Error {
         tokio::select! {
-            why = self.cluster.node().failed() => self.storage_failed(&why),
-            why = self.storage() => self.storage_failed(&why),
+            why = self.cluster.node().failed() => self.storage_failed(&why).await,
+            why = self.storage() => self.storage_failed(&why).await,
             // To start it again like this cannot help.
             why = self.cluster.told_to_end() => self.keep_folder(why).await,
         }
     }
 
-    fn storage_failed(&self, why: &str) -> Error {
+    async fn storage_failed(&self, why: &str) -> Error {
+        if self.close.check().is_err_and(|error| error.kind() == ErrorKind::InvalidData) {
+            let why = format!("its data is damaged: {why}; {}", storage::format::WAY);
+            return self.keep_folder(Error::new(Code::Storage, why)).await;
+        }
         let folder = self.data_dir.display();
         Error::new(Code::Storage, format!("data folder {folder}: the node stopped by itself: {why}"))
     }

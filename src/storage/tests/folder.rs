@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::super::{flush, memory};
+use super::super::{engine, flush, memory};
 use super::*;
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
 
     let path = dir.path().join("identity");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("format 1", "format 99")).unwrap();
+    fs::write(&path, text.replace("format 2", "format 99")).unwrap();
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::NewerFormat { found: 99, .. }) && error.is_configuration());
     fs::write(&path, "nonsense").unwrap();
@@ -50,6 +50,29 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::Refused { .. }) && !error.is_configuration());
     assert!(error.to_string().ends_with("is not opened again: its data differs since index 7"), "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_of_an_earlier_version_is_opened_and_has_a_mark_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    append(&*stores.log, entries(1..4, 10)).await.unwrap();
+    put(&mut *stores.tables, 3, &[(RowKey::Meta, value(1, 10))]);
+    stores.close.close().await.unwrap();
+    without_mark(dir.path());
+    // Whatever else it lacks.
+    let db = sled::Config::new().path(dir.path().join("engine")).segment_size(engine::SEGMENT).open().unwrap();
+    db.open_tree("meta").unwrap().remove("votes").unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let stores = open(dir.path());
+        assert_eq!(stores.log.bounds().last, Some(3));
+        assert_eq!(stores.tables.get(&RowKey::Meta).unwrap(), Some(value(1, 10)));
+        stores.close.close().await.unwrap();
+    }
+    fs::remove_file(dir.path().join("mark")).unwrap();
+    let error = open_error(dir.path(), &identity());
+    assert!(!error.is_configuration() && error.to_string().contains("new number"), "{error}");
 }
 
 #[tokio::test]

@@ -160,6 +160,7 @@ async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
         assert!(db.open_tree("log").unwrap().remove(key).unwrap().is_some());
         db.flush().unwrap();
         drop(db);
+        without_mark(dir.path());
         match crate::storage::open(dir.path(), &identity()) {
             Ok(stores) => {
                 assert!(opens, "{remove:?}");
@@ -191,6 +192,7 @@ async fn a_folder_that_was_made_with_other_segments_is_opened_as_it_is() {
     old.import(new.export());
     old.flush().unwrap();
     drop((new, old));
+    without_mark(dir.path());
     let stores = open(dir.path());
     assert_eq!(all(&*stores.log).await, entries(1..3, 9_000));
     stores.close.close().await.unwrap();

@@ -1,5 +1,6 @@
 //! What holds for all of storage: both implementations of the traits go through the same tests where they can.
 
+mod damage;
 mod folder;
 mod log;
 mod snapshots;
@@ -30,6 +31,13 @@ pub fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
         Ok(_) => panic!("the folder was opened"),
         Err(error) => error,
     }
+}
+
+/// Makes a folder what versions before format 2 left: without a mark beside the engine.
+pub fn without_mark(dir: &Path) {
+    std::fs::remove_file(dir.join("mark")).unwrap();
+    let text = std::fs::read_to_string(dir.join("identity")).unwrap();
+    std::fs::write(dir.join("identity"), text.replace("format 2", "format 1")).unwrap();
 }
 
 pub fn applied(index: u64) -> Applied {
