@@ -103,6 +103,11 @@ pub async fn admit(
         None => confirm(&cluster, &transport, stop).await,
     };
     let Some(founds) = admitted else { return Ok(()) };
+    // What it is sent first may be of an earlier epoch of the cluster.
+    let epoch = cluster.identity.epoch();
+    if beginning.is_some() && epoch != 0 {
+        starts.save_epoch(epoch).await?;
+    }
     // From here on it may vote and acknowledge, and its next start is another one.
     starts.save(took_part).await?;
     service.open(&cluster.node, cluster.members.clone());
@@ -222,6 +227,9 @@ async fn begin(
                     cluster.members.vouch(&answer.voters);
                 }
                 answers.iter().for_each(|answer| cluster.identity.learn(answer));
+                if let Some(formed) = answers.iter().find(|answer| answer.fresh && !answer.pristine) {
+                    cluster.identity.belong_to(formed.epoch);
+                }
                 cluster.waits(founded_without(me, founder, &answers));
                 return Some(false);
             }

@@ -39,7 +39,7 @@ use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
 use crate::model::tables::Tables;
-use crate::proto::ClusterInit;
+use crate::proto::{ClusterInit, ClusterRecovered};
 use crate::proto::command::Intent;
 use crate::storage::{LogStore, StartMark, StartMarks, Stores};
 use crate::tls::files::NodeTls;
@@ -162,6 +162,7 @@ pub async fn start(
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
+    identity.belong_to(stores.starts.epoch()?);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn PeerTransport>, _) = match &wire {
         PeerLinks::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
@@ -371,16 +372,22 @@ async fn expire(pending_proposals: Arc<PendingProposals>, stop: CancellationToke
     }
 }
 
-/// The first leader of a new cluster gives it its name and the epoch of its history.
+/// The first leader of a new cluster gives it its name and the epoch of its history; that of a recovered one, the epoch that
+/// its folder was given.
 async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
     let mut place = cluster.node().place();
     let named = || !cluster.replica().state().meta().cluster_id.is_empty();
-    while !stop.is_cancelled() && !named() {
-        if place.current().leading.is_some() && cluster.read_barrier().await.is_ok() && !named() {
-            let cluster_id = cluster.identity.cluster.clone();
+    let done = || named() && cluster.identity.has_its_epoch();
+    while !stop.is_cancelled() && !done() {
+        if place.current().leading.is_some() && cluster.reader.barrier().await.is_ok() && !done() {
             // Never 0, which stands for "none".
-            let init = ClusterInit { cluster_id, epoch: random() | 1 };
-            if let Err(error) = cluster.propose(Intent::ClusterInit(init)).await {
+            let epoch = Some(cluster.identity.epoch()).filter(|epoch| *epoch != 0).unwrap_or_else(|| random() | 1);
+            let intent = if named() {
+                Intent::ClusterRecovered(ClusterRecovered { epoch })
+            } else {
+                Intent::ClusterInit(ClusterInit { cluster_id: cluster.identity.cluster.clone(), epoch })
+            };
+            if let Err(error) = cluster.propose_first(intent).await {
                 tracing::debug!(%error, "the cluster could not be named yet");
             }
             continue;

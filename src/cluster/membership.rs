@@ -244,7 +244,7 @@ impl MembershipManager {
             return Err(why);
         }
         self.step(end, || self.node.promote(id)).await?;
-        self.record(by, MembersChanged { node: id, removed: false, raft: member.raft, by: by.sub.clone() }).await;
+        self.record(by, MembersChanged { node: id, raft: member.raft, by: by.sub.clone(), ..MembersChanged::default() }).await;
         Ok(id)
     }
 
@@ -330,7 +330,7 @@ impl MembershipManager {
             return Err(ChangeRefused::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
-        self.record(by, MembersChanged { node: id, removed: true, raft: String::new(), by: by.sub.clone() }).await;
+        self.record(by, MembersChanged { node: id, removed: true, by: by.sub.clone(), ..MembersChanged::default() }).await;
         Ok(id)
     }
 

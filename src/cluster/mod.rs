@@ -52,6 +52,8 @@ mod tests_identity;
 #[cfg(test)]
 mod tests_membership;
 #[cfg(test)]
+mod tests_recovery;
+#[cfg(test)]
 mod tests_strangers;
 
 /// Writes and reads on the cluster, wherever the leader is.

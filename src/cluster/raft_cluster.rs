@@ -29,13 +29,15 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
+    ChangeRequest, ChangeResponse, Handshake, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
 const SILENT: u32 = 4;
+/// How long one who asks for what is surely the newest may wait; less than it waits ([`super::admission`]).
+const NEWEST: Duration = Duration::from_secs(1);
 
 pub struct RaftCluster {
     pub(super) identity: Arc<NodeIdentity>,
@@ -104,7 +106,21 @@ impl RaftCluster {
     /// The time for a command, if this node may give any to the cluster.
     fn stamp(&self) -> Result<u64, Error> {
         self.digests.may_write()?;
+        self.must_have_its_epoch()?;
         self.clock.stamp()
+    }
+
+    /// Cursors are of an epoch: nothing is served from a state that is of an earlier one.
+    fn must_have_its_epoch(&self) -> Result<(), Error> {
+        if self.identity.has_its_epoch() {
+            return Ok(());
+        }
+        Err(Error::new(Code::Unavailable, "this node has not come to the epoch of its cluster yet"))
+    }
+
+    /// What gives the state its epoch, before anything else is written.
+    pub(super) async fn propose_first(&self, intent: Intent) -> Result<Outcome, Error> {
+        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms))).await
     }
 
     /// After a round of comparisons with the others.
@@ -136,7 +152,7 @@ impl RaftCluster {
         let sessions = self.sessions.get().map_or(0, |count| count());
         let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
-        let boots = self.identity.boots();
+        let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == 0;
         let state = self.replica().state();
         StatusResponse {
@@ -152,7 +168,7 @@ impl RaftCluster {
             sessions,
             version: env!("CARGO_PKG_VERSION").into(),
             voters: status.voters,
-            epoch: state.meta().epoch,
+            epoch,
             booted: state.meta().booted_nodes.clone(),
             removed: state.meta().removed_nodes.clone(),
             pristine,
@@ -163,6 +179,22 @@ impl RaftCluster {
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
             digests: Vec::new(),
         }
+    }
+
+    /// Whether what this node says is surely the newest. Who asks must not wait long for it: one that lost its disk would
+    /// take this node for one that is away.
+    async fn is_newest(&self, asker: Option<&Handshake>) -> bool {
+        let lost = asker.filter(|asker| asker.boot == 0).is_some_and(|asker| {
+            let state = self.replica().state();
+            let meta = state.meta();
+            meta.booted_nodes.contains(&asker.from) || meta.removed_nodes.contains(&asker.from)
+        });
+        // Who has nothing cannot have anything newer; and what the asker has to know is known.
+        if lost || self.node.view().last_log_index == 0 || !Cluster::status(self).quorum {
+            return false;
+        }
+        let newest = tokio::time::timeout(NEWEST, self.reader.barrier()).await;
+        matches!(newest, Ok(Ok(()))) && self.identity.has_its_epoch()
     }
 
     fn peers(&self, leads: bool) -> Vec<PeerState> {
@@ -219,7 +251,7 @@ impl Cluster for RaftCluster {
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
         let reader = self.reader.clone();
         // Whether a token has ended is a question of time, too.
-        let clock = self.clock.stamp();
+        let clock = self.must_have_its_epoch().and_then(|()| self.clock.stamp());
         Box::pin(async move {
             clock?;
             reader.barrier().await
@@ -330,9 +362,7 @@ impl ClusterCalls for RaftCluster {
 
     fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
-            let fresh = request.fresh;
-            // Who has nothing cannot have anything newer.
-            let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
+            let surely = request.fresh && self.is_newest(request.handshake.as_ref()).await;
             let own = self.own_status(surely);
             if !member {
                 return for_strangers(own);

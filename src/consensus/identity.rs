@@ -52,6 +52,8 @@ pub struct NodeIdentity {
     /// Gives the replicated starts, and what this node knows as the leader.
     raft: OnceLock<Weak<RaftNode>>,
     epoch: AtomicU64,
+    /// The state has come to that epoch.
+    of_epoch: AtomicBool,
     /// The newest start of each node.
     known: Mutex<BTreeMap<u64, NodeBoot>>,
     /// Enough others have confirmed that there is no newer start.
@@ -107,6 +109,7 @@ impl NodeIdentity {
             start,
             raft: OnceLock::new(),
             epoch: AtomicU64::new(0),
+            of_epoch: AtomicBool::new(false),
             known: Mutex::default(),
             confirmed: AtomicBool::new(false),
             outdated: watch::Sender::new(None),
@@ -134,6 +137,24 @@ impl NodeIdentity {
         let epoch = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
         self.epoch.store(epoch, Ordering::Relaxed);
         epoch
+    }
+
+    /// The history that this node is to belong to, before its state has come there.
+    pub fn belong_to(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The state is of the history that this node belongs to: else it has to take or write some entries first, and what
+    /// it would serve is of another one.
+    pub fn has_its_epoch(&self) -> bool {
+        if self.of_epoch.load(Ordering::Relaxed) {
+            return true;
+        }
+        let epoch = self.epoch();
+        let state = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
+        let has = state == epoch;
+        self.of_epoch.store(has && epoch != 0, Ordering::Relaxed);
+        has
     }
 
     /// What this node says to `to` first.

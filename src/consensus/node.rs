@@ -116,7 +116,7 @@ fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
 
 /// After a crash the rows may be ahead of the log: a follower applies what a majority has, whether its own disk has it or
 /// not. openraft then purges the log up to the rows, and counts on a snapshot that reaches as far.
-async fn cover_rows(log: &dyn LogStore, snapshots: &dyn SnapshotStore, replica: &Replica) -> std::io::Result<()> {
+pub(super) async fn cover_rows(log: &dyn LogStore, snapshots: &dyn SnapshotStore, replica: &Replica) -> std::io::Result<()> {
     let bounds = log.bounds();
     let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
     let applied = replica.applied_index();

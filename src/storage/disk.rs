@@ -73,8 +73,21 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
 
 /// In the engine's tree of marks.
 const START: &[u8] = b"start";
+const EPOCH: &[u8] = b"epoch";
 
 struct SledStarts(Arc<Mutex<Option<SledEngine>>>);
+
+impl SledStarts {
+    /// Durable when it resolves.
+    fn put(&self, key: &'static [u8], value: Vec<u8>) -> BoxFuture<'_, io::Result<()>> {
+        let engine = self.0.lock().clone();
+        Box::pin(blocking(move || {
+            let engine = engine.ok_or_else(closed)?;
+            engine.meta.insert(key, value).map_err(engine_error)?;
+            engine.flush().map_err(engine_error)
+        }))
+    }
+}
 
 impl StartMarks for SledStarts {
     fn last(&self) -> io::Result<StartMark> {
@@ -84,12 +97,18 @@ impl StartMarks for SledStarts {
     }
 
     fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>> {
-        let engine = self.0.lock().clone();
-        Box::pin(blocking(move || {
-            let engine = engine.ok_or_else(closed)?;
-            engine.meta.insert(START, &mark.encode()).map_err(engine_error)?;
-            engine.flush().map_err(engine_error)
-        }))
+        self.put(START, mark.encode().to_vec())
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        let engine = self.0.lock().clone().ok_or_else(closed)?;
+        let Some(bytes) = engine.meta.get(EPOCH).map_err(engine_error)? else { return Ok(0) };
+        let corrupt = || io::Error::new(io::ErrorKind::InvalidData, "the mark of the folder's epoch does not decode");
+        Ok(u64::from_be_bytes(bytes[..].try_into().map_err(|_| corrupt())?))
+    }
+
+    fn save_epoch(&self, epoch: u64) -> BoxFuture<'_, io::Result<()>> {
+        self.put(EPOCH, epoch.to_be_bytes().to_vec())
     }
 }
 

@@ -68,6 +68,11 @@ pub enum FolderStage {
     Ready,
 }
 
+/// Whether it is a node's data folder at all.
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(FILE).is_file()
+}
+
 /// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
 pub fn check(
     dir: &Path,

@@ -21,6 +21,7 @@ mod netns;
 mod old_folder;
 mod private;
 mod processes;
+mod recovery;
 mod retrying_clients;
 mod rolling;
 mod single_node;

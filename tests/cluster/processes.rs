@@ -50,7 +50,7 @@ impl Processes {
         processes
     }
 
-    fn give_ports(&mut self, id: u64) {
+    pub fn give_ports(&mut self, id: u64) {
         let base = three_ports();
         self.ports.insert(id, Ports { gateway: base, raft: base + 1 });
     }
@@ -94,9 +94,58 @@ impl Processes {
     /// Starts a node that waits to be added.
     pub fn start_new(&mut self, id: u64) {
         self.give_ports(id);
-        let join: Vec<String> = self.running.keys().map(|id| format!("127.0.0.1:{}", self.ports[id].raft)).collect();
+        let join: Vec<u64> = self.running.keys().copied().collect();
+        self.start_joining(id, &join);
+    }
+
+    /// The same, with ports that it has.
+    pub fn start_joining(&mut self, id: u64, join: &[u64]) {
+        let join: Vec<String> = join.iter().map(|id| self.raft(*id)).collect();
         self.configure(id, &format!("join = {join:?}"));
         self.start(id);
+    }
+
+    pub fn raft(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports[&id].raft)
+    }
+
+    pub fn gateway(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports[&id].gateway)
+    }
+
+    /// A node's disk is lost; it may be found again.
+    pub fn keep_aside(&self, id: u64) {
+        std::fs::rename(self.data(id), self.path(&format!("aside-{id}"))).unwrap();
+    }
+
+    pub fn put_back(&self, id: u64) {
+        let _ = std::fs::remove_dir_all(self.data(id));
+        std::fs::rename(self.path(&format!("aside-{id}")), self.data(id)).unwrap();
+    }
+
+    /// Waits until a node has said this in its log.
+    pub async fn says(&self, id: u64, words: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.said(id).contains(words) {
+            assert!(Instant::now() < end, "{}", self.said(id));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until these nodes have the same newest change.
+    pub async fn same(&self, ids: &[u64]) {
+        let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
+        loop {
+            let mut heads = Vec::new();
+            for id in ids {
+                heads.extend(rest.status(&self.url(*id)).await.ok().map(|status| status.head_seq));
+            }
+            if heads.len() == ids.len() && heads.iter().all(|head| *head == heads[0]) {
+                return;
+            }
+            assert!(Instant::now() < end, "{heads:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// SIGTERM; the node ends in order.

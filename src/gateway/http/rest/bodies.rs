@@ -583,6 +583,8 @@ const RECORD_ROW: &[FieldDescription] = &[
 const NEXT: FieldDescription = must("next", FieldKind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
 
 pub const EXPORT: &[FieldDescription] = &[
+    STALE,
+    must("applied_ms", ANY_COUNT, "The cluster's time when it was so."),
     must("applied_index", ANY_COUNT, ""),
     must("head_seq", ANY_COUNT, "The newest change."),
     must("compacted_seq", ANY_COUNT, "The newest change that is no longer kept."),
