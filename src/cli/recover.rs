@@ -43,7 +43,9 @@ pub async fn execute(args: RecoverArgs) -> CliResult {
     let done = recover(&config, &stopped, args.yes).await;
     stopped.close().await.map_err(failed)?;
     if done? {
-        say!("node {node} is a cluster of one. Start it, then add empty machines under new numbers (`tillsync cluster add`)");
+        say!(
+            "node {node} is a cluster of one. Start it, then add empty machines under new numbers (`tillsync cluster add`)"
+        );
     } else {
         say!("nothing was changed");
     }
@@ -97,7 +99,9 @@ fn tell(config: &Config, holds: &FolderContents) {
     if !holds.voters.contains(&node) {
         say!("  it had no vote: it may lack more than another folder does");
     }
-    say!("It becomes a cluster of node {node} alone. What only the other nodes had is lost, node {others} is out for good,");
+    say!(
+        "It becomes a cluster of node {node} alone. What only the other nodes had is lost, node {others} is out for good,"
+    );
     say!("and devices take everything anew. Do this only when most of the voters' disks are lost for good, and on one");
     say!("folder only: the one whose log goes furthest.");
 }

@@ -157,8 +157,8 @@ impl RestClient {
         body: Option<&Value>,
         within: Duration,
     ) -> Result<MembersChangedAnswer, ClientError> {
-        let request =
-            self.http.request(method.clone(), format!("{node}{path}")).timeout(within + Duration::from_secs(5));
+        let client = self.http(node);
+        let request = client.request(method.clone(), format!("{node}{path}")).timeout(within + Duration::from_secs(5));
         let request = if let Some(body) = body { request.json(body) } else { request };
         self.take(node, &format!("{method} {path}"), request).await
     }

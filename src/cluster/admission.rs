@@ -183,7 +183,13 @@ async fn ask(
             founders: founders.clone(),
             ..StatusRequest::default()
         };
-        async move { tokio::time::timeout(patience, link.status(request)).await.ok()?.ok() }
+        let request = cluster.addresses.tell(cluster.identity.node, request);
+        async move {
+            let since = Instant::now();
+            let status = tokio::time::timeout(patience, link.status(request)).await.ok()?.ok()?;
+            cluster.stats.answered(status.node, since);
+            Some(status)
+        }
     });
     join_all(answers).await.into_iter().flatten().collect()
 }

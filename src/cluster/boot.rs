@@ -1,6 +1,7 @@
 //! Puts a node together and starts it; takes it down again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::addresses::{Addresses, OwnAddress};
 use super::admission::{Beginning, admit};
 use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
@@ -39,8 +41,8 @@ use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
 use crate::model::tables::Tables;
-use crate::proto::{ClusterInit, ClusterRecovered};
 use crate::proto::command::Intent;
+use crate::proto::{ClusterInit, ClusterRecovered};
 use crate::storage::{LogStore, StartMark, StartMarks, Stores};
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
@@ -60,6 +62,8 @@ pub struct NodeConfig {
     pub members: BTreeMap<u64, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to, as far as they are known; id 0: not known.
     pub join: Vec<(u64, MemberAddress)>,
+    /// Where the others reach this node, as far as its settings say.
+    pub address: Option<OwnAddress>,
     pub timing: Timing,
     /// A proposal or read that took longer fails.
     pub request_timeout: Duration,
@@ -74,6 +78,7 @@ impl NodeConfig {
             cluster: cluster.into(),
             members,
             join: Vec::new(),
+            address: None,
             timing: Timing::default(),
             request_timeout: Duration::from_secs(5),
             snapshot_every: 100_000,
@@ -198,6 +203,7 @@ pub async fn start(
         members,
         configured,
         founding,
+        addresses: Arc::new(Addresses::of(config.address)),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -249,6 +255,7 @@ struct NodeContext {
     members: Arc<Members>,
     configured: Vec<(u64, MemberAddress)>,
     founding: Founding,
+    addresses: Arc<Addresses>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -290,6 +297,8 @@ impl NodeContext {
             stats: stats.clone(),
             pending_proposals: pending_proposals.clone(),
             clock: clock.clone(),
+            addresses: self.addresses.clone(),
+            looking: AtomicBool::new(false),
             busy: Mutex::default(),
         });
         let cluster = Arc::new(RaftCluster {
@@ -308,6 +317,9 @@ impl NodeContext {
             sessions: OnceLock::new(),
             waiting: Mutex::default(),
             founding: self.founding.clone(),
+            addresses: self.addresses.clone(),
+            cut_off: AtomicBool::new(false),
+            transport: transport.clone(),
             ended: watch::Sender::new(None),
         });
         let batcher = Batcher {

@@ -1,6 +1,7 @@
 //! The cluster as this node sees it: its member of the Raft group, its proposals and its reads.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::addresses::{Addresses, reached};
 use super::agreed_clock::AgreedClock;
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
+use super::leader_transfer::unfit;
 use super::membership::MembershipManager;
 use super::pending_proposals::{PendingProposals, ProposalReceiver};
 use super::probe::PROBE_EVERY;
@@ -23,7 +26,7 @@ use crate::consensus::members::Members;
 use crate::consensus::node::{RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
-use crate::consensus::transport::{NodeIdentity, PeerStats, Streaming};
+use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -36,6 +39,8 @@ use crate::storage::BoxFuture;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
 const SILENT: u32 = 4;
+/// For how long an answer of a peer counts: it is asked every second.
+const REACHED: Duration = Duration::from_secs(5);
 /// How long one who asks for what is surely the newest may wait; less than it waits ([`super::admission`]).
 const NEWEST: Duration = Duration::from_secs(1);
 
@@ -58,6 +63,10 @@ pub struct RaftCluster {
     /// Why this node takes no part yet; empty: it does.
     pub(super) waiting: Mutex<String>,
     pub(super) founding: Founding,
+    pub(super) addresses: Arc<Addresses>,
+    /// It was said that this node reaches too few of the voters.
+    pub(super) cut_off: AtomicBool,
+    pub(super) transport: Arc<dyn PeerTransport>,
     /// Why this node must not serve any more.
     pub(super) ended: watch::Sender<Option<Error>>,
 }
@@ -138,6 +147,16 @@ impl RaftCluster {
         verdict
     }
 
+    /// Most of the voters have answered this node lately: else it could not lead, and stands in no election.
+    pub(super) fn reaches_most(&self) -> bool {
+        let voters = self.node.voters();
+        let lately = |voter: &u64| {
+            let answered = self.stats.of(*voter).and_then(|contact| contact.answered);
+            *voter == self.identity.node || answered.is_some_and(|at| at.elapsed() < REACHED)
+        };
+        voters.iter().filter(|voter| lately(voter)).count() * 2 > voters.len()
+    }
+
     pub(super) fn waits(&self, why: String) {
         *self.waiting.lock() = why;
     }
@@ -178,6 +197,9 @@ impl RaftCluster {
             boots,
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
             digests: Vec::new(),
+            reached: Vec::new(),
+            reach_tried: false,
+            cannot_lead: !self.node.is_standing(),
         }
     }
 
@@ -296,8 +318,11 @@ impl Cluster for RaftCluster {
     }
 
     fn transfer(&self, to: u64, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
-        let node = self.node.clone();
+        let (node, is_unfit) = (self.node.clone(), self.stats.is_unfit(to));
         Box::pin(async move {
+            if is_unfit {
+                return Err(Error::new(Code::PeerUnreachable, unfit(to)));
+            }
             let moved = node.transfer_leader(to, within).await;
             moved.map_err(|error| Error::new(Code::PeerUnreachable, error.to_string()))
         })
@@ -367,12 +392,17 @@ impl ClusterCalls for RaftCluster {
             if !member {
                 return for_strangers(own);
             }
+            if let Some(asker) = &request.handshake {
+                self.addresses.hear(asker.from, &request);
+            }
+            let calls = !request.reach.is_empty();
+            let reached = reached(&self.identity, &self.transport, &request.reach).await;
             if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
                 let ring = self.replica().digests();
                 self.digests.hear(asker.from, &request.digests, |index| ring.at(index));
             }
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
-            StatusResponse { digests: digests.unwrap_or_default(), ..own }
+            StatusResponse { digests: digests.unwrap_or_default(), reached, reach_tried: calls, ..own }
         })
     }
 

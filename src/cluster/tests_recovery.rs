@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::tests_harness::{Cell, PATIENCE, member, online, update, write};
 use super::MembershipChange;
+use super::tests_harness::{Cell, PATIENCE, member, online, update, write};
 use crate::consensus::recovery::StoppedNode;
 use crate::model::audit::AuditFilter;
 use crate::proto::command::Intent;

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
+use super::types::MemberAddress;
 use crate::proto::{Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
@@ -155,6 +156,11 @@ impl NodeIdentity {
         let has = state == epoch;
         self.of_epoch.store(has && epoch != 0, Ordering::Relaxed);
         has
+    }
+
+    /// Where a member is, as the newest membership has it.
+    pub fn address_of(&self, node: u64) -> Option<MemberAddress> {
+        self.raft.get().and_then(Weak::upgrade)?.address_of(node)
     }
 
     /// What this node says to `to` first.

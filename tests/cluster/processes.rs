@@ -38,16 +38,27 @@ impl Processes {
     pub async fn found(size: u64) -> Self {
         let mut processes = Self::new();
         (1..=size).for_each(|id| processes.give_ports(id));
-        let member = |(id, ports): (&u64, &Ports)| {
-            format!("{{ id = {id}, raft = \"127.0.0.1:{}\", gateway = \"127.0.0.1:{}\" }}", ports.raft, ports.gateway)
-        };
-        let members = processes.ports.iter().map(member).collect::<Vec<_>>().join(", ");
+        let members = processes.members(&(1..=size).collect::<Vec<_>>());
         for id in 1..=size {
-            processes.configure(id, &format!("members = [{members}]"));
+            processes.configure(id, &members);
             processes.start(id);
         }
         processes.ready().await;
         processes
+    }
+
+    /// The setting that names these nodes where they are now.
+    pub fn members(&self, ids: &[u64]) -> String {
+        let members: Vec<String> = self.members_by_id(ids).into_values().collect();
+        format!("members = [{}]", members.join(", "))
+    }
+
+    pub fn members_by_id(&self, ids: &[u64]) -> BTreeMap<u64, String> {
+        let member = |id: &u64| {
+            let (raft, gateway) = (self.raft(*id), self.gateway(*id));
+            (*id, format!("{{ id = {id}, raft = \"{raft}\", gateway = \"{gateway}\" }}"))
+        };
+        ids.iter().map(member).collect()
     }
 
     pub fn give_ports(&mut self, id: u64) {
@@ -67,7 +78,7 @@ impl Processes {
         self.path(&format!("data-{id}"))
     }
 
-    fn configure(&self, id: u64, more: &str) {
+    pub fn configure(&self, id: u64, more: &str) {
         let Ports { gateway, raft } = self.ports[&id];
         let text = format!(
             "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
@@ -195,6 +206,15 @@ impl Processes {
 
     /// Waits until all that run are voters, have caught up and agree on the leader.
     pub async fn ready(&self) -> Vec<NodeStatus> {
+        self.agree(true).await
+    }
+
+    /// The same where some do not reach the others.
+    pub async fn ready_but_for_reach(&self) -> Vec<NodeStatus> {
+        self.agree(false).await
+    }
+
+    async fn agree(&self, all_reach: bool) -> Vec<NodeStatus> {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
         loop {
             let mut statuses = Vec::new();
@@ -207,7 +227,7 @@ impl Processes {
                     && s.leader == statuses[0].leader
                     && s.quorum
                     && s.voters == voters
-                    && s.peers.iter().all(|p| p.reachable)
+                    && (!all_reach || s.peers.iter().all(|p| p.reachable))
             };
             if statuses.len() == voters.len() && statuses.iter().all(agreed) {
                 return statuses;

@@ -39,7 +39,7 @@ impl ClusterNodes {
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> CliResult<T> {
         let marked = format!("{path}&consistency=stale");
-        let path = if self.stale { &marked } else { path };
+        let path: &str = if self.stale { &marked } else { path };
         self.ask(async |rest, node| rest.get(node, path).await).await
     }
 

@@ -456,6 +456,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        body: Some(b::NODE_MOVED),
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "PUT",
+            "/system/cluster/nodes/{id}",
+            "System",
+            "Gives a node other addresses, at which it answers already.",
+            &[(200, Content::Json(b::MEMBERS))],
+            || put(members::relocate),
+        )
+    },
+    Endpoint {
         query: WITHIN,
         refuses: CHANGE_REFUSED,
         ..extension(
