@@ -20,7 +20,7 @@ use super::founding::{Claims, disagreement};
 use super::raft_cluster::RaftCluster;
 use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
-use crate::consensus::transport::{ConnectionClass, PeerTransport};
+use crate::consensus::transport::{ConnectionClass, LinkError, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
@@ -186,9 +186,18 @@ async fn ask(
         let request = cluster.addresses.tell(cluster.identity.node, request);
         async move {
             let since = Instant::now();
-            let status = tokio::time::timeout(patience, link.status(request)).await.ok()?.ok()?;
-            cluster.stats.answered(status.node, since);
-            Some(status)
+            match tokio::time::timeout(patience, link.status(request)).await.ok()? {
+                Ok(status) => {
+                    cluster.stats.answered(status.node, since);
+                    Some(status)
+                }
+                Err(error) => {
+                    if let LinkError::Refused(why) = error {
+                        cluster.stats.refused(id, &why);
+                    }
+                    None
+                }
+            }
         }
     });
     join_all(answers).await.into_iter().flatten().collect()

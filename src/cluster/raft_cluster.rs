@@ -14,8 +14,7 @@ use super::agreed_clock::AgreedClock;
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
-use super::leader_transfer::unfit;
-use super::membership::MembershipManager;
+use super::membership::{ChangeRefused, MembershipManager};
 use super::pending_proposals::{PendingProposals, ProposalReceiver};
 use super::probe::PROBE_EVERY;
 use super::reader::ReadRounds;
@@ -318,10 +317,11 @@ impl Cluster for RaftCluster {
     }
 
     fn transfer(&self, to: u64, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
-        let (node, is_unfit) = (self.node.clone(), self.stats.is_unfit(to));
+        let (node, membership) = (self.node.clone(), self.membership.clone());
         Box::pin(async move {
-            if is_unfit {
-                return Err(Error::new(Code::PeerUnreachable, unfit(to)));
+            if let Ok(Err(ChangeRefused::Refused(why))) = tokio::time::timeout(within, membership.must_be_fit(to)).await
+            {
+                return Err(why);
             }
             let moved = node.transfer_leader(to, within).await;
             moved.map_err(|error| Error::new(Code::PeerUnreachable, error.to_string()))

@@ -160,8 +160,8 @@ async fn a_folder_that_must_not_be_recovered_is_left_as_it_is() {
     };
     let (well, said) = recover(&[]);
     assert!(!well && said.contains("a cluster of one already"), "{said}");
-    let (well, said) = recover(&["--set", "node_id=2"]);
-    assert!(!well && said.contains("belongs to node 1"), "{said}");
+    let (well, said) = recover(&["--set", "cluster_name=other"]);
+    assert!(!well && said.contains("belongs to cluster fleet"), "{said}");
     std::fs::write(nodes.data(1).join("refused"), "its data differs\n").unwrap();
     let (well, said) = recover(&[]);
     assert!(!well && said.contains("is not opened again: its data differs"), "{said}");
