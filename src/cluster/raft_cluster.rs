@@ -31,7 +31,7 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, Handshake, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
+    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
@@ -202,16 +202,11 @@ impl RaftCluster {
         }
     }
 
-    /// Whether what this node says is surely the newest. Who asks must not wait long for it: one that lost its disk would
-    /// take this node for one that is away.
-    async fn is_newest(&self, asker: Option<&Handshake>) -> bool {
-        let lost = asker.filter(|asker| asker.boot == 0).is_some_and(|asker| {
-            let state = self.replica().state();
-            let meta = state.meta();
-            meta.booted_nodes.contains(&asker.from) || meta.removed_nodes.contains(&asker.from)
-        });
-        // Who has nothing cannot have anything newer; and what the asker has to know is known.
-        if lost || self.node.view().last_log_index == 0 || !Cluster::status(self).quorum {
+    /// Whether what this node says is surely the newest. Who asks must not wait long for it, also where there is no quorum:
+    /// one that lost its disk would take this node for one that is away.
+    async fn is_newest(&self) -> bool {
+        // Who has nothing cannot have anything newer.
+        if self.node.view().last_log_index == 0 || !Cluster::status(self).quorum {
             return false;
         }
         let newest = tokio::time::timeout(NEWEST, self.reader.barrier()).await;
@@ -387,7 +382,7 @@ impl ClusterCalls for RaftCluster {
 
     fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
-            let surely = request.fresh && self.is_newest(request.handshake.as_ref()).await;
+            let surely = request.fresh && self.is_newest().await;
             let own = self.own_status(surely);
             if !member {
                 return for_strangers(own);
