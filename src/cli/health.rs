@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::CliResult;
-use super::serve::settings_of;
+use super::serve::node_settings;
 use crate::client::rest::RestClient;
 use crate::client::{NodeUrl, Trust};
 
@@ -41,7 +41,7 @@ pub async fn execute(args: HealthArgs) -> CliResult {
 
 /// The node of these settings, asked on its own machine.
 fn of_settings(file: &Path) -> CliResult<NodeUrl> {
-    let config = settings_of(Some(file), &[])?;
+    let config = node_settings(Some(file), &[])?;
     let trust = config.gateway_tls.map(|files| Trust::pinned(&files.cert)).transpose()?;
     Ok(NodeUrl { authority: on_this_machine(config.gateway_listen).to_string(), trust })
 }

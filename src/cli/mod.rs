@@ -38,6 +38,7 @@ mod local;
 mod log_writer;
 mod logging;
 mod private;
+mod recover;
 pub mod serve;
 mod sqlite;
 pub mod target;
@@ -67,6 +68,8 @@ enum CliCommand {
     Export(sqlite::export::ExportArgs),
     /// Take over a SQLite database of the documented schema into an empty cluster
     Import(sqlite::import::ImportArgs),
+    /// Go on with one stopped node's data when most of the nodes lost their disks
+    Recover(recover::RecoverArgs),
     /// Show the cluster's events as they happen
     Watch(watch::WatchArgs),
     /// Make the certificates of a cluster's nodes
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         CliCommand::Load(args) => block_on(load::execute(args)),
         CliCommand::Export(args) => block_on(sqlite::export::execute(args)),
         CliCommand::Import(args) => block_on(sqlite::import::execute(args)),
+        CliCommand::Recover(args) => block_on(recover::execute(args)),
         CliCommand::Watch(args) => block_on(watch::execute(args)),
         CliCommand::Certs(command) => certs::execute(command),
         CliCommand::Health(args) => block_on(health::execute(args)),

@@ -20,7 +20,7 @@ use super::founding::{FounderClaims, disagreement};
 use super::raft_cluster::RaftCluster;
 use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
-use crate::consensus::transport::{ConnectionClass, PeerTransport};
+use crate::consensus::transport::{ConnectionClass, LinkError, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
@@ -103,6 +103,11 @@ pub async fn admit(
         None => confirm(&cluster, &transport, stop).await,
     };
     let Some(founds) = admitted else { return Ok(()) };
+    // What it is sent first may be of an earlier epoch of the cluster.
+    let epoch = cluster.identity.epoch();
+    if beginning.is_some() && epoch != 0 {
+        starts.save_epoch(epoch).await?;
+    }
     // From here on it may vote and acknowledge, and its next start is another one.
     starts.save(took_part).await?;
     service.open(&cluster.node, cluster.members.clone());
@@ -178,7 +183,22 @@ async fn ask(
             founders: founders.clone(),
             ..StatusRequest::default()
         };
-        async move { tokio::time::timeout(patience, link.status(request)).await.ok()?.ok() }
+        let request = cluster.addresses.tell(cluster.identity.node, request);
+        async move {
+            let since = Instant::now();
+            match tokio::time::timeout(patience, link.status(request)).await.ok()? {
+                Ok(status) => {
+                    cluster.stats.answered(status.node, since);
+                    Some(status)
+                }
+                Err(error) => {
+                    if let LinkError::Refused(why) = error {
+                        cluster.stats.refused(id, &why);
+                    }
+                    None
+                }
+            }
+        }
     });
     join_all(answers).await.into_iter().flatten().collect()
 }
@@ -222,6 +242,9 @@ async fn begin(
                     cluster.members.vouch(&answer.voters);
                 }
                 answers.iter().for_each(|answer| cluster.identity.learn(answer));
+                if let Some(formed) = answers.iter().find(|answer| answer.fresh && !answer.pristine) {
+                    cluster.identity.belong_to(formed.epoch);
+                }
                 cluster.waits(founded_without(me, founder, &answers));
                 return Some(false);
             }

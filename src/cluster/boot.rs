@@ -1,6 +1,7 @@
 //! Puts a node together and starts it; takes it down again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::addresses::{Addresses, OwnAddress};
 use super::admission::{Beginning, admit};
 use super::agreed_clock::AgreedClock;
 use super::batcher::Batcher;
@@ -39,8 +41,8 @@ use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
 use crate::model::tables::Tables;
-use crate::proto::ClusterInit;
 use crate::proto::command::Intent;
+use crate::proto::{ClusterInit, ClusterRecovered};
 use crate::storage::{LogStore, StartMark, StartMarks, Stores};
 use crate::supervised::TaskFailures;
 use crate::tls::files::NodeTls;
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub members: BTreeMap<u64, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to, as far as they are known; id 0: not known.
     pub join: Vec<(u64, MemberAddress)>,
+    /// Where the others reach this node, as far as its settings say.
+    pub address: Option<OwnAddress>,
     pub timing: Timing,
     /// A proposal or read that took longer fails.
     pub request_timeout: Duration,
@@ -75,6 +79,7 @@ impl NodeConfig {
             cluster: cluster.into(),
             members,
             join: Vec::new(),
+            address: None,
             timing: Timing::default(),
             request_timeout: Duration::from_secs(5),
             snapshot_every: 100_000,
@@ -163,6 +168,7 @@ pub async fn start(
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
+    identity.belong_to(stores.starts.epoch()?);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, router): (Arc<dyn PeerTransport>, _) = match &wire {
         PeerLinks::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
@@ -199,6 +205,7 @@ pub async fn start(
         configured,
         founding,
         failures: TaskFailures::default(),
+        addresses: Arc::new(Addresses::of(config.address)),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -262,6 +269,7 @@ struct NodeContext {
     configured: Vec<(u64, MemberAddress)>,
     founding: Founding,
     failures: TaskFailures,
+    addresses: Arc<Addresses>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -305,6 +313,8 @@ impl NodeContext {
             stats: stats.clone(),
             pending_proposals: pending_proposals.clone(),
             clock: clock.clone(),
+            addresses: self.addresses.clone(),
+            looking: AtomicBool::new(false),
             busy: Mutex::default(),
         });
         let cluster = Arc::new(RaftCluster {
@@ -324,6 +334,9 @@ impl NodeContext {
             waiting: Mutex::default(),
             founding: self.founding.clone(),
             failures: self.failures.clone(),
+            addresses: self.addresses.clone(),
+            cut_off: AtomicBool::new(false),
+            transport: transport.clone(),
             ended: watch::Sender::new(None),
         });
         let batcher = Batcher {
@@ -388,16 +401,22 @@ async fn expire(pending_proposals: Arc<PendingProposals>, stop: CancellationToke
     }
 }
 
-/// The first leader of a new cluster gives it its name and the epoch of its history.
+/// The first leader of a new cluster gives it its name and the epoch of its history; that of a recovered one, the epoch that
+/// its folder was given.
 async fn initialise(cluster: Arc<RaftCluster>, stop: CancellationToken) {
     let mut place = cluster.node().place();
     let named = || !cluster.replica().state().meta().cluster_id.is_empty();
-    while !stop.is_cancelled() && !named() {
-        if place.current().leading.is_some() && cluster.read_barrier().await.is_ok() && !named() {
-            let cluster_id = cluster.identity.cluster.clone();
+    let done = || named() && cluster.identity.has_its_epoch();
+    while !stop.is_cancelled() && !done() {
+        if place.current().leading.is_some() && cluster.reader.barrier().await.is_ok() && !done() {
             // Never 0, which stands for "none".
-            let init = ClusterInit { cluster_id, epoch: random() | 1 };
-            if let Err(error) = cluster.propose(Intent::ClusterInit(init)).await {
+            let epoch = Some(cluster.identity.epoch()).filter(|epoch| *epoch != 0).unwrap_or_else(|| random() | 1);
+            let intent = if named() {
+                Intent::ClusterRecovered(ClusterRecovered { epoch })
+            } else {
+                Intent::ClusterInit(ClusterInit { cluster_id: cluster.identity.cluster.clone(), epoch })
+            };
+            if let Err(error) = cluster.propose_first(intent).await {
                 tracing::debug!(%error, "the cluster could not be named yet");
             }
             continue;

@@ -33,11 +33,13 @@ impl MembershipManager {
             Some(to) if !self.reaches(to) => {
                 refuse(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"))
             }
+            Some(to) if self.stats.is_unfit(to) => refuse(Code::PeerUnreachable, unfit(to)),
             Some(to) => Ok(to),
             None => {
                 let home = self.node.replica().state().master().map(|master| master.home);
-                let others =
-                    group.voters.iter().copied().filter(|voter| *voter != self.identity.node && self.reaches(*voter));
+                let can =
+                    |voter: &u64| *voter != self.identity.node && self.reaches(*voter) && !self.stats.is_unfit(*voter);
+                let others = group.voters.iter().copied().filter(can);
                 let best = others
                     // A new leader does not know yet how far the others are.
                     .map(|voter| (voter, self.node.behind(voter).unwrap_or(u64::MAX)))
@@ -94,6 +96,11 @@ impl MembershipManager {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// A leader that gives leadership away leads no more, whether the other one takes it or not.
+pub(super) fn unfit(node: u64) -> String {
+    format!("node {node} cannot lead now: it reaches too few of the voters, or its clock is wrong; see its log")
 }
 
 impl RaftCluster {

@@ -151,7 +151,10 @@ impl Cluster for LocalCluster {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
             MembershipChange::Transfer { to: 0 | 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
-            MembershipChange::Remove { node } | MembershipChange::Transfer { to: node } => {
+            MembershipChange::Move { node: 1, .. } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
+            MembershipChange::Move { node, .. }
+            | MembershipChange::Remove { node }
+            | MembershipChange::Transfer { to: node } => {
                 Err(Error::new(Code::InvalidData, format!("node {node} is not a node of this cluster")))
             }
         };

@@ -1,11 +1,13 @@
 //! Who belongs to the cluster, and changes of that: asked on any node, carried out by the leader, one at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::addresses::Addresses;
 use super::agreed_clock::{AgreedClock, Compared, ShownDuration};
 use super::pending_proposals::PendingProposals;
 use super::raft_cluster::in_reach;
@@ -59,12 +61,15 @@ pub struct MembershipManager {
     pub stats: Arc<PeerStats>,
     pub pending_proposals: Arc<PendingProposals>,
     pub clock: Arc<AgreedClock>,
+    pub addresses: Arc<Addresses>,
+    /// A told address is being looked at.
+    pub looking: AtomicBool,
     /// What is being done, in words.
     pub busy: Mutex<Option<String>>,
 }
 
 /// Held while a change is made.
-struct ChangeInProgress<'a>(&'a MembershipManager);
+pub(super) struct ChangeInProgress<'a>(&'a MembershipManager);
 
 impl Drop for ChangeInProgress<'_> {
     fn drop(&mut self) {
@@ -132,6 +137,7 @@ impl MembershipManager {
     fn request(&self, change: &MembershipChange, by: &Principal, within: Duration) -> ChangeRequest {
         let change = match change.clone() {
             MembershipChange::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
+            MembershipChange::Move { node, raft, gateway } => Asked::Move(NodeAdd { node, raft, gateway }),
             MembershipChange::Remove { node } => Asked::Remove(NodeRemove { node }),
             MembershipChange::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
         };
@@ -183,9 +189,14 @@ impl MembershipManager {
                 let _turn = self.turn(format!("node {} is being removed", remove.node))?;
                 self.remove(remove.node, &by, end).await
             }
+            Some(Asked::Move(to)) => {
+                let _turn = self.turn(format!("node {} is being moved", to.node))?;
+                self.change_address(to, &by, end).await
+            }
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn("leadership is being handed over".into())?;
                 let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0))?;
+                self.must_be_fit(to).await?;
                 self.give_role(to, "leadership is handed over", &by).await;
                 self.transfer_leadership(to, end).await
             }
@@ -193,7 +204,7 @@ impl MembershipManager {
         }
     }
 
-    fn turn(&self, what: String) -> ChangeResult<ChangeInProgress<'_>> {
+    pub(super) fn turn(&self, what: String) -> ChangeResult<ChangeInProgress<'_>> {
         let mut busy = self.busy.lock();
         if let Some(other) = &*busy {
             return refuse(Code::Unavailable, format!("one change at a time: {other}"));
@@ -236,7 +247,11 @@ impl MembershipManager {
         if !known {
             self.step(end, || self.node.add_learner(id, member.clone())).await?;
         }
-        if let Err(why) = self.catch_up(id, &member, end).await {
+        let ready = match self.catch_up(id, &member, end).await {
+            Ok(()) => self.must_reach_voters(id, &member, end).await,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = ready {
             if !known && matches!(why, ChangeRefused::Refused(_)) {
                 let undone = self.step(Instant::now() + GREETING, || self.node.take_out(id)).await;
                 tracing::info!(node = id, ?undone, "the node that could not be added was taken out again");
@@ -244,13 +259,17 @@ impl MembershipManager {
             return Err(why);
         }
         self.step(end, || self.node.promote(id)).await?;
-        self.record(by, MembersChanged { node: id, removed: false, raft: member.raft, by: by.sub.clone() }).await;
+        self.record(
+            by,
+            MembersChanged { node: id, raft: member.raft, by: by.sub.clone(), ..MembersChanged::default() },
+        )
+        .await;
         Ok(id)
     }
 
     /// Whether a node answers at its address, and is the one that is meant.
     async fn greet(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
-        let link = self.transport.link(id, member, ConnectionClass::Control);
+        let link = self.transport.link_exactly(id, member, ConnectionClass::Control);
         loop {
             let request = StatusRequest { handshake: Some(self.identity.handshake(id)), ..StatusRequest::default() };
             let (asked_ms, since) = (self.clock.clock().now_ms(), Instant::now());
@@ -330,7 +349,8 @@ impl MembershipManager {
             return Err(ChangeRefused::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
-        self.record(by, MembersChanged { node: id, removed: true, raft: String::new(), by: by.sub.clone() }).await;
+        self.record(by, MembersChanged { node: id, removed: true, by: by.sub.clone(), ..MembersChanged::default() })
+            .await;
         Ok(id)
     }
 
@@ -354,7 +374,7 @@ impl MembershipManager {
     }
 
     /// One step of a change, tried again while the one before is being committed.
-    async fn step<F>(&self, end: Instant, step: impl Fn() -> F) -> ChangeResult<()>
+    pub(super) async fn step<F>(&self, end: Instant, step: impl Fn() -> F) -> ChangeResult<()>
     where
         F: Future<Output = Result<(), ChangeError>>,
     {
@@ -375,7 +395,7 @@ impl MembershipManager {
     }
 
     /// For the audit log, and so that the id is never used again.
-    async fn record(&self, by: &Principal, changed: MembersChanged) {
+    pub(super) async fn record(&self, by: &Principal, changed: MembersChanged) {
         if let Err(error) = self.propose(by, Intent::MembersChanged(changed)).await {
             tracing::error!(%error, "a change of the members could not be recorded");
         }

@@ -5,7 +5,7 @@
 //! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
 //! for one. [`agreed_clock`] holds the node's clock against the others', [`compared_digests`] its data. [`fast_failover`] hurries when the leader's
 //! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
-//! changes who belongs to the cluster, [`probe`] keeps an eye on the others.
+//! changes who belongs to the cluster, [`addresses`] where its members are, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
 
+pub mod addresses;
 pub mod admission;
 pub mod agreed_clock;
 pub mod batcher;
@@ -52,6 +53,8 @@ mod tests_harness;
 mod tests_identity;
 #[cfg(test)]
 mod tests_membership;
+#[cfg(test)]
+mod tests_recovery;
 #[cfg(test)]
 mod tests_strangers;
 
@@ -132,6 +135,12 @@ pub enum MembershipChange {
     Remove {
         node: u64,
     },
+    /// Its addresses are these from now on.
+    Move {
+        node: u64,
+        raft: String,
+        gateway: String,
+    },
     /// 0: to whoever is best.
     Transfer {
         to: u64,
@@ -141,7 +150,9 @@ pub enum MembershipChange {
 impl MembershipChange {
     pub fn node(&self) -> u64 {
         match self {
-            Self::Add { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => *node,
+            Self::Add { node, .. } | Self::Move { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => {
+                *node
+            }
         }
     }
 }
@@ -149,7 +160,7 @@ impl MembershipChange {
 /// What a change came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembershipChanged {
-    /// The node that was added or removed, or that leads now.
+    /// The node that was added, moved or removed, or that leads now.
     pub node: u64,
     pub voters: Vec<u64>,
 }

@@ -1,6 +1,7 @@
 //! Asks every peer for its status now and then: a follower speaks with nobody but the leader otherwise.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -45,6 +46,7 @@ pub async fn run(
             let digests = cluster.replica().digests();
             let handshake = Some(cluster.identity.handshake(peer));
             let request = StatusRequest { handshake, digests_up_to: digests.newest(), ..StatusRequest::default() };
+            let request = cluster.addresses.tell(me, request);
             let cluster = &cluster;
             let clock = &clock;
             async move {
@@ -57,6 +59,7 @@ pub async fn run(
                         compared = Some(Compared::new(peer, status.clock_ms, asked_ms, since.elapsed()));
                     }
                     cluster.stats.answered(peer, since);
+                    cluster.stats.can_lead(peer, !status.cannot_lead);
                     if status.removed.contains(&me) {
                         let why = format!(
                             "node {me} was removed from the cluster and serves no more: to use this machine again, \
@@ -92,13 +95,15 @@ pub async fn run(
         }
         let undecided = verdict == DigestVerdict::Open;
         settle(&cluster.node).await;
+        cluster.membership.record_told();
+        let cut_off = !cluster.reaches_most();
         let confirmed = clock.is_confirmed();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = jumped(&clock) => {}
             () = cluster.replica().digests().due() => {}
-            () = tokio::time::sleep(PROBE_SOON), if undecided => {}
+            () = tokio::time::sleep(PROBE_SOON), if undecided || cut_off => {}
             // The first leader waits for it.
             () = place.changed_within(PROBE_SOON), if !confirmed => {}
             () = tokio::time::sleep_until(began + PROBE_EVERY) => {}
@@ -125,12 +130,20 @@ async fn jumped(clock: &AgreedClock) {
     clock.wants_comparison().await;
 }
 
-/// A node whose clock is wrong does not lead, and hands leadership to one whose is not.
+/// A node that reaches too few voters stands in no election. One whose clock is wrong does not lead, and hands leadership to
+/// one whose is not.
 async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared]) {
     let node = &cluster.node;
     let group = ClockPeers { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
     let right = clock.judge(&group, round);
-    node.stand(clock.objection().is_none() && cluster.identity.is_confirmed());
+    let reaches = cluster.reaches_most();
+    if cluster.identity.is_confirmed() && cluster.cut_off.swap(!reaches, Ordering::Relaxed) == reaches {
+        match reaches {
+            true => tracing::info!("this node reaches most of the voters"),
+            false => tracing::warn!("this node reaches too few of the voters: it stands in no election"),
+        }
+    }
+    node.stand(clock.objection().is_none() && cluster.identity.is_confirmed() && reaches);
     if let Some(to) = right
         && node.leading().is_some()
     {

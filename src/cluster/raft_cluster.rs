@@ -1,6 +1,7 @@
 //! The cluster as this node sees it: its member of the Raft group, its proposals and its reads.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::addresses::{Addresses, reached};
 use super::agreed_clock::AgreedClock;
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
-use super::membership::MembershipManager;
+use super::membership::{ChangeRefused, MembershipManager};
 use super::pending_proposals::{PendingProposals, ProposalReceiver};
 use super::probe::PROBE_EVERY;
 use super::reader::ReadRounds;
@@ -23,7 +25,7 @@ use crate::consensus::members::Members;
 use crate::consensus::node::{RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
-use crate::consensus::transport::{NodeIdentity, PeerStats, Streaming};
+use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -37,6 +39,10 @@ use crate::supervised::TaskFailures;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
 const SILENT: u32 = 4;
+/// For how long an answer of a peer counts: it is asked every second.
+const REACHED: Duration = Duration::from_secs(5);
+/// How long one who asks for what is surely the newest may wait; less than it waits ([`super::admission`]).
+const NEWEST: Duration = Duration::from_secs(1);
 
 pub struct RaftCluster {
     pub(super) identity: Arc<NodeIdentity>,
@@ -57,8 +63,12 @@ pub struct RaftCluster {
     /// Why this node takes no part yet; empty: it does.
     pub(super) waiting: Mutex<String>,
     pub(super) founding: Founding,
-    /// Why this node must not serve any more.
+    pub(super) addresses: Arc<Addresses>,
+    /// It was said that this node reaches too few of the voters.
+    pub(super) cut_off: AtomicBool,
+    pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) failures: TaskFailures,
+    /// Why this node must not serve any more.
     pub(super) ended: watch::Sender<Option<Error>>,
 }
 
@@ -111,7 +121,21 @@ impl RaftCluster {
     /// The time for a command, if this node may give any to the cluster.
     fn stamp(&self) -> Result<u64, Error> {
         self.digests.may_write()?;
+        self.must_have_its_epoch()?;
         self.clock.stamp()
+    }
+
+    /// Cursors are of an epoch: nothing is served from a state that is of an earlier one.
+    fn must_have_its_epoch(&self) -> Result<(), Error> {
+        if self.identity.has_its_epoch() {
+            return Ok(());
+        }
+        Err(Error::new(Code::Unavailable, "this node has not come to the epoch of its cluster yet"))
+    }
+
+    /// What gives the state its epoch, before anything else is written.
+    pub(super) async fn propose_first(&self, intent: Intent) -> Result<Outcome, Error> {
+        answered(self.clock.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms))).await
     }
 
     /// After a round of comparisons with the others.
@@ -129,6 +153,16 @@ impl RaftCluster {
         verdict
     }
 
+    /// Most of the voters have answered this node lately: else it could not lead, and stands in no election.
+    pub(super) fn reaches_most(&self) -> bool {
+        let voters = self.node.voters();
+        let lately = |voter: &u64| {
+            let answered = self.stats.of(*voter).and_then(|contact| contact.answered);
+            *voter == self.identity.node || answered.is_some_and(|at| at.elapsed() < REACHED)
+        };
+        voters.iter().filter(|voter| lately(voter)).count() * 2 > voters.len()
+    }
+
     pub(super) fn waits(&self, why: String) {
         *self.waiting.lock() = why;
     }
@@ -143,7 +177,7 @@ impl RaftCluster {
         let sessions = self.sessions.get().map_or(0, |count| count());
         let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
-        let boots = self.identity.boots();
+        let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == 0;
         let state = self.replica().state();
         StatusResponse {
@@ -159,7 +193,7 @@ impl RaftCluster {
             sessions,
             version: env!("CARGO_PKG_VERSION").into(),
             voters: status.voters,
-            epoch: state.meta().epoch,
+            epoch,
             booted: state.meta().booted_nodes.clone(),
             removed: state.meta().removed_nodes.clone(),
             pristine,
@@ -169,7 +203,21 @@ impl RaftCluster {
             boots,
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
             digests: Vec::new(),
+            reached: Vec::new(),
+            reach_tried: false,
+            cannot_lead: !self.node.is_standing(),
         }
+    }
+
+    /// Whether what this node says is surely the newest. Who asks must not wait long for it, also where there is no quorum:
+    /// one that lost its disk would take this node for one that is away.
+    async fn is_newest(&self) -> bool {
+        // Who has nothing cannot have anything newer.
+        if self.node.view().last_log_index == 0 || !Cluster::status(self).quorum {
+            return false;
+        }
+        let newest = tokio::time::timeout(NEWEST, self.reader.barrier()).await;
+        matches!(newest, Ok(Ok(()))) && self.identity.has_its_epoch()
     }
 
     pub(super) fn peers(&self, leads: bool) -> Vec<PeerState> {
@@ -226,7 +274,7 @@ impl Cluster for RaftCluster {
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
         let reader = self.reader.clone();
         // Whether a token has ended is a question of time, too.
-        let clock = self.clock.stamp();
+        let clock = self.must_have_its_epoch().and_then(|()| self.clock.stamp());
         Box::pin(async move {
             clock?;
             reader.barrier().await
@@ -271,8 +319,12 @@ impl Cluster for RaftCluster {
     }
 
     fn transfer(&self, to: u64, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
-        let node = self.node.clone();
+        let (node, membership) = (self.node.clone(), self.membership.clone());
         Box::pin(async move {
+            if let Ok(Err(ChangeRefused::Refused(why))) = tokio::time::timeout(within, membership.must_be_fit(to)).await
+            {
+                return Err(why);
+            }
             let moved = node.transfer_leader(to, within).await;
             moved.map_err(|error| Error::new(Code::PeerUnreachable, error.to_string()))
         })
@@ -337,19 +389,22 @@ impl ClusterCalls for RaftCluster {
 
     fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse> {
         Box::pin(async move {
-            let fresh = request.fresh;
-            // Who has nothing cannot have anything newer.
-            let surely = fresh && self.node.view().last_log_index > 0 && self.reader.barrier().await.is_ok();
+            let surely = request.fresh && self.is_newest().await;
             let own = self.own_status(surely);
             if !member {
                 return for_strangers(own);
             }
+            if let Some(asker) = &request.handshake {
+                self.addresses.hear(asker.from, &request);
+            }
+            let calls = !request.reach.is_empty();
+            let reached = reached(&self.identity, &self.transport, &request.reach).await;
             if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
                 let ring = self.replica().digests();
                 self.digests.hear(asker.from, &request.digests, |index| ring.at(index));
             }
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
-            StatusResponse { digests: digests.unwrap_or_default(), ..own }
+            StatusResponse { digests: digests.unwrap_or_default(), reached, reach_tried: calls, ..own }
         })
     }
 

@@ -194,3 +194,35 @@ async fn one_change_at_a_time() {
     assert_eq!(change(&cell, 1, add(2)).await.unwrap().voters, [1, 2]);
     cell.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_a_vote_who_does_not_reach_the_voters_and_members_move() {
+    let mut cell = Cell::new(3, |_| {}).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    let other = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
+    cell.start_new(4).await;
+    cell.router.cut(4, other);
+    let words = format!("node 4 does not reach node {other} at node-{other}");
+    refused(&cell, leader, add(4), Code::PeerUnreachable, &words).await;
+    assert!(!cell.at(leader).nodes().iter().any(|node| node.node == 4), "it was taken out again");
+    cell.router.heal();
+    assert_eq!(change(&cell, leader, add(4)).await.unwrap().voters, [1, 2, 3, 4]);
+    let to = |node: u64| MembershipChange::Move { node, raft: format!("new-{node}"), gateway: format!("newer-{node}") };
+    // The leader, too: another node looks whether it is there.
+    for node in [other, leader] {
+        assert_eq!(change(&cell, 4, to(node)).await.unwrap().node, node);
+    }
+    refused(&cell, leader, to(other), Code::RoleChange, "already").await;
+    refused(&cell, leader, to(9), Code::InvalidData, "not a node").await;
+    cell.converge().await;
+    for node in [1, 2, 3, 4] {
+        let members = cell.nodes[&node].cluster.node().members();
+        assert_eq!(
+            (&members[&other].raft, &members[&leader].gateway),
+            (&format!("new-{other}"), &format!("newer-{leader}"))
+        );
+    }
+    let meta = cell.at(4).replica().state().meta().clone();
+    assert!(meta.removed_nodes.is_empty());
+    cell.shutdown().await;
+}

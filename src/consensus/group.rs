@@ -76,6 +76,11 @@ impl RaftNode {
         done(self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await)
     }
 
+    /// Gives a member other addresses.
+    pub async fn set_address(&self, node: u64, member: MemberAddress) -> Result<(), ChangeError> {
+        done(self.raft().change_membership(ChangeMembers::SetNodes(BTreeMap::from([(node, member)])), true).await)
+    }
+
     /// Takes a member out, voter or learner.
     pub async fn take_out(&self, node: u64) -> Result<(), ChangeError> {
         let (nodes, group) = (BTreeSet::from([node]), self.group());

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use futures_util::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -43,9 +45,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Reaches peers over gRPC.
 pub struct GrpcTransport {
-    /// Addresses from this node's configuration: they come before those in the membership, so that a node
-    /// may move to another address with no more than a restart.
+    /// Addresses from this node's configuration. Where they differ from those in the membership, either may be right: a node
+    /// may move to another address with no more than a restart, and the settings may be older than the membership.
     configured: BTreeMap<u64, MemberAddress>,
+    /// Which of two addresses a node answered at last.
+    turned: Mutex<BTreeMap<u64, (String, String, Arc<AtomicBool>)>>,
     /// Without it, only what is on this machine is spoken with.
     tls: Option<Arc<Connector>>,
     channels: Mutex<BTreeMap<(u64, String, ConnectionClass), Channel>>,
@@ -53,12 +57,17 @@ pub struct GrpcTransport {
 
 impl GrpcTransport {
     pub fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {
-        Arc::new(Self { configured, tls: None, channels: Mutex::default() })
+        Arc::new(Self { configured, tls: None, turned: Mutex::default(), channels: Mutex::default() })
     }
 
     /// The same with mutual TLS.
     pub fn with_tls(configured: BTreeMap<u64, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
-        Arc::new(Self { configured, tls: Some(Connector::new(tls)), channels: Mutex::default() })
+        Arc::new(Self {
+            configured,
+            tls: Some(Connector::new(tls)),
+            turned: Mutex::default(),
+            channels: Mutex::default(),
+        })
     }
 
     fn channel(&self, node: u64, address: &str, class: ConnectionClass) -> Result<Channel, tonic::transport::Error> {
@@ -86,7 +95,17 @@ impl GrpcTransport {
 
 impl PeerTransport for GrpcTransport {
     fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
-        let member = self.configured.get(&node).unwrap_or(member);
+        let here = self.link_exactly(node, member, class);
+        match self.configured.get(&node) {
+            Some(configured) if configured.raft != member.raft => Arc::new(EitherPeer {
+                peers: [here, self.link_exactly(node, configured, class)],
+                turned: self.turned(node, &member.raft, &configured.raft),
+            }),
+            _ => here,
+        }
+    }
+
+    fn link_exactly(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         if self.tls.is_none() && !is_loopback(&member.raft) {
             let why = format!("{} is not loopback, and this node has no certificate: set raft_tls_cert", member.raft);
             return Arc::new(UnreachablePeer(why));
@@ -103,6 +122,20 @@ impl PeerTransport for GrpcTransport {
             Err(error) => {
                 tracing::error!(node, address = member.raft, %error, "a member's address is none");
                 Arc::new(UnreachablePeer(format!("{:?} is no address", member.raft)))
+            }
+        }
+    }
+}
+
+impl GrpcTransport {
+    fn turned(&self, node: u64, member: &str, configured: &str) -> Arc<AtomicBool> {
+        let mut turned = self.turned.lock();
+        match turned.get(&node) {
+            Some((one, other, turned)) if one == member && other == configured => turned.clone(),
+            _ => {
+                let fresh = Arc::new(AtomicBool::new(false));
+                turned.insert(node, (member.to_owned(), configured.to_owned(), fresh.clone()));
+                fresh
             }
         }
     }
@@ -201,6 +234,84 @@ impl Peer for GrpcPeer {
     fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
         let mut client = self.cluster.clone();
         Box::pin(async move { client.change(request).await.map(Response::into_inner).map_err(link_error) })
+    }
+}
+
+/// How long the address that answered last may take before the other one is tried beside it.
+const SOON: Duration = Duration::from_millis(150);
+
+/// A member that may be at either of two addresses. Questions for its status, which are asked all the time, find out at
+/// which; every other call goes there.
+struct EitherPeer {
+    peers: [Arc<dyn Peer>; 2],
+    turned: Arc<AtomicBool>,
+}
+
+impl EitherPeer {
+    fn peer(&self) -> &Arc<dyn Peer> {
+        &self.peers[usize::from(self.turned.load(Ordering::Relaxed))]
+    }
+
+    async fn find(&self, request: StatusRequest) -> Result<StatusResponse, LinkError> {
+        let turned = self.turned.load(Ordering::Relaxed);
+        let (one, other) = (&self.peers[usize::from(turned)], &self.peers[usize::from(!turned)]);
+        let mut first = one.status(request.clone());
+        let failed = match tokio::time::timeout(SOON, &mut first).await {
+            Ok(Ok(status)) => return Ok(status),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let second = other.status(request);
+        let found = match failed {
+            Some(error) => second.await.map(|status| (status, true)).or(Err(error)),
+            None => match future::select(first, second).await {
+                Either::Left((Ok(status), _)) => Ok((status, false)),
+                Either::Left((_, second)) => second.await.map(|status| (status, true)),
+                Either::Right((Ok(status), _)) => Ok((status, true)),
+                Either::Right((_, first)) => first.await.map(|status| (status, false)),
+            },
+        };
+        let (status, elsewhere) = found?;
+        if elsewhere {
+            self.turned.store(!turned, Ordering::Relaxed);
+        }
+        Ok(status)
+    }
+}
+
+impl Peer for EitherPeer {
+    fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse> {
+        self.peer().call(method, request)
+    }
+
+    fn stream_append(
+        &self,
+        requests: Streaming<RaftRequest>,
+    ) -> PeerResult<'_, Streaming<Result<RaftResponse, LinkError>>> {
+        self.peer().stream_append(requests)
+    }
+
+    fn install_snapshot(&self, chunks: Streaming<SnapshotChunk>) -> PeerResult<'_, RaftResponse> {
+        self.peer().install_snapshot(chunks)
+    }
+
+    fn propose(
+        &self,
+        requests: Streaming<ProposeRequest>,
+    ) -> PeerResult<'_, Streaming<Result<ProposeResponse, LinkError>>> {
+        self.peer().propose(requests)
+    }
+
+    fn read_index(&self, request: ReadIndexRequest) -> PeerResult<'_, ReadIndexResponse> {
+        self.peer().read_index(request)
+    }
+
+    fn status(&self, request: StatusRequest) -> PeerResult<'_, StatusResponse> {
+        Box::pin(self.find(request))
+    }
+
+    fn change(&self, request: ChangeRequest) -> PeerResult<'_, ChangeResponse> {
+        self.peer().change(request)
     }
 }
 

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
+use super::types::MemberAddress;
 use crate::proto::{Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
@@ -53,6 +54,8 @@ pub struct NodeIdentity {
     /// Gives the replicated starts, and what this node knows as the leader.
     raft: OnceLock<Weak<RaftNode>>,
     epoch: AtomicU64,
+    /// The state has come to that epoch.
+    of_epoch: AtomicBool,
     /// The newest start of each node.
     known: Mutex<BTreeMap<u64, NodeBoot>>,
     /// Enough others have confirmed that there is no newer start.
@@ -108,6 +111,7 @@ impl NodeIdentity {
             start,
             raft: OnceLock::new(),
             epoch: AtomicU64::new(0),
+            of_epoch: AtomicBool::new(false),
             known: Mutex::default(),
             confirmed: AtomicBool::new(false),
             outdated: watch::Sender::new(None),
@@ -135,6 +139,29 @@ impl NodeIdentity {
         let epoch = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
         self.epoch.store(epoch, Ordering::Relaxed);
         epoch
+    }
+
+    /// The history that this node is to belong to, before its state has come there.
+    pub fn belong_to(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The state is of the history that this node belongs to: else it has to take or write some entries first, and what
+    /// it would serve is of another one.
+    pub fn has_its_epoch(&self) -> bool {
+        if self.of_epoch.load(Ordering::Relaxed) {
+            return true;
+        }
+        let epoch = self.epoch();
+        let state = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
+        let has = state == epoch;
+        self.of_epoch.store(has && epoch != 0, Ordering::Relaxed);
+        has
+    }
+
+    /// Where a member is, as the newest membership has it.
+    pub fn address_of(&self, node: u64) -> Option<MemberAddress> {
+        self.raft.get().and_then(Weak::upgrade)?.address_of(node)
     }
 
     /// What this node says to `to` first.

@@ -124,10 +124,12 @@ impl Members {
         Ok(())
     }
 
-    /// Leadership is handed to this node. It may not lead while its clock is wrong.
+    /// Leadership is handed to this node. It may not lead while its clock is wrong, nor while it reaches too few.
     pub fn check_transfer(&self, to: u64, me: u64) -> Result<(), LinkError> {
         if to == me && !self.stands.load(Ordering::Relaxed) {
-            return Err(LinkError::Refused("this node does not lead now: its clock is wrong".into()));
+            return Err(LinkError::Refused(
+                "this node does not lead now: its clock is wrong, or it reaches too few voters".into(),
+            ));
         }
         Ok(())
     }

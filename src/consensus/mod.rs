@@ -10,6 +10,7 @@
 //! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
 //! - [`node`]: one running member; [`leadership`]: who leads, as it sees it; [`write`](mod@write): what became of a
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
+//! - [`recovery`]: a stopped node's folder becomes a cluster of one
 
 pub mod codec;
 pub mod digests;
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod network;
 pub mod node;
 mod peer_tls;
+pub mod recovery;
 pub mod replica;
 pub mod runtime;
 pub mod service;

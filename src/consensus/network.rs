@@ -47,7 +47,8 @@ impl PeerNetwork {
             identity: self.identity.clone(),
             target,
             class,
-            link: self.transport.link(target, member, class),
+            link: Mutex::new((member.clone(), self.transport.link(target, member, class))),
+            transport: self.transport.clone(),
             snapshots: self.snapshots.clone(),
             stats: self.stats.clone(),
             acknowledged: AtomicU64::new(0),
@@ -76,7 +77,9 @@ pub struct PeerClient {
     identity: Arc<NodeIdentity>,
     target: u64,
     class: ConnectionClass,
-    link: Arc<dyn Peer>,
+    /// Where it is, and the link to there.
+    link: Mutex<(MemberAddress, Arc<dyn Peer>)>,
+    transport: Arc<dyn PeerTransport>,
     snapshots: Arc<dyn SnapshotStore>,
     stats: Arc<PeerStats>,
     /// The newest entry that the peer has acknowledged to this client.
@@ -96,6 +99,19 @@ fn body(response: RaftResponse) -> Result<Bytes, LinkError> {
 }
 
 impl PeerClient {
+    /// The link to where the peer is now: openraft keeps a client as long as the peer is a member.
+    fn link(&self) -> Arc<dyn Peer> {
+        let now = self.identity.address_of(self.target);
+        let mut link = self.link.lock();
+        if let Some(now) = now
+            && now != link.0
+        {
+            let peer = self.transport.link(self.target, &now, self.class);
+            *link = (now, peer);
+        }
+        link.1.clone()
+    }
+
     /// Only what means "nobody there" is `Unreachable`: openraft then backs off, and retries the rest at once.
     fn error(&self, error: LinkError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
         match error {
@@ -116,9 +132,10 @@ impl PeerClient {
 
     /// Asks who is there: the next call means the start that runs.
     async fn meet(&self) {
+        let link = self.link();
         let request =
             StatusRequest { handshake: Some(self.identity.handshake(self.target)), ..StatusRequest::default() };
-        match tokio::time::timeout(OPEN_STREAM, self.link.status(request)).await {
+        match tokio::time::timeout(OPEN_STREAM, link.status(request)).await {
             Ok(Ok(status)) => self.identity.learn(&status),
             other => tracing::debug!(target = self.target, ?other, "a peer does not say who it is"),
         }
@@ -139,10 +156,11 @@ impl PeerClient {
 
     async fn call(&self, method: Method, action: RPCTypes, body_bytes: Bytes, ttl: Duration) -> Rpc<Bytes> {
         let mut since = Instant::now();
+        let link = self.link();
         let call = async || {
             let request =
                 RaftRequest { handshake: Some(self.identity.handshake(self.target)), body: body_bytes.clone() };
-            let answered = tokio::time::timeout(ttl, self.link.call(method, request)).await;
+            let answered = tokio::time::timeout(ttl, link.call(method, request)).await;
             answered.unwrap_or(Err(LinkError::Timeout)).and_then(body)
         };
         let mut answer = call().await;
@@ -164,7 +182,7 @@ impl PeerClient {
         // would try an unreachable peer again and again without a pause.
         let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty())) };
         let input = stream::iter([first]).chain(input);
-        let handshake = self.identity.handshake(self.target);
+        let (link, handshake) = (self.link(), self.identity.handshake(self.target));
         let sent = Arc::new(Mutex::new(VecDeque::<Option<LogId>>::new()));
         let sending = sent.clone();
         let start = (input, Some(handshake), sending);
@@ -181,7 +199,7 @@ impl PeerClient {
             Some((RaftRequest { handshake: handshake.take(), body: encoded }, (input, handshake, sending)))
         });
         let action = RPCTypes::AppendEntries;
-        let opened = tokio::time::timeout(OPEN_STREAM, self.link.stream_append(requests.boxed())).await;
+        let opened = tokio::time::timeout(OPEN_STREAM, link.stream_append(requests.boxed())).await;
         let answers = opened.unwrap_or(Err(LinkError::Timeout));
         if matches!(answers, Err(LinkError::NotMet(_))) {
             self.meet().await;
@@ -280,7 +298,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let chunks = self.chunks(&vote, snapshot)?;
-        let sending = tokio::time::timeout(option.hard_ttl(), self.link.install_snapshot(chunks.boxed()));
+        let link = self.link();
+        let sending = tokio::time::timeout(option.hard_ttl(), link.install_snapshot(chunks.boxed()));
         let answered = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),

@@ -116,7 +116,11 @@ fn config(options: &NodeOptions) -> Result<openraft::Config, StartError> {
 
 /// After a crash the rows may be ahead of the log: a follower applies what a majority has, whether its own disk has it or
 /// not. openraft then purges the log up to the rows, and counts on a snapshot that reaches as far.
-async fn cover_rows(log: &dyn LogStore, snapshots: &dyn SnapshotStore, replica: &Replica) -> std::io::Result<()> {
+pub(super) async fn cover_rows(
+    log: &dyn LogStore,
+    snapshots: &dyn SnapshotStore,
+    replica: &Replica,
+) -> std::io::Result<()> {
     let bounds = log.bounds();
     let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
     let applied = replica.applied_index();
@@ -259,6 +263,11 @@ impl RaftNode {
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
+    pub fn address_of(&self, node: u64) -> Option<MemberAddress> {
+        let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        membership.membership().get_node(&node).cloned()
+    }
+
     /// Moves leadership to `to`, if this node leads, and waits until it has arrived there.
     pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), StartError> {
         let raft = |error: String| StartError::Raft(error);
@@ -288,6 +297,10 @@ impl RaftNode {
         if self.stands.swap(stands, Ordering::Relaxed) != stands {
             self.raft.runtime_config().elect(stands);
         }
+    }
+
+    pub fn is_standing(&self) -> bool {
+        self.stands.load(Ordering::Relaxed)
     }
 
     pub(super) fn stands(&self) -> Arc<AtomicBool> {

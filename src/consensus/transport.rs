@@ -1,6 +1,6 @@
 //! How nodes talk: the calls that one node can make on another, whatever carries them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,11 @@ pub enum ConnectionClass {
 /// Makes links to peers. A link is cheap to keep and connects again by itself.
 pub trait PeerTransport: Send + Sync + 'static {
     fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer>;
+
+    /// The same at this address, whatever else is known of where the node may be.
+    fn link_exactly(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
+        self.link(node, member, class)
+    }
 }
 
 /// What this node knows of a peer from talking with it.
@@ -94,6 +99,8 @@ pub trait PeerTransport: Send + Sync + 'static {
 pub struct PeerContact {
     pub at: Instant,
     pub round_trip: Option<Duration>,
+    /// When it answered a call last: this node reaches it.
+    pub answered: Option<Instant>,
     /// Nobody listened there when it was called since.
     pub gone: bool,
 }
@@ -106,6 +113,8 @@ pub struct PeerStats {
     heard: Mutex<BTreeMap<u64, PeerContact>>,
     /// When a peer's refusal was logged last.
     refused: Mutex<BTreeMap<u64, Instant>>,
+    /// Peers that have said that they cannot lead now.
+    unfit: Mutex<BTreeSet<u64>>,
 }
 
 /// Between two log lines about the same peer turning this node away.
@@ -113,7 +122,12 @@ const REFUSED_EVERY: Duration = Duration::from_secs(10);
 
 impl Default for PeerStats {
     fn default() -> Self {
-        Self { turns: watch::Sender::new(0), heard: Mutex::default(), refused: Mutex::default() }
+        Self {
+            turns: watch::Sender::new(0),
+            heard: Mutex::default(),
+            refused: Mutex::default(),
+            unfit: Mutex::default(),
+        }
     }
 }
 
@@ -128,8 +142,9 @@ impl PeerStats {
         let was_gone = {
             let mut heard = self.heard.lock();
             let before = heard.get(&node).copied();
+            let answered = round_trip.map(|_| now).or(before.and_then(|before| before.answered));
             let round_trip = round_trip.or(before.and_then(|before| before.round_trip));
-            heard.insert(node, PeerContact { at: now, round_trip, gone: false });
+            heard.insert(node, PeerContact { at: now, round_trip, answered, gone: false });
             before.is_some_and(|before| before.gone)
         };
         if was_gone {
@@ -163,6 +178,20 @@ impl PeerStats {
             refused.insert(node, now);
             tracing::error!(peer = node, why, "a peer turned this node away");
         }
+    }
+
+    /// A peer has said whether it could lead.
+    pub fn can_lead(&self, node: u64, can: bool) {
+        let mut unfit = self.unfit.lock();
+        if can {
+            unfit.remove(&node);
+        } else {
+            unfit.insert(node);
+        }
+    }
+
+    pub fn is_unfit(&self, node: u64) -> bool {
+        self.unfit.lock().contains(&node)
     }
 
     pub fn of(&self, node: u64) -> Option<PeerContact> {

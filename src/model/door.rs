@@ -208,6 +208,10 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             name("cluster_id", &c.cluster_id, limits::REASON)?;
             if c.epoch == 0 { bad("epoch", "must be 1 or more") } else { Ok(()) }
         }
+        Intent::ClusterRecovered(c) => {
+            node("origin", from)?;
+            if c.epoch == 0 { bad("epoch", "must be 1 or more") } else { Ok(()) }
+        }
         Intent::Compact(_) | Intent::QueuesForget(_) => Ok(()),
         Intent::AuditNote(c) => {
             name("event_type", &c.event_type, limits::EVENT_TYPE)?;
@@ -218,6 +222,7 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
         Intent::MembersChanged(c) => {
             node("node", c.node)?;
             text("raft", &c.raft, limits::ADDRESS)?;
+            text("gateway", &c.gateway, limits::ADDRESS)?;
             by(&c.by)
         }
         Intent::ImportBegin(c) => {
@@ -342,6 +347,7 @@ pub fn proposer(intent: &Intent) -> CommandSource {
         | Intent::ElectionFailed(_)
         | Intent::LeaderTransferBack(_)
         | Intent::Compact(_)
+        | Intent::ClusterRecovered(_)
         | Intent::QueuesForget(_) => CommandSource::Leader,
         Intent::MembersChanged(_) => CommandSource::Membership,
         Intent::DeviceOnline(_)
@@ -381,7 +387,7 @@ pub fn proposer(intent: &Intent) -> CommandSource {
 
 /// The fields of `Command` whose commands are a leader's, and the one that is compared with the membership. A test
 /// holds them against [`proposer`].
-const LEADERS: [u32; 9] = [14, 15, 43, 44, 45, 46, 47, 71, 90];
+const LEADERS: [u32; 10] = [14, 15, 43, 44, 45, 46, 47, 71, 90, 980];
 const MEMBERSHIP: u32 = 73;
 const ORIGIN: u32 = 1;
 const AT_MS: u32 = 2;

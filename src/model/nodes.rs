@@ -7,7 +7,7 @@ use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
-use crate::proto::{ClusterInit, Empty, MembersChanged, NodeBooted};
+use crate::proto::{ClusterInit, ClusterRecovered, Empty, MembersChanged, NodeBooted};
 
 pub(super) mod key;
 
@@ -30,14 +30,51 @@ impl State {
         self.sessions_gone(node)
     }
 
+    /// Of the history before, only `node` is left: what it holds goes on under another epoch. Told again, it changes
+    /// nothing.
+    pub(super) fn cluster_recovered(&mut self, node: u64, c: &ClusterRecovered) -> ApplyResult {
+        let before = self.meta.epoch;
+        if before == 0 {
+            return refuse(Code::RoleChange, "there is no cluster yet that could be recovered");
+        }
+        if before == c.epoch {
+            return Ok(Reply::Done(Empty {}));
+        }
+        *self.meta.nodes(KEY).epoch = c.epoch;
+        let gone: Vec<u64> = self.meta.booted_nodes.iter().copied().filter(|other| *other != node).collect();
+        let left: Vec<u64> = gone.into_iter().filter(|other| !self.meta.removed_nodes.contains(other)).collect();
+        for other in &left {
+            // Where there is no room, its number is known as one that booted.
+            if room_for(&self.meta.removed_nodes, *other).is_ok() {
+                insert(self.meta.nodes(KEY).removed_nodes, *other);
+            }
+        }
+        let others = left.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let details = format!(
+            "Node {node} was made a cluster of one by an operator: epoch {before:016x} became {:016x}; out for good: \
+             {others}",
+            c.epoch
+        );
+        self.audit("cluster_recovered", "recover", false, &format!("node-{node}"), details);
+        for other in left {
+            self.node_lost(other, "the cluster was recovered without its node")?;
+        }
+        Ok(Reply::Done(Empty {}))
+    }
+
     pub(super) fn members_changed(&mut self, c: MembersChanged) -> ApplyResult {
-        let MembersChanged { node, removed, raft, by } = c;
+        let MembersChanged { node, removed, raft, by, moved, gateway } = c;
         let device = format!("node-{node}");
         if removed {
             room_for(&self.meta.removed_nodes, node)?;
             insert(self.meta.nodes(KEY).removed_nodes, node);
             self.audit("node_removed", "remove", false, &device, format!("Node {node} removed by {by}"));
             return self.node_lost(node, "node removed");
+        }
+        if moved {
+            let details = format!("Node {node} moved to {raft}, gateway {gateway}, by {by}");
+            self.audit("node_moved", "move", false, &device, details);
+            return Ok(Reply::Done(Empty {}));
         }
         self.audit("node_added", "add", false, &device, format!("Node {node} at {raft} added by {by}"));
         Ok(Reply::Done(Empty {}))
@@ -62,6 +99,7 @@ fn insert(nodes: &mut Vec<u64>, node: u64) {
 #[cfg(test)]
 mod tests {
     use super::super::properties::{StateUnderTest, online};
+    use super::super::state::into_result;
     use super::*;
     use crate::proto::command::Intent;
     use crate::proto::{NodeBooted, Role};
@@ -73,12 +111,37 @@ mod tests {
         b.ok(Intent::NodeBooted(NodeBooted::default()));
         b.ok(online("a", 0, Role::Client));
         let home = b.state.device("a").unwrap().home;
-        let change = |removed| MembersChanged { node: home, removed, raft: "h:1".into(), by: "admin".into() };
+        let change = |removed| MembersChanged {
+            node: home,
+            removed,
+            raft: "h:1".into(),
+            by: "admin".into(),
+            ..MembersChanged::default()
+        };
         b.ok(Intent::MembersChanged(change(false)));
         assert!(b.state.device("a").unwrap().is_active);
         assert_eq!((&b.state.meta().booted_nodes, b.state.meta().removed_nodes.len()), (&vec![home], 0));
         b.ok(Intent::MembersChanged(change(true)));
         assert!(!b.state.device("a").unwrap().is_active);
         assert_eq!(b.state.meta().removed_nodes, [home]);
+    }
+
+    #[test]
+    fn a_recovered_cluster_has_another_epoch_and_the_others_are_out() {
+        let mut b = StateUnderTest::new();
+        b.ok(Intent::ClusterInit(ClusterInit { cluster_id: "shop".into(), epoch: 7 }));
+        b.ok(Intent::NodeBooted(NodeBooted::default()));
+        b.ok(online("a", 0, Role::Client));
+        let before = b.state.device("a").unwrap().home;
+        let told = |b: &mut StateUnderTest, intent| into_result(b.run_at(before + 1, intent).0).unwrap();
+        told(&mut b, Intent::NodeBooted(NodeBooted::default()));
+        told(&mut b, Intent::ClusterRecovered(ClusterRecovered { epoch: 8 }));
+        let audited = b.state.meta().audit_head;
+        told(&mut b, Intent::ClusterRecovered(ClusterRecovered { epoch: 8 }));
+        let meta = b.state.meta();
+        assert_eq!((meta.epoch, &meta.removed_nodes[..], meta.audit_head), (8, &[before][..], audited));
+        assert!(!b.state.device("a").unwrap().is_active);
+        let mut empty = StateUnderTest::new();
+        assert_eq!(empty.code(Intent::ClusterRecovered(ClusterRecovered { epoch: 8 })), Code::RoleChange);
     }
 }

@@ -144,6 +144,7 @@ fn sync_marks(marks: &SideMarks, shared: &TablesShared, closed: &Receiver<()>) {
 
 /// In the engine's tree of marks.
 const START: &[u8] = b"start";
+const EPOCH: &[u8] = b"epoch";
 
 struct SledStarts {
     engine: Arc<Mutex<Option<SledEngine>>>,
@@ -155,19 +156,41 @@ fn last_start(engine: &SledEngine) -> io::Result<StartMark> {
     mark.map_or(Ok(StartMark::default()), |bytes| StartMark::decode(&bytes))
 }
 
+impl SledStarts {
+    /// Durable when it resolves.
+    fn put(&self, key: &'static [u8], value: Vec<u8>) -> BoxFuture<'_, io::Result<()>> {
+        let engine = self.engine.lock().clone();
+        Box::pin(blocking(move || {
+            let engine = engine.ok_or_else(closed)?;
+            engine.meta.insert(key, value).map_err(engine_error)?;
+            engine.flush().map_err(engine_error)
+        }))
+    }
+}
+
 impl StartMarks for SledStarts {
     fn last(&self) -> io::Result<StartMark> {
         last_start(&self.engine.lock().clone().ok_or_else(closed)?)
     }
 
     fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>> {
-        let (engine, marks) = (self.engine.lock().clone(), self.marks.clone());
-        Box::pin(blocking(move || {
-            let engine = engine.ok_or_else(closed)?;
-            engine.meta.insert(START, &mark.encode()).map_err(engine_error)?;
-            engine.flush().map_err(engine_error)?;
-            marks.settle(|kept| kept.start = mark)
-        }))
+        let saved = self.put(START, mark.encode().to_vec());
+        let marks = self.marks.clone();
+        Box::pin(async move {
+            saved.await?;
+            blocking(move || marks.settle(|kept| kept.start = mark)).await
+        })
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        let engine = self.engine.lock().clone().ok_or_else(closed)?;
+        let Some(bytes) = engine.meta.get(EPOCH).map_err(engine_error)? else { return Ok(0) };
+        let corrupt = || io::Error::new(io::ErrorKind::InvalidData, "the mark of the folder's epoch does not decode");
+        Ok(u64::from_be_bytes(bytes[..].try_into().map_err(|_| corrupt())?))
+    }
+
+    fn save_epoch(&self, epoch: u64) -> BoxFuture<'_, io::Result<()>> {
+        self.put(EPOCH, epoch.to_be_bytes().to_vec())
     }
 }
 

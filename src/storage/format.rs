@@ -89,6 +89,11 @@ pub struct FolderFound {
     pub marked: bool,
 }
 
+/// Whether it is a node's data folder at all.
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(FILE).is_file()
+}
+
 /// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
 pub fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result<FolderFound, OpenError> {
     let io = OpenError::io(dir);

@@ -119,6 +119,15 @@ impl StartMarks for MemoryStarts {
         self.0.lock().start = mark;
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn epoch(&self) -> io::Result<u64> {
+        Ok(self.0.lock().epoch)
+    }
+
+    fn save_epoch(&self, epoch: u64) -> BoxFuture<'_, io::Result<()>> {
+        self.0.lock().epoch = epoch;
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 struct NoPressure;

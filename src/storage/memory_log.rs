@@ -63,6 +63,7 @@ pub struct MemoryLogState {
     pub opened: u64,
     /// Durable at once.
     pub start: StartMark,
+    pub epoch: u64,
     /// Writes wait for a sync.
     pub held: bool,
     live: Image,
@@ -128,6 +129,7 @@ impl MemoryLogState {
         Self {
             opened: self.opened,
             start: self.start,
+            epoch: self.epoch,
             live: self.durable.clone(),
             durable: self.durable.clone(),
             rows: self.copy_rows(),

@@ -151,6 +151,11 @@ pub trait StartMarks: Send + Sync + 'static {
     fn last(&self) -> io::Result<StartMark>;
     /// Durable when it resolves.
     fn save(&self, mark: StartMark) -> BoxFuture<'_, io::Result<()>>;
+
+    /// The epoch of the history that the folder is to belong to, where its rows may not have come there yet; 0: theirs.
+    fn epoch(&self) -> io::Result<u64>;
+    /// Durable when it resolves.
+    fn save_epoch(&self, epoch: u64) -> BoxFuture<'_, io::Result<()>>;
 }
 
 impl StartMark {

@@ -4,6 +4,7 @@
 // A test that cannot go on says so by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod addresses;
 mod bad_start;
 mod damage;
 mod demo;
@@ -22,6 +23,7 @@ mod netns;
 mod old_folder;
 mod private;
 mod processes;
+mod recovery;
 mod retrying_clients;
 mod rolling;
 mod single_node;

@@ -38,19 +38,30 @@ impl Processes {
     pub async fn found(size: u64) -> Self {
         let mut processes = Self::new();
         (1..=size).for_each(|id| processes.give_ports(id));
-        let member = |(id, ports): (&u64, &Ports)| {
-            format!("{{ id = {id}, raft = \"127.0.0.1:{}\", gateway = \"127.0.0.1:{}\" }}", ports.raft, ports.gateway)
-        };
-        let members = processes.ports.iter().map(member).collect::<Vec<_>>().join(", ");
+        let members = processes.members(&(1..=size).collect::<Vec<_>>());
         for id in 1..=size {
-            processes.configure(id, &format!("members = [{members}]"));
+            processes.configure(id, &members);
             processes.start(id);
         }
         processes.ready().await;
         processes
     }
 
-    fn give_ports(&mut self, id: u64) {
+    /// The setting that names these nodes where they are now.
+    pub fn members(&self, ids: &[u64]) -> String {
+        let members: Vec<String> = self.members_by_id(ids).into_values().collect();
+        format!("members = [{}]", members.join(", "))
+    }
+
+    pub fn members_by_id(&self, ids: &[u64]) -> BTreeMap<u64, String> {
+        let member = |id: &u64| {
+            let (raft, gateway) = (self.raft(*id), self.gateway(*id));
+            (*id, format!("{{ id = {id}, raft = \"{raft}\", gateway = \"{gateway}\" }}"))
+        };
+        ids.iter().map(member).collect()
+    }
+
+    pub fn give_ports(&mut self, id: u64) {
         let base = three_ports();
         self.ports.insert(id, Ports { gateway: base, raft: base + 1 });
     }
@@ -67,7 +78,7 @@ impl Processes {
         self.path(&format!("data-{id}"))
     }
 
-    fn configure(&self, id: u64, more: &str) {
+    pub fn configure(&self, id: u64, more: &str) {
         let Ports { gateway, raft } = self.ports[&id];
         let text = format!(
             "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
@@ -94,9 +105,58 @@ impl Processes {
     /// Starts a node that waits to be added.
     pub fn start_new(&mut self, id: u64) {
         self.give_ports(id);
-        let join: Vec<String> = self.running.keys().map(|id| format!("127.0.0.1:{}", self.ports[id].raft)).collect();
+        let join: Vec<u64> = self.running.keys().copied().collect();
+        self.start_joining(id, &join);
+    }
+
+    /// The same, with ports that it has.
+    pub fn start_joining(&mut self, id: u64, join: &[u64]) {
+        let join: Vec<String> = join.iter().map(|id| self.raft(*id)).collect();
         self.configure(id, &format!("join = {join:?}"));
         self.start(id);
+    }
+
+    pub fn raft(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports[&id].raft)
+    }
+
+    pub fn gateway(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports[&id].gateway)
+    }
+
+    /// A node's disk is lost; it may be found again.
+    pub fn keep_aside(&self, id: u64) {
+        std::fs::rename(self.data(id), self.path(&format!("aside-{id}"))).unwrap();
+    }
+
+    pub fn put_back(&self, id: u64) {
+        let _ = std::fs::remove_dir_all(self.data(id));
+        std::fs::rename(self.path(&format!("aside-{id}")), self.data(id)).unwrap();
+    }
+
+    /// Waits until a node has said this in its log.
+    pub async fn says(&self, id: u64, words: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.said(id).contains(words) {
+            assert!(Instant::now() < end, "{}", self.said(id));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until these nodes have the same newest change.
+    pub async fn same(&self, ids: &[u64]) {
+        let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
+        loop {
+            let mut heads = Vec::new();
+            for id in ids {
+                heads.extend(rest.status(&self.url(*id)).await.ok().map(|status| status.head_seq));
+            }
+            if heads.len() == ids.len() && heads.iter().all(|head| *head == heads[0]) {
+                return;
+            }
+            assert!(Instant::now() < end, "{heads:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// SIGTERM; the node ends in order.
@@ -146,6 +206,15 @@ impl Processes {
 
     /// Waits until all that run are voters, have caught up and agree on the leader.
     pub async fn ready(&self) -> Vec<NodeStatus> {
+        self.agree(true).await
+    }
+
+    /// The same where some do not reach the others.
+    pub async fn ready_but_for_reach(&self) -> Vec<NodeStatus> {
+        self.agree(false).await
+    }
+
+    async fn agree(&self, all_reach: bool) -> Vec<NodeStatus> {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
         loop {
             let mut statuses = Vec::new();
@@ -158,7 +227,7 @@ impl Processes {
                     && s.leader == statuses[0].leader
                     && s.quorum
                     && s.voters == voters
-                    && s.peers.iter().all(|p| p.reachable)
+                    && (!all_reach || s.peers.iter().all(|p| p.reachable))
             };
             if statuses.len() == voters.len() && statuses.iter().all(agreed) {
                 return statuses;

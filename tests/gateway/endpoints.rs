@@ -306,6 +306,28 @@ async fn post_system_cluster_nodes() {
 }
 
 #[tokio::test]
+async fn put_system_cluster_nodes_id() {
+    let server = server().await;
+    let to = || json!({"raft": "h:5100", "gateway": "h:5000", "timeout_ms": 1000});
+    let (status, body) = server.rest("PUT", "/system/cluster/nodes/1", Some(to())).await;
+    assert_eq!((status, &body["node"], &body["voters"]), (200, &json!(1), &json!([1])), "{body}");
+    for wrong in ["0", "x", "7"] {
+        let (status, body) = server.rest("PUT", &format!("/system/cluster/nodes/{wrong}"), Some(to())).await;
+        assert_eq!((status, &body["error_code"]), (400, &json!("2004")), "{body}");
+    }
+    for (field, wrong) in [("raft", json!("h")), ("gateway", json!("h:x")), ("timeout_ms", json!(0))] {
+        let mut sent = to();
+        sent[field] = wrong;
+        let (status, body) = server.rest("PUT", "/system/cluster/nodes/1", Some(sent)).await;
+        assert_eq!((status, &body["error_code"], &body["field"]), (400, &json!("2004"), &json!(field)), "{body}");
+    }
+    let manager = server.token("m", tillsync::token::Class::Manager);
+    let request = reqwest::Client::new().put(format!("http://{}/system/cluster/nodes/1", server.addr));
+    let answer = request.bearer_auth(manager).json(&to()).send().await.unwrap();
+    assert_eq!(answer.status(), 403, "an admin's business");
+}
+
+#[tokio::test]
 async fn delete_system_cluster_nodes_id() {
     let server = server().await;
     let (status, body) = server.rest("DELETE", "/system/cluster/nodes/1?timeout_ms=1000", None).await;

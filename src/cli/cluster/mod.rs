@@ -24,6 +24,8 @@ pub enum ClusterCommand {
     Status(StatusArgs),
     /// Add a node that runs with `join` set; it gets its vote when it has caught up
     Add(AddArgs),
+    /// Give a node other addresses, at which it answers already
+    Move(MoveArgs),
     /// Remove a node for good, alive or dead; its id is never used again
     Remove(RemoveArgs),
     /// Hand leadership to a node, and the master's role to a device that is connected there
@@ -81,6 +83,20 @@ pub struct AddArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct MoveArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// The node
+    id: u64,
+    /// Where the other nodes reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    raft: String,
+    /// Where devices reach it: HOST:PORT, or a URL
+    #[arg(long, value_name = "URL")]
+    gateway: String,
+}
+
+#[derive(Args, Debug)]
 pub struct RemoveArgs {
     #[command(flatten)]
     change: ChangeArgs,
@@ -115,6 +131,14 @@ pub async fn execute(command: ClusterCommand) -> CliResult {
             });
             let done = change(&args.change, Method::POST, "/system/cluster/nodes", Some(body)).await?;
             say!("node {} was added; voters: {}", done.node, list(&done.voters));
+            Ok(())
+        }
+        ClusterCommand::Move(args) => {
+            let path = format!("/system/cluster/nodes/{}", args.id);
+            let gateway = host_and_port(&args.gateway);
+            let body = json!({"raft": args.raft, "gateway": gateway, "timeout_ms": args.change.timeout * 1_000});
+            let done = change(&args.change, Method::PUT, &path, Some(body)).await?;
+            say!("node {} is at {}, its gateway at {gateway}", done.node, args.raft);
             Ok(())
         }
         ClusterCommand::Remove(args) => {
@@ -161,6 +185,12 @@ async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Valu
         }
     }
     Err(nobody_answered(&reasons))
+}
+
+/// Of a URL, what the members' addresses have of it.
+fn host_and_port(gateway: &str) -> &str {
+    let bare = gateway.strip_prefix("https://").or(gateway.strip_prefix("http://")).unwrap_or(gateway);
+    bare.strip_suffix('/').unwrap_or(bare)
 }
 
 fn list(nodes: &[u64]) -> String {

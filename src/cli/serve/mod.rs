@@ -51,33 +51,36 @@ pub fn execute(args: ServeArgs) -> CliResult {
 }
 
 fn settings(args: &ServeArgs) -> Result<Config, Error> {
-    let logs = [("log_format", &args.log_format), ("log_level", &args.log_level)];
-    let logs = logs.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
-    let mut flags = Vec::new();
-    for pair in &args.set {
-        let flag = pair
-            .split_once('=')
-            .ok_or_else(|| Error::new(Code::Configuration, format!("--set {pair}: expected KEY=VALUE")))?;
-        flags.push(flag);
+    let mut layers = layers(args.config.as_deref(), &args.set)?;
+    for (key, value) in [("log_format", &args.log_format), ("log_level", &args.log_level)] {
+        if let Some(value) = value {
+            layers.flag(key, value)?;
+        }
     }
-    flags.extend(logs);
-    settings_of(args.config.as_deref(), &flags)
+    Config::from_layers(&layers)
 }
 
-/// The settings of a node: its file, the environment over it, these over both.
-pub fn settings_of(file: Option<&Path>, flags: &[(&str, &str)]) -> Result<Config, Error> {
+/// The settings of a node, as `serve` would have them.
+pub fn node_settings(config: Option<&Path>, set: &[String]) -> Result<Config, Error> {
+    Config::from_layers(&layers(config, set)?)
+}
+
+fn layers(config: Option<&Path>, set: &[String]) -> Result<Layers, Error> {
     let mut layers = Layers::default();
-    if let Some(path) = file {
+    if let Some(path) = config {
         let name = path.display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|e| Error::new(Code::Configuration, format!("{name}: {e}")))?;
         layers.file(&name, &text)?;
     }
     layers.environment(|name| std::env::var(name).ok())?;
-    for (key, value) in flags {
+    for pair in set {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::new(Code::Configuration, format!("--set {pair}: expected KEY=VALUE")))?;
         layers.flag(key, value)?;
     }
-    Config::from_layers(&layers)
+    Ok(layers)
 }
 
 /// Runs the node until it is asked to stop.

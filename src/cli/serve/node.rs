@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
 use crate::clock::SystemClock;
+use crate::cluster::addresses::OwnAddress;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
 use crate::cluster::raft_cluster::RaftCluster;
 use crate::cluster::{SharedCluster, coordinator};
@@ -227,6 +228,7 @@ fn node_config(config: &Config) -> NodeConfig {
         .map(|m| (m.id, MemberAddress { raft: m.raft.clone(), gateway: m.gateway.clone() }))
         .collect();
     NodeConfig {
+        address: own_address(config),
         timing: Timing {
             heartbeat: config.raft.heartbeat,
             election_min: config.raft.election_min,
@@ -240,6 +242,19 @@ fn node_config(config: &Config) -> NodeConfig {
             .collect(),
         ..NodeConfig::new(config.node_id, &config.cluster_name, members)
     }
+}
+
+/// Where the others reach this node: as its own entry in `members` says, else where it listens, unless that is every address
+/// of the machine.
+fn own_address(config: &Config) -> Option<OwnAddress> {
+    if let Some(me) = config.me() {
+        let address = MemberAddress { raft: me.raft.clone(), gateway: me.gateway.clone() };
+        return Some(OwnAddress { address, named: true });
+    }
+    let (raft, gateway) = (config.raft_listen, config.gateway_listen);
+    let everywhere = raft.ip().is_unspecified() || gateway.ip().is_unspecified();
+    let address = MemberAddress { raft: raft.to_string(), gateway: gateway.to_string() };
+    (!everywhere).then_some(OwnAddress { address, named: false })
 }
 
 /// Opens the data folder, which blocks on the disk.

@@ -9,16 +9,23 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{ClusterNodes, DOCUMENTED, OWN, sql_time};
+use crate::cli::recover::age;
 use crate::cli::target::TargetArgs;
 use crate::cli::{CliResult, CommandError};
+use crate::client::NodeUrl;
 use crate::client::rest::{PAGE, percent};
+use crate::clock::{Clock, SystemClock};
 use crate::gateway::http::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
-use crate::model::time::parse_iso;
+use crate::model::time::{iso, parse_iso};
 
 #[derive(clap::Args, Debug)]
 pub struct ExportArgs {
     /// The file to write; it must not exist
     file: PathBuf,
+    /// Take what a node has without asking the others: for a node that is left without a quorum. Of the nodes that answer it
+    /// is the one that has most
+    #[arg(long)]
+    stale: bool,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -48,7 +55,10 @@ pub async fn execute(args: ExportArgs) -> CliResult {
         return Err(CommandError::usage(format!("{} exists already", args.file.display())));
     }
     let mut nodes = ClusterNodes::new(&args.target.resolve()?)?;
-    let mut snapshot: TransferState = nodes.get("/system/export").await?;
+    let mut snapshot: TransferState = match args.stale {
+        true => furthest(&mut nodes).await?,
+        false => nodes.get("/system/export").await?,
+    };
     leave_out_own(&mut snapshot);
     // Under another name until it is whole.
     let mut part = args.file.clone().into_os_string();
@@ -61,6 +71,14 @@ pub async fn execute(args: ExportArgs) -> CliResult {
     };
     let counts = written.inspect_err(|_| drop(fs::remove_file(&part)))?;
     say!("{}: {counts}, as of entry {} of the log", args.file.display(), snapshot.applied_index);
+    if args.stale {
+        say!(
+            "stale: this is what {} had by {} ({}); what others wrote later is not in it",
+            nodes.nodes[0],
+            iso(snapshot.applied_ms),
+            age(SystemClock.now_ms().saturating_sub(snapshot.applied_ms))
+        );
+    }
     let (elections, audits) = (snapshot.own_elections, snapshot.own_audits);
     if elections + audits > 0 {
         say!(
@@ -69,6 +87,24 @@ pub async fn execute(args: ExportArgs) -> CliResult {
         );
     }
     Ok(())
+}
+
+/// What the node has that has come furthest; from now on only that one is asked, and without a quorum.
+async fn furthest(nodes: &mut ClusterNodes) -> CliResult<TransferState> {
+    let (mut best, mut last): (Option<(NodeUrl, TransferState)>, _) = (None, CommandError::new("no node is known"));
+    for node in nodes.nodes.clone() {
+        match nodes.rest.get::<TransferState>(&node, "/system/export?consistency=stale").await {
+            Ok(snapshot) if best.as_ref().is_none_or(|(_, best)| best.applied_index < snapshot.applied_index) => {
+                best = Some((node, snapshot));
+            }
+            Ok(_) => {}
+            Err(error) if error.is_passing() => last = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (node, snapshot) = best.ok_or(last)?;
+    (nodes.nodes, nodes.at, nodes.stale) = (vec![node], 0, true);
+    Ok(snapshot)
 }
 
 /// What is the cluster's own and no part of the store's history.

@@ -24,14 +24,18 @@ struct ClusterNodes {
     nodes: Vec<NodeUrl>,
     /// The one that answered last.
     at: usize,
+    /// What a node has is enough, without asking the others.
+    stale: bool,
 }
 
 impl ClusterNodes {
     fn new(target: &ClusterTarget) -> CliResult<Self> {
-        Ok(Self { rest: RestClient::new(&target.token)?, nodes: target.nodes.clone(), at: 0 })
+        Ok(Self { rest: RestClient::new(&target.token)?, nodes: target.nodes.clone(), at: 0, stale: false })
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> CliResult<T> {
+        let marked = format!("{path}&consistency=stale");
+        let path: &str = if self.stale { &marked } else { path };
         self.ask(async |rest, node| rest.get(node, path).await).await
     }
 

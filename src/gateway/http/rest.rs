@@ -307,8 +307,12 @@ impl Source {
 
     /// An answer that may be old says so.
     pub fn tell(self, o: &mut Object<'_>) {
-        if self.stale {
-            o.text("consistency", "stale");
+        if let Some(word) = self.word() {
+            o.text("consistency", word);
         }
+    }
+
+    fn word(self) -> Option<&'static str> {
+        self.stale.then_some("stale")
     }
 }

@@ -10,7 +10,7 @@ use crate::proto::*;
 
 /// Every intent that there is, empty, by its field in `Command`.
 fn all_intents() -> Vec<(u32, Intent)> {
-    (3..400u32)
+    (3..1_000u32)
         .filter_map(|field| {
             let mut bytes = Vec::new();
             encode_key(field, WireType::LengthDelimited, &mut bytes);
@@ -147,6 +147,7 @@ fn what_a_stranger_put_into_the_log_is_applied_as_a_refusal() {
         ("asker", Intent::PairDecide(PairDecide { code: ask().code, asker: 9, ..Default::default() })),
         ("class", Intent::PairDecide(PairDecide { code: ask().code, class: 9, ..Default::default() })),
         ("secret_hash", Intent::PairClaim(PairClaim { code: ask().code, ..Default::default() })),
+        ("epoch", Intent::ClusterRecovered(ClusterRecovered { epoch: 0 })),
         ("epoch", Intent::ClusterInit(ClusterInit { cluster_id: "c".into(), epoch: 0 })),
     ];
     for (field, intent) in hostile {

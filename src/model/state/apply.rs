@@ -187,6 +187,7 @@ impl State {
             Intent::PairClaim(c) => self.pair_claim(c)?,
             Intent::TableRemove(c) => self.table_remove(c)?,
             Intent::TimeBack(c) => self.time_back(&c)?,
+            Intent::ClusterRecovered(c) => self.cluster_recovered(node, &c)?,
         };
         Ok((given, false))
     }

@@ -489,11 +489,12 @@ pub const NODE_ASKED: &[FieldDescription] = &[
     must("gateway", ADDRESS, "Where devices reach it, `HOST:PORT`."),
     WITHIN,
 ];
+pub const NODE_MOVED: &[FieldDescription] = &[NODE_ASKED[1], NODE_ASKED[2], WITHIN];
 pub const TRANSFER_ASKED: &[FieldDescription] =
     &[must("to", FieldKind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
 pub const MEMBERS: &[FieldDescription] = &[
     SUCCESS,
-    must("node", ANY_COUNT, "The node that was added or removed, or that leads now."),
+    must("node", ANY_COUNT, "The node that was added, moved or removed, or that leads now."),
     must("voters", FieldKind::Counts, "The voters there are now."),
     must("timestamp", FieldKind::Time, ""),
 ];
@@ -583,6 +584,8 @@ const RECORD_ROW: &[FieldDescription] = &[
 const NEXT: FieldDescription = must("next", FieldKind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
 
 pub const EXPORT: &[FieldDescription] = &[
+    STALE,
+    must("applied_ms", ANY_COUNT, "The cluster's time when it was so."),
     must("applied_index", ANY_COUNT, ""),
     must("head_seq", ANY_COUNT, "The newest change."),
     must("compacted_seq", ANY_COUNT, "The newest change that is no longer kept."),

@@ -32,6 +32,27 @@ pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Requ
     make(&gateway, caller, change, within).await
 }
 
+/// `PUT /system/cluster/nodes/{id}`
+pub async fn relocate(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    PathParts(id): PathParts<String>,
+    body: RequestBody,
+) -> RestResult {
+    auth::must_be_admin(&caller.0, "move nodes").or_fail(&gateway)?;
+    let node = in_path(&id).map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
+    let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
+        let change = MembershipChange::Move { node, raft: address(f, "raft")?, gateway: address(f, "gateway")? };
+        Ok((change, within(f)?))
+    })?;
+    make(&gateway, caller, change, within).await
+}
+
+/// The node that a path names.
+fn in_path(id: &str) -> Result<u64, BadPayload> {
+    id.parse().ok().filter(|id| *id > 0).ok_or_else(|| BadPayload::field("id", "must be a node's number"))
+}
+
 /// `DELETE /system/cluster/nodes/{id}`
 pub async fn remove(
     State(gateway): State<Arc<Gateway>>,
@@ -40,11 +61,8 @@ pub async fn remove(
     asked: QueryFields,
 ) -> RestResult {
     auth::must_be_admin(&caller.0, "remove nodes").or_fail(&gateway)?;
-    let read = || {
-        let node =
-            id.parse().ok().filter(|id| *id > 0).ok_or_else(|| BadPayload::field("id", "must be a node's number"))?;
-        Ok((MembershipChange::Remove { node }, asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?))
-    };
+    let read =
+        || Ok((MembershipChange::Remove { node: in_path(&id)? }, asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?));
     let (change, within) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     make(&gateway, caller, change, within).await
 }

@@ -115,6 +115,7 @@ const EXPORT_QUERY: &[FieldDescription] = &[
     may("after", ANY_COUNT, "The `next` of an earlier answer."),
     may("to", ANY_COUNT, "The head as of the moment that is exported. Default: all."),
     may("limit", FieldKind::Size(limits::PAGE_MAX), "Default: 1000."),
+    b::STALE_QUERY,
 ];
 const CONFLICTS_QUERY: &[FieldDescription] = &[
     b::PAGE[0],
@@ -455,6 +456,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        body: Some(b::NODE_MOVED),
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "PUT",
+            "/system/cluster/nodes/{id}",
+            "System",
+            "Gives a node other addresses, at which it answers already.",
+            &[(200, Content::Json(b::MEMBERS))],
+            || put(members::relocate),
+        )
+    },
+    Endpoint {
         query: WITHIN,
         refuses: CHANGE_REFUSED,
         ..extension(
@@ -638,6 +651,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         || post(pairing::renew),
     ),
     Endpoint {
+        query: STALE_QUERY,
         refuses: &[FORBIDDEN],
         ..extension(
             "GET",
@@ -673,7 +687,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
-        query: &[may("after", WORDS, "The `next` of an earlier answer."), EXPORT_QUERY[2]],
+        query: &[may("after", WORDS, "The `next` of an earlier answer."), EXPORT_QUERY[2], EXPORT_QUERY[3]],
         refuses: &[FORBIDDEN],
         ..extension(
             "GET",

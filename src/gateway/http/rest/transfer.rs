@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use self::rows::{audit_of, device_of, election_of, sync_of, to_audit, to_device, to_election};
 use super::changes::page_after;
 use super::devices::unexpected;
-use super::{OFFSET_MAX, OrFail, QueryFields, RequestBody, RestError, RestResult, fresh, json_response};
+use super::{OFFSET_MAX, OrFail, QueryFields, RequestBody, RestError, RestResult, Source, fresh, json_response};
 use crate::gateway::Gateway;
 use crate::gateway::auth::Operator;
 use crate::gateway::protocol::BadPayload;
@@ -37,6 +37,12 @@ pub use self::rows::{AuditRow, DeviceRow, RecordRow, SyncRow, TransferredElectio
 /// What may change, and how far the logs go, at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct TransferState {
+    /// `stale`: without asking the others; there may be newer data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<String>,
+    /// The time of what was applied last.
+    #[serde(default)]
+    pub applied_ms: u64,
     pub applied_index: u64,
     pub head_seq: u64,
     pub compacted_seq: u64,
@@ -114,8 +120,8 @@ fn body<T: Serialize>(gateway: &Gateway, value: &T) -> Result<Response, RestErro
 }
 
 /// `GET /system/export`
-pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator) -> RestResult {
-    fresh(&gateway).await?;
+pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+    let source = Source::asked(&gateway, &asked).await?;
     let (mut snapshot, meta) = {
         let state = gateway.cluster.replica().state();
         let meta = state.meta().clone();
@@ -127,6 +133,8 @@ pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator) 
         let none_since = state.master().is_none_or(|d| is_a_nodes(d));
         let row = |d: &Arc<Device>| device_of(d, state.device_row(d), none_since);
         let snapshot = TransferState {
+            consistency: source.word().map(str::to_owned),
+            applied_ms: meta.now_ms,
             applied_index: state.applied().index,
             head_seq: meta.head_seq,
             compacted_seq: meta.compacted_seq,
@@ -163,7 +171,7 @@ fn bounds(gateway: &Gateway, asked: &QueryFields) -> Result<(u64, u64, usize), R
 /// `GET /system/export/elections?after=&to=&limit=`
 pub async fn elections(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
-    fresh(&gateway).await?;
+    Source::asked(&gateway, &asked).await?;
     let read = move |t: &dyn TablesRead| {
         if after >= to {
             return Ok(Vec::new());
@@ -179,7 +187,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _operator: Operator,
 /// `GET /system/export/audit?after=&to=&limit=`
 pub async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
-    fresh(&gateway).await?;
+    Source::asked(&gateway, &asked).await?;
     let page = gateway.cluster.replica().state().audit_index().between(after, to, limit);
     let next = (page.len() == limit).then(|| page.last().map(|r| r.id.to_string())).flatten();
     let rows = gateway.cluster.replica().read_rows(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
@@ -201,7 +209,7 @@ pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, a
     };
     let (after, rows): (Option<(u32, i64)>, usize) =
         read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
-    fresh(&gateway).await?;
+    Source::asked(&gateway, &asked).await?;
     let (page, more) = gateway.cluster.replica().state().records_after(after, rows, |_| true);
     let read = move |t: &dyn TablesRead| records_data(t, page, limits::SYNC_PAGE_BYTES);
     let (page, cut) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;

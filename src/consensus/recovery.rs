@@ -1,0 +1,142 @@
+//! Makes a stopped node's data folder a cluster of one, when most of the other voters' disks are lost for good.
+//!
+//! What a majority had acknowledged may be lost with them, so an operator decides it, and what goes on is another history:
+//! it has an epoch of its own, which every handshake and every cursor carries. In the log stands one more entry, the
+//! membership of this node alone; at the next start it elects itself, and writes the epoch into the state
+//! (`ClusterRecovered`) before it serves anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use openraft::EntryPayload;
+use openraft::storage::{RaftLogReader, RaftLogStorage};
+use tokio::sync::oneshot;
+
+use super::codec::{encode_entry, encode_vote};
+use super::log_adapter::LogAdapter;
+use super::node::cover_rows;
+use super::replica::Replica;
+use super::state_machine::decode_applied;
+use super::types::{Entry, LogId, MemberAddress, RaftMembership, Vote};
+use crate::model::state::State;
+use crate::storage::Stores;
+
+/// Entries looked through at once.
+const STEP: u64 = 256;
+
+/// What a data folder holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FolderContents {
+    pub cluster: String,
+    pub epoch: u64,
+    pub members: BTreeMap<u64, MemberAddress>,
+    pub voters: BTreeSet<u64>,
+    /// Nodes that were taken out of the cluster.
+    pub removed: Vec<u64>,
+    /// The last entry of the log.
+    pub last_entry: u64,
+    /// The newest change that was applied.
+    pub head_seq: u64,
+    /// The time of what was applied last, Unix milliseconds.
+    pub applied_ms: u64,
+}
+
+/// An open data folder of a node that does not run.
+pub struct StoppedNode {
+    stores: Stores,
+    replica: std::sync::Arc<Replica>,
+    pub contents: FolderContents,
+}
+
+impl StoppedNode {
+    /// Looks into a folder. Blocks on the disk.
+    pub async fn open(mut stores: Stores) -> io::Result<Self> {
+        let tables = std::mem::replace(&mut stores.tables, Box::<crate::model::tables::MemoryTables>::default());
+        let (replica, _) = Replica::new(State::open(tables).map_err(io::Error::other)?);
+        let contents = contents(&stores, &replica).await?;
+        Ok(Self { stores, replica, contents })
+    }
+
+    /// Makes the folder that of a cluster of `node` alone, with another epoch. Durable when it resolves; once more after a
+    /// crash in the middle gives the same, with one more epoch.
+    pub async fn make_alone(&self, node: u64, member: MemberAddress, epoch: u64) -> io::Result<()> {
+        let log = &self.stores.log;
+        // First what keeps the other nodes away.
+        self.stores.starts.save_epoch(epoch).await?;
+        cover_rows(&**log, &*self.stores.snapshots, &self.replica).await?;
+        let applied = self.replica.applied();
+        if applied.index > log_end(&self.stores) {
+            acknowledged(log.purge(applied.index, applied.last_log_id)).await?;
+        }
+        let mut adapter = LogAdapter::new(log.clone());
+        let last = adapter.get_log_state().await?.last_log_id;
+        let voted = adapter.read_vote().await?.map_or(0, |vote| vote.leader_id.term);
+        let Some(last) = last else { return Err(io::Error::other("the log is empty")) };
+        let term = voted.max(last.leader_id.term) + 1;
+        // As a leader leaves its folder.
+        acknowledged(log.save_vote(encode_vote(&Vote::new_committed(term, node)))).await?;
+        let alone = RaftMembership::new(vec![BTreeSet::from([node])], BTreeMap::from([(node, member)]));
+        let payload = EntryPayload::Membership(alone.map_err(io::Error::other)?);
+        let entry = Entry { log_id: LogId::new_term_index(term, last.index + 1), payload };
+        let (done, appended) = oneshot::channel();
+        let told = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        log.append(vec![(last.index + 1, encode_entry(&entry)?)], told);
+        acknowledged(appended).await
+    }
+
+    /// Lets go of the folder.
+    pub async fn close(self) -> io::Result<()> {
+        self.stores.close.close().await
+    }
+}
+
+async fn acknowledged(ack: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+    ack.await.unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))
+}
+
+fn log_end(stores: &Stores) -> u64 {
+    let bounds = stores.log.bounds();
+    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0)
+}
+
+async fn contents(stores: &Stores, replica: &Replica) -> io::Result<FolderContents> {
+    let (_, mut membership) = decode_applied(&replica.applied())?;
+    // A newer one may not be applied yet.
+    let mut log = LogAdapter::new(stores.log.clone());
+    let (mut from, end) = (replica.applied().index, log_end(stores));
+    while from <= end {
+        for entry in log.try_get_log_entries(from..from + STEP).await? {
+            if let EntryPayload::Membership(newer) = entry.payload {
+                membership = super::types::StoredMembership::new(Some(entry.log_id), newer);
+            }
+        }
+        from += STEP;
+    }
+    let state = replica.state();
+    let meta = state.meta();
+    Ok(FolderContents {
+        cluster: meta.cluster_id.clone(),
+        epoch: meta.epoch,
+        members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+        voters: membership.voter_ids().collect(),
+        removed: meta.removed_nodes.clone(),
+        last_entry: end.max(state.applied().index),
+        head_seq: meta.head_seq,
+        applied_ms: meta.now_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::memory::MemoryDisk;
+
+    #[tokio::test]
+    async fn an_empty_folder_holds_nothing_to_recover() {
+        let stopped = StoppedNode::open(MemoryDisk::default().open()).await.unwrap();
+        assert_eq!(stopped.contents, FolderContents::default());
+        assert!(stopped.make_alone(1, MemberAddress::default(), 7).await.is_err());
+    }
+}
