@@ -130,7 +130,7 @@ pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator) 
             applied_index: state.applied().index,
             head_seq: meta.head_seq,
             compacted_seq: meta.compacted_seq,
-            cursor: Cursor { epoch: meta.epoch, seq: meta.compacted_seq }.to_string(),
+            cursor: Cursor::at(&state, meta.compacted_seq).to_string(),
             election_head: meta.election_head,
             audit_head: meta.audit_head,
             devices: state.devices().map(row).collect(),
