@@ -316,6 +316,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many rows the election log keeps; the leader's setting counts.",
     ),
     row(
+        "flush_watchdog_ms",
+        SettingKind::Milliseconds(1_000, HOUR),
+        Some("30000"),
+        "How long a call on the data folder may take before the node ends itself with 5001: a disk that never answers would leave it neither serving nor stopped.",
+    ),
+    row(
         "log_level",
         SettingKind::Text,
         Some("info,openraft=warn"),
@@ -362,6 +368,8 @@ pub struct Config {
     /// The longest life of a token that this node signs.
     pub paired_token: Duration,
     pub retention: Retention,
+    /// A call on the data folder that takes longer ends the node.
+    pub flush_watchdog: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -478,6 +486,7 @@ impl Config {
                 conflicts: layers.number("keep_conflicts")?,
                 elections: layers.number("keep_elections")?,
             },
+            flush_watchdog: layers.milliseconds("flush_watchdog_ms")?,
             log_level: layers.text("log_level")?,
             log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
         };

@@ -20,6 +20,7 @@ use super::queue::{WriteSet, WriterWork};
 use super::rows::GenerationRows;
 use super::scan::StoredPut;
 use super::snapshot_file::SnapshotRows;
+use super::stalls::{CallUnderWay, DiskCall};
 use super::tables::TablesShared;
 use crate::proto::Applied;
 
@@ -212,6 +213,7 @@ impl RowsWriter {
                 }
             }
             let _readers_wait = self.shared.rows.write();
+            let _under_way = CallUnderWay::begin(DiskCall::WriteRows);
             self.engine.rows.apply_batch(batch)
         })
     }

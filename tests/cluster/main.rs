@@ -9,6 +9,7 @@ mod demo;
 mod digests;
 mod elections;
 mod errors;
+mod faulty_disk;
 mod harness;
 mod identity;
 mod kill;

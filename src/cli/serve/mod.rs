@@ -13,6 +13,7 @@ use crate::model::error::{Code, Error};
 mod descriptors;
 mod keys;
 mod node;
+mod watchdog;
 
 use node::ServingNode;
 
