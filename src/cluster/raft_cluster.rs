@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::agreed_clock::AgreedClock;
+use super::agreed_clock::{AgreedClock, ClockPeers};
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
@@ -278,6 +278,7 @@ impl Cluster for RaftCluster {
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
+        let clocks = ClockPeers { me, voters: group.voters.iter().copied().collect(), leader };
         let info = |(node, member): (&u64, &crate::consensus::types::MemberAddress)| {
             let peer = peers.iter().find(|peer| peer.node == *node);
             let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
@@ -291,6 +292,7 @@ impl Cluster for RaftCluster {
                 silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
                 latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
                 differs_from: self.digests.of(*node).1,
+                clock_ahead_ms: self.clock.ahead_of_most(&clocks, *node),
                 lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
                 said,
             }

@@ -197,6 +197,28 @@ async fn after_lost_ms_without_a_quorum_sessions_are_told_to_go_elsewhere_and_cl
     }
 }
 
+#[tokio::test]
+async fn sessions_of_a_node_whose_clock_is_wrong_are_told_to_go_elsewhere_and_closed() {
+    let lost_after = Duration::from_millis(500);
+    let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
+    let cut = |inner| Cut { inner, reached: reached.subscribe(), objection: objection.subscribe() };
+    let settings = GatewaySettings { lost_after, ping_every: lost_after / 4, ..GatewaySettings::default() };
+    let server = Server::over(settings, |inner| Arc::new(cut(inner))).await;
+    for over in [Over::WebSocket, Over::SocketIo] {
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        objection.send_replace(Some("this node's clock is 6 s behind the clocks of the other nodes (2, 3)".into()));
+        let why = session.wait("error").await;
+        assert_eq!((&why["error_code"], &why["retry_after_ms"]), (&json!("1001"), &json!(1_000)), "{why}");
+        assert!(why.to_string().contains("clock is 6 s behind") && why.to_string().contains("another node"), "{why}");
+        session.closed().await;
+        objection.send_replace(None);
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        session.update("till-1", "t", 1, json!({"n": 1})).await;
+    }
+}
+
 /// By a wrong clock every good token has ended. A client that was told so would throw its token away.
 #[tokio::test]
 async fn a_node_whose_clock_is_wrong_serves_nothing_and_says_why() {
