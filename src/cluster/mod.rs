@@ -4,7 +4,7 @@
 //! brings it to the leader; there [`inbound_proposals`] takes those of other nodes and [`batcher`] makes Raft entries
 //! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
 //! for one. [`agreed_clock`] holds the node's clock against the others' ([`clock_skews`] shows them), [`compared_digests`] its
-//! data. [`fast_failover`] hurries when the leader's
+//! data. [`bridge`] gives the lead to who reaches more nodes, [`fast_failover`] hurries when the leader's
 //! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
 //! changes who belongs to the cluster, [`probe`] keeps an eye on the others.
 
@@ -23,6 +23,7 @@ pub mod admission;
 pub mod agreed_clock;
 pub mod batcher;
 pub mod boot;
+pub mod bridge;
 pub mod clock_skews;
 pub mod compared_digests;
 pub mod coordinator;

@@ -29,7 +29,7 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
+    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
@@ -162,7 +162,15 @@ impl RaftCluster {
             boots,
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
             digests: Vec::new(),
+            heard: self.heard(),
         }
+    }
+
+    /// When each other member was heard last.
+    fn heard(&self) -> Vec<PeerHeard> {
+        let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
+        let ago_ms = |at: Instant| u64::try_from((Instant::now() - at).as_millis()).unwrap_or(u64::MAX);
+        others.filter_map(|node| Some(PeerHeard { node, ago_ms: ago_ms(self.stats.of(node)?.at) })).collect()
     }
 
     fn peers(&self, leads: bool) -> Vec<PeerState> {
@@ -359,5 +367,5 @@ impl ClusterCalls for RaftCluster {
 
 /// What a node that asks to join has to know, and one that was removed: nothing of what the shop does.
 fn for_strangers(own: StatusResponse) -> StatusResponse {
-    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, ..own }
+    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, heard: Vec::new(), ..own }
 }
