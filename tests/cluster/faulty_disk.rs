@@ -75,7 +75,8 @@ impl FaultyNode {
         assert_eq!(status.code(), Some(1), "{said}{log}");
         let folder: PathBuf = alone.data();
         let sentence = format!("error: 5001: data folder {}: the node stopped by itself: ", folder.display());
-        assert!(said.starts_with(&sentence) && said.lines().count() == 1, "{said}");
+        // The engine may panic beside it: it syncs when it is let go of, and does not take a failure.
+        assert!(said.lines().any(|line| line.starts_with(&sentence)), "{said}");
         (said, log)
     }
 }
@@ -85,12 +86,10 @@ async fn a_sync_that_fails_in_the_background_ends_the_node_though_nobody_writes(
     let node = FaultyNode::start("").await;
     node.breaks("fail");
     let (said, log) = tokio::task::spawn_blocking(|| node.ended()).await.unwrap();
-    assert!(said.contains("Input/output error"), "{said}");
-    // It was no write that found it, and there is nothing to hand over from such a disk.
-    assert!(
-        !log.contains("writing the log") && !log.contains("writing rows") && !log.contains("handing over"),
-        "{log}"
-    );
+    assert!(said.contains("stopped by itself: Input/output error"), "{said}");
+    // It was no write that found it: the last one comes with the stop. And there is nothing to hand over from such a disk.
+    let (before, after) = log.split_once("ERROR stopping").unwrap();
+    assert!(!before.contains("ERROR") && !after.contains("handing over"), "{log}");
 }
 
 /// A client that has not sent all of its request holds up a stop in order for seconds: nobody else may come meanwhile.
