@@ -322,6 +322,12 @@ pub const SETTINGS: &[Setting] = &[
         "How often this node reads all that it keeps while it runs, to find damage before it is needed; 0: never. At most 8 MiB a second. It also does at every start.",
     ),
     row(
+        "flush_watchdog_ms",
+        SettingKind::Milliseconds(1_000, HOUR),
+        Some("30000"),
+        "How long a call on the data folder may take before the node ends itself with 5001: a disk that never answers would leave it neither serving nor stopped.",
+    ),
+    row(
         "log_level",
         SettingKind::Text,
         Some("info,openraft=error"),
@@ -370,6 +376,8 @@ pub struct Config {
     pub retention: Retention,
     /// How often all data is read; zero: never.
     pub scrub_every: Duration,
+    /// A call on the data folder that takes longer ends the node.
+    pub flush_watchdog: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -487,6 +495,7 @@ impl Config {
                 elections: layers.number("keep_elections")?,
             },
             scrub_every: layers.milliseconds("scrub_every_ms")?,
+            flush_watchdog: layers.milliseconds("flush_watchdog_ms")?,
             log_level: layers.text("log_level")?,
             log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
         };

@@ -283,8 +283,9 @@ pub const READY_LAG: u64 = 2_000;
 /// Nodes are compared after so many entries even if their time has not come.
 pub const DIGEST_COMPARE_ENTRIES: u64 = 10_000;
 
-/// How far apart the clocks of two nodes may be. Milliseconds.
+/// How far apart the clocks of two nodes may be, and how far a node's may be from most others' before it is told. Milliseconds.
 pub const NODE_CLOCK_APART_MS: u64 = 5_000;
+pub const NODE_CLOCK_OFF_MS: u64 = 1_000;
 
 /// Changes kept in memory for readers, by count and by bytes of data.
 pub const RECENT_CHANGES: usize = 65_536;

@@ -81,6 +81,8 @@ pub struct MemberStatus {
     pub digest: Option<String>,
     /// The log index since which its data differs from that of the node that was asked.
     pub differs_from: Option<u64>,
+    /// How far its clock is ahead of most nodes'.
+    pub clock_ahead_ms: Option<i64>,
     pub master: Option<String>,
     pub sessions: Option<u64>,
     pub version: Option<String>,

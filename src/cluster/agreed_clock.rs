@@ -20,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::clock_skews::ClockSkews;
 use crate::clock::SharedClock;
 use crate::limits;
 use crate::model::error::{Code, Error};
@@ -82,6 +83,7 @@ struct ClockState {
     /// Most of the voters disagree.
     wrong: Option<String>,
     told: bool,
+    skews: ClockSkews,
 }
 
 /// What a node sees of the group when it compares.
@@ -102,7 +104,7 @@ pub struct AgreedClock {
 impl AgreedClock {
     pub fn new(clock: SharedClock) -> Arc<Self> {
         let anchor = Anchor { wall_ms: clock.now_ms(), even_ms: clock.even_ms() };
-        let inner = ClockState { anchor, confirmed: false, wrong: None, told: false };
+        let inner = ClockState { anchor, confirmed: false, wrong: None, told: false, skews: ClockSkews::default() };
         Arc::new(Self { clock, inner: Mutex::new(inner), look: Notify::new() })
     }
 
@@ -172,6 +174,11 @@ impl AgreedClock {
         Err(Error::new(Code::Unavailable, why))
     }
 
+    /// How far a node's clock was ahead of most of the voters' when they were compared last.
+    pub fn ahead_of_most(&self, group: &ClockPeers, node: u64) -> Option<i64> {
+        self.inner.lock().skews.of(group, node)
+    }
+
     /// Resolves when the clock should be compared at once.
     pub async fn wants_comparison(&self) {
         self.look.notified().await;
@@ -187,6 +194,7 @@ impl AgreedClock {
         let beside_leader = group.leader == Some(group.me) || near.iter().any(|other| group.leader == Some(other.node));
         let now_ms = self.clock.now_ms();
         let mut inner = self.inner.lock();
+        inner.skews.note(group, round);
         let jumped = self.jump(inner.anchor, now_ms).is_some();
         let tied = !far.is_empty() && far.len() == agree;
         let wrong = far.len() > agree || (tied && (jumped || !beside_leader || !inner.confirmed));

@@ -137,14 +137,19 @@ impl RunningNode {
 }
 
 impl Stopper {
+    /// Peers reach this node no more. What it had to ask them for, it has not got from here on.
+    pub fn close_ports(&self) {
+        if let Some(router) = &self.lifetime.router {
+            router.remove(self.cluster.node_id());
+        }
+        self.lifetime.stop.cancel();
+    }
+
     /// Takes no more requests, ends consensus and the connections. What was acknowledged is on disk; closing
     /// the stores is left to whoever opened them.
     pub async fn shutdown(self) {
-        let Lifetime { stop, tasks, router } = self.lifetime;
-        if let Some(router) = router {
-            router.remove(self.cluster.node_id());
-        }
-        stop.cancel();
+        self.close_ports();
+        let Lifetime { tasks, .. } = self.lifetime;
         self.cluster.node().shutdown().await;
         tasks.close();
         if tokio::time::timeout(LINGER, tasks.wait()).await.is_err() {

@@ -123,6 +123,7 @@ impl Cluster for LocalCluster {
         };
         vec![NodeInfo {
             differs_from: None,
+            clock_ahead_ms: Some(0),
             node: 1,
             voter: true,
             leads: true,

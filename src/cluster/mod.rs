@@ -3,7 +3,8 @@
 //! A command's way: [`raft_cluster`] stamps it, [`pending_proposals`] numbers and keeps it, [`proposal_forwarder`]
 //! brings it to the leader; there [`inbound_proposals`] takes those of other nodes and [`batcher`] makes Raft entries
 //! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
-//! for one. [`agreed_clock`] holds the node's clock against the others', [`compared_digests`] its data. [`fast_failover`] hurries when the leader's
+//! for one. [`agreed_clock`] holds the node's clock against the others' ([`clock_skews`] shows them), [`compared_digests`] its
+//! data. [`bridge`] gives the lead to who reaches more nodes, [`fast_failover`] hurries when the leader's
 //! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
 //! changes who belongs to the cluster, [`addresses`] where its members are, [`probe`] keeps an eye on the others.
 
@@ -23,6 +24,8 @@ pub mod admission;
 pub mod agreed_clock;
 pub mod batcher;
 pub mod boot;
+pub mod bridge;
+pub mod clock_skews;
 pub mod compared_digests;
 pub mod coordinator;
 pub mod elections;
@@ -182,6 +185,8 @@ pub struct NodeInfo {
     pub lag: Option<u64>,
     /// The oldest log index at which its data is known to differ from this node's.
     pub differs_from: Option<u64>,
+    /// How far its clock is ahead of most of the voters', if it was compared. Milliseconds.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 pub type SharedCluster = Arc<dyn Cluster>;

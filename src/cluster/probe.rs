@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
+use super::bridge::{BridgeWatch, HeardBy};
 use super::compared_digests::DigestVerdict;
 use super::membership::settle;
 use super::peer_watch::{self, PeerWatch};
@@ -36,6 +37,7 @@ pub async fn run(
 ) {
     let mut reloads = cluster.replica().reloads();
     let mut peer_watch = PeerWatch::default();
+    let mut bridge = BridgeWatch::default();
     loop {
         let mut place = cluster.node.place();
         place.current();
@@ -51,7 +53,7 @@ pub async fn run(
             let clock = &clock;
             async move {
                 let (asked_ms, since) = (clock.clock().now_ms(), Instant::now());
-                let mut compared = None;
+                let (mut compared, mut heard) = (None, None);
                 if let Ok(Ok(status)) = tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await {
                     // At an address of which it is not known who is there, it says so itself.
                     let peer = if peer == 0 { status.node } else { peer };
@@ -60,6 +62,7 @@ pub async fn run(
                     }
                     cluster.stats.answered(peer, since);
                     cluster.stats.can_lead(peer, !status.cannot_lead);
+                    heard = Some(HeardBy::of(peer, &status));
                     if status.removed.contains(&me) {
                         let why = format!(
                             "node {me} was removed from the cluster and serves no more: to use this machine again, \
@@ -76,14 +79,17 @@ pub async fn run(
                     }
                     cluster.said(peer, status);
                 }
-                compared
+                (compared, heard)
             }
         });
-        let round: Vec<Compared> = join_all(questions).await.into_iter().flatten().collect();
+        let (round, heard): (Vec<_>, Vec<_>) = join_all(questions).await.into_iter().unzip();
+        let round: Vec<Compared> = round.into_iter().flatten().collect();
         cluster.identity.refresh();
         let reachable = cluster.peers(false).into_iter().map(|peer| (peer.node, peer.reachable));
         peer_watch::tell(peer_watch.look(Instant::now(), reachable));
         compare(&cluster, &clock, &round).await;
+        let heard: Vec<HeardBy> = heard.into_iter().flatten().collect();
+        let closely = bridge.look(&cluster, &heard).await;
         let before = std::mem::replace(&mut reloads, cluster.replica().reloads());
         if before != reloads {
             cluster.digests.forget();
@@ -103,7 +109,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = jumped(&clock) => {}
             () = cluster.replica().digests().due() => {}
-            () = tokio::time::sleep(PROBE_SOON), if undecided || cut_off => {}
+            () = tokio::time::sleep(PROBE_SOON), if undecided || cut_off || closely => {}
             // The first leader waits for it.
             () = place.changed_within(PROBE_SOON), if !confirmed => {}
             () = tokio::time::sleep_until(began + PROBE_EVERY) => {}

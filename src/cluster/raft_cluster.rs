@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::addresses::{Addresses, reached};
-use super::agreed_clock::AgreedClock;
+use super::agreed_clock::{AgreedClock, ClockPeers};
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
 use super::inbound_proposals::Inbox;
@@ -31,7 +31,7 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, Principal, ProposeRequest, ProposeResponse,
+    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
@@ -206,7 +206,15 @@ impl RaftCluster {
             reached: Vec::new(),
             reach_tried: false,
             cannot_lead: !self.node.is_standing(),
+            heard: self.heard(),
         }
+    }
+
+    /// When each other member was heard last.
+    fn heard(&self) -> Vec<PeerHeard> {
+        let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
+        let ago_ms = |at: Instant| u64::try_from((Instant::now() - at).as_millis()).unwrap_or(u64::MAX);
+        others.filter_map(|node| Some(PeerHeard { node, ago_ms: ago_ms(self.stats.of(node)?.at) })).collect()
     }
 
     /// Whether what this node says is surely the newest. Who asks must not wait long for it, also where there is no quorum:
@@ -337,6 +345,7 @@ impl Cluster for RaftCluster {
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
+        let clocks = ClockPeers { me, voters: group.voters.iter().copied().collect(), leader };
         let info = |(node, member): (&u64, &crate::consensus::types::MemberAddress)| {
             let peer = peers.iter().find(|peer| peer.node == *node);
             let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
@@ -350,6 +359,7 @@ impl Cluster for RaftCluster {
                 silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
                 latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
                 differs_from: self.digests.of(*node).1,
+                clock_ahead_ms: self.clock.ahead_of_most(&clocks, *node),
                 lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
                 said,
             }
@@ -419,5 +429,5 @@ impl ClusterCalls for RaftCluster {
 
 /// What a node that asks to join has to know, and one that was removed: nothing of what the shop does.
 fn for_strangers(own: StatusResponse) -> StatusResponse {
-    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, ..own }
+    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, heard: Vec::new(), ..own }
 }

@@ -39,6 +39,19 @@ async fn any_node_takes_writes_and_reads() {
     cell.shutdown().await;
 }
 
+/// As many entries as an optimised build writes while a test changes members: nobody takes their effects, and apply would
+/// wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_whose_effects_nobody_looks_at_goes_on() {
+    let cell = Cell::new(1, |_| {}).await;
+    cell.leader(&[1]).await;
+    cell.at(1).propose(online("till-1")).await.unwrap();
+    for n in 0..5_000 {
+        write(&cell.at(1), "till-1", n).await;
+    }
+    cell.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_made_in_order_are_applied_in_order() {
     let cell = Cell::new(3, |_| {}).await;

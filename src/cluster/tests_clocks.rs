@@ -131,3 +131,22 @@ async fn a_node_with_a_wrong_clock_is_not_added() {
     cell.at(1).change(add, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE).await.unwrap();
     cell.shutdown().await;
 }
+
+/// Off, but not wrong yet: everybody can see it, and the node serves on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_a_little_off_is_shown_by_every_node_and_serves_on() {
+    let cell = Cell::new(3, |_| {}).await;
+    cell.leader(&[1, 2, 3]).await;
+    cell.at(1).propose(online("till-1")).await.unwrap();
+    for off in [1_600, -1_600] {
+        cell.clocks[&2].set(off);
+        for at in [1, 2, 3] {
+            let ahead = |node: u64| cell.at(at).nodes().into_iter().find(|info| info.node == node)?.clock_ahead_ms;
+            let near = |ms: Option<i64>, to: i64| ms.is_some_and(|ms| (ms - to).abs() < 600);
+            until("every node shows it", || near(ahead(2), off) && near(ahead(1), 0) && near(ahead(3), 0)).await;
+        }
+        assert_eq!(cell.at(2).objection(), None);
+        write(&cell.at(2), "till-1", 1).await;
+    }
+    cell.shutdown().await;
+}

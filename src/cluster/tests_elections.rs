@@ -308,3 +308,55 @@ fn a_minority_elects_nobody() {
         group.end().await;
     });
 }
+
+/// The leader and a follower do not reach each other; a third node reaches both, and would grant the follower no vote.
+#[test]
+fn a_leader_that_a_follower_does_not_reach_gives_way_to_the_node_that_reaches_both() {
+    for seed in 1..=5 {
+        simulated(seed, async {
+            let group = CoordinatedCells::new().await;
+            let (_, leader) = group.home(&[1, 2, 3], |_| true).await;
+            let (cut_off, third) = (others(leader)[0], others(leader)[1]);
+            group.online(cut_off, "till-1", 0, Role::Client).await;
+            // At any moment of the rounds in which nodes ask each other.
+            tokio::time::sleep(Duration::from_millis(seed * 190)).await;
+            group.cell.router.cut(leader, cut_off);
+            let since = tokio::time::Instant::now();
+            let within = tokio::time::timeout(Duration::from_secs(20), async {
+                while group.cell.at(cut_off).status().leader != Some(third) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            within.await.unwrap();
+            assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+            let written = group.ask(cut_off, update("till-1", 1, "{}".into())).await;
+            assert!(written.is_ok() && since.elapsed() < Duration::from_secs(3), "{written:?} {:?}", since.elapsed());
+            // It stays there: the master's role has gone, too.
+            let term = group.cell.at(third).status().term;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let home = group.home(&[1, 2, 3], |_| true).await;
+            assert_eq!((home.1, group.cell.at(third).status().term), (third, term));
+            group.cell.router.heal();
+            group.end().await;
+        });
+    }
+}
+
+/// Nobody else reaches a node that is down: that is no reason to move anything.
+#[test]
+fn a_leader_does_not_give_way_for_a_follower_that_is_down() {
+    simulated(3, async {
+        let mut group = CoordinatedCells::new().await;
+        let (master, leader) = group.home(&[1, 2, 3], |_| true).await;
+        let gone = others(leader)[0];
+        let term = group.cell.at(leader).status().term;
+        group.coordinators.remove(&gone).unwrap().cancel();
+        group.cell.router.isolate(gone);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let left = [leader, others(leader)[1]];
+        assert_eq!(group.home(&left, |id| id == master).await, (master.clone(), leader));
+        assert_eq!(group.cell.at(leader).status().term, term);
+        group.cell.router.heal();
+        group.end().await;
+    });
+}

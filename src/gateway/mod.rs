@@ -25,6 +25,7 @@ use self::session::sync::Syncs;
 use crate::cluster::{SharedCluster, elections};
 use crate::config::{AddressRange, RateLimits};
 use crate::limits;
+use crate::model::cursor::Cursor;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::proto::Outcome;
@@ -177,6 +178,16 @@ impl Gateway {
             0 => self.cluster.replica().state().meta().epoch,
             epoch => epoch,
         }
+    }
+
+    /// A cursor after a change that this node has applied. Not for whoever holds the state: it is looked at.
+    pub fn cursor(&self, seq: u64) -> Cursor {
+        Cursor { epoch: self.epoch(), ..Cursor::at(&self.cluster.replica().state(), seq) }
+    }
+
+    /// The cursor that a client gave.
+    pub fn parse_cursor(&self, text: &str) -> Result<Cursor, Error> {
+        Cursor::parse(text, &self.cluster.replica().state())
     }
 
     /// Proposes what the bearer of a token asked for: the audit log names the token. A change that a device makes itself

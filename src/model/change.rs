@@ -24,10 +24,12 @@ mod compaction;
 pub(super) mod key;
 mod load;
 mod lookup;
+pub(super) mod prints;
 pub(super) mod recent;
 pub(super) mod records;
 pub(super) mod stored;
 
+pub use self::prints::print_of;
 pub use self::stored::{RecordNow, StoredData};
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
@@ -191,6 +193,7 @@ impl State {
         };
         self.remember_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
+        self.prints.push(&change);
         let change = Arc::new(change);
         self.add_to_block(change.clone());
         self.recent.push(change.clone());
@@ -225,6 +228,11 @@ impl State {
             return Ok(Some(Change::clone(change)));
         }
         read::change(self.rows(), seq)
+    }
+
+    /// A few bits of the change with this number, as they stand in cursors; 0: it is not kept.
+    pub fn print_at(&self, seq: u64) -> u32 {
+        self.prints.get(seq).unwrap_or(0)
     }
 
     pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {

@@ -183,7 +183,7 @@ impl State {
         let timestamp_ms = write.timestamp_ms;
         row.resolved_seq = self.write(write);
         let row = self.close_conflict(row);
-        Reply::Accepted(Accepted { seq: row.resolved_seq, timestamp_ms, conflict: Some(row) })
+        Reply::Accepted(Accepted { seq: row.resolved_seq, timestamp_ms, conflict: Some(row), ..Accepted::default() })
     }
 
     /// An insert of this device with the same data that waits for a decision already.

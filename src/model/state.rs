@@ -11,6 +11,7 @@ use prost::Message;
 use super::access::AccessMatrix;
 use super::audit::index::AuditIndex;
 use super::boots::NewestBoots;
+use super::change::prints::ChangePrints;
 use super::change::recent::RecentChanges;
 use super::change::records::Records;
 use super::conflict::index::ConflictIndex;
@@ -45,6 +46,7 @@ pub struct State {
     coordinator_epoch: u64,
     pub(super) records: Records,
     pub(super) recent: RecentChanges,
+    pub(super) prints: ChangePrints,
     pub(super) answered: NodeDedup,
     pub(super) requests: ClientDedup,
     pub(super) queues: DeviceQueues,
@@ -72,6 +74,7 @@ impl State {
             coordinator_epoch: 0,
             records: Records::default(),
             recent: RecentChanges::default(),
+            prints: ChangePrints::default(),
             answered: NodeDedup::default(),
             requests: ClientDedup::default(),
             queues: DeviceQueues::default(),

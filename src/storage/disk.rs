@@ -272,7 +272,12 @@ struct Closer(Mutex<Option<StorageParts>>);
 
 impl Close for Closer {
     fn check(&self) -> io::Result<()> {
-        self.0.lock().as_ref().map_or(Ok(()), |parts| parts.shared.poison.check())?;
+        if let Some(parts) = self.0.lock().as_ref() {
+            parts.shared.poison.check()?;
+            if let Some(engine) = parts.engine.lock().as_ref() {
+                engine.background_error().map_err(engine_error)?;
+            }
+        }
         flush::failed()
     }
 

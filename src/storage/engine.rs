@@ -13,6 +13,7 @@ use super::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, s
 use super::poison::{Poison, guarded};
 use super::seal;
 use super::side_mark::{self, SideMark, SideMarks};
+use super::stalls::{CallUnderWay, DiskCall};
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
@@ -34,19 +35,28 @@ pub struct SledEngine {
     pub log: sled::Tree,
     pub meta: sled::Tree,
     db: sled::Db,
+    /// Shared with the engine.
+    config: sled::Config,
 }
 
 impl SledEngine {
-    pub(super) fn of(db: sled::Db) -> sled::Result<Self> {
+    pub(super) fn open(config: sled::Config) -> sled::Result<Self> {
+        let db = config.open()?;
         let (rows, log, meta) = (db.open_tree("rows")?, db.open_tree("log")?, db.open_tree("meta")?);
-        Ok(Self { rows, log, meta, db })
+        Ok(Self { rows, log, meta, db, config })
     }
 
     /// Everything written before is on disk when this returns.
     pub fn flush(&self) -> sled::Result<()> {
+        let _under_way = CallUnderWay::begin(DiskCall::Flush);
         self.db.flush()?;
         // Also what the engine flushed by itself.
         Ok(flush::check()?)
+    }
+
+    /// What the engine's own threads failed at: its next flush would say so.
+    pub fn background_error(&self) -> sled::Result<()> {
+        self.config.global_error()
     }
 
     /// The engine flushes when it is let go of, and panics where it cannot.
@@ -237,14 +247,13 @@ pub fn wait_released(dir: &Path) -> bool {
 }
 
 fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
-    let db = sled::Config::new()
+    let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE)
         .segment_size(segment_size(engine_dir))
         .flush_every_ms(Some(FLUSH_EVERY_MS))
-        .use_compression(false)
-        .open()?;
-    SledEngine::of(db)
+        .use_compression(false);
+    SledEngine::open(config)
 }
 
 /// What the engine writes as one piece: as its folder was made, since it cannot be changed later.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use libc::{c_int, c_uint, off64_t};
 use parking_lot::RwLock;
 
+use super::stalls::{CallUnderWay, DiskCall};
 use crate::metrics;
 
 const PROBE: &[u8] = b"probe";
@@ -50,7 +51,9 @@ pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
 /// Keeps that a sync failed, unless for one of these reasons, before anyone can be told that nothing is under way.
 fn watched(excused: &[c_int], sync: impl FnOnce() -> c_int) -> c_int {
     let under_way = UNDER_WAY.read();
+    let watched = CallUnderWay::begin(DiskCall::Sync);
     let outcome = sync();
+    drop(watched);
     if outcome != 0 {
         // SAFETY: the thread's own errno.
         let error = unsafe { *libc::__errno_location() };

@@ -99,8 +99,8 @@ pub struct FoundInFolder {
 
 impl FuzzedFolder {
     pub fn new() -> sled::Result<Self> {
-        let db = sled::Config::new().temporary(true).flush_every_ms(None).cache_capacity(8 << 20).open()?;
-        Ok(Self { engine: SledEngine::of(db)? })
+        let config = sled::Config::new().temporary(true).flush_every_ms(None).cache_capacity(8 << 20);
+        Ok(Self { engine: SledEngine::open(config)? })
     }
 
     /// A number for each of its trees: rows, log, meta.

@@ -14,6 +14,7 @@ use super::log::{LogShared, LogState};
 use super::log_rows;
 use super::poison::{closed, guarded};
 use super::side_mark::{self, SideMark, SideMarks};
+use super::stalls::{CallUnderWay, DiskCall};
 use super::tables::TablesShared;
 use super::writer::engine_error;
 
@@ -294,6 +295,7 @@ impl LogThread {
     }
 
     fn write_one(&mut self, op: LogCommand, written: &mut Option<(u64, u64)>) -> io::Result<()> {
+        let _under_way = CallUnderWay::begin(DiskCall::WriteLog);
         match op {
             LogCommand::Append { entries, epoch } => {
                 for (index, entry) in &entries {

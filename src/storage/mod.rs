@@ -9,6 +9,7 @@ pub mod format;
 #[allow(clippy::expect_used)]
 pub mod fuzz;
 pub mod memory;
+pub mod stalls;
 
 mod chunks;
 mod disk;

@@ -19,6 +19,7 @@ use super::rows::GenerationRows;
 use super::rows_sum::RowsSum;
 use super::scan::StoredPut;
 use super::snapshot_file::SnapshotRows;
+use super::stalls::{CallUnderWay, DiskCall};
 use super::tables::TablesShared;
 use crate::model::tables::TablesError;
 use crate::proto::Applied;
@@ -236,6 +237,7 @@ impl RowsWriter {
                 }
             }
             let _readers_wait = self.shared.rows.write();
+            let _under_way = CallUnderWay::begin(DiskCall::WriteRows);
             self.engine.rows.apply_batch(batch)
         })
     }

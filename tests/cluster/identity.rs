@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use crate::harness::{both, three_ports, tillsync};
 use crate::processes::Processes;
 
@@ -53,4 +55,42 @@ async fn an_older_copy_of_a_folder_and_a_clone_end_with_a_sentence_and_disturb_n
         assert_eq!(ended.code(), Some(2), "{}", nodes.said(3));
     }
     assert!(nodes.said(3).contains("copy from before its start 2"), "{}", nodes.said(3));
+}
+
+/// The whole cluster is put back to older disks: nothing can tell its nodes, but devices come with cursors of what is
+/// lost, and must not take other changes for what follows them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_of_a_lost_future_are_refused_also_when_the_cluster_has_written_on() {
+    let mut nodes = Processes::found(1).await;
+    let (rest, url) = (nodes.rest(), nodes.url(1));
+    let _: Value = rest.post(&url, "/device/register", &json!({ "device_id": "till-1" })).await.unwrap();
+    let write = async |price: u64| -> (u64, String) {
+        let record = json!({ "device_id": "till-1", "new_data": { "price": price } });
+        let ack: Value = rest.post(&url, "/data/stock/1", &record).await.unwrap();
+        (ack["seq"].as_u64().unwrap(), ack["cursor"].as_str().unwrap().to_owned())
+    };
+    let (seq, kept) = write(1).await;
+    assert!(nodes.stop(1).await.success());
+    let older = nodes.path("older");
+    copy(&nodes.data(1), &older);
+    nodes.start(1);
+    nodes.ready().await;
+    let mut lost = Vec::new();
+    for price in 2..5 {
+        lost.push(write(price).await.1);
+    }
+    nodes.kill(1);
+    fs::remove_dir_all(nodes.data(1)).unwrap();
+    fs::rename(&older, nodes.data(1)).unwrap();
+    nodes.start(1);
+    nodes.ready().await;
+    for price in 2..7 {
+        write(price).await;
+        for cursor in &lost {
+            let error = rest.changes(&url, Some(cursor), &[]).await.unwrap_err().to_string();
+            assert!(error.contains("1005") && error.contains("another history"), "{error}");
+        }
+    }
+    let page = rest.changes(&url, Some(&kept), &[]).await.unwrap();
+    assert_eq!((page.changes.len(), page.changes[0].seq), (5, seq + 1));
 }

@@ -11,6 +11,7 @@ mod demo;
 mod digests;
 mod elections;
 mod errors;
+mod faulty_disk;
 mod harness;
 mod identity;
 mod kill;

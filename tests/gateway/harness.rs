@@ -265,6 +265,15 @@ fn event_of(frame: &str, name: &str, data: &str) -> (String, Value) {
     (name.to_owned(), data.clone())
 }
 
+/// The seq of a cursor of the test's cluster, as docs/clients.md lets clients read it.
+pub fn place_of(cursor: &Value) -> u64 {
+    let (history, seq) = cursor.as_str().unwrap().rsplit_once('.').unwrap();
+    let print = history.strip_prefix('1').unwrap();
+    // Only before the first change there is nothing to know it by.
+    assert_eq!(print.is_empty(), seq == "0", "{cursor}");
+    seq.parse().unwrap()
+}
+
 /// Polls until it holds.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;

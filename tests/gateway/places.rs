@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use futures_util::StreamExt;
 
-use crate::harness::{PATIENCE, Server, Ws};
+use crate::harness::{PATIENCE, Server, Ws, place_of};
 use crate::order::fill;
 
 async fn shop() -> (Server, Ws, Ws) {
@@ -78,7 +78,7 @@ async fn an_incremental_sync_since_any_time_given_out_misses_nothing() {
             kind => {
                 let kind = if kind == 5 { "full" } else { "incremental" };
                 let (_, page) = sync(&mut ws, json!({"device_id": "d", "sync_type": kind})).await;
-                let head = page["cursor"].as_str().unwrap()[2..].parse().unwrap();
+                let head = place_of(&page["cursor"]);
                 given.push((page["timestamp"].clone(), head, "sync_response"));
                 // Something comes between the page and its completion.
                 writer.update("w", "t", 100 + step, json!({})).await;
@@ -117,7 +117,7 @@ async fn a_completed_sync_has_the_time_of_its_last_page_and_of_nothing_later() {
     let ack = complete(&mut ws, &page).await;
     let state = state(&server).await;
     assert_eq!((&ack["timestamp"], &state["last_sync_timestamp"]), (&page["timestamp"], &page["timestamp"]));
-    assert_eq!((&state["cursor"], &state["pending_changes_count"]), (&json!("1.1"), &json!(1)));
+    assert_eq!((place_of(&state["cursor"]), &state["pending_changes_count"]), (1, &json!(1)));
     assert!(since(&mut ws, &state["last_sync_timestamp"]).await.0.contains(&between));
 }
 
@@ -165,7 +165,7 @@ async fn a_sync_is_complete_only_after_its_last_page_and_owed_until_then() {
     ] {
         let (changes, page) = sync(&mut ws, ask).await;
         assert_eq!((page["sync_type"].as_str(), changes.len()), (Some("full"), 60));
-        assert_eq!(page["cursor"], "1.60");
+        assert_eq!(place_of(&page["cursor"]), 60);
     }
     let (_, page) = sync(&mut ws, json!({"device_id": "d"})).await;
     complete(&mut ws, &page).await;
@@ -194,7 +194,7 @@ async fn a_sync_that_is_called_complete_with_an_earlier_pages_time_is_owed() {
     let before = state(&server).await;
     assert_eq!((&before["sync_status"], &before["cursor"]), (&json!("syncing"), &json!("1.0")));
     complete(&mut ws, &last).await;
-    assert_eq!(state(&server).await["cursor"], "1.1200");
+    assert_eq!(place_of(&state(&server).await["cursor"]), 1_200);
 }
 
 #[tokio::test]

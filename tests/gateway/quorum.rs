@@ -231,6 +231,31 @@ async fn a_node_is_ready_with_a_quorum_and_when_it_has_caught_up() {
     }
 }
 
+#[tokio::test]
+async fn sessions_of_a_node_whose_clock_is_wrong_are_told_to_go_elsewhere_and_closed() {
+    let lost_after = Duration::from_millis(500);
+    let (reached, objection) = (watch::Sender::new(2), watch::Sender::new(None));
+    let lag = watch::Sender::new(0);
+    let cut = |inner| Cut::of(inner, &reached, &objection, &lag);
+    let settings = GatewaySettings { lost_after, ping_every: lost_after / 4, ..GatewaySettings::default() };
+    let server = Server::over(settings, |inner| Arc::new(cut(inner))).await;
+    for over in [Over::WebSocket, Over::SocketIo] {
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        objection.send_replace(Some("this node's clock is 6 s behind the clocks of the other nodes (2, 3)".into()));
+        let why = session.wait("error").await;
+        // The session may find it first, when it looks at its token.
+        assert!(["1001", "5003"].contains(&why["error_code"].as_str().unwrap()), "{why}");
+        assert_eq!(why["retry_after_ms"], 1_000, "{why}");
+        assert!(why.to_string().contains("clock is 6 s behind"), "{why}");
+        session.closed().await;
+        objection.send_replace(None);
+        let mut session = server.session(over).await;
+        session.online("till-1").await;
+        session.update("till-1", "t", 1, json!({"n": 1})).await;
+    }
+}
+
 /// By a wrong clock every good token has ended. A client that was told so would throw its token away.
 #[tokio::test]
 async fn a_node_whose_clock_is_wrong_serves_nothing_and_says_why() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::harness::{Server, place_of};
 
 #[tokio::test]
 async fn devices_register_and_change_roles() {
@@ -122,7 +122,9 @@ async fn records_and_the_change_feed_work_without_a_socket() {
     write(99, "odd", json!({"device_id": "d", "new_data": {"new": true}})).await;
     let chunk = stream.chunk().await.unwrap().unwrap();
     let text = std::str::from_utf8(&chunk).unwrap();
-    assert!(text.starts_with("id: 1.27\nevent: data_update\ndata: {"), "{text}");
+    let (id, rest) = text.strip_prefix("id: ").and_then(|rest| rest.split_once('\n')).unwrap();
+    assert_eq!(place_of(&json!(id)), 27);
+    assert!(rest.starts_with("event: data_update\ndata: {"), "{text}");
     assert!(text.contains(r#""data":{"new":true}"#) && text.ends_with("\n\n"), "{text}");
 }
 

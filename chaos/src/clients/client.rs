@@ -306,9 +306,10 @@ pub fn refuses(event: &ReceivedEvent, what: &str) -> bool {
     event.name == "error" && event.data["event"] == json!(what) && event.data["field"] != json!("cursor")
 }
 
-/// Epoch and seq of an event's cursor.
+/// Epoch and seq of an event's cursor, without the print of its change: these clients come back with other seqs, too.
 pub fn cursor(event: &ReceivedEvent) -> Option<(&str, u64)> {
-    let (epoch, seq) = event.data["cursor"].as_str()?.split_once('.')?;
+    let (history, seq) = event.data["cursor"].as_str()?.split_once('.')?;
+    let epoch = history.split_once('-').map_or(history, |(epoch, _)| epoch);
     Some((epoch, seq.parse().ok()?))
 }
 

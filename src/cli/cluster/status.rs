@@ -8,6 +8,7 @@ use super::StatusArgs;
 use crate::cli::{CliResult, CommandError, stop_signal};
 use crate::client::rest::{MemberStatus, NodeStatus, RestClient};
 use crate::client::{ClientError, NodeUrl};
+use crate::limits;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How long one node may take to answer: the others' answers are not held back for it.
@@ -120,13 +121,18 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
         );
         let _ = writeln!(
             out,
-            "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{:>9}  {:<18}{:<14}gateway",
-            "node", "role", "term", "applied", "lag", "sessions", "ms", "digest", "master"
+            "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{:>9}{:>9}  {:<18}{:<14}gateway",
+            "node", "role", "term", "applied", "lag", "sessions", "ms", "clock", "digest", "master"
         );
         for node in &best.nodes {
             line(&mut out, node);
         }
         for node in &best.nodes {
+            if let Some(ms) = node.clock_ahead_ms.filter(|ms| ms.unsigned_abs() > limits::NODE_CLOCK_OFF_MS) {
+                let (id, way) = (node.node, if ms > 0 { "ahead of" } else { "behind" });
+                let seconds = ms.unsigned_abs() as f64 / 1_000.0;
+                let _ = writeln!(out, "node {id}: its CLOCK is {seconds:.1} s {way} most nodes': set it right");
+            }
             if let Some(index) = node.differs_from {
                 let (id, best) = (node.node, best.node);
                 let _ =
@@ -165,11 +171,12 @@ fn line(out: &mut String, node: &MemberStatus) {
         Some(ms) => format!("{ms:.1}"),
         None => "?".into(),
     };
+    let clock = node.clock_ahead_ms.map_or_else(|| "?".into(), |ms| format!("{:+.1} s", ms as f64 / 1_000.0));
     let digest: String = node.digest.as_deref().unwrap_or("?").chars().take(16).collect();
     let master = node.master.as_deref().unwrap_or("none");
     let _ = writeln!(
         out,
-        "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{latency:>9}  {digest:<18}{master:<14}{}",
+        "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{latency:>9}{clock:>9}  {digest:<18}{master:<14}{}",
         node.node,
         node.role,
         number(node.term),
@@ -212,12 +219,15 @@ mod tests {
         assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("http://h:7 cannot"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
         assert!(table(&[told(2, status(2, false))], now).contains("NO QUORUM"));
-        assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING"), "{shown}");
+        assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING") && !shown.contains("CLOCK"), "{shown}");
         let mut two = status(2, true);
         two.nodes[1].differs_from = Some(17);
         two.digest_verdict = Some("no majority tells".into());
+        (two.nodes[0].clock_ahead_ms, two.nodes[1].clock_ahead_ms) = (Some(-40), Some(-1_440));
         let shown = table(&[told(2, two)], now);
         assert!(shown.contains("node 3 DIFFERS: it holds other data than node 2 since log index 17"), "{shown}");
+        assert!(shown.contains("node 3: its CLOCK is 1.4 s behind most nodes'"), "{shown}");
+        assert!(shown.contains(" -0.0 s ") && shown.contains(" -1.4 s ") && !shown.contains("node 1: its"), "{shown}");
         assert!(shown.contains("http://h:2: NOTHING CAN BE WRITTEN: no majority tells"), "{shown}");
 
         // What is old is not shown as if it were of now, and an answer of now goes before it.

@@ -14,6 +14,7 @@ mod descriptors;
 mod keys;
 mod node;
 mod scrub;
+mod watchdog;
 
 use node::ServingNode;
 

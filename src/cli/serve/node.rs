@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors;
+use super::{descriptors, watchdog};
 use crate::clock::SystemClock;
 use crate::cluster::addresses::OwnAddress;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
@@ -61,6 +61,7 @@ impl ServingNode {
         let (raft_tls, gateway_tls) = certificates(config, &clock)?;
         let raft = bind(config.raft_listen, "raft_listen").await?;
         let listener = bind(config.gateway_listen, "gateway_listen").await?;
+        watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
@@ -155,8 +156,9 @@ impl ServingNode {
     pub async fn stop(self, hand_over: bool) -> Result<(), Error> {
         self.coordinating.cancel();
         if !hand_over {
-            // Nobody connects from here on.
+            // Nobody connects from here on, no device and no node.
             self.stop.cancel();
+            self.stopper.close_ports();
         }
         // A coordinator that panicked has said so in the log.
         let _ = self.coordinator.await;

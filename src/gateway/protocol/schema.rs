@@ -157,7 +157,7 @@ impl FieldDescription {
             "table_name" => json!("products"),
             "current_master" | "master_device_id" | "new_master_id" | "master_device" => json!("office-1"),
             "capabilities" => json!(["sync"]),
-            "cursor" => json!("1.7"),
+            "cursor" => json!("1-9d8be1f3.7"),
             "request_id" => json!("till-1-000042"),
             "queue" => json!("k3v9x2m7"),
             "n" => json!(42),

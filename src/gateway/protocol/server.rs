@@ -293,7 +293,7 @@ fn data_update(o: &mut Object<'_>, change: &Change, epoch: u64) {
     o.text("device_id", &change.device_id).text("table_name", &change.table_name);
     o.number("record_id", change.record_id).data("new_data", &change.data);
     o.text("operation", operation_name(change.operation())).time("timestamp", change.timestamp_ms);
-    o.number("seq", change.seq).text("cursor", &Cursor { epoch, seq: change.seq }.to_string());
+    o.number("seq", change.seq).text("cursor", &Cursor::after(epoch, change).to_string());
     o.number("after", change.after);
     if !change.request_id.is_empty() {
         o.text("request_id", &change.request_id);

@@ -159,7 +159,8 @@ fn data_stays_the_clients_bytes() {
     ServerEvent::DataUpdate { change: &change, epoch: 10 }.body(&mut out);
     let out = String::from_utf8(out).unwrap();
     assert!(out.contains(r#""new_data":{"price": 1.50, "a":[1,  2]},"#), "{out}");
-    assert!(out.contains(r#""seq":7,"cursor":"a.7","after":0}"#), "{out}");
+    let print = crate::model::change::print_of(&change);
+    assert!(out.contains(&format!(r#""seq":7,"cursor":"a-{print:x}.7","after":0}}"#)), "{out}");
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn every_server_event_is_json_with_its_documented_fields() {
         page: 1,
         total: 1,
         has_more: false,
-        cursor: crate::model::cursor::Cursor { epoch: 1, seq: 2 },
+        cursor: crate::model::cursor::Cursor { epoch: 1, seq: 2, print: 0 },
     };
     let (device_id, at_ms, role, reason) = ("d", 0, Role::Master, "r");
     let cursor = page.cursor;

@@ -15,7 +15,7 @@ use crate::model::read::RecordReader;
 use crate::model::sync::status_name;
 use crate::model::tables::{TablesError, TablesRead};
 use crate::proto::outcome::Result as Given;
-use crate::proto::{Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
+use crate::proto::{Accepted, Conflict, OnlineDone, Outcome, ResolutionMethod, Role};
 
 impl Session {
     pub(super) fn proposed(&mut self, ticket: RequestTicket, then: ReplyPlan, outcome: Result<Outcome, Error>) {
@@ -156,8 +156,8 @@ impl Session {
         (entry, taken): (Option<&(String, u64)>, Option<ClockCorrection>),
         outcome: &Outcome,
     ) {
-        let (seq, conflict) = match &outcome.result {
-            Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
+        let (accepted, conflict) = match &outcome.result {
+            Some(Given::Accepted(accepted)) => (Some(accepted), accepted.conflict.as_ref()),
             Some(Given::Conflict(conflict)) => (None, Some(conflict)),
             // It was committed so long ago that its first answer is not known any more.
             Some(Given::Done(_)) | None => (None, None),
@@ -183,7 +183,7 @@ impl Session {
             self.refuse(ticket, &Error::new(Code::Conflict, why), Some(conflict.id));
             return;
         }
-        let epoch = self.gateway.epoch();
+        let (seq, epoch) = (accepted.map(|accepted| accepted.seq), self.gateway.epoch());
         let ack = Acknowledged {
             message: update_message(seq, conflict),
             at_ms: outcome.at_ms,
@@ -192,7 +192,7 @@ impl Session {
             record: Some(record),
             seq,
             request_id: ticket.request_id.as_deref(),
-            cursor: seq.map(|seq| Cursor { epoch, seq }),
+            cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: *seq, print: *print }),
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
             entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
@@ -215,7 +215,7 @@ impl Session {
     /// `seq`: everything after it comes after this answer, or came before it.
     fn came_online(&mut self, ticket: &RequestTicket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
-        let cursor = Cursor { epoch: self.gateway.epoch(), seq };
+        let cursor = self.gateway.cursor(seq);
         let (master, term) = (online.master.as_str(), online.term);
         let clock_ahead_ms = self.clock.ahead_ms();
         let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
@@ -241,7 +241,7 @@ impl Session {
     /// Where a resume begins: the cursor's change.
     fn cursor_seq(&self, text: &str) -> Result<u64, Error> {
         let state = self.gateway.cluster.replica().state();
-        let cursor = Cursor::parse(text, state.meta())?;
+        let cursor = Cursor::parse(text, &state)?;
         if cursor.seq < state.meta().compacted_seq {
             return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
         }

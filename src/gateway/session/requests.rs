@@ -13,7 +13,6 @@ use crate::gateway::rates::RateKind;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket};
 use crate::gateway::session::sync::{Completed, SyncJob};
 use crate::limits;
-use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::time::IsoTime;
 use crate::proto::command::Intent;
@@ -204,7 +203,7 @@ impl Session {
     /// How far a device is that says that it has applied a sync: never further than it was sent.
     fn completed(&self, complete: SyncComplete, cursor: Option<String>) -> Result<SyncComplete, Error> {
         let cursor = match cursor {
-            Some(cursor) => Some(Cursor::parse(&cursor, self.gateway.cluster.replica().state().meta())?.seq),
+            Some(cursor) => Some(self.gateway.parse_cursor(&cursor)?.seq),
             None => None,
         };
         let SyncComplete { device_id, sync_id, sync_timestamp_ms, .. } = &complete;

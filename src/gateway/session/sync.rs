@@ -21,7 +21,6 @@ use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_pipeline::RequestTicket;
 use crate::limits;
 use crate::model::access::ClassNumber;
-use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
 use crate::model::sync::scope;
@@ -297,7 +296,8 @@ impl SyncJob {
         }
         let meta = &course.meta;
         let cursor = match &self.ask.cursor {
-            Some(text) => Some(Cursor::parse(text, meta)?.seq),
+            // No further than the pages go.
+            Some(text) => Some(self.gateway.parse_cursor(text)?.seq.min(meta.head_seq)),
             None => None,
         };
         let owed = course.before.as_ref().is_some_and(|before| before.full_owed);
@@ -467,7 +467,7 @@ impl SyncJob {
                 page: part.number,
                 total: part.total,
                 has_more: part.has_more,
-                cursor: Cursor { epoch: course.meta.epoch, seq: part.seq },
+                cursor: self.gateway.cursor(part.seq),
             };
             EncodedEvent::of(self.send_queue.transport, &ServerEvent::SyncResponse(&page))
         };

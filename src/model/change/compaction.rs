@@ -36,6 +36,7 @@ impl State {
         let fields = self.meta.changes(KEY);
         *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
         *fields.compacted_seq = last.seq;
+        self.prints.forget_to(last.seq);
         self.delete(key);
         for change in block.changes {
             self.outlive_change(&change);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
 use crate::model::row_pages::RowPages;
@@ -14,6 +15,7 @@ impl State {
     /// index: the kept changes and the rows between them, by number.
     pub(in crate::model) fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.recent = RecentChanges::after(self.meta.compacted_seq);
+        self.prints = ChangePrints::after(self.meta.compacted_seq);
         self.records = Records::default();
         let from = RowKey::Record { table: 0, id: i64::MIN };
         for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
@@ -46,6 +48,7 @@ impl State {
                     self.table_numbers.advance_head(table, change.seq);
                     self.records.load(table, change.record_id, &change.record(device));
                 }
+                self.prints.push(&change);
                 self.recent.push(Arc::new(change));
             }
         }

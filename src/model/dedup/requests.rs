@@ -12,7 +12,7 @@ use crate::proto::outcome::Result as Reply;
 use crate::proto::{Accepted, DataUpdate, Outcome, Requested};
 
 pub(in crate::model) fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
-    Reply::Accepted(Accepted { seq, timestamp_ms, conflict: None })
+    Reply::Accepted(Accepted { seq, timestamp_ms, ..Accepted::default() })
 }
 
 impl State {

@@ -45,7 +45,8 @@ impl State {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         self.txn.term = at.term;
         for command in batch.commands {
-            outcomes.push(self.apply_command(command)?);
+            let outcome = self.apply_command(command)?;
+            outcomes.push(self.with_print(outcome));
         }
         if !outcomes.is_empty() {
             self.seal();
@@ -127,6 +128,14 @@ impl State {
             self.remember_answer(&origin, &outcome);
         }
         Ok(outcome)
+    }
+
+    /// Whoever answers a client may not have applied the change yet, but gives its cursor.
+    fn with_print(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(Reply::Accepted(accepted)) = &mut outcome.result {
+            accepted.print = self.print_at(accepted.seq);
+        }
+        outcome
     }
 
     /// Whatever is wrong with a command by itself is refused before anything is looked up or written.

@@ -281,7 +281,8 @@ async fn resumes(ground: &AttackGround, name: &'static str, victim: Victim, who:
     let mut first = ground.connect(name, AttackOrigin::Thief, victim.gateway).await?;
     first.send(request("GET", "/sync/changes?limit=1", &who.token, "", None).as_bytes(), SEND).await;
     let answer = first.answer(LOOKED_AT).await;
-    let epoch = answer.split_once("\"cursor\":\"").and_then(|(_, rest)| rest.split_once('.')).map(|(epoch, _)| epoch);
+    let epoch =
+        answer.split_once("\"cursor\":\"").and_then(|(_, rest)| rest.split_once(['.', '-'])).map(|(epoch, _)| epoch);
     let Some(epoch) = epoch else { return Some(first.seen()) };
     let cursor = format!("{epoch}.0");
     let (mut socket, _) = open(ground, name, AttackOrigin::Thief, victim, who, &json!({ "cursor": cursor })).await?;

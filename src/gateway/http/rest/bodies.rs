@@ -340,6 +340,11 @@ const NODE: &[FieldDescription] = &[
         FieldKind::OrNull(&ANY_COUNT),
         "The log index since which its data is known to differ from that of the node that answers. Null: it does not.",
     ),
+    must(
+        "clock_ahead_ms",
+        FieldKind::OrNull(&FieldKind::Number),
+        "How far its clock is ahead of most nodes', in milliseconds; from 5,000 on, either way, it serves nothing. Null: it was not compared.",
+    ),
     must("master", FieldKind::OrNull(&DEVICE_ID), ""),
     must("sessions", FieldKind::OrNull(&ANY_COUNT), ""),
     must("version", FieldKind::OrNull(&WORDS), ""),

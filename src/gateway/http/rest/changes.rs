@@ -77,11 +77,11 @@ impl FeedRequest {
         let tables = asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect());
         let filter = ChangeFilter::of(tables, class);
         let source = Source::asked(gateway, asked).await?;
-        let meta = gateway.cluster.replica().state().meta().clone();
         let after = match resumed.or(asked.get("cursor")) {
-            Some(cursor) => Cursor::parse(cursor, &meta).or_fail(gateway)?.seq,
+            Some(cursor) => gateway.parse_cursor(cursor).or_fail(gateway)?.seq,
             None => 0,
         };
+        let meta = gateway.cluster.replica().state().meta().clone();
         if after < meta.compacted_seq {
             return Err(RestError::new(gateway, gone()));
         }
@@ -96,9 +96,10 @@ impl FeedRequest {
         let Self { after, limit, filter, source, meta } = self;
         let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
         let page = whole_page(gateway, after, meta.head_seq, size, &filter).await.or_fail(gateway)?;
+        let cursor = gateway.cursor(page.seq).to_string();
         Ok(answer(|o| {
             o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
-            o.text("cursor", &Cursor { epoch: meta.epoch, seq: page.seq }.to_string()).flag("has_more", page.more);
+            o.text("cursor", &cursor).flag("has_more", page.more);
             source.tell(o);
         }))
     }
@@ -244,7 +245,7 @@ fn push_rights(
 fn events(page: &Page, epoch: u64) -> Bytes {
     let mut out = Vec::new();
     for change in &page.changes {
-        let cursor = Cursor { epoch, seq: change.seq };
+        let cursor = Cursor::after(epoch, change);
         out.extend_from_slice(format!("id: {cursor}\nevent: data_update\ndata: ").as_bytes());
         let start = out.len();
         push_object(&mut out, |o| sync_change(o, &SyncChange::from(&**change)));

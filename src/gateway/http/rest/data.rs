@@ -21,7 +21,7 @@ use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
-use crate::proto::{DataUpdate, Outcome, ResolutionMethod, TableRemove};
+use crate::proto::{Accepted, DataUpdate, Outcome, ResolutionMethod, TableRemove};
 
 /// How long one request goes on removing a table.
 const REMOVE_TIME: Duration = Duration::from_secs(20);
@@ -125,8 +125,8 @@ pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, Re
 }
 
 fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrection>, outcome: &Outcome) -> RestResult {
-    let (seq, conflict) = match &outcome.result {
-        Some(Given::Accepted(accepted)) => (Some(accepted.seq), accepted.conflict.as_ref()),
+    let (accepted, conflict) = match &outcome.result {
+        Some(Given::Accepted(accepted)) => (Some(accepted), accepted.conflict.as_ref()),
         Some(Given::Conflict(conflict)) => (None, Some(conflict)),
         _ => (None, None),
     };
@@ -134,7 +134,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         let why = why_conflict(gateway, conflict.id);
         return Err(RestError::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
     }
-    let epoch = gateway.epoch();
+    let (seq, epoch) = (accepted.map(|accepted| accepted.seq), gateway.epoch());
     let ack = Acknowledged {
         message: update_message(seq, conflict),
         at_ms: outcome.at_ms,
@@ -143,7 +143,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         record: Some((&asked.table_name, asked.record_id)),
         seq,
         request_id: Some(asked.request_id.as_str()).filter(|id| !id.is_empty()),
-        cursor: seq.map(|seq| Cursor { epoch, seq }),
+        cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: *seq, print: *print }),
         conflict_id: conflict.map(|c| c.id),
         repeated: outcome.repeated,
         entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),

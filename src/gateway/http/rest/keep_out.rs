@@ -53,18 +53,18 @@ pub async fn revoke(
     let revoke = DeviceRevoke { device_id, by: caller.0.sub.clone() };
     let outcome = gateway.propose_election(&caller.0, Intent::DeviceRevoke(revoke)).await.or_fail(&gateway)?;
     let Some(Given::DeviceReport(report)) = outcome.result else { return Err(unexpected(&gateway)) };
-    let epoch = gateway.epoch();
+    let cursor = gateway.cursor(report.cursor_seq);
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &report.device_id);
         o.time("not_before", report.not_before.saturating_mul(1_000)).flag("registered", report.registered);
         if report.registered {
-            tell_report(o, &report, epoch);
+            tell_report(o, &report, &cursor);
         }
         o.time("timestamp", outcome.at_ms);
     }))
 }
 
-fn tell_report(o: &mut Object<'_>, report: &DeviceReport, epoch: u64) {
+fn tell_report(o: &mut Object<'_>, report: &DeviceReport, cursor: &Cursor) {
     o.object("confirmed", |o| {
         o.number("changes", report.changes);
         o.maybe_number("last_seq", Some(report.last_seq).filter(|seq| *seq > 0));
@@ -72,7 +72,7 @@ fn tell_report(o: &mut Object<'_>, report: &DeviceReport, epoch: u64) {
             o.time("last_timestamp", report.last_ms);
         }
     });
-    o.text("cursor", &Cursor { epoch, seq: report.cursor_seq }.to_string()).time("last_seen", report.last_seen_ms);
+    o.text("cursor", &cursor.to_string()).time("last_seen", report.last_seen_ms);
     o.object("unsent", |o| {
         if report.unsent_ms > 0 {
             o.number("count", report.unsent).time("said_at", report.unsent_ms);

@@ -67,6 +67,21 @@ pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response
     let rows: Vec<(&str, &dyn std::fmt::Display)> =
         differing.iter().map(|(labels, differs)| (labels.as_str(), differs as &dyn std::fmt::Display)).collect();
     gauge(&mut out, "tillsync_node_differs", "1 for a node that is known to hold other data than this one.", &rows);
+    let clocks: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| Some((format!("{{node=\"{}\"}}", node.node), node.clock_ahead_ms? as f64 / 1_000.0)))
+        .collect();
+    let rows: Vec<(&str, &dyn std::fmt::Display)> =
+        clocks.iter().map(|(labels, ahead)| (labels.as_str(), ahead as &dyn std::fmt::Display)).collect();
+    let help = "How far a node's clock is ahead of most nodes'; from 5 s on, either way, it serves nothing.";
+    gauge(&mut out, "tillsync_clock_ahead_seconds", help, &rows);
+    let objects = u8::from(gateway.cluster.objection().is_some());
+    gauge(
+        &mut out,
+        "tillsync_clock_wrong",
+        "1 while this node serves nothing because of its clock.",
+        &[("", &objects)],
+    );
     let refused = u8::from(!status.digests.may_write());
     let help = "1 while nothing may be written here: nodes differ, and no majority tells which is right.";
     gauge(&mut out, "tillsync_undecided", help, &[("", &refused)]);

@@ -33,8 +33,9 @@ pub async fn state(
         state.sync_state(&id).map(|sync| (sync.clone(), state.pending_changes(sync)))
     };
     let (sync, pending) = found.ok_or_else(|| not_registered(&gateway, &id))?;
+    let cursor = gateway.cursor(sync.cursor_seq);
     Ok(answer(|o| {
-        fill(o, &sync, pending, gateway.epoch());
+        fill(o, &sync, pending, &cursor);
         source.tell(o);
     }))
 }
@@ -61,12 +62,13 @@ pub async fn put_state(
     let Some(Given::SyncState(sync)) = outcome.result else { return Err(unexpected(&gateway)) };
     // Counted against the newest change that this node has applied: another node's may be newer by a moment.
     let pending = gateway.cluster.replica().state().pending_changes(&sync);
+    let cursor = gateway.cursor(sync.cursor_seq);
     Ok(answer(|o| {
-        o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending, gateway.epoch()));
+        o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending, &cursor));
     }))
 }
 
-fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64, epoch: u64) {
+fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64, cursor: &Cursor) {
     o.text("device_id", &sync.device_id).text("sync_status", status_name(sync.sync_status()));
     o.number("pending_changes_count", pending);
     match sync.last_sync_ms {
@@ -74,5 +76,5 @@ fn fill(o: &mut Object<'_>, sync: &SyncState, pending: u64, epoch: u64) {
         ms => o.time("last_sync_timestamp", ms),
     };
     o.text_or_null("last_error_message", sync.last_error_message.as_deref().unwrap_or_default());
-    o.text("cursor", &Cursor { epoch, seq: sync.cursor_seq }.to_string()).time("updated_at", sync.updated_ms);
+    o.text("cursor", &cursor.to_string()).time("updated_at", sync.updated_ms);
 }

@@ -149,6 +149,7 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     number("lag", node.lag);
     number("sessions", said.map(|s| s.sessions));
     number("differs_from", node.differs_from);
+    o.raw("clock_ahead_ms", node.clock_ahead_ms.map_or_else(|| "null".into(), |ms| ms.to_string()).as_bytes());
     for (name, value) in [
         ("digest", said.map(|s| s.digest.as_str())),
         ("master", said.map(|s| s.master.as_str())),

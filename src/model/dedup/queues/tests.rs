@@ -6,7 +6,7 @@ use super::*;
 use crate::limits::REQUEST_WINDOW;
 use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
-use crate::model::properties::{StateUnderTest, online, put};
+use crate::model::properties::{StateUnderTest, online, put, without_print};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, Operation, Outcome, PolicyPut, QueuesForget, ResolutionMethod, Role};
@@ -28,7 +28,7 @@ fn sale(n: u64, after: u64) -> DataUpdate {
 }
 
 fn send(b: &mut StateUnderTest, update: DataUpdate) -> Result<Outcome, Error> {
-    into_result(b.run(Intent::DataUpdate(update)).0)
+    into_result(without_print(b.run(Intent::DataUpdate(update)).0))
 }
 
 /// The field that the refusal names, and the queue's last `n` that it tells.
