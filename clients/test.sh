@@ -44,3 +44,25 @@ echo "the Python library: ok"
 )
 echo
 echo "the TypeScript library: ok"
+
+(
+    cd rxdb
+    npm ci --silent --no-fund --no-audit
+    npx tsc
+    npm pack --silent --pack-destination "$work" >/dev/null
+    tar tzf "$work"/tillsync-rxdb-*.tgz >"$work/files"
+    for file in dist/index.js dist/index.d.ts README.md LICENSE; do
+        grep -q "^package/$file$" "$work/files" || { echo "the package has no $file" >&2; exit 1; }
+    done
+    ! grep -vE "^package/(dist/[a-z]+\.(js|d\.ts)|README.md|LICENSE|package.json)$" "$work/files"
+    mkdir "$work/rxdb"
+    cd "$work/rxdb"
+    npm init -y >/dev/null
+    versions=$(cd - >/dev/null && node -p 'const { rxdb, rxjs } = require("./package.json").devDependencies; `rxdb@${rxdb} rxjs@${rxjs}`')
+    # shellcheck disable=SC2086 # two words
+    npm install --silent --no-fund --no-audit "$work"/tillsync-client-*.tgz "$work"/tillsync-rxdb-*.tgz $versions
+    cd - >/dev/null
+    INSTALLED=$work/rxdb TILLSYNC_SOAK=${TILLSYNC_SOAK:-10} node --test --test-reporter=dot test/*.test.mjs
+)
+echo
+echo "the RxDB plugin: ok"
