@@ -65,6 +65,8 @@ echo "the TypeScript library: ok"
     # shellcheck disable=SC2086 # two words
     npm install --silent --no-fund --no-audit "$work"/tillsync-client-*.tgz "$work"/tillsync-rxdb-*.tgz $versions
     cd - >/dev/null
+    awk '/^```javascript/ { inside = 1; next } /^```/ { inside = 0 } inside' README.md >"$work/rxdb/readme.mts"
+    npx tsc --noEmit --strict --target es2022 --module nodenext --skipLibCheck "$work/rxdb/readme.mts"
     INSTALLED=$work/rxdb TILLSYNC_SOAK=${TILLSYNC_SOAK:-10} node --test --test-reporter=dot test/*.test.mjs
 )
 echo

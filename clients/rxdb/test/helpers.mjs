@@ -21,9 +21,30 @@ let names = 0;
 
 /** Opened again with the same `storage` and `name`, it has what it had. */
 export async function shop(tables, storage = getRxStorageMemory(), name = `shop${++names}`, more = {}) {
-  const db = await createRxDatabase({ name, storage: wrappedValidateAjvStorage({ storage }), multiInstance: false, eventReduce: true });
+  const life = { dead: false };
+  const validated = wrappedValidateAjvStorage({ storage: mortal(storage, life) });
+  const db = await createRxDatabase({ name, storage: validated, multiInstance: false, eventReduce: true, closeDuplicates: true });
   await db.addCollections(Object.fromEntries(tables.map((table) => [table, { schema, ...more }])));
-  return { db, storage, name };
+  return { db, storage, name, life };
+}
+
+/** A storage that keeps nothing of what is written to it after its program's death. */
+const mortal = (storage, life) => ({
+  ...storage,
+  createStorageInstance: async (params) => {
+    const instance = await storage.createStorageInstance(params);
+    const write = instance.bulkWrite.bind(instance);
+    instance.bulkWrite = (...of) => (life.dead ? Promise.resolve({ error: [] }) : write(...of));
+    return instance;
+  },
+});
+
+/** As SIGKILL: from this moment on nothing is written, sent or heard. */
+export async function kill({ life, tillsync: { client } }) {
+  life.dead = client.closed = true;
+  clearTimeout(client.timer);
+  client.drop();
+  await client.options.disk.close();
 }
 
 /** Looks until it is so. */

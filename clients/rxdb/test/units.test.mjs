@@ -4,7 +4,7 @@ import { afterEach, test } from "node:test";
 import { MemoryDisk } from "@tillsync/client";
 import { newId, Tillsync } from "../dist/index.js";
 import { FakeCluster } from "./fake.mjs";
-import { all, schema, shop, until } from "./helpers.mjs";
+import { all, kill, schema, shop, until } from "./helpers.mjs";
 
 const token = `x.${Buffer.from('{"sub":"till-1"}').toString("base64url")}.y`;
 let open = [];
@@ -30,7 +30,7 @@ async function till(fake, { tables = ["products"], storage, name, more, disk = n
   });
   replications.errors = [];
   const close = async () => {
-    await tillsync.close();
+    if (!made.life.dead) await tillsync.close();
     await made.db.close();
   };
   open.push(close);
@@ -189,29 +189,30 @@ test("a push whose answer gets lost is made once", async () => {
   assert.deepEqual(made(fake), [["insert", 1, { name: "Café" }]]);
 });
 
-test("a till that ends between the commit and RxDB's note of it pushes nothing twice", async () => {
-  const fake = await cluster();
-  const first = await till(fake);
-  await first.replication.awaitInitialReplication();
-  let seen;
-  const committed = new Promise((resolve) => (seen = resolve));
-  fake.losesAnswer = () => {
-    seen();
-    return true;
-  };
-  await first.products.bulkInsert([{ id: "1", name: "one" }, { id: "2", name: "two" }]);
-  await committed;
-  first.disk.close = async () => {}; // the same one is used again
-  await first.close();
-  fake.losesAnswer = () => false;
-  fake.commit("products", 1, { name: "one", price: 1 }); // somebody went on from it
-  const second = await till(fake, { storage: first.storage, name: first.name, disk: first.disk });
-  await second.replication.awaitInSync();
-  await until(async () => JSON.stringify(await all(second.products)) === '{"1":{"name":"one","price":1},"2":{"name":"two"}}');
-  assert.deepEqual(made(fake).filter(([, id]) => id === 1).map(([operation]) => operation), ["insert", "update"]);
-  assert.equal(made(fake).filter(([, id]) => id === 2).length, 1);
-  assert.deepEqual(await letters(second.tillsync), []);
-});
+for (const how of ["ends", "is killed"])
+  test(`a till that ${how} between the commit and RxDB's note of it pushes nothing twice`, async () => {
+    const fake = await cluster();
+    const first = await till(fake);
+    await first.replication.awaitInitialReplication();
+    let seen;
+    const committed = new Promise((resolve) => (seen = resolve));
+    fake.losesAnswer = () => {
+      seen();
+      return true;
+    };
+    await first.products.bulkInsert([{ id: "1", name: "one" }, { id: "2", name: "two" }]);
+    await committed;
+    first.disk.close = async () => {}; // the same one is used again
+    await (how === "ends" ? first.close() : kill(first));
+    fake.losesAnswer = () => false;
+    fake.commit("products", 1, { name: "one", price: 1 }); // somebody went on from it
+    const second = await till(fake, { storage: first.storage, name: first.name, disk: first.disk });
+    await second.replication.awaitInSync();
+    await until(async () => JSON.stringify(await all(second.products)) === '{"1":{"name":"one","price":1},"2":{"name":"two"}}');
+    assert.deepEqual(made(fake).filter(([, id]) => id === 1).map(([operation]) => operation), ["insert", "update"]);
+    assert.equal(made(fake).filter(([, id]) => id === 2).length, 1);
+    assert.deepEqual(await letters(second.tillsync), []);
+  });
 
 test("sales that were made offline go out when the cluster is there, once and in order", async () => {
   const fake = await cluster();
