@@ -111,7 +111,7 @@ class Client {
       if (_closed) throw StateError('the client is closed');
       return work();
     });
-    _chain = done.then<void>((_) {}, onError: (_) {});
+    _chain = done.then<void>((_) {}, onError: (Object _) {});
     return done;
   }
 
@@ -268,7 +268,11 @@ class Client {
     }
 
     _waiters.add(look);
-    final timer = patience == null ? null : Timer(patience, () => done.isCompleted ? null : done.complete(false));
+    void giveUp() {
+      if (!done.isCompleted) done.complete(false);
+    }
+
+    final timer = patience == null ? null : Timer(patience, giveUp);
     look();
     return done.future.whenComplete(() {
       timer?.cancel();
@@ -368,7 +372,11 @@ class Client {
     }
   }
 
-  void _settleWaiters() => [..._waiters].forEach((look) => look());
+  void _settleWaiters() {
+    for (final look in [..._waiters]) {
+      look();
+    }
+  }
 
   /// Comes back when there is something to do.
   void _plan() {
