@@ -7,7 +7,7 @@ const now = () => new Date().toISOString();
 
 export class FakeCluster {
   constructor() {
-    Object.assign(this, { epoch: "e", seq: 0, compacted: 0, changes: [], tables: new Map(), queues: new Map(), conflicts: 0 });
+    Object.assign(this, { epoch: "e", seq: 0, compacted: 0, changes: [], tables: new Map(), queues: new Map(), conflicts: 0, made: [] });
     Object.assign(this, { updates: [], requests: [], rights: null, policy: "last_writer_wins", granted: 0 });
     /** What goes wrong: an update's error, an answer or a live change that gets lost, a request that fails. */
     Object.assign(this, { refuse: () => null, losesAnswer: () => false, losesChange: () => false, fails: () => false, onRead: () => {} });
@@ -64,6 +64,7 @@ export class FakeCluster {
     records.set(id, { version: seq, data });
     const change = { table_name: table, record_id: id, operation, data: data ?? {}, timestamp: now(), seq, device_id: device, after };
     this.changes.push(change);
+    this.made.push(change);
     const { data: new_data, ...rest } = change;
     for (const socket of this.io.sockets.sockets.values())
       if (socket.data.online && this.right(table, "read") && !this.losesChange(change))
