@@ -10,7 +10,7 @@ export class FakeCluster {
     Object.assign(this, { epoch: "e", seq: 0, compacted: 0, changes: [], tables: new Map(), queues: new Map(), conflicts: 0, made: [] });
     Object.assign(this, { updates: [], requests: [], rights: null, policy: "last_writer_wins", granted: 0 });
     /** What goes wrong: an update's error, an answer or a live change that gets lost, a request that fails. */
-    Object.assign(this, { refuse: () => null, losesAnswer: () => false, losesChange: () => false, fails: () => false, onRead: () => {} });
+    Object.assign(this, { refuse: () => null, losesAnswer: () => false, losesChange: () => false, fails: () => false, onRead: () => {}, onPull: () => {} });
     this.http = createServer((request, response) => this.answer(request, response));
     this.io = new Server(this.http, { transports: ["websocket"] });
     this.io.on("connection", (socket) => this.session(socket));
@@ -154,6 +154,8 @@ export class FakeCluster {
     // A page has less than was asked for where it would be too large.
     const changes = found.slice(0, Math.min(Number(url.searchParams.get("limit")), PAGE));
     const has_more = changes.length < found.length;
-    say(200, { changes, has_more, cursor: has_more ? `${this.epoch}.${changes.at(-1).seq}` : this.cursor });
+    const page = { changes, has_more, cursor: has_more ? `${this.epoch}.${changes.at(-1).seq}` : this.cursor };
+    this.onPull();
+    setTimeout(() => say(200, page), 20); // what is told live may overtake it
   }
 }

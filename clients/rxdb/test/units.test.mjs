@@ -22,6 +22,7 @@ async function cluster() {
 
 async function till(fake, { tables = ["products"], storage, name, more, disk = new MemoryDisk(), ...options } = {}) {
   const made = await shop(tables, storage, name, more);
+  await options.before?.(made.db);
   const tillsync = await Tillsync.open({ url: fake.url, token, disk, ...options.open });
   const replications = tables.map((table) => {
     const replication = tillsync.replicate({ collection: made.db[table], batchSize: 4, ...options.replicate });
@@ -177,6 +178,16 @@ test("what could never be pushed fails at the call", async () => {
   assert.equal(fake.changes.length, 1);
 });
 
+test("what was written before the replication began and can never be pushed is said, stays here, and holds nothing up", async () => {
+  const fake = await cluster();
+  const before = (db) => db.products.bulkInsert([{ id: "x1", name: "no id" }, { id: "1", name: "good" }]);
+  const { products, replication, errors } = await till(fake, { before });
+  await replication.awaitInSync();
+  assert.deepEqual(made(fake), [["insert", 1, { name: "good" }]]);
+  assert.deepEqual(errors.map(({ field }) => field), ["record_id"]);
+  assert.deepEqual(Object.keys(await all(products)).sort(), ["1", "x1"]);
+});
+
 test("a push whose answer gets lost is made once", async () => {
   const fake = await cluster();
   const { products, replication } = await till(fake);
@@ -240,6 +251,19 @@ test("a change that is missing is fetched", async () => {
   fake.commit("products", 2, { name: "two" });
   fake.commit("products", 3, { name: "three" });
   await until(async () => Object.keys(await all(products)).length === 3);
+});
+
+test("a change that is told while a pull is on its way is fetched by another one", async () => {
+  const fake = await cluster();
+  fake.commit("products", 1, { name: "one" });
+  const { products, replication, tillsync } = await till(fake);
+  await replication.awaitInitialReplication();
+  fake.cut();
+  await until(() => !tillsync.client.status.online);
+  let last = 1;
+  fake.onPull = () => last < 9 && fake.commit("products", ++last, { name: `p${last}` });
+  await until(async () => (await all(products))[9]);
+  assert.equal(Object.keys(await all(products)).length, 9);
 });
 
 test("what is missed without a session is fetched when there is one again", async () => {
