@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: docs.sh URL TOKEN    Takes the Python and JavaScript programs out of docs/clients.md, runs them, and then what
+# usage: docs.sh URL TOKEN    Takes the classes and their programs out of docs/clients.md, runs them, and then what
 # they must survive (docs/check.py, docs/check.mjs).
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -7,10 +7,11 @@ url=$1 token=$2
 
 # The programs stand below this folder, where Node.js finds its packages.
 rm -rf examples && mkdir examples
-# program LANGUAGE NUMBER FILE: the page's NUMBERth program in that language
+# program LANGUAGE NUMBER FILE: the page's NUMBERth program in that language without a library
 program() {
     awk -v fence="\`\`\`$1" -v number="$2" '
-        $0 == fence { found++; inside = found == number; next }
+        /^## The rules/ { found = 0; rules = 1 }
+        rules && $0 == fence { found++; inside = found == number; next }
         $0 == "```" { inside = 0 }
         inside' ../../docs/clients.md >"examples/$3"
     [ -s "examples/$3" ]

@@ -21,6 +21,8 @@ export interface ClientOptions {
   listen?: (kind: string, data: Json) => void;
   maxEntries?: number;
   maxBytes?: number;
+  /** false: the app keeps the records itself, by what `listen` hears. The disk has the queue only. */
+  copy?: boolean;
   /** For the library that speaks Socket.IO: `ca` in Node, for one. */
   socket?: Partial<ManagerOptions & SocketOptions>;
 }
@@ -78,8 +80,8 @@ export class Client {
   }
 
   private async begin(): Promise<void> {
-    const { disk, online, maxEntries, maxBytes } = this.options;
-    const own = { ...(online && { online }), ...(maxEntries && { maxEntries }), ...(maxBytes && { maxBytes }) };
+    const { disk, online, maxEntries, maxBytes, copy = true } = this.options;
+    const own = { ...(online && { online }), ...(maxEntries && { maxEntries }), ...(maxBytes && { maxBytes }), copy };
     const core = new Core(this.device, this.given, await disk.snapshot(), Math.random, newQueueId, own);
     await disk.apply(core.start().filter(isWrite));
     this.core = core;
@@ -126,17 +128,22 @@ export class Client {
 
   /** Many changes in one write to the disk, all or none. Gives their record ids. */
   async pushMany(changes: readonly Change[]): Promise<number[]> {
+    return (await this.enqueue(changes)).map(({ id }) => id);
+  }
+
+  /** `pushMany` for those who wait for the answers: also gives each entry's number in the queue. */
+  async enqueue(changes: readonly Change[]): Promise<{ n: number; id: number }[]> {
     const made = new Date().toISOString();
     const updates = changes.map((change) => {
       if (change.id === undefined && (change.operation ?? "insert") !== "insert")
         throw new Error("only a new record's id is drawn");
       return checked(this.device, { ...change, id: change.id ?? newRecordId() }, made);
     });
-    await this.serial(() => this.queue(updates));
-    return updates.map((update) => update.record_id);
+    const numbers = await this.serial(() => this.queue(updates));
+    return updates.map((update, at) => ({ n: numbers[at] as number, id: update.record_id }));
   }
 
-  private async queue(updates: readonly Json[], letter: Letter | null = null): Promise<void> {
+  private async queue(updates: readonly Json[], letter: Letter | null = null): Promise<number[]> {
     await this.mend();
     const { core } = this;
     const before = [core.next, core.entries, core.size] as const;
@@ -154,6 +161,7 @@ export class Client {
     }
     await this.options.disk.apply(enqueues);
     await this.guarded(() => enqueues.flatMap((enqueue) => core.enqueued(enqueue, clock(), letter?.size)));
+    return enqueues.map(({ n }) => n);
   }
 
   /** A record as the cluster had it when it was heard from last. */
@@ -224,6 +232,11 @@ export class Client {
       this.given = token;
       await this.guarded(() => this.core.newToken(token, clock()));
     });
+  }
+
+  /** What requests beside the session are signed with: the app's token, or what it was renewed to. */
+  get token(): string {
+    return this.core.token;
   }
 
   get status(): Status {

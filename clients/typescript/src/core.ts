@@ -21,6 +21,8 @@ export interface Options {
   online?: Json;
   maxEntries?: number;
   maxBytes?: number;
+  /** false: somebody else keeps the copy. Changes are told as they come, and only syncs that were asked for are made. */
+  copy?: boolean;
 }
 
 export class Core {
@@ -247,7 +249,7 @@ export class Core {
     this.onlineSince = null;
     this.isOnline = true;
     this.refused = null;
-    if (this.cursor !== null) this.tries = 0;
+    if (this.cursor !== null || this.options.copy === false) this.tries = 0;
     this.planRenewal(ack.timestamp, now);
     this.tell("online", ack);
   }
@@ -440,7 +442,7 @@ export class Core {
         this.forgetCursor(); // later changes moved it past what is missing
       }
     }
-    this.seq = seq;
+    if (this.options.copy !== false) this.seq = seq;
     this.newest.set(table, seq);
     const data = change.operation === "delete" ? null : change.new_data;
     const toFresh = this.fresh !== null && (this.fresh.tables === null || this.fresh.tables.includes(table));
@@ -538,7 +540,7 @@ export class Core {
       if (gone.length) this.out.push({ do: "drop", tables: gone, others: false });
       this.paid(gone);
     }
-    if (access.resync.length) {
+    if (access.resync.length && this.options.copy !== false) {
       this.owed = [...new Set<string>([...this.owed, ...access.resync])];
       this.out.push({ do: "owed", tables: this.owed });
       if (!this.wanted.some((wanted) => same(wanted, access.resync))) this.wanted.push(access.resync);
@@ -584,7 +586,8 @@ export class Core {
   }
 
   private askForSync(now: number): void {
-    if (this.cursor === null && !this.wanted.includes(null)) this.wanted.unshift(null);
+    const needsAll = this.cursor === null && this.options.copy !== false;
+    if (needsAll && !this.wanted.includes(null)) this.wanted.unshift(null);
     const idle = this.wanted.length > 0 && this.syncSince === null;
     this.syncWaits = idle && now < this.syncNotBefore;
     if (!idle || this.syncWaits) return;

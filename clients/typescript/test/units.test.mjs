@@ -4,7 +4,7 @@ import { appendFileSync, mkdtempSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { checked, claimsOf, Client, InvalidChange, newRecordId, QueueFull } from "@tillsync/client";
+import { checked, claimsOf, Client, Core, InvalidChange, MemoryDisk, newRecordId, QueueFull } from "@tillsync/client";
 import { FileDisk } from "@tillsync/client/node";
 
 const token = "x.eyJzdWIiOiJ0aWxsLTEifQ.y";
@@ -153,5 +153,36 @@ test("a disk that fails while it queues fails the call, and nothing is queued", 
   disk.apply = apply;
   await client.insert("t", {});
   assert.equal(client.status.pending, 1);
+  await client.close();
+});
+
+test("without a copy changes are only told, in whatever order they come, and no sync is made that nobody asked for", async () => {
+  const core = new Core("till-1", token, await new MemoryDisk().snapshot(), () => 0.5, () => "q1", { copy: false });
+  const kinds = (actions) => actions.map((action) => action.event ?? action.kind ?? action.do);
+  core.start();
+  core.connecting();
+  assert.deepEqual(kinds(core.connected(0, "2026-11-28T12:00:00.000Z")), ["device_online"]);
+  const ack = { device_id: "till-1", timestamp: "2026-11-28T12:00:00.000Z", cursor: "e.9" };
+  assert.deepEqual(kinds(core.received("device_online_ack", ack, 0)), ["online"]);
+  const change = (seq) => ({ table_name: "t", record_id: 1, operation: "update", new_data: {}, seq, after: seq - 1, cursor: `e.${seq}` });
+  for (const seq of [10, 15, 12]) assert.deepEqual(kinds(core.received("data_update", change(seq), 0)), ["change"]);
+  const access = { tables: { t: "read", "*": "none" }, forget: [], resync: ["t"] };
+  assert.deepEqual(kinds(core.received("access_changed", access, 0)), ["drop", "access"]);
+  assert.deepEqual(kinds(core.received("data_update", { ...change(20), after: 18 }, 0)), ["change"]);
+  assert.equal(core.disconnected(0)[0].at, 1000, "the pause begins anew with each session");
+  core.connecting();
+  core.connected(1000, "2026-11-28T12:00:00.000Z");
+  core.received("device_online_ack", ack, 1000);
+  assert.deepEqual(kinds(core.sync(["t"], 1000)), ["begin", "sync_request"]);
+  assert.deepEqual(kinds(core.received("data_update", change(21), 1000)), ["put", "change"]);
+  const page = { sync_type: "full", sync_id: "s", page: 1, changes: [], has_more: false, cursor: "e.21", total: 0, timestamp: "" };
+  assert.deepEqual(kinds(core.received("sync_response", page, 1000)), ["switch", "sync_complete", "synced"]);
+});
+
+test("each entry's number is given to those who wait for its answer", async () => {
+  const client = await Client.open({ url: "http://127.0.0.1:1", token, disk: new FileDisk(folder()), copy: false });
+  assert.deepEqual(await client.enqueue([{ table: "t", id: 7, data: {} }, { table: "t", id: 8, data: {} }]), [{ n: 1, id: 7 }, { n: 2, id: 8 }]);
+  assert.deepEqual(await client.pushMany([{ table: "t", id: 9, data: {} }]), [9]);
+  assert.equal(client.token, token);
   await client.close();
 });

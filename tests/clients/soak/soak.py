@@ -354,7 +354,7 @@ class Soak:
 
 def programs(work):
     """The classes of docs/clients.md: Python's, and JavaScript's with the name of each library."""
-    page = PAGE.read_text()
+    page = PAGE.read_text().partition("## The rules")[2]
     (work / "client.py").write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
     program = re.search(r"```javascript\n(.*?)```", page, re.S)[1]
     for version in "234":

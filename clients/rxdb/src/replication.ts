@@ -1,0 +1,326 @@
+// One collection and its table: RxDB's pull, push and live stream. RxDB keeps the documents, what of them is not pushed yet,
+// and the checkpoint; it calls again after whatever is thrown here.
+import { checked, InvalidChange, numberOf, type Change, type Json } from "@tillsync/client";
+import { getChangedDocumentsSince, type RxReplicationPullStreamItem, type RxReplicationWriteToMasterRow, type WithDeleted } from "rxdb";
+import { replicateRxCollection, type RxReplicationState } from "rxdb/plugins/replication";
+import { Subject } from "rxjs";
+import { PAGE, READS, RETRY, ROWS } from "./limits.js";
+import { recordId, Records, same } from "./records.js";
+import { Refused } from "./rest.js";
+import type { Answer, ReplicateOptions, Tillsync } from "./tillsync.js";
+
+/** Where a collection has come to. */
+export interface Checkpoint {
+  /** Of the last change that the collection has; null: a full sync is due. */
+  cursor: string | null;
+  /** What was under way: a full sync that was handed over so far, or that the documents went away with the right to read. */
+  step: string | null;
+}
+
+/** The documents went away with the right to read them. */
+const CLEARED = "cleared";
+
+type Row<T> = RxReplicationWriteToMasterRow<T>;
+type Batch<T> = { documents: WithDeleted<T>[]; checkpoint: Checkpoint };
+
+/** What a pushed row comes to. */
+type Plan =
+  | { do: "nothing" }
+  | { do: "send"; change: Change & { id: number }; data: Json | null }
+  | { do: "conflict"; id: number; master: Json | null };
+
+export class CollectionReplication<T> {
+  private readonly table: string;
+  private readonly records: Records<T>;
+  private readonly stream = new Subject<RxReplicationPullStreamItem<T, Checkpoint>>();
+  private state!: RxReplicationState<T, Checkpoint>;
+  private stopped = false;
+
+  /** Live changes follow what was pulled. While they do not, they are left to the next pull. */
+  private inStep = false;
+  /** The last change that was left to a pull, that a pull covered, and that was handed over live. */
+  private left = 0;
+  private covered = 0;
+  private newest = 0;
+  /** A whole copy that is being handed over. */
+  private rest: { name: string; at: number; documents: WithDeleted<T>[]; last: Checkpoint } | null = null;
+  private copies = 0;
+  /** Records that were pushed and not heard back yet: an older change of one may not undo it for a while. */
+  private readonly pushed = new Map<number, number>();
+  private pushes: Promise<unknown> = Promise.resolve();
+  /** A round failed: some of what RxDB pushes next may have been pushed. */
+  private doubt = false;
+
+  constructor(private readonly tillsync: Tillsync, private readonly options: ReplicateOptions<T>) {
+    const { collection, table = collection.name } = options;
+    this.table = table;
+    this.records = new Records<T>(collection.schema.primaryPath as string, collection.schema.jsonSchema as any);
+  }
+
+  start(): RxReplicationState<T, Checkpoint> {
+    const { collection, push = true, live = true, batchSize = 100, waitForLeadership = true, autoStart = true } = this.options;
+    if (push) {
+      const check = (data: any): void => void this.change(data);
+      collection.preInsert(check, true);
+      collection.preSave(check, true);
+    }
+    this.state = replicateRxCollection<T, Checkpoint>({
+      replicationIdentifier: `tillsync ${this.table}`,
+      collection: collection as any,
+      live,
+      waitForLeadership,
+      autoStart,
+      retryTime: RETRY,
+      pull: { handler: (checkpoint, limit) => this.pull(checkpoint, limit), stream$: this.stream.asObservable(), batchSize },
+      ...(push && { push: { handler: (rows: Row<T>[]) => this.push(rows), batchSize } }),
+    });
+    return this.state;
+  }
+
+  stop(): void {
+    this.stopped = true;
+  }
+
+  // -- live
+
+  heard(change: Json): void {
+    if (change.table_name !== this.table) return;
+    const { seq, after } = change;
+    if (!this.inStep || after > Math.max(this.covered, this.newest)) {
+      this.left = Math.max(this.left, seq);
+      if (this.inStep) this.resync();
+    } else if (seq > this.covered) {
+      this.newest = seq;
+      this.stream.next({ documents: this.documents([change]), checkpoint: { cursor: change.cursor, step: null } });
+    }
+  }
+
+  /** A session begins. */
+  began(): void {
+    this.left = this.covered = this.newest = 0;
+    this.resync();
+  }
+
+  /** There is no session: what is missed from here on only a pull brings. */
+  lost(): void {
+    this.inStep = false;
+  }
+
+  /** RxDB pulls again, behind all that was handed over before. */
+  resync(): void {
+    this.inStep = false;
+    setTimeout(() => {
+      if (!this.stopped) this.stream.next("RESYNC");
+    }, 0);
+  }
+
+  /** A pull has everything up to here. */
+  private reached(cursor: string | null): void {
+    if (cursor === null) return;
+    this.covered = numberOf(cursor);
+    if (this.left > this.covered) this.resync();
+    else this.inStep = this.tillsync.client.status.online;
+  }
+
+  /** The documents of changes, but for those that a push of this device came after. */
+  private documents(changes: readonly Json[]): WithDeleted<T>[] {
+    const newer = changes.filter(({ record_id: id, seq }) => {
+      const own = this.pushed.get(id) ?? 0;
+      if (seq >= own) this.pushed.delete(id);
+      return seq >= own;
+    });
+    return newer.map(({ record_id: id, operation, data, new_data = data }) =>
+      this.records.documentOf(id, operation === "delete" ? null : new_data),
+    );
+  }
+
+  // -- pull
+
+  private async pull(checkpoint: Checkpoint | undefined, limit: number): Promise<Batch<T>> {
+    const { cursor, step } = checkpoint ?? { cursor: null, step: null };
+    if (this.rest !== null && step !== this.stepOf(this.rest)) this.rest = null; // RxDB began anew
+    if (this.rest === null) {
+      await this.online();
+      if (!this.tillsync.mayRead(this.table)) {
+        if (step === CLEARED) return { documents: [], checkpoint: { cursor, step } };
+        const documents = [...(await this.local())].map((key) => this.records.documentOf(key, null));
+        this.rest = this.copy(documents, { cursor, step: CLEARED });
+      } else {
+        const batch = cursor === null || step !== null ? null : await this.changes(cursor, limit);
+        if (batch !== null) return batch;
+        this.rest = await this.fullCopy();
+      }
+    }
+    return this.next(this.rest, limit);
+  }
+
+  private copy(documents: WithDeleted<T>[], last: Checkpoint): NonNullable<typeof this.rest> {
+    return { name: `${Date.now()}.${++this.copies}`, at: 0, documents, last };
+  }
+
+  private stepOf = ({ name, at }: NonNullable<typeof this.rest>): string => `${name}/${at}`;
+
+  private next(rest: NonNullable<typeof this.rest>, limit: number): Batch<T> {
+    const documents = rest.documents.slice(rest.at, rest.at + limit);
+    rest.at += documents.length;
+    if (rest.at < rest.documents.length) return { documents, checkpoint: { cursor: null, step: this.stepOf(rest) } };
+    this.rest = null;
+    this.reached(rest.last.step === null ? rest.last.cursor : null);
+    return { documents, checkpoint: rest.last };
+  }
+
+  /** What came after the cursor; null if only a full sync can say. RxDB takes less than `limit` as the end. */
+  private async changes(cursor: string, limit: number): Promise<Batch<T> | null> {
+    const documents: WithDeleted<T>[] = [];
+    for (let after = cursor; ; ) {
+      const most = Math.min(limit - documents.length, PAGE);
+      const asked = new URLSearchParams({ cursor: after, tables: this.table, limit: String(most) });
+      let page: Json;
+      try {
+        page = await this.tillsync.get(`/sync/changes?${asked}`);
+      } catch (error) {
+        if (error instanceof Refused && error.code === "1005") return null;
+        throw error;
+      }
+      documents.push(...this.documents(page.changes));
+      after = page.cursor;
+      if (!page.has_more) this.reached(after);
+      if (!page.has_more || documents.length >= limit) return { documents, checkpoint: { cursor: after, step: null } };
+    }
+  }
+
+  /** Every record, and what of the collection is none any more. What RxDB has not pushed yet, it keeps by itself. */
+  private async fullCopy(): Promise<NonNullable<typeof this.rest>> {
+    const local = await this.local();
+    const { records, cursor } = await this.tillsync.fullSync(this.table);
+    const documents: WithDeleted<T>[] = [];
+    const isNewer = (id: number, version: number): boolean => version >= (this.pushed.get(id) ?? 0);
+    for (const [id, { version, data }] of records) {
+      if (data === null) continue;
+      local.delete(String(id));
+      if (isNewer(id, version)) documents.push(this.records.documentOf(id, data));
+    }
+    for (const key of local) if (isNewer(Number(key), numberOf(cursor))) documents.push(this.records.documentOf(key, null));
+    return this.copy(documents, { cursor, step: null });
+  }
+
+  /** The primary keys of the documents that are here. */
+  private async local(): Promise<Set<string>> {
+    const keys = new Set<string>();
+    for (let after: unknown; ; ) {
+      const { documents, checkpoint } = await getChangedDocumentsSince(this.options.collection.storageInstance, ROWS, after);
+      for (const document of documents as Json[]) {
+        const key: string = document[this.records.primary];
+        if (document._deleted) keys.delete(key);
+        else keys.add(key);
+      }
+      if (documents.length < ROWS) return keys;
+      after = checkpoint;
+    }
+  }
+
+  // -- push
+
+  /** One batch after the other, in the order in which the documents were written. */
+  private push(rows: Row<T>[]): Promise<WithDeleted<T>[]> {
+    const done = this.pushes.then(() => this.pushNow(rows));
+    this.pushes = done.catch(() => {});
+    return done;
+  }
+
+  private async pushNow(rows: Row<T>[]): Promise<WithDeleted<T>[]> {
+    await this.online();
+    // Later than the first round of RxDB it pushes each state once, unless a round failed.
+    const sure = !this.doubt && this.state.internalReplicationState?.firstSyncDone.up.getValue() === true;
+    if (!sure) await this.tillsync.settled();
+    this.doubt = true;
+    const plans = await inOrder(rows, (row) => this.plan(row, sure));
+    const sends = plans.filter((plan) => plan.do === "send");
+    const answers = sends.length ? await this.tillsync.push(sends.map(({ change }) => change)) : [];
+    const lost = await inOrder(sends, (send, at) => this.outcome(send, answers[at] as Answer));
+    this.doubt = false;
+    const conflicts = [...plans.filter((plan) => plan.do === "conflict"), ...lost.filter((conflict) => conflict !== null)];
+    return conflicts.map(({ id, master }) => this.records.documentOf(id, master));
+  }
+
+  private async plan({ assumedMasterState, newDocumentState }: Row<T>, sure: boolean): Promise<Plan> {
+    let id: number;
+    let change: Change & { id: number };
+    const data = this.records.dataOf(newDocumentState);
+    try {
+      change = this.change(newDocumentState);
+      id = change.id;
+    } catch (error) {
+      if (!(error instanceof InvalidChange)) throw error;
+      this.state.subjects.error.next(error as any); // it was written before the replication began: it stays here alone
+      return { do: "nothing" };
+    }
+    const assumed = this.records.dataOf(assumedMasterState);
+    const insert: Plan = { do: "send", change: { ...change, operation: "insert" }, data };
+    if (sure && assumed === null) return data === null ? { do: "nothing" } : insert;
+    const record = await this.read(id);
+    const master = record?.data ?? null;
+    if (same(master, data)) return { do: "nothing" }; // also of a push whose answer got lost
+    // A new record whose id is taken goes to the cluster all the same: there it waits for a decision, and is not lost.
+    if (assumed === null && data !== null && !(record !== null && (await this.made(id, data)))) return insert;
+    if (record === null || !same(master, assumed)) return { do: "conflict", id, master };
+    return { do: "send", change: { ...change, operation: data === null ? "delete" : "update", baseVersion: record.version }, data };
+  }
+
+  /** This device made the record already, and others have changed it since. */
+  private async made(id: number, data: Json): Promise<boolean> {
+    const { history } = await this.tillsync.get(`${this.path(id)}/history?limit=1000`);
+    const { device } = this.tillsync.client;
+    return history.some((was: Json) => was.operation === "insert" && was.device_id === device && same(this.records.kept(was.data), data));
+  }
+
+  /** What the record is now, if that is not what was pushed. */
+  private async outcome({ change: { id }, data }: Plan & { do: "send" }, answer: Answer): Promise<(Plan & { do: "conflict" }) | null> {
+    if ("ack" in answer && !answer.ack.conflict && !answer.ack.repeated && answer.ack.seq !== undefined) {
+      const { seq } = answer.ack;
+      if (seq > Math.max(this.covered, this.newest)) this.pushed.set(id, seq);
+      return null;
+    }
+    const master = (await this.read(id))?.data ?? null;
+    return same(master, data) ? null : { do: "conflict", id, master };
+  }
+
+  /** The change that a document's state is, if the cluster could ever take it. */
+  private change(document: WithDeleted<T>): Change & { id: number } {
+    const id = recordId((document as Json)[this.records.primary]);
+    const data = this.records.dataOf(document);
+    const change: Change & { id: number } = { table: this.table, id, operation: data === null ? "delete" : "update", ...(data && { data }) };
+    checked(this.tillsync.client.device, change);
+    return change;
+  }
+
+  private path = (id: number): string => `/data/${encodeURIComponent(this.table)}/${id}`;
+
+  private async read(id: number): Promise<{ version: number; data: Json } | null> {
+    try {
+      const { data, version } = await this.tillsync.get(this.path(id));
+      return data === null ? null : { version, data: this.records.kept(data) };
+    } catch (error) {
+      if (error instanceof Refused && error.code === "3003") return null; // it may not be read
+      throw error;
+    }
+  }
+
+  /** Waits for a session: without one there is nothing to ask, and nothing to complain about. */
+  private async online(): Promise<void> {
+    const { client } = this.tillsync;
+    if (!client.status.online && !(await client.until(({ online }) => online || this.stopped))) throw new Error("it is closed");
+    if (this.stopped) throw new Error("the replication has ended");
+  }
+}
+
+/** A few at a time; the results in the order of the items. */
+async function inOrder<A, B>(items: readonly A[], each: (item: A, at: number) => Promise<B>): Promise<B[]> {
+  const results: B[] = new Array(items.length);
+  let at = 0;
+  const work = async (): Promise<void> => {
+    for (let mine = at++; mine < items.length; mine = at++) results[mine] = await each(items[mine] as A, mine);
+  };
+  await Promise.all(Array.from({ length: Math.min(READS, items.length) }, work));
+  return results;
+}
