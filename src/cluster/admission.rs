@@ -1,8 +1,8 @@
 //! May a node take part?
 //!
-//! One with an empty data folder may be new, or it may have lost what it had. A node that lost its votes and its log must not come back under
-//! its old id: it could vote a second time in a term, or for a leader that lacks what it had acknowledged. So it asks
-//! before it votes or takes entries. Founders agree on who they are before they found a cluster.
+//! One with an empty data folder may be new, or it may have lost what it had. A node that lost its votes and its log must
+//! not come back under its old id: it could vote a second time in a term, or for a leader that lacks what it had
+//! acknowledged. So it asks before it votes or takes entries. Founders agree on who they are before they found a cluster.
 //!
 //! A node whose folder holds something may have an older copy of it. It takes part as soon as most of the voters, itself
 //! among them, have told which start of it they know, and none knows a newer one ([`crate::consensus::identity`]). A cluster

@@ -1,10 +1,11 @@
 //! Who this node is to its peers, and whether it is the one that they know.
 //!
-//! Raft counts on a node to remember its votes and what it acknowledged. A data folder that was put back to an older copy,
-//! or that two processes run from copies of, does not. So every start of a node has a number that grows with its folder
-//! (`StartMark`) and a number that was drawn for it; one that never took part is gone on with by the next, so that a copy does
-//! not count itself up. Every handshake tells both, together with the newest start that the caller knows of the called node. The one that is older learns so from whoever knows, and stops
-//! ([`NodeIdentity::outdated`]); nobody takes a vote, an entry or an answer from it.
+//! Raft counts on a node to remember its votes and what it acknowledged. A data folder that was put back to an older
+//! copy, or that two processes run from copies of, does not. So every start of a node has a number that grows with its
+//! folder (`StartMark`) and a number that was drawn for it; a start that never took part gives its number to the next, so
+//! that a copy does not count itself up. Every handshake tells both, together with the newest start that the caller knows
+//! of the called node. The one that is older learns so from whoever knows, and stops ([`NodeIdentity::outdated`]); nobody
+//! takes a vote, an entry or an answer from it.
 //!
 //! A copy that was made while the node ran may count on to a newer number. It is recognised by its log: nodes remember
 //! which committed entries each of them is known to have acknowledged (the leader from its replication, the others from
