@@ -228,6 +228,17 @@ impl MembershipManager {
         }
     }
 
+    /// The same for an operator's order: a node that was cut off a moment ago has a moment.
+    pub(super) async fn must_be_fit_soon(&self, id: u64, end: Instant) -> ChangeResult<()> {
+        let end = end.min(Instant::now() + TRY * 2);
+        loop {
+            match self.must_be_fit(id).await {
+                Err(ChangeRefused::Refused(_)) if Instant::now() < end => tokio::time::sleep(PAUSE * 5).await,
+                fit => return fit,
+            }
+        }
+    }
+
     /// Nobody gets a vote who does not reach the voters: it would stand in elections that it cannot win, and could not lead.
     pub(super) async fn must_reach_voters(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
         let end = end.min(Instant::now() + REACH);
@@ -245,13 +256,16 @@ impl MembershipManager {
                         .filter(|voter| !status.reached.contains(&voter.node))
                         .map(|voter| format!("node {} at {}", voter.node, voter.raft))
                         .collect();
-                    if missing.is_empty() {
-                        return Ok(());
+                    match missing.is_empty() {
+                        // It sees so itself with its next round of questions.
+                        true if status.cannot_lead => unfit(id),
+                        true => return Ok(()),
+                        false => format!(
+                            "node {id} does not reach {}: open the way between them, or correct the address with \
+                             `cluster move`",
+                            missing.join(", ")
+                        ),
                     }
-                    format!(
-                        "node {id} does not reach {}: open the way between them, or correct the address with `cluster move`",
-                        missing.join(", ")
-                    )
                 }
                 None => format!("node {id} cannot be reached at {}", member.raft),
             };

@@ -33,7 +33,6 @@ impl MembershipManager {
             Some(to) if !self.reaches(to) => {
                 refuse(Code::PeerUnreachable, format!("node {to} cannot be reached by the leader"))
             }
-            Some(to) if self.stats.is_unfit(to) => refuse(Code::PeerUnreachable, unfit(to)),
             Some(to) => Ok(to),
             None => {
                 let home = self.node.replica().state().master().map(|master| master.home);

@@ -196,7 +196,7 @@ impl MembershipManager {
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn("leadership is being handed over".into())?;
                 let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0))?;
-                self.must_be_fit(to).await?;
+                self.must_be_fit_soon(to, end).await?;
                 self.give_role(to, "leadership is handed over", &by).await;
                 self.transfer_leadership(to, end).await
             }
