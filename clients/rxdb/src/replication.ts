@@ -259,19 +259,29 @@ export class CollectionReplication<T> {
     const insert: Plan = { do: "send", change: { ...change, operation: "insert" }, data };
     if (sure && assumed === null) return data === null ? { do: "nothing" } : insert;
     const record = await this.read(id);
+    if (record === "hidden") return { do: "send", change, data }; // it is refused, and becomes a letter
     const master = record?.data ?? null;
     if (same(master, data)) return { do: "nothing" }; // also of a push whose answer got lost
+    const base = record === null ? {} : { baseVersion: record.version };
+    const operation = data === null ? "delete" : record === null ? "insert" : "update";
+    const send: Plan = { do: "send", change: { ...change, operation, ...base }, data };
+    if (same(master, assumed)) return send;
+    const history: Json[] = (await this.tillsync.get(`${this.path(id)}/history?limit=${ROWS}`)).history;
+    if (this.isOwn(history, assumed)) return send;
     // A new record whose id is taken goes to the cluster all the same: there it waits for a decision, and is not lost.
-    if (assumed === null && data !== null && !(record !== null && (await this.made(id, data)))) return insert;
-    if (record === null || !same(master, assumed)) return { do: "conflict", id, master };
-    return { do: "send", change: { ...change, operation: data === null ? "delete" : "update", baseVersion: record.version }, data };
+    const { device } = this.tillsync.client;
+    const made = history.some((was) => was.operation === "insert" && was.device_id === device);
+    return assumed === null && data !== null && !made ? insert : { do: "conflict", id, master };
   }
 
-  /** This device made the record already, and others have changed it since. */
-  private async made(id: number, data: Json): Promise<boolean> {
-    const { history } = await this.tillsync.get(`${this.path(id)}/history?limit=1000`);
-    const { device } = this.tillsync.client;
-    return history.some((was: Json) => was.operation === "insert" && was.device_id === device && same(this.records.kept(was.data), data));
+  /** Since RxDB's state of the cluster only this device has written: a push that a killed program had not noted yet. */
+  private isOwn(history: readonly Json[], assumed: Json | null): boolean {
+    const changes = history.filter(({ kind }) => kind === "change");
+    for (const { operation, data, device_id } of changes) {
+      if (same(operation === "delete" ? null : this.records.kept(data), assumed)) return true;
+      if (device_id !== this.tillsync.client.device) return false;
+    }
+    return assumed === null && changes.at(-1)?.operation === "insert";
   }
 
   /** What the record is now, if that is not what was pushed. */
@@ -281,7 +291,8 @@ export class CollectionReplication<T> {
       if (seq > Math.max(this.covered, this.newest)) this.pushed.set(id, seq);
       return null;
     }
-    const master = (await this.read(id))?.data ?? null;
+    const record = await this.read(id);
+    const master = record === "hidden" ? null : (record?.data ?? null);
     return same(master, data) ? null : { do: "conflict", id, master };
   }
 
@@ -296,12 +307,12 @@ export class CollectionReplication<T> {
 
   private path = (id: number): string => `/data/${encodeURIComponent(this.table)}/${id}`;
 
-  private async read(id: number): Promise<{ version: number; data: Json } | null> {
+  private async read(id: number): Promise<{ version: number; data: Json } | "hidden" | null> {
     try {
       const { data, version } = await this.tillsync.get(this.path(id));
       return data === null ? null : { version, data: this.records.kept(data) };
     } catch (error) {
-      if (error instanceof Refused && error.code === "3003") return null; // it may not be read
+      if (error instanceof Refused && error.code === "3003") return "hidden";
       throw error;
     }
   }

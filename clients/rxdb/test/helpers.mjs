@@ -39,8 +39,9 @@ const mortal = (storage, life) => ({
   },
 });
 
-/** As SIGKILL: from this moment on nothing is written, sent or heard. */
-export async function kill({ life, tillsync: { client } }) {
+/** As SIGKILL: from this moment on nothing is written, sent or heard. (RxDB never ends a start whose writes come to nothing.) */
+export async function kill({ life, replication, tillsync: { client } }) {
+  await replication.startPromise;
   life.dead = client.closed = true;
   clearTimeout(client.timer);
   client.drop();

@@ -207,21 +207,22 @@ for (const how of ["ends", "is killed"])
     await first.replication.awaitInitialReplication();
     let seen;
     const committed = new Promise((resolve) => (seen = resolve));
-    fake.losesAnswer = () => {
-      seen();
-      return true;
-    };
-    await first.products.bulkInsert([{ id: "1", name: "one" }, { id: "2", name: "two" }]);
+    fake.losesAnswer = ({ n }) => n === 3 && (seen(), true);
+    await first.products.bulkInsert([{ id: "1", name: "one" }, { id: "2", name: "two" }, { id: "3", name: "three" }]);
     await committed;
+    await (await first.products.findOne("2").exec()).patch({ price: 5 }); // behind what is on its way
+    await (await first.products.findOne("3").exec()).remove();
     first.disk.close = async () => {}; // the same one is used again
     await (how === "ends" ? first.close() : kill(first));
     fake.losesAnswer = () => false;
     fake.commit("products", 1, { name: "one", price: 1 }); // somebody went on from it
     const second = await till(fake, { storage: first.storage, name: first.name, disk: first.disk });
     await second.replication.awaitInSync();
-    await until(async () => JSON.stringify(await all(second.products)) === '{"1":{"name":"one","price":1},"2":{"name":"two"}}');
+    await until(async () => JSON.stringify(await all(second.products)) === '{"1":{"name":"one","price":1},"2":{"name":"two","price":5}}');
+    assert.deepEqual(fake.get("products", 2).data, { name: "two", price: 5 });
+    assert.equal(fake.get("products", 3), null);
     assert.deepEqual(made(fake).filter(([, id]) => id === 1).map(([operation]) => operation), ["insert", "update"]);
-    assert.equal(made(fake).filter(([, id]) => id === 2).length, 1);
+    assert.deepEqual(made(fake).filter(([, id]) => id > 1).map(([operation, id]) => `${operation} ${id}`).sort(), ["delete 3", "insert 2", "insert 3", "update 2"]);
     assert.deepEqual(await letters(second.tillsync), []);
   });
 
