@@ -49,11 +49,14 @@ pub struct GrpcTransport {
     /// may move to another address with no more than a restart, and the settings may be older than the membership.
     configured: BTreeMap<u64, MemberAddress>,
     /// Which of two addresses a node answered at last.
-    turned: Mutex<BTreeMap<u64, (String, String, Arc<AtomicBool>)>>,
+    turned: Mutex<BTreeMap<u64, TwoAddresses>>,
     /// Without it, only what is on this machine is spoken with.
     tls: Option<Arc<Connector>>,
     channels: Mutex<BTreeMap<(u64, String, ConnectionClass), Channel>>,
 }
+
+/// A node's address in the membership, the one in the settings, and whether the second one answered at last.
+type TwoAddresses = (String, String, Arc<AtomicBool>);
 
 impl GrpcTransport {
     pub fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {

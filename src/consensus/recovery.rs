@@ -51,7 +51,7 @@ pub struct StoppedNode {
 impl StoppedNode {
     /// Looks into a folder. Blocks on the disk.
     pub async fn open(mut stores: Stores) -> io::Result<Self> {
-        let tables = std::mem::replace(&mut stores.tables, Box::<crate::model::tables::MemoryTables>::default());
+        let tables = std::mem::replace(&mut stores.tables, Box::new(crate::model::tables::MemoryTables::default()));
         let (replica, _) = Replica::new(State::open(tables).map_err(io::Error::other)?);
         let contents = contents(&stores, &replica).await?;
         Ok(Self { stores, replica, contents })
