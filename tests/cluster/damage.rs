@@ -61,7 +61,12 @@ async fn a_damaged_folder_and_one_that_was_away_are_no_majority() {
     let older = nodes.path("older");
     copy(&nodes.data(2), &older);
     nodes.start(2);
-    nodes.ready().await;
+    let both = async {
+        while rest.post::<Value>(&nodes.url(1), "/device/register", &device).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, both).await.unwrap();
     for n in 1..=RECORDS {
         let record = json!({"device_id": "till-1", "new_data": {"n": n, "text": "x".repeat(500)}});
         let _: Value = rest.post(&nodes.url(1), &format!("/data/stock/{n}"), &record).await.unwrap();
