@@ -10,9 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
-use super::any_node::AnyNode;
 use super::follow::{Followed, NamedFile};
-use super::pinned::PinnedCertificate;
+use super::unnamed::{TrustedPeer, UnnamedVerifier};
 use super::{provider, server_name};
 use crate::clock::SharedClock;
 use crate::config::{self, wrong};
@@ -107,7 +106,8 @@ pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: 
         server.alpn_protocols = vec![b"h2".to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec()];
         let mut to_any = client.clone();
-        to_any.dangerous().set_certificate_verifier(Arc::new(AnyNode { roots, provider: provider() }));
+        let any = UnnamedVerifier { trusted: TrustedPeer::SignedBy(roots), provider: provider() };
+        to_any.dangerous().set_certificate_verifier(Arc::new(any));
         // A session that was resumed would not be looked at again.
         to_any.resumption = Resumption::disabled();
         Ok((Arc::new(server), Arc::new(client), Arc::new(to_any)))
@@ -171,7 +171,7 @@ pub fn pinned(cert: &Path) -> Result<ClientConfig, String> {
     let chain = certificates("gateway_tls_cert", cert, &contents).map_err(|e| e.message)?;
     let certificate = chain.into_iter().next().ok_or_else(|| format!("{} holds no certificate", cert.display()))?;
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let verifier = PinnedCertificate { certificate, provider: provider() };
+    let verifier = UnnamedVerifier { trusted: TrustedPeer::Exactly(certificate), provider: provider() };
     let config = config.map_err(|e| e.to_string())?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = config.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

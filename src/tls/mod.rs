@@ -12,14 +12,13 @@ use rustls::pki_types::ServerName;
 
 pub mod acceptor;
 pub mod admission;
-mod any_node;
 pub mod authority;
 pub mod files;
 pub mod follow;
-mod pinned;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 
 /// The name of a node in its certificate. It is what the others check, wherever the node is: addresses change.
 pub fn node_name(node: u64) -> String {

@@ -1,4 +1,5 @@
-//! Trust in any node of the cluster, for a question at an address of which it is not yet known who is there.
+//! Trust by other things than a name, for a question at an address of which it is not known who is there, or whose name does
+//! not matter.
 
 use std::sync::Arc;
 
@@ -7,16 +8,25 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Whose certificate is taken.
+#[derive(Debug)]
+pub enum TrustedPeer {
+    /// Any node of the cluster: whoever has a good certificate of these CAs.
+    SignedBy(RootCertStore),
+    /// Whoever shows this very certificate, whoever issued it.
+    Exactly(CertificateDer<'static>),
+}
 
 /// Verifies all but the name.
 #[derive(Debug)]
-pub struct AnyNode {
-    pub roots: RootCertStore,
+pub struct UnnamedVerifier {
+    pub trusted: TrustedPeer,
     pub provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyNode {
+impl ServerCertVerifier for UnnamedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -25,9 +35,17 @@ impl ServerCertVerifier for AnyNode {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        match &self.trusted {
+            TrustedPeer::SignedBy(roots) => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = self.provider.signature_verification_algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+            }
+            TrustedPeer::Exactly(certificate) if end_entity == certificate => {}
+            TrustedPeer::Exactly(_) => {
+                return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+            }
+        }
         Ok(ServerCertVerified::assertion())
     }
 
