@@ -22,6 +22,10 @@ const CLEARED = "cleared";
 
 type Row<T> = RxReplicationWriteToMasterRow<T>;
 type Batch<T> = { documents: WithDeleted<T>[]; checkpoint: Checkpoint };
+/** What the cluster says of a record. */
+type Found<T> = { id: number; version: number; document: WithDeleted<T> };
+/** After what was found all other documents go away that are not newer than `version`; null: they were added. */
+type Copy<T> = { name: string; at: number; found: Found<T>[]; others: { than: Set<string>; version: number } | null; asked: number; last: Checkpoint };
 
 /** What a pushed row comes to. */
 type Plan =
@@ -38,15 +42,20 @@ export class CollectionReplication<T> {
 
   /** Live changes follow what was pulled. While they do not, they are left to the next pull. */
   private inStep = false;
-  /** The last change that was left to a pull, that a pull covered, and that was handed over live. */
+  /** Live changes that wait until RxDB has pushed. */
+  private live: Json[] = [];
+  private handing = false;
+  /** The last change that was left to a pull, that a pull covered, and that was heard after it. */
   private left = 0;
   private covered = 0;
   private newest = 0;
+  /** How often a pull was asked for: what one brings that was on its way before, may lack what it was asked for. */
+  private asked = 0;
   /** A whole copy that is being handed over. */
-  private rest: { name: string; at: number; documents: WithDeleted<T>[]; last: Checkpoint } | null = null;
+  private rest: Copy<T> | null = null;
   private copies = 0;
   /** Records that were pushed and not heard back yet: an older change of one may not undo it for a while. */
-  private readonly pushed = new Map<number, number>();
+  private readonly own = new Map<number, number>();
   private pushes: Promise<unknown> = Promise.resolve();
   /** A round failed: some of what RxDB pushes next may have been pushed. */
   private doubt = false;
@@ -91,60 +100,101 @@ export class CollectionReplication<T> {
       if (this.inStep) this.resync();
     } else if (seq > this.covered) {
       this.newest = seq;
-      this.stream.next({ documents: this.documents([change]), checkpoint: { cursor: change.cursor, step: null } });
+      this.live.push(change);
+      if (this.live.length > PAGE) this.resync();
+      else if (!this.handing) void this.handOver();
     }
+  }
+
+  private async handOver(): Promise<void> {
+    this.handing = true;
+    while (this.live.length > 0) {
+      await this.pushed();
+      const changes = this.live.splice(0);
+      const last = changes.at(-1);
+      if (last !== undefined)
+        this.stream.next({ documents: documentsOf(this.newer(this.found(changes))), checkpoint: { cursor: last.cursor, step: null } });
+    }
+    this.handing = false;
+  }
+
+  /** What is heard from here on, or waits, is left to the next pull. */
+  private outOfStep(): void {
+    this.inStep = false;
+    this.live = [];
+    this.left = Math.max(this.left, this.newest);
   }
 
   /** A session begins. */
   began(): void {
     this.left = this.covered = this.newest = 0;
+    this.live = [];
     this.resync();
   }
 
   /** There is no session: what is missed from here on only a pull brings. */
   lost(): void {
-    this.inStep = false;
+    this.outOfStep();
   }
 
   /** RxDB pulls again, behind all that was handed over before. */
   resync(): void {
-    this.inStep = false;
+    this.outOfStep();
+    this.asked += 1;
     setTimeout(() => {
-      if (!this.stopped) this.stream.next("RESYNC");
+      if (this.stopped) return;
+      // Twice: behind live changes that still wait RxDB takes the first one off its queue and forgets it. Without such it
+      // drops the second one, since a pull began after it.
+      this.stream.next("RESYNC");
+      this.stream.next("RESYNC");
     }, 0);
   }
 
-  /** A pull has everything up to here. */
-  private reached(cursor: string | null): void {
-    if (cursor === null) return;
-    this.covered = numberOf(cursor);
-    if (this.left > this.covered) this.resync();
-    else this.inStep = this.tillsync.client.status.online;
+  /** A pull has everything up to here (null: there is nothing to have), as it was when pulls had been asked for so often. */
+  private reached(cursor: string | null, asked: number): void {
+    if (cursor !== null) this.covered = numberOf(cursor);
+    if (this.asked > asked || (cursor !== null && this.left > this.covered)) this.resync();
+    else this.inStep = cursor !== null && this.tillsync.client.status.online;
   }
 
-  /** The documents of changes, but for those that a push of this device came after. */
-  private documents(changes: readonly Json[]): WithDeleted<T>[] {
-    const newer = changes.filter(({ record_id: id, seq }) => {
-      const own = this.pushed.get(id) ?? 0;
-      if (seq >= own) this.pushed.delete(id);
-      return seq >= own;
+  private found = (changes: readonly Json[]): Found<T>[] =>
+    changes.map(({ record_id: id, seq, operation, data, new_data = data }) => ({
+      id,
+      version: seq,
+      document: this.records.documentOf(id, operation === "delete" ? null : new_data),
+    }));
+
+  /** Without what a push of this device came after. */
+  private newer = (found: readonly Found<T>[]): Found<T>[] =>
+    found.filter(({ id, version }) => {
+      const own = this.own.get(id) ?? 0;
+      if (version >= own) this.own.delete(id);
+      return version >= own;
     });
-    return newer.map(({ record_id: id, operation, data, new_data = data }) =>
-      this.records.documentOf(id, operation === "delete" ? null : new_data),
-    );
+
+  /**
+   * Waits until RxDB pushes nothing and has noted what it pushed. What it is handed while it pushes an older state of the
+   * same document, it takes for a conflict that the push will tell of, and forgets.
+   */
+  private async pushed(): Promise<void> {
+    for (let queue: unknown = null; !this.stopped; ) {
+      const now = this.state.internalReplicationState?.streamQueue.up;
+      if (now === queue) return;
+      await (queue = now);
+    }
   }
 
   // -- pull
 
   private async pull(checkpoint: Checkpoint | undefined, limit: number): Promise<Batch<T>> {
     const { cursor, step } = checkpoint ?? { cursor: null, step: null };
+    this.outOfStep(); // RxDB drops what was handed over live before a pull began, whether the pull has it or not
     if (this.rest !== null && step !== this.stepOf(this.rest)) this.rest = null; // RxDB began anew
     if (this.rest === null) {
       await this.online();
       if (!this.tillsync.mayRead(this.table)) {
         if (step === CLEARED) return { documents: [], checkpoint: { cursor, step } };
-        const documents = [...(await this.local())].map((key) => this.records.documentOf(key, null));
-        this.rest = this.copy(documents, { cursor, step: CLEARED });
+        this.rest = this.copy([], Infinity, this.asked, { cursor, step: CLEARED });
       } else {
         const batch = cursor === null || step !== null ? null : await this.changes(cursor, limit);
         if (batch !== null) return batch;
@@ -154,64 +204,79 @@ export class CollectionReplication<T> {
     return this.next(this.rest, limit);
   }
 
-  private copy(documents: WithDeleted<T>[], last: Checkpoint): NonNullable<typeof this.rest> {
-    return { name: `${Date.now()}.${++this.copies}`, at: 0, documents, last };
+  private copy(found: Found<T>[], version: number, asked: number, last: Checkpoint): Copy<T> {
+    const than = new Set(found.map(({ id }) => String(id)));
+    return { name: `${Date.now()}.${++this.copies}`, at: 0, found, others: { than, version }, asked, last };
   }
 
-  private stepOf = ({ name, at }: NonNullable<typeof this.rest>): string => `${name}/${at}`;
+  private stepOf = ({ name, at }: Copy<T>): string => `${name}/${at}`;
 
-  private next(rest: NonNullable<typeof this.rest>, limit: number): Batch<T> {
-    const documents = rest.documents.slice(rest.at, rest.at + limit);
-    rest.at += documents.length;
-    if (rest.at < rest.documents.length) return { documents, checkpoint: { cursor: null, step: this.stepOf(rest) } };
+  /** RxDB takes less than `limit` as the end. */
+  private async next(rest: Copy<T>, limit: number): Promise<Batch<T>> {
+    let found: Found<T>[] = [];
+    for (;;) {
+      await this.pushed();
+      const more = rest.found.slice(rest.at, rest.at + limit - found.length);
+      rest.at += more.length;
+      found = this.newer([...found, ...more]);
+      if (found.length >= limit) break;
+      if (rest.at < rest.found.length) continue;
+      if (rest.others === null) break;
+      const { than, version } = rest.others;
+      rest.others = null;
+      for (const key of await this.local())
+        if (!than.has(key)) rest.found.push({ id: Number(key), version, document: this.records.documentOf(key, null) });
+    }
+    const documents = documentsOf(found);
+    if (rest.at < rest.found.length || rest.others) return { documents, checkpoint: { cursor: null, step: this.stepOf(rest) } };
     this.rest = null;
-    this.reached(rest.last.step === null ? rest.last.cursor : null);
+    this.reached(rest.last.step === null ? rest.last.cursor : null, rest.asked);
     return { documents, checkpoint: rest.last };
   }
 
   /** What came after the cursor; null if only a full sync can say. RxDB takes less than `limit` as the end. */
   private async changes(cursor: string, limit: number): Promise<Batch<T> | null> {
-    const documents: WithDeleted<T>[] = [];
+    let found: Found<T>[] = [];
     for (let after = cursor; ; ) {
-      const most = Math.min(limit - documents.length, PAGE);
-      const asked = new URLSearchParams({ cursor: after, tables: this.table, limit: String(most) });
+      const { asked } = this;
+      const most = Math.min(limit - found.length, PAGE);
+      const query = new URLSearchParams({ cursor: after, tables: this.table, limit: String(most) });
       let page: Json;
       try {
-        page = await this.tillsync.get(`/sync/changes?${asked}`);
+        page = await this.tillsync.get(`/sync/changes?${query}`);
       } catch (error) {
         if (error instanceof Refused && error.code === "1005") return null;
         throw error;
       }
-      documents.push(...this.documents(page.changes));
+      found.push(...this.found(page.changes));
       after = page.cursor;
-      if (!page.has_more) this.reached(after);
-      if (!page.has_more || documents.length >= limit) return { documents, checkpoint: { cursor: after, step: null } };
+      if (page.has_more && found.length < limit) continue;
+      await this.pushed();
+      found = this.newer(found);
+      if (page.has_more && found.length < limit) continue;
+      if (!page.has_more) this.reached(after, asked);
+      return { documents: documentsOf(found), checkpoint: { cursor: after, step: null } };
     }
   }
 
-  /** Every record, and what of the collection is none any more. What RxDB has not pushed yet, it keeps by itself. */
-  private async fullCopy(): Promise<NonNullable<typeof this.rest>> {
-    const local = await this.local();
+  /** Every record. */
+  private async fullCopy(): Promise<Copy<T>> {
+    const { asked } = this;
     const { records, cursor } = await this.tillsync.fullSync(this.table);
-    const documents: WithDeleted<T>[] = [];
-    const isNewer = (id: number, version: number): boolean => version >= (this.pushed.get(id) ?? 0);
-    for (const [id, { version, data }] of records) {
-      if (data === null) continue;
-      local.delete(String(id));
-      if (isNewer(id, version)) documents.push(this.records.documentOf(id, data));
-    }
-    for (const key of local) if (isNewer(Number(key), numberOf(cursor))) documents.push(this.records.documentOf(key, null));
-    return this.copy(documents, { cursor, step: null });
+    const found: Found<T>[] = [];
+    for (const [id, { version, data }] of records)
+      if (data !== null) found.push({ id, version, document: this.records.documentOf(id, data) });
+    return this.copy(found, numberOf(cursor), asked, { cursor, step: null });
   }
 
-  /** The primary keys of the documents that are here. */
+  /** The primary keys of the documents that are here and could be there. */
   private async local(): Promise<Set<string>> {
     const keys = new Set<string>();
     for (let after: unknown; ; ) {
       const { documents, checkpoint } = await getChangedDocumentsSince(this.options.collection.storageInstance, ROWS, after);
       for (const document of documents as Json[]) {
         const key: string = document[this.records.primary];
-        if (document._deleted) keys.delete(key);
+        if (document._deleted || !this.couldBeThere(document)) keys.delete(key);
         else keys.add(key);
       }
       if (documents.length < ROWS) return keys;
@@ -288,7 +353,7 @@ export class CollectionReplication<T> {
   private async outcome({ change: { id }, data }: Plan & { do: "send" }, answer: Answer): Promise<(Plan & { do: "conflict" }) | null> {
     if ("ack" in answer && !answer.ack.conflict && !answer.ack.repeated && answer.ack.seq !== undefined) {
       const { seq } = answer.ack;
-      if (seq > Math.max(this.covered, this.newest)) this.pushed.set(id, seq);
+      if (seq > Math.max(this.covered, this.newest)) this.own.set(id, seq);
       return null;
     }
     const record = await this.read(id);
@@ -303,6 +368,16 @@ export class CollectionReplication<T> {
     const change: Change & { id: number } = { table: this.table, id, operation: data === null ? "delete" : "update", ...(data && { data }) };
     checked(this.tillsync.client.device, change);
     return change;
+  }
+
+  private couldBeThere(document: Json): boolean {
+    try {
+      this.change(document as WithDeleted<T>);
+      return true;
+    } catch (error) {
+      if (error instanceof InvalidChange) return false;
+      throw error;
+    }
   }
 
   private path = (id: number): string => `/data/${encodeURIComponent(this.table)}/${id}`;
@@ -324,6 +399,8 @@ export class CollectionReplication<T> {
     if (this.stopped) throw new Error("the replication has ended");
   }
 }
+
+const documentsOf = <T>(found: readonly Found<T>[]): WithDeleted<T>[] => found.map(({ document }) => document);
 
 /** A few at a time; the results in the order of the items. */
 async function inOrder<A, B>(items: readonly A[], each: (item: A, at: number) => Promise<B>): Promise<B[]> {

@@ -7,9 +7,9 @@ const now = () => new Date().toISOString();
 
 export class FakeCluster {
   constructor() {
-    Object.assign(this, { epoch: "e", seq: 0, compacted: 0, changes: [], tables: new Map(), queues: new Map(), conflicts: 0, made: [] });
+    Object.assign(this, { epoch: "e", seq: 0, compacted: 0, changes: [], last: new Map(), tables: new Map(), queues: new Map(), conflicts: 0, made: [] });
     Object.assign(this, { updates: [], requests: [], rights: null, policy: "last_writer_wins", granted: 0 });
-    /** What goes wrong: an update's error, an answer or a live change that gets lost, a request that fails. */
+    /** What goes wrong: an update's error, an answer or a live change that gets lost, a request that fails; what happens between a read and its answer. */
     Object.assign(this, { refuse: () => null, losesAnswer: () => false, losesChange: () => false, fails: () => false, onRead: () => {}, onPull: () => {} });
     this.http = createServer((request, response) => this.answer(request, response));
     this.io = new Server(this.http, { transports: ["websocket"] });
@@ -59,8 +59,9 @@ export class FakeCluster {
     const records = this.tables.get(table) ?? new Map();
     this.tables.set(table, records);
     const operation = data === null ? "delete" : this.get(table, id) ? "update" : "insert";
-    const after = this.changes.findLast((change) => change.table_name === table)?.seq ?? 0;
+    const after = this.last.get(table) ?? 0;
     const seq = ++this.seq;
+    this.last.set(table, seq);
     records.set(id, { version: seq, data });
     const change = { table_name: table, record_id: id, operation, data: data ?? {}, timestamp: now(), seq, device_id: device, after };
     this.changes.push(change);
@@ -92,7 +93,7 @@ export class FakeCluster {
     socket.on("data_update", (update) => {
       this.updates.push(update);
       const [event, answer] = this.update(update, device);
-      if (this.losesAnswer(update)) return socket.disconnect(true);
+      if (this.losesAnswer(update)) return setTimeout(() => socket.disconnect(true), 20); // what was told before goes out
       const { request_id, queue, n } = update;
       socket.emit(event, { timestamp: now(), event: "data_update", device_id: device, request_id, ...answer, ...(event === "acknowledged" && { queue, n }) });
     });
@@ -144,8 +145,9 @@ export class FakeCluster {
         return say(200, { table_name: table, record_id: Number(id), history: history.toReversed().map((change) => ({ kind: "change", version: change.seq, ...change })) });
       }
       const record = this.get(table, Number(id));
-      say(200, { table_name: table, record_id: Number(id), data: record?.data ?? null, ...(record && { version: record.version }), timestamp: now() });
-      return this.onRead(table, Number(id));
+      const body = { table_name: table, record_id: Number(id), data: record?.data ?? null, ...(record && { version: record.version }), timestamp: now() };
+      const meanwhile = this.onRead(table, Number(id));
+      return meanwhile ? meanwhile.then(() => say(200, body)) : say(200, body);
     }
     const [epoch, from] = (url.searchParams.get("cursor") ?? `${this.epoch}.0`).split(".");
     if (epoch !== this.epoch || Number(from) < Math.max(this.compacted, this.granted)) return no(409, "1005", "no", {});

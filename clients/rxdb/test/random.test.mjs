@@ -100,7 +100,14 @@ async function history(seed) {
     const sorted = (records) => JSON.stringify(Object.entries(records).map(([id, data]) => [id, Object.entries(data).sort()]).sort());
     const there = () => Object.fromEntries([...fake.tables.get("products")].filter(([, { data }]) => data).map(([id, { data }]) => [id, data]));
     for (const [at, { products }] of tills.entries())
-      await until(async () => sorted(await all(products)) === sorted(there()), `till ${at + 1} has what the cluster has`, 30_000);
+      await until(async () => sorted(await all(products)) === sorted(there()), `till ${at + 1} has what the cluster has`, 30_000).catch(async (error) => {
+        const [here, cluster] = [await all(products), there()];
+        for (const id of new Set([...Object.keys(here), ...Object.keys(cluster)])) {
+          const changes = fake.made.filter(({ record_id }) => String(record_id) === id);
+          if (sorted({ [id]: here[id] ?? {} }) !== sorted({ [id]: cluster[id] ?? {} })) console.error(`seed ${seed}, till ${at + 1} has of ${id}`, here[id], "but", changes);
+        }
+        throw error;
+      });
     const inserted = fake.made.filter(({ operation }) => operation === "insert").map(({ record_id }) => String(record_id));
     const twice = inserted.filter((id, at) => inserted.indexOf(id) !== at && !fake.made.some(({ record_id, operation }) => String(record_id) === id && operation === "delete"));
     assert.deepEqual(twice, [], "twice");

@@ -267,6 +267,46 @@ test("a change that is told while a pull is on its way is fetched by another one
   assert.equal(Object.keys(await all(products)).length, 9);
 });
 
+test("what is missed without a session is fetched, though RxDB has not taken in yet what it heard before", async () => {
+  const fake = await cluster();
+  const { products, replication } = await till(fake);
+  await replication.awaitInitialReplication();
+  fake.losesAnswer = () => {
+    fake.losesAnswer = () => false;
+    for (let id = 1; id <= 5; id++) fake.commit("products", id, { name: "told" });
+    setTimeout(() => fake.commit("products", 6, { name: "missed" }), 50);
+    return true;
+  };
+  await products.insert({ id: "7", name: "Tea" });
+  await until(async () => Object.keys(await all(products)).length === 7, "all seven", 5_000);
+});
+
+test("what is told or pulled while a push of an older state is under way is not forgotten", async () => {
+  const fake = await cluster();
+  fake.commit("products", 1, { name: "Tea", price: 1 });
+  const first = await till(fake);
+  await first.replication.awaitInitialReplication();
+  const committed = new Promise((resolve) => (fake.losesAnswer = () => (resolve(), true)));
+  await (await first.products.findOne("1").exec()).patch({ price: 2 });
+  await committed;
+  first.disk.close = async () => {}; // the same one is used again
+  await kill(first);
+  fake.losesAnswer = () => false;
+  // Before RxDB has read what it would push nothing is pulled; before it knows what it read, all is.
+  fake.fails = ({ pathname }) => pathname === "/sync/changes";
+  fake.onRead = async () => {
+    fake.onRead = () => {};
+    fake.commit("products", 1, { name: "Tea", price: 3 });
+    fake.fails = () => false;
+    await new Promise((pulled) => (fake.onPull = pulled));
+    await new Promise((heard) => setTimeout(heard, 100));
+  };
+  const { products, replication } = await till(fake, { storage: first.storage, name: first.name, disk: first.disk });
+  await replication.awaitInSync();
+  await until(async () => (await all(products))[1].price === 3, "what somebody wrote after it", 5_000);
+  assert.equal(fake.get("products", 1).data.price, 3);
+});
+
 test("what is missed without a session is fetched when there is one again", async () => {
   const fake = await cluster();
   const { products, replication } = await till(fake);
