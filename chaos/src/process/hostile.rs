@@ -40,11 +40,9 @@ const PRICES: u64 = 2;
 /// Rows of the catalogue in one page, when all of it is read.
 const CATALOGUE_PAGE: u64 = 1_000;
 const CATALOGUE_BYTES: usize = 2 << 10;
-/// Pictures of what is sold, how large they are, how many prices change for each that does, and how often one changes
-/// while the shop is open.
+/// Pictures of what is sold, how many prices change for each that does, and how often one changes while the shop is open.
 const CATALOGUE_PICTURES: &str = "catalogue_pictures";
 const PICTURES: u64 = 200;
-const PICTURE_BYTES: usize = 96 << 10;
 const PRICES_A_PICTURE: u64 = 60;
 const PICTURE_EVERY: Duration = Duration::from_millis(500);
 /// Writes under way at once on a node.
@@ -79,13 +77,13 @@ pub async fn run(
     lasts: Duration,
     seed: u64,
 ) -> Result<(), String> {
-    fill(world, attack.filled).await?;
+    fill(world, attack).await?;
     sleep(SETTLE).await;
     let mut nodes: Vec<NodeUse> =
         world.cluster.members().into_iter().map(|node| NodeUse { node, ..NodeUse::default() }).collect();
     let mut handhelds = JoinSet::new();
     handhelds.spawn(take_everything_again(world.clone()));
-    handhelds.spawn(change_pictures(world.clone()));
+    handhelds.spawn(change_pictures(world.clone(), attack.picture_bytes()));
     world.say_phase("honest devices only");
     nodes.iter().for_each(|used| forget_peak(world, used.node));
     let from_us = world.recorder.us();
@@ -134,9 +132,10 @@ pub async fn run(
 
 /// Writes the catalogue, then its prices and pictures, over and over, by all nodes, and reads all of it from every node as
 /// a backup does: what nodes keep in memory of what is written and read is full then, as after a day.
-async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
+async fn fill(world: &ProcessWorld, attack: &scenario::AttackPlan) -> Result<(), String> {
     let gateways = world.cluster.gateways();
-    let share = changes.div_ceil(gateways.len().max(1) as u64);
+    let picture_bytes = attack.picture_bytes();
+    let share = attack.filled.div_ceil(gateways.len().max(1) as u64);
     let writers = gateways.iter().enumerate().map(|(number, (node, gateway))| async move {
         let mut writer = CatalogueWriter::connect(world, *node, gateway).await?;
         let first = number as u64 * share;
@@ -145,8 +144,10 @@ async fn fill(world: &ProcessWorld, changes: u64) -> Result<(), String> {
             for begin in (first..first + share).step_by(PRICES_A_PICTURE as usize) {
                 let prices = begin..(begin + PRICES_A_PICTURE).min(first + share);
                 writer.write(CATALOGUE_PRICES, prices, 0).await?;
-                let picture = begin / PRICES_A_PICTURE;
-                writer.write(CATALOGUE_PICTURES, picture..picture + 1, PICTURE_BYTES).await?;
+                if picture_bytes > 0 {
+                    let picture = begin / PRICES_A_PICTURE;
+                    writer.write(CATALOGUE_PICTURES, picture..picture + 1, picture_bytes).await?;
+                }
             }
         }
         writer.link.close().await;
@@ -227,21 +228,24 @@ fn lost(node: u64, why: &impl Display) -> String {
 }
 
 /// The back office changes a picture now and then, on one node after the other.
-async fn change_pictures(world: Arc<ProcessWorld>) {
+async fn change_pictures(world: Arc<ProcessWorld>, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
     for number in 0.. {
         let began = Instant::now();
-        if let Err(why) = change_picture(&world, number).await {
+        if let Err(why) = change_picture(&world, number, bytes).await {
             world.recorder.anomaly(format!("a picture could not be changed: {why}"));
         }
         sleep_until(began + PICTURE_EVERY).await;
     }
 }
 
-async fn change_picture(world: &ProcessWorld, number: u64) -> Result<(), String> {
+async fn change_picture(world: &ProcessWorld, number: u64, bytes: usize) -> Result<(), String> {
     let gateways = world.cluster.gateways();
     let (node, gateway) = *gateways.get(number as usize % gateways.len().max(1)).ok_or("there is no node")?;
     let mut writer = CatalogueWriter::connect(world, node, &gateway).await?;
-    writer.write(CATALOGUE_PICTURES, number..number + 1, PICTURE_BYTES).await?;
+    writer.write(CATALOGUE_PICTURES, number..number + 1, bytes).await?;
     writer.link.close().await;
     Ok(())
 }

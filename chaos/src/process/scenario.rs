@@ -87,6 +87,9 @@ pub struct AttackPlan {
     /// Changes of two kilobytes that are written before all that, and twice as many small ones: the nodes of a shop that
     /// has been open for a while.
     pub filled: u64,
+    /// How large the pictures of what is sold are, in KiB: one is written with every sixty prices, and one every half
+    /// second while the shop is open. 0: the shop has none.
+    pub picture_kb: u64,
     /// How long an honest operation may take; a sync as long for every 10,000 rows of it.
     pub slow_ms: u64,
     /// A node's memory under attack may be so many hundredths of what it is before.
@@ -95,7 +98,13 @@ pub struct AttackPlan {
 
 impl Default for AttackPlan {
     fn default() -> Self {
-        Self { sockets: 2_000, honest_s: 60.0, filled: 40_000, slow_ms: 3_000, memory_percent: 150 }
+        Self { sockets: 2_000, honest_s: 60.0, filled: 40_000, picture_kb: 96, slow_ms: 3_000, memory_percent: 150 }
+    }
+}
+
+impl AttackPlan {
+    pub const fn picture_bytes(&self) -> usize {
+        self.picture_kb as usize * 1024
     }
 }
 
@@ -331,6 +340,7 @@ impl AttackPlan {
         };
         within("sockets", self.sockets, 50, 20_000)?;
         within("filled", self.filled, 0, 1_000_000)?;
+        within("picture_kb", self.picture_kb, 0, 200)?;
         within("slow_ms", self.slow_ms, 1, 60_000)?;
         within("memory_percent", self.memory_percent, 100, 1_000)?;
         if (1.0..=LONGEST).contains(&self.honest_s) {

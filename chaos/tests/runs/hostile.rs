@@ -1,12 +1,8 @@
 //! Attackers beside honest devices, from the command line to the verdict, on a small scale.
 
-#![allow(clippy::unwrap_used)]
-
 use serde_json::{Value, json};
 
-mod common;
-
-use common::{both, chaos, tillsync};
+use crate::common::{both, chaos, tillsync};
 
 const SCENARIO: &str = r#"
 name = "small"
@@ -18,6 +14,7 @@ duration_s = 8
 sockets = 80
 honest_s = 3
 filled = 200
+picture_kb = 0
 slow_ms = 60000
 memory_percent = 1000
 

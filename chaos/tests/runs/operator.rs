@@ -1,7 +1,5 @@
 //! What an operator does: faults in a running cluster, hooks, and the drill, on real nodes.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
@@ -11,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-mod common;
-
-use common::{both, chaos, tillsync};
+use crate::common::{both, chaos, tillsync};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,8 +1,5 @@
 //! `chaos power` on the real storage, where this machine lets it mount a file system.
 
-// Helpers of a test are outside of what clippy takes for one.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! The report of a run: made, made again, and opened in a browser.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

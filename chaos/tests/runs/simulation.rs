@@ -6,12 +6,12 @@ use std::process::Command;
 fn a_seed_gives_the_same_trace_every_time_and_everything_holds() {
     let run = || {
         let chaos = Command::new(env!("CARGO_BIN_EXE_chaos"))
-            .args(["sim", "--seeds", "1..3", "--jobs", "2", "--twice", "--no-shrink"])
+            .args(["sim", "--seeds", "1..2", "--jobs", "2", "--twice", "--no-shrink"])
             .output()
             .unwrap();
         let said = String::from_utf8(chaos.stdout).unwrap();
         assert!(chaos.status.success(), "{said}{}", String::from_utf8_lossy(&chaos.stderr));
-        assert!(said.contains("3 seeds ran twice: 0 with another trace"), "{said}");
+        assert!(said.contains("2 seeds ran twice: 0 with another trace"), "{said}");
     };
     run();
     let trace = |seed: &str| {
