@@ -292,6 +292,12 @@ pub const SETTINGS: &[Setting] = &[
         "How many changes the cluster keeps; the leader's setting counts. Who comes with an older cursor needs a full sync.",
     ),
     row(
+        "keep_changes_mb",
+        SettingKind::Number(16, 1 << 20),
+        Some("512"),
+        "How many MiB of changes the cluster keeps: of large ones fewer than `keep_changes`, and their audit rows go with them; the leader's setting counts.",
+    ),
+    row(
         "keep_audit_rows",
         SettingKind::Number(1_000, 1_000_000_000),
         Some("1000000"),
@@ -314,6 +320,12 @@ pub const SETTINGS: &[Setting] = &[
         SettingKind::Number(1_000, 1_000_000_000),
         Some("100000"),
         "How many rows the election log keeps; the leader's setting counts.",
+    ),
+    row(
+        "log_mb",
+        SettingKind::Number(1, 1 << 20),
+        Some("48"),
+        "How many MiB of changes this node keeps in its log, for nodes that were away for a moment; half as much as all records take, if that is more. Who lacks more gets a snapshot.",
     ),
     row(
         "scrub_every_ms",
@@ -374,6 +386,8 @@ pub struct Config {
     /// The longest life of a token that this node signs.
     pub paired_token: Duration,
     pub retention: Retention,
+    /// What the log may have; half as many as a snapshot has if that is more.
+    pub log_bytes: u64,
     /// How often all data is read; zero: never.
     pub scrub_every: Duration,
     /// A call on the data folder that takes longer ends the node.
@@ -489,11 +503,13 @@ impl Config {
             paired_token: Duration::from_secs(layers.number("paired_token_hours")? * 3_600),
             retention: Retention {
                 changes: layers.number("keep_changes")?,
+                change_bytes: layers.number("keep_changes_mb")? << 20,
                 audit_rows: layers.number("keep_audit_rows")?,
                 evidence_rows: layers.number("keep_evidence_rows")?,
                 conflicts: layers.number("keep_conflicts")?,
                 elections: layers.number("keep_elections")?,
             },
+            log_bytes: layers.number("log_mb")? << 20,
             scrub_every: layers.milliseconds("scrub_every_ms")?,
             flush_watchdog: layers.milliseconds("flush_watchdog_ms")?,
             log_level: layers.text("log_level")?,
@@ -528,6 +544,12 @@ impl Config {
         }
         if self.presence.ping >= self.presence.lost {
             return Err(wrong("ping_ms", "must be less than lost_ms"));
+        }
+        let Retention { changes, audit_rows, .. } = self.retention;
+        if changes < audit_rows {
+            let why =
+                format!("must be at least keep_audit_rows ({audit_rows}): a change is kept as long as its audit row");
+            return Err(wrong("keep_changes", &why));
         }
         if self.gateway_listen == self.raft_listen {
             return Err(wrong("raft_listen", &format!("{} is gateway_listen as well", self.raft_listen)));
@@ -637,6 +659,7 @@ mod tests {
             (with("gateway_listen = \"here\""), "setting gateway_listen"),
             (with("log_format = \"xml\""), "setting log_format"),
             (with("ping_ms = 9000"), "setting ping_ms"),
+            (with("keep_changes = 1000"), "setting keep_changes: must be at least keep_audit_rows"),
             (with("raft_election_timeout_max_ms = 100"), "setting raft_election_timeout_min_ms"),
             (with("raft_heartbeat_ms = 99"), "setting raft_heartbeat_ms"),
             (with("raft_listen = \"127.0.0.1:5000\""), "setting raft_listen"),

@@ -6,7 +6,8 @@
 //! The house, from the ground up; each floor imports only what is below it:
 //!
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes
-//! - [`clock`], [`limits`], [`metrics`], [`supervised`]: time, every bound, what is counted, tasks that may not fail
+//! - [`clock`], [`limits`], [`metrics`], [`sizes`], [`supervised`]: time, every bound, what is counted, how large what
+//!   follows one another is, tasks that may not fail
 //! - [`model`]: the pure core: commands in, state and effects out
 //! - [`config`], [`token`]: every setting of a node; the tokens that clients carry and the key that signs them
 //! - [`tls`]: the certificates of nodes and gateways, and connections with or without them
@@ -35,6 +36,7 @@ pub mod gateway;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod sizes;
 pub mod storage;
 pub mod supervised;
 #[cfg(any(test, feature = "testkit"))]

@@ -97,6 +97,7 @@ pub const CHANGES: u64 = 1_000_000;
 /// Audit rows of each kind of evidence that are kept after the rows around them were dropped.
 pub const EVIDENCE_ROWS: u64 = 100_000;
 /// Resolved conflicts and elections kept before compaction, and the bytes of data in those conflicts.
+pub const CHANGE_BYTES: u64 = 512 << 20;
 pub const CONFLICTS: u64 = 100_000;
 pub const CONFLICT_BYTES: u64 = 1 << 30;
 pub const ELECTIONS: u64 = 100_000;

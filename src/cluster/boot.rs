@@ -29,6 +29,7 @@ use super::{Cluster, fast_failover};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::identity::NodeStart;
+use crate::consensus::log_bound::LogBound;
 use crate::consensus::members::Members;
 use crate::consensus::memory::Router;
 use crate::consensus::node::{NodeOptions, NodeParts, RaftNode, StartError, Timing};
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub request_timeout: Duration,
     pub snapshot_every: u64,
     pub keep_entries: u64,
+    /// What the log may have; half as many as a snapshot has if that is more.
+    pub log_bytes: u64,
 }
 
 impl NodeConfig {
@@ -84,6 +87,7 @@ impl NodeConfig {
             request_timeout: Duration::from_secs(5),
             snapshot_every: 100_000,
             keep_entries: 20_000,
+            log_bytes: 48 << 20,
         }
     }
 }
@@ -187,8 +191,8 @@ pub async fn start(
         keep_entries: config.keep_entries,
     };
     let parts = NodeParts {
-        log: stores.log,
-        snapshots: stores.snapshots,
+        log: stores.log.clone(),
+        snapshots: stores.snapshots.clone(),
         pressure: stores.pressure,
         replica,
         transport: transport.clone(),
@@ -214,6 +218,9 @@ pub async fn start(
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
+    let log_bound =
+        LogBound { node: desk.node.clone(), log: stores.log, snapshots: stores.snapshots, bytes: config.log_bytes };
+    desk.spawn("the log's size", log_bound.run(stop.clone()));
     let cluster = desk.open(config.request_timeout, clock);
     service.tell_status(cluster.clone(), desk.members.clone());
     match wire {

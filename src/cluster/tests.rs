@@ -229,6 +229,38 @@ async fn a_node_that_was_away_long_catches_up_by_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_bounded_by_bytes_and_who_was_away_longer_gets_a_snapshot() {
+    const LOG_BYTES: u64 = 200_000;
+    let mut cell = Cell::new(3, |config| config.log_bytes = LOG_BYTES).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    cell.at(leader).propose(online("till-1")).await.unwrap();
+    let away = if leader == 1 { 2 } else { 1 };
+    cell.stop(away).await;
+    // One record, of which forty states are as much as the log may have; but a snapshot has the changes, too, and the log
+    // may have half as much.
+    let picture = "x".repeat(5_000);
+    for n in 0..400 {
+        let write = update("till-1", 1, format!("{{\"n\":{n},\"picture\":\"{picture}\"}}"));
+        cell.at(leader).propose(write).await.unwrap();
+    }
+    let most = 400 * 5_200 / 2;
+    let bounded = async {
+        while cell.nodes.values().any(|node| node.log.bytes() > most) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, bounded).await.expect("the log is as large as it was");
+    let kept = cell.nodes[&leader].log.bytes();
+    assert!(kept > LOG_BYTES / 4, "nothing is left for who was away for a moment: {kept} bytes");
+    cell.start(away).await;
+    cell.at(away).read_barrier().await.unwrap();
+    assert_eq!(cell.at(away).replica().state().meta().head_seq, 400);
+    assert_eq!(write(&cell.at(away), "till-1", 1).await, 401);
+    cell.converge().await;
+    cell.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_or_reordered_while_leadership_moves() {
     let cell = Cell::new(3, |_| {}).await;
     let first = cell.leader(&[1, 2, 3]).await;

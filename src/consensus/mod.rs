@@ -19,6 +19,7 @@ pub mod grpc;
 pub mod identity;
 pub mod leadership;
 pub mod log_adapter;
+pub mod log_bound;
 pub mod members;
 pub mod memory;
 pub mod network;

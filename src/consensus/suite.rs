@@ -41,6 +41,18 @@ impl LogStore for StartsAnywhere {
         self.log.read(from, to.max(from), max_bytes)
     }
 
+    fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    fn bytes_behind(&self, index: u64) -> u64 {
+        self.log.bytes_behind(index)
+    }
+
+    fn leaves(&self, bytes: u64) -> Option<u64> {
+        self.log.leaves(bytes)
+    }
+
     fn truncate_after(&self, index: Option<u64>) -> WriteAck {
         self.log.truncate_after(index)
     }

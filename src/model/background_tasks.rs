@@ -10,6 +10,8 @@ use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub changes: u64,
+    /// Of the changes: older ones go, with their audit rows.
+    pub change_bytes: u64,
     pub audit_rows: u64,
     /// Of each kind of evidence, beyond `audit_rows`.
     pub evidence_rows: u64,
@@ -21,6 +23,7 @@ impl Default for Retention {
     fn default() -> Self {
         Self {
             changes: limits::CHANGES,
+            change_bytes: limits::CHANGE_BYTES,
             audit_rows: limits::AUDIT_ROWS,
             evidence_rows: limits::EVIDENCE_ROWS,
             conflicts: limits::CONFLICTS,
@@ -78,6 +81,9 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let meta = state.meta();
     let changes_to = meta.head_seq.saturating_sub(retention.changes);
     let audit_to = meta.audit_head.saturating_sub(retention.audit_rows);
+    let large = state.changes_over(retention.change_bytes);
+    let (changes_to, audit_to) =
+        large.map_or((changes_to, audit_to), |(seq, audit)| (seq.max(changes_to), audit.max(audit_to)));
     let conflicts_to = state.resolved_to(retention.conflicts);
     // Rows of a database come newest first and without a gap: none goes before all are there.
     let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
@@ -85,7 +91,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
     let due = due(audit_to, meta.audit_compacted)
-        || (due(changes_to, meta.compacted_seq) && audit_to <= meta.audit_compacted)
+        || ((large.is_some() || due(changes_to, meta.compacted_seq)) && state.oldest_changes_go(changes_to, audit_to))
         || state.audit_index().surplus_evidence(retention.evidence_rows) >= limits::COMPACT_STEP
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()
@@ -222,6 +228,73 @@ mod tests {
         assert_eq!(kept(|k| matches!(k, super::super::tables::RowKey::Conflict(_))), 100);
         assert_eq!(kept(|k| matches!(k, super::super::tables::RowKey::Election(_))), 50);
         assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+    }
+
+    #[test]
+    fn changes_go_whatever_is_left_of_audit_rows_and_nothing_is_proposed_that_drops_none() {
+        let mut b = StateUnderTest::new();
+        b.ok(online("a", 0, Role::Master));
+        for n in 0..3_000 {
+            b.ok(Intent::DataUpdate(crate::proto::DataUpdate {
+                device_id: "a".into(),
+                table_name: "t".into(),
+                record_id: n,
+                operation: 2,
+                ..Default::default()
+            }));
+        }
+        // Their audit rows are kept, and they with them.
+        let retention = Retention { changes: 100, ..Retention::default() };
+        assert_eq!(duties(&b, NodeView::default(), 0, retention).0, vec![]);
+        // Most audit rows are gone already; of what is left less than a step is due.
+        let retention = Retention { changes: 100, audit_rows: 100, ..retention };
+        for _ in 0..3 {
+            let audit_to = b.state.meta().audit_head - 200;
+            b.ok(Intent::Compact(Compact { audit_to, ..Compact::default() }));
+        }
+        let mut steps = 0;
+        while let Some(Action::Propose(duty)) = duties(&b, NodeView::default(), 0, retention).0.pop() {
+            let before = b.state.meta().compacted_seq;
+            b.ok(duty);
+            assert!(b.state.meta().compacted_seq > before, "a step that drops nothing");
+            steps += 1;
+        }
+        assert!(steps > 1);
+        assert!(b.state.meta().head_seq - b.state.meta().compacted_seq < 100 + limits::COMPACT_STEP);
+    }
+
+    #[test]
+    fn large_changes_go_by_their_bytes_and_their_audit_rows_with_them() {
+        const MOST: u64 = 1 << 20;
+        let mut b = StateUnderTest::new();
+        b.ok(online("a", 0, Role::Master));
+        let retention = Retention { change_bytes: MOST, ..Retention::default() };
+        let write = |n: i64, bytes: usize| {
+            Intent::DataUpdate(crate::proto::DataUpdate {
+                device_id: "a".into(),
+                table_name: "t".into(),
+                record_id: n % 3,
+                operation: 2,
+                data: format!("{{\"n\":{n},\"about\":\"{}\"}}", "x".repeat(bytes)).into(),
+                ..Default::default()
+            })
+        };
+        let mut most = 0;
+        for n in 0..200 {
+            b.ok(write(n, if n % 2 == 0 { 40_000 } else { 10 }));
+            while let Some(Action::Propose(duty)) = duties(&b, NodeView::default(), 0, retention).0.pop() {
+                let before = b.state.meta().compacted_seq;
+                b.ok(duty);
+                assert!(b.state.meta().compacted_seq > before, "a step that drops nothing");
+            }
+            most = b.state.change_sizes.bytes().max(most);
+        }
+        assert!(most > MOST / 2 && most <= MOST + MOST / 16 + 40_200, "{most}");
+        let (kept, compacted) = (b.state.change_sizes.bytes(), b.state.meta().compacted_seq);
+        assert!(compacted > 100 && b.state.meta().audit_compacted > 0);
+        // The same is counted after a restart.
+        b.state.reload().unwrap();
+        assert_eq!((b.state.change_sizes.bytes(), b.state.meta().compacted_seq), (kept, compacted));
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl State {
         self.remember_change(w.device, &change);
         self.records.set(w.table, w.record_id, &change.record(w.device), data);
         self.prints.push(&change);
+        self.change_sizes.push(change.seq, change.encoded_len());
         let change = Arc::new(change);
         self.add_to_block(change.clone());
         self.recent.push(change.clone());

@@ -29,6 +29,7 @@ use super::tables::{RowKey, Tables, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
 use super::txn::Txn;
 use crate::proto::{Applied, Meta};
+use crate::sizes::Sizes;
 
 mod apply;
 
@@ -47,6 +48,8 @@ pub struct State {
     pub(super) records: Records,
     pub(super) recent: RecentChanges,
     pub(super) prints: ChangePrints,
+    /// Of the changes that are kept.
+    pub(super) change_sizes: Sizes,
     pub(super) answered: NodeDedup,
     pub(super) requests: ClientDedup,
     pub(super) queues: DeviceQueues,
@@ -75,6 +78,7 @@ impl State {
             records: Records::default(),
             recent: RecentChanges::default(),
             prints: ChangePrints::default(),
+            change_sizes: Sizes::default(),
             answered: NodeDedup::default(),
             requests: ClientDedup::default(),
             queues: DeviceQueues::default(),

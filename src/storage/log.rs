@@ -18,6 +18,7 @@ use super::poison::{Poison, closed};
 use super::snapshot::blocking;
 use super::tables::TablesShared;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
+use crate::sizes::Sizes;
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;
@@ -29,6 +30,7 @@ pub struct LogState {
     /// The oldest entry, if there is one.
     pub first: u64,
     pub tail: LogCache,
+    pub sizes: Sizes,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
     /// A new `committed` that goes to the thread with the next call: alone it is not worth waking it.
@@ -119,6 +121,7 @@ impl LogStore for SledLog {
                     if state.bounds.last.replace(index).is_none() {
                         state.first = index;
                     }
+                    state.sizes.push(index, entry.len());
                     state.tail.push(index, entry);
                 }
             }
@@ -178,12 +181,25 @@ impl LogStore for SledLog {
         })
     }
 
+    fn bytes(&self) -> u64 {
+        self.shared.state.lock().sizes.bytes()
+    }
+
+    fn bytes_behind(&self, index: u64) -> u64 {
+        self.shared.state.lock().sizes.bytes_behind(index)
+    }
+
+    fn leaves(&self, bytes: u64) -> Option<u64> {
+        self.shared.state.lock().sizes.leaves(bytes)
+    }
+
     fn truncate_after(&self, index: Option<u64>) -> WriteAck {
         let mut state = self.shared.state.lock();
         let (acked, sent) = self.send_acked(&mut state, LogCommand::Truncate { after: index });
         if sent {
             state.truncations += 1;
             state.tail.truncate_after(index);
+            state.sizes.truncate_after(index);
             let last = state.bounds.last.zip(index).map(|(last, index)| last.min(index));
             state.bounds.last = last.filter(|last| *last >= state.first);
         }
@@ -200,6 +216,7 @@ impl LogStore for SledLog {
         if sent {
             self.tables.queue.flush_now(rows);
             state.tail.purge(index);
+            state.sizes.purge(index);
             if state.bounds.purged.as_ref().is_none_or(|(purged, _)| *purged < index) {
                 state.bounds.purged = Some((index, mark));
             }

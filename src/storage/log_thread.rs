@@ -117,13 +117,14 @@ pub fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
     state.committed = get(COMMITTED)?.filter(|c| c.first() == Some(&1)).map(|c| Bytes::copy_from_slice(&c[1..]));
     state.bounds.purged = get(PURGED)?.map(|bytes| decode_mark(&bytes)).transpose()?;
     let purged = state.bounds.purged.as_ref().map(|(index, _)| *index);
-    let tail = &mut state.tail;
+    let (tail, sizes) = (&mut state.tail, &mut state.sizes);
     let mut last = Bytes::new();
     let found = log_rows::scan(&engine.log, purged, |index, entry| {
         if index == watch {
             watched = Some(side_mark::hash(&entry));
         }
         last = entry.clone();
+        sizes.push(index, entry.len());
         tail.push(index, entry);
         tail.written(index);
     })?;

@@ -12,11 +12,13 @@ use super::log::{check_dense, check_read};
 use super::poison::closed;
 use super::{BoxFuture, Durable, LogBounds, LogStore, StartMark, StateSnapshot, WriteAck, log_cache};
 use crate::model::tables::{MemoryTables, Tables};
+use crate::sizes::Sizes;
 
 /// One state of a log.
 #[derive(Clone, Default)]
 struct Image {
     entries: BTreeMap<u64, Bytes>,
+    sizes: Sizes,
     purged: Option<(u64, Bytes)>,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
@@ -39,13 +41,18 @@ impl Image {
 
     fn run(&mut self, op: &LogWrite) {
         match op {
-            LogWrite::Append(entries) => self.entries.extend(entries.iter().cloned()),
+            LogWrite::Append(entries) => {
+                entries.iter().for_each(|(index, entry)| self.sizes.push(*index, entry.len()));
+                self.entries.extend(entries.iter().cloned());
+            }
             LogWrite::Truncate(after) => {
                 let from = after.map_or(0, |after| after + 1);
                 self.entries.split_off(&from);
+                self.sizes.truncate_after(*after);
             }
             LogWrite::Purge(index, mark, _) => {
                 self.entries = self.entries.split_off(&(index + 1));
+                self.sizes.purge(*index);
                 if self.purged.as_ref().is_none_or(|(purged, _)| purged < index) {
                     self.purged = Some((*index, mark.clone()));
                 }
@@ -213,6 +220,18 @@ impl LogStore for MemoryLog {
 
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
         Box::pin(std::future::ready(self.read_now(from, to, max_bytes)))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.disk.lock().live.sizes.bytes()
+    }
+
+    fn bytes_behind(&self, index: u64) -> u64 {
+        self.disk.lock().live.sizes.bytes_behind(index)
+    }
+
+    fn leaves(&self, bytes: u64) -> Option<u64> {
+        self.disk.lock().live.sizes.leaves(bytes)
     }
 
     fn truncate_after(&self, index: Option<u64>) -> WriteAck {

@@ -78,6 +78,15 @@ pub trait LogStore: Send + Sync + 'static {
     /// `max_bytes`. A hole is an error.
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>>;
 
+    /// The bytes of all entries.
+    fn bytes(&self) -> u64;
+
+    /// The bytes of every entry with a greater index.
+    fn bytes_behind(&self, index: u64) -> u64;
+
+    /// The oldest entry behind which the log has at most so many bytes; `None`: it has no more in all.
+    fn leaves(&self, bytes: u64) -> Option<u64>;
+
     /// Removes every entry with a greater index (`None`: all).
     fn truncate_after(&self, index: Option<u64>) -> WriteAck;
 
@@ -100,6 +109,16 @@ pub trait LogStore: Send + Sync + 'static {
 pub struct StateSnapshot {
     pub applied: Applied,
     pub body: SnapshotBody,
+}
+
+impl StateSnapshot {
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        match &self.body {
+            SnapshotBody::File { len, .. } => *len,
+            SnapshotBody::Memory(bytes) => bytes.len() as u64,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -140,6 +140,8 @@ pub struct SimPlan {
     /// Entries between snapshots, and kept behind one.
     pub snapshot_every: u64,
     pub keep_entries: u64,
+    /// What the log may have in bytes.
+    pub log_bytes: u64,
     /// Changes kept; older ones are compacted.
     pub keep_changes: u64,
     pub faults: Vec<SimTimedFault>,
@@ -158,6 +160,7 @@ impl SimPlan {
             load_ms: rng.between(8_000, 14_000),
             snapshot_every: if snapshots { rng.between(40, 400) } else { 1_000_000 },
             keep_entries: rng.between(5, 60),
+            log_bytes: if seed % 3 == 1 { 20_000 } else { 1 << 30 },
             keep_changes: if rng.percent(40) { rng.between(20, 400) } else { 1_000_000 },
             faults: Vec::new(),
         };

@@ -128,6 +128,7 @@ impl SimWorld {
         config.request_timeout = Duration::from_secs(2);
         config.snapshot_every = self.plan.snapshot_every;
         config.keep_entries = self.plan.keep_entries;
+        config.log_bytes = self.plan.log_bytes;
         config
     }
 

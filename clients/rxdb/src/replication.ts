@@ -180,7 +180,8 @@ export class CollectionReplication<T> {
     for (let queue: unknown = null; !this.stopped; ) {
       const now = this.state.internalReplicationState?.streamQueue.up;
       if (now === queue) return;
-      await (queue = now);
+      queue = now;
+      await now?.catch(() => {}); // of a database that was closed meanwhile
     }
   }
 

@@ -237,6 +237,7 @@ fn node_config(config: &Config) -> NodeConfig {
             election_max: config.raft.election_max,
         },
         request_timeout: config.request_timeout,
+        log_bytes: config.log_bytes,
         join: config
             .join
             .iter()

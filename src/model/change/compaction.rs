@@ -10,6 +10,9 @@ use crate::model::tables::{RowKey, TablesError};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{ChangeBlock, Compact, Empty, Record};
 
+/// Changes go when they have this part more than they may: not with every write.
+const BYTES_SLACK: u64 = 16;
+
 impl State {
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
     /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
@@ -22,6 +25,26 @@ impl State {
         self.drop_removed_tables()?;
         self.drop_elections(c.elections_to);
         Ok(Reply::Done(Empty {}))
+    }
+
+    /// The newest change that has to go so that those that are kept have no more than so many bytes, and its audit row;
+    /// `None`: they have hardly more than that.
+    pub(in crate::model) fn changes_over(&self, bytes: u64) -> Option<(u64, u64)> {
+        if self.change_sizes.bytes() <= bytes + bytes / BYTES_SLACK {
+            return None;
+        }
+        let seq = self.change_sizes.leaves(bytes)?;
+        Some((seq, self.change(seq).ok().flatten()?.audit_id))
+    }
+
+    /// Whether [`State::compact`] would drop changes. Reads them.
+    pub(in crate::model) fn oldest_changes_go(&self, changes_to: u64, audit_to: u64) -> bool {
+        let compacted = self.meta.audit_compacted;
+        let audit_compacted = audit_to.min(compacted + limits::COMPACT_STEP).max(compacted);
+        let oldest = self.row::<ChangeBlock>(&RowKey::Changes(self.meta.compacted_seq + 1));
+        let last = oldest.ok().flatten().and_then(|mut block| block.changes.pop());
+        let to = changes_to.min(self.meta.compacted_seq + limits::COMPACT_STEP);
+        last.is_some_and(|last| last.seq <= to && last.audit_id <= audit_compacted)
     }
 
     /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
@@ -37,6 +60,7 @@ impl State {
         *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
         *fields.compacted_seq = last.seq;
         self.prints.forget_to(last.seq);
+        self.change_sizes.purge(last.seq);
         self.delete(key);
         for change in block.changes {
             self.outlive_change(&change);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
@@ -9,6 +11,7 @@ use crate::model::row_pages::RowPages;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::proto::{Audit, ChangeBlock, Record};
+use crate::sizes::Sizes;
 
 impl State {
     /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
@@ -16,6 +19,7 @@ impl State {
     pub(in crate::model) fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.recent = RecentChanges::after(self.meta.compacted_seq);
         self.prints = ChangePrints::after(self.meta.compacted_seq);
+        self.change_sizes = Sizes::default();
         self.records = Records::default();
         let from = RowKey::Record { table: 0, id: i64::MIN };
         for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
@@ -49,6 +53,7 @@ impl State {
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.prints.push(&change);
+                self.change_sizes.push(change.seq, change.encoded_len());
                 self.recent.push(Arc::new(change));
             }
         }

@@ -90,6 +90,7 @@ fn revoke(n: u64) -> Intent {
 
 const SMALL: Retention = Retention {
     changes: 100,
+    change_bytes: limits::CHANGE_BYTES,
     audit_rows: 100,
     evidence_rows: 50,
     conflicts: limits::CONFLICTS,
