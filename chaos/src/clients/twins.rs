@@ -89,7 +89,7 @@ impl<T: Testbed> Twins<T> {
         }
     }
 
-    /// Hears both in turn; false if one of them is gone.
+    /// Hears both in turn; false if one of them is gone, or the run ended before it was so long.
     async fn listen(&mut self, during: Duration) -> bool {
         let mut left = during;
         let there = [&self.first, &self.second].into_iter().flatten().count();
@@ -104,7 +104,7 @@ impl<T: Testbed> Twins<T> {
             }
             left = left.saturating_sub(TURN);
         }
-        there > 0 && [&self.first, &self.second].into_iter().flatten().count() == there
+        left.is_zero() && there > 0 && [&self.first, &self.second].into_iter().flatten().count() == there
     }
 
     /// An order by hand, over the first one's connection.
