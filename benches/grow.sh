@@ -13,7 +13,7 @@ done
 cargo build --release --quiet
 tillsync=${CARGO_TARGET_DIR:-$PWD/target}/release/tillsync
 data=$(mktemp -d)
-"$tillsync" dev --data "$data" --port "$port" --set keep_changes=100000000 </dev/null >"$data/dev.log" 2>&1 &
+"$tillsync" dev --data "$data" --port "$port" --set keep_changes=100000000 --set keep_changes_mb=1048576 </dev/null >"$data/dev.log" 2>&1 &
 dev=$!
 trap 'kill "$dev" 2>/dev/null && wait "$dev" || true; rm -rf "$data"' EXIT
 for _ in $(seq 600); do
