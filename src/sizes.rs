@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Of dense entries, the newest ones of a row: old ones go, and the newest ones may be taken back.
+/// Of entries under dense indexes: the oldest are dropped, and the newest may be taken back.
 #[derive(Clone, Debug, Default)]
 pub struct Sizes {
     /// Of the oldest entry.

@@ -220,7 +220,7 @@ pub async fn start(
     };
     let log_bound =
         LogBound { node: desk.node.clone(), log: stores.log, snapshots: stores.snapshots, bytes: config.log_bytes };
-    desk.spawn("the log's size", log_bound.run(stop.clone()));
+    desk.spawn("log bound", log_bound.run(stop.clone()));
     let cluster = desk.open(config.request_timeout, clock);
     service.tell_status(cluster.clone(), desk.members.clone());
     match wire {
