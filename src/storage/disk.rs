@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -16,6 +16,7 @@ use super::log::{self, LogShared, SledLog};
 use super::log_thread::{self, LoadedLog, LogCommand, LogThread, Message};
 use super::poison::{closed, guarded};
 use super::scrub::Scrub;
+use super::shrink::{self, EngineContent};
 use super::side_mark::{self, SideMark, SideMarks};
 use super::snapshot::{SledSnapshots, blocking};
 use super::tables::{RowsPressure, SledTables, TablesShared};
@@ -27,18 +28,27 @@ const SYNC_MARK: Duration = Duration::from_secs(2);
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
+    open_shrunk(dir, identity, shrink::SLACK)
+}
+
+/// The same; the engine is copied where its files have more than twice what is in them, and `slack` bytes more.
+pub fn open_shrunk(dir: &Path, identity: &FolderIdentity, slack: u64) -> Result<Stores, OpenError> {
     let opened = engine::open(dir, identity)?;
-    let checked =
-        find(dir, &opened.engine, opened.known.as_ref().map_or(0, |known| known.end)).and_then(|mut found| {
-            check_rows(dir, &mut found.rows)?;
-            Ok((mark_of(dir, &opened, &found)?, found))
-        });
-    let OpenedFolder { engine, identity, unmarked, snapshots, lock, poison, .. } = opened;
-    let (marks, FoundInEngine { rows: found, log: LoadedLog { state: log_state, .. }, .. }) = match checked {
-        Ok(checked) => checked,
+    let (opened, mark, found) = match look(dir, &opened) {
+        Ok((mark, found)) => shrunk(dir, opened, mark, found, slack)?,
         Err(error) => {
-            engine.let_go();
+            opened.engine.let_go();
             return Err(error);
+        }
+    };
+    let OpenedFolder { engine, identity, unmarked, snapshots, lock, poison, .. } = opened;
+    let FoundInEngine { rows: found, log: LoadedLog { state: log_state, .. }, .. } = found;
+    let marks = match SideMarks::create(dir, mark).and_then(|marks| shrink::discard(dir).map(|()| Arc::new(marks))) {
+        Ok(marks) => marks,
+        Err(error) => {
+            drop(found);
+            engine.let_go();
+            return Err(OpenError::io(dir)(error));
         }
     };
     if unmarked {
@@ -97,26 +107,92 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
     })
 }
 
+/// What an engine holds, and the mark that says so; an error where it is not all that it must hold.
+fn look(dir: &Path, opened: &OpenedFolder) -> Result<(SideMark, FoundInEngine), OpenError> {
+    look_into(dir, &opened.engine, opened.opens, opened.known.as_ref())
+}
+
+fn look_into(
+    dir: &Path,
+    engine: &SledEngine,
+    opens: u64,
+    known: Option<&SideMark>,
+) -> Result<(SideMark, FoundInEngine), OpenError> {
+    let mut found = find(dir, engine, known.map_or(0, |known| known.end))?;
+    check_rows(dir, &mut found)?;
+    let mark = mark_of(opens, &found);
+    match known.and_then(|known| known.lost(&mark, found.log.watched)) {
+        Some(lost) => Err(OpenError::lost(dir, lost)),
+        None => Ok((mark, found)),
+    }
+}
+
+/// The folder with a copy of its engine, where that is worth it (`shrink`), or as it is.
+fn shrunk(
+    dir: &Path,
+    opened: OpenedFolder,
+    mark: SideMark,
+    found: FoundInEngine,
+    slack: u64,
+) -> Result<(OpenedFolder, SideMark, FoundInEngine), OpenError> {
+    let begun = Instant::now();
+    let content = EngineContent {
+        generation: found.rows.rows.generation,
+        purged: found.log.state.bounds.purged.as_ref().map(|(index, _)| *index),
+        bytes: found.bytes,
+    };
+    let copied = flatten(dir, guarded(|| shrink::copy_if_due(dir, &opened.engine, &content, slack)));
+    let copy = match copied {
+        Ok(Some(copy)) => copy,
+        Ok(None) => return Ok((opened, mark, found)),
+        Err(why) => {
+            tracing::warn!("the engine's files stay as large as they are: {why}");
+            return Ok((opened, mark, found));
+        }
+    };
+    // Held against the whole of what was found, not only against what must be there.
+    let same =
+        look_into(dir, &copy, opened.opens, Some(&mark)).map(|(theirs, other)| theirs == mark && other.is_same(&found));
+    copy.let_go();
+    if !matches!(same, Ok(true)) {
+        tracing::error!("the copy of the engine is not what was copied, and is not used: {same:?}");
+        return Ok((opened, mark, found));
+    }
+    drop(found);
+    let opened = engine::exchange(dir, opened)?;
+    match look_into(dir, &opened.engine, opened.opens, Some(&mark)) {
+        Ok((mark, found)) => {
+            tracing::info!("the copy of the engine is in its place after {} ms", begun.elapsed().as_millis());
+            Ok((opened, mark, found))
+        }
+        Err(error) => {
+            opened.engine.let_go();
+            Err(error)
+        }
+    }
+}
+
 /// Whether the rows are those that were written. Also where the files are as they were closed: what the disk lost before
 /// went into the seal.
-fn check_rows(dir: &Path, found: &mut writer::OpenedRows) -> Result<(), OpenError> {
-    let sum = match guarded(|| writer::add_up(&found.rows)) {
+fn check_rows(dir: &Path, found: &mut FoundInEngine) -> Result<(), OpenError> {
+    let (sum, bytes) = match guarded(|| writer::add_up(&found.rows.rows)) {
         Ok(Ok(sum)) => sum,
         Ok(Err(error)) => return Err(OpenError::corrupt(dir, error)),
         Err(panic) => return Err(OpenError::corrupt(dir, panic)),
     };
-    match found.sum.replace(sum) {
+    found.bytes += bytes;
+    match found.rows.sum.replace(sum) {
         Some(written) if written != sum => Err(OpenError::lost(dir, "some of its rows are missing, or older ones")),
         _ => Ok(()),
     }
 }
 
-/// Holds what the engine gives against what it must hold; the mark from here on.
-fn mark_of(dir: &Path, opened: &OpenedFolder, found: &FoundInEngine) -> Result<Arc<SideMarks>, OpenError> {
+/// The mark that says what the engine gives.
+fn mark_of(opens: u64, found: &FoundInEngine) -> SideMark {
     let log = &found.log;
     let purged = log.state.bounds.purged.as_ref().map_or(0, |(index, _)| *index);
-    let mark = SideMark {
-        opens: opened.opens,
+    SideMark {
+        opens,
         end: log.state.bounds.last.unwrap_or(0).max(purged),
         end_hash: log.end_hash,
         votes: log.votes,
@@ -125,11 +201,7 @@ fn mark_of(dir: &Path, opened: &OpenedFolder, found: &FoundInEngine) -> Result<A
         applied: found.rows.applied.index,
         start: found.start,
         seal: None,
-    };
-    if let Some(lost) = opened.known.as_ref().and_then(|known| known.lost(&mark, log.watched)) {
-        return Err(OpenError::lost(dir, lost));
     }
-    Ok(Arc::new(SideMarks::create(dir, mark).map_err(OpenError::io(dir))?))
 }
 
 /// Syncs the mark now and then, until the folder is closed.
@@ -199,6 +271,20 @@ pub(super) struct FoundInEngine {
     pub rows: writer::OpenedRows,
     pub log: LoadedLog,
     pub start: StartMark,
+    /// Of its entries, and of its rows once they were added up; with their keys.
+    pub bytes: u64,
+}
+
+impl FoundInEngine {
+    /// Whether two engines, of which the same marks say what is in them, hold the same also in what no mark says.
+    fn is_same(&self, other: &Self) -> bool {
+        let ((rows, log), (rows2, log2)) = ((&self.rows, &self.log.state), (&other.rows, &other.log.state));
+        rows.applied == rows2.applied
+            && rows.sum == rows2.sum
+            && self.bytes == other.bytes
+            && (log.first, &log.bounds.purged) == (log2.first, &log2.bounds.purged)
+            && log.committed == log2.committed
+    }
 }
 
 /// Reads the engine; of its log, the entry at `watch` is looked at.
@@ -206,7 +292,7 @@ pub(super) fn find(dir: &Path, engine: &SledEngine, watch: u64) -> Result<FoundI
     let rows = flatten(dir, guarded(|| writer::find(engine)))?;
     let rest = guarded(|| Ok((log_thread::load(engine, watch)?, last_start(engine)?)));
     match rest {
-        Ok(Ok((log, start))) => Ok(FoundInEngine { rows, log, start }),
+        Ok(Ok((log, start))) => Ok(FoundInEngine { bytes: log.state.sizes.bytes(), rows, log, start }),
         Ok(Err(error)) => Err(damage_or_io(dir, error)),
         Err(panic) => Err(OpenError::corrupt(dir, panic)),
     }

@@ -12,6 +12,7 @@ use super::flush;
 use super::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
 use super::poison::{Poison, guarded};
 use super::seal;
+use super::shrink;
 use super::side_mark::{self, SideMark, SideMarks};
 use super::stalls::{CallUnderWay, DiskCall};
 
@@ -23,7 +24,7 @@ pub const SEGMENT: usize = 2 << 20;
 const RESERVE: i64 = 8 << 20;
 /// Bytes read at once.
 const READ: usize = 1 << 20;
-const ENGINE: &str = "engine";
+pub const ENGINE: &str = "engine";
 const RESERVE_FILE: &str = "ballast";
 /// How long threads of an engine closed in this process may take to let go of their lock.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -88,6 +89,7 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenE
     let engine_dir = dir.join(ENGINE);
     fs::create_dir_all(dir).map_err(&io)?;
     let lock = lock(dir)?;
+    shrink::settle(dir).map_err(&io)?;
     let FolderFound { stage, identity, marked } = format::check(dir, &engine_dir, identity)?;
     if stage == FolderStage::Creating {
         // An interrupted first open: the engine may be half made, and nobody was ever promised anything.
@@ -111,6 +113,16 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenE
     keep_reserve_file(dir);
     let unmarked = known.is_none();
     let poison = Poison::default();
+    Ok(OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison })
+}
+
+/// Closes the engine, and opens the copy of it that has been made, in its place.
+pub fn exchange(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
+    let OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison } = opened;
+    engine.let_go();
+    wait_released(dir);
+    shrink::exchange(dir).map_err(OpenError::io(dir))?;
+    let engine = open_engine(dir, &dir.join(ENGINE))?;
     Ok(OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison })
 }
 
@@ -246,7 +258,7 @@ pub fn wait_released(dir: &Path) -> bool {
     true
 }
 
-fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
+pub fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
     let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE)
@@ -278,7 +290,7 @@ pub fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Resul
 }
 
 /// The engine never syncs its `conf`, its blobs or its folder.
-fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
+pub fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
     File::open(engine_dir.join("conf"))?.sync_all()?;
     File::open(engine_dir.join("db"))?.sync_all()?;
     sync_dir(&engine_dir.join("blobs"))?;

@@ -32,6 +32,7 @@ mod scan;
 mod scrub;
 mod seal;
 mod segments;
+mod shrink;
 mod side_mark;
 mod snapshot;
 mod snapshot_file;
@@ -47,7 +48,7 @@ use tokio::sync::oneshot;
 use crate::model::tables::Tables;
 use crate::proto::Applied;
 
-pub use disk::open;
+pub use disk::{open, open_shrunk};
 pub use format::{FolderIdentity, OpenError};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

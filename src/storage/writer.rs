@@ -90,15 +90,16 @@ fn read_applied(rows: &GenerationRows) -> sled::Result<(Applied, Option<RowsSum>
     }
 }
 
-/// Reads all rows: their sum.
-pub fn add_up(rows: &GenerationRows) -> Result<RowsSum, TablesError> {
-    let (mut sum, mut key) = (RowsSum::default(), Vec::new());
+/// Reads all rows: their sum, and their bytes with their keys.
+pub fn add_up(rows: &GenerationRows) -> Result<(RowsSum, u64), TablesError> {
+    let (mut sum, mut bytes, mut key) = (RowsSum::default(), 0, Vec::new());
     for row in rows.all() {
         let (row, value) = row?;
         keys::row(rows.generation, &row, &mut key);
         sum.add(&key, &value);
+        bytes += (key.len() + value.len()) as u64;
     }
-    Ok(sum)
+    Ok((sum, bytes))
 }
 
 impl RowsWriter {

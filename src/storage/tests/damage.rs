@@ -117,7 +117,7 @@ struct Folders {
     older: PathBuf,
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -479,7 +479,7 @@ async fn a_row_or_an_entry_that_is_not_what_was_written_is_damage() {
 }
 
 /// A folder that was closed in order, as one that was not.
-fn unseal(dir: &Path) {
+pub(super) fn unseal(dir: &Path) {
     let mark = side_mark::read(dir).unwrap().unwrap();
     assert!(mark.seal.is_some());
     drop(side_mark::SideMarks::create(dir, side_mark::SideMark { seal: None, ..mark }).unwrap());

@@ -3,6 +3,7 @@
 mod damage;
 mod folder;
 mod log;
+mod shrink;
 mod snapshots;
 mod state;
 mod tables;
