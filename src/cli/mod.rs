@@ -32,6 +32,7 @@ mod cluster;
 mod demo;
 mod dev;
 mod device;
+mod doctor;
 mod health;
 mod load;
 mod local;
@@ -77,6 +78,8 @@ enum CliCommand {
     Certs(certs::CertsCommand),
     /// Ask one node whether it is there: exit code 0 or 1, for health checks
     Health(health::HealthArgs),
+    /// Look at this machine before it becomes a node: its disk, memory, clock, ports, keys and the way to the others
+    Doctor(doctor::DoctorArgs),
     /// Make tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
         CliCommand::Watch(args) => block_on(watch::execute(args)),
         CliCommand::Certs(command) => certs::execute(command),
         CliCommand::Health(args) => block_on(health::execute(args)),
+        CliCommand::Doctor(args) => block_on(doctor::execute(args)),
         CliCommand::Token(command) => token::execute(command),
         CliCommand::Cluster(command) => block_on(cluster::execute(command)),
         CliCommand::Device(command) => block_on(device::execute(command)),

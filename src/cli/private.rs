@@ -20,22 +20,24 @@ pub fn by_default() {}
 /// Takes the data folder from other users, who may have got it before, and warns of keys that they can read.
 pub fn secure(config: &Config) {
     close(&config.data_dir);
+    for (setting, path) in readable_keys(config) {
+        tracing::warn!(
+            setting,
+            path = %path.display(),
+            "other users of this machine can read or change this key: give it mode 0600"
+        );
+    }
+}
+
+/// The keys that other users of the machine can read or change: the setting, and the file.
+pub fn readable_keys(config: &Config) -> Vec<(&'static str, &Path)> {
     let keys = [
         ("key_file", Some(&config.key_file)),
         ("raft_tls_key", config.raft_tls.as_ref().map(|tls| &tls.key)),
         ("gateway_tls_key", config.gateway_tls.as_ref().map(|tls| &tls.key)),
     ];
-    for (setting, path) in keys {
-        if let Some(path) = path
-            && mode(path).is_some_and(|mode| mode & 0o077 != 0)
-        {
-            tracing::warn!(
-                setting,
-                path = %path.display(),
-                "other users of this machine can read or change this key: give it mode 0600"
-            );
-        }
-    }
+    let keys = keys.into_iter().filter_map(|(setting, path)| Some((setting, path?.as_path())));
+    keys.filter(|(_, path)| mode(path).is_some_and(|mode| mode & 0o077 != 0)).collect()
 }
 
 #[cfg(unix)]

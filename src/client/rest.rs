@@ -118,6 +118,13 @@ impl RestClient {
         self.take(node, &format!("GET {path}"), self.http(node).get(format!("{node}{path}"))).await
     }
 
+    /// What a node's clock says, in whole seconds (Unix milliseconds); `None`: it does not answer, or does not say.
+    pub async fn clock(&self, node: &NodeUrl) -> Option<u64> {
+        let answer = self.http(node).get(format!("{node}/healthz")).send().await.ok()?;
+        let said = answer.headers().get(reqwest::header::DATE)?.to_str().ok()?;
+        u64::try_from(chrono::DateTime::parse_from_rfc2822(said).ok()?.timestamp_millis()).ok()
+    }
+
     pub async fn post<T: DeserializeOwned>(
         &self,
         node: &NodeUrl,

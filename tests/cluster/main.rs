@@ -9,6 +9,7 @@ mod bad_start;
 mod damage;
 mod demo;
 mod digests;
+mod doctor;
 mod elections;
 mod errors;
 mod faulty_disk;
