@@ -5,6 +5,7 @@
 //!
 //! The house, from the ground up; each floor imports only what is below it:
 //!
+//! - [`allocator`]: where memory comes from
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes
 //! - [`clock`], [`limits`], [`metrics`], [`sizes`], [`supervised`]: time, every bound, what is counted, how large what
 //!   follows one another is, tasks that may not fail
@@ -24,6 +25,7 @@
 extern crate self as tillsync;
 
 // Half of the code, and no part of what is fuzzed.
+pub mod allocator;
 #[cfg(not(fuzzing))]
 pub mod cli;
 #[cfg(not(fuzzing))]

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tillsync::allocator::BySize = tillsync::allocator::BySize;
 
 fn main() -> ExitCode {
     without_huge_pages();
+    tillsync::allocator::map_large_blocks();
     tillsync::cli::main()
 }
 
