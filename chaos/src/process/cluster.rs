@@ -18,6 +18,7 @@ use super::network::ProcessNetwork;
 use super::scenario::SettingValue;
 use crate::starter::PortFinder;
 
+pub mod folders;
 mod processes;
 
 /// How long a node may take to stop by itself.
@@ -32,8 +33,8 @@ const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 /// What a node's settings say of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Others {
-    /// All members, at their own addresses: a cluster is founded.
+pub enum Others {
+    /// All founders, at the addresses that the membership is to have: a cluster is founded.
     Found,
     /// The others at the addresses of the proxies.
     Proxied,
@@ -44,6 +45,8 @@ enum Others {
 struct NodeSlot {
     gateway: SocketAddr,
     raft: SocketAddr,
+    /// Where its own settings say that it is.
+    listed: ListedAddress,
     child: Option<Child>,
     /// The node stops when it is closed.
     stdin: Option<ChildStdin>,
@@ -54,6 +57,13 @@ struct NodeSlot {
     claimed: bool,
     /// It belongs to the cluster.
     member: bool,
+}
+
+/// Where a node is reached, as settings and the membership have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedAddress {
+    pub raft: SocketAddr,
+    pub gateway: SocketAddr,
 }
 
 pub struct ProcessCluster {
@@ -72,6 +82,8 @@ pub struct ProcessCluster {
     founders: u64,
     settings: BTreeMap<String, SettingValue>,
     slots: Mutex<BTreeMap<u64, NodeSlot>>,
+    /// Ports that nobody has yet.
+    ports: Mutex<PortFinder>,
 }
 
 /// How a cluster is made.
@@ -114,16 +126,20 @@ impl ProcessCluster {
         let keys = KeyRing::read(&key).map_err(|error| error.to_string())?;
         // Ports are not the seed's alone: other runs may be going on.
         let mut ports = PortFinder::new(plan.seed);
-        let mut slots = BTreeMap::new();
-        for id in 1..=plan.nodes + plan.spare {
-            let (gateway, raft) = (ports.address()?, ports.address()?);
-            let (child, stdin, boot) = (None, None, 0);
-            let member = id <= plan.nodes;
-            slots.insert(id, NodeSlot { gateway, raft, child, stdin, boot, serving: false, claimed: false, member });
-        }
         let disks = if plan.small_disks { Disks::mount(&data, plan.nodes + plan.spare)? } else { Disks::none() };
-        let targets = slots.iter().map(|(id, slot)| (*id, slot.raft)).collect();
+        let mut targets = BTreeMap::new();
+        for id in 1..=plan.nodes + plan.spare {
+            targets.insert(id, ports.address()?);
+        }
         let network = ProcessNetwork::start(&targets, || ports.address(), plan.seed)?;
+        let mut slots = BTreeMap::new();
+        for (id, raft) in targets {
+            let gateway = ports.address()?;
+            let listed = ListedAddress { raft: network.recorded_address(id).unwrap_or(raft), gateway };
+            let (child, stdin, boot) = (None, None, 0);
+            let (serving, claimed, member) = (false, false, id <= plan.nodes);
+            slots.insert(id, NodeSlot { gateway, raft, listed, child, stdin, boot, serving, claimed, member });
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut cluster = Self {
             binary: plan.binary.to_owned(),
@@ -138,11 +154,14 @@ impl ProcessCluster {
             founders: plan.nodes,
             settings: plan.settings.clone(),
             slots: Mutex::new(slots),
+            ports: Mutex::new(ports),
         };
         cluster.token = cluster.token_of("chaos", Class::Admin)?;
         // The first entry of the log names the members and their addresses, so it must be the same on all nodes. What
-        // each of them says of the others' addresses afterwards is its own: that is where the proxies come in.
+        // each of them says of the others' addresses afterwards is its own: that is where the proxies come in, and nobody
+        // answers at the recorded addresses any more.
         for others in [Others::Found, Others::Proxied] {
+            let _founding = (others == Others::Found).then(|| cluster.network.open_recorded());
             for id in 1..=plan.nodes {
                 cluster.spawn(id, others)?;
             }
@@ -238,6 +257,11 @@ impl ProcessCluster {
 
     pub fn raft(&self, id: u64) -> Option<String> {
         self.slots.lock().get(&id).map(|slot| slot.raft.to_string())
+    }
+
+    /// Where a node is, as the membership has it, or is to have it.
+    pub fn listed(&self, id: u64) -> Option<ListedAddress> {
+        self.slots.lock().get(&id).map(|slot| slot.listed)
     }
 
     /// A majority serves, and hears each other.

@@ -12,6 +12,9 @@ use super::world::ProcessWorld;
 use crate::history::FaultWindow;
 use crate::rng::Rng;
 
+mod addresses;
+mod clones;
+mod folders;
 mod members;
 mod nodes;
 
@@ -22,6 +25,8 @@ const COME_BACK: Duration = Duration::from_secs(8);
 /// How long a change of the members is tried.
 const CHANGE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
+/// A node that is cut off so long knows.
+const CUT_OFF: Duration = Duration::from_secs(4);
 /// How long a fault waits for nodes that another one has.
 const CLAIM: Duration = Duration::from_secs(12);
 
@@ -74,7 +79,7 @@ impl Strike<'_> {
             FaultKind::Shatter => {
                 let members = self.world.cluster.members();
                 let pairs = members.iter().flat_map(|a| members.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b);
-                return self.links(pairs.collect(), cut(fault), "all nodes were cut off from each other".into()).await;
+                return self.cuts(pairs.collect(), cut(fault), "all nodes were cut off from each other".into()).await;
             }
             FaultKind::Churn => return self.churn(fault).await,
             _ => {}
@@ -87,7 +92,13 @@ impl Strike<'_> {
             | FaultKind::FullDisk
             | FaultKind::SlowDisk
             | FaultKind::ClockSkew
-            | FaultKind::Members => {
+            | FaultKind::Members
+            | FaultKind::OldCopy
+            | FaultKind::Clone
+            | FaultKind::Bitrot
+            | FaultKind::Truncated
+            | FaultKind::Refounded
+            | FaultKind::Moved => {
                 self.claim(&nodes).await?;
                 let struck = self.nodes(fault, &nodes).await;
                 nodes.iter().for_each(|id| self.world.cluster.release(*id));
@@ -98,7 +109,7 @@ impl Strike<'_> {
                     self.world.cluster.members().into_iter().filter(|id| !nodes.contains(id)).collect();
                 let pairs = nodes.iter().flat_map(|a| others.iter().flat_map(|b| both(*a, *b))).collect();
                 let how = if fault.silent == Some(true) { "silently " } else { "" };
-                self.links(pairs, cut(fault), format!("{} {how}cut off from {}", list(&nodes), list(&others))).await
+                self.cuts(pairs, cut(fault), format!("{} {how}cut off from {}", list(&nodes), list(&others))).await
             }
             FaultKind::OneWay => self.one_way(fault, &nodes).await,
             FaultKind::Latency => {
@@ -192,6 +203,33 @@ impl Strike<'_> {
         sleep(self.lasts).await;
         self.world.cluster.network.end(number);
         Ok(what)
+    }
+
+    /// The same, where some may hear no majority.
+    async fn cuts(&mut self, pairs: Vec<NodePair>, effect: LinkEffect, what: String) -> Struck {
+        self.say(what.clone());
+        let number = self.world.cluster.network.begin(pairs, effect);
+        sleep(self.lasts).await;
+        if self.lasts >= CUT_OFF {
+            self.must_be_cut_off().await;
+        }
+        self.world.cluster.network.end(number);
+        Ok(what)
+    }
+
+    /// Nodes that hear no majority, as the proxies have it, must know by now: else the cut strikes nothing, and the run
+    /// proves nothing.
+    async fn must_be_cut_off(&self) {
+        let cluster = &self.world.cluster;
+        let members = cluster.members();
+        for node in &members {
+            let heard =
+                members.iter().filter(|other| *other == node || !cluster.network.cut_off(*node, **other)).count();
+            if heard * 2 > members.len() || !self.world.status(*node).await.is_some_and(|status| status.quorum) {
+                continue;
+            }
+            self.world.recorder.anomaly(format!("node {node} has a quorum, and hears {heard} of {}", members.len()));
+        }
     }
 
     async fn one_way(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {

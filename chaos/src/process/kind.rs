@@ -41,6 +41,18 @@ pub enum FaultKind {
     Transfer,
     /// All clients lose their connections, again and again.
     Churn,
+    /// A data folder is put back to an older copy of it.
+    OldCopy,
+    /// A copy of a node's folder is started beside it.
+    Clone,
+    /// Bits of the engine's file flip.
+    Bitrot,
+    /// The end of the engine's file is cut off, or zeros.
+    Truncated,
+    /// A node that lost its folder starts with the settings that it was founded with.
+    Refounded,
+    /// A node comes back at other addresses.
+    Moved,
 }
 
 /// A parameter of a fault beside its time and whom it strikes.
@@ -89,6 +101,12 @@ impl FaultKind {
             Self::Members => "members",
             Self::Transfer => "transfer",
             Self::Churn => "churn",
+            Self::OldCopy => "old_copy",
+            Self::Clone => "clone",
+            Self::Bitrot => "bitrot",
+            Self::Truncated => "truncated",
+            Self::Refounded => "refounded",
+            Self::Moved => "moved",
         }
     }
 
@@ -110,11 +128,32 @@ impl FaultKind {
         match self {
             Self::RollingRestart | Self::Bridge | Self::Shatter | Self::Churn => false,
             Self::Transfer => matches!(who, FaultScope::One | FaultScope::Node(_)),
-            Self::Members => {
+            Self::Members | Self::OldCopy | Self::Clone | Self::Bitrot | Self::Truncated | Self::Moved => {
                 matches!(who, FaultScope::One | FaultScope::Leader | FaultScope::Master | FaultScope::Node(_))
             }
+            // Of the last one nobody is left to know the others.
+            Self::Refounded => who != FaultScope::All,
             _ => true,
         }
+    }
+
+    /// After each of its strikes a machine may have to come back under a number that was never used.
+    pub fn takes_a_number(self) -> bool {
+        matches!(self, Self::Members | Self::OldCopy | Self::Clone | Self::Bitrot | Self::Truncated | Self::Refounded)
+    }
+
+    /// It strikes the links between nodes.
+    pub fn is_of_links(self) -> bool {
+        matches!(
+            self,
+            Self::Partition
+                | Self::OneWay
+                | Self::Bridge
+                | Self::Shatter
+                | Self::Latency
+                | Self::Bandwidth
+                | Self::Reset
+        )
     }
 
     /// Whom it strikes if the scenario does not say.

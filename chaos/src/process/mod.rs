@@ -7,7 +7,7 @@
 //!   [`faults`]: who breaks them; [`monitor`]: who looks at them
 //! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`honest_link`]: what honest devices are refused;
 //!   [`narrow`]: what is left of a history without the attackers
-//! - [`ending`]: healing, and what the nodes hold then; [`run`]: all of it in order
+//! - [`ending`]: healing, and what the nodes hold then; [`times`]: what time it says; [`run`]: all of it in order
 //! - [`soak`]: many runs; [`commands`]: the command line
 
 mod allowed;
@@ -32,5 +32,6 @@ mod scenario;
 mod soak;
 mod stall;
 mod testbed;
+mod times;
 mod workload;
 mod world;

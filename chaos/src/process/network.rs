@@ -47,6 +47,9 @@ pub struct LinkEffect {
 /// An ordered pair of nodes: from, to.
 pub type NodePair = (u64, u64);
 
+/// Stands for whoever calls a node at its recorded address, which is the same for all.
+const ANYBODY: u64 = 0;
+
 #[derive(Default)]
 struct NetworkFaults {
     /// What is going on, by its number.
@@ -55,6 +58,8 @@ struct NetworkFaults {
     resets: BTreeMap<NodePair, u64>,
     /// Nodes without a process.
     down: Vec<u64>,
+    /// How many want nodes to answer at their recorded addresses.
+    recorded: usize,
 }
 
 pub struct ProcessNetwork {
@@ -65,6 +70,17 @@ pub struct ProcessNetwork {
     _proxies: Vec<AbortOnDropHandle<()>>,
 }
 
+/// While it is held, nodes answer at their recorded addresses.
+pub struct RecordedAddresses<'a>(&'a ProcessNetwork);
+
+impl Drop for RecordedAddresses<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner.lock();
+        inner.recorded -= 1;
+        self.0.apply(&inner);
+    }
+}
+
 impl ProcessNetwork {
     /// Proxies between these nodes, which listen on `targets`, at ports that `port` gives.
     pub fn start(
@@ -72,8 +88,9 @@ impl ProcessNetwork {
         mut port: impl FnMut() -> Result<SocketAddr, String>,
         seed: u64,
     ) -> Result<Self, String> {
+        let all: Vec<u64> = std::iter::once(ANYBODY).chain(targets.keys().copied()).collect();
         let pairs: Vec<NodePair> =
-            targets.keys().flat_map(|a| targets.keys().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
+            all.iter().flat_map(|a| all.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
         let rules: BTreeMap<NodePair, watch::Sender<Rule>> =
             pairs.iter().map(|pair| (*pair, watch::Sender::new(Rule::default()))).collect();
         let mut addresses = BTreeMap::new();
@@ -90,7 +107,22 @@ impl ProcessNetwork {
             addresses.insert((*from, *to), listen);
             proxies.push(AbortOnDropHandle::new(tokio::spawn(proxy.run())));
         }
-        Ok(Self { rules, addresses, inner: Mutex::default(), _proxies: proxies })
+        let network = Self { rules, addresses, inner: Mutex::default(), _proxies: proxies };
+        network.apply(&network.inner.lock());
+        Ok(network)
+    }
+
+    /// Where the membership has a node. Nodes call each other there if they do not find each other as their settings say,
+    /// past all proxies of the pair: so nobody answers there, unless a change of the members needs it.
+    pub fn recorded_address(&self, node: u64) -> Option<SocketAddr> {
+        self.address(ANYBODY, node)
+    }
+
+    pub fn open_recorded(&self) -> RecordedAddresses<'_> {
+        let mut inner = self.inner.lock();
+        inner.recorded += 1;
+        self.apply(&inner);
+        RecordedAddresses(self)
     }
 
     pub fn address(&self, from: u64, to: u64) -> Option<SocketAddr> {
@@ -139,10 +171,18 @@ impl ProcessNetwork {
         self.apply(&inner);
     }
 
+    fn is_cut(&self, pair: NodePair) -> bool {
+        self.rules.get(&pair).is_some_and(|rule| rule.borrow().cut != LinkCut::No)
+    }
+
     /// Whether anything between two nodes is cut.
     pub fn apart(&self, a: u64, b: u64) -> bool {
-        let cut = |pair: NodePair| self.rules.get(&pair).is_some_and(|rule| rule.borrow().cut != LinkCut::No);
-        cut((a, b)) || cut((b, a))
+        self.is_cut((a, b)) || self.is_cut((b, a))
+    }
+
+    /// Whether two nodes hear nothing of each other.
+    pub fn cut_off(&self, a: u64, b: u64) -> bool {
+        self.is_cut((a, b)) && self.is_cut((b, a))
     }
 
     fn apply(&self, inner: &NetworkFaults) {
@@ -160,6 +200,9 @@ impl ProcessNetwork {
                     (0, rate) | (rate, 0) => rate,
                     (a, b) => a.min(b),
                 };
+            }
+            if inner.recorded == 0 && (pair.0 == ANYBODY || pair.1 == ANYBODY) {
+                rule.cut = LinkCut::Refused;
             }
             sender.send_if_modified(|now| std::mem::replace(now, rule) != rule);
         }

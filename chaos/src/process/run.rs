@@ -18,7 +18,7 @@ use super::kind::FaultKind;
 use super::scenario::Scenario;
 use super::workload::Workload;
 use super::world::ProcessWorld;
-use super::{allowed, ending, faults, hostile, monitor, narrow, progress};
+use super::{allowed, ending, faults, hostile, monitor, narrow, progress, times};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
 use crate::clients::device::WorkloadDevice;
@@ -98,7 +98,9 @@ pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
     world.cluster.end().await;
     ran?;
     let duration_ms = world.recorder.us() / 1_000;
+    let began_ms = SystemClock.now_ms().saturating_sub(world.recorder.us() / 1_000);
     let mut history = world.recorder.take();
+    history.trouble.extend(times::wrong(&history, began_ms));
     if let Some(tables) = world.tables
         && let Err(what) = narrow::narrow(&mut history, tables)
     {

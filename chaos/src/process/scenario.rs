@@ -30,6 +30,8 @@ const OURS: &[&str] = &[
     "members",
     "join",
 ];
+/// A clock may be off so far: a month and a day.
+const LONGEST_SKEW_MS: u64 = 32 * 86_400_000;
 /// Faults of one run, repeats counted.
 const MOST_FAULTS: usize = 500;
 
@@ -269,7 +271,13 @@ impl Scenario {
             return Err(format!("fault: {strikes} strikes are more than {MOST_FAULTS}"));
         }
         if self.nodes + self.spare() > limits::NODES as u64 {
-            return Err(format!("fault: with those that members adds there are more than {} nodes", limits::NODES));
+            return Err(format!(
+                "fault: with those that come under new numbers there are more than {} nodes",
+                limits::NODES
+            ));
+        }
+        if self.has(FaultKind::Moved) && self.faults.iter().any(|fault| fault.kind.is_of_links()) {
+            return Err("fault: a node that moved is called past the proxies: no faults of links beside moved".into());
         }
         Ok(())
     }
@@ -311,7 +319,7 @@ impl Scenario {
 
     /// Nodes that come later, by changes of the members.
     pub fn spare(&self) -> u64 {
-        self.faults.iter().filter(|fault| fault.kind == FaultKind::Members).map(|fault| u64::from(fault.times)).sum()
+        self.faults.iter().filter(|fault| fault.kind.takes_a_number()).map(|fault| u64::from(fault.times)).sum()
     }
 
     /// The faults in a line.
@@ -395,7 +403,7 @@ impl ScenarioFault {
         most("jitter_ms", self.jitter_ms, 10_000)?;
         most("kbytes_per_s", self.kbytes_per_s, 10_000_000)?;
         most("every_ms", self.every_ms, 600_000)?;
-        most("skew_ms", self.skew_ms.map(i64::unsigned_abs), 86_400_000)
+        most("skew_ms", self.skew_ms.map(i64::unsigned_abs), LONGEST_SKEW_MS)
     }
 }
 

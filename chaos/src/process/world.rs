@@ -41,6 +41,8 @@ pub struct ProcessWorld {
     pub tables: Option<&'static [&'static str]>,
     /// What the devices' tokens are.
     pub class: Class,
+    /// Held by a fault that takes a node out of the cluster for a while and changes the members: one at a time.
+    pub machine_room: tokio::sync::Mutex<()>,
     /// What could not be done as the scenario has it.
     pub notes: Mutex<Vec<String>>,
 }
@@ -65,6 +67,7 @@ impl ProcessWorld {
             tables: attacked.then_some(&hostile::TABLES),
             // Beside attackers devices have the rights of devices, and their shares.
             class: if attacked { Class::AssistantManager } else { Class::Manager },
+            machine_room: tokio::sync::Mutex::default(),
             notes: Mutex::default(),
         }
     }

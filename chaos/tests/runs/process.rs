@@ -136,6 +136,47 @@ fn a_cluster_of_processes_survives_and_its_history_is_checked() {
     assert_eq!(checked.status.code(), Some(1), "without {gone}: {}", both(&checked));
 }
 
+const FOLDERS: &str = r#"
+name = "folders"
+explained = "A folder is put back to an older copy, and another one is cut off."
+duration_s = 10
+
+[load]
+ws = 2
+socketio = 1
+
+[slo]
+gap_ms = 60000
+
+[[fault]]
+at_s = 0.5
+for_s = 1
+kind = "old_copy"
+who = "one"
+
+[[fault]]
+at_s = 1
+for_s = 0.5
+kind = "truncated"
+who = "one"
+"#;
+
+/// What a node has to say of its folder, and the way that it names.
+#[test]
+fn folders_that_are_not_what_they_were_are_refused_and_the_way_out_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scenario, dir) = (folder.path().join("folders.toml"), folder.path().join("run"));
+    std::fs::write(&scenario, FOLDERS).unwrap();
+    let binary = tillsync();
+    let args = ["run", scenario.to_str().unwrap(), "--seed", "7", "--dir", dir.to_str().unwrap(), "--binary"];
+    let ran = chaos(&[&args[..], &[binary.to_str().unwrap()]].concat());
+    let said = both(&ran);
+    assert!(ran.status.success() && said.contains("folders (seed 7): holds"), "{said}");
+    for fault in ["old_copy", "truncated"] {
+        assert!(said.contains(&format!("{fault:16}   1 times")), "{said}");
+    }
+}
+
 /// Processes that name this folder on their command lines.
 #[cfg(target_os = "linux")]
 fn running(folder: &Path) -> usize {

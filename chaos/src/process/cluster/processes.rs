@@ -1,35 +1,60 @@
 //! The processes of a cluster: their settings, their start, and every way to end them.
 
 use std::fs::{self, OpenOptions};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::{DRAIN, Others, ProcessCluster, WORKERS, failed};
+use super::{DRAIN, ListedAddress, Others, ProcessCluster, WORKERS, failed};
 use crate::starter::{self, NodeSettings, member};
 
 /// Shorter than a store would have them, so that a run of a minute sees devices come and go.
 const SETTINGS: &[(&str, u64)] =
     &[("request_timeout_ms", 2_000), ("ping_ms", 500), ("lost_ms", 2_000), ("grace_ms", 1_000)];
 
+/// Where a process of a node runs: its files begin with `name`.
+pub(super) struct ProcessPlace {
+    pub name: String,
+    pub data: PathBuf,
+    pub log: PathBuf,
+    pub gateway: SocketAddr,
+    pub raft: SocketAddr,
+    pub listed: ListedAddress,
+}
+
 impl ProcessCluster {
-    fn configure(&self, id: u64, whom: Others) -> Result<PathBuf, String> {
+    /// Where a node runs.
+    pub(super) fn place(&self, id: u64) -> Result<ProcessPlace, String> {
+        let slots = self.slots.lock();
+        let me = slots.get(&id).ok_or_else(|| format!("there is no node {id}"))?;
+        Ok(ProcessPlace {
+            name: format!("node-{id}"),
+            data: self.folder(id),
+            log: self.log_of(id),
+            gateway: me.gateway,
+            raft: me.raft,
+            listed: me.listed,
+        })
+    }
+
+    pub(super) fn configure(&self, id: u64, whom: Others, place: &ProcessPlace) -> Result<PathBuf, String> {
         let text = {
             let slots = self.slots.lock();
-            let me = slots.get(&id).ok_or_else(|| format!("there is no node {id}"))?;
             let others = slots.iter().filter(|(other, _)| whom != Others::Found || **other <= self.founders);
             let mut members = String::new();
             let mut join = Vec::new();
             for (other, slot) in others {
-                let proxy = self.network.address(id, *other).filter(|_| whom == Others::Proxied);
-                let raft = proxy.unwrap_or(slot.raft);
-                members += &member(*other, raft, slot.gateway);
+                let listed = if *other == id { place.listed } else { slot.listed };
+                let proxy = self.network.address(id, *other).filter(|_| whom != Others::Found);
+                let raft = proxy.unwrap_or(listed.raft);
+                members += &member(*other, raft, listed.gateway);
                 if slot.member && slot.child.is_some() {
-                    join.push(slot.raft.to_string());
+                    join.push(raft.to_string());
                 }
             }
             let others =
@@ -45,26 +70,32 @@ impl ProcessCluster {
             let node = NodeSettings {
                 id,
                 cluster: "chaos",
-                data: &self.data_of(id).join("data"),
+                data: &place.data,
                 key: &self.data.join("token.key"),
-                gateway: me.gateway,
-                raft: me.raft,
+                gateway: place.gateway,
+                raft: place.raft,
             };
             node.text(&format!("{more}{others}"))
         };
         let folder = self.data_of(id);
         fs::create_dir_all(&folder).map_err(failed(&folder))?;
-        let path = self.data.join(format!("node-{id}.toml"));
+        let path = self.data.join(format!("{}.toml", place.name));
         fs::write(&path, text).map_err(failed(&path))?;
         Ok(path)
     }
 
     pub(super) fn spawn(&self, id: u64, whom: Others) -> Result<(), String> {
-        let config = self.configure(id, whom)?;
-        let log_path = self.log_of(id);
-        let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed(&log_path))?;
-        let again = log.try_clone().map_err(failed(&log_path))?;
-        let mut command = starter::serve(&self.binary, &config);
+        let place = self.place(id)?;
+        let (child, stdin) = self.child(id, &self.configure(id, whom, &place)?, &place.log)?;
+        self.adopt(id, child, stdin);
+        Ok(())
+    }
+
+    /// Starts a process of a node, which nobody looks after yet.
+    pub(super) fn child(&self, id: u64, config: &Path, log_path: &Path) -> Result<(Child, Option<ChildStdin>), String> {
+        let log = OpenOptions::new().create(true).append(true).open(log_path).map_err(failed(log_path))?;
+        let again = log.try_clone().map_err(failed(log_path))?;
+        let mut command = starter::serve(&self.binary, config);
         command.arg("--stop-with-stdin").env(WORKERS, self.workers.to_string());
         if let Some(library) = &self.faketime {
             let clock = self.clock_of(id);
@@ -81,6 +112,11 @@ impl ProcessCluster {
         command.kill_on_drop(true);
         let mut child = command.spawn().map_err(failed(&self.binary))?;
         let stdin = child.stdin.take();
+        Ok((child, stdin))
+    }
+
+    /// From now on this is the node's process.
+    pub(super) fn adopt(&self, id: u64, child: Child, stdin: Option<ChildStdin>) {
         let mut slots = self.slots.lock();
         if let Some(slot) = slots.get_mut(&id) {
             slot.boot += 1;
@@ -89,7 +125,6 @@ impl ProcessCluster {
         }
         drop(slots);
         self.network.set_up(id, true);
-        Ok(())
     }
 
     /// Starts a node that was stopped or killed.

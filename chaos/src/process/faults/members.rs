@@ -38,14 +38,16 @@ impl Strike<'_> {
         sleep(self.lasts).await;
         self.say(format!("node {new} is added"));
         world.cluster.start_new(new)?;
-        let address = |address: Option<String>| address.ok_or("the new node has no address");
-        let (raft, gateway) = (address(world.cluster.raft(new))?, address(world.cluster.gateway(new))?);
+        let at = world.cluster.listed(new).ok_or("the new node has no address")?;
+        let (raft, gateway) = (at.raft.to_string(), at.gateway.to_string());
         let body = json!({ "node": new, "raft": raft, "gateway": gateway, "timeout_ms": 10_000 });
+        let recorded = world.cluster.network.open_recorded();
         if let Err(why) = self.change("POST", "/system/cluster/nodes", Some(&body), new).await {
             world.recorder.anomaly(format!("node {new} could not be added: {why}"));
             world.cluster.kill(new).await;
             return Err(why);
         }
+        drop(recorded);
         world.cluster.set_member(new, true);
         // From now on it goes through the proxies as well.
         self.stop(new).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tillsync::clock::{Clock, SystemClock};
+use tillsync::limits;
 use tillsync::model::time::parse_iso;
 use tokio::time::{Instant, sleep};
 
@@ -12,6 +13,8 @@ use super::super::scenario::ScenarioFault;
 use super::super::stall::stall;
 use super::{AGAIN, COME_BACK, START, Strike, Struck, list};
 
+/// A clock that is so much further off than it may be is surely too far off.
+const UNSURE: u64 = 1_000;
 /// A write of the log that takes so long hangs.
 const HANGS: Duration = Duration::from_millis(500);
 
@@ -47,10 +50,21 @@ impl Strike<'_> {
             FaultKind::FullDisk => self.full_disk(nodes).await,
             FaultKind::SlowDisk => self.slow_disk(fault, nodes).await,
             FaultKind::ClockSkew => self.clock_skew(fault, nodes).await,
-            FaultKind::Members => match nodes {
-                [node] => self.members(*node).await,
+            FaultKind::Refounded => self.refounded(nodes).await,
+            _ => match nodes {
+                [node] => self.one_node(fault.kind, *node).await,
                 _ => Err("one node at a time".into()),
             },
+        }
+    }
+
+    async fn one_node(&mut self, kind: FaultKind, node: u64) -> Struck {
+        match kind {
+            FaultKind::Members => self.members(node).await,
+            FaultKind::OldCopy => self.old_copy(node).await,
+            FaultKind::Clone => self.cloned(node).await,
+            FaultKind::Bitrot | FaultKind::Truncated => self.damaged(kind, node).await,
+            FaultKind::Moved => self.moved(node).await,
             _ => Err("it is unknown".into()),
         }
     }
@@ -130,15 +144,55 @@ impl Strike<'_> {
             Ok::<_, String>(())
         };
         set(skew as f64 / 1_000.0)?;
-        let moved = self.clocks_moved(nodes, skew).await;
-        if moved {
+        let members = self.world.cluster.members().len();
+        // Most of the nodes together are right, whatever they say.
+        let refuses = skew.unsigned_abs() > limits::NODE_CLOCK_APART_MS + UNSURE && nodes.len() * 2 < members;
+        let moved = if refuses { self.serve_nothing(nodes).await } else { self.clocks_moved(nodes, skew).await };
+        if moved && refuses {
+            let until = Instant::now() + self.lasts;
+            while Instant::now() < until {
+                for id in nodes {
+                    if self.world.cluster.is_ready(*id).await {
+                        let why = format!("node {id} is ready to serve while its clock is {skew} ms off");
+                        self.world.recorder.anomaly(why);
+                    }
+                }
+                sleep(AGAIN).await;
+            }
+        } else if moved {
             sleep(self.lasts).await;
         }
         set(0.0)?;
         if !moved {
             return Err(format!("the clock of {} did not move", list(nodes)));
         }
+        if refuses {
+            for id in nodes {
+                if !self.world.cluster.serves(*id, COME_BACK).await && self.world.cluster.majority() {
+                    let why = format!("node {id} does not serve {COME_BACK:?} after its clock was right again");
+                    self.world.recorder.anomaly(why);
+                }
+            }
+        }
         Ok(format!("the clock of {} was {skew} ms off", list(nodes)))
+    }
+
+    /// Whether the nodes say that they serve nothing because of their clocks.
+    async fn serve_nothing(&self, nodes: &[u64]) -> bool {
+        let until = Instant::now() + COME_BACK;
+        while Instant::now() < until {
+            let mut all = true;
+            for id in nodes {
+                self.world.cluster.set_serving(*id, false);
+                let answer = self.world.ask(*id, "GET", "/readyz", None, Duration::from_secs(1)).await;
+                all &= answer.is_err_and(|why| why.to_string().contains("this node's clock"));
+            }
+            if all {
+                return true;
+            }
+            sleep(AGAIN).await;
+        }
+        false
     }
 
     /// Whether the nodes' own time is as far off as it should be.

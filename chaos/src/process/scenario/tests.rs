@@ -60,6 +60,10 @@ fn what_is_wrong_is_named() {
         ("for_s = 2.5", "for_s = 2.5\nhow = 3", "`how`"),
         ("every_s = 5", "", "every_s"),
         ("times = 3", "times = 0", "times"),
+        ("\"kill\"\nwho = \"leader\"", "\"old_copy\"\nwho = \"all\"", "fault 1 (old_copy): who: all"),
+        ("\"kill\"\nwho = \"leader\"", "\"refounded\"\nwho = \"all\"", "who: all"),
+        ("\"kill\"\nwho = \"leader\"\ntimes = 3", "\"truncated\"\ntimes = 14", "more than 16 nodes"),
+        ("[load]", "[[fault]]\nat_s = 1\nkind = \"moved\"\n[[fault]]\nat_s = 1\nkind = \"reset\"\n[load]", "moved"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let error = Scenario::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
