@@ -207,15 +207,8 @@ pub(super) fn find(dir: &Path, engine: &SledEngine, watch: u64) -> Result<FoundI
     let rest = guarded(|| Ok((log_thread::load(engine, watch)?, last_start(engine)?)));
     match rest {
         Ok(Ok((log, start))) => Ok(FoundInEngine { rows, log, start }),
-        Ok(Err(error)) => Err(damage_or_io(dir, error)),
+        Ok(Err(error)) => Err(OpenError::io(dir)(error)),
         Err(panic) => Err(OpenError::corrupt(dir, panic)),
-    }
-}
-
-fn damage_or_io(dir: &Path, error: io::Error) -> OpenError {
-    match error.kind() {
-        io::ErrorKind::InvalidData => OpenError::corrupt(dir, error),
-        _ => OpenError::io(dir)(error),
     }
 }
 

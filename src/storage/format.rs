@@ -62,9 +62,13 @@ impl OpenError {
         !matches!(self, Self::Io { .. } | Self::Corrupt { .. } | Self::Lost { .. } | Self::Refused { .. })
     }
 
+    /// A file that holds something else than what was written, or ends too soon, is damage.
     pub(super) fn io(dir: &Path) -> impl Fn(io::Error) -> Self {
         let dir = dir.to_path_buf();
-        move |error| Self::Io { dir: dir.clone(), error }
+        move |error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::corrupt(&dir, error),
+            _ => Self::Io { dir: dir.clone(), error },
+        }
     }
 
     pub(super) fn corrupt(dir: &Path, what: impl std::fmt::Display) -> Self {
