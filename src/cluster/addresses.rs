@@ -185,7 +185,11 @@ impl MembershipManager {
     }
 
     async fn record_address(&self, id: u64, address: MemberAddress, by: &Principal, end: Instant) -> ChangeResult<u64> {
-        self.step(end, || self.node.set_address(id, address.clone())).await?;
+        if let Err(why) = self.step(end, || self.node.set_address(id, address.clone())).await
+            && !self.comes_about(id, &address).await
+        {
+            return Err(why);
+        }
         tracing::info!(node = id, raft = address.raft, gateway = address.gateway, "a node's addresses were recorded");
         let MemberAddress { raft, gateway } = address;
         let by_whom = by.sub.clone();
@@ -195,6 +199,18 @@ impl MembershipManager {
         )
         .await;
         Ok(id)
+    }
+
+    /// Whether a change that was not confirmed was made all the same: by a leader that has lost its lead meanwhile, or late.
+    async fn comes_about(&self, id: u64, address: &MemberAddress) -> bool {
+        let end = Instant::now() + TRY * 2;
+        loop {
+            match self.node.settled_address(id) {
+                Some(settled) if settled == *address => return true,
+                _ if Instant::now() >= end => return false,
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     /// Whether a member answers at an address. Of itself, the leader asks the others.

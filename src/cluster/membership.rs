@@ -1,7 +1,7 @@
 //! Who belongs to the cluster, and changes of that: asked on any node, carried out by the leader, one at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -182,19 +182,19 @@ impl MembershipManager {
         let by = Principal { sub: request.by, jti: request.jti };
         match request.change {
             Some(Asked::Add(add)) => {
-                let _turn = self.turn(format!("node {} is being added", add.node))?;
+                let _turn = self.turn_soon(format!("node {} is being added", add.node), end).await?;
                 self.add(add, &by, end).await
             }
             Some(Asked::Remove(remove)) => {
-                let _turn = self.turn(format!("node {} is being removed", remove.node))?;
+                let _turn = self.turn_soon(format!("node {} is being removed", remove.node), end).await?;
                 self.remove(remove.node, &by, end).await
             }
             Some(Asked::Move(to)) => {
-                let _turn = self.turn(format!("node {} is being moved", to.node))?;
+                let _turn = self.turn_soon(format!("node {} is being moved", to.node), end).await?;
                 self.change_address(to, &by, end).await
             }
             Some(Asked::Transfer(transfer)) => {
-                let _turn = self.turn("leadership is being handed over".into())?;
+                let _turn = self.turn_soon("leadership is being handed over".into(), end).await?;
                 let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0))?;
                 self.must_be_fit_soon(to, end).await?;
                 self.give_role(to, "leadership is handed over", &by).await;
@@ -211,6 +211,18 @@ impl MembershipManager {
         }
         *busy = Some(what);
         Ok(ChangeInProgress(self))
+    }
+
+    /// The same for an operator's change: what this node does by itself is over soon.
+    async fn turn_soon(&self, what: String, end: Instant) -> ChangeResult<ChangeInProgress<'_>> {
+        loop {
+            match self.turn(what.clone()) {
+                Err(_) if self.looking.load(Ordering::SeqCst) && Instant::now() < end => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                turn => return turn,
+            }
+        }
     }
 
     pub(super) fn must_lead(&self) -> ChangeResult<()> {

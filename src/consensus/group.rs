@@ -58,6 +58,15 @@ impl RaftNode {
         }
     }
 
+    /// Where a member is, as of the newest change of the members if that is settled.
+    pub fn settled_address(&self, node: u64) -> Option<MemberAddress> {
+        let metrics = self.raft().metrics();
+        let now = metrics.borrow_watched();
+        let (membership, applied) = (&now.membership_config, &now.last_applied);
+        let settled = *membership.log_id() <= *applied;
+        membership.nodes().find(|(id, _)| settled && **id == node).map(|(_, member)| member.clone())
+    }
+
     /// On the leader: how many entries a member is behind, if it has ever answered.
     pub fn behind(&self, member: u64) -> Option<u64> {
         let metrics = self.raft().metrics();

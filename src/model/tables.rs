@@ -138,6 +138,9 @@ impl RowKey {
 pub enum TablesError {
     #[error("storage: {0}")]
     Storage(String),
+    /// What is kept is not what was written.
+    #[error("storage: {0}")]
+    Damaged(String),
     #[error("row {0:?} does not decode")]
     Corrupt(RowKey),
 }

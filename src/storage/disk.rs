@@ -15,6 +15,7 @@ use super::format::{self, FolderIdentity, OpenError};
 use super::log::{self, LogShared, SledLog};
 use super::log_thread::{self, LoadedLog, LogCommand, LogThread, Message};
 use super::poison::{closed, guarded};
+use super::room::{DiskRoom, RoomThresholds};
 use super::scrub::Scrub;
 use super::shrink::{self, EngineContent};
 use super::side_mark::{self, SideMark, SideMarks};
@@ -28,12 +29,22 @@ const SYNC_MARK: Duration = Duration::from_secs(2);
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
-    open_shrunk(dir, identity, shrink::SLACK)
+    open_in(dir, identity, DiskRoom::of(dir, RoomThresholds::default()))
 }
 
-/// The same; the engine is copied where its files have more than twice what is in them, and `slack` bytes more.
+/// The same with thresholds of how much room must be left.
+pub fn open_in(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>) -> Result<Stores, OpenError> {
+    open_with(dir, identity, room, shrink::SLACK)
+}
+
+/// The same as [`open`]; the engine is copied where its files have more than twice what is in them, and `slack` bytes more.
 pub fn open_shrunk(dir: &Path, identity: &FolderIdentity, slack: u64) -> Result<Stores, OpenError> {
+    open_with(dir, identity, DiskRoom::of(dir, RoomThresholds::default()), slack)
+}
+
+fn open_with(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slack: u64) -> Result<Stores, OpenError> {
     let opened = engine::open(dir, identity)?;
+    room.measure();
     let (opened, mark, found) = match look(dir, &opened) {
         Ok((mark, found)) => shrunk(dir, opened, mark, found, slack)?,
         Err(error) => {
@@ -57,7 +68,7 @@ pub fn open_shrunk(dir: &Path, identity: &FolderIdentity, slack: u64) -> Result<
     let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
     let starts = SledStarts { engine: kept.clone(), marks: marks.clone() };
-    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
+    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index, room.clone());
     let snapshots = match store {
         Ok(snapshots) => snapshots,
         Err(error) => {
@@ -103,6 +114,7 @@ pub fn open_shrunk(dir: &Path, identity: &FolderIdentity, slack: u64) -> Result<
         tables: Box::new(SledTables::new(shared.clone())),
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
+        room,
         close,
     })
 }
@@ -293,15 +305,8 @@ pub(super) fn find(dir: &Path, engine: &SledEngine, watch: u64) -> Result<FoundI
     let rest = guarded(|| Ok((log_thread::load(engine, watch)?, last_start(engine)?)));
     match rest {
         Ok(Ok((log, start))) => Ok(FoundInEngine { bytes: log.state.sizes.bytes(), rows, log, start }),
-        Ok(Err(error)) => Err(damage_or_io(dir, error)),
+        Ok(Err(error)) => Err(OpenError::io(dir)(error)),
         Err(panic) => Err(OpenError::corrupt(dir, panic)),
-    }
-}
-
-fn damage_or_io(dir: &Path, error: io::Error) -> OpenError {
-    match error.kind() {
-        io::ErrorKind::InvalidData => OpenError::corrupt(dir, error),
-        _ => OpenError::io(dir)(error),
     }
 }
 

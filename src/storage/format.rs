@@ -1,10 +1,14 @@
-//! Whose data folder it is, and in which format: a small synced file beside the engine's.
+//! Whose data folder it is, and in which format: a small synced file beside the engine's. Its last line is a sum of those
+//! before, so that a damaged one is not taken for another node's; versions before wrote none.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::disk_error::advice;
+use super::side_mark;
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 2;
@@ -13,6 +17,8 @@ const MARKED: u32 = 2;
 const FILE: &str = "identity";
 /// Why the folder is not opened any more, if so.
 const REFUSED: &str = "refused";
+/// Begins the line with the sum of all lines before.
+pub(super) const SUM: &str = "sum ";
 
 /// Whose data it is. An empty cluster id is "not known yet": it is filled in by the first open that knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +62,13 @@ impl OpenError {
         !matches!(self, Self::Io { .. } | Self::Corrupt { .. } | Self::Lost { .. } | Self::Refused { .. })
     }
 
+    /// A file that holds something else than what was written, or ends too soon, is damage.
     pub(super) fn io(dir: &Path) -> impl Fn(io::Error) -> Self {
         let dir = dir.to_path_buf();
-        move |error| Self::Io { dir: dir.clone(), error }
+        move |error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::corrupt(&dir, error),
+            _ => Self::Io { dir: dir.clone(), error },
+        }
     }
 
     pub(super) fn corrupt(dir: &Path, what: impl std::fmt::Display) -> Self {
@@ -103,6 +113,9 @@ pub fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result
     let text = match fs::read_to_string(dir.join(FILE)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if side_mark::is_there(dir) {
+                return Err(OpenError::corrupt(dir, "its identity file is missing"));
+            }
             if engine_dir.exists() {
                 return Err(OpenError::NotOurs { dir: dir.to_path_buf() });
             }
@@ -159,7 +172,9 @@ pub fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError
 fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage, format: u32) -> io::Result<()> {
     let state = if stage == FolderStage::Ready { "ready" } else { "creating" };
     let (node, cluster) = (identity.node_id, &identity.cluster_id);
-    let text = format!("tillsync data folder\nformat {format}\nnode {node}\nstate {state}\ncluster {cluster}\n");
+    let mut text = format!("tillsync data folder\nformat {format}\nnode {node}\nstate {state}\ncluster {cluster}\n");
+    let sum = xxh3_64(text.as_bytes());
+    text += &format!("{SUM}{sum:016x}\n");
     let temporary = dir.join("identity.tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(text.as_bytes())?;
@@ -169,6 +184,10 @@ fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage, format: u32)
 }
 
 pub(super) fn parse(text: &str) -> Option<(u32, FolderIdentity, FolderStage)> {
+    if let Some((before, sum)) = text.rsplit_once(SUM).filter(|(_, sum)| sum.trim_end().len() == 16) {
+        let sum = u64::from_str_radix(sum.trim_end(), 16).ok()?;
+        (sum == xxh3_64(before.as_bytes())).then_some(())?;
+    }
     let mut lines = text.lines();
     (lines.next()? == "tillsync data folder").then_some(())?;
     let format: u32 = lines.next()?.strip_prefix("format ")?.parse().ok()?;

@@ -163,10 +163,7 @@ impl LogStore for SledLog {
                         // Purged meanwhile is the caller's matter; anything else is damage.
                         check_read(&state.bounds, next, to)?;
                     }
-                    let older = older.map_err(|error| match error.kind() {
-                        io::ErrorKind::InvalidData => self.shared.poison.damaged("reading the log", &error),
-                        _ => self.shared.poison.fail("reading the log", &error),
-                    })?;
+                    let older = older.map_err(|error| self.shared.poison.failed("reading the log", &error))?;
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {

@@ -205,7 +205,7 @@ impl LogThread {
         match guarded(|| work(self)) {
             Ok(outcome) => outcome.map_err(|error| match poison.is_failed() {
                 true => error,
-                false => poison.fail("writing the log", &error),
+                false => poison.failed("writing the log", &error),
             }),
             Err(panic) => Err(poison.fail("writing the log", &panic)),
         }

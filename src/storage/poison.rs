@@ -18,6 +18,14 @@ impl Poison {
         self.set(io::ErrorKind::InvalidData, doing, error)
     }
 
+    /// Whichever of both the error is.
+    pub fn failed(&self, doing: &str, error: &io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.damaged(doing, error),
+            _ => self.fail(doing, error),
+        }
+    }
+
     fn set(&self, kind: io::ErrorKind, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
         let message = format!("{doing}: {error}");
         if self.0.set((kind, message.clone())).is_ok() {

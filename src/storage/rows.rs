@@ -1,5 +1,6 @@
 //! Rows in the engine's tree: whole values out of parts, one by one or in order.
 
+use std::io;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use sled::IVec;
 
 use super::chunks::{self, Joiner};
 use super::keys::{self, Generation};
+use super::writer::engine_error;
 use crate::model::tables::{RowKey, TablesError};
 
 /// The rows of one generation.
@@ -21,6 +23,15 @@ pub fn storage_error(error: impl std::fmt::Display) -> TablesError {
     TablesError::Storage(error.to_string())
 }
 
+/// The same of what the engine itself gives.
+fn row_error(error: sled::Error) -> TablesError {
+    let error = engine_error(error);
+    match error.kind() {
+        io::ErrorKind::InvalidData => TablesError::Damaged(error.to_string()),
+        _ => storage_error(error),
+    }
+}
+
 impl GenerationRows {
     pub fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         let mut encoded = Vec::with_capacity(64);
@@ -30,7 +41,7 @@ impl GenerationRows {
 
     /// `Some(None)` is a row of which a part is missing.
     pub fn get_encoded(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, TablesError> {
-        let Some(first) = self.tree.get(key).map_err(storage_error)? else { return Ok(None) };
+        let Some(first) = self.tree.get(key).map_err(row_error)? else { return Ok(None) };
         let mut joiner = Joiner::default();
         match joiner.push(0, &first) {
             Ok(Some(value)) => return Ok(Some(Some(value))),
@@ -40,7 +51,7 @@ impl GenerationRows {
         let mut part_key = key.to_vec();
         for part in 1..chunks::announced(&first).unwrap_or(1) {
             keys::set_part(&mut part_key, key.len(), part);
-            let Some(bytes) = self.tree.get(&part_key).map_err(storage_error)? else { return Ok(Some(None)) };
+            let Some(bytes) = self.tree.get(&part_key).map_err(row_error)? else { return Ok(Some(None)) };
             match joiner.push(part, &bytes) {
                 Ok(None) => {}
                 Ok(Some(value)) => return Ok(Some(Some(value))),
@@ -103,7 +114,7 @@ impl RowIter {
                     Ok(entry) => entry,
                     Err(error) => return Some(Err(error)),
                 },
-                Err(error) => return Some(Err(storage_error(error))),
+                Err(error) => return Some(Err(row_error(error))),
             };
             later.push(value);
             if part > 0 {
@@ -132,9 +143,9 @@ impl Iterator for RowIter {
 }
 
 fn parse(entry: sled::Result<(IVec, IVec)>) -> Result<(RowKey, u16, IVec), TablesError> {
-    let (key, value) = entry.map_err(storage_error)?;
+    let (key, value) = entry.map_err(row_error)?;
     match keys::parse_row(&key) {
         Some((key, part)) => Ok((key, part, value)),
-        None => Err(storage_error(format_args!("a row's key does not decode: {key:?}"))),
+        None => Err(TablesError::Damaged(format!("a row's key does not decode: {key:?}"))),
     }
 }

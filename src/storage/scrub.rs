@@ -48,8 +48,7 @@ impl Scrub {
         let outcome = guarded(|| self.read(dir)).unwrap_or_else(|panic| Err(damage(panic)));
         outcome.map_err(|error| match error.kind() {
             io::ErrorKind::NotConnected => error,
-            io::ErrorKind::InvalidData => poison.damaged("reading all data", &error),
-            _ => poison.fail("reading all data", &error),
+            _ => poison.failed("reading all data", &error),
         })
     }
 

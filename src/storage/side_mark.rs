@@ -156,6 +156,10 @@ pub fn read(dir: &Path) -> io::Result<Option<SideMark>> {
     }
 }
 
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// Forgets the mark of a folder whose engine was never opened to the end.
 pub fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(FILE)) {

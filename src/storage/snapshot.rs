@@ -211,7 +211,7 @@ fn write_out(
     });
     written.map_err(|error| {
         let _ = fs::remove_file(temporary);
-        poison.fail("building a snapshot", &error)
+        poison.failed("building a snapshot", &error)
     })
 }
 

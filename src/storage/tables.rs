@@ -63,7 +63,7 @@ impl TablesShared {
     fn checked<T>(&self, read: impl FnOnce() -> Result<T, TablesError>) -> Result<T, TablesError> {
         let outcome = guarded(read).unwrap_or_else(|panic| Err(storage_error(panic)));
         outcome.inspect_err(|error| match error {
-            TablesError::Corrupt(_) => drop(self.poison.damaged("reading rows", error)),
+            TablesError::Corrupt(_) | TablesError::Damaged(_) => drop(self.poison.damaged("reading rows", error)),
             TablesError::Storage(_) => drop(self.poison.fail("reading rows", error)),
         })
     }

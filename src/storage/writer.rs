@@ -122,7 +122,7 @@ impl RowsWriter {
         let outcome = guarded(|| self.work());
         match outcome {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => drop(self.shared.poison.fail("writing rows", &error)),
+            Ok(Err(error)) => drop(self.shared.poison.failed("writing rows", &error)),
             Err(panic) => drop(self.shared.poison.fail("writing rows", &panic)),
         }
         self.shared.queue.ended();
@@ -191,7 +191,10 @@ impl RowsWriter {
     fn change(&mut self, key: &[u8], value: Option<&[u8]>, changes: &mut Vec<StoredPut>) -> sled::Result<()> {
         let count = value.map_or(0, |value| chunks::count(value.len()));
         let rows = GenerationRows { tree: self.engine.rows.clone(), generation: self.active };
-        let read = rows.get_encoded(key).map_err(|error| sled::Error::Unsupported(error.to_string()))?;
+        let read = rows.get_encoded(key).map_err(|error| match error {
+            TablesError::Storage(why) => sled::Error::Io(io::Error::other(why)),
+            damage => sled::Error::Unsupported(damage.to_string()),
+        })?;
         let old = match read {
             Some(None) => return Err(sled::Error::Unsupported("a row that is replaced is damaged".into())),
             other => other.flatten(),
@@ -257,9 +260,9 @@ impl RowsWriter {
                 return Err(error);
             }
         };
-        self.engine.flush().map_err(engine_error)?;
-        self.engine.meta.insert(GENERATION, &generation.to_be_bytes()).map_err(engine_error)?;
-        self.engine.flush().map_err(engine_error)?;
+        self.engine.flush().map_err(broken_engine)?;
+        self.engine.meta.insert(GENERATION, &generation.to_be_bytes()).map_err(broken_engine)?;
+        self.engine.flush().map_err(broken_engine)?;
         let mut rows = self.shared.rows.write();
         if let Some(rows) = rows.as_mut() {
             rows.generation = generation;
@@ -284,7 +287,7 @@ impl RowsWriter {
         let put = |changes: &mut Vec<StoredPut>| -> io::Result<()> {
             for (key, value) in changes.drain(..) {
                 let Some(value) = value else { continue };
-                self.engine.rows.insert(key, value).map_err(engine_error)?;
+                self.engine.rows.insert(key, value).map_err(broken_engine)?;
             }
             Ok(())
         };
@@ -332,9 +335,44 @@ fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<
     let Ok(()) = outcome;
 }
 
+/// Of the kind `InvalidData` if the engine's files are not what it wrote.
 pub fn engine_error(error: sled::Error) -> io::Error {
     match error {
+        sled::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::InvalidData, "a file of the engine ends too soon")
+        }
         sled::Error::Io(error) => plain(error),
-        other => io::Error::other(other.to_string()),
+        sled::Error::ReportableBug(_) => io::Error::other(error.to_string()),
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}
+
+/// The same where only a file that is installed is of that kind: it is refused, and the node goes on.
+fn broken_engine(error: sled::Error) -> io::Error {
+    io::Error::other(engine_error(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::storage::format::{OpenError, WAY};
+
+    #[test]
+    fn what_the_engine_cannot_read_is_damage_and_a_failed_disk_is_none() {
+        let ends = sled::Error::Io(io::ErrorKind::UnexpectedEof.into());
+        for damage in [sled::Error::Corruption { at: None, bt: () }, ends] {
+            let error = engine_error(damage.clone());
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            let refused = OpenError::io(Path::new("folder"))(error).to_string();
+            assert!(refused.contains("data folder folder is damaged") && refused.contains(WAY), "{refused}");
+            assert_ne!(broken_engine(damage).kind(), io::ErrorKind::InvalidData);
+        }
+        for code in [libc::ENOSPC, libc::EIO] {
+            let error = engine_error(sled::Error::Io(io::Error::from_raw_os_error(code)));
+            assert_eq!(error.raw_os_error(), Some(code));
+            assert!(matches!(OpenError::io(Path::new("folder"))(error), OpenError::Io { .. }));
+        }
     }
 }

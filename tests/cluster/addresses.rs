@@ -52,8 +52,16 @@ async fn nodes_that_all_come_back_at_other_addresses_are_recorded_there() {
     nodes.start_joining(4, &[1, 2, 3]);
     nodes.ready().await;
     are_recorded(&nodes, &[1, 2, 3, 4]).await;
-    let audit: Value = nodes.rest().get(&nodes.url(1), "/sync/audit-logs?event_type=node_moved").await.unwrap();
-    assert_eq!(audit["pagination"]["total"], 4, "{audit}");
+    // The rows of the audit log follow.
+    let (rest, end) = (nodes.rest(), Instant::now() + PATIENCE);
+    loop {
+        let audit: Value = rest.get(&nodes.url(1), "/sync/audit-logs?event_type=node_moved").await.unwrap();
+        if audit["pagination"]["total"] == 4 {
+            break;
+        }
+        assert!(Instant::now() < end, "{audit}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // One that knows the members by what is recorded only.
     nodes.start_new(5);
     let (well, said) = nodes.add(5).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,10 @@ impl ServingNode {
             Some(tls) => PeerLinks::Tls(raft, tls),
             None => PeerLinks::Grpc(raft),
         };
-        let running = boot::start(node_config(config), stores, wire, clock).await.map_err(start_error)?;
+        let running = match boot::start(node_config(config), stores, wire, clock).await {
+            Ok(running) => running,
+            Err(error) => return Err(not_started(&config.data_dir, &close, error).await),
+        };
         let (cluster, effects, stopper) = running.split();
         let stop = CancellationToken::new();
         let coordinating = stop.child_token();
@@ -115,14 +118,13 @@ impl ServingNode {
             why = self.cluster.node().failed() => self.storage_failed(&why).await,
             why = self.storage() => self.storage_failed(&why).await,
             // To start it again like this cannot help.
-            why = self.cluster.told_to_end() => self.keep_folder(why).await,
+            why = self.cluster.told_to_end() => keep_folder(&self.data_dir, why).await,
         }
     }
 
     async fn storage_failed(&self, why: &str) -> Error {
-        if self.close.check().is_err_and(|error| error.kind() == ErrorKind::InvalidData) {
-            let why = format!("its data is damaged: {why}; {}", storage::format::WAY);
-            return self.keep_folder(Error::new(Code::Storage, why)).await;
+        if is_damaged(&self.close) {
+            return keep_folder(&self.data_dir, damaged(why)).await;
         }
         let folder = self.data_dir.display();
         Error::new(Code::Storage, format!("data folder {folder}: the node stopped by itself: {why}"))
@@ -136,19 +138,6 @@ impl ServingNode {
                 return error.to_string();
             }
         }
-    }
-
-    /// A folder whose data cannot be trusted is not opened again.
-    async fn keep_folder(&self, why: Error) -> Error {
-        if why.code != Code::Storage {
-            return why;
-        }
-        let (dir, text) = (self.data_dir.clone(), why.message.clone());
-        let kept = tokio::task::spawn_blocking(move || storage::format::refuse(&dir, &text)).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
-            tracing::error!(%error, folder = %self.data_dir.display(), "the folder could not be marked as refused");
-        }
-        Error::new(why.code, format!("data folder {}: {}", self.data_dir.display(), why.message))
     }
 
     /// Hands over what it leads, unless it cannot write any more (`hand_over`), then takes it down from the top; what was
@@ -171,6 +160,36 @@ impl ServingNode {
         }
         self.stopper.shutdown().await;
         self.close.close().await.map_err(|e| Error::new(Code::Storage, format!("the data folder did not close: {e}")))
+    }
+}
+
+/// What is kept is not what was written: to start again cannot help.
+fn is_damaged(close: &Arc<dyn Close>) -> bool {
+    close.check().is_err_and(|error| error.kind() == ErrorKind::InvalidData)
+}
+
+fn damaged(why: &str) -> Error {
+    Error::new(Code::Storage, format!("its data is damaged: {why}; {}", storage::format::WAY))
+}
+
+/// A folder whose data cannot be trusted is not opened again.
+async fn keep_folder(folder: &Path, why: Error) -> Error {
+    if why.code != Code::Storage {
+        return why;
+    }
+    let (dir, text) = (folder.to_path_buf(), why.message.clone());
+    let kept = tokio::task::spawn_blocking(move || storage::format::refuse(&dir, &text)).await;
+    if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+        tracing::error!(%error, folder = %folder.display(), "the folder could not be marked as refused");
+    }
+    Error::new(why.code, format!("data folder {}: {}", folder.display(), why.message))
+}
+
+/// Why a node did not start. Its folder is open: what is damaged may show only now.
+async fn not_started(folder: &Path, close: &Arc<dyn Close>, error: StartError) -> Error {
+    match is_damaged(close) {
+        true => keep_folder(folder, damaged(&error.to_string())).await,
+        false => start_error(error),
     }
 }
 

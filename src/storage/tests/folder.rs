@@ -36,20 +36,40 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     assert!(matches!(error, OpenError::OtherCluster { .. }) && error.is_configuration());
     assert!(!error.to_string().contains('\n'));
 
-    let path = dir.path().join("identity");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("format 2", "format 99")).unwrap();
+    write_identity(dir.path(), "format 2", "format 99");
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::NewerFormat { found: 99, .. }) && error.is_configuration());
+    let path = dir.path().join("identity");
     fs::write(&path, "nonsense").unwrap();
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::Corrupt { .. }) && !error.is_configuration());
     fs::remove_file(&path).unwrap();
+    let error = open_error(dir.path(), &identity());
+    assert!(matches!(error, OpenError::Corrupt { .. }) && error.to_string().contains("identity file is missing"));
+    // Another program's.
+    fs::remove_file(dir.path().join("mark")).unwrap();
     assert!(matches!(open_error(dir.path(), &identity()), OpenError::NotOurs { .. }));
     crate::storage::format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::Refused { .. }) && !error.is_configuration());
     assert!(error.to_string().ends_with("is not opened again: its data differs since index 7"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_does_not_make_a_folder_another_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close.close().await.unwrap();
+    let path = dir.path().join("identity");
+    let text = fs::read(&path).unwrap();
+    for (at, bit) in (0..text.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+        let mut damaged = text.clone();
+        damaged[at] ^= 1 << bit;
+        fs::write(&path, &damaged).unwrap();
+        match crate::storage::open(dir.path(), &identity()) {
+            Ok(stores) => stores.close.close().await.unwrap(),
+            Err(error) => assert!(matches!(error, OpenError::Corrupt { .. }), "bit {bit} of {at}: {error}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -130,7 +150,7 @@ async fn an_interrupted_first_open_starts_over() {
     stores.close.close().await.unwrap();
     let path = dir.path().join("identity");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("state ready", "state creating")).unwrap();
+    write_identity(dir.path(), "state ready", "state creating");
     fs::write(dir.path().join("engine/conf"), b"").unwrap();
     let stores = open(dir.path());
     stores.close.close().await.unwrap();

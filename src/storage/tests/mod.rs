@@ -37,8 +37,16 @@ pub fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
 /// Makes a folder what versions before format 2 left: without a mark beside the engine.
 pub fn without_mark(dir: &Path) {
     std::fs::remove_file(dir.join("mark")).unwrap();
-    let text = std::fs::read_to_string(dir.join("identity")).unwrap();
-    std::fs::write(dir.join("identity"), text.replace("format 2", "format 1")).unwrap();
+    write_identity(dir, "format 2", "format 1");
+}
+
+/// Writes the file that says whose folder it is with other words in it, as a version does that writes no sum.
+pub fn write_identity(dir: &Path, words: &str, others: &str) {
+    let path = dir.join("identity");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (text, _) = text.split_once(super::format::SUM).unwrap();
+    assert!(text.contains(words), "{text}");
+    std::fs::write(path, text.replace(words, others)).unwrap();
 }
 
 pub fn applied(index: u64) -> Applied {
