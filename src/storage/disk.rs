@@ -15,6 +15,7 @@ use super::format::{self, FolderIdentity, OpenError};
 use super::log::{self, LogShared, SledLog};
 use super::log_thread::{self, LoadedLog, LogCommand, LogThread, Message};
 use super::poison::{closed, guarded};
+use super::room::{DiskRoom, RoomThresholds};
 use super::scrub::Scrub;
 use super::side_mark::{self, SideMark, SideMarks};
 use super::snapshot::{SledSnapshots, blocking};
@@ -27,7 +28,13 @@ const SYNC_MARK: Duration = Duration::from_secs(2);
 
 /// Opens a node's data folder, or makes it. Blocks on the disk.
 pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> {
+    open_in(dir, identity, DiskRoom::of(dir, RoomThresholds::default()))
+}
+
+/// The same with thresholds of how much room must be left.
+pub fn open_in(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>) -> Result<Stores, OpenError> {
     let opened = engine::open(dir, identity)?;
+    room.measure();
     let checked =
         find(dir, &opened.engine, opened.known.as_ref().map_or(0, |known| known.end)).and_then(|mut found| {
             check_rows(dir, &mut found.rows)?;
@@ -47,7 +54,7 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
     let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
     let starts = SledStarts { engine: kept.clone(), marks: marks.clone() };
-    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index);
+    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index, room.clone());
     let snapshots = match store {
         Ok(snapshots) => snapshots,
         Err(error) => {
@@ -93,6 +100,7 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<Stores, OpenError> 
         tables: Box::new(SledTables::new(shared.clone())),
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
+        room,
         close,
     })
 }
