@@ -12,6 +12,7 @@ use super::world::ProcessWorld;
 use crate::history::FaultWindow;
 use crate::rng::Rng;
 
+mod disks;
 mod members;
 mod nodes;
 
@@ -85,6 +86,7 @@ impl Strike<'_> {
             | FaultKind::Restart
             | FaultKind::Pause
             | FaultKind::FullDisk
+            | FaultKind::DisksFill
             | FaultKind::SlowDisk
             | FaultKind::ClockSkew
             | FaultKind::Members => {
