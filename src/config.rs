@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::limits;
 use crate::model::background_tasks::Retention;
 use crate::model::error::{Code, Error};
+use crate::storage::room::{RoomThresholds, megabytes};
 
 #[cfg(test)]
 mod docs;
@@ -328,6 +329,18 @@ pub const SETTINGS: &[Setting] = &[
         "How many MiB of changes this node keeps in its log, for nodes that were away for a moment; half as much as all records take, if that is more. Who lacks more gets a snapshot.",
     ),
     row(
+        "disk_low_mb",
+        SettingKind::Number(0, 1 << 30),
+        Some("1024"),
+        "With less than so many MiB free on the disk of a node's data, that is told, bulk loads are refused with 5003, and half of `keep_changes_mb` and of `log_mb` is kept; 0: never.",
+    ),
+    row(
+        "disk_min_mb",
+        SettingKind::Number(0, 1 << 30),
+        Some("256"),
+        "With less than that free on so many nodes that the others are no majority, devices are refused with 5003, but for deletes; operators get through. At most `disk_low_mb`; 0: never.",
+    ),
+    row(
         "scrub_every_ms",
         SettingKind::Milliseconds(0, 366 * 24 * HOUR),
         Some("604800000"),
@@ -388,6 +401,8 @@ pub struct Config {
     pub retention: Retention,
     /// What the log may have; half as many as a snapshot has if that is more.
     pub log_bytes: u64,
+    /// Of the free room on the data folder's disk.
+    pub disk: RoomThresholds,
     /// How often all data is read; zero: never.
     pub scrub_every: Duration,
     /// A call on the data folder that takes longer ends the node.
@@ -510,6 +525,7 @@ impl Config {
                 elections: layers.number("keep_elections")?,
             },
             log_bytes: layers.number("log_mb")? << 20,
+            disk: RoomThresholds { low: layers.number("disk_low_mb")? << 20, min: layers.number("disk_min_mb")? << 20 },
             scrub_every: layers.milliseconds("scrub_every_ms")?,
             flush_watchdog: layers.milliseconds("flush_watchdog_ms")?,
             log_level: layers.text("log_level")?,
@@ -550,6 +566,13 @@ impl Config {
             let why =
                 format!("must be at least keep_audit_rows ({audit_rows}): a change is kept as long as its audit row");
             return Err(wrong("keep_changes", &why));
+        }
+        if self.disk.min > self.disk.low {
+            let low = megabytes(self.disk.low);
+            return Err(wrong(
+                "disk_min_mb",
+                &format!("must be at most disk_low_mb ({low}), below which it is warned"),
+            ));
         }
         if self.gateway_listen == self.raft_listen {
             return Err(wrong("raft_listen", &format!("{} is gateway_listen as well", self.raft_listen)));
@@ -660,6 +683,8 @@ mod tests {
             (with("log_format = \"xml\""), "setting log_format"),
             (with("ping_ms = 9000"), "setting ping_ms"),
             (with("keep_changes = 1000"), "setting keep_changes: must be at least keep_audit_rows"),
+            (with("disk_min_mb = 2000"), "setting disk_min_mb: must be at most disk_low_mb (1024)"),
+            (with("disk_low_mb = 0"), "setting disk_min_mb"),
             (with("raft_election_timeout_max_ms = 100"), "setting raft_election_timeout_min_ms"),
             (with("raft_heartbeat_ms = 99"), "setting raft_heartbeat_ms"),
             (with("raft_listen = \"127.0.0.1:5000\""), "setting raft_listen"),
@@ -727,6 +752,7 @@ mod tests {
         assert_eq!(config.gateway_listen.port(), 5000);
         assert_eq!(config.retention, Retention::default());
         assert_eq!(config.paired_token, limits::PAIRED_TOKEN);
+        assert_eq!(config.disk, RoomThresholds { low: limits::DISK_LOW_MB << 20, min: limits::DISK_MIN_MB << 20 });
         for (i, row) in SETTINGS.iter().enumerate() {
             assert!(!SETTINGS[..i].iter().any(|s| s.key == row.key), "{} is there twice", row.key);
         }

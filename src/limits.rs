@@ -52,6 +52,13 @@ pub const PAIRED_TOKEN: Duration = Duration::from_secs(86_400);
 pub const UNSENT: u64 = 1_000_000_000_000;
 /// When whoever used up its share may ask again. Milliseconds.
 pub const SHARE_RETRY_MS: u64 = 60_000;
+/// When whoever finds the disks full may ask again. Milliseconds.
+pub const ROOM_RETRY_MS: u64 = 5_000;
+/// So begins the `request_id` of a change that is a part of a bulk load: it waits while disks are low.
+pub const BULK_REQUEST: &str = "load-";
+/// Defaults of the thresholds of free room, MiB.
+pub const DISK_LOW_MB: u64 = 1_024;
+pub const DISK_MIN_MB: u64 = 256;
 /// Live sessions on one node.
 pub const SESSIONS: usize = 10_000;
 /// Events waiting in one session's queue, and their bytes.

@@ -62,6 +62,9 @@ pub struct NodeStatus {
     pub nodes: Vec<MemberStatus>,
     /// Why nothing may be written there: nodes differ, and nobody can tell which is right.
     pub digest_verdict: Option<String>,
+    /// Why less is written there: the disks of some nodes have little room.
+    #[serde(default)]
+    pub disk_verdict: Option<String>,
     pub version: String,
 }
 
@@ -83,6 +86,11 @@ pub struct MemberStatus {
     pub differs_from: Option<u64>,
     /// How far its clock is ahead of most nodes'.
     pub clock_ahead_ms: Option<i64>,
+    /// Bytes that are free on its disk, and what they are: plenty, low or full.
+    #[serde(default)]
+    pub disk_free: Option<u64>,
+    #[serde(default)]
+    pub disk: Option<String>,
     pub master: Option<String>,
     pub sessions: Option<u64>,
     pub version: Option<String>,

@@ -25,6 +25,7 @@ use super::probe::{self, PROBE_EVERY};
 use super::proposal_forwarder::ProposalForwarder;
 use super::raft_cluster::RaftCluster;
 use super::reader::ReadRounds;
+use super::shared_room::SharedRoom;
 use super::{Cluster, fast_failover};
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
@@ -218,10 +219,16 @@ pub async fn start(
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
-    let log_bound =
-        LogBound { node: desk.node.clone(), log: stores.log, snapshots: stores.snapshots, bytes: config.log_bytes };
+    let log_bound = LogBound {
+        node: desk.node.clone(),
+        log: stores.log,
+        snapshots: stores.snapshots,
+        bytes: config.log_bytes,
+        room: stores.room.clone(),
+    };
+    desk.spawn("disk room", stores.room.clone().run(stop.clone()));
     desk.spawn("log bound", log_bound.run(stop.clone()));
-    let cluster = desk.open(config.request_timeout, clock);
+    let cluster = desk.open(config.request_timeout, clock, SharedRoom::new(stores.room));
     service.tell_status(cluster.clone(), desk.members.clone());
     match wire {
         PeerLinks::Memory(router) => router.register(config.id, service.clone()),
@@ -304,7 +311,7 @@ impl NodeContext {
     }
 
     /// Starts the tasks that bring proposals and reads to the leader.
-    fn open(&self, request_timeout: Duration, clock: SharedClock) -> Arc<RaftCluster> {
+    fn open(&self, request_timeout: Duration, clock: SharedClock, room: SharedRoom) -> Arc<RaftCluster> {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
         let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
@@ -345,6 +352,7 @@ impl NodeContext {
             sessions: OnceLock::new(),
             waiting: Mutex::default(),
             founding: self.founding.clone(),
+            room,
             failures: self.failures.clone(),
             addresses: self.addresses.clone(),
             cut_off: AtomicBool::new(false),

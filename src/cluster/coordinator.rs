@@ -14,6 +14,7 @@ use super::{ClusterStatus, SharedCluster};
 use crate::model::background_tasks::{self, Retention};
 use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::proto::command::Intent;
+use crate::storage::room::RoomState;
 
 /// How often it is looked whether changes may be dropped: writing alone is no news.
 const COMPACT_EVERY: Duration = Duration::from_secs(1);
@@ -220,7 +221,11 @@ impl Coordinator {
             tried: lead.tried,
             limits: self.settings.limits,
         };
-        let actions = background_tasks::of_leader(&view, self.settings.retention);
+        let retention = match self.cluster.room() {
+            RoomState::Plenty => self.settings.retention,
+            RoomState::Low | RoomState::Full => self.settings.retention.when_low(),
+        };
+        let actions = background_tasks::of_leader(&view, retention);
         let lost = background_tasks::next_loss(&view).map(|ms| Duration::from_millis(ms.max(1)));
         (state.coordinator_epoch(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
 
+use super::shared_room::{NodeRoom, SharedRoom};
 use super::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
@@ -18,6 +19,7 @@ use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
 use crate::proto::{Batch, ClusterInit, Command, CommandId, LeaderAnnounced, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
+use crate::storage::room::{DiskRoom, RoomState};
 
 /// Its one Raft term.
 const TERM: u64 = 1;
@@ -26,12 +28,21 @@ pub struct LocalCluster {
     clock: SharedClock,
     replica: Arc<Replica>,
     number: AtomicU64,
+    room: SharedRoom,
     queue: mpsc::Sender<(Command, tokio::sync::oneshot::Sender<Result<Outcome, Error>>)>,
 }
 
 impl LocalCluster {
     /// An empty cluster of node 1, and the effects of what it applies. Needs a tokio runtime.
     pub async fn start(clock: SharedClock) -> Result<(Arc<Self>, mpsc::Receiver<Effects>), TablesError> {
+        Self::in_room(clock, DiskRoom::unbounded()).await
+    }
+
+    /// The same with a disk that can be low or full.
+    pub async fn in_room(
+        clock: SharedClock,
+        room: Arc<DiskRoom>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Effects>), TablesError> {
         let (replica, effects) = Replica::new(State::open(Box::new(MemoryTables::default()))?);
         let (queue, mut commands) = mpsc::channel::<(Command, tokio::sync::oneshot::Sender<_>)>(4_096);
         let applier = replica.clone();
@@ -48,7 +59,7 @@ impl LocalCluster {
                 let _ = answer.send(outcome);
             }
         });
-        let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), queue });
+        let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), room: SharedRoom::new(room), queue });
         let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
         let _ = cluster.propose(init).await;
         let _ = cluster.propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: TERM })).await;
@@ -111,6 +122,17 @@ impl Cluster for LocalCluster {
         }
     }
 
+    fn room(&self) -> RoomState {
+        let own = NodeRoom { node: 1, voter: true, reachable: true, free: self.room.own() };
+        self.room.judge(&[own]);
+        self.room.allowed()
+    }
+
+    fn room_reason(&self) -> String {
+        self.room();
+        self.room.why()
+    }
+
     fn nodes(&self) -> Vec<NodeInfo> {
         let state = self.replica.state();
         let said = StatusResponse {
@@ -119,6 +141,7 @@ impl Cluster for LocalCluster {
             term: 1,
             applied_index: state.applied().index,
             digest: state.digest(),
+            disk: self.room.own_status(),
             ..StatusResponse::default()
         };
         vec![NodeInfo {

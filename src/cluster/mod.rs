@@ -3,10 +3,11 @@
 //! A command's way: [`raft_cluster`] stamps it, [`pending_proposals`] numbers and keeps it, [`proposal_forwarder`]
 //! brings it to the leader; there [`inbound_proposals`] takes those of other nodes and [`batcher`] makes Raft entries
 //! of all that is ready. [`reader`] answers linearizable reads. [`coordinator`] runs elections, and [`elections`] waits
-//! for one. [`agreed_clock`] holds the node's clock against the others' ([`clock_skews`] shows them), [`compared_digests`] its
-//! data. [`bridge`] gives the lead to who reaches more nodes, [`fast_failover`] hurries when the leader's
-//! process has ended. [`boot`] puts a node together, [`admission`] decides whether it may take part; [`membership`]
-//! changes who belongs to the cluster, [`addresses`] where its members are, [`probe`] keeps an eye on the others.
+//! for one. [`agreed_clock`] holds the node's clock against the others' ([`clock_skews`] shows them),
+//! [`compared_digests`] its data, [`shared_room`] what the room on the nodes' disks allows. [`bridge`] gives the lead to
+//! who reaches more nodes, [`fast_failover`] hurries when the leader's process has ended. [`boot`] puts a node together,
+//! [`admission`] decides whether it may take part; [`membership`] changes who belongs to the cluster, [`addresses`] where
+//! its members are, [`probe`] keeps an eye on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
 use crate::storage::BoxFuture;
+use crate::storage::room::RoomState;
 
 pub mod addresses;
 pub mod admission;
@@ -42,6 +44,7 @@ pub mod probe;
 pub mod proposal_forwarder;
 pub mod raft_cluster;
 pub mod reader;
+pub mod shared_room;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -58,6 +61,8 @@ mod tests_identity;
 mod tests_membership;
 #[cfg(test)]
 mod tests_recovery;
+#[cfg(test)]
+mod tests_room;
 #[cfg(test)]
 mod tests_strangers;
 
@@ -96,6 +101,16 @@ pub trait Cluster: Send + Sync + 'static {
     /// Why this node serves nothing now, though it runs: its clock is wrong.
     fn objection(&self) -> Option<String> {
         None
+    }
+
+    /// What the room on the nodes' disks allows to write. Read for each write.
+    fn room(&self) -> RoomState {
+        RoomState::Plenty
+    }
+
+    /// Whose disks leave no more, for whoever is refused; empty: there is plenty.
+    fn room_reason(&self) -> String {
+        String::new()
     }
 
     /// Resolves with the next news, from this call on, about who leads, who is a member, and which peers can be

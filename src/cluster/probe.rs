@@ -94,6 +94,7 @@ pub async fn run(
         if before != reloads {
             cluster.digests.forget();
         }
+        cluster.judge_room();
         let verdict = cluster.judge_digests();
         if let DigestVerdict::Outvoted { index, .. } = verdict {
             say_why(&cluster, &transport, index).await;

@@ -18,6 +18,7 @@ use super::membership::{ChangeRefused, MembershipManager};
 use super::pending_proposals::{PendingProposals, ProposalReceiver};
 use super::probe::PROBE_EVERY;
 use super::reader::ReadRounds;
+use super::shared_room::{NodeRoom, SharedRoom, room_said};
 use super::{Cluster, ClusterStatus, CountSessions, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use crate::clock::SharedClock;
 use crate::consensus::identity::NodeStart;
@@ -35,6 +36,7 @@ use crate::proto::{
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
+use crate::storage::room::RoomState;
 use crate::supervised::TaskFailures;
 
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
@@ -67,6 +69,7 @@ pub struct RaftCluster {
     /// It was said that this node reaches too few of the voters.
     pub(super) cut_off: AtomicBool,
     pub(super) transport: Arc<dyn PeerTransport>,
+    pub(super) room: SharedRoom,
     pub(super) failures: TaskFailures,
     /// Why this node must not serve any more.
     pub(super) ended: watch::Sender<Option<Error>>,
@@ -153,6 +156,24 @@ impl RaftCluster {
         verdict
     }
 
+    /// After a round of questions: what the nodes' rooms allow now.
+    pub(super) fn judge_room(&self) {
+        let (group, me) = (self.node.group(), self.identity.node);
+        let said = self.said.lock();
+        let room = |node: &u64| NodeRoom {
+            node: *node,
+            voter: group.voters.contains(node),
+            reachable: *node == me || in_reach(&self.stats, self.node.timing(), *node),
+            free: match *node == me {
+                true => self.room.own(),
+                false => said.get(node).and_then(|said| said.disk.as_ref()).map(room_said),
+            },
+        };
+        let rooms: Vec<NodeRoom> = group.members.keys().map(room).collect();
+        drop(said);
+        self.room.judge(&rooms);
+    }
+
     /// Most of the voters have answered this node lately: else it could not lead, and stands in no election.
     pub(super) fn reaches_most(&self) -> bool {
         let voters = self.node.voters();
@@ -207,6 +228,7 @@ impl RaftCluster {
             reach_tried: false,
             cannot_lead: !self.node.is_standing(),
             heard: self.heard(),
+            disk: self.room.own_status(),
         }
     }
 
@@ -312,6 +334,14 @@ impl Cluster for RaftCluster {
 
     fn objection(&self) -> Option<String> {
         self.clock.objection()
+    }
+
+    fn room(&self) -> RoomState {
+        self.room.allowed()
+    }
+
+    fn room_reason(&self) -> String {
+        self.room.why()
     }
 
     fn changed(&self) -> BoxFuture<'static, ()> {
@@ -429,5 +459,13 @@ impl ClusterCalls for RaftCluster {
 
 /// What a node that asks to join has to know, and one that was removed: nothing of what the shop does.
 fn for_strangers(own: StatusResponse) -> StatusResponse {
-    StatusResponse { digest: String::new(), master: String::new(), head_seq: 0, sessions: 0, heard: Vec::new(), ..own }
+    StatusResponse {
+        digest: String::new(),
+        master: String::new(),
+        head_seq: 0,
+        sessions: 0,
+        heard: Vec::new(),
+        disk: None,
+        ..own
+    }
 }

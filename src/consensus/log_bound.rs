@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio_util::sync::CancellationToken;
 
 use super::node::RaftNode;
+use crate::storage::room::{DiskRoom, RoomState};
 use crate::storage::{LogStore, SnapshotStore};
 
 /// How often a node looks how large its log is.
@@ -17,7 +18,9 @@ pub struct LogBound {
     pub node: Arc<RaftNode>,
     pub log: Arc<dyn LogStore>,
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// While the disk is low, half of it.
     pub bytes: u64,
+    pub room: Arc<DiskRoom>,
 }
 
 impl LogBound {
@@ -31,7 +34,8 @@ impl LogBound {
         let raft = self.node.raft();
         let covered = raft.metrics().borrow_watched().snapshot.map_or(0, |covered| covered.index);
         // A snapshot costs as many bytes as there are rows: beside many of them the log may be larger.
-        let limit = self.bytes.max(self.snapshots.current().map_or(0, |snapshot| snapshot.bytes()) / 2);
+        let bytes = if self.room.state() == RoomState::Plenty { self.bytes } else { self.bytes / 2 };
+        let limit = bytes.max(self.snapshots.current().map_or(0, |snapshot| snapshot.bytes()) / 2);
         if self.log.bytes() <= limit {
             return true;
         }

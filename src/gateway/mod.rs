@@ -4,7 +4,8 @@
 //! - [`transport`]: WebSocket and Socket.IO; [`session`]: one client connection, the same logic for both
 //! - [`fanout`]: what was applied, to every session
 //! - [`http`]: the connections, and the REST endpoints
-//! - [`presence`]: which devices are here; [`auth`]: who may speak; [`rates`]: how often, and how much is read
+//! - [`presence`]: which devices are here; [`auth`]: who may speak; [`rates`]: how often, and how much is read;
+//!   `room`: what is written while disks run full
 //! - [`spec`]: all of it described, for machines and readers
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub mod http;
 pub mod presence;
 pub mod protocol;
 pub mod rates;
+mod room;
 pub mod session;
 pub mod spec;
 pub mod transport;
@@ -193,6 +195,9 @@ impl Gateway {
     /// Proposes what the bearer of a token asked for: the audit log names the token. A change that a device makes itself
     /// says so already.
     pub fn propose_for(&self, claims: &Claims, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
+        if let Err(full) = self.must_have_room(&intent) {
+            return Box::pin(std::future::ready(Err(full)));
+        }
         if matches!(&intent, Intent::DataUpdate(update) if update.device_id == claims.sub) {
             return self.cluster.propose(intent);
         }

@@ -32,6 +32,14 @@ impl Default for Retention {
     }
 }
 
+impl Retention {
+    /// While a node's disk is low: most of what can go are changes.
+    #[must_use]
+    pub fn when_low(self) -> Self {
+        Self { change_bytes: self.change_bytes / 2, ..self }
+    }
+}
+
 /// The leader's background tasks now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
 pub fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &u64| view.lost_in(*node) == Some(0);

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::memory_log::{MemoryLog, MemoryLogState};
 use super::memory_snapshots::MemorySnapshots;
 use super::poison::closed;
+use super::room::DiskRoom;
 use super::{Backpressure, BoxFuture, Close, StartMark, StartMarks, Stores};
 use crate::model::tables::{MemoryTables, Tables};
 
@@ -42,6 +43,7 @@ impl MemoryDisk {
             tables: Box::new(tables),
             snapshots: Arc::new(MemorySnapshots { disk: self.0.clone(), session }),
             pressure: Arc::new(NoPressure),
+            room: DiskRoom::unbounded(),
             close: Arc::new(CloseMemory { disk: self.0.clone(), session }),
         }
     }

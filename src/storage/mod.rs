@@ -9,6 +9,7 @@ pub mod format;
 #[allow(clippy::expect_used)]
 pub mod fuzz;
 pub mod memory;
+pub mod room;
 pub mod stalls;
 
 mod chunks;
@@ -48,7 +49,7 @@ use tokio::sync::oneshot;
 use crate::model::tables::Tables;
 use crate::proto::Applied;
 
-pub use disk::{open, open_shrunk};
+pub use disk::{open, open_in, open_shrunk};
 pub use format::{FolderIdentity, OpenError};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -207,6 +208,8 @@ pub struct Stores {
     pub snapshots: std::sync::Arc<dyn SnapshotStore>,
     /// Resolves when rows that were applied but are not in the engine yet are few enough to go on.
     pub pressure: std::sync::Arc<dyn Backpressure>,
+    /// How much room its disk has.
+    pub room: std::sync::Arc<room::DiskRoom>,
     /// Ends the use of the data folder. Dropping this and the log ends it, too, but without a last flush.
     pub close: std::sync::Arc<dyn Close>,
 }

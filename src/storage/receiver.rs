@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
 use super::snapshot::blocking;
 use super::snapshot_file::SnapshotRows;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, StateSnapshot};
@@ -20,13 +21,31 @@ pub struct FileReceiver {
     /// The number of the newest receiver: an older one takes nothing more.
     newest: Arc<AtomicU64>,
     at: u64,
+    room: Arc<DiskRoom>,
+    /// Where the room is measured next.
+    measure_at: u64,
     keep: bool,
 }
 
 impl FileReceiver {
-    pub fn create(path: PathBuf, number: u64, newest: Arc<AtomicU64>) -> io::Result<Self> {
+    pub fn create(path: PathBuf, number: u64, newest: Arc<AtomicU64>, room: Arc<DiskRoom>) -> io::Result<Self> {
         let file = Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(&path)?);
-        Ok(Self { file, path, number, newest, at: 0, keep: false })
+        Ok(Self { file, path, number, newest, at: 0, room, measure_at: 0, keep: false })
+    }
+
+    /// A snapshot that does not fit is refused, and sent again later. To fill the disk with it would end the node.
+    fn must_fit(&self, more: u64) -> io::Result<()> {
+        let free = self.room.measure().free;
+        if free >= more.saturating_add(SNAPSHOT_LEAVES) {
+            return Ok(());
+        }
+        let why = format!(
+            "there is no room for another node's snapshot: {} MiB are left on the disk of {}",
+            megabytes(free),
+            self.room.place()
+        );
+        tracing::warn!("{why}");
+        Err(io::Error::new(io::ErrorKind::StorageFull, why))
     }
 }
 
@@ -46,6 +65,10 @@ impl SnapshotReceiver for FileReceiver {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "another snapshot is being received"));
             }
             let (file, len) = (self.file.clone(), data.len() as u64);
+            if self.at + len > self.measure_at {
+                self.must_fit(len)?;
+                self.measure_at = self.at + SNAPSHOT_STEP;
+            }
             blocking(move || file.write_all_at(&data, offset)).await?;
             self.at += len;
             Ok(())
@@ -55,6 +78,8 @@ impl SnapshotReceiver for FileReceiver {
     fn finish(mut self: Box<Self>) -> BoxFuture<'static, io::Result<StateSnapshot>> {
         Box::pin(async move {
             let (path, len) = (self.path.clone(), self.at);
+            // Its rows are written once more, into the engine.
+            self.must_fit(len)?;
             let checked = path.clone();
             let file = self.file.clone();
             let applied = blocking(move || {

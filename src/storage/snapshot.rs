@@ -19,6 +19,7 @@ use super::keys;
 use super::poison::{Poison, closed};
 use super::queue::WriteJob;
 use super::receiver::FileReceiver;
+use super::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
 use super::scan::ScanReader;
 use super::snapshot_file::{self, SnapshotRows, SnapshotWriter};
 use super::tables::TablesShared;
@@ -44,6 +45,14 @@ pub struct SledSnapshots {
     builds: AtomicU64,
     /// The number of the newest receiver.
     receivers: Arc<AtomicU64>,
+    room: Arc<DiskRoom>,
+}
+
+/// What became of an attempt to build a snapshot.
+enum BuildOutcome {
+    Done(StateSnapshot),
+    /// It would have filled the disk; it has at least so many bytes.
+    NoRoom(u64),
 }
 
 impl SledSnapshots {
@@ -54,6 +63,7 @@ impl SledSnapshots {
         shared: Arc<TablesShared>,
         engine: Arc<Mutex<Option<SledEngine>>>,
         applied_index: u64,
+        room: Arc<DiskRoom>,
     ) -> io::Result<Self> {
         let mut newest: Option<(u64, PathBuf)> = None;
         for entry in fs::read_dir(&dir)? {
@@ -79,7 +89,29 @@ impl SledSnapshots {
             None => None,
         };
         let state = Arc::new(Mutex::new(SnapshotSlot { current, files: VecDeque::new() }));
-        Ok(Self { dir, shared, engine, state, builds: AtomicU64::new(0), receivers: Arc::default() })
+        Ok(Self { dir, shared, engine, state, builds: AtomicU64::new(0), receivers: Arc::default(), room })
+    }
+
+    /// Begins to build one: what the rows are now, as soon as the writer comes to it.
+    fn attempt(&self) -> BoxFuture<'static, io::Result<BuildOutcome>> {
+        let (reply, scan) = oneshot::channel();
+        // Asked for at once, so that no later commit comes before it.
+        let asked = self.shared.queue.push(WriteJob::Scan(reply));
+        let temporary = self.dir.join(format!("build-{}.tmp", self.builds.fetch_add(1, Ordering::Relaxed)));
+        let (dir, state, poison) = (self.dir.clone(), self.state.clone(), self.shared.poison.clone());
+        let (engine, room) = (self.engine.lock().clone(), self.room.clone());
+        Box::pin(async move {
+            asked?;
+            let scan = scan.await.map_err(|_| poison.check().err().unwrap_or_else(closed))?;
+            let engine = engine.ok_or_else(closed)?;
+            blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &poison, &room)).await
+        })
+    }
+
+    /// What the next one takes, as far as the last one tells.
+    fn expected_bytes(&self) -> u64 {
+        let last = self.state.lock().current.as_ref().map_or(0, StateSnapshot::bytes);
+        last.saturating_add(last / 4).saturating_add(SNAPSHOT_LEAVES)
     }
 }
 
@@ -110,17 +142,29 @@ fn describe(path: &Path) -> io::Result<StateSnapshot> {
 
 impl SnapshotStore for SledSnapshots {
     fn build(&self) -> BoxFuture<'_, io::Result<StateSnapshot>> {
-        let (reply, scan) = oneshot::channel();
-        // Asked for at once, so that no later commit comes before it.
-        let asked = self.shared.queue.push(WriteJob::Scan(reply));
-        let temporary = self.dir.join(format!("build-{}.tmp", self.builds.fetch_add(1, Ordering::Relaxed)));
-        let (dir, state, poison) = (self.dir.clone(), self.state.clone(), self.shared.poison.clone());
-        let engine = self.engine.lock().clone();
+        let mut needed = self.expected_bytes();
+        let mut begun = self.room.holds(needed).then(|| self.attempt());
         Box::pin(async move {
-            asked?;
-            let scan = scan.await.map_err(|_| poison.check().err().unwrap_or_else(closed))?;
-            let engine = engine.ok_or_else(closed)?;
-            blocking(move || write_out(&dir, &temporary, scan, &engine, &state, &poison)).await
+            loop {
+                let attempt = match begun.take() {
+                    Some(attempt) => attempt,
+                    None => {
+                        let (place, free) = (self.room.place(), megabytes(self.room.reading().free));
+                        let needs = megabytes(needed);
+                        tracing::warn!(
+                            "a snapshot waits for room: it needs {needs} MiB, {free} are left on the disk of {place}"
+                        );
+                        self.room.wait_for(needed).await;
+                        tracing::info!("a snapshot is built: there is room for it again");
+                        self.attempt()
+                    }
+                };
+                match attempt.await? {
+                    BuildOutcome::Done(snapshot) => return Ok(snapshot),
+                    // At least twice as much, or it would be tried again for every megabyte that comes back.
+                    BuildOutcome::NoRoom(bytes) => needed = needed.max(bytes.saturating_mul(2) + 2 * SNAPSHOT_LEAVES),
+                }
+            }
         })
     }
 
@@ -151,9 +195,9 @@ impl SnapshotStore for SledSnapshots {
     fn receive(&self) -> BoxFuture<'_, io::Result<Box<dyn SnapshotReceiver>>> {
         let number = self.receivers.fetch_add(1, Ordering::Relaxed) + 1;
         let path = self.dir.join(format!("receive-{number}.tmp"));
-        let newest = self.receivers.clone();
+        let (newest, room) = (self.receivers.clone(), self.room.clone());
         Box::pin(async move {
-            let receiver = blocking(move || FileReceiver::create(path, number, newest)).await?;
+            let receiver = blocking(move || FileReceiver::create(path, number, newest, room)).await?;
             Ok(Box::new(receiver) as Box<dyn SnapshotReceiver>)
         })
     }
@@ -199,15 +243,21 @@ fn write_out(
     engine: &SledEngine,
     state: &Mutex<SnapshotSlot>,
     poison: &Poison,
-) -> io::Result<StateSnapshot> {
+    room: &DiskRoom,
+) -> io::Result<BuildOutcome> {
     let index = scan.applied.index;
-    let written = write_rows(temporary, scan).and_then(|()| {
+    let written = write_rows(temporary, scan, room).and_then(|wrote| {
+        if let Some(bytes) = wrote {
+            fs::remove_file(temporary)?;
+            room.measure();
+            return Ok(BuildOutcome::NoRoom(bytes));
+        }
         // What is in the snapshot may be purged from the log, so the rows must not need the log any more.
         engine.flush().map_err(engine_error)?;
         let target = path_of(dir, index);
         fs::rename(temporary, &target)?;
         sync_dir(dir)?;
-        publish(dir, &target, state, false)
+        publish(dir, &target, state, false).map(BuildOutcome::Done)
     });
     written.map_err(|error| {
         let _ = fs::remove_file(temporary);
@@ -215,14 +265,22 @@ fn write_out(
     })
 }
 
-fn write_rows(temporary: &Path, mut scan: ScanReader) -> io::Result<()> {
+/// How many bytes it has so far, if it would fill the disk.
+fn write_rows(temporary: &Path, mut scan: ScanReader, room: &DiskRoom) -> io::Result<Option<u64>> {
     let mut out = SnapshotWriter::new(BufWriter::with_capacity(1 << 20, File::create(temporary)?), &scan.applied)?;
     let mut joiner = Joiner::default();
     let torn = |what: &dyn std::fmt::Debug| io::Error::other(format!("a row is torn in the engine: {what:?}"));
+    let mut measure_at = 0;
     loop {
         let chunk = scan.next_chunk().map_err(engine_error)?;
         if chunk.is_empty() {
             break;
+        }
+        if out.bytes() >= measure_at {
+            if room.measure().free < SNAPSHOT_LEAVES {
+                return Ok(Some(out.bytes()));
+            }
+            measure_at = out.bytes() + SNAPSHOT_STEP;
         }
         for (key, value) in chunk {
             let (row, part) = keys::parse_row(&key).ok_or_else(|| torn(&key))?;
@@ -235,7 +293,8 @@ fn write_rows(temporary: &Path, mut scan: ScanReader) -> io::Result<()> {
         return Err(torn(&"the last one"));
     }
     let (out, _) = out.finish()?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(None)
 }
 
 /// Makes a complete file the current snapshot and removes the others.

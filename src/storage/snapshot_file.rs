@@ -51,6 +51,10 @@ impl<W: Write> SnapshotWriter<W> {
         Ok(())
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.out.len
+    }
+
     /// The writer given to `new`, and how many bytes went there.
     pub fn finish(mut self) -> io::Result<(W, u64)> {
         self.out.put(&0u32.to_le_bytes())?;

@@ -10,6 +10,7 @@ use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::gateway::{self, GatewaySettings};
+use tillsync::storage::room::DiskRoom;
 use tillsync::token::{Class, KeyRing};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -50,10 +51,20 @@ impl Server {
         settings: GatewaySettings,
         wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster,
     ) -> Self {
+        Self::in_room(clock, DiskRoom::unbounded(), settings, wrap).await
+    }
+
+    /// The same on a disk that can be low or full.
+    pub async fn in_room(
+        clock: SharedClock,
+        room: Arc<DiskRoom>,
+        settings: GatewaySettings,
+        wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster,
+    ) -> Self {
         // For the tests' own HTTP clients.
         tillsync::tls::install_provider();
         let keys = KeyRing::parse(&"5a".repeat(32)).unwrap();
-        let (cluster, effects) = LocalCluster::start(clock).await.unwrap();
+        let (cluster, effects) = LocalCluster::in_room(clock, room).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

@@ -10,6 +10,7 @@ mod clocks;
 mod collisions;
 mod coverage;
 mod describe;
+mod disk_room;
 mod door;
 mod endpoints;
 mod errors;

@@ -30,14 +30,18 @@ pub struct MachineRights {
 pub fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
     let mut allowed =
         MachineRights { machine: "processes on loopback, proxies between them".into(), ..MachineRights::default() };
-    if scenario.has(FaultKind::FullDisk) {
+    let small: Vec<FaultKind> =
+        [FaultKind::FullDisk, FaultKind::DisksFill].into_iter().filter(|kind| scenario.has(*kind)).collect();
+    if !small.is_empty() {
         match disks::can_mount(dir) {
             Ok(()) => {
                 allowed.mounts = true;
                 allowed.machine += ", data on a tmpfs for each node";
             }
             Err(why) => {
-                allowed.leave_out(FaultKind::FullDisk, &format!("no small file system can be mounted here ({why})"))
+                for kind in small {
+                    allowed.leave_out(kind, &format!("no small file system can be mounted here ({why})"));
+                }
             }
         }
     }

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use tillsync::storage::room::free_bytes;
+
 /// Room for a run's data, in MiB.
 const SIZE: u64 = 160;
 const BALLAST: &str = "ballast";
@@ -70,6 +72,17 @@ impl Disks {
             }
         }
         Ok(())
+    }
+
+    /// Takes so many bytes more of a node's disk; false: no more than `leaves` are free.
+    pub fn fill_some(&self, node: u64, bytes: u64, leaves: u64) -> Result<bool, String> {
+        let at = self.of(node).ok_or("the node has no disk of its own")?;
+        let free = free_bytes(at).map_err(|error| error.to_string())?;
+        let more = bytes.min(free.saturating_sub(leaves));
+        let file = File::options().create(true).append(true).open(at.join(BALLAST));
+        let block = vec![0_u8; usize::try_from(more).unwrap_or(0)];
+        file.and_then(|mut file| file.write_all(&block)).map_err(|error| error.to_string())?;
+        Ok(more > 0)
     }
 
     pub fn free(&self, node: u64) {

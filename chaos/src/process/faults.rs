@@ -14,6 +14,7 @@ use crate::rng::Rng;
 
 mod addresses;
 mod clones;
+mod disks;
 mod folders;
 mod members;
 mod nodes;
@@ -90,6 +91,7 @@ impl Strike<'_> {
             | FaultKind::Restart
             | FaultKind::Pause
             | FaultKind::FullDisk
+            | FaultKind::DisksFill
             | FaultKind::SlowDisk
             | FaultKind::ClockSkew
             | FaultKind::Members

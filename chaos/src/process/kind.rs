@@ -31,6 +31,8 @@ pub enum FaultKind {
     Reset,
     /// The disk is full.
     FullDisk,
+    /// The disks run full slowly, below the thresholds of the nodes, and are freed again.
+    DisksFill,
     /// Writing the log takes longer.
     SlowDisk,
     /// The wall clock is wrong.
@@ -65,6 +67,7 @@ pub enum Param {
     KbytesPerS,
     SkewMs,
     EveryMs,
+    LeavesMb,
 }
 
 impl Param {
@@ -77,6 +80,7 @@ impl Param {
             Self::KbytesPerS => "kbytes_per_s",
             Self::SkewMs => "skew_ms",
             Self::EveryMs => "every_ms",
+            Self::LeavesMb => "leaves_mb",
         }
     }
 }
@@ -96,6 +100,7 @@ impl FaultKind {
             Self::Bandwidth => "bandwidth",
             Self::Reset => "reset",
             Self::FullDisk => "full_disk",
+            Self::DisksFill => "disks_fill",
             Self::SlowDisk => "slow_disk",
             Self::ClockSkew => "clock_skew",
             Self::Members => "members",
@@ -119,6 +124,7 @@ impl FaultKind {
             Self::Bandwidth => &[Param::KbytesPerS],
             Self::ClockSkew => &[Param::SkewMs],
             Self::Churn => &[Param::EveryMs],
+            Self::DisksFill => &[Param::LeavesMb],
             _ => &[],
         }
     }
@@ -159,7 +165,7 @@ impl FaultKind {
     /// Whom it strikes if the scenario does not say.
     pub fn usually(self) -> FaultScope {
         match self {
-            Self::Latency | Self::Bandwidth | Self::Reset => FaultScope::All,
+            Self::Latency | Self::Bandwidth | Self::Reset | Self::DisksFill => FaultScope::All,
             Self::Partition => FaultScope::Minority,
             _ => FaultScope::One,
         }

@@ -29,6 +29,7 @@ const ALL: &[(&str, &str)] = scenarios![
     "narrow_network",
     "resets",
     "full_disk",
+    "disks_fill",
     "slow_disk",
     "clock_skew",
     "clock_jump",

@@ -80,7 +80,8 @@ pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
         nodes: scenario.nodes,
         spare: scenario.spare(),
         seed: rng.next(),
-        small_disks: scenario.has(FaultKind::FullDisk) && allowed.mounts,
+        // Looked for only where the scenario needs them.
+        small_disks: allowed.mounts,
         faketime: allowed.faketime.clone(),
         settings: &scenario.settings,
     };

@@ -146,6 +146,8 @@ pub struct ScenarioFault {
     pub kbytes_per_s: Option<u64>,
     pub skew_ms: Option<i64>,
     pub every_ms: Option<u64>,
+    /// What is still free on each disk when it is as full as it gets.
+    pub leaves_mb: Option<u64>,
 }
 
 fn once() -> u32 {
@@ -391,6 +393,7 @@ impl ScenarioFault {
             (Param::KbytesPerS, self.kbytes_per_s.is_some()),
             (Param::SkewMs, self.skew_ms.is_some()),
             (Param::EveryMs, self.every_ms.is_some()),
+            (Param::LeavesMb, self.leaves_mb.is_some()),
         ];
         if let Some((param, _)) = given.iter().find(|(param, given)| *given && !self.kind.params().contains(param)) {
             return Err(format!("{}: is no parameter of it", param.name()));
@@ -403,6 +406,7 @@ impl ScenarioFault {
         most("jitter_ms", self.jitter_ms, 10_000)?;
         most("kbytes_per_s", self.kbytes_per_s, 10_000_000)?;
         most("every_ms", self.every_ms, 600_000)?;
+        most("leaves_mb", self.leaves_mb, 1_000)?;
         most("skew_ms", self.skew_ms.map(i64::unsigned_abs), LONGEST_SKEW_MS)
     }
 }

@@ -9,6 +9,7 @@ use crate::cli::{CliResult, CommandError, stop_signal};
 use crate::client::rest::{MemberStatus, NodeStatus, RestClient};
 use crate::client::{ClientError, NodeUrl};
 use crate::limits;
+use crate::storage::room::megabytes;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How long one node may take to answer: the others' answers are not held back for it.
@@ -133,6 +134,10 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
                 let seconds = ms.unsigned_abs() as f64 / 1_000.0;
                 let _ = writeln!(out, "node {id}: its CLOCK is {seconds:.1} s {way} most nodes': set it right");
             }
+            if let (Some(free), Some(room @ ("low" | "full"))) = (node.disk_free, node.disk.as_deref()) {
+                let (id, free) = (node.node, megabytes(free));
+                let _ = writeln!(out, "node {id}: its DISK is {room}: {free} MiB are left: make room");
+            }
             if let Some(index) = node.differs_from {
                 let (id, best) = (node.node, best.node);
                 let _ =
@@ -148,6 +153,9 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
             (Some((_, status)), None) => {
                 if let Some(why) = &status.digest_verdict {
                     let _ = writeln!(out, "{url}: NOTHING CAN BE WRITTEN: {why}");
+                }
+                if let Some(why) = &status.disk_verdict {
+                    let _ = writeln!(out, "{url}: NOT ALL CAN BE WRITTEN: {why}");
                 }
             }
             (None, Some(why)) => {
@@ -219,12 +227,21 @@ mod tests {
         assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("http://h:7 cannot"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
         assert!(table(&[told(2, status(2, false))], now).contains("NO QUORUM"));
+        assert!(!shown.contains("DISK") && !shown.contains("NOT ALL"), "{shown}");
         assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING") && !shown.contains("CLOCK"), "{shown}");
         let mut two = status(2, true);
         two.nodes[1].differs_from = Some(17);
         two.digest_verdict = Some("no majority tells".into());
         (two.nodes[0].clock_ahead_ms, two.nodes[1].clock_ahead_ms) = (Some(-40), Some(-1_440));
+        (two.nodes[0].disk_free, two.nodes[0].disk) = (Some(190 << 20), Some("full".into()));
+        (two.nodes[1].disk_free, two.nodes[1].disk) = (Some(9_000 << 20), Some("plenty".into()));
+        two.disk_verdict = Some("disks are low".into());
         let shown = table(&[told(2, two)], now);
+        assert!(
+            shown.contains("node 2: its DISK is full: 190 MiB are left") && !shown.contains("3: its DISK"),
+            "{shown}"
+        );
+        assert!(shown.contains("http://h:2: NOT ALL CAN BE WRITTEN: disks are low"), "{shown}");
         assert!(shown.contains("node 3 DIFFERS: it holds other data than node 2 since log index 17"), "{shown}");
         assert!(shown.contains("node 3: its CLOCK is 1.4 s behind most nodes'"), "{shown}");
         assert!(shown.contains(" -0.0 s ") && shown.contains(" -1.4 s ") && !shown.contains("node 1: its"), "{shown}");

@@ -24,6 +24,7 @@ use crate::gateway;
 use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
+use crate::storage::room::DiskRoom;
 use crate::storage::{self, Close, Stores};
 use crate::tls;
 use crate::tls::acceptor::CurrentTls;
@@ -282,8 +283,9 @@ fn own_address(config: &Config) -> Option<OwnAddress> {
 /// Opens the data folder, which blocks on the disk.
 async fn open(config: &Config) -> Result<Stores, Error> {
     let dir = config.data_dir.clone();
+    let room = DiskRoom::of(&dir, config.disk);
     let identity = storage::FolderIdentity { node_id: config.node_id, cluster_id: config.cluster_name.clone() };
-    let opened = tokio::task::spawn_blocking(move || storage::open(&dir, &identity)).await;
+    let opened = tokio::task::spawn_blocking(move || storage::open_in(&dir, &identity, room)).await;
     let opened = opened.map_err(|e| Error::new(Code::Internal, format!("opening the data folder: {e}")))?;
     opened.map_err(|e| {
         let code = if e.is_configuration() { Code::Configuration } else { Code::Storage };

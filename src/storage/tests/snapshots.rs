@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use super::super::room::{DiskRoom, RoomThresholds, SNAPSHOT_LEAVES};
 use super::super::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 use super::tables::rows_of;
 use super::*;
@@ -235,5 +237,82 @@ async fn a_replaced_snapshot_can_still_be_sent() {
         SnapshotBody::Memory(_) => panic!("not in a file"),
     };
     assert!(stores.snapshots.read_chunk(&older, end, 100).await.unwrap().is_empty());
+    stores.close.close().await.unwrap();
+}
+
+/// Stores on a disk of which the test says how much is free.
+fn on_a_disk(dir: &Path) -> (Stores, Arc<DiskRoom>, Arc<AtomicU64>) {
+    let free = Arc::new(AtomicU64::new(1 << 40));
+    let source = free.clone();
+    let read = Box::new(move || Ok(source.load(Ordering::Relaxed)));
+    let room = DiskRoom::measured("d".into(), RoomThresholds::default(), read);
+    (super::super::open_in(dir, &identity(), room.clone()).unwrap(), room, free)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_would_fill_the_disk_waits_and_is_built_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut stores, room, free) = on_a_disk(dir.path());
+    (1..=ROWS).for_each(|index| take_step(&mut *stores.tables, index));
+    let files = || fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+    // Once where it is known before it begins, once where it shows when it has begun.
+    for (turn, known) in [true, false].into_iter().enumerate() {
+        free.store(SNAPSHOT_LEAVES - 1, Ordering::Relaxed);
+        if known {
+            room.measure();
+        }
+        let building = tokio::spawn({
+            let snapshots = stores.snapshots.clone();
+            async move { snapshots.build().await }
+        });
+        // It has looked, and what it began is gone.
+        let looked = async {
+            while room.reading().free >= SNAPSHOT_LEAVES || files() != turn {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), looked).await.unwrap();
+        // Writes go on meanwhile, and the storage is well.
+        let index = ROWS + turn as u64 + 1;
+        take_step(&mut *stores.tables, index);
+        stores.pressure.ready().await.unwrap();
+        stores.close.check().unwrap();
+        assert!(!building.is_finished());
+        free.store(1 << 40, Ordering::Relaxed);
+        room.measure();
+        let snapshot = building.await.unwrap().unwrap();
+        assert_eq!((snapshot.applied.clone(), rows_of(&snapshot.body)), (applied(index), expected(index)));
+        assert_eq!(files(), 1);
+    }
+    stores.close.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_snapshot_that_does_not_fit_is_refused_and_fits_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stores, _, free) = on_a_disk(dir.path());
+    let source = memory::stores();
+    let mut tables = source.tables;
+    put(&mut *tables, 1, &[(RowKey::Meta, value(1, 1 << 20))]);
+    let snapshot = source.snapshots.build().await.unwrap();
+    let bytes = source.snapshots.read_chunk(&snapshot, 0, 4 << 20).await.unwrap();
+    for (mib, goes) in [(10, "not begun"), (20, "taken")] {
+        free.store(mib << 20, Ordering::Relaxed);
+        let mut receiver = stores.snapshots.receive().await.unwrap();
+        let written = receiver.write(0, bytes.clone()).await;
+        assert_eq!(written.is_ok(), goes == "taken", "{mib} MiB: {written:?}");
+        if let Err(error) = written {
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            continue;
+        }
+        // Its rows are to be written once more.
+        free.store(SNAPSHOT_LEAVES + 100, Ordering::Relaxed);
+        assert!(receiver.finish().await.is_err());
+    }
+    free.store(1 << 40, Ordering::Relaxed);
+    let mut receiver = stores.snapshots.receive().await.unwrap();
+    receiver.write(0, bytes).await.unwrap();
+    stores.snapshots.install(receiver.finish().await.unwrap()).await.unwrap();
+    assert_eq!(stores.tables.applied(), applied(1));
     stores.close.close().await.unwrap();
 }

@@ -14,8 +14,15 @@ use super::{DRAIN, ListedAddress, Others, ProcessCluster, WORKERS, failed};
 use crate::starter::{self, NodeSettings, member};
 
 /// Shorter than a store would have them, so that a run of a minute sees devices come and go.
-const SETTINGS: &[(&str, u64)] =
-    &[("request_timeout_ms", 2_000), ("ping_ms", 500), ("lost_ms", 2_000), ("grace_ms", 1_000)];
+const SETTINGS: &[(&str, u64)] = &[
+    ("request_timeout_ms", 2_000),
+    ("ping_ms", 500),
+    ("lost_ms", 2_000),
+    ("grace_ms", 1_000),
+    // A run's small disks have less room than a store must leave.
+    ("disk_low_mb", 0),
+    ("disk_min_mb", 0),
+];
 
 /// Where a process of a node runs: its files begin with `name`.
 pub(super) struct ProcessPlace {

@@ -48,6 +48,7 @@ impl Strike<'_> {
                 Ok(format!("{names} held up (SIGSTOP)"))
             }
             FaultKind::FullDisk => self.full_disk(nodes).await,
+            FaultKind::DisksFill => self.disks_fill(fault, nodes).await,
             FaultKind::SlowDisk => self.slow_disk(fault, nodes).await,
             FaultKind::ClockSkew => self.clock_skew(fault, nodes).await,
             FaultKind::Refounded => self.refounded(nodes).await,
@@ -78,7 +79,7 @@ impl Strike<'_> {
         }
     }
 
-    async fn bring_back(&self, nodes: &[u64]) {
+    pub(super) async fn bring_back(&self, nodes: &[u64]) {
         futures_util::future::join_all(nodes.iter().map(|id| start(self.world, *id, COME_BACK))).await;
     }
 
@@ -96,20 +97,6 @@ impl Strike<'_> {
             }
         }
         Ok("all nodes restarted, one after the other".into())
-    }
-
-    async fn full_disk(&mut self, nodes: &[u64]) -> Struck {
-        self.say(format!("the disk of {} is full", list(nodes)));
-        for id in nodes {
-            self.world.cluster.disks.fill(*id)?;
-            self.world.cluster.set_serving(*id, false);
-        }
-        sleep(self.lasts).await;
-        for id in nodes {
-            self.world.cluster.disks.free(*id);
-        }
-        self.bring_back(nodes).await;
-        Ok(format!("the disk of {} was full", list(nodes)))
     }
 
     async fn slow_disk(&mut self, fault: &ScenarioFault, nodes: &[u64]) -> Struck {

@@ -348,6 +348,12 @@ const NODE: &[FieldDescription] = &[
     must("master", FieldKind::OrNull(&DEVICE_ID), ""),
     must("sessions", FieldKind::OrNull(&ANY_COUNT), ""),
     must("version", FieldKind::OrNull(&WORDS), ""),
+    must("disk_free", FieldKind::OrNull(&ANY_COUNT), "Bytes that are free on the disk of its data. Null: not known."),
+    must(
+        "disk",
+        FieldKind::OrNull(&FieldKind::Word(&["plenty", "low", "full"])),
+        "What they are by its settings `disk_low_mb` and `disk_min_mb`.",
+    ),
 ];
 pub const CLUSTER: &[FieldDescription] = &[
     must("node", ANY_COUNT, "The node that answers."),
@@ -369,6 +375,11 @@ pub const CLUSTER: &[FieldDescription] = &[
         "digest_verdict",
         FieldKind::OrNull(&WORDS),
         "Why nothing may be written here: nodes differ, and no majority tells which is right. Null: it may.",
+    ),
+    must(
+        "disk_verdict",
+        FieldKind::OrNull(&WORDS),
+        "Why less is written: disks of nodes are low (bulk loads wait) or full (devices can only delete). Null: all is.",
     ),
     must("version", WORDS, ""),
     must("timestamp", FieldKind::Time, ""),

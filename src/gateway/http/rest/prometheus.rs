@@ -7,6 +7,7 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
+use crate::cluster::shared_room::room_said;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::metrics::{counted, counter, gauge};
@@ -82,6 +83,15 @@ pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response
         "1 while this node serves nothing because of its clock.",
         &[("", &objects)],
     );
+    let own = nodes.iter().find(|node| node.node == gateway.cluster.node_id());
+    if let Some((free, room)) = own.and_then(|node| Some(room_said(node.said.as_ref()?.disk.as_ref()?))) {
+        gauge(&mut out, "tillsync_disk_free_bytes", "Bytes that are free on the disk of the data.", &[("", &free)]);
+        let help = "0: there is room; 1: less than disk_low_mb; 2: less than disk_min_mb.";
+        gauge(&mut out, "tillsync_disk_state", help, &[("", &(room as u8))]);
+    }
+    let held_back = gateway.cluster.room() as u8;
+    let help = "0: all is written; 1: bulk loads are refused for the nodes' disks; 2: devices, too, but for deletes.";
+    gauge(&mut out, "tillsync_writes_held_back", help, &[("", &held_back)]);
     let refused = u8::from(!status.digests.may_write());
     let help = "1 while nothing may be written here: nodes differ, and no majority tells which is right.";
     gauge(&mut out, "tillsync_undecided", help, &[("", &refused)]);

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
 use super::{OrFail, QueryFields, RequestBody, RestError, RestResult, answer};
+use crate::cluster::shared_room::room_said;
 use crate::cluster::{NodeInfo, PeerState};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
@@ -112,6 +113,7 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResu
         let differing = nodes.iter().filter(|node| node.differs_from.is_some());
         o.array("differing", differing, |out, node| out.extend_from_slice(node.node.to_string().as_bytes()));
         o.text_or_null("digest_verdict", &status.digests.to_string());
+        o.text_or_null("disk_verdict", &gateway.cluster.room_reason());
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
 }
@@ -149,11 +151,14 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     number("lag", node.lag);
     number("sessions", said.map(|s| s.sessions));
     number("differs_from", node.differs_from);
+    let disk = said.and_then(|s| s.disk.as_ref()).map(room_said);
+    number("disk_free", disk.map(|(free, _)| free));
     o.raw("clock_ahead_ms", node.clock_ahead_ms.map_or_else(|| "null".into(), |ms| ms.to_string()).as_bytes());
     for (name, value) in [
         ("digest", said.map(|s| s.digest.as_str())),
         ("master", said.map(|s| s.master.as_str())),
         ("version", said.map(|s| s.version.as_str())),
+        ("disk", disk.map(|(_, room)| room.name())),
     ] {
         o.text_or_null(name, value.unwrap_or_default());
     }
