@@ -10,7 +10,9 @@ fn doctor(alone: &Alone, config: &str, set: &[&str]) -> (Option<i32>, String) {
     let config = if config.is_empty() { alone.config(1, "") } else { alone.path(config) };
     let mut command = tillsync();
     command.arg("doctor").arg("--config").arg(config);
-    set.iter().for_each(|pair| drop(command.args(["--set", pair])));
+    for pair in set {
+        command.args(["--set", pair]);
+    }
     let output = command.output().unwrap();
     (output.status.code(), both(&output))
 }

@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Finding, Verdict};
+use super::{Diagnosis, Severity};
 use crate::config::RaftTimes;
+use crate::storage::room::free_bytes;
 
 const WHAT: &str = "disk";
 /// As many writes as are timed, each as long as a small entry with its page.
@@ -28,19 +29,19 @@ const ROOM: u64 = 8_192;
 const LEAST_ROOM: u64 = 2_048;
 
 /// Everything about the disk that holds, or will hold, this folder.
-pub fn look(data_dir: &Path, times: RaftTimes) -> Vec<Finding> {
+pub fn look(data_dir: &Path, times: RaftTimes) -> Vec<Diagnosis> {
     let Some(folder) = existing(data_dir) else {
-        return vec![Finding::new(Verdict::Bad, WHAT, format!("{} is nowhere", data_dir.display()))];
+        return vec![Diagnosis::new(Severity::Bad, WHAT, format!("{} is nowhere", data_dir.display()))];
     };
-    let mut findings = vec![kind(&folder), room(&folder)];
+    let mut diagnoses = vec![kind(&folder), room(&folder)];
     match Measured::of(&folder) {
-        Ok(measured) => findings.extend([measured.syncs(times), measured.stretch()]),
+        Ok(measured) => diagnoses.extend([measured.syncs(times), measured.stretch()]),
         Err(error) => {
             let words = format!("nothing can be written to {}: {error}", folder.display());
-            findings.push(Finding::new(Verdict::Bad, WHAT, words));
+            diagnoses.push(Diagnosis::new(Severity::Bad, WHAT, words));
         }
     }
-    findings
+    diagnoses
 }
 
 /// The folder, or the nearest one above it that is there.
@@ -92,7 +93,7 @@ impl Measured {
         self.syncs.get(at).copied().unwrap_or_default()
     }
 
-    fn syncs(&self, times: RaftTimes) -> Finding {
+    fn syncs(&self, times: RaftTimes) -> Diagnosis {
         let (half, most) = (self.part(50), self.part(99));
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let said = format!("it has a small write after {:.1} ms, 99 of 100 after {:.1} ms", ms(half), ms(most));
@@ -105,23 +106,23 @@ impl Measured {
                 limit.as_millis(),
                 least * 2.0,
             );
-            return Finding::new(Verdict::Bad, WHAT, words);
+            return Diagnosis::new(Severity::Bad, WHAT, words);
         }
         if half > SLOW {
-            return Finding::new(
-                Verdict::Warn,
+            return Diagnosis::new(
+                Severity::Warn,
                 WHAT,
                 format!("{said}: every write of a device takes as long at least"),
             );
         }
-        Finding::new(Verdict::Ok, WHAT, said)
+        Diagnosis::new(Severity::Ok, WHAT, said)
     }
 
-    fn stretch(&self) -> Finding {
+    fn stretch(&self) -> Diagnosis {
         let said = format!("{:.0} MB a second at a stretch", self.stretch);
         match self.stretch < SLOW_STRETCH {
-            true => Finding::new(Verdict::Warn, WHAT, format!("{said}: snapshots and new nodes take their time")),
-            false => Finding::new(Verdict::Ok, WHAT, said),
+            true => Diagnosis::new(Severity::Warn, WHAT, format!("{said}: snapshots and new nodes take their time")),
+            false => Diagnosis::new(Severity::Ok, WHAT, said),
         }
     }
 }
@@ -130,39 +131,30 @@ fn path_of(folder: &Path) -> io::Result<CString> {
     Ok(CString::new(folder.as_os_str().as_bytes())?)
 }
 
-fn room(folder: &Path) -> Finding {
-    let free = path_of(folder).and_then(|path| {
-        // SAFETY: the structure is plain numbers, for which zeros are values.
-        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-        // SAFETY: the path ends with a zero, and the structure lives as long as the call.
-        match unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } {
-            0 => Ok(found.f_bavail * found.f_frsize),
-            _ => Err(io::Error::last_os_error()),
-        }
-    });
-    match free {
+fn room(folder: &Path) -> Diagnosis {
+    match free_bytes(folder) {
         Ok(free) => judge_room(free >> 20),
-        Err(error) => Finding::new(Verdict::Warn, WHAT, format!("its free room is not known: {error}")),
+        Err(error) => Diagnosis::new(Severity::Warn, WHAT, format!("its free room is not known: {error}")),
     }
 }
 
-fn judge_room(free_mb: u64) -> Finding {
+fn judge_room(free_mb: u64) -> Diagnosis {
     let said = format!("{free_mb} MB are free");
     if free_mb < LEAST_ROOM {
-        return Finding::new(Verdict::Bad, WHAT, format!("{said}: a node needs {LEAST_ROOM} MB"));
+        return Diagnosis::new(Severity::Bad, WHAT, format!("{said}: a node needs {LEAST_ROOM} MB"));
     }
     if free_mb < ROOM {
         let words = format!("{said}: {ROOM} MB last a shop with half a gigabyte of records for years");
-        return Finding::new(Verdict::Warn, WHAT, words);
+        return Diagnosis::new(Severity::Warn, WHAT, words);
     }
-    Finding::new(Verdict::Ok, WHAT, said)
+    Diagnosis::new(Severity::Ok, WHAT, said)
 }
 
-fn kind(folder: &Path) -> Finding {
+fn kind(folder: &Path) -> Diagnosis {
     let found = path_of(folder).and_then(|path| {
-        // SAFETY: as above.
+        // SAFETY: the structure is plain numbers, for which zeros are values.
         let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-        // SAFETY: as above.
+        // SAFETY: the path ends with a zero, and the structure lives as long as the call.
         match unsafe { libc::statfs(path.as_ptr(), &raw mut found) } {
             0 => Ok(i128::from(found.f_type)),
             _ => Err(io::Error::last_os_error()),
@@ -170,29 +162,29 @@ fn kind(folder: &Path) -> Finding {
     });
     match found {
         Ok(magic) => judge_kind(folder, magic),
-        Err(error) => Finding::new(Verdict::Warn, WHAT, format!("its file system is not known: {error}")),
+        Err(error) => Diagnosis::new(Severity::Warn, WHAT, format!("its file system is not known: {error}")),
     }
 }
 
-fn judge_kind(folder: &Path, magic: i128) -> Finding {
+fn judge_kind(folder: &Path, magic: i128) -> Diagnosis {
     let folder = folder.display();
-    let (verdict, words) = match magic as u32 {
+    let (severity, words) = match magic as u32 {
         0x6969 | 0x517B | 0xFF53_4D42 | 0xFE53_4D42 => {
-            (Verdict::Bad, format!("{folder} is on another machine (a network file system): take a local disk"))
+            (Severity::Bad, format!("{folder} is on another machine (a network file system): take a local disk"))
         }
         0x0102_1994 | 0x8584_58F6 => {
-            (Verdict::Bad, format!("{folder} is in memory (tmpfs): a restart of the machine forgets all of it"))
+            (Severity::Bad, format!("{folder} is in memory (tmpfs): a restart of the machine forgets all of it"))
         }
         0x794C_7630 => (
-            Verdict::Warn,
+            Severity::Warn,
             format!("{folder} is in a container's own layer (overlayfs), and goes with the container: mount a volume"),
         ),
         0x6573_5546 => {
-            (Verdict::Warn, format!("{folder} is on a file system of a program (FUSE): whether it syncs is not known"))
+            (Severity::Warn, format!("{folder} is on a file system of a program (FUSE): whether it syncs is not known"))
         }
-        _ => (Verdict::Ok, format!("{folder} is on a local file system")),
+        _ => (Severity::Ok, format!("{folder} is on a local file system")),
     };
-    Finding::new(verdict, WHAT, words)
+    Diagnosis::new(severity, WHAT, words)
 }
 
 #[cfg(test)]
@@ -213,36 +205,36 @@ mod tests {
     #[test]
     fn a_disk_is_judged_by_what_the_nodes_wait_for() {
         let judged = |measured: Measured| measured.syncs(times());
-        assert_eq!(judged(disk(2, 9)).verdict, Verdict::Ok);
-        assert_eq!(judged(disk(11, 40)).verdict, Verdict::Warn);
-        assert_eq!(judged(disk(2, 149)).verdict, Verdict::Ok);
+        assert_eq!(judged(disk(2, 9)).severity, Severity::Ok);
+        assert_eq!(judged(disk(11, 40)).severity, Severity::Warn);
+        assert_eq!(judged(disk(2, 149)).severity, Severity::Ok);
         let bad = judged(disk(2, 150));
-        assert_eq!(bad.verdict, Verdict::Bad);
+        assert_eq!(bad.severity, Severity::Bad);
         assert!(bad.words.contains("set it to 450 on all nodes") && bad.words.contains("max_ms to 900"), "{bad:?}");
         let slow = Measured { stretch: 12.0, ..disk(1, 1) };
-        assert_eq!(slow.stretch().verdict, Verdict::Warn);
-        assert_eq!(disk(1, 1).stretch().verdict, Verdict::Ok);
+        assert_eq!(slow.stretch().severity, Severity::Warn);
+        assert_eq!(disk(1, 1).stretch().severity, Severity::Ok);
     }
 
     #[test]
     fn a_disk_that_forgets_or_is_elsewhere_is_none() {
-        let judged = |magic| judge_kind(Path::new("/data"), magic).verdict;
-        assert_eq!(judged(0xEF53), Verdict::Ok);
-        assert_eq!(judged(0x6969), Verdict::Bad);
+        let judged = |magic| judge_kind(Path::new("/data"), magic).severity;
+        assert_eq!(judged(0xEF53), Severity::Ok);
+        assert_eq!(judged(0x6969), Severity::Bad);
         // Sign-extended, as some systems give it.
-        assert_eq!(judged(i128::from(0xFE53_4D42_u32 as i32)), Verdict::Bad);
-        assert_eq!(judged(0x0102_1994), Verdict::Bad);
-        assert_eq!(judged(0x794C_7630), Verdict::Warn);
-        assert_eq!(judge_room(9_000).verdict, Verdict::Ok);
-        assert_eq!(judge_room(8_000).verdict, Verdict::Warn);
-        assert_eq!(judge_room(1_000).verdict, Verdict::Bad);
+        assert_eq!(judged(i128::from(0xFE53_4D42_u32 as i32)), Severity::Bad);
+        assert_eq!(judged(0x0102_1994), Severity::Bad);
+        assert_eq!(judged(0x794C_7630), Severity::Warn);
+        assert_eq!(judge_room(9_000).severity, Severity::Ok);
+        assert_eq!(judge_room(8_000).severity, Severity::Warn);
+        assert_eq!(judge_room(1_000).severity, Severity::Bad);
     }
 
     #[test]
     fn a_folder_that_is_not_there_yet_is_measured_above_and_nothing_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let findings = look(&dir.path().join("a/b"), times());
-        assert_eq!(findings.len(), 4, "{findings:?}");
+        let diagnoses = look(&dir.path().join("a/b"), times());
+        assert_eq!(diagnoses.len(), 4, "{diagnoses:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

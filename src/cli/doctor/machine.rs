@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Finding, Verdict};
+use super::{Diagnosis, Severity};
 use crate::cli::private;
 use crate::cli::serve::descriptors;
 use crate::config::Config;
@@ -15,16 +15,16 @@ const SESSION: u64 = 40;
 /// What the kernel says of a clock that no time service keeps.
 const UNSYNCHRONIZED: libc::c_int = 5;
 
-pub fn look(config: &Config) -> Vec<Finding> {
+pub fn look(config: &Config) -> Vec<Diagnosis> {
     vec![memory(config), processors(), open_files(config), clock(), keys(config)]
 }
 
-fn memory(config: &Config) -> Finding {
+fn memory(config: &Config) -> Diagnosis {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = limits.iter().find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     let Some((mut total, mut free)) = megabytes(&meminfo, "MemTotal:").zip(megabytes(&meminfo, "MemAvailable:")) else {
-        return Finding::new(Verdict::Warn, "memory", "how much there is is not known (no /proc/meminfo)");
+        return Diagnosis::new(Severity::Warn, "memory", "how much there is is not known (no /proc/meminfo)");
     };
     if let Some(limit) = limit {
         (total, free) = (total.min(limit >> 20), free.min(limit >> 20));
@@ -37,69 +37,69 @@ fn megabytes(meminfo: &str, name: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
 }
 
-fn judge_memory(total: u64, free: u64, sessions: u64) -> Finding {
+fn judge_memory(total: u64, free: u64, sessions: u64) -> Diagnosis {
     let all = NEEDS + ((sessions * SESSION) >> 10);
     let said = format!("{free} of {total} MB are free");
     if total < NEEDS {
-        return Finding::new(Verdict::Bad, "memory", format!("{said}: a node needs {NEEDS} MB"));
+        return Diagnosis::new(Severity::Bad, "memory", format!("{said}: a node needs {NEEDS} MB"));
     }
     if free < all {
         let words = format!("{said}: a node needs {NEEDS} MB, and {all} with {sessions} devices (sessions)");
-        return Finding::new(Verdict::Warn, "memory", words);
+        return Diagnosis::new(Severity::Warn, "memory", words);
     }
-    Finding::new(Verdict::Ok, "memory", said)
+    Diagnosis::new(Severity::Ok, "memory", said)
 }
 
-fn processors() -> Finding {
+fn processors() -> Diagnosis {
     let count = std::thread::available_parallelism().map_or(1, usize::from);
     match count {
-        1 => Finding::new(Verdict::Warn, "processors", "there is one: a snapshot and a busy hour share it"),
-        _ => Finding::new(Verdict::Ok, "processors", format!("there are {count}")),
+        1 => Diagnosis::new(Severity::Warn, "processors", "there is one: a snapshot and a busy hour share it"),
+        _ => Diagnosis::new(Severity::Ok, "processors", format!("there are {count}")),
     }
 }
 
-fn open_files(config: &Config) -> Finding {
+fn open_files(config: &Config) -> Diagnosis {
     match descriptors::fit_here(config) {
         Ok(fit) if fit < config.connections => {
             let words = format!(
                 "they leave room for {fit} connections in place of {}: raise the limit (LimitNOFILE, ulimit -n)",
                 config.connections
             );
-            Finding::new(Verdict::Warn, "open files", words)
+            Diagnosis::new(Severity::Warn, "open files", words)
         }
-        Ok(fit) => Finding::new(Verdict::Ok, "open files", format!("there is room for {fit} connections")),
-        Err(error) => Finding::new(Verdict::Bad, "open files", error.to_string()),
+        Ok(fit) => Diagnosis::new(Severity::Ok, "open files", format!("there is room for {fit} connections")),
+        Err(error) => Diagnosis::new(Severity::Bad, "open files", error.to_string()),
     }
 }
 
-fn clock() -> Finding {
+fn clock() -> Diagnosis {
     // SAFETY: the structure is plain numbers; with no modes set the call only reads.
     let state = unsafe {
         let mut asked: libc::timex = std::mem::zeroed();
         libc::adjtimex(&raw mut asked)
     };
     match state {
-        -1 => Finding::new(Verdict::Warn, "clock", "whether a time service keeps it is not known"),
+        -1 => Diagnosis::new(Severity::Warn, "clock", "whether a time service keeps it is not known"),
         UNSYNCHRONIZED => {
             let words =
                 "no time service keeps it: a node whose clock is 5 s from the others' serves nothing (NTP, chrony)";
-            Finding::new(Verdict::Warn, "clock", words)
+            Diagnosis::new(Severity::Warn, "clock", words)
         }
-        _ => Finding::new(Verdict::Ok, "clock", "a time service keeps it"),
+        _ => Diagnosis::new(Severity::Ok, "clock", "a time service keeps it"),
     }
 }
 
-fn keys(config: &Config) -> Finding {
+fn keys(config: &Config) -> Diagnosis {
     if let Err(error) = KeyRing::read(&config.key_file) {
-        return Finding::new(Verdict::Bad, "keys", error.to_string());
+        return Diagnosis::new(Severity::Bad, "keys", error.to_string());
     }
     match private::readable_keys(config).as_slice() {
-        [] => Finding::new(Verdict::Ok, "keys", "no other user of the machine can read them"),
+        [] => Diagnosis::new(Severity::Ok, "keys", "no other user of the machine can read them"),
         open => {
             let names: Vec<String> =
                 open.iter().map(|(setting, path)| format!("{} ({setting})", path.display())).collect();
             let words = format!("other users of the machine can read or change {}: mode 0600", names.join(", "));
-            Finding::new(Verdict::Warn, "keys", words)
+            Diagnosis::new(Severity::Warn, "keys", words)
         }
     }
 }
@@ -114,8 +114,8 @@ mod tests {
         assert_eq!(megabytes(meminfo, "MemTotal:"), Some(2_000));
         assert_eq!(megabytes(meminfo, "MemAvailable:"), Some(1_000));
         assert_eq!(megabytes("", "MemTotal:"), None);
-        assert_eq!(judge_memory(2_000, 1_000, 1_000).verdict, Verdict::Ok);
-        assert_eq!(judge_memory(2_000, 1_000, 100_000).verdict, Verdict::Warn);
-        assert_eq!(judge_memory(512, 400, 10).verdict, Verdict::Bad);
+        assert_eq!(judge_memory(2_000, 1_000, 1_000).severity, Severity::Ok);
+        assert_eq!(judge_memory(2_000, 1_000, 100_000).severity, Severity::Warn);
+        assert_eq!(judge_memory(512, 400, 10).severity, Severity::Bad);
     }
 }

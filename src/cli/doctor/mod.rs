@@ -19,9 +19,9 @@ pub struct DoctorArgs {
     set: Vec<String>,
 }
 
-/// What a finding means for the node.
+/// What a diagnosis means for the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
+enum Severity {
     Ok,
     /// It works, and somebody will wait or look one day.
     Warn,
@@ -31,24 +31,24 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    verdict: Verdict,
+struct Diagnosis {
+    severity: Severity,
     what: &'static str,
     words: String,
 }
 
-impl Finding {
-    fn new(verdict: Verdict, what: &'static str, words: impl Into<String>) -> Self {
-        Self { verdict, what, words: words.into() }
+impl Diagnosis {
+    fn new(severity: Severity, what: &'static str, words: impl Into<String>) -> Self {
+        Self { severity, what, words: words.into() }
     }
 
     fn line(&self) -> String {
-        let verdict = match self.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warn => "warn",
-            Verdict::Bad => "bad",
+        let severity = match self.severity {
+            Severity::Ok => "ok",
+            Severity::Warn => "warn",
+            Severity::Bad => "bad",
         };
-        format!("{verdict:<5} {:<13} {}", self.what, self.words)
+        format!("{severity:<5} {:<13} {}", self.what, self.words)
     }
 }
 
@@ -58,14 +58,14 @@ pub async fn execute(args: DoctorArgs) -> CliResult {
     let times = config.raft;
     // The disk is measured alone: what else is asked must not be what it waits for.
     let measured = tokio::task::spawn_blocking(move || disk::look(&folder, times)).await;
-    let mut findings = measured.map_err(|error| CommandError::new(format!("the disk was not measured: {error}")))?;
-    findings.extend(machine::look(&config));
-    findings.extend(network::look(&config).await);
-    for finding in &findings {
-        say!("{}", finding.line());
+    let mut diagnoses = measured.map_err(|error| CommandError::new(format!("the disk was not measured: {error}")))?;
+    diagnoses.extend(machine::look(&config));
+    diagnoses.extend(network::look(&config).await);
+    for diagnosis in &diagnoses {
+        say!("{}", diagnosis.line());
     }
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (warn, bad) = (count(Verdict::Warn), count(Verdict::Bad));
+    let count = |severity| diagnoses.iter().filter(|diagnosis| diagnosis.severity == severity).count();
+    let (warn, bad) = (count(Severity::Warn), count(Severity::Bad));
     say!("");
     match (warn, bad) {
         (0, 0) => say!("this machine can be node {} of {}", config.node_id, config.cluster_name),
