@@ -19,6 +19,7 @@ use std::path::Path;
 use super::engine::{self, ENGINE, SledEngine};
 use super::format::sync_dir;
 use super::keys::{self, Generation};
+use super::room::free_bytes;
 
 const NEW: &str = "engine.new";
 const OLD: &str = "engine.old";
@@ -146,18 +147,6 @@ fn size_of(dir: &Path) -> io::Result<u64> {
         };
     }
     Ok(size)
-}
-
-fn free_bytes(dir: &Path) -> io::Result<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
-    // SAFETY: the structure is plain numbers, for which zeros are values.
-    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero, and the structure lives as long as the call.
-    if unsafe { libc::statvfs(path.as_ptr(), &mut found) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(found.f_bavail * found.f_frsize)
 }
 
 #[cfg(test)]
