@@ -54,7 +54,8 @@ pub enum OpenError {
 
 /// What an operator does with a folder that cannot be trusted.
 pub const WAY: &str = "the node does not serve from it: keep the folder, and let the machine join again under a new number \
-                       with an empty one (tillsync cluster remove, then cluster add); a node that is alone starts from its backup";
+                       with an empty one (tillsync cluster remove, then cluster add); a node that is alone begins anew \
+                       with an empty one and its backup (tillsync import, then tillsync load for its records)";
 
 impl OpenError {
     /// The operator gave the wrong folder or build (5004), rather than the data or disk being bad (5001).

@@ -10,20 +10,13 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::harness::PATIENCE;
 use crate::processes::Processes;
+use kinds::copy;
+
+mod folders;
+mod kinds;
+mod many;
 
 const RECORDS: u64 = 30;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
-}
 
 /// Takes a part of the engine's file away, or changes it.
 fn damage(data: &Path, older: &Path, kind: &str) {

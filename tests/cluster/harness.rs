@@ -14,11 +14,12 @@ use tillsync::client::rest::{FeedChange, NodeStatus, RestClient};
 pub const NODES: usize = 3;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test.
+/// The binary under test: the one that was built with the tests, or another build that `TILLSYNC_BINARY` names.
 pub fn tillsync() -> Command {
     // For the tests' own HTTP clients.
     tillsync::tls::install_provider();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tillsync"));
+    let built = || env!("CARGO_BIN_EXE_tillsync").into();
+    let mut command = Command::new(std::env::var_os("TILLSYNC_BINARY").unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|n| n.starts_with("TILLSYNC_")) {
             command.env_remove(name);

@@ -173,6 +173,17 @@ impl Processes {
         tokio::task::spawn_blocking(|| wait(child)).await.unwrap()
     }
 
+    /// How the node has ended, if it has.
+    pub fn exited(&mut self, id: u64) -> Option<ExitStatus> {
+        let status = self.running.get_mut(&id).unwrap().try_wait().unwrap()?;
+        self.running.remove(&id);
+        Some(status)
+    }
+
+    pub fn runs(&self, id: u64) -> bool {
+        self.running.contains_key(&id)
+    }
+
     pub fn kill(&mut self, id: u64) {
         let mut child = self.running.remove(&id).unwrap();
         child.kill().unwrap();
@@ -181,6 +192,11 @@ impl Processes {
 
     fn log(&self, id: u64) -> PathBuf {
         self.path(&format!("log-{id}"))
+    }
+
+    /// What it said is forgotten.
+    pub fn hush(&self, id: u64) {
+        let _ = std::fs::remove_file(self.log(id));
     }
 
     pub fn said(&self, id: u64) -> String {

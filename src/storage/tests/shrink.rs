@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::super::{engine, keys};
-use super::damage::{copy, unseal};
+use super::damage::kinds::copy;
+use super::damage::unseal;
 use super::*;
 use crate::storage::{StartMark, open_shrunk};
 
