@@ -58,7 +58,9 @@ async fn a_full_disk_refuses_writes_takes_deletes_and_writes_again_when_there_is
         let disk = OnDisk::start().await;
         let server = &disk.server;
         let mut session = server.session(over).await;
-        session.online("till").await;
+        // Syncs are the master's.
+        let online = json!({"device_id": "till", "role": "master"});
+        session.call("device_online", online, "device_online_ack").await;
         session.update("till", "sales", 1, json!({"n": 1})).await;
         session.update("till", "sales", 2, json!({"n": 2})).await;
         disk.has(200);
