@@ -234,14 +234,14 @@ impl Setting {
             }
             match came {
                 Came::Whole => counts[1] += 1,
-                Came::Refused(_) => {
+                Came::Refused(why) => {
                     counts[0] += 1;
                     // Of many each kind, else one of all.
                     if !walked.contains(&kind) && (asked.many || walked.is_empty()) {
                         walked.push(kind);
                         match self.walk(moment, &must).await {
                             Ok(()) => counts[3] += 1,
-                            Err(why) => wrong.push(format!("{case}: what it says does not help: {why}")),
+                            Err(failed) => wrong.push(format!("{case}: it said {why}, which does not help: {failed}")),
                         }
                     }
                 }
