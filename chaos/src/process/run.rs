@@ -89,7 +89,12 @@ pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
         hostile::allowed(attack)?;
     }
     let cluster = ProcessCluster::start(&plan).await?;
-    let world = Arc::new(ProcessWorld::new(scenario.load, cluster, scenario.attack.is_some()));
+    let mut world = ProcessWorld::new(scenario.load, cluster, scenario.attack.is_some());
+    if scenario.faults.iter().any(|fault| fault.kind == FaultKind::DisksFill) {
+        // What the fault itself writes is no device's.
+        world.tables = Some(&hostile::TABLES);
+    }
+    let world = Arc::new(world);
     for note in &allowed.notes {
         world.note(note.clone());
     }
