@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::limits;
 use crate::model::background_tasks::Retention;
 use crate::model::error::{Code, Error};
-use crate::storage::room::{RoomThresholds, megabytes};
 
 #[cfg(test)]
 mod docs;
@@ -411,6 +410,13 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Bytes that must be free on the data folder's disk: with less, its room is low, or full (`storage::room`). 0: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoomThresholds {
+    pub low: u64,
+    pub min: u64,
+}
+
 /// A node of the cluster, as the others and the devices reach it: `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -568,7 +574,7 @@ impl Config {
             return Err(wrong("keep_changes", &why));
         }
         if self.disk.min > self.disk.low {
-            let low = megabytes(self.disk.low);
+            let low = self.disk.low >> 20;
             return Err(wrong(
                 "disk_min_mb",
                 &format!("must be at most disk_low_mb ({low}), below which it is warned"),

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::blocking;
+pub use crate::config::RoomThresholds;
 
 /// How often the room is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -47,13 +48,6 @@ impl RoomState {
             Self::Full => "full",
         }
     }
-}
-
-/// Free bytes below which a state begins; 0: never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RoomThresholds {
-    pub low: u64,
-    pub min: u64,
 }
 
 impl RoomThresholds {
