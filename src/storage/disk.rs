@@ -159,7 +159,7 @@ fn shrunk(
         Ok(None) => return Ok((opened, mark, found)),
         Err(why) => {
             tracing::warn!("the engine's files stay as large as they are: {why}");
-            return Ok((opened, mark, found));
+            return usable(dir, opened).map(|opened| (opened, mark, found));
         }
     };
     // Held against the whole of what was found, not only against what must be there.
@@ -168,7 +168,7 @@ fn shrunk(
     copy.let_go();
     if !matches!(same, Ok(true)) {
         tracing::error!("the copy of the engine is not what was copied, and is not used: {same:?}");
-        return Ok((opened, mark, found));
+        return usable(dir, opened).map(|opened| (opened, mark, found));
     }
     drop(found);
     let opened = engine::exchange(dir, opened)?;
@@ -180,6 +180,17 @@ fn shrunk(
         Err(error) => {
             opened.engine.let_go();
             Err(error)
+        }
+    }
+}
+
+/// The folder, unless a sync has failed meanwhile: then nothing that it acknowledged would count.
+fn usable(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
+    match flush::check() {
+        Ok(()) => Ok(opened),
+        Err(error) => {
+            opened.engine.let_go();
+            Err(OpenError::io(dir)(error))
         }
     }
 }

@@ -120,7 +120,11 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenE
 pub fn exchange(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
     let OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison } = opened;
     engine.let_go();
-    wait_released(dir);
+    // An engine that could not flush never lets go of its files.
+    flush::check().map_err(OpenError::io(dir))?;
+    if !wait_released(dir) {
+        return Err(OpenError::Locked { dir: dir.to_path_buf() });
+    }
     shrink::exchange(dir).map_err(OpenError::io(dir))?;
     let engine = open_engine(dir, &dir.join(ENGINE))?;
     Ok(OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison })
