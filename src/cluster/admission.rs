@@ -5,8 +5,8 @@
 //! acknowledged. So it asks before it votes or takes entries. Founders agree on who they are before they found a cluster.
 //!
 //! A node whose folder holds something may have an older copy of it. It takes part as soon as most of the voters, itself
-//! among them, have told which start of it they know, and none knows a newer one ([`crate::consensus::identity`]). A cluster
-//! that was powered off starts so, too.
+//! among them, have told which start of it they know, and none knows a newer one ([`crate::consensus::identity`]): first it
+//! only asks, then it claims its number from them. A cluster that was powered off starts so, too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -151,8 +151,13 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         let told = answers.iter().filter(|answer| group.voters.contains(&answer.node)).count() + usize::from(voter);
         let surely = fresh.iter().any(|answer| answer.fresh && !answer.pristine);
         if surely || told * 2 > group.voters.len() || (!voter && told > 0) {
-            cluster.waits(String::new());
-            return Some(false);
+            if cluster.identity.claims() {
+                cluster.waits(String::new());
+                return Some(false);
+            }
+            // Whoever hears it now remembers it, so of two copies that ask at once, one is refused.
+            cluster.identity.claim();
+            continue;
         }
         cluster.waits(format!(
             "{told} of {} voters have told whether this is the newest start of node {me}, this one included",

@@ -90,6 +90,33 @@ async fn a_copy_that_was_made_while_the_node_ran_ends_by_what_it_lacks() {
     cell.shutdown().await;
 }
 
+/// The third one cannot know what the copy lacks, and must not take its start for the newest.
+#[tokio::test]
+async fn a_copy_that_is_turned_away_does_not_shut_the_genuine_node_out() {
+    let (mut cell, leader, follower, third) = three().await;
+    let copy = cell.disks[&follower].copy();
+    cell.router.isolate(third);
+    for record in 0..5 {
+        write(&cell.at(leader), "till", record).await;
+    }
+    cell.converge_among(&[leader, follower]).await;
+    cell.stop(follower).await;
+    let genuine = cell.disks.insert(follower, copy).unwrap();
+    for (from, to) in [(follower, third), (third, follower)] {
+        cell.router.join(from, to);
+    }
+    cell.start(follower).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before entry"), "{why}");
+    cell.stop(follower).await;
+    cell.disks.insert(follower, genuine);
+    cell.router.heal();
+    cell.start(follower).await;
+    cell.leader(&[leader, follower, third]).await;
+    cell.converge().await;
+    cell.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_node_that_is_told_a_newer_start_of_its_own_ends() {
     let (cell, _, follower, _) = three().await;

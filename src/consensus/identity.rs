@@ -7,6 +7,10 @@
 //! of the called node. The one that is older learns so from whoever knows, and stops ([`NodeIdentity::outdated`]); nobody
 //! takes a vote, an entry or an answer from it.
 //!
+//! A start first only asks. Once most have told nothing against it, it claims its number ([`NodeIdentity::claim`]), and
+//! from then on each remembers it. So a copy that one node knows as such takes no number at another that does not, and
+//! the genuine node is not the one that is refused; of two that ask at once, only one can claim at most of the others.
+//!
 //! A copy that was made while the node ran may count on to a newer number. It is recognised by its log: nodes remember
 //! which committed entries each of them is known to have acknowledged (the leader from its replication, the others from
 //! what it tells them), and a log that ends before those is an older one.
@@ -58,7 +62,9 @@ pub struct NodeIdentity {
     of_epoch: AtomicBool,
     /// The newest start of each node.
     known: Mutex<BTreeMap<u64, NodeBoot>>,
-    /// Enough others have confirmed that there is no newer start.
+    /// Enough others know of nothing against this start: it is to be remembered.
+    claims: AtomicBool,
+    /// Enough others have taken it for the newest.
     confirmed: AtomicBool,
     outdated: watch::Sender<Option<String>>,
     /// When a refusal was logged last, by the peer.
@@ -113,6 +119,7 @@ impl NodeIdentity {
             epoch: AtomicU64::new(0),
             of_epoch: AtomicBool::new(false),
             known: Mutex::default(),
+            claims: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             outdated: watch::Sender::new(None),
             told: Mutex::default(),
@@ -180,6 +187,7 @@ impl NodeIdentity {
             to_boot: known.boot,
             to_instance: known.instance,
             to_held: known.held,
+            only_asks: !self.claims(),
         }
     }
 
@@ -250,18 +258,18 @@ impl NodeIdentity {
         is_newer(theirs.from, self.known.lock().get(&theirs.from), start)
     }
 
-    /// A member calls: its start is remembered, and what it knows of this node's.
+    /// A member calls: its start is remembered if it claims it, and what it knows of this node's.
     pub fn meet(&self, theirs: &Handshake) -> Result<(), LinkError> {
         let of_me =
             NodeBoot { node: self.node, boot: theirs.to_boot, instance: theirs.to_instance, held: theirs.to_held };
         self.hear_of_me(theirs.from, &of_me)?;
         match self.compare(theirs) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
+            Ok(true) if !theirs.only_asks => {
                 let Handshake { from: node, boot, instance, log_end: held, .. } = *theirs;
                 self.remember(NodeBoot { node, boot, instance, held });
                 Ok(())
             }
+            Ok(_) => Ok(()),
             Err(why) => Err(self.refused(theirs.from, why)),
         }
     }
@@ -345,15 +353,25 @@ impl NodeIdentity {
         }
     }
 
-    /// The newest start of every node, this one's among them.
+    /// The newest start of every node, this one's among them if it claims it.
     pub fn boots(&self) -> Vec<NodeBoot> {
         let NodeStart { boot, instance, log_end: held } = self.start();
-        let own = Some(NodeBoot { node: self.node, boot, instance, held }).filter(|own| own.boot != 0);
+        let own = Some(NodeBoot { node: self.node, boot, instance, held }).filter(|own| own.boot != 0 && self.claims());
         self.known.lock().values().copied().chain(own).collect()
     }
 
-    /// This node may take part: enough others have said that there is no newer start of it.
+    /// Enough others know of nothing against this start: from now on it asks to be remembered.
+    pub fn claim(&self) {
+        self.claims.store(true, Ordering::Relaxed);
+    }
+
+    pub fn claims(&self) -> bool {
+        self.claims.load(Ordering::Relaxed)
+    }
+
+    /// This node may take part: enough others have taken this start for the newest.
     pub fn confirm(&self) {
+        self.claim();
         self.confirmed.store(true, Ordering::Relaxed);
     }
 
@@ -486,6 +504,30 @@ mod tests {
         // What another node knew of an older start says nothing about this one.
         one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 90 });
         assert_eq!(one.handshake(2).to_held, 50);
+    }
+
+    #[test]
+    fn a_copy_that_only_asks_takes_no_number_from_the_genuine_node() {
+        // One knows what node 2 acknowledged, and another one lags behind.
+        let [one, lagging] = [1, 3].map(|id| node(id, start(1, id, 0)));
+        for peer in [&one, &lagging] {
+            meet(&node(2, start(3, 77, 10)), peer).unwrap();
+        }
+        one.lost(2, 50);
+        let copy = NodeIdentity::of_start("shop", 2, start(4, 78, 49));
+        assert_eq!(meet(&copy, &lagging), Ok(()), "it cannot know");
+        assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));
+        assert_eq!(copy.boots(), [], "nor does it tell anybody");
+        let genuine = NodeIdentity::of_start("shop", 2, start(4, 79, 50));
+        for peer in [&lagging, &one] {
+            assert_eq!(meet(&genuine, peer), Ok(()));
+        }
+        genuine.claim();
+        for peer in [&lagging, &one] {
+            assert_eq!(meet(&genuine, peer), Ok(()));
+        }
+        copy.claim();
+        assert!(refusal(meet(&copy, &lagging)).contains("start 4"), "of two, the first one that claimed");
     }
 
     #[test]
