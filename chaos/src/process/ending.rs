@@ -119,6 +119,11 @@ pub async fn all_told(world: &ProcessWorld) {
 
 /// All nodes have applied the same; then what each of them holds.
 pub async fn converge(world: &ProcessWorld) {
+    let members = world.cluster.members().len();
+    if !until(PATIENCE, async || world.statuses().await.len() >= members).await {
+        world.recorder.anomaly("the nodes do not converge: not all of them answer");
+        return;
+    }
     let mut why = String::new();
     let read = until(REST, async || {
         let at = |statuses: &[tillsync::client::rest::NodeStatus]| -> Vec<u64> {

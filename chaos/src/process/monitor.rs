@@ -1,5 +1,6 @@
 //! Looks at every node over REST while the run goes on, and at the processes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const STALL: u64 = 500_000;
 /// A pause before a node that fell over is started again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A node that falls over more often is left down.
+const RESTARTS: u32 = 5;
 
 /// Samples one node until it is aborted.
 pub async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
@@ -95,6 +98,7 @@ pub async fn watch_majority(world: Arc<ProcessWorld>) {
 
 /// A node that ends by itself is trouble, unless a fault has it; it is started again either way.
 pub async fn watch_processes(world: Arc<ProcessWorld>) {
+    let mut restarts: BTreeMap<u64, u32> = BTreeMap::new();
     loop {
         sleep(LOOK).await;
         for (node, status) in world.cluster.fallen() {
@@ -104,6 +108,11 @@ pub async fn watch_processes(world: Arc<ProcessWorld>) {
                 continue;
             }
             world.recorder.anomaly(format!("node {node} ended by itself: {status}: {}", world.cluster.last_line(node)));
+            let restarts = restarts.entry(node).or_default();
+            *restarts += 1;
+            if *restarts > RESTARTS {
+                continue;
+            }
             let world = world.clone();
             tokio::spawn(async move {
                 sleep(PAUSE).await;

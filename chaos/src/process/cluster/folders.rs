@@ -221,12 +221,12 @@ impl ProcessCluster {
         }
     }
 
-    /// `tillsync cluster …`, asked at the members that run; what it said.
-    pub async fn operate(&self, words: &[String]) -> Result<String, String> {
+    /// `tillsync cluster …`, asked at the members that run, but not at the one that it is about; what it said.
+    pub async fn operate(&self, words: &[String], about: u64) -> Result<String, String> {
         let urls: Vec<String> = {
             let slots = self.slots.lock();
-            let running = slots.values().filter(|slot| slot.member && slot.child.is_some());
-            running.map(|slot| format!("http://{}", slot.gateway)).collect()
+            let running = slots.iter().filter(|(id, slot)| slot.member && slot.child.is_some() && **id != about);
+            running.map(|(_, slot)| format!("http://{}", slot.gateway)).collect()
         };
         let mut command = starter::tillsync(&self.binary);
         command.arg("cluster").args(words).args(["--token", &self.token, "--url", &urls.join(",")]);

@@ -25,7 +25,8 @@ impl Strike<'_> {
         sleep(self.lasts).await;
         cluster.revive(node)?;
         if !told {
-            self.order(&format!("move {node} --raft {} --gateway {} --timeout 10", now.raft, now.gateway)).await?;
+            let words = format!("move {node} --raft {} --gateway {} --timeout 10", now.raft, now.gateway);
+            self.order(node, &words).await?;
             cluster.list(node, now);
         }
         let began = world.recorder.us();

@@ -191,32 +191,33 @@ impl Strike<'_> {
         let new = cluster.unused().ok_or("there is no number left for a new node")?;
         self.say(format!("node {old} comes back as node {new}"));
         cluster.keep_folder(old, KEPT)?;
-        self.order(&format!("remove {old} --timeout 10")).await?;
+        self.order(old, &format!("remove {old} --timeout 10")).await?;
         cluster.set_member(old, false);
         world.seen.lock().remove(&old);
         cluster.start_new(new)?;
         let at = cluster.listed(new).ok_or("the new node has no address")?;
         let recorded = cluster.network.open_recorded();
-        let added =
-            self.order(&format!("add --id {new} --raft {} --gateway {} --timeout 10", at.raft, at.gateway)).await;
-        drop(recorded);
+        let words = format!("add --id {new} --raft {} --gateway {} --timeout 10", at.raft, at.gateway);
+        let added = self.order(new, &words).await;
         if let Err(why) = added {
             cluster.kill(new).await;
             return Err(why);
         }
         cluster.set_member(new, true);
-        // From now on it goes through the proxies as well.
+        // From now on it goes through the proxies as well; until then it finds the others only as they are recorded.
         self.stop(new).await;
+        drop(recorded);
         self.must_serve(new, "under its new number").await;
         Ok(new)
     }
 
-    /// A command of an operator, given again for a while: leadership may be on its way. That it never works is trouble.
-    pub(super) async fn order(&self, words: &str) -> Result<String, String> {
+    /// A command of an operator about a node, given again for a while: leadership may be on its way. That it never works
+    /// is trouble.
+    pub(super) async fn order(&self, about: u64, words: &str) -> Result<String, String> {
         let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
         let until = Instant::now() + CHANGE;
         loop {
-            match self.world.cluster.operate(&words).await {
+            match self.world.cluster.operate(&words, about).await {
                 Ok(said) => return Ok(said),
                 // The answer to a try before was lost.
                 Err(why) if ALREADY.iter().any(|done| why.contains(done)) => return Ok(why),

@@ -47,10 +47,10 @@ impl Strike<'_> {
             world.cluster.kill(new).await;
             return Err(why);
         }
-        drop(recorded);
         world.cluster.set_member(new, true);
-        // From now on it goes through the proxies as well.
+        // From now on it goes through the proxies as well; until then it finds the others only as they are recorded.
         self.stop(new).await;
+        drop(recorded);
         if !start(world, new, START).await {
             world.recorder.anomaly(format!("node {new} was added and does not serve"));
         }
