@@ -159,7 +159,7 @@ fn shrunk(
         Ok(None) => return Ok((opened, mark, found)),
         Err(why) => {
             tracing::warn!("the engine's files stay as large as they are: {why}");
-            return usable(dir, opened).map(|opened| (opened, mark, found));
+            return usable(dir, opened, mark, found);
         }
     };
     // Held against the whole of what was found, not only against what must be there.
@@ -168,7 +168,7 @@ fn shrunk(
     copy.let_go();
     if !matches!(same, Ok(true)) {
         tracing::error!("the copy of the engine is not what was copied, and is not used: {same:?}");
-        return usable(dir, opened).map(|opened| (opened, mark, found));
+        return usable(dir, opened, mark, found);
     }
     drop(found);
     let opened = engine::exchange(dir, opened)?;
@@ -185,10 +185,17 @@ fn shrunk(
 }
 
 /// The folder, unless a sync has failed meanwhile: then nothing that it acknowledged would count.
-fn usable(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
+fn usable(
+    dir: &Path,
+    opened: OpenedFolder,
+    mark: SideMark,
+    found: FoundInEngine,
+) -> Result<(OpenedFolder, SideMark, FoundInEngine), OpenError> {
     match flush::check() {
-        Ok(()) => Ok(opened),
+        Ok(()) => Ok((opened, mark, found)),
         Err(error) => {
+            // The engine panics where it is let go of last, and cannot flush.
+            drop(found);
             opened.engine.let_go();
             Err(OpenError::io(dir)(error))
         }
