@@ -34,6 +34,8 @@ pub enum LifeLoad {
     Snapshot,
     Install,
     Mixed,
+    /// The same, and at the start the engine is copied as soon as it may be.
+    Copied,
     /// A little of everything, then a clean end.
     Short,
 }
@@ -70,10 +72,10 @@ pub fn run(options: &ChildOptions) -> ! {
 }
 
 fn start(options: &ChildOptions) -> u8 {
-    // In every second life a copy of the engine is due as soon as it may be.
-    let opened = match options.seed % 2 {
-        0 => storage::open_shrunk(&options.dir, &identity(), 0),
-        _ => storage::open(&options.dir, &identity()),
+    // In every second life of the other loads a copy of the engine is due as soon as it may be, too.
+    let opened = match options.load == LifeLoad::Copied || options.seed.is_multiple_of(2) {
+        true => storage::open_shrunk(&options.dir, &identity(), 0),
+        false => storage::open(&options.dir, &identity()),
     };
     let stores = match opened {
         Ok(stores) => stores,
@@ -353,7 +355,7 @@ impl LifeWork {
     async fn step(&mut self, load: LifeLoad) -> ChildResult {
         let usual = match load {
             LifeLoad::Log => LifeLoad::Log,
-            LifeLoad::Mixed | LifeLoad::Short => {
+            LifeLoad::Mixed | LifeLoad::Copied | LifeLoad::Short => {
                 [LifeLoad::Log, LifeLoad::Purge, LifeLoad::Snapshot, LifeLoad::Install][self.random.below(4) as usize]
             }
             other => other,

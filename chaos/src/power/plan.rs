@@ -37,6 +37,8 @@ pub enum PowerRunKind {
     SyncError,
     /// Every sync fails.
     SyncsFail,
+    /// Power cuts, and syncs that fail, while the engine is copied at a start.
+    Shrink,
     /// Power cuts under a whole node, `tillsync serve`.
     Serve,
     /// … whose disk becomes full.
@@ -46,7 +48,7 @@ pub enum PowerRunKind {
 }
 
 /// Which kinds of runs come how often: the seed goes round in here.
-const ROUND: [PowerRunKind; 24] = [
+const ROUND: [PowerRunKind; 25] = [
     PowerRunKind::Mixed,
     PowerRunKind::Install,
     PowerRunKind::Purge,
@@ -71,6 +73,7 @@ const ROUND: [PowerRunKind; 24] = [
     PowerRunKind::Full,
     PowerRunKind::ServeSync,
     PowerRunKind::Serve,
+    PowerRunKind::Shrink,
 ];
 
 impl PowerRunKind {
@@ -79,8 +82,8 @@ impl PowerRunKind {
     }
 
     fn is_fault(self) -> bool {
-        use PowerRunKind::{Full, ReadError, ServeFull, ServeSync, SyncError, SyncsFail, WriteError};
-        matches!(self, Full | WriteError | ReadError | SyncError | SyncsFail | ServeFull | ServeSync)
+        use PowerRunKind::{Full, ReadError, ServeFull, ServeSync, Shrink, SyncError, SyncsFail, WriteError};
+        matches!(self, Full | WriteError | ReadError | SyncError | SyncsFail | Shrink | ServeFull | ServeSync)
     }
 
     /// With a whole node instead of storage alone.
@@ -94,6 +97,7 @@ impl PowerRunKind {
             Self::Purge => LifeLoad::Purge,
             Self::Snapshot => LifeLoad::Snapshot,
             Self::Install => LifeLoad::Install,
+            Self::Shrink => LifeLoad::Copied,
             _ => LifeLoad::Mixed,
         }
     }
@@ -143,7 +147,7 @@ impl PowerPlan {
             lives.push(Life::work(kind, number, &mut rng));
             if kind.is_fault() {
                 // A bad disk under work, one that is bad already at the start, and in between a good one.
-                lives.push(Life::faulty(kind, number % 2 == 1, &mut rng));
+                lives.push(Life::faulty(kind, number % 2 == 1 || kind == PowerRunKind::Shrink, &mut rng));
             }
         }
         let (seed, loss) = (rng.next(), Loss::draw(&mut rng));
@@ -154,7 +158,12 @@ impl PowerPlan {
 
 impl Life {
     fn work(kind: PowerRunKind, number: u64, rng: &mut Rng) -> Self {
-        let opening = kind == PowerRunKind::Open && number > 0 && rng.percent(80);
+        let opening = match kind {
+            PowerRunKind::Open => number > 0 && rng.percent(80),
+            // What is copied must have been written before.
+            PowerRunKind::Shrink => number > 0 && rng.percent(30),
+            _ => false,
+        };
         let (changes, syncs) = match kind {
             _ if opening => (64, 16),
             // What takes longer is cut earlier.
@@ -190,8 +199,10 @@ impl Life {
                 faults.fail = Some(FailedOp { op: DiskOp::Read, nth, times });
                 cut = CutMoment::Change(any_size(rng, 2_048));
             }
-            PowerRunKind::SyncError | PowerRunKind::ServeSync if background => fail(DiskOp::FullSync, 1),
-            PowerRunKind::SyncError | PowerRunKind::ServeSync => fail(DiskOp::Sync, 1),
+            PowerRunKind::SyncError | PowerRunKind::Shrink | PowerRunKind::ServeSync if background => {
+                fail(DiskOp::FullSync, 1);
+            }
+            PowerRunKind::SyncError | PowerRunKind::Shrink | PowerRunKind::ServeSync => fail(DiskOp::Sync, 1),
             PowerRunKind::SyncsFail if background => fail(DiskOp::FullSync, u64::MAX),
             PowerRunKind::SyncsFail => fail(DiskOp::Sync, u64::MAX),
             _ => faults.room = Some(any_size(rng, if opening { 1 << 16 } else { 1 << 23 })),

@@ -36,6 +36,9 @@ fn nothing_acknowledged_is_lost() {
     let sum = |what: &str| runs.iter().map(|run| run[what].as_u64().unwrap()).sum::<u64>();
     assert_eq!(runs.len(), 6);
     assert!(sum("cuts") > 6 && sum("faults") > 0 && sum("checked") > 1_000, "{said}");
+    // And a few in which the engine is copied at every start.
+    let output = power(folder.path(), &["--seed", "1", "--runs", "4", "--kind", "shrink", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "runs that hold leave nothing");
 }
 
