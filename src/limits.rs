@@ -54,8 +54,6 @@ pub const UNSENT: u64 = 1_000_000_000_000;
 pub const SHARE_RETRY_MS: u64 = 60_000;
 /// When whoever finds the disks full may ask again. Milliseconds.
 pub const ROOM_RETRY_MS: u64 = 5_000;
-/// So begins the `request_id` of a change that is a part of a bulk load: it waits while disks are low.
-pub const BULK_REQUEST: &str = "load-";
 /// Defaults of the thresholds of free room, MiB.
 pub const DISK_LOW_MB: u64 = 1_024;
 pub const DISK_MIN_MB: u64 = 256;

@@ -79,6 +79,9 @@ pub struct DataUpdateFrame<'a> {
     pub operation: &'a str,
     pub request_id: &'a str,
     pub new_data: &'a RawValue,
+    /// A part of a bulk load: it waits while disks are low.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bulk: bool,
 }
 
 /// JSON of a payload of ours. They are maps with text keys, which always serialise.

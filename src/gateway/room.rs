@@ -13,7 +13,7 @@ fn refused_in(intent: &Intent) -> Option<RoomState> {
     match intent {
         Intent::ImportBegin(_) | Intent::ImportRows(_) => Some(RoomState::Low),
         Intent::DataUpdate(update) if update.operation() == Operation::Delete => None,
-        Intent::DataUpdate(update) if update.request_id.starts_with(limits::BULK_REQUEST) => Some(RoomState::Low),
+        Intent::DataUpdate(update) if update.bulk => Some(RoomState::Low),
         Intent::DataUpdate(_) | Intent::CriticalEvent(_) | Intent::ConflictReport(_) => Some(RoomState::Full),
         Intent::DeviceOnline(_)
         | Intent::DeviceOffline(_)
@@ -82,14 +82,14 @@ mod tests {
     use crate::storage::room::{DiskRoom, RoomThresholds};
     use crate::token::{Class, KeyRing};
 
-    fn update(operation: Operation, request_id: &str) -> Intent {
+    fn update(operation: Operation, bulk: bool) -> Intent {
         Intent::DataUpdate(DataUpdate {
             device_id: "till".into(),
             table_name: "sales".into(),
             record_id: 1,
             operation: operation.into(),
             data: if operation == Operation::Delete { "".into() } else { "{}".into() },
-            request_id: request_id.into(),
+            bulk,
             ..DataUpdate::default()
         })
     }
@@ -106,7 +106,7 @@ mod tests {
         let gateway = Gateway::new(cluster, GatewaySettings::default(), keys);
         let online = Intent::DeviceOnline(DeviceOnline { device_id: "till".into(), ..DeviceOnline::default() });
         gateway.propose_for(&claims, online.clone()).await.unwrap();
-        let (sale, line) = (|| update(Operation::Update, ""), || update(Operation::Update, "load-1"));
+        let (sale, line) = (|| update(Operation::Update, false), || update(Operation::Update, true));
         for (bytes, sale_goes, line_goes) in
             [(5_000, true, true), (900, true, false), (90, false, false), (500, true, false), (5_000, true, true)]
         {
@@ -121,7 +121,7 @@ mod tests {
                     assert!(refused.message.contains("node 1 has 0 MiB left"), "{refused}");
                 }
             }
-            gateway.propose_for(&claims, update(Operation::Delete, "")).await.unwrap();
+            gateway.propose_for(&claims, update(Operation::Delete, true)).await.unwrap();
             gateway.propose_for(&claims, online.clone()).await.unwrap();
         }
     }
@@ -129,11 +129,12 @@ mod tests {
     #[test]
     fn what_frees_room_or_orders_is_never_refused() {
         for (intent, refused) in [
-            (update(Operation::Insert, ""), Some(RoomState::Full)),
-            (update(Operation::Update, "sale-load-7"), Some(RoomState::Full)),
-            (update(Operation::Update, "load-7"), Some(RoomState::Low)),
-            (update(Operation::Delete, ""), None),
-            (update(Operation::Delete, "load-7"), None),
+            (update(Operation::Insert, false), Some(RoomState::Full)),
+            (update(Operation::Insert, true), Some(RoomState::Low)),
+            (update(Operation::Update, false), Some(RoomState::Full)),
+            (update(Operation::Update, true), Some(RoomState::Low)),
+            (update(Operation::Delete, false), None),
+            (update(Operation::Delete, true), None),
             (Intent::ImportRows(ImportRows::default()), Some(RoomState::Low)),
             (Intent::ImportFinish(ImportFinish::default()), None),
             (Intent::TableRemove(TableRemove::default()), None),

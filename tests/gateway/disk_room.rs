@@ -130,8 +130,9 @@ async fn a_low_disk_refuses_what_comes_in_bulk_only() {
     let mut till = server.device("till").await;
     disk.has(900);
     till.update("till", "sales", 1, json!({"n": 1})).await;
-    let mut line =
-        json!({"device_id": "till", "table_name": "sales", "record_id": 2, "new_data": {}, "request_id": "load-2"});
+    let mut line = json!({
+        "device_id": "till", "table_name": "sales", "record_id": 2, "new_data": {}, "request_id": "2", "bulk": true,
+    });
     let error = till.call("data_update", line.clone(), "error").await;
     assert_eq!((&error["error_code"], &error["retry_after_ms"]), (&json!("5003"), &json!(limits::ROOM_RETRY_MS)));
     assert!(error["error"].as_str().unwrap().contains("bulk loads wait"), "{error}");
@@ -144,7 +145,7 @@ async fn a_low_disk_refuses_what_comes_in_bulk_only() {
     till.call("data_update", line.clone(), "error").await;
     disk.has(1_200);
     till.call("data_update", line.clone(), "acknowledged").await;
-    line["request_id"] = json!("load-3");
+    line["request_id"] = json!("3");
     till.call("data_update", line, "acknowledged").await;
     // What it is refused for then is another matter: somebody is there.
     let (status, answer) = server.rest("POST", "/system/import", Some(begin)).await;

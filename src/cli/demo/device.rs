@@ -232,6 +232,7 @@ async fn push(link: &mut ClientLink, device: &str, line: &CsvLine) -> Result<(),
         operation: "insert",
         request_id: &request_id(line),
         new_data,
+        bulk: false,
     };
     link.send("data_update", &json(&update)).await
 }

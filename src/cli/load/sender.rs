@@ -97,6 +97,7 @@ impl<'a> Sender<'a> {
             operation: line.operation,
             request_id: &request_id,
             new_data,
+            bulk: true,
         });
         Ok(Pending { number: line.number, frame: ws_frame("data_update", &data), request_id })
     }
@@ -228,7 +229,7 @@ impl From<CommandError> for Stop {
 /// The same for the same line of the same table, in every run: a line that was committed but not acknowledged
 /// before a crash is recognised.
 fn request_id(table: &str, record_id: i64, data: &str) -> String {
-    format!("{}{:032x}", limits::BULK_REQUEST, xxh3_128(format!("{table}\0{record_id}\0{data}").as_bytes()))
+    format!("load-{:032x}", xxh3_128(format!("{table}\0{record_id}\0{data}").as_bytes()))
 }
 
 #[cfg(test)]

@@ -256,6 +256,7 @@ pub fn update(
         n,
         after,
         timestamp_as_sent: as_sent(f)?,
+        bulk: f.maybe_flag("bulk")?.unwrap_or_default(),
         ..DataUpdate::default()
     })
 }

@@ -112,6 +112,7 @@ pub const UPDATE: &[FieldDescription] = &[
     QUEUE,
     N,
     AFTER_N,
+    more("bulk", FieldKind::Flag, "A part of a bulk load: it waits (5003) while disks are low."),
 ];
 pub const BASE: FieldDescription =
     more("base_version", ANY_COUNT, "The version (`seq`) that was changed: finds conflicts.");
