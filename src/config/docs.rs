@@ -6,7 +6,7 @@ use super::{SETTINGS, SettingKind};
 
 const HEAD: &str = "# Configuration
 
-<!-- Made from the table in src/config.rs: UPDATE_DOCS=1 cargo test --lib config -->
+<!-- Made from the table in src/config/settings.rs: UPDATE_DOCS=1 cargo test --lib config -->
 
 A node reads its settings from a TOML file (`tillsync serve --config node.toml`; see `deploy/node.toml`), then from the
 environment (`TILLSYNC_` and the setting's name in capitals, as `TILLSYNC_DATA_DIR`), then from flags (`--set

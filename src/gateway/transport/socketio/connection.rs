@@ -1,5 +1,8 @@
 //! One Engine.IO connection and its session: one task, over polling or a WebSocket.
 
+mod farewell;
+mod sending;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -8,17 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::packet::ClientPacket;
 use super::payload::{Incoming, Payload};
 use super::{ConnectionRequest, Eio, EngineIo, Posted, Socket, UpgradedSocket, WebSocket, is_same};
 use crate::gateway::auth::{self, RequestOrigin};
-use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding, QueuedFrame};
+use crate::gateway::fanout::send_queue::{Encoding, QueuedFrame};
 use crate::gateway::protocol::{BadPayload, Fields, ServerEvent, event_array, json};
 use crate::gateway::session::{Session, SessionEnd};
 use crate::limits;
@@ -29,13 +31,8 @@ const TURN: usize = 64;
 /// Packets in one answer to a poll. Python's clients take no more than 16, and end the connection over more.
 const POLL_PACKETS: usize = 256;
 const POLL_PACKETS_PYTHON: usize = 14;
-/// Bytes in one answer to a poll, unless a single packet has more.
-const POLL_BYTES: usize = 512 << 10;
 /// Engine.IO's own packets that wait to be sent; with more, nothing more is heard.
 const OWN: usize = 64;
-/// How long a goodbye may take, and how long a client may take to see it.
-const FAREWELL: Duration = Duration::from_secs(1);
-const LINGER: Duration = Duration::from_secs(2);
 
 enum CurrentTransport {
     Polling,
@@ -487,251 +484,6 @@ impl EngineConnection {
                 return Err(SessionEnd::Silent);
             }
         }
-        Ok(())
-    }
-
-    fn ping(&self) -> &'static str {
-        match self.eio {
-            Eio::V3 => "3",
-            Eio::V4 => "2",
-        }
-    }
-
-    /// Takes what waits for the client; an error ends the session.
-    fn refill(&mut self) -> Result<(), SessionEnd> {
-        let Some(session) = &self.session else { return Ok(()) };
-        if !self.sending.is_empty() {
-            return Ok(());
-        }
-        if self.sending.capacity() > 64 {
-            self.sending = VecDeque::new();
-        }
-        session.send_queue.take(&mut self.sending).map_err(SessionEnd::Closed)
-    }
-
-    /// Why the session ends, if it does, does not wait for a client that takes nothing for now.
-    fn closed(&self) -> Result<(), SessionEnd> {
-        let why = self.session.as_ref().and_then(|session| session.send_queue.end());
-        why.map_or(Ok(()), |why| Err(SessionEnd::Closed(why)))
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
-        match self.wire {
-            CurrentTransport::Polling => self.answer_poll(),
-            CurrentTransport::WebSocket(_) => self.feed(cx),
-        }
-    }
-
-    fn answer_poll(&mut self) -> Result<(), SessionEnd> {
-        self.refill()?;
-        // A poll whose client has gone away takes nothing.
-        if self.poll.as_ref().is_some_and(oneshot::Sender::is_closed) {
-            self.poll = None;
-            self.no_poll = Instant::now();
-        }
-        if self.poll.is_none() {
-            return self.closed();
-        }
-        let payload = match self.unsent.take() {
-            Some(unsent) => unsent,
-            None => {
-                let payload = self.next_payload();
-                if payload.is_empty() && self.upgrade.is_some() {
-                    self.answer_noop();
-                }
-                if payload.is_empty() {
-                    return Ok(());
-                }
-                payload.into_bytes()
-            }
-        };
-        self.send_payload(payload);
-        Ok(())
-    }
-
-    /// What a poll was answered is kept until the next one: it may not have arrived.
-    fn send_payload(&mut self, payload: Bytes) {
-        let Some(poll) = self.poll.take() else {
-            self.unsent = Some(payload);
-            return;
-        };
-        self.answered = self.stamp.is_some().then(|| (self.stamp.take(), payload.clone()));
-        self.unsent = poll.send(payload).err();
-        self.no_poll = Instant::now();
-    }
-
-    /// As much of what waits as fits into one answer.
-    fn next_payload(&mut self) -> Payload {
-        let mut payload = Payload::default();
-        if std::mem::take(&mut self.ping_due) {
-            self.pings_open += u32::from(self.eio == Eio::V4);
-            payload.push(self.eio, self.ping());
-        }
-        while payload.packets < self.poll_packets {
-            if let Some(own) = self.own.pop_front() {
-                payload.push(self.eio, &own);
-                continue;
-            }
-            let Some(next) = self.sending.front() else { break };
-            if !payload.is_empty() && payload.len() + next.frame.size() > POLL_BYTES {
-                break;
-            }
-            let Some(QueuedFrame { frame, taken }) = self.sending.pop_front() else { break };
-            payload.push(self.eio, frame.text());
-            if let Some(taken) = taken {
-                // Nobody waits for it any more if its job has ended.
-                let _ = taken.send(());
-            }
-        }
-        payload
-    }
-
-    /// Feeds what waits to the WebSocket, then flushes once.
-    fn feed(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
-        loop {
-            self.refill()?;
-            if !self.ping_due && self.own.is_empty() && self.sending.is_empty() {
-                break;
-            }
-            let ping = self.ping();
-            let CurrentTransport::WebSocket(ws) = &mut self.wire else { return Ok(()) };
-            match Pin::new(&mut **ws).poll_ready(cx) {
-                Poll::Pending => {
-                    self.blocked_since.get_or_insert_with(Instant::now);
-                    return self.closed();
-                }
-                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
-                Poll::Ready(Ok(())) => {}
-            }
-            let (text, taken) = if std::mem::take(&mut self.ping_due) {
-                self.pings_open += u32::from(self.eio == Eio::V4);
-                (ping.into(), None)
-            } else if let Some(own) = self.own.pop_front() {
-                (own, None)
-            } else {
-                let Some(QueuedFrame { frame: EncodedEvent::SocketIo(text), taken }) = self.sending.pop_front() else {
-                    continue;
-                };
-                (text, taken)
-            };
-            Pin::new(&mut **ws).start_send(Message::Text(text)).map_err(|_| SessionEnd::Gone)?;
-            self.dirty = true;
-            if let Some(taken) = taken {
-                let _ = taken.send(());
-            }
-        }
-        if self.dirty {
-            let CurrentTransport::WebSocket(ws) = &mut self.wire else { return Ok(()) };
-            match Pin::new(&mut **ws).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    self.dirty = false;
-                    self.blocked_since = None;
-                }
-                Poll::Ready(Err(_)) => return Err(SessionEnd::Gone),
-                Poll::Pending => {
-                    self.blocked_since.get_or_insert_with(Instant::now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Says why the server ends it, then ends the transport. Only what is final is a Socket.IO DISCONNECT: no client
-    /// comes back by itself after one. An Engine.IO CLOSE, and for old Python clients a WebSocket close frame, are the
-    /// same to some, so there is neither.
-    async fn farewell(mut self, ended: &SessionEnd) {
-        let silent = Error::new(Code::Silent, "nothing was heard from you");
-        let error = match ended {
-            SessionEnd::Closed(error) => Some(error),
-            SessionEnd::Silent => Some(&silent),
-            SessionEnd::Gone => None,
-        };
-        // A node that shuts down waits for its sessions, so that all are told; else a session that has ended takes up no
-        // room.
-        let live = self.session.is_some();
-        if error.is_none_or(|error| error.code != Code::Unavailable)
-            && let Some(session) = self.session.take()
-        {
-            session.end(ended);
-        }
-        if let Some(error) = error
-            && live
-        {
-            let at_ms = self.engine.gateway.now_ms();
-            let event =
-                ServerEvent::Error { error, event: None, field: None, conflict_id: None, request_id: None, at_ms };
-            self.sending.push_back(QueuedFrame { frame: EncodedEvent::of(Encoding::SocketIo, &event), taken: None });
-            let last = is_final(error).then_some("41");
-            // A client that takes nothing is not waited for.
-            let _ = timeout(FAREWELL, self.send_rest(last)).await;
-        } else {
-            self.answer_noop();
-        }
-        if let Some(session) = self.session.take() {
-            session.end(ended);
-        }
-        self.engine.sockets.lock().remove(&self.sid);
-        self.socket.gone.cancel();
-        if let CurrentTransport::WebSocket(ws) = &mut self.wire {
-            let bye = async {
-                // The answer to the client's close frame, if there was one.
-                let _ = ws.flush().await;
-                let io = ws.get_mut();
-                io.shutdown().await?;
-                // Until the client closes too: closing first would throw away what it has not read yet.
-                let mut rest = vec![0; 16 << 10];
-                while io.read(&mut rest).await? > 0 {}
-                Ok::<(), std::io::Error>(())
-            };
-            let _ = timeout(LINGER, bye).await;
-        }
-    }
-
-    /// Sends what waits, and this packet after it.
-    async fn send_rest(&mut self, last: Option<&'static str>) {
-        if let CurrentTransport::WebSocket(ws) = &mut self.wire {
-            let rest = self.sending.drain(..).filter_map(|out| match out.frame {
-                EncodedEvent::SocketIo(text) => Some(text),
-                EncodedEvent::WebSocket(_) => None,
-            });
-            for text in self.own.drain(..).chain(rest) {
-                if ws.feed(Message::Text(text)).await.is_err() {
-                    return;
-                }
-            }
-            if let Some(last) = last {
-                let _ = ws.feed(Message::text(last)).await;
-            }
-            let _ = ws.flush().await;
-            return;
-        }
-        if let Some(last) = last {
-            let frame = EncodedEvent::SocketIo(last.into());
-            self.sending.push_back(QueuedFrame { frame, taken: None });
-        }
-        // One poll after the other takes some of it.
-        poll_fn(|cx| {
-            self.take_requests(cx);
-            loop {
-                if self.unsent.is_none() && self.own.is_empty() && self.sending.is_empty() {
-                    return Poll::Ready(());
-                }
-                let had_poll = self.poll.is_some();
-                if !had_poll || self.answer_rest().is_err() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await;
-    }
-
-    /// As [`Self::answer_poll`], without asking the session.
-    fn answer_rest(&mut self) -> Result<(), ()> {
-        if self.poll.is_none() {
-            return Err(());
-        }
-        let payload = self.unsent.take().unwrap_or_else(|| self.next_payload().into_bytes());
-        self.send_payload(payload);
         Ok(())
     }
 }
