@@ -95,6 +95,8 @@ pub struct ClusterPlan<'a> {
     pub spare: u64,
     pub seed: u64,
     pub small_disks: bool,
+    /// Links between nodes can be cut: all that they say to each other goes through this process.
+    pub proxied: bool,
     pub faketime: Option<PathBuf>,
     /// More settings of every node.
     pub settings: &'a BTreeMap<String, SettingValue>,
@@ -131,7 +133,8 @@ impl ProcessCluster {
         for id in 1..=plan.nodes + plan.spare {
             targets.insert(id, ports.address()?);
         }
-        let network = ProcessNetwork::start(&targets, || ports.address(), plan.seed)?;
+        let proxied = if plan.proxied { targets.clone() } else { BTreeMap::new() };
+        let network = ProcessNetwork::start(&proxied, || ports.address(), plan.seed)?;
         let mut slots = BTreeMap::new();
         for (id, raft) in targets {
             let gateway = ports.address()?;

@@ -82,6 +82,8 @@ pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
         seed: rng.next(),
         // Looked for only where the scenario needs them.
         small_disks: allowed.mounts,
+        // What is measured is the cluster, not what carries its bytes.
+        proxied: scenario.attack.is_none() || !scenario.faults.is_empty(),
         faketime: allowed.faketime.clone(),
         settings: &scenario.settings,
     };
