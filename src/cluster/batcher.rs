@@ -16,6 +16,7 @@ use super::linger::AdaptiveLinger;
 use super::pending_proposals::PendingProposals;
 use crate::consensus::node::RaftNode;
 use crate::consensus::write::{TurnedAway, Written};
+use crate::ids::RaftTerm;
 use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::proto::Outcome;
 
@@ -139,7 +140,7 @@ pub struct Batcher {
 
 impl Batcher {
     /// Takes proposals while this node leads in `term`.
-    pub async fn lead(&self, term: u64) -> LeadEnd {
+    pub async fn lead(&self, term: RaftTerm) -> LeadEnd {
         let lead = Arc::new(BatcherTerm {
             attempt: self.pending_proposals.restart_from_oldest(),
             inflight: AtomicUsize::new(0),
@@ -159,7 +160,7 @@ impl Batcher {
         why
     }
 
-    async fn run(&self, lead: &Arc<BatcherTerm>, term: u64) -> LeadEnd {
+    async fn run(&self, lead: &Arc<BatcherTerm>, term: RaftTerm) -> LeadEnd {
         let mut place = self.node.place();
         let mut linger = AdaptiveLinger::default();
         loop {
@@ -200,7 +201,7 @@ impl Batcher {
         }
     }
 
-    async fn write(&self, lead: &Arc<BatcherTerm>, term: u64, batch: Bytes, tickets: Vec<ProposalTicket>) {
+    async fn write(&self, lead: &Arc<BatcherTerm>, term: RaftTerm, batch: Bytes, tickets: Vec<ProposalTicket>) {
         lead.inflight.fetch_add(1, Ordering::SeqCst);
         let finishing = lead.clone();
         // Bound to the term: once one batch is turned away, those behind it must not get in.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ClusterStatus, SharedCluster};
+use crate::ids::RaftTerm;
 use crate::model::background_tasks::{self, Retention};
 use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::proto::command::Intent;
@@ -61,7 +62,7 @@ struct Coordinator {
 
 /// One time of leading.
 struct CoordinatorTerm {
-    term: u64,
+    term: RaftTerm,
     since: Instant,
     clock: StateClock,
     tried: Option<TransferAttempt>,
@@ -136,7 +137,7 @@ impl Coordinator {
     }
 
     /// The leader's background tasks, until leadership ends.
-    async fn lead(&self, term: u64) {
+    async fn lead(&self, term: RaftTerm) {
         let now = Instant::now();
         let clock = StateClock { at: now, ms: self.cluster.clock().now_ms(), corrections: 0 };
         let mut lead = CoordinatorTerm { term, since: now, clock, tried: None, last: (0, Vec::new()) };
@@ -230,7 +231,7 @@ impl Coordinator {
         (state.coordinator_epoch(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
     }
 
-    async fn lost(&self, term: u64) {
+    async fn lost(&self, term: RaftTerm) {
         loop {
             let news = self.cluster.changed();
             if self.cluster.status().leading != Some(term) {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::compared_digests::DigestVerdict;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
+use crate::ids::RaftTerm;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
@@ -211,9 +212,9 @@ pub type SharedCluster = Arc<dyn Cluster>;
 pub struct ClusterStatus {
     pub leader: Option<u64>,
     /// The Raft term in which this node leads.
-    pub leading: Option<u64>,
+    pub leading: Option<RaftTerm>,
     /// The Raft term.
-    pub term: u64,
+    pub term: RaftTerm,
     pub last_log_index: u64,
     /// A quorum answers: writes can be committed.
     pub quorum: bool,

@@ -14,6 +14,7 @@ use super::pending_proposals::PendingProposals;
 use crate::consensus::leadership::LeadershipWatch;
 use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport, Streaming};
+use crate::ids::RaftTerm;
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
 
@@ -29,7 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     /// This node leads, in this term.
-    Here(u64),
+    Here(RaftTerm),
     There(u64),
     Nowhere,
 }
@@ -102,7 +103,7 @@ impl ProposalForwarder {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
-    fn route(&self, place: &mut LeadershipWatch, hint: Option<Hint>, given_away: Option<u64>) -> Route {
+    fn route(&self, place: &mut LeadershipWatch, hint: Option<Hint>, given_away: Option<RaftTerm>) -> Route {
         let now = place.current();
         if let Some(term) = now.leading
             && now.leading != given_away

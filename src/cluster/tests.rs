@@ -417,7 +417,7 @@ async fn story(seed: u64) -> Vec<(Duration, u64, u64)> {
         let mut among = vec![1, 2, 3];
         for turn in 0..4 {
             let leader = cell.leader(&among).await;
-            story.push((began.elapsed(), leader, cell.at(leader).status().term));
+            story.push((began.elapsed(), leader, cell.at(leader).status().term.get()));
             if turn == 0 {
                 cell.at(leader).propose(online("till-1")).await.unwrap();
             }

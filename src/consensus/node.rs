@@ -19,6 +19,7 @@ use super::state_machine::StateMachine;
 use super::transport::{NodeIdentity, PeerStats, PeerTransport};
 use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
 use super::write::Written;
+use crate::ids::RaftTerm;
 use crate::storage::{Backpressure, LogStore, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
@@ -193,7 +194,7 @@ impl RaftNode {
     }
 
     /// The term in which this node leads, if it does.
-    pub fn leading(&self) -> Option<u64> {
+    pub fn leading(&self) -> Option<RaftTerm> {
         self.place().now().leading
     }
 
@@ -209,7 +210,7 @@ impl RaftNode {
         GroupView {
             leads: now.state == ServerState::Leader,
             leader: now.current_leader,
-            term: now.current_term,
+            term: RaftTerm(now.current_term),
             last_log_index: now.last_log_index.unwrap_or(0),
             voters: now.membership_config.voter_ids().collect(),
             quorum_acked: now.last_quorum_acked.map(|at| at.into_inner().elapsed()),
@@ -218,9 +219,9 @@ impl RaftNode {
 
     /// Writes one encoded `proto::Batch`, if this node leads in `term`; `done` is called once, from the task that
     /// applied it: it must not wait. False: consensus has ended.
-    pub async fn write(&self, term: u64, batch: Bytes, done: impl FnOnce(Written) + Send + 'static) -> bool {
+    pub async fn write(&self, term: RaftTerm, batch: Bytes, done: impl FnOnce(Written) + Send + 'static) -> bool {
         let responder = Callback::new(move |result| done(Written::of(result)));
-        let write = self.raft.write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term));
+        let write = self.raft.write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term.get()));
         write.responder(responder).await.is_ok()
     }
 
@@ -341,7 +342,7 @@ impl RaftNode {
 pub struct GroupView {
     pub leads: bool,
     pub leader: Option<u64>,
-    pub term: u64,
+    pub term: RaftTerm,
     pub last_log_index: u64,
     pub voters: Vec<u64>,
     /// On the leader: how long ago a quorum is known to have followed it.

@@ -136,6 +136,7 @@ mod tests {
     use super::super::election::decide::NodeView;
     use super::super::properties::{StateUnderTest, online};
     use super::*;
+    use crate::ids::RaftTerm;
     use crate::proto::NodeBooted;
 
     /// The background tasks of node 1 and when the next node is lost, as it sees node 2.
@@ -144,7 +145,7 @@ mod tests {
         let view = LeaderView {
             state: &b.state,
             me: 1,
-            term: 0,
+            term: RaftTerm(0),
             now_ms: b.now,
             leading_ms,
             nodes: &nodes,

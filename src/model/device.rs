@@ -398,6 +398,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::ids::RaftTerm;
     use crate::model::state::{Position, into_result};
     use crate::model::tables::{MemoryTables, RowKey, Tables};
     use crate::proto::command::Intent;
@@ -418,7 +419,7 @@ mod tests {
             let batch = Batch {
                 commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent), ..Command::default() }],
             };
-            let at = Position { index, log_id: Bytes::new(), term: 0 };
+            let at = Position { index, log_id: Bytes::new(), term: RaftTerm(0) };
             into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
         };
         assert!(online("the last one").is_ok());

@@ -13,6 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
+use crate::ids::RaftTerm;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -56,7 +57,8 @@ impl StateUnderTest {
     pub fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
         self.index += 1;
         let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-        let mut done = self.state.apply(Position { index: self.index, log_id: Bytes::new(), term: 0 }, batch).unwrap();
+        let mut done =
+            self.state.apply(Position { index: self.index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
         (done.outcomes.remove(0), done.effects)
     }
 
@@ -307,7 +309,7 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
             .collect();
         index += 1;
         let batch = Bytes::from(Batch { commands }.encode_to_vec());
-        b.state.apply(Position { index, log_id: Bytes::new(), term: 0 }, batch).unwrap();
+        b.state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
     }
     b.index = index;
     let rows = b.tables.rows().keys().filter(|k| matches!(k, RowKey::Answered(_))).count() as u64;

@@ -1,6 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
 use super::json::{Object, push_object, push_text};
+use crate::ids::MasterTerm;
 use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
@@ -19,7 +20,7 @@ pub enum ServerEvent<'a> {
         device_id: &'a str,
         master: &'a str,
         role: Role,
-        term: u64,
+        term: MasterTerm,
         cursor: Cursor,
         clock_ahead_ms: Option<i64>,
         at_ms: u64,
@@ -33,7 +34,7 @@ pub enum ServerEvent<'a> {
         device_id: &'a str,
         role: Role,
         reason: &'a str,
-        term: u64,
+        term: MasterTerm,
         at_ms: u64,
     },
     RoleChangeAck {

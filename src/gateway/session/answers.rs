@@ -8,6 +8,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding};
 use crate::gateway::protocol::{Acknowledged, ServerEvent};
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
+use crate::ids::MasterTerm;
 use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
@@ -216,7 +217,7 @@ impl Session {
     fn came_online(&mut self, ticket: &RequestTicket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = self.gateway.cursor(seq);
-        let (master, term) = (online.master.as_str(), online.term);
+        let (master, term) = (online.master.as_str(), MasterTerm(online.term));
         let clock_ahead_ms = self.clock.ahead_ms();
         let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
         self.reply(ticket.ack, &ack);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::rules::is_candidate;
+use crate::ids::RaftTerm;
 use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
@@ -70,7 +71,7 @@ pub struct LeaderView<'a> {
     pub state: &'a State,
     pub me: u64,
     /// The Raft term in which this node leads.
-    pub term: u64,
+    pub term: RaftTerm,
     /// On the clock of the state, which never goes back.
     pub now_ms: u64,
     /// Since this node leads.
@@ -110,8 +111,8 @@ const SOON_MS: u64 = 10;
 pub fn decide(view: &LeaderView<'_>) -> Vec<Action> {
     let meta = view.state.meta();
     let mut actions = Vec::new();
-    if (meta.leader, meta.leader_term) != (view.me, view.term) {
-        actions.push(Action::Propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: view.term })));
+    if (meta.leader, meta.leader_raft_term()) != (view.me, view.term) {
+        actions.push(Action::Propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: view.term.get() })));
     }
     let next = match &meta.pending_election {
         Some(pending_election) => Some(view.go_on(pending_election)),
@@ -193,7 +194,7 @@ impl LeaderView<'_> {
     /// An election without a trigger of its own. One entry if the winner is at home here.
     fn begin(&self, method: ElectionMethod, except: &str) -> Action {
         let (reason, method) = (ElectionReason::Failure.into(), method.into());
-        let if_term = self.state.meta().term;
+        let if_term = self.state.meta().master_term().get();
         match self.winner(|d| d.device_id != except) {
             Winner::Nobody => Action::Wait { until_ms: self.now_ms + self.limits.backoff_ms },
             Winner::NotKnown => self.soon(),

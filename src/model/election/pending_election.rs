@@ -2,6 +2,7 @@
 
 use super::key::KEY;
 use super::rules::{NOBODY, Trigger, Triggered, is_candidate, method_name, reason_name};
+use crate::ids::{MasterTerm, RaftTerm};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 use crate::model::refusal::{ApplyError, refuse};
@@ -78,14 +79,14 @@ impl State {
 
     /// Whether this entry was proposed by a leader that is `node`.
     pub(in crate::model) fn leads(&self, node: u64) -> bool {
-        node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
+        node != 0 && self.meta.leader == node && self.meta.leader_raft_term() == self.txn.term
     }
 
     pub(in crate::model) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
         // Said by one that has lost leadership meanwhile: another one's entry carries it.
-        if c.raft_term == self.txn.term {
+        if RaftTerm(c.raft_term) == self.txn.term {
             let before = std::mem::replace(self.meta.elections(KEY).leader, node);
-            *self.meta.elections(KEY).leader_term = c.raft_term;
+            *self.meta.elections(KEY).leader_term = self.txn.term.get();
             *self.meta.elections(KEY).needs_manual_election = false;
             // Leadership has come home, or has just left: tries to bring it back are counted from there on.
             if self.master().is_none_or(|master| master.home == node || master.home == before) {
@@ -97,7 +98,9 @@ impl State {
     }
 
     pub(in crate::model) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Reply {
-        let new = c.pending_election == 0 && self.meta.pending_election.is_none() && c.if_term == self.meta.term;
+        let new = c.pending_election == 0
+            && self.meta.pending_election.is_none()
+            && MasterTerm(c.if_term) == self.meta.master_term();
         if !self.leads(node) || !(new || self.is_open(c.pending_election)) {
             return Reply::Done(Empty {});
         }
@@ -150,7 +153,7 @@ impl State {
             Some(open) if open.id == c.pending_election && (open.named.is_empty() || open.named == c.winner) => {
                 (open.trigger(), open.id)
             }
-            None if c.pending_election == 0 && c.if_term == self.meta.term => {
+            None if c.pending_election == 0 && MasterTerm(c.if_term) == self.meta.master_term() => {
                 *self.meta.elections(KEY).pending_election_head += 1;
                 let (reason, method) = (c.reason(), c.method());
                 let why = reason_name(reason).to_owned();

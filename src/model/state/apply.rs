@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::State;
+use crate::ids::RaftTerm;
 use crate::limits;
 use crate::model::dedup::Repeated;
 use crate::model::door;
@@ -22,7 +23,7 @@ pub struct Position {
     /// The log id as consensus encodes it; kept with the rows, never looked into.
     pub log_id: Bytes,
     /// The Raft term in which it was proposed.
-    pub term: u64,
+    pub term: RaftTerm,
 }
 
 /// What applying one batch gave.

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::RaftTerm;
 use crate::limits::REQUEST_WINDOW;
 use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
@@ -217,7 +218,7 @@ fn a_queue_that_nobody_uses_is_forgotten_and_its_id_is_refused() {
         let view = LeaderView {
             state: &b.state,
             me: 1,
-            term: 0,
+            term: RaftTerm(0),
             now_ms: b.now,
             leading_ms: 0,
             nodes: &nodes,

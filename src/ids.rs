@@ -1,0 +1,51 @@
+//! Numbers that must not be taken for one another: each has a type of its own.
+//!
+//! Messages, rows and JSON carry them as plain integers: who reads one wraps it, who writes one takes it out by `get`.
+//! None is a quantity, so there is no arithmetic on them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of a reign of a leader. Raft's: not the [`MasterTerm`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct RaftTerm(pub u64);
+
+/// The number of the election that made the master. Not the [`RaftTerm`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct MasterTerm(pub u64);
+
+macro_rules! plain_outside {
+    ($($name:ident),*) => {
+        $(
+            impl $name {
+                pub const fn get(self) -> u64 {
+                    self.0
+                }
+            }
+
+            impl fmt::Display for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    self.0.fmt(f)
+                }
+            }
+
+            /// The number alone: lists of them stand in what people read.
+            impl fmt::Debug for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fmt::Debug::fmt(&self.0, f)
+                }
+            }
+
+            impl From<$name> for i128 {
+                fn from(number: $name) -> Self {
+                    number.0.into()
+                }
+            }
+        )*
+    };
+}
+
+plain_outside!(RaftTerm, MasterTerm);
