@@ -1,7 +1,7 @@
 //! Numbers that must not be taken for one another: each has a type of its own.
 //!
 //! Messages, rows and JSON carry them as plain integers: who reads one wraps it, who writes one takes it out by `get`.
-//! None is a quantity, so there is no arithmetic on them.
+//! None is a quantity, so there is no arithmetic on them but the next one.
 
 use std::fmt;
 
@@ -16,6 +16,18 @@ pub struct RaftTerm(pub u64);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct MasterTerm(pub u64);
+
+/// The number of a change: dense, from 1. 0 stands before the first one.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The change after this one.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 macro_rules! plain_outside {
     ($($name:ident),*) => {
@@ -48,4 +60,4 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(RaftTerm, MasterTerm);
+plain_outside!(RaftTerm, MasterTerm, Seq);

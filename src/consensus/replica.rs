@@ -178,7 +178,7 @@ impl Replica {
     /// The rows were replaced by an installed snapshot: read everything again. Sessions are told that they
     /// have missed something.
     pub async fn reload(&self) -> Result<(), TablesError> {
-        let (index, head_seq, epoch, coordinator_epoch) = {
+        let (index, head, epoch, coordinator_epoch) = {
             let mut state = self.state.write();
             if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
                 state.reload()?;
@@ -190,10 +190,10 @@ impl Replica {
             self.digests.restart(index, digest);
             self.reloads.fetch_add(1, Ordering::SeqCst);
             let meta = state.meta();
-            (state.applied().index, meta.head_seq, meta.epoch, state.coordinator_epoch())
+            (state.applied().index, meta.head(), meta.epoch, state.coordinator_epoch())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
-        let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head_seq }] }).await;
+        let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head }] }).await;
         self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(())

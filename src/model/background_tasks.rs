@@ -2,6 +2,7 @@
 
 use super::election::decide::{Action, LeaderView, Limits, decide};
 use super::state::State;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
@@ -91,7 +92,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let audit_to = meta.audit_head.saturating_sub(retention.audit_rows);
     let large = state.changes_over(retention.change_bytes);
     let (changes_to, audit_to) =
-        large.map_or((changes_to, audit_to), |(seq, audit)| (seq.max(changes_to), audit.max(audit_to)));
+        large.map_or((changes_to, audit_to), |(seq, audit)| (seq.get().max(changes_to), audit.max(audit_to)));
     let conflicts_to = state.resolved_to(retention.conflicts);
     // Rows of a database come newest first and without a gap: none goes before all are there.
     let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
@@ -99,7 +100,8 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
     let due = due(audit_to, meta.audit_compacted)
-        || ((large.is_some() || due(changes_to, meta.compacted_seq)) && state.oldest_changes_go(changes_to, audit_to))
+        || ((large.is_some() || due(changes_to, meta.compacted_seq))
+            && state.oldest_changes_go(Seq(changes_to), audit_to))
         || state.audit_index().surplus_evidence(retention.evidence_rows) >= limits::COMPACT_STEP
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()

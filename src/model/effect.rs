@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::access::{ClassNumber, ClassRights};
 use super::error::Error;
-use crate::ids::MasterTerm;
+use crate::ids::{MasterTerm, Seq};
 use crate::proto::{Change, Conflict, Election, Role};
 
 /// One event for the sessions of every node, in the order of the log.
@@ -33,9 +33,9 @@ pub enum Effect {
     /// `access_changed` to the sessions of the class: what it may do from now on, the tables that it may no longer read,
     /// and those of which it may lack what came before.
     AccessChanged { class: ClassNumber, rights: Arc<ClassRights>, forget: Vec<String>, resync: Vec<String>, at_ms: u64 },
-    /// This node took a snapshot in: what came before change `head_seq` was not told one by one. Sessions must
+    /// This node took a snapshot in: what came before change `head` was not told one by one. Sessions must
     /// be brought to it from the change log, or closed to resume.
-    Skipped { head_seq: u64 },
+    Skipped { head: Seq },
 }
 
 /// The effects of one Raft entry, as the hub gets them.

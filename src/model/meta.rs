@@ -15,7 +15,7 @@ use super::nodes::key::NodesKey;
 use super::table::key::TableKey;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time_back::key::TimeKey;
-use crate::ids::{MasterTerm, RaftTerm};
+use crate::ids::{MasterTerm, RaftTerm, Seq};
 use crate::limits;
 use crate::proto::{AskedElection, ElectionOutcome, Import, Meta, PendingElection, TimeCorrection, TransferBack};
 
@@ -32,6 +32,16 @@ impl Deref for MetaRow {
 impl Meta {
     pub fn master_term(&self) -> MasterTerm {
         MasterTerm(self.term)
+    }
+
+    /// The newest change.
+    pub fn head(&self) -> Seq {
+        Seq(self.head_seq)
+    }
+
+    /// The newest change that was dropped.
+    pub fn compacted(&self) -> Seq {
+        Seq(self.compacted_seq)
     }
 
     /// In which the leader that has announced itself leads.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 use super::*;
 use crate::gateway::protocol::schema::example;
-use crate::ids::MasterTerm;
+use crate::ids::{MasterTerm, Seq};
 use crate::limits;
 use crate::proto::{Change, Operation, Role, SyncType};
 use crate::token::{Claims, Class};
@@ -240,7 +240,7 @@ fn every_server_event_is_json_with_its_documented_fields() {
         page: 1,
         total: 1,
         has_more: false,
-        cursor: crate::model::cursor::Cursor { epoch: 1, seq: 2, print: 0 },
+        cursor: crate::model::cursor::Cursor { epoch: 1, seq: Seq(2), print: 0 },
     };
     let (device_id, at_ms, role, reason) = ("d", 0, Role::Master, "r");
     let cursor = page.cursor;

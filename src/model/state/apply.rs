@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::State;
-use crate::ids::RaftTerm;
+use crate::ids::{RaftTerm, Seq};
 use crate::limits;
 use crate::model::dedup::Repeated;
 use crate::model::door;
@@ -134,7 +134,7 @@ impl State {
     /// Whoever answers a client may not have applied the change yet, but gives its cursor.
     fn with_print(&self, mut outcome: Outcome) -> Outcome {
         if let Some(Reply::Accepted(accepted)) = &mut outcome.result {
-            accepted.print = self.print_at(accepted.seq);
+            accepted.print = self.print_at(Seq(accepted.seq));
         }
         outcome
     }
