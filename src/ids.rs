@@ -7,6 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The id of a node: from 1, given once and never again.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u64);
+
 /// The number of a reign of a leader. Raft's: not the [`MasterTerm`].
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -60,4 +65,4 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(RaftTerm, MasterTerm, Seq);
+plain_outside!(NodeId, RaftTerm, MasterTerm, Seq);

@@ -15,7 +15,7 @@ use super::nodes::key::NodesKey;
 use super::table::key::TableKey;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time_back::key::TimeKey;
-use crate::ids::{MasterTerm, RaftTerm, Seq};
+use crate::ids::{MasterTerm, NodeId, RaftTerm, Seq};
 use crate::limits;
 use crate::proto::{AskedElection, ElectionOutcome, Import, Meta, PendingElection, TimeCorrection, TransferBack};
 
@@ -32,6 +32,11 @@ impl Deref for MetaRow {
 impl Meta {
     pub fn master_term(&self) -> MasterTerm {
         MasterTerm(self.term)
+    }
+
+    /// The leader that has announced itself last; 0: none has.
+    pub fn leader_node(&self) -> NodeId {
+        NodeId(self.leader)
     }
 
     /// The newest change.

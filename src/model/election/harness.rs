@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
-use crate::ids::{MasterTerm, RaftTerm};
+use crate::ids::{MasterTerm, NodeId, RaftTerm};
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::background_tasks::{Retention, of_leader, of_node};
 use crate::model::device::present_on;
@@ -148,7 +148,7 @@ impl ElectionWorld {
         for node in 1..=NODES {
             if self.is_up(node)
                 && self.leader.is_some()
-                && let Some(intent) = of_node(&self.state, node, &format!("node-{node}"))
+                && let Some(intent) = of_node(&self.state, NodeId(node), &format!("node-{node}"))
             {
                 self.send(node, intent);
                 return true;
@@ -161,7 +161,7 @@ impl ElectionWorld {
                 self.story.push(format!("node {me} proposes {}", named(&intent)));
                 self.send(me, intent);
             }
-            Action::Transfer { to, transfer_attempt } => {
+            Action::Transfer { to: NodeId(to), transfer_attempt } => {
                 let fails = self.transfers_fail || !self.is_up(to);
                 let how = if fails { " in vain" } else { "" };
                 self.story.push(format!("node {me} hands leadership to node {to}{how}"));
@@ -202,10 +202,10 @@ impl ElectionWorld {
             let lag = since.is_none().then(|| self.lag.get(&node).copied().unwrap_or(0));
             NodeView { voter: true, lag, silent_ms, refused: self.down.contains_key(&node) }
         };
-        let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (node, see(node))).collect();
+        let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (NodeId(node), see(node))).collect();
         let view = LeaderView {
             state: &self.state,
-            me: lead.node,
+            me: NodeId(lead.node),
             term: lead.term,
             now_ms: self.now,
             leading_ms: self.now - lead.since,
