@@ -238,7 +238,7 @@ pub async fn start(
             desk.serve(listener, Some(tls), service.clone());
         }
     }
-    cluster.waits("it has just been started".into());
+    cluster.waits(Some("it has just been started".into()));
     let beginning = if desk.node.is_pristine().await? {
         Some(Beginning { members: config.members, join: config.join })
     } else {

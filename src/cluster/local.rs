@@ -129,7 +129,7 @@ impl Cluster for LocalCluster {
         self.room.allowed()
     }
 
-    fn room_reason(&self) -> String {
+    fn room_reason(&self) -> Option<String> {
         self.room();
         self.room.why()
     }
@@ -175,7 +175,7 @@ impl Cluster for LocalCluster {
             MembershipChange::Remove { node: 1 } => {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
-            MembershipChange::Transfer { to: 0 | 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
+            MembershipChange::Transfer { to: 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
             MembershipChange::Move { node: 1, .. } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
             MembershipChange::Move { node, .. }
             | MembershipChange::Remove { node }

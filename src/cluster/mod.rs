@@ -109,9 +109,9 @@ pub trait Cluster: Send + Sync + 'static {
         RoomState::Plenty
     }
 
-    /// Whose disks leave no more, for whoever is refused; empty: there is plenty.
-    fn room_reason(&self) -> String {
-        String::new()
+    /// Whose disks leave no more, for whoever is refused.
+    fn room_reason(&self) -> Option<String> {
+        None
     }
 
     /// Resolves with the next news, from this call on, about who leads, who is a member, and which peers can be
@@ -160,7 +160,6 @@ pub enum MembershipChange {
         raft: String,
         gateway: String,
     },
-    /// 0: to whoever is best.
     Transfer {
         to: u64,
     },

@@ -62,8 +62,8 @@ pub struct RaftCluster {
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
     pub(super) sessions: OnceLock<CountSessions>,
-    /// Why this node takes no part yet; empty: it does.
-    pub(super) waiting: Mutex<String>,
+    /// Why this node takes no part yet.
+    pub(super) waiting: Mutex<Option<String>>,
     pub(super) founding: Founding,
     pub(super) addresses: Arc<Addresses>,
     /// It was said that this node reaches too few of the voters.
@@ -184,7 +184,8 @@ impl RaftCluster {
         voters.iter().filter(|voter| lately(voter)).count() * 2 > voters.len()
     }
 
-    pub(super) fn waits(&self, why: String) {
+    /// Why it takes no part yet; `None`: it does.
+    pub(super) fn waits(&self, why: Option<String>) {
         *self.waiting.lock() = why;
     }
 
@@ -196,7 +197,7 @@ impl RaftCluster {
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
         let sessions = self.sessions.get().map_or(0, |count| count());
-        let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
+        let waiting = self.waiting.lock().clone();
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == 0;
@@ -340,7 +341,7 @@ impl Cluster for RaftCluster {
         self.room.allowed()
     }
 
-    fn room_reason(&self) -> String {
+    fn room_reason(&self) -> Option<String> {
         self.room.why()
     }
 

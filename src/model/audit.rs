@@ -212,10 +212,9 @@ pub fn read_rows_shown(
     let mut rows = Vec::with_capacity(page.len());
     let mut changes = ChangeReader::new(tables);
     for at in page {
-        let row = if at.change > Seq(0) {
-            changes.get(at.change)?.map(row_of)
-        } else {
-            get_row::<Audit>(tables, &RowKey::Audit(at.id))?
+        let row = match at.change {
+            Some(change) => changes.get(change)?.map(row_of),
+            None => get_row::<Audit>(tables, &RowKey::Audit(at.id))?,
         };
         rows.extend(row);
     }

@@ -88,14 +88,14 @@ pub struct SentBefore {
 impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
-    pub fn has_newer(&self, change: &Change, version: Seq) -> bool {
+    pub fn has_newer(&self, change: &Change, version: Option<Seq>) -> bool {
         let seq = Seq(change.seq);
         let may_have = if self.filter.takes(change) {
-            seq <= self.may_have || version > self.start
+            seq <= self.may_have || version > Some(self.start)
         } else {
             seq <= self.may_have.max(self.may_have_of_others)
         };
-        seq != version && may_have
+        Some(seq) != version && may_have
     }
 }
 
@@ -360,21 +360,21 @@ impl Delivery {
         let mut from = after;
         while from < to {
             let page = self.page(from, to, &filter).await?;
-            let (mut newest, head): (Vec<Seq>, Seq) = {
+            let (mut newest, head): (Vec<Option<Seq>>, Seq) = {
                 let state = self.gateway.cluster.replica().state();
                 let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, c.record_id));
                 (newest.collect(), state.meta().head())
             };
-            if newest.contains(&Seq(0)) {
+            if newest.contains(&None) {
                 let removed = RemovedRecords::look(&self.gateway, from, head, &filter.of_any_class()).await?;
                 let removed = removed.ok_or_else(|| Error::new(Code::BadCursor, GONE))?;
-                for (newest, change) in newest.iter_mut().zip(&page.changes).filter(|(newest, _)| **newest == Seq(0)) {
+                for (newest, change) in newest.iter_mut().zip(&page.changes).filter(|(newest, _)| newest.is_none()) {
                     *newest = removed.newest(change);
                 }
             }
-            let brought = |c: &Change, newest: Seq| {
+            let brought = |c: &Change, newest: Option<Seq>| {
                 let seq = Seq(c.seq);
-                newest > to || (seq != newest && seq <= may_have)
+                newest > Some(to) || (Some(seq) != newest && seq <= may_have)
             };
             let wanted = page.changes.iter().zip(&newest).filter(|(c, newest)| !brought(c, **newest));
             let wanted: Vec<_> = wanted.map(|(change, _)| change).collect();

@@ -31,7 +31,7 @@ impl RemovedRecords {
             for Change { table_name, record_id, seq, .. } in page.changes.iter().map(|change| &**change) {
                 let version = state.version_of(table_name, *record_id);
                 // A record that was made after `to`, in a table of the same name, is another one.
-                if (Seq(1)..=to).contains(&version) {
+                if version.is_some_and(|version| version <= to) {
                     continue;
                 }
                 let of_table = found.newest.entry(table_name.clone()).or_default();
@@ -45,9 +45,9 @@ impl RemovedRecords {
         Ok(Some(found))
     }
 
-    /// The newest change of the change's record; 0: it is none of these.
-    pub fn newest(&self, change: &Change) -> Seq {
+    /// The newest change of the change's record; `None`: it is none of these.
+    pub fn newest(&self, change: &Change) -> Option<Seq> {
         let of_table = self.newest.get(&change.table_name);
-        of_table.and_then(|records| records.get(&change.record_id)).copied().unwrap_or_default()
+        of_table.and_then(|records| records.get(&change.record_id)).copied()
     }
 }

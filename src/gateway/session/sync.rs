@@ -22,6 +22,7 @@ use crate::gateway::session::request_pipeline::RequestTicket;
 use crate::ids::Seq;
 use crate::limits;
 use crate::model::access::ClassNumber;
+use crate::model::change::StoredData;
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
 use crate::model::sync::scope;
@@ -377,20 +378,20 @@ impl SyncJob {
             });
             (newest.collect(), state.meta().head())
         };
-        if newest.iter().any(|(_, version)| *version > course.meta.head()) {
+        if newest.iter().any(|(_, version)| *version > Some(course.meta.head())) {
             moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
         }
-        let newest: Vec<Seq> = newest.into_iter().map(|(key, version)| moved.version(key, version)).collect();
+        let newest: Vec<Option<Seq>> = newest.into_iter().map(|(key, version)| moved.version(key, version)).collect();
         // The table was removed by now.
         let gone = |removed: &RemovedRecords| {
-            changes.iter().zip(&newest).any(|(c, version)| *version == Seq(0) && removed.newest(c) == Seq(0))
+            changes.iter().zip(&newest).any(|(c, version)| version.is_none() && removed.newest(c).is_none())
         };
         if gone(removed) {
             let (head, filter) = (course.meta.head(), course.filter.of_any_class());
             let Some(found) = RemovedRecords::look(&self.gateway, after, head, &filter).await? else { return Ok(None) };
             *removed = found;
         }
-        let version = |c: &Change, version: Seq| if version == Seq(0) { removed.newest(c) } else { version };
+        let version = |c: &Change, version: Option<Seq>| version.or_else(|| removed.newest(c));
         let pairs = changes.iter().zip(newest);
         Ok(Some(pairs.filter(|(c, at)| !course.sent.has_newer(c, version(c, *at))).map(|(c, _)| c).collect()))
     }
@@ -418,9 +419,10 @@ impl SyncJob {
             };
             if page.iter().any(|at| at.seq > head) {
                 moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
-                page.iter_mut().for_each(|at| at.seq = moved.version((at.table, at.id), at.seq));
-                // Those that came only later.
-                page.retain(|at| at.seq > Seq(0));
+                // Without those that came only later.
+                let then =
+                    |at: StoredData| Some(StoredData { seq: moved.version((at.table, at.id), Some(at.seq))?, ..at });
+                page = page.into_iter().filter_map(then).collect();
             }
             let tables = course.tables.clone();
             let around = move |table: u32| tables.get(table as usize - 1).map_or(0, |t| around(&t.name));
@@ -522,7 +524,7 @@ fn gone(meta: &Meta, ms: u64) -> bool {
 struct MovedRecords {
     /// Changes up to this one were looked at.
     to: Seq,
-    versions: HashMap<(u32, i64), Seq>,
+    versions: HashMap<(u32, i64), Option<Seq>>,
 }
 
 impl MovedRecords {
@@ -540,7 +542,9 @@ impl MovedRecords {
             for change in &page.changes {
                 let Some(table) = state.table_number(&change.table_name) else { continue };
                 // The first change after the head tells the version at the head.
-                self.versions.entry((table, change.record_id)).or_insert(Seq(change.previous_seq));
+                self.versions
+                    .entry((table, change.record_id))
+                    .or_insert(Some(Seq(change.previous_seq)).filter(|seq| *seq > Seq(0)));
             }
             self.to = page.seq;
             if self.versions.len() > limits::SYNC_MOVED {
@@ -550,8 +554,8 @@ impl MovedRecords {
         Ok(())
     }
 
-    /// A record's version at the head, of its version when it was looked up.
-    fn version(&self, record: (u32, i64), now: Seq) -> Seq {
+    /// A record's version at the head, of its version when it was looked up; `None`: there was none.
+    fn version(&self, record: (u32, i64), now: Option<Seq>) -> Option<Seq> {
         self.versions.get(&record).copied().unwrap_or(now)
     }
 }

@@ -55,8 +55,8 @@ pub struct AuditFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRef {
     pub id: u64,
-    /// The change that is this row, or 0: then it is `RowKey::Audit(id)`.
-    pub change: Seq,
+    /// The change that is this row; `None`: it is `RowKey::Audit(id)`.
+    pub change: Option<Seq>,
 }
 
 impl AuditIndex {
@@ -258,7 +258,7 @@ impl AuditIndex {
         let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
         let (Some(device), Some(event)) = key else { return 0 };
         let Some(ids) = self.by_both.get(&(*device, *event)) else { return 0 };
-        let up_to = ids.partition_point(|id| self.reference(*id).change <= seq);
+        let up_to = ids.partition_point(|id| self.reference(*id).change <= Some(seq));
         (ids.len() - up_to) as u64
     }
 
@@ -280,6 +280,6 @@ impl AuditIndex {
 
     fn reference(&self, id: u64) -> AuditRef {
         let at = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
-        AuditRef { id, change: at.map_or(Seq(0), |e| e.change) }
+        AuditRef { id, change: at.map(|e| e.change).filter(|change| *change > Seq(0)) }
     }
 }

@@ -70,10 +70,10 @@ impl State {
         (page, None)
     }
 
-    /// The version of a record, a deleted one included; 0: it never was.
-    pub fn version_of(&self, table_name: &str, id: i64) -> Seq {
+    /// The version of a record, a deleted one included; `None`: it never was.
+    pub fn version_of(&self, table_name: &str, id: i64) -> Option<Seq> {
         let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
-        version.map_or(Seq(0), |v| Seq(v.seq))
+        version.map(|v| Seq(v.seq))
     }
 
     /// Up to `limit` records after `after`, in the order of table and id, in the tables that `wanted` takes: those

@@ -46,7 +46,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
     };
     let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
     let (rows, seen) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
-    let now: Vec<Seq> = {
+    let now: Vec<Option<Seq>> = {
         let state = gateway.cluster.replica().state();
         rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
     };
@@ -54,7 +54,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
         o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {
             push_object(out, |o| {
                 listed_conflict(o, row);
-                o.number("record_version", version);
+                o.number("record_version", version.map_or(0, Seq::get));
             });
         });
         pagination(o, limit, offset, total);

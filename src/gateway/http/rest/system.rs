@@ -113,7 +113,7 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResu
         let differing = nodes.iter().filter(|node| node.differs_from.is_some());
         o.array("differing", differing, |out, node| out.extend_from_slice(node.node.to_string().as_bytes()));
         o.text_or_null("digest_verdict", &status.digests.to_string());
-        o.text_or_null("disk_verdict", &gateway.cluster.room_reason());
+        o.text_or_null("disk_verdict", &gateway.cluster.room_reason().unwrap_or_default());
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
 }
