@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::agreed_clock::AgreedClock;
 use super::inbound_proposals::{Inbox, ProposalStream, Proposed};
 use super::linger::AdaptiveLinger;
-use super::pending_proposals::PendingProposals;
+use super::pending_proposals::{PendingProposals, RouteAttempt};
 use crate::consensus::node::RaftNode;
 use crate::consensus::write::{TurnedAway, Written};
 use crate::ids::RaftTerm;
@@ -45,7 +45,7 @@ pub enum LeadEnd {
 
 /// One time of leading.
 struct BatcherTerm {
-    attempt: u64,
+    attempt: RouteAttempt,
     inflight: AtomicUsize,
     /// Commands of the batch that was answered last; zero when that is taken note of.
     answered: AtomicUsize,
@@ -211,7 +211,7 @@ impl Batcher {
     }
 
     /// What is ready, as one encoded `proto::Batch`. Own commands and those of others share it evenly.
-    fn next_batch(&self, attempt: u64) -> Option<(Bytes, Vec<ProposalTicket>)> {
+    fn next_batch(&self, attempt: RouteAttempt) -> Option<(Bytes, Vec<ProposalTicket>)> {
         let others_wait = self.inbound_proposals.ready() > 0;
         let share = if others_wait { 2 } else { 1 };
         let own = self

@@ -39,6 +39,7 @@ use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
@@ -314,7 +315,8 @@ impl NodeContext {
     fn open(&self, request_timeout: Duration, clock: SharedClock, room: SharedRoom) -> Arc<RaftCluster> {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
-        let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
+        let pending_proposals =
+            Arc::new(PendingProposals::new(NodeId(identity.node), random(), request_timeout, wake.clone()));
         let clock = AgreedClock::new(clock);
         let digests = Arc::new(ComparedDigests::default());
         let door = CommandGuard {
