@@ -22,6 +22,11 @@ pub struct RaftTerm(pub u64);
 #[serde(transparent)]
 pub struct MasterTerm(pub u64);
 
+/// The position of an entry in the Raft log. Raft's first entry has 0.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct LogIndex(pub u64);
+
 /// The number of a change: dense, from 1. 0 stands before the first one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -65,4 +70,4 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(NodeId, RaftTerm, MasterTerm, Seq);
+plain_outside!(NodeId, RaftTerm, MasterTerm, LogIndex, Seq);

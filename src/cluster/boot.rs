@@ -175,7 +175,7 @@ pub async fn start(
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
-    let log_end = log_end(&*stores.log).max(replica.applied_index());
+    let log_end = log_end(&*stores.log).max(replica.applied_index().get());
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));

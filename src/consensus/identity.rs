@@ -33,6 +33,7 @@ use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::MemberAddress;
+use crate::ids::{LogIndex, NodeId};
 use crate::proto::{Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
@@ -348,16 +349,14 @@ impl NodeIdentity {
             }
         }
         for (node, held) in raft.acknowledged() {
-            if let Some(known) = self.known.lock().get_mut(&node) {
-                known.held = known.held.max(held);
-            }
+            self.holds(node, held);
         }
     }
 
     /// A member is known to have acknowledged this entry in the start that is known.
-    pub fn lost(&self, node: u64, entry: u64) {
-        if let Some(known) = self.known.lock().get_mut(&node) {
-            known.held = known.held.max(entry);
+    pub fn holds(&self, node: NodeId, entry: LogIndex) {
+        if let Some(known) = self.known.lock().get_mut(&node.get()) {
+            known.held = known.held.max(entry.get());
         }
     }
 
@@ -528,7 +527,7 @@ mod tests {
         for peer in [&one, &lagging] {
             meet(&node(2, start(3, 77, 10)), peer).unwrap();
         }
-        one.lost(2, 50);
+        one.holds(NodeId(2), LogIndex(50));
         let copy = NodeIdentity::of_start("shop", 2, start(4, 78, 49));
         assert_eq!(meet(&copy, &lagging), Ok(()), "it cannot know");
         assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));

@@ -152,7 +152,7 @@ pub async fn converge(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let up = world.up();
-        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index()).collect();
+        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index().get()).collect();
         let ends: Vec<u64> = up.values().map(|up| up.cluster.status().last_log_index).collect();
         if applied.iter().chain(&ends).all(|index| *index == applied[0]) {
             // Nothing is awaited from here on: all nodes are looked at in one moment.

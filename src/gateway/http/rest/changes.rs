@@ -20,7 +20,7 @@ use crate::gateway::fanout::hub::ChangeFilter;
 use crate::gateway::protocol::json::push_object;
 use crate::gateway::protocol::{ServerEvent, SyncChange, sync_change};
 use crate::gateway::rates::OpenSession;
-use crate::ids::Seq;
+use crate::ids::{LogIndex, Seq};
 use crate::limits;
 use crate::model::access::{ClassNumber, ClassRights, Right};
 use crate::model::cursor::Cursor;
@@ -136,7 +136,7 @@ struct ChangeStream {
     /// What its client was told that its class may do; `None`: nothing was set, so everything.
     rights: Option<Arc<ClassRights>>,
     after: Seq,
-    applied: watch::Receiver<u64>,
+    applied: watch::Receiver<LogIndex>,
 }
 
 fn stream_from(
