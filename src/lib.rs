@@ -7,6 +7,7 @@
 //!
 //! - [`allocator`]: where memory comes from
 //! - [`proto`]: the messages of the log, the rows and the wire between nodes
+//! - [`ids`]: the numbers that must not be taken for one another, each a type of its own
 //! - [`clock`], [`limits`], [`metrics`], [`sizes`], [`supervised`]: time, every bound, what is counted, how large what
 //!   follows one another is, tasks that may not fail
 //! - [`model`]: the pure core: commands in, state and effects out
@@ -35,6 +36,7 @@ pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod gateway;
+pub mod ids;
 pub mod limits;
 pub mod metrics;
 pub mod model;

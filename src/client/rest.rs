@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONNECT, ClientError, NodeUrl, Trust, read_json};
+use crate::ids::{MasterTerm, RaftTerm};
 
 /// A page of the change feed.
 pub const PAGE: usize = 1_000;
@@ -47,13 +48,13 @@ pub struct FeedPage {
 pub struct NodeStatus {
     pub node: u64,
     pub leader: Option<u64>,
-    pub term: u64,
+    pub term: RaftTerm,
     pub applied_index: u64,
     pub digest: String,
     /// The index that the digest belongs to.
     pub digest_index: u64,
     pub master: Option<String>,
-    pub master_term: u64,
+    pub master_term: MasterTerm,
     pub head_seq: u64,
     pub sessions: u64,
     pub peers: Vec<PeerStatus>,
@@ -78,7 +79,7 @@ pub struct MemberStatus {
     pub reachable: bool,
     pub latency_ms: Option<f64>,
     pub last_heard: Option<String>,
-    pub term: Option<u64>,
+    pub term: Option<RaftTerm>,
     pub applied_index: Option<u64>,
     pub lag: Option<u64>,
     pub digest: Option<String>,

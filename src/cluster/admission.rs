@@ -152,17 +152,17 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         let surely = fresh.iter().any(|answer| answer.fresh && !answer.pristine);
         if surely || told * 2 > group.voters.len() || (!voter && told > 0) {
             if cluster.identity.claims() {
-                cluster.waits(String::new());
+                cluster.waits(None);
                 return Some(false);
             }
             // Whoever hears it now remembers it, so of two copies that ask at once, one is refused.
             cluster.identity.claim();
             continue;
         }
-        cluster.waits(format!(
+        cluster.waits(Some(format!(
             "{told} of {} voters have told whether this is the newest start of node {me}, this one included",
             group.voters.len()
-        ));
+        )));
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
@@ -237,7 +237,7 @@ async fn begin(
         match verdict {
             AdmissionVerdict::Found if soon => {}
             AdmissionVerdict::Found => {
-                cluster.waits(String::new());
+                cluster.waits(None);
                 return Some(true);
             }
             AdmissionVerdict::Join => {
@@ -258,7 +258,7 @@ async fn begin(
                     tracing::error!("no cluster is founded: {why}");
                     told.clone_from(&why);
                 }
-                cluster.waits(why);
+                cluster.waits(Some(why));
             }
             AdmissionVerdict::Refuse(why) => {
                 cluster.end(Error::new(Code::Configuration, why));
@@ -269,7 +269,7 @@ async fn begin(
                     tracing::info!("waiting: {why}");
                     told.clone_from(&why);
                 }
-                cluster.waits(why);
+                cluster.waits(Some(why));
             }
         }
         tokio::select! {
@@ -280,12 +280,12 @@ async fn begin(
     }
 }
 
-/// What a founder has to say that the cluster does not have among its voters; empty: nothing.
-fn founded_without(me: u64, founder: bool, answers: &[StatusResponse]) -> String {
+/// What a founder has to say that the cluster does not have among its voters.
+fn founded_without(me: u64, founder: bool, answers: &[StatusResponse]) -> Option<String> {
     let formed: Vec<&StatusResponse> = answers.iter().filter(|answer| answer.fresh && !answer.pristine).collect();
-    let Some(first) = formed.first() else { return String::new() };
+    let first = formed.first()?;
     if !founder || formed.iter().any(|answer| answer.voters.contains(&me)) {
-        return String::new();
+        return None;
     }
     let voters = first.voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let why = format!(
@@ -294,7 +294,7 @@ fn founded_without(me: u64, founder: bool, answers: &[StatusResponse]) -> String
         first.node
     );
     tracing::error!("no cluster is founded: {why}");
-    why
+    Some(why)
 }
 
 #[cfg(test)]
@@ -343,9 +343,9 @@ mod tests {
     #[test]
     fn a_founder_of_a_cluster_that_is_there_without_it_says_so() {
         let formed = |voters: &[u64]| [StatusResponse { voters: voters.to_vec(), ..says(1, false, true, &[1]) }];
-        assert!(founded_without(3, true, &formed(&[1, 2])).contains("voters: 1, 2"));
-        assert_eq!(founded_without(3, true, &formed(&[1, 2, 3])), "");
-        assert_eq!(founded_without(3, false, &formed(&[1, 2])), "", "it waits to be added");
+        assert!(founded_without(3, true, &formed(&[1, 2])).unwrap().contains("voters: 1, 2"));
+        assert_eq!(founded_without(3, true, &formed(&[1, 2, 3])), None);
+        assert_eq!(founded_without(3, false, &formed(&[1, 2])), None, "it waits to be added");
     }
 
     #[test]

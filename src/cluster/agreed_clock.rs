@@ -22,13 +22,14 @@ use tokio::sync::Notify;
 
 use super::clock_skews::ClockSkews;
 use crate::clock::SharedClock;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 
 /// Another node's clock, as its status told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compared {
-    pub node: u64,
+    pub node: NodeId,
     /// How far it is ahead of this node's, and how far that may be wrong. Milliseconds.
     pub ahead_ms: i64,
     pub unsure_ms: u64,
@@ -36,7 +37,7 @@ pub struct Compared {
 
 impl Compared {
     /// From an answer that says `their_ms`: asked at `asked_ms` of this node's clock, answered after `round_trip`.
-    pub fn new(node: u64, their_ms: u64, asked_ms: u64, round_trip: Duration) -> Self {
+    pub fn new(node: NodeId, their_ms: u64, asked_ms: u64, round_trip: Duration) -> Self {
         let half = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
         Self { node, ahead_ms: ahead(their_ms, asked_ms.saturating_add(half)), unsure_ms: half }
     }
@@ -89,9 +90,9 @@ struct ClockState {
 /// What a node sees of the group when it compares.
 #[derive(Clone, Debug, Default)]
 pub struct ClockPeers {
-    pub me: u64,
-    pub voters: Vec<u64>,
-    pub leader: Option<u64>,
+    pub me: NodeId,
+    pub voters: Vec<NodeId>,
+    pub leader: Option<NodeId>,
 }
 
 pub struct AgreedClock {
@@ -158,7 +159,7 @@ impl AgreedClock {
 
     /// On the leader: what is wrong with the time of a command that another node stamped. It may have waited for a
     /// leader for as long as requests may.
-    pub fn check(&self, from: u64, at_ms: u64, waited: Duration) -> Result<(), Error> {
+    pub fn check(&self, from: NodeId, at_ms: u64, waited: Duration) -> Result<(), Error> {
         let now_ms = self.stamp()?;
         let ahead = ahead(at_ms, now_ms);
         let waited = i64::try_from(waited.as_millis()).unwrap_or(i64::MAX);
@@ -175,7 +176,7 @@ impl AgreedClock {
     }
 
     /// How far a node's clock was ahead of most of the voters' when they were compared last.
-    pub fn ahead_of_most(&self, group: &ClockPeers, node: u64) -> Option<i64> {
+    pub fn ahead_of_most(&self, group: &ClockPeers, node: NodeId) -> Option<i64> {
         self.inner.lock().skews.of(group, node)
     }
 
@@ -185,8 +186,8 @@ impl AgreedClock {
     }
 
     /// After a round of comparisons. Gives a voter that most agree with, if this node's clock is wrong.
-    pub fn judge(&self, group: &ClockPeers, round: &[Compared]) -> Option<u64> {
-        let voter = |node: u64| group.voters.contains(&node);
+    pub fn judge(&self, group: &ClockPeers, round: &[Compared]) -> Option<NodeId> {
+        let voter = |node: NodeId| group.voters.contains(&node);
         let (far, near): (Vec<Compared>, Vec<Compared>) =
             round.iter().copied().filter(|other| voter(other.node)).partition(|other| other.is_far());
         let agree = near.len() + usize::from(voter(group.me));
@@ -271,11 +272,11 @@ mod tests {
     }
 
     fn group(leader: u64) -> ClockPeers {
-        ClockPeers { me: 1, voters: vec![1, 2, 3], leader: Some(leader) }
+        ClockPeers { me: NodeId(1), voters: [1, 2, 3].map(NodeId).to_vec(), leader: Some(NodeId(leader)) }
     }
 
     fn other(node: u64, ahead_ms: i64) -> Compared {
-        Compared { node, ahead_ms, unsure_ms: 1 }
+        Compared { node: NodeId(node), ahead_ms, unsure_ms: 1 }
     }
 
     #[test]
@@ -301,7 +302,7 @@ mod tests {
     #[test]
     fn whoever_is_apart_from_most_serves_nothing_and_says_how_far() {
         let (_, clock) = machine();
-        assert_eq!(clock.judge(&group(1), &[other(2, -6_000), other(3, -6_000)]), Some(2));
+        assert_eq!(clock.judge(&group(1), &[other(2, -6_000), other(3, -6_000)]), Some(NodeId(2)));
         let why = clock.objection().unwrap();
         assert!(why.contains("6 s ahead of the clocks of the other nodes (2, 3)"), "{why}");
         assert!(!clock.may_lead());
@@ -312,7 +313,7 @@ mod tests {
         assert_eq!((clock.objection(), clock.may_lead()), (None, true));
         // One wrong one among three is the others' affair, a slow answer nobody's.
         assert_eq!(clock.judge(&group(2), &[other(2, 0), other(3, 9_000_000)]), None);
-        let slow = Compared::new(2, NOW + 7_000, NOW, Duration::from_secs(6));
+        let slow = Compared::new(NodeId(2), NOW + 7_000, NOW, Duration::from_secs(6));
         assert!(!slow.is_far() && clock.judge(&group(2), &[slow]).is_none());
         assert!(clock.may_lead());
     }
@@ -321,14 +322,14 @@ mod tests {
     fn between_two_the_leader_is_right_if_it_was_before() {
         let (machine, clock) = machine();
         // Just started: nobody can tell.
-        assert_eq!(clock.judge(&group(1), &[other(2, 10_000)]), Some(2));
+        assert_eq!(clock.judge(&group(1), &[other(2, 10_000)]), Some(NodeId(2)));
         clock.judge(&group(1), &[other(2, 0), other(3, 0)]);
         assert_eq!(clock.judge(&group(1), &[other(2, 10_000)]), None);
         assert!(clock.may_lead());
-        assert_eq!(clock.judge(&group(2), &[other(2, 10_000)]), Some(2), "the other one leads");
+        assert_eq!(clock.judge(&group(2), &[other(2, 10_000)]), Some(NodeId(2)), "the other one leads");
         clock.judge(&group(1), &[other(2, 0), other(3, 0)]);
         machine.set(NOW - MONTH);
-        assert_eq!(clock.judge(&group(1), &[other(2, MONTH as i64)]), Some(2), "its own clock has jumped");
+        assert_eq!(clock.judge(&group(1), &[other(2, MONTH as i64)]), Some(NodeId(2)), "its own clock has jumped");
     }
 
     #[test]
@@ -346,7 +347,7 @@ mod tests {
             (NOW - 10_001, false),
             (0, false),
         ] {
-            let checked = clock.check(3, at_ms, waited);
+            let checked = clock.check(NodeId(3), at_ms, waited);
             assert_eq!(checked.is_ok(), taken, "{at_ms}");
             if let Err(error) = checked {
                 assert!(error.message.contains("node 3") && error.code.row().retry == crate::model::error::Retry::Safe);

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::agreed_clock::AgreedClock;
 use super::inbound_proposals::{Inbox, ProposalStream, Proposed};
 use super::linger::AdaptiveLinger;
-use super::pending_proposals::PendingProposals;
+use super::pending_proposals::{PendingProposals, RouteAttempt};
 use crate::consensus::node::RaftNode;
 use crate::consensus::write::{TurnedAway, Written};
+use crate::ids::RaftTerm;
 use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::proto::Outcome;
 
@@ -44,7 +45,7 @@ pub enum LeadEnd {
 
 /// One time of leading.
 struct BatcherTerm {
-    attempt: u64,
+    attempt: RouteAttempt,
     inflight: AtomicUsize,
     /// Commands of the batch that was answered last; zero when that is taken note of.
     answered: AtomicUsize,
@@ -139,7 +140,7 @@ pub struct Batcher {
 
 impl Batcher {
     /// Takes proposals while this node leads in `term`.
-    pub async fn lead(&self, term: u64) -> LeadEnd {
+    pub async fn lead(&self, term: RaftTerm) -> LeadEnd {
         let lead = Arc::new(BatcherTerm {
             attempt: self.pending_proposals.restart_from_oldest(),
             inflight: AtomicUsize::new(0),
@@ -159,7 +160,7 @@ impl Batcher {
         why
     }
 
-    async fn run(&self, lead: &Arc<BatcherTerm>, term: u64) -> LeadEnd {
+    async fn run(&self, lead: &Arc<BatcherTerm>, term: RaftTerm) -> LeadEnd {
         let mut place = self.node.place();
         let mut linger = AdaptiveLinger::default();
         loop {
@@ -200,7 +201,7 @@ impl Batcher {
         }
     }
 
-    async fn write(&self, lead: &Arc<BatcherTerm>, term: u64, batch: Bytes, tickets: Vec<ProposalTicket>) {
+    async fn write(&self, lead: &Arc<BatcherTerm>, term: RaftTerm, batch: Bytes, tickets: Vec<ProposalTicket>) {
         lead.inflight.fetch_add(1, Ordering::SeqCst);
         let finishing = lead.clone();
         // Bound to the term: once one batch is turned away, those behind it must not get in.
@@ -210,7 +211,7 @@ impl Batcher {
     }
 
     /// What is ready, as one encoded `proto::Batch`. Own commands and those of others share it evenly.
-    fn next_batch(&self, attempt: u64) -> Option<(Bytes, Vec<ProposalTicket>)> {
+    fn next_batch(&self, attempt: RouteAttempt) -> Option<(Bytes, Vec<ProposalTicket>)> {
         let others_wait = self.inbound_proposals.ready() > 0;
         let share = if others_wait { 2 } else { 1 };
         let own = self

@@ -39,6 +39,7 @@ use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
@@ -174,7 +175,7 @@ pub async fn start(
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
-    let log_end = log_end(&*stores.log).max(replica.applied_index());
+    let log_end = log_end(&*stores.log).max(replica.applied_index().get());
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
@@ -238,7 +239,7 @@ pub async fn start(
             desk.serve(listener, Some(tls), service.clone());
         }
     }
-    cluster.waits("it has just been started".into());
+    cluster.waits(Some("it has just been started".into()));
     let beginning = if desk.node.is_pristine().await? {
         Some(Beginning { members: config.members, join: config.join })
     } else {
@@ -314,7 +315,8 @@ impl NodeContext {
     fn open(&self, request_timeout: Duration, clock: SharedClock, room: SharedRoom) -> Arc<RaftCluster> {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
-        let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
+        let pending_proposals =
+            Arc::new(PendingProposals::new(NodeId(identity.node), random(), request_timeout, wake.clone()));
         let clock = AgreedClock::new(clock);
         let digests = Arc::new(ComparedDigests::default());
         let door = CommandGuard {

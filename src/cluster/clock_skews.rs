@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::agreed_clock::{ClockPeers, Compared};
+use crate::ids::NodeId;
 use crate::limits;
 
 #[derive(Debug, Default)]
 pub struct ClockSkews {
     /// Of the last round.
-    seen: BTreeMap<u64, Compared>,
+    seen: BTreeMap<NodeId, Compared>,
     /// It was said that this node's clock is off.
     told: bool,
 }
@@ -34,8 +35,8 @@ impl ClockSkews {
     }
 
     /// How far a node's clock is ahead of the middle one of the voters'. `None`: fewer than half of them were compared.
-    pub fn of(&self, group: &ClockPeers, node: u64) -> Option<i64> {
-        let ahead = |node: u64| match node == group.me {
+    pub fn of(&self, group: &ClockPeers, node: NodeId) -> Option<i64> {
+        let ahead = |node: NodeId| match node == group.me {
             true => Some(0),
             false => self.seen.get(&node).map(|other| other.ahead_ms),
         };
@@ -64,28 +65,32 @@ mod tests {
     use super::*;
 
     fn group(voters: &[u64]) -> ClockPeers {
-        ClockPeers { me: 1, voters: voters.to_vec(), leader: Some(1) }
+        ClockPeers { me: NodeId(1), voters: voters.iter().copied().map(NodeId).collect(), leader: Some(NodeId(1)) }
     }
 
     fn other(node: u64, ahead_ms: i64) -> Compared {
-        Compared { node, ahead_ms, unsure_ms: 5 }
+        Compared { node: NodeId(node), ahead_ms, unsure_ms: 5 }
     }
 
     #[test]
     fn clocks_are_shown_against_the_middle_one() {
         let (mut skews, group) = (ClockSkews::default(), group(&[1, 2, 3]));
-        assert_eq!(skews.of(&group, 1), None, "nobody was compared");
+        assert_eq!(skews.of(&group, NodeId(1)), None, "nobody was compared");
         skews.note(&group, &[other(2, -1_400), other(3, -1_390), other(4, 20)]);
-        let all = [1, 2, 3, 4, 5].map(|node| skews.of(&group, node));
+        let all = [1, 2, 3, 4, 5].map(|node| skews.of(&group, NodeId(node)));
         assert_eq!(all, [Some(1_390), Some(-10), Some(0), Some(1_410), None]);
         skews.note(&group, &[other(2, -1_400)]);
-        assert_eq!((skews.of(&group, 1), skews.of(&group, 2)), (Some(700), Some(-700)), "nobody knows which is right");
+        assert_eq!(
+            (skews.of(&group, NodeId(1)), skews.of(&group, NodeId(2))),
+            (Some(700), Some(-700)),
+            "nobody knows which is right"
+        );
         skews.note(&group, &[]);
-        assert_eq!(skews.of(&group, 1), None);
-        assert_eq!(skews.of(&super::tests::group(&[1]), 1), Some(0), "alone");
+        assert_eq!(skews.of(&group, NodeId(1)), None);
+        assert_eq!(skews.of(&super::tests::group(&[1]), NodeId(1)), Some(0), "alone");
         // The ends of the numbers.
         skews.note(&group, &[other(2, i64::MAX), other(3, i64::MIN)]);
-        assert_eq!(skews.of(&group, 3), Some(i64::MIN));
+        assert_eq!(skews.of(&group, NodeId(3)), Some(i64::MIN));
     }
 
     #[test]

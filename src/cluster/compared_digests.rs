@@ -16,6 +16,7 @@ use std::fmt::Write;
 
 use parking_lot::Mutex;
 
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::DigestAt;
@@ -29,9 +30,9 @@ pub enum DigestVerdict {
     /// Some voter differs, and it is not known yet what the rest holds.
     Open,
     /// Nobody can tell which node is right.
-    Undecided { index: u64, others: Vec<u64> },
+    Undecided { index: u64, others: Vec<NodeId> },
     /// Most of the voters hold another state than this node, at `index` at the latest.
-    Outvoted { index: u64, others: Vec<u64> },
+    Outvoted { index: u64, others: Vec<NodeId> },
 }
 
 impl DigestVerdict {
@@ -53,7 +54,7 @@ struct PeerDigests {
 
 #[derive(Default)]
 struct Comparisons {
-    peers: BTreeMap<u64, PeerDigests>,
+    peers: BTreeMap<NodeId, PeerDigests>,
     /// Rounds in a row after which it was open who is right.
     open: u32,
     verdict: DigestVerdict,
@@ -65,7 +66,7 @@ pub struct ComparedDigests(Mutex<Comparisons>);
 /// Rounds that it may take until most of the others have answered.
 const OPEN_ROUNDS: u32 = 3;
 
-fn names(nodes: &[u64]) -> String {
+fn names(nodes: &[NodeId]) -> String {
     let mut out = if nodes.len() == 1 { "node ".to_owned() } else { "nodes ".to_owned() };
     for (nth, node) in nodes.iter().enumerate() {
         let _ = write!(out, "{}{node}", if nth == 0 { "" } else { ", " });
@@ -75,7 +76,7 @@ fn names(nodes: &[u64]) -> String {
 
 impl ComparedDigests {
     /// `peer` said these digests; `own` gives this node's at an index.
-    pub fn hear(&self, peer: u64, said: &[DigestAt], own: impl Fn(u64) -> Option<u128>) {
+    pub fn hear(&self, peer: NodeId, said: &[DigestAt], own: impl Fn(u64) -> Option<u128>) {
         let said: Vec<_> = said
             .iter()
             .take(limits::DIGESTS_SAID)
@@ -106,7 +107,7 @@ impl ComparedDigests {
     }
 
     /// After a round of questions.
-    pub fn judge(&self, me: u64, members: &[u64], voters: &[u64]) -> DigestVerdict {
+    pub fn judge(&self, me: NodeId, members: &[NodeId], voters: &[NodeId]) -> DigestVerdict {
         let mut inner = self.0.lock();
         inner.peers.retain(|peer, _| members.contains(peer));
         let verdict = look(me, voters, &inner.peers);
@@ -123,7 +124,7 @@ impl ComparedDigests {
     }
 
     /// The newest index at which a node was equal, and the oldest at which it is known to differ.
-    pub fn of(&self, peer: u64) -> (Option<u64>, Option<u64>) {
+    pub fn of(&self, peer: NodeId) -> (Option<u64>, Option<u64>) {
         self.0.lock().peers.get(&peer).map_or((None, None), |known| (known.equal_at, known.differs_from))
     }
 
@@ -134,13 +135,13 @@ impl ComparedDigests {
     }
 }
 
-fn differing(voters: &[u64], peers: &BTreeMap<u64, PeerDigests>) -> Vec<(u64, u64)> {
+fn differing(voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> Vec<(NodeId, u64)> {
     let voter =
-        |(peer, known): (&u64, &PeerDigests)| Some((*peer, known.differs_from?)).filter(|_| voters.contains(peer));
+        |(peer, known): (&NodeId, &PeerDigests)| Some((*peer, known.differs_from?)).filter(|_| voters.contains(peer));
     peers.iter().filter_map(voter).collect()
 }
 
-fn look(me: u64, voters: &[u64], peers: &BTreeMap<u64, PeerDigests>) -> DigestVerdict {
+fn look(me: NodeId, voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> DigestVerdict {
     let differ = differing(voters, peers);
     let Some(newest) = differ.iter().map(|(_, from)| *from).max() else { return DigestVerdict::Agrees };
     let most = voters.len() / 2 + 1;
@@ -150,7 +151,7 @@ fn look(me: u64, voters: &[u64], peers: &BTreeMap<u64, PeerDigests>) -> DigestVe
         return DigestVerdict::Agrees;
     }
     // Those that differ are a majority only if they are equal among each other.
-    let mut together = BTreeMap::<(u64, u128), Vec<(u64, u64)>>::new();
+    let mut together = BTreeMap::<(u64, u128), Vec<(NodeId, u64)>>::new();
     for (peer, from) in &differ {
         let said = peers.get(peer).into_iter().flat_map(|known| &known.said).filter(|(index, _)| index >= from);
         for at in said {
@@ -166,7 +167,7 @@ fn look(me: u64, voters: &[u64], peers: &BTreeMap<u64, PeerDigests>) -> DigestVe
     }
 }
 
-fn undecided(voters: &[u64], peers: &BTreeMap<u64, PeerDigests>) -> DigestVerdict {
+fn undecided(voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> DigestVerdict {
     let differ = differing(voters, peers);
     DigestVerdict::Undecided {
         index: differ.iter().map(|(_, from)| *from).min().unwrap_or(0),
@@ -209,7 +210,7 @@ mod tests {
     const GOOD: u128 = u128::MAX >> 8;
     const BAD: u128 = (100 << 64) | 1;
     const WORSE: u128 = (100 << 64) | 2;
-    const VOTERS: [u64; 3] = [1, 2, 3];
+    const VOTERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
     fn hears(compared: &ComparedDigests, own: u128, peer: u64, state: u128, indexes: &[u64]) {
         let at = |index: &u64| {
@@ -217,7 +218,7 @@ mod tests {
             DigestAt { index: *index, high: (digest >> 64) as u64, low: digest as u64 }
         };
         let said: Vec<_> = indexes.iter().map(at).collect();
-        compared.hear(peer, &said, |index| Some(digest(own, index)));
+        compared.hear(NodeId(peer), &said, |index| Some(digest(own, index)));
     }
 
     #[test]
@@ -230,12 +231,12 @@ mod tests {
             hears(&wrong, BAD, 2, GOOD, &[index]);
             let expected = match index {
                 99 => DigestVerdict::Agrees,
-                _ => DigestVerdict::Outvoted { index: 120, others: vec![1, 2] },
+                _ => DigestVerdict::Outvoted { index: 120, others: vec![NodeId(1), NodeId(2)] },
             };
-            assert_eq!(right.judge(1, &VOTERS, &VOTERS), DigestVerdict::Agrees);
-            assert_eq!(wrong.judge(3, &VOTERS, &VOTERS), expected);
+            assert_eq!(right.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Agrees);
+            assert_eq!(wrong.judge(NodeId(3), &VOTERS, &VOTERS), expected);
         }
-        assert_eq!((right.of(2), right.of(3)), ((Some(120), None), (Some(99), Some(120))));
+        assert_eq!((right.of(NodeId(2)), right.of(NodeId(3))), ((Some(120), None), (Some(99), Some(120))));
         assert!(right.may_write().is_ok());
         let why = wrong.may_write().unwrap_err();
         assert!(why.code == Code::Storage && why.message.contains("nodes 1, 2 since log index 120"), "{why}");
@@ -247,47 +248,50 @@ mod tests {
         let wrong = ComparedDigests::default();
         hears(&wrong, BAD, 1, GOOD, &[5_017, 5_000]);
         hears(&wrong, BAD, 2, GOOD, &[5_013, 5_000]);
-        assert_eq!(wrong.judge(3, &VOTERS, &VOTERS), DigestVerdict::Outvoted { index: 5_000, others: vec![1, 2] });
+        assert_eq!(
+            wrong.judge(NodeId(3), &VOTERS, &VOTERS),
+            DigestVerdict::Outvoted { index: 5_000, others: vec![NodeId(1), NodeId(2)] }
+        );
         // Node 2 is known to be equal from before node 3 differed: one more round tells.
         let right = ComparedDigests::default();
         hears(&right, GOOD, 2, GOOD, &[98]);
         hears(&right, GOOD, 3, BAD, &[105]);
-        assert_eq!(right.judge(1, &VOTERS, &VOTERS), DigestVerdict::Open);
+        assert_eq!(right.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Open);
         hears(&right, GOOD, 2, GOOD, &[106]);
-        assert_eq!(right.judge(1, &VOTERS, &VOTERS), DigestVerdict::Agrees);
+        assert_eq!(right.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Agrees);
     }
 
     #[test]
     fn without_a_majority_nothing_is_written_until_one_is_back() {
         for (mine, theirs, expected) in [
             (GOOD, BAD, DigestVerdict::Agrees),
-            (BAD, GOOD, DigestVerdict::Outvoted { index: 120, others: vec![2, 3] }),
+            (BAD, GOOD, DigestVerdict::Outvoted { index: 120, others: vec![NodeId(2), NodeId(3)] }),
         ] {
             let compared = ComparedDigests::default();
             // Node 3 was equal before it went away: that says nothing of now.
             hears(&compared, mine, 3, GOOD, &[90]);
             for _ in 1..OPEN_ROUNDS {
                 hears(&compared, mine, 2, theirs, &[120]);
-                assert_eq!(compared.judge(1, &VOTERS, &VOTERS), DigestVerdict::Open);
+                assert_eq!(compared.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Open);
                 assert!(compared.may_write().is_ok());
             }
-            let undecided = DigestVerdict::Undecided { index: 120, others: vec![2] };
-            assert_eq!(compared.judge(1, &VOTERS, &VOTERS), undecided);
+            let undecided = DigestVerdict::Undecided { index: 120, others: vec![NodeId(2)] };
+            assert_eq!(compared.judge(NodeId(1), &VOTERS, &VOTERS), undecided);
             let why = compared.may_write().unwrap_err();
             assert!(why.code == Code::Storage && why.message.contains("node 2 hold different data"), "{why}");
             assert!(why.message.contains("log index 120") && why.message.contains("cluster remove"), "{why}");
             hears(&compared, mine, 2, theirs, &[125, 120]);
             hears(&compared, mine, 3, GOOD, &[125, 120]);
-            assert_eq!(compared.judge(1, &VOTERS, &VOTERS), expected);
+            assert_eq!(compared.judge(NodeId(1), &VOTERS, &VOTERS), expected);
         }
         // Or the operator decides.
         let compared = ComparedDigests::default();
         hears(&compared, GOOD, 2, BAD, &[120]);
         for _ in 0..OPEN_ROUNDS {
-            compared.judge(1, &VOTERS, &VOTERS);
+            compared.judge(NodeId(1), &VOTERS, &VOTERS);
         }
         assert!(compared.may_write().is_err());
-        assert_eq!(compared.judge(1, &[1, 3], &[1, 3]), DigestVerdict::Agrees);
+        assert_eq!(compared.judge(NodeId(1), &[NodeId(1), NodeId(3)], &[NodeId(1), NodeId(3)]), DigestVerdict::Agrees);
         assert!(compared.may_write().is_ok());
     }
 
@@ -296,12 +300,13 @@ mod tests {
         let compared = ComparedDigests::default();
         hears(&compared, GOOD, 2, BAD, &[120]);
         hears(&compared, GOOD, 3, WORSE, &[120]);
-        let last = |voters: &[u64]| (0..OPEN_ROUNDS).map(|_| compared.judge(1, &VOTERS, voters)).last().unwrap();
-        assert_eq!(last(&VOTERS), DigestVerdict::Undecided { index: 120, others: vec![2, 3] });
-        assert_eq!(last(&[1, 2]), DigestVerdict::Undecided { index: 120, others: vec![2] });
-        assert_eq!(last(&[1]), DigestVerdict::Agrees);
+        let last =
+            |voters: &[NodeId]| (0..OPEN_ROUNDS).map(|_| compared.judge(NodeId(1), &VOTERS, voters)).last().unwrap();
+        assert_eq!(last(&VOTERS), DigestVerdict::Undecided { index: 120, others: vec![NodeId(2), NodeId(3)] });
+        assert_eq!(last(&[NodeId(1), NodeId(2)]), DigestVerdict::Undecided { index: 120, others: vec![NodeId(2)] });
+        assert_eq!(last(&[NodeId(1)]), DigestVerdict::Agrees);
         // This node is a learner, and differs from the only voter.
-        assert_eq!(last(&[2]), DigestVerdict::Outvoted { index: 120, others: vec![2] });
+        assert_eq!(last(&[NodeId(2)]), DigestVerdict::Outvoted { index: 120, others: vec![NodeId(2)] });
     }
 
     #[test]
@@ -309,11 +314,11 @@ mod tests {
         let compared = ComparedDigests::default();
         hears(&compared, GOOD, 2, BAD, &[120]);
         hears(&compared, GOOD, 2, GOOD, &[130]);
-        assert_eq!(compared.of(2), (Some(130), None));
+        assert_eq!(compared.of(NodeId(2)), (Some(130), None));
         let many: Vec<u64> = (0..1_000).collect();
         hears(&compared, GOOD, 2, GOOD, &many);
-        assert!(compared.0.lock().peers[&2].said.len() == limits::DIGESTS_SAID);
+        assert!(compared.0.lock().peers[&NodeId(2)].said.len() == limits::DIGESTS_SAID);
         compared.forget();
-        assert_eq!(compared.of(2), (None, None));
+        assert_eq!(compared.of(NodeId(2)), (None, None));
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ClusterStatus, SharedCluster};
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::background_tasks::{self, Retention};
 use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::proto::command::Intent;
@@ -61,7 +62,7 @@ struct Coordinator {
 
 /// One time of leading.
 struct CoordinatorTerm {
-    term: u64,
+    term: RaftTerm,
     since: Instant,
     clock: StateClock,
     tried: Option<TransferAttempt>,
@@ -122,7 +123,8 @@ impl Coordinator {
     }
 
     fn own_device(&self) -> Option<Intent> {
-        background_tasks::of_node(&self.cluster.replica().state(), self.cluster.node_id(), &self.settings.node_device)
+        let me = NodeId(self.cluster.node_id());
+        background_tasks::of_node(&self.cluster.replica().state(), me, &self.settings.node_device)
     }
 
     /// Queued in this order, then waited for.
@@ -136,7 +138,7 @@ impl Coordinator {
     }
 
     /// The leader's background tasks, until leadership ends.
-    async fn lead(&self, term: u64) {
+    async fn lead(&self, term: RaftTerm) {
         let now = Instant::now();
         let clock = StateClock { at: now, ms: self.cluster.clock().now_ms(), corrections: 0 };
         let mut lead = CoordinatorTerm { term, since: now, clock, tried: None, last: (0, Vec::new()) };
@@ -168,7 +170,7 @@ impl Coordinator {
         for action in &actions {
             match action {
                 Action::Propose(intent) => intents.push(intent.clone()),
-                Action::Transfer { to, transfer_attempt } => transfer = Some((*to, *transfer_attempt)),
+                Action::Transfer { to, transfer_attempt } => transfer = Some((to.get(), *transfer_attempt)),
                 Action::Wait { until_ms } => {
                     pause = pause.min(Duration::from_millis(until_ms.saturating_sub(lead.clock.ms).max(1)));
                 }
@@ -199,19 +201,19 @@ impl Coordinator {
     fn decide(&self, lead: &mut CoordinatorTerm, status: &ClusterStatus) -> (u64, Vec<Action>, Duration) {
         let state = self.cluster.replica().state();
         let leading_ms = lead.since.elapsed().as_millis() as u64;
-        let nodes: BTreeMap<u64, NodeView> = status
+        let nodes: BTreeMap<NodeId, NodeView> = status
             .peers
             .iter()
             .map(|peer| {
                 // Never heard: as silent as can be.
                 let silent_ms = peer.silent_for.map_or(u64::MAX, |d| d.as_millis() as u64);
                 let voter = status.voters.contains(&peer.node);
-                (peer.node, NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
+                (NodeId(peer.node), NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
             })
             .collect();
         let view = LeaderView {
             state: &state,
-            me: self.cluster.node_id(),
+            me: NodeId(self.cluster.node_id()),
             term: lead.term,
             now_ms: lead
                 .clock
@@ -230,7 +232,7 @@ impl Coordinator {
         (state.coordinator_epoch(), actions, lost.unwrap_or(COMPACT_EVERY).min(COMPACT_EVERY))
     }
 
-    async fn lost(&self, term: u64) {
+    async fn lost(&self, term: RaftTerm) {
         loop {
             let news = self.cluster.changed();
             if self.cluster.status().leading != Some(term) {

@@ -56,7 +56,7 @@ async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: ElectionOu
             online.device = online.device.map(|before| device(&before.device_id).unwrap_or(before));
             let state = cluster.replica().state();
             online.master.clone_from(&state.meta().master);
-            online.term = state.meta().term;
+            online.term = state.meta().master_term().get();
             Some(Given::Online(online))
         }
         Some(Given::Device(before)) => Some(Given::Device(device(&before.device_id).unwrap_or(before))),

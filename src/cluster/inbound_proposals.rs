@@ -16,6 +16,7 @@ use super::compared_digests::ComparedDigests;
 use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::Streaming;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::door::{self, CommandSource};
 use crate::model::error::{Code, Error};
@@ -162,7 +163,7 @@ impl CommandGuard {
             CommandSource::Membership if self.is_so(command) => {}
             CommandSource::Membership => return invalid("the membership is another one".into()),
         }
-        self.clock.check(from, seen.at_ms, self.waited)
+        self.clock.check(NodeId(from), seen.at_ms, self.waited)
     }
 
     /// A leader that lost leadership while it changed the members has its record still taken: it is compared with what

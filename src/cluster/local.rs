@@ -12,6 +12,7 @@ use super::shared_room::{NodeRoom, SharedRoom};
 use super::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
+use crate::ids::RaftTerm;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
@@ -22,7 +23,7 @@ use crate::storage::BoxFuture;
 use crate::storage::room::{DiskRoom, RoomState};
 
 /// Its one Raft term.
-const TERM: u64 = 1;
+const TERM: RaftTerm = RaftTerm(1);
 
 pub struct LocalCluster {
     clock: SharedClock,
@@ -62,7 +63,7 @@ impl LocalCluster {
         let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), room: SharedRoom::new(room), queue });
         let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
         let _ = cluster.propose(init).await;
-        let _ = cluster.propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: TERM })).await;
+        let _ = cluster.propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: TERM.get() })).await;
         Ok((cluster, effects))
     }
 }
@@ -128,7 +129,7 @@ impl Cluster for LocalCluster {
         self.room.allowed()
     }
 
-    fn room_reason(&self) -> String {
+    fn room_reason(&self) -> Option<String> {
         self.room();
         self.room.why()
     }
@@ -138,7 +139,7 @@ impl Cluster for LocalCluster {
         let said = StatusResponse {
             node: 1,
             leader: Some(1),
-            term: 1,
+            term: TERM.get(),
             applied_index: state.applied().index,
             digest: state.digest(),
             disk: self.room.own_status(),
@@ -174,7 +175,7 @@ impl Cluster for LocalCluster {
             MembershipChange::Remove { node: 1 } => {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
-            MembershipChange::Transfer { to: 0 | 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
+            MembershipChange::Transfer { to: 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
             MembershipChange::Move { node: 1, .. } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
             MembershipChange::Move { node, .. }
             | MembershipChange::Remove { node }

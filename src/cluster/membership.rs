@@ -17,6 +17,7 @@ use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::change_request::Change as Asked;
@@ -289,7 +290,7 @@ impl MembershipManager {
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
                 Ok(status) => {
                     self.identity.learn(&status);
-                    let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
+                    let theirs = Compared::new(NodeId(id), status.clock_ms, asked_ms, since.elapsed());
                     if status.clock_ms != 0 && theirs.is_far() {
                         let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };
                         let apart = ShownDuration(theirs.ahead_ms.unsigned_abs());

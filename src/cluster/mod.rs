@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::compared_digests::DigestVerdict;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
+use crate::ids::RaftTerm;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
@@ -108,9 +109,9 @@ pub trait Cluster: Send + Sync + 'static {
         RoomState::Plenty
     }
 
-    /// Whose disks leave no more, for whoever is refused; empty: there is plenty.
-    fn room_reason(&self) -> String {
-        String::new()
+    /// Whose disks leave no more, for whoever is refused.
+    fn room_reason(&self) -> Option<String> {
+        None
     }
 
     /// Resolves with the next news, from this call on, about who leads, who is a member, and which peers can be
@@ -159,7 +160,6 @@ pub enum MembershipChange {
         raft: String,
         gateway: String,
     },
-    /// 0: to whoever is best.
     Transfer {
         to: u64,
     },
@@ -211,9 +211,9 @@ pub type SharedCluster = Arc<dyn Cluster>;
 pub struct ClusterStatus {
     pub leader: Option<u64>,
     /// The Raft term in which this node leads.
-    pub leading: Option<u64>,
+    pub leading: Option<RaftTerm>,
     /// The Raft term.
-    pub term: u64,
+    pub term: RaftTerm,
     pub last_log_index: u64,
     /// A quorum answers: writes can be committed.
     pub quorum: bool,

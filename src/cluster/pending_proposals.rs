@@ -11,6 +11,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::state::into_result;
@@ -18,6 +19,10 @@ use crate::proto::command::Intent;
 use crate::proto::{Command, CommandId, Outcome, Principal};
 
 pub type ProposalReceiver = oneshot::Receiver<Result<Outcome, Error>>;
+
+/// Which try to bring the commands to a leader; every try begins with the oldest one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteAttempt(u64);
 
 struct PendingProposal {
     command: Bytes,
@@ -38,7 +43,7 @@ struct Slots {
     /// The next number to send on the present route.
     cursor: u64,
     /// Changes when the route does: a sender of an older one stops.
-    attempt: u64,
+    attempt: RouteAttempt,
     closed: bool,
 }
 
@@ -60,7 +65,7 @@ impl Slots {
 /// The commands of one boot of one node. Numbers are dense from 1, and those not answered never span more
 /// than [`limits::ORIGIN_WINDOW`]: the state recognises every retry.
 pub struct PendingProposals {
-    node: u64,
+    node: NodeId,
     boot: u64,
     timeout: Duration,
     slots: Mutex<Slots>,
@@ -77,7 +82,7 @@ fn too_late(slot: &PendingProposal) -> Error {
 
 impl PendingProposals {
     /// `wake` is notified when there is something to send.
-    pub fn new(node: u64, boot: u64, timeout: Duration, wake: Arc<Notify>) -> Self {
+    pub fn new(node: NodeId, boot: u64, timeout: Duration, wake: Arc<Notify>) -> Self {
         let slots = Mutex::new(Slots { base: 1, cursor: 1, ..Slots::default() });
         Self { node, boot, timeout, slots, wake }
     }
@@ -100,7 +105,7 @@ impl PendingProposals {
             return Err(Error::new(Code::Unavailable, "too many requests are waiting"));
         }
         let number = slots.base + slots.slots.len() as u64;
-        let origin = CommandId { node: self.node, boot: self.boot, number };
+        let origin = CommandId { node: self.node.get(), boot: self.boot, number };
         let (tag, length) = (0x0a, origin.encoded_len());
         command.put_u8(tag);
         command.put_u8(u8::try_from(length).unwrap_or(u8::MAX));
@@ -120,20 +125,20 @@ impl PendingProposals {
     }
 
     /// Starts a new route: everything that is not answered will be sent on it, oldest first.
-    pub fn restart_from_oldest(&self) -> u64 {
+    pub fn restart_from_oldest(&self) -> RouteAttempt {
         let mut slots = self.slots.lock();
         for slot in slots.slots.iter_mut().flatten() {
             slot.unknown |= slot.out;
             slot.out = false;
         }
         slots.cursor = slots.base;
-        slots.attempt += 1;
+        slots.attempt.0 += 1;
         slots.attempt
     }
 
     /// The next commands to send, with their numbers, up to `count` and about `bytes`; `None` if the route
     /// is no longer `attempt`.
-    pub fn next_to_send(&self, attempt: u64, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
+    pub fn next_to_send(&self, attempt: RouteAttempt, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
         let mut taken = Vec::new();
         let mut slots = self.slots.lock();
         if slots.attempt != attempt {
@@ -172,7 +177,7 @@ impl PendingProposals {
     }
 
     /// These are surely not in the log by this try.
-    pub fn turned_away(&self, attempt: u64, numbers: impl IntoIterator<Item = u64>) {
+    pub fn turned_away(&self, attempt: RouteAttempt, numbers: impl IntoIterator<Item = u64>) {
         let mut slots = self.slots.lock();
         if slots.attempt != attempt {
             return;
@@ -202,7 +207,7 @@ impl PendingProposals {
     pub fn close(&self) {
         let mut slots = self.slots.lock();
         slots.closed = true;
-        slots.attempt += 1;
+        slots.attempt.0 += 1;
         let left = std::mem::take(&mut slots.slots);
         drop(slots);
         for slot in left.into_iter().flatten() {
@@ -222,7 +227,7 @@ mod tests {
     use crate::proto::NodeBooted;
 
     fn pending_proposals() -> PendingProposals {
-        PendingProposals::new(3, 9, Duration::from_secs(5), Arc::default())
+        PendingProposals::new(NodeId(3), 9, Duration::from_secs(5), Arc::default())
     }
 
     fn push(pending_proposals: &PendingProposals) -> ProposalReceiver {

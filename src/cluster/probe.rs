@@ -17,6 +17,7 @@ use super::peer_watch::{self, PeerWatch};
 use super::raft_cluster::RaftCluster;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::model::error::{Code, Error};
 use crate::proto::StatusRequest;
 
@@ -58,7 +59,7 @@ pub async fn run(
                     // At an address of which it is not known who is there, it says so itself.
                     let peer = if peer == 0 { status.node } else { peer };
                     if status.clock_ms > 0 {
-                        compared = Some(Compared::new(peer, status.clock_ms, asked_ms, since.elapsed()));
+                        compared = Some(Compared::new(NodeId(peer), status.clock_ms, asked_ms, since.elapsed()));
                     }
                     cluster.stats.answered(peer, since);
                     cluster.stats.can_lead(peer, !status.cannot_lead);
@@ -75,7 +76,7 @@ pub async fn run(
                         cluster.members.vouch(&status.voters);
                     }
                     if status.version == env!("CARGO_PKG_VERSION") {
-                        cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
+                        cluster.digests.hear(NodeId(peer), &status.digests, |index| digests.at(index));
                     }
                     cluster.said(peer, status);
                 }
@@ -141,7 +142,8 @@ async fn jumped(clock: &AgreedClock) {
 /// one whose is not.
 async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared]) {
     let node = &cluster.node;
-    let group = ClockPeers { me: cluster.identity.node, voters: node.voters(), leader: node.leader() };
+    let voters = node.voters().into_iter().map(NodeId).collect();
+    let group = ClockPeers { me: NodeId(cluster.identity.node), voters, leader: node.leader().map(NodeId) };
     let right = clock.judge(&group, round);
     let reaches = cluster.reaches_most();
     if cluster.identity.is_confirmed() && cluster.cut_off.swap(!reaches, Ordering::Relaxed) == reaches {
@@ -151,7 +153,7 @@ async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared])
         }
     }
     node.stand(clock.objection().is_none() && cluster.identity.is_confirmed() && reaches);
-    if let Some(to) = right
+    if let Some(NodeId(to)) = right
         && node.leading().is_some()
     {
         let moved = node.transfer_leader(to, HAND_OVER).await;

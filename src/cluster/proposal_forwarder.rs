@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, LeadEnd};
-use super::pending_proposals::PendingProposals;
+use super::pending_proposals::{PendingProposals, RouteAttempt};
 use crate::consensus::leadership::LeadershipWatch;
 use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport, Streaming};
+use crate::ids::RaftTerm;
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
 
@@ -29,7 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     /// This node leads, in this term.
-    Here(u64),
+    Here(RaftTerm),
     There(u64),
     Nowhere,
 }
@@ -102,7 +103,7 @@ impl ProposalForwarder {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
-    fn route(&self, place: &mut LeadershipWatch, hint: Option<Hint>, given_away: Option<u64>) -> Route {
+    fn route(&self, place: &mut LeadershipWatch, hint: Option<Hint>, given_away: Option<RaftTerm>) -> Route {
         let now = place.current();
         if let Some(term) = now.leading
             && now.leading != given_away
@@ -178,7 +179,7 @@ impl ProposalForwarder {
     }
 
     /// The messages to the leader: the handshake at once, then what is ready as it comes.
-    fn requests(&self, attempt: u64, handshake: Handshake) -> Streaming<ProposeRequest> {
+    fn requests(&self, attempt: RouteAttempt, handshake: Handshake) -> Streaming<ProposeRequest> {
         let start = (self.pending_proposals.clone(), self.wake.clone(), Some(handshake));
         stream::unfold(start, move |(pending_proposals, wake, mut handshake)| async move {
             if let Some(handshake) = handshake.take() {
@@ -202,7 +203,7 @@ impl ProposalForwarder {
     }
 
     /// Hands out a message's answers. Tells where to go if it says so.
-    fn take(&self, attempt: u64, response: ProposeResponse) -> Option<Forwarded> {
+    fn take(&self, attempt: RouteAttempt, response: ProposeResponse) -> Option<Forwarded> {
         let mut elsewhere = None;
         let mut applied = Vec::with_capacity(response.answers.len());
         let mut turned_away = Vec::new();

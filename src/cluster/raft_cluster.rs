@@ -28,6 +28,7 @@ use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -62,8 +63,8 @@ pub struct RaftCluster {
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
     pub(super) sessions: OnceLock<CountSessions>,
-    /// Why this node takes no part yet; empty: it does.
-    pub(super) waiting: Mutex<String>,
+    /// Why this node takes no part yet.
+    pub(super) waiting: Mutex<Option<String>>,
     pub(super) founding: Founding,
     pub(super) addresses: Arc<Addresses>,
     /// It was said that this node reaches too few of the voters.
@@ -143,9 +144,10 @@ impl RaftCluster {
 
     /// After a round of comparisons with the others.
     pub(super) fn judge_digests(&self) -> DigestVerdict {
-        let members: Vec<u64> = self.node.members().into_keys().collect();
-        let (me, before) = (self.identity.node, self.digests.verdict());
-        let verdict = self.digests.judge(me, &members, &self.node.voters());
+        let members: Vec<NodeId> = self.node.members().into_keys().map(NodeId).collect();
+        let voters: Vec<NodeId> = self.node.voters().into_iter().map(NodeId).collect();
+        let (me, before) = (NodeId(self.identity.node), self.digests.verdict());
+        let verdict = self.digests.judge(me, &members, &voters);
         if verdict != before {
             match &verdict {
                 DigestVerdict::Undecided { .. } | DigestVerdict::Outvoted { .. } => tracing::error!("{verdict}"),
@@ -184,7 +186,8 @@ impl RaftCluster {
         voters.iter().filter(|voter| lately(voter)).count() * 2 > voters.len()
     }
 
-    pub(super) fn waits(&self, why: String) {
+    /// Why it takes no part yet; `None`: it does.
+    pub(super) fn waits(&self, why: Option<String>) {
         *self.waiting.lock() = why;
     }
 
@@ -196,7 +199,7 @@ impl RaftCluster {
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
         let sessions = self.sessions.get().map_or(0, |count| count());
-        let waiting = Some(self.waiting.lock().clone()).filter(|why| !why.is_empty());
+        let waiting = self.waiting.lock().clone();
         let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == 0;
@@ -204,12 +207,12 @@ impl RaftCluster {
         StatusResponse {
             node: self.identity.node,
             leader: status.leader,
-            term: status.term,
+            term: status.term.get(),
             last_log_index: status.last_log_index,
             applied_index: state.applied().index,
             digest: state.digest(),
             master: state.meta().master.clone(),
-            master_term: state.meta().term,
+            master_term: state.meta().master_term().get(),
             head_seq: state.meta().head_seq,
             sessions,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -340,7 +343,7 @@ impl Cluster for RaftCluster {
         self.room.allowed()
     }
 
-    fn room_reason(&self) -> String {
+    fn room_reason(&self) -> Option<String> {
         self.room.why()
     }
 
@@ -375,7 +378,8 @@ impl Cluster for RaftCluster {
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
-        let clocks = ClockPeers { me, voters: group.voters.iter().copied().collect(), leader };
+        let voters = group.voters.iter().copied().map(NodeId).collect();
+        let clocks = ClockPeers { me: NodeId(me), voters, leader: leader.map(NodeId) };
         let info = |(node, member): (&u64, &crate::consensus::types::MemberAddress)| {
             let peer = peers.iter().find(|peer| peer.node == *node);
             let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
@@ -388,8 +392,8 @@ impl Cluster for RaftCluster {
                 reachable: *node == me || peer.is_some_and(|peer| peer.reachable),
                 silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
                 latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
-                differs_from: self.digests.of(*node).1,
-                clock_ahead_ms: self.clock.ahead_of_most(&clocks, *node),
+                differs_from: self.digests.of(NodeId(*node)).1,
+                clock_ahead_ms: self.clock.ahead_of_most(&clocks, NodeId(*node)),
                 lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
                 said,
             }
@@ -441,7 +445,7 @@ impl ClusterCalls for RaftCluster {
             let reached = reached(&self.identity, &self.transport, &request.reach).await;
             if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
                 let ring = self.replica().digests();
-                self.digests.hear(asker.from, &request.digests, |index| ring.at(index));
+                self.digests.hear(NodeId(asker.from), &request.digests, |index| ring.at(index));
             }
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
             StatusResponse { digests: digests.unwrap_or_default(), reached, reach_tried: calls, ..own }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{ConnectionClass, NodeIdentity, PeerTransport};
+use crate::ids::{LogIndex, NodeId};
 use crate::model::error::{Code, Error};
 use crate::proto::read_index_response::Result as Answer;
 use crate::proto::{NotLeader, ReadIndexRequest, ReadIndexResponse};
@@ -24,7 +25,7 @@ pub struct ReadRounds {
     identity: Arc<NodeIdentity>,
     transport: Arc<dyn PeerTransport>,
     timeout: Duration,
-    waiting: Mutex<Vec<oneshot::Sender<u64>>>,
+    waiting: Mutex<Vec<oneshot::Sender<LogIndex>>>,
     wake: Notify,
     stop: CancellationToken,
 }
@@ -60,7 +61,7 @@ impl ReadRounds {
     }
 
     /// Joins the next round.
-    async fn index(&self) -> Result<u64, Error> {
+    async fn index(&self) -> Result<LogIndex, Error> {
         let (answer, answered) = oneshot::channel();
         self.waiting.lock().push(answer);
         self.wake.notify_one();
@@ -73,7 +74,7 @@ impl ReadRounds {
             Answer::NotLeader(NotLeader { leader: self.node.leader().filter(|leader| *leader != self.identity.node) })
         } else {
             match tokio::time::timeout(self.node.timing().election_max, self.index()).await {
-                Ok(Ok(index)) => Answer::Index(index),
+                Ok(Ok(index)) => Answer::Index(index.get()),
                 _ => Answer::Unavailable("no quorum answered in time".into()),
             }
         };
@@ -123,7 +124,7 @@ impl ReadRounds {
         }
     }
 
-    async fn ask(&self, hint: Option<u64>) -> ReadReply {
+    async fn ask(&self, hint: Option<NodeId>) -> ReadReply {
         if self.node.leading().is_some() {
             self.node.wait_read_gate().await;
             return match self.node.read_index().await {
@@ -131,7 +132,8 @@ impl ReadRounds {
                 Err(leader) => ReadReply::Elsewhere(leader),
             };
         }
-        let leader = hint.or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
+        let leader =
+            hint.map(NodeId::get).or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
         let Some(leader) = leader else { return ReadReply::Elsewhere(None) };
         let Some(member) = self.node.members().remove(&leader) else { return ReadReply::Elsewhere(None) };
         let link = self.transport.link(leader, &member, ConnectionClass::Data);
@@ -139,15 +141,15 @@ impl ReadRounds {
         // The leader itself gives up after one lease.
         let answered = tokio::time::timeout(self.node.timing().election_max * 2, link.read_index(request)).await;
         match answered.map(|answer| answer.map(|answer| answer.result)) {
-            Ok(Ok(Some(Answer::Index(index)))) => ReadReply::Index(index),
-            Ok(Ok(Some(Answer::NotLeader(not)))) => ReadReply::Elsewhere(not.leader),
+            Ok(Ok(Some(Answer::Index(index)))) => ReadReply::Index(LogIndex(index)),
+            Ok(Ok(Some(Answer::NotLeader(not)))) => ReadReply::Elsewhere(not.leader.map(NodeId)),
             _ => ReadReply::Elsewhere(None),
         }
     }
 }
 
 enum ReadReply {
-    Index(u64),
+    Index(LogIndex),
     /// No index; perhaps who to ask.
-    Elsewhere(Option<u64>),
+    Elsewhere(Option<NodeId>),
 }

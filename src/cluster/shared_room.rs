@@ -42,7 +42,7 @@ fn allowed(nodes: &[NodeRoom]) -> RoomState {
 }
 
 /// Whose disks they are, for whoever is refused.
-fn reason(state: RoomState, nodes: &[NodeRoom]) -> String {
+fn reason(state: RoomState, nodes: &[NodeRoom]) -> Option<String> {
     let short =
         nodes.iter().filter(|node| node.reachable && (node.state() == RoomState::Full || state == RoomState::Low));
     let each: Vec<String> = short
@@ -50,9 +50,11 @@ fn reason(state: RoomState, nodes: &[NodeRoom]) -> String {
         .filter_map(|node| Some(format!("node {} has {} MiB left", node.node, megabytes(node.free?.0))))
         .collect();
     match state {
-        RoomState::Plenty => String::new(),
-        RoomState::Low => format!("disks are low ({}): bulk loads wait until there is room", each.join(", ")),
-        RoomState::Full => format!("disks are full ({}): only deletes are taken until there is room", each.join(", ")),
+        RoomState::Plenty => None,
+        RoomState::Low => Some(format!("disks are low ({}): bulk loads wait until there is room", each.join(", "))),
+        RoomState::Full => {
+            Some(format!("disks are full ({}): only deletes are taken until there is room", each.join(", ")))
+        }
     }
 }
 
@@ -61,7 +63,7 @@ pub struct SharedRoom {
     own: Arc<DiskRoom>,
     /// A [`RoomState`], read for each write.
     allowed: AtomicU8,
-    why: Mutex<String>,
+    why: Mutex<Option<String>>,
 }
 
 impl SharedRoom {
@@ -74,7 +76,7 @@ impl SharedRoom {
         RoomState::ALL.into_iter().find(|state| *state as u8 == now).unwrap_or_default()
     }
 
-    pub fn why(&self) -> String {
+    pub fn why(&self) -> Option<String> {
         self.why.lock().clone()
     }
 
@@ -99,7 +101,9 @@ impl SharedRoom {
         match (before, state) {
             (before, state) if before == state => {}
             (RoomState::Full, _) => tracing::info!("devices can write again: most of the nodes have room"),
-            (_, RoomState::Full) => tracing::warn!("devices are refused with 5003: {why}"),
+            (_, RoomState::Full) => {
+                tracing::warn!("devices are refused with 5003: {}", why.unwrap_or_default());
+            }
             _ => {}
         }
     }
@@ -177,18 +181,18 @@ mod tests {
     #[test]
     fn whose_disk_it_is_is_said() {
         let room = SharedRoom::new(DiskRoom::unbounded());
-        assert_eq!((room.own(), room.own_status(), room.why()), (None, None, String::new()));
+        assert_eq!((room.own(), room.own_status(), room.why()), (None, None, None));
         room.judge(&rooms("flf"));
         assert_eq!(room.allowed(), RoomState::Full);
         let full = "disks are full (node 1 has 90 MiB left, node 3 has 90 MiB left): only deletes are taken until there \
                     is room";
-        assert_eq!(room.why(), full);
+        assert_eq!(room.why().as_deref(), Some(full));
         room.judge(&rooms("flp"));
         let low =
             "disks are low (node 1 has 90 MiB left, node 2 has 900 MiB left): bulk loads wait until there is room";
-        assert_eq!((room.allowed(), room.why().as_str()), (RoomState::Low, low));
+        assert_eq!((room.allowed(), room.why().as_deref()), (RoomState::Low, Some(low)));
         room.judge(&rooms("ppp"));
-        assert_eq!((room.allowed(), room.why()), (RoomState::Plenty, String::new()));
+        assert_eq!((room.allowed(), room.why()), (RoomState::Plenty, None));
     }
 
     #[test]

@@ -377,7 +377,7 @@ async fn rows_that_are_ahead_of_the_log_after_a_crash_come_with_a_snapshot_as_ne
     cell.nodes.remove(&follower).unwrap().stopper.shutdown().await;
     disk.release();
     cell.start(follower).await;
-    assert!(disk.snapshot_index() >= Some(applied), "{:?} of {applied}", disk.snapshot_index());
+    assert!(disk.snapshot_index() >= Some(applied.get()), "{:?} of {applied}", disk.snapshot_index());
     assert_eq!(cell.at(follower).replica().state().meta().head_seq, written);
     write(&cell.at(follower), "till-1", 2).await;
     cell.converge().await;
@@ -417,7 +417,7 @@ async fn story(seed: u64) -> Vec<(Duration, u64, u64)> {
         let mut among = vec![1, 2, 3];
         for turn in 0..4 {
             let leader = cell.leader(&among).await;
-            story.push((began.elapsed(), leader, cell.at(leader).status().term));
+            story.push((began.elapsed(), leader, cell.at(leader).status().term.get()));
             if turn == 0 {
                 cell.at(leader).propose(online("till-1")).await.unwrap();
             }

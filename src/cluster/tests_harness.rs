@@ -199,7 +199,7 @@ impl Cell {
     /// These nodes have applied what the one that is furthest has.
     pub async fn converge_among(&self, nodes: &[u64]) {
         let applied = |node: &u64| self.nodes[node].cluster.replica().applied_index();
-        let target = nodes.iter().map(applied).max().unwrap_or(0);
+        let target = nodes.iter().map(applied).max().unwrap_or_default();
         for node in nodes {
             let applied = self.nodes[node].cluster.replica().wait_applied(target);
             tokio::time::timeout(PATIENCE, applied).await.expect("the nodes do not converge");

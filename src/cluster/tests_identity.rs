@@ -6,6 +6,7 @@ use super::Cluster;
 use super::tests_harness::{Cell, PATIENCE, online, write};
 use crate::consensus::transport::{ConnectionClass, LinkError};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::proto::{StatusRequest, StatusResponse};
 
 /// A leader, a follower and the third one.
@@ -22,7 +23,8 @@ async fn three() -> (Cell, u64, u64, u64) {
 /// All nodes have told each other what they know.
 async fn starts_are_known(cell: &Cell, node: u64, boot: u64) {
     let known = async {
-        let knows = |id: &u64| cell.nodes[id].cluster.replica().state().boot_of(node).is_some_and(|b| b.boot == boot);
+        let knows =
+            |id: &u64| cell.nodes[id].cluster.replica().state().boot_of(NodeId(node)).is_some_and(|b| b.boot == boot);
         while !cell.nodes.keys().all(knows) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -163,7 +165,7 @@ async fn founders_that_disagree_found_nothing_and_each_says_with_whom() {
     cell.start_naming(1, &[1, 2]).await;
     cell.start_naming(2, &[1, 2, 3]).await;
     cell.start_naming(3, &[2, 3]).await;
-    let waiting = |id: u64| cell.nodes[&id].cluster.waiting.lock().clone();
+    let waiting = |id: u64| cell.nodes[&id].cluster.waiting.lock().clone().unwrap_or_default();
     let all_say = async {
         while !(1..=3).all(|id| waiting(id).contains("differ in `members`")) {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::tests_harness::{Cell, PATIENCE, online, update, write};
 use super::{MembershipChange, MembershipChanged};
+use crate::ids::RaftTerm;
 use crate::model::error::{Code, Error};
 use crate::proto::Principal;
 use crate::storage::memory::MemoryDisk;
@@ -124,7 +125,7 @@ async fn a_node_that_lost_its_data_is_refused_under_its_old_id() {
     let why = ended(&cell, 3).await;
     assert!(why.contains("data folder is empty") && why.contains("new id"), "{why}");
     // It has taken nothing and voted for nobody.
-    assert_eq!(cell.at(3).status().term, 0);
+    assert_eq!(cell.at(3).status().term, RaftTerm(0));
     assert!(cell.nodes[&3].cluster.node().is_pristine().await.unwrap());
     cell.shutdown().await;
 }

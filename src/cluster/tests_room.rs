@@ -40,7 +40,9 @@ impl OnDisks {
     async fn all_see(&self, state: RoomState, reason: &str) {
         let agreed = async {
             let nodes = || self.cell.nodes.values();
-            while nodes().any(|node| node.cluster.room() != state || !node.cluster.room_reason().contains(reason)) {
+            while nodes().any(|node| {
+                node.cluster.room() != state || !node.cluster.room_reason().unwrap_or_default().contains(reason)
+            }) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -118,7 +118,7 @@ async fn gets_nothing(cell: &Cell, rogue: u64, members: &[u64]) {
     let leader = cell.leader(members).await;
     let before = cell.at(leader).status();
     for to in members {
-        for (what, answer) in Rogue::new(cell, rogue, *to).everything(before.term + 1).await {
+        for (what, answer) in Rogue::new(cell, rogue, *to).everything(before.term.get() + 1).await {
             assert!(
                 matches!(&answer, Err(LinkError::Refused(why)) if why.contains("not a member")),
                 "{what}: {answer:?}"
@@ -186,7 +186,7 @@ async fn a_member_votes_for_itself_and_in_a_term_that_can_be() {
     let cell = Cell::new(3, |_| {}).await;
     let leader = cell.leader(&[1, 2, 3]).await;
     let (follower, other) = if leader == 1 { (2, 3) } else { (1, 5 - leader) };
-    let term = cell.at(leader).status().term;
+    let term = cell.at(leader).status().term.get();
     let rogue = Rogue::new(&cell, follower, leader);
     for (vote, words) in [
         (Vote::new(term + 1, other), "speaks for node"),
@@ -198,7 +198,7 @@ async fn a_member_votes_for_itself_and_in_a_term_that_can_be() {
             assert!(matches!(&answer, Err(LinkError::Refused(why)) if why.contains(words)), "{method:?}: {answer:?}");
         }
     }
-    assert_eq!(cell.at(leader).status().term, term);
+    assert_eq!(cell.at(leader).status().term.get(), term);
     cell.shutdown().await;
 }
 

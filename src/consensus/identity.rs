@@ -21,7 +21,7 @@
 //! Two clusters of one name, founded apart, are told from each other by the epoch of their histories.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::MemberAddress;
+use crate::ids::{LogIndex, NodeId};
 use crate::proto::{Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
@@ -50,6 +51,17 @@ pub struct NodeStart {
     pub log_end: u64,
 }
 
+/// How far this start has come with the other nodes. It never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum StartClaim {
+    /// It only asks what they know of it.
+    Asks,
+    /// Enough of them know of nothing against it: it is to be remembered.
+    Claimed,
+    /// Enough of them have taken it for the newest: it may take part.
+    Confirmed,
+}
+
 /// Who this node is to its peers.
 pub struct NodeIdentity {
     pub cluster: String,
@@ -62,10 +74,8 @@ pub struct NodeIdentity {
     of_epoch: AtomicBool,
     /// The newest start of each node.
     known: Mutex<BTreeMap<u64, NodeBoot>>,
-    /// Enough others know of nothing against this start: it is to be remembered.
-    claims: AtomicBool,
-    /// Enough others have taken it for the newest.
-    confirmed: AtomicBool,
+    /// A [`StartClaim`], looked at for each call.
+    claim: AtomicU8,
     outdated: watch::Sender<Option<String>>,
     /// When a refusal was logged last, by the peer.
     told: Mutex<BTreeMap<u64, Instant>>,
@@ -119,8 +129,7 @@ impl NodeIdentity {
             epoch: AtomicU64::new(0),
             of_epoch: AtomicBool::new(false),
             known: Mutex::default(),
-            claims: AtomicBool::new(false),
-            confirmed: AtomicBool::new(false),
+            claim: AtomicU8::new(StartClaim::Asks as u8),
             outdated: watch::Sender::new(None),
             told: Mutex::default(),
         }
@@ -340,16 +349,14 @@ impl NodeIdentity {
             }
         }
         for (node, held) in raft.acknowledged() {
-            if let Some(known) = self.known.lock().get_mut(&node) {
-                known.held = known.held.max(held);
-            }
+            self.holds(node, held);
         }
     }
 
     /// A member is known to have acknowledged this entry in the start that is known.
-    pub fn lost(&self, node: u64, entry: u64) {
-        if let Some(known) = self.known.lock().get_mut(&node) {
-            known.held = known.held.max(entry);
+    pub fn holds(&self, node: NodeId, entry: LogIndex) {
+        if let Some(known) = self.known.lock().get_mut(&node.get()) {
+            known.held = known.held.max(entry.get());
         }
     }
 
@@ -362,21 +369,28 @@ impl NodeIdentity {
 
     /// Enough others know of nothing against this start: from now on it asks to be remembered.
     pub fn claim(&self) {
-        self.claims.store(true, Ordering::Relaxed);
+        self.come_to(StartClaim::Claimed);
     }
 
     pub fn claims(&self) -> bool {
-        self.claims.load(Ordering::Relaxed)
+        self.has_come_to(StartClaim::Claimed)
     }
 
     /// This node may take part: enough others have taken this start for the newest.
     pub fn confirm(&self) {
-        self.claim();
-        self.confirmed.store(true, Ordering::Relaxed);
+        self.come_to(StartClaim::Confirmed);
     }
 
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed.load(Ordering::Relaxed)
+        self.has_come_to(StartClaim::Confirmed)
+    }
+
+    fn come_to(&self, claim: StartClaim) {
+        self.claim.fetch_max(claim as u8, Ordering::Relaxed);
+    }
+
+    fn has_come_to(&self, claim: StartClaim) -> bool {
+        self.claim.load(Ordering::Relaxed) >= claim as u8
     }
 
     /// Why this node must stop, if it must.
@@ -513,7 +527,7 @@ mod tests {
         for peer in [&one, &lagging] {
             meet(&node(2, start(3, 77, 10)), peer).unwrap();
         }
-        one.lost(2, 50);
+        one.holds(NodeId(2), LogIndex(50));
         let copy = NodeIdentity::of_start("shop", 2, start(4, 78, 49));
         assert_eq!(meet(&copy, &lagging), Ok(()), "it cannot know");
         assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));

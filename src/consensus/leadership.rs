@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 
 use super::types::TypeConfig;
+use crate::ids::RaftTerm;
 
 type Metrics = RaftServerMetrics<TypeConfig>;
 
@@ -19,14 +20,15 @@ pub struct LeadershipWatch(WatchReceiverOf<TypeConfig, Metrics>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leadership {
     /// The term in which this node leads, if it does.
-    pub leading: Option<u64>,
+    pub leading: Option<RaftTerm>,
     /// The leader as far as this node knows.
     pub leader: Option<u64>,
 }
 
 fn place(metrics: &Metrics) -> Leadership {
     let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
-    Leadership { leading: leads.then_some(metrics.vote.leader_id.term), leader: metrics.current_leader }
+    let term = RaftTerm(metrics.vote.leader_id.term);
+    Leadership { leading: leads.then_some(term), leader: metrics.current_leader }
 }
 
 impl LeadershipWatch {

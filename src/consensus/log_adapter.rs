@@ -13,6 +13,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use super::codec::{decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote};
 use super::runtime::spawn;
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::ids::LogIndex;
 use crate::storage::{LogStore, WriteAck};
 
 /// Bytes of entries read for one append request.
@@ -26,8 +27,8 @@ const APPLY_BYTES: usize = 4 << 20;
 pub struct ReadGate(AtomicU64);
 
 impl ReadGate {
-    pub fn index(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    pub fn index(&self) -> LogIndex {
+        LogIndex(self.0.load(Ordering::SeqCst))
     }
 
     /// What was cut off the log was never committed: do not wait for it.
@@ -220,17 +221,17 @@ mod tests {
     #[tokio::test]
     async fn the_boot_gate_is_the_end_of_the_log_and_sinks_with_it() {
         let store = memory::stores().log;
-        assert_eq!(LogAdapter::new(store.clone()).gate().index(), 0);
+        assert_eq!(LogAdapter::new(store.clone()).gate().index(), LogIndex(0));
         let blank = |index| (index, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
         store.append((0..6).map(blank).collect(), Box::new(|_| {}));
         let mut log = LogAdapter::new(store.clone());
         let gate = log.gate();
-        assert_eq!(gate.index(), 5);
+        assert_eq!(gate.index(), LogIndex(5));
         log.truncate_after(Some(LogId::new_term_index(1, 3))).await.unwrap();
-        assert_eq!(gate.index(), 3);
+        assert_eq!(gate.index(), LogIndex(3));
         store.append((4..9).map(blank).collect(), Box::new(|_| {}));
-        assert_eq!(gate.index(), 3, "only what was there at boot counts");
+        assert_eq!(gate.index(), LogIndex(3), "only what was there at boot counts");
         log.purge(LogId::new_term_index(1, 8)).await.unwrap();
-        assert_eq!(LogAdapter::new(store).gate().index(), 8);
+        assert_eq!(LogAdapter::new(store).gate().index(), LogIndex(8));
     }
 }

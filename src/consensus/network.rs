@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerStats, PeerTransport};
 use super::types::{LogId, MemberAddress, TypeConfig, Vote};
 use super::{codec, wire};
+use crate::ids::{LogIndex, NodeId};
 use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, StatusRequest, raft_response};
 use crate::storage::{SnapshotStore, StateSnapshot};
 
@@ -143,14 +144,14 @@ impl PeerClient {
 
     /// The leader counts on it for what the peer has acknowledged. openraft would send the same entries again and again
     /// to one that has lost them.
-    fn lost(&self, at: u64, acknowledged: u64) -> RPCError<TypeConfig> {
+    fn lost(&self, at: LogIndex, acknowledged: LogIndex) -> RPCError<TypeConfig> {
         let why = format!(
             "node {} does not have entry {at}, though it acknowledged all up to {acknowledged}: its data folder is an older \
              copy, or damaged; give the machine a new number and an empty data folder",
             self.target
         );
         self.stats.refused(self.target, &why);
-        self.identity.lost(self.target, acknowledged);
+        self.identity.holds(NodeId(self.target), acknowledged);
         Unreachable::from_string(why).into()
     }
 
@@ -215,7 +216,7 @@ impl PeerClient {
                 Err(StreamAppendError::Conflict(at)) => {
                     let acknowledged = self.acknowledged.load(Ordering::Relaxed);
                     if at.index <= acknowledged && acknowledged > 0 {
-                        return Err(self.lost(at.index, acknowledged));
+                        return Err(self.lost(LogIndex(at.index), LogIndex(acknowledged)));
                     }
                 }
                 _ => {}

@@ -19,6 +19,7 @@ use super::state_machine::StateMachine;
 use super::transport::{NodeIdentity, PeerStats, PeerTransport};
 use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
 use super::write::Written;
+use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::storage::{Backpressure, LogStore, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
@@ -123,7 +124,7 @@ pub(super) async fn cover_rows(
 ) -> std::io::Result<()> {
     let bounds = log.bounds();
     let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
-    let applied = replica.applied_index();
+    let applied = replica.applied_index().get();
     if applied > end && snapshots.current().is_some_and(|snapshot| snapshot.applied.index < applied) {
         tracing::info!(applied, end, "the rows are ahead of the log: building a snapshot of them");
         snapshots.build().await?;
@@ -193,7 +194,7 @@ impl RaftNode {
     }
 
     /// The term in which this node leads, if it does.
-    pub fn leading(&self) -> Option<u64> {
+    pub fn leading(&self) -> Option<RaftTerm> {
         self.place().now().leading
     }
 
@@ -209,7 +210,7 @@ impl RaftNode {
         GroupView {
             leads: now.state == ServerState::Leader,
             leader: now.current_leader,
-            term: now.current_term,
+            term: RaftTerm(now.current_term),
             last_log_index: now.last_log_index.unwrap_or(0),
             voters: now.membership_config.voter_ids().collect(),
             quorum_acked: now.last_quorum_acked.map(|at| at.into_inner().elapsed()),
@@ -218,20 +219,20 @@ impl RaftNode {
 
     /// Writes one encoded `proto::Batch`, if this node leads in `term`; `done` is called once, from the task that
     /// applied it: it must not wait. False: consensus has ended.
-    pub async fn write(&self, term: u64, batch: Bytes, done: impl FnOnce(Written) + Send + 'static) -> bool {
+    pub async fn write(&self, term: RaftTerm, batch: Bytes, done: impl FnOnce(Written) + Send + 'static) -> bool {
         let responder = Callback::new(move |result| done(Written::of(result)));
-        let write = self.raft.write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term));
+        let write = self.raft.write(EncodedBatch(batch)).with_leader(CommittedLeaderId::new(term.get()));
         write.responder(responder).await.is_ok()
     }
 
     /// The index that must be applied before a read that begins now is answered. Only a leader that a quorum
     /// confirms gives it; else who may lead.
-    pub async fn read_index(&self) -> Result<u64, Option<u64>> {
+    pub async fn read_index(&self) -> Result<LogIndex, Option<NodeId>> {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Ok(linearizer) => Ok(LogIndex(linearizer.read_log_id().index())),
             Err(error) => {
                 tracing::debug!(%error, "no read index");
-                Err(error.forward_to_leader().and_then(|forward| forward.leader_id))
+                Err(error.forward_to_leader().and_then(|forward| forward.leader_id).map(NodeId))
             }
         }
     }
@@ -246,7 +247,7 @@ impl RaftNode {
     }
 
     /// On the leader: the newest committed entry that each voter and learner is known to have on its disk.
-    pub fn acknowledged(&self) -> Vec<(u64, u64)> {
+    pub fn acknowledged(&self) -> Vec<(NodeId, LogIndex)> {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
         if now.state != ServerState::Leader {
@@ -254,7 +255,9 @@ impl RaftNode {
         }
         // What was acknowledged, but not committed, another leader may have cut off.
         let applied = now.last_applied.as_ref().map_or(0, |id| id.index);
-        let held = |(node, matched): (&u64, &Option<LogId>)| Some((*node, matched.as_ref()?.index.min(applied)));
+        let held = |(node, matched): (&u64, &Option<LogId>)| {
+            Some((NodeId(*node), LogIndex(matched.as_ref()?.index.min(applied))))
+        };
         now.replication.iter().flatten().filter_map(held).collect()
     }
 
@@ -341,7 +344,7 @@ impl RaftNode {
 pub struct GroupView {
     pub leads: bool,
     pub leader: Option<u64>,
-    pub term: u64,
+    pub term: RaftTerm,
     pub last_log_index: u64,
     pub voters: Vec<u64>,
     /// On the leader: how long ago a quorum is known to have followed it.

@@ -9,6 +9,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 
 use super::digests::DigestRing;
+use crate::ids::LogIndex;
 use crate::limits;
 use crate::metrics;
 use crate::model::effect::{Effect, Effects};
@@ -24,7 +25,7 @@ const EFFECTS_QUEUE: usize = 4_096;
 pub struct Replica {
     state: RwLock<State>,
     reader: Arc<dyn TablesRead>,
-    applied: watch::Sender<u64>,
+    applied: watch::Sender<LogIndex>,
     coordinator_epoch: watch::Sender<u64>,
     effects: mpsc::Sender<Effects>,
     digests: DigestRing,
@@ -37,7 +38,7 @@ impl Replica {
     pub fn new(state: State) -> (Arc<Self>, mpsc::Receiver<Effects>) {
         let (effects, receiver) = mpsc::channel(EFFECTS_QUEUE);
         let reader = state.reader();
-        let applied = watch::Sender::new(state.applied().index);
+        let applied = watch::Sender::new(LogIndex(state.applied().index));
         let coordinator_epoch = watch::Sender::new(state.coordinator_epoch());
         let digests = DigestRing::default();
         if !state.applied().last_log_id.is_empty() {
@@ -91,12 +92,12 @@ impl Replica {
     }
 
     /// The greatest applied index.
-    pub fn applied_index(&self) -> u64 {
+    pub fn applied_index(&self) -> LogIndex {
         *self.applied.borrow()
     }
 
     /// Resolves when `index` is applied here.
-    pub async fn wait_applied(&self, index: u64) {
+    pub async fn wait_applied(&self, index: LogIndex) {
         if self.applied_index() >= index {
             return;
         }
@@ -106,7 +107,7 @@ impl Replica {
     }
 
     /// Applied indexes as they come.
-    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+    pub fn watch_applied(&self) -> watch::Receiver<LogIndex> {
         self.applied.subscribe()
     }
 
@@ -142,7 +143,7 @@ impl Replica {
             let _ = self.effects.send(Effects { index, epoch, effects: done.effects }).await;
         }
         metrics::APPLIED.add(done.outcomes.len() as u64);
-        self.applied.send_replace(index);
+        self.applied.send_replace(LogIndex(index));
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(done.outcomes)
     }
@@ -171,14 +172,14 @@ impl Replica {
             (state.coordinator_epoch(), state.digest_at())
         };
         self.digests.push(index, digest);
-        self.applied.send_replace(index);
+        self.applied.send_replace(LogIndex(index));
         self.publish_coordinator_epoch(coordinator_epoch);
     }
 
     /// The rows were replaced by an installed snapshot: read everything again. Sessions are told that they
     /// have missed something.
     pub async fn reload(&self) -> Result<(), TablesError> {
-        let (index, head_seq, epoch, coordinator_epoch) = {
+        let (index, head, epoch, coordinator_epoch) = {
             let mut state = self.state.write();
             if self.reader.in_memory() || Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
                 state.reload()?;
@@ -190,11 +191,11 @@ impl Replica {
             self.digests.restart(index, digest);
             self.reloads.fetch_add(1, Ordering::SeqCst);
             let meta = state.meta();
-            (state.applied().index, meta.head_seq, meta.epoch, state.coordinator_epoch())
+            (state.applied().index, meta.head(), meta.epoch, state.coordinator_epoch())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
-        let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head_seq }] }).await;
-        self.applied.send_replace(index);
+        let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head }] }).await;
+        self.applied.send_replace(LogIndex(index));
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(())
     }

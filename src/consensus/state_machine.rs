@@ -11,6 +11,7 @@ use openraft::{EntryPayload, OptionalSend};
 use super::codec::{decode_log_id, decode_stored_membership, encode_log_id, encode_stored_membership};
 use super::replica::Replica;
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::ids::RaftTerm;
 use crate::model::state::Position;
 use crate::proto::{Applied, Outcome};
 use crate::storage::{Backpressure, SnapshotStore, StateSnapshot};
@@ -50,7 +51,7 @@ impl StateMachine {
         let at = Position {
             index: entry.log_id.index,
             log_id: encode_log_id(&entry.log_id),
-            term: entry.log_id.leader_id.term,
+            term: RaftTerm(entry.log_id.leader_id.term),
         };
         match entry.payload {
             EntryPayload::Normal(batch) => return self.replica.apply(at, batch.0).await.map_err(io::Error::other),

@@ -25,6 +25,7 @@ use self::rates::stranger_rates::StrangerRates;
 use self::session::sync::Syncs;
 use crate::cluster::{SharedCluster, elections};
 use crate::config::{AddressRange, RateLimits};
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::effect::Effects;
@@ -147,7 +148,7 @@ impl Gateway {
         let meta = cluster.replica().state().meta().clone();
         let connections =
             Admission::new("connections of the gateway", settings.connections, settings.trusted_proxies.clone());
-        let hub = Hub::new(meta.head_seq, meta.epoch, settings.sessions);
+        let hub = Hub::new(meta.head(), meta.epoch, settings.sessions);
         Arc::new(Self {
             cluster,
             hub,
@@ -183,7 +184,7 @@ impl Gateway {
     }
 
     /// A cursor after a change that this node has applied. Not for whoever holds the state: it is looked at.
-    pub fn cursor(&self, seq: u64) -> Cursor {
+    pub fn cursor(&self, seq: Seq) -> Cursor {
         Cursor { epoch: self.epoch(), ..Cursor::at(&self.cluster.replica().state(), seq) }
     }
 

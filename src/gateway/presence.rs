@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::gateway::Gateway;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::device::{has_session_on, present_on};
 use crate::proto::command::Intent;
@@ -129,7 +130,7 @@ impl PresenceTracker {
 
     /// A registered device made a REST request: it is active, and stays so for a while.
     pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
-        let me = gateway.cluster.node_id();
+        let me = NodeId(gateway.cluster.node_id());
         let found = {
             let state = gateway.cluster.replica().state();
             let suspended = state.gate(device_id).is_some_and(|gate| gate.suspended);
@@ -139,7 +140,7 @@ impl PresenceTracker {
         if device.is_active && device.presence() == Kind::Session {
             return;
         }
-        let here_already = device.is_active && device.home == me;
+        let here_already = device.is_active && device.home_node() == me;
         // A device that asks several nodes in turn moves now and then, not with each request.
         let elsewhere_lately = device.is_active
             && !here_already
@@ -170,7 +171,7 @@ impl PresenceTracker {
 
     /// What is to be reported of devices whose grace is over.
     fn overdue(&self, gateway: &Gateway) -> Vec<DeviceOffline> {
-        let (now, me) = (Instant::now(), gateway.cluster.node_id());
+        let (now, me) = (Instant::now(), NodeId(gateway.cluster.node_id()));
         let mut here = self.here.lock();
         let mut lost = Vec::new();
         let hot = gateway.cluster.replica().state();
@@ -200,7 +201,7 @@ impl PresenceTracker {
 
     /// Devices that have a session here and are not known to: they come back, as clients. True if there were any.
     fn bring_back(&self, gateway: &Arc<Gateway>) -> bool {
-        let me = gateway.cluster.node_id();
+        let me = NodeId(gateway.cluster.node_id());
         // Proposed under the lock: a goodbye that is said now comes after it.
         let here = self.here.lock();
         let strayed: Vec<&String> = {
@@ -253,13 +254,13 @@ impl LocalPresence {
 }
 
 /// That the device is gone from this node, if it is present here.
-fn report(device: &Device, node: u64, why: &str) -> Option<DeviceOffline> {
-    let here = present_on(device).find(|there| there.node == node)?;
+fn report(device: &Device, node: NodeId, why: &str) -> Option<DeviceOffline> {
+    let here = present_on(device).find(|there| NodeId(there.node) == node)?;
     Some(DeviceOffline {
         device_id: device.device_id.clone(),
         reason: why.to_owned(),
         session_lost: true,
-        home: node,
+        home: node.get(),
         online_count: here.online_count,
     })
 }

@@ -63,7 +63,7 @@ impl Gateway {
         if room == RoomState::Plenty || refused_in(intent).is_none_or(|refused| room < refused) {
             return Ok(());
         }
-        let mut refusal = Error::new(Code::Unavailable, self.cluster.room_reason());
+        let mut refusal = Error::new(Code::Unavailable, self.cluster.room_reason().unwrap_or_default());
         refusal.retry_after_ms = Some(limits::ROOM_RETRY_MS);
         Err(refusal)
     }

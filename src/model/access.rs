@@ -13,6 +13,7 @@ use super::refusal::{ApplyError, ApplyResult, refuse_field};
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{AccessPut, ClassAccess, Empty, TableAccess, TableRight};
@@ -199,8 +200,8 @@ impl AccessMatrix {
     }
 
     /// Whoever has read everything up to `seq` as a member of the class has everything that the class may read by now.
-    pub fn is_whole_after(&self, class: ClassNumber, seq: u64) -> bool {
-        seq == 0 || seq > self.lacks_up_to(class)
+    pub fn is_whole_after(&self, class: ClassNumber, seq: Seq) -> bool {
+        seq == Seq(0) || seq > Seq(self.lacks_up_to(class))
     }
 
     /// A place in the log up to which a reader of this class may lack records that its class was granted since.

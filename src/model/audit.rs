@@ -15,6 +15,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time::iso;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
@@ -68,7 +69,7 @@ impl State {
     }
 
     /// The audit number of the change that is about to be written.
-    pub(super) fn audit_change(&mut self, device_id: &str, seq: u64) -> u64 {
+    pub(super) fn audit_change(&mut self, device_id: &str, seq: Seq) -> u64 {
         *self.meta.audit(KEY).audit_head += 1;
         self.audit.add_change(self.meta.now_ms, device_id, seq);
         self.meta.audit_head
@@ -144,7 +145,7 @@ impl State {
     /// The next row is this change.
     pub(super) fn load_audit_of(&mut self, change: &Change) {
         let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
-        self.audit.add_change(at_ms, &change.device_id, change.seq);
+        self.audit.add_change(at_ms, &change.device_id, Seq(change.seq));
     }
 
     /// The rows up to `before`, none of which is a change.
@@ -211,10 +212,9 @@ pub fn read_rows_shown(
     let mut rows = Vec::with_capacity(page.len());
     let mut changes = ChangeReader::new(tables);
     for at in page {
-        let row = if at.change > 0 {
-            changes.get(at.change)?.map(row_of)
-        } else {
-            get_row::<Audit>(tables, &RowKey::Audit(at.id))?
+        let row = match at.change {
+            Some(change) => changes.get(change)?.map(row_of),
+            None => get_row::<Audit>(tables, &RowKey::Audit(at.id))?,
         };
         rows.extend(row);
     }

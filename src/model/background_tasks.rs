@@ -2,6 +2,7 @@
 
 use super::election::decide::{Action, LeaderView, Limits, decide};
 use super::state::State;
+use crate::ids::{NodeId, Seq};
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
@@ -42,9 +43,12 @@ impl Retention {
 
 /// The leader's background tasks now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
 pub fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
-    let lost = |node: &u64| view.lost_in(*node) == Some(0);
-    let lost =
-        view.state.nodes_with_devices().filter(lost).map(|node| Action::Propose(Intent::NodeLost(NodeLost { node })));
+    let lost = |node: &NodeId| view.lost_in(*node) == Some(0);
+    let lost = view
+        .state
+        .nodes_with_devices()
+        .filter(lost)
+        .map(|node| Action::Propose(Intent::NodeLost(NodeLost { node: node.get() })));
     let mut duties: Vec<Action> = lost.collect();
     if duties.is_empty() {
         duties = decide(view);
@@ -66,7 +70,7 @@ pub fn next_loss(view: &LeaderView<'_>) -> Option<u64> {
 
 impl LeaderView<'_> {
     /// `None`: never, it is this node.
-    fn lost_in(&self, node: u64) -> Option<u64> {
+    fn lost_in(&self, node: NodeId) -> Option<u64> {
         if node == self.me {
             return None;
         }
@@ -91,7 +95,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let audit_to = meta.audit_head.saturating_sub(retention.audit_rows);
     let large = state.changes_over(retention.change_bytes);
     let (changes_to, audit_to) =
-        large.map_or((changes_to, audit_to), |(seq, audit)| (seq.max(changes_to), audit.max(audit_to)));
+        large.map_or((changes_to, audit_to), |(seq, audit)| (seq.get().max(changes_to), audit.max(audit_to)));
     let conflicts_to = state.resolved_to(retention.conflicts);
     // Rows of a database come newest first and without a gap: none goes before all are there.
     let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
@@ -99,7 +103,8 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
     let due = due(audit_to, meta.audit_compacted)
-        || ((large.is_some() || due(changes_to, meta.compacted_seq)) && state.oldest_changes_go(changes_to, audit_to))
+        || ((large.is_some() || due(changes_to, meta.compacted_seq))
+            && state.oldest_changes_go(Seq(changes_to), audit_to))
         || state.audit_index().surplus_evidence(retention.evidence_rows) >= limits::COMPACT_STEP
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()
@@ -115,8 +120,8 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.
-pub fn of_node(state: &State, node: u64, device_id: &str) -> Option<Intent> {
-    let here = state.device(device_id).is_some_and(|d| d.is_active && d.home == node);
+pub fn of_node(state: &State, node: NodeId, device_id: &str) -> Option<Intent> {
+    let here = state.device(device_id).is_some_and(|d| d.is_active && d.home_node() == node);
     (!here).then(|| {
         Intent::DeviceOnline(DeviceOnline {
             device_id: device_id.to_owned(),
@@ -136,15 +141,16 @@ mod tests {
     use super::super::election::decide::NodeView;
     use super::super::properties::{StateUnderTest, online};
     use super::*;
+    use crate::ids::RaftTerm;
     use crate::proto::NodeBooted;
 
     /// The background tasks of node 1 and when the next node is lost, as it sees node 2.
     fn duties(b: &StateUnderTest, two: NodeView, leading_ms: u64, retention: Retention) -> (Vec<Action>, Option<u64>) {
-        let nodes = BTreeMap::from([(2, two)]);
+        let nodes = BTreeMap::from([(NodeId(2), two)]);
         let view = LeaderView {
             state: &b.state,
-            me: 1,
-            term: 0,
+            me: NodeId(1),
+            term: RaftTerm(0),
             now_ms: b.now,
             leading_ms,
             nodes: &nodes,
@@ -177,21 +183,21 @@ mod tests {
     #[test]
     fn a_node_brings_its_device_back_when_the_cluster_calls_it_offline() {
         let mut b = StateUnderTest::new();
-        let duty = of_node(&b.state, 1, "node-1").unwrap();
+        let duty = of_node(&b.state, NodeId(1), "node-1").unwrap();
         b.ok(duty);
-        assert_eq!(of_node(&b.state, 1, "node-1"), None);
+        assert_eq!(of_node(&b.state, NodeId(1), "node-1"), None);
         b.ok(Intent::NodeLost(NodeLost { node: 1 }));
-        assert!(of_node(&b.state, 1, "node-1").is_some());
+        assert!(of_node(&b.state, NodeId(1), "node-1").is_some());
     }
 
     #[test]
     fn a_restart_ends_a_nodes_sessions_but_not_its_own_device() {
         let mut b = StateUnderTest::new();
-        let duty = of_node(&b.state, 1, "node-1").unwrap();
+        let duty = of_node(&b.state, NodeId(1), "node-1").unwrap();
         b.ok(duty);
         b.ok(online("till", 20, Role::Master));
         b.ok(Intent::NodeBooted(NodeBooted::default()));
-        assert_eq!(of_node(&b.state, 1, "node-1"), None);
+        assert_eq!(of_node(&b.state, NodeId(1), "node-1"), None);
         assert_eq!((b.state.device("till").unwrap().is_active, b.state.meta().master.as_str()), (false, "node-1"));
     }
 

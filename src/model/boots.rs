@@ -5,6 +5,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, refuse};
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::{NodeBoot, NodeBooted, NodeBoots};
 
@@ -29,13 +30,13 @@ impl State {
         &self.boots.0.boots
     }
 
-    pub fn boot_of(&self, node: u64) -> Option<&NodeBoot> {
-        let at = self.boots().binary_search_by_key(&node, |boot| boot.node).ok()?;
+    pub fn boot_of(&self, node: NodeId) -> Option<&NodeBoot> {
+        let at = self.boots().binary_search_by_key(&node, |boot| NodeId(boot.node)).ok()?;
         self.boots().get(at)
     }
 
     /// A start is newer than the one before, or the same that is told once more.
-    pub(super) fn may_boot(&self, node: u64, c: &NodeBooted) -> Result<(), ApplyError> {
+    pub(super) fn may_boot(&self, node: NodeId, c: &NodeBooted) -> Result<(), ApplyError> {
         match self.boot_of(node) {
             Some(known)
                 if c.boot != 0 && (c.boot, c.instance) != (known.boot, known.instance) && c.boot <= known.boot =>
@@ -50,14 +51,14 @@ impl State {
         }
     }
 
-    pub(super) fn save_boot(&mut self, node: u64, c: &NodeBooted) {
-        let boot = NodeBoot { node, boot: c.boot, instance: c.instance, held: 0 };
+    pub(super) fn save_boot(&mut self, node: NodeId, c: &NodeBooted) {
+        let boot = NodeBoot { node: node.get(), boot: c.boot, instance: c.instance, held: 0 };
         // An older version tells none.
         if c.boot == 0 || self.boot_of(node) == Some(&boot) {
             return;
         }
         let all = &mut self.boots.0.boots;
-        match all.binary_search_by_key(&node, |boot| boot.node) {
+        match all.binary_search_by_key(&node, |boot| NodeId(boot.node)) {
             Ok(at) => all[at] = boot,
             Err(at) => all.insert(at, boot),
         }

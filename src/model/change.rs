@@ -16,6 +16,7 @@ use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
@@ -159,21 +160,21 @@ impl State {
     }
 
     /// Appends the change and makes it the record's newest version. Returns its seq.
-    pub(super) fn write(&mut self, w: PendingWrite) -> u64 {
+    pub(super) fn write(&mut self, w: PendingWrite) -> Seq {
         self.write_entry(w, String::new(), 0)
     }
 
     /// The same for what a queue's entry becomes; 0: it stands in no queue.
-    fn write_entry(&mut self, w: PendingWrite, queue: String, n: u64) -> u64 {
+    fn write_entry(&mut self, w: PendingWrite, queue: String, n: u64) -> Seq {
         *self.meta.changes(KEY).head_seq += 1;
-        let seq = self.meta.head_seq;
+        let seq = Seq(self.meta.head_seq);
         let deleted = w.operation == Operation::Delete;
         let audit_id = self.audit_change(&w.device_id, seq);
         let principal = self.txn.principal.as_ref().filter(|p| p.sub != w.device_id).cloned();
         let data = if deleted { Bytes::new() } else { w.data.clone() };
-        let after = self.table_numbers.advance_head(w.table, seq);
+        let after = self.table_numbers.advance_head(w.table, seq).get();
         let change = Change {
-            seq,
+            seq: seq.get(),
             device_id: w.device_id,
             table_name: w.table_name,
             record_id: w.record_id,
@@ -224,21 +225,21 @@ impl State {
     }
 
     /// A change that is kept, also one of the entry that is being applied.
-    pub(super) fn change(&self, seq: u64) -> Result<Option<Change>, TablesError> {
-        if let Some(change) = self.txn.block.iter().find(|c| c.seq == seq) {
+    pub(super) fn change(&self, seq: Seq) -> Result<Option<Change>, TablesError> {
+        if let Some(change) = self.txn.block.iter().find(|c| Seq(c.seq) == seq) {
             return Ok(Some(Change::clone(change)));
         }
         read::change(self.rows(), seq)
     }
 
     /// A few bits of the change with this number, as they stand in cursors; 0: it is not kept.
-    pub fn print_at(&self, seq: u64) -> u32 {
+    pub fn print_at(&self, seq: Seq) -> u32 {
         self.prints.get(seq).unwrap_or(0)
     }
 
     pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
         let mut version = self.records.get(table, id).cloned()?;
-        version.timestamp_ms = self.corrections().of_change(version.seq, version.timestamp_ms);
+        version.timestamp_ms = self.corrections().of_change(Seq(version.seq), version.timestamp_ms);
         Some(version)
     }
 
@@ -250,7 +251,7 @@ impl State {
         if version.deleted {
             return Ok(Bytes::new());
         }
-        if let Some(change) = self.change(version.seq)? {
+        if let Some(change) = self.change(Seq(version.seq))? {
             return Ok(change.data);
         }
         // Compaction has written it down.

@@ -23,6 +23,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -181,7 +182,7 @@ impl State {
         row.resolved_deleted = write.operation == Operation::Delete;
         row.resolved_data = if row.resolved_deleted { Bytes::new() } else { write.data.clone() };
         let timestamp_ms = write.timestamp_ms;
-        row.resolved_seq = self.write(write);
+        row.resolved_seq = self.write(write).get();
         let row = self.close_conflict(row);
         Reply::Accepted(Accepted { seq: row.resolved_seq, timestamp_ms, conflict: Some(row), ..Accepted::default() })
     }
@@ -258,7 +259,7 @@ impl State {
         let base = match c.base_version {
             Some(seq) if seq > 0 => {
                 let same = |c2: &Change| c2.table_name == c.table_name && c2.record_id == c.record_id;
-                self.change(seq)?.filter(same)
+                self.change(Seq(seq))?.filter(same)
             }
             _ => None,
         };
@@ -400,7 +401,7 @@ impl State {
             row.resolved_deleted = c.delete;
             row.resolved_data = if c.delete { Bytes::new() } else { decision.data.clone() };
         }
-        row.resolved_seq = self.write(PendingWrite { device, device_id: c.device_id, ..decision });
+        row.resolved_seq = self.write(PendingWrite { device, device_id: c.device_id, ..decision }).get();
         Ok(Reply::Conflict(self.close_conflict(row)))
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use super::change::print_of;
 use super::error::{Code, Error};
 use super::state::State;
+use crate::ids::Seq;
 use crate::proto::Change;
 
 /// A place in a history. The epoch is drawn when a cluster is made, and again when a backup is restored. The print is a
@@ -13,7 +14,7 @@ use crate::proto::Change;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     pub epoch: u64,
-    pub seq: u64,
+    pub seq: Seq,
     /// 0: not known, as in cursors of older versions, or before the first change.
     pub print: u32,
 }
@@ -30,12 +31,12 @@ impl fmt::Display for Cursor {
 
 impl Cursor {
     /// After the change `seq` of this state.
-    pub fn at(state: &State, seq: u64) -> Self {
+    pub fn at(state: &State, seq: Seq) -> Self {
         Self { epoch: state.meta().epoch, seq, print: state.print_at(seq) }
     }
 
     pub fn after(epoch: u64, change: &Change) -> Self {
-        Self { epoch, seq: change.seq, print: print_of(change) }
+        Self { epoch, seq: Seq(change.seq), print: print_of(change) }
     }
 
     /// A cursor that this cluster gave out, for a change of its history; 1005 for any other string.
@@ -47,12 +48,12 @@ impl Cursor {
         let same = match state.print_at(cursor.seq) {
             print if cursor.print == 0 || cursor.print == print => true,
             // Whoever takes it looks whether what comes after it is kept; of this one, only what it stands at is gone.
-            0 if cursor.seq == meta.compacted_seq => {
+            0 if cursor.seq == meta.compacted() => {
                 return Err(Error::new(Code::BadCursor, "the change of the cursor is gone: do a full sync"));
             }
             print => print == 0,
         };
-        if cursor.epoch == meta.epoch && cursor.seq <= meta.head_seq && same {
+        if cursor.epoch == meta.epoch && cursor.seq <= meta.head() && same {
             return Ok(cursor);
         }
         Err(Error::new(Code::BadCursor, "cursor is of another history: do a full sync"))
@@ -65,7 +66,7 @@ fn read(text: &str) -> Option<Cursor> {
         Some((epoch, print)) => (epoch, u32::from_str_radix(print, 16).ok()?),
         None => (history, 0),
     };
-    Some(Cursor { epoch: u64::from_str_radix(epoch, 16).ok()?, seq: seq.parse().ok()?, print })
+    Some(Cursor { epoch: u64::from_str_radix(epoch, 16).ok()?, seq: Seq(seq.parse().ok()?), print })
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
         let mut b = StateUnderTest::new();
         b.ok(online("a", 0, Role::Client));
         b.ok(update("a", 1, "{}"));
-        let cursor = Cursor::at(&b.state, 1);
+        let cursor = Cursor::at(&b.state, Seq(1));
         assert_ne!(cursor.print, 0);
         assert_eq!(Cursor::parse(&cursor.to_string(), &b.state), Ok(cursor));
         let old = Cursor { print: 0, ..cursor };
@@ -92,8 +93,8 @@ mod tests {
         for wrong in [
             Cursor { epoch: cursor.epoch + 1, ..cursor },
             Cursor { print: cursor.print ^ 1, ..cursor },
-            Cursor { seq: 2, ..cursor },
-            Cursor { seq: 2, ..old },
+            Cursor { seq: Seq(2), ..cursor },
+            Cursor { seq: Seq(2), ..old },
         ] {
             assert_eq!(code(&wrong.to_string(), &b.state), Some(Code::BadCursor), "{wrong}");
         }
@@ -112,7 +113,7 @@ mod tests {
         for _ in 0..4 {
             lost.ok(update("a", 1, "{}"));
         }
-        let cursors: Vec<String> = (0..=9).map(|seq| Cursor::at(&lost.state, seq).to_string()).collect();
+        let cursors: Vec<String> = (0..=9).map(|seq| Cursor::at(&lost.state, Seq(seq)).to_string()).collect();
         assert!(cursors.iter().all(|cursor| code(cursor, &lost.state).is_none()));
         // The same writes again, a moment later.
         b.now += 1;
@@ -149,10 +150,10 @@ mod tests {
     #[test]
     fn the_seq_is_read_after_the_only_dot() {
         for (cursor, text) in [
-            (Cursor { epoch: 0xabc, seq: 7, print: 0 }, "abc.7"),
-            (Cursor { epoch: 0xabc, seq: 7, print: 0x1f }, "abc-1f.7"),
+            (Cursor { epoch: 0xabc, seq: Seq(7), print: 0 }, "abc.7"),
+            (Cursor { epoch: 0xabc, seq: Seq(7), print: 0x1f }, "abc-1f.7"),
             (
-                Cursor { epoch: u64::MAX, seq: u64::MAX, print: u32::MAX },
+                Cursor { epoch: u64::MAX, seq: Seq(u64::MAX), print: u32::MAX },
                 "ffffffffffffffff-ffffffff.18446744073709551615",
             ),
         ] {

@@ -7,6 +7,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
 use super::state::State;
 use super::visible::is_name;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -23,6 +24,12 @@ pub const NO_MASTER: &str = "no-master";
 /// Checks an id as clients give them: not empty, at most 255 bytes, nothing that a reader does not see.
 pub fn valid_id(id: &str) -> bool {
     !id.trim().is_empty() && id.len() <= limits::DEVICE_ID && is_name(id)
+}
+
+impl Device {
+    pub fn home_node(&self) -> NodeId {
+        NodeId(self.home)
+    }
 }
 
 impl State {
@@ -45,7 +52,7 @@ impl State {
     }
 
     /// The nodes that any device is present on.
-    pub fn nodes_with_devices(&self) -> impl Iterator<Item = u64> {
+    pub fn nodes_with_devices(&self) -> impl Iterator<Item = NodeId> {
         self.devices.nodes()
     }
 
@@ -54,7 +61,7 @@ impl State {
         self.devices.name(number)
     }
 
-    pub(super) fn device_online(&mut self, c: DeviceOnline, node: u64) -> ApplyResult {
+    pub(super) fn device_online(&mut self, c: DeviceOnline, node: NodeId) -> ApplyResult {
         if !valid_id(&c.device_id) {
             return refuse(
                 Code::Registration,
@@ -158,13 +165,13 @@ impl State {
         }
     }
 
-    fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: u64) {
+    fn come_online(&mut self, device: &mut Device, c: &DeviceOnline, node: NodeId) {
         let now = self.meta.now_ms;
         let has_session = device.is_active && device.presence() == Presence::Session;
         // A REST call does not move a device whose socket lives elsewhere.
         let rest_beside_session = c.presence() == Presence::Rest && has_session;
         if !rest_beside_session {
-            let here = NodePresence { node, online_count: device.online_count + 1 };
+            let here = NodePresence { node: node.get(), online_count: device.online_count + 1 };
             device.present_on = match c.presence() {
                 Presence::Session if has_session => with(present_on(device), here),
                 Presence::Session => vec![here],
@@ -174,7 +181,7 @@ impl State {
             device.presence = c.presence;
             let home_stays = c.returns && device.present_on.iter().any(|there| there.node == device.home);
             if !home_stays {
-                device.home = node;
+                device.home = node.get();
             }
         }
         if let Some(priority) = c.priority {
@@ -203,7 +210,7 @@ impl State {
                 // It has come back there meanwhile, or is known to have gone.
                 return Ok(Reply::Device(device));
             }
-            if let Some(device) = self.present_without(&device, c.home) {
+            if let Some(device) = self.present_without(&device, NodeId(c.home)) {
                 return Ok(Reply::Device(device));
             }
         }
@@ -235,17 +242,17 @@ impl State {
     }
 
     /// A node starts anew: its sessions are gone. The node's own device is not, as the node is here.
-    pub(super) fn sessions_gone(&mut self, node: u64) -> ApplyResult {
+    pub(super) fn sessions_gone(&mut self, node: NodeId) -> ApplyResult {
         self.all_offline(node, |d| d.presence() != Presence::Node, "node restarted")
     }
 
     /// No device is present on `node` any more.
-    pub(super) fn node_lost(&mut self, node: u64, why: &str) -> ApplyResult {
+    pub(super) fn node_lost(&mut self, node: NodeId, why: &str) -> ApplyResult {
         self.all_offline(node, |_| true, why)
     }
 
-    fn all_offline(&mut self, node: u64, which: fn(&Device) -> bool, why: &str) -> ApplyResult {
-        let was_there = |d: &&Arc<Device>| present_on(d).any(|here| here.node == node) && which(d);
+    fn all_offline(&mut self, node: NodeId, which: fn(&Device) -> bool, why: &str) -> ApplyResult {
+        let was_there = |d: &&Arc<Device>| is_present_on(d, node) && which(d);
         let there: Vec<Arc<Device>> = self.devices.iter().filter(was_there).cloned().collect();
         if !there.is_empty() {
             *self.meta.devices(KEY).nodes_lost += 1;
@@ -283,12 +290,12 @@ impl State {
 
     /// The device without its presence on `node`, saved, if it is present on another one. Its home is then the one of
     /// those that stay where it came online last; the master's role stays with it.
-    fn present_without(&mut self, device: &Device, node: u64) -> Option<Device> {
+    fn present_without(&mut self, device: &Device, node: NodeId) -> Option<Device> {
         let mut device = device.clone();
-        device.present_on.retain(|there| there.node != node);
+        device.present_on.retain(|there| NodeId(there.node) != node);
         let newest = device.present_on.iter().max_by_key(|there| there.online_count)?.node;
-        if device.home == node {
-            self.set_home(&mut device, newest);
+        if device.home_node() == node {
+            self.set_home(&mut device, NodeId(newest));
         }
         device.updated_ms = self.meta.now_ms;
         self.save_device(device.clone());
@@ -296,14 +303,14 @@ impl State {
         Some(device)
     }
 
-    pub(super) fn move_home(&mut self, c: &MoveHome, node: u64) -> Reply {
+    pub(super) fn move_home(&mut self, c: &MoveHome, node: NodeId) -> Reply {
         if let Some(device) = self.devices.get(&c.device_id)
             && self.leads(node)
             && device.home == c.from
-            && present_on(device).any(|there| there.node == c.to)
+            && is_present_on(device, NodeId(c.to))
         {
             let mut device = Device::clone(device);
-            self.set_home(&mut device, c.to);
+            self.set_home(&mut device, NodeId(c.to));
             device.updated_ms = self.meta.now_ms;
             self.save_device(device);
             self.notify_coordinator();
@@ -311,8 +318,8 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    fn set_home(&mut self, device: &mut Device, node: u64) {
-        device.home = node;
+    fn set_home(&mut self, device: &mut Device, node: NodeId) {
+        device.home = node.get();
         self.forget_transfers_to(&device.device_id);
     }
 
@@ -369,9 +376,13 @@ pub fn present_on(device: &Device) -> impl Iterator<Item = NodePresence> {
     sessions.iter().copied().chain(only)
 }
 
+fn is_present_on(device: &Device, node: NodeId) -> bool {
+    present_on(device).any(|there| NodeId(there.node) == node)
+}
+
 /// Whether this node has a session of the device.
-pub fn has_session_on(device: &Device, node: u64) -> bool {
-    device.presence() == Presence::Session && present_on(device).any(|there| there.node == node)
+pub fn has_session_on(device: &Device, node: NodeId) -> bool {
+    device.presence() == Presence::Session && is_present_on(device, node)
 }
 
 /// The nodes of `others` and `here`, by number.
@@ -398,6 +409,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::ids::RaftTerm;
     use crate::model::state::{Position, into_result};
     use crate::model::tables::{MemoryTables, RowKey, Tables};
     use crate::proto::command::Intent;
@@ -418,7 +430,7 @@ mod tests {
             let batch = Batch {
                 commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent), ..Command::default() }],
             };
-            let at = Position { index, log_id: Bytes::new(), term: 0 };
+            let at = Position { index, log_id: Bytes::new(), term: RaftTerm(0) };
             into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
         };
         assert!(online("the last one").is_ok());

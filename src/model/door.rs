@@ -18,6 +18,7 @@ use super::change;
 use super::error::{Code, Error};
 use super::pairing::{HASH, valid_code};
 use super::value;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{
@@ -60,8 +61,8 @@ fn known<T: TryFrom<i32>>(field: &str, number: i32) -> Checked {
     if T::try_from(number).is_err() { bad(field, "is none that is known") } else { Ok(()) }
 }
 
-fn node(field: &str, node: u64) -> Checked {
-    if node == 0 { bad(field, "must be a node") } else { Ok(()) }
+fn node(field: &str, node: NodeId) -> Checked {
+    if node == NodeId(0) { bad(field, "must be a node") } else { Ok(()) }
 }
 
 fn count(field: &str, number: u64, max: u64) -> Checked {
@@ -79,7 +80,7 @@ fn object(field: &str, json: &[u8]) -> Checked {
 }
 
 /// What is wrong with a command that `from` proposed; the name of what is wrong is the field's.
-pub(super) fn check(intent: &Intent, from: u64) -> Checked {
+pub(super) fn check(intent: &Intent, from: NodeId) -> Checked {
     match intent {
         Intent::DataUpdate(c) => change::validate(c),
         Intent::DeviceOnline(c) => {
@@ -108,10 +109,10 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             })
         }
         Intent::NodeBooted(_) => node("origin", from),
-        Intent::NodeLost(c) => node("node", c.node),
+        Intent::NodeLost(c) => node("node", NodeId(c.node)),
         Intent::MoveHome(c) => {
             device(&c.device_id)?;
-            node("to", c.to)
+            node("to", NodeId(c.to))
         }
         Intent::CriticalEvent(c) => {
             device(&c.device_id)?;
@@ -220,7 +221,7 @@ pub(super) fn check(intent: &Intent, from: u64) -> Checked {
             text("details", &c.details, limits::IMPORT_TEXT)
         }
         Intent::MembersChanged(c) => {
-            node("node", c.node)?;
+            node("node", NodeId(c.node))?;
             text("raft", &c.raft, limits::ADDRESS)?;
             text("gateway", &c.gateway, limits::ADDRESS)?;
             by(&c.by)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::{ClassNumber, ClassRights};
 use super::error::Error;
+use crate::ids::{MasterTerm, Seq};
 use crate::proto::{Change, Conflict, Election, Role};
 
 /// One event for the sessions of every node, in the order of the log.
@@ -18,7 +19,7 @@ pub enum Effect {
     /// `error` 4003 to all: a manual election is needed.
     ElectionFailed { error: Error, at_ms: u64 },
     /// `role_change` to all.
-    RoleChanged { device_id: String, role: Role, reason: String, term: u64, at_ms: u64 },
+    RoleChanged { device_id: String, role: Role, reason: String, term: MasterTerm, at_ms: u64 },
     /// `sync_complete_ack` to all.
     SyncCompleted { device_id: String, sync_timestamp_ms: u64, changes_count: u64, at_ms: u64 },
     /// `sync_conflict` to the sessions of the sender, `Conflict::device_id`, and of `Conflict::writer`, if there is one.
@@ -32,9 +33,9 @@ pub enum Effect {
     /// `access_changed` to the sessions of the class: what it may do from now on, the tables that it may no longer read,
     /// and those of which it may lack what came before.
     AccessChanged { class: ClassNumber, rights: Arc<ClassRights>, forget: Vec<String>, resync: Vec<String>, at_ms: u64 },
-    /// This node took a snapshot in: what came before change `head_seq` was not told one by one. Sessions must
+    /// This node took a snapshot in: what came before change `head` was not told one by one. Sessions must
     /// be brought to it from the change log, or closed to resume.
-    Skipped { head_seq: u64 },
+    Skipped { head: Seq },
 }
 
 /// The effects of one Raft entry, as the hub gets them.

@@ -17,6 +17,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use super::tables::RowKey;
+use crate::ids::MasterTerm;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Asker, Device, Elect, Election, ElectionMethod, ElectionOutcome, ElectionReason, Empty, Presence, Principal, Role,
@@ -50,7 +51,7 @@ impl State {
     }
 
     pub(super) fn elect_command(&mut self, c: Elect) -> ApplyResult {
-        if c.if_term.is_some_and(|term| term != self.meta.term) {
+        if c.if_term.is_some_and(|term| MasterTerm(term) != self.meta.master_term()) {
             // Somebody else's trigger came first.
             return Ok(Reply::Done(Empty {}));
         }
@@ -274,7 +275,7 @@ impl State {
     }
 
     fn announce_role(&mut self, id: &str, role: Role, why: &str) {
-        let (term, at_ms) = (self.meta.term, self.meta.now_ms);
+        let (term, at_ms) = (self.meta.master_term(), self.meta.now_ms);
         self.effect(Effect::RoleChanged { device_id: id.to_owned(), role, reason: why.to_owned(), term, at_ms });
     }
 }

@@ -15,6 +15,7 @@ use super::nodes::key::NodesKey;
 use super::table::key::TableKey;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time_back::key::TimeKey;
+use crate::ids::{MasterTerm, NodeId, RaftTerm, Seq};
 use crate::limits;
 use crate::proto::{AskedElection, ElectionOutcome, Import, Meta, PendingElection, TimeCorrection, TransferBack};
 
@@ -25,6 +26,32 @@ impl Deref for MetaRow {
 
     fn deref(&self) -> &Meta {
         &self.0
+    }
+}
+
+impl Meta {
+    pub fn master_term(&self) -> MasterTerm {
+        MasterTerm(self.term)
+    }
+
+    /// The leader that has announced itself last; 0: none has.
+    pub fn leader_node(&self) -> NodeId {
+        NodeId(self.leader)
+    }
+
+    /// The newest change.
+    pub fn head(&self) -> Seq {
+        Seq(self.head_seq)
+    }
+
+    /// The newest change that was dropped.
+    pub fn compacted(&self) -> Seq {
+        Seq(self.compacted_seq)
+    }
+
+    /// In which the leader that has announced itself leads.
+    pub fn leader_raft_term(&self) -> RaftTerm {
+        RaftTerm(self.leader_term)
     }
 }
 

@@ -5,6 +5,7 @@ use self::key::KEY;
 use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{ClusterInit, ClusterRecovered, Empty, MembersChanged, NodeBooted};
@@ -22,7 +23,7 @@ impl State {
     }
 
     /// A node has begun a boot: from now on its data folder is expected to be there.
-    pub(super) fn node_booted(&mut self, node: u64, c: &NodeBooted) -> ApplyResult {
+    pub(super) fn node_booted(&mut self, node: NodeId, c: &NodeBooted) -> ApplyResult {
         self.may_boot(node, c)?;
         room_for(&self.meta.booted_nodes, node)?;
         insert(self.meta.nodes(KEY).booted_nodes, node);
@@ -32,7 +33,7 @@ impl State {
 
     /// Of the history before, only `node` is left: what it holds goes on under another epoch. Told again, it changes
     /// nothing.
-    pub(super) fn cluster_recovered(&mut self, node: u64, c: &ClusterRecovered) -> ApplyResult {
+    pub(super) fn cluster_recovered(&mut self, node: NodeId, c: &ClusterRecovered) -> ApplyResult {
         let before = self.meta.epoch;
         if before == 0 {
             return refuse(Code::RoleChange, "there is no cluster yet that could be recovered");
@@ -41,15 +42,15 @@ impl State {
             return Ok(Reply::Done(Empty {}));
         }
         *self.meta.nodes(KEY).epoch = c.epoch;
-        let gone: Vec<u64> = self.meta.booted_nodes.iter().copied().filter(|other| *other != node).collect();
-        let left: Vec<u64> = gone.into_iter().filter(|other| !self.meta.removed_nodes.contains(other)).collect();
+        let others = self.meta.booted_nodes.iter().filter(|other| !self.meta.removed_nodes.contains(other));
+        let left: Vec<NodeId> = others.copied().map(NodeId).filter(|other| *other != node).collect();
         for other in &left {
             // Where there is no room, its number is known as one that booted.
             if room_for(&self.meta.removed_nodes, *other).is_ok() {
                 insert(self.meta.nodes(KEY).removed_nodes, *other);
             }
         }
-        let others = left.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let others = left.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
         let details = format!(
             "Node {node} was made a cluster of one by an operator: epoch {before:016x} became {:016x}; out for good: \
              {others}",
@@ -64,6 +65,7 @@ impl State {
 
     pub(super) fn members_changed(&mut self, c: MembersChanged) -> ApplyResult {
         let MembersChanged { node, removed, raft, by, moved, gateway } = c;
+        let node = NodeId(node);
         let device = format!("node-{node}");
         if removed {
             room_for(&self.meta.removed_nodes, node)?;
@@ -82,17 +84,17 @@ impl State {
 }
 
 /// The lists are part of a row, and are never cut: an id is never used again.
-fn room_for(nodes: &[u64], node: u64) -> Result<(), ApplyError> {
-    if nodes.len() < limits::NODES_EVER || nodes.binary_search(&node).is_ok() {
+fn room_for(nodes: &[u64], node: NodeId) -> Result<(), ApplyError> {
+    if nodes.len() < limits::NODES_EVER || nodes.binary_search(&node.get()).is_ok() {
         return Ok(());
     }
     refuse(Code::Unavailable, format!("a cluster has at most {} nodes in its life", limits::NODES_EVER))
 }
 
 /// Keeps the list sorted, each id once.
-fn insert(nodes: &mut Vec<u64>, node: u64) {
-    if let Err(at) = nodes.binary_search(&node) {
-        nodes.insert(at, node);
+fn insert(nodes: &mut Vec<u64>, node: NodeId) {
+    if let Err(at) = nodes.binary_search(&node.get()) {
+        nodes.insert(at, node.get());
     }
 }
 

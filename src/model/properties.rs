@@ -13,6 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
+use crate::ids::{RaftTerm, Seq};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -56,7 +57,8 @@ impl StateUnderTest {
     pub fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
         self.index += 1;
         let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-        let mut done = self.state.apply(Position { index: self.index, log_id: Bytes::new(), term: 0 }, batch).unwrap();
+        let mut done =
+            self.state.apply(Position { index: self.index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
         (done.outcomes.remove(0), done.effects)
     }
 
@@ -307,7 +309,7 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
             .collect();
         index += 1;
         let batch = Bytes::from(Batch { commands }.encode_to_vec());
-        b.state.apply(Position { index, log_id: Bytes::new(), term: 0 }, batch).unwrap();
+        b.state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
     }
     b.index = index;
     let rows = b.tables.rows().keys().filter(|k| matches!(k, RowKey::Answered(_))).count() as u64;
@@ -431,17 +433,17 @@ fn a_page_that_takes_nothing_looks_at_so_many_bytes_and_leads_on() {
         b.ok(update("d", record, &large));
     }
     let size = PageSize { rows: 10, bytes: 1_000_000 };
-    let (mut at, mut pages) = (0, 0);
+    let (mut at, mut pages) = (Seq(0), 0);
     loop {
-        let page = changes_after(&b.tables, at, 60, size, |c| c.record_id == 59).unwrap().unwrap();
+        let page = changes_after(&b.tables, at, Seq(60), size, |c| c.record_id == 59).unwrap().unwrap();
         (at, pages) = (page.seq, pages + 1);
-        assert!(pages == 2 || (page.changes.is_empty() && page.more && (30..60).contains(&at)), "{at}");
+        assert!(pages == 2 || (page.changes.is_empty() && page.more && (30..60).contains(&at.get())), "{at}");
         if !page.more {
             assert_eq!(page.changes.len(), 1);
             break;
         }
     }
-    assert_eq!((at, pages), (60, 2));
+    assert_eq!((at, pages), (Seq(60), 2));
 }
 
 #[test]
@@ -453,9 +455,9 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
     }
     b.ok(Intent::DataUpdate(put("d", 3, Operation::Delete, "{}")));
     let size = PageSize { rows: 4, bytes: 1_000 };
-    let (mut seqs, mut at) = (Vec::new(), 0);
+    let (mut seqs, mut at) = (Vec::new(), Seq(0));
     loop {
-        let page = changes_after(&b.tables, at, b.state.meta().head_seq, size, |_| true).unwrap().unwrap();
+        let page = changes_after(&b.tables, at, b.state.meta().head(), size, |_| true).unwrap().unwrap();
         seqs.extend(page.changes.iter().map(|c| c.seq));
         at = page.seq;
         if !page.more {
@@ -474,15 +476,10 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
         }
     }
     assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
-    let change = super::read::change(&b.tables, 10).unwrap().unwrap();
-    assert_eq!(seq_before(&b.tables, 0, 26, change.committed_ms, b.state.corrections()).unwrap(), 9);
-    assert_eq!(
-        (
-            seq_before(&b.tables, 0, 26, 0, b.state.corrections()).unwrap(),
-            seq_before(&b.tables, 0, 26, u64::MAX, b.state.corrections()).unwrap()
-        ),
-        (0, 26)
-    );
+    let change = super::read::change(&b.tables, Seq(10)).unwrap().unwrap();
+    let before = |ms| seq_before(&b.tables, Seq(0), Seq(26), ms, b.state.corrections()).unwrap();
+    assert_eq!(before(change.committed_ms), Seq(9));
+    assert_eq!((before(0), before(u64::MAX)), (Seq(0), Seq(26)));
 }
 
 #[test]
@@ -496,8 +493,8 @@ fn compaction_drops_changes_after_their_audit_rows_and_is_seen_by_readers() {
     // Audit rows 1 to 4 are the registration and changes 1 to 3.
     assert_eq!((b.state.meta().audit_compacted, b.state.meta().compacted_seq), (4, 3));
     let size = PageSize { rows: 100, bytes: 100_000 };
-    assert!(changes_after(&b.tables, 0, 10, size, |_| true).unwrap().is_none());
-    assert_eq!(changes_after(&b.tables, 3, 10, size, |_| true).unwrap().unwrap().changes.len(), 7);
+    assert!(changes_after(&b.tables, Seq(0), Seq(10), size, |_| true).unwrap().is_none());
+    assert_eq!(changes_after(&b.tables, Seq(3), Seq(10), size, |_| true).unwrap().unwrap().changes.len(), 7);
     let (total, page) = b.state.audit_index().page(&AuditFilter::default(), 100, 0);
     assert_eq!((total, read_rows(&b.tables, &page).unwrap().len()), (7, 7));
     assert_eq!(data(&b, 0).unwrap(), "{}");
@@ -542,7 +539,7 @@ fn a_sync_moves_a_device_to_what_it_was_sent() {
     assert_eq!(b.state.pending_changes(&after), 1);
     // A cursor alone stands for the time of its change.
     b.ok(complete(SyncComplete { cursor_seq: Some(1), ..SyncComplete::default() }));
-    let change = super::read::change(&b.tables, 1).unwrap().unwrap();
+    let change = super::read::change(&b.tables, Seq(1)).unwrap().unwrap();
     assert_eq!(sync(&b).last_sync_ms, change.committed_ms);
     b.ok(Intent::Delivered(Delivered { device_id: "a".into(), seq: 99 }));
     assert_eq!((b.state.pending_changes(&sync(&b)), sync(&b).cursor_seq), (0, 1));
@@ -854,14 +851,14 @@ proptest! {
             let timestamp_ms = Some((b.now + ahead).saturating_sub(3_000));
             b.ok(Intent::DataUpdate(DataUpdate { timestamp_ms, ..put("d", id as i64, Operation::Update, "{}") }));
         }
-        let head = b.state.meta().head_seq;
-        for seq in 1..=head {
-            let change = super::read::change(&b.tables, seq).unwrap().unwrap();
-            let of = |ms| seq_of_time(&b.tables, 0, head, ms, b.state.corrections()).unwrap();
+        let head = b.state.meta().head();
+        for seq in 1..=head.get() {
+            let change = super::read::change(&b.tables, Seq(seq)).unwrap().unwrap();
+            let of = |ms| seq_of_time(&b.tables, Seq(0), head, ms, b.state.corrections()).unwrap().get();
             prop_assert!(of(change.committed_ms) < seq && of(change.timestamp_ms) < seq);
             // And not everything comes again.
-            let before = seq_before(&b.tables, 0, head, change.committed_ms.saturating_sub(5_000), b.state.corrections()).unwrap();
-            prop_assert!(of(change.committed_ms) >= before);
+            let before = seq_before(&b.tables, Seq(0), head, change.committed_ms.saturating_sub(5_000), b.state.corrections()).unwrap();
+            prop_assert!(of(change.committed_ms) >= before.get());
         }
     }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -13,7 +14,7 @@ use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 pub struct ChangePage {
     pub changes: Vec<Change>,
     /// Everything up to this seq has been looked at: where the next page begins.
-    pub seq: u64,
+    pub seq: Seq,
     pub more: bool,
 }
 
@@ -40,19 +41,19 @@ const SCAN: usize = 20_000;
 const SCAN_BYTES: usize = 8 << 20;
 const BLOCKS: usize = 16;
 
-/// The changes after `seq` up to `head` that `wanted` takes. `None` if some were compacted: only a full sync helps.
+/// The changes after `after` up to `head` that `wanted` takes. `None` if some were compacted: only a full sync helps.
 pub fn changes_after(
     tables: &dyn TablesRead,
-    seq: u64,
-    head: u64,
+    after: Seq,
+    head: Seq,
     size: PageSize,
     wanted: impl Fn(&Change) -> bool,
 ) -> Result<Option<ChangePage>, TablesError> {
-    let mut page = ChangePage { seq, ..ChangePage::default() };
+    let mut page = ChangePage { seq: after, ..ChangePage::default() };
     let (mut bytes, mut scanned, mut scanned_bytes) = (0, 0, 0);
-    let mut from = block_of(tables, seq + 1)?;
+    let mut from = block_of(tables, after.next())?;
     while page.seq < head && scanned < SCAN && scanned_bytes < SCAN_BYTES {
-        let rows = tables.range(&RowKey::Changes(from), &RowKey::Changes(head), BLOCKS, false)?;
+        let rows = tables.range(&RowKey::Changes(from.get()), &RowKey::Changes(head.get()), BLOCKS, false)?;
         if rows.is_empty() {
             return Ok(None);
         }
@@ -60,10 +61,11 @@ pub fn changes_after(
             scanned_bytes += value.len();
             let block: ChangeBlock = decode(&key, value)?;
             for change in block.changes {
-                if change.seq <= page.seq || change.seq > head {
+                let seq = Seq(change.seq);
+                if seq <= page.seq || seq > head {
                     continue;
                 }
-                if change.seq != page.seq + 1 {
+                if seq != page.seq.next() {
                     return Ok(None);
                 }
                 if wanted(&change) {
@@ -72,31 +74,29 @@ pub fn changes_after(
                         page.more = true;
                         return Ok(Some(page));
                     }
-                    page.seq = change.seq;
                     page.changes.push(change);
-                } else {
-                    page.seq = change.seq;
                 }
+                page.seq = seq;
                 scanned += 1;
             }
         }
-        from = page.seq + 1;
+        from = page.seq.next();
     }
     page.more = page.seq < head;
     Ok(Some(page))
 }
 
 /// The first seq of the block that holds `seq`, or `seq` itself if none does.
-fn block_of(tables: &dyn TablesRead, seq: u64) -> Result<u64, TablesError> {
-    let rows = tables.range(&RowKey::Changes(0), &RowKey::Changes(seq), 1, true)?;
+fn block_of(tables: &dyn TablesRead, seq: Seq) -> Result<Seq, TablesError> {
+    let rows = tables.range(&RowKey::Changes(0), &RowKey::Changes(seq.get()), 1, true)?;
     Ok(match rows.first() {
-        Some((RowKey::Changes(first), _)) => *first,
+        Some((RowKey::Changes(first), _)) => Seq(*first),
         _ => seq,
     })
 }
 
 /// One change, if it is kept.
-pub fn change(tables: &dyn TablesRead, seq: u64) -> Result<Option<Change>, TablesError> {
+pub fn change(tables: &dyn TablesRead, seq: Seq) -> Result<Option<Change>, TablesError> {
     Ok(ChangeReader::new(tables).get(seq)?.cloned())
 }
 
@@ -111,9 +111,9 @@ impl<'a> ChangeReader<'a> {
         Self { tables, block: Vec::new() }
     }
 
-    pub fn get(&mut self, seq: u64) -> Result<Option<&Change>, TablesError> {
+    pub fn get(&mut self, seq: Seq) -> Result<Option<&Change>, TablesError> {
         if self.index(seq).is_none() {
-            let rows = self.tables.range(&RowKey::Changes(0), &RowKey::Changes(seq), 1, true)?;
+            let rows = self.tables.range(&RowKey::Changes(0), &RowKey::Changes(seq.get()), 1, true)?;
             self.block = match rows.into_iter().next() {
                 Some((key, value)) => decode::<ChangeBlock>(&key, value)?.changes,
                 None => Vec::new(),
@@ -122,8 +122,8 @@ impl<'a> ChangeReader<'a> {
         Ok(self.index(seq).and_then(|at| self.block.get(at)))
     }
 
-    fn index(&self, seq: u64) -> Option<usize> {
-        let at = seq.checked_sub(self.block.first()?.seq)? as usize;
+    fn index(&self, seq: Seq) -> Option<usize> {
+        let at = seq.get().checked_sub(self.block.first()?.seq)? as usize;
         (at < self.block.len()).then_some(at)
     }
 }
@@ -138,12 +138,12 @@ impl<'a> RecordReader<'a> {
     }
 
     /// With the version that it is of. `None`: deleted meanwhile.
-    pub fn data(&mut self, at: StoredData) -> Result<Option<(u64, Bytes)>, TablesError> {
+    pub fn data(&mut self, at: StoredData) -> Result<Option<(Seq, Bytes)>, TablesError> {
         if let Some(change) = self.0.get(at.seq)? {
             return Ok(Some((at.seq, change.data.clone())));
         }
         let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
-        Ok(row.filter(|record| !record.deleted).map(|record| (record.seq, record.data)))
+        Ok(row.filter(|record| !record.deleted).map(|record| (Seq(record.seq), record.data)))
     }
 }
 
@@ -164,7 +164,7 @@ impl RecordReader<'_> {
             return Ok(Some(RecordVersion { at, data: change.data.clone(), deleted }));
         }
         let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
-        Ok(row.filter(|record| record.seq == at.seq).map(|record| {
+        Ok(row.filter(|record| Seq(record.seq) == at.seq).map(|record| {
             let at = StoredData { timestamp_ms: record.timestamp_ms, device: record.device, ..at };
             RecordVersion { at, data: record.data, deleted: record.deleted }
         }))
@@ -230,38 +230,39 @@ pub fn records_data(
 /// `head`, and their times, as the corrections have them, never go back.
 pub fn seq_before(
     tables: &dyn TablesRead,
-    compacted: u64,
-    head: u64,
+    compacted: Seq,
+    head: Seq,
     ms: u64,
     corrections: Corrections<'_>,
-) -> Result<u64, TablesError> {
-    let (mut low, mut high) = (compacted, head);
+) -> Result<Seq, TablesError> {
+    let (mut low, mut high) = (compacted.get(), head.get());
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        match change(tables, middle)? {
-            Some(at) if corrections.of_change(at.seq, at.committed_ms) >= ms => high = middle - 1,
+        match change(tables, Seq(middle))? {
+            Some(at) if corrections.of_change(Seq(at.seq), at.committed_ms) >= ms => high = middle - 1,
             // Compacted meanwhile counts as older.
             _ => low = middle,
         }
     }
-    Ok(low)
+    Ok(Seq(low))
 }
 
 /// The place in the log that a time stands for, wherever it was taken from: every change after it was committed at
 /// `ms` or later, or came after a change whose own time-stamp, which may be ahead of the clock, is that late.
 pub fn seq_of_time(
     tables: &dyn TablesRead,
-    compacted: u64,
-    head: u64,
+    compacted: Seq,
+    head: Seq,
     ms: u64,
     corrections: Corrections<'_>,
-) -> Result<u64, TablesError> {
+) -> Result<Seq, TablesError> {
     let to = seq_before(tables, compacted, head, ms, corrections)?;
     let from = seq_before(tables, compacted, to, ms.saturating_sub(limits::CLIENT_CLOCK_AHEAD_MS), corrections)?;
     let mut reader = ChangeReader::new(tables);
-    for seq in from + 1..=to {
+    for before in from.get()..to.get() {
+        let seq = Seq(before).next();
         if reader.get(seq)?.is_some_and(|change| corrections.of_change(seq, change.timestamp_ms) >= ms) {
-            return Ok(seq - 1);
+            return Ok(Seq(before));
         }
     }
     Ok(to)
@@ -333,7 +334,7 @@ pub struct RecordHistory {
 pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Result<Option<RecordHistory>, TablesError> {
     let mut changes = ChangeReader::new(tables);
     let mut change = |seq: u64| -> Result<Option<Change>, TablesError> {
-        if seq == 0 { Ok(None) } else { Ok(changes.get(seq)?.cloned()) }
+        if seq == 0 { Ok(None) } else { Ok(changes.get(Seq(seq))?.cloned()) }
     };
     let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id;
     let mut page = RecordHistory::default();

@@ -5,6 +5,7 @@ use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
 use super::tables::TablesError;
+use crate::ids::Seq;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Delivered, Device, Empty, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus, SyncType,
@@ -33,7 +34,7 @@ impl State {
     /// Changes that the device has not seen: what was set as base, and all since then but its own.
     pub fn pending_changes(&self, sync: &SyncState) -> u64 {
         let since = self.meta.head_seq.saturating_sub(sync.base_seq);
-        sync.base.saturating_add(since.saturating_sub(self.audit.changes_by(&sync.device_id, sync.base_seq)))
+        sync.base.saturating_add(since.saturating_sub(self.audit.changes_by(&sync.device_id, Seq(sync.base_seq))))
     }
 
     /// Changes of others since the device went offline; 0 once it has synced, or was sent them when it resumed.
@@ -42,7 +43,7 @@ impl State {
         if !device.away && device.offline_seq == 0 {
             return 0;
         }
-        let own = self.audit.changes_by(&device.device_id, device.offline_seq);
+        let own = self.audit.changes_by(&device.device_id, Seq(device.offline_seq));
         self.meta.head_seq.saturating_sub(device.offline_seq).saturating_sub(own)
     }
 
@@ -83,8 +84,8 @@ impl State {
         sync.last_sync_ms = match (c.cursor_seq, c.completed_ms) {
             (None, _) => now,
             // Nothing up to there was committed later than what comes after it.
-            (Some(seq), 0) => match self.change(seq)? {
-                Some(change) => self.corrections().of_change(seq, change.committed_ms),
+            (Some(seq), 0) => match self.change(Seq(seq))? {
+                Some(change) => self.corrections().of_change(Seq(seq), change.committed_ms),
                 None => NEVER_SENT_MS,
             },
             (Some(_), ms) => ms.min(now),

@@ -15,6 +15,7 @@ use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
 use super::time::iso;
+use crate::ids::Seq;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Empty, Meta, TimeBack, TimeCorrection};
@@ -37,8 +38,8 @@ impl Corrections<'_> {
     }
 
     /// A time of change `seq`, its own or that at which it was committed.
-    pub fn of_change(self, seq: u64, ms: u64) -> u64 {
-        self.cap(ms, |one| seq <= one.head_seq)
+    pub fn of_change(self, seq: Seq, ms: u64) -> u64 {
+        self.cap(ms, |one| seq <= Seq(one.head_seq))
     }
 
     /// The time of a row of the audit log.
@@ -135,14 +136,14 @@ mod tests {
         write(&mut b, "b", 1, "{\"n\":4}");
         assert_eq!(data(&b, 1).as_deref(), Some("{\"n\":4}"));
         assert!(b.state.meta().now_ms < honest + 1_000);
-        let head = b.state.meta().head_seq;
+        let head = b.state.meta().head();
         // Whoever was told a time of next month is sent all that came since; an honest time stands for its place.
         let corrections = b.state.corrections();
-        for (ms, most) in [(bad, seen), (b.now, head - 1), (honest - 1_000, 0)] {
-            let at = seq_of_time(&b.tables, 0, head, corrections.of_client(ms), corrections).unwrap();
+        for (ms, most) in [(bad, seen), (b.now, head.get() - 1), (honest - 1_000, 0)] {
+            let at = seq_of_time(&b.tables, Seq(0), head, corrections.of_client(ms), corrections).unwrap().get();
             assert!(at <= most, "{ms}: {at}");
         }
-        assert_eq!(seq_of_time(&b.tables, 0, head, b.now + 10_000, corrections).unwrap(), head);
+        assert_eq!(seq_of_time(&b.tables, Seq(0), head, b.now + 10_000, corrections).unwrap(), head);
         // Listings by date go on, and the correction is in them.
         let since = AuditFilter { from_ms: Some(b.state.meta().now_ms - 30), ..AuditFilter::default() };
         assert!(b.state.audit_index().page(&since, 100, 0).0 >= 2);

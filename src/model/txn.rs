@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::effect::Effect;
 use super::tables::{RowKey, Tables, TablesError, TablesRead, get_row};
+use crate::ids::RaftTerm;
 use crate::proto::{Applied, Change, Principal};
 
 pub(super) struct Txn {
@@ -22,7 +23,7 @@ pub(super) struct Txn {
     /// The present command's own time.
     pub at_ms: u64,
     /// The entry's Raft term.
-    pub term: u64,
+    pub term: RaftTerm,
     /// The election that the present command waits for.
     pub pending_election: u64,
     /// The present command's time as its client sent it, for the change that it makes.
@@ -41,7 +42,7 @@ impl Txn {
             block: Vec::new(),
             block_bytes: 0,
             at_ms: 0,
-            term: 0,
+            term: RaftTerm(0),
             pending_election: 0,
             timestamp_as_sent: String::new(),
             principal: None,
@@ -52,7 +53,7 @@ impl Txn {
     pub fn finish(&mut self) -> (Xxh3, Vec<Effect>) {
         self.key.clear();
         self.block.clear();
-        (self.block_bytes, self.at_ms, self.term, self.pending_election) = (0, 0, 0, 0);
+        (self.block_bytes, self.at_ms, self.term, self.pending_election) = (0, 0, RaftTerm(0), 0);
         self.timestamp_as_sent.clear();
         self.principal = None;
         (std::mem::take(&mut self.hash), std::mem::take(&mut self.effects))

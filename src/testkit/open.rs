@@ -8,6 +8,7 @@ use super::alloc::measure;
 use super::peer::messages;
 use super::state::read;
 use crate::consensus::{codec, state_machine};
+use crate::ids::RaftTerm;
 use crate::model::state::{Position, State};
 use crate::model::tables::{MemoryTables, Tables};
 use crate::proto::Applied;
@@ -99,7 +100,7 @@ fn start(folder: &FuzzedFolder) {
             && !has_rows
             && index > 0
         {
-            let at = Position { index, log_id: Bytes::new(), term: 1 };
+            let at = Position { index, log_id: Bytes::new(), term: RaftTerm(1) };
             if state.apply(at, batch.0).is_err() {
                 return;
             }

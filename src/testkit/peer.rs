@@ -16,6 +16,7 @@ use crate::consensus::memory::Router;
 use crate::consensus::transport::{ConnectionClass, Method, NodeIdentity};
 use crate::consensus::types::MemberAddress;
 use crate::consensus::{codec, wire};
+use crate::ids::RaftTerm;
 use crate::model::door::{self, CommandSource};
 use crate::model::state::{Position, State};
 use crate::model::tables::MemoryTables;
@@ -77,7 +78,8 @@ fn apply(entries: Vec<Vec<Bytes>>) {
         commands.iter().for_each(look);
         let count = commands.len();
         let batch = Bytes::from(EncodedCommands { commands }.encode_to_vec());
-        let done = state.apply(Position { index, log_id: Bytes::new(), term: 1 }, batch).expect("the rows are good");
+        let done =
+            state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(1) }, batch).expect("the rows are good");
         assert_eq!(done.outcomes.len(), count, "each command has its outcome");
     }
     state::check(&state);

@@ -31,7 +31,7 @@ pub fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, T
     let (page, next) = state.records_after(None, PAGE, |_| true);
     let records = (records_data(&*rows, page, BYTES)?, next);
     let size = PageSize { rows: PAGE, bytes: BYTES };
-    let changes = changes_after(&*rows, meta.compacted_seq, meta.head_seq, size, |_| true)?;
+    let changes = changes_after(&*rows, meta.compacted(), meta.head(), size, |_| true)?;
     let changes = changes.map(|page| page.changes);
     let (total, audit) = state.audit_index().page(&AuditFilter::default(), PAGE, 0);
     let audit = (total, read_rows(&*rows, &audit)?);

@@ -74,7 +74,7 @@ async fn settled(dev: &Dev) -> (String, u64, usize) {
     let (rest, end) = (dev.rest(), Instant::now() + PATIENCE);
     loop {
         let statuses = dev.ready().await;
-        let (master, term) = (statuses[0].master.clone(), statuses[0].master_term);
+        let (master, term) = (statuses[0].master.clone(), statuses[0].master_term.get());
         if let Some(master) = master.filter(|m| statuses.iter().all(|s| s.master.as_ref() == Some(m))) {
             let device: Result<Value, _> = rest.get(&dev.urls()[0], &format!("/device/roles/{master}")).await;
             if let Ok(device) = device

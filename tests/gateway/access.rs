@@ -284,7 +284,7 @@ impl Walk {
             }
             1 => {
                 let all = self.sync(class, json!({"device_id": device})).await;
-                let there = self.server.cluster.replica().state().version_of(name, record) > 0;
+                let there = self.server.cluster.replica().state().version_of(name, record).is_some();
                 assert!(!reads || !there || all.contains(&secret(name)), "{step:?} lacks in {all}");
                 all
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tillsync::client::rest::NodeStatus;
+use tillsync::ids::RaftTerm;
 use tokio::time::sleep;
 
 use super::cluster::OperatedCluster;
@@ -16,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(200);
 pub async fn watch(cluster: OperatedCluster, recorder: Recorder) {
     let mut boots: HashMap<usize, u64> = HashMap::new();
     let mut seen: HashMap<usize, (u64, Option<String>, u64)> = HashMap::new();
-    let mut led = 0;
+    let mut led = RaftTerm::default();
     loop {
         for (place, status) in cluster.statuses().await.into_iter().enumerate() {
             let Ok(status) = status else {
@@ -26,9 +27,9 @@ pub async fn watch(cluster: OperatedCluster, recorder: Recorder) {
             };
             if status.leader == Some(status.node) && status.term > led {
                 led = status.term;
-                recorder.led(status.node, status.term);
+                recorder.led(status.node, status.term.get());
             }
-            let now = (status.digest_index, status.master.clone(), status.master_term);
+            let now = (status.digest_index, status.master.clone(), status.master_term.get());
             if seen.get(&place) != Some(&now) {
                 seen.insert(place, now);
                 let boot = boots.get(&place).copied().unwrap_or(0);
@@ -52,7 +53,7 @@ fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
         head: 0,
         masters: status.master.iter().cloned().collect(),
         master: status.master.unwrap_or_default(),
-        master_term: status.master_term,
+        master_term: status.master_term.get(),
         electing: 0,
         settled: 0,
     }

@@ -41,7 +41,7 @@ pub async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
         }
         let leads = (status.leader == Some(node)).then_some((boot, status.term));
         if let Some((_, term)) = leads.filter(|_| leads != led) {
-            world.recorder.led(node, term);
+            world.recorder.led(node, term.get());
         }
         led = leads;
         let master = status.master.clone().unwrap_or_default();
@@ -56,7 +56,7 @@ pub async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
             // Who has the role is asked apart, see below: one answer does not tell both.
             masters: if master.is_empty() { Vec::new() } else { vec![master.clone()] },
             master,
-            master_term: status.master_term,
+            master_term: status.master_term.get(),
             electing: 0,
             settled: 0,
         });

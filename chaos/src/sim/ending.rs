@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::runtime::spawn;
+use tillsync::ids::Seq;
 use tillsync::limits;
 use tillsync::model::read;
 use tillsync::model::state::State;
@@ -151,7 +152,7 @@ pub async fn converge(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let up = world.up();
-        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index()).collect();
+        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index().get()).collect();
         let ends: Vec<u64> = up.values().map(|up| up.cluster.status().last_log_index).collect();
         if applied.iter().chain(&ends).all(|index| *index == applied[0]) {
             // Nothing is awaited from here on: all nodes are looked at in one moment.
@@ -183,7 +184,7 @@ fn holds(node: u64, up: &UpNode) -> Result<FinalState, TablesError> {
     let mut audit_ids = Vec::new();
     for seq in meta.compacted_seq + 1..=meta.head_seq {
         // A hole is for the checkers to find.
-        if let Some(change) = read::change(rows, seq)? {
+        if let Some(change) = read::change(rows, Seq(seq))? {
             previous.push(change.previous_seq);
             committed_ms.push(change.committed_ms);
             audit_ids.push(change.audit_id);
@@ -221,7 +222,7 @@ fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<HeldRecord>, Tabl
         let (page, _) = read::records_data(rows, page, usize::MAX)?;
         held.extend(page.into_iter().map(|(at, data)| {
             let table = state.tables().get(at.table as usize - 1).map(|table| table.name.clone()).unwrap_or_default();
-            HeldRecord { table, record: at.id, seq: at.seq, value: value_of(&data) }
+            HeldRecord { table, record: at.id, seq: at.seq.get(), value: value_of(&data) }
         }));
         after = next;
         if after.is_none() {

@@ -341,7 +341,7 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
                 digest: state.digest(),
                 head: state.meta().head_seq,
                 master: state.meta().master.clone(),
-                master_term: state.meta().term,
+                master_term: state.meta().master_term().get(),
                 masters: state.devices().filter(|d| is_master(d)).map(|d| d.device_id.clone()).collect(),
                 electing: state.meta().pending_election.as_ref().map_or(0, |pending_election| pending_election.id),
                 settled: state.meta().settled.as_ref().map_or(0, |settled| settled.pending_election),
@@ -360,7 +360,7 @@ async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
     loop {
         let term = place.current().leading;
         if let Some(term) = term.filter(|_| term != before) {
-            recorder.led(cluster.node_id(), term);
+            recorder.led(cluster.node_id(), term.get());
         }
         before = term;
         place.changed_within(Duration::from_secs(1)).await;

@@ -8,6 +8,7 @@ use super::StatusArgs;
 use crate::cli::{CliResult, CommandError, stop_signal};
 use crate::client::rest::{MemberStatus, NodeStatus, RestClient};
 use crate::client::{ClientError, NodeUrl};
+use crate::ids::RaftTerm;
 use crate::limits;
 use crate::storage::room::megabytes;
 
@@ -187,7 +188,7 @@ fn line(out: &mut String, node: &MemberStatus) {
         "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{latency:>9}{clock:>9}  {digest:<18}{master:<14}{}",
         node.node,
         node.role,
-        number(node.term),
+        number(node.term.map(RaftTerm::get)),
         number(node.applied_index),
         number(node.lag),
         number(node.sessions),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::gateway::Gateway;
 use crate::gateway::fanout::hub::ChangeFilter;
+use crate::ids::Seq;
 use crate::model::access::{ClassRights, Right};
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, changes_after, weight};
@@ -16,7 +17,7 @@ const LOOK: usize = 4_096;
 pub struct Page {
     pub changes: Vec<Arc<Change>>,
     /// Everything up to this change has been looked at.
-    pub seq: u64,
+    pub seq: Seq,
     pub more: bool,
 }
 
@@ -24,15 +25,19 @@ pub struct Page {
 /// not there at all: a page that leads nowhere would keep its reader asking for ever.
 pub async fn page(
     gateway: &Gateway,
-    after: u64,
-    head: u64,
+    after: Seq,
+    head: Seq,
     size: PageSize,
     filter: &ChangeFilter,
 ) -> Result<Option<Page>, Error> {
     match recent(gateway, after, head, size, filter) {
         RecentPage::Page(page) if page.more && page.seq <= after => {
-            tracing::error!(after, head, "the changes that were asked for are not in the log");
-            return Err(Error::new(Code::Internal, format!("there is no change {} on this node", after + 1)));
+            tracing::error!(
+                after = after.get(),
+                head = head.get(),
+                "the changes that were asked for are not in the log"
+            );
+            return Err(Error::new(Code::Internal, format!("there is no change {} on this node", after.next())));
         }
         RecentPage::Page(page) => return Ok(Some(page)),
         RecentPage::Compacted => return Ok(None),
@@ -60,9 +65,9 @@ enum RecentPage {
     InRows,
 }
 
-fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &ChangeFilter) -> RecentPage {
+fn recent(gateway: &Gateway, after: Seq, head: Seq, size: PageSize, filter: &ChangeFilter) -> RecentPage {
     let state = gateway.cluster.replica().state();
-    if after < state.meta().compacted_seq {
+    if after < state.meta().compacted() {
         return RecentPage::Compacted;
     }
     let mut page = Page { seq: after, ..Page::default() };
@@ -72,7 +77,7 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Cha
     let Some(changes) = state.recent_after(after) else { return RecentPage::InRows };
     let rights = state.access().of(filter.class());
     let mut bytes = 0;
-    for change in changes.take_while(|c| c.seq <= head).take(LOOK) {
+    for change in changes.take_while(|c| Seq(c.seq) <= head).take(LOOK) {
         if filter.takes(change) && is_shown(rights.map(|r| &**r), change) {
             bytes += weight(change);
             if page.changes.len() >= size.rows || (bytes > size.bytes && !page.changes.is_empty()) {
@@ -80,7 +85,7 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Cha
             }
             page.changes.push(change.clone());
         }
-        page.seq = change.seq;
+        page.seq = Seq(change.seq);
     }
     page.more = page.seq < head;
     RecentPage::Page(page)
@@ -98,11 +103,12 @@ mod tests {
     async fn a_page_of_changes_that_are_not_there_is_an_error_not_an_endless_walk() {
         let (cluster, _effects) = LocalCluster::start(Arc::new(SystemClock)).await.unwrap();
         let gateway = Gateway::new(cluster, GatewaySettings::default(), KeyRing::parse(&"5a".repeat(32)).unwrap());
-        let ask =
-            async |head| page(&gateway, 0, head, PageSize { rows: 10, bytes: 1_000 }, &ChangeFilter::default()).await;
-        let empty = ask(0).await.unwrap().unwrap();
+        let ask = async |head| {
+            page(&gateway, Seq(0), head, PageSize { rows: 10, bytes: 1_000 }, &ChangeFilter::default()).await
+        };
+        let empty = ask(Seq(0)).await.unwrap().unwrap();
         assert!(empty.changes.is_empty() && !empty.more);
-        let error = ask(3).await.unwrap_err();
+        let error = ask(Seq(3)).await.unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (Code::Internal, "there is no change 1 on this node"));
     }
 }

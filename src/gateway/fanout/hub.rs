@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::gateway::Gateway;
 use crate::gateway::fanout::send_queue::{Broadcast, EncodedEvent, Encoding, SendQueue};
+use crate::ids::Seq;
 use crate::metrics;
 use crate::model::access::{ClassNumber, Readers};
 use crate::model::effect::{Effect, Effects};
@@ -96,7 +97,7 @@ struct Subscriber {
     /// It has not begun, or something else is being delivered: changes wait in the change log for it.
     paused: bool,
     /// Changes up to this one are not for it, or it has them.
-    live_after: u64,
+    live_after: Seq,
 }
 
 #[derive(Default)]
@@ -105,7 +106,7 @@ struct Registry {
     places: HashMap<u64, usize>,
     last_id: u64,
     /// The newest change that was handed out.
-    dispatched: u64,
+    dispatched: Seq,
 }
 
 /// What the sessions of a transport weigh.
@@ -126,14 +127,14 @@ pub struct Hub {
 
 impl Hub {
     /// `head`: everything up to this change counts as handed out.
-    pub fn new(head: u64, epoch: u64, limit: usize) -> Self {
+    pub fn new(head: Seq, epoch: u64, limit: usize) -> Self {
         let registry = Mutex::new(Registry { dispatched: head, ..Registry::default() });
         Self { registry, epoch: AtomicU64::new(epoch), limit, emptied: Notify::new() }
     }
 
     /// Adds a session, paused: its first `device_online` decides where its changes begin. Also returns the newest
     /// change that was handed out before it came. 1003 when the node has as many as it can hold.
-    pub fn attach(&self, transport: Encoding, holder: TokenHolder) -> Result<(Arc<SendQueue>, u64), Error> {
+    pub fn attach(&self, transport: Encoding, holder: TokenHolder) -> Result<(Arc<SendQueue>, Seq), Error> {
         let mut registry = self.registry.lock();
         if registry.entries.len() >= self.limit {
             let mut error = Error::new(Code::SocketClosed, "this node has as many sessions as it can hold");
@@ -170,7 +171,7 @@ impl Hub {
     }
 
     /// The tables that a session wants from now on. Returns the newest change that it was sent before, if it is live.
-    pub fn subscribe(&self, id: u64, filter: ChangeFilter) -> u64 {
+    pub fn subscribe(&self, id: u64, filter: ChangeFilter) -> Seq {
         let mut registry = self.registry.lock();
         registry
             .with(id, |entry, dispatched| {
@@ -181,7 +182,7 @@ impl Hub {
     }
 
     /// Stops changes for a live session. Returns the newest one that it was sent.
-    pub fn pause(&self, id: u64) -> u64 {
+    pub fn pause(&self, id: u64) -> Seq {
         let mut registry = self.registry.lock();
         registry
             .with(id, |entry, dispatched| {
@@ -192,14 +193,14 @@ impl Hub {
     }
 
     /// The newest change that a live session was sent.
-    pub fn sent_to(&self, id: u64) -> u64 {
+    pub fn sent_to(&self, id: u64) -> Seq {
         let mut registry = self.registry.lock();
         registry.with(id, |entry, dispatched| dispatched.max(entry.live_after)).unwrap_or_default()
     }
 
     /// Lets changes flow to a paused session that was sent everything up to `seq`. If more were handed out
     /// meanwhile, it must catch up to that first.
-    pub fn go_live(&self, id: u64, seq: u64) -> Result<(), u64> {
+    pub fn go_live(&self, id: u64, seq: Seq) -> Result<(), Seq> {
         let live = self.registry.lock().with(id, |entry, dispatched| {
             if dispatched > seq {
                 return Err(dispatched);
@@ -296,7 +297,7 @@ impl Hub {
     }
 
     /// What came before `head` will not be handed out one by one: nobody may be left with a gap.
-    fn skip(&self, head: u64) {
+    fn skip(&self, head: Seq) {
         let mut registry = self.registry.lock();
         registry.dispatched = registry.dispatched.max(head);
         let why = "this node was brought up to date at once: connect again and resume from your cursor";
@@ -307,7 +308,7 @@ impl Hub {
 }
 
 impl Registry {
-    fn with<T>(&mut self, id: u64, change: impl FnOnce(&mut Subscriber, u64) -> T) -> Option<T> {
+    fn with<T>(&mut self, id: u64, change: impl FnOnce(&mut Subscriber, Seq) -> T) -> Option<T> {
         let place = *self.places.get(&id)?;
         let dispatched = self.dispatched;
         self.entries.get_mut(place).map(|entry| change(entry, dispatched))
@@ -319,7 +320,7 @@ enum Audience {
     All,
     /// Those who want the table, are live, and do not have it yet.
     Change {
-        seq: u64,
+        seq: Seq,
         table: Arc<Change>,
     },
     Sessions(Vec<u64>),
@@ -358,14 +359,14 @@ pub async fn run(gateway: Arc<Gateway>, mut effects: mpsc::Receiver<Effects>) {
                     gateway.hub.keep_out(device_id, refusal);
                     continue;
                 }
-                Effect::Skipped { head_seq } => {
+                Effect::Skipped { head } => {
                     batch.clear();
                     access = gateway.cluster.replica().state().access().clone();
-                    gateway.hub.skip(*head_seq);
+                    gateway.hub.skip(*head);
                     continue;
                 }
                 Effect::Changed(change) => {
-                    let to = Audience::Change { seq: change.seq, table: change.clone() };
+                    let to = Audience::Change { seq: Seq(change.seq), table: change.clone() };
                     (to, access.readers(&change.table_name))
                 }
                 Effect::ConflictFound(conflict) => {

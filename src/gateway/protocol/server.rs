@@ -1,6 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
 use super::json::{Object, push_object, push_text};
+use crate::ids::{MasterTerm, Seq};
 use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
@@ -19,7 +20,7 @@ pub enum ServerEvent<'a> {
         device_id: &'a str,
         master: &'a str,
         role: Role,
-        term: u64,
+        term: MasterTerm,
         cursor: Cursor,
         clock_ahead_ms: Option<i64>,
         at_ms: u64,
@@ -33,7 +34,7 @@ pub enum ServerEvent<'a> {
         device_id: &'a str,
         role: Role,
         reason: &'a str,
-        term: u64,
+        term: MasterTerm,
         at_ms: u64,
     },
     RoleChangeAck {
@@ -73,7 +74,7 @@ pub enum ServerEvent<'a> {
         table_name: &'a str,
         record_id: i64,
         data: Option<&'a [u8]>,
-        version: Option<u64>,
+        version: Option<Seq>,
         at_ms: u64,
     },
     QueueStatusResponse {
@@ -227,7 +228,7 @@ impl ServerEvent<'_> {
             Self::DataResponse { table_name, record_id, data, version, at_ms } => {
                 o.text("table_name", table_name).number("record_id", *record_id);
                 o.raw("data", data.map_or(b"null", |d| if d.is_empty() { b"{}" } else { d }));
-                o.time("timestamp", *at_ms).maybe_number("version", *version);
+                o.time("timestamp", *at_ms).maybe_number("version", version.map(Seq::get));
             }
             Self::QueueStatusResponse { device_id, offline, pending, processed_ms, status, at_ms } => {
                 o.text("device_id", device_id).text("queue_type", if *offline { "offline" } else { "sync" });

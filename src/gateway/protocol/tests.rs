@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 use super::*;
 use crate::gateway::protocol::schema::example;
+use crate::ids::{MasterTerm, Seq};
 use crate::limits;
 use crate::proto::{Change, Operation, Role, SyncType};
 use crate::token::{Claims, Class};
@@ -239,17 +240,25 @@ fn every_server_event_is_json_with_its_documented_fields() {
         page: 1,
         total: 1,
         has_more: false,
-        cursor: crate::model::cursor::Cursor { epoch: 1, seq: 2, print: 0 },
+        cursor: crate::model::cursor::Cursor { epoch: 1, seq: Seq(2), print: 0 },
     };
     let (device_id, at_ms, role, reason) = ("d", 0, Role::Master, "r");
     let cursor = page.cursor;
     let (exp, iat, jti) = (2, 1, String::from("j"));
     let claims = Claims { sub: "d".into(), class: Class::Admin, exp, iat, jti, key: 0 };
     let events = [
-        ServerEvent::DeviceOnlineAck { device_id, master: "", role, term: 1, cursor, clock_ahead_ms: None, at_ms },
+        ServerEvent::DeviceOnlineAck {
+            device_id,
+            master: "",
+            role,
+            term: MasterTerm(1),
+            cursor,
+            clock_ahead_ms: None,
+            at_ms,
+        },
         ServerEvent::DeviceOfflineAck { device_id, at_ms },
         ServerEvent::MasterElected(&election),
-        ServerEvent::RoleChange { device_id, role, reason, term: 1, at_ms },
+        ServerEvent::RoleChange { device_id, role, reason, term: MasterTerm(1), at_ms },
         ServerEvent::RoleChangeAck { device_id, role, reason, at_ms },
         ServerEvent::SyncResponse(&page),
         ServerEvent::SyncCompleteAck { device_id, sync_timestamp_ms: 0, changes_count: 1, at_ms },

@@ -8,6 +8,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding};
 use crate::gateway::protocol::{Acknowledged, ServerEvent};
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
+use crate::ids::{MasterTerm, Seq};
 use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
@@ -192,7 +193,7 @@ impl Session {
             record: Some(record),
             seq,
             request_id: ticket.request_id.as_deref(),
-            cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: *seq, print: *print }),
+            cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: Seq(*seq), print: *print }),
             conflict_id: conflict.map(|c| c.id),
             repeated: outcome.repeated,
             entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
@@ -213,10 +214,10 @@ impl Session {
     }
 
     /// `seq`: everything after it comes after this answer, or came before it.
-    fn came_online(&mut self, ticket: &RequestTicket, device_id: &str, seq: u64, online: &OnlineDone, at_ms: u64) {
+    fn came_online(&mut self, ticket: &RequestTicket, device_id: &str, seq: Seq, online: &OnlineDone, at_ms: u64) {
         let role = online.device.as_ref().map_or(Role::Client, |d| d.role());
         let cursor = self.gateway.cursor(seq);
-        let (master, term) = (online.master.as_str(), online.term);
+        let (master, term) = (online.master.as_str(), MasterTerm(online.term));
         let clock_ahead_ms = self.clock.ahead_ms();
         let ack = ServerEvent::DeviceOnlineAck { device_id, master, role, term, cursor, clock_ahead_ms, at_ms };
         self.reply(ticket.ack, &ack);
@@ -239,10 +240,10 @@ impl Session {
     }
 
     /// Where a resume begins: the cursor's change.
-    fn cursor_seq(&self, text: &str) -> Result<u64, Error> {
+    fn cursor_seq(&self, text: &str) -> Result<Seq, Error> {
         let state = self.gateway.cluster.replica().state();
         let cursor = Cursor::parse(text, &state)?;
-        if cursor.seq < state.meta().compacted_seq {
+        if cursor.seq < state.meta().compacted() {
             return Err(Error::new(Code::BadCursor, "the changes after the cursor are gone: do a full sync"));
         }
         if !state.access().is_whole_after(self.class(), cursor.seq) {
@@ -257,7 +258,7 @@ impl Session {
         &mut self,
         ticket: &RequestTicket,
         device_id: String,
-        asked: Result<u64, Error>,
+        asked: Result<Seq, Error>,
         online: &OnlineDone,
         at_ms: u64,
     ) {

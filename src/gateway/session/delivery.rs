@@ -18,6 +18,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, QueuedFrame, SendQueue};
 use crate::gateway::protocol::ServerEvent;
 use crate::gateway::rates::RateShare;
 use crate::gateway::session::removed_records::RemovedRecords;
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
@@ -39,7 +40,7 @@ enum DeliveryJob {
     /// A device resumed from before where the session's stream begins.
     Missed {
         device_id: String,
-        after: u64,
+        after: Seq,
     },
 }
 
@@ -63,13 +64,13 @@ struct DeliveryProgress {
     /// How often the filter was changed to one that takes more.
     widened: u64,
     /// The stream is whole from here on, for the filter.
-    start: u64,
+    start: Seq,
     /// Kept while the session is paused; the hub knows it while it is live.
-    at: u64,
+    at: Seq,
     /// Beside the stream the session may have been sent changes up to this one.
-    may_have: u64,
+    may_have: Seq,
     /// The same of tables that it no longer wants.
-    may_have_of_others: u64,
+    may_have_of_others: Seq,
     jobs: VecDeque<DeliveryJob>,
     /// Devices that have resumed: their counts follow when the session has caught up.
     resumed: Vec<String>,
@@ -79,21 +80,22 @@ struct DeliveryProgress {
 #[derive(Clone, Debug)]
 pub struct SentBefore {
     filter: ChangeFilter,
-    start: u64,
-    may_have: u64,
-    may_have_of_others: u64,
+    start: Seq,
+    may_have: Seq,
+    may_have_of_others: Seq,
 }
 
 impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
-    pub fn has_newer(&self, change: &Change, version: u64) -> bool {
+    pub fn has_newer(&self, change: &Change, version: Option<Seq>) -> bool {
+        let seq = Seq(change.seq);
         let may_have = if self.filter.takes(change) {
-            change.seq <= self.may_have || version > self.start
+            seq <= self.may_have || version > Some(self.start)
         } else {
-            change.seq <= self.may_have.max(self.may_have_of_others)
+            seq <= self.may_have.max(self.may_have_of_others)
         };
-        change.seq != version && may_have
+        Some(seq) != version && may_have
     }
 }
 
@@ -114,7 +116,7 @@ impl Delivery {
         send_queue: Arc<SendQueue>,
         share: Arc<RateShare>,
         class: ClassNumber,
-        position: u64,
+        position: Seq,
     ) -> Arc<Self> {
         let progress = DeliveryProgress {
             stage: DeliveryStage::Waiting,
@@ -122,8 +124,8 @@ impl Delivery {
             widened: 0,
             start: position,
             at: position,
-            may_have: 0,
-            may_have_of_others: 0,
+            may_have: Seq(0),
+            may_have_of_others: Seq(0),
             jobs: VecDeque::new(),
             resumed: Vec::new(),
         };
@@ -166,7 +168,7 @@ impl Delivery {
     }
 
     /// Everything after this change comes after what is queued now, or came before it.
-    pub fn position(&self) -> u64 {
+    pub fn position(&self) -> Seq {
         let progress = self.progress.lock();
         match progress.stage {
             DeliveryStage::Live => self.gateway.hub.sent_to(self.send_queue.id),
@@ -183,7 +185,7 @@ impl Delivery {
     }
 
     /// A device has everything up to `after`, and was told so: what came since then follows.
-    pub fn resume(self: &Arc<Self>, device_id: String, after: u64) -> Result<(), Error> {
+    pub fn resume(self: &Arc<Self>, device_id: String, after: Seq) -> Result<(), Error> {
         let mut progress = self.progress.lock();
         if progress.stage == DeliveryStage::Waiting {
             (progress.start, progress.at) = (after, after);
@@ -269,7 +271,7 @@ impl Delivery {
     }
 
     /// An error: the newest change that has to be sent first; it may be one that was, if a job is waiting.
-    fn try_live(&self, progress: &mut DeliveryProgress) -> Result<(), u64> {
+    fn try_live(&self, progress: &mut DeliveryProgress) -> Result<(), Seq> {
         if progress.stage == DeliveryStage::Ended || !progress.jobs.is_empty() {
             return Err(progress.at);
         }
@@ -280,15 +282,15 @@ impl Delivery {
     }
 
     /// The resumed devices have been sent everything up to `seq`.
-    fn report(&self, progress: &mut DeliveryProgress, seq: u64) {
+    fn report(&self, progress: &mut DeliveryProgress, seq: Seq) {
         for device_id in progress.resumed.drain(..) {
             let news = {
                 let state = self.gateway.cluster.replica().state();
-                let pending = state.sync_state(&device_id).is_some_and(|sync| sync.base_seq < seq);
+                let pending = state.sync_state(&device_id).is_some_and(|sync| Seq(sync.base_seq) < seq);
                 pending || state.device(&device_id).is_some_and(|device| device.away)
             };
             if news {
-                self.gateway.propose_aside(Intent::Delivered(Delivered { device_id, seq }));
+                self.gateway.propose_aside(Intent::Delivered(Delivered { device_id, seq: seq.get() }));
             }
         }
     }
@@ -328,7 +330,7 @@ impl Delivery {
     }
 
     /// Sends the stream from where it stands up to change `to`. Only while the session is paused.
-    pub async fn send_to(&self, to: u64) -> Result<(), Error> {
+    pub async fn send_to(&self, to: Seq) -> Result<(), Error> {
         loop {
             let (at, filter, widened) = {
                 let progress = self.progress.lock();
@@ -350,7 +352,7 @@ impl Delivery {
     }
 
     /// Sends what came after `after`, before the stream began, except for records that the stream brings a newer state of.
-    async fn send_missed(&self, device_id: String, after: u64) -> Result<(), Error> {
+    async fn send_missed(&self, device_id: String, after: Seq) -> Result<(), Error> {
         let (to, may_have, filter, widened) = {
             let progress = self.progress.lock();
             (progress.start, progress.may_have, progress.filter.clone(), progress.widened)
@@ -358,19 +360,22 @@ impl Delivery {
         let mut from = after;
         while from < to {
             let page = self.page(from, to, &filter).await?;
-            let (mut newest, head): (Vec<u64>, u64) = {
+            let (mut newest, head): (Vec<Option<Seq>>, Seq) = {
                 let state = self.gateway.cluster.replica().state();
                 let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, c.record_id));
-                (newest.collect(), state.meta().head_seq)
+                (newest.collect(), state.meta().head())
             };
-            if newest.contains(&0) {
+            if newest.contains(&None) {
                 let removed = RemovedRecords::look(&self.gateway, from, head, &filter.of_any_class()).await?;
                 let removed = removed.ok_or_else(|| Error::new(Code::BadCursor, GONE))?;
-                for (newest, change) in newest.iter_mut().zip(&page.changes).filter(|(newest, _)| **newest == 0) {
+                for (newest, change) in newest.iter_mut().zip(&page.changes).filter(|(newest, _)| newest.is_none()) {
                     *newest = removed.newest(change);
                 }
             }
-            let brought = |c: &Change, newest: u64| newest > to || (c.seq != newest && c.seq <= may_have);
+            let brought = |c: &Change, newest: Option<Seq>| {
+                let seq = Seq(c.seq);
+                newest > Some(to) || (Some(seq) != newest && seq <= may_have)
+            };
             let wanted = page.changes.iter().zip(&newest).filter(|(c, newest)| !brought(c, **newest));
             let wanted: Vec<_> = wanted.map(|(change, _)| change).collect();
             self.send(wanted.into_iter()).await?;
@@ -386,7 +391,7 @@ impl Delivery {
         Ok(())
     }
 
-    async fn page(&self, after: u64, to: u64, filter: &ChangeFilter) -> Result<feed::Page, Error> {
+    async fn page(&self, after: Seq, to: Seq, filter: &ChangeFilter) -> Result<feed::Page, Error> {
         let page = feed::page(&self.gateway, after, to, PAGE, filter).await?;
         page.ok_or_else(|| Error::new(Code::BadCursor, GONE))
     }
@@ -412,7 +417,7 @@ impl Delivery {
     }
 
     /// The pages of a sync as of change `head` follow. Returns what was sent before.
-    pub fn pages_follow(&self, head: u64) -> SentBefore {
+    pub fn pages_follow(&self, head: Seq) -> SentBefore {
         let mut progress = self.progress.lock();
         let sent = SentBefore {
             filter: progress.filter.clone(),
@@ -427,7 +432,7 @@ impl Delivery {
 
 impl DeliveryProgress {
     /// Up to `at` the session was sent what it wanted before.
-    fn filter_changed(&mut self, at: u64, wider: bool) {
+    fn filter_changed(&mut self, at: Seq, wider: bool) {
         if wider {
             // The stream is whole from here on only.
             self.start = self.start.max(at);

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::gateway::Gateway;
 use crate::gateway::fanout::feed;
 use crate::gateway::fanout::hub::ChangeFilter;
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::error::Error;
 use crate::model::read::PageSize;
@@ -17,12 +18,12 @@ const LOOK: PageSize = PageSize { rows: 4_096, bytes: 1 << 20 };
 /// The newest change of each such record within a stretch of the log, by the table's name.
 #[derive(Default)]
 pub struct RemovedRecords {
-    newest: HashMap<String, HashMap<i64, u64>>,
+    newest: HashMap<String, HashMap<i64, Seq>>,
 }
 
 impl RemovedRecords {
     /// Looks through the changes after `after` up to `to`. `None`: some are compacted, or the records are too many.
-    pub async fn look(gateway: &Gateway, after: u64, to: u64, filter: &ChangeFilter) -> Result<Option<Self>, Error> {
+    pub async fn look(gateway: &Gateway, after: Seq, to: Seq, filter: &ChangeFilter) -> Result<Option<Self>, Error> {
         let (mut found, mut records, mut at) = (Self::default(), 0, after);
         while at < to {
             let Some(page) = feed::page(gateway, at, to, LOOK, filter).await? else { return Ok(None) };
@@ -30,11 +31,11 @@ impl RemovedRecords {
             for Change { table_name, record_id, seq, .. } in page.changes.iter().map(|change| &**change) {
                 let version = state.version_of(table_name, *record_id);
                 // A record that was made after `to`, in a table of the same name, is another one.
-                if (1..=to).contains(&version) {
+                if version.is_some_and(|version| version <= to) {
                     continue;
                 }
                 let of_table = found.newest.entry(table_name.clone()).or_default();
-                records += usize::from(of_table.insert(*record_id, *seq).is_none());
+                records += usize::from(of_table.insert(*record_id, Seq(*seq)).is_none());
             }
             if records > limits::SYNC_MOVED {
                 return Ok(None);
@@ -44,9 +45,9 @@ impl RemovedRecords {
         Ok(Some(found))
     }
 
-    /// The newest change of the change's record; 0: it is none of these.
-    pub fn newest(&self, change: &Change) -> u64 {
+    /// The newest change of the change's record; `None`: it is none of these.
+    pub fn newest(&self, change: &Change) -> Option<Seq> {
         let of_table = self.newest.get(&change.table_name);
-        of_table.and_then(|records| records.get(&change.record_id)).copied().unwrap_or(0)
+        of_table.and_then(|records| records.get(&change.record_id)).copied()
     }
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use crate::cluster::Cluster;
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::sync::SyncJob;
+use crate::ids::Seq;
 use crate::model::error::Error;
 use crate::proto::{OnlineDone, Outcome, Role};
 use crate::storage::BoxFuture;
@@ -122,7 +123,7 @@ enum InFlight {
 }
 
 /// A record as its row has it: version and data, `None` when there is none.
-pub type StoredRecord = Option<(u64, bytes::Bytes)>;
+pub type StoredRecord = Option<(Seq, bytes::Bytes)>;
 
 /// The next thing to answer. Lives on the stack for a moment.
 #[allow(clippy::large_enum_variant)]

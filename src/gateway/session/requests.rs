@@ -217,11 +217,14 @@ impl Session {
         };
         Ok(match (cursor, sent) {
             (None, None) => SyncComplete { nothing_sent: true, ..complete },
-            (None, Some(sent)) => {
-                SyncComplete { cursor_seq: Some(sent.head), completed_ms: sent.at_ms, scope: sent.scope, ..complete }
-            }
+            (None, Some(sent)) => SyncComplete {
+                cursor_seq: Some(sent.head.get()),
+                completed_ms: sent.at_ms,
+                scope: sent.scope,
+                ..complete
+            },
             (Some(seq), sent) => SyncComplete {
-                cursor_seq: Some(seq),
+                cursor_seq: Some(seq.get()),
                 completed_ms: sent.filter(|sent| sent.head == seq).map_or(0, |sent| sent.at_ms),
                 scope: sent.map_or_else(|| self.delivery.scope(), |sent| sent.scope),
                 ..complete

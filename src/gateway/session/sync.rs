@@ -19,8 +19,10 @@ use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_pipeline::RequestTicket;
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::access::ClassNumber;
+use crate::model::change::StoredData;
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
 use crate::model::sync::scope;
@@ -37,7 +39,7 @@ const LOOK: PageSize = PageSize { rows: 4_096, bytes: 1 << 20 };
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synced {
     /// Every change up to this one.
-    pub head: u64,
+    pub head: Seq,
     /// Changes after it were committed then or later.
     pub at_ms: u64,
     /// Of these tables.
@@ -171,7 +173,7 @@ struct SyncPart<'a> {
     total: u64,
     has_more: bool,
     /// How far it goes.
-    seq: u64,
+    seq: Seq,
     /// The time that this place stands for.
     at_ms: u64,
 }
@@ -278,8 +280,8 @@ impl SyncJob {
             return Err(Error::new(Code::NoMaster, "there is no master to sync with"));
         }
         // The session's own stream comes first, up to where the pages are from.
-        delivery.send_to(meta.head_seq).await?;
-        let sent = delivery.pages_follow(meta.head_seq);
+        delivery.send_to(meta.head()).await?;
+        let sent = delivery.pages_follow(meta.head());
         let filter = ChangeFilter::of(self.ask.tables.clone(), self.class);
         let scope = scope(self.ask.tables.as_deref());
         let course = SyncCourse { meta, before, tables, records, filter, scope, sent };
@@ -290,14 +292,14 @@ impl SyncJob {
     }
 
     /// Where an incremental sync begins: after this change. `None`: it has to be a full one.
-    async fn start(&self, course: &SyncCourse) -> Result<Option<u64>, Error> {
+    async fn start(&self, course: &SyncCourse) -> Result<Option<Seq>, Error> {
         if self.ask.sync_type != SyncType::Incremental {
             return Ok(None);
         }
         let meta = &course.meta;
         let cursor = match &self.ask.cursor {
             // No further than the pages go.
-            Some(text) => Some(self.gateway.parse_cursor(text)?.seq.min(meta.head_seq)),
+            Some(text) => Some(self.gateway.parse_cursor(text)?.seq.min(meta.head())),
             None => None,
         };
         let owed = course.before.as_ref().is_some_and(|before| before.full_owed);
@@ -305,11 +307,11 @@ impl SyncJob {
         let last_sync_ms = self.ask.last_sync_ms.map(|ms| corrections.of_client(ms));
         let from = match (cursor, last_sync_ms) {
             // The client knows its own place.
-            (Some(seq), _) if seq > 0 || !owed => Some(seq),
+            (Some(seq), _) if seq > Seq(0) || !owed => Some(seq),
             _ if owed => None,
             (_, Some(ms)) if gone(meta, ms) => None,
             (_, Some(ms)) => {
-                let (compacted, head) = (meta.compacted_seq, meta.head_seq);
+                let (compacted, head) = (meta.compacted(), meta.head());
                 let corrected = meta.time_corrections.clone();
                 let find = move |t: &dyn TablesRead| seq_of_time(t, compacted, head, ms, Corrections(&corrected));
                 let seq = self.gateway.cluster.replica().read_rows(find).await?;
@@ -320,13 +322,13 @@ impl SyncJob {
             (_, None) => course.recorded(),
         };
         // Before the class was granted a table, the device was not sent it: only a full sync brings what it lacks.
-        let whole = |from: u64| self.gateway.cluster.replica().state().access().is_whole_after(self.class, from);
-        Ok(from.filter(|from| *from >= meta.compacted_seq && whole(*from)))
+        let whole = |from: Seq| self.gateway.cluster.replica().state().access().is_whole_after(self.class, from);
+        Ok(from.filter(|from| *from >= meta.compacted() && whole(*from)))
     }
 
     /// The changes after `from`, without those that would bring back an older state than the session was sent.
-    async fn send_changes(&self, course: &SyncCourse, from: u64) -> Result<(), Error> {
-        let head = course.meta.head_seq;
+    async fn send_changes(&self, course: &SyncCourse, from: Seq) -> Result<(), Error> {
+        let head = course.meta.head();
         let (mut moved, mut removed) = (MovedRecords::since(head), RemovedRecords::default());
         let (mut after, mut number, mut sent) = (from, 0, 0);
         loop {
@@ -345,10 +347,10 @@ impl SyncJob {
             number += 1;
             sent += changes.len() as u64;
             let at_ms = match changes.last() {
-                Some(last) if page.more => Corrections::from(&course.meta).of_change(last.seq, last.committed_ms),
+                Some(last) if page.more => Corrections::from(&course.meta).of_change(Seq(last.seq), last.committed_ms),
                 _ => course.meta.now_ms,
             };
-            let total = if page.more { sent + (head - page.seq) } else { sent };
+            let total = if page.more { sent + (head.get() - page.seq.get()) } else { sent };
             let seq = if page.more { page.seq } else { head };
             let changes = changes.iter().map(|c| SyncChange::from(&***c)).collect();
             let (sync_type, has_more) = (SyncType::Incremental, page.more);
@@ -365,38 +367,38 @@ impl SyncJob {
         course: &SyncCourse,
         moved: &mut MovedRecords,
         removed: &mut RemovedRecords,
-        after: u64,
+        after: Seq,
         changes: &'c [Arc<Change>],
     ) -> Result<Option<Vec<&'c Arc<Change>>>, Error> {
-        let (newest, to): (Vec<_>, u64) = {
+        let (newest, to): (Vec<_>, Seq) = {
             let state = self.gateway.cluster.replica().state();
             let newest = changes.iter().map(|change| {
                 let table = state.table_number(&change.table_name).unwrap_or_default();
                 ((table, change.record_id), state.version_of(&change.table_name, change.record_id))
             });
-            (newest.collect(), state.meta().head_seq)
+            (newest.collect(), state.meta().head())
         };
-        if newest.iter().any(|(_, version)| *version > course.meta.head_seq) {
+        if newest.iter().any(|(_, version)| *version > Some(course.meta.head())) {
             moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
         }
-        let newest: Vec<u64> = newest.into_iter().map(|(key, version)| moved.version(key, version)).collect();
+        let newest: Vec<Option<Seq>> = newest.into_iter().map(|(key, version)| moved.version(key, version)).collect();
         // The table was removed by now.
         let gone = |removed: &RemovedRecords| {
-            changes.iter().zip(&newest).any(|(c, version)| *version == 0 && removed.newest(c) == 0)
+            changes.iter().zip(&newest).any(|(c, version)| version.is_none() && removed.newest(c).is_none())
         };
         if gone(removed) {
-            let (head, filter) = (course.meta.head_seq, course.filter.of_any_class());
+            let (head, filter) = (course.meta.head(), course.filter.of_any_class());
             let Some(found) = RemovedRecords::look(&self.gateway, after, head, &filter).await? else { return Ok(None) };
             *removed = found;
         }
-        let version = |c: &Change, version: u64| if version == 0 { removed.newest(c) } else { version };
+        let version = |c: &Change, version: Option<Seq>| version.or_else(|| removed.newest(c));
         let pairs = changes.iter().zip(newest);
         Ok(Some(pairs.filter(|(c, at)| !course.sent.has_newer(c, version(c, *at))).map(|(c, _)| c).collect()))
     }
 
     /// Every record as it was at the head.
     async fn send_records(&self, course: &SyncCourse) -> Result<(), Error> {
-        let head = course.meta.head_seq;
+        let head = course.meta.head();
         let wanted: HashSet<u32> = (1..)
             .zip(course.tables.iter())
             .filter(|(_, t)| course.filter.takes_table(&t.name))
@@ -413,13 +415,14 @@ impl SyncJob {
                 let takes =
                     |table: u32| wanted.contains(&table) && shown.get(table as usize - 1).copied().unwrap_or(false);
                 let (page, next) = state.records_at(head, after, PAGE.rows, takes);
-                (page, next, state.meta().head_seq)
+                (page, next, state.meta().head())
             };
             if page.iter().any(|at| at.seq > head) {
                 moved.look(&self.gateway, to, &course.filter.of_any_class()).await?;
-                page.iter_mut().for_each(|at| at.seq = moved.version((at.table, at.id), at.seq));
-                // Those that came only later.
-                page.retain(|at| at.seq > 0);
+                // Without those that came only later.
+                let then =
+                    |at: StoredData| Some(StoredData { seq: moved.version((at.table, at.id), Some(at.seq))?, ..at });
+                page = page.into_iter().filter_map(then).collect();
             }
             let tables = course.tables.clone();
             let around = move |table: u32| tables.get(table as usize - 1).map_or(0, |t| around(&t.name));
@@ -440,14 +443,14 @@ impl SyncJob {
                 operation: Operation::Insert,
                 data: &found.data,
                 timestamp_ms: found.at.timestamp_ms,
-                seq: found.at.seq,
+                seq: found.at.seq.get(),
                 device_id: None,
                 after: None,
             });
             let changes = changes.collect();
             let total = if has_more { course.records.max(sent + 1) } else { sent };
             // Records are sent by key, so a part of them is no place in the history: only the whole is.
-            let (seq, at_ms) = if has_more { (0, course.before_ms()) } else { (head, course.meta.now_ms) };
+            let (seq, at_ms) = if has_more { (Seq(0), course.before_ms()) } else { (head, course.meta.now_ms) };
             let sync_type = SyncType::Full;
             self.send_page(course, SyncPart { sync_type, changes, number, total, has_more, seq, at_ms }).await?;
             if !has_more {
@@ -478,7 +481,7 @@ impl SyncJob {
             self.gateway.syncs.more_follow(&self.ask.device_id, &self.sync_id, part.at_ms);
         } else {
             // Before the client can say that it has it.
-            let synced = Synced { head: course.meta.head_seq, at_ms: course.meta.now_ms, scope: course.scope };
+            let synced = Synced { head: course.meta.head(), at_ms: course.meta.now_ms, scope: course.scope };
             self.gateway.syncs.sent(&self.ask.device_id, &self.sync_id, synced);
         }
         self.share.read(frame.size() as u64);
@@ -491,10 +494,12 @@ impl SyncJob {
 
 impl SyncCourse {
     /// How far the device had come, if that is known of the tables that it asks for.
-    fn recorded(&self) -> Option<u64> {
+    fn recorded(&self) -> Option<Seq> {
         match &self.before {
-            None => Some(0),
-            Some(before) if before.cursor_scope == 0 || before.cursor_scope == self.scope => Some(before.cursor_seq),
+            None => Some(Seq(0)),
+            Some(before) if before.cursor_scope == 0 || before.cursor_scope == self.scope => {
+                Some(Seq(before.cursor_seq))
+            }
             Some(_) => None,
         }
     }
@@ -518,17 +523,17 @@ fn gone(meta: &Meta, ms: u64) -> bool {
 /// The records that were changed after a sync's head, with the version that they had at the head.
 struct MovedRecords {
     /// Changes up to this one were looked at.
-    to: u64,
-    versions: HashMap<(u32, i64), u64>,
+    to: Seq,
+    versions: HashMap<(u32, i64), Option<Seq>>,
 }
 
 impl MovedRecords {
-    fn since(head: u64) -> Self {
+    fn since(head: Seq) -> Self {
         Self { to: head, versions: HashMap::new() }
     }
 
     /// Looks at the changes up to `to`, as far as that was not done.
-    async fn look(&mut self, gateway: &Gateway, to: u64, filter: &ChangeFilter) -> Result<(), Error> {
+    async fn look(&mut self, gateway: &Gateway, to: Seq, filter: &ChangeFilter) -> Result<(), Error> {
         while self.to < to {
             let Some(page) = feed::page(gateway, self.to, to, LOOK, filter).await? else {
                 return Err(moved_on("changes that came meanwhile were compacted"));
@@ -537,7 +542,9 @@ impl MovedRecords {
             for change in &page.changes {
                 let Some(table) = state.table_number(&change.table_name) else { continue };
                 // The first change after the head tells the version at the head.
-                self.versions.entry((table, change.record_id)).or_insert(change.previous_seq);
+                self.versions
+                    .entry((table, change.record_id))
+                    .or_insert(Some(Seq(change.previous_seq)).filter(|seq| *seq > Seq(0)));
             }
             self.to = page.seq;
             if self.versions.len() > limits::SYNC_MOVED {
@@ -547,8 +554,8 @@ impl MovedRecords {
         Ok(())
     }
 
-    /// A record's version at the head, of its version when it was looked up.
-    fn version(&self, record: (u32, i64), now: u64) -> u64 {
+    /// A record's version at the head, of its version when it was looked up; `None`: there was none.
+    fn version(&self, record: (u32, i64), now: Option<Seq>) -> Option<Seq> {
         self.versions.get(&record).copied().unwrap_or(now)
     }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::Seq;
 use crate::model::properties::{StateUnderTest, online, put, update};
 use crate::proto::command::Intent;
 use crate::proto::{ConflictReport, ConflictResolve, DataUpdate, Operation, PolicyPut, ResolutionMethod, Role};
@@ -107,7 +108,7 @@ fn a_session_is_told_what_to_forget_and_what_it_lacks() {
     b.ok(online("till", 0, Role::Client));
     let mut change = |intent| {
         let (_, effects) = b.run(intent);
-        let whole = [0, 1, 2, 3].map(|seq| b.state.access().is_whole_after(class(), seq));
+        let whole = [0, 1, 2, 3].map(|seq| b.state.access().is_whole_after(class(), Seq(seq)));
         match effects.into_iter().next() {
             Some(Effect::AccessChanged { forget, resync, .. }) => (forget, resync, whole),
             _ => (Vec::new(), Vec::new(), whole),

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::ids::Seq;
 use crate::model::evidence::EvidenceKind;
 use crate::proto::Audit;
 
@@ -15,7 +16,7 @@ pub(super) const DATA_UPDATE: &str = "data_update";
 struct AuditIndexEntry {
     at_ms: u64,
     /// The change that is this row, or 0.
-    change: u64,
+    change: Seq,
     device: u32,
     event: u32,
 }
@@ -54,8 +55,8 @@ pub struct AuditFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRef {
     pub id: u64,
-    /// The change that is this row, or 0: then it is `RowKey::Audit(id)`.
-    pub change: u64,
+    /// The change that is this row; `None`: it is `RowKey::Audit(id)`.
+    pub change: Option<Seq>,
 }
 
 impl AuditIndex {
@@ -76,13 +77,13 @@ impl AuditIndex {
         number
     }
 
-    fn entry(&mut self, at_ms: u64, change: u64, device: &str, event: &str) -> AuditIndexEntry {
+    fn entry(&mut self, at_ms: u64, change: Seq, device: &str, event: &str) -> AuditIndexEntry {
         AuditIndexEntry { at_ms, change, device: self.number(device), event: self.number(event) }
     }
 
     /// The next row, of any kind but a change.
     pub(super) fn add(&mut self, row: &Audit, at_ms: u64) {
-        let entry = self.entry(at_ms, 0, &row.device_id, &row.event_type);
+        let entry = self.entry(at_ms, Seq(0), &row.device_id, &row.event_type);
         self.push(entry);
         if row.unchanged {
             self.unchanged.push_back(self.before + self.entries.len() as u64);
@@ -90,7 +91,7 @@ impl AuditIndex {
     }
 
     /// The next row is a change.
-    pub(super) fn add_change(&mut self, at_ms: u64, device: &str, seq: u64) {
+    pub(super) fn add_change(&mut self, at_ms: u64, device: &str, seq: Seq) {
         let entry = self.entry(at_ms, seq, device, DATA_UPDATE);
         self.push(entry);
     }
@@ -109,7 +110,7 @@ impl AuditIndex {
         while let Some((_, entry)) = self.kept.pop_back_if(|(id, _)| *id >= row.id) {
             self.kept_of[self.kind(&entry) as usize] -= 1;
         }
-        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
+        let entry = self.entry(row.at_ms, Seq(0), &row.device_id, &row.event_type);
         let id = self.before;
         self.before -= 1;
         self.entries.push_front(entry);
@@ -143,7 +144,7 @@ impl AuditIndex {
 
     /// A row up to `before` that is kept as evidence; they come in the order of their ids.
     pub(super) fn load_evidence(&mut self, row: &Audit) {
-        let entry = self.entry(row.at_ms, 0, &row.device_id, &row.event_type);
+        let entry = self.entry(row.at_ms, Seq(0), &row.device_id, &row.event_type);
         self.keep(row.id, entry);
     }
 
@@ -253,21 +254,21 @@ impl AuditIndex {
     }
 
     /// Changes of a device after `seq`, among those whose audit row is kept.
-    pub(in crate::model) fn changes_by(&self, device_id: &str, seq: u64) -> u64 {
+    pub(in crate::model) fn changes_by(&self, device_id: &str, seq: Seq) -> u64 {
         let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
         let (Some(device), Some(event)) = key else { return 0 };
         let Some(ids) = self.by_both.get(&(*device, *event)) else { return 0 };
-        let up_to = ids.partition_point(|id| self.reference(*id).change <= seq);
+        let up_to = ids.partition_point(|id| self.reference(*id).change <= Some(seq));
         (ids.len() - up_to) as u64
     }
 
     /// The changes of a device whose audit row is kept: how many, and the seq and the time of the newest; 0: none.
-    pub(in crate::model) fn changes_of(&self, device_id: &str) -> (u64, (u64, u64)) {
+    pub(in crate::model) fn changes_of(&self, device_id: &str) -> (u64, (Seq, u64)) {
         let key = (self.names.get(device_id), self.names.get(DATA_UPDATE));
-        let (Some(device), Some(event)) = key else { return (0, (0, 0)) };
-        let Some(ids) = self.by_both.get(&(*device, *event)) else { return (0, (0, 0)) };
+        let (Some(device), Some(event)) = key else { return (0, (Seq(0), 0)) };
+        let Some(ids) = self.by_both.get(&(*device, *event)) else { return (0, (Seq(0), 0)) };
         let last = ids.back().and_then(|id| self.entries.get(id.checked_sub(self.before + 1)? as usize));
-        (ids.len() as u64, last.map_or((0, 0), |entry| (entry.change, entry.at_ms)))
+        (ids.len() as u64, last.map_or((Seq(0), 0), |entry| (entry.change, entry.at_ms)))
     }
 
     /// Ids grow with time, so dates select a range of ids (empty: first > last).
@@ -279,6 +280,6 @@ impl AuditIndex {
 
     fn reference(&self, id: u64) -> AuditRef {
         let at = id.checked_sub(self.before + 1).and_then(|i| self.entries.get(i as usize));
-        AuditRef { id, change: at.map_or(0, |e| e.change) }
+        AuditRef { id, change: at.map(|e| e.change).filter(|change| *change > Seq(0)) }
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::key::KEY;
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::refusal::ApplyResult;
 use crate::model::state::State;
@@ -20,7 +21,7 @@ impl State {
     pub(in crate::model) fn compact(&mut self, c: &Compact) -> ApplyResult {
         self.compact_audit(c.audit_to, c.evidence_kept);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
-        while self.meta.compacted_seq < to && self.drop_block(to)? {}
+        while self.meta.compacted_seq < to && self.drop_block(Seq(to))? {}
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
         self.drop_elections(c.elections_to);
@@ -29,43 +30,43 @@ impl State {
 
     /// The newest change that has to go so that those that are kept have no more than so many bytes, and its audit row;
     /// `None`: they have hardly more than that.
-    pub(in crate::model) fn changes_over(&self, bytes: u64) -> Option<(u64, u64)> {
+    pub(in crate::model) fn changes_over(&self, bytes: u64) -> Option<(Seq, u64)> {
         if self.change_sizes.bytes() <= bytes + bytes / BYTES_SLACK {
             return None;
         }
-        let seq = self.change_sizes.leaves(bytes)?;
+        let seq = Seq(self.change_sizes.leaves(bytes)?);
         Some((seq, self.change(seq).ok().flatten()?.audit_id))
     }
 
     /// Whether [`State::compact`] would drop changes. Reads them.
-    pub(in crate::model) fn oldest_changes_go(&self, changes_to: u64, audit_to: u64) -> bool {
+    pub(in crate::model) fn oldest_changes_go(&self, changes_to: Seq, audit_to: u64) -> bool {
         let compacted = self.meta.audit_compacted;
         let audit_compacted = audit_to.min(compacted + limits::COMPACT_STEP).max(compacted);
         let oldest = self.row::<ChangeBlock>(&RowKey::Changes(self.meta.compacted_seq + 1));
         let last = oldest.ok().flatten().and_then(|mut block| block.changes.pop());
-        let to = changes_to.min(self.meta.compacted_seq + limits::COMPACT_STEP);
+        let to = changes_to.get().min(self.meta.compacted_seq + limits::COMPACT_STEP);
         last.is_some_and(|last| last.seq <= to && last.audit_id <= audit_compacted)
     }
 
     /// Drops the oldest block, if it ends at `to` or before and its audit rows are gone. What is still a
     /// record's last change moves to the record's own row, what still answers a request to the request's.
-    fn drop_block(&mut self, to: u64) -> Result<bool, TablesError> {
+    fn drop_block(&mut self, to: Seq) -> Result<bool, TablesError> {
         let key = RowKey::Changes(self.meta.compacted_seq + 1);
         let Some(block) = self.row::<ChangeBlock>(&key)? else { return Ok(false) };
         let Some(last) = block.changes.last() else { return Ok(false) };
-        if last.seq > to || last.audit_id > self.meta.audit_compacted {
+        if Seq(last.seq) > to || last.audit_id > self.meta.audit_compacted {
             return Ok(false);
         }
         let fields = self.meta.changes(KEY);
         *fields.compacted_ms = last.committed_ms.max(*fields.compacted_ms);
         *fields.compacted_seq = last.seq;
-        self.prints.forget_to(last.seq);
+        self.prints.forget_to(Seq(last.seq));
         self.change_sizes.purge(last.seq);
         self.delete(key);
         for change in block.changes {
             self.outlive_change(&change);
             let Some(table) = self.table_of_change(&change) else { continue };
-            self.table_numbers.outlive_head(&mut self.txn, table, change.seq);
+            self.table_numbers.outlive_head(&mut self.txn, table, Seq(change.seq));
             let Some(version) = self.version(table, change.record_id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };

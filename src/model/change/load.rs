@@ -7,6 +7,7 @@ use prost::Message;
 use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
+use crate::ids::Seq;
 use crate::model::row_pages::RowPages;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
@@ -17,8 +18,8 @@ impl State {
     /// Record versions: those that compaction wrote down, then what the kept changes made of them. The audit
     /// index: the kept changes and the rows between them, by number.
     pub(in crate::model) fn load_changes(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.recent = RecentChanges::after(self.meta.compacted_seq);
-        self.prints = ChangePrints::after(self.meta.compacted_seq);
+        self.recent = RecentChanges::after(self.meta.compacted());
+        self.prints = ChangePrints::after(self.meta.compacted());
         self.change_sizes = Sizes::default();
         self.records = Records::default();
         let from = RowKey::Record { table: 0, id: i64::MIN };
@@ -49,7 +50,7 @@ impl State {
                 let device = self.writer_number(&change.device_id);
                 self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
-                    self.table_numbers.advance_head(table, change.seq);
+                    self.table_numbers.advance_head(table, Seq(change.seq));
                     self.records.load(table, change.record_id, &change.record(device));
                 }
                 self.prints.push(&change);

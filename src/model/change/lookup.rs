@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::records::Version;
 use super::stored::{RecordNow, StoredData};
+use crate::ids::Seq;
 use crate::model::access::ClassNumber;
 use crate::model::state::State;
 use crate::proto::Change;
@@ -29,10 +30,10 @@ impl State {
     pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
         let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
         let Some(v) = self.records.get(table, id) else { return RecordNow::Absent };
-        let (version, timestamp_ms) = (v.seq, v.timestamp_ms);
+        let (version, timestamp_ms) = (Seq(v.seq), v.timestamp_ms);
         match &v.data {
             _ if v.deleted => RecordNow::Here { version, timestamp_ms, data: None },
-            None => RecordNow::InRows(StoredData { table, id, seq: v.seq, timestamp_ms, device: v.device }),
+            None => RecordNow::InRows(StoredData { table, id, seq: version, timestamp_ms, device: v.device }),
             Some(data) => RecordNow::Here { version, timestamp_ms, data: Some(data.clone()) },
         }
     }
@@ -62,17 +63,17 @@ impl State {
             }
             last = Some((*table, *id));
             if wanted(*table, version) {
-                let (seq, timestamp_ms, device) = (version.seq, version.timestamp_ms, version.device);
+                let (seq, timestamp_ms, device) = (Seq(version.seq), version.timestamp_ms, version.device);
                 page.push(StoredData { table: *table, id: *id, seq, timestamp_ms, device });
             }
         }
         (page, None)
     }
 
-    /// The version of a record, a deleted one included; 0: it never was.
-    pub fn version_of(&self, table_name: &str, id: i64) -> u64 {
+    /// The version of a record, a deleted one included; `None`: it never was.
+    pub fn version_of(&self, table_name: &str, id: i64) -> Option<Seq> {
         let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
-        version.map_or(0, |v| v.seq)
+        version.map(|v| Seq(v.seq))
     }
 
     /// Up to `limit` records after `after`, in the order of table and id, in the tables that `wanted` takes: those
@@ -80,16 +81,18 @@ impl State {
     /// there is more.
     pub fn records_at(
         &self,
-        head: u64,
+        head: Seq,
         after: Option<(u32, i64)>,
         limit: usize,
         wanted: impl Fn(u32) -> bool,
     ) -> (Vec<StoredData>, Option<(u32, i64)>) {
-        self.records_where(after, limit, |table, version| wanted(table) && (!version.deleted || version.seq > head))
+        self.records_where(after, limit, |table, version| {
+            wanted(table) && (!version.deleted || Seq(version.seq) > head)
+        })
     }
 
     /// The changes after `seq`, oldest first; `None` if some of them are no longer in memory.
-    pub fn recent_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
+    pub fn recent_after(&self, seq: Seq) -> Option<impl Iterator<Item = &Arc<Change>>> {
         self.recent.iter_after(seq)
     }
 }

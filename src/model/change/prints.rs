@@ -7,37 +7,39 @@ use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::ids::Seq;
 use crate::proto::Change;
 
 #[derive(Debug, Default)]
 pub(in crate::model) struct ChangePrints {
     /// The seq before the first print held.
-    before: u64,
+    before: Seq,
     prints: VecDeque<u32>,
 }
 
 impl ChangePrints {
-    pub(super) fn after(compacted_seq: u64) -> Self {
+    pub(super) fn after(compacted_seq: Seq) -> Self {
         Self { before: compacted_seq, ..Self::default() }
     }
 
     pub(super) fn push(&mut self, change: &Change) {
-        debug_assert_eq!(change.seq, self.before + self.prints.len() as u64 + 1);
+        debug_assert_eq!(change.seq, self.before.get() + self.prints.len() as u64 + 1);
         self.prints.push_back(print_of(change));
     }
 
     /// Changes up to this one were dropped.
-    pub(super) fn forget_to(&mut self, seq: u64) {
-        let count = usize::try_from(seq.saturating_sub(self.before)).unwrap_or(usize::MAX).min(self.prints.len());
+    pub(super) fn forget_to(&mut self, seq: Seq) {
+        let count =
+            usize::try_from(seq.get().saturating_sub(self.before.get())).unwrap_or(usize::MAX).min(self.prints.len());
         self.prints.drain(..count);
-        self.before += count as u64;
+        self.before = Seq(self.before.get() + count as u64);
         if self.prints.capacity() > 2 * self.prints.len() + 1_024 {
             self.prints.shrink_to(self.prints.len() + 512);
         }
     }
 
-    pub(super) fn get(&self, seq: u64) -> Option<u32> {
-        let at = seq.checked_sub(self.before + 1)?;
+    pub(super) fn get(&self, seq: Seq) -> Option<u32> {
+        let at = seq.get().checked_sub(self.before.get() + 1)?;
         self.prints.get(usize::try_from(at).ok()?).copied()
     }
 }
@@ -69,17 +71,20 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_found_by_its_number() {
-        let mut prints = ChangePrints::after(3);
+        let mut prints = ChangePrints::after(Seq(3));
         for seq in 4..=5_000 {
             prints.push(&change(seq));
         }
-        assert_eq!((prints.get(3), prints.get(5_001)), (None, None));
-        assert_eq!((prints.get(4), prints.get(5_000)), (Some(print_of(&change(4))), Some(print_of(&change(5_000)))));
-        prints.forget_to(4_000);
-        assert_eq!((prints.get(4_000), prints.get(4_001)), (None, Some(print_of(&change(4_001)))));
+        assert_eq!((prints.get(Seq(3)), prints.get(Seq(5_001))), (None, None));
+        assert_eq!(
+            (prints.get(Seq(4)), prints.get(Seq(5_000))),
+            (Some(print_of(&change(4))), Some(print_of(&change(5_000))))
+        );
+        prints.forget_to(Seq(4_000));
+        assert_eq!((prints.get(Seq(4_000)), prints.get(Seq(4_001))), (None, Some(print_of(&change(4_001)))));
         assert!(prints.prints.capacity() < 3_200);
         prints.push(&change(5_001));
-        assert_eq!(prints.get(5_001), Some(print_of(&change(5_001))));
+        assert_eq!(prints.get(Seq(5_001)), Some(print_of(&change(5_001))));
     }
 
     /// Cursors outlive versions: what is hashed stays as it is.

@@ -1,5 +1,6 @@
 //! What is known of a record in memory, and where the rest of it stands.
 
+use crate::ids::Seq;
 use bytes::Bytes;
 
 /// What can be said of a record without reading rows.
@@ -8,7 +9,7 @@ pub enum RecordNow {
     Absent,
     /// Its data: `None` for a deleted record.
     Here {
-        version: u64,
+        version: Seq,
         timestamp_ms: u64,
         data: Option<Bytes>,
     },
@@ -21,7 +22,7 @@ pub enum RecordNow {
 pub struct StoredData {
     pub table: u32,
     pub id: i64,
-    pub seq: u64,
+    pub seq: Seq,
     pub timestamp_ms: u64,
     /// The number of the device that wrote it.
     pub device: u32,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::ids::Seq;
 use crate::limits::REQUEST_WINDOW;
 use crate::proto::{Change, DataUpdate, Requested};
 
@@ -16,7 +17,7 @@ pub(in crate::model) enum KeptAnswer {
     /// In the row of the slot.
     Row { slot: u32 },
     /// It is the change that it became.
-    Change { seq: u64, timestamp_ms: u64 },
+    Change { seq: Seq, timestamp_ms: u64 },
 }
 
 /// What a request is recognised by. Without an id the text is empty, outside of queues `n` is 0.
@@ -132,7 +133,7 @@ impl ClientDedup {
     pub(super) fn load_change(&mut self, device: u32, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
         let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
-        let kept = KeptAnswer::Change { seq: change.seq, timestamp_ms: change.timestamp_ms };
+        let kept = KeptAnswer::Change { seq: Seq(change.seq), timestamp_ms: change.timestamp_ms };
         self.0.entry(device).or_default().set(number, &names, kept);
     }
 
@@ -209,7 +210,7 @@ mod tests {
             let mut requests = ClientDedup::default();
             order.iter().for_each(|n| loads[*n](&mut requests));
             assert_eq!(requests.find(1, "a"), Some(KeptAnswer::Row { slot: 4 }), "{order:?}");
-            assert_eq!(requests.find(1, "b"), Some(KeptAnswer::Change { seq: 9, timestamp_ms: 0 }), "{order:?}");
+            assert_eq!(requests.find(1, "b"), Some(KeptAnswer::Change { seq: Seq(9), timestamp_ms: 0 }), "{order:?}");
             assert_eq!(requests.next_number(1), 5 + REQUEST_WINDOW);
         }
     }

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::client::{KeptAnswer, RequestNames};
+use crate::ids::Seq;
 use crate::model::error::Code;
 use crate::model::fingerprint;
 use crate::model::refusal::{ApplyError, refuse_field};
@@ -11,8 +12,8 @@ use crate::model::tables::{RowKey, TablesError};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Accepted, DataUpdate, Outcome, Requested};
 
-pub(in crate::model) fn accepted(seq: u64, timestamp_ms: u64) -> Reply {
-    Reply::Accepted(Accepted { seq, timestamp_ms, ..Accepted::default() })
+pub(in crate::model) fn accepted(seq: Seq, timestamp_ms: u64) -> Reply {
+    Reply::Accepted(Accepted { seq: seq.get(), timestamp_ms, ..Accepted::default() })
 }
 
 impl State {
@@ -45,7 +46,7 @@ impl State {
                 let same = match self.recent.get(seq) {
                     Some(change) => fingerprint::same_request(change, c),
                     None => {
-                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(RowKey::Changes(seq)))?;
+                        let change = self.change(seq)?.ok_or(TablesError::Corrupt(RowKey::Changes(seq.get())))?;
                         fingerprint::same_request(&change, c)
                     }
                 };

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::present_on;
+use crate::ids::NodeId;
 use crate::model::row_pages::RowPages;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::model::txn::Txn;
@@ -16,7 +17,7 @@ pub(in crate::model) struct Devices {
     by_id: BTreeMap<String, Arc<Device>>,
     active: usize,
     /// How many devices are present on each node.
-    present_on: BTreeMap<u64, u32>,
+    present_on: BTreeMap<NodeId, u32>,
     /// How many devices each token's subject registered for others.
     registered_by: BTreeMap<String, u32>,
     /// Device ids by number, from 1.
@@ -72,7 +73,7 @@ impl Devices {
         self.active
     }
 
-    pub(super) fn nodes(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.present_on.iter().filter(|(_, count)| **count > 0).map(|(node, _)| *node)
     }
 
@@ -96,7 +97,7 @@ impl Devices {
         };
         self.active -= usize::from(before.is_active);
         for there in present_on(&before) {
-            if let Some(count) = self.present_on.get_mut(&there.node) {
+            if let Some(count) = self.present_on.get_mut(&NodeId(there.node)) {
                 *count = count.saturating_sub(1);
             }
         }
@@ -122,7 +123,7 @@ impl Devices {
     fn count(&mut self, device: &Device) {
         self.active += usize::from(device.is_active);
         for there in present_on(device) {
-            *self.present_on.entry(there.node).or_default() += 1;
+            *self.present_on.entry(NodeId(there.node)).or_default() += 1;
         }
     }
 

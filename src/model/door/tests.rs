@@ -4,6 +4,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::super::properties::{StateUnderTest, any_commands, online, put, update};
 use super::*;
+use crate::ids::RaftTerm;
 use crate::model::state::{Position, State, into_result};
 use crate::model::tables::Tables;
 use crate::proto::*;
@@ -173,13 +174,13 @@ fn bytes_that_are_no_command_are_refused_and_what_stands_beside_them_is_applied(
         prost::encoding::bytes::encode(1, command, &mut batch);
     }
     let index = b.state.applied().index + 1;
-    let done = b.state.apply(Position { index, log_id: Bytes::new(), term: 0 }, batch.into()).unwrap();
+    let done = b.state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch.into()).unwrap();
     let accepted: Vec<bool> = done.outcomes.into_iter().map(|outcome| into_result(outcome).is_ok()).collect();
     assert_eq!(accepted, [false, true, false]);
     // What is no batch at all is an entry without commands.
     let done = b
         .state
-        .apply(Position { index: index + 1, log_id: Bytes::new(), term: 0 }, Bytes::from_static(b"\x0a\xff"))
+        .apply(Position { index: index + 1, log_id: Bytes::new(), term: RaftTerm(0) }, Bytes::from_static(b"\x0a\xff"))
         .unwrap();
     assert!(done.outcomes.is_empty());
     assert_eq!((b.state.applied().index, b.state.meta().head_seq), (index + 1, 1));
@@ -214,7 +215,7 @@ proptest! {
             prost::encoding::bytes::encode(1, &bytes, &mut batch);
             for b in [&mut one, &mut two] {
                 let index = b.state.applied().index + 1;
-                let at = Position { index, log_id: Bytes::new(), term: n % 2 };
+                let at = Position { index, log_id: Bytes::new(), term: RaftTerm(n % 2) };
                 prop_assert_eq!(b.state.apply(at, batch.clone().into()).unwrap().outcomes.len(), 1);
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::rules::is_candidate;
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
@@ -68,14 +69,14 @@ pub enum TransferAttempt {
 /// What the leader sees.
 pub struct LeaderView<'a> {
     pub state: &'a State,
-    pub me: u64,
+    pub me: NodeId,
     /// The Raft term in which this node leads.
-    pub term: u64,
+    pub term: RaftTerm,
     /// On the clock of the state, which never goes back.
     pub now_ms: u64,
     /// Since this node leads.
     pub leading_ms: u64,
-    pub nodes: &'a BTreeMap<u64, NodeView>,
+    pub nodes: &'a BTreeMap<NodeId, NodeView>,
     /// The last transfer of this leadership: it has failed, as this node still leads.
     pub tried: Option<TransferAttempt>,
     pub limits: Limits,
@@ -86,7 +87,7 @@ pub enum Action {
     Propose(Intent),
     /// Leadership goes to another node.
     Transfer {
-        to: u64,
+        to: NodeId,
         transfer_attempt: TransferAttempt,
     },
     /// Nothing to do before this time, unless something happens.
@@ -110,8 +111,8 @@ const SOON_MS: u64 = 10;
 pub fn decide(view: &LeaderView<'_>) -> Vec<Action> {
     let meta = view.state.meta();
     let mut actions = Vec::new();
-    if (meta.leader, meta.leader_term) != (view.me, view.term) {
-        actions.push(Action::Propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: view.term })));
+    if (meta.leader_node(), meta.leader_raft_term()) != (view.me, view.term) {
+        actions.push(Action::Propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: view.term.get() })));
     }
     let next = match &meta.pending_election {
         Some(pending_election) => Some(view.go_on(pending_election)),
@@ -131,10 +132,10 @@ impl LeaderView<'_> {
             }
             return Some(self.begin(ElectionMethod::Automatic, ""));
         };
-        if master.home == self.me {
+        if master.home_node() == self.me {
             return None;
         }
-        match self.reach(master.home) {
+        match self.reach(master.home_node()) {
             Reachability::Unknown => Some(self.soon()),
             // The leader died, and with it the master's node.
             Reachability::Gone => Some(self.replace(master, true)),
@@ -145,7 +146,7 @@ impl LeaderView<'_> {
     /// Leadership belongs to the master's home.
     fn transfer_back(&self, master: &Device) -> Action {
         let Some(TransferBack { tries, tried_ms }) = self.state.meta().transfer_back else {
-            return match self.is_eligible_home(master.home) {
+            return match self.is_eligible_home(master.home_node()) {
                 Some(true) => Action::Propose(Intent::LeaderTransferBack(LeaderTransferBack { tries: 1 })),
                 // It catches up first. When that takes too long the master comes here instead.
                 _ if self.leading_ms < self.limits.timeout_ms => self.soon_enough(),
@@ -157,7 +158,7 @@ impl LeaderView<'_> {
             if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
             }
-            return Action::Transfer { to: master.home, transfer_attempt };
+            return Action::Transfer { to: master.home_node(), transfer_attempt };
         }
         if tries < self.limits.tries {
             return Action::Propose(Intent::LeaderTransferBack(LeaderTransferBack { tries: tries + 1 }));
@@ -172,9 +173,10 @@ impl LeaderView<'_> {
     fn replace(&self, master: &Device, anywhere: bool) -> Action {
         let (mut best, mut not_known) = (None, false);
         let others = present_on(master).filter(|there| there.node != master.home);
-        for there in others.filter(|there| anywhere || there.node == self.me) {
-            match self.is_eligible_home(there.node) {
-                Some(true) => best = best.max(Some((there.node == self.me, there.online_count, there.node))),
+        let others = others.map(|there| (NodeId(there.node), there.online_count));
+        for (node, online_count) in others.filter(|(node, _)| anywhere || *node == self.me) {
+            match self.is_eligible_home(node) {
+                Some(true) => best = best.max(Some((node == self.me, online_count, node))),
                 Some(false) => {}
                 None => not_known = true,
             }
@@ -183,7 +185,7 @@ impl LeaderView<'_> {
             Some((_, _, to)) => Action::Propose(Intent::MoveHome(MoveHome {
                 device_id: master.device_id.clone(),
                 from: master.home,
-                to,
+                to: to.get(),
             })),
             None if not_known => self.soon(),
             None => self.begin(ElectionMethod::Priority, &master.device_id),
@@ -193,11 +195,11 @@ impl LeaderView<'_> {
     /// An election without a trigger of its own. One entry if the winner is at home here.
     fn begin(&self, method: ElectionMethod, except: &str) -> Action {
         let (reason, method) = (ElectionReason::Failure.into(), method.into());
-        let if_term = self.state.meta().term;
+        let if_term = self.state.meta().master_term().get();
         match self.winner(|d| d.device_id != except) {
             Winner::Nobody => Action::Wait { until_ms: self.now_ms + self.limits.backoff_ms },
             Winner::NotKnown => self.soon(),
-            Winner::Is(d) if d.home == self.me => {
+            Winner::Is(d) if d.home_node() == self.me => {
                 let winner = d.device_id.clone();
                 Action::Propose(Intent::MasterElected(MasterElected {
                     pending_election: 0,
@@ -227,10 +229,10 @@ impl LeaderView<'_> {
         }
         let winner = self.state.device(&pending_election.winner).filter(|d| is_candidate(d));
         let Some(winner) = winner else { return self.next(pending_election) };
-        if winner.home == self.me {
+        if winner.home_node() == self.me {
             return elected(pending_election, winner);
         }
-        match self.is_eligible_home(winner.home) {
+        match self.is_eligible_home(winner.home_node()) {
             None => return self.soon(),
             Some(false) => return self.next(pending_election),
             Some(true) => {}
@@ -243,7 +245,7 @@ impl LeaderView<'_> {
             if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
             }
-            return Action::Transfer { to: winner.home, transfer_attempt };
+            return Action::Transfer { to: winner.home_node(), transfer_attempt };
         }
         if tries < self.limits.tries {
             return started(pending_election, winner, tries + 1, "");
@@ -262,18 +264,19 @@ impl LeaderView<'_> {
         match self.winner(stands) {
             Winner::Nobody => failed(pending_election, super::rules::NOBODY),
             Winner::NotKnown => self.soon(),
-            Winner::Is(d) if d.home == self.me => elected(pending_election, d),
+            Winner::Is(d) if d.home_node() == self.me => elected(pending_election, d),
             Winner::Is(d) => started(pending_election, d, 1, &pending_election.winner),
         }
     }
 
     /// The candidate that ranks first among those that stand.
     fn winner(&self, stands: impl Fn(&Device) -> bool) -> Winner<'_> {
-        let mut homes: BTreeMap<u64, Option<bool>> = BTreeMap::new();
+        let mut homes: BTreeMap<NodeId, Option<bool>> = BTreeMap::new();
         let mut best: Option<&Device> = None;
         let mut best_unknown: Option<&Device> = None;
         for device in self.state.devices().filter(|d| is_candidate(d) && stands(d)) {
-            let place = match homes.entry(device.home).or_insert_with(|| self.is_eligible_home(device.home)) {
+            let home = device.home_node();
+            let place = match homes.entry(home).or_insert_with(|| self.is_eligible_home(home)) {
                 Some(true) => &mut best,
                 None => &mut best_unknown,
                 Some(false) => continue,
@@ -291,7 +294,7 @@ impl LeaderView<'_> {
     }
 
     /// Whether a device at home there can be master: a reachable voter whose log is not far behind.
-    fn is_eligible_home(&self, node: u64) -> Option<bool> {
+    fn is_eligible_home(&self, node: NodeId) -> Option<bool> {
         if node == self.me {
             return Some(true);
         }
@@ -305,7 +308,7 @@ impl LeaderView<'_> {
         }
     }
 
-    fn reach(&self, node: u64) -> Reachability {
+    fn reach(&self, node: NodeId) -> Reachability {
         let Some(there) = self.nodes.get(&node) else { return Reachability::Gone };
         match () {
             () if there.refused => Reachability::Gone,

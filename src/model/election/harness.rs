@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
+use crate::ids::{MasterTerm, NodeId, RaftTerm};
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::background_tasks::{Retention, of_leader, of_node};
 use crate::model::device::present_on;
@@ -25,7 +26,7 @@ const MANY: usize = 200;
 
 struct WorldLeader {
     node: u64,
-    term: u64,
+    term: RaftTerm,
     since: u64,
     tried: Option<TransferAttempt>,
 }
@@ -36,7 +37,7 @@ pub struct ElectionWorld {
     index: u64,
     pub now: u64,
     leader: Option<WorldLeader>,
-    term: u64,
+    term: RaftTerm,
     /// Nodes that do not run, and those that run and cannot be reached; since when.
     pub down: BTreeMap<u64, u64>,
     pub cut: BTreeMap<u64, u64>,
@@ -48,7 +49,7 @@ pub struct ElectionWorld {
     checked: u64,
     /// Before the entry that is looked at.
     master: String,
-    told_term: u64,
+    told_term: MasterTerm,
     roles: u64,
 }
 
@@ -64,7 +65,7 @@ impl ElectionWorld {
             index: 0,
             now: 1_000_000,
             leader: None,
-            term: 0,
+            term: RaftTerm(0),
             down: BTreeMap::new(),
             cut: BTreeMap::new(),
             lag: BTreeMap::new(),
@@ -73,7 +74,7 @@ impl ElectionWorld {
             story: Vec::new(),
             checked: 0,
             master: String::new(),
-            told_term: 0,
+            told_term: MasterTerm(0),
             roles: 0,
         }
     }
@@ -93,7 +94,7 @@ impl ElectionWorld {
     /// Raft has elected a node.
     pub fn lead(&mut self, node: u64) {
         assert!(self.is_up(node) && self.quorum());
-        self.term += 1;
+        self.term = RaftTerm(self.term.get() + 1);
         self.leader = Some(WorldLeader { node, term: self.term, since: self.now, tried: None });
         self.story.push(format!("node {node} leads in Raft term {}", self.term));
     }
@@ -147,7 +148,7 @@ impl ElectionWorld {
         for node in 1..=NODES {
             if self.is_up(node)
                 && self.leader.is_some()
-                && let Some(intent) = of_node(&self.state, node, &format!("node-{node}"))
+                && let Some(intent) = of_node(&self.state, NodeId(node), &format!("node-{node}"))
             {
                 self.send(node, intent);
                 return true;
@@ -160,7 +161,7 @@ impl ElectionWorld {
                 self.story.push(format!("node {me} proposes {}", named(&intent)));
                 self.send(me, intent);
             }
-            Action::Transfer { to, transfer_attempt } => {
+            Action::Transfer { to: NodeId(to), transfer_attempt } => {
                 let fails = self.transfers_fail || !self.is_up(to);
                 let how = if fails { " in vain" } else { "" };
                 self.story.push(format!("node {me} hands leadership to node {to}{how}"));
@@ -201,10 +202,10 @@ impl ElectionWorld {
             let lag = since.is_none().then(|| self.lag.get(&node).copied().unwrap_or(0));
             NodeView { voter: true, lag, silent_ms, refused: self.down.contains_key(&node) }
         };
-        let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (node, see(node))).collect();
+        let nodes = (1..=NODES).filter(|node| *node != lead.node).map(|node| (NodeId(node), see(node))).collect();
         let view = LeaderView {
             state: &self.state,
-            me: lead.node,
+            me: NodeId(lead.node),
             term: lead.term,
             now_ms: self.now,
             leading_ms: self.now - lead.since,
@@ -239,11 +240,11 @@ impl ElectionWorld {
             assert_eq!(meta.election_head, self.checked + 1, "two elections in one entry");
             let newest = &log[0];
             assert_eq!(newest.new_master, meta.master);
-            assert!(newest.term > self.told_term, "terms only grow");
+            assert!(MasterTerm(newest.term) > self.told_term, "terms only grow");
             assert_eq!(newest.previous_master, self.master, "the chain of masters is broken");
             let home = self.state.device(&newest.new_master).map(|d| d.home);
             assert_eq!(home, self.leader(), "elected by an entry of a leader that is not at the winner's home");
-            self.told_term = newest.term;
+            self.told_term = MasterTerm(newest.term);
             self.checked = meta.election_head;
         } else {
             let same = log.first().is_none_or(|newest| newest.new_master == meta.master);

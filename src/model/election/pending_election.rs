@@ -2,6 +2,7 @@
 
 use super::key::KEY;
 use super::rules::{NOBODY, Trigger, Triggered, is_candidate, method_name, reason_name};
+use crate::ids::{MasterTerm, NodeId, RaftTerm};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 use crate::model::refusal::{ApplyError, refuse};
@@ -47,7 +48,7 @@ impl State {
         let id = self.meta.pending_election_head;
         let named = self.devices.get(&trigger.named).filter(|d| is_candidate(d));
         let winner = if trigger.named.is_empty() { self.first_candidate(&trigger.except) } else { named };
-        let Some(winner) = winner.map(|d| (d.device_id.clone(), d.home)) else {
+        let Some(winner) = winner.map(|d| (d.device_id.clone(), d.home_node())) else {
             self.fail_election(id, &trigger.by, NOBODY);
             return Ok(Triggered::Failed(id));
         };
@@ -77,18 +78,18 @@ impl State {
     }
 
     /// Whether this entry was proposed by a leader that is `node`.
-    pub(in crate::model) fn leads(&self, node: u64) -> bool {
-        node != 0 && self.meta.leader == node && self.meta.leader_term == self.txn.term
+    pub(in crate::model) fn leads(&self, node: NodeId) -> bool {
+        node != NodeId(0) && self.meta.leader_node() == node && self.meta.leader_raft_term() == self.txn.term
     }
 
-    pub(in crate::model) fn leader_announced(&mut self, c: LeaderAnnounced, node: u64) -> Reply {
+    pub(in crate::model) fn leader_announced(&mut self, c: LeaderAnnounced, node: NodeId) -> Reply {
         // Said by one that has lost leadership meanwhile: another one's entry carries it.
-        if c.raft_term == self.txn.term {
-            let before = std::mem::replace(self.meta.elections(KEY).leader, node);
-            *self.meta.elections(KEY).leader_term = c.raft_term;
+        if RaftTerm(c.raft_term) == self.txn.term {
+            let before = NodeId(std::mem::replace(self.meta.elections(KEY).leader, node.get()));
+            *self.meta.elections(KEY).leader_term = self.txn.term.get();
             *self.meta.elections(KEY).needs_manual_election = false;
             // Leadership has come home, or has just left: tries to bring it back are counted from there on.
-            if self.master().is_none_or(|master| master.home == node || master.home == before) {
+            if self.master().is_none_or(|master| [node, before].contains(&master.home_node())) {
                 *self.meta.elections(KEY).transfer_back = None;
             }
             self.notify_coordinator();
@@ -96,8 +97,10 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(in crate::model) fn election_started(&mut self, c: ElectionStarted, node: u64) -> Reply {
-        let new = c.pending_election == 0 && self.meta.pending_election.is_none() && c.if_term == self.meta.term;
+    pub(in crate::model) fn election_started(&mut self, c: ElectionStarted, node: NodeId) -> Reply {
+        let new = c.pending_election == 0
+            && self.meta.pending_election.is_none()
+            && MasterTerm(c.if_term) == self.meta.master_term();
         if !self.leads(node) || !(new || self.is_open(c.pending_election)) {
             return Reply::Done(Empty {});
         }
@@ -141,8 +144,8 @@ impl State {
         self.meta.pending_election.as_ref().is_some_and(|open| open.id == pending_election)
     }
 
-    pub(in crate::model) fn master_elected(&mut self, c: &MasterElected, node: u64) -> Reply {
-        let at_home = self.devices.get(&c.winner).is_some_and(|d| is_candidate(d) && d.home == node);
+    pub(in crate::model) fn master_elected(&mut self, c: &MasterElected, node: NodeId) -> Reply {
+        let at_home = self.devices.get(&c.winner).is_some_and(|d| is_candidate(d) && d.home_node() == node);
         if !self.leads(node) || !at_home {
             return Reply::Done(Empty {});
         }
@@ -150,7 +153,7 @@ impl State {
             Some(open) if open.id == c.pending_election && (open.named.is_empty() || open.named == c.winner) => {
                 (open.trigger(), open.id)
             }
-            None if c.pending_election == 0 && c.if_term == self.meta.term => {
+            None if c.pending_election == 0 && MasterTerm(c.if_term) == self.meta.master_term() => {
                 *self.meta.elections(KEY).pending_election_head += 1;
                 let (reason, method) = (c.reason(), c.method());
                 let why = reason_name(reason).to_owned();
@@ -162,7 +165,7 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(in crate::model) fn election_failed(&mut self, c: &ElectionFailed, node: u64) -> Reply {
+    pub(in crate::model) fn election_failed(&mut self, c: &ElectionFailed, node: NodeId) -> Reply {
         if self.leads(node) && self.is_open(c.pending_election) {
             let open = self.meta.pending_election.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
             let (by, principal) = open.unwrap_or_default();
@@ -173,7 +176,7 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    pub(in crate::model) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: u64) -> Reply {
+    pub(in crate::model) fn leader_transfer_back(&mut self, c: LeaderTransferBack, node: NodeId) -> Reply {
         if self.leads(node) && self.meta.pending_election.is_none() {
             let tried_ms = self.meta.now_ms;
             *self.meta.elections(KEY).transfer_back = Some(TransferBack { tries: c.tries, tried_ms });

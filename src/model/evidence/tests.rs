@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::EvidenceKind;
+use crate::ids::{NodeId, RaftTerm};
 use crate::limits;
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::background_tasks::{Retention, of_leader};
@@ -20,8 +21,8 @@ fn compact(b: &mut StateUnderTest, retention: Retention) {
         let nodes = BTreeMap::new();
         let view = LeaderView {
             state: &b.state,
-            me: 1,
-            term: 0,
+            me: NodeId(1),
+            term: RaftTerm(0),
             now_ms: b.now,
             leading_ms: 0,
             nodes: &nodes,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::State;
+use crate::ids::{NodeId, RaftTerm, Seq};
 use crate::limits;
 use crate::model::dedup::Repeated;
 use crate::model::door;
@@ -22,7 +23,7 @@ pub struct Position {
     /// The log id as consensus encodes it; kept with the rows, never looked into.
     pub log_id: Bytes,
     /// The Raft term in which it was proposed.
-    pub term: u64,
+    pub term: RaftTerm,
 }
 
 /// What applying one batch gave.
@@ -110,7 +111,7 @@ impl State {
                 refused(now, Code::InvalidData, "the principal of the command is no token's")
             }
             None => refused(now, Code::Internal, "no command, or one of a newer version"),
-            Some(intent) => match self.apply_for(principal, intent, origin.node) {
+            Some(intent) => match self.apply_for(principal, intent, NodeId(origin.node)) {
                 Ok((given, repeated)) => Outcome {
                     at_ms: now,
                     repeated,
@@ -133,7 +134,7 @@ impl State {
     /// Whoever answers a client may not have applied the change yet, but gives its cursor.
     fn with_print(&self, mut outcome: Outcome) -> Outcome {
         if let Some(Reply::Accepted(accepted)) = &mut outcome.result {
-            accepted.print = self.print_at(accepted.seq);
+            accepted.print = self.print_at(Seq(accepted.seq));
         }
         outcome
     }
@@ -143,7 +144,7 @@ impl State {
         &mut self,
         principal: Option<Principal>,
         intent: Intent,
-        node: u64,
+        node: NodeId,
     ) -> Result<(Reply, bool), ApplyError> {
         door::check(&intent, node)?;
         self.txn.principal = principal;
@@ -152,14 +153,14 @@ impl State {
         given
     }
 
-    fn apply_intent(&mut self, intent: Intent, node: u64) -> Result<(Reply, bool), ApplyError> {
+    fn apply_intent(&mut self, intent: Intent, node: NodeId) -> Result<(Reply, bool), ApplyError> {
         let given = match intent {
             Intent::DataUpdate(c) => return self.data_update(c),
             Intent::DeviceOnline(c) => self.device_online(c, node)?,
             Intent::DeviceOffline(c) => self.device_offline(c)?,
             Intent::DevicesSeen(c) => self.devices_seen(c),
             Intent::NodeBooted(c) => self.node_booted(node, &c)?,
-            Intent::NodeLost(c) => self.node_lost(c.node, "node lost")?,
+            Intent::NodeLost(c) => self.node_lost(NodeId(c.node), "node lost")?,
             Intent::MoveHome(c) => self.move_home(&c, node),
             Intent::CriticalEvent(c) => self.critical_event(c)?,
             Intent::SyncBegin(c) => self.sync_begin(c)?,

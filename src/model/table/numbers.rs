@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::ids::Seq;
 use crate::model::row_pages::RowPages;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::model::txn::Txn;
@@ -13,7 +14,7 @@ pub(in crate::model) struct TableNumbers {
     rows: Vec<TableName>,
     by_name: HashMap<String, u32>,
     /// The newest change of each table, by number from 1; 0: none yet.
-    heads: Vec<u64>,
+    heads: Vec<Seq>,
 }
 
 fn index(number: u32) -> usize {
@@ -35,7 +36,7 @@ impl TableNumbers {
             tables.push(row);
         }
         tables.resize(numbers as usize, TableName::default());
-        let heads = tables.iter().map(|table| table.compacted_head).collect();
+        let heads = tables.iter().map(|table| Seq(table.compacted_head)).collect();
         let named = tables.iter().zip(1..).filter(|(table, _)| !table.name.is_empty());
         let by_name = named.map(|(table, number)| (table.name.clone(), number)).collect();
         Ok(Self { rows: tables, by_name, heads })
@@ -65,7 +66,7 @@ impl TableNumbers {
         txn.put(RowKey::Table(number), &row);
         self.by_name.insert(row.name.clone(), number);
         self.rows.push(row);
-        self.heads.push(0);
+        self.heads.push(Seq(0));
     }
 
     /// The row of a table that has its name already.
@@ -81,7 +82,7 @@ impl TableNumbers {
         let row = TableName { removal: Some(TableRemoval::default()), ..TableName::default() };
         self.save(txn, number, row);
         if let Some(head) = self.heads.get_mut(index(number)) {
-            *head = 0;
+            *head = Seq(0);
         }
         self.by_name.remove(name);
     }
@@ -95,23 +96,23 @@ impl TableNumbers {
     }
 
     /// The table has a newer change; the one before it, or 0.
-    pub(in crate::model) fn advance_head(&mut self, number: u32, seq: u64) -> u64 {
-        self.heads.get_mut(index(number)).map_or(0, |head| std::mem::replace(head, seq))
+    pub(in crate::model) fn advance_head(&mut self, number: u32, seq: Seq) -> Seq {
+        self.heads.get_mut(index(number)).map_or(Seq(0), |head| std::mem::replace(head, seq))
     }
 
     /// A change is dropped: if it is the table's newest one, the next one must still know its seq.
-    pub(in crate::model) fn outlive_head(&mut self, txn: &mut Txn, number: u32, seq: u64) {
+    pub(in crate::model) fn outlive_head(&mut self, txn: &mut Txn, number: u32, seq: Seq) {
         if self.heads.get(index(number)) != Some(&seq) {
             return;
         }
         if let Some(row) = self.rows.get_mut(index(number)) {
-            row.compacted_head = seq;
+            row.compacted_head = seq.get();
             txn.put(RowKey::Table(number), row);
         }
     }
 
     #[cfg(test)]
-    pub(in crate::model) fn heads(&self) -> &[u64] {
+    pub(in crate::model) fn heads(&self) -> &[Seq] {
         &self.heads
     }
 }

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::*;
+use crate::ids::RaftTerm;
 use crate::model::properties::{StateUnderTest, any_commands, told};
 use crate::model::state::{Position, State};
 use crate::proto::{Batch, Command};
@@ -12,7 +13,8 @@ use proptest::prelude::*;
 /// Applies a command to a state that stands on its own.
 fn send(state: &mut State, index: u64, command: Command) -> (crate::proto::Outcome, Vec<crate::model::effect::Effect>) {
     let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-    let mut done = state.apply(Position { index, log_id: Bytes::from_static(b"id"), term: 0 }, batch).unwrap();
+    let mut done =
+        state.apply(Position { index, log_id: Bytes::from_static(b"id"), term: RaftTerm(0) }, batch).unwrap();
     (done.outcomes.remove(0), done.effects)
 }
 

@@ -20,6 +20,7 @@ use crate::gateway::fanout::hub::ChangeFilter;
 use crate::gateway::protocol::json::push_object;
 use crate::gateway::protocol::{ServerEvent, SyncChange, sync_change};
 use crate::gateway::rates::OpenSession;
+use crate::ids::{LogIndex, Seq};
 use crate::limits;
 use crate::model::access::{ClassNumber, ClassRights, Right};
 use crate::model::cursor::Cursor;
@@ -59,7 +60,7 @@ pub(super) async fn page_after(gateway: &Gateway, asked: &QueryFields) -> RestRe
 
 /// What a request wants of the feed.
 struct FeedRequest {
-    after: u64,
+    after: Seq,
     limit: usize,
     filter: ChangeFilter,
     source: Source,
@@ -79,10 +80,10 @@ impl FeedRequest {
         let source = Source::asked(gateway, asked).await?;
         let after = match resumed.or(asked.get("cursor")) {
             Some(cursor) => gateway.parse_cursor(cursor).or_fail(gateway)?.seq,
-            None => 0,
+            None => Seq(0),
         };
         let meta = gateway.cluster.replica().state().meta().clone();
-        if after < meta.compacted_seq {
+        if after < meta.compacted() {
             return Err(RestError::new(gateway, gone()));
         }
         if !gateway.cluster.replica().state().access().is_whole_after(class, after) {
@@ -95,7 +96,7 @@ impl FeedRequest {
     async fn page(self, gateway: &Gateway) -> RestResult {
         let Self { after, limit, filter, source, meta } = self;
         let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };
-        let page = whole_page(gateway, after, meta.head_seq, size, &filter).await.or_fail(gateway)?;
+        let page = whole_page(gateway, after, meta.head(), size, &filter).await.or_fail(gateway)?;
         let cursor = gateway.cursor(page.seq).to_string();
         Ok(answer(|o| {
             o.array("changes", &page.changes, |out, c| push_object(out, |o| sync_change(o, &SyncChange::from(&**c))));
@@ -112,8 +113,8 @@ fn gone() -> Error {
 /// A page that is empty only at the end: a filter may pass over many changes.
 async fn whole_page(
     gateway: &Gateway,
-    after: u64,
-    head: u64,
+    after: Seq,
+    head: Seq,
     size: PageSize,
     filter: &ChangeFilter,
 ) -> Result<Page, Error> {
@@ -134,8 +135,8 @@ struct ChangeStream {
     filter: ChangeFilter,
     /// What its client was told that its class may do; `None`: nothing was set, so everything.
     rights: Option<Arc<ClassRights>>,
-    after: u64,
-    applied: watch::Receiver<u64>,
+    after: Seq,
+    applied: watch::Receiver<LogIndex>,
 }
 
 fn stream_from(
@@ -143,7 +144,7 @@ fn stream_from(
     claims: Claims,
     opened: OpenSession,
     filter: ChangeFilter,
-    after: u64,
+    after: Seq,
 ) -> Response {
     let applied = gateway.cluster.replica().watch_applied();
     let rights = gateway.cluster.replica().state().access().of(filter.class()).cloned();
@@ -179,7 +180,7 @@ impl ChangeStream {
                 if !state.access().is_whole_after(self.filter.class(), self.after) {
                     return None;
                 }
-                (state.meta().head_seq, state.meta().epoch)
+                (state.meta().head(), state.meta().epoch)
             };
             let page = whole_page(&self.gateway, self.after, head, STREAM_PAGE, &self.filter).await.ok()?;
             self.after = page.seq;

@@ -11,6 +11,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, listed_conflict, policy, resolution};
 use crate::gateway::session::{decider, find_conflict};
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::change::valid_table;
 use crate::model::conflict::ConflictStatus;
@@ -45,7 +46,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
     };
     let read = move |t: &dyn TablesRead| read_conflicts(t, &ids, limits::SYNC_PAGE_BYTES);
     let (rows, seen) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
-    let now: Vec<u64> = {
+    let now: Vec<Option<Seq>> = {
         let state = gateway.cluster.replica().state();
         rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
     };
@@ -53,7 +54,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
         o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {
             push_object(out, |o| {
                 listed_conflict(o, row);
-                o.number("record_version", version);
+                o.number("record_version", version.map_or(0, Seq::get));
             });
         });
         pagination(o, limit, offset, total);

@@ -15,6 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::{Acknowledged, BadPayload, ServerEvent, update};
 use crate::gateway::session::client_clock::{ClientClock, ClockCorrection};
 use crate::gateway::session::{look_up, update_message, why_conflict};
+use crate::ids::Seq;
 use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
@@ -143,7 +144,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         record: Some((&asked.table_name, asked.record_id)),
         seq,
         request_id: Some(asked.request_id.as_str()).filter(|id| !id.is_empty()),
-        cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: *seq, print: *print }),
+        cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: Seq(*seq), print: *print }),
         conflict_id: conflict.map(|c| c.id),
         repeated: outcome.repeated,
         entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),

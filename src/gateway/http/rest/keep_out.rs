@@ -9,6 +9,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, class_rights};
+use crate::ids::Seq;
 use crate::model::access::ClassNumber;
 use crate::model::cursor::Cursor;
 use crate::model::device::valid_id;
@@ -53,7 +54,7 @@ pub async fn revoke(
     let revoke = DeviceRevoke { device_id, by: caller.0.sub.clone() };
     let outcome = gateway.propose_election(&caller.0, Intent::DeviceRevoke(revoke)).await.or_fail(&gateway)?;
     let Some(Given::DeviceReport(report)) = outcome.result else { return Err(unexpected(&gateway)) };
-    let cursor = gateway.cursor(report.cursor_seq);
+    let cursor = gateway.cursor(Seq(report.cursor_seq));
     Ok(answer(|o| {
         o.flag("success", true).text("device_id", &report.device_id);
         o.time("not_before", report.not_before.saturating_mul(1_000)).flag("registered", report.registered);

@@ -9,6 +9,7 @@ use super::{OrFail, PathParts, QueryFields, RequestBody, RestResult, Source, ans
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::Object;
+use crate::ids::Seq;
 use crate::limits;
 use crate::model::cursor::Cursor;
 use crate::model::error::Code;
@@ -33,7 +34,7 @@ pub async fn state(
         state.sync_state(&id).map(|sync| (sync.clone(), state.pending_changes(sync)))
     };
     let (sync, pending) = found.ok_or_else(|| not_registered(&gateway, &id))?;
-    let cursor = gateway.cursor(sync.cursor_seq);
+    let cursor = gateway.cursor(Seq(sync.cursor_seq));
     Ok(answer(|o| {
         fill(o, &sync, pending, &cursor);
         source.tell(o);
@@ -62,7 +63,7 @@ pub async fn put_state(
     let Some(Given::SyncState(sync)) = outcome.result else { return Err(unexpected(&gateway)) };
     // Counted against the newest change that this node has applied: another node's may be newer by a moment.
     let pending = gateway.cluster.replica().state().pending_changes(&sync);
-    let cursor = gateway.cursor(sync.cursor_seq);
+    let cursor = gateway.cursor(Seq(sync.cursor_seq));
     Ok(answer(|o| {
         o.flag("success", true).object("sync_state", |o| fill(o, &sync, pending, &cursor));
     }))

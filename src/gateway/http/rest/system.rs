@@ -105,7 +105,7 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResu
         };
         o.number("term", status.term).number("applied_index", gateway.cluster.replica().applied_index());
         o.text("digest", &digest).number("digest_index", index).text_or_null("master", &meta.master);
-        o.number("master_term", meta.term).number("head_seq", meta.head_seq);
+        o.number("master_term", meta.master_term()).number("head_seq", meta.head_seq);
         o.number("sessions", gateway.hub.sessions() as u64).flag("quorum", status.quorum);
         o.array("peers", &status.peers, |out, peer| push_object(out, |o| fill_peer(o, peer, gateway.now_ms())));
         o.array("voters", &status.voters, |out, node| out.extend_from_slice(node.to_string().as_bytes()));
@@ -113,7 +113,7 @@ pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResu
         let differing = nodes.iter().filter(|node| node.differs_from.is_some());
         o.array("differing", differing, |out, node| out.extend_from_slice(node.node.to_string().as_bytes()));
         o.text_or_null("digest_verdict", &status.digests.to_string());
-        o.text_or_null("disk_verdict", &gateway.cluster.room_reason());
+        o.text_or_null("disk_verdict", &gateway.cluster.room_reason().unwrap_or_default());
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::{NodeId, RaftTerm};
 use crate::limits::REQUEST_WINDOW;
 use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
@@ -216,8 +217,8 @@ fn a_queue_that_nobody_uses_is_forgotten_and_its_id_is_refused() {
         let limits = Limits::default();
         let view = LeaderView {
             state: &b.state,
-            me: 1,
-            term: 0,
+            me: NodeId(1),
+            term: RaftTerm(0),
             now_ms: b.now,
             leading_ms: 0,
             nodes: &nodes,
