@@ -51,7 +51,7 @@ abstract final class Events {
   /// Server → client: device_id, error_message, error_code, timestamp.
   static const syncErrorAck = 'sync_error_ack';
   /// Client → server and server → client: device_id, table_name, record_id, new_data, operation, timestamp,
-  /// base_version, request_id, queue, n, after, seq, cursor, timestamp_as_sent.
+  /// base_version, request_id, queue, n, after, bulk, seq, cursor, timestamp_as_sent.
   static const dataUpdate = 'data_update';
   /// Client → server: device_id, table_name, record_id, timestamp.
   static const dataRequest = 'data_request';
