@@ -6,15 +6,18 @@
 
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libc::{c_int, c_uint, off64_t};
 use parking_lot::RwLock;
 
-use super::stalls::{CallUnderWay, DiskCall};
+use super::stalls::{self, CallUnderWay, DiskCall, StalledCall};
 use crate::metrics;
 
 const PROBE: &[u8] = b"probe";
+
+/// How long a call is waited for once a sync has failed: the engine does not always wake those that wait for it then.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 /// The first error of a sync; 0: none.
@@ -83,6 +86,12 @@ pub fn failed() -> io::Result<()> {
     }
 }
 
+/// The call that lasts longest, if it is not worth waiting for: for longer than this, or much less once a sync has failed.
+pub fn stalled(patience: Duration) -> Option<StalledCall> {
+    let patience = if failed().is_err() { patience.min(AFTER_FAILURE) } else { patience };
+    stalls::longer_than(patience).first().copied()
+}
+
 /// How often a flush reached the disk, in this process.
 pub fn calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
@@ -93,7 +102,9 @@ pub fn probe(tree: &sled::Tree) -> sled::Result<bool> {
     let before = calls();
     // The value must differ from the last one: the engine writes nothing for an equal one.
     tree.insert(PROBE, &probes(tree)?.wrapping_add(1).to_le_bytes())?;
+    let under_way = CallUnderWay::begin(DiskCall::Flush);
     tree.flush()?;
+    drop(under_way);
     Ok(calls() > before)
 }
 

@@ -6,10 +6,11 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tillsync::model::tables::{RowKey, TablesRead};
-use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, memory};
+use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, flush, memory};
 use tokio::sync::Semaphore;
 
 use super::content::{FIRST_TERM, applied, apply, mark, payload, rows_at, term_of};
@@ -21,6 +22,9 @@ const STOPPED: u8 = 3;
 const FAILED: u8 = 1;
 /// The data folder was not opened.
 const REFUSED: u8 = 4;
+/// Between two looks at calls that do not come back, and how long one may take on a disk that does not fail.
+const LOOK: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Appends in flight.
 const FLIGHT: usize = 8;
 /// Calls that are tried after storage has failed: none of them may be acknowledged wrongly.
@@ -71,7 +75,19 @@ pub fn run(options: &ChildOptions) -> ! {
     std::process::exit(code.into())
 }
 
+/// As a node does: ends where the engine never comes back from a sync that failed.
+fn watch() {
+    loop {
+        std::thread::sleep(LOOK);
+        if let (Some(stalled), Err(error)) = (flush::stalled(PATIENCE), flush::failed()) {
+            say(format_args!("stop {error}: {} does not come back", stalled.name()));
+            std::process::exit(STOPPED.into());
+        }
+    }
+}
+
 fn start(options: &ChildOptions) -> u8 {
+    std::thread::spawn(watch);
     // In every second life of the other loads a copy of the engine is due as soon as it may be, too.
     let opened = match options.load == LifeLoad::Copied || options.seed.is_multiple_of(2) {
         true => storage::open_shrunk(&options.dir, &identity(), 0),

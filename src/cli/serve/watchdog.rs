@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::model::error::{Code, Error};
+use crate::storage::flush;
 use crate::storage::stalls::{self, StalledCall};
 
 /// How long it may take to say why, where perhaps nobody takes what is said.
@@ -18,8 +19,8 @@ pub fn start(data_dir: PathBuf, patience: Duration) -> Result<(), Error> {
     let watch = move || {
         let stalled = loop {
             std::thread::sleep(step);
-            if let Some(longest) = stalls::longer_than(patience).first() {
-                break *longest;
+            if let Some(longest) = flush::stalled(patience) {
+                break longest;
             }
         };
         let (said, heard) = channel();
@@ -37,16 +38,17 @@ pub fn start(data_dir: PathBuf, patience: Duration) -> Result<(), Error> {
 
 fn say_why(data_dir: &Path, stalled: &StalledCall, patience: Duration) {
     let (call, seconds) = (stalled.name(), stalled.lasting.as_secs());
+    let cause = flush::failed().map_or_else(|error| format!("{error}: "), |()| String::new());
     let why = format!(
-        "data folder {}: the node stopped by itself: {call} has not come back for {seconds} s; look at this disk, in the \
-         system's log too, then start the node again",
+        "data folder {}: the node stopped by itself: {cause}{call} has not come back for {seconds} s; look at this disk, in \
+         the system's log too, then start the node again",
         data_dir.display()
     );
     let error = Error::new(Code::Storage, why);
     tracing::error!(%error, "stopping");
     note!("error: {error}");
     // Those that wait for it, too.
-    for stalled in stalls::longer_than(patience / 2) {
+    for stalled in stalls::longer_than(stalled.lasting.min(patience) / 2) {
         for line in stalls::trace(&stalled).lines() {
             tracing::error!("{line}");
         }
