@@ -52,16 +52,23 @@ fn ahead(one: u64, other: u64) -> i64 {
     if one >= other { apart } else { -apart }
 }
 
-/// A span of time for a person.
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// A span of time for a person, to the nearest unit: what was measured over the network as a millisecond less than
+/// thirty days is thirty days.
 pub struct ShownDuration(pub u64);
 
 impl fmt::Display for ShownDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 / 1_000 {
-            s if s < 120 => write!(f, "{s} s"),
-            s if s < 7_200 => write!(f, "{} minutes", s / 60),
-            s if s < 172_800 => write!(f, "{} hours", s / 3_600),
-            s => write!(f, "{} days", s / 86_400),
+        let nearest = |unit_ms: u64| (self.0 / unit_ms).saturating_add(u64::from(self.0 % unit_ms >= unit_ms / 2));
+        match self.0 {
+            ms if ms < 120 * SECOND_MS => write!(f, "{} s", nearest(SECOND_MS)),
+            ms if ms < 120 * MINUTE_MS => write!(f, "{} minutes", nearest(MINUTE_MS)),
+            ms if ms < 48 * HOUR_MS => write!(f, "{} hours", nearest(HOUR_MS)),
+            _ => write!(f, "{} days", nearest(DAY_MS)),
         }
     }
 }
@@ -280,6 +287,18 @@ mod tests {
     }
 
     #[test]
+    fn a_span_is_shown_to_the_nearest_unit() {
+        let shown = |ms| ShownDuration(ms).to_string();
+        assert_eq!([shown(0), shown(499), shown(500), shown(90_400)], ["0 s", "0 s", "1 s", "90 s"]);
+        assert_eq!([shown(2 * MINUTE_MS), shown(90 * MINUTE_MS - 1)], ["2 minutes", "90 minutes"]);
+        assert_eq!([shown(2 * HOUR_MS), shown(5 * HOUR_MS - 1)], ["2 hours", "5 hours"]);
+        for measured in [30 * DAY_MS - 700, 30 * DAY_MS, 30 * DAY_MS + 700] {
+            assert_eq!(shown(measured), "30 days");
+        }
+        assert_eq!(shown(u64::MAX), "213503982335 days");
+    }
+
+    #[test]
     fn a_jump_is_noticed_at_once_and_taken_over_when_most_confirm_it() {
         let (machine, clock) = machine();
         assert!(!clock.may_lead(), "nobody has confirmed it");
@@ -289,7 +308,7 @@ mod tests {
         assert_eq!(clock.stamp(), Ok(NOW + 4_000));
         machine.set(NOW + MONTH);
         let why = clock.stamp().unwrap_err();
-        assert!(why.code == Code::Unavailable && why.message.contains("jumped forward by 29 days"), "{why}");
+        assert!(why.code == Code::Unavailable && why.message.contains("jumped forward by 30 days"), "{why}");
         assert!(!clock.may_lead());
         // Nobody answers: the new time is not taken over.
         assert_eq!(clock.judge(&group(1), &[]), None);
