@@ -4,15 +4,18 @@ use std::alloc::{GlobalAlloc, Layout, System};
 
 use mimalloc::MiMalloc;
 
-/// From this many bytes on a block is a mapping of its own. A node's small blocks are rows, keys and messages; a large
-/// one is a picture on its way through, a page of a scan or a buffer of a connection, and few of them live at a time.
-pub const LARGE: usize = 64 * 1024;
+/// From this many bytes on a block comes from the system's allocator. A node's small blocks are keys, short rows and
+/// messages; a larger one is a part of a long row, a page of a scan or a buffer of a connection.
+pub const LARGE: usize = 2 * 1024;
+/// From this many bytes on a block is a mapping of its own. Few of them live at a time.
+pub const MAPPED: usize = 64 * 1024;
 
 /// mimalloc for small blocks, which are fast there, and the system's allocator for large ones.
 ///
 /// mimalloc keeps what was freed for the thread that allocated it, in pages of the block's size. A payload of 96 KB is
-/// read by one thread, proposed by a second, written by a third and answered by a fourth: after a while every thread
-/// keeps pages for every size that it has ever seen. A mapping of its own goes back to the kernel when it is freed.
+/// read by one thread, proposed by a second, written by a third and answered by a fourth, and a snapshot brings all rows
+/// through the engine's cache on a fifth: after a while every thread keeps pages for every size that it has ever seen.
+/// The system's allocator keeps one heap for all threads, and a mapping goes back to the kernel when it is freed.
 pub struct BySize;
 
 // SAFETY: both allocators keep the promises of `GlobalAlloc`, and a block is always given back to the one that it came
@@ -58,14 +61,15 @@ const fn is_large(size: usize) -> bool {
     size >= LARGE
 }
 
-/// Once, before other threads run: each large block becomes a mapping of its own, and stays one. Left alone, glibc moves
-/// its bound up to the largest block that was freed, and then keeps such blocks. Other C libraries know no such setting;
-/// musl always does so from 128 KiB on.
-pub fn map_large_blocks() {
-    // SAFETY: the call takes two numbers, and changes only where blocks come from.
+/// Once, before other threads run: one heap for all threads, and each block of [`MAPPED`] bytes is a mapping, and stays
+/// one. Left alone, glibc has eight heaps a core, moves its bound up to the largest block that was freed, and then keeps
+/// such blocks. Other C libraries know no such setting; musl always has one heap, and maps from 128 KiB on.
+pub fn share_large_blocks() {
+    // SAFETY: the calls take two numbers each, and change only where blocks come from.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED as libc::c_int);
         // The default is 65,536 mappings, as many as the kernel gives a process: past it blocks come from the heap.
         libc::mallopt(libc::M_MMAP_MAX, 16_384);
     }
@@ -82,7 +86,7 @@ mod tests {
     /// Grown and shrunk over the bound in both directions, a block keeps its bytes.
     #[test]
     fn a_block_keeps_its_bytes_whatever_its_size_becomes() {
-        let sizes = [1, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE, LARGE, LARGE - 1, 4_096, 10 * LARGE, 7];
+        let sizes = [1, LARGE - 1, LARGE, LARGE + 1, MAPPED, LARGE, LARGE - 1, 4_096, 10 * MAPPED, MAPPED - 1, 7];
         // SAFETY: each block is used within its size, and freed with the layout that it has.
         unsafe {
             let mut size = 16;
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_zeroed_block_is_zero_also_where_another_one_was() {
-        for size in [100, LARGE - 1, LARGE, 2 * LARGE] {
+        for size in [100, LARGE - 1, LARGE, MAPPED, 2 * MAPPED] {
             for _ in 0..3 {
                 // SAFETY: as above.
                 unsafe {

@@ -7,7 +7,7 @@ static ALLOCATOR: tillsync::allocator::BySize = tillsync::allocator::BySize;
 
 fn main() -> ExitCode {
     without_huge_pages();
-    tillsync::allocator::map_large_blocks();
+    tillsync::allocator::share_large_blocks();
     tillsync::cli::main()
 }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::chunks::Joiner;
-use super::engine::SledEngine;
+use super::engine::{self, SledEngine};
 use super::format::sync_dir;
 use super::keys;
 use super::poison::{Poison, closed};
@@ -288,6 +288,8 @@ fn write_rows(temporary: &Path, mut scan: ScanReader, room: &DiskRoom) -> io::Re
                 out.row(&row, &whole)?;
             }
         }
+        // The scan reads every page, and drops as many as the engine's cache does not hold.
+        engine::free_dropped_pages();
     }
     if joiner.is_open() {
         return Err(torn(&"the last one"));

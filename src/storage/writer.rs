@@ -93,11 +93,14 @@ fn read_applied(rows: &GenerationRows) -> sled::Result<(Applied, Option<RowsSum>
 /// Reads all rows: their sum, and their bytes with their keys.
 pub fn add_up(rows: &GenerationRows) -> Result<(RowsSum, u64), TablesError> {
     let (mut sum, mut bytes, mut key) = (RowsSum::default(), 0, Vec::new());
-    for row in rows.all() {
+    for (number, row) in rows.all().enumerate() {
         let (row, value) = row?;
         keys::row(rows.generation, &row, &mut key);
         sum.add(&key, &value);
         bytes += (key.len() + value.len()) as u64;
+        if number % CHUNK == 0 {
+            engine::free_dropped_pages();
+        }
     }
     Ok((sum, bytes))
 }
@@ -289,6 +292,7 @@ impl RowsWriter {
                 let Some(value) = value else { continue };
                 self.engine.rows.insert(key, value).map_err(broken_engine)?;
             }
+            engine::free_dropped_pages();
             Ok(())
         };
         while let Some((row, value)) = rows.next_row()? {
@@ -312,6 +316,7 @@ impl RowsWriter {
             self.engine.rows.remove(entry.map_err(engine_error)?).map_err(engine_error)?;
             removed += 1;
         }
+        engine::free_dropped_pages();
         if removed < CHUNK {
             self.dropping.pop_front();
         }
