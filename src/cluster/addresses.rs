@@ -124,11 +124,11 @@ impl Addresses {
     }
 }
 
-fn to_proto(node: u64, address: &MemberAddress) -> NodeAdd {
+pub(super) fn to_proto(node: u64, address: &MemberAddress) -> NodeAdd {
     NodeAdd { node, raft: address.raft.clone(), gateway: address.gateway.clone() }
 }
 
-fn to_member(one: &NodeAdd) -> MemberAddress {
+pub(super) fn to_member(one: &NodeAdd) -> MemberAddress {
     MemberAddress { raft: one.raft.clone(), gateway: one.gateway.clone() }
 }
 

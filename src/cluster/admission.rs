@@ -8,7 +8,7 @@
 //! among them, have told which start of it they know, and none knows a newer one ([`crate::consensus::identity`]): first it
 //! only asks, then it claims its number from them. A cluster that was powered off starts so, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,15 @@ use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::to_member;
 use super::founding::{FounderClaims, disagreement};
 use super::raft_cluster::RaftCluster;
+use crate::consensus::group::RaftGroup;
 use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
 use crate::consensus::transport::{ConnectionClass, LinkError, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
 use crate::storage::{StartMark, StartMarks};
@@ -123,19 +126,16 @@ pub async fn admit(
 async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop: CancellationToken) -> Option<bool> {
     let me = cluster.identity.node;
     let mut pause = PAUSE_MIN;
-    let mut again = false;
+    // The members may be others by now: from the second round on, whoever can surely say so is asked, and those are, too.
+    let mut surely = Vec::new();
     loop {
         let group = cluster.node.group();
         let mut others = group.members.clone();
         others.remove(&me);
-        // The members may be others by now: whoever can say what is the newest knows as much as most of the voters.
-        let configured = if again { cluster.configured.clone() } else { Vec::new() };
-        let surely = configured.into_iter().chain(if again { others.clone() } else { BTreeMap::new() }).collect();
         let asked = join(
-            ask(cluster, transport, others.into_iter().collect(), false, CONFIRM),
+            ask(cluster, transport, others.clone().into_iter().collect(), false, CONFIRM),
             ask(cluster, transport, surely, true, CONFIRM),
         );
-        again = true;
         let (answers, fresh) = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
@@ -147,10 +147,14 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         if cluster.identity.is_outdated().is_some() {
             return None;
         }
-        let voter = group.voters.contains(&me);
-        let told = answers.iter().filter(|answer| group.voters.contains(&answer.node)).count() + usize::from(voter);
-        let surely = fresh.iter().any(|answer| answer.fresh && !answer.pristine);
-        if surely || told * 2 > group.voters.len() || (!voter && told > 0) {
+        for answer in fresh.iter().filter(|answer| answer.fresh) {
+            others.extend(answer.members.iter().take(limits::NODES).map(|member| (member.node, to_member(member))));
+        }
+        others.remove(&me);
+        let elsewhere = cluster.configured.iter().filter(|(id, _)| !others.contains_key(id)).cloned();
+        surely = elsewhere.chain(others.clone()).collect();
+        let (told, voters) = told(me, &group, &answers, &fresh);
+        if told * 2 > voters {
             if cluster.identity.claims() {
                 cluster.waits(None);
                 return Some(false);
@@ -160,14 +164,31 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
             continue;
         }
         cluster.waits(Some(format!(
-            "{told} of {} voters have told whether this is the newest start of node {me}, this one included",
-            group.voters.len()
+            "{told} of {voters} voters have told whether this is the newest start of node {me}, this one included"
         )));
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(CONFIRM_PAUSE),
         }
+    }
+}
+
+/// How many of the voters have told what they know of this node, itself among them, and how many voters there are. The
+/// voters are those of the newest answer that is surely true: this node's own log may name others that are long gone.
+fn told(me: u64, group: &RaftGroup, answers: &[StatusResponse], fresh: &[StatusResponse]) -> (usize, usize) {
+    let heard: BTreeSet<u64> = answers.iter().chain(fresh).map(|answer| answer.node).chain([me]).collect();
+    let formed = fresh.iter().filter(|answer| answer.fresh && !answer.pristine);
+    match formed.max_by_key(|answer| (answer.term, answer.last_log_index)) {
+        // An older version does not tell where they are: who can say what is the newest knows as much as most of them.
+        Some(newest) if newest.members.is_empty() => (1, 1),
+        Some(newest) => {
+            let voters: BTreeSet<u64> = newest.voters.iter().copied().collect();
+            (heard.intersection(&voters).count(), voters.len())
+        }
+        // It has no vote, as far as it knows: one that knows more says so.
+        None if !group.voters.contains(&me) => (usize::from(!heard.is_disjoint(&group.voters)), 1),
+        None => (heard.intersection(&group.voters).count(), group.voters.len()),
     }
 }
 
@@ -368,6 +389,41 @@ mod tests {
         }
         let removed = StatusResponse { removed: vec![4], ..says(1, false, true, &[1]) };
         assert!(matches!(judge(4, 0, &[removed]), AdmissionVerdict::Refuse(_)));
+    }
+
+    fn group(voters: &[u64]) -> RaftGroup {
+        RaftGroup { voters: voters.iter().copied().collect(), ..RaftGroup::default() }
+    }
+
+    /// A node that can surely say who the voters are, and where.
+    fn surely(node: u64, last_log_index: u64, voters: &[u64]) -> StatusResponse {
+        let members = voters.iter().map(|node| NodeAdd { node: *node, ..NodeAdd::default() }).collect();
+        StatusResponse { voters: voters.to_vec(), members, last_log_index, ..says(node, false, true, &[]) }
+    }
+
+    #[test]
+    fn most_of_the_voters_have_to_tell_what_they_know_of_a_start() {
+        let old = |node| says(node, false, false, &[]);
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[]), (1, 3));
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[old(2), old(2)], &[]), (2, 3));
+        assert_eq!(told(1, &group(&[2, 3]), &[], &[]), (0, 1), "no vote, and nobody answers");
+        assert_eq!(told(1, &group(&[2, 3]), &[old(3)], &[]), (1, 1));
+    }
+
+    /// Two copies of a folder that ask at once, each another node: one answer is not enough, however sure it is.
+    #[test]
+    fn one_sure_answer_names_the_voters_and_is_one_of_them() {
+        let five = [1, 2, 3, 4, 5];
+        assert_eq!(told(1, &group(&five), &[], &[surely(2, 9, &five)]), (2, 5));
+        // The folder is from before the others were replaced.
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[surely(4, 9, &[1, 4, 5])]), (2, 3));
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[says(2, false, false, &[])], &[surely(4, 9, &[4, 5, 6])]), (1, 3));
+        let (before, now) = (surely(2, 5, &[1, 2]), surely(4, 9, &[1, 4, 5, 6]));
+        assert_eq!(told(1, &group(&[1, 2]), &[], &[before, now]), (2, 4));
+        let older_version = StatusResponse { members: Vec::new(), ..surely(4, 9, &[1, 4, 5]) };
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[older_version]), (1, 1));
+        let holds_nothing = StatusResponse { pristine: true, ..surely(4, 0, &[4]) };
+        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[holds_nothing]), (1, 3));
     }
 
     /// An answer that may be old does not prove that the node is new.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::addresses::{Addresses, reached};
+use super::addresses::{Addresses, reached, to_proto};
 use super::agreed_clock::{AgreedClock, ClockPeers};
 use super::compared_digests::{ComparedDigests, DigestVerdict};
 use super::founding::Founding;
@@ -217,6 +217,7 @@ impl RaftCluster {
             sessions,
             version: env!("CARGO_PKG_VERSION").into(),
             voters: status.voters,
+            members: if fresh { self.members_told() } else { Vec::new() },
             epoch,
             booted: state.meta().booted_nodes.clone(),
             removed: state.meta().removed_nodes.clone(),
@@ -233,6 +234,11 @@ impl RaftCluster {
             heard: self.heard(),
             disk: self.room.own_status(),
         }
+    }
+
+    /// Where the members are.
+    fn members_told(&self) -> Vec<NodeAdd> {
+        self.node.group().members.iter().map(|(node, address)| to_proto(*node, address)).collect()
     }
 
     /// When each other member was heard last.
