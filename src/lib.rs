@@ -18,7 +18,8 @@
 //! - [`gateway`]: the documented API on one port
 //! - [`client`]: a client of that API, for the commands and for tests
 //! - [`cli`]: the commands of the `tillsync` binary
-//! - `testkit`: what only tests and fuzz targets use; behind a feature of that name
+//! - `testkit`: what only tests, fuzz targets and chaos use, among it the doubles of network, disk and clock; behind a
+//!   feature of that name
 
 // What integration tests share with `testkit` names the crate.
 #[cfg(any(test, feature = "testkit"))]

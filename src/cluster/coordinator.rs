@@ -244,8 +244,8 @@ impl Coordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
-    use crate::cluster::local::LocalCluster;
+    use crate::testkit::local_cluster::LocalCluster;
+    use crate::testkit::manual_clock::ManualClock;
     use std::sync::Arc;
 
     #[tokio::test]

@@ -36,7 +36,6 @@ mod founding;
 pub mod inbound_proposals;
 mod leader_transfer;
 mod linger;
-pub mod local;
 pub mod membership;
 mod peer_watch;
 pub mod pending_proposals;

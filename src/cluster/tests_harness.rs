@@ -13,7 +13,6 @@ use super::boot::{NodeConfig, PeerLinks, Stopper, listen, start};
 use super::raft_cluster::RaftCluster;
 use super::{Cluster, SharedCluster};
 use crate::clock::{Clock, SystemClock};
-use crate::consensus::memory::Router;
 use crate::consensus::types::MemberAddress;
 use crate::model::effect::{Effect, Effects};
 use crate::model::tables::RowKey;
@@ -21,6 +20,7 @@ use crate::proto::command::Intent;
 use crate::proto::{DataUpdate, DeviceOnline, Operation, Outcome, Presence, outcome};
 use crate::storage::memory::MemoryDisk;
 use crate::storage::{Close, FolderIdentity, LogStore, Stores, open};
+use crate::testkit::simulated_network::Router;
 
 /// Generous: a test fails by it only when something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);

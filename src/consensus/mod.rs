@@ -3,7 +3,7 @@
 //! - [`types`], [`codec`], [`wire`]: what an entry, a vote, a call is, and its bytes
 //! - [`runtime`]: tokio, with random numbers that a simulation can seed
 //! - [`log_adapter`], [`state_machine`]: openraft's storage over ours
-//! - [`transport`]: the calls between nodes; [`grpc`] and [`memory`] carry them
+//! - [`transport`]: the calls between nodes; [`grpc`] carries them, and in a simulation the `testkit`
 //! - [`digests`]: what nodes compare
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`identity`]: who this node is to the others, and whether it is the one that they know
@@ -21,7 +21,6 @@ pub mod leadership;
 pub mod log_adapter;
 pub mod log_bound;
 pub mod members;
-pub mod memory;
 pub mod network;
 pub mod node;
 mod peer_tls;

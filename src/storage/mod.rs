@@ -8,6 +8,7 @@ pub mod format;
 #[cfg(any(test, feature = "testkit"))]
 #[allow(clippy::expect_used)]
 pub mod fuzz;
+#[cfg(any(test, feature = "testkit"))]
 pub mod memory;
 pub mod room;
 pub mod stalls;
@@ -21,7 +22,9 @@ mod log;
 mod log_cache;
 mod log_rows;
 mod log_thread;
+#[cfg(any(test, feature = "testkit"))]
 mod memory_log;
+#[cfg(any(test, feature = "testkit"))]
 mod memory_snapshots;
 mod memtable;
 mod poison;

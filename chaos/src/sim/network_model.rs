@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tillsync::consensus::memory::{MessageFate, NetworkModel};
+use tillsync::testkit::simulated_network::{MessageFate, NetworkModel};
 
 use crate::recorder::Recorder;
 use crate::rng::Rng;

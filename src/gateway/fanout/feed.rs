@@ -90,8 +90,8 @@ fn recent(gateway: &Gateway, after: u64, head: u64, size: PageSize, filter: &Cha
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::cluster::local::LocalCluster;
     use crate::gateway::GatewaySettings;
+    use crate::testkit::local_cluster::LocalCluster;
     use crate::token::KeyRing;
 
     #[tokio::test]

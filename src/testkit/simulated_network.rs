@@ -12,9 +12,11 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::runtime::spawn;
-use super::transport::{ConnectionClass, LinkError, Method, Peer, PeerResult, PeerTransport, Streaming};
-use super::types::MemberAddress;
+use crate::consensus::runtime::spawn;
+use crate::consensus::transport::{
+    ConnectionClass, LinkError, LocalNetwork, Method, Peer, PeerResult, PeerTransport, Streaming,
+};
+use crate::consensus::types::MemberAddress;
 use crate::proto::{
     ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
@@ -68,22 +70,6 @@ impl Router {
         Arc::new(Self { nodes: Mutex::default(), changed: watch::Sender::new(0), weather: Some(weather) })
     }
 
-    /// The node answers from now on.
-    pub fn register(&self, node: u64, peer: Arc<dyn Peer>) {
-        self.nodes.lock().peers.insert(node, peer);
-        self.changed.send_modify(|n| *n += 1);
-    }
-
-    /// The node is gone: its streams break, and nothing that it still sends arrives.
-    pub fn remove(&self, node: u64) {
-        let mut nodes = self.nodes.lock();
-        if nodes.peers.remove(&node).is_some() {
-            *nodes.lives.entry(node).or_default() += 1;
-        }
-        drop(nodes);
-        self.changed.send_modify(|n| *n += 1);
-    }
-
     /// Cuts one node off all others.
     pub fn isolate(&self, node: u64) {
         let mut nodes = self.nodes.lock();
@@ -132,6 +118,27 @@ impl Router {
     pub fn transport(self: &Arc<Self>, node: u64) -> Arc<dyn PeerTransport> {
         let life = self.nodes.lock().life(node);
         Arc::new(MemoryTransport { router: self.clone(), from: node, life })
+    }
+}
+
+impl LocalNetwork for Router {
+    fn seen_from(self: Arc<Self>, node: u64) -> Arc<dyn PeerTransport> {
+        self.transport(node)
+    }
+
+    fn register(&self, node: u64, peer: Arc<dyn Peer>) {
+        self.nodes.lock().peers.insert(node, peer);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Its streams break, and nothing that it still sends arrives.
+    fn remove(&self, node: u64) {
+        let mut nodes = self.nodes.lock();
+        if nodes.peers.remove(&node).is_some() {
+            *nodes.lives.entry(node).or_default() += 1;
+        }
+        drop(nodes);
+        self.changed.send_modify(|n| *n += 1);
     }
 }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::shared_room::{NodeRoom, SharedRoom};
-use super::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::clock::SharedClock;
+use crate::cluster::shared_room::{NodeRoom, SharedRoom};
+use crate::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::consensus::replica::Replica;
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
