@@ -7,10 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::addresses::Addresses;
-use super::agreed_clock::{AgreedClock, Compared, ShownDuration};
-use super::pending_proposals::PendingProposals;
-use super::raft_cluster::in_reach;
+use self::addresses::Addresses;
+use super::peers::agreed_clock::{AgreedClock, Compared, ShownDuration};
+use super::peers::in_reach;
+use super::propose::pending::PendingProposals;
 use super::{MembershipChange, MembershipChanged};
 use crate::consensus::group::{ChangeError, RaftGroup};
 use crate::consensus::node::RaftNode;
@@ -26,6 +26,11 @@ use crate::proto::{
     ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Outcome,
     Principal, Refused, StatusRequest, StatusResponse,
 };
+
+pub mod addresses;
+pub mod admission;
+pub mod founding;
+mod leader_transfer;
 
 /// A learner that is no further behind than this many entries gets its vote.
 pub(super) const CAUGHT_UP: u64 = 1_000;

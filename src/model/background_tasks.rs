@@ -1,4 +1,4 @@
-//! What a node has to propose by itself: pure decisions, carried out by `cluster::coordinator`.
+//! What a node has to propose by itself: pure decisions, carried out by `cluster::elections::coordinator`.
 
 use super::election::decide::{Action, LeaderView, Limits, decide};
 use super::state::State;

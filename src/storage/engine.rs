@@ -7,14 +7,18 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::disk_error::plain;
-use super::flush;
-use super::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
-use super::poison::{Poison, guarded};
-use super::seal;
-use super::shrink;
-use super::side_mark::{self, SideMark, SideMarks};
-use super::stalls::{CallUnderWay, DiskCall};
+use super::durability::disk_error::plain;
+use super::durability::flush;
+use super::durability::poison::{Poison, guarded};
+use super::durability::stalls::{CallUnderWay, DiskCall};
+use super::folder::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
+use super::folder::side_mark::{self, SideMark, SideMarks};
+
+pub mod chunks;
+pub mod keys;
+pub mod seal;
+pub mod segments;
+pub mod shrink;
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::durability::poison::Poison;
 use super::engine::SledEngine;
-use super::poison::Poison;
-use super::snapshot_file::{SnapshotRows, SnapshotWriter};
-use super::tables::{SledTables, TablesShared};
-use super::{disk, format, keys};
+use super::engine::keys;
+use super::folder::format;
+use super::open;
+use super::rows::tables::{SledTables, TablesShared};
+use super::snapshot::file::{SnapshotRows, SnapshotWriter};
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
@@ -115,7 +117,7 @@ impl FuzzedFolder {
 
     /// As at the start of a node.
     pub fn open(&self) -> Result<FoundInFolder, format::OpenError> {
-        let found = disk::find(Path::new("folder"), &self.engine, 0)?;
+        let found = open::find(Path::new("folder"), &self.engine, 0)?;
         let (found, log) = (found.rows, found.log.state);
         let (purged, vote, committed) = (log.bounds.purged.map(|(_, mark)| mark), log.vote, log.committed);
         let mut entries = Vec::new();

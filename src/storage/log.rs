@@ -1,4 +1,4 @@
-//! The Raft log over the engine: [`SledLog`] for callers, [`super::log_thread`] for the disk.
+//! The Raft log over the engine: [`SledLog`] for callers, [`thread`] for the disk.
 //!
 //! Calls change what is in memory at once, and go to the thread in the same order; they never wait for it. The
 //! newest entries stay in memory, so that appends and replication do not read from the engine.
@@ -11,14 +11,17 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::log_cache::{self, LogCache};
-use super::log_rows;
-use super::log_thread::{LogCommand, Message, Purge};
-use super::poison::{Poison, closed};
+use self::cache::LogCache;
+use self::thread::{LogCommand, Message, Purge};
+use super::durability::poison::{Poison, closed};
+use super::rows::tables::TablesShared;
 use super::snapshot::blocking;
-use super::tables::TablesShared;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
 use crate::sizes::Sizes;
+
+pub mod cache;
+pub mod rows;
+pub mod thread;
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;
@@ -154,7 +157,7 @@ impl LogStore for SledLog {
                     };
                     let tree = self.shared.tree.read().clone().ok_or_else(closed)?;
                     let (left, stop, first) = (budget, end.min(tail_first), out.is_empty());
-                    let older = blocking(move || log_rows::read(&tree, next, stop, left, first)).await;
+                    let older = blocking(move || rows::read(&tree, next, stop, left, first)).await;
                     {
                         let state = self.shared.state.lock();
                         if state.truncations != truncations.unwrap_or_default() {
@@ -167,7 +170,7 @@ impl LogStore for SledLog {
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {
-                        log_cache::take(&mut budget, entry.len(), true);
+                        cache::take(&mut budget, entry.len(), true);
                     }
                     out.extend(older);
                     if !complete {

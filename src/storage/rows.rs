@@ -6,10 +6,17 @@ use std::ops::Bound;
 use bytes::Bytes;
 use sled::IVec;
 
-use super::chunks::{self, Joiner};
-use super::keys::{self, Generation};
-use super::writer::engine_error;
+use self::writer::engine_error;
+use super::engine::chunks::{self, Joiner};
+use super::engine::keys::{self, Generation};
 use crate::model::tables::{RowKey, TablesError};
+
+pub mod memtable;
+pub mod queue;
+pub mod scan;
+mod sum;
+pub mod tables;
+pub mod writer;
 
 /// The rows of one generation.
 #[derive(Clone)]

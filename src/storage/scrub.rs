@@ -8,16 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunks;
+use super::durability::poison::{Poison, closed, guarded};
+use super::engine::chunks;
+use super::engine::keys;
+use super::engine::segments;
 use super::engine::{self, segment_size};
-use super::keys;
+use super::log::rows as log_rows;
 use super::log::{LogShared, check_read};
-use super::log_rows;
-use super::poison::{Poison, closed, guarded};
-use super::segments;
-use super::snapshot_file;
-use super::tables::TablesShared;
-use super::writer::engine_error;
+use super::rows::tables::TablesShared;
+use super::rows::writer::engine_error;
+use super::snapshot::file as snapshot_file;
 
 /// Rows read under the lock that keeps their writer out: about a millisecond.
 const ROWS: usize = 256;

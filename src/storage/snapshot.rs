@@ -12,19 +12,22 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::chunks::Joiner;
+use self::file::{SnapshotRows, SnapshotWriter};
+use self::receiver::FileReceiver;
+use super::durability::poison::{Poison, closed};
 use super::engine::SledEngine;
-use super::format::sync_dir;
-use super::keys;
-use super::poison::{Poison, closed};
-use super::queue::WriteJob;
-use super::receiver::FileReceiver;
+use super::engine::chunks::Joiner;
+use super::engine::keys;
+use super::folder::format::sync_dir;
 use super::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
-use super::scan::ScanReader;
-use super::snapshot_file::{self, SnapshotRows, SnapshotWriter};
-use super::tables::TablesShared;
-use super::writer::engine_error;
+use super::rows::queue::WriteJob;
+use super::rows::scan::ScanReader;
+use super::rows::tables::TablesShared;
+use super::rows::writer::engine_error;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
+
+pub mod file;
+pub mod receiver;
 
 /// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.
 const OPEN_FILES: usize = 2;
@@ -117,7 +120,7 @@ impl SledSnapshots {
 
 /// The snapshot in a file that says what its name says, and whose checksum is right.
 fn whole(path: &Path, index: u64) -> io::Result<StateSnapshot> {
-    snapshot_file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+    file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
     let snapshot = describe(path)?;
     match snapshot.applied.index == index {
         true => Ok(snapshot),

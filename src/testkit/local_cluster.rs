@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::clock::SharedClock;
-use crate::cluster::shared_room::{NodeRoom, SharedRoom};
+use crate::cluster::peers::shared_room::{NodeRoom, SharedRoom};
 use crate::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::consensus::replica::Replica;
 use crate::model::effect::Effects;

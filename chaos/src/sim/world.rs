@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tillsync::cluster::boot::{NodeConfig, PeerLinks, Stopper, start};
-use tillsync::cluster::coordinator;
+use tillsync::cluster::elections::coordinator;
 use tillsync::cluster::raft_cluster::RaftCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::runtime::spawn;

@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{descriptors, watchdog};
 use crate::clock::SystemClock;
-use crate::cluster::addresses::OwnAddress;
+use crate::cluster::SharedCluster;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
+use crate::cluster::elections::coordinator;
+use crate::cluster::membership::addresses::OwnAddress;
 use crate::cluster::raft_cluster::RaftCluster;
-use crate::cluster::{SharedCluster, coordinator};
 use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::MemberAddress;

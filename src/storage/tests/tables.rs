@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::super::{SnapshotBody, memory, snapshot_file::SnapshotRows};
 use super::*;
 use crate::limits::PENDING_ROWS;
 use crate::model::tables::{MemoryTables, TablesRead};
+use crate::storage::snapshot::file::SnapshotRows;
+use crate::storage::{SnapshotBody, memory};
 
 /// Few keys, so that they meet often; neighbours in order, so that parts could be taken for each other's.
 fn some_key() -> impl Strategy<Value = RowKey> {

@@ -7,7 +7,7 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use crate::cluster::shared_room::room_said;
+use crate::cluster::peers::shared_room::room_said;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::metrics::{counted, counter, gauge};

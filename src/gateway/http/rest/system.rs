@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
 use super::{OrFail, QueryFields, RequestBody, RestError, RestResult, answer};
-use crate::cluster::shared_room::room_said;
+use crate::cluster::peers::shared_room::room_said;
 use crate::cluster::{NodeInfo, PeerState};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
