@@ -14,9 +14,9 @@ pub mod import;
 mod old;
 
 /// The document's own statements, word for word.
-const DOCUMENTED: &str = include_str!("documented.sql");
+const DOCUMENTED: &str = include_str!("sqlite/documented.sql");
 /// Our tables beside them.
-const OWN: &str = include_str!("own.sql");
+const OWN: &str = include_str!("sqlite/own.sql");
 
 /// The cluster, whichever node answers.
 struct ClusterNodes {

@@ -26,7 +26,7 @@ use device::{DemoDevice, DemoProgress, DeviceJournal};
 use report::DemoReport;
 
 /// Real order lines; see the NOTICE beside the file.
-const ORDERS: &str = include_str!("orders.csv");
+const ORDERS: &str = include_str!("demo/orders.csv");
 const KEY: &str = "Row ID";
 const TABLE: &str = "orders";
 
