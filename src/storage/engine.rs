@@ -11,7 +11,8 @@ use super::durability::disk_error::plain;
 use super::durability::flush;
 use super::durability::poison::{Poison, guarded};
 use super::durability::stalls::{CallUnderWay, DiskCall};
-use super::folder::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
+use super::durability::sync_dir;
+use super::folder::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError};
 use super::folder::side_mark::{self, SideMark, SideMarks};
 
 pub mod chunks;

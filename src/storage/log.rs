@@ -12,14 +12,15 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use self::cache::LogCache;
-use self::thread::{LogCommand, Message, Purge};
+use self::message::{LogCommand, Message, Purge};
+use super::durability::blocking;
 use super::durability::poison::{Poison, closed};
 use super::rows::tables::TablesShared;
-use super::snapshot::blocking;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
 use crate::sizes::Sizes;
 
 pub mod cache;
+pub mod message;
 pub mod rows;
 pub mod thread;
 

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::durability::blocking;
+use super::durability::disk_error::engine_error;
 use super::durability::flush;
 use super::durability::poison::{closed, guarded};
 use super::engine::seal;
@@ -17,13 +19,14 @@ use super::engine::shrink::{self, EngineContent};
 use super::engine::{self, OpenedFolder, SledEngine, flatten};
 use super::folder::format::{self, FolderIdentity, OpenError};
 use super::folder::side_mark::{self, SideMark, SideMarks};
-use super::log::thread::{self as log_thread, LoadedLog, LogCommand, LogThread, Message};
+use super::log::message::{LogCommand, Message};
+use super::log::thread::{self as log_thread, LoadedLog, LogThread};
 use super::log::{self, LogShared, SledLog};
 use super::room::{DiskRoom, RoomThresholds};
 use super::rows::tables::{RowsPressure, SledTables, TablesShared};
-use super::rows::writer::{self, RowsWriter, engine_error};
+use super::rows::writer::{self, RowsWriter};
 use super::scrub::Scrub;
-use super::snapshot::{SledSnapshots, blocking};
+use super::snapshot::SledSnapshots;
 use super::{BoxFuture, Close, StartMark, StartMarks, Stores};
 
 /// How often the mark beside the engine is synced, at least.

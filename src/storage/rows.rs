@@ -6,7 +6,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use sled::IVec;
 
-use self::writer::engine_error;
+use super::durability::disk_error::engine_error;
 use super::engine::chunks::{self, Joiner};
 use super::engine::keys::{self, Generation};
 use crate::model::tables::{RowKey, TablesError};

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::durability::disk_error::engine_error;
 use super::durability::poison::{Poison, closed, guarded};
 use super::engine::chunks;
 use super::engine::keys;
@@ -16,7 +17,6 @@ use super::engine::{self, segment_size};
 use super::log::rows as log_rows;
 use super::log::{LogShared, check_read};
 use super::rows::tables::TablesShared;
-use super::rows::writer::engine_error;
 use super::snapshot::file as snapshot_file;
 
 /// Rows read under the lock that keeps their writer out: about a millisecond.

@@ -14,16 +14,17 @@ use tokio::sync::oneshot;
 
 use self::file::{SnapshotRows, SnapshotWriter};
 use self::receiver::FileReceiver;
+use super::durability::blocking;
+use super::durability::disk_error::engine_error;
 use super::durability::poison::{Poison, closed};
+use super::durability::sync_dir;
 use super::engine::SledEngine;
 use super::engine::chunks::Joiner;
 use super::engine::keys;
-use super::folder::format::sync_dir;
 use super::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
 use super::rows::queue::WriteJob;
 use super::rows::scan::ScanReader;
 use super::rows::tables::TablesShared;
-use super::rows::writer::engine_error;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 
 pub mod file;
@@ -333,9 +334,4 @@ fn publish(dir: &Path, path: &Path, state: &Mutex<SnapshotSlot>, installed: bool
 pub fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     bytes.slice(start..start.saturating_add(len).min(bytes.len()))
-}
-
-/// Runs file work off the async runtime's threads.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| io::Error::other(error.to_string()))?
 }

@@ -12,6 +12,18 @@ pub fn plain(error: io::Error) -> io::Error {
     code.map_or(error, io::Error::from_raw_os_error)
 }
 
+/// Of the kind `InvalidData` if the engine's files are not what it wrote.
+pub fn engine_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::InvalidData, "a file of the engine ends too soon")
+        }
+        sled::Error::Io(error) => plain(error),
+        sled::Error::ReportableBug(_) => io::Error::other(error.to_string()),
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}
+
 /// What can be done about it; empty where the error itself says enough.
 pub fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {

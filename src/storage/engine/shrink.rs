@@ -17,8 +17,8 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::keys::{self, Generation};
+use crate::storage::durability::sync_dir;
 use crate::storage::engine::{self, ENGINE, SledEngine};
-use crate::storage::folder::format::sync_dir;
 use crate::storage::room::free_bytes;
 
 const NEW: &str = "engine.new";

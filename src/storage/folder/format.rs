@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::side_mark;
 use crate::storage::durability::disk_error::advice;
+use crate::storage::durability::sync_dir;
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 2;
@@ -204,9 +205,4 @@ pub(in crate::storage) fn parse(text: &str) -> Option<(u32, FolderIdentity, Fold
     };
     let cluster_id = lines.next()?.strip_prefix("cluster ").or(Some(""))?.to_owned();
     Some((format, FolderIdentity { node_id, cluster_id }, stage))
-}
-
-/// Makes the names in a folder durable.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

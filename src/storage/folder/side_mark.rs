@@ -25,8 +25,8 @@ use std::path::Path;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::format::sync_dir;
 use crate::storage::StartMark;
+use crate::storage::durability::sync_dir;
 
 const FILE: &str = "mark";
 const MAGIC: &[u8; 8] = b"TILLMARK";

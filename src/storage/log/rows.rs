@@ -6,9 +6,9 @@ use bytes::Bytes;
 use sled::IVec;
 
 use super::cache;
+use crate::storage::durability::disk_error::engine_error;
 use crate::storage::engine::chunks::{self, Joiner};
 use crate::storage::engine::keys;
-use crate::storage::rows::writer::engine_error;
 
 /// Keys removed at a time.
 const CHUNK: usize = 1_000;

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::message::{LogCommand, Message, Purge};
 use super::rows;
 use super::{LogShared, LogState};
 use crate::storage::Durable;
+use crate::storage::durability::disk_error::engine_error;
 use crate::storage::durability::poison::{closed, guarded};
 use crate::storage::durability::stalls::{CallUnderWay, DiskCall};
 use crate::storage::engine::{self, SledEngine};
 use crate::storage::folder::side_mark::{self, SideMark, SideMarks};
 use crate::storage::rows::tables::TablesShared;
-use crate::storage::rows::writer::engine_error;
 
 /// What goes into one flush at most.
 const GROUP_ENTRIES: usize = 512;
@@ -29,53 +30,6 @@ const VOTE: &[u8] = b"vote";
 const VOTES: &[u8] = b"votes";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
-
-/// A call on its way to the disk, and who is to be told.
-pub struct Message {
-    pub op: LogCommand,
-    pub done: Option<Durable>,
-    /// A new `committed`, of before the call.
-    pub committed: Option<Option<Bytes>>,
-}
-
-pub enum LogCommand {
-    /// `epoch`: how many truncations came before.
-    Append {
-        entries: Vec<(u64, Bytes)>,
-        epoch: u64,
-    },
-    Truncate {
-        after: Option<u64>,
-    },
-    Purge(Purge),
-    Vote(Bytes),
-    Close,
-}
-
-/// Entries up to `index` may go once the engine has the rows of write set `rows`.
-pub struct Purge {
-    pub index: u64,
-    pub mark: Bytes,
-    pub rows: u64,
-    /// No entry is left behind it.
-    pub empties: bool,
-}
-
-impl Message {
-    /// Answers with an error.
-    pub fn fail(self, error: io::Error) {
-        if let Some(done) = self.done {
-            done(Err(error));
-        }
-    }
-
-    fn weight(&self) -> (usize, usize) {
-        match &self.op {
-            LogCommand::Append { entries, .. } => (entries.len(), entries.iter().map(|(_, entry)| entry.len()).sum()),
-            _ => (1, 0),
-        }
-    }
-}
 
 pub struct LogThread {
     engine: SledEngine,

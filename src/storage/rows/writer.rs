@@ -16,7 +16,7 @@ use super::sum::RowsSum;
 use super::tables::TablesShared;
 use crate::model::tables::TablesError;
 use crate::proto::Applied;
-use crate::storage::durability::disk_error::plain;
+use crate::storage::durability::disk_error::engine_error;
 use crate::storage::durability::poison::guarded;
 use crate::storage::durability::stalls::{CallUnderWay, DiskCall};
 use crate::storage::engine::chunks;
@@ -335,19 +335,7 @@ fn put_parts(key: &[u8], value: &[u8], scratch: &mut Vec<u8>, changes: &mut Vec<
     let Ok(()) = outcome;
 }
 
-/// Of the kind `InvalidData` if the engine's files are not what it wrote.
-pub fn engine_error(error: sled::Error) -> io::Error {
-    match error {
-        sled::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            io::Error::new(io::ErrorKind::InvalidData, "a file of the engine ends too soon")
-        }
-        sled::Error::Io(error) => plain(error),
-        sled::Error::ReportableBug(_) => io::Error::other(error.to_string()),
-        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
-    }
-}
-
-/// The same where only a file that is installed is of that kind: it is refused, and the node goes on.
+/// An error of the engine, where only a file that is installed is of that kind: it is refused, and the node goes on.
 fn broken_engine(error: sled::Error) -> io::Error {
     io::Error::other(engine_error(error))
 }

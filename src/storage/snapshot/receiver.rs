@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::blocking;
 use super::file::SnapshotRows;
+use crate::storage::durability::blocking;
 use crate::storage::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
 use crate::storage::{BoxFuture, SnapshotBody, SnapshotReceiver, StateSnapshot};
 
