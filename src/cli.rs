@@ -26,7 +26,7 @@ macro_rules! note {
 }
 
 mod access;
-pub mod bench;
+pub(crate) mod bench;
 mod certs;
 mod cluster;
 mod demo;
@@ -40,7 +40,7 @@ mod log_writer;
 mod logging;
 mod private;
 mod recover;
-pub mod serve;
+pub(crate) mod serve;
 mod sqlite;
 pub mod target;
 mod token;

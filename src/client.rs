@@ -13,7 +13,7 @@ pub mod frame;
 pub mod link;
 mod polling;
 pub mod rest;
-pub mod socketio;
+pub(crate) mod socketio;
 mod trust;
 pub mod ws;
 

@@ -12,8 +12,8 @@
 mod api;
 pub mod boot;
 pub mod elections;
-pub mod membership;
-pub mod peers;
+pub(crate) mod membership;
+pub(crate) mod peers;
 mod propose;
 pub mod raft_cluster;
 mod read_index;

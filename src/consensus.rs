@@ -12,26 +12,26 @@
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
 //! - [`recovery`]: a stopped node's folder becomes a cluster of one
 
-pub mod codec;
-pub mod digests;
-pub mod group;
-pub mod grpc;
-pub mod identity;
-pub mod leadership;
-pub mod log_adapter;
-pub mod log_bound;
-pub mod members;
-pub mod network;
-pub mod node;
+pub(crate) mod codec;
+pub(crate) mod digests;
+pub(crate) mod group;
+pub(crate) mod grpc;
+pub(crate) mod identity;
+pub(crate) mod leadership;
+pub(crate) mod log_adapter;
+pub(crate) mod log_bound;
+pub(crate) mod members;
+pub(crate) mod network;
+pub(crate) mod node;
 mod peer_tls;
-pub mod recovery;
+pub(crate) mod recovery;
 pub mod replica;
 pub mod runtime;
-pub mod service;
-pub mod state_machine;
+pub(crate) mod service;
+pub(crate) mod state_machine;
 #[cfg(test)]
 mod suite;
 pub mod transport;
 pub mod types;
-pub mod wire;
-pub mod write;
+pub(crate) mod wire;
+pub(crate) mod write;

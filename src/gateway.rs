@@ -42,11 +42,11 @@ pub mod fanout;
 pub mod http;
 pub mod presence;
 pub mod protocol;
-pub mod rates;
+pub(crate) mod rates;
 mod room;
 pub mod session;
 pub mod spec;
-pub mod transport;
+pub(crate) mod transport;
 
 /// Every timing and bound of the gateway that is a setting.
 #[derive(Clone, Debug)]

@@ -37,11 +37,11 @@ pub mod config;
 pub mod consensus;
 pub mod gateway;
 pub mod limits;
-pub mod metrics;
+mod metrics;
 pub mod model;
-pub mod sizes;
+mod sizes;
 pub mod storage;
-pub mod supervised;
+mod supervised;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod tls;

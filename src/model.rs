@@ -3,43 +3,43 @@
 //! No clock, no randomness, no I/O, no async. What a command needs of the world (time, ids) it
 //! carries. Rows live behind [`tables::Tables`]: a `BTreeMap` here, sled above.
 
-pub mod access;
-pub mod audit;
-pub mod background_tasks;
+pub(crate) mod access;
+pub(crate) mod audit;
+pub(crate) mod background_tasks;
 mod boots;
-pub mod change;
+pub(crate) mod change;
 #[cfg(test)]
 mod collisions;
-pub mod conflict;
-pub mod cursor;
+pub(crate) mod conflict;
+pub(crate) mod cursor;
 mod dedup;
-pub mod device;
-pub mod door;
-pub mod effect;
-pub mod election;
+pub(crate) mod device;
+pub(crate) mod door;
+pub(crate) mod effect;
+pub(crate) mod election;
 pub mod error;
-pub mod evidence;
+pub(crate) mod evidence;
 mod fingerprint;
-pub mod gates;
-pub mod import;
+pub(crate) mod gates;
+pub(crate) mod import;
 mod load;
 mod merge;
 mod meta;
 mod nodes;
-pub mod pairing;
-pub mod policy;
+pub(crate) mod pairing;
+pub(crate) mod policy;
 #[cfg(test)]
 pub(crate) mod properties;
 pub mod read;
 mod refusal;
 mod row_pages;
 pub mod state;
-pub mod sync;
+pub(crate) mod sync;
 mod table;
 pub mod tables;
 pub mod time;
-pub mod time_back;
+pub(crate) mod time_back;
 mod tokens;
 mod txn;
-pub mod value;
-pub mod visible;
+pub(crate) mod value;
+pub(crate) mod visible;

@@ -16,7 +16,7 @@ mod engine;
 mod folder;
 #[cfg(any(test, feature = "testkit"))]
 #[allow(clippy::expect_used)]
-pub mod fuzz;
+pub(crate) mod fuzz;
 mod log;
 #[cfg(any(test, feature = "testkit"))]
 pub mod memory;
@@ -32,6 +32,8 @@ pub use self::api::{
     Backpressure, BoxFuture, Close, Durable, LogBounds, LogStore, SnapshotBody, SnapshotReceiver, SnapshotStore,
     StartMark, StartMarks, StateSnapshot, Stores, WriteAck,
 };
-pub use self::durability::{flush, stalls};
-pub use self::folder::format::{self, FolderIdentity, OpenError};
+pub use self::durability::flush;
+pub(crate) use self::durability::stalls;
+pub(crate) use self::folder::format;
+pub use self::folder::format::{FolderIdentity, OpenError};
 pub use self::open::{open, open_in, open_shrunk};

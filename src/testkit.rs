@@ -27,7 +27,7 @@ use crate::token::{Class, KeyRing};
 pub mod alloc;
 mod frames;
 pub mod local_cluster;
-pub mod manual_clock;
+pub(crate) mod manual_clock;
 mod open;
 mod peer;
 mod rest;

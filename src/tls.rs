@@ -10,12 +10,12 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
-pub mod acceptor;
+pub(crate) mod acceptor;
 pub mod admission;
-pub mod authority;
-pub mod files;
-pub mod follow;
-pub mod stream;
+pub(crate) mod authority;
+pub(crate) mod files;
+pub(crate) mod follow;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 mod unnamed;

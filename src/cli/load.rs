@@ -13,7 +13,7 @@ use crate::client::rest::{FeedPage, RestClient};
 use crate::limits;
 use crate::token::claims_unverified;
 
-pub mod csv_file;
+pub(crate) mod csv_file;
 mod history;
 mod sender;
 

@@ -10,7 +10,7 @@ use crate::config::{Config, Layers};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
-pub mod descriptors;
+pub(crate) mod descriptors;
 mod keys;
 mod node;
 mod scrub;

@@ -9,8 +9,8 @@ use super::waiting::Waiting;
 use crate::client::rest::RestClient;
 use crate::client::{ClientError, ClusterTarget, NodeUrl};
 
-pub mod export;
-pub mod import;
+pub(crate) mod export;
+pub(crate) mod import;
 mod old;
 
 /// The document's own statements, word for word.

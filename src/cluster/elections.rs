@@ -8,9 +8,9 @@ use crate::model::tables::{RowKey, get_row};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Election, ElectionOutcome, Outcome};
 
-pub mod bridge;
+pub(crate) mod bridge;
 pub mod coordinator;
-pub mod fast_failover;
+pub(crate) mod fast_failover;
 
 /// The outcome of a command that began or joined an election, once that is over: with the election, the role, or
 /// error 4003. Other outcomes come back as they are.

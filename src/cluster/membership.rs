@@ -27,9 +27,9 @@ use crate::proto::{
     Principal, Refused, StatusRequest, StatusResponse,
 };
 
-pub mod addresses;
-pub mod admission;
-pub mod founding;
+pub(crate) mod addresses;
+pub(crate) mod admission;
+pub(crate) mod founding;
 mod leader_transfer;
 
 /// A learner that is no further behind than this many entries gets its vote.

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use crate::consensus::node::Timing;
 use crate::consensus::transport::PeerStats;
 
-pub mod agreed_clock;
-pub mod clock_skews;
-pub mod compared_digests;
-pub mod probe;
-pub mod shared_room;
+pub(crate) mod agreed_clock;
+pub(crate) mod clock_skews;
+pub(crate) mod compared_digests;
+pub(crate) mod probe;
+pub(crate) mod shared_room;
 mod watch;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.

@@ -24,7 +24,7 @@ use crate::proto::{
 };
 
 mod asked;
-pub mod decide;
+pub(crate) mod decide;
 #[cfg(test)]
 mod harness;
 pub(super) mod key;

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-pub mod disk_error;
+pub(crate) mod disk_error;
 pub mod flush;
-pub mod poison;
-pub mod stalls;
+pub(crate) mod poison;
+pub(crate) mod stalls;
 
 /// Runs file work off the async runtime's threads.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

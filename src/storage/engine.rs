@@ -15,11 +15,11 @@ use super::durability::sync_dir;
 use super::folder::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError};
 use super::folder::side_mark::{self, SideMark, SideMarks};
 
-pub mod chunks;
-pub mod keys;
-pub mod seal;
-pub mod segments;
-pub mod shrink;
+pub(crate) mod chunks;
+pub(crate) mod keys;
+pub(crate) mod seal;
+pub(crate) mod segments;
+pub(crate) mod shrink;
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;

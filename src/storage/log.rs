@@ -19,10 +19,10 @@ use super::rows::tables::TablesShared;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
 use crate::sizes::Sizes;
 
-pub mod cache;
-pub mod message;
-pub mod rows;
-pub mod thread;
+pub(crate) mod cache;
+pub(crate) mod message;
+pub(crate) mod rows;
+pub(crate) mod thread;
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
 pub const QUEUE: usize = 4_096;

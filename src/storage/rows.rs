@@ -11,12 +11,12 @@ use super::engine::chunks::{self, Joiner};
 use super::engine::keys::{self, Generation};
 use crate::model::tables::{RowKey, TablesError};
 
-pub mod memtable;
-pub mod queue;
-pub mod scan;
+pub(crate) mod memtable;
+pub(crate) mod queue;
+pub(crate) mod scan;
 mod sum;
-pub mod tables;
-pub mod writer;
+pub(crate) mod tables;
+pub(crate) mod writer;
 
 /// The rows of one generation.
 #[derive(Clone)]

@@ -27,8 +27,8 @@ use super::rows::scan::ScanReader;
 use super::rows::tables::TablesShared;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 
-pub mod file;
-pub mod receiver;
+pub(crate) mod file;
+pub(crate) mod receiver;
 
 /// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.
 const OPEN_FILES: usize = 2;
