@@ -12,29 +12,29 @@
 use std::time::Duration;
 
 use serde_json::Value;
-pub use tillsync::client::frame::ReceivedEvent;
+pub(crate) use tillsync::client::frame::ReceivedEvent;
 use tillsync::token::Class;
 use tokio::sync::watch;
 
 use crate::clients::device::habits::DeviceHabits;
 use crate::recorder::Recorder;
 
-pub mod admission;
-pub mod answers;
-pub mod client;
-pub mod desk;
-pub mod device;
-pub mod newcomer;
-pub mod queue;
-pub mod removals;
-pub mod rights;
-pub mod syncing;
-pub mod timed;
-pub mod twins;
+pub(crate) mod admission;
+pub(crate) mod answers;
+pub(crate) mod client;
+pub(crate) mod desk;
+pub(crate) mod device;
+pub(crate) mod newcomer;
+pub(crate) mod queue;
+pub(crate) mod removals;
+pub(crate) mod rights;
+pub(crate) mod syncing;
+pub(crate) mod timed;
+pub(crate) mod twins;
 
 /// What clients are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkloadPhase {
+pub(crate) enum WorkloadPhase {
     Load,
     /// Ask nothing more, but stay connected and listen.
     Listen,
@@ -43,11 +43,11 @@ pub enum WorkloadPhase {
 
 /// The connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionLost;
+pub(crate) struct ConnectionLost;
 
 /// What a node knows of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceSeen {
+pub(crate) struct DeviceSeen {
     pub online: bool,
     /// Who is master there.
     pub master: String,
@@ -56,7 +56,7 @@ pub struct DeviceSeen {
 }
 
 /// One connection to a node.
-pub trait Connection: Send {
+pub(crate) trait Connection: Send {
     fn send(&mut self, event: &str, data: &Value) -> impl Future<Output = Result<(), ConnectionLost>> + Send;
 
     /// The next event; `None` if none comes in time.
@@ -65,14 +65,14 @@ pub trait Connection: Send {
 
 /// What is asked over REST.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     pub method: &'static str,
     pub path: String,
     pub body: Option<Value>,
 }
 
 /// The cluster under test, as its clients meet it.
-pub trait Testbed: Send + Sync + 'static {
+pub(crate) trait Testbed: Send + Sync + 'static {
     type Connection: Connection;
     /// A node that one can connect to.
     type Node: Clone + Send + Sync;

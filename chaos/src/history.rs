@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// What became of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OpOutcome {
+pub(crate) enum OpOutcome {
     Ok,
     /// Surely not applied, and never will be.
     Failed,
@@ -21,7 +21,7 @@ pub enum OpOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum OpRequest {
+pub(crate) enum OpRequest {
     /// A `data_update` with a value that no other one has.
     Write {
         table: String,
@@ -65,7 +65,7 @@ pub enum OpRequest {
 
 impl OpRequest {
     /// What a write asks for: table, record, value (empty: none any more), request id, base.
-    pub fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
+    pub(crate) fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
         match self {
             Self::Write { table, record, value, request_id, base } => Some((table, *record, value, request_id, *base)),
             Self::Delete { table, record, request_id, base } => Some((table, *record, "", request_id, *base)),
@@ -76,7 +76,7 @@ impl OpRequest {
 
 /// The place of a write in a durable queue of its device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueuePlace {
+pub(crate) struct QueuePlace {
     pub queue: String,
     pub n: u64,
     /// The entry before it that was not given up. 0: none.
@@ -85,7 +85,7 @@ pub struct QueuePlace {
 
 /// One operation of a client, with all its tries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Op {
+pub(crate) struct Op {
     pub id: u64,
     pub device: String,
     /// The session of its first try.
@@ -137,7 +137,13 @@ pub struct Op {
 
 impl Op {
     /// An operation that is asked now (tick and microseconds) and has no answer yet.
-    pub fn new(id: u64, device: &str, (session, node): (u64, u64), asked: OpRequest, (tick, us): (u64, u64)) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        device: &str,
+        (session, node): (u64, u64),
+        asked: OpRequest,
+        (tick, us): (u64, u64),
+    ) -> Self {
         Self {
             id,
             device: device.to_owned(),
@@ -167,7 +173,7 @@ impl Op {
 
 /// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NumberedToken {
+pub(crate) struct NumberedToken {
     pub number: u64,
     pub class: String,
 }
@@ -175,7 +181,7 @@ pub struct NumberedToken {
 /// What is asked of the cluster about others, or by a device about its own tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Ordered {
+pub(crate) enum Ordered {
     /// From now on a class has this right to this table, and may write all others.
     Rights {
         class: String,
@@ -228,7 +234,7 @@ pub enum Ordered {
 
 /// One of these orders, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub node: u64,
     #[serde(flatten)]
     pub ordered: Ordered,
@@ -244,7 +250,7 @@ pub struct Order {
 
 /// A record that somebody was shown whose token may be taken back, or whose class may not read everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownRecord {
+pub(crate) struct ShownRecord {
     pub tick: u64,
     pub us: u64,
     /// When it was asked for; absent: it came as a live change.
@@ -262,7 +268,7 @@ pub struct ShownRecord {
 
 /// A change as somebody was shown it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownChange {
+pub(crate) struct ShownChange {
     pub seq: u64,
     pub table: String,
     pub record: i64,
@@ -274,7 +280,7 @@ pub struct ShownChange {
 
 /// A page of a sync, as a session got it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageTold {
+pub(crate) struct PageTold {
     /// Live changes that the session had been told before.
     pub at: u64,
     pub full: bool,
@@ -287,7 +293,7 @@ pub struct PageTold {
 
 /// A record as a client or a node holds it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HeldRecord {
+pub(crate) struct HeldRecord {
     pub table: String,
     pub record: i64,
     pub seq: u64,
@@ -296,7 +302,7 @@ pub struct HeldRecord {
 
 /// One live connection: from where it was told changes, and all that it was told, in the order of arrival.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionTold {
+pub(crate) struct SessionTold {
     pub session: u64,
     pub device: String,
     pub node: u64,
@@ -324,14 +330,14 @@ pub struct SessionTold {
 
 impl SessionTold {
     /// All changes that it was told live, in the order of arrival.
-    pub fn rows(&self) -> impl Iterator<Item = &ShownChange> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &ShownChange> {
         self.early.iter().chain(&self.told)
     }
 }
 
 /// What a client that keeps no cursor holds at the end of the run, after everything has healed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Store {
+pub(crate) struct Store {
     pub device: String,
     pub session: u64,
     pub records: Vec<HeldRecord>,
@@ -339,7 +345,7 @@ pub struct Store {
 
 /// A device of two sessions on two nodes, a while after one of them had left, with no fault going on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwinSeen {
+pub(crate) struct TwinSeen {
     pub us: u64,
     pub device: String,
     /// Of the session that is still there.
@@ -356,7 +362,7 @@ pub struct TwinSeen {
 
 /// A node's state at one applied index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     pub tick: u64,
     pub us: u64,
     pub node: u64,
@@ -377,14 +383,14 @@ pub struct Sample {
 
 /// A node took itself for the Raft leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaderClaim {
+pub(crate) struct LeaderClaim {
     pub us: u64,
     pub node: u64,
     pub raft_term: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownElection {
+pub(crate) struct ShownElection {
     pub id: u64,
     pub term: u64,
     pub previous: String,
@@ -393,7 +399,7 @@ pub struct ShownElection {
 
 /// What lost against a record, in the conflict that keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConflictHeld {
+pub(crate) struct ConflictHeld {
     pub id: u64,
     pub table: String,
     pub record: i64,
@@ -402,7 +408,7 @@ pub struct ConflictHeld {
 
 /// A row of the audit log about a table that is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableAudit {
+pub(crate) struct TableAudit {
     /// Whose order it was; `cluster`: it went on with one.
     pub by: String,
     pub table: String,
@@ -416,7 +422,7 @@ pub struct TableAudit {
 
 /// A node after everything has healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinalState {
+pub(crate) struct FinalState {
     pub node: u64,
     pub applied: u64,
     pub digest: String,
@@ -446,7 +452,7 @@ pub struct FinalState {
 
 /// A fault, from when to when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultWindow {
+pub(crate) struct FaultWindow {
     pub name: String,
     pub what: String,
     pub from_us: u64,
@@ -457,27 +463,27 @@ pub struct FaultWindow {
 
 /// Something that must not happen and that no checker has to look for: a node that does not start, no convergence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Anomaly {
+pub(crate) struct Anomaly {
     pub us: u64,
     pub what: String,
 }
 
 /// A stretch of a run, microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Span {
+pub(crate) struct Span {
     pub from_us: u64,
     pub to_us: u64,
 }
 
 impl Span {
-    pub fn has(self, us: u64) -> bool {
+    pub(crate) fn has(self, us: u64) -> bool {
         (self.from_us..=self.to_us).contains(&us)
     }
 }
 
 /// What attackers of one kind did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttackKind {
+pub(crate) struct AttackKind {
     pub name: String,
     /// Connections that were opened for it.
     pub attempts: u64,
@@ -490,7 +496,7 @@ pub struct AttackKind {
 
 /// What one node took, in kilobytes and descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeUse {
+pub(crate) struct NodeUse {
     pub node: u64,
     /// The greatest resident memory beside honest devices only, and under attack.
     pub honest_kb: u64,
@@ -503,7 +509,7 @@ pub struct NodeUse {
 
 /// An honest device was refused, not answered, or cut off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HonestFailure {
+pub(crate) struct HonestFailure {
     pub us: u64,
     pub device: String,
     pub node: u64,
@@ -512,7 +518,7 @@ pub struct HonestFailure {
 
 /// An attack beside honest devices, and what is expected of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attacked {
+pub(crate) struct Attacked {
     /// Honest devices only; and with the attackers.
     pub honest: Span,
     pub hostile: Span,
@@ -547,7 +553,7 @@ enum HistoryLine {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History {
+pub(crate) struct History {
     pub ops: Vec<Op>,
     pub sessions: Vec<SessionTold>,
     pub samples: Vec<Sample>,
@@ -564,7 +570,7 @@ pub struct History {
 }
 
 impl History {
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let ops = self.ops.iter().cloned().map(HistoryLine::Op);
         let sessions = self.sessions.iter().cloned().map(HistoryLine::Session);
         let samples = self.samples.iter().cloned().map(HistoryLine::Sample);
@@ -586,7 +592,7 @@ impl History {
         Ok(())
     }
 
-    pub fn read(from: impl BufRead) -> io::Result<Self> {
+    pub(crate) fn read(from: impl BufRead) -> io::Result<Self> {
         let mut history = Self::default();
         for (number, line) in from.lines().enumerate() {
             let line: HistoryLine = serde_json::from_str(&line?).map_err(|error| {
@@ -611,12 +617,12 @@ impl History {
     }
 
     /// The change log that all nodes should agree on.
-    pub fn log(&self) -> &[ShownChange] {
+    pub(crate) fn log(&self) -> &[ShownChange] {
         self.finals.first().map_or(&[], |node| &node.changes)
     }
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
-    pub fn every_change(&self) -> BTreeMap<u64, &ShownChange> {
+    pub(crate) fn every_change(&self) -> BTreeMap<u64, &ShownChange> {
         // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
         let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
         let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
@@ -624,7 +630,7 @@ impl History {
     }
 
     /// The final change of this seq.
-    pub fn change(&self, seq: u64) -> Option<&ShownChange> {
+    pub(crate) fn change(&self, seq: u64) -> Option<&ShownChange> {
         let node = self.finals.first()?;
         let at = seq.checked_sub(node.compacted + 1)?;
         node.changes.get(usize::try_from(at).ok()?)

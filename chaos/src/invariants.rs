@@ -4,41 +4,41 @@ use crate::finding::Finding;
 use crate::history::History;
 
 mod attackers;
-pub mod availability;
+pub(crate) mod availability;
 mod deletes;
-pub mod digests;
-pub mod exactly_once;
+pub(crate) mod digests;
+pub(crate) mod exactly_once;
 mod honest;
-pub mod inserts;
-pub mod linearizable;
-pub mod liveness;
-pub mod masters;
+pub(crate) mod inserts;
+pub(crate) mod linearizable;
+pub(crate) mod liveness;
+pub(crate) mod masters;
 mod memory;
-pub mod newcomers;
-pub mod no_stale_read;
-pub mod one_log;
-pub mod own_order;
+pub(crate) mod newcomers;
+pub(crate) mod no_stale_read;
+pub(crate) mod one_log;
+pub(crate) mod own_order;
 mod pairing;
-pub mod presence;
-pub mod queues;
-pub mod raft_leaders;
-pub mod record_order;
+pub(crate) mod presence;
+pub(crate) mod queues;
+pub(crate) mod raft_leaders;
+pub(crate) mod record_order;
 mod removed_tables;
-pub mod resumes;
+pub(crate) mod resumes;
 mod revoked;
-pub mod rights;
+pub(crate) mod rights;
 #[cfg(test)]
-pub mod samples;
-pub mod sessions;
-pub mod stores;
-pub mod sync_states;
-pub mod syncs;
-pub mod time_syncs;
+pub(crate) mod samples;
+pub(crate) mod sessions;
+pub(crate) mod stores;
+pub(crate) mod sync_states;
+pub(crate) mod syncs;
+pub(crate) mod time_syncs;
 
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub const ALL: [(&str, Invariant); 27] = [
+pub(crate) const ALL: [(&str, Invariant); 27] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),

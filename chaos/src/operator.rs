@@ -10,18 +10,18 @@ use std::time::Duration;
 
 mod ask;
 mod cluster;
-pub mod doctor;
-pub mod drill;
+pub(crate) mod doctor;
+pub(crate) mod drill;
 mod embedded;
 mod hooks;
-pub mod inject;
+pub(crate) mod inject;
 mod local;
 mod monitor;
 mod play;
 mod readback;
 mod shell;
 mod steps;
-pub mod target;
+pub(crate) mod target;
 mod tills;
 
 /// How long a cluster may take to be well again.

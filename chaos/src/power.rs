@@ -6,8 +6,8 @@
 //! - [`serve`] and [`ledger`]: a whole node instead, written to over REST
 //! - [`plan`], [`program`], [`run`]: one seed is one run; [`commands`]: `chaos power`
 
-pub mod child;
-pub mod commands;
+pub(crate) mod child;
+pub(crate) mod commands;
 
 mod content;
 mod device;

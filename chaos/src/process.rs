@@ -13,7 +13,7 @@
 mod allowed;
 mod attack;
 mod cluster;
-pub mod commands;
+pub(crate) mod commands;
 mod disks;
 mod ending;
 mod faults;

@@ -15,10 +15,10 @@ use crate::checker::Verdict;
 use crate::history::History;
 
 mod chart;
-pub mod command;
+pub(crate) mod command;
 mod evidence;
-pub mod figures;
-pub mod folder;
+pub(crate) mod figures;
+pub(crate) mod folder;
 mod json;
 mod lanes;
 mod logs;
@@ -27,11 +27,11 @@ mod series;
 mod tables;
 #[cfg(test)]
 mod tests;
-pub mod words;
+pub(crate) mod words;
 
 /// What a run was, beside its history.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RunDescription {
+pub(crate) struct RunDescription {
     /// Its name.
     pub scenario: String,
     /// One or two sentences for people.
@@ -54,7 +54,7 @@ pub struct RunDescription {
 }
 
 /// Everything that the page and the JSON file tell.
-pub struct ReportData<'a> {
+pub(crate) struct ReportData<'a> {
     about: &'a RunDescription,
     history: &'a History,
     verdict: &'a Verdict,
@@ -71,7 +71,7 @@ impl<'a> ReportData<'a> {
 }
 
 /// Writes DIR/report.json and DIR/report.html; returns the path of the page.
-pub fn write(dir: &Path, about: &RunDescription, history: &History, verdict: &Verdict) -> io::Result<PathBuf> {
+pub(crate) fn write(dir: &Path, about: &RunDescription, history: &History, verdict: &Verdict) -> io::Result<PathBuf> {
     let told = ReportData::of(about, history, verdict);
     let json = serde_json::to_vec_pretty(&json::of(&told)).map_err(io::Error::other)?;
     fs::write(dir.join("report.json"), json)?;

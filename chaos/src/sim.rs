@@ -10,17 +10,17 @@
 //! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
 //! - [`fixed`]: randomness of the standard library, from the seed
 
-pub mod clock;
-pub mod disk;
-pub mod ending;
-pub mod faults;
-pub mod fixed;
-pub mod link;
-pub mod members;
-pub mod network_model;
-pub mod plan;
-pub mod run;
-pub mod shrink;
-pub mod sweep;
-pub mod testbed;
-pub mod world;
+pub(crate) mod clock;
+pub(crate) mod disk;
+pub(crate) mod ending;
+pub(crate) mod faults;
+pub(crate) mod fixed;
+pub(crate) mod link;
+pub(crate) mod members;
+pub(crate) mod network_model;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod shrink;
+pub(crate) mod sweep;
+pub(crate) mod testbed;
+pub(crate) mod world;

@@ -24,7 +24,7 @@ mod sync;
 use stats::BenchLine;
 
 #[derive(Subcommand, Debug)]
-pub enum BenchCommand {
+pub(crate) enum BenchCommand {
     /// Acknowledged `data_update`s
     Write(RequestArgs),
     /// Linearizable `data_request`s
@@ -41,7 +41,7 @@ pub enum BenchCommand {
 
 /// What every kind of load has.
 #[derive(Args, Clone, Debug)]
-pub struct Common {
+pub(crate) struct Common {
     #[command(flatten)]
     target: TargetArgs,
     /// How long to measure, seconds
@@ -56,7 +56,7 @@ pub struct Common {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct RequestArgs {
+pub(crate) struct RequestArgs {
     #[command(flatten)]
     common: Common,
     /// How many clients, a connection each; one run for each number
@@ -74,7 +74,7 @@ pub struct RequestArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct FanoutArgs {
+pub(crate) struct FanoutArgs {
     #[command(flatten)]
     common: Common,
     /// How many sessions receive; one run for each number
@@ -92,7 +92,7 @@ pub struct FanoutArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct IdleArgs {
+pub(crate) struct IdleArgs {
     #[command(flatten)]
     common: Common,
     /// How many sessions; one run for each number
@@ -106,7 +106,7 @@ pub struct IdleArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct SyncArgs {
+pub(crate) struct SyncArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// How many records are synced; they are made first if they are not there
@@ -124,7 +124,7 @@ pub struct SyncArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Subscribe {
+pub(crate) enum Subscribe {
     All,
     None,
 }
@@ -147,7 +147,7 @@ impl Phases {
     }
 }
 
-pub async fn execute(command: BenchCommand) -> CliResult {
+pub(crate) async fn execute(command: BenchCommand) -> CliResult {
     let (json, reports) = match &command {
         BenchCommand::Failover(args) => return failover::run(args).await,
         BenchCommand::Write(args) => (&args.common.json, requests::run(args, requests::BenchRequest::Write).await?),

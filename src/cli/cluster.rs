@@ -17,7 +17,7 @@ mod init;
 mod status;
 
 #[derive(Subcommand, Debug)]
-pub enum ClusterCommand {
+pub(super) enum ClusterCommand {
     /// Write the key and the settings of a new cluster's first node
     Init(ClusterInitArgs),
     /// Show every node: its role, how far it has come, whom it holds for the master
@@ -35,13 +35,13 @@ pub enum ClusterCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct TimeBackArgs {
+pub(super) struct TimeBackArgs {
     #[command(flatten)]
     target: TargetArgs,
 }
 
 #[derive(Args, Debug)]
-pub struct ClusterInitArgs {
+pub(super) struct ClusterInitArgs {
     /// Where to put token.key, node.toml and the data
     dir: PathBuf,
     /// The cluster's name
@@ -56,7 +56,7 @@ pub struct ClusterInitArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Print what the nodes answered, as JSON
@@ -68,7 +68,7 @@ pub struct StatusArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct AddArgs {
+pub(super) struct AddArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// The node's `node_id`, one that was never used before
@@ -83,7 +83,7 @@ pub struct AddArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct MoveArgs {
+pub(super) struct MoveArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// The node
@@ -97,7 +97,7 @@ pub struct MoveArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct RemoveArgs {
+pub(super) struct RemoveArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// The node
@@ -105,7 +105,7 @@ pub struct RemoveArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct TransferArgs {
+pub(super) struct TransferArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// The node that is to lead
@@ -121,7 +121,7 @@ struct ChangeArgs {
     timeout: u64,
 }
 
-pub async fn execute(command: ClusterCommand) -> CliResult {
+pub(super) async fn execute(command: ClusterCommand) -> CliResult {
     match command {
         ClusterCommand::Init(args) => init::execute(&args),
         ClusterCommand::Status(args) => status::execute(args).await,

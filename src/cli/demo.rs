@@ -45,13 +45,13 @@ const DEVICES: [(&str, Class, ClientTransport, usize); 5] = [
 ];
 
 #[derive(clap::Args, Debug)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// Leave the cluster running afterwards, until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
-pub async fn execute(args: DemoArgs) -> CliResult {
+pub(super) async fn execute(args: DemoArgs) -> CliResult {
     let folder = TempFolder::make("demo")?;
     let layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
     let mut nodes = Supervisor::start(&layout, false)?;
@@ -105,7 +105,7 @@ async fn show(layout: &Layout, nodes: &mut Supervisor) -> CliResult {
 
 /// What the kill looked like.
 #[derive(Clone, Copy, Debug)]
-pub struct Outage {
+pub(super) struct Outage {
     pub killed: usize,
     pub at: Instant,
     pub new_leader: u64,

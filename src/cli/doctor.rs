@@ -10,7 +10,7 @@ mod machine;
 mod network;
 
 #[derive(clap::Args, Debug)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     /// The node's settings (see deploy/node.toml)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -52,7 +52,7 @@ impl Diagnosis {
     }
 }
 
-pub async fn execute(args: DoctorArgs) -> CliResult {
+pub(super) async fn execute(args: DoctorArgs) -> CliResult {
     let config = node_settings(args.config.as_deref(), &args.set)?;
     let folder = config.data_dir.clone();
     let times = config.raft;

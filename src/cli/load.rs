@@ -22,7 +22,7 @@ use history::{LoadHistory, SeenLine};
 use sender::{OutgoingLine, Sender};
 
 #[derive(clap::Args, Debug)]
-pub struct LoadArgs {
+pub(super) struct LoadArgs {
     /// A CSV file in UTF-8 with a header
     file: PathBuf,
     /// The table that the lines go to
@@ -38,7 +38,7 @@ pub struct LoadArgs {
     target: TargetArgs,
 }
 
-pub async fn execute(args: LoadArgs) -> CliResult {
+pub(super) async fn execute(args: LoadArgs) -> CliResult {
     if args.table.is_empty() || args.table.len() > limits::TABLE_NAME {
         return Err(CommandError::usage(format!("--table: a table name has 1 to {} bytes", limits::TABLE_NAME)));
     }

@@ -7,20 +7,20 @@ mod supervisor;
 
 use std::time::{Duration, Instant};
 
-pub use folder::TempFolder;
-pub use layout::Layout;
-pub use ports::free_ports;
-pub use supervisor::{NodeEvent, Supervisor};
+pub(super) use folder::TempFolder;
+pub(super) use layout::Layout;
+pub(super) use ports::free_ports;
+pub(super) use supervisor::{NodeEvent, Supervisor};
 
 use super::{CliResult, CommandError};
 use crate::client::NodeUrl;
 use crate::client::rest::{NodeStatus, RestClient};
 
 /// Nodes of a local cluster.
-pub const NODES: usize = 3;
+pub(super) const NODES: usize = 3;
 
 /// Waits until every node answers and sees the same leader. `tick` is asked between tries whether to go on.
-pub async fn wait_ready(
+pub(super) async fn wait_ready(
     rest: &RestClient,
     nodes: &[NodeUrl],
     patience: Duration,

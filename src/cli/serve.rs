@@ -19,7 +19,7 @@ mod watchdog;
 use node::ServingNode;
 
 #[derive(clap::Args, Debug)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// The node's settings (see deploy/node.toml)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct ServeArgs {
 }
 
 /// Reads the settings, then runs the node until it is asked to stop.
-pub fn execute(args: ServeArgs) -> CliResult {
+pub(crate) fn execute(args: ServeArgs) -> CliResult {
     let config = settings(&args)?;
     let _log = logging::start(&config)?;
     private::secure(&config);
@@ -62,7 +62,7 @@ fn settings(args: &ServeArgs) -> Result<Config, Error> {
 }
 
 /// The settings of a node, as `serve` would have them.
-pub fn node_settings(config: Option<&Path>, set: &[String]) -> Result<Config, Error> {
+pub(crate) fn node_settings(config: Option<&Path>, set: &[String]) -> Result<Config, Error> {
     Config::from_layers(&layers(config, set)?)
 }
 

@@ -41,7 +41,7 @@ const GREETING: Duration = Duration::from_secs(3);
 
 /// Why the leader did not do it.
 #[derive(Debug, PartialEq)]
-pub enum ChangeRefused {
+pub(crate) enum ChangeRefused {
     NotLeader(Option<u64>),
     Refused(Error),
     /// It is so already.
@@ -59,7 +59,7 @@ pub(super) fn wrong_role<T>(why: impl Into<String>) -> ChangeResult<T> {
     refuse(Code::RoleChange, why)
 }
 
-pub struct MembershipManager {
+pub(crate) struct MembershipManager {
     pub identity: Arc<NodeIdentity>,
     pub node: Arc<RaftNode>,
     pub transport: Arc<dyn PeerTransport>,
@@ -84,7 +84,7 @@ impl Drop for ChangeInProgress<'_> {
 
 impl MembershipManager {
     /// Has the leader make a change, wherever it is.
-    pub async fn ask(
+    pub(crate) async fn ask(
         self: &Arc<Self>,
         change: MembershipChange,
         by: Principal,
@@ -161,7 +161,7 @@ impl MembershipManager {
     }
 
     /// On the leader: makes the change, to its end even if nobody waits for the answer any more.
-    pub async fn carry_out(self: &Arc<Self>, request: ChangeRequest) -> ChangeResponse {
+    pub(crate) async fn carry_out(self: &Arc<Self>, request: ChangeRequest) -> ChangeResponse {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let this = self.clone();
         spawn(async move {
@@ -453,7 +453,7 @@ fn error_of(refused: Refused) -> Error {
 }
 
 /// Ends what a leader that is gone has left in the middle. Called now and then on every node.
-pub async fn settle(node: &RaftNode) {
+pub(crate) async fn settle(node: &RaftNode) {
     if node.leading().is_some() && node.group().joint {
         let settled = tokio::time::timeout(node.timing().election_max * 4, node.settle()).await;
         tracing::info!(?settled, "a change of the members had been left in the middle");

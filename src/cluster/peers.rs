@@ -17,7 +17,7 @@ pub(crate) mod shared_room;
 mod watch;
 
 /// How often each peer is asked, to know that it is there, how far away, and how far it has come.
-pub const PROBE_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// A peer that was not heard for this many of the longest election time-outs is out of reach.
 const SILENT: u32 = 4;
 

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Everyone who asks while a round is on its way shares the next one: one question to the quorum, or to the
 /// leader, however many read.
-pub struct ReadRounds {
+pub(super) struct ReadRounds {
     node: Arc<RaftNode>,
     identity: Arc<NodeIdentity>,
     transport: Arc<dyn PeerTransport>,
@@ -30,7 +30,7 @@ pub struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub fn new(
+    pub(super) fn new(
         node: Arc<RaftNode>,
         identity: Arc<NodeIdentity>,
         transport: Arc<dyn PeerTransport>,
@@ -43,7 +43,7 @@ impl ReadRounds {
 
     /// Resolves when this node has applied all that was committed before the call. 2005 if until the deadline no leader
     /// with a quorum said how far that is, whoever this node takes for the leader; 1001 if this node is behind.
-    pub async fn barrier(&self) -> Result<(), Error> {
+    pub(super) async fn barrier(&self) -> Result<(), Error> {
         let told = AtomicBool::new(false);
         let ready = async {
             let index = self.index().await?;
@@ -68,7 +68,7 @@ impl ReadRounds {
     }
 
     /// What a follower is told. Asked again only by nodes that take this one for the leader.
-    pub async fn answer(&self) -> ReadIndexResponse {
+    pub(super) async fn answer(&self) -> ReadIndexResponse {
         let result = if self.node.leading().is_none() {
             Answer::NotLeader(NotLeader { leader: self.node.leader().filter(|leader| *leader != self.identity.node) })
         } else {
@@ -81,7 +81,7 @@ impl ReadRounds {
     }
 
     /// Runs the rounds until the node stops.
-    pub async fn run(self: Arc<Self>) {
+    pub(super) async fn run(self: Arc<Self>) {
         loop {
             tokio::select! {
                 biased;

@@ -36,7 +36,7 @@ mod rules;
 #[cfg(test)]
 mod scenarios;
 
-pub use self::rules::{is_candidate, method_name, reason_name};
+pub(crate) use self::rules::{is_candidate, method_name, reason_name};
 
 impl State {
     /// The device with the role `master`.

@@ -25,11 +25,11 @@ pub(crate) mod rows;
 pub(crate) mod thread;
 
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
-pub const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 
 /// What callers see at once.
 #[derive(Default)]
-pub struct LogState {
+pub(super) struct LogState {
     pub bounds: LogBounds,
     /// The oldest entry, if there is one.
     pub first: u64,
@@ -44,14 +44,14 @@ pub struct LogState {
 }
 
 /// What callers and the thread share.
-pub struct LogShared {
+pub(super) struct LogShared {
     pub state: Mutex<LogState>,
     pub poison: Poison,
     /// For reads; `None` after close.
     pub tree: RwLock<Option<sled::Tree>>,
 }
 
-pub struct SledLog {
+pub(super) struct SledLog {
     pub(super) shared: Arc<LogShared>,
     pub(super) sender: SyncSender<Message>,
     /// Purging needs the rows to be durable first.
@@ -88,7 +88,7 @@ impl SledLog {
 }
 
 /// The error of an append that does not follow the last entry.
-pub fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
+pub(super) fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
     let Some((first, _)) = entries.first() else { return Ok(()) };
     let expected = bounds.last.or(bounds.purged.as_ref().map(|(index, _)| *index)).map_or(*first, |last| last + 1);
     if (expected..).zip(entries).any(|(expected, (index, _))| expected != *index) {
@@ -99,7 +99,7 @@ pub fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<(
 }
 
 /// The end of a read within the log, or why it cannot begin where it should.
-pub fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
+pub(super) fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
     if let Some((purged, _)) = bounds.purged.as_ref().filter(|(purged, _)| from <= *purged && from < to) {
         let message = format!("entry {from} was purged, as all up to {purged}");
         return Err(io::Error::new(io::ErrorKind::NotFound, message));

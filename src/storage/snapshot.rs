@@ -40,7 +40,7 @@ struct SnapshotSlot {
     files: VecDeque<(PathBuf, Arc<File>)>,
 }
 
-pub struct SledSnapshots {
+pub(super) struct SledSnapshots {
     dir: PathBuf,
     shared: Arc<TablesShared>,
     /// `None` after close.
@@ -62,7 +62,7 @@ enum BuildOutcome {
 impl SledSnapshots {
     /// Finds the newest snapshot that the rows contain, and removes everything else; one that is damaged, too: where none
     /// is left, it is built anew.
-    pub fn open(
+    pub(super) fn open(
         dir: PathBuf,
         shared: Arc<TablesShared>,
         engine: Arc<Mutex<Option<SledEngine>>>,
@@ -331,7 +331,7 @@ fn publish(dir: &Path, path: &Path, state: &Mutex<SnapshotSlot>, installed: bool
 }
 
 /// A chunk of a snapshot in memory.
-pub fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
+pub(super) fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     bytes.slice(start..start.saturating_add(len).min(bytes.len()))
 }

@@ -18,16 +18,16 @@ use super::{FolderIdentity, LogStore, OpenError, Stores, WriteAck};
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
-pub fn identity() -> FolderIdentity {
+pub(super) fn identity() -> FolderIdentity {
     FolderIdentity { node_id: 1, cluster_id: "c".into() }
 }
 
-pub fn open(dir: &Path) -> Stores {
+pub(super) fn open(dir: &Path) -> Stores {
     super::open(dir, &identity()).unwrap()
 }
 
 /// The error of an open, which cannot be printed with its stores.
-pub fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
+pub(super) fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
     match super::open(dir, identity) {
         Ok(_) => panic!("the folder was opened"),
         Err(error) => error,
@@ -35,13 +35,13 @@ pub fn open_error(dir: &Path, identity: &FolderIdentity) -> OpenError {
 }
 
 /// Makes a folder what versions before format 2 left: without a mark beside the engine.
-pub fn without_mark(dir: &Path) {
+pub(super) fn without_mark(dir: &Path) {
     std::fs::remove_file(dir.join("mark")).unwrap();
     write_identity(dir, "format 2", "format 1");
 }
 
 /// Writes the file that says whose folder it is with other words in it, as a version does that writes no sum.
-pub fn write_identity(dir: &Path, words: &str, others: &str) {
+pub(super) fn write_identity(dir: &Path, words: &str, others: &str) {
     let path = dir.join("identity");
     let text = std::fs::read_to_string(&path).unwrap();
     let (text, _) = text.split_once(super::folder::format::SUM).unwrap();
@@ -49,32 +49,32 @@ pub fn write_identity(dir: &Path, words: &str, others: &str) {
     std::fs::write(path, text.replace(words, others)).unwrap();
 }
 
-pub fn applied(index: u64) -> Applied {
+pub(super) fn applied(index: u64) -> Applied {
     Applied { index, last_log_id: Bytes::from(format!("id{index}")), ..Applied::default() }
 }
 
-pub fn value(seed: u64, len: usize) -> Bytes {
+pub(super) fn value(seed: u64, len: usize) -> Bytes {
     (0..len).map(|i| (seed as usize * 31 + i) as u8).collect::<Vec<_>>().into()
 }
 
 /// Commits one row a call, under ascending indexes.
-pub fn put(tables: &mut dyn Tables, index: u64, rows: &[(RowKey, Bytes)]) {
+pub(super) fn put(tables: &mut dyn Tables, index: u64, rows: &[(RowKey, Bytes)]) {
     for (key, value) in rows {
         tables.put(key.clone(), value.clone());
     }
     tables.commit(applied(index));
 }
 
-pub async fn append(log: &dyn LogStore, entries: Vec<(u64, Bytes)>) -> io::Result<()> {
+pub(super) async fn append(log: &dyn LogStore, entries: Vec<(u64, Bytes)>) -> io::Result<()> {
     let (done, durable) = oneshot::channel();
     log.append(entries, Box::new(move |outcome| drop(done.send(outcome))));
     durable.await.unwrap()
 }
 
-pub async fn wait(ack: WriteAck) -> io::Result<()> {
+pub(super) async fn wait(ack: WriteAck) -> io::Result<()> {
     ack.await.unwrap()
 }
 
-pub fn entries(indexes: std::ops::Range<u64>, len: usize) -> Vec<(u64, Bytes)> {
+pub(super) fn entries(indexes: std::ops::Range<u64>, len: usize) -> Vec<(u64, Bytes)> {
     indexes.map(|index| (index, value(index, len))).collect()
 }

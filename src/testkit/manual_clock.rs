@@ -7,15 +7,11 @@ use crate::clock::Clock;
 
 /// A clock that moves only when told to.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicU64);
+pub(crate) struct ManualClock(AtomicU64);
 
 impl ManualClock {
-    pub fn at(ms: u64) -> Arc<Self> {
+    pub(crate) fn at(ms: u64) -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(ms)))
-    }
-
-    pub fn advance(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
     }
 }
 

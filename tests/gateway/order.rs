@@ -34,7 +34,7 @@ async fn staff(server: &Server) -> Ws {
 }
 
 /// 12 MB in table `big`: its sync cannot have ended while nobody reads.
-pub async fn fill(writer: &mut Ws) {
+pub(crate) async fn fill(writer: &mut Ws) {
     let text = "x".repeat(200_000);
     for i in 0..60 {
         writer.update("w", "big", i, json!({"text": text})).await;

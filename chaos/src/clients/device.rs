@@ -17,7 +17,7 @@ use super::{Connection, ConnectionLost, Testbed, WorkloadPhase};
 use crate::rng::Rng;
 
 mod asking;
-pub mod habits;
+pub(crate) mod habits;
 mod roles;
 mod writing;
 
@@ -25,16 +25,16 @@ use habits::{DeviceHabits, Turn};
 use writing::UnsettledWrite;
 
 /// Conditional writes go here: conflicts wait for a decision, so a refused write is surely not applied.
-pub const GUARDED: &str = "guarded";
-pub const PLAIN: &str = "stock";
+pub(crate) const GUARDED: &str = "guarded";
+pub(crate) const PLAIN: &str = "stock";
 /// Every device numbers its inserts here from 1, so that numbers collide.
-pub const RECEIPTS: &str = "receipts";
+pub(crate) const RECEIPTS: &str = "receipts";
 
 /// After this a session that did not come online is told changes all the same.
 const FIRST_WORD: Duration = Duration::from_millis(2_300);
 const DEAF: Duration = Duration::from_millis(400);
 
-pub struct WorkloadDevice<T> {
+pub(crate) struct WorkloadDevice<T> {
     client: ChaosClient<T>,
     habits: DeviceHabits,
     /// The cursor's epoch, and the seq up to which it has everything.
@@ -48,13 +48,13 @@ pub struct WorkloadDevice<T> {
 }
 
 impl<T: Testbed> WorkloadDevice<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let habits = world.habits();
         let client = ChaosClient::new(world, counters, name, rng);
         Self { client, habits, cursor: None, open: VecDeque::new(), written: 0, receipts: 0, away: Duration::ZERO }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while self.client.phase() != WorkloadPhase::End {
             // Until it is online it has not been told everything.
             self.set_busy(true);

@@ -21,9 +21,9 @@ mod socket;
 mod strangers;
 mod thieves;
 
-pub use socket::raise_descriptors;
+pub(super) use socket::raise_descriptors;
 use socket::{AttackOrigin, AttackSocket};
-pub use thieves::GHOST;
+pub(super) use thieves::GHOST;
 
 /// Between two attempts of one attacker.
 const PAUSE_MS: (u64, u64) = (50, 400);
@@ -36,7 +36,7 @@ const NICE: i32 = 10;
 
 /// The stolen tokens and whose they are.
 #[derive(Clone, Debug)]
-pub struct Stolen {
+pub(super) struct Stolen {
     pub tills: [DeviceToken; 2],
     pub manager: DeviceToken,
     pub warehouse: DeviceToken,
@@ -45,20 +45,20 @@ pub struct Stolen {
 }
 
 #[derive(Clone, Debug)]
-pub struct DeviceToken {
+pub(super) struct DeviceToken {
     pub device: String,
     pub token: String,
 }
 
 /// One node, as attackers know it.
 #[derive(Clone, Copy, Debug)]
-pub struct Victim {
+pub(super) struct Victim {
     pub gateway: SocketAddr,
     pub raft: SocketAddr,
 }
 
 /// What all attackers share.
-pub struct AttackGround {
+pub(super) struct AttackGround {
     pub victims: Vec<Victim>,
     pub stolen: Stolen,
     /// Sockets that are open now.
@@ -76,7 +76,7 @@ struct Tally {
 }
 
 /// What came of one attempt. `None`: no connection, or nothing could be sent.
-pub type AttemptResult = Option<socket::AttackReply>;
+pub(super) type AttemptResult = Option<socket::AttackReply>;
 
 /// Kinds of attacks, with their share of a thousand sockets.
 const STRANGERS: [(strangers::StrangerAttack, u64); 14] = [
@@ -113,7 +113,7 @@ const THIEVES: [(thieves::ThiefAttack, u64); 14] = [
 ];
 
 /// An attack under way; it ends with this.
-pub struct RunningAttack {
+pub(super) struct RunningAttack {
     ground: Arc<AttackGround>,
     sockets: u64,
     /// The most sockets that were open.
@@ -124,14 +124,14 @@ pub struct RunningAttack {
 }
 
 /// What came of an attack.
-pub struct AttackOutcome {
+pub(super) struct AttackOutcome {
     pub kinds: Vec<AttackKind>,
     pub most: u64,
     pub mean: u64,
 }
 
 impl RunningAttack {
-    pub fn start(sockets: u64, victims: Vec<Victim>, stolen: Stolen, seed: u64) -> Result<Self, String> {
+    pub(super) fn start(sockets: u64, victims: Vec<Victim>, stolen: Stolen, seed: u64) -> Result<Self, String> {
         let (open, tally) = (Arc::default(), Mutex::default());
         let ground = Arc::new(AttackGround { victims, stolen, open, tally, next: AtomicU64::new(1) });
         let share = |of: u64| (sockets * of).div_ceil(1_000).max(1);
@@ -154,14 +154,14 @@ impl RunningAttack {
     }
 
     /// Every kind was tried as often as it must be, and all sockets were open.
-    pub fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         let tally = self.ground.tally.lock();
         let tried = |(name, least): (&&'static str, &u64)| tally.get(name).is_some_and(|of| of.attempts >= *least);
         self.most.load(Ordering::Relaxed) >= self.sockets && self.least.iter().all(tried)
     }
 
     /// Ends it and closes all of its sockets.
-    pub fn stop(mut self) -> AttackOutcome {
+    pub(super) fn stop(mut self) -> AttackOutcome {
         self.stop.send_replace(true);
         let counts = self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let tally = self.ground.tally.lock();
@@ -241,7 +241,7 @@ async fn thief(ground: Arc<AttackGround>, kind: thieves::ThiefAttack, number: u6
 
 impl AttackGround {
     /// A connection for an attempt of this kind.
-    pub async fn connect(&self, name: &'static str, from: AttackOrigin, to: SocketAddr) -> Option<AttackSocket> {
+    pub(super) async fn connect(&self, name: &'static str, from: AttackOrigin, to: SocketAddr) -> Option<AttackSocket> {
         let socket = AttackSocket::connect(&self.open, from, to).await?;
         self.tally.lock().entry(name).or_default().attempts += 1;
         Some(socket)
@@ -255,11 +255,11 @@ impl AttackGround {
         tally.ended += u64::from(seen.ended);
     }
 
-    pub fn victim(&self, number: u64) -> Option<Victim> {
+    pub(super) fn victim(&self, number: u64) -> Option<Victim> {
         self.victims.get((number % self.victims.len().max(1) as u64) as usize).copied()
     }
 
-    pub fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -21,7 +21,7 @@ const LANE: f64 = 17.0;
 /// Faults drawn, at most.
 const BANDS: usize = 300;
 
-pub fn of(told: &ReportData<'_>, series: &Series) -> String {
+pub(super) fn of(told: &ReportData<'_>, series: &Series) -> String {
     let mut chart = Chart { out: String::new(), y: 6.0, until_us: told.until_us };
     let led = lanes::thin(lanes::led(told.history, told.until_us), told.until_us);
     let masters = lanes::thin(lanes::masters(told.history, told.until_us), told.until_us);

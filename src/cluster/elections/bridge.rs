@@ -23,14 +23,14 @@ const AGAIN: Duration = Duration::from_secs(2);
 const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// When a node heard others last, as it said.
-pub struct HeardBy {
+pub(crate) struct HeardBy {
     node: u64,
     heard: BTreeMap<u64, Instant>,
 }
 
 impl HeardBy {
     /// Of an answer that came just now.
-    pub fn of(node: u64, status: &StatusResponse) -> Self {
+    pub(crate) fn of(node: u64, status: &StatusResponse) -> Self {
         let now = Instant::now();
         let at = |one: &PeerHeard| Some((one.node, now.checked_sub(Duration::from_millis(one.ago_ms))?));
         Self { node, heard: status.heard.iter().filter_map(at).collect() }
@@ -79,14 +79,14 @@ impl LeaderReach<'_> {
 
 /// What a leader remembers between two looks.
 #[derive(Debug, Default)]
-pub struct BridgeWatch {
+pub(crate) struct BridgeWatch {
     tried: Option<Instant>,
 }
 
 impl BridgeWatch {
     /// After a round of questions: hands the lead to a node that reaches a voter which this one does not. Whether it is
     /// worth asking again soon.
-    pub async fn look(&mut self, cluster: &RaftCluster, round: &[HeardBy]) -> bool {
+    pub(crate) async fn look(&mut self, cluster: &RaftCluster, round: &[HeardBy]) -> bool {
         if cluster.node.leading().is_none() {
             return false;
         }

@@ -15,7 +15,12 @@ use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{NodeIdentity, PeerStats};
 
 /// Runs until the node stops.
-pub async fn run(node: Arc<RaftNode>, identity: Arc<NodeIdentity>, stats: Arc<PeerStats>, stop: CancellationToken) {
+pub(crate) async fn run(
+    node: Arc<RaftNode>,
+    identity: Arc<NodeIdentity>,
+    stats: Arc<PeerStats>,
+    stop: CancellationToken,
+) {
     let gone = |leader: u64| stats.of(leader).is_some_and(|heard| heard.gone);
     let patience = node.timing().heartbeat;
     while !stop.is_cancelled() {

@@ -39,7 +39,7 @@ pub struct OwnAddress {
 }
 
 /// What members have told of their addresses.
-pub struct Addresses {
+pub(crate) struct Addresses {
     own: Option<OwnAddress>,
     since: Instant,
     told: Mutex<BTreeMap<u64, ToldAddress>>,
@@ -63,12 +63,12 @@ impl ToldAddress {
 }
 
 impl Addresses {
-    pub fn of(own: Option<OwnAddress>) -> Self {
+    pub(crate) fn of(own: Option<OwnAddress>) -> Self {
         Self { own, since: Instant::now(), told: Mutex::default(), looked: Mutex::default() }
     }
 
     /// What this node says to the others with each question.
-    pub fn tell(&self, me: u64, request: StatusRequest) -> StatusRequest {
+    pub(crate) fn tell(&self, me: u64, request: StatusRequest) -> StatusRequest {
         let Some(own) = &self.own else { return request };
         let just_started = own.named && self.since.elapsed() < JUST_STARTED;
         let told = self.told.lock();
@@ -82,7 +82,7 @@ impl Addresses {
     }
 
     /// A member says where it is reached, and what it was told by others.
-    pub fn hear(&self, from: u64, request: &StatusRequest) {
+    pub(crate) fn hear(&self, from: u64, request: &StatusRequest) {
         if let Some(own) = request.address.as_ref().filter(|own| own.node == from) {
             self.keep(own, request.just_started, true);
         }
@@ -146,7 +146,11 @@ async fn answers(
 }
 
 /// Those of `asked` that answer at their addresses.
-pub async fn reached(identity: &NodeIdentity, transport: &Arc<dyn PeerTransport>, asked: &[NodeAdd]) -> Vec<u64> {
+pub(crate) async fn reached(
+    identity: &NodeIdentity,
+    transport: &Arc<dyn PeerTransport>,
+    asked: &[NodeAdd],
+) -> Vec<u64> {
     let tried = asked.iter().take(limits::NODES).filter(|one| one.node != identity.node).map(|one| {
         let address = to_member(one);
         async move { answers(identity, transport, one.node, &address).await }
@@ -295,7 +299,7 @@ impl MembershipManager {
 
     /// On the leader: records what a member tells of its addresses, if it is reached there; and, but for one that has just
     /// started with other settings, no longer where it was. Called now and then.
-    pub fn record_told(self: &Arc<Self>) {
+    pub(crate) fn record_told(self: &Arc<Self>) {
         if self.node.leading().is_none() || self.busy.lock().is_some() || self.looking.swap(true, Ordering::SeqCst) {
             return;
         }

@@ -83,14 +83,14 @@ fn judge(me: u64, founders: &[NodeAdd], answers: &[StatusResponse], claims: &Fou
 }
 
 /// Where a node begins.
-pub struct Beginning {
+pub(crate) struct Beginning {
     pub members: BTreeMap<u64, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to; id 0 where it is not known.
     pub join: Vec<(u64, MemberAddress)>,
 }
 
 /// Lets the node take part as soon as it may. A node that may not is ended with the reason.
-pub async fn admit(
+pub(crate) async fn admit(
     cluster: Arc<RaftCluster>,
     service: Arc<Service>,
     transport: Arc<dyn PeerTransport>,

@@ -15,10 +15,10 @@ use crate::proto::{NodeAdd, StatusResponse};
 const CLAIMED: Duration = Duration::from_secs(2);
 
 /// What nodes that asked this one name as the founders.
-pub type FounderClaims = BTreeMap<u64, Vec<NodeAdd>>;
+pub(crate) type FounderClaims = BTreeMap<u64, Vec<NodeAdd>>;
 
 #[derive(Clone, Default)]
-pub struct Founding {
+pub(crate) struct Founding {
     /// The members that this node's settings name; empty: it waits to be added.
     pub own: Vec<NodeAdd>,
     claims: Arc<Mutex<BTreeMap<u64, Claim>>>,
@@ -30,7 +30,7 @@ struct Claim {
 }
 
 impl Founding {
-    pub fn of(members: &BTreeMap<u64, MemberAddress>) -> Self {
+    pub(crate) fn of(members: &BTreeMap<u64, MemberAddress>) -> Self {
         let founder = |(node, member): (&u64, &MemberAddress)| NodeAdd {
             node: *node,
             raft: member.raft.clone(),
@@ -40,7 +40,7 @@ impl Founding {
     }
 
     /// A node that wants to found a cluster tells of whom.
-    pub fn hear(&self, from: u64, founders: Vec<NodeAdd>) {
+    pub(crate) fn hear(&self, from: u64, founders: Vec<NodeAdd>) {
         let now = Instant::now();
         let mut claims = self.claims.lock();
         claims.retain(|_, claim| now - claim.at < CLAIMED);
@@ -50,7 +50,7 @@ impl Founding {
     }
 
     /// What was told lately.
-    pub fn claims(&self) -> FounderClaims {
+    pub(crate) fn claims(&self) -> FounderClaims {
         let claims = self.claims.lock();
         let lately = claims.iter().filter(|(_, claim)| claim.at.elapsed() < CLAIMED);
         lately.map(|(from, claim)| (*from, claim.founders.clone())).collect()
@@ -58,7 +58,7 @@ impl Founding {
 }
 
 /// Who names other founders than this node does, and how they differ.
-pub fn disagreement(own: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> Option<String> {
+pub(crate) fn disagreement(own: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> Option<String> {
     if own.is_empty() {
         return None;
     }

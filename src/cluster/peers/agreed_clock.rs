@@ -27,7 +27,7 @@ use crate::model::error::{Code, Error};
 
 /// Another node's clock, as its status told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compared {
+pub(crate) struct Compared {
     pub node: u64,
     /// How far it is ahead of this node's, and how far that may be wrong. Milliseconds.
     pub ahead_ms: i64,
@@ -36,12 +36,12 @@ pub struct Compared {
 
 impl Compared {
     /// From an answer that says `their_ms`: asked at `asked_ms` of this node's clock, answered after `round_trip`.
-    pub fn new(node: u64, their_ms: u64, asked_ms: u64, round_trip: Duration) -> Self {
+    pub(crate) fn new(node: u64, their_ms: u64, asked_ms: u64, round_trip: Duration) -> Self {
         let half = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
         Self { node, ahead_ms: ahead(their_ms, asked_ms.saturating_add(half)), unsure_ms: half }
     }
 
-    pub fn is_far(self) -> bool {
+    pub(crate) fn is_far(self) -> bool {
         self.ahead_ms.unsigned_abs() > limits::NODE_CLOCK_APART_MS.saturating_add(self.unsure_ms)
     }
 }
@@ -52,7 +52,7 @@ fn ahead(one: u64, other: u64) -> i64 {
 }
 
 /// A span of time for a person.
-pub struct ShownDuration(pub u64);
+pub(crate) struct ShownDuration(pub u64);
 
 impl fmt::Display for ShownDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,13 +88,13 @@ struct ClockState {
 
 /// What a node sees of the group when it compares.
 #[derive(Clone, Debug, Default)]
-pub struct ClockPeers {
+pub(crate) struct ClockPeers {
     pub me: u64,
     pub voters: Vec<u64>,
     pub leader: Option<u64>,
 }
 
-pub struct AgreedClock {
+pub(crate) struct AgreedClock {
     clock: SharedClock,
     inner: Mutex<ClockState>,
     /// The clock has jumped: compare it now.
@@ -102,13 +102,13 @@ pub struct AgreedClock {
 }
 
 impl AgreedClock {
-    pub fn new(clock: SharedClock) -> Arc<Self> {
+    pub(crate) fn new(clock: SharedClock) -> Arc<Self> {
         let anchor = Anchor { wall_ms: clock.now_ms(), even_ms: clock.even_ms() };
         let inner = ClockState { anchor, confirmed: false, wrong: None, told: false, skews: ClockSkews::default() };
         Arc::new(Self { clock, inner: Mutex::new(inner), look: Notify::new() })
     }
 
-    pub fn clock(&self) -> &SharedClock {
+    pub(crate) fn clock(&self) -> &SharedClock {
         &self.clock
     }
 
@@ -138,27 +138,27 @@ impl AgreedClock {
     }
 
     /// The time for a command of this node.
-    pub fn stamp(&self) -> Result<u64, Error> {
+    pub(crate) fn stamp(&self) -> Result<u64, Error> {
         self.now().map_err(|why| Error::new(Code::Unavailable, why))
     }
 
     /// Why this node serves nothing.
-    pub fn objection(&self) -> Option<String> {
+    pub(crate) fn objection(&self) -> Option<String> {
         self.now().err()
     }
 
     /// Whether this node may take commands as the leader.
-    pub fn may_lead(&self) -> bool {
+    pub(crate) fn may_lead(&self) -> bool {
         self.now().is_ok() && self.inner.lock().confirmed
     }
 
-    pub fn is_confirmed(&self) -> bool {
+    pub(crate) fn is_confirmed(&self) -> bool {
         self.inner.lock().confirmed
     }
 
     /// On the leader: what is wrong with the time of a command that another node stamped. It may have waited for a
     /// leader for as long as requests may.
-    pub fn check(&self, from: u64, at_ms: u64, waited: Duration) -> Result<(), Error> {
+    pub(crate) fn check(&self, from: u64, at_ms: u64, waited: Duration) -> Result<(), Error> {
         let now_ms = self.stamp()?;
         let ahead = ahead(at_ms, now_ms);
         let waited = i64::try_from(waited.as_millis()).unwrap_or(i64::MAX);
@@ -175,17 +175,17 @@ impl AgreedClock {
     }
 
     /// How far a node's clock was ahead of most of the voters' when they were compared last.
-    pub fn ahead_of_most(&self, group: &ClockPeers, node: u64) -> Option<i64> {
+    pub(crate) fn ahead_of_most(&self, group: &ClockPeers, node: u64) -> Option<i64> {
         self.inner.lock().skews.of(group, node)
     }
 
     /// Resolves when the clock should be compared at once.
-    pub async fn wants_comparison(&self) {
+    pub(crate) async fn wants_comparison(&self) {
         self.look.notified().await;
     }
 
     /// After a round of comparisons. Gives a voter that most agree with, if this node's clock is wrong.
-    pub fn judge(&self, group: &ClockPeers, round: &[Compared]) -> Option<u64> {
+    pub(crate) fn judge(&self, group: &ClockPeers, round: &[Compared]) -> Option<u64> {
         let voter = |node: u64| group.voters.contains(&node);
         let (far, near): (Vec<Compared>, Vec<Compared>) =
             round.iter().copied().filter(|other| voter(other.node)).partition(|other| other.is_far());

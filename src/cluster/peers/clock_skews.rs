@@ -7,7 +7,7 @@ use super::agreed_clock::{ClockPeers, Compared};
 use crate::limits;
 
 #[derive(Debug, Default)]
-pub struct ClockSkews {
+pub(crate) struct ClockSkews {
     /// Of the last round.
     seen: BTreeMap<u64, Compared>,
     /// It was said that this node's clock is off.
@@ -16,7 +16,7 @@ pub struct ClockSkews {
 
 impl ClockSkews {
     /// After a round of comparisons.
-    pub fn note(&mut self, group: &ClockPeers, round: &[Compared]) {
+    pub(crate) fn note(&mut self, group: &ClockPeers, round: &[Compared]) {
         self.seen = round.iter().map(|other| (other.node, *other)).collect();
         let Some(ahead_ms) = self.of(group, group.me) else { return };
         let unsure_ms = round.iter().map(|other| other.unsure_ms).max().unwrap_or(0);
@@ -34,7 +34,7 @@ impl ClockSkews {
     }
 
     /// How far a node's clock is ahead of the middle one of the voters'. `None`: fewer than half of them were compared.
-    pub fn of(&self, group: &ClockPeers, node: u64) -> Option<i64> {
+    pub(crate) fn of(&self, group: &ClockPeers, node: u64) -> Option<i64> {
         let ahead = |node: u64| match node == group.me {
             true => Some(0),
             false => self.seen.get(&node).map(|other| other.ahead_ms),

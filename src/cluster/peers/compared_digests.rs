@@ -60,7 +60,7 @@ struct Comparisons {
 }
 
 #[derive(Default)]
-pub struct ComparedDigests(Mutex<Comparisons>);
+pub(crate) struct ComparedDigests(Mutex<Comparisons>);
 
 /// Rounds that it may take until most of the others have answered.
 const OPEN_ROUNDS: u32 = 3;
@@ -75,7 +75,7 @@ fn names(nodes: &[u64]) -> String {
 
 impl ComparedDigests {
     /// `peer` said these digests; `own` gives this node's at an index.
-    pub fn hear(&self, peer: u64, said: &[DigestAt], own: impl Fn(u64) -> Option<u128>) {
+    pub(crate) fn hear(&self, peer: u64, said: &[DigestAt], own: impl Fn(u64) -> Option<u128>) {
         let said: Vec<_> = said
             .iter()
             .take(limits::DIGESTS_SAID)
@@ -101,12 +101,12 @@ impl ComparedDigests {
     }
 
     /// This node's state was replaced: what it was compared with was another one.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.0.lock().peers.clear();
     }
 
     /// After a round of questions.
-    pub fn judge(&self, me: u64, members: &[u64], voters: &[u64]) -> DigestVerdict {
+    pub(crate) fn judge(&self, me: u64, members: &[u64], voters: &[u64]) -> DigestVerdict {
         let mut inner = self.0.lock();
         inner.peers.retain(|peer, _| members.contains(peer));
         let verdict = look(me, voters, &inner.peers);
@@ -118,17 +118,17 @@ impl ComparedDigests {
         inner.verdict.clone()
     }
 
-    pub fn verdict(&self) -> DigestVerdict {
+    pub(crate) fn verdict(&self) -> DigestVerdict {
         self.0.lock().verdict.clone()
     }
 
     /// The newest index at which a node was equal, and the oldest at which it is known to differ.
-    pub fn of(&self, peer: u64) -> (Option<u64>, Option<u64>) {
+    pub(crate) fn of(&self, peer: u64) -> (Option<u64>, Option<u64>) {
         self.0.lock().peers.get(&peer).map_or((None, None), |known| (known.equal_at, known.differs_from))
     }
 
     /// Why nothing may be written through this node, if so.
-    pub fn may_write(&self) -> Result<(), Error> {
+    pub(crate) fn may_write(&self) -> Result<(), Error> {
         let inner = self.0.lock();
         if inner.verdict.may_write() { Ok(()) } else { Err(Error::new(Code::Storage, inner.verdict.to_string())) }
     }

@@ -27,7 +27,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(20);
 /// Leadership is handed over within this time, or tried again.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
-pub async fn run(
+pub(crate) async fn run(
     cluster: Arc<RaftCluster>,
     clock: Arc<AgreedClock>,
     transport: Arc<dyn PeerTransport>,

@@ -13,7 +13,7 @@ use crate::storage::room::{DiskRoom, RoomState, megabytes};
 
 /// A node's room, as far as it is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeRoom {
+pub(crate) struct NodeRoom {
     pub node: u64,
     pub voter: bool,
     pub reachable: bool,
@@ -57,7 +57,7 @@ fn reason(state: RoomState, nodes: &[NodeRoom]) -> String {
 }
 
 /// The node's own room, and what all rooms allow.
-pub struct SharedRoom {
+pub(crate) struct SharedRoom {
     own: Arc<DiskRoom>,
     /// A [`RoomState`], read for each write.
     allowed: AtomicU8,
@@ -65,32 +65,32 @@ pub struct SharedRoom {
 }
 
 impl SharedRoom {
-    pub fn new(own: Arc<DiskRoom>) -> Self {
+    pub(crate) fn new(own: Arc<DiskRoom>) -> Self {
         Self { own, allowed: AtomicU8::new(RoomState::Plenty as u8), why: Mutex::default() }
     }
 
-    pub fn allowed(&self) -> RoomState {
+    pub(crate) fn allowed(&self) -> RoomState {
         let now = self.allowed.load(Ordering::Relaxed);
         RoomState::ALL.into_iter().find(|state| *state as u8 == now).unwrap_or_default()
     }
 
-    pub fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         self.why.lock().clone()
     }
 
     /// This node's, by what was measured last.
-    pub fn own(&self) -> Option<(u64, RoomState)> {
+    pub(crate) fn own(&self) -> Option<(u64, RoomState)> {
         Some((self.own.free()?, self.own.state()))
     }
 
     /// The same, as the other nodes are told.
-    pub fn own_status(&self) -> Option<DiskStatus> {
+    pub(crate) fn own_status(&self) -> Option<DiskStatus> {
         let (free, state) = self.own()?;
         Some(DiskStatus { free, low: state == RoomState::Low, full: state == RoomState::Full })
     }
 
     /// Decides anew, and tells the operator what has changed.
-    pub fn judge(&self, nodes: &[NodeRoom]) {
+    pub(crate) fn judge(&self, nodes: &[NodeRoom]) {
         let state = allowed(nodes);
         let why = reason(state, nodes);
         (*self.why.lock()).clone_from(&why);
@@ -106,7 +106,7 @@ impl SharedRoom {
 }
 
 /// What a node said of its disk.
-pub fn room_said(disk: &DiskStatus) -> (u64, RoomState) {
+pub(crate) fn room_said(disk: &DiskStatus) -> (u64, RoomState) {
     let state = match (disk.full, disk.low) {
         (true, _) => RoomState::Full,
         (false, true) => RoomState::Low,

@@ -9,7 +9,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What the operator is told of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerNews {
+pub(super) enum PeerNews {
     Gone,
     StillGone(Duration),
     Back(Duration),
@@ -17,7 +17,7 @@ pub enum PeerNews {
 
 /// The peers that are out of reach.
 #[derive(Default)]
-pub struct PeerWatch(BTreeMap<u64, Absence>);
+pub(super) struct PeerWatch(BTreeMap<u64, Absence>);
 
 struct Absence {
     since: Instant,
@@ -27,7 +27,7 @@ struct Absence {
 impl PeerWatch {
     /// What is new, of all peers as they are now: `true`, one can be reached. Nothing is known of one that was never
     /// reached since this node was started but that it is away.
-    pub fn look(&mut self, now: Instant, peers: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u64, PeerNews)> {
+    pub(super) fn look(&mut self, now: Instant, peers: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u64, PeerNews)> {
         let peers: BTreeMap<u64, bool> = peers.into_iter().collect();
         // One that was removed is missed no more.
         self.0.retain(|peer, _| peers.contains_key(peer));
@@ -54,7 +54,7 @@ impl PeerWatch {
 }
 
 /// Logs the news.
-pub fn tell(news: Vec<(u64, PeerNews)>) {
+pub(super) fn tell(news: Vec<(u64, PeerNews)>) {
     for (peer, news) in news {
         match news {
             PeerNews::Gone => tracing::warn!(peer, "a node cannot be reached"),

@@ -33,7 +33,7 @@ enum ProposalTicket {
 
 /// Why this node no longer takes proposals as the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeadEnd {
+pub(crate) enum LeadEnd {
     /// It leads no more, or may not know.
     Lost { leader: Option<u64> },
     /// Leadership is being handed to this node.
@@ -128,7 +128,7 @@ impl BatcherTerm {
     }
 }
 
-pub struct Batcher {
+pub(crate) struct Batcher {
     pub node: Arc<RaftNode>,
     pub clock: Arc<AgreedClock>,
     pub pending_proposals: Arc<PendingProposals>,
@@ -139,7 +139,7 @@ pub struct Batcher {
 
 impl Batcher {
     /// Takes proposals while this node leads in `term`.
-    pub async fn lead(&self, term: u64) -> LeadEnd {
+    pub(crate) async fn lead(&self, term: u64) -> LeadEnd {
         let lead = Arc::new(BatcherTerm {
             attempt: self.pending_proposals.restart_from_oldest(),
             inflight: AtomicUsize::new(0),

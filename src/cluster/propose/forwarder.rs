@@ -41,7 +41,7 @@ struct Hint {
     until: Instant,
 }
 
-pub struct ProposalForwarder {
+pub(crate) struct ProposalForwarder {
     pub node: Arc<RaftNode>,
     pub identity: Arc<NodeIdentity>,
     pub transport: Arc<dyn PeerTransport>,
@@ -54,7 +54,7 @@ pub struct ProposalForwarder {
 
 impl ProposalForwarder {
     /// Runs until the node stops.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut hint: Option<Hint> = None;
         // A term in which this node has given leadership away: it takes no more proposals in it.
         let mut given_away = None;

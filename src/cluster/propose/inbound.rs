@@ -35,7 +35,7 @@ struct ReadyAnswers {
 
 /// The way back to one stream of proposals.
 #[derive(Default)]
-pub struct ProposalStream {
+pub(crate) struct ProposalStream {
     answers: Mutex<ReadyAnswers>,
     /// Answers are ready, or the stream ended.
     ready: Notify,
@@ -59,20 +59,20 @@ impl ProposalStream {
         self.answers.lock().poisoned
     }
 
-    pub fn applied(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
+    pub(crate) fn applied(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
         self.answer(outcomes.into_iter().map(|(id, outcome)| {
             let outcome = Bytes::from(outcome.encode_to_vec());
             ProposalAnswer { id, result: Some(Answer::Outcome(outcome)) }
         }));
     }
 
-    pub fn turned_away(&self, leader: Option<u64>, ids: impl IntoIterator<Item = u64>) {
+    pub(crate) fn turned_away(&self, leader: Option<u64>, ids: impl IntoIterator<Item = u64>) {
         self.answers.lock().poisoned = true;
         let result = Some(Answer::NotLeader(NotLeader { leader }));
         self.answer(ids.into_iter().map(|id| ProposalAnswer { id, result: result.clone() }));
     }
 
-    pub fn unknown(&self, ids: impl IntoIterator<Item = u64>) {
+    pub(crate) fn unknown(&self, ids: impl IntoIterator<Item = u64>) {
         self.answers.lock().poisoned = true;
         let result = Some(Answer::Unknown("leadership was lost".into()));
         self.answer(ids.into_iter().map(|id| ProposalAnswer { id, result: result.clone() }));
@@ -112,7 +112,7 @@ fn refusal(error: Error) -> Outcome {
 }
 
 /// A proposal of another node.
-pub struct Proposed {
+pub(crate) struct Proposed {
     pub stream: Arc<ProposalStream>,
     pub id: u64,
     pub command: Bytes,
@@ -127,7 +127,7 @@ struct InboundQueue {
 }
 
 /// All streams of proposals that other nodes have opened here.
-pub struct Inbox {
+pub(crate) struct Inbox {
     queue: Mutex<InboundQueue>,
     door: CommandGuard,
     wake: Arc<Notify>,
@@ -135,7 +135,7 @@ pub struct Inbox {
 }
 
 /// What a command of another node has to pass before it gets into the log.
-pub struct CommandGuard {
+pub(crate) struct CommandGuard {
     pub node: Arc<RaftNode>,
     pub clock: Arc<AgreedClock>,
     pub digests: Arc<ComparedDigests>,
@@ -175,17 +175,17 @@ impl CommandGuard {
 }
 
 impl Inbox {
-    pub fn new(door: CommandGuard, wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(door: CommandGuard, wake: Arc<Notify>, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), door, wake, stop })
     }
 
     /// From now on proposals are taken.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.queue.lock().open = true;
     }
 
     /// From now on proposals are turned away to `leader`, and so are those that wait here.
-    pub fn close(&self, leader: Option<u64>) {
+    pub(crate) fn close(&self, leader: Option<u64>) {
         let mut queue = self.queue.lock();
         queue.open = false;
         queue.leader = leader;
@@ -197,12 +197,12 @@ impl Inbox {
     }
 
     /// How many wait to be proposed.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.queue.lock().proposed.len()
     }
 
     /// The next proposals, up to `count` and about `bytes`.
-    pub fn take(&self, count: usize, bytes: usize) -> Vec<Proposed> {
+    pub(crate) fn take(&self, count: usize, bytes: usize) -> Vec<Proposed> {
         let mut taken = Vec::new();
         let mut left = bytes;
         let mut queue = self.queue.lock();
@@ -260,7 +260,11 @@ impl Inbox {
     }
 
     /// Takes a stream of proposals of `from`; gives the answers.
-    pub fn accept(self: &Arc<Self>, from: u64, mut requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        from: u64,
+        mut requests: Streaming<ProposeRequest>,
+    ) -> Streaming<ProposeResponse> {
         let stream = Arc::new(ProposalStream::default());
         let (inbound_proposals, answers) = (self.clone(), stream.clone());
         spawn(async move {

@@ -20,7 +20,7 @@ const PAUSE_MAX: u32 = 1024;
 /// Learns from one batch to the next whether waiting pays: it does when clients ask again as soon as they are
 /// answered, and not when requests come at their own times.
 #[derive(Default)]
-pub struct AdaptiveLinger {
+pub(super) struct AdaptiveLinger {
     /// How many commands will be here when all who were answered have asked again.
     expected: usize,
     /// The next batch waits until then.
@@ -34,13 +34,13 @@ pub struct AdaptiveLinger {
 
 impl AdaptiveLinger {
     /// A batch leaves.
-    pub fn leaves(&mut self, now: Instant) {
+    pub(super) fn leaves(&mut self, now: Instant) {
         self.left = Some(now);
         self.until = None;
     }
 
     /// A batch of `answered` commands is done, and `ready` others came meanwhile.
-    pub fn finished(&mut self, answered: usize, ready: usize, now: Instant) {
+    pub(super) fn finished(&mut self, answered: usize, ready: usize, now: Instant) {
         self.expected = (answered + ready).min(BATCH_COMMANDS);
         if self.paused > 0 {
             self.paused -= 1;
@@ -51,7 +51,7 @@ impl AdaptiveLinger {
     }
 
     /// Until when a batch of `ready` commands should still wait; `None`: it may leave now.
-    pub fn waits(&mut self, ready: usize, now: Instant) -> Option<Instant> {
+    pub(super) fn waits(&mut self, ready: usize, now: Instant) -> Option<Instant> {
         let until = self.until?;
         if ready >= self.expected - self.expected / LATE {
             self.pause = 0;

@@ -17,7 +17,7 @@ use crate::model::state::into_result;
 use crate::proto::command::Intent;
 use crate::proto::{Command, CommandId, Outcome, Principal};
 
-pub type ProposalReceiver = oneshot::Receiver<Result<Outcome, Error>>;
+pub(crate) type ProposalReceiver = oneshot::Receiver<Result<Outcome, Error>>;
 
 struct PendingProposal {
     command: Bytes,
@@ -59,7 +59,7 @@ impl Slots {
 
 /// The commands of one boot of one node. Numbers are dense from 1, and those not answered never span more
 /// than [`limits::ORIGIN_WINDOW`]: the state recognises every retry.
-pub struct PendingProposals {
+pub(crate) struct PendingProposals {
     node: u64,
     boot: u64,
     timeout: Duration,
@@ -77,13 +77,18 @@ fn too_late(slot: &PendingProposal) -> Error {
 
 impl PendingProposals {
     /// `wake` is notified when there is something to send.
-    pub fn new(node: u64, boot: u64, timeout: Duration, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(node: u64, boot: u64, timeout: Duration, wake: Arc<Notify>) -> Self {
         let slots = Mutex::new(Slots { base: 1, cursor: 1, ..Slots::default() });
         Self { node, boot, timeout, slots, wake }
     }
 
     /// Numbers and queues a command.
-    pub fn push(&self, principal: Option<Principal>, intent: Intent, at_ms: u64) -> Result<ProposalReceiver, Error> {
+    pub(crate) fn push(
+        &self,
+        principal: Option<Principal>,
+        intent: Intent,
+        at_ms: u64,
+    ) -> Result<ProposalReceiver, Error> {
         // All but the number is encoded outside the lock; protobuf takes the fields in any order.
         let unnumbered = Command { origin: None, at_ms, principal, intent: Some(intent) };
         let mut command = BytesMut::with_capacity(unnumbered.encoded_len() + 40);
@@ -120,7 +125,7 @@ impl PendingProposals {
     }
 
     /// Starts a new route: everything that is not answered will be sent on it, oldest first.
-    pub fn restart_from_oldest(&self) -> u64 {
+    pub(crate) fn restart_from_oldest(&self) -> u64 {
         let mut slots = self.slots.lock();
         for slot in slots.slots.iter_mut().flatten() {
             slot.unknown |= slot.out;
@@ -133,7 +138,7 @@ impl PendingProposals {
 
     /// The next commands to send, with their numbers, up to `count` and about `bytes`; `None` if the route
     /// is no longer `attempt`.
-    pub fn next_to_send(&self, attempt: u64, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
+    pub(crate) fn next_to_send(&self, attempt: u64, count: usize, bytes: usize) -> Option<Vec<(u64, Bytes)>> {
         let mut taken = Vec::new();
         let mut slots = self.slots.lock();
         if slots.attempt != attempt {
@@ -154,13 +159,13 @@ impl PendingProposals {
     }
 
     /// How many wait to be sent.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         let slots = self.slots.lock();
         slots.slots.len().saturating_sub((slots.cursor - slots.base) as usize)
     }
 
     /// These were applied. Answers of an earlier route count as well.
-    pub fn applied(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
+    pub(crate) fn applied(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
         let mut slots = self.slots.lock();
         for (number, outcome) in outcomes {
             if let Some(slot) = slots.at(number).and_then(Option::take) {
@@ -172,7 +177,7 @@ impl PendingProposals {
     }
 
     /// These are surely not in the log by this try.
-    pub fn turned_away(&self, attempt: u64, numbers: impl IntoIterator<Item = u64>) {
+    pub(crate) fn turned_away(&self, attempt: u64, numbers: impl IntoIterator<Item = u64>) {
         let mut slots = self.slots.lock();
         if slots.attempt != attempt {
             return;
@@ -185,7 +190,7 @@ impl PendingProposals {
     }
 
     /// Fails what has waited too long; it is never sent again.
-    pub fn expire(&self, now: Instant) {
+    pub(crate) fn expire(&self, now: Instant) {
         let mut slots = self.slots.lock();
         // Deadlines come in the order of the numbers.
         let count = slots.slots.iter().take_while(|s| s.as_ref().is_none_or(|s| s.deadline <= now)).count();
@@ -199,7 +204,7 @@ impl PendingProposals {
     }
 
     /// Fails everything: the node is going down.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut slots = self.slots.lock();
         slots.closed = true;
         slots.attempt += 1;

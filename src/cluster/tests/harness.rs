@@ -23,9 +23,9 @@ use crate::storage::{Close, FolderIdentity, LogStore, Stores, open};
 use crate::testkit::simulated_network::Router;
 
 /// Generous: a test fails by it only when something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct RunningCell {
+pub(super) struct RunningCell {
     pub cluster: Arc<RaftCluster>,
     pub effects: mpsc::UnboundedReceiver<Effects>,
     pub stopper: Stopper,
@@ -35,10 +35,10 @@ pub struct RunningCell {
 
 /// The machine's clock, set wrong by so many milliseconds.
 #[derive(Default)]
-pub struct WrongClock(AtomicI64);
+pub(super) struct WrongClock(AtomicI64);
 
 impl WrongClock {
-    pub fn set(&self, ms: i64) {
+    pub(super) fn set(&self, ms: i64) {
         self.0.store(ms, Ordering::SeqCst);
     }
 }
@@ -53,7 +53,7 @@ impl Clock for WrongClock {
     }
 }
 
-pub async fn run(config: NodeConfig, stores: Stores, wire: PeerLinks, clock: Arc<WrongClock>) -> RunningCell {
+pub(super) async fn run(config: NodeConfig, stores: Stores, wire: PeerLinks, clock: Arc<WrongClock>) -> RunningCell {
     let (log, close) = (stores.log.clone(), stores.close.clone());
     let node = start(config, stores, wire, clock).await.unwrap();
     let (cluster, effects, stopper) = node.split();
@@ -74,17 +74,17 @@ fn collected(mut effects: mpsc::Receiver<Effects>) -> mpsc::UnboundedReceiver<Ef
     receiver
 }
 
-pub fn member(id: u64) -> MemberAddress {
+pub(super) fn member(id: u64) -> MemberAddress {
     MemberAddress { raft: format!("node-{id}"), ..MemberAddress::default() }
 }
 
 /// Every row of a node.
-pub async fn rows(cluster: &RaftCluster) -> Vec<(RowKey, Bytes)> {
+pub(super) async fn rows(cluster: &RaftCluster) -> Vec<(RowKey, Bytes)> {
     let last = RowKey::end();
     cluster.replica().read_rows(move |rows| rows.range(&RowKey::Meta, &last, usize::MAX, false)).await.unwrap()
 }
 
-pub struct Cell {
+pub(super) struct Cell {
     pub router: Arc<Router>,
     pub disks: BTreeMap<u64, MemoryDisk>,
     pub nodes: BTreeMap<u64, RunningCell>,
@@ -94,7 +94,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
+    pub(super) async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
         let members = (1..=size).map(|id| (id, member(id))).collect();
         let mut config = NodeConfig::new(0, "cell", members);
         config.snapshot_every = 1_000_000;
@@ -108,7 +108,7 @@ impl Cell {
     }
 
     /// Three nodes that talk over loopback.
-    pub async fn over_grpc() -> Self {
+    pub(super) async fn over_grpc() -> Self {
         let disks: BTreeMap<u64, MemoryDisk> = (1..=3).map(|id| (id, MemoryDisk::default())).collect();
         let mut cell = Self::on_stores(|id| disks[&id].open()).await;
         cell.disks = disks;
@@ -116,7 +116,7 @@ impl Cell {
     }
 
     /// Three nodes on stores of any kind that talk over loopback.
-    pub async fn on_stores(stores: impl Fn(u64) -> Stores) -> Self {
+    pub(super) async fn on_stores(stores: impl Fn(u64) -> Stores) -> Self {
         let mut listeners = BTreeMap::new();
         let mut members = BTreeMap::new();
         for id in 1..=3u64 {
@@ -135,7 +135,7 @@ impl Cell {
         cell
     }
 
-    pub async fn start(&mut self, id: u64) {
+    pub(super) async fn start(&mut self, id: u64) {
         let config = NodeConfig { id, ..self.config.clone() };
         let wire = PeerLinks::Memory(self.router.clone());
         let clock = self.clocks.entry(id).or_default().clone();
@@ -144,7 +144,7 @@ impl Cell {
     }
 
     /// Starts a node whose settings name other members.
-    pub async fn start_naming(&mut self, id: u64, members: &[u64]) {
+    pub(super) async fn start_naming(&mut self, id: u64, members: &[u64]) {
         self.disks.entry(id).or_default();
         let named = members.iter().map(|id| (*id, member(*id))).collect();
         let members = std::mem::replace(&mut self.config.members, named);
@@ -153,13 +153,13 @@ impl Cell {
     }
 
     /// Why a node serves no more.
-    pub async fn ended(&self, id: u64) -> String {
+    pub(super) async fn ended(&self, id: u64) -> String {
         let ended = self.nodes[&id].cluster.told_to_end();
         tokio::time::timeout(PATIENCE, ended).await.expect("the node goes on").to_string()
     }
 
     /// Starts a node with an empty disk that waits to be added.
-    pub async fn start_new(&mut self, id: u64) {
+    pub(super) async fn start_new(&mut self, id: u64) {
         let known = self.nodes.keys().map(|node| (*node, MemberAddress::default())).collect();
         let config = NodeConfig { id, members: BTreeMap::new(), join: known, ..self.config.clone() };
         let disk = self.disks.entry(id).insert_entry(MemoryDisk::default());
@@ -168,18 +168,18 @@ impl Cell {
         self.nodes.insert(id, node);
     }
 
-    pub async fn stop(&mut self, id: u64) {
+    pub(super) async fn stop(&mut self, id: u64) {
         let node = self.nodes.remove(&id).unwrap();
         node.stopper.shutdown().await;
         node.close.close().await.unwrap();
     }
 
-    pub fn at(&self, id: u64) -> SharedCluster {
+    pub(super) fn at(&self, id: u64) -> SharedCluster {
         self.nodes[&id].cluster.clone()
     }
 
     /// The node that leads in the eyes of all nodes in `among`.
-    pub async fn leader(&self, among: &[u64]) -> u64 {
+    pub(super) async fn leader(&self, among: &[u64]) -> u64 {
         let agreed = async {
             loop {
                 let seen: Vec<_> = among.iter().map(|id| self.at(*id).status()).collect();
@@ -197,7 +197,7 @@ impl Cell {
     }
 
     /// These nodes have applied what the one that is furthest has.
-    pub async fn converge_among(&self, nodes: &[u64]) {
+    pub(super) async fn converge_among(&self, nodes: &[u64]) {
         let applied = |node: &u64| self.nodes[node].cluster.replica().applied_index();
         let target = nodes.iter().map(applied).max().unwrap_or(0);
         for node in nodes {
@@ -207,7 +207,7 @@ impl Cell {
     }
 
     /// All nodes have applied the same and hold the same rows.
-    pub async fn converge(&self) {
+    pub(super) async fn converge(&self) {
         let applied = self.nodes.values().map(|node| node.cluster.replica().applied_index());
         let target = applied.max().unwrap();
         let same = async {
@@ -231,19 +231,19 @@ impl Cell {
         }
     }
 
-    pub async fn shutdown(mut self) {
+    pub(super) async fn shutdown(mut self) {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.stop(id).await;
         }
     }
 }
 
-pub fn online(device: &str) -> Intent {
+pub(super) fn online(device: &str) -> Intent {
     let presence = Presence::Rest as i32;
     Intent::DeviceOnline(DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() })
 }
 
-pub fn update(device: &str, record_id: i64, data: String) -> Intent {
+pub(super) fn update(device: &str, record_id: i64, data: String) -> Intent {
     Intent::DataUpdate(DataUpdate {
         device_id: device.into(),
         table_name: "stock".into(),
@@ -254,18 +254,18 @@ pub fn update(device: &str, record_id: i64, data: String) -> Intent {
     })
 }
 
-pub fn seq(outcome: &Outcome) -> u64 {
+pub(super) fn seq(outcome: &Outcome) -> u64 {
     match &outcome.result {
         Some(outcome::Result::Accepted(accepted)) => accepted.seq,
         other => panic!("{other:?}"),
     }
 }
 
-pub async fn write(cluster: &SharedCluster, device: &str, record: i64) -> u64 {
+pub(super) async fn write(cluster: &SharedCluster, device: &str, record: i64) -> u64 {
     seq(&cluster.propose(update(device, record, format!("{{\"n\":{record}}}"))).await.unwrap())
 }
 
-pub async fn changes(effects: &mut mpsc::UnboundedReceiver<Effects>, count: usize) -> Vec<u64> {
+pub(super) async fn changes(effects: &mut mpsc::UnboundedReceiver<Effects>, count: usize) -> Vec<u64> {
     let mut seqs = Vec::new();
     while seqs.len() < count {
         let next = tokio::time::timeout(PATIENCE, effects.recv()).await.unwrap().unwrap();
@@ -278,6 +278,6 @@ pub async fn changes(effects: &mut mpsc::UnboundedReceiver<Effects>, count: usiz
 }
 
 /// A data folder of each node.
-pub fn on_disk(dir: &Path) -> impl Fn(u64) -> Stores {
+pub(super) fn on_disk(dir: &Path) -> impl Fn(u64) -> Stores {
     move |node_id| open(&dir.join(node_id.to_string()), &FolderIdentity { node_id, cluster_id: "cell".into() }).unwrap()
 }

@@ -20,14 +20,14 @@ use crate::proto::{
 };
 
 /// A machine that speaks to the others as this node, with nothing behind it.
-pub struct Rogue {
+pub(super) struct Rogue {
     identity: NodeIdentity,
     to: u64,
     link: std::sync::Arc<dyn Peer>,
 }
 
 impl Rogue {
-    pub fn new(cell: &Cell, me: u64, to: u64) -> Self {
+    pub(super) fn new(cell: &Cell, me: u64, to: u64) -> Self {
         let link = cell.router.transport(me).link(to, &MemberAddress::default(), ConnectionClass::Control);
         Self { identity: NodeIdentity::new("cell", me), to, link }
     }
@@ -58,7 +58,7 @@ impl Rogue {
     }
 
     /// What the first answer says; `None`: it was turned away, or nobody answered.
-    pub async fn propose(&self, command: Bytes) -> Result<Option<Outcome>, LinkError> {
+    pub(super) async fn propose(&self, command: Bytes) -> Result<Option<Outcome>, LinkError> {
         let proposals = vec![Proposal { id: 1, command }];
         let request = ProposeRequest { handshake: Some(self.identity.handshake(self.to)), proposals };
         let mut answers = self.link.propose(stream::iter([request]).chain(stream::pending()).boxed()).await?;

@@ -13,7 +13,7 @@ use crate::proto::Change;
 const LOOK: usize = 4_096;
 
 #[derive(Debug, Default)]
-pub struct Page {
+pub(crate) struct Page {
     pub changes: Vec<Arc<Change>>,
     /// Everything up to this change has been looked at.
     pub seq: u64,
@@ -22,7 +22,7 @@ pub struct Page {
 
 /// The changes after `after`, up to `head`, that the filter takes. `None` if some were compacted. An error if they are
 /// not there at all: a page that leads nowhere would keep its reader asking for ever.
-pub async fn page(
+pub(crate) async fn page(
     gateway: &Gateway,
     after: u64,
     head: u64,

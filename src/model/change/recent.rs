@@ -31,13 +31,13 @@ impl RecentChanges {
         }
     }
 
-    pub fn get(&self, seq: u64) -> Option<&Arc<Change>> {
+    pub(crate) fn get(&self, seq: u64) -> Option<&Arc<Change>> {
         let at = seq.checked_sub(self.before + 1)?;
         self.changes.get(usize::try_from(at).ok()?)
     }
 
     /// The changes after `seq`; `None` if some of them are no longer in memory.
-    pub fn iter_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
+    pub(crate) fn iter_after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
         let skip = seq.checked_sub(self.before)?;
         Some(self.changes.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
     }

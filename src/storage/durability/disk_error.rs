@@ -3,7 +3,7 @@
 use std::io;
 
 /// The engine hands errors on as new ones that only quote the first: gives that one back.
-pub fn plain(error: io::Error) -> io::Error {
+pub(crate) fn plain(error: io::Error) -> io::Error {
     if error.raw_os_error().is_some() {
         return error;
     }
@@ -13,7 +13,7 @@ pub fn plain(error: io::Error) -> io::Error {
 }
 
 /// Of the kind `InvalidData` if the engine's files are not what it wrote.
-pub fn engine_error(error: sled::Error) -> io::Error {
+pub(crate) fn engine_error(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             io::Error::new(io::ErrorKind::InvalidData, "a file of the engine ends too soon")
@@ -25,7 +25,7 @@ pub fn engine_error(error: sled::Error) -> io::Error {
 }
 
 /// What can be done about it; empty where the error itself says enough.
-pub fn advice(error: &io::Error) -> &'static str {
+pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => ": free some space on this disk, then start the node again",
         Some(libc::EIO) => {

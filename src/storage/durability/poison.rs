@@ -5,21 +5,21 @@ use std::sync::{Arc, OnceLock};
 
 /// Shared by everything that works on one data folder.
 #[derive(Clone, Debug, Default)]
-pub struct Poison(Arc<OnceLock<(io::ErrorKind, String)>>);
+pub(crate) struct Poison(Arc<OnceLock<(io::ErrorKind, String)>>);
 
 impl Poison {
     /// Records the first failure; from now on every call fails.
-    pub fn fail(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
+    pub(crate) fn fail(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
         self.set(io::ErrorKind::Other, doing, error)
     }
 
     /// The same for what is kept and is not what was written: to open it again cannot help.
-    pub fn damaged(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
+    pub(crate) fn damaged(&self, doing: &str, error: &dyn std::fmt::Display) -> io::Error {
         self.set(io::ErrorKind::InvalidData, doing, error)
     }
 
     /// Whichever of both the error is.
-    pub fn failed(&self, doing: &str, error: &io::Error) -> io::Error {
+    pub(crate) fn failed(&self, doing: &str, error: &io::Error) -> io::Error {
         match error.kind() {
             io::ErrorKind::InvalidData => self.damaged(doing, error),
             _ => self.fail(doing, error),
@@ -34,25 +34,25 @@ impl Poison {
         io::Error::new(kind, message)
     }
 
-    pub fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         match self.0.get() {
             None => Ok(()),
             Some((kind, message)) => Err(io::Error::new(*kind, format!("storage failed before: {message}"))),
         }
     }
 
-    pub fn is_failed(&self) -> bool {
+    pub(crate) fn is_failed(&self) -> bool {
         self.0.get().is_some()
     }
 }
 
 /// What a call after close answers.
-pub fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "storage is closed")
 }
 
 /// The engine panics where it finds its own files impossible: that is an error like any other.
-pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let first = text.and_then(|t| t.lines().next()).unwrap_or("no reason given");

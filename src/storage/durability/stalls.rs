@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum DiskCall {
+pub(crate) enum DiskCall {
     Flush,
     Sync,
     WriteLog,
@@ -31,7 +31,7 @@ impl DiskCall {
 
 /// A call that has not come back.
 #[derive(Clone, Copy, Debug)]
-pub struct StalledCall {
+pub(crate) struct StalledCall {
     call: DiskCall,
     /// The system's number of the thread.
     thread: i32,
@@ -41,7 +41,7 @@ pub struct StalledCall {
 }
 
 impl StalledCall {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.call.name()
     }
 }
@@ -73,10 +73,10 @@ thread_local! {
 }
 
 /// Held during a call.
-pub struct CallUnderWay(Option<&'static CallSlot>);
+pub(crate) struct CallUnderWay(Option<&'static CallSlot>);
 
 impl CallUnderWay {
-    pub fn begin(call: DiskCall) -> Self {
+    pub(crate) fn begin(call: DiskCall) -> Self {
         let now = now();
         let free = SLOTS.iter().find(|slot| {
             slot.since.load(Ordering::Relaxed) == 0
@@ -99,7 +99,7 @@ impl Drop for CallUnderWay {
 }
 
 /// The calls that have been under way for longer than this, the longest first.
-pub fn longer_than(patience: Duration) -> Vec<StalledCall> {
+pub(crate) fn longer_than(patience: Duration) -> Vec<StalledCall> {
     let now = now();
     let stalled = |(slot, of): (usize, &CallSlot)| {
         let since = of.since.load(Ordering::Acquire);
@@ -115,7 +115,7 @@ pub fn longer_than(patience: Duration) -> Vec<StalledCall> {
 
 /// Where a thread stands, as far as it can be had: in the kernel, and in our own code if it can still be interrupted. The
 /// process must end afterwards: the thread may have been interrupted anywhere.
-pub fn trace(stalled: &StalledCall) -> String {
+pub(crate) fn trace(stalled: &StalledCall) -> String {
     let of = |name: &str| {
         let text = fs::read_to_string(format!("/proc/self/task/{}/{name}", stalled.thread)).unwrap_or_default();
         match text.trim() {

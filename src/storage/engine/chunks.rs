@@ -6,7 +6,7 @@ use sled::IVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The greatest value of one entry of the engine.
-pub const PART: usize = 4_096;
+pub(crate) const PART: usize = 4_096;
 /// In front of part 0: how many parts there are (u16, little-endian), and whether a checksum follows.
 const HEADER: usize = 2;
 const SUMMED: u16 = 0x8000;
@@ -17,7 +17,7 @@ const RESERVED: usize = 16;
 const FIRST: usize = PART - HEADER - SUM;
 
 /// How many parts a value of this length has.
-pub fn count(len: usize) -> u16 {
+pub(crate) fn count(len: usize) -> u16 {
     let more = len.saturating_sub(FIRST).div_ceil(PART);
     // 32,768 parts would be 134 MB, far above every limit of what gets here.
     assert!(more < usize::from(SUMMED) - 1, "a value of {len} bytes");
@@ -25,7 +25,11 @@ pub fn count(len: usize) -> u16 {
 }
 
 /// Gives the parts of a value, ascending. `scratch` saves an allocation a value.
-pub fn split<E>(value: &[u8], scratch: &mut Vec<u8>, mut put: impl FnMut(u16, IVec) -> Result<(), E>) -> Result<(), E> {
+pub(crate) fn split<E>(
+    value: &[u8],
+    scratch: &mut Vec<u8>,
+    mut put: impl FnMut(u16, IVec) -> Result<(), E>,
+) -> Result<(), E> {
     let (first, rest) = value.split_at(value.len().min(FIRST));
     scratch.clear();
     scratch.extend_from_slice(&(count(value.len()) | SUMMED).to_le_bytes());
@@ -43,7 +47,7 @@ fn sum(value: &[u8]) -> u32 {
 }
 
 /// How many parts belong to this part 0. `None`: not a part 0.
-pub fn announced(part0: &[u8]) -> Option<u16> {
+pub(crate) fn announced(part0: &[u8]) -> Option<u16> {
     Some(header(part0)?.0)
 }
 
@@ -64,7 +68,7 @@ fn header(part0: &[u8]) -> Option<(u16, Option<u32>, &[u8])> {
 
 /// Puts parts together again, fed in ascending order.
 #[derive(Default)]
-pub struct Joiner {
+pub(crate) struct Joiner {
     buffer: BytesMut,
     /// How many parts are expected, and how many came.
     expected: u16,
@@ -75,11 +79,11 @@ pub struct Joiner {
 
 /// A part that does not belong where it was found, or a value that is not the one that was written.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TornValue;
+pub(crate) struct TornValue;
 
 impl Joiner {
     /// Takes the next part; the value, if it was the last one.
-    pub fn push(&mut self, part: u16, bytes: &[u8]) -> Result<Option<Bytes>, TornValue> {
+    pub(crate) fn push(&mut self, part: u16, bytes: &[u8]) -> Result<Option<Bytes>, TornValue> {
         if part == 0 {
             if self.is_open() {
                 return Err(TornValue);
@@ -116,7 +120,7 @@ impl Joiner {
     }
 
     /// Parts are still missing.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.expected > 0
     }
 }

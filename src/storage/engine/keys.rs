@@ -46,48 +46,48 @@ const LONG: usize = 10;
 const SHORT: usize = 5;
 
 /// One installed set of rows; a snapshot is loaded under a new one.
-pub type Generation = u32;
+pub(crate) type Generation = u32;
 
 /// The start of every key of a generation.
-pub fn generation_prefix(generation: Generation) -> [u8; GENERATION] {
+pub(crate) fn generation_prefix(generation: Generation) -> [u8; GENERATION] {
     generation.to_be_bytes()
 }
 
 /// The generation that a key belongs to.
-pub fn generation_of(key: &[u8]) -> Option<Generation> {
+pub(crate) fn generation_of(key: &[u8]) -> Option<Generation> {
     Some(u32::from_be_bytes(key.get(..GENERATION)?.try_into().ok()?))
 }
 
 /// Writes a row's key.
-pub fn row(generation: Generation, key: &RowKey, out: &mut Vec<u8>) {
+pub(crate) fn row(generation: Generation, key: &RowKey, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&generation.to_be_bytes());
     encode(key, out);
 }
 
 /// The key of the row that says what was applied.
-pub fn applied(generation: Generation) -> Vec<u8> {
+pub(crate) fn applied(generation: Generation) -> Vec<u8> {
     let mut out = generation.to_be_bytes().to_vec();
     out.push(APPLIED);
     out
 }
 
 /// The first key of a generation's rows, after the one that says what was applied.
-pub fn rows_start(generation: Generation) -> Vec<u8> {
+pub(crate) fn rows_start(generation: Generation) -> Vec<u8> {
     let mut out = generation.to_be_bytes().to_vec();
     out.push(META);
     out
 }
 
 /// Behind the last key of a generation's rows.
-pub fn rows_end(generation: Generation) -> Vec<u8> {
+pub(crate) fn rows_end(generation: Generation) -> Vec<u8> {
     let mut out = generation.to_be_bytes().to_vec();
     out.push(CHUNKED);
     out
 }
 
 /// The entry that marks a row as one of several parts.
-pub fn chunk_mark(row: &[u8]) -> Vec<u8> {
+pub(crate) fn chunk_mark(row: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(row.len() + 1);
     let (generation, key) = row.split_at(GENERATION.min(row.len()));
     out.extend_from_slice(generation);
@@ -97,26 +97,26 @@ pub fn chunk_mark(row: &[u8]) -> Vec<u8> {
 }
 
 /// The row that a key of the rows tree belongs to, and its part. `None`: not a row's key.
-pub fn parse_row(bytes: &[u8]) -> Option<(RowKey, u16)> {
+pub(crate) fn parse_row(bytes: &[u8]) -> Option<(RowKey, u16)> {
     let mut rest = bytes.get(GENERATION..)?;
     let key = decode(&mut rest)?;
     Some((key, parse_part(rest)?))
 }
 
 /// The first part of a log entry.
-pub fn entry(index: u64) -> [u8; LONG] {
+pub(crate) fn entry(index: u64) -> [u8; LONG] {
     long(index)
 }
 
 /// The log entry that a key belongs to, and its part.
-pub fn parse_entry(bytes: &[u8]) -> Option<(u64, u16)> {
+pub(crate) fn parse_entry(bytes: &[u8]) -> Option<(u64, u16)> {
     let mut rest = bytes;
     let index = take_u64(&mut rest)?;
     Some((index, parse_part(rest)?))
 }
 
 /// Makes the key of a part out of the key of part 0, in place.
-pub fn set_part(key: &mut Vec<u8>, base: usize, part: u16) {
+pub(crate) fn set_part(key: &mut Vec<u8>, base: usize, part: u16) {
     key.truncate(base);
     if part > 0 {
         key.extend_from_slice(&part.to_be_bytes());
@@ -124,7 +124,7 @@ pub fn set_part(key: &mut Vec<u8>, base: usize, part: u16) {
 }
 
 /// Behind the last part of the row or entry with this key.
-pub fn parts_end(key: &[u8]) -> Vec<u8> {
+pub(crate) fn parts_end(key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.len() + 3);
     out.extend_from_slice(key);
     // One byte longer than the greatest part, so that this is behind it.
@@ -133,7 +133,7 @@ pub fn parts_end(key: &[u8]) -> Vec<u8> {
 }
 
 /// A key as it stands in snapshots: without generation and part.
-pub fn encode(key: &RowKey, out: &mut Vec<u8>) {
+pub(crate) fn encode(key: &RowKey, out: &mut Vec<u8>) {
     match key {
         RowKey::Meta => out.push(META),
         RowKey::Device(id) => tagged_string(DEVICE, id, out),
@@ -167,7 +167,7 @@ pub fn encode(key: &RowKey, out: &mut Vec<u8>) {
 }
 
 /// A key as it stands in snapshots, taken off the front of `bytes`.
-pub fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
+pub(crate) fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
     let tag = take::<1>(bytes)?[0];
     Some(match tag {
         META => RowKey::Meta,

@@ -15,12 +15,12 @@ const READ: usize = 1 << 20;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Reads all of a folder.
-pub fn of(dir: &Path) -> io::Result<u128> {
+pub(crate) fn of(dir: &Path) -> io::Result<u128> {
     hash(dir, None).map(Option::unwrap_or_default)
 }
 
 /// The same if it does not take long.
-pub fn soon(dir: &Path) -> io::Result<Option<u128>> {
+pub(crate) fn soon(dir: &Path) -> io::Result<Option<u128>> {
     hash(dir, Some(Instant::now() + LONGEST))
 }
 

@@ -23,7 +23,7 @@ const CAP: u8 = 2;
 const LAST_KIND: u8 = 11;
 
 /// Where a segment that was read at `offset` has lost something, if it has.
-pub fn hole(segment: &[u8], offset: u64, size: u64) -> Option<Range<u64>> {
+pub(crate) fn hole(segment: &[u8], offset: u64, size: u64) -> Option<Range<u64>> {
     let (header, _) = segment.split_first_chunk::<HEADER>()?;
     if header.iter().all(|byte| *byte == 0) {
         // It was never written, or was thrown away.

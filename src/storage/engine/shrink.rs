@@ -25,7 +25,7 @@ const NEW: &str = "engine.new";
 const OLD: &str = "engine.old";
 /// Files may have so many times the bytes of what is in them, and this much more.
 const TIMES: u64 = 2;
-pub const SLACK: u64 = 48 << 20;
+pub(crate) const SLACK: u64 = 48 << 20;
 /// What was just copied is not copied again before it has grown by half, however the engine packs it.
 const GROWN_PERCENT: u64 = 150;
 /// How large the files were when they were made, in the engine's tree of marks.
@@ -34,7 +34,7 @@ const SIZE: &[u8] = b"size";
 const CHUNK: usize = 1 << 20;
 
 /// What is to be copied of an engine.
-pub struct EngineContent {
+pub(crate) struct EngineContent {
     pub generation: Generation,
     /// Entries up to here are gone, also those that were not removed yet.
     pub purged: Option<u64>,
@@ -48,7 +48,7 @@ fn is_due(size: u64, content: u64, slack: u64, made: u64) -> bool {
 }
 
 /// Brings a folder to one of its two ends in which a copy was interrupted. Before anything else looks at it.
-pub fn settle(dir: &Path) -> io::Result<()> {
+pub(crate) fn settle(dir: &Path) -> io::Result<()> {
     let (current, new, old) = (dir.join(ENGINE), dir.join(NEW), dir.join(OLD));
     if !current.exists() && old.exists() {
         fs::rename(&old, &current)?;
@@ -61,7 +61,7 @@ pub fn settle(dir: &Path) -> io::Result<()> {
 }
 
 /// Copies the engine if it is worth it and there is room; `None`: it is not. The copy is durable.
-pub fn copy_if_due(
+pub(crate) fn copy_if_due(
     dir: &Path,
     from: &SledEngine,
     content: &EngineContent,
@@ -119,7 +119,7 @@ fn copy_tree(from: &sled::Tree, to: &sled::Tree, start: Vec<u8>, end: Bound<Vec<
 }
 
 /// Both engines are closed: the copy takes the other one's place.
-pub fn exchange(dir: &Path) -> io::Result<()> {
+pub(crate) fn exchange(dir: &Path) -> io::Result<()> {
     let (current, new, old) = (dir.join(ENGINE), dir.join(NEW), dir.join(OLD));
     discard(dir)?;
     fs::rename(&current, &old)?;
@@ -129,7 +129,7 @@ pub fn exchange(dir: &Path) -> io::Result<()> {
 }
 
 /// The engine was opened and is whole: what a copy has replaced goes.
-pub fn discard(dir: &Path) -> io::Result<()> {
+pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let old = dir.join(OLD);
     if old.exists() { fs::remove_dir_all(old) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@ use crate::storage::durability::disk_error::advice;
 use crate::storage::durability::sync_dir;
 
 /// The format that this version writes.
-pub const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 /// From this one on a folder has a mark beside its engine (`side_mark`).
 const MARKED: u32 = 2;
 const FILE: &str = "identity";
@@ -54,7 +54,7 @@ pub enum OpenError {
 }
 
 /// What an operator does with a folder that cannot be trusted.
-pub const WAY: &str = "the node does not serve from it: keep the folder, and let the machine join again under a new number \
+pub(crate) const WAY: &str = "the node does not serve from it: keep the folder, and let the machine join again under a new number \
                        with an empty one (tillsync cluster remove, then cluster add); a node that is alone begins anew \
                        with an empty one and its backup (tillsync import, then tillsync load for its records)";
 
@@ -86,7 +86,7 @@ impl OpenError {
 
 /// How far the folder has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FolderStage {
+pub(crate) enum FolderStage {
     /// The engine was never opened to the end: nothing in it was ever acknowledged.
     Creating,
     Ready,
@@ -94,7 +94,7 @@ pub enum FolderStage {
 
 /// What the folder says of itself.
 #[derive(Clone, Debug)]
-pub struct FolderFound {
+pub(crate) struct FolderFound {
     pub stage: FolderStage,
     pub identity: FolderIdentity,
     /// It has a mark beside its engine, or should have one.
@@ -102,12 +102,12 @@ pub struct FolderFound {
 }
 
 /// Whether it is a node's data folder at all.
-pub fn is_there(dir: &Path) -> bool {
+pub(crate) fn is_there(dir: &Path) -> bool {
     dir.join(FILE).is_file()
 }
 
 /// Checks the folder against `identity`, and writes the file if there is none. Gives what the folder now says.
-pub fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result<FolderFound, OpenError> {
+pub(crate) fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result<FolderFound, OpenError> {
     let io = OpenError::io(dir);
     if let Some(why) = refused(dir).map_err(&io)? {
         return Err(OpenError::Refused { dir: dir.to_path_buf(), why });
@@ -151,7 +151,7 @@ pub fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) -> Result
 }
 
 /// From now on the folder is not opened any more: its data cannot be trusted. Nothing in it is changed or removed.
-pub fn refuse(dir: &Path, why: &str) -> io::Result<()> {
+pub(crate) fn refuse(dir: &Path, why: &str) -> io::Result<()> {
     let mut file = File::create(dir.join(REFUSED))?;
     writeln!(file, "{}", why.lines().collect::<Vec<_>>().join(" "))?;
     file.sync_all()?;
@@ -167,7 +167,7 @@ fn refused(dir: &Path) -> io::Result<Option<String>> {
 }
 
 /// The engine is open and synced, and has its mark: from now on its files are never thrown away.
-pub fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError> {
+pub(crate) fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError> {
     write(dir, identity, FolderStage::Ready, FORMAT).map_err(OpenError::io(dir))
 }
 

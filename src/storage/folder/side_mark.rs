@@ -38,7 +38,7 @@ const SUM: usize = 8;
 
 /// What the engine must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SideMark {
+pub(crate) struct SideMark {
     /// How often the folder was opened.
     pub opens: u64,
     /// The newest entry, and a hash of it; 0: not known, or purged.
@@ -55,14 +55,14 @@ pub struct SideMark {
 }
 
 /// The hash of an entry or a vote: never 0.
-pub fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     xxh3_64(bytes).max(1)
 }
 
 impl SideMark {
     /// What an engine that holds `found` has lost of this, and whose entry at this mark's end has the hash `held` (`None`: it has
     /// none there any more).
-    pub fn lost(&self, found: &Self, held: Option<u64>) -> Option<String> {
+    pub(crate) fn lost(&self, found: &Self, held: Option<u64>) -> Option<String> {
         if found.opens < self.opens {
             return Some(format!("it knows {} of the {} times that it was opened", found.opens, self.opens));
         }
@@ -141,7 +141,7 @@ impl SideMark {
 }
 
 /// The mark of a folder; `None`: it has none.
-pub fn read(dir: &Path) -> io::Result<Option<SideMark>> {
+pub(crate) fn read(dir: &Path) -> io::Result<Option<SideMark>> {
     let bytes = match fs::read(dir.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -156,12 +156,12 @@ pub fn read(dir: &Path) -> io::Result<Option<SideMark>> {
     }
 }
 
-pub fn is_there(dir: &Path) -> bool {
+pub(crate) fn is_there(dir: &Path) -> bool {
     dir.join(FILE).exists()
 }
 
 /// Forgets the mark of a folder whose engine was never opened to the end.
-pub fn remove(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -169,7 +169,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 }
 
 /// Keeps the mark of a folder that is open.
-pub struct SideMarks {
+pub(crate) struct SideMarks {
     file: File,
     kept: Mutex<KeptMark>,
     /// The slot to be synced next; locked while one is: the other is whole meanwhile.
@@ -185,7 +185,7 @@ struct KeptMark {
 
 impl SideMarks {
     /// Durable when it returns.
-    pub fn create(dir: &Path, mark: SideMark) -> io::Result<Self> {
+    pub(crate) fn create(dir: &Path, mark: SideMark) -> io::Result<Self> {
         let path = dir.join(FILE);
         // Never cut: what is there stays until the next slot is synced.
         let file = File::options().write(true).create(true).truncate(false).open(&path)?;
@@ -202,12 +202,12 @@ impl SideMarks {
         Ok(marks)
     }
 
-    pub fn current(&self) -> SideMark {
+    pub(crate) fn current(&self) -> SideMark {
         self.kept.lock().mark.clone()
     }
 
     /// Outlives the process when it returns, and a power cut some seconds later ([`SideMarks::sync`]).
-    pub fn update(&self, change: impl FnOnce(&mut SideMark)) -> io::Result<()> {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut SideMark)) -> io::Result<()> {
         let mut kept = self.kept.lock();
         let before = kept.mark.clone();
         change(&mut kept.mark);
@@ -219,7 +219,7 @@ impl SideMarks {
     }
 
     /// Durable when it returns.
-    pub fn settle(&self, change: impl FnOnce(&mut SideMark)) -> io::Result<()> {
+    pub(crate) fn settle(&self, change: impl FnOnce(&mut SideMark)) -> io::Result<()> {
         let mut next = self.next.lock();
         let slot = {
             let mut kept = self.kept.lock();
@@ -233,7 +233,7 @@ impl SideMarks {
     }
 
     /// What was written so far is durable when it returns.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         let dirty = self.kept.lock().dirty;
         if dirty { self.settle(|_| {}) } else { Ok(()) }
     }

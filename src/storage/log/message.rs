@@ -7,14 +7,14 @@ use bytes::Bytes;
 use crate::storage::Durable;
 
 /// A call on its way to the disk, and who is to be told.
-pub struct Message {
+pub(crate) struct Message {
     pub op: LogCommand,
     pub done: Option<Durable>,
     /// A new `committed`, of before the call.
     pub committed: Option<Option<Bytes>>,
 }
 
-pub enum LogCommand {
+pub(crate) enum LogCommand {
     /// `epoch`: how many truncations came before.
     Append {
         entries: Vec<(u64, Bytes)>,
@@ -29,7 +29,7 @@ pub enum LogCommand {
 }
 
 /// Entries up to `index` may go once the engine has the rows of write set `rows`.
-pub struct Purge {
+pub(crate) struct Purge {
     pub index: u64,
     pub mark: Bytes,
     pub rows: u64,
@@ -39,14 +39,14 @@ pub struct Purge {
 
 impl Message {
     /// Answers with an error.
-    pub fn fail(self, error: io::Error) {
+    pub(crate) fn fail(self, error: io::Error) {
         if let Some(done) = self.done {
             done(Err(error));
         }
     }
 
     /// Entries and bytes.
-    pub fn weight(&self) -> (usize, usize) {
+    pub(crate) fn weight(&self) -> (usize, usize) {
         match &self.op {
             LogCommand::Append { entries, .. } => (entries.len(), entries.iter().map(|(_, entry)| entry.len()).sum()),
             _ => (1, 0),

@@ -18,7 +18,7 @@ fn bad(what: impl std::fmt::Display) -> io::Error {
 }
 
 /// Puts one entry, its parts ascending: a crash leaves a prefix.
-pub fn put(tree: &sled::Tree, index: u64, entry: &[u8], scratch: &mut Vec<u8>) -> sled::Result<()> {
+pub(crate) fn put(tree: &sled::Tree, index: u64, entry: &[u8], scratch: &mut Vec<u8>) -> sled::Result<()> {
     let mut key = keys::entry(index).to_vec();
     let base = key.len();
     chunks::split(entry, scratch, |part, bytes| {
@@ -28,7 +28,13 @@ pub fn put(tree: &sled::Tree, index: u64, entry: &[u8], scratch: &mut Vec<u8>) -
 }
 
 /// The entries with `from <= index < to` while `budget` lasts, at least one if `first`. A hole is an error.
-pub fn read(tree: &sled::Tree, from: u64, to: u64, mut budget: usize, first: bool) -> io::Result<Vec<(u64, Bytes)>> {
+pub(crate) fn read(
+    tree: &sled::Tree,
+    from: u64,
+    to: u64,
+    mut budget: usize,
+    first: bool,
+) -> io::Result<Vec<(u64, Bytes)>> {
     let mut out = Vec::new();
     let mut joiner = Joiner::default();
     for entry in tree.range(keys::entry(from)..keys::entry(to)) {
@@ -51,7 +57,7 @@ pub fn read(tree: &sled::Tree, from: u64, to: u64, mut budget: usize, first: boo
 }
 
 /// What a scan of the whole log finds.
-pub struct ScannedLog {
+pub(crate) struct ScannedLog {
     pub first: Option<u64>,
     pub last: Option<u64>,
     /// Parts of an entry that a crash cut off; they were never acknowledged.
@@ -60,7 +66,7 @@ pub struct ScannedLog {
 
 /// Goes through the entries behind `purged`, and gives each to `keep`. A hole is an error; a last entry without
 /// its last parts is not.
-pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, Bytes)) -> io::Result<ScannedLog> {
+pub(crate) fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, Bytes)) -> io::Result<ScannedLog> {
     let from = purged.map_or(0, |purged| purged + 1);
     let mut expected = purged.map(|purged| purged + 1);
     let mut joiner = Joiner::default();
@@ -86,7 +92,7 @@ pub fn scan(tree: &sled::Tree, purged: Option<u64>, mut keep: impl FnMut(u64, By
 }
 
 /// Removes all entries from `from` on, the last part of the last one first: a crash leaves a prefix.
-pub fn remove_from(tree: &sled::Tree, from: u64) -> sled::Result<()> {
+pub(crate) fn remove_from(tree: &sled::Tree, from: u64) -> sled::Result<()> {
     loop {
         let keys = tree.range(keys::entry(from)..).keys().rev().take(CHUNK).collect::<sled::Result<Vec<IVec>>>()?;
         for key in &keys {
@@ -99,7 +105,7 @@ pub fn remove_from(tree: &sled::Tree, from: u64) -> sled::Result<()> {
 }
 
 /// Removes some of the oldest keys up to entry `index`; whether that was all.
-pub fn remove_some_up_to(tree: &sled::Tree, index: u64) -> sled::Result<bool> {
+pub(crate) fn remove_some_up_to(tree: &sled::Tree, index: u64) -> sled::Result<bool> {
     let end = keys::parts_end(&keys::entry(index));
     let keys = tree.range(..end.as_slice()).keys().take(CHUNK).collect::<sled::Result<Vec<IVec>>>()?;
     for key in &keys {

@@ -31,7 +31,7 @@ const VOTES: &[u8] = b"votes";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 
-pub struct LogThread {
+pub(crate) struct LogThread {
     engine: SledEngine,
     shared: Arc<LogShared>,
     tables: Arc<TablesShared>,
@@ -51,7 +51,7 @@ pub struct LogThread {
 }
 
 /// The log as it was found.
-pub struct LoadedLog {
+pub(crate) struct LoadedLog {
     pub state: LogState,
     /// Of the last entry; 0: there is none.
     pub end_hash: u64,
@@ -62,7 +62,7 @@ pub struct LoadedLog {
 }
 
 /// The log as it is on disk, with what a crash cut off removed; looks at the entry `watch`.
-pub fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
+pub(crate) fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
     let mut state = LogState::default();
     let (mut end_hash, mut watched) = (0, None);
     let get = |key| engine.meta.get(key).map_err(engine_error);
@@ -108,7 +108,7 @@ fn decode_mark(bytes: &[u8]) -> io::Result<(u64, Bytes)> {
 }
 
 impl LogThread {
-    pub fn new(
+    pub(crate) fn new(
         engine: SledEngine,
         shared: Arc<LogShared>,
         tables: Arc<TablesShared>,
@@ -133,7 +133,7 @@ impl LogThread {
     }
 
     /// Works until it is told to close, or all senders are gone; after a failure it only says so.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         while let Some((group, closing)) = self.gather() {
             let mut waiting = Vec::new();
             let outcome = self.guarded(|thread| thread.write(group, closing, &mut waiting));

@@ -66,7 +66,7 @@ impl Image {
 
 /// What one node's disk holds.
 #[derive(Default)]
-pub struct MemoryLogState {
+pub(super) struct MemoryLogState {
     /// Counts opens and crashes: handles of an earlier one are cut off.
     pub opened: u64,
     /// Durable at once.
@@ -87,16 +87,16 @@ pub struct MemoryLogState {
 
 impl MemoryLogState {
     /// Makes waiting writes durable; who is to be told.
-    pub fn sync(&mut self) -> Vec<Durable> {
+    pub(super) fn sync(&mut self) -> Vec<Durable> {
         self.sync_oldest(self.waiting.len())
     }
 
-    pub fn unsynced(&self) -> usize {
+    pub(super) fn unsynced(&self) -> usize {
         self.waiting.len()
     }
 
     /// Makes the oldest waiting writes durable; who is to be told.
-    pub fn sync_oldest(&mut self, count: usize) -> Vec<Durable> {
+    pub(super) fn sync_oldest(&mut self, count: usize) -> Vec<Durable> {
         let count = count.min(self.waiting.len());
         let waiting: Vec<_> = self.waiting.drain(..count).collect();
         for (op, _) in &waiting {
@@ -109,7 +109,7 @@ impl MemoryLogState {
     }
 
     /// As [`MemoryLogState::crash`], but some of the writes had reached the disk.
-    pub fn crash_keeping(&mut self, kept: usize, rows: bool) -> Vec<Durable> {
+    pub(super) fn crash_keeping(&mut self, kept: usize, rows: bool) -> Vec<Durable> {
         let mut told = self.sync_oldest(kept);
         if rows {
             self.rows = self.copy_rows();
@@ -119,21 +119,21 @@ impl MemoryLogState {
     }
 
     /// Drops waiting writes and cuts handles off; who is to be told.
-    pub fn crash(&mut self) -> Vec<Durable> {
+    pub(super) fn crash(&mut self) -> Vec<Durable> {
         self.opened += 1;
         self.live = self.durable.clone();
         std::mem::take(&mut self.waiting).into_iter().filter_map(|(_, done)| done).collect()
     }
 
     /// Makes everything durable and cuts handles off.
-    pub fn close(&mut self) -> Vec<Durable> {
+    pub(super) fn close(&mut self) -> Vec<Durable> {
         self.opened += 1;
         self.rows = self.copy_rows();
         self.sync()
     }
 
     /// The disk as a copy of it finds it.
-    pub fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         Self {
             opened: self.opened,
             start: self.start,
@@ -147,14 +147,14 @@ impl MemoryLogState {
     }
 
     /// The rows as they are now.
-    pub fn copy_rows(&self) -> MemoryTables {
+    pub(super) fn copy_rows(&self) -> MemoryTables {
         let copy = MemoryTables::default();
         copy.replace(self.tables.rows(), self.tables.applied());
         copy
     }
 }
 
-pub struct MemoryLog {
+pub(super) struct MemoryLog {
     pub disk: Arc<Mutex<MemoryLogState>>,
     pub session: u64,
 }

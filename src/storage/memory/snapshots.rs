@@ -15,7 +15,7 @@ use crate::storage::snapshot::receiver::check_offset;
 use crate::storage::snapshot::slice;
 use crate::storage::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 
-pub struct MemorySnapshots {
+pub(super) struct MemorySnapshots {
     pub disk: Arc<Mutex<MemoryLogState>>,
     pub session: u64,
 }

@@ -9,7 +9,7 @@ use crate::model::tables::RowKey;
 use crate::proto::Applied;
 
 /// The puts and deletes (`None`) of one apply.
-pub type RowWrites = BTreeMap<RowKey, Option<Bytes>>;
+pub(crate) type RowWrites = BTreeMap<RowKey, Option<Bytes>>;
 
 struct MemtableSlot {
     value: Option<Bytes>,
@@ -18,7 +18,7 @@ struct MemtableSlot {
 }
 
 #[derive(Default)]
-pub struct Memtable {
+pub(crate) struct Memtable {
     slots: BTreeMap<RowKey, MemtableSlot>,
     pub applied: Applied,
     /// The newest write set.
@@ -26,12 +26,12 @@ pub struct Memtable {
 }
 
 impl Memtable {
-    pub fn new(applied: Applied) -> Self {
+    pub(crate) fn new(applied: Applied) -> Self {
         Self { applied, ..Self::default() }
     }
 
     /// Takes a write set; its number.
-    pub fn add(&mut self, rows: &RowWrites, applied: Applied) -> u64 {
+    pub(crate) fn add(&mut self, rows: &RowWrites, applied: Applied) -> u64 {
         self.newest += 1;
         self.applied = applied;
         for (key, value) in rows {
@@ -41,12 +41,12 @@ impl Memtable {
     }
 
     /// The row, if it is here: `Some(None)` is a deleted one.
-    pub fn get(&self, key: &RowKey) -> Option<Option<Bytes>> {
+    pub(crate) fn get(&self, key: &RowKey) -> Option<Option<Bytes>> {
         self.slots.get(key).map(|slot| slot.value.clone())
     }
 
     /// The engine has the rows of every write set up to `set`: drops these of them that no newer one changed.
-    pub fn drop_written<'a>(&mut self, keys: impl Iterator<Item = &'a RowKey>, set: u64) {
+    pub(crate) fn drop_written<'a>(&mut self, keys: impl Iterator<Item = &'a RowKey>, set: u64) {
         for key in keys {
             if self.slots.get(key).is_some_and(|slot| slot.set <= set) {
                 self.slots.remove(key);
@@ -55,13 +55,13 @@ impl Memtable {
     }
 
     /// All rows were replaced: keeps only what came after write set `set`.
-    pub fn replaced(&mut self, set: u64) {
+    pub(crate) fn replaced(&mut self, set: u64) {
         self.slots.retain(|_, slot| slot.set > set);
     }
 
     /// Copies what a reader needs to find the first `limit` rows of a range into `patch`, which wins where both
     /// have a row.
-    pub fn copy_range(&self, from: &RowKey, to: &RowKey, limit: usize, reverse: bool, patch: &mut RowWrites) {
+    pub(crate) fn copy_range(&self, from: &RowKey, to: &RowKey, limit: usize, reverse: bool, patch: &mut RowWrites) {
         let slots = self.slots.range((Bound::Included(from), Bound::Included(to)));
         let fresh: Vec<_> = {
             let known = |(key, _): &(&RowKey, &MemtableSlot)| !patch.contains_key(*key);

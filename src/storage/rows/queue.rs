@@ -25,14 +25,14 @@ const GATHER: Duration = Duration::from_millis(20);
 const HARD: usize = 4;
 
 /// What one apply wrote.
-pub struct WriteSet {
+pub(crate) struct WriteSet {
     pub set: u64,
     pub rows: RowWrites,
     pub applied: Applied,
     pub bytes: usize,
 }
 
-pub enum WriteJob {
+pub(crate) enum WriteJob {
     Write(WriteSet),
     /// Answers with a reader of the rows as of all writes before this job.
     Scan(oneshot::Sender<ScanReader>),
@@ -43,7 +43,7 @@ pub enum WriteJob {
 }
 
 /// The writer's next piece of work.
-pub enum WriterWork {
+pub(crate) enum WriterWork {
     /// Write sets in order: one batch.
     Write(Vec<WriteSet>),
     Scan(oneshot::Sender<ScanReader>),
@@ -74,7 +74,7 @@ struct WriteQueueState {
 }
 
 /// The queue. The limits of what waits in it are in `limits`.
-pub struct WriteQueue {
+pub(crate) struct WriteQueue {
     inner: Mutex<WriteQueueState>,
     to_writer: Condvar,
     from_writer: Condvar,
@@ -85,7 +85,7 @@ pub struct WriteQueue {
 }
 
 impl WriteQueue {
-    pub fn new(poison: Poison) -> Self {
+    pub(crate) fn new(poison: Poison) -> Self {
         Self {
             inner: Mutex::default(),
             to_writer: Condvar::new(),
@@ -98,7 +98,7 @@ impl WriteQueue {
     }
 
     /// Hands over a write set. Blocks only far beyond the limits that [`WriteQueue::ready`] keeps.
-    pub fn write(&self, sealed: WriteSet) {
+    pub(crate) fn write(&self, sealed: WriteSet) {
         let (rows, bytes) = (sealed.rows.len() + 1, sealed.bytes);
         let mut inner = self.inner.lock();
         while self.over(HARD) && !inner.closed && !self.poison.is_failed() {
@@ -120,7 +120,7 @@ impl WriteQueue {
     }
 
     /// Hands over another job, behind all write sets so far.
-    pub fn push(&self, job: WriteJob) -> io::Result<()> {
+    pub(crate) fn push(&self, job: WriteJob) -> io::Result<()> {
         self.poison.check()?;
         let mut inner = self.inner.lock();
         if inner.closed {
@@ -137,7 +137,7 @@ impl WriteQueue {
     }
 
     /// Asks for the write sets up to `set` to be written without waiting for more.
-    pub fn flush_now(&self, set: u64) {
+    pub(crate) fn flush_now(&self, set: u64) {
         let mut inner = self.inner.lock();
         inner.flush_to = inner.flush_to.max(set);
         drop(inner);
@@ -145,22 +145,22 @@ impl WriteQueue {
     }
 
     /// The engine has the write sets up to this one.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.inner.lock().written
     }
 
     /// Up to which index the engine's rows go, as far as they came through here.
-    pub fn written_index(&self) -> u64 {
+    pub(crate) fn written_index(&self) -> u64 {
         self.inner.lock().written_index
     }
 
     /// The writer's side: the engine's rows go up to this index.
-    pub fn wrote_to(&self, index: u64) {
+    pub(crate) fn wrote_to(&self, index: u64) {
         self.inner.lock().written_index = index;
     }
 
     /// Blocks until the engine has the write sets up to `set`.
-    pub fn wait_written(&self, set: u64) -> io::Result<()> {
+    pub(crate) fn wait_written(&self, set: u64) -> io::Result<()> {
         self.flush_now(set);
         let mut inner = self.inner.lock();
         while inner.written < set {
@@ -174,7 +174,7 @@ impl WriteQueue {
     }
 
     /// Resolves when few enough rows wait.
-    pub fn ready(&self) -> BoxFuture<'_, io::Result<()>> {
+    pub(crate) fn ready(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             loop {
                 let eased = self.eased.notified();
@@ -196,7 +196,7 @@ impl WriteQueue {
     }
 
     /// The writer's side: what to do next. With `busy` it does not wait.
-    pub fn next(&self, busy: bool) -> WriterWork {
+    pub(crate) fn next(&self, busy: bool) -> WriterWork {
         let mut inner = self.inner.lock();
         loop {
             match inner.jobs.front() {
@@ -231,7 +231,7 @@ impl WriteQueue {
     }
 
     /// The writer's side: the engine has these rows.
-    pub fn done(&self, set: u64, rows: usize, bytes: usize) {
+    pub(crate) fn done(&self, set: u64, rows: usize, bytes: usize) {
         self.pending_rows.fetch_sub(rows, Ordering::Relaxed);
         self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.inner.lock().written = set;
@@ -239,14 +239,14 @@ impl WriteQueue {
     }
 
     /// No more jobs; the writer ends when it has done those it has.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.inner.lock().closed = true;
         self.to_writer.notify_one();
         self.wake_waiters();
     }
 
     /// The writer has ended, well or not.
-    pub fn ended(&self) {
+    pub(crate) fn ended(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
         inner.ended = true;

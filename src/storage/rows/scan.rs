@@ -23,10 +23,10 @@ const IMAGES: usize = 32 << 20;
 const CHUNK: usize = 512;
 
 /// An entry as the engine has it.
-pub type StoredPair = (IVec, IVec);
+pub(crate) type StoredPair = (IVec, IVec);
 
 /// What becomes of an entry; `None`: it goes.
-pub type StoredPut = (IVec, Option<IVec>);
+pub(crate) type StoredPut = (IVec, Option<IVec>);
 
 struct Scan {
     rows: GenerationRows,
@@ -38,13 +38,13 @@ struct Scan {
 
 /// Where the writer and one reader meet.
 #[derive(Default)]
-pub struct ScanSlot {
+pub(crate) struct ScanSlot {
     scan: Mutex<Option<Scan>>,
     moved: Condvar,
 }
 
 /// A running scan; dropping it lets the writer forget about it.
-pub struct ScanReader {
+pub(crate) struct ScanReader {
     slot: Arc<ScanSlot>,
     /// What was applied at the moment that the scan sees.
     pub applied: Applied,
@@ -53,7 +53,7 @@ pub struct ScanReader {
 
 impl ScanSlot {
     /// Called by the writer between two batches. Waits until an earlier scan has ended.
-    pub fn start(self: &Arc<Self>, rows: GenerationRows, applied: Applied) -> ScanReader {
+    pub(crate) fn start(self: &Arc<Self>, rows: GenerationRows, applied: Applied) -> ScanReader {
         let mut scan = self.scan.lock();
         while scan.is_some() {
             self.moved.wait(&mut scan);
@@ -64,7 +64,7 @@ impl ScanSlot {
     }
 
     /// Waits until no scan runs.
-    pub fn wait_idle(&self) {
+    pub(crate) fn wait_idle(&self) {
         let mut scan = self.scan.lock();
         while scan.is_some() {
             self.moved.wait(&mut scan);
@@ -72,7 +72,7 @@ impl ScanSlot {
     }
 
     /// Runs the writer's batch after the before-images of what it changes are kept.
-    pub fn write<T>(
+    pub(crate) fn write<T>(
         &self,
         changes: Vec<StoredPut>,
         write: impl FnOnce(Vec<StoredPut>) -> sled::Result<T>,
@@ -98,7 +98,7 @@ impl ScanSlot {
 
 impl ScanReader {
     /// The next entries, ascending; empty at the end.
-    pub fn next_chunk(&mut self) -> sled::Result<Vec<StoredPair>> {
+    pub(crate) fn next_chunk(&mut self) -> sled::Result<Vec<StoredPair>> {
         let mut out = Vec::with_capacity(CHUNK);
         while out.is_empty() && !self.done {
             let mut guard = self.slot.scan.lock();

@@ -12,7 +12,7 @@ const GENERATION: usize = 4;
 
 /// Hashes of all rows, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RowsSum(u64);
+pub(crate) struct RowsSum(u64);
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct SumField {
@@ -22,24 +22,24 @@ struct SumField {
 
 impl RowsSum {
     /// A row is there now; `key` as the engine has it.
-    pub fn add(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.0 = self.0.wrapping_add(hash(key, value));
     }
 
     /// A row is there no more.
-    pub fn take(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn take(&mut self, key: &[u8], value: &[u8]) {
         self.0 = self.0.wrapping_sub(hash(key, value));
     }
 
     /// The row that says what was applied.
-    pub fn behind(self, applied: &Applied) -> Vec<u8> {
+    pub(crate) fn behind(self, applied: &Applied) -> Vec<u8> {
         let mut out = applied.encode_to_vec();
         out.extend(SumField { sum: Some(self.0) }.encode_to_vec());
         out
     }
 
     /// The sum in such a row; `None`: an earlier version wrote it.
-    pub fn beside(row: &[u8]) -> Result<Option<Self>, prost::DecodeError> {
+    pub(crate) fn beside(row: &[u8]) -> Result<Option<Self>, prost::DecodeError> {
         Ok(SumField::decode(row)?.sum.map(Self))
     }
 }

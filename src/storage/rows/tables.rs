@@ -24,7 +24,7 @@ use crate::storage::{Backpressure, BoxFuture};
 ///
 /// Lock order: `rows`, then `memtable`. The writer holds `rows` while a batch goes in, so a reader that holds it
 /// sees whole batches, and one generation.
-pub struct TablesShared {
+pub(crate) struct TablesShared {
     /// `None` after close.
     pub rows: RwLock<Option<GenerationRows>>,
     pub memtable: RwLock<Memtable>,
@@ -34,7 +34,7 @@ pub struct TablesShared {
 }
 
 impl TablesShared {
-    pub fn new(rows: GenerationRows, applied: Applied, poison: Poison) -> Arc<Self> {
+    pub(crate) fn new(rows: GenerationRows, applied: Applied, poison: Poison) -> Arc<Self> {
         Arc::new(Self {
             rows: RwLock::new(Some(rows)),
             memtable: RwLock::new(Memtable::new(applied)),
@@ -118,14 +118,14 @@ fn merge(
 }
 
 /// The rows as apply sees them.
-pub struct SledTables {
+pub(crate) struct SledTables {
     shared: Arc<TablesShared>,
     /// Puts and deletes since the last commit.
     current: RowWrites,
 }
 
 impl SledTables {
-    pub fn new(shared: Arc<TablesShared>) -> Self {
+    pub(crate) fn new(shared: Arc<TablesShared>) -> Self {
         Self { shared, current: RowWrites::new() }
     }
 }
@@ -191,7 +191,7 @@ impl Tables for SledTables {
 }
 
 /// The committed rows; an apply is seen whole or not at all by each read.
-pub struct SledReader(Arc<TablesShared>);
+pub(crate) struct SledReader(Arc<TablesShared>);
 
 impl TablesRead for SledReader {
     fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
@@ -217,7 +217,7 @@ impl TablesRead for SledReader {
 }
 
 /// Holds apply back while the writer is behind.
-pub struct RowsPressure(pub Arc<TablesShared>);
+pub(crate) struct RowsPressure(pub Arc<TablesShared>);
 
 impl Backpressure for RowsPressure {
     fn ready(&self) -> BoxFuture<'_, std::io::Result<()>> {

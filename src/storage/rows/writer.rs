@@ -30,7 +30,7 @@ const GENERATION: &[u8] = b"generation";
 const CHUNK: usize = 1_000;
 
 /// The writer's own state.
-pub struct RowsWriter {
+pub(crate) struct RowsWriter {
     engine: SledEngine,
     shared: Arc<TablesShared>,
     active: Generation,
@@ -47,7 +47,7 @@ pub struct RowsWriter {
 }
 
 /// What the rows tree holds, as found at open.
-pub struct OpenedRows {
+pub(crate) struct OpenedRows {
     pub rows: GenerationRows,
     pub applied: Applied,
     /// What was written with the rows; none by versions before format 2.
@@ -57,7 +57,7 @@ pub struct OpenedRows {
 }
 
 /// Finds the active generation, and what an interrupted install left.
-pub fn find(engine: &SledEngine) -> sled::Result<OpenedRows> {
+pub(crate) fn find(engine: &SledEngine) -> sled::Result<OpenedRows> {
     let stored = engine.meta.get(GENERATION)?;
     let active = stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, Generation::from_be_bytes);
     let mut dropping = VecDeque::new();
@@ -91,7 +91,7 @@ fn read_applied(rows: &GenerationRows) -> sled::Result<(Applied, Option<RowsSum>
 }
 
 /// Reads all rows: their sum, and their bytes with their keys.
-pub fn add_up(rows: &GenerationRows) -> Result<(RowsSum, u64), TablesError> {
+pub(crate) fn add_up(rows: &GenerationRows) -> Result<(RowsSum, u64), TablesError> {
     let (mut sum, mut bytes, mut key) = (RowsSum::default(), 0, Vec::new());
     for row in rows.all() {
         let (row, value) = row?;
@@ -103,7 +103,7 @@ pub fn add_up(rows: &GenerationRows) -> Result<(RowsSum, u64), TablesError> {
 }
 
 impl RowsWriter {
-    pub fn new(engine: SledEngine, shared: Arc<TablesShared>, found: OpenedRows) -> Self {
+    pub(crate) fn new(engine: SledEngine, shared: Arc<TablesShared>, found: OpenedRows) -> Self {
         Self {
             engine,
             shared,
@@ -118,7 +118,7 @@ impl RowsWriter {
     }
 
     /// Works until the queue is closed or anything fails.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let outcome = guarded(|| self.work());
         match outcome {
             Ok(Ok(())) => {}

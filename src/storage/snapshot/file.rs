@@ -22,14 +22,14 @@ const VERSION: u32 = 1;
 const MAX_FIELD: u32 = 64 << 20;
 
 /// Writes a snapshot.
-pub struct SnapshotWriter<W> {
+pub(crate) struct SnapshotWriter<W> {
     out: Hashed<W>,
     rows: u64,
     key: Vec<u8>,
 }
 
 impl<W: Write> SnapshotWriter<W> {
-    pub fn new(out: W, applied: &Applied) -> io::Result<Self> {
+    pub(crate) fn new(out: W, applied: &Applied) -> io::Result<Self> {
         let mut out = Hashed { inner: out, hash: Xxh3::new(), len: 0 };
         let applied = applied.encode_to_vec();
         out.put(MAGIC)?;
@@ -40,7 +40,7 @@ impl<W: Write> SnapshotWriter<W> {
     }
 
     /// Rows come in ascending order.
-    pub fn row(&mut self, key: &RowKey, value: &[u8]) -> io::Result<()> {
+    pub(crate) fn row(&mut self, key: &RowKey, value: &[u8]) -> io::Result<()> {
         self.key.clear();
         keys::encode(key, &mut self.key);
         self.out.put(&length(self.key.len())?)?;
@@ -51,12 +51,12 @@ impl<W: Write> SnapshotWriter<W> {
         Ok(())
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.out.len
     }
 
     /// The writer given to `new`, and how many bytes went there.
-    pub fn finish(mut self) -> io::Result<(W, u64)> {
+    pub(crate) fn finish(mut self) -> io::Result<(W, u64)> {
         self.out.put(&0u32.to_le_bytes())?;
         self.out.put(&self.rows.to_le_bytes())?;
         let hash = self.out.hash.digest();
@@ -66,7 +66,7 @@ impl<W: Write> SnapshotWriter<W> {
 }
 
 /// Reads a snapshot. Only when [`SnapshotRows::next_row`] gave `None` it is known to be whole.
-pub struct SnapshotRows<R> {
+pub(crate) struct SnapshotRows<R> {
     input: Hashed<R>,
     pub applied: Applied,
     rows: u64,
@@ -75,7 +75,7 @@ pub struct SnapshotRows<R> {
 }
 
 impl<R: Read> SnapshotRows<R> {
-    pub fn new(input: R) -> io::Result<Self> {
+    pub(crate) fn new(input: R) -> io::Result<Self> {
         let mut input = Hashed { inner: input, hash: Xxh3::new(), len: 0 };
         if &input.take::<8>()? != MAGIC {
             return Err(bad("it is not a snapshot"));
@@ -89,7 +89,7 @@ impl<R: Read> SnapshotRows<R> {
         Ok(Self { input, applied, rows: 0, last: None, ended: false })
     }
 
-    pub fn next_row(&mut self) -> io::Result<Option<(RowKey, Bytes)>> {
+    pub(crate) fn next_row(&mut self) -> io::Result<Option<(RowKey, Bytes)>> {
         if self.ended {
             return Ok(None);
         }
@@ -112,7 +112,7 @@ impl<R: Read> SnapshotRows<R> {
     }
 
     /// Reads to the end: an error if anything is wrong with it.
-    pub fn verify(mut self) -> io::Result<Applied> {
+    pub(crate) fn verify(mut self) -> io::Result<Applied> {
         while self.next_row()?.is_some() {}
         Ok(self.applied)
     }
@@ -131,7 +131,7 @@ impl<R: Read> SnapshotRows<R> {
 }
 
 /// Whether the bytes are those that were written, without a look at what they say.
-pub fn check_sum(mut input: impl Read) -> io::Result<()> {
+pub(crate) fn check_sum(mut input: impl Read) -> io::Result<()> {
     let (mut hash, mut tail, mut buffer) = (Xxh3::new(), Vec::new(), vec![0; 1 << 20]);
     loop {
         let read = match input.read(&mut buffer) {

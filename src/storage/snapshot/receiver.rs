@@ -14,7 +14,7 @@ use crate::storage::durability::blocking;
 use crate::storage::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
 use crate::storage::{BoxFuture, SnapshotBody, SnapshotReceiver, StateSnapshot};
 
-pub struct FileReceiver {
+pub(crate) struct FileReceiver {
     file: Arc<File>,
     path: PathBuf,
     number: u64,
@@ -28,7 +28,7 @@ pub struct FileReceiver {
 }
 
 impl FileReceiver {
-    pub fn create(path: PathBuf, number: u64, newest: Arc<AtomicU64>, room: Arc<DiskRoom>) -> io::Result<Self> {
+    pub(crate) fn create(path: PathBuf, number: u64, newest: Arc<AtomicU64>, room: Arc<DiskRoom>) -> io::Result<Self> {
         let file = Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(&path)?);
         Ok(Self { file, path, number, newest, at: 0, room, measure_at: 0, keep: false })
     }
@@ -50,7 +50,7 @@ impl FileReceiver {
 }
 
 /// The next chunk must begin where the last one ended.
-pub fn check_offset(at: u64, offset: u64) -> io::Result<()> {
+pub(crate) fn check_offset(at: u64, offset: u64) -> io::Result<()> {
     if at == offset {
         return Ok(());
     }

@@ -106,7 +106,7 @@ fn commit(stores: &mut Stores, twin: &mut MemoryTables, index: &mut u64) {
     twin.commit(applied(*index));
 }
 
-pub fn rows_of(body: &SnapshotBody) -> Vec<(RowKey, Bytes)> {
+pub(super) fn rows_of(body: &SnapshotBody) -> Vec<(RowKey, Bytes)> {
     let SnapshotBody::File { path, .. } = body else { panic!("not in a file") };
     let mut input = SnapshotRows::new(std::fs::File::open(path).map(std::io::BufReader::new).unwrap()).unwrap();
     std::iter::from_fn(|| input.next_row().unwrap()).collect()
