@@ -19,7 +19,8 @@
 //! - [`gateway`]: the documented API on one port
 //! - [`client`]: a client of that API, for the commands and for tests
 //! - [`cli`]: the commands of the `tillsync` binary
-//! - `testkit`: what only tests and fuzz targets use; behind a feature of that name
+//! - `testkit`: what only tests, fuzz targets and chaos use, among it the doubles of network, disk and clock; behind a
+//!   feature of that name
 
 // What integration tests share with `testkit` names the crate.
 #[cfg(any(test, feature = "testkit"))]
@@ -38,11 +39,11 @@ pub mod consensus;
 pub mod gateway;
 pub mod ids;
 pub mod limits;
-pub mod metrics;
+mod metrics;
 pub mod model;
-pub mod sizes;
+mod sizes;
 pub mod storage;
-pub mod supervised;
+mod supervised;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod tls;

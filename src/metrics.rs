@@ -7,38 +7,38 @@ use std::time::Duration;
 
 /// A number that only grows.
 #[derive(Debug)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Commands that this node's clients and background tasks gave to the cluster.
-pub static PROPOSED: Counter = Counter::new();
+pub(crate) static PROPOSED: Counter = Counter::new();
 /// Commands that this node has applied, whoever proposed them.
-pub static APPLIED: Counter = Counter::new();
+pub(crate) static APPLIED: Counter = Counter::new();
 /// Events handed out to sessions: each once, and once a session.
-pub static BROADCASTS: Counter = Counter::new();
-pub static DELIVERIES: Counter = Counter::new();
+pub(crate) static BROADCASTS: Counter = Counter::new();
+pub(crate) static DELIVERIES: Counter = Counter::new();
 /// Calls of other nodes that were turned away: no members, or in another one's name.
-pub static PEERS_REFUSED: Counter = Counter::new();
+pub(crate) static PEERS_REFUSED: Counter = Counter::new();
 /// Log lines that could not be written.
-pub static LOG_LINES_DROPPED: Counter = Counter::new();
+pub(crate) static LOG_LINES_DROPPED: Counter = Counter::new();
 /// Flushes of the storage engine to the disk.
-pub static FLUSHES: Histogram = Histogram::new();
+pub(crate) static FLUSHES: Histogram = Histogram::new();
 /// Tokens that were refused at the door: missing, wrong, revoked or expired.
-pub static REFUSED_TOKENS: Counter = Counter::new();
-pub static ERRORS: Errors = Errors::new();
+pub(crate) static REFUSED_TOKENS: Counter = Counter::new();
+pub(crate) static ERRORS: Errors = Errors::new();
 
 /// Upper bounds in microseconds.
 const BOUNDS: [u64; 14] =
@@ -46,7 +46,7 @@ const BOUNDS: [u64; 14] =
 
 /// How long something took.
 #[derive(Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     buckets: [Counter; BOUNDS.len() + 1],
     micros: Counter,
 }
@@ -56,7 +56,7 @@ impl Histogram {
         Self { buckets: [const { Counter::new() }; BOUNDS.len() + 1], micros: Counter::new() }
     }
 
-    pub fn record(&self, took: Duration) {
+    pub(crate) fn record(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.buckets[BOUNDS.partition_point(|bound| *bound < micros)].add(1);
         self.micros.add(micros);
@@ -78,7 +78,7 @@ impl Histogram {
 
 /// The door at which an error was given.
 #[derive(Clone, Copy, Debug)]
-pub enum ErrorDoor {
+pub(crate) enum ErrorDoor {
     Http,
     WebSocket,
     SocketIo,
@@ -91,14 +91,14 @@ const GROUP: usize = 5;
 
 /// Errors given to clients, by door and documented code.
 #[derive(Debug)]
-pub struct Errors([[Counter; GROUP * GROUP]; DOORS.len()]);
+pub(crate) struct Errors([[Counter; GROUP * GROUP]; DOORS.len()]);
 
 impl Errors {
     const fn new() -> Self {
         Self([const { [const { Counter::new() }; GROUP * GROUP] }; DOORS.len()])
     }
 
-    pub fn count(&self, door: ErrorDoor, code: u32) {
+    pub(crate) fn count(&self, door: ErrorDoor, code: u32) {
         let (group, number) = ((code / 1_000) as usize, (code % 1_000) as usize);
         let place = group.wrapping_sub(1).wrapping_mul(GROUP).wrapping_add(number.wrapping_sub(1));
         if let Some(counter) = self.0[door as usize].get(place).filter(|_| number <= GROUP) {
@@ -122,7 +122,7 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 /// A number as of now. `labels`: as in the text, braces included, or nothing.
-pub fn gauge(out: &mut String, name: &str, help: &str, rows: &[(&str, &dyn Display)]) {
+pub(crate) fn gauge(out: &mut String, name: &str, help: &str, rows: &[(&str, &dyn Display)]) {
     head(out, name, "gauge", help);
     for (labels, value) in rows {
         let _ = writeln!(out, "{name}{labels} {value}");
@@ -130,13 +130,13 @@ pub fn gauge(out: &mut String, name: &str, help: &str, rows: &[(&str, &dyn Displ
 }
 
 /// A number that only grows and is counted elsewhere.
-pub fn counter(out: &mut String, name: &str, help: &str, value: u64) {
+pub(crate) fn counter(out: &mut String, name: &str, help: &str, value: u64) {
     head(out, name, "counter", help);
     let _ = writeln!(out, "{name} {value}");
 }
 
 /// Everything that is counted here.
-pub fn counted(out: &mut String) {
+pub(crate) fn counted(out: &mut String) {
     for (name, count, help) in [
         ("tillsync_commands_proposed_total", &PROPOSED, "Commands that this node gave to the cluster."),
         (

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// Of entries under dense indexes: the oldest are dropped, and the newest may be taken back.
 #[derive(Clone, Debug, Default)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// Of the oldest entry.
     first: u64,
     /// What all entries that were ever counted have, up to the one before the oldest.
@@ -15,19 +15,19 @@ pub struct Sizes {
 
 impl Sizes {
     /// Appends the next entry; the first one of an empty log may have any index.
-    pub fn push(&mut self, index: u64, len: usize) {
+    pub(crate) fn push(&mut self, index: u64, len: usize) {
         if self.ends.is_empty() {
             self.first = index;
         }
         self.ends.push_back(self.end() + len as u64);
     }
 
-    pub fn truncate_after(&mut self, index: Option<u64>) {
+    pub(crate) fn truncate_after(&mut self, index: Option<u64>) {
         let kept = index.map_or(0, |index| (index + 1).saturating_sub(self.first));
         self.ends.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
     }
 
-    pub fn purge(&mut self, index: u64) {
+    pub(crate) fn purge(&mut self, index: u64) {
         while self.first <= index
             && let Some(end) = self.ends.pop_front()
         {
@@ -36,12 +36,12 @@ impl Sizes {
         }
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.end() - self.before
     }
 
     /// Of all entries with a greater index.
-    pub fn bytes_behind(&self, index: u64) -> u64 {
+    pub(crate) fn bytes_behind(&self, index: u64) -> u64 {
         match (index + 1).saturating_sub(self.first) {
             0 => self.bytes(),
             count => self.end() - self.ends.get(count as usize - 1).copied().unwrap_or_else(|| self.end()),
@@ -49,7 +49,7 @@ impl Sizes {
     }
 
     /// The oldest entry behind which at most `bytes` are; `None`: all entries have no more than that.
-    pub fn leaves(&self, bytes: u64) -> Option<u64> {
+    pub(crate) fn leaves(&self, bytes: u64) -> Option<u64> {
         let most = self.end().checked_sub(bytes)?;
         if most <= self.before {
             return None;

@@ -1,4 +1,8 @@
-//! What only tests and fuzz targets use; compiled with `cargo test`, or with the feature of this name.
+//! What only tests, fuzz targets and `chaos` use; compiled with `cargo test`, or with the feature of this name.
+//!
+//! Doubles: [`simulated_network`] in place of sockets, [`local_cluster`] in place of Raft, [`manual_clock`], and
+//! [`crate::storage::memory`], a disk that forgets what was not synced; the last stands beside the storage whose insides
+//! it shares.
 //!
 //! Each fuzz target (`fuzz/`) is one function here that takes bytes and panics when something is wrong: [`frames`],
 //! [`rest`], [`peer`], [`open`]. The tests below give every file of the kept corpus to the same functions, so what a
@@ -14,20 +18,23 @@ use std::time::Duration;
 
 use axum::Router;
 
-use crate::clock::ManualClock;
+use self::local_cluster::LocalCluster;
+use self::manual_clock::ManualClock;
 use crate::cluster::Cluster;
-use crate::cluster::local::LocalCluster;
 use crate::gateway::{self, Gateway, GatewaySettings};
 use crate::token::{Class, KeyRing};
 
 pub mod alloc;
 mod frames;
+pub mod local_cluster;
+pub(crate) mod manual_clock;
 mod open;
 mod peer;
 mod rest;
 #[allow(dead_code)]
 #[path = "../tests/gateway/schema.rs"]
 mod schema;
+pub mod simulated_network;
 mod state;
 
 pub use frames::frames;

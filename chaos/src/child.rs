@@ -11,14 +11,14 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// How a program ended.
 #[derive(Clone, Debug, Default)]
-pub struct ProgramEnd {
+pub(crate) struct ProgramEnd {
     pub success: bool,
     pub out: String,
     pub err: String,
 }
 
 /// Runs a program to its end; one that takes longer than `patience` is killed.
-pub fn run(command: &mut Command, patience: Duration) -> Result<ProgramEnd, String> {
+pub(crate) fn run(command: &mut Command, patience: Duration) -> Result<ProgramEnd, String> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());

@@ -20,7 +20,7 @@ use crate::sim::sweep::{Runner, Summary, list};
 
 #[derive(Parser)]
 #[command(name = "chaos", version, about = "Breaks a Tillsync cluster on purpose and checks what it promised")]
-pub struct ChaosCli {
+pub(crate) struct ChaosCli {
     #[command(subcommand)]
     command: ChaosCommand,
 }
@@ -127,7 +127,7 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
 
 impl ChaosCli {
     /// False: something that must hold does not.
-    pub fn run(self) -> Result<bool, String> {
+    pub(crate) fn run(self) -> Result<bool, String> {
         match self.command {
             ChaosCommand::Sim(sim) => sim.run(),
             ChaosCommand::Run(run) => run.run(),

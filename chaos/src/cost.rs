@@ -8,7 +8,7 @@ const DEVICES: u64 = 20;
 const SESSION: u64 = 500;
 
 /// `operations` writes and reads of overlapping devices, and sessions that were told of every write.
-pub fn history(operations: u64) -> History {
+pub(crate) fn history(operations: u64) -> History {
     let mut rng = Rng::new(operations);
     let mut history = History::default();
     let mut newest: Vec<Option<ShownChange>> = vec![None; RECORDS as usize];

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// What one invariant looked at, and what it found.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub checked: u64,
     /// In words, with the operations that prove it; at most [`MOST`].
     pub violations: Vec<String>,
@@ -15,7 +15,7 @@ pub struct Finding {
 const MOST: usize = 20;
 
 impl Finding {
-    pub fn wrong(&mut self, what: impl Into<String>) {
+    pub(crate) fn wrong(&mut self, what: impl Into<String>) {
         if self.violations.len() < MOST {
             self.violations.push(what.into());
         } else {
@@ -23,7 +23,7 @@ impl Finding {
         }
     }
 
-    pub fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(crate) fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
         self.checked += 1;
         if !holds {
             self.wrong(what());

@@ -12,16 +12,16 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-pub use attack::{AttackKind, Attacked, HonestFailure, NodeUse};
-pub use operations::{Op, OpOutcome, OpRequest, Order, Ordered, QueuePlace};
-pub use shown::{
+pub(crate) use attack::{AttackKind, Attacked, HonestFailure, NodeUse};
+pub(crate) use operations::{Op, OpOutcome, OpRequest, Order, Ordered, QueuePlace};
+pub(crate) use shown::{
     ConflictHeld, FinalState, HeldRecord, LeaderClaim, NumberedToken, PageTold, Sample, SessionTold, ShownChange,
     ShownElection, ShownRecord, Store, TableAudit, TwinSeen,
 };
 
 /// A fault, from when to when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultWindow {
+pub(crate) struct FaultWindow {
     pub name: String,
     pub what: String,
     pub from_us: u64,
@@ -32,20 +32,20 @@ pub struct FaultWindow {
 
 /// Something that must not happen and that no checker has to look for: a node that does not start, no convergence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Anomaly {
+pub(crate) struct Anomaly {
     pub us: u64,
     pub what: String,
 }
 
 /// A stretch of a run, microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Span {
+pub(crate) struct Span {
     pub from_us: u64,
     pub to_us: u64,
 }
 
 impl Span {
-    pub fn has(self, us: u64) -> bool {
+    pub(crate) fn has(self, us: u64) -> bool {
         (self.from_us..=self.to_us).contains(&us)
     }
 }
@@ -68,7 +68,7 @@ enum HistoryLine {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History {
+pub(crate) struct History {
     pub ops: Vec<Op>,
     pub sessions: Vec<SessionTold>,
     pub samples: Vec<Sample>,
@@ -85,7 +85,7 @@ pub struct History {
 }
 
 impl History {
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let ops = self.ops.iter().cloned().map(HistoryLine::Op);
         let sessions = self.sessions.iter().cloned().map(HistoryLine::Session);
         let samples = self.samples.iter().cloned().map(HistoryLine::Sample);
@@ -107,7 +107,7 @@ impl History {
         Ok(())
     }
 
-    pub fn read(from: impl BufRead) -> io::Result<Self> {
+    pub(crate) fn read(from: impl BufRead) -> io::Result<Self> {
         let mut history = Self::default();
         for (number, line) in from.lines().enumerate() {
             let line: HistoryLine = serde_json::from_str(&line?).map_err(|error| {
@@ -132,12 +132,12 @@ impl History {
     }
 
     /// The change log that all nodes should agree on.
-    pub fn log(&self) -> &[ShownChange] {
+    pub(crate) fn log(&self) -> &[ShownChange] {
         self.finals.first().map_or(&[], |node| &node.changes)
     }
 
     /// Every change that is known, by seq: those of the log, and those that were compacted but told to somebody.
-    pub fn every_change(&self) -> BTreeMap<u64, &ShownChange> {
+    pub(crate) fn every_change(&self) -> BTreeMap<u64, &ShownChange> {
         // Beside the log only what is not in it any more: sessions of a long run were told far more than all changes.
         let compacted = self.finals.first().map_or(u64::MAX, |node| node.compacted);
         let told = self.sessions.iter().flat_map(SessionTold::rows).filter(|row| row.seq <= compacted);
@@ -145,7 +145,7 @@ impl History {
     }
 
     /// The final change of this seq.
-    pub fn change(&self, seq: u64) -> Option<&ShownChange> {
+    pub(crate) fn change(&self, seq: u64) -> Option<&ShownChange> {
         let node = self.finals.first()?;
         let at = seq.checked_sub(node.compacted + 1)?;
         node.changes.get(usize::try_from(at).ok()?)

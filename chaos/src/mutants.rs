@@ -29,7 +29,7 @@ pub fn mutant(name: &str) -> bool {
     ON.get_or_init(|| std::env::var("TILLSYNC_MUTANT").unwrap_or_default()) == name
 }
 "#;
-pub const ON: &str = "TILLSYNC_MUTANT";
+pub(crate) const ON: &str = "TILLSYNC_MUTANT";
 
 /// A build or a test that takes longer hangs.
 const BUILD: Duration = Duration::from_secs(3_600);
@@ -38,7 +38,7 @@ const TEST: Duration = Duration::from_secs(600);
 const PROCESS_RUNS: u64 = 3;
 
 #[derive(Args)]
-pub struct MutantOptions {
+pub(crate) struct MutantOptions {
     /// Only mutants whose name contains one of these, with commas in between
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -94,7 +94,7 @@ impl fmt::Display for MutantResult {
     }
 }
 
-pub fn run(options: &MutantOptions) -> Result<bool, String> {
+pub(crate) fn run(options: &MutantOptions) -> Result<bool, String> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workshop = Workshop { copy: options.folder.join("tree"), target: options.folder.join("target") };
     let all = mutants(&tree.join("chaos/mutants"))?;

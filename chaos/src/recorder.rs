@@ -19,7 +19,7 @@ const MOST_FAILURES: usize = 1_000;
 
 /// The recorder of a run. Its clones record into the same history.
 #[derive(Clone)]
-pub struct Recorder(Arc<RunRecord>);
+pub(crate) struct Recorder(Arc<RunRecord>);
 
 struct RunRecord {
     history: Mutex<History>,
@@ -33,7 +33,7 @@ struct RunRecord {
 
 /// Operations answered, refused, and of unknown end.
 #[derive(Default)]
-pub struct OutcomeCounts {
+pub(crate) struct OutcomeCounts {
     pub ok: AtomicU64,
     pub failed: AtomicU64,
     pub unknown: AtomicU64,
@@ -41,12 +41,12 @@ pub struct OutcomeCounts {
 
 impl Recorder {
     /// For a run in real time.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(Instant::now(), None)
     }
 
     /// For a run that a seed repeats.
-    pub fn traced(began: Instant) -> Self {
+    pub(crate) fn traced(began: Instant) -> Self {
         Self::of(began, Some(Mutex::new(Xxh3::new())))
     }
 
@@ -62,20 +62,20 @@ impl Recorder {
     }
 
     /// The next moment: a number that only grows, and the time in microseconds.
-    pub fn now(&self) -> (u64, u64) {
+    pub(crate) fn now(&self) -> (u64, u64) {
         (self.0.tick.fetch_add(1, Ordering::SeqCst), self.us())
     }
 
-    pub fn us(&self) -> u64 {
+    pub(crate) fn us(&self) -> u64 {
         u64::try_from(self.0.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub fn outcomes(&self) -> &OutcomeCounts {
+    pub(crate) fn outcomes(&self) -> &OutcomeCounts {
         &self.0.outcomes
     }
 
     /// A part of the trace that no checker needs.
-    pub fn note(&self, numbers: &[u64]) {
+    pub(crate) fn note(&self, numbers: &[u64]) {
         let Some(trace) = &self.0.trace else { return };
         let us = self.us();
         let mut trace = trace.lock();
@@ -86,7 +86,7 @@ impl Recorder {
     }
 
     /// The same in words; `text` is called only where there is a trace.
-    pub fn say(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         let Some(trace) = &self.0.trace else { return };
         let text = text();
         self.note(&[text.len() as u64]);
@@ -96,7 +96,7 @@ impl Recorder {
         }
     }
 
-    pub fn op(&self, op: Op) {
+    pub(crate) fn op(&self, op: Op) {
         self.say(|| format!("{op:?}"));
         let outcomes = &self.0.outcomes;
         let count = match op.outcome {
@@ -108,37 +108,37 @@ impl Recorder {
         self.0.history.lock().ops.push(op);
     }
 
-    pub fn session(&self, session: SessionTold) {
+    pub(crate) fn session(&self, session: SessionTold) {
         let (early, told) = (session.early.len(), session.told.len());
         self.say(|| format!("session {} {} {early} {told}", session.session, session.device));
         self.0.history.lock().sessions.push(session);
     }
 
-    pub fn sample(&self, sample: Sample) {
+    pub(crate) fn sample(&self, sample: Sample) {
         self.note(&[sample.node, sample.applied, sample.head]);
         self.0.history.lock().samples.push(sample);
     }
 
-    pub fn led(&self, node: u64, raft_term: u64) {
+    pub(crate) fn led(&self, node: u64, raft_term: u64) {
         self.say(|| format!("node {node} leads in {raft_term}"));
         let us = self.us();
         self.0.history.lock().led.push(LeaderClaim { us, node, raft_term });
     }
 
-    pub fn finals(&self, finals: Vec<FinalState>) {
+    pub(crate) fn finals(&self, finals: Vec<FinalState>) {
         for node in &finals {
             self.say(|| format!("final {} {} {} {}", node.node, node.applied, node.digest, node.rows));
         }
         self.0.history.lock().finals = finals;
     }
 
-    pub fn band(&self, band: FaultWindow) {
+    pub(crate) fn band(&self, band: FaultWindow) {
         self.say(|| format!("{band:?}"));
         self.0.history.lock().bands.push(band);
     }
 
     /// Notes whether a majority is there. A time without one is recorded when it is over; `gone` is when it began.
-    pub fn majority(&self, gone: &mut Option<u64>, is_there: bool) {
+    pub(crate) fn majority(&self, gone: &mut Option<u64>, is_there: bool) {
         let now = self.us();
         match (*gone, is_there) {
             (None, false) => *gone = Some(now),
@@ -151,38 +151,38 @@ impl Recorder {
         }
     }
 
-    pub fn anomaly(&self, what: impl Into<String>) {
+    pub(crate) fn anomaly(&self, what: impl Into<String>) {
         let (us, what) = (self.us(), what.into());
         self.say(|| what.clone());
         self.0.history.lock().trouble.push(Anomaly { us, what });
     }
 
-    pub fn store(&self, store: Store) {
+    pub(crate) fn store(&self, store: Store) {
         self.say(|| format!("store {} {} {:?}", store.device, store.session, store.records));
         self.0.history.lock().stores.push(store);
     }
 
-    pub fn twin(&self, seen: TwinSeen) {
+    pub(crate) fn twin(&self, seen: TwinSeen) {
         self.say(|| format!("{seen:?}"));
         self.0.history.lock().twins.push(seen);
     }
 
-    pub fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         self.say(|| format!("{order:?}"));
         self.0.history.lock().orders.push(order);
     }
 
-    pub fn shown(&self, shown: ShownRecord) {
+    pub(crate) fn shown(&self, shown: ShownRecord) {
         self.note(&[shown.session, shown.token.number, shown.seq]);
         self.0.history.lock().shown.push(shown);
     }
 
-    pub fn attacked(&self, attacked: Attacked) {
+    pub(crate) fn attacked(&self, attacked: Attacked) {
         self.0.history.lock().attacked = Some(attacked);
     }
 
     /// An honest device was refused, left without an answer, or cut off.
-    pub fn failure(&self, device: &str, node: u64, what: impl Into<String>) {
+    pub(crate) fn failure(&self, device: &str, node: u64, what: impl Into<String>) {
         let us = self.us();
         let mut failures = self.0.failures.lock();
         if failures.len() < MOST_FAILURES {
@@ -191,7 +191,7 @@ impl Recorder {
     }
 
     /// The newest change of each record up to this one, as clients were told.
-    pub fn newest_told(&self, up_to: u64) -> BTreeMap<(String, i64), u64> {
+    pub(crate) fn newest_told(&self, up_to: u64) -> BTreeMap<(String, i64), u64> {
         let mut newest = BTreeMap::new();
         for session in &self.0.history.lock().sessions {
             for row in session.early.iter().chain(&session.told).filter(|row| row.seq <= up_to) {
@@ -203,12 +203,12 @@ impl Recorder {
     }
 
     /// A hash of all that was recorded so far; `None` if no trace is kept.
-    pub fn trace(&self) -> Option<String> {
+    pub(crate) fn trace(&self) -> Option<String> {
         self.0.trace.as_ref().map(|trace| format!("{:032x}", trace.lock().digest128()))
     }
 
     /// Takes what was recorded.
-    pub fn take(&self) -> History {
+    pub(crate) fn take(&self) -> History {
         let mut history = std::mem::take(&mut *self.0.history.lock());
         if let Some(attacked) = &mut history.attacked {
             attacked.failures = std::mem::take(&mut *self.0.failures.lock());

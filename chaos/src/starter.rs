@@ -18,25 +18,25 @@ const PORTS: (u64, u64) = (20_000, 31_900);
 const LOOKS: usize = 2_000;
 
 /// Finds free ports on loopback, each of them once.
-pub struct PortFinder {
+pub(crate) struct PortFinder {
     rng: Rng,
     taken: Vec<u16>,
 }
 
 impl PortFinder {
     /// Runs at the same time, of one process or of several, look at other ports: `any` tells those of one process apart.
-    pub fn new(any: u64) -> Self {
+    pub(crate) fn new(any: u64) -> Self {
         let rng = Rng::new(any ^ u64::from(std::process::id()) << 32 ^ SystemClock.now_ms());
         Self { rng, taken: Vec::new() }
     }
 
     /// A free address.
-    pub fn address(&mut self) -> Result<SocketAddr, String> {
+    pub(crate) fn address(&mut self) -> Result<SocketAddr, String> {
         self.row(1).map(|port| (Ipv4Addr::LOCALHOST, port).into())
     }
 
     /// The first of so many free ports in a row.
-    pub fn row(&mut self, count: u16) -> Result<u16, String> {
+    pub(crate) fn row(&mut self, count: u16) -> Result<u16, String> {
         for _ in 0..LOOKS {
             let first = self.rng.between(PORTS.0, PORTS.1 - u64::from(count)) as u16;
             let mut row = first..first + count;
@@ -51,13 +51,13 @@ impl PortFinder {
 }
 
 /// The `tillsync` beside this program, whether it is there or not.
-pub fn beside() -> Result<PathBuf, String> {
+pub(crate) fn beside() -> Result<PathBuf, String> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     Ok(this.with_file_name(format!("tillsync{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// A `tillsync` whose settings come from the run alone.
-pub fn tillsync(program: &Path) -> Command {
+pub(crate) fn tillsync(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         // A bug on purpose is what a run is to find.
@@ -69,14 +69,14 @@ pub fn tillsync(program: &Path) -> Command {
 }
 
 /// A node with this settings file.
-pub fn serve(program: &Path, config: &Path) -> Command {
+pub(crate) fn serve(program: &Path, config: &Path) -> Command {
     let mut command = tillsync(program);
     command.arg("serve").arg("--config").arg(config);
     command
 }
 
 /// The child is sent this signal when the thread that started it has gone, however that happens.
-pub fn signal_at_our_end(command: &mut Command, signal: libc::c_int) {
+pub(crate) fn signal_at_our_end(command: &mut Command, signal: libc::c_int) {
     // SAFETY: between fork and exec only this system call is made, which allocates nothing.
     unsafe {
         command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
@@ -87,7 +87,7 @@ pub fn signal_at_our_end(command: &mut Command, signal: libc::c_int) {
 }
 
 /// What every node's settings file says.
-pub struct NodeSettings<'a> {
+pub(crate) struct NodeSettings<'a> {
     pub id: u64,
     pub cluster: &'a str,
     pub data: &'a Path,
@@ -98,7 +98,7 @@ pub struct NodeSettings<'a> {
 
 impl NodeSettings<'_> {
     /// The file's text. `more`: further lines, among them who the members are.
-    pub fn text(&self, more: &str) -> String {
+    pub(crate) fn text(&self, more: &str) -> String {
         let Self { id, cluster, data, key, gateway, raft } = self;
         format!(
             "node_id = {id}\ncluster_name = {cluster:?}\ndata_dir = {data:?}\nkey_file = {key:?}\n\
@@ -108,7 +108,7 @@ impl NodeSettings<'_> {
 }
 
 /// A member in the list of a settings file.
-pub fn member(id: u64, raft: impl Display, gateway: impl Display) -> String {
+pub(crate) fn member(id: u64, raft: impl Display, gateway: impl Display) -> String {
     format!("    {{ id = {id}, raft = \"{raft}\", gateway = \"{gateway}\" }},\n")
 }
 

@@ -11,7 +11,7 @@ use crate::model::access::Right;
 use crate::token::Class;
 
 #[derive(Subcommand, Debug)]
-pub enum AccessCommand {
+pub(super) enum AccessCommand {
     /// Show what each class may do
     Ls(AccessLsArgs),
     /// Set what a class may do, in place of what was set before
@@ -19,13 +19,13 @@ pub enum AccessCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct AccessLsArgs {
+pub(super) struct AccessLsArgs {
     #[command(flatten)]
     target: TargetArgs,
 }
 
 #[derive(Args, Debug)]
-pub struct SetArgs {
+pub(super) struct SetArgs {
     /// The class
     class: Class,
     /// Rights by table: none, read or write; `*` stands for every table that is not named, by default write
@@ -50,7 +50,7 @@ fn tell(class: &Value) {
     say!("{:<20} {}{creates}", class["class"].as_str().unwrap_or_default(), tables(&class["tables"]));
 }
 
-pub async fn execute(command: AccessCommand) -> CliResult {
+pub(super) async fn execute(command: AccessCommand) -> CliResult {
     match command {
         AccessCommand::Ls(args) => {
             let all: Value = ask_any(&args.target.resolve()?, Method::GET, "/access", None).await?;

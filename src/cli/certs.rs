@@ -15,7 +15,7 @@ use crate::tls::authority::{self, Issued, Validity};
 use crate::tls::files;
 
 #[derive(Subcommand, Debug)]
-pub enum CertsCommand {
+pub(super) enum CertsCommand {
     /// Make a cluster's CA: ca.crt, which every node gets, and ca.key, which none does
     Init(CertsInitArgs),
     /// Make a node's certificate and its key: node-N.crt and node-N.key
@@ -23,7 +23,7 @@ pub enum CertsCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct CertsInitArgs {
+pub(super) struct CertsInitArgs {
     /// The cluster's name
     #[arg(long, value_name = "NAME", default_value = "tillsync")]
     cluster: String,
@@ -36,7 +36,7 @@ pub struct CertsInitArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct CertsIssueArgs {
+pub(super) struct CertsIssueArgs {
     /// The node's number
     #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
     node: u64,
@@ -54,7 +54,7 @@ pub struct CertsIssueArgs {
     replace: bool,
 }
 
-pub fn execute(command: CertsCommand) -> CliResult {
+pub(super) fn execute(command: CertsCommand) -> CliResult {
     match command {
         CertsCommand::Init(args) => init(&args),
         CertsCommand::Issue(args) => issue(&args),

@@ -11,7 +11,7 @@ use crate::client::rest::RestClient;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args, Debug)]
-pub struct DevArgs {
+pub(super) struct DevArgs {
     /// Where the cluster keeps its data, keys and logs
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     data: PathBuf,
@@ -26,7 +26,7 @@ pub struct DevArgs {
     set: Vec<String>,
 }
 
-pub async fn execute(args: DevArgs) -> CliResult {
+pub(super) async fn execute(args: DevArgs) -> CliResult {
     let ports: Vec<u16> = (0..NODES as u16).map(|i| args.port + i).collect();
     let mut layout = Layout::prepare(&args.data, &ports)?;
     for node in &mut layout.nodes {

@@ -13,7 +13,7 @@ use crate::model::time::iso;
 use crate::token::{Class, claims_unverified};
 
 #[derive(Subcommand, Debug)]
-pub enum DeviceCommand {
+pub(super) enum DeviceCommand {
     /// Show every device: its role, whether it is online, when it was last seen
     Ls(DeviceLsArgs),
     /// Show the devices that ask to be let in; or, with a code, let one in or turn it away
@@ -31,7 +31,7 @@ pub enum DeviceCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct DeviceLsArgs {
+pub(super) struct DeviceLsArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Print what the node answered, as JSON
@@ -40,7 +40,7 @@ pub struct DeviceLsArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct PairArgs {
+pub(super) struct PairArgs {
     /// The code that the device shows
     code: Option<String>,
     /// What it is to be
@@ -57,7 +57,7 @@ pub struct PairArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct OneArgs {
+pub(super) struct OneArgs {
     /// The device's id
     device: String,
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub struct OneArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct WhyArgs {
+pub(super) struct WhyArgs {
     /// The device's id
     device: String,
     /// The token that the device comes with: it is tried
@@ -84,7 +84,7 @@ fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
 }
 
-pub async fn execute(command: DeviceCommand) -> CliResult {
+pub(super) async fn execute(command: DeviceCommand) -> CliResult {
     match command {
         DeviceCommand::Ls(args) => list(&args).await,
         DeviceCommand::Pair(args) => pair(&args).await,
@@ -228,7 +228,7 @@ async fn try_token(args: &WhyArgs, token: &str) -> CliResult<bool> {
 }
 
 /// `prices: read, *: write`
-pub fn tables(rights: &Value) -> String {
+pub(super) fn tables(rights: &Value) -> String {
     let each = rights.as_object().into_iter().flatten();
     each.map(|(table, right)| format!("{}: {}", table.escape_debug(), shown(right))).collect::<Vec<_>>().join(", ")
 }

@@ -9,7 +9,7 @@ use crate::client::rest::RestClient;
 use crate::client::{NodeUrl, Trust};
 
 #[derive(clap::Args, Debug)]
-pub struct HealthArgs {
+pub(super) struct HealthArgs {
     /// The node
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000", env = "TILLSYNC_HEALTH_URL")]
     url: String,
@@ -25,7 +25,7 @@ pub struct HealthArgs {
     ready: bool,
 }
 
-pub async fn execute(args: HealthArgs) -> CliResult {
+pub(super) async fn execute(args: HealthArgs) -> CliResult {
     let node = match &args.config {
         Some(file) => of_settings(file)?,
         None => {

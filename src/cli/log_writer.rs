@@ -21,7 +21,7 @@ const LAST: Duration = Duration::from_millis(500);
 
 /// Takes whole lines. A clone is a handle on the same log.
 #[derive(Clone)]
-pub struct LogWriter(Arc<LogQueue>);
+pub(super) struct LogWriter(Arc<LogQueue>);
 
 #[derive(Default)]
 struct LogQueue {
@@ -41,11 +41,11 @@ struct WaitingLines {
 }
 
 /// Ends the log: waits a little for what is still to be written.
-pub struct LogEnd(Arc<LogQueue>);
+pub(super) struct LogEnd(Arc<LogQueue>);
 
 impl LogWriter {
     /// Starts the thread that writes to `out`.
-    pub fn start(out: impl Write + Send + 'static) -> io::Result<(Self, LogEnd)> {
+    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Self, LogEnd)> {
         let queue = Arc::new(LogQueue::default());
         let writing = queue.clone();
         thread::Builder::new().name("tillsync-logs".into()).spawn(move || writing.write_all(out))?;

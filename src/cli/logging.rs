@@ -10,7 +10,7 @@ use crate::config::{Config, LogFormat, wrong};
 use crate::model::error::{Code, Error};
 
 /// Starts logging as configured. Once a process. What is returned ends it: keep it as long as there is something to log.
-pub fn start(config: &Config) -> Result<LogEnd, Error> {
+pub(super) fn start(config: &Config) -> Result<LogEnd, Error> {
     let filter = EnvFilter::try_new(&config.log_level).map_err(|e| wrong("log_level", &e.to_string()))?;
     let started = standard_output().and_then(LogWriter::start);
     let (log, end) = started.map_err(|e| Error::new(Code::Internal, format!("the log cannot be started: {e}")))?;

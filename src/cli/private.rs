@@ -7,7 +7,7 @@ use crate::config::Config;
 /// New files and folders of this process are its user's alone (0600, 0700), whatever the shell's umask says. Called
 /// before any thread starts.
 #[cfg(unix)]
-pub fn by_default() {
+pub(super) fn by_default() {
     // SAFETY: the call takes a number, cannot fail, and changes only the mode of what this process makes.
     unsafe {
         libc::umask(0o077);
@@ -18,7 +18,7 @@ pub fn by_default() {
 pub fn by_default() {}
 
 /// Takes the data folder from other users, who may have got it before, and warns of keys that they can read.
-pub fn secure(config: &Config) {
+pub(super) fn secure(config: &Config) {
     close(&config.data_dir);
     for (setting, path) in readable_keys(config) {
         tracing::warn!(
@@ -30,7 +30,7 @@ pub fn secure(config: &Config) {
 }
 
 /// The keys that other users of the machine can read or change: the setting, and the file.
-pub fn readable_keys(config: &Config) -> Vec<(&'static str, &Path)> {
+pub(super) fn readable_keys(config: &Config) -> Vec<(&'static str, &Path)> {
     let keys = [
         ("key_file", Some(&config.key_file)),
         ("raft_tls_key", config.raft_tls.as_ref().map(|tls| &tls.key)),

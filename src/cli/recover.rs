@@ -14,7 +14,7 @@ use crate::model::time::iso;
 use crate::storage::{self, FolderIdentity};
 
 #[derive(clap::Args, Debug)]
-pub struct RecoverArgs {
+pub(super) struct RecoverArgs {
     /// Make the node's data folder a cluster of one: the other nodes are out for good
     #[arg(long, required = true)]
     alone: bool,
@@ -29,7 +29,7 @@ pub struct RecoverArgs {
     yes: bool,
 }
 
-pub async fn execute(args: RecoverArgs) -> CliResult {
+pub(super) async fn execute(args: RecoverArgs) -> CliResult {
     let config = node_settings(args.config.as_deref(), &args.set)?;
     let (dir, node) = (config.data_dir.display().to_string(), config.node_id);
     if !storage::format::is_there(&config.data_dir) {

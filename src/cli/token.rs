@@ -12,7 +12,7 @@ use crate::model::time::iso;
 use crate::token::{Class, KeyRing, make_key_file};
 
 #[derive(Subcommand, Debug)]
-pub enum TokenCommand {
+pub(super) enum TokenCommand {
     /// Make a token for a device and print it
     Issue(TokenIssueArgs),
     /// Make a key file for a new cluster; a file that is there already is left as it is
@@ -22,7 +22,7 @@ pub enum TokenCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct TokenIssueArgs {
+pub(super) struct TokenIssueArgs {
     /// What the device is; bounds the priority that it may claim
     #[arg(long)]
     class: Class,
@@ -38,13 +38,13 @@ pub struct TokenIssueArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct KeyArgs {
+pub(super) struct KeyArgs {
     /// Where to put it
     file: PathBuf,
 }
 
 #[derive(Args, Debug)]
-pub struct RevokeArgs {
+pub(super) struct RevokeArgs {
     /// The token to take back
     #[arg(value_name = "TOKEN", required_unless_present = "jti")]
     revoked: Option<String>,
@@ -77,7 +77,7 @@ async fn revoke(args: RevokeArgs) -> CliResult {
     Err(last)
 }
 
-pub fn execute(command: TokenCommand) -> CliResult {
+pub(super) fn execute(command: TokenCommand) -> CliResult {
     match command {
         TokenCommand::Issue(args) => {
             let (token, claims) =

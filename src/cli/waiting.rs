@@ -15,7 +15,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(2);
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(200);
 
 /// The wait since the last answer.
-pub struct Waiting {
+pub(super) struct Waiting {
     patience: Duration,
     since: Option<Instant>,
     told: bool,
@@ -31,7 +31,7 @@ impl Default for Waiting {
 
 impl Waiting {
     /// One node's answer. An error that another node, or a later try, may not give is kept for [`Waiting::again`].
-    pub async fn ask<T>(
+    pub(super) async fn ask<T>(
         &mut self,
         node: &NodeUrl,
         call: impl Future<Output = Result<T, ClientError>>,
@@ -62,7 +62,7 @@ impl Waiting {
     }
 
     /// No node has answered in this round: waits for the next, or ends with every node's reason.
-    pub async fn again(&mut self) -> CliResult {
+    pub(super) async fn again(&mut self) -> CliResult {
         let since = *self.since.get_or_insert_with(Instant::now);
         let reasons = self.reasons.drain(..).map(|why| why.to_string()).collect::<Vec<_>>().join("; ");
         if since.elapsed() >= self.patience {
@@ -83,7 +83,7 @@ impl Waiting {
 }
 
 /// No node took it: every node's reason.
-pub fn nobody_answered(reasons: &[ClientError]) -> CommandError {
+pub(super) fn nobody_answered(reasons: &[ClientError]) -> CommandError {
     let reasons = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     CommandError::new(if reasons.is_empty() { "no node was given".to_owned() } else { reasons })
 }

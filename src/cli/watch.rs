@@ -15,7 +15,7 @@ use crate::model::time::iso;
 use crate::model::visible::escaped;
 
 #[derive(clap::Args, Debug)]
-pub struct WatchArgs {
+pub(super) struct WatchArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Show only changes of these tables (and all other events)
@@ -34,7 +34,7 @@ struct EventWatch {
     last: Option<(u64, String)>,
 }
 
-pub async fn execute(args: WatchArgs) -> CliResult {
+pub(super) async fn execute(args: WatchArgs) -> CliResult {
     let target = args.target.resolve()?;
     let rest = RestClient::new(&target.token)?;
     let mut watch = EventWatch { args, target, rest, last: None };

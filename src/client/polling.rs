@@ -16,7 +16,7 @@ const PACKETS: usize = 1_024;
 const SEPARATOR: char = '\x1e';
 
 /// One Engine.IO session.
-pub struct PollingSocket {
+pub(super) struct PollingSocket {
     pub node: NodeUrl,
     http: reqwest::Client,
     /// With the session's id.
@@ -27,7 +27,7 @@ pub struct PollingSocket {
 
 impl PollingSocket {
     /// Opens a session. Returns the packet that opened it, too.
-    pub async fn open(node: &NodeUrl) -> Result<(Self, Utf8Bytes), ClientError> {
+    pub(super) async fn open(node: &NodeUrl) -> Result<(Self, Utf8Bytes), ClientError> {
         let http = match &node.trust {
             Some(trust) => Trust::http(trust).clone(),
             None => http(None)?,
@@ -49,13 +49,13 @@ impl PollingSocket {
     }
 
     /// Sends a packet; it is taken when this is done.
-    pub async fn send(&mut self, packet: String) -> Result<(), ClientError> {
+    pub(super) async fn send(&mut self, packet: String) -> Result<(), ClientError> {
         let request = self.http.post(&self.url).header("Content-Type", "text/plain;charset=UTF-8").body(packet);
         answer(&self.node, request).await.map(drop)
     }
 
     /// The next packet. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Utf8Bytes, ClientError> {
+    pub(super) async fn next(&mut self) -> Result<Utf8Bytes, ClientError> {
         match tokio::time::timeout(SILENCE, self.packets.recv()).await {
             Ok(Some(packet)) => packet,
             Ok(None) => Err(lost(&self.node, "the session ended".into())),
@@ -64,7 +64,7 @@ impl PollingSocket {
     }
 
     /// Ends the session; nothing is waited for longer than a moment.
-    pub async fn close(mut self) {
+    pub(super) async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.send("1".into())).await;
     }
 }

@@ -154,7 +154,7 @@ fn strange(node: &NodeUrl, text: &str) -> ClientError {
 }
 
 /// One Engine.IO packet; `None` if it is not one.
-pub fn parse(text: &str) -> Option<ServerPacket> {
+pub(crate) fn parse(text: &str) -> Option<ServerPacket> {
     match text.as_bytes().first()? {
         b'2' => return Some(ServerPacket::Ping),
         b'1' => return Some(ServerPacket::Disconnect),

@@ -12,32 +12,32 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::addresses::{Addresses, OwnAddress};
-use super::admission::{Beginning, admit};
-use super::agreed_clock::AgreedClock;
-use super::batcher::Batcher;
-use super::compared_digests::ComparedDigests;
-use super::founding::Founding;
-use super::inbound_proposals::{CommandGuard, Inbox};
+use super::Cluster;
+use super::elections::fast_failover;
 use super::membership::MembershipManager;
-use super::pending_proposals::PendingProposals;
-use super::probe::{self, PROBE_EVERY};
-use super::proposal_forwarder::ProposalForwarder;
+use super::membership::addresses::{Addresses, OwnAddress};
+use super::membership::admission::{Beginning, admit};
+use super::membership::founding::Founding;
+use super::peers::agreed_clock::AgreedClock;
+use super::peers::compared_digests::ComparedDigests;
+use super::peers::shared_room::SharedRoom;
+use super::peers::{PROBE_EVERY, probe};
+use super::propose::batcher::Batcher;
+use super::propose::forwarder::ProposalForwarder;
+use super::propose::inbound::{CommandGuard, Inbox};
+use super::propose::pending::PendingProposals;
 use super::raft_cluster::RaftCluster;
-use super::reader::ReadRounds;
-use super::shared_room::SharedRoom;
-use super::{Cluster, fast_failover};
+use super::read_index::ReadRounds;
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
 use crate::consensus::identity::NodeStart;
 use crate::consensus::log_bound::LogBound;
 use crate::consensus::members::Members;
-use crate::consensus::memory::Router;
 use crate::consensus::node::{NodeOptions, NodeParts, RaftNode, StartError, Timing};
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
-use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport};
+use crate::consensus::transport::{LocalNetwork, NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::ids::NodeId;
 use crate::model::effect::Effects;
@@ -101,7 +101,7 @@ pub enum PeerLinks {
     /// gRPC over mutual TLS, served on this listener.
     Tls(TcpListener, Arc<Followed<NodeTls>>),
     /// Other nodes of this process.
-    Memory(Arc<Router>),
+    Memory(Arc<dyn LocalNetwork>),
 }
 
 /// Listens for peers; the error names the address.
@@ -121,7 +121,7 @@ pub struct RunningNode {
 struct Lifetime {
     stop: CancellationToken,
     tasks: TaskTracker,
-    router: Option<Arc<Router>>,
+    network: Option<Arc<dyn LocalNetwork>>,
 }
 
 /// Ends a node; apart from [`RunningNode`], whose effects may have been given away.
@@ -145,8 +145,8 @@ impl RunningNode {
 impl Stopper {
     /// Peers reach this node no more. What it had to ask them for, it has not got from here on.
     pub fn close_ports(&self) {
-        if let Some(router) = &self.lifetime.router {
-            router.remove(self.cluster.node_id());
+        if let Some(network) = &self.lifetime.network {
+            network.remove(self.cluster.node_id());
         }
         self.lifetime.stop.cancel();
     }
@@ -181,10 +181,10 @@ pub async fn start(
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
     identity.belong_to(stores.starts.epoch()?);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
-    let (transport, router): (Arc<dyn PeerTransport>, _) = match &wire {
+    let (transport, network): (Arc<dyn PeerTransport>, _) = match &wire {
         PeerLinks::Grpc(_) => (GrpcTransport::new(config.members.clone()), None),
         PeerLinks::Tls(_, tls) => (GrpcTransport::with_tls(config.members.clone(), tls.clone()), None),
-        PeerLinks::Memory(router) => (router.transport(config.id), Some(router.clone())),
+        PeerLinks::Memory(network) => (network.clone().seen_from(config.id), Some(network.clone())),
     };
     let options = NodeOptions {
         identity: identity.clone(),
@@ -232,7 +232,7 @@ pub async fn start(
     let cluster = desk.open(config.request_timeout, clock, SharedRoom::new(stores.room));
     service.tell_status(cluster.clone(), desk.members.clone());
     match wire {
-        PeerLinks::Memory(router) => router.register(config.id, service.clone()),
+        PeerLinks::Memory(network) => network.register(config.id, service.clone()),
         PeerLinks::Grpc(listener) => desk.serve(listener, None, service.clone()),
         PeerLinks::Tls(listener, tls) => {
             desk.spawn("certificates", tls.clone().follow(stop.clone()));
@@ -276,7 +276,7 @@ pub async fn start(
             }
         }
     }));
-    Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, router } })
+    Ok(RunningNode { cluster, effects, lifetime: Lifetime { stop, tasks, network } })
 }
 
 /// What the tasks of a node share.

@@ -8,6 +8,10 @@ use crate::model::tables::{RowKey, get_row};
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Election, ElectionOutcome, Outcome};
 
+pub(crate) mod bridge;
+pub mod coordinator;
+pub(crate) mod fast_failover;
+
 /// The outcome of a command that began or joined an election, once that is over: with the election, the role, or
 /// error 4003. Other outcomes come back as they are.
 pub async fn settled(cluster: SharedCluster, outcome: Outcome, within: Duration) -> Result<Outcome, Error> {

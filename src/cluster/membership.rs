@@ -7,10 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::addresses::Addresses;
-use super::agreed_clock::{AgreedClock, Compared, ShownDuration};
-use super::pending_proposals::PendingProposals;
-use super::raft_cluster::in_reach;
+use self::addresses::Addresses;
+use super::peers::agreed_clock::{AgreedClock, Compared, ShownDuration};
+use super::peers::in_reach;
+use super::propose::pending::PendingProposals;
 use super::{MembershipChange, MembershipChanged};
 use crate::consensus::group::{ChangeError, RaftGroup};
 use crate::consensus::node::RaftNode;
@@ -28,6 +28,11 @@ use crate::proto::{
     Principal, Refused, StatusRequest, StatusResponse,
 };
 
+pub(crate) mod addresses;
+pub(crate) mod admission;
+pub(crate) mod founding;
+mod leader_transfer;
+
 /// A learner that is no further behind than this many entries gets its vote.
 pub(super) const CAUGHT_UP: u64 = 1_000;
 /// Between two looks at something that takes its time.
@@ -37,7 +42,7 @@ const GREETING: Duration = Duration::from_secs(3);
 
 /// Why the leader did not do it.
 #[derive(Debug, PartialEq)]
-pub enum ChangeRefused {
+pub(crate) enum ChangeRefused {
     NotLeader(Option<u64>),
     Refused(Error),
     /// It is so already.
@@ -55,7 +60,7 @@ pub(super) fn wrong_role<T>(why: impl Into<String>) -> ChangeResult<T> {
     refuse(Code::RoleChange, why)
 }
 
-pub struct MembershipManager {
+pub(crate) struct MembershipManager {
     pub identity: Arc<NodeIdentity>,
     pub node: Arc<RaftNode>,
     pub transport: Arc<dyn PeerTransport>,
@@ -80,7 +85,7 @@ impl Drop for ChangeInProgress<'_> {
 
 impl MembershipManager {
     /// Has the leader make a change, wherever it is.
-    pub async fn ask(
+    pub(crate) async fn ask(
         self: &Arc<Self>,
         change: MembershipChange,
         by: Principal,
@@ -157,7 +162,7 @@ impl MembershipManager {
     }
 
     /// On the leader: makes the change, to its end even if nobody waits for the answer any more.
-    pub async fn carry_out(self: &Arc<Self>, request: ChangeRequest) -> ChangeResponse {
+    pub(crate) async fn carry_out(self: &Arc<Self>, request: ChangeRequest) -> ChangeResponse {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let this = self.clone();
         spawn(async move {
@@ -449,7 +454,7 @@ fn error_of(refused: Refused) -> Error {
 }
 
 /// Ends what a leader that is gone has left in the middle. Called now and then on every node.
-pub async fn settle(node: &RaftNode) {
+pub(crate) async fn settle(node: &RaftNode) {
     if node.leading().is_some() && node.group().joint {
         let settled = tokio::time::timeout(node.timing().election_max * 4, node.settle()).await;
         tracing::info!(?settled, "a change of the members had been left in the middle");

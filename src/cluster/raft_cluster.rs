@@ -9,21 +9,21 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::addresses::{Addresses, reached, to_proto};
-use super::agreed_clock::{AgreedClock, ClockPeers};
-use super::compared_digests::{ComparedDigests, DigestVerdict};
-use super::founding::Founding;
-use super::inbound_proposals::Inbox;
+use super::membership::addresses::{Addresses, reached, to_proto};
+use super::membership::founding::Founding;
 use super::membership::{ChangeRefused, MembershipManager};
-use super::pending_proposals::{PendingProposals, ProposalReceiver};
-use super::probe::PROBE_EVERY;
-use super::reader::ReadRounds;
-use super::shared_room::{NodeRoom, SharedRoom, room_said};
+use super::peers::agreed_clock::{AgreedClock, ClockPeers};
+use super::peers::compared_digests::{ComparedDigests, DigestVerdict};
+use super::peers::in_reach;
+use super::peers::shared_room::{NodeRoom, SharedRoom, room_said};
+use super::propose::inbound::Inbox;
+use super::propose::pending::{PendingProposals, ProposalReceiver};
+use super::read_index::ReadRounds;
 use super::{Cluster, ClusterStatus, CountSessions, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use crate::clock::SharedClock;
 use crate::consensus::identity::NodeStart;
 use crate::consensus::members::Members;
-use crate::consensus::node::{RaftNode, StartError, Timing};
+use crate::consensus::node::{RaftNode, StartError};
 use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
@@ -40,11 +40,9 @@ use crate::storage::BoxFuture;
 use crate::storage::room::RoomState;
 use crate::supervised::TaskFailures;
 
-/// A peer that was not heard for this many of the longest election time-outs is out of reach.
-const SILENT: u32 = 4;
 /// For how long an answer of a peer counts: it is asked every second.
 const REACHED: Duration = Duration::from_secs(5);
-/// How long one who asks for what is surely the newest may wait; less than it waits ([`super::admission`]).
+/// How long one who asks for what is surely the newest may wait; less than it waits ([`super::membership::admission`]).
 const NEWEST: Duration = Duration::from_secs(1);
 
 pub struct RaftCluster {
@@ -74,13 +72,6 @@ pub struct RaftCluster {
     pub(super) failures: TaskFailures,
     /// Why this node must not serve any more.
     pub(super) ended: watch::Sender<Option<Error>>,
-}
-
-/// Whether a peer was heard lately.
-pub(super) fn in_reach(stats: &PeerStats, timing: Timing, node: u64) -> bool {
-    // Peers that are not spoken with otherwise are asked for their status now and then.
-    let patience = (timing.election_max * SILENT).max(PROBE_EVERY * 3);
-    stats.of(node).is_some_and(|heard| Instant::now() - heard.at < patience)
 }
 
 impl RaftCluster {

@@ -4,14 +4,24 @@ use std::time::Duration;
 
 use prost::Message;
 
+use self::harness::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
 use super::Cluster;
 use super::boot::NodeConfig;
-use super::tests_harness::{Cell, PATIENCE, changes, on_disk, online, seq, update, write};
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::EncodedBatch;
 use crate::model::error::Code;
 use crate::proto::command::Intent;
 use crate::proto::{Batch, Command, CommandId, DataUpdate};
+
+mod clocks;
+mod digests;
+mod elections;
+mod harness;
+mod identity;
+mod membership;
+mod recovery;
+mod room;
+mod strangers;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_takes_writes_and_reads() {

@@ -24,7 +24,7 @@ In the environment and in flags, `members` is written `1=HOST:RAFT_PORT/HOST:GAT
 ";
 
 /// The whole page.
-pub fn page() -> String {
+pub(super) fn page() -> String {
     let mut out = HEAD.to_owned();
     for row in SETTINGS {
         let kind = match row.kind {

@@ -20,50 +20,50 @@ use openraft::EntryPayload;
 use super::types::{EncodedBatch, Entry, LogId, RaftMembership, StoredMembership, Vote};
 
 /// The format of all of the above and of `wire`: peers with another one are turned away.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 const BLANK: u8 = 1;
 const COMMANDS: u8 = 2;
 const MEMBERSHIP: u8 = 3;
 const ENTRY_HEADER: usize = 9;
 
-pub fn corrupt(what: &str) -> io::Error {
+pub(crate) fn corrupt(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} does not decode"))
 }
 
-pub fn put_log_id(to: &mut impl BufMut, id: &LogId) {
+pub(crate) fn put_log_id(to: &mut impl BufMut, id: &LogId) {
     to.put_u64(*id.leader_id);
     to.put_u64(id.index);
 }
 
-pub fn encode_log_id(id: &LogId) -> Bytes {
+pub(crate) fn encode_log_id(id: &LogId) -> Bytes {
     let mut bytes = BytesMut::with_capacity(16);
     put_log_id(&mut bytes, id);
     bytes.freeze()
 }
 
-pub fn get_log_id(from: &mut impl Buf) -> io::Result<LogId> {
+pub(crate) fn get_log_id(from: &mut impl Buf) -> io::Result<LogId> {
     let mut field = || from.try_get_u64().map_err(|_| corrupt("log id"));
     Ok(LogId::new_term_index(field()?, field()?))
 }
 
-pub fn decode_log_id(mut bytes: &[u8]) -> io::Result<LogId> {
+pub(crate) fn decode_log_id(mut bytes: &[u8]) -> io::Result<LogId> {
     get_log_id(&mut bytes)
 }
 
-pub fn put_vote(to: &mut impl BufMut, vote: &Vote) {
+pub(crate) fn put_vote(to: &mut impl BufMut, vote: &Vote) {
     to.put_u64(vote.leader_id.term);
     to.put_u64(vote.leader_id.voted_for);
     to.put_u8(vote.committed.into());
 }
 
-pub fn encode_vote(vote: &Vote) -> Bytes {
+pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
     let mut bytes = BytesMut::with_capacity(17);
     put_vote(&mut bytes, vote);
     bytes.freeze()
 }
 
-pub fn get_vote(from: &mut impl Buf) -> io::Result<Vote> {
+pub(crate) fn get_vote(from: &mut impl Buf) -> io::Result<Vote> {
     let term = from.try_get_u64().map_err(|_| corrupt("vote"))?;
     let node = from.try_get_u64().map_err(|_| corrupt("vote"))?;
     match from.try_get_u8() {
@@ -73,19 +73,19 @@ pub fn get_vote(from: &mut impl Buf) -> io::Result<Vote> {
     }
 }
 
-pub fn decode_vote(mut bytes: &[u8]) -> io::Result<Vote> {
+pub(crate) fn decode_vote(mut bytes: &[u8]) -> io::Result<Vote> {
     get_vote(&mut bytes)
 }
 
 /// Bytes that [`put_entry`] writes for an entry, if it is no membership.
-pub fn entry_len(entry: &Entry) -> usize {
+pub(crate) fn entry_len(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(batch) => ENTRY_HEADER + batch.0.len(),
         _ => ENTRY_HEADER,
     }
 }
 
-pub fn put_entry(to: &mut impl BufMut, entry: &Entry) -> io::Result<()> {
+pub(crate) fn put_entry(to: &mut impl BufMut, entry: &Entry) -> io::Result<()> {
     let kind = match entry.payload {
         EntryPayload::Blank => BLANK,
         EntryPayload::Normal(_) => COMMANDS,
@@ -101,14 +101,14 @@ pub fn put_entry(to: &mut impl BufMut, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-pub fn encode_entry(entry: &Entry) -> io::Result<Bytes> {
+pub(crate) fn encode_entry(entry: &Entry) -> io::Result<Bytes> {
     let mut bytes = BytesMut::with_capacity(entry_len(entry));
     put_entry(&mut bytes, entry)?;
     Ok(bytes.freeze())
 }
 
 /// The entry at `index`. Commands share the given bytes.
-pub fn decode_entry(index: u64, mut bytes: Bytes) -> io::Result<Entry> {
+pub(crate) fn decode_entry(index: u64, mut bytes: Bytes) -> io::Result<Entry> {
     let kind = bytes.try_get_u8().map_err(|_| corrupt("entry"))?;
     let term = bytes.try_get_u64().map_err(|_| corrupt("entry"))?;
     let payload = match kind {
@@ -125,12 +125,12 @@ fn decode_membership(bytes: &[u8]) -> io::Result<RaftMembership> {
 }
 
 /// The membership that the state machine keeps with its rows, JSON.
-pub fn encode_stored_membership(membership: &StoredMembership) -> io::Result<Bytes> {
+pub(crate) fn encode_stored_membership(membership: &StoredMembership) -> io::Result<Bytes> {
     Ok(serde_json::to_vec(membership)?.into())
 }
 
 /// Empty bytes stand for "none yet".
-pub fn decode_stored_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
+pub(crate) fn decode_stored_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
     if bytes.is_empty() {
         return Ok(StoredMembership::default());
     }
@@ -138,7 +138,7 @@ pub fn decode_stored_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
@@ -146,18 +146,18 @@ pub mod tests {
     use super::super::types::MemberAddress;
     use super::*;
 
-    pub fn any_log_id() -> impl Strategy<Value = LogId> {
+    pub(crate) fn any_log_id() -> impl Strategy<Value = LogId> {
         (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogId::new_term_index(term, index))
     }
 
-    pub fn any_vote() -> impl Strategy<Value = Vote> {
+    pub(crate) fn any_vote() -> impl Strategy<Value = Vote> {
         (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| {
             if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
         })
     }
 
-    pub fn any_payload() -> impl Strategy<Value = <super::super::types::TypeConfig as openraft::RaftTypeConfig>::Payload>
-    {
+    pub(crate) fn any_payload()
+    -> impl Strategy<Value = <super::super::types::TypeConfig as openraft::RaftTypeConfig>::Payload> {
         let membership = (proptest::collection::btree_set(1u64..9, 1..4), "[ -~]{0,12}").prop_map(|(voters, text)| {
             let member = |id: &u64| (*id, MemberAddress { raft: format!("{text}:{id}"), gateway: text.clone() });
             let nodes: BTreeMap<u64, MemberAddress> = voters.iter().map(member).collect();

@@ -44,7 +44,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Reaches peers over gRPC.
-pub struct GrpcTransport {
+pub(crate) struct GrpcTransport {
     /// Addresses from this node's configuration. Where they differ from those in the membership, either may be right: a node
     /// may move to another address with no more than a restart, and the settings may be older than the membership.
     configured: BTreeMap<u64, MemberAddress>,
@@ -59,12 +59,12 @@ pub struct GrpcTransport {
 type TwoAddresses = (String, String, Arc<AtomicBool>);
 
 impl GrpcTransport {
-    pub fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {
+    pub(crate) fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {
         Arc::new(Self { configured, tls: None, turned: Mutex::default(), channels: Mutex::default() })
     }
 
     /// The same with mutual TLS.
-    pub fn with_tls(configured: BTreeMap<u64, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+    pub(crate) fn with_tls(configured: BTreeMap<u64, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
         Arc::new(Self {
             configured,
             tls: Some(Connector::new(tls)),
@@ -366,7 +366,7 @@ const CONNECTIONS: ConnectionCaps = ConnectionCaps {
 };
 
 /// Serves `peer` on a listener until `stop`; with `tls` only to nodes that have a certificate of the cluster's CA.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Followed<NodeTls>>>,
     peer: Arc<dyn Peer>,

@@ -24,10 +24,10 @@ const APPLY_BYTES: usize = 4 << 20;
 /// No linearizable read is served before this index is applied: the end of the log at boot. A restarted
 /// leader may otherwise take an old commit index for the newest one.
 #[derive(Debug, Default)]
-pub struct ReadGate(AtomicU64);
+pub(crate) struct ReadGate(AtomicU64);
 
 impl ReadGate {
-    pub fn index(&self) -> LogIndex {
+    pub(crate) fn index(&self) -> LogIndex {
         LogIndex(self.0.load(Ordering::SeqCst))
     }
 
@@ -38,19 +38,19 @@ impl ReadGate {
 }
 
 #[derive(Clone)]
-pub struct LogAdapter {
+pub(crate) struct LogAdapter {
     log: Arc<dyn LogStore>,
     gate: Arc<ReadGate>,
 }
 
 impl LogAdapter {
-    pub fn new(log: Arc<dyn LogStore>) -> Self {
+    pub(crate) fn new(log: Arc<dyn LogStore>) -> Self {
         let bounds = log.bounds();
         let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
         Self { log, gate: Arc::new(ReadGate(AtomicU64::new(end))) }
     }
 
-    pub fn gate(&self) -> Arc<ReadGate> {
+    pub(crate) fn gate(&self) -> Arc<ReadGate> {
         self.gate.clone()
     }
 

@@ -14,7 +14,7 @@ use crate::storage::{LogStore, SnapshotStore};
 /// How often a node looks how large its log is.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub struct LogBound {
+pub(crate) struct LogBound {
     pub node: Arc<RaftNode>,
     pub log: Arc<dyn LogStore>,
     pub snapshots: Arc<dyn SnapshotStore>,
@@ -25,7 +25,7 @@ pub struct LogBound {
 
 impl LogBound {
     /// Until it is stopped, or consensus has ended.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() && self.look().await {}
     }
 

@@ -34,7 +34,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a caller wants, as far as it takes different rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerCall {
+pub(crate) enum PeerCall {
     /// To propose, to read, to lead: any member. A learner never leads, but this node may not know yet that it got
     /// its vote.
     Member,
@@ -52,7 +52,7 @@ struct NamedVoters {
 }
 
 /// Decides who may speak.
-pub struct Members {
+pub(crate) struct Members {
     raft: Raft,
     replica: Arc<Replica>,
     stands: Arc<AtomicBool>,
@@ -62,7 +62,7 @@ pub struct Members {
 }
 
 impl Members {
-    pub fn new(node: &RaftNode, configured: BTreeSet<u64>) -> Arc<Self> {
+    pub(crate) fn new(node: &RaftNode, configured: BTreeSet<u64>) -> Arc<Self> {
         Arc::new(Self {
             raft: node.raft().clone(),
             replica: node.replica().clone(),
@@ -73,7 +73,7 @@ impl Members {
     }
 
     /// A member, or the operator's configuration, says that these nodes have a vote.
-    pub fn vouch(&self, voters: &[u64]) {
+    pub(crate) fn vouch(&self, voters: &[u64]) {
         let now = Instant::now();
         let mut known = self.known.lock();
         known.vouched.retain(|_, at| now - *at < VOUCHED_FOR);
@@ -85,7 +85,7 @@ impl Members {
     }
 
     /// Whether `node` may do what it wants.
-    pub fn admits(&self, node: u64, wants: PeerCall) -> bool {
+    pub(crate) fn admits(&self, node: u64, wants: PeerCall) -> bool {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         let known = match wants {
             PeerCall::Member => membership.membership().get_node(&node).is_some(),
@@ -101,7 +101,7 @@ impl Members {
     }
 
     /// The same as an error for the caller, and a line for the operator.
-    pub fn check(&self, node: u64, wants: PeerCall) -> Result<(), LinkError> {
+    pub(crate) fn check(&self, node: u64, wants: PeerCall) -> Result<(), LinkError> {
         if self.admits(node, wants) {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Members {
     /// A vote names its candidate or leader: nobody speaks for another one, and no term is far beyond this node's own.
     /// Terms grow by one an election, so that an honest one never is; a term near the end of its range would end the
     /// cluster.
-    pub fn check_vote(&self, node: u64, vote: &Vote) -> Result<(), LinkError> {
+    pub(crate) fn check_vote(&self, node: u64, vote: &Vote) -> Result<(), LinkError> {
         if vote.leader_id.voted_for != node {
             let why = format!("node {node} speaks for node {}", vote.leader_id.voted_for);
             return Err(self.refuse(node, why));
@@ -125,7 +125,7 @@ impl Members {
     }
 
     /// Leadership is handed to this node. It may not lead while its clock is wrong, nor while it reaches too few.
-    pub fn check_transfer(&self, to: u64, me: u64) -> Result<(), LinkError> {
+    pub(crate) fn check_transfer(&self, to: u64, me: u64) -> Result<(), LinkError> {
         if to == me && !self.stands.load(Ordering::Relaxed) {
             return Err(LinkError::Refused(
                 "this node does not lead now: its clock is wrong, or it reaches too few voters".into(),

@@ -27,7 +27,7 @@ use crate::proto::{RaftRequest, RaftResponse, SnapshotChunk, StatusRequest, raft
 use crate::storage::{SnapshotStore, StateSnapshot};
 
 /// Bytes of one chunk of a snapshot.
-pub const CHUNK: usize = 512 << 10;
+pub(crate) const CHUNK: usize = 512 << 10;
 /// How long opening a stream of appends may take. Only its first answer is awaited, but the peer may be busy.
 const OPEN_STREAM: Duration = Duration::from_secs(1);
 
@@ -35,7 +35,7 @@ type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 type SentSnapshot = openraft::alias::SnapshotOf<TypeConfig, StateSnapshot>;
 
 /// Makes openraft's clients.
-pub struct PeerNetwork {
+pub(crate) struct PeerNetwork {
     pub identity: Arc<NodeIdentity>,
     pub transport: Arc<dyn PeerTransport>,
     pub snapshots: Arc<dyn SnapshotStore>,
@@ -74,7 +74,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 }
 
 /// The calls on one peer.
-pub struct PeerClient {
+pub(crate) struct PeerClient {
     identity: Arc<NodeIdentity>,
     target: u64,
     class: ConnectionClass,

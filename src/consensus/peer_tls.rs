@@ -97,7 +97,7 @@ impl PeerCaller {
 }
 
 /// What begins a call: who calls whom.
-pub trait HasHandshake {
+pub(super) trait HasHandshake {
     fn handshake(&self) -> Option<&Handshake>;
 }
 
@@ -117,18 +117,18 @@ greetings!(RaftRequest, SnapshotChunk, ProposeRequest, ReadIndexRequest, StatusR
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connects to peers with this node's certificate.
-pub struct Connector {
+pub(super) struct Connector {
     tls: Arc<Followed<NodeTls>>,
     told: Mutex<BTreeMap<u64, Instant>>,
 }
 
 impl Connector {
-    pub fn new(tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+    pub(super) fn new(tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
         Arc::new(Self { tls, told: Mutex::default() })
     }
 
     /// A channel to a node: only what shows that node's certificate is spoken with. 0: whichever node it is.
-    pub fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: u64, address: &str) -> Channel {
+    pub(super) fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: u64, address: &str) -> Channel {
         let (connector, address) = (self.clone(), address.to_owned());
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
             let (connector, address) = (connector.clone(), address.clone());

@@ -26,7 +26,7 @@ const STEP: u64 = 256;
 
 /// What a data folder holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FolderContents {
+pub(crate) struct FolderContents {
     pub cluster: String,
     pub epoch: u64,
     pub members: BTreeMap<u64, MemberAddress>,
@@ -42,7 +42,7 @@ pub struct FolderContents {
 }
 
 /// An open data folder of a node that does not run.
-pub struct StoppedNode {
+pub(crate) struct StoppedNode {
     stores: Stores,
     replica: std::sync::Arc<Replica>,
     pub contents: FolderContents,
@@ -50,7 +50,7 @@ pub struct StoppedNode {
 
 impl StoppedNode {
     /// Looks into a folder. Blocks on the disk.
-    pub async fn open(mut stores: Stores) -> io::Result<Self> {
+    pub(crate) async fn open(mut stores: Stores) -> io::Result<Self> {
         let tables = std::mem::replace(&mut stores.tables, Box::new(crate::model::tables::MemoryTables::default()));
         let (replica, _) = Replica::new(State::open(tables).map_err(io::Error::other)?);
         let contents = contents(&stores, &replica).await?;
@@ -59,7 +59,7 @@ impl StoppedNode {
 
     /// Makes the folder that of a cluster of `node` alone, with another epoch. Durable when it resolves; once more after a
     /// crash in the middle gives the same, with one more epoch.
-    pub async fn make_alone(&self, node: u64, member: MemberAddress, epoch: u64) -> io::Result<()> {
+    pub(crate) async fn make_alone(&self, node: u64, member: MemberAddress, epoch: u64) -> io::Result<()> {
         let log = &self.stores.log;
         // First what keeps the other nodes away.
         self.stores.starts.save_epoch(epoch).await?;
@@ -87,7 +87,7 @@ impl StoppedNode {
     }
 
     /// Lets go of the folder.
-    pub async fn close(self) -> io::Result<()> {
+    pub(crate) async fn close(self) -> io::Result<()> {
         self.stores.close.close().await
     }
 }

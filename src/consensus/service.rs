@@ -18,7 +18,7 @@ use crate::proto::{
 use crate::storage::{BoxFuture, SnapshotStore, StateSnapshot};
 
 /// The calls that the cluster layer answers; handshakes were checked.
-pub trait ClusterCalls: Send + Sync + 'static {
+pub(crate) trait ClusterCalls: Send + Sync + 'static {
     /// `from` proposes; the first message is part of the stream.
     fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
@@ -31,7 +31,7 @@ pub trait ClusterCalls: Send + Sync + 'static {
 
 /// Answers peers. Before [`Service::open`] only questions for its status are answered: a node that may have lost its
 /// data must not vote.
-pub struct Service {
+pub(crate) struct Service {
     identity: Arc<NodeIdentity>,
     stats: Arc<PeerStats>,
     snapshots: Arc<dyn SnapshotStore>,
@@ -57,17 +57,21 @@ fn ok(body: Bytes) -> RaftResponse {
 }
 
 impl Service {
-    pub fn new(identity: Arc<NodeIdentity>, stats: Arc<PeerStats>, snapshots: Arc<dyn SnapshotStore>) -> Arc<Self> {
+    pub(crate) fn new(
+        identity: Arc<NodeIdentity>,
+        stats: Arc<PeerStats>,
+        snapshots: Arc<dyn SnapshotStore>,
+    ) -> Arc<Self> {
         Arc::new(Self { identity, stats, snapshots, calls: OnceLock::new(), open: OnceLock::new() })
     }
 
     /// From now on its status is told.
-    pub fn tell_status(&self, calls: Arc<dyn ClusterCalls>, members: Arc<Members>) {
+    pub(crate) fn tell_status(&self, calls: Arc<dyn ClusterCalls>, members: Arc<Members>) {
         let _ = self.calls.set((calls, members));
     }
 
     /// From now on every call of a member is answered.
-    pub fn open(&self, node: &RaftNode, members: Arc<Members>) {
+    pub(crate) fn open(&self, node: &RaftNode, members: Arc<Members>) {
         self.identity.confirm();
         let _ = self.open.set(OpenedRaft { raft: node.raft().clone(), members });
     }

@@ -19,7 +19,7 @@ use crate::storage::{Backpressure, SnapshotStore, StateSnapshot};
 type BuiltSnapshot = openraft::alias::SnapshotOf<TypeConfig, StateSnapshot>;
 
 /// What was applied last, as openraft wants to know it.
-pub fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
+pub(crate) fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
     let membership = decode_stored_membership(&applied.membership)?;
     if applied.last_log_id.is_empty() {
         return Ok((None, membership));

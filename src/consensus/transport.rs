@@ -49,7 +49,7 @@ pub enum Method {
 }
 
 /// One node as another one sees it. The node itself implements it (`service`), and so does what carries
-/// the calls there: gRPC (`grpc`) or the router of a simulation (`memory`).
+/// the calls there: gRPC (`grpc`) or a [`LocalNetwork`].
 pub trait Peer: Send + Sync + 'static {
     fn call(&self, method: Method, request: RaftRequest) -> PeerResult<'_, RaftResponse>;
 
@@ -92,6 +92,18 @@ pub trait PeerTransport: Send + Sync + 'static {
     fn link_exactly(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         self.link(node, member, class)
     }
+}
+
+/// Carries the calls between nodes of one process, in place of sockets: the seam for simulation.
+pub trait LocalNetwork: Send + Sync + 'static {
+    /// The network as seen from `node`, in its present life.
+    fn seen_from(self: Arc<Self>, node: u64) -> Arc<dyn PeerTransport>;
+
+    /// The node answers from now on.
+    fn register(&self, node: u64, peer: Arc<dyn Peer>);
+
+    /// The node is gone.
+    fn remove(&self, node: u64);
 }
 
 /// What this node knows of a peer from talking with it.

@@ -50,7 +50,7 @@ fn get_bool(from: &mut impl Buf) -> io::Result<bool> {
     }
 }
 
-pub fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> io::Result<Bytes> {
+pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> io::Result<Bytes> {
     let size: usize = request.entries.iter().map(|entry| entry_len(entry) + 4).sum();
     let mut to = BytesMut::with_capacity(size + 64);
     put_vote(&mut to, &request.vote);
@@ -69,7 +69,7 @@ pub fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> io::Result<B
 }
 
 /// The batches of the entries share the given bytes.
-pub fn decode_append(mut from: Bytes) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+pub(crate) fn decode_append(mut from: Bytes) -> io::Result<AppendEntriesRequest<TypeConfig>> {
     let vote = get_vote(&mut from)?;
     let prev_log_id = get_optional(&mut from)?;
     let leader_commit = get_optional(&mut from)?;
@@ -88,7 +88,7 @@ pub fn decode_append(mut from: Bytes) -> io::Result<AppendEntriesRequest<TypeCon
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
-pub fn encode_append_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
+pub(crate) fn encode_append_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(18);
     match answer {
         Ok(matching) => {
@@ -108,7 +108,10 @@ pub fn encode_append_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
 }
 
 /// `previous` is the request's previous log id: what a conflict without a log id is about.
-pub fn decode_append_answer(mut from: Bytes, previous: Option<LogId>) -> io::Result<StreamAppendResult<TypeConfig>> {
+pub(crate) fn decode_append_answer(
+    mut from: Bytes,
+    previous: Option<LogId>,
+) -> io::Result<StreamAppendResult<TypeConfig>> {
     match from.try_get_u8() {
         Ok(0) => Ok(Ok(get_optional(&mut from)?)),
         Ok(1) => {
@@ -121,7 +124,7 @@ pub fn decode_append_answer(mut from: Bytes, previous: Option<LogId>) -> io::Res
 }
 
 /// The unary form of the same answer.
-pub fn encode_append_response(answer: &AppendEntriesResponse<TypeConfig>) -> Bytes {
+pub(crate) fn encode_append_response(answer: &AppendEntriesResponse<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(18);
     match answer {
         AppendEntriesResponse::Success => to.put_slice(&[0, 0]),
@@ -138,7 +141,7 @@ pub fn encode_append_response(answer: &AppendEntriesResponse<TypeConfig>) -> Byt
     to.freeze()
 }
 
-pub fn decode_append_response(mut from: Bytes) -> io::Result<AppendEntriesResponse<TypeConfig>> {
+pub(crate) fn decode_append_response(mut from: Bytes) -> io::Result<AppendEntriesResponse<TypeConfig>> {
     match from.try_get_u8() {
         Ok(0) => Ok(match get_optional(&mut from)? {
             None => AppendEntriesResponse::Success,
@@ -150,7 +153,7 @@ pub fn decode_append_response(mut from: Bytes) -> io::Result<AppendEntriesRespon
     }
 }
 
-pub fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
+pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(36);
     put_vote(&mut to, &request.vote);
     put_optional(&mut to, request.last_log_id.as_ref());
@@ -158,13 +161,13 @@ pub fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
     to.freeze()
 }
 
-pub fn decode_vote_request(mut from: Bytes) -> io::Result<VoteRequest<TypeConfig>> {
+pub(crate) fn decode_vote_request(mut from: Bytes) -> io::Result<VoteRequest<TypeConfig>> {
     let mut request = VoteRequest::new(get_vote(&mut from)?, get_optional(&mut from)?);
     request.leadership_transfer = get_bool(&mut from)?;
     Ok(request)
 }
 
-pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
+pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(36);
     put_vote(&mut to, &response.vote);
     to.put_u8(response.vote_granted.into());
@@ -172,13 +175,13 @@ pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
     to.freeze()
 }
 
-pub fn decode_vote_response(mut from: Bytes) -> io::Result<VoteResponse<TypeConfig>> {
+pub(crate) fn decode_vote_response(mut from: Bytes) -> io::Result<VoteResponse<TypeConfig>> {
     let vote = get_vote(&mut from)?;
     let granted = get_bool(&mut from)?;
     Ok(VoteResponse::new(vote, get_optional(&mut from)?, granted))
 }
 
-pub fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
+pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(42);
     put_vote(&mut to, request.from_leader());
     to.put_u64(*request.to_node_id());
@@ -186,13 +189,13 @@ pub fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     to.freeze()
 }
 
-pub fn decode_transfer(mut from: Bytes) -> io::Result<TransferLeaderRequest<TypeConfig>> {
+pub(crate) fn decode_transfer(mut from: Bytes) -> io::Result<TransferLeaderRequest<TypeConfig>> {
     let vote = get_vote(&mut from)?;
     let to = from.try_get_u64().map_err(|_| corrupt("transfer"))?;
     Ok(TransferLeaderRequest::new(vote, to, get_optional(&mut from)?))
 }
 
-pub fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
+pub(crate) fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(36);
     match response {
         Ok(()) => to.put_u8(0),
@@ -210,7 +213,7 @@ pub fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -
     to.freeze()
 }
 
-pub fn decode_transfer_response(mut from: Bytes) -> io::Result<TransferLeaderResponse<TypeConfig>> {
+pub(crate) fn decode_transfer_response(mut from: Bytes) -> io::Result<TransferLeaderResponse<TypeConfig>> {
     match from.try_get_u8() {
         Ok(0) => Ok(Ok(())),
         Ok(1) => {
@@ -225,14 +228,14 @@ pub fn decode_transfer_response(mut from: Bytes) -> io::Result<TransferLeaderRes
     }
 }
 
-pub fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> io::Result<Bytes> {
+pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> io::Result<Bytes> {
     let mut to = BytesMut::with_capacity(256);
     put_vote(&mut to, vote);
     to.put_slice(&serde_json::to_vec(meta)?);
     Ok(to.freeze())
 }
 
-pub fn decode_snapshot_header(mut from: Bytes) -> io::Result<(Vote, SnapshotMeta)> {
+pub(crate) fn decode_snapshot_header(mut from: Bytes) -> io::Result<(Vote, SnapshotMeta)> {
     let vote = get_vote(&mut from)?;
     Ok((vote, serde_json::from_slice(&from).map_err(|_| corrupt("snapshot header"))?))
 }

@@ -16,7 +16,7 @@ use crate::model::error::{Code, Error};
 const COME_BACK_MS: u64 = 1_000;
 
 /// Runs until it is dropped. Whoever comes while it lasts is told after as long again.
-pub async fn run(gateway: Arc<Gateway>) {
+pub(super) async fn run(gateway: Arc<Gateway>) {
     let patience = gateway.settings.lost_after;
     let step = (patience / 8).clamp(Duration::from_millis(20), Duration::from_millis(250));
     let mut waiting_since = Instant::now();

@@ -4,5 +4,5 @@
 //! - [`rest`]: the endpoints; [`listings`]: large answers, one at a time
 
 pub mod connections;
-pub mod listings;
+pub(crate) mod listings;
 pub mod rest;

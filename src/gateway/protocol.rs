@@ -12,8 +12,8 @@ mod client;
 mod decode;
 pub mod events;
 mod fields;
-pub mod json;
-pub mod payloads;
+pub(crate) mod json;
+pub(crate) mod payloads;
 pub mod schema;
 mod server;
 

@@ -76,10 +76,10 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock, SystemClock};
-    use crate::cluster::local::LocalCluster;
     use crate::gateway::GatewaySettings;
     use crate::proto::{DataUpdate, DeviceOnline, Elect, ImportFinish, ImportRows, TableRemove, TokenRevoke};
     use crate::storage::room::{DiskRoom, RoomThresholds};
+    use crate::testkit::local_cluster::LocalCluster;
     use crate::token::{Class, KeyRing};
 
     fn update(operation: Operation, bulk: bool) -> Intent {

@@ -29,12 +29,12 @@ use crate::proto::command::Intent;
 use crate::token::Claims;
 
 mod answers;
-pub mod client_clock;
+pub(crate) mod client_clock;
 mod delivery;
 mod removed_records;
 mod request_pipeline;
 mod requests;
-pub mod sync;
+pub(crate) mod sync;
 
 pub use answers::{look_up, update_message};
 pub use requests::{decider, elect, find_conflict, why_conflict};

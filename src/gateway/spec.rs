@@ -8,7 +8,7 @@
 pub mod asyncapi;
 pub mod coverage;
 pub mod openapi;
-pub mod page;
+pub(crate) mod page;
 
 /// What both descriptions say of the API as a whole.
 const ABOUT: &str = "Keeps a store's terminals, handhelds and back office in step. One port carries REST, Socket.IO \

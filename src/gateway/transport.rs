@@ -1,4 +1,4 @@
 //! The two socket transports: each reads frames into a [session](super::session) and writes what its send queue holds.
 
-pub mod socketio;
-pub mod websocket;
+pub(crate) mod socketio;
+pub(crate) mod websocket;

@@ -19,10 +19,11 @@ use crate::proto::outcome::Result as Reply;
 use crate::proto::{AccessPut, ClassAccess, Empty, TableAccess, TableRight};
 
 /// The classes of tokens, in the order of their numbers.
-pub const CLASSES: [&str; 5] = ["admin", "manager", "assistant_manager", "inventory_assistant", "sales_assistant"];
+pub(crate) const CLASSES: [&str; 5] =
+    ["admin", "manager", "assistant_manager", "inventory_assistant", "sales_assistant"];
 
 /// The name that stands for all tables that are not named.
-pub const OTHERS: &str = "*";
+pub(crate) const OTHERS: &str = "*";
 
 /// A class of tokens by its number, from 1. 0 stands for no class: the cluster itself, or a node of an older version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -23,7 +23,7 @@ use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
 pub(super) mod index;
 pub(super) mod key;
 
-pub use self::index::{AuditFilter, AuditIndex, AuditRef};
+pub(crate) use self::index::{AuditFilter, AuditIndex, AuditRef};
 
 const HIDDEN: &str = "a change of a table that this token may not read";
 
@@ -169,7 +169,7 @@ impl State {
 }
 
 /// The audit row that a change is.
-pub fn row_of_change(change: &Change) -> Audit {
+pub(crate) fn row_of_change(change: &Change) -> Audit {
     let operation = operation_name(change.operation());
     let details = format!(
         "{operation} of {}/{} as change {} at {}",
@@ -194,12 +194,12 @@ pub fn row_of_change(change: &Change) -> Audit {
 }
 
 /// Reads the rows of a page. Rows compacted since the page was made are left out.
-pub fn read_rows(tables: &dyn TablesRead, page: &[AuditRef]) -> Result<Vec<Audit>, TablesError> {
+pub(crate) fn read_rows(tables: &dyn TablesRead, page: &[AuditRef]) -> Result<Vec<Audit>, TablesError> {
     read_rows_shown(tables, page, |_| true)
 }
 
 /// The same for a reader who may not read every table: of a change of another one it is told that there was one.
-pub fn read_rows_shown(
+pub(crate) fn read_rows_shown(
     tables: &dyn TablesRead,
     page: &[AuditRef],
     shown: impl Fn(&str) -> bool,

@@ -1,4 +1,4 @@
-//! What a node has to propose by itself: pure decisions, carried out by `cluster::coordinator`.
+//! What a node has to propose by itself: pure decisions, carried out by `cluster::elections::coordinator`.
 
 use super::election::decide::{Action, LeaderView, Limits, decide};
 use super::state::State;
@@ -42,7 +42,7 @@ impl Retention {
 }
 
 /// The leader's background tasks now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
-pub fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
+pub(crate) fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &NodeId| view.lost_in(*node) == Some(0);
     let lost = view
         .state
@@ -64,7 +64,7 @@ pub fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
 }
 
 /// How long until the devices that are present on a node are offline for its silence, at the earliest. Milliseconds.
-pub fn next_loss(view: &LeaderView<'_>) -> Option<u64> {
+pub(crate) fn next_loss(view: &LeaderView<'_>) -> Option<u64> {
     view.state.nodes_with_devices().filter_map(|node| view.lost_in(node)).min()
 }
 
@@ -120,7 +120,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.
-pub fn of_node(state: &State, node: NodeId, device_id: &str) -> Option<Intent> {
+pub(crate) fn of_node(state: &State, node: NodeId, device_id: &str) -> Option<Intent> {
     let here = state.device(device_id).is_some_and(|d| d.is_active && d.home_node() == node);
     (!here).then(|| {
         Intent::DeviceOnline(DeviceOnline {

@@ -30,11 +30,11 @@ pub(super) mod recent;
 pub(super) mod records;
 pub(super) mod stored;
 
-pub use self::prints::print_of;
-pub use self::stored::{RecordNow, StoredData};
+pub(crate) use self::prints::print_of;
+pub(crate) use self::stored::{RecordNow, StoredData};
 
 /// Checks everything about a `data_update` that does not depend on the state: names, sizes, the operation, the data.
-pub fn validate(c: &DataUpdate) -> Result<(), Error> {
+pub(crate) fn validate(c: &DataUpdate) -> Result<(), Error> {
     let bad =
         |field: &str, why: String| Err(Error::new(Code::InvalidData, format!("{field} {why}")).about(field, None));
     if !valid_table(&c.table_name) {
@@ -85,7 +85,7 @@ pub(super) fn object(data: &[u8]) -> Bytes {
 }
 
 /// A usable `table_name`.
-pub fn valid_table(name: &str) -> bool {
+pub(crate) fn valid_table(name: &str) -> bool {
     !name.trim().is_empty() && name.len() <= limits::TABLE_NAME && is_name(name)
 }
 
@@ -278,7 +278,7 @@ impl State {
 }
 
 /// An operation as the document writes it.
-pub fn operation_name(operation: Operation) -> &'static str {
+pub(crate) fn operation_name(operation: Operation) -> &'static str {
     match operation {
         Operation::Insert => "insert",
         Operation::Delete => "delete",
@@ -287,6 +287,6 @@ pub fn operation_name(operation: Operation) -> &'static str {
 }
 
 /// The operation of a documented name.
-pub fn operation_of(name: &str) -> Option<Operation> {
+pub(crate) fn operation_of(name: &str) -> Option<Operation> {
     [Operation::Insert, Operation::Update, Operation::Delete].into_iter().find(|o| operation_name(*o) == name)
 }

@@ -34,7 +34,7 @@ use crate::proto::{
 pub(super) mod index;
 pub(super) mod key;
 
-pub use self::index::ConflictStatus;
+pub(crate) use self::index::ConflictStatus;
 
 /// What an update met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -525,7 +525,7 @@ fn matches_base(base: u64, current: Option<&Version>) -> bool {
 }
 
 /// A conflict type as the document writes it.
-pub fn type_name(kind: ConflictType) -> &'static str {
+pub(crate) fn type_name(kind: ConflictType) -> &'static str {
     match kind {
         ConflictType::Timestamp => "timestamp",
         ConflictType::Data => "data",

@@ -19,10 +19,10 @@ pub(super) mod devices;
 pub(super) mod key;
 
 /// The capability by which a device says that it never wants to be master.
-pub const NO_MASTER: &str = "no-master";
+pub(crate) const NO_MASTER: &str = "no-master";
 
 /// Checks an id as clients give them: not empty, at most 255 bytes, nothing that a reader does not see.
-pub fn valid_id(id: &str) -> bool {
+pub(crate) fn valid_id(id: &str) -> bool {
     !id.trim().is_empty() && id.len() <= limits::DEVICE_ID && is_name(id)
 }
 
@@ -369,7 +369,7 @@ impl State {
 
 /// Where a device is present: on every node that has a session of it, or on its home if it is online without one (and
 /// if its row was written before rows told more than the home).
-pub fn present_on(device: &Device) -> impl Iterator<Item = NodePresence> {
+pub(crate) fn present_on(device: &Device) -> impl Iterator<Item = NodePresence> {
     let at_home = NodePresence { node: device.home, online_count: device.online_count };
     let only = (device.is_active && device.present_on.is_empty()).then_some(at_home);
     let sessions = if device.is_active { &device.present_on[..] } else { &[] };
@@ -381,7 +381,7 @@ fn is_present_on(device: &Device, node: NodeId) -> bool {
 }
 
 /// Whether this node has a session of the device.
-pub fn has_session_on(device: &Device, node: NodeId) -> bool {
+pub(crate) fn has_session_on(device: &Device, node: NodeId) -> bool {
     device.presence() == Presence::Session && is_present_on(device, node)
 }
 
@@ -399,7 +399,7 @@ fn with(others: impl Iterator<Item = NodePresence>, here: NodePresence) -> Vec<N
 }
 
 /// A role as the document writes it.
-pub fn role_name(role: Role) -> &'static str {
+pub(crate) fn role_name(role: Role) -> &'static str {
     if role == Role::Master { "master" } else { "client" }
 }
 

@@ -329,7 +329,7 @@ fn import_rows(c: &ImportRows) -> Checked {
 
 /// Who may have proposed a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandSource {
+pub(crate) enum CommandSource {
     /// Any node: for its clients, or of itself.
     Node,
     /// The leader only: it is about what the leader does, or sees.
@@ -338,7 +338,8 @@ pub enum CommandSource {
     Membership,
 }
 
-pub fn proposer(intent: &Intent) -> CommandSource {
+#[cfg(any(test, feature = "testkit"))]
+pub(crate) fn proposer(intent: &Intent) -> CommandSource {
     match intent {
         Intent::NodeLost(_)
         | Intent::MoveHome(_)
@@ -395,14 +396,14 @@ const AT_MS: u32 = 2;
 
 /// What can be seen of a command without decoding it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandHeader {
+pub(crate) struct CommandHeader {
     pub origin: CommandId,
     pub at_ms: u64,
     pub proposer: CommandSource,
 }
 
 /// Looks at an encoded `proto::Command`. `None`: it is none, or says who proposed it or when not exactly once.
-pub fn look(command: &Bytes) -> Option<CommandHeader> {
+pub(crate) fn look(command: &Bytes) -> Option<CommandHeader> {
     let (mut origin, mut at_ms, mut proposer) = (None, None, CommandSource::Node);
     let mut rest: &[u8] = command;
     while rest.has_remaining() {

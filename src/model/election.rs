@@ -25,7 +25,7 @@ use crate::proto::{
 };
 
 mod asked;
-pub mod decide;
+pub(crate) mod decide;
 #[cfg(test)]
 mod harness;
 pub(super) mod key;
@@ -37,7 +37,7 @@ mod rules;
 #[cfg(test)]
 mod scenarios;
 
-pub use self::rules::{is_candidate, method_name, reason_name};
+pub(crate) use self::rules::{is_candidate, method_name, reason_name};
 
 impl State {
     /// The device with the role `master`.

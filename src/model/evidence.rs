@@ -5,7 +5,7 @@
 
 /// What a row is evidence of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EvidenceKind {
+pub(crate) enum EvidenceKind {
     /// Tokens, members, policies, rights, the time, and databases that were taken over.
     Rights,
     /// Masters and roles.
@@ -15,10 +15,10 @@ pub enum EvidenceKind {
 }
 
 impl EvidenceKind {
-    pub const ALL: [Self; 3] = [Self::Rights, Self::Elections, Self::Conflicts];
+    pub(crate) const ALL: [Self; 3] = [Self::Rights, Self::Elections, Self::Conflicts];
 
     /// Of the rows of an event; `None`: they are none.
-    pub fn of(event_type: &str) -> Option<Self> {
+    pub(crate) fn of(event_type: &str) -> Option<Self> {
         Some(match event_type {
             "token_revoke" | "policy_change" | "node_added" | "node_removed" | "node_moved" | "cluster_recovered"
             | "import" | "table_remove" | "time_back" | "access_change" | "device_pair" | "device_revoke"

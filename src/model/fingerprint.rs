@@ -9,7 +9,7 @@ use super::value;
 use crate::proto::{Change, DataUpdate};
 
 /// Did the request that became this change ask for the same? Both were checked to hold an object.
-pub fn same_request(change: &Change, c: &DataUpdate) -> bool {
+pub(super) fn same_request(change: &Change, c: &DataUpdate) -> bool {
     change.table_name == c.table_name
         && change.record_id == c.record_id
         && change.operation == c.operation
@@ -17,12 +17,12 @@ pub fn same_request(change: &Change, c: &DataUpdate) -> bool {
 }
 
 /// What a `data_update` asks for.
-pub fn of_request(c: &DataUpdate) -> u128 {
+pub(super) fn of_request(c: &DataUpdate) -> u128 {
     print(&c.table_name, c.record_id, c.operation, &c.data)
 }
 
 /// What the request asked for that became this change.
-pub fn of_change(change: &Change) -> u128 {
+pub(super) fn of_change(change: &Change) -> u128 {
     print(&change.table_name, change.record_id, change.operation, &change.data)
 }
 

@@ -25,7 +25,7 @@ use crate::proto::{
 const KEPT_SECONDS: u64 = 2 * limits::TOKEN_SECONDS;
 
 /// Why a token's device is refused, if it is.
-pub fn refusal(gate: &DeviceGate, issued_s: u64) -> Option<Error> {
+pub(crate) fn refusal(gate: &DeviceGate, issued_s: u64) -> Option<Error> {
     if issued_s <= gate.not_before {
         return Some(Error::new(Code::Credentials, "the tokens of this device were taken back"));
     }

@@ -20,17 +20,17 @@ use crate::proto::{
 pub(super) mod key;
 mod own;
 
-pub use own::{OwnRows, own_rows};
+pub(crate) use own::own_rows;
 
 /// The rows of the audit log that tell of an import.
 const EVENT: &str = "import";
 const BEGIN: &str = "begin";
 const FINISH: &str = "finish";
 
-pub const DEVICE_ROLES: &str = "device_roles";
-pub const SYNC_STATES: &str = "sync_states";
-pub const ELECTION_LOGS: &str = "master_election_logs";
-pub const AUDIT_LOGS: &str = "sync_audit_logs";
+pub(crate) const DEVICE_ROLES: &str = "device_roles";
+pub(crate) const SYNC_STATES: &str = "sync_states";
+pub(crate) const ELECTION_LOGS: &str = "master_election_logs";
+pub(crate) const AUDIT_LOGS: &str = "sync_audit_logs";
 
 impl State {
     /// The id of a device's row in the documented table.

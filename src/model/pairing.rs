@@ -18,13 +18,13 @@ use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
 
 /// The letters and digits of codes: none that looks like another one.
-pub const CODE_LETTERS: &[u8; 31] = b"23456789ABCDEFGHJKMNPQRSTUVWXYZ";
-pub const CODE_LENGTH: usize = 8;
+pub(crate) const CODE_LETTERS: &[u8; 31] = b"23456789ABCDEFGHJKMNPQRSTUVWXYZ";
+pub(crate) const CODE_LENGTH: usize = 8;
 /// Bytes of SHA-256.
 pub(super) const HASH: usize = 32;
 
 /// A code as it is shown.
-pub fn valid_code(code: &str) -> bool {
+pub(crate) fn valid_code(code: &str) -> bool {
     code.len() == CODE_LENGTH && code.bytes().all(|byte| CODE_LETTERS.contains(&byte))
 }
 

@@ -54,7 +54,7 @@ impl State {
 }
 
 /// A table's policy for conflicts, by default the document's.
-pub fn policy_of(table: &TableName) -> ResolutionMethod {
+pub(crate) fn policy_of(table: &TableName) -> ResolutionMethod {
     match table.policy() {
         ResolutionMethod::Unset => ResolutionMethod::LastWriterWins,
         policy => policy,
@@ -62,7 +62,7 @@ pub fn policy_of(table: &TableName) -> ResolutionMethod {
 }
 
 /// A table's policy for inserts that meet a live record.
-pub fn insert_policy_of(table: &TableName) -> InsertPolicy {
+pub(crate) fn insert_policy_of(table: &TableName) -> InsertPolicy {
     match table.insert_policy() {
         InsertPolicy::Unset => InsertPolicy::KeepBoth,
         policy => policy,
@@ -70,7 +70,7 @@ pub fn insert_policy_of(table: &TableName) -> InsertPolicy {
 }
 
 /// Who decides conflicts in a table.
-pub fn decides_of(table: &TableName) -> Decides {
+pub(crate) fn decides_of(table: &TableName) -> Decides {
     match table.decides() {
         Decides::Unset => Decides::Owner,
         decides => decides,
@@ -78,17 +78,17 @@ pub fn decides_of(table: &TableName) -> Decides {
 }
 
 /// Who decides, as it is set and shown.
-pub fn decides_name(decides: Decides) -> &'static str {
+pub(crate) fn decides_name(decides: Decides) -> &'static str {
     if decides == Decides::Privileged { "privileged" } else { "owner" }
 }
 
 /// Who decides, by its name.
-pub fn decides_named(name: &str) -> Option<Decides> {
+pub(crate) fn decides_named(name: &str) -> Option<Decides> {
     [Decides::Owner, Decides::Privileged].into_iter().find(|d| decides_name(*d) == name)
 }
 
 /// An insert policy as it is set and shown.
-pub fn insert_policy_name(policy: InsertPolicy) -> &'static str {
+pub(crate) fn insert_policy_name(policy: InsertPolicy) -> &'static str {
     match policy {
         InsertPolicy::KeepBoth | InsertPolicy::Unset => "keep_both",
         InsertPolicy::LastWriterWins => "last_writer_wins",
@@ -98,14 +98,14 @@ pub fn insert_policy_name(policy: InsertPolicy) -> &'static str {
 }
 
 /// The insert policy of a name.
-pub fn insert_policy_named(name: &str) -> Option<InsertPolicy> {
+pub(crate) fn insert_policy_named(name: &str) -> Option<InsertPolicy> {
     [InsertPolicy::KeepBoth, InsertPolicy::LastWriterWins, InsertPolicy::Automatic, InsertPolicy::Manual]
         .into_iter()
         .find(|p| insert_policy_name(*p) == name)
 }
 
 /// A resolution method as the document writes it.
-pub fn method_name(method: ResolutionMethod) -> &'static str {
+pub(crate) fn method_name(method: ResolutionMethod) -> &'static str {
     match method {
         ResolutionMethod::Manual => "manual",
         ResolutionMethod::Automatic => "automatic",
@@ -114,7 +114,7 @@ pub fn method_name(method: ResolutionMethod) -> &'static str {
 }
 
 /// The method of a documented name.
-pub fn method_of(name: &str) -> Option<ResolutionMethod> {
+pub(crate) fn method_of(name: &str) -> Option<ResolutionMethod> {
     [ResolutionMethod::LastWriterWins, ResolutionMethod::Manual, ResolutionMethod::Automatic]
         .into_iter()
         .find(|m| method_name(*m) == name)

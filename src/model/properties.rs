@@ -29,7 +29,7 @@ pub(crate) struct StateUnderTest {
 
 impl StateUnderTest {
     /// Node 1 leads.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut bench = Self::bare();
         bench.send(Command {
             origin: Some(CommandId { node: 1, ..CommandId::default() }),
@@ -40,21 +40,21 @@ impl StateUnderTest {
         bench
     }
 
-    pub fn bare() -> Self {
+    pub(crate) fn bare() -> Self {
         let tables = MemoryTables::default();
         let state = State::open(Box::new(tables.clone())).unwrap();
         Self { state, tables, index: 0, number: 0, now: 1_000_000 }
     }
 
     /// The same state, on a disk of its own.
-    pub fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         let tables = MemoryTables::default();
         tables.replace(self.tables.rows(), self.state.applied());
         let state = State::open(Box::new(tables.clone())).unwrap();
         Self { state, tables, ..*self }
     }
 
-    pub fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
+    pub(crate) fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
         self.index += 1;
         let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
         let mut done =
@@ -62,22 +62,22 @@ impl StateUnderTest {
         (done.outcomes.remove(0), done.effects)
     }
 
-    pub fn run(&mut self, intent: Intent) -> (Outcome, Vec<Effect>) {
+    pub(crate) fn run(&mut self, intent: Intent) -> (Outcome, Vec<Effect>) {
         self.run_at(1, intent)
     }
 
-    pub fn run_at(&mut self, node: u64, intent: Intent) -> (Outcome, Vec<Effect>) {
+    pub(crate) fn run_at(&mut self, node: u64, intent: Intent) -> (Outcome, Vec<Effect>) {
         self.now += 10;
         self.number += 1;
         let origin = Some(CommandId { node, boot: 1, number: self.number });
         self.send(Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() })
     }
 
-    pub fn ok(&mut self, intent: Intent) -> Reply {
+    pub(crate) fn ok(&mut self, intent: Intent) -> Reply {
         into_result(self.run(intent).0).unwrap().result.unwrap()
     }
 
-    pub fn code(&mut self, intent: Intent) -> Code {
+    pub(crate) fn code(&mut self, intent: Intent) -> Code {
         into_result(self.run(intent).0).unwrap_err().code
     }
 

@@ -19,7 +19,7 @@ pub(super) struct RowPages<'a, M> {
 }
 
 impl<'a, M> RowPages<'a, M> {
-    pub fn new(tables: &'a dyn TablesRead, from: RowKey, inside: fn(&RowKey) -> bool) -> Self {
+    pub(super) fn new(tables: &'a dyn TablesRead, from: RowKey, inside: fn(&RowKey) -> bool) -> Self {
         Self { tables, from, begun: false, inside, page: Vec::new().into_iter(), more: true, kind: Default::default() }
     }
 }

@@ -18,7 +18,7 @@ pub(super) mod states;
 const NEVER_SENT_MS: u64 = 1;
 
 /// A number for a set of tables; 0 for all of them. A device's recorded cursor is good for the tables that were synced.
-pub fn scope(tables: Option<&[String]>) -> u64 {
+pub(crate) fn scope(tables: Option<&[String]>) -> u64 {
     let Some(tables) = tables else { return 0 };
     let mut names: Vec<&str> = tables.iter().map(String::as_str).collect();
     names.sort_unstable();
@@ -168,7 +168,7 @@ impl State {
 }
 
 /// A sync status as the document writes it.
-pub fn status_name(status: SyncStatus) -> &'static str {
+pub(crate) fn status_name(status: SyncStatus) -> &'static str {
     match status {
         SyncStatus::Syncing => "syncing",
         SyncStatus::Synced => "synced",
@@ -178,7 +178,7 @@ pub fn status_name(status: SyncStatus) -> &'static str {
 }
 
 /// The status of a documented name.
-pub fn status_of(name: &str) -> Option<SyncStatus> {
+pub(crate) fn status_of(name: &str) -> Option<SyncStatus> {
     [SyncStatus::Pending, SyncStatus::Syncing, SyncStatus::Synced, SyncStatus::Error]
         .into_iter()
         .find(|s| status_name(*s) == name)

@@ -33,7 +33,7 @@ pub(super) struct Txn {
 }
 
 impl Txn {
-    pub fn new(tables: Box<dyn Tables>) -> Self {
+    pub(super) fn new(tables: Box<dyn Tables>) -> Self {
         Self {
             tables,
             hash: Xxh3::default(),
@@ -50,7 +50,7 @@ impl Txn {
     }
 
     /// Ends the entry, and everything that is known of it: the hash over its rows, and what the sessions are sent.
-    pub fn finish(&mut self) -> (Xxh3, Vec<Effect>) {
+    pub(super) fn finish(&mut self) -> (Xxh3, Vec<Effect>) {
         self.key.clear();
         self.block.clear();
         (self.block_bytes, self.at_ms, self.term, self.pending_election) = (0, 0, RaftTerm(0), 0);
@@ -60,50 +60,50 @@ impl Txn {
     }
 
     /// The rows of a finished entry leave as one atomic write.
-    pub fn commit(&mut self, applied: Applied) {
+    pub(super) fn commit(&mut self, applied: Applied) {
         self.tables.commit(applied);
     }
 
-    pub fn applied(&self) -> Applied {
+    pub(super) fn applied(&self) -> Applied {
         self.tables.applied()
     }
 
     /// A reader of rows for other threads.
-    pub fn reader(&self) -> Arc<dyn TablesRead> {
+    pub(super) fn reader(&self) -> Arc<dyn TablesRead> {
         self.tables.reader()
     }
 
-    pub fn rows(&self) -> &dyn TablesRead {
+    pub(super) fn rows(&self) -> &dyn TablesRead {
         &*self.tables
     }
 
-    pub fn row<M: Message + Default>(&self, key: &RowKey) -> Result<Option<M>, TablesError> {
+    pub(super) fn row<M: Message + Default>(&self, key: &RowKey) -> Result<Option<M>, TablesError> {
         get_row(&*self.tables, key)
     }
 
-    pub fn effect(&mut self, effect: Effect) {
+    pub(super) fn effect(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
 
-    pub fn effects_so_far(&self) -> usize {
+    pub(super) fn effects_so_far(&self) -> usize {
         self.effects.len()
     }
 
     /// An effect that comes before some that were said already.
-    pub fn effect_at(&mut self, at: usize, effect: Effect) {
+    pub(super) fn effect_at(&mut self, at: usize, effect: Effect) {
         self.effects.insert(at, effect);
     }
 
-    pub fn put<M: Message>(&mut self, key: RowKey, row: &M) {
+    pub(super) fn put<M: Message>(&mut self, key: RowKey, row: &M) {
         self.put_encoded(key, Bytes::from(row.encode_to_vec()));
     }
 
     /// A row that the digest does not count: versions before do not write it, and their states are the same in all else.
-    pub fn put_uncounted<M: Message>(&mut self, key: RowKey, row: &M) {
+    pub(super) fn put_uncounted<M: Message>(&mut self, key: RowKey, row: &M) {
         self.tables.put(key, Bytes::from(row.encode_to_vec()));
     }
 
-    pub fn put_encoded(&mut self, key: RowKey, value: Bytes) {
+    pub(super) fn put_encoded(&mut self, key: RowKey, value: Bytes) {
         self.key.clear();
         key.canonical(&mut self.key);
         self.hash.update(&(self.key.len() as u32).to_be_bytes());
@@ -113,7 +113,7 @@ impl Txn {
         self.tables.put(key, value);
     }
 
-    pub fn delete(&mut self, key: RowKey) {
+    pub(super) fn delete(&mut self, key: RowKey) {
         self.key.clear();
         key.canonical(&mut self.key);
         self.hash.update(&(self.key.len() as u32).to_be_bytes());

@@ -15,7 +15,7 @@ mod tests;
 /// Are these the same JSON value? Numbers are compared by their exact decimal value, strings by their code points,
 /// objects without order (of a field that comes twice the last one counts), arrays in order. Nothing at all stands
 /// for `{}`. What is no JSON is only equal to the same bytes.
-pub fn equal(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
     a == b || parse(or_empty(a)).is_some_and(|a| parse(or_empty(b)).is_some_and(|b| a == b))
 }
 
@@ -25,7 +25,7 @@ fn or_empty(json: &[u8]) -> &[u8] {
 
 /// Why some JSON is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// It is no JSON, or not UTF-8.
     Malformed,
     NotAnObject,
@@ -49,7 +49,7 @@ impl fmt::Display for Flaw {
 }
 
 /// Is this an object that every client can read? One pass, nothing is kept. Nothing at all stands for `{}`.
-pub fn check_object(json: &[u8]) -> Result<(), Flaw> {
+pub(crate) fn check_object(json: &[u8]) -> Result<(), Flaw> {
     if json.is_empty() {
         return Ok(());
     }
@@ -66,7 +66,7 @@ pub fn check_object(json: &[u8]) -> Result<(), Flaw> {
 
 /// The same for what is known to be a JSON object that is not nested too deep: what holds neither a `\u` escape nor
 /// a number that could be too large is only looked through.
-pub fn check_parsed_object(json: &str) -> Result<(), Flaw> {
+pub(crate) fn check_parsed_object(json: &str) -> Result<(), Flaw> {
     if is_plain(json.as_bytes()) { Ok(()) } else { check_object(json.as_bytes()) }
 }
 
@@ -97,7 +97,7 @@ fn is_plain(json: &[u8]) -> bool {
 
 /// What was stored before such data was refused, made readable for strict readers: half a surrogate pair becomes
 /// U+FFFD, a number beyond the range of a 64-bit float becomes a string. All else stays as it is.
-pub fn readable(json: &[u8]) -> Vec<u8> {
+pub(crate) fn readable(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
     let mut reader = JsonReader { json, at: 0 };
     let mut in_text = false;
@@ -135,14 +135,14 @@ pub fn readable(json: &[u8]) -> Vec<u8> {
 
 /// A field of an object, as it came.
 #[derive(Clone, Copy, Debug)]
-pub struct JsonField<'a> {
+pub(crate) struct JsonField<'a> {
     /// The name with its quotes and escapes.
     pub raw_name: &'a [u8],
     pub raw_value: &'a [u8],
 }
 
 /// The fields of an object by their unescaped names; of one that comes twice, the last. `None`: it is no object.
-pub fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, JsonField<'_>>> {
+pub(crate) fn fields(json: &[u8]) -> Option<BTreeMap<Cow<'_, [u8]>, JsonField<'_>>> {
     let mut reader = JsonReader { json: or_empty(json), at: 0 };
     let mut fields = BTreeMap::new();
     reader.space();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 /// Characters that a reader does not see, or that change how those around them look: controls (C0, C1), format
 /// characters (zero width, bidirectional), separators of lines and paragraphs, fillers, variation selectors, tags.
-pub fn is_visible(c: char) -> bool {
+pub(crate) fn is_visible(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }
@@ -21,19 +21,19 @@ pub fn is_visible(c: char) -> bool {
 
 /// Whether `text` may be part of a name: all of it can be seen, and its only space is the ordinary one. Two names that
 /// look the same are then not two devices.
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.chars().all(|c| is_visible(c) && (c == ' ' || !c.is_whitespace()))
 }
 
 /// What [`is_name`] refuses, as a class of a JSON schema's `pattern` (those beyond 16 bits as they are: not every dialect
 /// can write them otherwise).
-pub const NOT_IN_NAMES: &str = "\\u0000-\\u001f\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\
+pub(crate) const NOT_IN_NAMES: &str = "\\u0000-\\u001f\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\
      \\u08e2\\u115f-\\u1160\\u1680\\u17b4-\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\
      \\u2800\\u3000\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb\\ufffe-\\uffff\u{110bd}\u{110cd}\u{13430}-\u{1345f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}";
 
 /// `text` for a terminal or a log: what is not visible becomes `\uXXXX` as in JSON, so that a line of JSON stays one.
 /// Line ends and tabs stay.
-pub fn escaped(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     let stays = |c: char| is_visible(c) || c == '\n' || c == '\t';
     if text.chars().all(stays) {
         return Cow::Borrowed(text);

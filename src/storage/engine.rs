@@ -7,31 +7,36 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::disk_error::plain;
-use super::flush;
-use super::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError, sync_dir};
-use super::poison::{Poison, guarded};
-use super::seal;
-use super::shrink;
-use super::side_mark::{self, SideMark, SideMarks};
-use super::stalls::{CallUnderWay, DiskCall};
+use super::durability::disk_error::plain;
+use super::durability::flush;
+use super::durability::poison::{Poison, guarded};
+use super::durability::stalls::{CallUnderWay, DiskCall};
+use super::durability::sync_dir;
+use super::folder::format::{self, FolderFound, FolderIdentity, FolderStage, OpenError};
+use super::folder::side_mark::{self, SideMark, SideMarks};
+
+pub(crate) mod chunks;
+pub(crate) mod keys;
+pub(crate) mod seal;
+pub(crate) mod segments;
+pub(crate) mod shrink;
 
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// The end of a segment costs a sync of its own: in the engine's default of 512 KiB that was every third sync under load.
-pub const SEGMENT: usize = 2 << 20;
+pub(super) const SEGMENT: usize = 2 << 20;
 /// Room that a full disk gives back, so that the engine can be opened again.
 const RESERVE: i64 = 8 << 20;
 /// Bytes read at once.
 const READ: usize = 1 << 20;
-pub const ENGINE: &str = "engine";
+pub(super) const ENGINE: &str = "engine";
 const RESERVE_FILE: &str = "ballast";
 /// How long threads of an engine closed in this process may take to let go of their lock.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// The engine's trees. A clone shares them; the folder is free again when the last one is dropped.
 #[derive(Clone)]
-pub struct SledEngine {
+pub(super) struct SledEngine {
     pub rows: sled::Tree,
     pub log: sled::Tree,
     pub meta: sled::Tree,
@@ -48,7 +53,7 @@ impl SledEngine {
     }
 
     /// Everything written before is on disk when this returns.
-    pub fn flush(&self) -> sled::Result<()> {
+    pub(super) fn flush(&self) -> sled::Result<()> {
         let _under_way = CallUnderWay::begin(DiskCall::Flush);
         self.db.flush()?;
         // Also what the engine flushed by itself.
@@ -56,12 +61,12 @@ impl SledEngine {
     }
 
     /// What the engine's own threads failed at: its next flush would say so.
-    pub fn background_error(&self) -> sled::Result<()> {
+    pub(super) fn background_error(&self) -> sled::Result<()> {
         self.config.global_error()
     }
 
     /// The engine flushes when it is let go of, and panics where it cannot.
-    pub fn let_go(self) {
+    pub(super) fn let_go(self) {
         if let Err(panic) = guarded(|| drop(self)) {
             tracing::warn!("the engine's last flush failed: {panic}");
         }
@@ -69,7 +74,7 @@ impl SledEngine {
 }
 
 /// An opened data folder.
-pub struct OpenedFolder {
+pub(super) struct OpenedFolder {
     pub engine: SledEngine,
     pub identity: FolderIdentity,
     /// It is new, or of a version without marks: it is not ready before it has one.
@@ -84,7 +89,7 @@ pub struct OpenedFolder {
 }
 
 /// Checks, locks and opens a data folder.
-pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenError> {
+pub(super) fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenError> {
     let io = OpenError::io(dir);
     let engine_dir = dir.join(ENGINE);
     fs::create_dir_all(dir).map_err(&io)?;
@@ -117,7 +122,7 @@ pub fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenE
 }
 
 /// Closes the engine, and opens the copy of it that has been made, in its place.
-pub fn exchange(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
+pub(super) fn exchange(dir: &Path, opened: OpenedFolder) -> Result<OpenedFolder, OpenError> {
     let OpenedFolder { engine, identity, unmarked, known, opens, snapshots, lock, poison } = opened;
     engine.let_go();
     // An engine that could not flush never lets go of its files.
@@ -153,7 +158,7 @@ fn check_seal(dir: &Path, known: Option<&SideMark>) -> Result<(), OpenError> {
 }
 
 /// What a close in order seals.
-pub fn sealed_dir(dir: &Path) -> PathBuf {
+pub(super) fn sealed_dir(dir: &Path) -> PathBuf {
     dir.join(ENGINE)
 }
 
@@ -243,14 +248,14 @@ fn remove_torn(engine_dir: &Path) -> io::Result<()> {
 }
 
 /// Such a file.
-pub fn is_torn(name: &OsStr) -> bool {
+pub(super) fn is_torn(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("snap.") && name.ends_with(".generating")
 }
 
 /// Waits for the engine's lock. We hold our own, so it can only be held by threads of an engine that was closed in
 /// this process just now. Whether they have.
-pub fn wait_released(dir: &Path) -> bool {
+pub(super) fn wait_released(dir: &Path) -> bool {
     let Ok(file) = File::open(dir.join(ENGINE).join("db")) else { return true };
     let begun = Instant::now();
     while file.try_lock().is_err() {
@@ -262,7 +267,7 @@ pub fn wait_released(dir: &Path) -> bool {
     true
 }
 
-pub fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
+pub(super) fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
     let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE)
@@ -273,7 +278,7 @@ pub fn open_trees(engine_dir: &Path) -> sled::Result<SledEngine> {
 }
 
 /// What the engine writes as one piece: as its folder was made, since it cannot be changed later.
-pub fn segment_size(engine_dir: &Path) -> usize {
+pub(super) fn segment_size(engine_dir: &Path) -> usize {
     let conf = fs::read(engine_dir.join("conf")).unwrap_or_default();
     let size = |line: &str| line.strip_prefix("segment_size: ")?.trim().parse().ok();
     String::from_utf8_lossy(&conf).lines().find_map(size).unwrap_or(SEGMENT)
@@ -284,7 +289,7 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// An error of the engine, or its panic, as a sentence.
-pub fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Result<T, OpenError> {
+pub(super) fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Result<T, OpenError> {
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => Err(OpenError::io(dir)(plain(error))),
@@ -294,7 +299,7 @@ pub fn flatten<T>(dir: &Path, outcome: Result<sled::Result<T>, String>) -> Resul
 }
 
 /// The engine never syncs its `conf`, its blobs or its folder.
-pub fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
+pub(super) fn sync_all(dir: &Path, engine_dir: &Path) -> io::Result<()> {
     File::open(engine_dir.join("conf"))?.sync_all()?;
     File::open(engine_dir.join("db"))?.sync_all()?;
     sync_dir(&engine_dir.join("blobs"))?;

@@ -1,4 +1,4 @@
-//! The Raft log over the engine: [`SledLog`] for callers, [`super::log_thread`] for the disk.
+//! The Raft log over the engine: [`SledLog`] for callers, [`thread`] for the disk.
 //!
 //! Calls change what is in memory at once, and go to the thread in the same order; they never wait for it. The
 //! newest entries stay in memory, so that appends and replication do not read from the engine.
@@ -11,21 +11,25 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::log_cache::{self, LogCache};
-use super::log_rows;
-use super::log_thread::{LogCommand, Message, Purge};
-use super::poison::{Poison, closed};
-use super::snapshot::blocking;
-use super::tables::TablesShared;
+use self::cache::LogCache;
+use self::message::{LogCommand, Message, Purge};
+use super::durability::blocking;
+use super::durability::poison::{Poison, closed};
+use super::rows::tables::TablesShared;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
 use crate::sizes::Sizes;
 
+pub(crate) mod cache;
+pub(crate) mod message;
+pub(crate) mod rows;
+pub(crate) mod thread;
+
 /// Calls that wait for the thread. Far more than openraft ever has in flight: an overflow is an error.
-pub const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 
 /// What callers see at once.
 #[derive(Default)]
-pub struct LogState {
+pub(super) struct LogState {
     pub bounds: LogBounds,
     /// The oldest entry, if there is one.
     pub first: u64,
@@ -40,14 +44,14 @@ pub struct LogState {
 }
 
 /// What callers and the thread share.
-pub struct LogShared {
+pub(super) struct LogShared {
     pub state: Mutex<LogState>,
     pub poison: Poison,
     /// For reads; `None` after close.
     pub tree: RwLock<Option<sled::Tree>>,
 }
 
-pub struct SledLog {
+pub(super) struct SledLog {
     pub(super) shared: Arc<LogShared>,
     pub(super) sender: SyncSender<Message>,
     /// Purging needs the rows to be durable first.
@@ -84,7 +88,7 @@ impl SledLog {
 }
 
 /// The error of an append that does not follow the last entry.
-pub fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
+pub(super) fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
     let Some((first, _)) = entries.first() else { return Ok(()) };
     let expected = bounds.last.or(bounds.purged.as_ref().map(|(index, _)| *index)).map_or(*first, |last| last + 1);
     if (expected..).zip(entries).any(|(expected, (index, _))| expected != *index) {
@@ -95,7 +99,7 @@ pub fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<(
 }
 
 /// The end of a read within the log, or why it cannot begin where it should.
-pub fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
+pub(super) fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
     if let Some((purged, _)) = bounds.purged.as_ref().filter(|(purged, _)| from <= *purged && from < to) {
         let message = format!("entry {from} was purged, as all up to {purged}");
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
@@ -154,7 +158,7 @@ impl LogStore for SledLog {
                     };
                     let tree = self.shared.tree.read().clone().ok_or_else(closed)?;
                     let (left, stop, first) = (budget, end.min(tail_first), out.is_empty());
-                    let older = blocking(move || log_rows::read(&tree, next, stop, left, first)).await;
+                    let older = blocking(move || rows::read(&tree, next, stop, left, first)).await;
                     {
                         let state = self.shared.state.lock();
                         if state.truncations != truncations.unwrap_or_default() {
@@ -167,7 +171,7 @@ impl LogStore for SledLog {
                     let complete = older.len() as u64 == stop - next;
                     next += older.len() as u64;
                     for (_, entry) in &older {
-                        log_cache::take(&mut budget, entry.len(), true);
+                        cache::take(&mut budget, entry.len(), true);
                     }
                     out.extend(older);
                     if !complete {

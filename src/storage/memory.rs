@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::memory_log::{MemoryLog, MemoryLogState};
-use super::memory_snapshots::MemorySnapshots;
-use super::poison::closed;
+use self::log::{MemoryLog, MemoryLogState};
+use self::snapshots::MemorySnapshots;
+use super::durability::poison::closed;
 use super::room::DiskRoom;
 use super::{Backpressure, BoxFuture, Close, StartMark, StartMarks, Stores};
 use crate::model::tables::{MemoryTables, Tables};
+
+mod log;
+mod snapshots;
 
 /// Empty stores in memory.
 pub fn stores() -> Stores {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::snapshot::blocking;
+use super::durability::blocking;
 pub use crate::config::RoomThresholds;
 
 /// How often the room is measured.

@@ -6,20 +6,27 @@ use std::ops::Bound;
 use bytes::Bytes;
 use sled::IVec;
 
-use super::chunks::{self, Joiner};
-use super::keys::{self, Generation};
-use super::writer::engine_error;
+use super::durability::disk_error::engine_error;
+use super::engine::chunks::{self, Joiner};
+use super::engine::keys::{self, Generation};
 use crate::model::tables::{RowKey, TablesError};
+
+pub(crate) mod memtable;
+pub(crate) mod queue;
+pub(crate) mod scan;
+mod sum;
+pub(crate) mod tables;
+pub(crate) mod writer;
 
 /// The rows of one generation.
 #[derive(Clone)]
-pub struct GenerationRows {
+pub(super) struct GenerationRows {
     pub tree: sled::Tree,
     pub generation: Generation,
 }
 
 /// A failure of the engine as a reader of rows sees it.
-pub fn storage_error(error: impl std::fmt::Display) -> TablesError {
+pub(super) fn storage_error(error: impl std::fmt::Display) -> TablesError {
     TablesError::Storage(error.to_string())
 }
 
@@ -33,14 +40,14 @@ fn row_error(error: sled::Error) -> TablesError {
 }
 
 impl GenerationRows {
-    pub fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
+    pub(super) fn get(&self, key: &RowKey) -> Result<Option<Bytes>, TablesError> {
         let mut encoded = Vec::with_capacity(64);
         keys::row(self.generation, key, &mut encoded);
         self.get_encoded(&encoded)?.map_or(Ok(None), |found| found.ok_or(TablesError::Corrupt(key.clone())).map(Some))
     }
 
     /// `Some(None)` is a row of which a part is missing.
-    pub fn get_encoded(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, TablesError> {
+    pub(super) fn get_encoded(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, TablesError> {
         let Some(first) = self.tree.get(key).map_err(row_error)? else { return Ok(None) };
         let mut joiner = Joiner::default();
         match joiner.push(0, &first) {
@@ -62,13 +69,13 @@ impl GenerationRows {
     }
 
     /// All rows, ascending.
-    pub fn all(&self) -> RowIter {
+    pub(super) fn all(&self) -> RowIter {
         let (low, high) = (keys::rows_start(self.generation), keys::rows_end(self.generation));
         RowIter { entries: self.tree.range::<IVec, _>(IVec::from(low)..IVec::from(high)), reverse: false }
     }
 
     /// The rows with `from <= key <= to`, ascending, or descending if `reverse`.
-    pub fn range(&self, from: &RowKey, to: &RowKey, reverse: bool) -> RowIter {
+    pub(super) fn range(&self, from: &RowKey, to: &RowKey, reverse: bool) -> RowIter {
         let (mut low, mut high) = (Vec::new(), Vec::new());
         keys::row(self.generation, from, &mut low);
         keys::row(self.generation, to, &mut high);
@@ -78,7 +85,7 @@ impl GenerationRows {
 }
 
 /// Rows in order.
-pub struct RowIter {
+pub(super) struct RowIter {
     entries: sled::Iter,
     reverse: bool,
 }

@@ -8,16 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunks;
+use super::durability::disk_error::engine_error;
+use super::durability::poison::{Poison, closed, guarded};
+use super::engine::chunks;
+use super::engine::keys;
+use super::engine::segments;
 use super::engine::{self, segment_size};
-use super::keys;
+use super::log::rows as log_rows;
 use super::log::{LogShared, check_read};
-use super::log_rows;
-use super::poison::{Poison, closed, guarded};
-use super::segments;
-use super::snapshot_file;
-use super::tables::TablesShared;
-use super::writer::engine_error;
+use super::rows::tables::TablesShared;
+use super::snapshot::file as snapshot_file;
 
 /// Rows read under the lock that keeps their writer out: about a millisecond.
 const ROWS: usize = 256;
@@ -30,7 +30,7 @@ const SETTLED: Duration = if cfg!(test) { Duration::from_millis(50) } else { Dur
 const NAP: Duration = Duration::from_millis(100);
 
 /// What is read, and how fast.
-pub struct Scrub {
+pub(super) struct Scrub {
     pub tables: Arc<TablesShared>,
     pub log: Arc<LogShared>,
     pub poison: Poison,
@@ -43,7 +43,7 @@ fn damage(what: impl std::fmt::Display) -> io::Error {
 
 impl Scrub {
     /// How many bytes were read. An error of the kind `InvalidData` is damage; it ends all use of the folder.
-    pub fn run(self, dir: &Path) -> io::Result<u64> {
+    pub(super) fn run(self, dir: &Path) -> io::Result<u64> {
         let poison = self.poison.clone();
         let outcome = guarded(|| self.read(dir)).unwrap_or_else(|panic| Err(damage(panic)));
         outcome.map_err(|error| match error.kind() {

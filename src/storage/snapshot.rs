@@ -12,19 +12,23 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::chunks::Joiner;
+use self::file::{SnapshotRows, SnapshotWriter};
+use self::receiver::FileReceiver;
+use super::durability::blocking;
+use super::durability::disk_error::engine_error;
+use super::durability::poison::{Poison, closed};
+use super::durability::sync_dir;
+use super::engine::chunks::Joiner;
+use super::engine::keys;
 use super::engine::{self, SledEngine};
-use super::format::sync_dir;
-use super::keys;
-use super::poison::{Poison, closed};
-use super::queue::WriteJob;
-use super::receiver::FileReceiver;
 use super::room::{DiskRoom, SNAPSHOT_LEAVES, SNAPSHOT_STEP, megabytes};
-use super::scan::ScanReader;
-use super::snapshot_file::{self, SnapshotRows, SnapshotWriter};
-use super::tables::TablesShared;
-use super::writer::engine_error;
+use super::rows::queue::WriteJob;
+use super::rows::scan::ScanReader;
+use super::rows::tables::TablesShared;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
+
+pub(crate) mod file;
+pub(crate) mod receiver;
 
 /// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.
 const OPEN_FILES: usize = 2;
@@ -36,7 +40,7 @@ struct SnapshotSlot {
     files: VecDeque<(PathBuf, Arc<File>)>,
 }
 
-pub struct SledSnapshots {
+pub(super) struct SledSnapshots {
     dir: PathBuf,
     shared: Arc<TablesShared>,
     /// `None` after close.
@@ -58,7 +62,7 @@ enum BuildOutcome {
 impl SledSnapshots {
     /// Finds the newest snapshot that the rows contain, and removes everything else; one that is damaged, too: where none
     /// is left, it is built anew.
-    pub fn open(
+    pub(super) fn open(
         dir: PathBuf,
         shared: Arc<TablesShared>,
         engine: Arc<Mutex<Option<SledEngine>>>,
@@ -117,7 +121,7 @@ impl SledSnapshots {
 
 /// The snapshot in a file that says what its name says, and whose checksum is right.
 fn whole(path: &Path, index: u64) -> io::Result<StateSnapshot> {
-    snapshot_file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+    file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
     let snapshot = describe(path)?;
     match snapshot.applied.index == index {
         true => Ok(snapshot),
@@ -329,12 +333,7 @@ fn publish(dir: &Path, path: &Path, state: &Mutex<SnapshotSlot>, installed: bool
 }
 
 /// A chunk of a snapshot in memory.
-pub fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
+pub(super) fn slice(bytes: &Bytes, offset: u64, len: usize) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     bytes.slice(start..start.saturating_add(len).min(bytes.len()))
-}
-
-/// Runs file work off the async runtime's threads.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| io::Error::other(error.to_string()))?
 }

@@ -10,9 +10,7 @@ use tokio::time::timeout;
 
 use super::alloc::measure;
 use super::{NOW_MS, run, state};
-use crate::clock::ManualClock;
 use crate::cluster::boot::{NodeConfig, PeerLinks, start};
-use crate::consensus::memory::Router;
 use crate::consensus::transport::{ConnectionClass, Method, NodeIdentity};
 use crate::consensus::types::MemberAddress;
 use crate::consensus::{codec, wire};
@@ -26,6 +24,8 @@ use crate::proto::{
 };
 use crate::storage::fuzz::read_snapshot;
 use crate::storage::memory::MemoryDisk;
+use crate::testkit::manual_clock::ManualClock;
+use crate::testkit::simulated_network::Router;
 
 /// Messages of a case.
 const MESSAGES: usize = 64;

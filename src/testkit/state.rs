@@ -17,7 +17,7 @@ const PAGE: usize = 1_000;
 const BYTES: usize = 1 << 20;
 
 /// What the readers of a state give.
-pub fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, TablesError> {
+pub(super) fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, TablesError> {
     let (rows, meta) = (state.reader(), state.meta().clone());
     let devices: Vec<_> = state
         .devices()
@@ -46,7 +46,7 @@ pub fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + use<>, T
 }
 
 /// The state's memory is what its rows say, also of rows that went through a snapshot, and its readers can read them.
-pub fn check(state: &State) {
+pub(super) fn check(state: &State) {
     let told = read(state).expect("a reader failed");
     let rows: BTreeMap<RowKey, Bytes> =
         state.reader().range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap().into_iter().collect();

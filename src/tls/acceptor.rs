@@ -21,7 +21,7 @@ use super::stream::TlsOrTcp;
 use crate::limits;
 
 /// Gives the configuration of the next connection: it changes when the certificates do.
-pub type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+pub(crate) type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 /// Between two log lines about refused handshakes.
 const REFUSED_EVERY: Duration = Duration::from_secs(10);
@@ -145,7 +145,12 @@ fn probe_when_idle(_stream: &TcpStream) -> io::Result<()> {
 
 /// Sets an option of a connection that is a number.
 #[cfg(target_os = "linux")]
-pub fn set_option(stream: &TcpStream, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set_option(
+    stream: &TcpStream,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the option is one c_int.

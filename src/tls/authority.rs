@@ -20,26 +20,27 @@ const CA_NAME: &str = "Tillsync CA of ";
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-pub struct Issued {
+pub(crate) struct Issued {
     pub cert: String,
     pub key: String,
 }
 
 /// From when to when a certificate is good, in Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub struct Validity {
+pub(crate) struct Validity {
     from: u64,
     to: u64,
 }
 
 impl Validity {
     /// From a moment before now, for so many days.
-    pub fn days(now: u64, days: u64) -> Self {
+    pub(crate) fn days(now: u64, days: u64) -> Self {
         let before = u64::try_from(BEFORE.as_millis()).unwrap_or(0);
         Self { from: now.saturating_sub(before), to: now.saturating_add(days.saturating_mul(86_400_000)) }
     }
 
-    pub fn between(from: u64, to: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn between(from: u64, to: u64) -> Self {
         Self { from, to }
     }
 
@@ -54,7 +55,7 @@ impl Validity {
 }
 
 /// Makes a CA for a cluster.
-pub fn make(cluster: &str, validity: Validity) -> Result<Issued, String> {
+pub(crate) fn make(cluster: &str, validity: Validity) -> Result<Issued, String> {
     let key = KeyPair::generate().map_err(|e| e.to_string())?;
     let mut params = ca_params(&format!("{CA_NAME}{cluster}"));
     validity.set(&mut params)?;
@@ -73,7 +74,7 @@ fn ca_params(name: &str) -> CertificateParams {
 
 /// Issues a certificate for a node. It is good as a server and as a client, under the node's own name, under these
 /// names and addresses, and on the machine itself.
-pub fn issue(ca: &Issued, node: u64, hosts: &[String], validity: Validity) -> Result<Issued, String> {
+pub(crate) fn issue(ca: &Issued, node: u64, hosts: &[String], validity: Validity) -> Result<Issued, String> {
     let name = ca_name(&ca.cert)?;
     let ca_key = KeyPair::from_pem(&ca.key).map_err(|_| "the CA's key is not a private key in PEM".to_owned())?;
     let issuer = Issuer::new(ca_params(&name), ca_key);

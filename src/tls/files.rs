@@ -34,7 +34,7 @@ pub struct NodeTls {
 }
 
 /// What a gateway speaks with its clients.
-pub struct GatewayTls {
+pub(crate) struct GatewayTls {
     pub server: Arc<ServerConfig>,
     chain: Vec<CertificateDer<'static>>,
 }
@@ -61,7 +61,7 @@ fn ends_before(chain: &[CertificateDer<'_>], ms: u64) -> Option<u64> {
 }
 
 /// Reads what node `node` shows its peers and asks of them.
-pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Arc<Followed<NodeTls>>, Error> {
+pub(crate) fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Arc<Followed<NodeTls>>, Error> {
     let named = vec![
         NamedFile { key: "raft_tls_ca", path: files.ca.clone() },
         NamedFile { key: "raft_tls_cert", path: files.cert.clone() },
@@ -72,7 +72,7 @@ pub fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Result<Ar
 }
 
 /// The same from the contents of the three files, at a time.
-pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
+pub(crate) fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
     let [ca, cert, key] = contents else { return Err(wrong("raft_tls_ca", "three files are needed")) };
     let roots = roots("raft_tls_ca", &files.ca, ca)?;
     let pair = CertificateAndKey::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
@@ -117,7 +117,7 @@ pub fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: 
 }
 
 /// Reads what the gateway shows its clients.
-pub fn gateway(files: &config::GatewayTlsFiles, clock: SharedClock) -> Result<Arc<Followed<GatewayTls>>, Error> {
+pub(crate) fn gateway(files: &config::GatewayTlsFiles, clock: SharedClock) -> Result<Arc<Followed<GatewayTls>>, Error> {
     let named = vec![
         NamedFile { key: "gateway_tls_cert", path: files.cert.clone() },
         NamedFile { key: "gateway_tls_key", path: files.key.clone() },
@@ -149,13 +149,13 @@ fn make_gateway(files: &config::GatewayTlsFiles, contents: &[Vec<u8>], now: u64)
 }
 
 /// What a client speaks that trusts nobody.
-pub fn nobody() -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn nobody() -> Result<ClientConfig, rustls::Error> {
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// What a client that trusts the CAs in a PEM file speaks.
-pub fn client(ca: &Path) -> Result<ClientConfig, String> {
+pub(crate) fn client(ca: &Path) -> Result<ClientConfig, String> {
     let contents = std::fs::read(ca).map_err(|e| format!("{} cannot be read: {e}", ca.display()))?;
     let roots = roots("ca", ca, &contents).map_err(|e| e.message)?;
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
@@ -166,7 +166,7 @@ pub fn client(ca: &Path) -> Result<ClientConfig, String> {
 }
 
 /// What a client speaks that trusts the one who shows this very certificate, by whatever name.
-pub fn pinned(cert: &Path) -> Result<ClientConfig, String> {
+pub(crate) fn pinned(cert: &Path) -> Result<ClientConfig, String> {
     let contents = std::fs::read(cert).map_err(|e| format!("{} cannot be read: {e}", cert.display()))?;
     let chain = certificates("gateway_tls_cert", cert, &contents).map_err(|e| e.message)?;
     let certificate = chain.into_iter().next().ok_or_else(|| format!("{} holds no certificate", cert.display()))?;

@@ -35,7 +35,7 @@ pub struct Followed<T> {
 }
 
 /// Makes the value of the contents of the files, or says which of them is wrong. The number is the time in ms.
-pub type Make<T> = Box<dyn Fn(&[Vec<u8>], u64) -> Result<T, Error> + Send + Sync>;
+pub(crate) type Make<T> = Box<dyn Fn(&[Vec<u8>], u64) -> Result<T, Error> + Send + Sync>;
 
 fn unreadable(file: &NamedFile, error: &std::io::Error) -> Error {
     let why = format!("setting {}: {} cannot be read: {error}", file.key, file.path.display());

@@ -12,10 +12,11 @@ use super::acceptor::Acceptor;
 use super::admission::{Admission, ConnectionCaps};
 use super::authority::{self, Issued, Validity};
 use super::files::{self, Expires};
-use crate::clock::{ManualClock, SharedClock};
+use crate::clock::SharedClock;
 use crate::config::{GatewayTlsFiles, RaftTls};
 use crate::limits;
 use crate::model::error::Code;
+use crate::testkit::manual_clock::ManualClock;
 
 const NOW: u64 = 1_795_000_000_000;
 const DAY: u64 = 86_400_000;

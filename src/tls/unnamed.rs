@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 
 /// Whose certificate is taken.
 #[derive(Debug)]
-pub enum TrustedPeer {
+pub(super) enum TrustedPeer {
     /// Any node of the cluster: whoever has a good certificate of these CAs.
     SignedBy(RootCertStore),
     /// Whoever shows this very certificate, whoever issued it.
@@ -21,7 +21,7 @@ pub enum TrustedPeer {
 
 /// Verifies all but the name.
 #[derive(Debug)]
-pub struct UnnamedVerifier {
+pub(super) struct UnnamedVerifier {
     pub trusted: TrustedPeer,
     pub provider: Arc<CryptoProvider>,
 }

@@ -126,7 +126,7 @@ async fn a_sync_that_never_comes_back_ends_the_node_and_its_log_says_where_it_st
     let write = tokio::spawn(async move { rest.post::<Value>(&url, "/data/stock/1", &record).await });
     let (said, log) = tokio::task::spawn_blocking(|| node.ended()).await.unwrap();
     assert!(said.contains("has not come back for 1 s") && said.contains("look at this disk"), "{said}");
-    for part in ["thread tillsync-log", "in the kernel at", "tillsync::storage::log_thread::"] {
+    for part in ["thread tillsync-log", "in the kernel at", "tillsync::storage::log::thread::"] {
         assert!(log.contains(part), "{part}: {log}");
     }
     assert!(write.await.unwrap().is_err(), "what is not on the disk was not acknowledged");

@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use tillsync::client::NodeUrl;
 use tillsync::client::rest::{FeedChange, NodeStatus, RestClient};
 
-pub const NODES: usize = 3;
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const NODES: usize = 3;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test: the one that was built with the tests, or another build that `TILLSYNC_BINARY` names.
-pub fn tillsync() -> Command {
+pub(crate) fn tillsync() -> Command {
     // For the tests' own HTTP clients.
     tillsync::tls::install_provider();
     let built = || env!("CARGO_BIN_EXE_tillsync").into();
@@ -29,19 +29,19 @@ pub fn tillsync() -> Command {
 }
 
 /// A running cluster. Dropping it ends the processes and removes the folder.
-pub struct Dev {
+pub(crate) struct Dev {
     pub port: u16,
     dir: TempDir,
     child: Child,
 }
 
 impl Dev {
-    pub fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         Self::start_with(flags, |_| {})
     }
 
     /// Its processes may have so many files open.
-    pub fn start_limited(files: u64) -> Self {
+    pub(crate) fn start_limited(files: u64) -> Self {
         Self::start_with(&[], |command| {
             let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
             // SAFETY: the call reads the struct that it is given, and may be made between fork and exec.
@@ -62,7 +62,7 @@ impl Dev {
     }
 
     /// Nobody reads what it says after it is ready: its output is closed.
-    pub fn start_unread() -> Self {
+    pub(crate) fn start_unread() -> Self {
         Self::launch(&[], |_| {}).0
     }
 
@@ -80,33 +80,33 @@ impl Dev {
         (dev, lines)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn urls(&self) -> Vec<NodeUrl> {
+    pub(crate) fn urls(&self) -> Vec<NodeUrl> {
         (0..NODES as u16).map(|i| NodeUrl::plain(format!("127.0.0.1:{}", self.port + i))).collect()
     }
 
     /// The nodes as `--url` has them.
-    pub fn url_flag(&self) -> String {
+    pub(crate) fn url_flag(&self) -> String {
         self.urls().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(self.data().join("admin.token")).unwrap().trim().to_owned()
     }
 
-    pub fn rest(&self) -> RestClient {
+    pub(crate) fn rest(&self) -> RestClient {
         RestClient::new(&self.token()).unwrap()
     }
 
     /// SIGKILL to these nodes (from 1), as close together as can be.
-    pub fn kill(&self, nodes: &[usize]) {
+    pub(crate) fn kill(&self, nodes: &[usize]) {
         let pid = |node: &usize| -> i32 {
             let path = self.data().join(format!("node-{node}")).join("pid");
             std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
@@ -118,7 +118,7 @@ impl Dev {
     }
 
     /// Waits until all nodes answer, with the same leader.
-    pub async fn ready(&self) -> Vec<NodeStatus> {
+    pub(crate) async fn ready(&self) -> Vec<NodeStatus> {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
         loop {
             let mut statuses = Vec::new();
@@ -135,7 +135,7 @@ impl Dev {
     }
 
     /// The change feed of a table on every node: the same on all, or the test fails.
-    pub async fn same_feed(&self, table: &str) -> Vec<FeedChange> {
+    pub(crate) async fn same_feed(&self, table: &str) -> Vec<FeedChange> {
         let rest = self.rest();
         let mut feeds: Vec<Vec<FeedChange>> = Vec::new();
         for url in self.urls() {
@@ -152,7 +152,7 @@ impl Dev {
     }
 
     /// Waits until all nodes were seen at one index; their digests there must be equal.
-    pub async fn same_digest(&self) {
+    pub(crate) async fn same_digest(&self) {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
         let mut seen: std::collections::BTreeMap<u64, Vec<(u64, String)>> = Default::default();
         while Instant::now() < end {
@@ -174,7 +174,7 @@ impl Dev {
     }
 
     /// The ends of the nodes' logs.
-    pub fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let mut out = String::new();
         for node in 1..=NODES {
             let text = std::fs::read_to_string(self.data().join(format!("node-{node}/log"))).unwrap_or_default();
@@ -201,7 +201,7 @@ impl Drop for Dev {
 }
 
 /// The first of three free ports in a row, below those that systems use for outgoing connections.
-pub fn three_ports() -> u16 {
+pub(crate) fn three_ports() -> u16 {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (0..1_000)
         .map(|_| rand::random_range(10_240..31_990))
@@ -210,18 +210,18 @@ pub fn three_ports() -> u16 {
 }
 
 /// What a command printed, and that it ended well.
-pub fn succeeds(command: &mut Command) -> String {
+pub(crate) fn succeeds(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}\n{}", output.status, both(&output));
     both(&output)
 }
 
-pub fn both(output: &Output) -> String {
+pub(crate) fn both(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// A CSV file of that many lines.
-pub fn csv(path: &Path, lines: usize) {
+pub(crate) fn csv(path: &Path, lines: usize) {
     let mut text = String::from("id,name,price,zip\n");
     for i in 1..=lines {
         text += &format!("{i},\"Article {i}, large\",{}.5,0{}\n", i % 100, i % 1_000);

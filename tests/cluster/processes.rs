@@ -21,21 +21,21 @@ struct Ports {
 }
 
 /// Dropping it kills what still runs.
-pub struct Processes {
+pub(crate) struct Processes {
     dir: TempDir,
     ports: BTreeMap<u64, Ports>,
     running: BTreeMap<u64, Child>,
 }
 
 impl Processes {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
         Self { dir, ports: BTreeMap::new(), running: BTreeMap::new() }
     }
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
-    pub async fn found(size: u64) -> Self {
+    pub(crate) async fn found(size: u64) -> Self {
         let mut processes = Self::new();
         (1..=size).for_each(|id| processes.give_ports(id));
         let members = processes.members(&(1..=size).collect::<Vec<_>>());
@@ -48,12 +48,12 @@ impl Processes {
     }
 
     /// The setting that names these nodes where they are now.
-    pub fn members(&self, ids: &[u64]) -> String {
+    pub(crate) fn members(&self, ids: &[u64]) -> String {
         let members: Vec<String> = self.members_by_id(ids).into_values().collect();
         format!("members = [{}]", members.join(", "))
     }
 
-    pub fn members_by_id(&self, ids: &[u64]) -> BTreeMap<u64, String> {
+    pub(crate) fn members_by_id(&self, ids: &[u64]) -> BTreeMap<u64, String> {
         let member = |id: &u64| {
             let (raft, gateway) = (self.raft(*id), self.gateway(*id));
             (*id, format!("{{ id = {id}, raft = \"{raft}\", gateway = \"{gateway}\" }}"))
@@ -61,24 +61,24 @@ impl Processes {
         ids.iter().map(member).collect()
     }
 
-    pub fn give_ports(&mut self, id: u64) {
+    pub(crate) fn give_ports(&mut self, id: u64) {
         let base = three_ports();
         self.ports.insert(id, Ports { gateway: base, raft: base + 1 });
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn config(&self, id: u64) -> PathBuf {
+    pub(crate) fn config(&self, id: u64) -> PathBuf {
         self.path(&format!("node-{id}.toml"))
     }
 
-    pub fn data(&self, id: u64) -> PathBuf {
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
         self.path(&format!("data-{id}"))
     }
 
-    pub fn configure(&self, id: u64, more: &str) {
+    pub(crate) fn configure(&self, id: u64, more: &str) {
         let Ports { gateway, raft } = self.ports[&id];
         let text = format!(
             "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
@@ -89,7 +89,7 @@ impl Processes {
         std::fs::write(self.config(id), text).unwrap();
     }
 
-    pub fn start(&mut self, id: u64) {
+    pub(crate) fn start(&mut self, id: u64) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(id)).unwrap();
         let child = tillsync()
             .args(["serve", "--config"])
@@ -103,39 +103,39 @@ impl Processes {
     }
 
     /// Starts a node that waits to be added.
-    pub fn start_new(&mut self, id: u64) {
+    pub(crate) fn start_new(&mut self, id: u64) {
         self.give_ports(id);
         let join: Vec<u64> = self.running.keys().copied().collect();
         self.start_joining(id, &join);
     }
 
     /// The same, with ports that it has.
-    pub fn start_joining(&mut self, id: u64, join: &[u64]) {
+    pub(crate) fn start_joining(&mut self, id: u64, join: &[u64]) {
         let join: Vec<String> = join.iter().map(|id| self.raft(*id)).collect();
         self.configure(id, &format!("join = {join:?}"));
         self.start(id);
     }
 
-    pub fn raft(&self, id: u64) -> String {
+    pub(crate) fn raft(&self, id: u64) -> String {
         format!("127.0.0.1:{}", self.ports[&id].raft)
     }
 
-    pub fn gateway(&self, id: u64) -> String {
+    pub(crate) fn gateway(&self, id: u64) -> String {
         format!("127.0.0.1:{}", self.ports[&id].gateway)
     }
 
     /// A node's disk is lost; it may be found again.
-    pub fn keep_aside(&self, id: u64) {
+    pub(crate) fn keep_aside(&self, id: u64) {
         std::fs::rename(self.data(id), self.path(&format!("aside-{id}"))).unwrap();
     }
 
-    pub fn put_back(&self, id: u64) {
+    pub(crate) fn put_back(&self, id: u64) {
         let _ = std::fs::remove_dir_all(self.data(id));
         std::fs::rename(self.path(&format!("aside-{id}")), self.data(id)).unwrap();
     }
 
     /// Waits until a node has said this in its log.
-    pub async fn says(&self, id: u64, words: &str) {
+    pub(crate) async fn says(&self, id: u64, words: &str) {
         let end = Instant::now() + PATIENCE;
         while !self.said(id).contains(words) {
             assert!(Instant::now() < end, "{}", self.said(id));
@@ -144,7 +144,7 @@ impl Processes {
     }
 
     /// Waits until these nodes have the same newest change.
-    pub async fn same(&self, ids: &[u64]) {
+    pub(crate) async fn same(&self, ids: &[u64]) {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
         loop {
             let mut heads = Vec::new();
@@ -160,7 +160,7 @@ impl Processes {
     }
 
     /// SIGTERM; the node ends in order.
-    pub async fn stop(&mut self, id: u64) -> ExitStatus {
+    pub(crate) async fn stop(&mut self, id: u64) -> ExitStatus {
         let child = &self.running[&id];
         // SAFETY: a signal to our own child, which was not waited for.
         assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
@@ -168,23 +168,23 @@ impl Processes {
     }
 
     /// How the node ended, by itself or because it was asked.
-    pub async fn ended(&mut self, id: u64) -> ExitStatus {
+    pub(crate) async fn ended(&mut self, id: u64) -> ExitStatus {
         let child = self.running.remove(&id).unwrap();
         tokio::task::spawn_blocking(|| wait(child)).await.unwrap()
     }
 
     /// How the node has ended, if it has.
-    pub fn exited(&mut self, id: u64) -> Option<ExitStatus> {
+    pub(crate) fn exited(&mut self, id: u64) -> Option<ExitStatus> {
         let status = self.running.get_mut(&id).unwrap().try_wait().unwrap()?;
         self.running.remove(&id);
         Some(status)
     }
 
-    pub fn runs(&self, id: u64) -> bool {
+    pub(crate) fn runs(&self, id: u64) -> bool {
         self.running.contains_key(&id)
     }
 
-    pub fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: u64) {
         let mut child = self.running.remove(&id).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -195,38 +195,38 @@ impl Processes {
     }
 
     /// What it said is forgotten.
-    pub fn hush(&self, id: u64) {
+    pub(crate) fn hush(&self, id: u64) {
         let _ = std::fs::remove_file(self.log(id));
     }
 
-    pub fn said(&self, id: u64) -> String {
+    pub(crate) fn said(&self, id: u64) -> String {
         std::fs::read_to_string(self.log(id)).unwrap_or_default()
     }
 
-    pub fn urls(&self) -> Vec<NodeUrl> {
+    pub(crate) fn urls(&self) -> Vec<NodeUrl> {
         self.running.keys().map(|id| self.url(*id)).collect()
     }
 
-    pub fn url(&self, id: u64) -> NodeUrl {
+    pub(crate) fn url(&self, id: u64) -> NodeUrl {
         NodeUrl::plain(format!("127.0.0.1:{}", self.ports[&id].gateway))
     }
 
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let keys = KeyRing::read(Path::new(&self.path("token.key"))).unwrap();
         keys.issue("admin", Class::Admin, SystemClock.now_ms(), 3_600).unwrap().0
     }
 
-    pub fn rest(&self) -> RestClient {
+    pub(crate) fn rest(&self) -> RestClient {
         RestClient::new(&self.token()).unwrap()
     }
 
     /// Waits until all that run are voters, have caught up and agree on the leader.
-    pub async fn ready(&self) -> Vec<NodeStatus> {
+    pub(crate) async fn ready(&self) -> Vec<NodeStatus> {
         self.agree(true).await
     }
 
     /// The same where some do not reach the others.
-    pub async fn ready_but_for_reach(&self) -> Vec<NodeStatus> {
+    pub(crate) async fn ready_but_for_reach(&self) -> Vec<NodeStatus> {
         self.agree(false).await
     }
 
@@ -255,7 +255,7 @@ impl Processes {
     }
 
     /// `tillsync cluster …`, asked at every node that runs: whether it went well, and what it said.
-    pub async fn cluster(&self, args: &[String]) -> (bool, String) {
+    pub(crate) async fn cluster(&self, args: &[String]) -> (bool, String) {
         let mut command = tillsync();
         let urls: Vec<String> = self.urls().iter().map(ToString::to_string).collect();
         command.arg("cluster").args(args).args(["--token", &self.token(), "--url", &urls.join(",")]);
@@ -263,13 +263,13 @@ impl Processes {
         (output.status.success(), both(&output))
     }
 
-    pub async fn add(&self, id: u64) -> (bool, String) {
+    pub(crate) async fn add(&self, id: u64) -> (bool, String) {
         let Ports { gateway, raft } = self.ports[&id];
         let words = format!("add --id {id} --raft 127.0.0.1:{raft} --gateway 127.0.0.1:{gateway}");
         self.cluster(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()).await
     }
 
-    pub async fn remove(&self, id: u64) -> (bool, String) {
+    pub(crate) async fn remove(&self, id: u64) -> (bool, String) {
         self.cluster(&["remove".to_owned(), id.to_string()]).await
     }
 }

@@ -16,24 +16,24 @@ use tokio::task::JoinHandle;
 
 use crate::harness::PATIENCE;
 
-pub const TABLE: &str = "orders";
+pub(crate) const TABLE: &str = "orders";
 const WINDOW: usize = 4;
 
 /// What all writers share.
-pub struct Shared {
+pub(crate) struct Shared {
     pub nodes: Mutex<Vec<NodeUrl>>,
     acknowledged: AtomicU64,
     stop: AtomicBool,
     token: String,
 }
 
-pub struct RetryingClients {
+pub(crate) struct RetryingClients {
     pub shared: Arc<Shared>,
     tasks: Vec<JoinHandle<BTreeMap<i64, u64>>>,
 }
 
 impl RetryingClients {
-    pub fn start(count: usize, nodes: Vec<NodeUrl>, token: String) -> Self {
+    pub(crate) fn start(count: usize, nodes: Vec<NodeUrl>, token: String) -> Self {
         let shared = Arc::new(Shared {
             nodes: Mutex::new(nodes),
             acknowledged: AtomicU64::new(0),
@@ -45,7 +45,7 @@ impl RetryingClients {
     }
 
     /// Waits until so many more writes were acknowledged.
-    pub async fn go_on(&self, writes: u64) {
+    pub(crate) async fn go_on(&self, writes: u64) {
         let until = self.shared.acknowledged.load(Ordering::SeqCst) + writes;
         let end = Instant::now() + PATIENCE;
         while self.shared.acknowledged.load(Ordering::SeqCst) < until {
@@ -56,7 +56,7 @@ impl RetryingClients {
     }
 
     /// Ends the writers when everything is acknowledged; gives what was, with its `seq`.
-    pub async fn finish(self) -> BTreeMap<i64, u64> {
+    pub(crate) async fn finish(self) -> BTreeMap<i64, u64> {
         self.shared.stop.store(true, Ordering::SeqCst);
         let mut all = BTreeMap::new();
         for task in self.tasks {
@@ -67,7 +67,7 @@ impl RetryingClients {
 }
 
 /// Nothing that was acknowledged is lost, nothing is there twice, and nothing that nobody wrote.
-pub fn same(acknowledged: &BTreeMap<i64, u64>, feed: &[FeedChange]) {
+pub(crate) fn same(acknowledged: &BTreeMap<i64, u64>, feed: &[FeedChange]) {
     let there: BTreeMap<i64, u64> = feed.iter().map(|change| (change.record_id, change.seq)).collect();
     assert_eq!(there.len(), feed.len(), "something is there twice");
     assert!(there == *acknowledged, "{} were acknowledged, {} are there", acknowledged.len(), there.len());

@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use crate::harness::{both, three_ports, tillsync};
 
 /// A node alone, in a folder of its own.
-pub struct Alone {
+pub(crate) struct Alone {
     dir: TempDir,
     /// Gateway and Raft.
     pub ports: [u16; 2],
 }
 
 impl Alone {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let port = three_ports();
         let ports = [port, port + 1];
@@ -25,16 +25,16 @@ impl Alone {
         Self { dir, ports }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     /// Writes the settings of node `id`; `more` goes at the end.
-    pub fn config(&self, id: u64, more: &str) -> PathBuf {
+    pub(crate) fn config(&self, id: u64, more: &str) -> PathBuf {
         let ([gateway, raft], path) = (self.ports, self.dir.path().join("node.toml"));
         let text = format!(
             "node_id = {id}\ncluster_name = \"one\"\ndata_dir = {:?}\nkey_file = {:?}\n\
@@ -48,7 +48,7 @@ impl Alone {
     }
 
     /// Starts the node, which must give up: its exit code, and the sentence on its standard error.
-    pub fn fails(&self, config: &Path) -> (i32, String) {
+    pub(crate) fn fails(&self, config: &Path) -> (i32, String) {
         let output = tillsync().args(["serve", "--log-level", "off", "--config"]).arg(config).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!said.contains("panicked"), "{said}");
@@ -57,7 +57,7 @@ impl Alone {
     }
 
     /// Runs the node for long enough to make its folder, then stops it in order.
-    pub fn run_once(&self) {
+    pub(crate) fn run_once(&self) {
         let mut child = tillsync()
             .args(["serve", "--stop-with-stdin", "--config"])
             .arg(self.config(1, ""))
@@ -78,7 +78,7 @@ impl Alone {
     }
 }
 
-pub fn wait(mut child: Child) -> std::process::ExitStatus {
+pub(crate) fn wait(mut child: Child) -> std::process::ExitStatus {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(status) = child.try_wait().unwrap() {

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// Every file below these folders (or a file itself) whose name ends in one of `endings`, sorted.
-pub fn below(places: &[&str], endings: &[&str]) -> Vec<PathBuf> {
+pub(crate) fn below(places: &[&str], endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = places.iter().map(|p| root().join(p)).collect();
     while let Some(path) = open.pop() {
@@ -31,6 +31,6 @@ pub fn below(places: &[&str], endings: &[&str]) -> Vec<PathBuf> {
 }
 
 /// The path as a reader of the repository writes it.
-pub fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

@@ -13,10 +13,10 @@ use tillsync::gateway::protocol::schema::{FieldDescription, FieldKind, PayloadWr
 
 /// What is added to the documented API says so in its heading, or at its field.
 const ADDED: &str = "added";
-pub const NO_MEANING: &str = "a field without a meaning";
+pub(crate) const NO_MEANING: &str = "a field without a meaning";
 
 /// What the code says of an event or an endpoint.
-pub struct Described {
+pub(crate) struct Described {
     /// As in the heading: `` `data_update` (client → server) ``, `` `GET /sync/changes` ``.
     pub name: String,
     about: &'static str,
@@ -40,7 +40,7 @@ struct Row {
     about: &'static str,
 }
 
-pub fn events() -> Vec<Described> {
+pub(crate) fn events() -> Vec<Described> {
     let of = |event: &EventDescription, direction: &str, writer| {
         let answers: Vec<String> = event.answers.iter().map(|a| format!("`{a}`")).collect();
         let facts = match writer {
@@ -60,7 +60,7 @@ pub fn events() -> Vec<Described> {
     from.chain(TO_CLIENT.iter().map(|e| of(e, "server → client", PayloadWriter::Server))).collect()
 }
 
-pub fn endpoints() -> Vec<Described> {
+pub(crate) fn endpoints() -> Vec<Described> {
     ENDPOINTS.iter().map(endpoint).collect()
 }
 
@@ -240,7 +240,7 @@ fn take_tables(section: &mut Section) {
 }
 
 /// The page as it should be, and what is wrong with it that writing it anew does not mend.
-pub fn written(page: &str, described: &[Described]) -> (String, Vec<String>) {
+pub(crate) fn written(page: &str, described: &[Described]) -> (String, Vec<String>) {
     let (mut out, mut wrong, mut there) = (String::new(), Vec::new(), HashSet::new());
     for piece in pieces(page) {
         match piece {

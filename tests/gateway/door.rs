@@ -361,7 +361,7 @@ fn caps(total: usize, anonymous: usize, per_address: usize) -> GatewaySettings {
 }
 
 /// The value of a line of `/metrics`.
-pub async fn metric(server: &Server, name: &str) -> u64 {
+pub(crate) async fn metric(server: &Server, name: &str) -> u64 {
     let request = reqwest::Client::new().get(format!("http://{}/metrics", server.addr)).bearer_auth(server.admin());
     let text = request.send().await.unwrap().text().await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));

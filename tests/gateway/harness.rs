@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SharedClock, SystemClock};
-use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::gateway::{self, GatewaySettings};
 use tillsync::storage::room::DiskRoom;
+use tillsync::testkit::local_cluster::LocalCluster;
 use tillsync::token::{Class, KeyRing};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::schema;
 
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-pub struct Server {
+pub(crate) struct Server {
     pub addr: SocketAddr,
     pub keys: KeyRing,
     pub cluster: Arc<LocalCluster>,
@@ -32,21 +32,21 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(GatewaySettings::default()).await
     }
 
-    pub async fn with(settings: GatewaySettings) -> Self {
+    pub(crate) async fn with(settings: GatewaySettings) -> Self {
         Self::over(settings, |local| local).await
     }
 
     /// A gateway over what `wrap` makes of the cluster of one.
-    pub async fn over(settings: GatewaySettings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
+    pub(crate) async fn over(settings: GatewaySettings, wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster) -> Self {
         Self::by(Arc::new(SystemClock), settings, wrap).await
     }
 
     /// The same by a clock that may be wrong.
-    pub async fn by(
+    pub(crate) async fn by(
         clock: SharedClock,
         settings: GatewaySettings,
         wrap: impl FnOnce(Arc<LocalCluster>) -> SharedCluster,
@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// The same on a disk that can be low or full.
-    pub async fn in_room(
+    pub(crate) async fn in_room(
         clock: SharedClock,
         room: Arc<DiskRoom>,
         settings: GatewaySettings,
@@ -72,25 +72,25 @@ impl Server {
         Self { addr, keys, cluster, shutdown, served: tokio::spawn(serve) }
     }
 
-    pub fn token(&self, sub: &str, class: Class) -> String {
+    pub(crate) fn token(&self, sub: &str, class: Class) -> String {
         self.keys.issue(sub, class, SystemClock.now_ms(), 3_600).unwrap().0
     }
 
-    pub fn admin(&self) -> String {
+    pub(crate) fn admin(&self) -> String {
         self.token("admin", Class::Admin)
     }
 
-    pub async fn ws(&self, token: &str) -> Ws {
+    pub(crate) async fn ws(&self, token: &str) -> Ws {
         self.try_ws(token).await.unwrap()
     }
 
-    pub async fn try_ws(&self, token: &str) -> Result<Ws, Error> {
+    pub(crate) async fn try_ws(&self, token: &str) -> Result<Ws, Error> {
         let (socket, _) = connect_async(format!("ws://{}/ws?token={token}", self.addr)).await?;
         Ok(Ws { socket, held: Vec::new(), over: Over::WebSocket })
     }
 
     /// A session whose socket takes little in before it is read.
-    pub async fn ws_with_little_room(&self, token: &str) -> Ws {
+    pub(crate) async fn ws_with_little_room(&self, token: &str) -> Ws {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 << 10).unwrap();
         let stream = MaybeTlsStream::Plain(socket.connect(self.addr).await.unwrap());
@@ -100,11 +100,11 @@ impl Server {
     }
 
     /// A session of an admin over Socket.IO, used as those over `/ws` are.
-    pub async fn socketio(&self) -> Ws {
+    pub(crate) async fn socketio(&self) -> Ws {
         self.socketio_as(&self.admin()).await
     }
 
-    pub async fn socketio_as(&self, token: &str) -> Ws {
+    pub(crate) async fn socketio_as(&self, token: &str) -> Ws {
         let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", self.addr);
         let (socket, _) = connect_async(url).await.unwrap();
         let mut sio = Ws { socket, held: Vec::new(), over: Over::SocketIo };
@@ -113,7 +113,7 @@ impl Server {
     }
 
     /// A session of an admin.
-    pub async fn session(&self, over: Over) -> Ws {
+    pub(crate) async fn session(&self, over: Over) -> Ws {
         match over {
             Over::WebSocket => self.ws(&self.admin()).await,
             Over::SocketIo => self.socketio().await,
@@ -121,17 +121,17 @@ impl Server {
     }
 
     /// A session whose device is online.
-    pub async fn device(&self, id: &str) -> Ws {
+    pub(crate) async fn device(&self, id: &str) -> Ws {
         let mut ws = self.ws(&self.admin()).await;
         ws.online(id).await;
         ws
     }
 
-    pub async fn rest(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn rest(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         self.rest_as(&self.admin(), method, path, body).await
     }
 
-    pub async fn rest_as(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn rest_as(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let url = format!("http://{}{path}", self.addr);
         let request = reqwest::Client::new().request(method.parse().unwrap(), url).bearer_auth(token);
         let request = if let Some(body) = body { request.json(&body) } else { request };
@@ -143,19 +143,19 @@ impl Server {
         (status, body)
     }
 
-    pub fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.cluster.replica().state().meta().head_seq
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub(crate) enum Over {
     WebSocket,
     SocketIo,
 }
 
 /// Runs a test over each transport: on a server of its own, with a session on which device `d` is online.
-pub async fn over_each(mut test: impl AsyncFnMut(&Server, &mut Ws)) {
+pub(crate) async fn over_each(mut test: impl AsyncFnMut(&Server, &mut Ws)) {
     for over in [Over::WebSocket, Over::SocketIo] {
         let server = Server::start().await;
         let mut session = server.session(over).await;
@@ -164,7 +164,7 @@ pub async fn over_each(mut test: impl AsyncFnMut(&Server, &mut Ws)) {
     }
 }
 
-pub struct Ws {
+pub(crate) struct Ws {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     pub over: Over,
     /// Received while waiting for something else.
@@ -172,7 +172,7 @@ pub struct Ws {
 }
 
 impl Ws {
-    pub async fn send(&mut self, event: &str, data: Value) {
+    pub(crate) async fn send(&mut self, event: &str, data: Value) {
         let frame = match self.over {
             Over::WebSocket => json!({"event": event, "data": data}).to_string(),
             Over::SocketIo => format!("42{}", json!([event, data])),
@@ -180,12 +180,12 @@ impl Ws {
         self.text(&frame).await;
     }
 
-    pub async fn text(&mut self, text: &str) {
+    pub(crate) async fn text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
     /// The next event, whatever it is; `None` when the connection ends.
-    pub async fn next(&mut self) -> Option<(String, Value)> {
+    pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
         if !self.held.is_empty() {
             return Some(self.held.remove(0));
         }
@@ -193,7 +193,7 @@ impl Ws {
     }
 
     /// The server ends the connection; what comes before that is passed over.
-    pub async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         while self.next().await.is_some() {}
     }
 
@@ -214,7 +214,7 @@ impl Ws {
     }
 
     /// The next event of this name; others stay for later.
-    pub async fn wait(&mut self, event: &str) -> Value {
+    pub(crate) async fn wait(&mut self, event: &str) -> Value {
         if let Some(at) = self.held.iter().position(|(name, _)| name == event) {
             return self.held.remove(at).1;
         }
@@ -228,7 +228,7 @@ impl Ws {
     }
 
     /// The next event of one of these names; others stay for later.
-    pub async fn either(&mut self, events: &[&str]) -> (String, Value) {
+    pub(crate) async fn either(&mut self, events: &[&str]) -> (String, Value) {
         if let Some(at) = self.held.iter().position(|(name, _)| events.contains(&name.as_str())) {
             return self.held.remove(at);
         }
@@ -241,27 +241,27 @@ impl Ws {
         }
     }
 
-    pub async fn call(&mut self, event: &str, data: Value, answer: &str) -> Value {
+    pub(crate) async fn call(&mut self, event: &str, data: Value, answer: &str) -> Value {
         self.send(event, data).await;
         self.wait(answer).await
     }
 
-    pub async fn online(&mut self, id: &str) -> Value {
+    pub(crate) async fn online(&mut self, id: &str) -> Value {
         self.call("device_online", json!({"device_id": id}), "device_online_ack").await
     }
 
-    pub async fn update(&mut self, device: &str, table: &str, record: i64, data: Value) -> Value {
+    pub(crate) async fn update(&mut self, device: &str, table: &str, record: i64, data: Value) -> Value {
         let update = json!({"device_id": device, "table_name": table, "record_id": record, "new_data": data});
         self.call("data_update", update, "acknowledged").await
     }
 
     /// Nothing of this name comes before the answer to a heartbeat.
-    pub async fn none(&mut self, event: &str) {
+    pub(crate) async fn none(&mut self, event: &str) {
         self.none_for("x", event).await;
     }
 
     /// The same of a session whose token is this device's.
-    pub async fn none_for(&mut self, device: &str, event: &str) {
+    pub(crate) async fn none_for(&mut self, device: &str, event: &str) {
         self.call("heartbeat", json!({"device_id": device}), "heartbeat_ack").await;
         let found = self.held.iter().find(|(name, _)| name == event);
         assert!(found.is_none(), "{found:?}");
@@ -277,7 +277,7 @@ fn event_of(frame: &str, name: &str, data: &str) -> (String, Value) {
 }
 
 /// The seq of a cursor of the test's cluster, as docs/clients.md lets clients read it.
-pub fn place_of(cursor: &Value) -> u64 {
+pub(crate) fn place_of(cursor: &Value) -> u64 {
     let (history, seq) = cursor.as_str().unwrap().rsplit_once('.').unwrap();
     let print = history.strip_prefix('1').unwrap();
     // Only before the first change there is nothing to know it by.
@@ -286,7 +286,7 @@ pub fn place_of(cursor: &Value) -> u64 {
 }
 
 /// Polls until it holds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while !holds() {
         assert!(tokio::time::Instant::now() < end, "never: {what}");

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
-use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
@@ -13,6 +12,7 @@ use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
+use tillsync::testkit::local_cluster::LocalCluster;
 use tokio::sync::watch;
 
 use crate::harness::{Over, Server, Ws, place_of, until};
@@ -34,7 +34,7 @@ async fn staff(server: &Server) -> Ws {
 }
 
 /// 12 MB in table `big`: its sync cannot have ended while nobody reads.
-pub async fn fill(writer: &mut Ws) {
+pub(crate) async fn fill(writer: &mut Ws) {
     let text = "x".repeat(200_000);
     for i in 0..60 {
         writer.update("w", "big", i, json!({"text": text})).await;

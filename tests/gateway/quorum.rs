@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillsync::clock::SharedClock;
-use tillsync::cluster::local::LocalCluster;
 use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
@@ -13,6 +12,7 @@ use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
 use tillsync::storage::BoxFuture;
+use tillsync::testkit::local_cluster::LocalCluster;
 use tokio::sync::watch;
 
 use crate::harness::{Over, Server};

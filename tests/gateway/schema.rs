@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use tillsync::gateway::spec::{asyncapi, openapi};
 
-pub static OPENAPI: LazyLock<Value> = LazyLock::new(openapi::document);
-pub static ASYNCAPI: LazyLock<Value> = LazyLock::new(asyncapi::document);
+pub(crate) static OPENAPI: LazyLock<Value> = LazyLock::new(openapi::document);
+pub(crate) static ASYNCAPI: LazyLock<Value> = LazyLock::new(asyncapi::document);
 
 /// What of a value does not fit the schema; also fields that the schema does not know.
-pub fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+pub(crate) fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(target) = schema["$ref"].as_str() {
         return misfits(document, resolve(document, target), value, at);
     }
@@ -77,25 +77,25 @@ fn is_a(kind: &str, value: &Value) -> bool {
     }
 }
 
-pub fn resolve<'a>(document: &'a Value, target: &str) -> &'a Value {
+pub(crate) fn resolve<'a>(document: &'a Value, target: &str) -> &'a Value {
     document.pointer(target.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("nothing at {target}"))
 }
 
 /// The schema of an event's payload.
-pub fn event_schema(side: &str, event: &str) -> &'static Value {
+pub(crate) fn event_schema(side: &str, event: &str) -> &'static Value {
     let schema = &ASYNCAPI["components"]["schemas"][format!("{side}.{event}")];
     assert!(schema.is_object(), "{side} {event} is not described");
     schema
 }
 
 /// What the server sent over a socket is a described event.
-pub fn event_fits(event: &str, payload: &Value) {
+pub(crate) fn event_fits(event: &str, payload: &Value) {
     let found = misfits(&ASYNCAPI, event_schema("to_client", event), payload, event);
     assert!(found.is_empty(), "{found:#?}");
 }
 
 /// The answer to a described request has a described status and a fitting body.
-pub fn answer_fits(method: &str, path: &str, status: u16, body: &Value) {
+pub(crate) fn answer_fits(method: &str, path: &str, status: u16, body: &Value) {
     let path = path.split('?').next().unwrap();
     let is_it = |template: &str| {
         let (a, b): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());

@@ -9,10 +9,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{PATIENCE, Server};
 
-pub struct Sio(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct Sio(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Sio {
-    pub async fn open(server: &Server, query: &str) -> Self {
+    pub(crate) async fn open(server: &Server, query: &str) -> Self {
         let url = format!("ws://{}/socket.io/?transport=websocket&{query}", server.addr);
         let (socket, _) = connect_async(url).await.unwrap();
         let mut sio = Self(socket);
@@ -26,19 +26,19 @@ impl Sio {
         Self::connect_as(server, &server.admin()).await
     }
 
-    pub async fn connect_as(server: &Server, token: &str) -> Self {
+    pub(crate) async fn connect_as(server: &Server, token: &str) -> Self {
         let mut sio = Self::open(server, "EIO=4").await;
         sio.send(&format!("40{}", json!({"token": token}))).await;
         assert!(sio.next().await.starts_with("40{\"sid\":"));
         sio
     }
 
-    pub async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.0.send(Message::text(text)).await.unwrap();
     }
 
     /// The next packet that is no ping.
-    pub async fn next(&mut self) -> String {
+    pub(crate) async fn next(&mut self) -> String {
         loop {
             let message = timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap();
             if let Message::Text(text) = message {
@@ -50,7 +50,7 @@ impl Sio {
         }
     }
 
-    pub async fn wait(&mut self, start: &str) -> Value {
+    pub(crate) async fn wait(&mut self, start: &str) -> Value {
         loop {
             let packet = self.next().await;
             if let Some(rest) = packet.strip_prefix(start) {

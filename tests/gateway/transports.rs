@@ -21,7 +21,7 @@ use crate::socketio::Sio;
 
 /// A client that polls.
 #[derive(Clone)]
-pub struct Poller {
+pub(crate) struct Poller {
     http: reqwest::Client,
     url: String,
     /// Packets that came in a payload and were not asked for yet.
@@ -29,11 +29,11 @@ pub struct Poller {
 }
 
 impl Poller {
-    pub async fn connect(server: &Server) -> Self {
+    pub(crate) async fn connect(server: &Server) -> Self {
         Self::connect_as(server, &server.admin()).await
     }
 
-    pub async fn connect_as(server: &Server, token: &str) -> Self {
+    pub(crate) async fn connect_as(server: &Server, token: &str) -> Self {
         let mut poller = Self::open(server, "EIO=4").await;
         poller.post(&format!("40{}", json!({"token": token}))).await;
         assert!(poller.next().await.starts_with("40{\"sid\":"));
@@ -49,7 +49,7 @@ impl Poller {
         Self { http, url: format!("{url}&sid={}", hello["sid"].as_str().unwrap()), came: Vec::new() }
     }
 
-    pub async fn post(&mut self, body: &str) {
+    pub(crate) async fn post(&mut self, body: &str) {
         let answer = self.http.post(&self.url).body(body.to_owned()).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "ok"));
     }
@@ -61,7 +61,7 @@ impl Poller {
     }
 
     /// The next packet that is no ping.
-    pub async fn next(&mut self) -> String {
+    pub(crate) async fn next(&mut self) -> String {
         loop {
             while !self.came.is_empty() {
                 match self.came.remove(0).as_str() {
@@ -75,7 +75,7 @@ impl Poller {
         }
     }
 
-    pub async fn wait(&mut self, start: &str) -> Value {
+    pub(crate) async fn wait(&mut self, start: &str) -> Value {
         loop {
             let packet = self.next().await;
             if let Some(rest) = packet.strip_prefix(start) {

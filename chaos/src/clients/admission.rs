@@ -27,7 +27,7 @@ const POLLS: u64 = 25;
 const LOOKS: u64 = 10;
 
 /// The device that is kept out now and then.
-pub struct Guest<T: Testbed> {
+pub(crate) struct Guest<T: Testbed> {
     client: ChaosClient<T>,
     counters: Arc<Counters>,
     written: u64,
@@ -36,11 +36,11 @@ pub struct Guest<T: Testbed> {
 }
 
 impl<T: Testbed> Guest<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         Self { client: ChaosClient::new(world, counters.clone(), name, rng), counters, written: 0, works: false }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let (world, name) = (self.client.world.clone(), self.client.name.clone());
         world.set_busy(&name, true);
         if let Some(token) = world.token(&name, CLASS) {
@@ -196,7 +196,7 @@ impl<T: Testbed> Guest<T> {
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Keeps the device out and lets it in again, as long as there is load.
-pub async fn officer<T: Testbed>(world: Arc<T>, rng: Rng, device: String) {
+pub(crate) async fn officer<T: Testbed>(world: Arc<T>, rng: Rng, device: String) {
     let Some(token) = world.token("security", Class::Admin) else { return };
     let mut officer = Officer { desk: Desk { world, token, rng }, device };
     let mut revoked = 0;
@@ -219,7 +219,7 @@ pub async fn officer<T: Testbed>(world: Arc<T>, rng: Rng, device: String) {
 }
 
 /// A device that is kept out now and then, and who does that.
-pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> [Task; 2] {
+pub(crate) fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> [Task; 2] {
     let name = "guest-1";
     let guest = Guest::new(world.clone(), counters.clone(), name.into(), rng.fork());
     [Box::pin(guest.run()), Box::pin(officer(world.clone(), rng.fork(), name.into()))]

@@ -6,7 +6,7 @@ use super::ReceivedEvent;
 use crate::history::OpOutcome;
 
 /// What is known after an answer.
-pub enum AnswerEnd {
+pub(crate) enum AnswerEnd {
     Known(OpOutcome),
     /// To be sent again; `sure`: this try was surely not applied.
     Again {
@@ -15,7 +15,7 @@ pub enum AnswerEnd {
 }
 
 /// The `request_id` of the write that this answers.
-pub fn answered(event: &ReceivedEvent) -> Option<&str> {
+pub(crate) fn answered(event: &ReceivedEvent) -> Option<&str> {
     let ends = match event.name.as_str() {
         "acknowledged" => true,
         "error" => event.data["event"] == json!("data_update"),
@@ -24,7 +24,7 @@ pub fn answered(event: &ReceivedEvent) -> Option<&str> {
     event.data["request_id"].as_str().filter(|_| ends)
 }
 
-pub fn end(event: &ReceivedEvent) -> AnswerEnd {
+pub(crate) fn end(event: &ReceivedEvent) -> AnswerEnd {
     match (event.name.as_str(), event.data["retry"].as_str()) {
         ("acknowledged", _) if event.data["seq"].as_u64().is_some() => AnswerEnd::Known(OpOutcome::Ok),
         // It lost a conflict, or waits for a decision that never comes here: it is not in the log.
@@ -37,11 +37,11 @@ pub fn end(event: &ReceivedEvent) -> AnswerEnd {
 }
 
 /// Repeats of a write that was decided are answered as the first was.
-pub fn tells_of_all(event: &ReceivedEvent) -> bool {
+pub(crate) fn tells_of_all(event: &ReceivedEvent) -> bool {
     event.name == "acknowledged" || event.data["error_code"] == json!("2002")
 }
 
-pub fn error(event: &ReceivedEvent) -> String {
+pub(crate) fn error(event: &ReceivedEvent) -> String {
     match event.name.as_str() {
         "error" => format!("{} {}", event.data["error_code"], event.data["error"]),
         _ => String::new(),

@@ -16,14 +16,14 @@ use crate::history::{HeldRecord, NumberedToken, Op, OpOutcome, OpRequest, Sessio
 use crate::rng::Rng;
 
 /// How long a device waits for an answer: longer than the cluster takes to give up.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is said of an answer that did not come.
 const UNANSWERED: &str = "it was not answered in time";
 
 /// Numbers of a run that all devices draw from.
 #[derive(Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     pub ops: AtomicU64,
     pub sessions: AtomicU64,
     pub tokens: AtomicU64,
@@ -31,12 +31,12 @@ pub struct Counters {
 
 impl Counters {
     /// The number of a token that a device gets.
-    pub fn token(&self) -> u64 {
+    pub(crate) fn token(&self) -> u64 {
         self.tokens.fetch_add(1, Ordering::SeqCst) + 1
     }
 }
 
-pub struct ChaosClient<T> {
+pub(crate) struct ChaosClient<T> {
     pub world: Arc<T>,
     counters: Arc<Counters>,
     pub name: String,
@@ -53,20 +53,20 @@ pub struct ChaosClient<T> {
 }
 
 #[derive(Clone, Debug)]
-pub struct Bearer {
+pub(crate) struct Bearer {
     pub token: String,
     pub known: NumberedToken,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownRecord {
+pub(crate) struct KnownRecord {
     pub seq: u64,
     /// Empty: deleted.
     pub value: String,
 }
 
 /// One connection and what came over it.
-pub struct ClientTalk<T: Testbed> {
+pub(crate) struct ClientTalk<T: Testbed> {
     pub link: T::Connection,
     pub node: T::Node,
     pub told: SessionTold,
@@ -77,25 +77,25 @@ pub struct ClientTalk<T: Testbed> {
     pub sync: Option<Sync>,
 }
 
-pub enum ClientAnswer {
+pub(crate) enum ClientAnswer {
     Event(ReceivedEvent),
     /// No answer in time.
     Silence,
 }
 
 impl<T: Testbed> ChaosClient<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let (phase, churn) = (world.phase(), world.churn());
         let known = BTreeMap::new();
         Self { world, counters, name, rng, phase, churn, known, replaces: false, bearer: None }
     }
 
-    pub fn phase(&self) -> WorkloadPhase {
+    pub(crate) fn phase(&self) -> WorkloadPhase {
         *self.phase.borrow()
     }
 
     /// Connects to a node that serves, but not to `other`; `None` after a pause if there is none or it refuses.
-    pub async fn connect(&mut self, other: Option<u64>) -> Option<ClientTalk<T>> {
+    pub(crate) async fn connect(&mut self, other: Option<u64>) -> Option<ClientTalk<T>> {
         let nodes: Vec<_> = self.world.nodes().into_iter().filter(|(id, _)| Some(*id) != other).collect();
         let mut found = None;
         if let Some((id, node)) = self.rng.pick(&nodes).cloned() {
@@ -121,7 +121,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// The connection is over: what it was told is recorded.
-    pub fn disconnect(&mut self, mut talk: ClientTalk<T>, live_at_end: bool) {
+    pub(crate) fn disconnect(&mut self, mut talk: ClientTalk<T>, live_at_end: bool) {
         talk.told.ended_us = self.world.recorder().us();
         talk.told.live_at_end = live_at_end && talk.online;
         self.world.set_reached(talk.told.session, None);
@@ -132,7 +132,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// `device_online` without a cursor. False if the node did not let it.
-    pub async fn come_online(&mut self, talk: &mut ClientTalk<T>) -> Result<bool, ConnectionLost> {
+    pub(crate) async fn come_online(&mut self, talk: &mut ClientTalk<T>) -> Result<bool, ConnectionLost> {
         let priority = if self.bearer.is_some() { 0 } else { self.rng.between(0, 3) * 20 };
         let mut ask = json!({ "device_id": self.name, "priority": priority });
         if let Some(tables) = self.world.tables() {
@@ -143,7 +143,7 @@ impl<T: Testbed> ChaosClient<T> {
         Ok(self.is_online(talk, &event))
     }
 
-    pub async fn online_answer(&mut self, talk: &mut ClientTalk<T>) -> Result<ClientAnswer, ConnectionLost> {
+    pub(crate) async fn online_answer(&mut self, talk: &mut ClientTalk<T>) -> Result<ClientAnswer, ConnectionLost> {
         let name = json!(self.name);
         let is_it = |event: &ReceivedEvent| {
             (event.name == "device_online_ack" && event.data["device_id"] == name) || refuses(event, "device_online")
@@ -152,7 +152,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// Notes the place in the log at which the session stands; false if this is no such answer.
-    pub fn is_online(&self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) -> bool {
+    pub(crate) fn is_online(&self, talk: &mut ClientTalk<T>, event: &ReceivedEvent) -> bool {
         let cursor = cursor(event).filter(|_| event.name == "device_online_ack");
         talk.online = cursor.is_some();
         talk.told.position = cursor.map(|(_, seq)| seq);
@@ -165,7 +165,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// The next event that `is_it` takes. All that comes is noted.
-    pub async fn answer(
+    pub(crate) async fn answer(
         &mut self,
         talk: &mut ClientTalk<T>,
         is_it: impl Fn(&ReceivedEvent) -> bool,
@@ -188,7 +188,7 @@ impl<T: Testbed> ChaosClient<T> {
         }
     }
 
-    pub async fn listen(&mut self, talk: &mut ClientTalk<T>, during: Duration) -> Result<(), ConnectionLost> {
+    pub(crate) async fn listen(&mut self, talk: &mut ClientTalk<T>, during: Duration) -> Result<(), ConnectionLost> {
         let until = Instant::now() + during;
         loop {
             if self.churn.has_changed().unwrap_or(false) {
@@ -239,7 +239,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// What a session of a bearer is shown, with the time.
-    pub fn show(&self, talk: &ClientTalk<T>, asked: Option<u64>, row: &ShownChange) {
+    pub(crate) fn show(&self, talk: &ClientTalk<T>, asked: Option<u64>, row: &ShownChange) {
         let Some(bearer) = &self.bearer else { return };
         let (tick, us) = self.world.recorder().now();
         self.world.recorder().shown(ShownRecord {
@@ -258,7 +258,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// Asks for a record. What was asked, with what was answered, and the answer: the record, or a refusal.
-    pub async fn read(
+    pub(crate) async fn read(
         &mut self,
         talk: &mut ClientTalk<T>,
         table: &str,
@@ -278,20 +278,20 @@ impl<T: Testbed> ChaosClient<T> {
         Ok((op, event))
     }
 
-    pub fn op(&self, talk: &ClientTalk<T>, asked: OpRequest) -> Op {
+    pub(crate) fn op(&self, talk: &ClientTalk<T>, asked: OpRequest) -> Op {
         let id = self.counters.ops.fetch_add(1, Ordering::SeqCst) + 1;
         let op = Op::new(id, &self.name, (talk.told.session, talk.told.node), asked, self.world.recorder().now());
         Op { token: self.bearer.as_ref().map(|bearer| bearer.known.clone()), ..op }
     }
 
-    pub fn finish(&self, mut op: Op, outcome: OpOutcome) {
+    pub(crate) fn finish(&self, mut op: Op, outcome: OpOutcome) {
         (op.returned, op.returned_us) = self.world.recorder().now();
         op.outcome = outcome;
         self.world.recorder().op(op);
     }
 
     /// All records that it knows to exist.
-    pub fn held(&self) -> Vec<HeldRecord> {
+    pub(crate) fn held(&self) -> Vec<HeldRecord> {
         let there = self.known.iter().filter(|(_, known)| !known.value.is_empty());
         let held = there.map(|((table, record), known)| {
             let (table, value) = (table.clone(), known.value.clone());
@@ -302,24 +302,24 @@ impl<T: Testbed> ChaosClient<T> {
 }
 
 /// The server's error about an event of this name.
-pub fn refuses(event: &ReceivedEvent, what: &str) -> bool {
+pub(crate) fn refuses(event: &ReceivedEvent, what: &str) -> bool {
     event.name == "error" && event.data["event"] == json!(what) && event.data["field"] != json!("cursor")
 }
 
 /// Epoch and seq of an event's cursor, without the print of its change: these clients come back with other seqs, too.
-pub fn cursor(event: &ReceivedEvent) -> Option<(&str, u64)> {
+pub(crate) fn cursor(event: &ReceivedEvent) -> Option<(&str, u64)> {
     let (history, seq) = event.data["cursor"].as_str()?.split_once('.')?;
     let epoch = history.split_once('-').map_or(history, |(epoch, _)| epoch);
     Some((epoch, seq.parse().ok()?))
 }
 
 /// Unix milliseconds of a time that the server gave.
-pub fn time(value: &Value) -> u64 {
+pub(crate) fn time(value: &Value) -> u64 {
     value.as_str().and_then(parse_iso).unwrap_or(0)
 }
 
 /// A change. Where the request's name is not told with it, it is what its data says.
-pub fn row(data: &Value, field: &str) -> ShownChange {
+pub(crate) fn row(data: &Value, field: &str) -> ShownChange {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
     let request_id = data["request_id"].as_str().or(data[field]["r"].as_str()).unwrap_or_default().to_owned();
     ShownChange {

@@ -10,19 +10,19 @@ use crate::history::{OpOutcome, Order, Ordered};
 use crate::rng::Rng;
 
 /// Somebody with a token who asks any node.
-pub struct Desk<T> {
+pub(crate) struct Desk<T> {
     pub world: Arc<T>,
     pub token: String,
     pub rng: Rng,
 }
 
 impl<T: Testbed> Desk<T> {
-    pub fn phase(&self) -> WorkloadPhase {
+    pub(crate) fn phase(&self) -> WorkloadPhase {
         *self.world.phase().borrow()
     }
 
     /// Gives an order to some node, and records it. The second one is the body of the answer.
-    pub async fn give(&mut self, ordered: Ordered, request: Request) -> (OpOutcome, Value) {
+    pub(crate) async fn give(&mut self, ordered: Ordered, request: Request) -> (OpOutcome, Value) {
         let Some(node) = self.rng.pick(&self.world.nodes()).cloned() else { return (OpOutcome::Failed, Value::Null) };
         let (order, body) = order(&self.world, node, &self.token, ordered, request).await;
         let outcome = order.outcome;
@@ -31,7 +31,7 @@ impl<T: Testbed> Desk<T> {
     }
 
     /// Gives an order to two nodes at once, and records both.
-    pub async fn give_twice(&mut self, ordered: Ordered, request: Request) {
+    pub(crate) async fn give_twice(&mut self, ordered: Ordered, request: Request) {
         let nodes = self.world.nodes();
         let (Some(a), Some(b)) = (self.rng.pick(&nodes).cloned(), self.rng.pick(&nodes).cloned()) else { return };
         let (one, other) = tokio::join!(
@@ -43,12 +43,12 @@ impl<T: Testbed> Desk<T> {
     }
 }
 
-pub fn request(method: &'static str, path: String, body: Option<Value>) -> Request {
+pub(crate) fn request(method: &'static str, path: String, body: Option<Value>) -> Request {
     Request { method, path, body }
 }
 
 /// Gives an order to this node.
-pub async fn order<T: Testbed>(
+pub(crate) async fn order<T: Testbed>(
     world: &Arc<T>,
     (id, node): (u64, T::Node),
     token: &str,

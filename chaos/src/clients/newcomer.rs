@@ -13,7 +13,7 @@ use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{Op, OpOutcome, OpRequest};
 use crate::rng::Rng;
 
-pub const FIRST: &str = "first_sales";
+pub(crate) const FIRST: &str = "first_sales";
 /// What a device wrote before anybody knew it.
 const MOST: u64 = 6;
 
@@ -21,7 +21,7 @@ const MOST: u64 = 6;
 const LINE: u64 = 100_000;
 
 /// One newcomer after the other.
-pub async fn run<T: Testbed>(world: Arc<T>, counters: Arc<Counters>, line: u64, mut rng: Rng) {
+pub(crate) async fn run<T: Testbed>(world: Arc<T>, counters: Arc<Counters>, line: u64, mut rng: Rng) {
     let mut number = (line - 1) * LINE;
     while *world.phase().borrow() == WorkloadPhase::Load {
         number += 1;

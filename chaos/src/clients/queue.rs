@@ -17,22 +17,22 @@ use super::{Connection, ConnectionLost, ReceivedEvent, Testbed, WorkloadPhase};
 use crate::history::{Op, OpOutcome, OpRequest, QueuePlace};
 use crate::rng::Rng;
 
-pub const SALES: &str = "sales";
+pub(crate) const SALES: &str = "sales";
 /// Entries under way at once.
 const IN_FLIGHT: usize = 40;
 /// How a run's entries come: how many in all, and how many together.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     entries: u64,
     burst: (u64, u64),
 }
 
 impl Pace {
-    pub const FEW: Self = Self { entries: 140, burst: (1, 12) };
+    pub(crate) const FEW: Self = Self { entries: 140, burst: (1, 12) };
     /// More than a device's window of `request_id`s remembers.
-    pub const MANY: Self = Self { entries: 1_300, burst: (30, 150) };
+    pub(crate) const MANY: Self = Self { entries: 1_300, burst: (30, 150) };
     /// All the time, through every fault of a run that takes minutes.
-    pub const LASTING: Self = Self { entries: 20_000, burst: (1, 12) };
+    pub(crate) const LASTING: Self = Self { entries: 20_000, burst: (1, 12) };
 }
 
 /// Acknowledged entries sent again at once.
@@ -50,7 +50,7 @@ struct QueueEntry {
     sent: bool,
 }
 
-pub struct QueueClient<T> {
+pub(crate) struct QueueClient<T> {
     client: ChaosClient<T>,
     queue: String,
     queues: u64,
@@ -65,7 +65,7 @@ pub struct QueueClient<T> {
 }
 
 impl<T: Testbed> QueueClient<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, pace: Pace) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, pace: Pace) -> Self {
         let mut queue = Self {
             client: ChaosClient::new(world, counters, name, rng),
             queue: String::new(),
@@ -87,7 +87,7 @@ impl<T: Testbed> QueueClient<T> {
         (self.n, self.after) = (0, 0);
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let ended = self.talk(&mut talk).await;

@@ -17,16 +17,16 @@ use crate::history::{OpOutcome, OpRequest, Ordered, Store};
 use crate::rng::Rng;
 
 /// The table that is removed.
-pub const SEASON: &str = "season";
+pub(crate) const SEASON: &str = "season";
 /// Its records: more than one step of a removal deletes.
-pub const RECORDS: u64 = 96;
+pub(crate) const RECORDS: u64 = 96;
 /// A copy that knows fewer is filled up with several writes in a row.
 const FULL: usize = 80;
 const BURST: u64 = 12;
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Orders the table gone as long as there is load, and goes on until no removal is left half done.
-pub async fn remove_tables<T: Testbed>(world: Arc<T>, mut rng: Rng) {
+pub(crate) async fn remove_tables<T: Testbed>(world: Arc<T>, mut rng: Rng) {
     let phase = world.phase();
     let (mut orders, mut in_doubt) = (0, false);
     loop {
@@ -80,7 +80,7 @@ async fn remove<T: Testbed>(world: &Arc<T>, rng: &mut Rng, by: &str, class: Clas
 
 /// A device that fills the table, and keeps a copy of everything with a cursor: it resumes, syncs after its cursor, or
 /// begins anew with a full sync, often after it was away over a removal.
-pub struct Keeper<T: Testbed> {
+pub(crate) struct Keeper<T: Testbed> {
     client: ChaosClient<T>,
     /// The cursor's epoch, and the seq up to which its copy holds everything. `None`: it has to begin anew.
     cursor: Option<(String, u64)>,
@@ -92,13 +92,13 @@ pub struct Keeper<T: Testbed> {
 }
 
 impl<T: Testbed> Keeper<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let mut client = ChaosClient::new(world, counters, name, rng);
         client.replaces = true;
         Self { client, cursor: None, epoch: String::new(), written: 0, made_anew: false }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut judged = false;
         self.client.world.set_busy(&self.client.name, true);
         while self.client.phase() != WorkloadPhase::End {
@@ -242,7 +242,7 @@ impl<T: Testbed> Keeper<T> {
 }
 
 /// Two devices that fill the table and keep a copy, and who removes it.
-pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> [Task; 3] {
+pub(crate) fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> [Task; 3] {
     let mut keeper = |n: u64| Keeper::new(world.clone(), counters.clone(), format!("keeper-{n}"), rng.fork()).run();
     let (first, second) = (keeper(1), keeper(2));
     [Box::pin(first), Box::pin(second), Box::pin(remove_tables(world.clone(), rng.fork()))]

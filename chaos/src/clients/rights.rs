@@ -17,14 +17,14 @@ use crate::history::{NumberedToken, OpOutcome, OpRequest, Ordered, ShownChange};
 use crate::rng::Rng;
 
 /// The table whose rights change.
-pub const PRICES: &str = "prices";
+pub(crate) const PRICES: &str = "prices";
 const RECORDS: u64 = 3;
 /// The classes whose rights change.
-pub const CLASSES: [Class; 2] = [Class::SalesAssistant, Class::InventoryAssistant];
+pub(crate) const CLASSES: [Class; 2] = [Class::SalesAssistant, Class::InventoryAssistant];
 const RIGHTS: [&str; 3] = ["none", "read", "write"];
 
 /// Changes rights as long as there is load.
-pub async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
+pub(crate) async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
     let Some(token) = world.token("head-office", Class::Admin) else { return };
     let mut desk = Desk { world, token, rng };
     while desk.phase() == WorkloadPhase::Load {
@@ -39,14 +39,14 @@ pub async fn administer<T: Testbed>(world: Arc<T>, rng: Rng) {
 }
 
 /// A device that works with that table.
-pub struct Clerk<T: Testbed> {
+pub(crate) struct Clerk<T: Testbed> {
     client: ChaosClient<T>,
     written: u64,
 }
 
 impl<T: Testbed> Clerk<T> {
     /// `class`: that of its token; `None`: one that may do everything, and stays so.
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, class: Option<Class>) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng, class: Option<Class>) -> Self {
         let bearer = class.and_then(|class| {
             let known = NumberedToken { number: counters.token(), class: class.name().into() };
             world.token(&name, class).map(|token| Bearer { token, known })
@@ -56,7 +56,7 @@ impl<T: Testbed> Clerk<T> {
         Self { client, written: 0 }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while self.client.phase() != WorkloadPhase::End {
             let Some(mut talk) = self.client.connect(None).await else { continue };
             let live = self.talk(&mut talk).await.is_ok();
@@ -114,7 +114,7 @@ impl<T: Testbed> Clerk<T> {
 }
 
 /// Changes some record of the table, and does not try again. What came of it.
-pub async fn write<T: Testbed>(
+pub(crate) async fn write<T: Testbed>(
     client: &mut ChaosClient<T>,
     talk: &mut ClientTalk<T>,
     table: &str,
@@ -152,7 +152,7 @@ pub async fn write<T: Testbed>(
 }
 
 /// Reads some record of the table.
-pub async fn read<T: Testbed>(
+pub(crate) async fn read<T: Testbed>(
     client: &mut ChaosClient<T>,
     talk: &mut ClientTalk<T>,
     table: &str,
@@ -173,10 +173,10 @@ pub async fn read<T: Testbed>(
     Ok(())
 }
 
-pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All that work with rights: the administrator, a device of each class, and one that may do everything.
-pub fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<Task> {
+pub(crate) fn all<T: Testbed>(world: &Arc<T>, counters: &Arc<Counters>, rng: &mut Rng) -> Vec<Task> {
     let mut tasks: Vec<Task> = vec![Box::pin(administer(world.clone(), rng.fork()))];
     for (n, class) in CLASSES.into_iter().map(Some).chain([None]).enumerate() {
         let clerk = Clerk::new(world.clone(), counters.clone(), format!("clerk-{}", n + 1), rng.fork(), class);

@@ -7,7 +7,7 @@ use super::{Connection, ConnectionLost, ReceivedEvent, Testbed};
 use crate::history::{Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange};
 
 /// A sync under way, and what came of it.
-pub struct Sync {
+pub(crate) struct Sync {
     pub op: Op,
     pub sync_id: String,
     /// The time that its newest page carries.
@@ -54,7 +54,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// Asks for a sync; its pages are noted as they come.
-    pub async fn begin_sync(
+    pub(crate) async fn begin_sync(
         &mut self,
         talk: &mut ClientTalk<T>,
         asked: OpRequest,
@@ -71,7 +71,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// Waits for the next page; true if it was the last one, `None` if the sync failed or nothing comes.
-    pub async fn next_page(&mut self, talk: &mut ClientTalk<T>) -> Result<Option<bool>, ConnectionLost> {
+    pub(crate) async fn next_page(&mut self, talk: &mut ClientTalk<T>) -> Result<Option<bool>, ConnectionLost> {
         match talk.sync.as_ref().map(|sync| sync.done) {
             Some(None) => {}
             Some(Some(true)) => return Ok(Some(true)),
@@ -91,7 +91,7 @@ impl<T: Testbed> ChaosClient<T> {
     }
 
     /// Says that a sync is done. What came of it, and the answer.
-    pub async fn complete_sync(
+    pub(crate) async fn complete_sync(
         &mut self,
         talk: &mut ClientTalk<T>,
         cursor: u64,
@@ -119,13 +119,13 @@ impl<T: Testbed> ChaosClient<T> {
 }
 
 /// The answer to a `sync_complete`; `mark` is the `changes_count` that it named.
-pub fn answers_completion(event: &ReceivedEvent, mark: u64) -> bool {
+pub(crate) fn answers_completion(event: &ReceivedEvent, mark: u64) -> bool {
     (event.name == "sync_complete_ack" && event.data["changes_count"] == json!(mark)) || refuses(event, "sync_complete")
 }
 
 /// How far a device that had everything up to `at` has come without a hole. `subscribed`: it hears of some changes only,
 /// in order.
-pub fn further(mut at: u64, told: &SessionTold, subscribed: bool) -> u64 {
+pub(crate) fn further(mut at: u64, told: &SessionTold, subscribed: bool) -> u64 {
     if told.late && told.position.is_some() {
         // What it missed comes in order, without changes of records whose newer state it was told already.
         at = told.told.iter().map(|row| row.seq).fold(at, u64::max);

@@ -17,7 +17,7 @@ use crate::history::{OpOutcome, OpRequest, Store};
 use crate::rng::Rng;
 
 /// Records that are so large that a full sync takes several pages; all such devices write them.
-pub const LARGE: &str = "pictures";
+pub(crate) const LARGE: &str = "pictures";
 const LARGE_RECORDS: i64 = 6;
 const LARGE_BYTES: usize = 220 << 10;
 /// A time that is never reached: the clock of the device is wrong.
@@ -25,7 +25,7 @@ const NEVER_MS: u64 = 4_000_000_000_000;
 /// For the last sync, when nothing fails any more.
 const CALM: Duration = Duration::from_secs(8);
 
-pub struct TimedClient<T> {
+pub(crate) struct TimedClient<T> {
     client: ChaosClient<T>,
     /// The last time that the server gave it, Unix milliseconds.
     since_ms: Option<u64>,
@@ -35,13 +35,13 @@ pub struct TimedClient<T> {
 }
 
 impl<T: Testbed> TimedClient<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         let mut client = ChaosClient::new(world, counters, name, rng);
         client.replaces = true;
         Self { client, since_ms: None, since_page: None, written: 0 }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut judged = false;
         self.client.world.set_busy(&self.client.name, true);
         while self.client.phase() != WorkloadPhase::End {

@@ -17,7 +17,7 @@ const TURN: Duration = Duration::from_millis(15);
 /// So often a session has to be seen to leave before a run can end.
 const SEEN: u64 = 2;
 
-pub struct Twins<T: Testbed> {
+pub(crate) struct Twins<T: Testbed> {
     client: ChaosClient<T>,
     first: Option<ClientTalk<T>>,
     second: Option<ClientTalk<T>>,
@@ -25,11 +25,11 @@ pub struct Twins<T: Testbed> {
 }
 
 impl<T: Testbed> Twins<T> {
-    pub fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
+    pub(crate) fn new(world: Arc<T>, counters: Arc<Counters>, name: String, rng: Rng) -> Self {
         Self { client: ChaosClient::new(world, counters, name, rng), first: None, second: None, seen: 0 }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         self.client.world.set_busy(&self.client.name, true);
         while self.client.phase() != WorkloadPhase::End {
             self.connect().await;

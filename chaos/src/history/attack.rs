@@ -6,7 +6,7 @@ use super::Span;
 
 /// What attackers of one kind did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttackKind {
+pub(crate) struct AttackKind {
     pub name: String,
     /// Connections that were opened for it.
     pub attempts: u64,
@@ -19,7 +19,7 @@ pub struct AttackKind {
 
 /// What one node took, in kilobytes and descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeUse {
+pub(crate) struct NodeUse {
     pub node: u64,
     /// The greatest resident memory beside honest devices only, and under attack.
     pub honest_kb: u64,
@@ -32,7 +32,7 @@ pub struct NodeUse {
 
 /// An honest device was refused, not answered, or cut off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HonestFailure {
+pub(crate) struct HonestFailure {
     pub us: u64,
     pub device: String,
     pub node: u64,
@@ -41,7 +41,7 @@ pub struct HonestFailure {
 
 /// An attack beside honest devices, and what is expected of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attacked {
+pub(crate) struct Attacked {
     /// Honest devices only; and with the attackers.
     pub honest: Span,
     pub hostile: Span,

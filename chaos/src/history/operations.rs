@@ -7,7 +7,7 @@ use super::{NumberedToken, ShownChange};
 /// What became of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OpOutcome {
+pub(crate) enum OpOutcome {
     Ok,
     /// Surely not applied, and never will be.
     Failed,
@@ -17,7 +17,7 @@ pub enum OpOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum OpRequest {
+pub(crate) enum OpRequest {
     /// A `data_update` with a value that no other one has.
     Write {
         table: String,
@@ -61,7 +61,7 @@ pub enum OpRequest {
 
 impl OpRequest {
     /// What a write asks for: table, record, value (empty: none any more), request id, base.
-    pub fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
+    pub(crate) fn as_write(&self) -> Option<(&str, i64, &str, &str, Option<u64>)> {
         match self {
             Self::Write { table, record, value, request_id, base } => Some((table, *record, value, request_id, *base)),
             Self::Delete { table, record, request_id, base } => Some((table, *record, "", request_id, *base)),
@@ -72,7 +72,7 @@ impl OpRequest {
 
 /// The place of a write in a durable queue of its device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueuePlace {
+pub(crate) struct QueuePlace {
     pub queue: String,
     pub n: u64,
     /// The entry before it that was not given up. 0: none.
@@ -81,7 +81,7 @@ pub struct QueuePlace {
 
 /// One operation of a client, with all its tries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Op {
+pub(crate) struct Op {
     pub id: u64,
     pub device: String,
     /// The session of its first try.
@@ -133,7 +133,13 @@ pub struct Op {
 
 impl Op {
     /// An operation that is asked now (tick and microseconds) and has no answer yet.
-    pub fn new(id: u64, device: &str, (session, node): (u64, u64), asked: OpRequest, (tick, us): (u64, u64)) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        device: &str,
+        (session, node): (u64, u64),
+        asked: OpRequest,
+        (tick, us): (u64, u64),
+    ) -> Self {
         Self {
             id,
             device: device.to_owned(),
@@ -164,7 +170,7 @@ impl Op {
 /// What is asked of the cluster about others, or by a device about its own tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Ordered {
+pub(crate) enum Ordered {
     /// From now on a class has this right to this table, and may write all others.
     Rights {
         class: String,
@@ -217,7 +223,7 @@ pub enum Ordered {
 
 /// One of these orders, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub node: u64,
     #[serde(flatten)]
     pub ordered: Ordered,

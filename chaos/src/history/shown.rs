@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NumberedToken {
+pub(crate) struct NumberedToken {
     pub number: u64,
     pub class: String,
 }
 
 /// A record that somebody was shown whose token may be taken back, or whose class may not read everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownRecord {
+pub(crate) struct ShownRecord {
     pub tick: u64,
     pub us: u64,
     /// When it was asked for; absent: it came as a live change.
@@ -29,7 +29,7 @@ pub struct ShownRecord {
 
 /// A change as somebody was shown it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownChange {
+pub(crate) struct ShownChange {
     pub seq: u64,
     pub table: String,
     pub record: i64,
@@ -41,7 +41,7 @@ pub struct ShownChange {
 
 /// A page of a sync, as a session got it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageTold {
+pub(crate) struct PageTold {
     /// Live changes that the session had been told before.
     pub at: u64,
     pub full: bool,
@@ -54,7 +54,7 @@ pub struct PageTold {
 
 /// A record as a client or a node holds it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HeldRecord {
+pub(crate) struct HeldRecord {
     pub table: String,
     pub record: i64,
     pub seq: u64,
@@ -63,7 +63,7 @@ pub struct HeldRecord {
 
 /// One live connection: from where it was told changes, and all that it was told, in the order of arrival.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionTold {
+pub(crate) struct SessionTold {
     pub session: u64,
     pub device: String,
     pub node: u64,
@@ -91,14 +91,14 @@ pub struct SessionTold {
 
 impl SessionTold {
     /// All changes that it was told live, in the order of arrival.
-    pub fn rows(&self) -> impl Iterator<Item = &ShownChange> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &ShownChange> {
         self.early.iter().chain(&self.told)
     }
 }
 
 /// What a client that keeps no cursor holds at the end of the run, after everything has healed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Store {
+pub(crate) struct Store {
     pub device: String,
     pub session: u64,
     pub records: Vec<HeldRecord>,
@@ -106,7 +106,7 @@ pub struct Store {
 
 /// A device of two sessions on two nodes, a while after one of them had left, with no fault going on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwinSeen {
+pub(crate) struct TwinSeen {
     pub us: u64,
     pub device: String,
     /// Of the session that is still there.
@@ -123,7 +123,7 @@ pub struct TwinSeen {
 
 /// A node's state at one applied index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     pub tick: u64,
     pub us: u64,
     pub node: u64,
@@ -144,14 +144,14 @@ pub struct Sample {
 
 /// A node took itself for the Raft leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaderClaim {
+pub(crate) struct LeaderClaim {
     pub us: u64,
     pub node: u64,
     pub raft_term: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownElection {
+pub(crate) struct ShownElection {
     pub id: u64,
     pub term: u64,
     pub previous: String,
@@ -160,7 +160,7 @@ pub struct ShownElection {
 
 /// What lost against a record, in the conflict that keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConflictHeld {
+pub(crate) struct ConflictHeld {
     pub id: u64,
     pub table: String,
     pub record: i64,
@@ -169,7 +169,7 @@ pub struct ConflictHeld {
 
 /// A row of the audit log about a table that is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableAudit {
+pub(crate) struct TableAudit {
     /// Whose order it was; `cluster`: it went on with one.
     pub by: String,
     pub table: String,
@@ -183,7 +183,7 @@ pub struct TableAudit {
 
 /// A node after everything has healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinalState {
+pub(crate) struct FinalState {
     pub node: u64,
     pub applied: u64,
     pub digest: String,

@@ -10,7 +10,7 @@ const HELD_PERCENT: u64 = 75;
 /// devices and of the run.
 const MORE_DESCRIPTORS: u64 = 64;
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(attacked) = &history.attacked else { return finding };
     finding.require(!attacked.kinds.is_empty(), || "nobody attacked".into());

@@ -10,7 +10,7 @@ use crate::history::{FaultWindow, History, OpOutcome};
 const AFTER: u64 = 10_000_000;
 
 /// With the longest gaps in milliseconds.
-pub fn check(history: &History, bound: Duration) -> (Finding, BTreeMap<String, u64>) {
+pub(crate) fn check(history: &History, bound: Duration) -> (Finding, BTreeMap<String, u64>) {
     let mut finding = Finding::default();
     let mut gaps = BTreeMap::new();
     let ok = history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok && op.asked.as_write().is_some());

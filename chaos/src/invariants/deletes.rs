@@ -10,7 +10,7 @@ use crate::history::{History, Op, OpOutcome, OpRequest, Order, Ordered, ShownCha
 type RecordKey<'a> = (&'a str, i64);
 
 #[derive(Default)]
-pub struct Deletes<'a> {
+pub(super) struct Deletes<'a> {
     /// For the id of a read that found nothing: the delete's version, and its name.
     seen: HashMap<u64, (u64, String)>,
     versions: HashMap<RecordKey<'a>, BTreeMap<u64, String>>,
@@ -19,7 +19,7 @@ pub struct Deletes<'a> {
 }
 
 /// A record that was deleted with its table.
-pub struct Removed<'a> {
+pub(super) struct Removed<'a> {
     pub table: &'a str,
     pub record: i64,
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Removed<'a> {
 }
 
 /// The value of a delete in the log: removing a table deletes records without a request.
-pub fn name_of(row: &ShownChange) -> String {
+pub(super) fn name_of(row: &ShownChange) -> String {
     match row.request_id.as_str() {
         "" => format!("removed as change {}", row.seq),
         request_id => name(&row.device, request_id),
@@ -37,7 +37,7 @@ pub fn name_of(row: &ShownChange) -> String {
 }
 
 /// A value that only this delete writes.
-pub fn name(device: &str, request_id: &str) -> String {
+pub(super) fn name(device: &str, request_id: &str) -> String {
     format!("deleted by {request_id} of {device}")
 }
 
@@ -48,7 +48,7 @@ fn removal(order: &Order) -> Option<(&str, (u64, u64))> {
 }
 
 impl<'a> Deletes<'a> {
-    pub fn of(history: &'a History) -> Self {
+    pub(super) fn of(history: &'a History) -> Self {
         let mut deletes = Self::default();
         let ordered: HashMap<&str, (u64, u64)> = history.orders.iter().filter_map(removal).collect();
         // What is compacted is known from who was told of it.
@@ -102,17 +102,17 @@ impl<'a> Deletes<'a> {
         }
     }
 
-    pub fn removed(&self) -> impl Iterator<Item = &Removed<'a>> {
+    pub(super) fn removed(&self) -> impl Iterator<Item = &Removed<'a>> {
         self.removed.values()
     }
 
     /// The version that an operation gave, or has seen.
-    pub fn version(&self, op: &Op) -> Option<u64> {
+    pub(super) fn version(&self, op: &Op) -> Option<u64> {
         op.version.or_else(|| self.seen.get(&op.id).map(|(version, _)| *version))
     }
 
     /// What a read has seen; empty: nothing was there yet.
-    pub fn value<'b>(&'b self, op: &'b Op) -> &'b str {
+    pub(super) fn value<'b>(&'b self, op: &'b Op) -> &'b str {
         let deleted = || self.seen.get(&op.id).map_or("", |(_, name)| name);
         op.value.as_deref().unwrap_or_else(deleted)
     }

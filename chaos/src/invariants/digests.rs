@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::history::{History, Sample};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut first: HashMap<u64, &Sample> = HashMap::new();
     let mut last: HashMap<(u64, u64), u64> = HashMap::new();

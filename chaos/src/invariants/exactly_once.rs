@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::history::{History, OpOutcome, ShownChange};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut found: HashMap<(&str, &str), Vec<&ShownChange>> = HashMap::new();
     for row in history.log() {

@@ -13,7 +13,7 @@ fn bound_ms(op: &Op, slow_ms: u64) -> u64 {
     slow_ms * (1 + rows as u64 / ROWS)
 }
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(attacked) = &history.attacked else { return finding };
     for failed in attacked.failures.iter().filter(|failed| failed.us >= attacked.hostile.from_us) {

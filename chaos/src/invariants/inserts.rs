@@ -4,7 +4,7 @@
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(node) = history.finals.first() else { return finding };
     for op in history.ops.iter().filter(|op| op.insert) {

@@ -14,7 +14,7 @@ use crate::history::{History, Op, OpOutcome, OpRequest};
 
 /// One operation on one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access<'a> {
+pub(crate) struct Access<'a> {
     pub id: u64,
     pub from: u64,
     /// `u64::MAX`: never answered.
@@ -24,7 +24,7 @@ pub struct Access<'a> {
     pub write: bool,
 }
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let deletes = Deletes::of(history);
     let name_of = |op: &Op| match &op.asked {
@@ -84,7 +84,7 @@ struct WriteCluster {
 }
 
 /// Why these are no operations of one register.
-pub fn check_register(accesses: &[Access<'_>]) -> Result<(), String> {
+pub(crate) fn check_register(accesses: &[Access<'_>]) -> Result<(), String> {
     let mut clusters: HashMap<&str, WriteCluster> = HashMap::new();
     // What was there before anything was written.
     let nothing = WriteCluster { id: 0, written_from: 0, first_answer: 0, last_question: 0, read: true, sure: true };

@@ -3,7 +3,7 @@
 use crate::finding::Finding;
 use crate::history::History;
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding { checked: 1, ..Finding::default() };
     for trouble in &history.trouble {
         finding.wrong(format!("at {:.3} s: {}", trouble.us as f64 / 1e6, trouble.what));

@@ -3,7 +3,7 @@
 use crate::finding::Finding;
 use crate::history::History;
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(attacked) = &history.attacked else { return finding };
     finding.require(!attacked.nodes.is_empty(), || "no node's memory was measured".into());

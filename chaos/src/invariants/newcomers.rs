@@ -4,7 +4,7 @@
 use crate::finding::Finding;
 use crate::history::{History, OpOutcome};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for op in history.ops.iter().filter(|op| op.unregistered) {
         finding.require(op.outcome == OpOutcome::Ok, || {

@@ -6,7 +6,7 @@ use super::deletes::Deletes;
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let deletes = Deletes::of(history);
     let version = |op: &Op| deletes.version(op);

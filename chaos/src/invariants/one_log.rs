@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::finding::Finding;
 use crate::history::{History, ShownChange, TableAudit};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for node in &history.finals {
         let dense = (node.compacted + 1..=node.head).eq(node.changes.iter().map(|row| row.seq));

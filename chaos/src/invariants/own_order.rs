@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut sent: Vec<(&Op, u64)> = Vec::new();
     for op in history.ops.iter().filter(|op| op.tries == 1 && op.outcome == OpOutcome::Ok) {

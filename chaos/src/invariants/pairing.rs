@@ -12,7 +12,7 @@ struct CodeOrders<'a> {
     tokens: Vec<&'a Order>,
 }
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut codes = BTreeMap::<&str, CodeOrders<'_>>::new();
     for order in history.orders.iter().filter(|order| order.outcome != OpOutcome::Failed) {

@@ -3,7 +3,7 @@
 use crate::finding::Finding;
 use crate::history::History;
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for seen in &history.twins {
         let (device, session) = (&seen.device, seen.session);

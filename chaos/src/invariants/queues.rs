@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest, QueuePlace};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let is_queue = |op: &&Op| {
         op.queued.is_some()

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::history::History;
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut of_term: HashMap<u64, u64> = HashMap::new();
     for led in &history.led {

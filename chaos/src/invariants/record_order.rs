@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::history::{History, SessionTold, ShownChange};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for session in history.sessions.iter().filter(|session| session.late || !session.pages.is_empty()) {
         let mut newest: HashMap<(&str, i64), u64> = HashMap::new();

@@ -40,7 +40,7 @@ struct RemovalSpan {
     deleted: Option<u64>,
 }
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let removals: Vec<Removal<'_>> = history.orders.iter().filter_map(Removal::of).collect();
     let tables: BTreeSet<&str> = removals.iter().map(|removal| removal.table).collect();

@@ -5,7 +5,7 @@ use super::sessions::check_gaps;
 use crate::finding::Finding;
 use crate::history::History;
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     for session in &history.sessions {
         if session.late && session.position.is_some() {

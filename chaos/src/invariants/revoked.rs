@@ -26,7 +26,7 @@ struct Got<'a> {
     to: u64,
 }
 
-pub fn check(history: &History) -> Finding {
+pub(super) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let got: HashMap<u64, Got<'_>> = history.orders.iter().filter_map(got).collect();
     let of = |device: &str, is_it: fn(&Ordered) -> Option<&String>| -> Vec<&Order> {

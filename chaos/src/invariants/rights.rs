@@ -22,7 +22,7 @@ struct Put {
 /// Of each class and table: what was ever set, the oldest first.
 type Puts<'a> = HashMap<(&'a str, &'a str), Vec<Put>>;
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let puts = puts(history);
     // Deletes have no value of their own.

@@ -7,11 +7,11 @@ use crate::history::{
 };
 
 /// The finding says so.
-pub fn wrong(finding: &Finding, word: &str) {
+pub(crate) fn wrong(finding: &Finding, word: &str) {
     assert!(finding.violations.iter().any(|what| what.contains(word)), "{word:?} in {:?}", finding.violations);
 }
 
-pub fn row(seq: u64) -> ShownChange {
+pub(crate) fn row(seq: u64) -> ShownChange {
     ShownChange {
         seq,
         table: "stock".into(),
@@ -22,7 +22,7 @@ pub fn row(seq: u64) -> ShownChange {
     }
 }
 
-pub fn op(id: u64, asked: OpRequest) -> Op {
+pub(crate) fn op(id: u64, asked: OpRequest) -> Op {
     let op = Op::new(id, "till-1", (1, 1), asked, (id * 10, id * 10));
     Op { returned: id * 10 + 5, returned_us: id * 10 + 5, outcome: OpOutcome::Ok, tries: 1, ..op }
 }
@@ -53,7 +53,7 @@ fn election(id: u64, previous: &str, new: &str) -> ShownElection {
     ShownElection { id, term: id, previous: previous.into(), new: new.into() }
 }
 
-pub fn good() -> History {
+pub(crate) fn good() -> History {
     let read = OpRequest::Read { table: "stock".into(), record: 1 };
     let node = |node| FinalState {
         node,
@@ -107,7 +107,7 @@ pub fn good() -> History {
 }
 
 /// The same, in which the second half of the operations was done beside attackers.
-pub fn attacked() -> History {
+pub(crate) fn attacked() -> History {
     let used = |node| NodeUse {
         node,
         honest_kb: 100,

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::finding::Finding;
 use crate::history::{History, SessionTold, ShownChange};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let head = history.finals.iter().map(|node| node.head).max();
     for session in &history.sessions {
@@ -45,7 +45,7 @@ fn check_order(session: &SessionTold, finding: &mut Finding) {
     });
 }
 
-pub fn check_gaps(history: &History, session: &SessionTold, finding: &mut Finding) {
+pub(crate) fn check_gaps(history: &History, session: &SessionTold, finding: &mut Finding) {
     // Events from before the answer to coming online are not the stream yet, but those are not told again.
     let early: BTreeSet<u64> = session.early.iter().map(|row| row.seq).collect();
     let told: BTreeSet<u64> = session.told.iter().map(|row| row.seq).collect();

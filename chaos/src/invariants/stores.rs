@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::finding::Finding;
 use crate::history::{HeldRecord, History};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(node) = history.finals.first() else { return finding };
     let by_record = |held: &[HeldRecord]| -> BTreeMap<(String, i64), (u64, String)> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut completed: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
     for op in &history.ops {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::finding::Finding;
 use crate::history::{History, Op, OpOutcome, OpRequest, PageTold, SessionTold, ShownChange};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let mut changes = None;
     for op in history.ops.iter().filter(|op| op.outcome == OpOutcome::Ok) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::finding::Finding;
 use crate::history::{FinalState, History, Op, OpOutcome, OpRequest, ShownChange};
 
-pub fn check(history: &History) -> Finding {
+pub(crate) fn check(history: &History) -> Finding {
     let mut finding = Finding::default();
     let Some(node) = history.finals.first() else { return finding };
     let now_ms = node.committed_ms.last().copied().unwrap_or(0);

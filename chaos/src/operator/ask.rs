@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 /// Says what will be done; true if somebody wants that.
-pub fn sure(what: &str, yes: bool) -> Result<bool, String> {
+pub(super) fn sure(what: &str, yes: bool) -> Result<bool, String> {
     println!("{what}");
     if yes {
         return Ok(true);

@@ -15,22 +15,22 @@ const AGAIN: Duration = Duration::from_millis(100);
 const BEHIND: u64 = 1_000;
 
 #[derive(Clone)]
-pub struct OperatedCluster {
+pub(crate) struct OperatedCluster {
     pub rest: RestClient,
     pub target: ClusterTarget,
 }
 
 impl OperatedCluster {
-    pub fn new(target: ClusterTarget) -> Result<Self, String> {
+    pub(crate) fn new(target: ClusterTarget) -> Result<Self, String> {
         Ok(Self { rest: RestClient::new(&target.token).map_err(|error| error.to_string())?, target })
     }
 
     /// How each node is; in the order of the URLs.
-    pub async fn statuses(&self) -> Vec<Result<NodeStatus, String>> {
+    pub(crate) async fn statuses(&self) -> Vec<Result<NodeStatus, String>> {
         join_all(self.target.nodes.iter().map(|node| self.status(node))).await
     }
 
-    pub async fn status(&self, node: &NodeUrl) -> Result<NodeStatus, String> {
+    pub(crate) async fn status(&self, node: &NodeUrl) -> Result<NodeStatus, String> {
         match timeout(ASK, self.rest.status(node)).await {
             Ok(status) => status.map_err(|error| error.to_string()),
             Err(_) => Err(format!("{node} does not answer")),
@@ -38,14 +38,14 @@ impl OperatedCluster {
     }
 
     /// The leader as most recent a node knows it.
-    pub async fn leader(&self) -> Option<u64> {
+    pub(crate) async fn leader(&self) -> Option<u64> {
         let known = self.statuses().await;
         let newest = known.iter().flatten().filter(|status| status.quorum).max_by_key(|status| status.term);
         newest.and_then(|status| status.leader)
     }
 
     /// Waits until every node answers, all hear each other, follow one leader and are not far behind.
-    pub async fn well(&self, within: Duration) -> Result<Vec<NodeStatus>, String> {
+    pub(crate) async fn well(&self, within: Duration) -> Result<Vec<NodeStatus>, String> {
         let end = Instant::now() + within;
         loop {
             let why = match self.statuses().await.into_iter().collect::<Result<Vec<_>, _>>() {
@@ -63,7 +63,7 @@ impl OperatedCluster {
     }
 
     /// Has a node lead. Asked of every node that answers, until one does it.
-    pub async fn transfer(&self, to: u64, within: Duration) -> Result<(), String> {
+    pub(crate) async fn transfer(&self, to: u64, within: Duration) -> Result<(), String> {
         let body = json!({"to": to, "timeout_ms": within.as_millis() as u64});
         let mut why = "no node was given".to_owned();
         for node in &self.target.nodes {

@@ -23,7 +23,7 @@ const FAKETIME: [&str; 4] = [
 ];
 
 #[derive(Args)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -47,7 +47,7 @@ struct CheckLine {
 type CheckResult = Result<String, String>;
 
 impl Doctor {
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         let lines = block_on(async { Ok::<_, String>(self.look().await) })?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&lines).map_err(|error| error.to_string())?);

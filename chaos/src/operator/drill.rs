@@ -14,7 +14,7 @@ use super::steps::{self, DrillScene, DrillStep};
 use super::{ask, block_on};
 
 #[derive(Args)]
-pub struct Drill {
+pub(crate) struct Drill {
     /// How long it takes, about
     #[arg(long, default_value_t = 5.0, value_parser = minutes)]
     minutes: f64,
@@ -44,7 +44,7 @@ fn minutes(text: &str) -> Result<f64, String> {
 }
 
 impl Drill {
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         if self.target.urls.is_empty() { block_on(self.here()) } else { self.there() }
     }
 

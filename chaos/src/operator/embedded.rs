@@ -19,7 +19,7 @@ const STOP: Duration = Duration::from_secs(40);
 /// Other programs may take a port between the look and the start.
 const TRIES: u16 = 5;
 
-pub struct Embedded {
+pub(super) struct Embedded {
     dev: Child,
     pub dir: PathBuf,
     pub nodes: Vec<LocalNode>,
@@ -27,7 +27,7 @@ pub struct Embedded {
 }
 
 /// The `tillsync` to run: one that was named, the one beside this program, or the one on the PATH.
-pub fn program(named: Option<&Path>) -> Result<PathBuf, String> {
+pub(super) fn program(named: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(path) = named {
         return if path.is_file() {
             Ok(path.to_owned())
@@ -43,13 +43,13 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, String> {
 }
 
 /// Copies the nodes' logs, as a report takes them.
-pub fn keep_logs(to: &Path, logs: &[(u64, PathBuf)]) -> std::io::Result<()> {
+pub(super) fn keep_logs(to: &Path, logs: &[(u64, PathBuf)]) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     logs.iter().try_for_each(|(id, log)| fs::copy(log, to.join(format!("node-{id}.log"))).map(drop))
 }
 
 impl Embedded {
-    pub async fn start(program: &Path) -> Result<Self, String> {
+    pub(super) async fn start(program: &Path) -> Result<Self, String> {
         let mut why = String::new();
         for attempt in 0..TRIES {
             match Self::try_start(program, attempt).await {
@@ -98,7 +98,7 @@ impl Embedded {
     }
 
     /// Lets all nodes drain and end; the data goes if it is not to be kept.
-    pub async fn stop(mut self, keep: bool) {
+    pub(super) async fn stop(mut self, keep: bool) {
         let pid = self.dev.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid {
             // SAFETY: a plain system call; the child was not waited for yet.

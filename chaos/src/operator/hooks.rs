@@ -12,7 +12,7 @@ const FAULTS: usize = 100;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hooks {
+pub(super) struct Hooks {
     /// What this is about, for people.
     #[serde(default)]
     pub explained: String,
@@ -22,7 +22,7 @@ pub struct Hooks {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hook {
+pub(super) struct Hook {
     pub name: String,
     #[serde(default)]
     pub explained: String,
@@ -53,7 +53,7 @@ fn yes() -> bool {
 }
 
 impl Hooks {
-    pub fn read(path: &Path) -> Result<Self, String> {
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(FILE).read_to_string(&mut text));
         read.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -85,7 +85,7 @@ impl Hooks {
     }
 
     /// What will be run, for who is asked.
-    pub fn plan(&self) -> String {
+    pub(super) fn plan(&self) -> String {
         let mut text = String::new();
         for fault in &self.faults {
             let Hook { name, inject, heal, lasts, .. } = fault;

@@ -11,7 +11,7 @@ use super::local::{LocalNode, nodes, target};
 use super::{PATIENCE, ask, block_on};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InjectedFault {
+pub(crate) enum InjectedFault {
     /// SIGKILL: as if the machine lost power, but what was written is there
     Kill,
     /// SIGSTOP: the node stands still, and nobody is told; until `cont` or `heal`
@@ -25,7 +25,7 @@ pub enum InjectedFault {
 }
 
 #[derive(Args)]
-pub struct Inject {
+pub(crate) struct Inject {
     kind: InjectedFault,
     /// The data folder of `tillsync dev`
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
@@ -39,7 +39,7 @@ pub struct Inject {
 }
 
 #[derive(Args)]
-pub struct HealArgs {
+pub(crate) struct HealArgs {
     /// The data folder of `tillsync dev`
     #[arg(long, value_name = "DIR", default_value = "./tillsync-data")]
     data: PathBuf,
@@ -49,7 +49,7 @@ pub struct HealArgs {
 }
 
 impl Inject {
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         let nodes = nodes(&self.data)?;
         let cluster = OperatedCluster::new(target(&self.data, &nodes)?)?;
         block_on(self.inject(&nodes, &cluster))
@@ -120,7 +120,7 @@ fn choose<'a>(who: &str, all: &'a [LocalNode], leader: Option<u64>) -> Result<Ve
 }
 
 /// A clean stop; back when a new process serves.
-pub async fn restart(node: &LocalNode, cluster: &OperatedCluster) -> Result<(), String> {
+pub(crate) async fn restart(node: &LocalNode, cluster: &OperatedCluster) -> Result<(), String> {
     let old = node.pid()?;
     node.signal(libc::SIGTERM)?;
     let end = Instant::now() + PATIENCE;
@@ -137,7 +137,7 @@ pub async fn restart(node: &LocalNode, cluster: &OperatedCluster) -> Result<(), 
 }
 
 /// Lets all go on that stand still.
-pub fn go_on(nodes: &[LocalNode]) -> Result<Vec<u64>, String> {
+pub(crate) fn go_on(nodes: &[LocalNode]) -> Result<Vec<u64>, String> {
     let stopped: Vec<&LocalNode> = nodes.iter().filter(|node| node.stopped()).collect();
     let went: Vec<Result<u64, String>> =
         stopped.iter().map(|node| node.signal(libc::SIGCONT).map(|()| node.id)).collect();
@@ -145,7 +145,7 @@ pub fn go_on(nodes: &[LocalNode]) -> Result<Vec<u64>, String> {
 }
 
 impl HealArgs {
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         let nodes = nodes(&self.data)?;
         let cluster = OperatedCluster::new(target(&self.data, &nodes)?)?;
         for id in go_on(&nodes)? {

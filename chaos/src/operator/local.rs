@@ -11,14 +11,14 @@ use tillsync::config::{Config, Layers};
 const NODES: u64 = 16;
 const FILE: u64 = 1 << 20;
 
-pub struct LocalNode {
+pub(crate) struct LocalNode {
     pub id: u64,
     dir: PathBuf,
     pub gateway: NodeUrl,
 }
 
 /// The nodes of a folder.
-pub fn nodes(data: &Path) -> Result<Vec<LocalNode>, String> {
+pub(super) fn nodes(data: &Path) -> Result<Vec<LocalNode>, String> {
     let mut found = Vec::new();
     for id in 1..=NODES {
         let dir = data.join(format!("node-{id}"));
@@ -38,7 +38,7 @@ pub fn nodes(data: &Path) -> Result<Vec<LocalNode>, String> {
 }
 
 /// Where they are, and their admin's token.
-pub fn target(data: &Path, nodes: &[LocalNode]) -> Result<ClusterTarget, String> {
+pub(super) fn target(data: &Path, nodes: &[LocalNode]) -> Result<ClusterTarget, String> {
     let token = read(&data.join("admin.token"))?.trim().to_owned();
     Ok(ClusterTarget { nodes: nodes.iter().map(|node| node.gateway.clone()).collect(), token })
 }
@@ -51,7 +51,7 @@ fn read(path: &Path) -> Result<String, String> {
 
 impl LocalNode {
     /// Its process. A file may outlive the process that it names, so it is made sure that this one is the node.
-    pub fn pid(&self) -> Result<i32, String> {
+    pub(crate) fn pid(&self) -> Result<i32, String> {
         let file = self.dir.join("pid");
         let text = read(&file).map_err(|_| format!("node {} does not run: there is no {}", self.id, file.display()))?;
         let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1);
@@ -79,7 +79,7 @@ impl LocalNode {
         if mine.is_none() || config != mine { Err("it serves another folder".into()) } else { Ok(()) }
     }
 
-    pub fn signal(&self, signal: i32) -> Result<(), String> {
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), String> {
         let pid = self.pid()?;
         // SAFETY: a plain system call.
         match unsafe { libc::kill(pid, signal) } {
@@ -89,14 +89,14 @@ impl LocalNode {
     }
 
     /// It is stopped by SIGSTOP.
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         let stat = self.pid().ok().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
         // The state stands behind the name, which may hold anything.
         stat.and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'))).unwrap_or(false)
     }
 
     /// Where it logs.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
 }

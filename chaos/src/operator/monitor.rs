@@ -14,7 +14,7 @@ use crate::recorder::Recorder;
 const EVERY: Duration = Duration::from_millis(200);
 
 /// Until it is aborted.
-pub async fn watch(cluster: OperatedCluster, recorder: Recorder) {
+pub(super) async fn watch(cluster: OperatedCluster, recorder: Recorder) {
     let mut boots: HashMap<usize, u64> = HashMap::new();
     let mut seen: HashMap<usize, (u64, Option<String>, u64)> = HashMap::new();
     let mut led = RaftTerm::default();

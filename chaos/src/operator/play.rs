@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_millis(40);
 /// After a step, until the next one begins.
 const REST: Duration = Duration::from_secs(2);
 
-pub struct Play {
+pub(super) struct Play {
     pub scene: DrillScene,
     pub steps: Vec<DrillStep>,
     pub tills: usize,
@@ -57,7 +57,7 @@ struct Notes {
 
 impl Play {
     /// True if everything held; an error if it could not be played to its end.
-    pub async fn run(self) -> Result<bool, String> {
+    pub(super) async fn run(self) -> Result<bool, String> {
         let statuses = self.scene.cluster.well(PATIENCE).await?;
         let started = SystemClock.now_ms();
         let recorder = Recorder::new();

@@ -21,7 +21,7 @@ const KEEPER: &str = "chaos-drill-0";
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Writes this drill's first record: where its changes begin in the log.
-pub async fn begin(shop: &TillsShared) -> Result<String, String> {
+pub(super) async fn begin(shop: &TillsShared) -> Result<String, String> {
     let end = Instant::now() + PATIENCE;
     let mut turn = 0;
     loop {
@@ -49,7 +49,7 @@ async fn try_begin(shop: &TillsShared, node: &NodeUrl) -> Result<String, ClientE
 }
 
 /// This drill's sales as every node tells them, in the log's order.
-pub async fn read(shop: &TillsShared, cursor: &str) -> Result<Vec<(u64, Vec<ShownChange>)>, String> {
+pub(super) async fn read(shop: &TillsShared, cursor: &str) -> Result<Vec<(u64, Vec<ShownChange>)>, String> {
     let mut found = Vec::new();
     for (place, node) in shop.cluster.target.nodes.iter().enumerate() {
         let rows = sales(&shop.cluster, node, cursor, &shop.run).await.map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ fn row(change: FeedChange, run: &str) -> Option<ShownChange> {
 
 /// Puts what was read into the history as the nodes' final logs. Others write to the cluster, too, so this drill's
 /// changes are numbered anew, without the gaps that those leave: what the checkers look at is their order.
-pub fn conclude(history: &mut History, found: Vec<(u64, Vec<ShownChange>)>) {
+pub(super) fn conclude(history: &mut History, found: Vec<(u64, Vec<ShownChange>)>) {
     let told = found.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.seq));
     let seqs: BTreeSet<u64> = told.chain(history.ops.iter().filter_map(|op| op.version)).collect();
     let anew: BTreeMap<u64, u64> = seqs.into_iter().zip(1..).collect();
@@ -111,7 +111,7 @@ pub fn conclude(history: &mut History, found: Vec<(u64, Vec<ShownChange>)>) {
 }
 
 /// Deletes what the drill wrote; how many records could not be deleted.
-pub async fn sweep(shop: &TillsShared, records: BTreeSet<i64>) -> usize {
+pub(super) async fn sweep(shop: &TillsShared, records: BTreeSet<i64>) -> usize {
     let nodes = &shop.cluster.target.nodes;
     let deletes = records.into_iter().enumerate().map(|(turn, record)| async move {
         let body =

@@ -13,7 +13,7 @@ const SAID: usize = 16 << 10;
 const LINGER: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
-pub struct ShellResult {
+pub(super) struct ShellResult {
     pub ok: bool,
     /// `exit status: 1`
     pub how: String,
@@ -22,7 +22,7 @@ pub struct ShellResult {
 
 impl ShellResult {
     /// The last line that says anything.
-    pub fn last_line(&self) -> &str {
+    pub(super) fn last_line(&self) -> &str {
         self.text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("")
     }
 }
@@ -40,14 +40,14 @@ impl Drop for ProcessGroup {
 }
 
 /// A line for the shell, with these variables.
-pub fn line(line: &str, env: &[(&str, String)]) -> Command {
+pub(super) fn line(line: &str, env: &[(&str, String)]) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(line).envs(env.iter().map(|(name, value)| (*name, value)));
     command
 }
 
 /// Runs it to its end. An error: it could not be started, or did not end in time and was killed, with all it started.
-pub async fn run(mut command: Command, within: Duration) -> Result<ShellResult, String> {
+pub(super) async fn run(mut command: Command, within: Duration) -> Result<ShellResult, String> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.process_group(0).kill_on_drop(true).spawn().map_err(|error| error.to_string())?;
     let mut group = ProcessGroup(child.id().and_then(|pid| i32::try_from(pid).ok()));

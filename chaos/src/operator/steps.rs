@@ -9,7 +9,7 @@ use super::inject::{go_on, restart};
 use super::local::LocalNode;
 use super::shell;
 
-pub struct DrillStep {
+pub(super) struct DrillStep {
     pub name: String,
     pub title: String,
     /// What is to be expected, for who watches.
@@ -21,7 +21,7 @@ pub struct DrillStep {
 }
 
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(super) enum Act {
     Nothing,
     /// Of the node that leads, of one that does not, of all.
     KillLeader,
@@ -36,7 +36,7 @@ pub enum Act {
 }
 
 /// The steps of a drill on a cluster of this machine's.
-pub fn shop(slot: Duration) -> Vec<DrillStep> {
+pub(super) fn shop(slot: Duration) -> Vec<DrillStep> {
     let step = |name: &str, title: &str, explained: &str, majority, lasts: Duration, act| DrillStep {
         name: name.into(),
         title: title.into(),
@@ -115,7 +115,7 @@ pub fn shop(slot: Duration) -> Vec<DrillStep> {
 }
 
 /// The steps on a cluster of somebody's: what can be done over REST, and the hooks.
-pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<DrillStep> {
+pub(super) fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<DrillStep> {
     let mut steps = vec![DrillStep {
         name: "quiet".into(),
         title: "An ordinary day".into(),
@@ -146,7 +146,7 @@ pub fn elsewhere(handover: bool, hooks: Vec<Hook>) -> Vec<DrillStep> {
 }
 
 /// What steps act on.
-pub struct DrillScene {
+pub(super) struct DrillScene {
     pub cluster: OperatedCluster,
     /// The nodes, if they run on this machine.
     pub nodes: Vec<LocalNode>,
@@ -154,7 +154,7 @@ pub struct DrillScene {
 
 impl DrillScene {
     /// Breaks it; what was done, in words.
-    pub async fn inject(&self, act: &Act) -> Result<String, String> {
+    pub(super) async fn inject(&self, act: &Act) -> Result<String, String> {
         let (leads, others) = self.nodes_by_role(act).await?;
         match act {
             Act::Nothing => Ok("nothing".into()),
@@ -185,7 +185,7 @@ impl DrillScene {
     }
 
     /// Takes it back.
-    pub async fn heal(&self, act: &Act) -> Result<(), String> {
+    pub(super) async fn heal(&self, act: &Act) -> Result<(), String> {
         if let Act::Hook(hook) = act {
             self.hook(hook, &hook.heal).await?;
         }

@@ -17,7 +17,7 @@ const SLOT: u64 = 15;
 const OUT: &str = "./chaos-target";
 
 #[derive(Args)]
-pub struct DrillTarget {
+pub(crate) struct DrillTarget {
     #[command(flatten)]
     target: TargetArgs,
     /// The commands that break and heal; see docs/chaos.md
@@ -39,11 +39,11 @@ pub struct DrillTarget {
 
 impl DrillTarget {
     /// With all that is not given as it is by default.
-    pub fn of(target: TargetArgs, hooks: PathBuf, out: Option<PathBuf>, yes: bool) -> Self {
+    pub(crate) fn of(target: TargetArgs, hooks: PathBuf, out: Option<PathBuf>, yes: bool) -> Self {
         Self { target, hooks, clients: CLIENTS, slot: SLOT, out: out.unwrap_or_else(|| OUT.into()), yes }
     }
 
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         if self.target.urls.is_empty() {
             return Err("--url is missing: say which cluster".into());
         }

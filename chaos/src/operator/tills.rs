@@ -18,7 +18,7 @@ use crate::history::{Op, OpOutcome, OpRequest};
 use crate::recorder::Recorder;
 use crate::rng::Rng;
 
-pub const TABLE: &str = "chaos_drill";
+pub(super) const TABLE: &str = "chaos_drill";
 /// A till that waits longer than this for an answer asks another node.
 const ANSWER: Duration = Duration::from_secs(1);
 /// Between two tries.
@@ -32,7 +32,7 @@ const RECORDS: i64 = 10_000_000;
 const MOST_RUNS: u64 = 900_000_000;
 
 /// What all tills share.
-pub struct TillsShared {
+pub(super) struct TillsShared {
     pub cluster: OperatedCluster,
     pub recorder: Recorder,
     /// Names this drill's sales.
@@ -54,13 +54,13 @@ struct TillTotals {
     sold: Vec<(u64, u64)>,
 }
 
-pub struct Tills {
+pub(super) struct Tills {
     shop: Arc<TillsShared>,
     tasks: JoinSet<()>,
 }
 
 impl TillsShared {
-    pub fn new(cluster: OperatedCluster, recorder: Recorder, run: u64, pace: Duration) -> Arc<Self> {
+    pub(super) fn new(cluster: OperatedCluster, recorder: Recorder, run: u64, pace: Duration) -> Arc<Self> {
         Arc::new(Self {
             cluster,
             recorder,
@@ -74,7 +74,7 @@ impl TillsShared {
     }
 
     /// The longest time without a confirmed sale that ended in this time, and the slowest sale, microseconds.
-    pub fn pauses(&self, from_us: u64, to_us: u64) -> (u64, u64) {
+    pub(super) fn pauses(&self, from_us: u64, to_us: u64) -> (u64, u64) {
         let state = self.state.lock();
         let sold = &state.sold;
         let begin = sold.partition_point(|(_, end)| *end < from_us);
@@ -85,13 +85,13 @@ impl TillsShared {
     }
 
     /// Confirmed sales so far.
-    pub fn sold(&self) -> usize {
+    pub(super) fn sold(&self) -> usize {
         self.state.lock().sold.len()
     }
 }
 
 impl Tills {
-    pub fn open(shop: &Arc<TillsShared>, tills: usize) -> Self {
+    pub(super) fn open(shop: &Arc<TillsShared>, tills: usize) -> Self {
         let mut tasks = JoinSet::new();
         for number in 1..=tills {
             let till = Till {
@@ -108,7 +108,7 @@ impl Tills {
     }
 
     /// Every till ends its sale, or leaves it open if nobody answers.
-    pub async fn close(mut self) {
+    pub(super) async fn close(mut self) {
         self.shop.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }

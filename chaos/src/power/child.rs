@@ -32,7 +32,7 @@ const TRIES: u64 = 12;
 
 /// What a life is mostly made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LifeLoad {
+pub(crate) enum LifeLoad {
     Log,
     Purge,
     Snapshot,
@@ -45,7 +45,7 @@ pub enum LifeLoad {
 }
 
 #[derive(Args)]
-pub struct ChildOptions {
+pub(crate) struct ChildOptions {
     #[arg(long)]
     dir: PathBuf,
     #[arg(long)]
@@ -65,12 +65,12 @@ fn text(error: impl Display) -> String {
     error.to_string().replace('\n', " ")
 }
 
-pub fn identity() -> FolderIdentity {
+pub(crate) fn identity() -> FolderIdentity {
     FolderIdentity { node_id: 1, cluster_id: "power".into() }
 }
 
 /// Ends the process with a code that says how it went.
-pub fn run(options: &ChildOptions) -> ! {
+pub(crate) fn run(options: &ChildOptions) -> ! {
     let code = start(options);
     std::process::exit(code.into())
 }
@@ -427,7 +427,7 @@ impl LifeWork {
 }
 
 /// The command that starts it.
-pub fn command(dir: &Path, seed: u64, load: LifeLoad) -> std::io::Result<std::process::Command> {
+pub(crate) fn command(dir: &Path, seed: u64, load: LifeLoad) -> std::io::Result<std::process::Command> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("power-child").arg("--dir").arg(dir).arg("--seed").arg(seed.to_string());
     command.arg("--load").arg(format!("{load:?}").to_lowercase());

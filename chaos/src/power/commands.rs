@@ -14,10 +14,10 @@ use super::run::{self, PowerOutcome};
 use crate::starter;
 
 /// Shown by whoever looks whether a run took place at all.
-pub const NO_MOUNT: &str = "no file system of our own can be mounted here";
+pub(crate) const NO_MOUNT: &str = "no file system of our own can be mounted here";
 
 #[derive(Args)]
-pub struct PowerArgs {
+pub(crate) struct PowerArgs {
     /// How many runs, with the seeds from `--seed` on
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     runs: u64,
@@ -43,7 +43,7 @@ pub struct PowerArgs {
 
 impl PowerArgs {
     /// False: something acknowledged was lost, or a node did not start again.
-    pub fn run(self) -> Result<bool, String> {
+    pub(crate) fn run(self) -> Result<bool, String> {
         mount::own_namespace().map_err(|error| format!("{NO_MOUNT}: a namespace for mounts: {error}"))?;
         if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
             return Err(format!("{NO_MOUNT}: /dev/fuse: {error}"));

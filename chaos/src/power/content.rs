@@ -8,13 +8,13 @@ use tillsync::model::tables::{RowKey, Tables};
 use tillsync::proto::Applied;
 
 /// Terms begin here; below, they are kinds of rows.
-pub const FIRST_TERM: u64 = 8;
+pub(super) const FIRST_TERM: u64 = 8;
 /// Changes that are kept before older ones are deleted.
 const KEPT: u64 = 150;
 const RECORDS: u64 = 50;
 
 /// The bytes under an index, as written in a term.
-pub fn payload(index: u64, term: u64) -> Bytes {
+pub(super) fn payload(index: u64, term: u64) -> Bytes {
     let len = match index {
         // Appends that go to the disk in several pieces.
         i if term >= FIRST_TERM && term.is_multiple_of(4) => 12_000 + (i * 6_007 % 30_000) as usize,
@@ -28,16 +28,16 @@ pub fn payload(index: u64, term: u64) -> Bytes {
 }
 
 /// The term that an entry says it is of; `None`: it is no entry of ours.
-pub fn term_of(entry: &[u8]) -> Option<u64> {
+pub(super) fn term_of(entry: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(entry.get(8..16)?.try_into().ok()?))
 }
 
 /// What comes back with a purge.
-pub fn mark(index: u64) -> Bytes {
+pub(super) fn mark(index: u64) -> Bytes {
     payload(index, 0).slice(..20)
 }
 
-pub fn applied(index: u64) -> Applied {
+pub(super) fn applied(index: u64) -> Applied {
     let digest = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Applied {
         index,
@@ -49,7 +49,7 @@ pub fn applied(index: u64) -> Applied {
 }
 
 /// What applying the entry at an index does.
-pub fn apply(tables: &mut dyn Tables, index: u64) {
+pub(super) fn apply(tables: &mut dyn Tables, index: u64) {
     tables.put(RowKey::Meta, payload(index, 0));
     tables.put(RowKey::Changes(index), payload(index, 1));
     tables.put(RowKey::Record { table: 1, id: (index % RECORDS) as i64 }, payload(index, 2));
@@ -60,7 +60,7 @@ pub fn apply(tables: &mut dyn Tables, index: u64) {
 }
 
 /// All rows when the entries up to `index` are applied.
-pub fn rows_at(index: u64) -> Vec<(RowKey, Bytes)> {
+pub(super) fn rows_at(index: u64) -> Vec<(RowKey, Bytes)> {
     let mut rows = BTreeMap::new();
     if index > 0 {
         rows.insert(RowKey::Meta, payload(index, 0));

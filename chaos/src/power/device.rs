@@ -35,13 +35,13 @@ struct DeviceState {
     events: Option<SyncSender<ProgramEvent>>,
 }
 
-pub struct BlockDevice {
+pub(super) struct BlockDevice {
     state: Mutex<DeviceState>,
     changed: Condvar,
 }
 
 impl BlockDevice {
-    pub fn new(journal: bool) -> Self {
+    pub(super) fn new(journal: bool) -> Self {
         let state = DeviceState {
             disk: ModelDisk::new(journal),
             counts: Counts::default(),
@@ -55,7 +55,7 @@ impl BlockDevice {
     }
 
     /// What is to go wrong from now on; operations are counted anew.
-    pub fn arm(&self, cut: CutMoment, faults: Faults, events: SyncSender<ProgramEvent>) {
+    pub(super) fn arm(&self, cut: CutMoment, faults: Faults, events: SyncSender<ProgramEvent>) {
         let mut state = self.state.lock();
         state.counts = Counts::default();
         state.struck = 0;
@@ -68,7 +68,7 @@ impl BlockDevice {
     }
 
     /// The power goes now, unless it is gone already.
-    pub fn power_off(&self) {
+    pub(super) fn power_off(&self) {
         let mut state = self.state.lock();
         if state.power == PowerState::On {
             state.power = PowerState::Off;
@@ -76,7 +76,7 @@ impl BlockDevice {
     }
 
     /// The program is dead: ends the calls that hang.
-    pub fn end_calls(&self) {
+    pub(super) fn end_calls(&self) {
         let mut state = self.state.lock();
         state.power = PowerState::Over;
         // Whoever listens has to hear the end of it.
@@ -85,16 +85,16 @@ impl BlockDevice {
     }
 
     /// What the disk has when the power is back.
-    pub fn cut(&self, loss: Loss, rng: &mut Rng) {
+    pub(super) fn cut(&self, loss: Loss, rng: &mut Rng) {
         self.state.lock().disk.cut(loss, rng);
     }
 
-    pub fn struck(&self) -> u64 {
+    pub(super) fn struck(&self) -> u64 {
         self.state.lock().struck
     }
 
     /// Bytes in use, and how many there may be.
-    pub fn space(&self) -> (u64, u64) {
+    pub(super) fn space(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.disk.used(), state.disk.capacity)
     }
@@ -119,7 +119,7 @@ impl BlockDevice {
     }
 
     /// One operation of the program.
-    pub fn run<T>(
+    pub(super) fn run<T>(
         &self,
         op: DiskOp,
         work: impl FnOnce(&mut ModelDisk) -> Result<T, ErrnoCode>,
@@ -143,7 +143,7 @@ impl BlockDevice {
     }
 
     /// `op`: which kind of sync it is.
-    pub fn sync(&self, ino: Ino, op: DiskOp) -> Result<(), ErrnoCode> {
+    pub(super) fn sync(&self, ino: Ino, op: DiskOp) -> Result<(), ErrnoCode> {
         let mut state = self.powered()?;
         let due = count(&mut state, op);
         if due && !state.cut.comes_after(op) {

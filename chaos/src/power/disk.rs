@@ -10,19 +10,19 @@ use std::mem;
 use super::loss::Loss;
 use crate::rng::Rng;
 
-pub type Ino = u64;
-pub type DirectoryNames = BTreeMap<OsString, Ino>;
+pub(super) type Ino = u64;
+pub(super) type DirectoryNames = BTreeMap<OsString, Ino>;
 /// What a call fails with, as in `errno`.
-pub type ErrnoCode = libc::c_int;
+pub(super) type ErrnoCode = libc::c_int;
 
-pub const ROOT: Ino = 1;
+pub(super) const ROOT: Ino = 1;
 /// A kernel does not let more than this wait: the oldest goes to the disk by itself.
 const DIRTY: usize = 64 << 20;
 const MAX_FILE: u64 = 1 << 30;
 
 /// A change that waits for a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnsyncedWrite {
+pub(super) enum UnsyncedWrite {
     Write {
         ino: Ino,
         at: u64,
@@ -56,7 +56,7 @@ pub enum UnsyncedWrite {
 
 impl UnsyncedWrite {
     /// The file whose content it is about.
-    pub fn file(&self) -> Option<Ino> {
+    pub(super) fn file(&self) -> Option<Ino> {
         match self {
             Self::Write { ino, .. } | Self::Size { ino, .. } | Self::Grow { ino, .. } => Some(*ino),
             _ => None,
@@ -81,7 +81,7 @@ enum Inode {
     Folder { seen: DirectoryNames, kept: DirectoryNames },
 }
 
-pub struct ModelDisk {
+pub(super) struct ModelDisk {
     nodes: BTreeMap<Ino, Inode>,
     next: Ino,
     pending: VecDeque<(u64, UnsyncedWrite)>,
@@ -97,7 +97,7 @@ pub struct ModelDisk {
 }
 
 impl ModelDisk {
-    pub fn new(journal: bool) -> Self {
+    pub(super) fn new(journal: bool) -> Self {
         let root = Inode::Folder { seen: DirectoryNames::new(), kept: DirectoryNames::new() };
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
@@ -111,7 +111,7 @@ impl ModelDisk {
         }
     }
 
-    pub fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.used
     }
 
@@ -139,12 +139,12 @@ impl ModelDisk {
         }
     }
 
-    pub fn find(&self, folder: Ino, name: &OsStr) -> Result<Ino, ErrnoCode> {
+    pub(super) fn find(&self, folder: Ino, name: &OsStr) -> Result<Ino, ErrnoCode> {
         self.names(folder)?.get(name).copied().ok_or(libc::ENOENT)
     }
 
     /// The length of a file; `None`: it is a folder.
-    pub fn len(&self, ino: Ino) -> Result<Option<u64>, ErrnoCode> {
+    pub(super) fn len(&self, ino: Ino) -> Result<Option<u64>, ErrnoCode> {
         match self.nodes.get(&ino) {
             Some(Inode::File { seen, .. }) => Ok(Some(seen.len() as u64)),
             Some(Inode::Folder { .. }) => Ok(None),
@@ -152,11 +152,11 @@ impl ModelDisk {
         }
     }
 
-    pub fn list(&self, folder: Ino) -> Result<Vec<(OsString, Ino)>, ErrnoCode> {
+    pub(super) fn list(&self, folder: Ino) -> Result<Vec<(OsString, Ino)>, ErrnoCode> {
         Ok(self.names(folder)?.iter().map(|(name, ino)| (name.clone(), *ino)).collect())
     }
 
-    pub fn make(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<Ino, ErrnoCode> {
+    pub(super) fn make(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<Ino, ErrnoCode> {
         if self.names(folder)?.contains_key(name) {
             return Err(libc::EEXIST);
         }
@@ -175,7 +175,7 @@ impl ModelDisk {
         Ok(ino)
     }
 
-    pub fn remove(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<(), ErrnoCode> {
+    pub(super) fn remove(&mut self, folder: Ino, name: &OsStr, is_folder: bool) -> Result<(), ErrnoCode> {
         let ino = self.find(folder, name)?;
         match (is_folder, self.len(ino)?) {
             (true, Some(_)) => return Err(libc::ENOTDIR),
@@ -189,7 +189,7 @@ impl ModelDisk {
         Ok(())
     }
 
-    pub fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr)) -> Result<(), ErrnoCode> {
+    pub(super) fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr)) -> Result<(), ErrnoCode> {
         let ino = self.find(from.0, from.1)?;
         let replaced = self.names(to.0)?.get(to.1).copied().filter(|other| *other != ino);
         if let Some(other) = replaced {
@@ -205,14 +205,14 @@ impl ModelDisk {
         Ok(())
     }
 
-    pub fn read(&self, file: Ino, at: u64, len: usize) -> Result<Vec<u8>, ErrnoCode> {
+    pub(super) fn read(&self, file: Ino, at: u64, len: usize) -> Result<Vec<u8>, ErrnoCode> {
         let content = self.content(file)?;
         let from = usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
         Ok(content[from..from.saturating_add(len).min(content.len())].to_vec())
     }
 
     /// How many bytes were written: fewer than given on a disk that becomes full.
-    pub fn write(&mut self, file: Ino, at: u64, bytes: &[u8]) -> Result<usize, ErrnoCode> {
+    pub(super) fn write(&mut self, file: Ino, at: u64, bytes: &[u8]) -> Result<usize, ErrnoCode> {
         let len = self.content(file)?.len() as u64;
         let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE).ok_or(libc::EFBIG)?;
         let missing = end.saturating_sub(len).saturating_sub(self.capacity.saturating_sub(self.used));
@@ -227,14 +227,14 @@ impl ModelDisk {
     }
 
     /// Cuts a file off, or makes it longer.
-    pub fn set_len(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
+    pub(super) fn set_len(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
         self.content(file)?;
         let change = UnsyncedWrite::Size { ino: file, len };
         self.resize(file, len, change)
     }
 
     /// Room up to here.
-    pub fn grow(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
+    pub(super) fn grow(&mut self, file: Ino, len: u64) -> Result<(), ErrnoCode> {
         let now = self.content(file)?.len() as u64;
         let change = UnsyncedWrite::Grow { ino: file, len };
         self.resize(file, len.max(now), change)
@@ -272,12 +272,12 @@ impl ModelDisk {
     }
 
     /// The number of the newest change: a sync that begins now covers up to here.
-    pub fn newest(&self) -> u64 {
+    pub(super) fn newest(&self) -> u64 {
         self.newest
     }
 
     /// A sync of a file or folder that began when `upto` was the newest change.
-    pub fn sync(&mut self, ino: Ino, upto: u64) {
+    pub(super) fn sync(&mut self, ino: Ino, upto: u64) {
         let journal = self.journal;
         let due = |change: &UnsyncedWrite| match change.file() {
             Some(file) => file == ino,
@@ -289,7 +289,7 @@ impl ModelDisk {
     }
 
     /// A sync failed: what waited for it will never be on the disk, and programs still see it.
-    pub fn lose(&mut self, ino: Ino) {
+    pub(super) fn lose(&mut self, ino: Ino) {
         drop(self.take(self.newest, |change| change.file() == Some(ino)));
     }
 
@@ -340,7 +340,7 @@ impl ModelDisk {
     }
 
     /// The power goes, and comes back.
-    pub fn cut(&mut self, loss: Loss, rng: &mut Rng) {
+    pub(super) fn cut(&mut self, loss: Loss, rng: &mut Rng) {
         self.pending_bytes = 0;
         let pending = mem::take(&mut self.pending).into_iter().map(|(_, change)| change).collect();
         for change in loss.survivors(pending, self.journal, rng) {

@@ -1,10 +1,10 @@
 //! What the parent waits for while a program runs on the disk.
 
 /// Lines and news that may wait; the program and the disk wait for the parent beyond that.
-pub const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProgramEvent {
+pub(super) enum ProgramEvent {
     /// The program said a whole line.
     Said(String),
     /// The program's output ended: it is dead.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskOp {
+pub(super) enum DiskOp {
     Read,
     Write,
     Sync,
@@ -23,7 +23,7 @@ impl DiskOp {
 
 /// Operations since the disk was told what to do.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     pub reads: u64,
     pub writes: u64,
     pub syncs: u64,
@@ -33,7 +33,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn add(&mut self, op: DiskOp) {
+    pub(super) fn add(&mut self, op: DiskOp) {
         match op {
             DiskOp::Read => self.reads += 1,
             DiskOp::Write => self.writes += 1,
@@ -47,7 +47,7 @@ impl Counts {
         }
     }
 
-    pub fn of(&self, op: DiskOp) -> u64 {
+    pub(super) fn of(&self, op: DiskOp) -> u64 {
         match op {
             DiskOp::Read => self.reads,
             DiskOp::Write => self.writes,
@@ -59,14 +59,14 @@ impl Counts {
     }
 
     /// Operations that change the disk, or say that it was changed.
-    pub fn changes(&self) -> u64 {
+    pub(super) fn changes(&self) -> u64 {
         self.writes + self.syncs + self.names
     }
 }
 
 /// When the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutMoment {
+pub(super) enum CutMoment {
     Never,
     /// At the n-th write, sync or change of a name.
     Change(u64),
@@ -79,7 +79,7 @@ pub enum CutMoment {
 
 impl CutMoment {
     /// Whether the operation that was just counted is the one.
-    pub fn is_due(self, op: DiskOp, counts: &Counts) -> bool {
+    pub(super) fn is_due(self, op: DiskOp, counts: &Counts) -> bool {
         match self {
             Self::Never => false,
             Self::Change(nth) => !matches!(op, DiskOp::Read | DiskOp::Look) && counts.changes() >= nth,
@@ -88,7 +88,7 @@ impl CutMoment {
     }
 
     /// The operation still takes place. A write does, so that it can be torn.
-    pub fn comes_after(self, op: DiskOp) -> bool {
+    pub(super) fn comes_after(self, op: DiskOp) -> bool {
         match self {
             Self::Sync { done, .. } => done,
             _ => op == DiskOp::Write,
@@ -98,7 +98,7 @@ impl CutMoment {
 
 /// What a bad disk does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
+pub(super) struct Faults {
     /// The disk is full after so many bytes more.
     pub room: Option<u64>,
     /// From the n-th of these operations on, so many fail with EIO.
@@ -108,14 +108,14 @@ pub struct Faults {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailedOp {
+pub(super) struct FailedOp {
     pub op: DiskOp,
     pub nth: u64,
     pub times: u64,
 }
 
 impl FailedOp {
-    pub fn is_due(&self, op: DiskOp, counts: &Counts) -> bool {
+    pub(super) fn is_due(&self, op: DiskOp, counts: &Counts) -> bool {
         let same = op == self.op || (op.is_sync() && self.op == DiskOp::Sync);
         same && (self.nth..self.nth.saturating_add(self.times)).contains(&counts.of(self.op))
     }

@@ -18,7 +18,7 @@ use super::faults::DiskOp;
 const KEEP: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 512;
 
-pub struct FuseFront(pub Arc<BlockDevice>);
+pub(super) struct FuseFront(pub Arc<BlockDevice>);
 
 fn attr(disk: &ModelDisk, ino: Ino) -> Result<FileAttr, ErrnoCode> {
     let len = disk.len(ino)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::content::FIRST_TERM;
 
 #[derive(Debug, Default)]
-pub struct AcknowledgedLog {
+pub(super) struct AcknowledgedLog {
     /// Terms of acknowledged entries.
     entries: BTreeMap<u64, u64>,
     vote: u64,
@@ -28,7 +28,7 @@ pub struct AcknowledgedLog {
 
 impl AcknowledgedLog {
     /// A line of the program.
-    pub fn hear(&mut self, line: &str) {
+    pub(super) fn hear(&mut self, line: &str) {
         let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
         let numbers: Vec<u64> = rest.split(' ').map_while(|word| word.parse().ok()).collect();
         match (what, &numbers[..]) {

@@ -6,10 +6,10 @@ use serde_json::Value;
 use tillsync::client::rest::FeedChange;
 
 /// A write: to which record, and the number that its data carries.
-pub type NumberedWrite = (i64, u64);
+pub(super) type NumberedWrite = (i64, u64);
 
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     /// Sent, whatever became of it.
     sent: BTreeMap<NumberedWrite, u64>,
     /// Acknowledged, with their seq.
@@ -22,23 +22,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn send(&mut self, write: NumberedWrite) {
+    pub(super) fn send(&mut self, write: NumberedWrite) {
         *self.sent.entry(write).or_default() += 1;
     }
 
-    pub fn acknowledge(&mut self, write: NumberedWrite, seq: Option<u64>) {
+    pub(super) fn acknowledge(&mut self, write: NumberedWrite, seq: Option<u64>) {
         match seq {
             Some(seq) => drop(self.acknowledged.insert(write, seq)),
             None => self.violations.push(format!("the write {write:?} was acknowledged without a seq")),
         }
     }
 
-    pub fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.len() as u64
     }
 
     /// The whole change feed after a start.
-    pub fn check(&mut self, feed: &[FeedChange]) {
+    pub(super) fn check(&mut self, feed: &[FeedChange]) {
         self.opens += 1;
         let mut found: BTreeMap<NumberedWrite, u64> = BTreeMap::new();
         let mut given = Vec::with_capacity(feed.len());
@@ -74,7 +74,7 @@ impl Ledger {
     }
 
     /// What a record must be now: the number that its last change carries.
-    pub fn records(&self) -> BTreeMap<i64, u64> {
+    pub(super) fn records(&self) -> BTreeMap<i64, u64> {
         self.given.iter().map(|(_, write)| *write).collect()
     }
 }

@@ -9,7 +9,7 @@ use crate::rng::Rng;
 const SECTOR: u64 = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub(super) enum Loss {
     /// All of them are lost.
     Whole,
     /// The later ones are lost; the one at the border is torn.
@@ -40,12 +40,12 @@ impl fmt::Display for Loss {
 }
 
 impl Loss {
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub(super) fn draw(rng: &mut Rng) -> Self {
         rng.pick(&ALL).copied().unwrap_or(Self::Whole)
     }
 
     /// The changes that reach the disk, in order.
-    pub fn survivors(self, pending: Vec<UnsyncedWrite>, journal: bool, rng: &mut Rng) -> Vec<UnsyncedWrite> {
+    pub(super) fn survivors(self, pending: Vec<UnsyncedWrite>, journal: bool, rng: &mut Rng) -> Vec<UnsyncedWrite> {
         let percent = rng.between(5, 95);
         match self {
             Self::Whole => Vec::new(),

@@ -21,7 +21,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// From now on mounts of this thread, and of the threads and processes that it starts, are their own. Without the right
 /// to do so, a user namespace gives it; that needs a process of one thread.
-pub fn own_namespace() -> io::Result<()> {
+pub(super) fn own_namespace() -> io::Result<()> {
     // SAFETY: neither call touches memory.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     // SAFETY: as above.
@@ -41,13 +41,13 @@ pub fn own_namespace() -> io::Result<()> {
     }
 }
 
-pub struct Mount {
+pub(super) struct Mount {
     at: PathBuf,
     session: Option<BackgroundSession>,
 }
 
 impl Mount {
-    pub fn new(device: Arc<BlockDevice>, at: &Path) -> io::Result<Self> {
+    pub(super) fn new(device: Arc<BlockDevice>, at: &Path) -> io::Result<Self> {
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("tillsync-chaos".into())];
         config.n_threads = Some(THREADS);
@@ -56,7 +56,7 @@ impl Mount {
     }
 
     /// Unmounts, and waits until nothing of the mount is left. No call may hang any more.
-    pub fn end(mut self) -> io::Result<()> {
+    pub(super) fn end(mut self) -> io::Result<()> {
         unmount(&self.at)?;
         match self.session.take() {
             Some(session) => session.join(),

@@ -12,7 +12,7 @@ use crate::rng::Rng;
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum PowerRunKind {
+pub(super) enum PowerRunKind {
     /// Power cuts while the log is appended to and cut back.
     Log,
     /// … while the log is purged.
@@ -77,7 +77,7 @@ const ROUND: [PowerRunKind; 25] = [
 ];
 
 impl PowerRunKind {
-    pub fn of(seed: u64) -> Self {
+    pub(super) fn of(seed: u64) -> Self {
         ROUND[(seed % ROUND.len() as u64) as usize]
     }
 
@@ -87,7 +87,7 @@ impl PowerRunKind {
     }
 
     /// With a whole node instead of storage alone.
-    pub fn is_whole(self) -> bool {
+    pub(super) fn is_whole(self) -> bool {
         matches!(self, Self::Serve | Self::ServeFull | Self::ServeSync)
     }
 
@@ -114,7 +114,7 @@ impl fmt::Display for PowerRunKind {
 
 /// One life of the program: from the start to the power cut, or to what else ends it.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub(super) struct Life {
     pub load: LifeLoad,
     pub seed: u64,
     pub cut: CutMoment,
@@ -124,7 +124,7 @@ pub struct Life {
 }
 
 #[derive(Clone, Debug)]
-pub struct PowerPlan {
+pub(super) struct PowerPlan {
     pub kind: PowerRunKind,
     pub journal: bool,
     pub lives: Vec<Life>,
@@ -137,7 +137,7 @@ fn any_size(rng: &mut Rng, most: u64) -> u64 {
 }
 
 impl PowerPlan {
-    pub fn of(seed: u64, kind: Option<PowerRunKind>) -> Self {
+    pub(super) fn of(seed: u64, kind: Option<PowerRunKind>) -> Self {
         let kind = kind.unwrap_or(PowerRunKind::of(seed));
         let mut rng = Rng::new(seed);
         let journal = rng.percent(50);

@@ -17,27 +17,27 @@ const LINE: u64 = 64 << 10;
 
 /// How a life of a program ended. It is dead in any case.
 #[derive(Debug)]
-pub enum ProgramDeath {
+pub(super) enum ProgramDeath {
     PowerLost,
     Exited(ExitStatus),
     /// It was given so long, and lived on.
     TimeOver,
 }
 
-pub struct Program {
+pub(super) struct Program {
     child: Child,
     reader: Option<JoinHandle<()>>,
     events: Receiver<ProgramEvent>,
 }
 
 /// Where the disk and the program report to.
-pub fn channel() -> (SyncSender<ProgramEvent>, Receiver<ProgramEvent>) {
+pub(super) fn channel() -> (SyncSender<ProgramEvent>, Receiver<ProgramEvent>) {
     sync_channel(QUEUE)
 }
 
 impl Program {
     /// What it says on its error output goes to the end of `log`.
-    pub fn start(
+    pub(super) fn start(
         mut command: Command,
         log: &Path,
         (to, events): (SyncSender<ProgramEvent>, Receiver<ProgramEvent>),
@@ -56,12 +56,12 @@ impl Program {
         Ok(Self { child, reader: Some(reader), events })
     }
 
-    pub fn id(&self) -> u32 {
+    pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Follows the program until it is dead. It is given so long; once a fault struck, it has `grace` from then on.
-    pub fn follow(
+    pub(super) fn follow(
         mut self,
         device: &BlockDevice,
         limit: Duration,

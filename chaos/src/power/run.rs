@@ -29,7 +29,7 @@ const QUOTE: usize = 1_500;
 
 /// What became of a run.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct PowerOutcome {
+pub(super) struct PowerOutcome {
     pub seed: u64,
     pub kind: String,
     /// Starts of the program, how many of them got the data open, power cuts, and faults that struck.
@@ -46,7 +46,7 @@ pub struct PowerOutcome {
 }
 
 /// A disk with a program on it.
-pub struct PoweredDisk {
+pub(super) struct PoweredDisk {
     pub device: Arc<BlockDevice>,
     pub mount_point: PathBuf,
     pub log: PathBuf,
@@ -136,7 +136,7 @@ impl Subject {
     }
 }
 
-pub fn run(seed: u64, kind: Option<PowerRunKind>, binary: &Path, folder: &Path) -> io::Result<PowerOutcome> {
+pub(super) fn run(seed: u64, kind: Option<PowerRunKind>, binary: &Path, folder: &Path) -> io::Result<PowerOutcome> {
     let plan = PowerPlan::of(seed, kind);
     let bench = PoweredDisk::new(folder, plan.journal)?;
     // What a cut leaves hangs on nothing that happened before.

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const LAST_WRITES: u64 = 50;
 
 /// The node's settings and key, and how to reach it.
-pub struct PoweredNode {
+pub(super) struct PoweredNode {
     binary: PathBuf,
     config: PathBuf,
     rest: RestClient,
@@ -50,7 +50,7 @@ fn now_ms() -> io::Result<u64> {
 }
 
 impl PoweredNode {
-    pub fn new(binary: &Path, bench: &PoweredDisk, folder: &Path) -> io::Result<Self> {
+    pub(super) fn new(binary: &Path, bench: &PoweredDisk, folder: &Path) -> io::Result<Self> {
         tillsync::tls::install_provider();
         let key = folder.join("token.key");
         make_key_file(&key)?;
@@ -73,17 +73,17 @@ impl PoweredNode {
         })
     }
 
-    pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
+    pub(super) fn ledger(&self) -> Arc<Mutex<Ledger>> {
         self.ledger.clone()
     }
 
-    pub fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         starter::serve(&self.binary, &self.config)
     }
 
     /// What devices do while the node lives: look whether everything is there, then write. It ends when it is dropped;
     /// in a short life it asks the node to end.
-    pub async fn devices(&self, life: &Life, process: u32) {
+    pub(super) async fn devices(&self, life: &Life, process: u32) {
         let Some(feed) = self.feed().await else { return };
         self.ledger.lock().check(&feed);
         let me = json!({"device_id": DEVICE});

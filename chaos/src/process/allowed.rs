@@ -16,7 +16,7 @@ const FAKETIME: &[&str] = &[
 ];
 
 #[derive(Default)]
-pub struct MachineRights {
+pub(super) struct MachineRights {
     pub mounts: bool,
     pub faketime: Option<PathBuf>,
     /// Faults that cannot be injected here.
@@ -27,7 +27,7 @@ pub struct MachineRights {
 }
 
 /// Looks only for what the scenario needs.
-pub fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
+pub(super) fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
     let mut allowed =
         MachineRights { machine: "processes on loopback, proxies between them".into(), ..MachineRights::default() };
     let small: Vec<FaultKind> =

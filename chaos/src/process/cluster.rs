@@ -18,7 +18,7 @@ use super::network::ProcessNetwork;
 use super::scenario::SettingValue;
 use crate::starter::PortFinder;
 
-pub mod folders;
+pub(super) mod folders;
 mod processes;
 
 /// How long a node may take to stop by itself.
@@ -33,7 +33,7 @@ const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 /// What a node's settings say of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
+pub(super) enum Others {
     /// All founders, at the addresses that the membership is to have: a cluster is founded.
     Found,
     /// The others at the addresses of the proxies.
@@ -61,12 +61,12 @@ struct NodeSlot {
 
 /// Where a node is reached, as settings and the membership have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListedAddress {
+pub(super) struct ListedAddress {
     pub raft: SocketAddr,
     pub gateway: SocketAddr,
 }
 
-pub struct ProcessCluster {
+pub(super) struct ProcessCluster {
     binary: PathBuf,
     /// Of the run: logs.
     dir: PathBuf,
@@ -87,7 +87,7 @@ pub struct ProcessCluster {
 }
 
 /// How a cluster is made.
-pub struct ClusterPlan<'a> {
+pub(super) struct ClusterPlan<'a> {
     pub binary: &'a Path,
     pub dir: &'a Path,
     pub nodes: u64,
@@ -109,7 +109,7 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
 impl ProcessCluster {
     /// Founds a cluster, and starts it anew behind its proxies. Ports that were free may be taken a moment later: then
     /// others are tried.
-    pub async fn start(plan: &ClusterPlan<'_>) -> Result<Self, String> {
+    pub(super) async fn start(plan: &ClusterPlan<'_>) -> Result<Self, String> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -178,13 +178,13 @@ impl ProcessCluster {
         Ok(cluster)
     }
 
-    pub fn token_of(&self, device: &str, class: Class) -> Result<String, String> {
+    pub(super) fn token_of(&self, device: &str, class: Class) -> Result<String, String> {
         let issued = self.keys.issue(device, class, SystemClock.now_ms(), TOKENS);
         issued.map(|(token, _)| token).map_err(|error| error.to_string())
     }
 
     /// A token that was issued an hour ago: a clock that is a little wrong does not make it newer than what takes it back.
-    pub fn earlier_token_of(&self, device: &str, class: Class) -> Result<String, String> {
+    pub(super) fn earlier_token_of(&self, device: &str, class: Class) -> Result<String, String> {
         let issued = self.keys.issue(device, class, SystemClock.now_ms() - 3_600_000, TOKENS + 3_600);
         issued.map(|(token, _)| token).map_err(|error| error.to_string())
     }
@@ -193,82 +193,82 @@ impl ProcessCluster {
         self.data.join(format!("node-{id}"))
     }
 
-    pub fn log_of(&self, id: u64) -> PathBuf {
+    pub(super) fn log_of(&self, id: u64) -> PathBuf {
         self.dir.join(format!("node-{id}.log"))
     }
 
     /// What libfaketime reads a node's offset from.
-    pub fn clock_of(&self, id: u64) -> PathBuf {
+    pub(super) fn clock_of(&self, id: u64) -> PathBuf {
         self.data.join(format!("clock-{id}"))
     }
 
     /// Takes a node for a fault; false if another one has it, or it is no member or does not run.
-    pub fn claim(&self, id: u64) -> bool {
+    pub(super) fn claim(&self, id: u64) -> bool {
         let mut slots = self.slots.lock();
         let slot = slots.get_mut(&id).filter(|slot| slot.member && !slot.claimed && slot.child.is_some());
         slot.map(|slot| slot.claimed = true).is_some()
     }
 
-    pub fn release(&self, id: u64) {
+    pub(super) fn release(&self, id: u64) {
         if let Some(slot) = self.slots.lock().get_mut(&id) {
             slot.claimed = false;
         }
     }
 
-    pub fn is_claimed(&self, id: u64) -> bool {
+    pub(super) fn is_claimed(&self, id: u64) -> bool {
         self.slots.lock().get(&id).is_some_and(|slot| slot.claimed)
     }
 
-    pub fn set_member(&self, id: u64, member: bool) {
+    pub(super) fn set_member(&self, id: u64, member: bool) {
         if let Some(slot) = self.slots.lock().get_mut(&id) {
             slot.member = member;
         }
     }
 
     /// A number that was never used.
-    pub fn unused(&self) -> Option<u64> {
+    pub(super) fn unused(&self) -> Option<u64> {
         self.slots.lock().iter().find(|(_, slot)| slot.boot == 0).map(|(id, _)| *id)
     }
 
-    pub fn set_serving(&self, id: u64, serving: bool) {
+    pub(super) fn set_serving(&self, id: u64, serving: bool) {
         if let Some(slot) = self.slots.lock().get_mut(&id) {
             slot.serving = serving && slot.child.is_some();
         }
     }
 
     /// Which start of a node this is; `None` if it does not run.
-    pub fn boot(&self, id: u64) -> Option<u64> {
+    pub(super) fn boot(&self, id: u64) -> Option<u64> {
         self.slots.lock().get(&id).and_then(|slot| slot.child.as_ref().map(|_| slot.boot))
     }
 
-    pub fn pid(&self, id: u64) -> Option<u32> {
+    pub(super) fn pid(&self, id: u64) -> Option<u32> {
         self.slots.lock().get(&id).and_then(|slot| slot.child.as_ref()?.id())
     }
 
     /// The members, and where clients reach them, up or not.
-    pub fn gateways(&self) -> Vec<(u64, SocketAddr)> {
+    pub(super) fn gateways(&self) -> Vec<(u64, SocketAddr)> {
         self.slots.lock().iter().filter(|(_, slot)| slot.member).map(|(id, slot)| (*id, slot.gateway)).collect()
     }
 
-    pub fn members(&self) -> Vec<u64> {
+    pub(super) fn members(&self) -> Vec<u64> {
         self.gateways().into_iter().map(|(id, _)| id).collect()
     }
 
-    pub fn gateway(&self, id: u64) -> Option<String> {
+    pub(super) fn gateway(&self, id: u64) -> Option<String> {
         self.slots.lock().get(&id).map(|slot| slot.gateway.to_string())
     }
 
-    pub fn raft(&self, id: u64) -> Option<String> {
+    pub(super) fn raft(&self, id: u64) -> Option<String> {
         self.slots.lock().get(&id).map(|slot| slot.raft.to_string())
     }
 
     /// Where a node is, as the membership has it, or is to have it.
-    pub fn listed(&self, id: u64) -> Option<ListedAddress> {
+    pub(super) fn listed(&self, id: u64) -> Option<ListedAddress> {
         self.slots.lock().get(&id).map(|slot| slot.listed)
     }
 
     /// A majority serves, and hears each other.
-    pub fn majority(&self) -> bool {
+    pub(super) fn majority(&self) -> bool {
         let (up, members) = {
             let slots = self.slots.lock();
             let up: Vec<u64> = slots.iter().filter(|(_, s)| s.member && s.serving).map(|(id, _)| *id).collect();
@@ -283,14 +283,14 @@ impl ProcessCluster {
     }
 
     /// Whether a node says that it can serve.
-    pub async fn is_ready(&self, id: u64) -> bool {
+    pub(super) async fn is_ready(&self, id: u64) -> bool {
         let Some(authority) = self.gateway(id) else { return false };
         let door = HttpClient { authority: &authority, token: &self.token, within: Duration::from_secs(1) };
         door.get("/readyz").await.is_ok()
     }
 
     /// Waits until a node serves; false if it does not in time.
-    pub async fn serves(&self, id: u64, within: Duration) -> bool {
+    pub(super) async fn serves(&self, id: u64, within: Duration) -> bool {
         let until = Instant::now() + within;
         while Instant::now() < until {
             if self.is_ready(id).await {
@@ -318,7 +318,7 @@ impl ProcessCluster {
     }
 
     /// The last line of a node's log that tells of an error, or the last one.
-    pub fn last_line(&self, id: u64) -> String {
+    pub(super) fn last_line(&self, id: u64) -> String {
         let text = fs::read(self.log_of(id)).unwrap_or_default();
         let tail = text.len().saturating_sub(8 << 10);
         let text = String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).into_owned();
@@ -328,7 +328,7 @@ impl ProcessCluster {
     }
 
     /// Kills everything.
-    pub async fn end(&self) {
+    pub(super) async fn end(&self) {
         let ids: Vec<u64> = self.slots.lock().keys().copied().collect();
         for id in ids {
             self.kill(id).await;

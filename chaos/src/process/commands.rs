@@ -12,7 +12,7 @@ use super::{library, soak};
 use crate::starter;
 
 #[derive(Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// A scenario of `chaos list`, a .toml file, or `all`
     #[arg(default_value = "leader_killed")]
     pub scenario: String,
@@ -30,14 +30,14 @@ pub struct Run {
 }
 
 #[derive(Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Names only
     #[arg(long)]
     names: bool,
 }
 
 #[derive(Args)]
-pub struct Soak {
+pub(crate) struct Soak {
     /// For how long new runs begin
     #[arg(long)]
     pub hours: f64,
@@ -58,14 +58,14 @@ pub struct Soak {
 }
 
 #[derive(Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// The `tillsync` to run. Default: the one beside this program
     #[arg(long)]
     binary: Option<PathBuf>,
 }
 
 impl NodeArgs {
-    pub fn find(&self) -> Result<PathBuf, String> {
+    pub(crate) fn find(&self) -> Result<PathBuf, String> {
         let path = match &self.binary {
             Some(path) => path.clone(),
             None => starter::beside()?,
@@ -76,12 +76,12 @@ impl NodeArgs {
 }
 
 /// A seed that was hardly used before.
-pub fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     SystemClock.now_ms() % 1_000_000_000
 }
 
 /// Runs a future to its end, or until somebody stops this process: then everything is taken down with it.
-pub fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("the async runtime cannot start: {error}"))?;
     let done = runtime.block_on(async {
@@ -109,7 +109,7 @@ async fn stop() -> String {
 
 impl Run {
     /// False: something that must hold does not.
-    pub fn run(self) -> Result<bool, String> {
+    pub(crate) fn run(self) -> Result<bool, String> {
         let binary = self.nodes.find()?;
         let seed = self.seed.unwrap_or_else(fresh_seed);
         let chosen = if self.scenario == "all" { library::all()? } else { vec![library::find(&self.scenario)?] };
@@ -167,7 +167,7 @@ fn tell(outline: &Outline) {
 }
 
 impl ListArgs {
-    pub fn run(self) -> Result<bool, String> {
+    pub(crate) fn run(self) -> Result<bool, String> {
         for scenario in library::all()? {
             if self.names {
                 println!("{}", scenario.name);
@@ -188,7 +188,7 @@ impl ListArgs {
 
 impl Soak {
     /// False: something that must hold did not.
-    pub fn run(self) -> Result<bool, String> {
+    pub(crate) fn run(self) -> Result<bool, String> {
         soak::soak(&self)
     }
 }

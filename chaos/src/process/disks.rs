@@ -11,12 +11,12 @@ use tillsync::storage::room::free_bytes;
 const SIZE: u64 = 160;
 const BALLAST: &str = "ballast";
 
-pub struct Disks {
+pub(super) struct Disks {
     mounted: Vec<PathBuf>,
 }
 
 /// Whether a tmpfs can be mounted here: tried, not guessed.
-pub fn can_mount(folder: &Path) -> Result<(), String> {
+pub(super) fn can_mount(folder: &Path) -> Result<(), String> {
     let probe = folder.join("probe");
     fs::create_dir_all(&probe).map_err(|error| format!("{}: {error}", probe.display()))?;
     let mounted = mount(&probe, 1);
@@ -39,11 +39,11 @@ fn unmount(at: &Path) {
 }
 
 impl Disks {
-    pub fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self { mounted: Vec::new() }
     }
 
-    pub fn mount(data: &Path, nodes: u64) -> Result<Self, String> {
+    pub(super) fn mount(data: &Path, nodes: u64) -> Result<Self, String> {
         let mut disks = Self::none();
         for id in 1..=nodes {
             let at = data.join(format!("node-{id}"));
@@ -59,7 +59,7 @@ impl Disks {
     }
 
     /// Fills a node's disk to the last byte.
-    pub fn fill(&self, node: u64) -> Result<(), String> {
+    pub(super) fn fill(&self, node: u64) -> Result<(), String> {
         let at = self.of(node).ok_or("the node has no disk of its own")?;
         let mut file = File::create(at.join(BALLAST)).map_err(|error| error.to_string())?;
         let block = vec![0_u8; 64 << 10];
@@ -75,7 +75,7 @@ impl Disks {
     }
 
     /// Takes so many bytes more of a node's disk; false: no more than `leaves` are free.
-    pub fn fill_some(&self, node: u64, bytes: u64, leaves: u64) -> Result<bool, String> {
+    pub(super) fn fill_some(&self, node: u64, bytes: u64, leaves: u64) -> Result<bool, String> {
         let at = self.of(node).ok_or("the node has no disk of its own")?;
         let free = free_bytes(at).map_err(|error| error.to_string())?;
         let more = bytes.min(free.saturating_sub(leaves));
@@ -85,13 +85,13 @@ impl Disks {
         Ok(more > 0)
     }
 
-    pub fn free(&self, node: u64) {
+    pub(super) fn free(&self, node: u64) {
         if let Some(at) = self.of(node) {
             let _ = fs::remove_file(at.join(BALLAST));
         }
     }
 
-    pub fn unmount(&self) {
+    pub(super) fn unmount(&self) {
         self.mounted.iter().for_each(|at| unmount(at));
     }
 }

@@ -25,10 +25,10 @@ const REST: Duration = Duration::from_secs(300);
 const PAGE: Duration = Duration::from_secs(10);
 const LIMIT: u64 = 1_000;
 /// Who writes at the end.
-pub const CLOSING: &str = "closing";
+pub(super) const CLOSING: &str = "closing";
 
 /// The policy that makes a refused conditional write a sure answer.
-pub async fn policy(world: &ProcessWorld) -> Result<(), String> {
+pub(super) async fn policy(world: &ProcessWorld) -> Result<(), String> {
     let path = format!("/sync/policies/{GUARDED}");
     let body = json!({ "policy": "manual" });
     let mut last = String::new();
@@ -45,7 +45,7 @@ pub async fn policy(world: &ProcessWorld) -> Result<(), String> {
 }
 
 /// All nodes up, all links whole, all disks and clocks right.
-pub async fn heal(world: &Arc<ProcessWorld>) {
+pub(super) async fn heal(world: &Arc<ProcessWorld>) {
     world.cluster.network.heal();
     for id in world.cluster.members() {
         world.cluster.hold(id, false);
@@ -61,7 +61,7 @@ pub async fn heal(world: &Arc<ProcessWorld>) {
 }
 
 /// A fresh write and a fresh read on every node.
-pub async fn serve_again(world: &ProcessWorld) {
+pub(super) async fn serve_again(world: &ProcessWorld) {
     let Ok(token) = world.cluster.token_of(CLOSING, Class::Manager) else { return };
     for node in world.cluster.members() {
         let Some(authority) = world.cluster.gateway(node) else { continue };
@@ -94,7 +94,7 @@ pub async fn serve_again(world: &ProcessWorld) {
 }
 
 /// Every client is connected, has its answers, and was told everything.
-pub async fn all_told(world: &ProcessWorld) {
+pub(super) async fn all_told(world: &ProcessWorld) {
     let within = PATIENCE;
     let mut missing = Vec::new();
     let told = until(within, async || {
@@ -118,7 +118,7 @@ pub async fn all_told(world: &ProcessWorld) {
 }
 
 /// All nodes have applied the same; then what each of them holds.
-pub async fn converge(world: &ProcessWorld) {
+pub(super) async fn converge(world: &ProcessWorld) {
     let members = world.cluster.members().len();
     if !until(PATIENCE, async || world.statuses().await.len() >= members).await {
         world.recorder.anomaly("the nodes do not converge: not all of them answer");

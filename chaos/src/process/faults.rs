@@ -32,7 +32,7 @@ const CUT_OFF: Duration = Duration::from_secs(4);
 const CLAIM: Duration = Duration::from_secs(12);
 
 /// One fault, from its time on.
-pub async fn inject(world: Arc<ProcessWorld>, number: u64, timed: TimedFault, began: Instant) {
+pub(super) async fn inject(world: Arc<ProcessWorld>, number: u64, timed: TimedFault, began: Instant) {
     sleep_until(began + timed.at).await;
     let from_us = world.recorder.us();
     let name = timed.fault.kind.name();

@@ -15,7 +15,7 @@ use crate::recorder::Recorder;
 /// that was ended, an error of the node's own, too much to do.
 const NOT_THE_ASKERS: [&str; 9] = ["1001", "1002", "1003", "1004", "2003", "2005", "5001", "5002", "5003"];
 
-pub struct HonestLink {
+pub(super) struct HonestLink {
     link: ClientLink,
     recorder: Recorder,
     device: String,
@@ -25,7 +25,7 @@ pub struct HonestLink {
 }
 
 impl HonestLink {
-    pub async fn connect(
+    pub(super) async fn connect(
         (transport, callbacks): (ClientTransport, bool),
         (node, url): (u64, &NodeUrl),
         token: &str,

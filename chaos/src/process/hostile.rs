@@ -29,10 +29,10 @@ use crate::report::figures::{Figures, Latency};
 use crate::report::words::took_us;
 
 /// What honest devices write, and all that they ask to be told of.
-pub const TABLES: [&str; 7] =
+pub(super) const TABLES: [&str; 7] =
     [PLAIN, GUARDED, RECEIPTS, queue::SALES, timed::LARGE, newcomer::FIRST, super::ending::CLOSING];
 /// What the shop wrote before.
-pub const CATALOGUE: &str = "catalogue";
+pub(super) const CATALOGUE: &str = "catalogue";
 const CATALOGUE_PRICES: &str = "catalogue_prices";
 const CATALOGUE_RECORDS: u64 = 40_000;
 /// How often prices change for each time that the catalogue is written.
@@ -66,12 +66,12 @@ const DELETES: usize = 8;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Fails at once if the attack could not be what was asked for.
-pub fn allowed(attack: &scenario::AttackPlan) -> Result<(), String> {
+pub(super) fn allowed(attack: &scenario::AttackPlan) -> Result<(), String> {
     attack::raise_descriptors(attack.sockets * 3 / 2 + OWN_DESCRIPTORS)
 }
 
 /// The load is going on; it stays when this is done.
-pub async fn run(
+pub(super) async fn run(
     world: &Arc<ProcessWorld>,
     attack: &scenario::AttackPlan,
     lasts: Duration,
@@ -400,7 +400,7 @@ fn descriptors(world: &ProcessWorld, node: u64) -> u64 {
 }
 
 /// What an attack came to, for people; nothing of a run without one.
-pub fn lines(about: &RunDescription, history: &History, verdict: &Verdict) -> Vec<String> {
+pub(super) fn lines(about: &RunDescription, history: &History, verdict: &Verdict) -> Vec<String> {
     let Some(attack) = Figures::of(about, history, verdict).attack else { return Vec::new() };
     let mut lines = Vec::new();
     for (phase, figures) in [("before the attack", attack.before), ("beside the attack", attack.beside)] {

@@ -12,7 +12,7 @@ const MOST: u64 = 64 << 20;
 
 /// Why there is no answer as wished.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// Nobody knows whether it was done.
     Lost(String),
     Refused(u16, String),
@@ -29,7 +29,7 @@ impl std::fmt::Display for Refusal {
 
 /// A node's gateway, and who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct HttpClient<'a> {
+pub(super) struct HttpClient<'a> {
     /// `host:port`
     pub authority: &'a str,
     pub token: &'a str,
@@ -37,11 +37,11 @@ pub struct HttpClient<'a> {
 }
 
 impl HttpClient<'_> {
-    pub async fn get(&self, path: &str) -> Result<Vec<u8>, Refusal> {
+    pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>, Refusal> {
         self.call("GET", path, None).await
     }
 
-    pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>, Refusal> {
+    pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>, Refusal> {
         match timeout(self.within, self.ask(method, path, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(Refusal::Lost(format!("no answer within {:?}", self.within))),

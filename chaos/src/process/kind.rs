@@ -6,7 +6,7 @@ use super::scenario::FaultScope;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FaultKind {
+pub(super) enum FaultKind {
     /// SIGKILL, and a start afterwards.
     Kill,
     /// SIGTERM, and a start afterwards.
@@ -59,7 +59,7 @@ pub enum FaultKind {
 
 /// A parameter of a fault beside its time and whom it strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Param {
+pub(super) enum Param {
     Silent,
     Direction,
     LatencyMs,
@@ -71,7 +71,7 @@ pub enum Param {
 }
 
 impl Param {
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Silent => "silent",
             Self::Direction => "direction",
@@ -86,7 +86,7 @@ impl Param {
 }
 
 impl FaultKind {
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::Restart => "restart",
@@ -115,7 +115,7 @@ impl FaultKind {
         }
     }
 
-    pub fn params(self) -> &'static [Param] {
+    pub(super) fn params(self) -> &'static [Param] {
         match self {
             Self::Partition | Self::Bridge | Self::Shatter => &[Param::Silent],
             Self::OneWay => &[Param::Direction],
@@ -130,7 +130,7 @@ impl FaultKind {
     }
 
     /// Whether it can be aimed at these.
-    pub fn strikes(self, who: FaultScope) -> bool {
+    pub(super) fn strikes(self, who: FaultScope) -> bool {
         match self {
             Self::RollingRestart | Self::Bridge | Self::Shatter | Self::Churn => false,
             Self::Transfer => matches!(who, FaultScope::One | FaultScope::Node(_)),
@@ -144,12 +144,12 @@ impl FaultKind {
     }
 
     /// After each of its strikes a machine may have to come back under a number that was never used.
-    pub fn takes_a_number(self) -> bool {
+    pub(super) fn takes_a_number(self) -> bool {
         matches!(self, Self::Members | Self::OldCopy | Self::Clone | Self::Bitrot | Self::Truncated | Self::Refounded)
     }
 
     /// It strikes the links between nodes.
-    pub fn is_of_links(self) -> bool {
+    pub(super) fn is_of_links(self) -> bool {
         matches!(
             self,
             Self::Partition
@@ -163,7 +163,7 @@ impl FaultKind {
     }
 
     /// Whom it strikes if the scenario does not say.
-    pub fn usually(self) -> FaultScope {
+    pub(super) fn usually(self) -> FaultScope {
         match self {
             Self::Latency | Self::Bandwidth | Self::Reset | Self::DisksFill => FaultScope::All,
             Self::Partition => FaultScope::Minority,

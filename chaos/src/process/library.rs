@@ -50,12 +50,12 @@ const ALL: &[(&str, &str)] = scenarios![
 ];
 
 /// Every scenario; one that cannot be read is a bug that a test finds.
-pub fn all() -> Result<Vec<Scenario>, String> {
+pub(super) fn all() -> Result<Vec<Scenario>, String> {
     ALL.iter().map(|(name, text)| Scenario::parse(text).map_err(|why| format!("{name}.toml: {why}"))).collect()
 }
 
 /// A scenario by its name, or from a file.
-pub fn find(what: &str) -> Result<Scenario, String> {
+pub(super) fn find(what: &str) -> Result<Scenario, String> {
     if let Some((_, text)) = ALL.iter().find(|(name, _)| *name == what) {
         return Scenario::parse(text).map_err(|why| format!("{what}.toml: {why}"));
     }

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const RESTARTS: u32 = 5;
 
 /// Samples one node until it is aborted.
-pub async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
+pub(super) async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
     let (mut turn, mut led) = (0_u64, None);
     loop {
         sleep(EVERY).await;
@@ -80,7 +80,7 @@ async fn roles(world: &ProcessWorld, node: u64) {
 }
 
 /// Notes the times without a majority, and those in which this process itself stood still, until it is aborted, which must not be before it is back.
-pub async fn watch_majority(world: Arc<ProcessWorld>) {
+pub(super) async fn watch_majority(world: Arc<ProcessWorld>) {
     let mut gone = None;
     let mut last = world.recorder.us();
     loop {
@@ -97,7 +97,7 @@ pub async fn watch_majority(world: Arc<ProcessWorld>) {
 }
 
 /// A node that ends by itself is trouble, unless a fault has it; it is started again either way.
-pub async fn watch_processes(world: Arc<ProcessWorld>) {
+pub(super) async fn watch_processes(world: Arc<ProcessWorld>) {
     let mut restarts: BTreeMap<u64, u32> = BTreeMap::new();
     loop {
         sleep(LOOK).await;
@@ -123,7 +123,7 @@ pub async fn watch_processes(world: Arc<ProcessWorld>) {
 }
 
 /// Starts a node, and waits until it serves.
-pub async fn start(world: &ProcessWorld, node: u64, within: Duration) -> bool {
+pub(super) async fn start(world: &ProcessWorld, node: u64, within: Duration) -> bool {
     if let Err(why) = world.cluster.revive(node) {
         world.recorder.anomaly(format!("node {node} cannot be started: {why}"));
         return false;
@@ -132,7 +132,7 @@ pub async fn start(world: &ProcessWorld, node: u64, within: Duration) -> bool {
 }
 
 /// Waits until it is so, or the time is up.
-pub async fn until(within: Duration, mut is_so: impl AsyncFnMut() -> bool) -> bool {
+pub(super) async fn until(within: Duration, mut is_so: impl AsyncFnMut() -> bool) -> bool {
     let end = Instant::now() + within;
     loop {
         if is_so().await {

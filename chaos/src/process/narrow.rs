@@ -5,7 +5,7 @@ use crate::history::{History, OpRequest, ShownChange};
 
 /// Nothing of a history is changed whose log is not whole: then its invariants say so. The nodes' own log is looked at
 /// before anything is taken out.
-pub fn narrow(history: &mut History, tables: &[&str]) -> Result<(), String> {
+pub(super) fn narrow(history: &mut History, tables: &[&str]) -> Result<(), String> {
     for node in &history.finals {
         let whole = (1..=node.head).eq(node.changes.iter().map(|row| row.seq));
         if !whole {

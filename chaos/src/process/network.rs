@@ -12,7 +12,7 @@ use super::proxy;
 
 /// What the bytes from one node to another have to go through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
+pub(super) struct Rule {
     pub cut: LinkCut,
     pub latency: Duration,
     /// Up to this much more.
@@ -26,7 +26,7 @@ pub struct Rule {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LinkCut {
+pub(super) enum LinkCut {
     #[default]
     No,
     /// Connections stay, and what is sent waits.
@@ -37,7 +37,7 @@ pub enum LinkCut {
 
 /// What a fault does to links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkEffect {
+pub(super) struct LinkEffect {
     pub cut: LinkCut,
     pub latency: Duration,
     pub jitter: Duration,
@@ -45,7 +45,7 @@ pub struct LinkEffect {
 }
 
 /// An ordered pair of nodes: from, to.
-pub type NodePair = (u64, u64);
+pub(super) type NodePair = (u64, u64);
 
 /// Stands for whoever calls a node at its recorded address, which is the same for all.
 const ANYBODY: u64 = 0;
@@ -62,7 +62,7 @@ struct NetworkFaults {
     recorded: usize,
 }
 
-pub struct ProcessNetwork {
+pub(super) struct ProcessNetwork {
     rules: BTreeMap<NodePair, watch::Sender<Rule>>,
     /// Where `from` finds `to`.
     addresses: BTreeMap<NodePair, SocketAddr>,
@@ -71,7 +71,7 @@ pub struct ProcessNetwork {
 }
 
 /// While it is held, nodes answer at their recorded addresses.
-pub struct RecordedAddresses<'a>(&'a ProcessNetwork);
+pub(super) struct RecordedAddresses<'a>(&'a ProcessNetwork);
 
 impl Drop for RecordedAddresses<'_> {
     fn drop(&mut self) {
@@ -83,7 +83,7 @@ impl Drop for RecordedAddresses<'_> {
 
 impl ProcessNetwork {
     /// Proxies between these nodes, which listen on `targets`, at ports that `port` gives.
-    pub fn start(
+    pub(super) fn start(
         targets: &BTreeMap<u64, SocketAddr>,
         mut port: impl FnMut() -> Result<SocketAddr, String>,
         seed: u64,
@@ -114,23 +114,23 @@ impl ProcessNetwork {
 
     /// Where the membership has a node. Nodes call each other there if they do not find each other as their settings say,
     /// past all proxies of the pair: so nobody answers there, unless a change of the members needs it.
-    pub fn recorded_address(&self, node: u64) -> Option<SocketAddr> {
+    pub(super) fn recorded_address(&self, node: u64) -> Option<SocketAddr> {
         self.address(ANYBODY, node)
     }
 
-    pub fn open_recorded(&self) -> RecordedAddresses<'_> {
+    pub(super) fn open_recorded(&self) -> RecordedAddresses<'_> {
         let mut inner = self.inner.lock();
         inner.recorded += 1;
         self.apply(&inner);
         RecordedAddresses(self)
     }
 
-    pub fn address(&self, from: u64, to: u64) -> Option<SocketAddr> {
+    pub(super) fn address(&self, from: u64, to: u64) -> Option<SocketAddr> {
         self.addresses.get(&(from, to)).copied()
     }
 
     /// Begins an effect on these links; the number ends it.
-    pub fn begin(&self, pairs: Vec<NodePair>, effect: LinkEffect) -> u64 {
+    pub(super) fn begin(&self, pairs: Vec<NodePair>, effect: LinkEffect) -> u64 {
         let mut inner = self.inner.lock();
         inner.newest += 1;
         let number = inner.newest;
@@ -139,14 +139,14 @@ impl ProcessNetwork {
         number
     }
 
-    pub fn end(&self, number: u64) {
+    pub(super) fn end(&self, number: u64) {
         let mut inner = self.inner.lock();
         inner.effects.remove(&number);
         self.apply(&inner);
     }
 
     /// Resets every connection on these links.
-    pub fn reset(&self, pairs: &[NodePair]) {
+    pub(super) fn reset(&self, pairs: &[NodePair]) {
         let mut inner = self.inner.lock();
         for pair in pairs {
             *inner.resets.entry(*pair).or_default() += 1;
@@ -155,7 +155,7 @@ impl ProcessNetwork {
     }
 
     /// Whether a node's process is there: without it nobody listens at its proxies.
-    pub fn set_up(&self, node: u64, up: bool) {
+    pub(super) fn set_up(&self, node: u64, up: bool) {
         let mut inner = self.inner.lock();
         inner.down.retain(|other| *other != node);
         if !up {
@@ -165,7 +165,7 @@ impl ProcessNetwork {
     }
 
     /// All links whole.
-    pub fn heal(&self) {
+    pub(super) fn heal(&self) {
         let mut inner = self.inner.lock();
         inner.effects.clear();
         self.apply(&inner);
@@ -176,12 +176,12 @@ impl ProcessNetwork {
     }
 
     /// Whether anything between two nodes is cut.
-    pub fn apart(&self, a: u64, b: u64) -> bool {
+    pub(super) fn apart(&self, a: u64, b: u64) -> bool {
         self.is_cut((a, b)) || self.is_cut((b, a))
     }
 
     /// Whether two nodes hear nothing of each other.
-    pub fn cut_off(&self, a: u64, b: u64) -> bool {
+    pub(super) fn cut_off(&self, a: u64, b: u64) -> bool {
         self.is_cut((a, b)) && self.is_cut((b, a))
     }
 

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::world::ProcessWorld;
 
-pub async fn tell(world: Arc<ProcessWorld>) {
+pub(super) async fn tell(world: Arc<ProcessWorld>) {
     let mut every = interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     every.tick().await;

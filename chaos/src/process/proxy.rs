@@ -23,7 +23,7 @@ const UNDER_WAY: usize = 64;
 const AGAIN: Duration = Duration::from_millis(20);
 const CONNECT: Duration = Duration::from_secs(1);
 
-pub struct Proxy {
+pub(super) struct Proxy {
     pub listen: SocketAddr,
     pub target: SocketAddr,
     /// The rule for what goes to the target, and for what comes back.
@@ -38,7 +38,7 @@ fn closed(out: &Rule, back: &Rule) -> bool {
 }
 
 impl Proxy {
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut rng = Rng::new(self.seed);
         loop {
             let Some(listener) = self.open().await else { return };

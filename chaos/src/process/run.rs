@@ -36,7 +36,7 @@ const FAULTS_END: Duration = Duration::from_secs(120);
 const HEALED: Duration = Duration::from_secs(2);
 const CLIENT_ENDS: Duration = Duration::from_secs(20);
 
-pub struct RunOptions<'a> {
+pub(super) struct RunOptions<'a> {
     pub scenario: Scenario,
     pub seed: u64,
     pub dir: &'a Path,
@@ -48,7 +48,7 @@ pub struct RunOptions<'a> {
 
 /// What came of a run.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Outline {
+pub(super) struct Outline {
     pub scenario: String,
     pub seed: u64,
     pub holds: bool,
@@ -68,7 +68,7 @@ pub struct Outline {
 }
 
 /// Runs it to the end, checks it and writes its folder.
-pub async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
+pub(super) async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
     let RunOptions { scenario, seed, dir, binary, replay, quiet } = options;
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let started = tillsync::model::time::iso(SystemClock.now_ms());

@@ -37,7 +37,7 @@ const MOST_FAULTS: usize = 500;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scenario {
+pub(super) struct Scenario {
     pub name: String,
     /// What it shows, for people.
     pub explained: String,
@@ -64,7 +64,7 @@ fn three() -> u64 {
 /// The value of a node's setting.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum SettingValue {
+pub(super) enum SettingValue {
     Number(u64),
     Text(String),
 }
@@ -81,7 +81,7 @@ impl fmt::Display for SettingValue {
 /// Who attacks, and what is expected of it.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct AttackPlan {
+pub(super) struct AttackPlan {
     /// Sockets that attackers hold at any time, over all nodes.
     pub sockets: u64,
     /// How long the load lasts before the attack, to compare with.
@@ -105,7 +105,7 @@ impl Default for AttackPlan {
 }
 
 impl AttackPlan {
-    pub const fn picture_bytes(&self) -> usize {
+    pub(super) const fn picture_bytes(&self) -> usize {
         self.picture_kb as usize * 1024
     }
 }
@@ -113,7 +113,7 @@ impl AttackPlan {
 /// What people wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Slo {
+pub(super) struct Slo {
     /// The longest time without a successful write while a majority is there.
     pub gap_ms: u64,
 }
@@ -127,7 +127,7 @@ impl Default for Slo {
 /// One `[[fault]]`. Which parameters a kind takes says [`FaultKind::params`].
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ScenarioFault {
+pub(super) struct ScenarioFault {
     pub at_s: f64,
     #[serde(default)]
     pub for_s: f64,
@@ -157,7 +157,7 @@ fn once() -> u32 {
 /// Which way of a node's links is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub(super) enum Direction {
     In,
     Out,
 }
@@ -165,7 +165,7 @@ pub enum Direction {
 /// Whom a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "FaultTarget")]
-pub enum FaultScope {
+pub(super) enum FaultScope {
     Leader,
     /// A follower.
     One,
@@ -222,7 +222,7 @@ impl fmt::Display for FaultScope {
 
 /// A fault at its time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TimedFault {
+pub(super) struct TimedFault {
     pub at: Duration,
     pub lasts: Duration,
     pub fault: ScenarioFault,
@@ -232,7 +232,7 @@ pub struct TimedFault {
 
 impl Scenario {
     /// Reads a file's text; what is wrong is one sentence that names the field.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let scenario: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(0, |at| text.get(..at.start).map_or(0, |head| head.matches('\n').count()));
             format!("line {}: {}", line + 1, error.message().trim().replace('\n', " "))
@@ -285,7 +285,7 @@ impl Scenario {
     }
 
     /// The same in another time: everything is stretched.
-    pub fn lasting(mut self, seconds: f64) -> Result<Self, String> {
+    pub(super) fn lasting(mut self, seconds: f64) -> Result<Self, String> {
         if !(1.0..=LONGEST).contains(&seconds) {
             return Err(format!("--seconds: must be 1 to {LONGEST}, not {seconds}"));
         }
@@ -300,7 +300,7 @@ impl Scenario {
     }
 
     /// When each fault strikes, in this order; the seed moves them a little.
-    pub fn timed(&self, rng: &mut Rng) -> Vec<TimedFault> {
+    pub(super) fn timed(&self, rng: &mut Rng) -> Vec<TimedFault> {
         let mut all = Vec::new();
         for fault in &self.faults {
             for turn in 0..fault.times {
@@ -315,17 +315,17 @@ impl Scenario {
         all
     }
 
-    pub fn has(&self, kind: FaultKind) -> bool {
+    pub(super) fn has(&self, kind: FaultKind) -> bool {
         self.faults.iter().any(|fault| fault.kind == kind)
     }
 
     /// Nodes that come later, by changes of the members.
-    pub fn spare(&self) -> u64 {
+    pub(super) fn spare(&self) -> u64 {
         self.faults.iter().filter(|fault| fault.kind.takes_a_number()).map(|fault| u64::from(fault.times)).sum()
     }
 
     /// The faults in a line.
-    pub fn outline(&self) -> String {
+    pub(super) fn outline(&self) -> String {
         let one = |fault: &ScenarioFault| match fault.who {
             Some(who) => format!("{} {who}", fault.kind.name()),
             None => fault.kind.name().to_owned(),

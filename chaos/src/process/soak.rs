@@ -14,7 +14,7 @@ use super::scenario::Scenario;
 
 /// What became of one kind of fault.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct SoakLine {
+pub(super) struct SoakLine {
     pub times: u64,
     /// Runs in which it struck, and operations checked in them.
     pub runs: u64,
@@ -25,7 +25,7 @@ pub struct SoakLine {
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct SoakTable {
+pub(super) struct SoakTable {
     pub runs: u64,
     pub operations: u64,
     pub acknowledged: u64,
@@ -39,7 +39,7 @@ pub struct SoakTable {
 }
 
 impl SoakTable {
-    pub fn add(&mut self, outline: &Outline) {
+    pub(super) fn add(&mut self, outline: &Outline) {
         self.runs += 1;
         self.operations += outline.operations;
         self.acknowledged += outline.acknowledged;
@@ -86,7 +86,7 @@ fn write(table: &SoakTable, dir: &Path) -> Result<(), String> {
     fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-pub fn soak(options: &Soak) -> Result<bool, String> {
+pub(super) fn soak(options: &Soak) -> Result<bool, String> {
     if !(0.0..=10_000.0).contains(&options.hours) {
         return Err("--hours: must be 0 to 10000".into());
     }

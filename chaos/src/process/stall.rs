@@ -10,7 +10,7 @@ const THREAD: &str = "tillsync-log";
 const FREE: Duration = Duration::from_millis(2);
 
 /// Whether a thread of a child can be held up here.
-pub fn possible() -> Result<(), String> {
+pub(super) fn possible() -> Result<(), String> {
     if !cfg!(target_os = "linux") {
         return Err("threads can be held up on Linux only".into());
     }
@@ -35,7 +35,7 @@ fn thread_of(pid: u32) -> Result<i32, String> {
 /// Holds the thread up for `held` at a time until `end`; says how often. Blocks: whoever traces a thread has to be one
 /// thread all the time.
 #[cfg(target_os = "linux")]
-pub fn stall(pid: u32, held: Duration, end: Instant) -> Result<u64, String> {
+pub(super) fn stall(pid: u32, held: Duration, end: Instant) -> Result<u64, String> {
     let tid = thread_of(pid)?;
     let call = |request, data: usize| {
         // SAFETY: no memory of ours or of the traced thread is touched by these requests.

@@ -12,7 +12,7 @@ const MOST: usize = 5;
 
 /// Acknowledged writes whose times are further from when they were asked for and answered than clocks may be apart. The
 /// recorder's time began at `began_ms`, by the clock of this process, which no fault moves.
-pub fn wrong(history: &History, began_ms: u64) -> Vec<Anomaly> {
+pub(super) fn wrong(history: &History, began_ms: u64) -> Vec<Anomaly> {
     let Some(node) = history.finals.first() else { return Vec::new() };
     let apart = limits::NODE_CLOCK_APART_MS + TOLERANCE_MS;
     let real = |us: u64| began_ms + us / 1_000;

@@ -10,7 +10,7 @@ use crate::clients::device::habits::{DeviceHabits, SyncHabits, Turns, WriteHabit
 /// Who uses the cluster, and how. The shares are of a thousand operations; what is left over is listening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Workload {
+pub(super) struct Workload {
     /// Clients on each transport.
     pub ws: u64,
     pub socketio: u64,
@@ -66,7 +66,7 @@ impl Default for Workload {
 }
 
 impl Workload {
-    pub fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: u64, from: u64, to: u64| {
             if (from..=to).contains(&value) {
                 Ok(())
@@ -109,7 +109,7 @@ impl Workload {
     }
 
     /// The devices that keep a cursor, and the transport of each.
-    pub fn devices(&self) -> impl Iterator<Item = (String, ClientTransport)> + use<> {
+    pub(super) fn devices(&self) -> impl Iterator<Item = (String, ClientTransport)> + use<> {
         let counts = [
             (ClientTransport::Ws, self.ws),
             (ClientTransport::Socketio, self.socketio),
@@ -120,7 +120,7 @@ impl Workload {
     }
 
     /// What those devices do how often.
-    pub fn habits(&self) -> DeviceHabits {
+    pub(super) fn habits(&self) -> DeviceHabits {
         DeviceHabits {
             records: self.records,
             pause_ms: self.pause_ms,

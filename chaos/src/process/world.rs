@@ -18,7 +18,7 @@ use super::workload::Workload;
 use crate::clients::WorkloadPhase;
 use crate::recorder::Recorder;
 
-pub struct ProcessWorld {
+pub(super) struct ProcessWorld {
     pub load: Workload,
     pub recorder: Recorder,
     pub cluster: ProcessCluster,
@@ -51,7 +51,7 @@ pub struct ProcessWorld {
 const STATUS: Duration = Duration::from_millis(600);
 
 impl ProcessWorld {
-    pub fn new(load: Workload, cluster: ProcessCluster, attacked: bool) -> Self {
+    pub(super) fn new(load: Workload, cluster: ProcessCluster, attacked: bool) -> Self {
         Self {
             load,
             recorder: Recorder::new(),
@@ -73,11 +73,11 @@ impl ProcessWorld {
     }
 
     /// What the progress line says is going on.
-    pub fn say_phase(&self, what: &str) {
+    pub(super) fn say_phase(&self, what: &str) {
         self.going_on.lock().insert(u64::MAX, what.to_owned());
     }
 
-    pub fn note(&self, what: impl Into<String>) {
+    pub(super) fn note(&self, what: impl Into<String>) {
         let what = what.into();
         let mut notes = self.notes.lock();
         if !notes.contains(&what) {
@@ -87,7 +87,7 @@ impl ProcessWorld {
     }
 
     /// Asks a node as an admin.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         node: u64,
         method: &str,
@@ -99,24 +99,24 @@ impl ProcessWorld {
         HttpClient { authority: &authority, token: &self.cluster.token, within }.call(method, path, body).await
     }
 
-    pub async fn status(&self, node: u64) -> Option<NodeStatus> {
+    pub(super) async fn status(&self, node: u64) -> Option<NodeStatus> {
         let answer = self.ask(node, "GET", "/system/cluster", None, STATUS).await.ok()?;
         serde_json::from_slice(&answer).ok()
     }
 
-    pub async fn statuses(&self) -> Vec<NodeStatus> {
+    pub(super) async fn statuses(&self) -> Vec<NodeStatus> {
         join_all(self.cluster.members().into_iter().map(|id| self.status(id))).await.into_iter().flatten().collect()
     }
 
     /// The node that leads in the newest term.
-    pub async fn leader(&self) -> Option<u64> {
+    pub(super) async fn leader(&self) -> Option<u64> {
         let statuses = self.statuses().await;
         let leads = statuses.iter().filter(|status| status.leader == Some(status.node));
         leads.max_by_key(|status| status.term).map(|status| status.node)
     }
 
     /// The node at which the master is connected.
-    pub async fn master_home(&self) -> Option<u64> {
+    pub(super) async fn master_home(&self) -> Option<u64> {
         let statuses = self.statuses().await;
         let newest = statuses.iter().max_by_key(|status| status.digest_index)?;
         let master = newest.master.as_deref()?;

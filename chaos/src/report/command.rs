@@ -14,14 +14,14 @@ use crate::sim::plan::SimPlan;
 use crate::sim::run::{GAP, RunSummary};
 
 #[derive(Args)]
-pub struct Rebuild {
+pub(crate) struct Rebuild {
     /// A run's folder, with its history.jsonl and run.json
     dir: PathBuf,
 }
 
 impl Rebuild {
     /// False: something that must hold does not.
-    pub fn run(&self) -> Result<bool, String> {
+    pub(crate) fn run(&self) -> Result<bool, String> {
         let (about, history) = folder::load(&self.dir)?;
         let about = about.unwrap_or_else(|| nameless(&self.dir, &history));
         let (holds, page) = make(&self.dir, &about, &history)?;
@@ -31,12 +31,12 @@ impl Rebuild {
 }
 
 /// The bound on the time without a write, as far as the run says one.
-pub fn gap_of(about: Option<&RunDescription>) -> Duration {
+pub(crate) fn gap_of(about: Option<&RunDescription>) -> Duration {
     about.map(|about| about.gap_ms).filter(|ms| *ms > 0).map_or(GAP, Duration::from_millis)
 }
 
 /// Checks the run and writes both reports: whether all holds, and the page.
-pub fn make(dir: &Path, about: &RunDescription, history: &History) -> Result<(bool, PathBuf), String> {
+pub(crate) fn make(dir: &Path, about: &RunDescription, history: &History) -> Result<(bool, PathBuf), String> {
     let verdict = check(history, Expectations { gap: gap_of(Some(about)) });
     let page = write(dir, about, history, &verdict).map_err(|error| format!("{}: {error}", dir.display()))?;
     Ok((verdict.holds(), page))
@@ -53,7 +53,7 @@ fn nameless(dir: &Path, history: &History) -> RunDescription {
 }
 
 /// Of a simulated run.
-pub fn simulated(plan: &SimPlan, report: &RunSummary, only: Option<&str>) -> RunDescription {
+pub(crate) fn simulated(plan: &SimPlan, report: &RunSummary, only: Option<&str>) -> RunDescription {
     let seed = report.seed;
     let only = only.map_or(String::new(), |only| format!(" --only {only:?}"));
     RunDescription {

@@ -15,7 +15,7 @@ const LONG: usize = 1_500;
 const VALUE: usize = 120;
 
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Evidence {
+pub(super) struct Evidence {
     pub what: String,
     pub operations: Vec<ShownOperation>,
     /// Others on the same records, around the same time.
@@ -26,7 +26,7 @@ pub struct Evidence {
 
 /// An operation as a row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ShownOperation {
+pub(super) struct ShownOperation {
     pub id: u64,
     pub from_us: u64,
     /// Absent: it was never answered.
@@ -38,7 +38,7 @@ pub struct ShownOperation {
 }
 
 impl Evidence {
-    pub fn of(history: &History, what: &str) -> Self {
+    pub(super) fn of(history: &History, what: &str) -> Self {
         let named = NamedNumbers::read(what);
         let proves = |op: &&Op| named.ops.contains(&op.id) || wrote(op).is_some_and(|seq| named.changes.contains(&seq));
         let ops: Vec<&Op> = history.ops.iter().filter(proves).take(MOST).collect();

@@ -9,7 +9,7 @@ use crate::checker::Verdict;
 use crate::history::{AttackKind, Attacked, FaultWindow, History, NodeUse, Op, OpOutcome, OpRequest, Span};
 
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     pub operations: u64,
     pub ok: u64,
     /// Refused: surely not applied.
@@ -39,7 +39,7 @@ pub struct Figures {
 
 /// What honest devices felt of an attack, and what the nodes took.
 #[derive(Clone, Debug, Serialize)]
-pub struct AttackFigures {
+pub(crate) struct AttackFigures {
     /// Of acknowledged operations: before the attack, and beside it.
     pub before: PhaseFigures,
     pub beside: PhaseFigures,
@@ -52,7 +52,7 @@ pub struct AttackFigures {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct PhaseFigures {
+pub(crate) struct PhaseFigures {
     pub lasted_ms: u64,
     pub write: Option<Latency>,
     pub read: Option<Latency>,
@@ -84,13 +84,13 @@ impl AttackFigures {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct WriteGap {
+pub(crate) struct WriteGap {
     pub us: u64,
     pub from_us: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Latency {
+pub(crate) struct Latency {
     pub p50_us: u64,
     pub p99_us: u64,
     pub max_us: u64,
@@ -98,7 +98,7 @@ pub struct Latency {
 
 /// One kind of fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct FaultRow {
+pub(crate) struct FaultRow {
     pub name: String,
     pub times: u64,
     pub lasted_ms: u64,
@@ -107,7 +107,7 @@ pub struct FaultRow {
 }
 
 impl Figures {
-    pub fn of(about: &RunDescription, history: &History, verdict: &Verdict) -> Self {
+    pub(crate) fn of(about: &RunDescription, history: &History, verdict: &Verdict) -> Self {
         let count = |outcome| history.ops.iter().filter(|op| op.outcome == outcome).count() as u64;
         let ok = |of: fn(&OpRequest) -> bool| {
             history.ops.iter().filter(move |op| op.outcome == OpOutcome::Ok && of(&op.asked))
@@ -135,7 +135,7 @@ impl Figures {
     }
 }
 
-pub fn is_write(asked: &OpRequest) -> bool {
+pub(crate) fn is_write(asked: &OpRequest) -> bool {
     matches!(asked, OpRequest::Write { .. } | OpRequest::Delete { .. })
 }
 
@@ -150,7 +150,7 @@ fn latency<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<Latency> {
 }
 
 /// The smallest value that this many percent are not above.
-pub fn rank(sorted: &[u64], percent: usize) -> Option<u64> {
+pub(crate) fn rank(sorted: &[u64], percent: usize) -> Option<u64> {
     let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
     sorted.get(at).copied()
 }

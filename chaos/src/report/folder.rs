@@ -7,13 +7,13 @@ use std::path::Path;
 use super::RunDescription;
 use crate::history::History;
 
-pub const HISTORY: &str = "history.jsonl";
-pub const RUN: &str = "run.json";
+pub(crate) const HISTORY: &str = "history.jsonl";
+pub(crate) const RUN: &str = "run.json";
 /// No run's description is longer.
 const RUN_SIZE: u64 = 4 << 20;
 
 /// Writes both files; the folder is made if it is not there.
-pub fn save(dir: &Path, about: &RunDescription, history: &History) -> io::Result<()> {
+pub(crate) fn save(dir: &Path, about: &RunDescription, history: &History) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut out = BufWriter::new(File::create(dir.join(HISTORY))?);
     history.write(&mut out)?;
@@ -22,7 +22,7 @@ pub fn save(dir: &Path, about: &RunDescription, history: &History) -> io::Result
 }
 
 /// The history of a folder, or a history file, and what is known of the run.
-pub fn load(path: &Path) -> Result<(Option<RunDescription>, History), String> {
+pub(crate) fn load(path: &Path) -> Result<(Option<RunDescription>, History), String> {
     let named = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     let (about, file) =
         if path.is_dir() { (Some(path.join(RUN)), path.join(HISTORY)) } else { (None, path.to_owned()) };

@@ -10,7 +10,7 @@ use crate::finding::Finding;
 /// Faults written out one by one, at most.
 const BANDS: usize = 2_000;
 
-pub fn of(told: &ReportData<'_>) -> Value {
+pub(super) fn of(told: &ReportData<'_>) -> Value {
     let ReportData { about, history, verdict, figures, until_us } = told;
     let invariants: Vec<Value> = words::invariants(verdict)
         .into_iter()

@@ -8,21 +8,21 @@ use crate::history::History;
 const MOST: usize = 400;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LaneSpan {
+pub(super) struct LaneSpan {
     pub who: String,
     pub from_us: u64,
     pub to_us: u64,
 }
 
 /// The leaders in the order of their terms; each leads until the next one does, as far as anybody noted.
-pub fn led(history: &History, until_us: u64) -> Vec<LaneSpan> {
+pub(super) fn led(history: &History, until_us: u64) -> Vec<LaneSpan> {
     let mut led: Vec<_> = history.led.iter().map(|led| (led.us, led.raft_term, format!("node {}", led.node))).collect();
     led.sort_unstable();
     spans(led, until_us)
 }
 
 /// The masters in the order of their terms, from the first node that knew.
-pub fn masters(history: &History, until_us: u64) -> Vec<LaneSpan> {
+pub(super) fn masters(history: &History, until_us: u64) -> Vec<LaneSpan> {
     let mut known: Vec<_> = history.samples.iter().map(|s| (s.us, s.master_term, s.master.as_str())).collect();
     known.sort_unstable();
     spans(known.into_iter().filter(|(_, _, who)| !who.is_empty()), until_us)
@@ -49,7 +49,7 @@ fn spans(news: impl IntoIterator<Item = (u64, u64, impl Into<String>)>, until_us
 }
 
 /// No more than can be seen: of very many spans, who ruled at each of [`MOST`] moments.
-pub fn thin(spans: Vec<LaneSpan>, until_us: u64) -> Vec<LaneSpan> {
+pub(super) fn thin(spans: Vec<LaneSpan>, until_us: u64) -> Vec<LaneSpan> {
     if spans.len() <= MOST {
         return spans;
     }

@@ -9,7 +9,7 @@ const TAIL: u64 = 64 << 10;
 const LOGS: usize = 9;
 
 /// A node and what it said last.
-pub struct LogTail {
+pub(super) struct LogTail {
     pub node: u64,
     pub text: String,
     /// There was more.
@@ -17,7 +17,7 @@ pub struct LogTail {
 }
 
 /// Of every `node-N.log` in the folder.
-pub fn tails(dir: &Path) -> Vec<LogTail> {
+pub(super) fn tails(dir: &Path) -> Vec<LogTail> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let number = |name: &str| name.strip_prefix("node-")?.strip_suffix(".log")?.parse::<u64>().ok();
     let mut nodes: Vec<u64> =

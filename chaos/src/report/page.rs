@@ -9,7 +9,7 @@ use super::{ReportData, chart, tables, words};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-pub fn of(told: &ReportData<'_>, logs: &[LogTail]) -> String {
+pub(super) fn of(told: &ReportData<'_>, logs: &[LogTail]) -> String {
     let about = told.about;
     let holds = told.verdict.holds() && told.figures.ok > 0;
     let (headline, summary) = (esc(&words::headline(told)), esc(&words::summary(told)));
@@ -98,7 +98,7 @@ fn log(tail: &LogTail) -> String {
 }
 
 /// Text as it may stand in the page, in an element or in a quoted attribute.
-pub fn esc(text: &str) -> String {
+pub(super) fn esc(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -7,7 +7,7 @@ use super::figures::{is_write, rank};
 use crate::history::{History, OpOutcome};
 
 /// Bars of the picture, at most.
-pub const BARS: u64 = 240;
+pub(super) const BARS: u64 = 240;
 /// Seconds in `report.json`, at most; of longer runs a row stands for more than one.
 const ROWS: u64 = 20_000;
 const SECOND: u64 = 1_000_000;
@@ -18,7 +18,7 @@ const LENGTHS: [u64; 16] = [
 ];
 
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Series {
+pub(super) struct Series {
     pub every_us: u64,
     pub ok: Vec<u64>,
     pub failed: Vec<u64>,
@@ -29,7 +29,7 @@ pub struct Series {
 }
 
 /// The end of a run: its stated length, or what happened last.
-pub fn end_us(about: &RunDescription, history: &History) -> u64 {
+pub(super) fn end_us(about: &RunDescription, history: &History) -> u64 {
     let ops = history.ops.iter().map(moment);
     let bands = history.bands.iter().map(|band| band.to_us);
     let samples = history.samples.iter().map(|sample| sample.us);
@@ -44,12 +44,12 @@ fn moment(op: &crate::history::Op) -> u64 {
 
 impl Series {
     /// A row a second.
-    pub fn by_second(history: &History, until_us: u64) -> Self {
+    pub(super) fn by_second(history: &History, until_us: u64) -> Self {
         Self::every(history, until_us, SECOND.max(until_us / ROWS + 1))
     }
 
     /// As many rows as the picture has room for.
-    pub fn for_picture(history: &History, until_us: u64) -> Self {
+    pub(super) fn for_picture(history: &History, until_us: u64) -> Self {
         let fits = |ms: &&u64| until_us / (**ms * 1_000) < BARS;
         let every = LENGTHS.iter().find(fits).map_or(until_us / BARS + 1, |ms| ms * 1_000);
         Self::every(history, until_us, every)
@@ -75,12 +75,12 @@ impl Series {
         Self { every_us, ok, failed, unknown, p50_us: of(50), p99_us: of(99) }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ok.len()
     }
 
     /// A row's number of operations as a rate.
-    pub fn per_second(&self, count: u64) -> f64 {
+    pub(super) fn per_second(&self, count: u64) -> f64 {
         count as f64 * SECOND as f64 / self.every_us as f64
     }
 }

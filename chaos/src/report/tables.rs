@@ -12,7 +12,7 @@ use crate::finding::Finding;
 /// Faults listed one by one, at most.
 const BANDS: usize = 500;
 
-pub fn figures(told: &ReportData<'_>) -> String {
+pub(super) fn figures(told: &ReportData<'_>) -> String {
     let f = &told.figures;
     let mut out = String::from("<dl class=\"figures\">");
     let mut add = |what: &str, value: String| {
@@ -35,7 +35,7 @@ pub fn figures(told: &ReportData<'_>) -> String {
     out + "</dl>"
 }
 
-pub fn invariants(told: &ReportData<'_>) -> String {
+pub(super) fn invariants(told: &ReportData<'_>) -> String {
     let mut out = String::from(
         "<div class=\"wide\"><table><thead><tr><th scope=\"col\">What must hold</th><th scope=\"col\" class=\"n\">Checked</th>\
          <th scope=\"col\">Result</th></tr></thead><tbody>",
@@ -58,7 +58,7 @@ pub fn invariants(told: &ReportData<'_>) -> String {
 }
 
 /// Each violation with what proves it; empty if all hold.
-pub fn violations(told: &ReportData<'_>) -> String {
+pub(super) fn violations(told: &ReportData<'_>) -> String {
     let mut out = String::new();
     for (name, _, finding) in words::invariants(told.verdict) {
         if !finding.violations.is_empty() {
@@ -118,7 +118,7 @@ fn list(out: &mut String, title: &str, items: &[String]) {
 }
 
 /// What honest devices felt, what nodes took, and what attackers did.
-pub fn attack(attack: &AttackFigures) -> String {
+pub(super) fn attack(attack: &AttackFigures) -> String {
     let head = |names: &[&str]| {
         let mut out = String::from("<div class=\"wide\"><table><thead><tr>");
         for (at, name) in names.iter().enumerate() {
@@ -161,7 +161,7 @@ pub fn attack(attack: &AttackFigures) -> String {
     out + end
 }
 
-pub fn faults(told: &ReportData<'_>) -> String {
+pub(super) fn faults(told: &ReportData<'_>) -> String {
     if told.figures.faults.is_empty() {
         return "<p>No fault was injected.</p>".into();
     }

@@ -46,7 +46,7 @@ const INVARIANTS: [(&str, &str); 28] = [
 ];
 
 /// The invariants of a verdict, the most important first, each with what it says.
-pub fn invariants(verdict: &Verdict) -> Vec<(&'static str, &'static str, &Finding)> {
+pub(crate) fn invariants(verdict: &Verdict) -> Vec<(&'static str, &'static str, &Finding)> {
     let place = |name: &str| INVARIANTS.iter().position(|(known, _)| *known == name);
     let mut all: Vec<_> = verdict
         .invariants
@@ -64,7 +64,7 @@ pub fn invariants(verdict: &Verdict) -> Vec<(&'static str, &'static str, &Findin
 const LOSS: [&str; 4] = ["exactly_once", "one_log", "linearizable", "digests"];
 
 /// The verdict, the first sentence that anybody reads.
-pub fn headline(told: &ReportData<'_>) -> String {
+pub(crate) fn headline(told: &ReportData<'_>) -> String {
     let broken = told.verdict.broken();
     if told.figures.ok == 0 {
         return "This run proves nothing: no operation succeeded.".into();
@@ -87,7 +87,7 @@ pub fn headline(told: &ReportData<'_>) -> String {
 }
 
 /// The rest of the verdict: how much was done, and the longest pause.
-pub fn summary(told: &ReportData<'_>) -> String {
+pub(crate) fn summary(told: &ReportData<'_>) -> String {
     let figures = &told.figures;
     let mut text = count(figures.operations, "operation");
     let faults: u64 = figures.faults.iter().filter(|row| row.name != NO_MAJORITY).map(|row| row.times).sum();
@@ -105,10 +105,10 @@ pub fn summary(told: &ReportData<'_>) -> String {
 }
 
 /// The band that says that nothing could be written.
-pub const NO_MAJORITY: &str = "no_majority";
+pub(crate) const NO_MAJORITY: &str = "no_majority";
 
 /// A fault's name for people.
-pub fn fault(name: &str) -> String {
+pub(crate) fn fault(name: &str) -> String {
     match name {
         NO_MAJORITY => "no majority".into(),
         "kill_all" => "kill of all nodes".into(),
@@ -118,12 +118,12 @@ pub fn fault(name: &str) -> String {
 }
 
 /// `48,210 operations`
-pub fn count(number: u64, of: &str) -> String {
+pub(crate) fn count(number: u64, of: &str) -> String {
     format!("{} {of}{}", thousands(number), if number == 1 { "" } else { "s" })
 }
 
 /// `48,210`
-pub fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
@@ -136,7 +136,7 @@ pub fn thousands(number: u64) -> String {
 }
 
 /// A length of time: `210 ms`, `3.1 s`, `2 min 5 s`.
-pub fn took_us(us: u64) -> String {
+pub(crate) fn took_us(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -148,7 +148,7 @@ pub fn took_us(us: u64) -> String {
 }
 
 /// A moment of the run: `12.345 s`, `4:05.1`, `1:04:05`.
-pub fn at_us(us: u64) -> String {
+pub(crate) fn at_us(us: u64) -> String {
     let seconds = us / 1_000_000;
     match seconds {
         0..60 => format!("{:.3} s", us as f64 / 1e6),
@@ -158,7 +158,7 @@ pub fn at_us(us: u64) -> String {
 }
 
 /// At most so many characters.
-pub fn cut(text: &str, most: usize) -> String {
+pub(crate) fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -13,7 +13,7 @@ use crate::rng::Rng;
 /// Nothing becomes durable before this is lowered.
 const STUCK: u64 = u64::MAX;
 
-pub struct SimDisk {
+pub(crate) struct SimDisk {
     pub disk: MemoryDisk,
     /// The longest sync, microseconds.
     slowest_us: AtomicU64,
@@ -23,29 +23,29 @@ pub struct SimDisk {
 const USUAL_US: u64 = 900;
 
 impl SimDisk {
-    pub fn new(rng: Rng) -> Arc<Self> {
+    pub(crate) fn new(rng: Rng) -> Arc<Self> {
         let disk = MemoryDisk::default();
         Arc::new(Self { disk, slowest_us: AtomicU64::new(USUAL_US), rng: Mutex::new(rng) })
     }
 
-    pub fn slow(&self, slowest: Duration) {
+    pub(crate) fn slow(&self, slowest: Duration) {
         self.slowest_us.store(slowest.as_micros() as u64, Ordering::SeqCst);
     }
 
-    pub fn stick(&self) {
+    pub(crate) fn stick(&self) {
         self.slowest_us.store(STUCK, Ordering::SeqCst);
     }
 
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         self.slowest_us.load(Ordering::SeqCst) == STUCK
     }
 
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.slowest_us.store(USUAL_US, Ordering::SeqCst);
     }
 
     /// Syncs what is written, until the node is gone.
-    pub async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         loop {
             self.disk.written().await;
             while self.is_stuck() {
@@ -63,7 +63,7 @@ impl SimDisk {
     }
 
     /// The power is gone: of what waits, a part had reached the disk.
-    pub fn power_cut(&self) {
+    pub(crate) fn power_cut(&self) {
         let mut rng = self.rng.lock();
         let kept = rng.below(self.disk.unsynced() as u64 + 1) as usize;
         let rows = rng.percent(50);
@@ -72,7 +72,7 @@ impl SimDisk {
     }
 
     /// Only the process is gone: what it had written is there.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.disk.crash_keeping(self.disk.unsynced(), true);
     }
 }

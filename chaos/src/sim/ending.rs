@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Proposes until it is done; false if that takes too long.
-pub async fn insist(world: &SimWorld, intent: Intent) -> bool {
+pub(crate) async fn insist(world: &SimWorld, intent: Intent) -> bool {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         for up in world.up().into_values() {
@@ -42,13 +42,13 @@ pub async fn insist(world: &SimWorld, intent: Intent) -> bool {
 }
 
 /// The policy that makes a refused conditional write a sure answer.
-pub fn policy() -> Intent {
+pub(crate) fn policy() -> Intent {
     let policy = ResolutionMethod::Manual.into();
     Intent::PolicyPut(PolicyPut { table_name: GUARDED.into(), policy, by: "chaos".into(), ..PolicyPut::default() })
 }
 
 /// All nodes up, all links whole, all disks and clocks right.
-pub async fn heal(world: &Arc<SimWorld>) {
+pub(crate) async fn heal(world: &Arc<SimWorld>) {
     world.held.lock().clear();
     world.router.heal();
     for id in world.ids() {
@@ -74,7 +74,7 @@ pub async fn heal(world: &Arc<SimWorld>) {
 }
 
 /// A fresh write and a fresh read on every node.
-pub async fn serve_again(world: &SimWorld) {
+pub(crate) async fn serve_again(world: &SimWorld) {
     let device = "closing";
     let presence = Presence::Rest.into();
     let online = DeviceOnline { device_id: device.into(), presence, ..DeviceOnline::default() };
@@ -110,7 +110,7 @@ pub async fn serve_again(world: &SimWorld) {
 }
 
 /// Whatever the clocks said meanwhile: the time of the cluster is not ahead of the right one.
-pub fn time_is_right(world: &SimWorld) {
+pub(crate) fn time_is_right(world: &SimWorld) {
     for (id, up) in world.up() {
         let now_ms = up.cluster.replica().state().meta().now_ms;
         let mut right = u64::MAX - limits::NODE_CLOCK_APART_MS * 2;
@@ -122,7 +122,7 @@ pub fn time_is_right(world: &SimWorld) {
 }
 
 /// When nothing fails any more elections are over, and the master's home is the leader.
-pub async fn bring_the_master_home(world: &SimWorld) {
+pub(crate) async fn bring_the_master_home(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let (leader, up) = (world.leader(), world.up());
@@ -148,7 +148,7 @@ pub async fn bring_the_master_home(world: &SimWorld) {
 }
 
 /// All nodes have applied the same; then what each of them holds.
-pub async fn converge(world: &SimWorld) {
+pub(crate) async fn converge(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let up = world.up();

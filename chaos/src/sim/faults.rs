@@ -20,7 +20,7 @@ const SLOW_AFTER_BLINK: Duration = Duration::from_millis(150);
 const BUSY: Duration = Duration::from_millis(80);
 
 /// One fault, from its time on.
-pub async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) {
+pub(crate) async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) {
     sleep_until(began + Duration::from_millis(timed.at_ms)).await;
     let from_us = world.recorder.us();
     let lasts = Duration::from_millis(timed.for_ms);
@@ -33,7 +33,7 @@ pub async fn inject(world: Arc<SimWorld>, timed: SimTimedFault, began: Instant) 
 }
 
 /// Notes the times without a majority, until it is aborted.
-pub async fn watch_majority(world: Arc<SimWorld>) {
+pub(crate) async fn watch_majority(world: Arc<SimWorld>) {
     let mut gone = None;
     loop {
         world.recorder.majority(&mut gone, world.majority());
@@ -41,7 +41,7 @@ pub async fn watch_majority(world: Arc<SimWorld>) {
     }
 }
 
-pub fn node(world: &SimWorld, who: SimScope) -> Option<u64> {
+pub(crate) fn node(world: &SimWorld, who: SimScope) -> Option<u64> {
     match who {
         SimScope::Leader => world.leader(),
         SimScope::Node(id) => Some(id).filter(|id| world.has(*id)),

@@ -11,7 +11,7 @@ static FIXED: AtomicBool = AtomicBool::new(false);
 static STATE: AtomicU64 = AtomicU64::new(0);
 
 /// From now on the standard library's randomness follows from `seed`. Call it before the thread that simulates starts.
-pub fn fix(seed: u64) {
+pub(crate) fn fix(seed: u64) {
     STATE.store(seed, Ordering::SeqCst);
     FIXED.store(true, Ordering::SeqCst);
 }
@@ -21,7 +21,7 @@ pub fn fix(seed: u64) {
 /// # Safety
 /// `buffer` must be writable for `length` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getrandom(
+pub(crate) unsafe extern "C" fn getrandom(
     buffer: *mut libc::c_void,
     length: libc::size_t,
     flags: libc::c_uint,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clients::{Connection, ConnectionLost, ReceivedEvent};
 
-pub struct SimLink {
+pub(crate) struct SimLink {
     session: Option<Session>,
     /// When the session is due to look at the time, and how often.
     tick: (Instant, Duration),
@@ -31,13 +31,13 @@ pub struct SimLink {
 
 impl SimLink {
     /// `None` if the node refuses.
-    pub fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
+    pub(crate) fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
         let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
         Self::of(gateway, claims, dead)
     }
 
     /// The same with a token.
-    pub fn open_with(gateway: &Arc<Gateway>, token: &str, dead: CancellationToken) -> Option<Self> {
+    pub(crate) fn open_with(gateway: &Arc<Gateway>, token: &str, dead: CancellationToken) -> Option<Self> {
         let claims = auth::check(gateway, Some(token)).ok()?;
         Self::of(gateway, claims, dead)
     }
@@ -48,7 +48,7 @@ impl SimLink {
         Some(Self { session: Some(session), tick, arrived: VecDeque::new(), dead })
     }
 
-    pub fn send(&mut self, event: &str, data: &Value) {
+    pub(crate) fn send(&mut self, event: &str, data: &Value) {
         let Some(session) = &mut self.session else { return };
         let text = serde_json::json!({ "event": event, "data": data }).to_string();
         let frame = Bytes::from(text);
@@ -61,7 +61,7 @@ impl SimLink {
     }
 
     /// The next event; `None` if none comes in time.
-    pub async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
+    pub(crate) async fn next(&mut self, within: Duration) -> Result<Option<ReceivedEvent>, ConnectionLost> {
         if let Some(event) = self.arrived.pop_front() {
             return Ok(Some(event));
         }
@@ -133,7 +133,7 @@ impl SimLink {
         Ok(())
     }
 
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(session) = self.session.take() {
             session.end(&SessionEnd::Gone);
         }

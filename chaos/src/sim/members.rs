@@ -20,7 +20,7 @@ const MOST: usize = 7;
 const LEAST: usize = 3;
 
 /// A machine joins, and is there for a while before the fault counts as over.
-pub async fn add(world: &Arc<SimWorld>, lasts: Duration) -> Option<String> {
+pub(crate) async fn add(world: &Arc<SimWorld>, lasts: Duration) -> Option<String> {
     let _turn = world.changing.lock().await;
     if world.ids().len() >= MOST {
         return None;
@@ -31,7 +31,7 @@ pub async fn add(world: &Arc<SimWorld>, lasts: Duration) -> Option<String> {
 }
 
 /// A node leaves; its machine runs on for a while, and is turned off then.
-pub async fn remove(world: &Arc<SimWorld>, id: u64, dead: bool, lasts: Duration) -> Option<String> {
+pub(crate) async fn remove(world: &Arc<SimWorld>, id: u64, dead: bool, lasts: Duration) -> Option<String> {
     let _turn = world.changing.lock().await;
     let voters = voters(world);
     if !voters.contains(&id) || !world.has(id) {

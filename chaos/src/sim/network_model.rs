@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tillsync::consensus::memory::{MessageFate, NetworkModel};
+use tillsync::testkit::simulated_network::{MessageFate, NetworkModel};
 
 use crate::recorder::Recorder;
 use crate::rng::Rng;
 
 /// How bad it is now. Faults add to it and take their part away again.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Badness {
+pub(crate) struct Badness {
     /// Added to every message, at most.
     pub delay_us: u64,
     /// Of a million.
@@ -24,24 +24,24 @@ struct NetworkModelState {
     bad: Badness,
 }
 
-pub struct SimWeather {
+pub(crate) struct SimWeather {
     state: Mutex<NetworkModelState>,
     recorder: Recorder,
 }
 
 impl SimWeather {
-    pub fn new(rng: Rng, recorder: Recorder) -> Arc<Self> {
+    pub(crate) fn new(rng: Rng, recorder: Recorder) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(NetworkModelState { rng, bad: Badness::default() }), recorder })
     }
 
-    pub fn worsen(&self, by: Badness) {
+    pub(crate) fn worsen(&self, by: Badness) {
         let mut state = self.state.lock();
         state.bad.delay_us += by.delay_us;
         state.bad.lost += by.lost;
         state.bad.again += by.again;
     }
 
-    pub fn better(&self, by: Badness) {
+    pub(crate) fn better(&self, by: Badness) {
         let mut state = self.state.lock();
         state.bad.delay_us = state.bad.delay_us.saturating_sub(by.delay_us);
         state.bad.lost = state.bad.lost.saturating_sub(by.lost);

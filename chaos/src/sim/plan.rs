@@ -8,14 +8,14 @@ use crate::rng::Rng;
 /// Whom a fault meets. The leader is found when the fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SimScope {
+pub(crate) enum SimScope {
     Leader,
     Node(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum SimFault {
+pub(crate) enum SimFault {
     /// The process is gone for a while; what it wrote is there.
     Kill {
         who: SimScope,
@@ -94,7 +94,7 @@ pub enum SimFault {
 }
 
 impl SimFault {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Kill { .. } => "kill",
             Self::PowerCut { .. } => "power_cut",
@@ -121,14 +121,14 @@ impl SimFault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SimTimedFault {
+pub(crate) struct SimTimedFault {
     pub at_ms: u64,
     pub for_ms: u64,
     pub fault: SimFault,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SimPlan {
+pub(crate) struct SimPlan {
     pub nodes: u64,
     /// Devices that keep a cursor.
     pub devices: u64,
@@ -148,7 +148,7 @@ pub struct SimPlan {
 }
 
 impl SimPlan {
-    pub fn of(seed: u64) -> Self {
+    pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x706c_616e);
         let nodes = if rng.percent(80) { 3 } else { 5 };
         let snapshots = rng.percent(60);
@@ -175,7 +175,7 @@ impl SimPlan {
     }
 
     /// Only these of the faults.
-    pub fn only(mut self, keep: &[usize]) -> Self {
+    pub(crate) fn only(mut self, keep: &[usize]) -> Self {
         let faults = self.faults.iter().enumerate().filter(|(at, _)| keep.contains(at)).map(|(_, timed)| *timed);
         self.faults = faults.collect();
         self

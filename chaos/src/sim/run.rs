@@ -26,14 +26,14 @@ use crate::rng::Rng;
 
 /// The longest time without a successful write while a majority is there, in simulated time: detection of a silent
 /// link (1.5 s), an election, and the slowest answers of a bad network.
-pub const GAP: Duration = Duration::from_secs(5);
+pub(crate) const GAP: Duration = Duration::from_secs(5);
 /// After everything healed, devices must have been told everything within this.
 const LISTEN: Duration = Duration::from_secs(10);
 const STACK: usize = 64 << 20;
 
 /// What came of a run, small enough for one line.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RunSummary {
+pub(crate) struct RunSummary {
     pub seed: u64,
     pub trace: String,
     /// The invariants that did not hold.
@@ -51,13 +51,13 @@ pub struct RunSummary {
 }
 
 impl RunSummary {
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.broken.is_empty()
     }
 }
 
 /// Runs a seed in this process, which must not have run another one.
-pub fn run(seed: u64, plan: SimPlan) -> Result<(RunSummary, History), String> {
+pub(crate) fn run(seed: u64, plan: SimPlan) -> Result<(RunSummary, History), String> {
     fixed::fix(seed);
     let thread = std::thread::Builder::new().stack_size(STACK).name("simulation".into());
     let ran = thread.spawn(move || -> Result<_, String> {

@@ -7,7 +7,7 @@ use super::sweep::Runner;
 const RUNS: u32 = 60;
 
 /// The faults (by their place in the seed's plan) without any of which the run holds, and what it says then.
-pub fn shrink(runner: &Runner, seed: u64, faults: usize, failed: &RunSummary) -> (Vec<usize>, RunSummary) {
+pub(crate) fn shrink(runner: &Runner, seed: u64, faults: usize, failed: &RunSummary) -> (Vec<usize>, RunSummary) {
     let mut runs = 0;
     let fails = |keep: &[usize]| {
         let report = runner.one(seed, Some(keep));

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which program runs the seeds: this one, or one with a bug in it.
 #[derive(Clone, Debug)]
-pub struct Runner {
+pub(crate) struct Runner {
     pub program: PathBuf,
     pub jobs: u64,
     /// A variable for its environment.
@@ -27,20 +27,20 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub fn this(jobs: u64) -> std::io::Result<Self> {
+    pub(crate) fn this(jobs: u64) -> std::io::Result<Self> {
         Ok(Self::of(&std::env::current_exe()?, jobs))
     }
 
-    pub fn of(program: &Path, jobs: u64) -> Self {
+    pub(crate) fn of(program: &Path, jobs: u64) -> Self {
         Self { program: program.to_owned(), jobs, env: None }
     }
 
-    pub fn with(self, env: (String, String)) -> Self {
+    pub(crate) fn with(self, env: (String, String)) -> Self {
         Self { env: Some(env), ..self }
     }
 
     /// One seed, with only these faults if some are named. A process that dies or hangs is a broken run.
-    pub fn one(&self, seed: u64, only: Option<&[usize]>) -> RunSummary {
+    pub(crate) fn one(&self, seed: u64, only: Option<&[usize]>) -> RunSummary {
         self.try_one(seed, only).unwrap_or_else(|why| RunSummary {
             seed,
             broken: vec!["process".into()],
@@ -62,7 +62,7 @@ impl Runner {
     }
 
     /// The first broken run of these seeds, as far as `jobs` at once can tell.
-    pub fn until_broken(&self, from: u64, to: u64) -> Option<(u64, RunSummary)> {
+    pub(crate) fn until_broken(&self, from: u64, to: u64) -> Option<(u64, RunSummary)> {
         let step = self.jobs.max(1);
         let mut at = from;
         while at <= to {
@@ -76,7 +76,7 @@ impl Runner {
     }
 
     /// Seeds from `from` to `to` (inclusive), `jobs` at once; `each` hears of every one as it ends.
-    pub fn sweep(&self, from: u64, to: u64, each: impl Fn(&RunSummary) + Sync) -> Vec<RunSummary> {
+    pub(crate) fn sweep(&self, from: u64, to: u64, each: impl Fn(&RunSummary) + Sync) -> Vec<RunSummary> {
         let next = AtomicU64::new(from);
         let done = Mutex::new(BTreeMap::new());
         thread::scope(|scope| {
@@ -99,13 +99,13 @@ impl Runner {
     }
 }
 
-pub fn list(numbers: &[usize]) -> String {
+pub(crate) fn list(numbers: &[usize]) -> String {
     numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What a sweep came to.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub seeds: u64,
     pub failed: Vec<u64>,
     pub operations: u64,
@@ -119,7 +119,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub fn of(reports: &[RunSummary]) -> Self {
+    pub(crate) fn of(reports: &[RunSummary]) -> Self {
         let mut summary = Self { seeds: reports.len() as u64, ..Self::default() };
         let mut simulated_ms = 0;
         for report in reports {

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tillsync::cluster::boot::{NodeConfig, PeerLinks, Stopper, start};
-use tillsync::cluster::coordinator;
+use tillsync::cluster::elections::coordinator;
 use tillsync::cluster::raft_cluster::RaftCluster;
 use tillsync::cluster::{Cluster, SharedCluster};
-use tillsync::consensus::memory::Router;
 use tillsync::consensus::runtime::spawn;
+use tillsync::consensus::transport::LocalNetwork;
 use tillsync::consensus::types::MemberAddress;
 use tillsync::gateway::fanout::hub;
 use tillsync::gateway::http::rest;
 use tillsync::gateway::{Gateway, GatewaySettings, presence};
 use tillsync::limits;
 use tillsync::storage::{Close, Stores};
+use tillsync::testkit::simulated_network::Router;
 use tillsync::token::{Class, KeyRing};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -35,7 +36,7 @@ use crate::rng::Rng;
 
 /// A node that runs.
 #[derive(Clone)]
-pub struct UpNode {
+pub(crate) struct UpNode {
     pub cluster: Arc<RaftCluster>,
     pub gateway: Arc<Gateway>,
     /// Its REST endpoints.
@@ -53,7 +54,7 @@ struct RunningSimNode {
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-pub struct SimMachine {
+pub(crate) struct SimMachine {
     pub disk: Arc<SimDisk>,
     pub clock: Arc<SimClock>,
     boot: u64,
@@ -70,7 +71,7 @@ impl SimMachine {
     }
 }
 
-pub struct SimWorld {
+pub(crate) struct SimWorld {
     pub plan: SimPlan,
     pub recorder: Recorder,
     pub router: Arc<Router>,
@@ -93,7 +94,7 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    pub fn new(plan: SimPlan, rng: &mut Rng) -> Result<Arc<Self>, String> {
+    pub(crate) fn new(plan: SimPlan, rng: &mut Rng) -> Result<Arc<Self>, String> {
         let began = Instant::now();
         let recorder = Recorder::traced(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
@@ -133,23 +134,23 @@ impl SimWorld {
     }
 
     /// A token that was issued an hour before the run. Its name follows from its device: rows may hold it.
-    pub fn issue(&self, device: &str, class: Class) -> Option<String> {
+    pub(crate) fn issue(&self, device: &str, class: Class) -> Option<String> {
         let issued_s = START_MS / 1_000 - 3_600;
         let issued = self.keys.issue_at(device, class, Some(device.into()), issued_s, issued_s + limits::TOKEN_SECONDS);
         issued.ok().map(|(token, _)| token)
     }
 
     /// All machines that there are now, whether they run or not.
-    pub fn ids(&self) -> Vec<u64> {
+    pub(crate) fn ids(&self) -> Vec<u64> {
         self.places.lock().keys().copied().collect()
     }
 
-    pub fn has(&self, id: u64) -> bool {
+    pub(crate) fn has(&self, id: u64) -> bool {
         self.places.lock().contains_key(&id)
     }
 
     /// A new machine with an empty disk.
-    pub fn build(&self) -> u64 {
+    pub(crate) fn build(&self) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
         let place = SimMachine::new(&mut self.rng.lock(), self.began, id);
         self.places.lock().insert(id, place);
@@ -157,7 +158,7 @@ impl SimWorld {
     }
 
     /// A machine is turned off for good.
-    pub async fn retire(&self, id: u64) {
+    pub(crate) async fn retire(&self, id: u64) {
         self.stop(id).await;
         let place = self.places.lock().remove(&id);
         if place.is_some() {
@@ -165,30 +166,30 @@ impl SimWorld {
         }
     }
 
-    pub fn leaves(&self, id: u64) {
+    pub(crate) fn leaves(&self, id: u64) {
         self.with(id, |place| place.leaving = true);
     }
 
     /// The nodes that run and take part.
-    pub fn serving(&self) -> BTreeMap<u64, UpNode> {
+    pub(crate) fn serving(&self) -> BTreeMap<u64, UpNode> {
         let takes_part = |id: u64, up: &UpNode| up.cluster.node().group().members.contains_key(&id);
         self.up().into_iter().filter(|(id, up)| takes_part(*id, up)).collect()
     }
 
     /// The nodes that run.
-    pub fn up(&self) -> BTreeMap<u64, UpNode> {
+    pub(crate) fn up(&self) -> BTreeMap<u64, UpNode> {
         let places = self.places.lock();
         places.iter().filter_map(|(id, place)| Some((*id, place.running.as_ref()?.up.clone()))).collect()
     }
 
     /// The node that leads in the newest term.
-    pub fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         let leads = |(id, up): (u64, UpNode)| Some((up.cluster.node().leading()?, id));
         self.up().into_iter().filter_map(leads).max().map(|(_, id)| id)
     }
 
     /// Starts a node on its disk. What keeps it from starting is trouble, unless it fell over meanwhile.
-    pub async fn start(self: &Arc<Self>, id: u64) {
+    pub(crate) async fn start(self: &Arc<Self>, id: u64) {
         let Some((stores, clock, boot, disk)) = self.begin_start(id) else { return };
         let syncing = AbortOnDropHandle::new(spawn(disk.clone().run()));
         let close = stores.close.clone();
@@ -244,18 +245,18 @@ impl SimWorld {
         Some((stores, place.clock.clone(), place.boot, place.disk.clone()))
     }
 
-    pub fn with(&self, id: u64, change: impl FnOnce(&mut SimMachine)) {
+    pub(crate) fn with(&self, id: u64, change: impl FnOnce(&mut SimMachine)) {
         if let Some(place) = self.places.lock().get_mut(&id) {
             change(place);
         }
     }
 
-    pub fn is_starting(&self) -> bool {
+    pub(crate) fn is_starting(&self) -> bool {
         self.places.lock().values().any(|place| place.starting)
     }
 
     /// The node is gone at once. False if it was not there.
-    pub fn crash(&self, id: u64, power: bool) -> bool {
+    pub(crate) fn crash(&self, id: u64, power: bool) -> bool {
         let mut places = self.places.lock();
         let Some(place) = places.get_mut(&id) else { return false };
         let Some(running) = place.running.take() else { return false };
@@ -278,7 +279,7 @@ impl SimWorld {
     }
 
     /// A clean end. False if it was not there.
-    pub async fn stop(&self, id: u64) -> bool {
+    pub(crate) async fn stop(&self, id: u64) -> bool {
         let running = self.places.lock().get_mut(&id).and_then(|place| place.running.take());
         let Some(RunningSimNode { up, stopper, close, coordinator, _tasks: tasks }) = running else { return false };
         coordinator.cancel();
@@ -293,7 +294,7 @@ impl SimWorld {
     }
 
     /// A majority is up, hears each other, and has disks that work and clocks that agree.
-    pub fn majority(&self) -> bool {
+    pub(crate) fn majority(&self) -> bool {
         let up: Vec<u64> = {
             let places = self.places.lock();
             let serves = |p: &SimMachine| p.running.is_some() && !p.disk.is_stuck() && p.clock.is_right();

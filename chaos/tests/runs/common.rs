@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
 
-pub fn chaos(args: &[&str]) -> Output {
+pub(crate) fn chaos(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_chaos")).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 /// What it said, on either stream.
-pub fn both(output: &Output) -> String {
+pub(crate) fn both(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// The node's program of the same build; built if it is not there, as with `cargo test -p chaos` on a fresh tree: tests
 /// of one package do not build another's.
-pub fn tillsync() -> PathBuf {
+pub(crate) fn tillsync() -> PathBuf {
     static BUILD: Once = Once::new();
     let path = Path::new(env!("CARGO_BIN_EXE_chaos")).with_file_name("tillsync");
     BUILD.call_once(|| {

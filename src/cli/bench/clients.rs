@@ -12,21 +12,21 @@ const AT_ONCE: usize = 32;
 
 /// One client: its device and where it connects.
 #[derive(Clone, Debug)]
-pub struct BenchClient {
+pub(super) struct BenchClient {
     pub index: u32,
     pub device: String,
     pub node: NodeUrl,
 }
 
 /// Clients spread over the nodes. Their names are the same in every run: a cluster's devices are limited.
-pub fn clients(target: &ClusterTarget, name: &str, count: u32) -> Vec<BenchClient> {
+pub(super) fn clients(target: &ClusterTarget, name: &str, count: u32) -> Vec<BenchClient> {
     let node = |i: u32| target.nodes[i as usize % target.nodes.len()].clone();
     (0..count).map(|i| BenchClient { index: i, device: format!("bench-{name}-{i}"), node: node(i) }).collect()
 }
 
 /// What a client subscribes to.
 #[derive(Clone, Debug)]
-pub enum Subscription {
+pub(super) enum Subscription {
     All,
     Nothing,
     Table(String),
@@ -42,7 +42,7 @@ impl From<Subscribe> for Subscription {
 }
 
 /// Connects a client and brings its device online.
-pub async fn connect(
+pub(super) async fn connect(
     client: &BenchClient,
     node: &NodeUrl,
     token: &str,
@@ -67,7 +67,7 @@ pub async fn connect(
 }
 
 /// Connects all clients.
-pub async fn connect_all(
+pub(super) async fn connect_all(
     clients: &[BenchClient],
     token: &str,
     wants: &Subscription,
@@ -80,7 +80,7 @@ pub async fn connect_all(
 }
 
 /// The name of a frame's event, without parsing the rest of it if it stands where every server of ours puts it.
-pub fn event_name(text: &str) -> &str {
+pub(super) fn event_name(text: &str) -> &str {
     if let Some(rest) = text.strip_prefix(r#"{"event":""#) {
         return rest.split_once('"').map_or("", |(name, _)| name);
     }
@@ -91,14 +91,14 @@ pub fn event_name(text: &str) -> &str {
 }
 
 /// The digits after `key`, wherever in the frame.
-pub fn number_after(text: &str, key: &str) -> Option<u64> {
+pub(super) fn number_after(text: &str, key: &str) -> Option<u64> {
     let rest = &text[text.find(key)? + key.len()..];
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     rest[..digits].parse().ok()
 }
 
 /// The `error` in a frame.
-pub fn refused(node: &NodeUrl, text: &str) -> ClientError {
+pub(super) fn refused(node: &NodeUrl, text: &str) -> ClientError {
     let error = crate::client::link::event_of(text).and_then(|e| e.error());
     let (code, message) = error.unwrap_or((None, text.chars().take(100).collect()));
     ClientError::Refused { node: node.clone(), code, message }

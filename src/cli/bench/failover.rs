@@ -30,7 +30,7 @@ const REST: Duration = Duration::from_secs(1);
 const KEEP: &str = "keep_changes=1000000000";
 
 #[derive(clap::Args, Clone, Debug)]
-pub struct FailoverArgs {
+pub(crate) struct FailoverArgs {
     /// How often the master's node is killed (SIGKILL), and how often the master shuts down
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     kills: u32,
@@ -55,7 +55,7 @@ impl FailoverArgs {
     }
 }
 
-pub async fn run(args: &FailoverArgs) -> CliResult {
+pub(super) async fn run(args: &FailoverArgs) -> CliResult {
     let folder = TempFolder::make("failover")?;
     let mut layout = Layout::prepare(&folder.path, &free_ports(NODES)?)?;
     for node in &mut layout.nodes {
@@ -112,7 +112,7 @@ async fn measure(args: &FailoverArgs, layout: &Layout, nodes: &mut Supervisor) -
 }
 
 /// The cluster that is measured.
-pub struct MeasuredCluster {
+pub(super) struct MeasuredCluster {
     pub rest: RestClient,
     pub target: ClusterTarget,
 }
@@ -192,6 +192,6 @@ async fn kills(
     }))
 }
 
-pub fn ms(duration: Duration) -> f64 {
+pub(super) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }

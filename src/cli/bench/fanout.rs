@@ -22,7 +22,7 @@ const ON_THEIR_WAY: u64 = 16;
 /// After the last change: how long for its deliveries.
 const DRAIN: Duration = Duration::from_secs(5);
 
-pub async fn run(args: &FanoutArgs) -> CliResult<Vec<BenchLine>> {
+pub(super) async fn run(args: &FanoutArgs) -> CliResult<Vec<BenchLine>> {
     let mut target = args.common.target.resolve()?;
     if !args.spread {
         target.nodes.truncate(1);

@@ -15,7 +15,7 @@ use crate::client::frame::{DeviceOnlineFrame, json};
 use crate::client::link::{ClientLink, ClientTransport};
 use crate::client::{ClientError, ClusterTarget};
 
-pub async fn run(args: &IdleArgs) -> CliResult<Vec<BenchLine>> {
+pub(super) async fn run(args: &IdleArgs) -> CliResult<Vec<BenchLine>> {
     let target = args.common.target.resolve()?;
     let mut reports = Vec::new();
     for count in &args.clients {

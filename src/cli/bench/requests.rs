@@ -23,12 +23,12 @@ const RECORDS: u64 = 1_000;
 const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BenchRequest {
+pub(super) enum BenchRequest {
     Write,
     Read,
 }
 
-pub async fn run(args: &RequestArgs, kind: BenchRequest) -> CliResult<Vec<BenchLine>> {
+pub(super) async fn run(args: &RequestArgs, kind: BenchRequest) -> CliResult<Vec<BenchLine>> {
     let target = args.common.target.resolve()?;
     let mut reports = Vec::new();
     BenchLine::print_header();

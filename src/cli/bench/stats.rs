@@ -10,7 +10,7 @@ use tokio::time::Instant;
 const HIGHEST: u64 = 600_000_000;
 
 /// Filled by all clients of a run.
-pub struct Stats {
+pub(super) struct Stats {
     latencies: Histogram<u64>,
     pub done: u64,
     pub errors: u64,
@@ -20,14 +20,14 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         // Three digits: a latency is right to a thousandth. These bounds are always valid.
         let latencies = Histogram::new_with_max(HIGHEST, 3).unwrap_or_else(|_| unreachable!("the bounds are valid"));
         Self { latencies, done: 0, errors: 0, last_error: None, last_at: None, longest_gap: Duration::ZERO }
     }
 
     /// An answer that came at `at`, after `latency`.
-    pub fn record(&mut self, at: Instant, latency: Duration) {
+    pub(super) fn record(&mut self, at: Instant, latency: Duration) {
         self.done += 1;
         let micros = u64::try_from(latency.as_micros()).unwrap_or(HIGHEST);
         self.latencies.saturating_record(micros);
@@ -37,13 +37,13 @@ impl Stats {
         self.last_at = Some(at);
     }
 
-    pub fn error(&mut self, why: String) {
+    pub(super) fn error(&mut self, why: String) {
         self.errors += 1;
         self.last_error = Some(why);
     }
 
     /// The figures of a run of this many measured seconds.
-    pub fn report(&self, bench: &'static str, clients: u32, seconds: f64) -> BenchLine {
+    pub(super) fn report(&self, bench: &'static str, clients: u32, seconds: f64) -> BenchLine {
         let at = |q| self.latencies.value_at_quantile(q) as f64 / 1_000.0;
         BenchLine {
             bench,
@@ -65,7 +65,7 @@ impl Stats {
 
 /// One line of the table.
 #[derive(Clone, Debug)]
-pub struct BenchLine {
+pub(super) struct BenchLine {
     bench: &'static str,
     clients: u32,
     seconds: f64,
@@ -84,16 +84,16 @@ pub struct BenchLine {
 
 impl BenchLine {
     /// Adds a figure that only this kind of load has.
-    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+    pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(key.to_owned(), value.into());
         self
     }
 
-    pub fn per_second(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         self.done as f64 / self.seconds
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let mut value = json!({
             "bench": self.bench, "clients": self.clients, "seconds": self.seconds, "done": self.done,
             "errors": self.errors, "per_second": self.per_second(), "mean_ms": self.mean_ms, "p50_ms": self.p50_ms,
@@ -106,7 +106,7 @@ impl BenchLine {
         value
     }
 
-    pub fn print_header() {
+    pub(super) fn print_header() {
         say!(
             "{:<7} {:>8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}",
             "bench",
@@ -122,7 +122,7 @@ impl BenchLine {
         );
     }
 
-    pub fn print(&self) {
+    pub(super) fn print(&self) {
         let extra: String = self.extra.iter().map(|(key, value)| format!("  {key}={value}")).collect();
         say!(
             "{:<7} {:>8} {:>11.0} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.1} {:>7}{extra}",

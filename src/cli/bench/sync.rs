@@ -14,7 +14,7 @@ const TABLE: &str = "bench-sync";
 /// Writes under way while the records are made.
 const AT_ONCE: usize = 256;
 
-pub async fn run(args: &SyncArgs) -> CliResult<Vec<BenchLine>> {
+pub(super) async fn run(args: &SyncArgs) -> CliResult<Vec<BenchLine>> {
     let target = args.target.resolve()?;
     let node = target.nodes[0].clone();
     let client = BenchClient { index: 0, device: "bench-sync-0".into(), node };

@@ -8,7 +8,7 @@ use super::ClusterInitArgs;
 use crate::cli::{CliResult, CommandError};
 use crate::token::make_key_file;
 
-pub fn execute(args: &ClusterInitArgs) -> CliResult {
+pub(super) fn execute(args: &ClusterInitArgs) -> CliResult {
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |e: std::io::Error| CommandError::new(format!("{path}: {e}"))

@@ -25,7 +25,7 @@ struct AskedNode {
     failed: Option<ClientError>,
 }
 
-pub async fn execute(args: StatusArgs) -> CliResult {
+pub(super) async fn execute(args: StatusArgs) -> CliResult {
     let target = args.target.resolve()?;
     let rest = RestClient::new(&target.token)?;
     let unasked = |url: &NodeUrl| AskedNode { url: url.clone(), answer: None, failed: None };

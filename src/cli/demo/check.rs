@@ -12,13 +12,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One promise: what it says, and what was found instead if it did not hold.
 #[derive(Clone, Debug)]
-pub struct PromiseCheck {
+pub(super) struct PromiseCheck {
     pub what: &'static str,
     pub found: Result<String, String>,
 }
 
 /// Checks everything. A question that a node does not answer counts as a promise that did not hold.
-pub async fn all(rest: &RestClient, nodes: &[NodeUrl], journals: &[DeviceJournal], total: usize) -> Vec<PromiseCheck> {
+pub(super) async fn all(
+    rest: &RestClient,
+    nodes: &[NodeUrl],
+    journals: &[DeviceJournal],
+    total: usize,
+) -> Vec<PromiseCheck> {
     let feeds = feeds(rest, nodes, total).await;
     let (once, order) = match &feeds {
         Ok(feeds) => (written_once(feeds, journals, total), same_order(feeds, journals)),

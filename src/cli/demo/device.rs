@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How far the devices are, together.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DemoProgress {
+pub(super) struct DemoProgress {
     pub acked: usize,
     /// Devices that have all acknowledgements and all changes.
     pub complete: usize,
@@ -30,7 +30,7 @@ pub struct DemoProgress {
 
 /// What a device saw.
 #[derive(Clone, Debug)]
-pub struct DeviceJournal {
+pub(super) struct DeviceJournal {
     pub device: &'static str,
     pub transport: ClientTransport,
     pub acked: Vec<AckedLine>,
@@ -41,13 +41,13 @@ pub struct DeviceJournal {
 
 /// A line that the device was told is committed.
 #[derive(Clone, Copy, Debug)]
-pub struct AckedLine {
+pub(super) struct AckedLine {
     pub record_id: i64,
     pub seq: u64,
     pub at: Instant,
 }
 
-pub struct DemoDevice {
+pub(super) struct DemoDevice {
     class: Class,
     nodes: Vec<NodeUrl>,
     /// The node it is connected to, or the next to try.
@@ -60,7 +60,7 @@ pub struct DemoDevice {
 }
 
 impl DemoDevice {
-    pub fn new(
+    pub(super) fn new(
         name: &'static str,
         class: Class,
         transport: ClientTransport,
@@ -73,7 +73,7 @@ impl DemoDevice {
     }
 
     /// Connects and registers; a resuming device says how far it has come.
-    pub async fn come_online(&mut self) -> Result<(), ClientError> {
+    pub(super) async fn come_online(&mut self) -> Result<(), ClientError> {
         let node = &self.nodes[self.turn % self.nodes.len()];
         let mut link = ClientLink::connect(self.journal.transport, node, &self.token).await?;
         let online = DeviceOnlineFrame {
@@ -102,7 +102,7 @@ impl DemoDevice {
     }
 
     /// Pushes the lines, and receives until it is told that all is over.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         lines: Vec<CsvLine>,
         total: usize,

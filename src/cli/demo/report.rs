@@ -8,7 +8,7 @@ use super::check::PromiseCheck;
 use super::device::DeviceJournal;
 use crate::client::rest::NodeStatus;
 
-pub struct DemoReport {
+pub(super) struct DemoReport {
     pub journals: Vec<DeviceJournal>,
     pub checks: Vec<PromiseCheck>,
     pub statuses: Vec<NodeStatus>,
@@ -17,11 +17,11 @@ pub struct DemoReport {
 }
 
 impl DemoReport {
-    pub fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.checks.iter().all(|c| c.found.is_ok())
     }
 
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut out = String::from("\n  device       transport   pushed  received  reconnects\n");
         for j in &self.journals {
             let (pushed, received) = (j.acked.len(), j.received.len());

@@ -29,7 +29,7 @@ const ROOM: u64 = 8_192;
 const LEAST_ROOM: u64 = 2_048;
 
 /// Everything about the disk that holds, or will hold, this folder.
-pub fn look(data_dir: &Path, times: RaftTimes) -> Vec<Diagnosis> {
+pub(super) fn look(data_dir: &Path, times: RaftTimes) -> Vec<Diagnosis> {
     let Some(folder) = existing(data_dir) else {
         return vec![Diagnosis::new(Severity::Bad, WHAT, format!("{} is nowhere", data_dir.display()))];
     };

@@ -15,7 +15,7 @@ const SESSION: u64 = 40;
 /// What the kernel says of a clock that no time service keeps.
 const UNSYNCHRONIZED: libc::c_int = 5;
 
-pub fn look(config: &Config) -> Vec<Diagnosis> {
+pub(super) fn look(config: &Config) -> Vec<Diagnosis> {
     vec![memory(config), processors(), open_files(config), clock(), keys(config)]
 }
 

@@ -25,7 +25,7 @@ const SOON: u64 = 30;
 /// What HTTP says of a clock is whole seconds.
 const APART_MS: i64 = 2_000;
 
-pub async fn look(config: &Config) -> Vec<Diagnosis> {
+pub(super) async fn look(config: &Config) -> Vec<Diagnosis> {
     let mut diagnoses = Vec::new();
     for (setting, listen) in [("raft_listen", config.raft_listen), ("gateway_listen", config.gateway_listen)] {
         diagnoses.push(port(setting, listen).await);

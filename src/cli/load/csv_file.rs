@@ -12,7 +12,7 @@ use crate::limits;
 /// Digits beyond this do not survive a JSON number in every client.
 const EXACT_DIGITS: usize = 15;
 
-pub struct CsvFile {
+pub(crate) struct CsvFile {
     path: PathBuf,
     /// The names of the columns, as JSON.
     columns: Vec<String>,
@@ -22,7 +22,7 @@ pub struct CsvFile {
 
 /// One line as a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CsvLine {
+pub(crate) struct CsvLine {
     /// Where it stands in the file, from 1.
     pub number: u64,
     pub record_id: i64,
@@ -32,7 +32,7 @@ pub struct CsvLine {
 
 impl CsvFile {
     /// Reads the header.
-    pub fn open(path: &Path, key: &str) -> CliResult<Self> {
+    pub(crate) fn open(path: &Path, key: &str) -> CliResult<Self> {
         let mut reader = reader(path)?;
         let header = reader.byte_headers().map_err(|e| failed(path, &e))?.clone();
         let mut names: Vec<String> = Vec::with_capacity(header.len());
@@ -57,7 +57,7 @@ impl CsvFile {
     }
 
     /// Reads every line once; how many there are.
-    pub fn check(&self) -> CliResult<u64> {
+    pub(crate) fn check(&self) -> CliResult<u64> {
         let mut seen = HashMap::new();
         let mut total = 0;
         for line in self.lines()? {
@@ -80,7 +80,7 @@ impl CsvFile {
         Ok(total)
     }
 
-    pub fn lines(&self) -> CliResult<impl Iterator<Item = CliResult<CsvLine>>> {
+    pub(crate) fn lines(&self) -> CliResult<impl Iterator<Item = CliResult<CsvLine>>> {
         let mut reader = reader(&self.path)?;
         let mut record = ByteRecord::new();
         Ok(std::iter::from_fn(move || match reader.read_byte_record(&mut record) {

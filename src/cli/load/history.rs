@@ -10,7 +10,7 @@ use crate::client::rest::FeedChange;
 /// The contents that each record has had. A line that was ever committed as it stands is not missing, even if
 /// someone changed the record since.
 #[derive(Debug, Default)]
-pub struct LoadHistory {
+pub(super) struct LoadHistory {
     records: HashMap<i64, RecordContents>,
 }
 
@@ -21,7 +21,7 @@ struct RecordContents {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SeenLine {
+pub(super) enum SeenLine {
     Absent,
     /// Exactly this was committed before.
     Same,
@@ -30,7 +30,7 @@ pub enum SeenLine {
 }
 
 impl LoadHistory {
-    pub fn add(&mut self, change: &FeedChange) {
+    pub(super) fn add(&mut self, change: &FeedChange) {
         let record = self.records.entry(change.record_id).or_default();
         record.deleted = change.operation == "delete";
         if !record.deleted {
@@ -41,7 +41,7 @@ impl LoadHistory {
         }
     }
 
-    pub fn look(&self, record_id: i64, data: &str) -> SeenLine {
+    pub(super) fn look(&self, record_id: i64, data: &str) -> SeenLine {
         let Some(record) = self.records.get(&record_id) else { return SeenLine::Absent };
         let content = serde_json::from_str(data).map(|value| hash(&value));
         match content {

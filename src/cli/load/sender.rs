@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A line to send.
 #[derive(Debug)]
-pub struct OutgoingLine {
+pub(super) struct OutgoingLine {
     /// Where it stands in the file.
     pub number: u64,
     pub record_id: i64,
@@ -35,7 +35,7 @@ struct Pending {
     frame: String,
 }
 
-pub struct Sender<'a> {
+pub(super) struct Sender<'a> {
     target: &'a ClusterTarget,
     device: &'a str,
     table: &'a str,
@@ -51,13 +51,13 @@ pub struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    pub fn new(target: &'a ClusterTarget, device: &'a str, table: &'a str, bar: &'a ProgressBar) -> Self {
+    pub(super) fn new(target: &'a ClusterTarget, device: &'a str, table: &'a str, bar: &'a ProgressBar) -> Self {
         let pending = VecDeque::with_capacity(WINDOW);
         Self { target, device, table, bar, socket: None, turn: 0, pending, alone_since: None, told: false }
     }
 
     /// Sends a line, waiting while the window is full.
-    pub async fn push(&mut self, line: OutgoingLine) -> CliResult {
+    pub(super) async fn push(&mut self, line: OutgoingLine) -> CliResult {
         while self.pending.len() >= WINDOW {
             self.take_acks().await?;
         }
@@ -73,7 +73,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Waits until everything is acknowledged.
-    pub async fn finish(mut self) -> CliResult {
+    pub(super) async fn finish(mut self) -> CliResult {
         while !self.pending.is_empty() {
             self.take_acks().await?;
         }

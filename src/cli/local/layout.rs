@@ -26,7 +26,7 @@ const TOKEN_TTL: u64 = 365 * 86_400;
 const TOKEN_LEFT: u64 = 30 * 86_400;
 
 /// A local cluster's folder, ready for the nodes to start.
-pub struct Layout {
+pub(crate) struct Layout {
     pub dir: PathBuf,
     pub token: String,
     pub nodes: Vec<NodeFiles>,
@@ -36,7 +36,7 @@ pub struct Layout {
 
 /// One node's place.
 #[derive(Clone, Debug)]
-pub struct NodeFiles {
+pub(crate) struct NodeFiles {
     /// From 1.
     pub id: usize,
     pub dir: PathBuf,
@@ -52,22 +52,22 @@ struct Ports {
 }
 
 impl NodeFiles {
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("node.toml")
     }
 
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
 
-    pub fn pid(&self) -> PathBuf {
+    pub(crate) fn pid(&self) -> PathBuf {
         self.dir.join("pid")
     }
 }
 
 impl Layout {
     /// Makes what is missing in `dir`; every port must be free.
-    pub fn prepare(dir: &Path, gateways: &[u16]) -> CliResult<Self> {
+    pub(crate) fn prepare(dir: &Path, gateways: &[u16]) -> CliResult<Self> {
         fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
         let lock = lock(dir)?;
         let key = dir.join("token.key");
@@ -91,7 +91,7 @@ impl Layout {
         Ok(Self { dir: dir.to_owned(), token, nodes, _lock: lock })
     }
 
-    pub fn urls(&self) -> Vec<NodeUrl> {
+    pub(crate) fn urls(&self) -> Vec<NodeUrl> {
         self.nodes.iter().map(|n| n.gateway.clone()).collect()
     }
 }

@@ -11,7 +11,7 @@ const RANGE: std::ops::Range<u16> = 10_240..32_000;
 const TRIES: usize = 1_000;
 
 /// Free ports, chosen at random so that clusters started at the same time seldom meet.
-pub fn free_ports(count: usize) -> CliResult<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> CliResult<Vec<u16>> {
     // Held until all are found, so that no port is found twice.
     let mut held = Vec::with_capacity(count);
     for _ in 0..TRIES {
@@ -33,7 +33,7 @@ pub fn free_ports(count: usize) -> CliResult<Vec<u16>> {
 }
 
 /// An error that names the port if something else listens on it.
-pub fn must_be_free(port: u16, what: &str) -> CliResult {
+pub(super) fn must_be_free(port: u16, what: &str) -> CliResult {
     match TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == ErrorKind::AddrInUse => {

@@ -37,7 +37,7 @@ enum WantedState {
 
 /// What happened to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeEvent {
+pub(crate) enum NodeEvent {
     Started {
         node: usize,
         pid: u32,
@@ -56,7 +56,7 @@ pub enum NodeEvent {
 }
 
 /// The nodes of a local cluster, alive as wanted. Dropping it kills what still runs.
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     wants: Vec<watch::Sender<WantedState>>,
     tasks: Vec<JoinHandle<()>>,
     pub events: mpsc::Receiver<NodeEvent>,
@@ -64,7 +64,7 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Starts every node of the layout.
-    pub fn start(layout: &Layout, restart: bool) -> CliResult<Self> {
+    pub(crate) fn start(layout: &Layout, restart: bool) -> CliResult<Self> {
         let exe = std::env::current_exe()
             .map_err(|e| CommandError::new(format!("the path of this program cannot be found: {e}")))?;
         let (sender, events) = mpsc::channel(64);
@@ -79,11 +79,11 @@ impl Supervisor {
     }
 
     /// SIGKILL to a node (from 1); it stays down until [`Supervisor::revive`].
-    pub fn kill(&self, node: usize) {
+    pub(crate) fn kill(&self, node: usize) {
         self.want(node, WantedState::Down);
     }
 
-    pub fn revive(&self, node: usize) {
+    pub(crate) fn revive(&self, node: usize) {
         self.want(node, WantedState::Up);
     }
 
@@ -94,7 +94,7 @@ impl Supervisor {
     }
 
     /// Lets every node drain, and waits until all are gone.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         for want in &self.wants {
             want.send_replace(WantedState::Stopped);
         }

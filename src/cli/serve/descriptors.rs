@@ -7,7 +7,7 @@ use crate::model::error::Error;
 
 /// Raises the soft limit of open files to the hard one, and gives the connections that it leaves room for. Error 5004 if
 /// the sessions that were asked for do not fit.
-pub fn connections(config: &Config) -> Result<usize, Error> {
+pub(crate) fn connections(config: &Config) -> Result<usize, Error> {
     let fit = fit_here(config)?;
     if fit < config.connections {
         tracing::warn!(
@@ -20,7 +20,7 @@ pub fn connections(config: &Config) -> Result<usize, Error> {
 }
 
 /// The same, without a word.
-pub fn fit_here(config: &Config) -> Result<usize, Error> {
+pub(crate) fn fit_here(config: &Config) -> Result<usize, Error> {
     fit(config, raise())
 }
 

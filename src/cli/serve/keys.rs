@@ -12,7 +12,7 @@ use crate::token::KeyRing;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Follows the file until `stop`. A file that cannot be used changes nothing, and is told once.
-pub async fn follow(keys: KeyRing, path: PathBuf, stop: CancellationToken) {
+pub(super) async fn follow(keys: KeyRing, path: PathBuf, stop: CancellationToken) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What the node started with was read a moment ago; reading it again changes nothing.

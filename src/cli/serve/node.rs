@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{descriptors, watchdog};
 use crate::clock::SystemClock;
-use crate::cluster::addresses::OwnAddress;
+use crate::cluster::SharedCluster;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
+use crate::cluster::elections::coordinator;
+use crate::cluster::membership::addresses::OwnAddress;
 use crate::cluster::raft_cluster::RaftCluster;
-use crate::cluster::{SharedCluster, coordinator};
 use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::MemberAddress;
@@ -39,7 +40,7 @@ const LEAVE: Duration = Duration::from_secs(3);
 const LOOK_AT_STORAGE: Duration = Duration::from_millis(250);
 
 /// A node that serves.
-pub struct ServingNode {
+pub(super) struct ServingNode {
     stop: CancellationToken,
     /// Ends the coordinator, which is the first to go.
     coordinating: CancellationToken,
@@ -55,7 +56,7 @@ pub struct ServingNode {
 
 impl ServingNode {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
-    pub async fn start(config: &Config) -> Result<Self, Error> {
+    pub(super) async fn start(config: &Config) -> Result<Self, Error> {
         let connections = descriptors::connections(config)?;
         let keys = KeyRing::read(&config.key_file)?;
         let clock = Arc::new(SystemClock);
@@ -114,7 +115,7 @@ impl ServingNode {
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
     /// nor when the cluster has done with it.
-    pub async fn failed(&self) -> Error {
+    pub(super) async fn failed(&self) -> Error {
         tokio::select! {
             why = self.cluster.node().failed() => self.storage_failed(&why).await,
             why = self.storage() => self.storage_failed(&why).await,
@@ -143,7 +144,7 @@ impl ServingNode {
 
     /// Hands over what it leads, unless it cannot write any more (`hand_over`), then takes it down from the top; what was
     /// acknowledged is on disk.
-    pub async fn stop(self, hand_over: bool) -> Result<(), Error> {
+    pub(super) async fn stop(self, hand_over: bool) -> Result<(), Error> {
         self.coordinating.cancel();
         if !hand_over {
             // Nobody connects from here on, no device and no node.

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::storage::Close;
 
 /// Runs until the node stops, or damage was found.
-pub async fn run(storage: Arc<dyn Close>, every: Duration, stop: CancellationToken) {
+pub(super) async fn run(storage: Arc<dyn Close>, every: Duration, stop: CancellationToken) {
     if every.is_zero() {
         return;
     }

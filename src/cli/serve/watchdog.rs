@@ -14,7 +14,7 @@ use crate::storage::stalls::{self, StalledCall};
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Watches from now on. A thread of its own: those of the runtime may all wait for the disk.
-pub fn start(data_dir: PathBuf, patience: Duration) -> Result<(), Error> {
+pub(super) fn start(data_dir: PathBuf, patience: Duration) -> Result<(), Error> {
     let step = (patience / 16).clamp(Duration::from_millis(50), Duration::from_secs(1));
     let watch = move || {
         let stalled = loop {

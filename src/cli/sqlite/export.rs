@@ -19,7 +19,7 @@ use crate::gateway::http::rest::transfer::{AuditRow, LogPage, RecordRow, Transfe
 use crate::model::time::{iso, parse_iso};
 
 #[derive(clap::Args, Debug)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// The file to write; it must not exist
     file: PathBuf,
     /// Take what a node has without asking the others: for a node that is left without a quorum. Of the nodes that answer it
@@ -50,7 +50,7 @@ struct ExportedPage {
     has_more: bool,
 }
 
-pub async fn execute(args: ExportArgs) -> CliResult {
+pub(crate) async fn execute(args: ExportArgs) -> CliResult {
     if args.file.exists() {
         return Err(CommandError::usage(format!("{} exists already", args.file.display())));
     }

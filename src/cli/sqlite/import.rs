@@ -18,14 +18,14 @@ const ROWS: usize = 200;
 const BYTES: usize = 128 << 10;
 
 #[derive(clap::Args, Debug)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// A SQLite database with the documented tables
     file: PathBuf,
     #[command(flatten)]
     target: TargetArgs,
 }
 
-pub async fn execute(args: ImportArgs) -> CliResult {
+pub(crate) async fn execute(args: ImportArgs) -> CliResult {
     let old = old::read(&args.file, SystemClock.now_ms())?;
     let mut import = SqliteImport {
         id: format!("{:016x}", old.id),

@@ -49,7 +49,7 @@ const TABLES: [(&str, &[&str]); 4] = [
 
 /// A row of a log, which is read again when it is sent: a log may be larger than memory.
 #[derive(Debug)]
-pub struct LogRowId {
+pub(super) struct LogRowId {
     /// Its id here, and what it becomes.
     old: i64,
     pub id: u64,
@@ -58,7 +58,7 @@ pub struct LogRowId {
 
 /// What a database gives.
 #[derive(Debug)]
-pub struct OldDatabase {
+pub(super) struct OldDatabase {
     file: Connection,
     pub devices: Vec<WithState>,
     /// Both logs: oldest first, their ids without a gap.
@@ -143,7 +143,7 @@ impl SqliteRow<'_> {
 }
 
 /// Reads all of it; `now` is this machine's clock.
-pub fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
+pub(super) fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
     let at = path.display();
     let mut head = [0; 16];
     let opened = File::open(path).map_err(|e| CommandError::usage(format!("{at} cannot be read: {e}")))?;
@@ -174,12 +174,12 @@ pub fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
 }
 
 impl OldDatabase {
-    pub fn election(&self, at: &LogRowId) -> CliResult<TransferredElection> {
+    pub(super) fn election(&self, at: &LogRowId) -> CliResult<TransferredElection> {
         let row = self.again(2, at, |row| election(row, at.at_ms))?;
         Ok(TransferredElection { id: at.id, ..row })
     }
 
-    pub fn audit(&self, at: &LogRowId) -> CliResult<AuditRow> {
+    pub(super) fn audit(&self, at: &LogRowId) -> CliResult<AuditRow> {
         let row = self.again(3, at, |row| audit(row, at.at_ms))?;
         Ok(AuditRow { id: at.id, ..row })
     }

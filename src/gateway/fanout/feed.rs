@@ -14,7 +14,7 @@ use crate::proto::Change;
 const LOOK: usize = 4_096;
 
 #[derive(Debug, Default)]
-pub struct Page {
+pub(crate) struct Page {
     pub changes: Vec<Arc<Change>>,
     /// Everything up to this change has been looked at.
     pub seq: Seq,
@@ -23,7 +23,7 @@ pub struct Page {
 
 /// The changes after `after`, up to `head`, that the filter takes. `None` if some were compacted. An error if they are
 /// not there at all: a page that leads nowhere would keep its reader asking for ever.
-pub async fn page(
+pub(crate) async fn page(
     gateway: &Gateway,
     after: Seq,
     head: Seq,
@@ -95,8 +95,8 @@ fn recent(gateway: &Gateway, after: Seq, head: Seq, size: PageSize, filter: &Cha
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::cluster::local::LocalCluster;
     use crate::gateway::GatewaySettings;
+    use crate::testkit::local_cluster::LocalCluster;
     use crate::token::KeyRing;
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 
 mod access;
-pub mod bodies;
+pub(crate) mod bodies;
 mod changes;
 mod conflicts;
 mod data;
@@ -44,7 +44,7 @@ mod sync;
 mod system;
 mod time_back;
 mod tokens;
-pub mod transfer;
+pub(crate) mod transfer;
 
 /// Everything on the one port.
 pub fn router(gateway: Arc<Gateway>) -> Router {

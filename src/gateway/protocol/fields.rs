@@ -232,7 +232,7 @@ fn integer(raw: &str) -> Option<i64> {
 }
 
 /// The deepest nesting of arrays and objects. The text need not be valid.
-pub fn depth(json: &str) -> usize {
+pub(super) fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0usize, 0usize, false, false);
     for byte in json.bytes() {
         match byte {

@@ -110,19 +110,19 @@ impl<'b> Object<'b> {
 }
 
 /// A whole object as bytes.
-pub fn object(fill: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
+pub(crate) fn object(fill: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     push_object(&mut out, fill);
     out
 }
 
-pub fn push_object(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+pub(crate) fn push_object(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
     let mut object = Object::new(out);
     fill(&mut object);
     object.end();
 }
 
-pub fn push_text(out: &mut Vec<u8>, value: &str) {
+pub(crate) fn push_text(out: &mut Vec<u8>, value: &str) {
     let plain = value.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\');
     if plain {
         out.push(b'"');

@@ -6,7 +6,7 @@ use super::schema::{
 };
 use crate::limits;
 
-pub const CLOCK_AHEAD: FieldDescription = more(
+pub(crate) const CLOCK_AHEAD: FieldDescription = more(
     "clock_ahead_ms",
     FieldKind::Number,
     "The device's clock is so far ahead (or, negative, behind): its times are corrected. Missing below 2 s.",
@@ -28,7 +28,7 @@ pub(in crate::gateway) const CONFLICT_ID: FieldDescription = more("conflict_id",
 pub(in crate::gateway) const OF_REQUEST: FieldDescription =
     more("request_id", FieldKind::Text(limits::REQUEST_ID), "Of the refused request, if it had one.");
 
-pub const ONLINE: &[FieldDescription] = &[
+pub(crate) const ONLINE: &[FieldDescription] = &[
     must("device_id", DEVICE_ID, "The device that comes online."),
     may("role", ROLE, "`master` is granted if there is none, or by higher priority. Default: client."),
     may(
@@ -54,7 +54,7 @@ pub(in crate::gateway) const UNSENT: FieldDescription =
     more("unsent", FieldKind::Count(limits::UNSENT), "How many changes the device has that it has not sent yet.");
 
 /// A token that takes the place of another one.
-pub const TOKEN_RENEWED: [FieldDescription; 5] = [
+pub(crate) const TOKEN_RENEWED: [FieldDescription; 5] = [
     must("device_id", DEVICE_ID, "The token's device."),
     must("class", CLASS, ""),
     must("token", WORDS, "Keep it in place of the one before, which stays good until it ends by itself."),
@@ -63,13 +63,13 @@ pub const TOKEN_RENEWED: [FieldDescription; 5] = [
 ];
 
 /// What a class may do with tables.
-pub const CLASS_RIGHTS: [FieldDescription; 3] = [
+pub(crate) const CLASS_RIGHTS: [FieldDescription; 3] = [
     plus("class", CLASS, "Of the token."),
     plus("tables", RIGHTS, "What it may do with each table; `*` stands for every table that is not named."),
     plus("create_tables", FieldKind::Flag, "It may write to a table that does not exist yet."),
 ];
 
-pub const ELECTION: &[FieldDescription] = &[
+pub(crate) const ELECTION: &[FieldDescription] = &[
     must(
         "reason",
         ELECTION_REASON,
@@ -91,16 +91,16 @@ pub(in crate::gateway) const RESOLVED: &[FieldDescription] = &[
     NEW_RECORD,
     DECIDED_ON,
 ];
-pub const NEW_RECORD: FieldDescription = more(
+pub(crate) const NEW_RECORD: FieldDescription = more(
     "new_record_id",
     FieldKind::RecordId,
     "What lost (or `resolved_data`) becomes this record, which must not exist; the record stays as it is.",
 );
-pub const DECIDED_ON: FieldDescription =
+pub(crate) const DECIDED_ON: FieldDescription =
     more("version", ANY_COUNT, "The record's version that the decision was made on: 2002 if it has moved on.");
 
 /// All of `data_update`; a REST call has table and record in its path.
-pub const UPDATE: &[FieldDescription] = &[
+pub(crate) const UPDATE: &[FieldDescription] = &[
     ACTOR,
     TABLE,
     RECORD,
@@ -114,24 +114,25 @@ pub const UPDATE: &[FieldDescription] = &[
     AFTER_N,
     more("bulk", FieldKind::Flag, "A part of a bulk load: it waits (5003) while disks are low."),
 ];
-pub const BASE: FieldDescription =
+pub(crate) const BASE: FieldDescription =
     more("base_version", ANY_COUNT, "The version (`seq`) that was changed: finds conflicts.");
-pub const REQUEST_ID: FieldDescription = more(
+pub(crate) const REQUEST_ID: FieldDescription = more(
     "request_id",
     FieldKind::Text(limits::REQUEST_ID),
     "A repeat with the same id is not applied again, if it is one of the device's newest 1,024; with other content it is refused.",
 );
-pub const QUEUE: FieldDescription = more(
+pub(crate) const QUEUE: FieldDescription = more(
     "queue",
     FieldKind::Name(limits::QUEUE_ID),
     "The id of a durable queue of the device, drawn when the queue was made. With `n` and `after`: each entry is applied once, however late its repeat comes.",
 );
-pub const N: FieldDescription = more("n", FieldKind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
-pub const AFTER_N: FieldDescription =
+pub(crate) const N: FieldDescription =
+    more("n", FieldKind::Size(i64::MAX as u64), "The entry's number in its queue; grows.");
+pub(crate) const AFTER_N: FieldDescription =
     more("after", ANY_COUNT, "The `n` of the entry before it that was not given up; 0 for the first one.");
 
 /// What every error carries, whatever the transport.
-pub const ERROR_TAIL: [FieldDescription; 6] = [
+pub(crate) const ERROR_TAIL: [FieldDescription; 6] = [
     must("error_code", FieldKind::Text(16), "One of the documented codes."),
     AT,
     plus("retry", RETRY, "`safe`: nothing was written. `same_request_id`: it may have been."),
@@ -143,12 +144,12 @@ pub const ERROR_TAIL: [FieldDescription; 6] = [
 pub(in crate::gateway) const ROLE_CHANGED: [FieldDescription; 4] =
     [WHO, must("new_role", ROLE, ""), must("reason", REASON, ""), AT];
 
-pub const INITIATED_BY: FieldDescription =
+pub(crate) const INITIATED_BY: FieldDescription =
     more("initiated_by", WORDS, "Who asked for it, as the request says; none: the master was gone.");
-pub const ELECTED_BY: FieldDescription =
+pub(crate) const ELECTED_BY: FieldDescription =
     more("by", FieldKind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), or brought it about.");
 
-pub const MASTER_ELECTED: &[FieldDescription] = &[
+pub(crate) const MASTER_ELECTED: &[FieldDescription] = &[
     must("previous_master_id", FieldKind::OrNull(&DEVICE_ID), ""),
     must("new_master_id", DEVICE_ID, ""),
     must("election_reason", ELECTION_REASON, ""),
@@ -161,7 +162,7 @@ pub const MASTER_ELECTED: &[FieldDescription] = &[
 ];
 
 /// A change in a sync or in the change feed.
-pub const CHANGE: &[FieldDescription] = &[
+pub(crate) const CHANGE: &[FieldDescription] = &[
     TABLE,
     RECORD,
     must("operation", OPERATION, ""),
@@ -182,7 +183,7 @@ pub(in crate::gateway) const CONFLICT_DATA: FieldKind = FieldKind::Object(&[
     must("timestamp", FieldKind::Time, "Of what the device sent."),
 ]);
 
-pub const CONFLICT: &[FieldDescription] = &[
+pub(crate) const CONFLICT: &[FieldDescription] = &[
     must("device_id", DEVICE_ID, "Whose change conflicts."),
     TABLE,
     RECORD,
@@ -194,7 +195,7 @@ pub const CONFLICT: &[FieldDescription] = &[
     more("collision", FieldKind::Flag, "An insert met a live record: two devices drew the same number."),
 ];
 
-pub const CONFLICT_RESOLVED: &[FieldDescription] = &[
+pub(crate) const CONFLICT_RESOLVED: &[FieldDescription] = &[
     TABLE,
     RECORD,
     must("resolution_method", METHOD, ""),
@@ -208,7 +209,7 @@ pub const CONFLICT_RESOLVED: &[FieldDescription] = &[
     more("new_record_version", ANY_COUNT, "The version of that new record."),
 ];
 
-pub const DATA_RESPONSE: &[FieldDescription] = &[
+pub(crate) const DATA_RESPONSE: &[FieldDescription] = &[
     TABLE,
     RECORD,
     must("data", FieldKind::OrNull(&FieldKind::Data), "Null: there is no such record."),
@@ -217,13 +218,13 @@ pub const DATA_RESPONSE: &[FieldDescription] = &[
 ];
 
 /// Of a change that was committed.
-pub const TIME_TAKEN: FieldDescription = more(
+pub(crate) const TIME_TAKEN: FieldDescription = more(
     "timestamp_taken",
     FieldKind::Word(&["now", "corrected"]),
     "The change's time was not taken as sent. `now`: it has no offset and the device's is not known. `corrected`: by \
          how far the device's clock is off, or by its offset.",
 );
-pub const ACKNOWLEDGED: &[FieldDescription] = &[
+pub(crate) const ACKNOWLEDGED: &[FieldDescription] = &[
     must("message", WORDS, ""),
     AT,
     plus("event", WORDS, "What was acknowledged."),

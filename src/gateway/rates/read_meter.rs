@@ -22,7 +22,7 @@ impl Reader {
 }
 
 /// Counts the bytes of answers to `GET`, whole ones at once and streams as they are sent.
-pub async fn count(mut request: Request, next: Next) -> Response {
+pub(crate) async fn count(mut request: Request, next: Next) -> Response {
     if request.method() != Method::GET {
         return next.run(request).await;
     }

@@ -20,7 +20,7 @@ const OFFSET_NEAR_MS: u64 = 30_000;
 
 /// How a client's time was taken, if not as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockCorrection {
+pub(crate) enum ClockCorrection {
     /// It has no offset, and the device's is not known: the change counts as made now.
     Now,
     /// By what the clock was measured to be ahead or behind, or by the device's offset from UTC.
@@ -28,7 +28,7 @@ pub enum ClockCorrection {
 }
 
 impl ClockCorrection {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Now => "now",
             Self::Corrected => "corrected",
@@ -70,7 +70,7 @@ impl Samples {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct ClientClock {
+pub(crate) struct ClientClock {
     /// Of times with an offset.
     absolute: Samples,
     /// Of times without one, read as UTC.
@@ -79,14 +79,14 @@ pub struct ClientClock {
 
 impl ClientClock {
     /// A time that was sent as it was.
-    pub fn measure(&mut self, sent: IsoTime, now_ms: u64) {
+    pub(crate) fn measure(&mut self, sent: IsoTime, now_ms: u64) {
         let samples = if sent.is_local { &mut self.local } else { &mut self.absolute };
         let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         samples.add(ms(sent.unix_ms()), ms(now_ms));
     }
 
     /// How far its clock is ahead (or, negative, behind), in milliseconds, if that is known and worth telling.
-    pub fn ahead_ms(&self) -> Option<i64> {
+    pub(crate) fn ahead_ms(&self) -> Option<i64> {
         let ahead = self.absolute.ahead().or_else(|| Some(self.local.ahead()?.saturating_sub(self.offset_ms()?)))?;
         (ahead.unsigned_abs() > limits::CLOCK_SKEW_MS).then_some(ahead)
     }
@@ -100,7 +100,7 @@ impl ClientClock {
     }
 
     /// What a time counts as, and how it was taken if not as it was sent. `None`: as now.
-    pub fn take(&self, sent: IsoTime) -> (Option<u64>, Option<ClockCorrection>) {
+    pub(crate) fn take(&self, sent: IsoTime) -> (Option<u64>, Option<ClockCorrection>) {
         let ahead = self.ahead_ms();
         let wrong_by = match (sent.is_local, self.offset_ms()) {
             (false, _) => match ahead {
@@ -115,7 +115,7 @@ impl ClientClock {
     }
 
     /// Takes the time of a change, and keeps what was sent beside it if it is another one.
-    pub fn stamp(&self, update: &mut DataUpdate) -> Option<ClockCorrection> {
+    pub(crate) fn stamp(&self, update: &mut DataUpdate) -> Option<ClockCorrection> {
         let (ms, taken) = self.take(IsoTime::parse(&update.timestamp_as_sent)?);
         update.timestamp_ms = ms;
         if taken.is_none() {
@@ -124,7 +124,7 @@ impl ClientClock {
         taken
     }
 
-    pub fn stamp_event(&self, event: &mut CriticalEvent) {
+    pub(crate) fn stamp_event(&self, event: &mut CriticalEvent) {
         let sent = event.timestamp_ms.and_then(|ms| i64::try_from(ms).ok());
         event.timestamp_ms = sent.and_then(|ms| self.take(IsoTime { ms, is_local: false }).0);
     }

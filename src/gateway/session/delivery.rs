@@ -78,7 +78,7 @@ struct DeliveryProgress {
 
 /// What a sync must know of the stream beside it.
 #[derive(Clone, Debug)]
-pub struct SentBefore {
+pub(crate) struct SentBefore {
     filter: ChangeFilter,
     start: Seq,
     may_have: Seq,
@@ -88,7 +88,7 @@ pub struct SentBefore {
 impl SentBefore {
     /// The session may have been sent a newer state of the change's record. `version`: the record's newest change when
     /// the sync began, which is always sent.
-    pub fn has_newer(&self, change: &Change, version: Option<Seq>) -> bool {
+    pub(crate) fn has_newer(&self, change: &Change, version: Option<Seq>) -> bool {
         let seq = Seq(change.seq);
         let may_have = if self.filter.takes(change) {
             seq <= self.may_have || version > Some(self.start)
@@ -99,7 +99,7 @@ impl SentBefore {
     }
 }
 
-pub struct Delivery {
+pub(crate) struct Delivery {
     gateway: Arc<Gateway>,
     send_queue: Arc<SendQueue>,
     /// Of the session's token.
@@ -111,7 +111,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// Of a session that has just been attached to the hub at `position`.
-    pub fn new(
+    pub(crate) fn new(
         gateway: Arc<Gateway>,
         send_queue: Arc<SendQueue>,
         share: Arc<RateShare>,
@@ -133,16 +133,16 @@ impl Delivery {
     }
 
     /// The session is gone: its jobs end, and what waits for them.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.cancel();
     }
 
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
     /// The tables whose changes the session wants from now on.
-    pub fn subscribe(&self, filter: ChangeFilter) {
+    pub(crate) fn subscribe(&self, filter: ChangeFilter) {
         let mut progress = self.progress.lock();
         if progress.filter == filter {
             return;
@@ -163,12 +163,12 @@ impl Delivery {
     }
 
     /// The number of the set of tables that the session wants.
-    pub fn scope(&self) -> u64 {
+    pub(crate) fn scope(&self) -> u64 {
         self.progress.lock().filter.scope()
     }
 
     /// Everything after this change comes after what is queued now, or came before it.
-    pub fn position(&self) -> Seq {
+    pub(crate) fn position(&self) -> Seq {
         let progress = self.progress.lock();
         match progress.stage {
             DeliveryStage::Live => self.gateway.hub.sent_to(self.send_queue.id),
@@ -177,7 +177,7 @@ impl Delivery {
     }
 
     /// Lets the stream begin, if it has not yet, where the session was attached.
-    pub fn start(self: &Arc<Self>) {
+    pub(crate) fn start(self: &Arc<Self>) {
         let mut progress = self.progress.lock();
         if progress.stage == DeliveryStage::Waiting {
             self.resume_delivery(&mut progress);
@@ -185,7 +185,7 @@ impl Delivery {
     }
 
     /// A device has everything up to `after`, and was told so: what came since then follows.
-    pub fn resume(self: &Arc<Self>, device_id: String, after: Seq) -> Result<(), Error> {
+    pub(crate) fn resume(self: &Arc<Self>, device_id: String, after: Seq) -> Result<(), Error> {
         let mut progress = self.progress.lock();
         if progress.stage == DeliveryStage::Waiting {
             (progress.start, progress.at) = (after, after);
@@ -201,7 +201,7 @@ impl Delivery {
     }
 
     /// Queues the pages of a sync. 2001 when too much waits.
-    pub fn sync(self: &Arc<Self>, pages: Pages) -> Result<(), Error> {
+    pub(crate) fn sync(self: &Arc<Self>, pages: Pages) -> Result<(), Error> {
         self.push(self.progress.lock(), DeliveryJob::Pages(pages))
     }
 
@@ -224,7 +224,7 @@ impl Delivery {
 
     /// Sends `answers`, which say why a resume failed, then ends the session, so that the client comes again: live
     /// changes would move its cursor past what it has missed.
-    pub fn fail(self: &Arc<Self>, answers: Vec<EncodedEvent>, error: &Error) {
+    pub(crate) fn fail(self: &Arc<Self>, answers: Vec<EncodedEvent>, error: &Error) {
         let mut progress = self.progress.lock();
         if progress.stage == DeliveryStage::Live {
             progress.at = self.gateway.hub.pause(self.send_queue.id);
@@ -330,7 +330,7 @@ impl Delivery {
     }
 
     /// Sends the stream from where it stands up to change `to`. Only while the session is paused.
-    pub async fn send_to(&self, to: Seq) -> Result<(), Error> {
+    pub(crate) async fn send_to(&self, to: Seq) -> Result<(), Error> {
         loop {
             let (at, filter, widened) = {
                 let progress = self.progress.lock();
@@ -417,7 +417,7 @@ impl Delivery {
     }
 
     /// The pages of a sync as of change `head` follow. Returns what was sent before.
-    pub fn pages_follow(&self, head: Seq) -> SentBefore {
+    pub(crate) fn pages_follow(&self, head: Seq) -> SentBefore {
         let mut progress = self.progress.lock();
         let sent = SentBefore {
             filter: progress.filter.clone(),

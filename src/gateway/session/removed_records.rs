@@ -17,13 +17,18 @@ const LOOK: PageSize = PageSize { rows: 4_096, bytes: 1 << 20 };
 
 /// The newest change of each such record within a stretch of the log, by the table's name.
 #[derive(Default)]
-pub struct RemovedRecords {
+pub(crate) struct RemovedRecords {
     newest: HashMap<String, HashMap<i64, Seq>>,
 }
 
 impl RemovedRecords {
     /// Looks through the changes after `after` up to `to`. `None`: some are compacted, or the records are too many.
-    pub async fn look(gateway: &Gateway, after: Seq, to: Seq, filter: &ChangeFilter) -> Result<Option<Self>, Error> {
+    pub(crate) async fn look(
+        gateway: &Gateway,
+        after: Seq,
+        to: Seq,
+        filter: &ChangeFilter,
+    ) -> Result<Option<Self>, Error> {
         let (mut found, mut records, mut at) = (Self::default(), 0, after);
         while at < to {
             let Some(page) = feed::page(gateway, at, to, LOOK, filter).await? else { return Ok(None) };
@@ -46,7 +51,7 @@ impl RemovedRecords {
     }
 
     /// The newest change of the change's record; `None`: it is none of these.
-    pub fn newest(&self, change: &Change) -> Option<Seq> {
+    pub(crate) fn newest(&self, change: &Change) -> Option<Seq> {
         let of_table = self.newest.get(&change.table_name);
         of_table.and_then(|records| records.get(&change.record_id)).copied()
     }

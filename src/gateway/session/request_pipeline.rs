@@ -18,14 +18,14 @@ use crate::storage::BoxFuture;
 
 /// What a client asked for, and what it gave to know the answer by: an ack callback, a `request_id`.
 #[derive(Clone, Debug)]
-pub struct RequestTicket {
+pub(crate) struct RequestTicket {
     pub event: &'static str,
     pub ack: Option<i64>,
     pub request_id: Option<Arc<str>>,
 }
 
 /// What to do with the outcome of a proposal.
-pub enum ReplyPlan {
+pub(super) enum ReplyPlan {
     Update {
         device_id: String,
         table_name: String,
@@ -78,7 +78,7 @@ pub enum ReplyPlan {
 
 impl ReplyPlan {
     /// Answered when the election that it may bring is over, so that nothing of it comes after the answer.
-    pub fn may_elect(&self) -> bool {
+    pub(super) fn may_elect(&self) -> bool {
         match self {
             Self::Online { .. } | Self::Offline { .. } | Self::Shutdown { .. } | Self::Election | Self::Role { .. } => {
                 true
@@ -95,7 +95,7 @@ impl ReplyPlan {
 
 /// What to read when everything before it was answered.
 #[derive(Debug)]
-pub enum ReadRequest {
+pub(super) enum ReadRequest {
     Record {
         table_name: String,
         record_id: i64,
@@ -123,18 +123,18 @@ enum InFlight {
 }
 
 /// A record as its row has it: version and data, `None` when there is none.
-pub type StoredRecord = Option<(Seq, bytes::Bytes)>;
+pub(crate) type StoredRecord = Option<(Seq, bytes::Bytes)>;
 
 /// The next thing to answer. Lives on the stack for a moment.
 #[allow(clippy::large_enum_variant)]
-pub enum Completion {
+pub(super) enum Completion {
     Proposed(RequestTicket, ReplyPlan, Result<Outcome, Error>),
     Read(RequestTicket, ReadRequest, Result<(), Error>),
     Cold(RequestTicket, (String, i64), Result<StoredRecord, Error>),
 }
 
 #[derive(Default)]
-pub struct RequestPipeline {
+pub(super) struct RequestPipeline {
     work: VecDeque<InFlight>,
     /// The barrier of the reads at the front, and how many of them share it.
     barrier: Option<BoxFuture<'static, Result<(), Error>>>,
@@ -144,7 +144,7 @@ pub struct RequestPipeline {
 }
 
 impl RequestPipeline {
-    pub fn propose(
+    pub(super) fn propose(
         &mut self,
         ticket: RequestTicket,
         then: ReplyPlan,
@@ -153,12 +153,12 @@ impl RequestPipeline {
         self.work.push_back(InFlight::Propose(ticket, then, answer));
     }
 
-    pub fn read(&mut self, ticket: RequestTicket, read: ReadRequest) {
+    pub(super) fn read(&mut self, ticket: RequestTicket, read: ReadRequest) {
         self.work.push_back(InFlight::Read(ticket, read));
     }
 
     /// The read just stepped to has to look into the rows: its answer comes next.
-    pub fn look(
+    pub(super) fn look(
         &mut self,
         ticket: RequestTicket,
         record: (String, i64),
@@ -168,22 +168,22 @@ impl RequestPipeline {
     }
 
     /// The answer just given depends on a read.
-    pub fn read_next(&mut self, ticket: RequestTicket, read: ReadRequest) {
+    pub(super) fn read_next(&mut self, ticket: RequestTicket, read: ReadRequest) {
         debug_assert_eq!(self.sharing, 0, "a proposal stood at the front, so no barrier is shared");
         self.work.push_front(InFlight::Read(ticket, read));
     }
 
     /// Everything that was asked was answered.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.work.is_empty()
     }
 
     /// More may be asked for, if `most` may be unanswered.
-    pub fn has_room(&self, most: usize) -> bool {
+    pub(super) fn has_room(&self, most: usize) -> bool {
         self.work.len() < most
     }
 
-    pub fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Completion> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>, cluster: &dyn Cluster) -> Poll<Completion> {
         match self.work.front_mut() {
             None => Poll::Pending,
             Some(InFlight::Propose(_, _, answer)) => {

@@ -138,7 +138,7 @@ impl Syncs {
 }
 
 /// One sync of one device, from the request to its completion.
-pub struct SyncJob {
+pub(crate) struct SyncJob {
     gateway: Arc<Gateway>,
     send_queue: Arc<SendQueue>,
     /// Of the token that asked.
@@ -187,7 +187,7 @@ impl Drop for SyncJob {
 impl SyncJob {
     /// The device may have no other one whose pages are being sent, and its token may not have read too much: then it is
     /// refused, and that is answered.
-    pub fn new(
+    pub(crate) fn new(
         gateway: Arc<Gateway>,
         send_queue: Arc<SendQueue>,
         share: Arc<RateShare>,
@@ -209,7 +209,7 @@ impl SyncJob {
     }
 
     /// The command that begins it.
-    pub fn begin(&self) -> Intent {
+    pub(crate) fn begin(&self) -> Intent {
         Intent::SyncBegin(SyncBegin {
             device_id: self.ask.device_id.clone(),
             sync_type: self.ask.sync_type.into(),
@@ -218,7 +218,7 @@ impl SyncJob {
     }
 
     /// It has begun: its pages go out when it is their turn.
-    pub fn begun(mut self: Box<Self>, delivery: &Arc<Delivery>, at_ms: u64) {
+    pub(crate) fn begun(mut self: Box<Self>, delivery: &Arc<Delivery>, at_ms: u64) {
         self.begun_ms = at_ms;
         let (gateway, send_queue, ask, ticket) =
             (self.gateway.clone(), self.send_queue.clone(), self.ask.clone(), self.ticket.clone());
@@ -241,7 +241,7 @@ impl SyncJob {
         }
     }
 
-    pub fn fail(&self, error: &Error) {
+    pub(crate) fn fail(&self, error: &Error) {
         refuse(&self.gateway, &self.send_queue, &self.ask, &self.ticket, error);
     }
 
@@ -579,6 +579,6 @@ fn refuse(gateway: &Gateway, send_queue: &SendQueue, ask: &SyncAsk, ticket: &Req
 }
 
 /// A sync type as the document writes it.
-pub fn type_name(sync_type: SyncType) -> &'static str {
+pub(crate) fn type_name(sync_type: SyncType) -> &'static str {
     if sync_type == SyncType::Incremental { "incremental" } else { "full" }
 }

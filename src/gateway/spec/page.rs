@@ -16,31 +16,31 @@ const READER: &str = include_str!("reader.html");
 const CONSOLE: &str = include_str!("console.html");
 
 /// `GET /openapi.json`
-pub async fn openapi() -> Response {
+pub(crate) async fn openapi() -> Response {
     send("application/json", OPENAPI.clone())
 }
 
 /// `GET /asyncapi.json`
-pub async fn asyncapi() -> Response {
+pub(crate) async fn asyncapi() -> Response {
     send("application/json", ASYNCAPI.clone())
 }
 
 /// `GET /docs`
-pub async fn index() -> Response {
+pub(crate) async fn index() -> Response {
     html(INDEX)
 }
 
 /// `GET /console`: it asks with a token that its reader gives it.
-pub async fn console() -> Response {
+pub(crate) async fn console() -> Response {
     html(CONSOLE)
 }
 
 /// `GET /docs/rest`, and `GET /docs/events`: one page, which reads what its own address asks for.
-pub async fn rest() -> Response {
+pub(crate) async fn rest() -> Response {
     html(READER)
 }
 
-pub async fn events() -> Response {
+pub(crate) async fn events() -> Response {
     html(READER)
 }
 

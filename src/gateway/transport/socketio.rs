@@ -60,13 +60,13 @@ type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// The version of Engine.IO that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eio {
+pub(crate) enum Eio {
     V3,
     V4,
 }
 
 /// All Engine.IO connections of the node, those that have not said who they are included.
-pub struct EngineIo {
+pub(crate) struct EngineIo {
     gateway: Arc<Gateway>,
     sockets: Mutex<HashMap<String, Arc<Socket>>>,
     /// Room for those that have not said who they are; the others are bounded by the sessions.
@@ -147,7 +147,7 @@ struct UpgradedSocket {
 }
 
 impl EngineIo {
-    pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
         let settings = &gateway.settings;
         let (anonymous, per_address) = settings.anonymous_sockets;
         // Those that say who they are have room of their own.
@@ -211,7 +211,7 @@ impl Query {
 }
 
 /// Every request under `/socket.io/`.
-pub async fn handle(State(engine): State<Arc<EngineIo>>, request: Request) -> Response {
+pub(crate) async fn handle(State(engine): State<Arc<EngineIo>>, request: Request) -> Response {
     let query = match Query::of(&request) {
         Ok(query) => query,
         Err((code, message)) => return refused(code, message),

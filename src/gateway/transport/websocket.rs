@@ -39,7 +39,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const NOT_UTF8: &str = "the frame is not UTF-8";
 
 /// `GET /ws`.
-pub async fn upgrade(
+pub(crate) async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parts: Parts,

@@ -45,7 +45,7 @@ impl ChangePrints {
 }
 
 /// Never 0, which stands for "not known". Of fields one by one: a version that knows more fields makes the same print.
-pub fn print_of(change: &Change) -> u32 {
+pub(crate) fn print_of(change: &Change) -> u32 {
     let numbers = [
         change.seq,
         change.committed_ms,

@@ -32,13 +32,13 @@ impl RecentChanges {
         }
     }
 
-    pub fn get(&self, seq: Seq) -> Option<&Arc<Change>> {
+    pub(crate) fn get(&self, seq: Seq) -> Option<&Arc<Change>> {
         let at = seq.get().checked_sub(self.before.get() + 1)?;
         self.changes.get(usize::try_from(at).ok()?)
     }
 
     /// The changes after `seq`; `None` if some of them are no longer in memory.
-    pub fn iter_after(&self, seq: Seq) -> Option<impl Iterator<Item = &Arc<Change>>> {
+    pub(crate) fn iter_after(&self, seq: Seq) -> Option<impl Iterator<Item = &Arc<Change>>> {
         let skip = seq.get().checked_sub(self.before.get())?;
         Some(self.changes.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
     }

@@ -13,7 +13,7 @@ use crate::proto::{Change, Operation, Record};
 
 /// A record without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
+pub(crate) struct Version {
     /// The seq of its last change.
     pub seq: u64,
     pub timestamp_ms: u64,
@@ -44,15 +44,15 @@ pub(in crate::model) struct Records {
 }
 
 impl Records {
-    pub fn get(&self, table: u32, id: i64) -> Option<&Version> {
+    pub(crate) fn get(&self, table: u32, id: i64) -> Option<&Version> {
         self.versions.get(&(table, id))
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.versions.len()
     }
 
-    pub fn len_of(&self, table: u32) -> u64 {
+    pub(crate) fn len_of(&self, table: u32) -> u64 {
         self.counts.get(&table).copied().unwrap_or(0)
     }
 
@@ -65,7 +65,7 @@ impl Records {
     }
 
     /// The versions after `after`, in order.
-    pub fn iter_after(&self, after: Option<(u32, i64)>) -> impl Iterator<Item = (&(u32, i64), &Version)> {
+    pub(crate) fn iter_after(&self, after: Option<(u32, i64)>) -> impl Iterator<Item = (&(u32, i64), &Version)> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.versions.range((from, std::ops::Bound::Unbounded))
     }
@@ -95,7 +95,7 @@ impl Records {
     }
 
     /// The records of a table from `from` on, deleted ones included, in order.
-    pub fn of_table(&self, table: u32, from: Bound<i64>) -> impl Iterator<Item = (i64, &Version)> {
+    pub(crate) fn of_table(&self, table: u32, from: Bound<i64>) -> impl Iterator<Item = (i64, &Version)> {
         let from = from.map(|id| (table, id));
         let from = if from == Bound::Unbounded { Bound::Included((table, i64::MIN)) } else { from };
         self.versions.range((from, Bound::Included((table, i64::MAX)))).map(|((_, id), version)| (*id, version))

@@ -49,7 +49,7 @@ impl Default for Limits {
 
 /// Another node, as the leader sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeView {
+pub(crate) struct NodeView {
     pub voter: bool,
     /// Entries that its log is behind; `None`: not known yet.
     pub lag: Option<u64>,
@@ -61,13 +61,13 @@ pub struct NodeView {
 
 /// A transfer of leadership that this leader has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferAttempt {
+pub(crate) enum TransferAttempt {
     Election { pending_election: u64, winner: u32, tries: u32 },
     Return { tries: u32, tried_ms: u64 },
 }
 
 /// What the leader sees.
-pub struct LeaderView<'a> {
+pub(crate) struct LeaderView<'a> {
     pub state: &'a State,
     pub me: NodeId,
     /// The Raft term in which this node leads.
@@ -83,7 +83,7 @@ pub struct LeaderView<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     Propose(Intent),
     /// Leadership goes to another node.
     Transfer {
@@ -108,7 +108,7 @@ enum Reachability {
 const SOON_MS: u64 = 10;
 
 /// What to do now, in this order; what comes after a proposal is decided when that is applied.
-pub fn decide(view: &LeaderView<'_>) -> Vec<Action> {
+pub(crate) fn decide(view: &LeaderView<'_>) -> Vec<Action> {
     let meta = view.state.meta();
     let mut actions = Vec::new();
     if (meta.leader_node(), meta.leader_raft_term()) != (view.me, view.term) {

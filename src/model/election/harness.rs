@@ -31,7 +31,7 @@ struct WorldLeader {
     tried: Option<TransferAttempt>,
 }
 
-pub struct ElectionWorld {
+pub(super) struct ElectionWorld {
     pub state: State,
     tables: MemoryTables,
     index: u64,
@@ -53,10 +53,10 @@ pub struct ElectionWorld {
     roles: u64,
 }
 
-pub const NODES: u64 = 3;
+pub(super) const NODES: u64 = 3;
 
 impl ElectionWorld {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tables = MemoryTables::default();
         let state = State::open(Box::new(tables.clone())).unwrap();
         Self {
@@ -79,20 +79,20 @@ impl ElectionWorld {
         }
     }
 
-    pub fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         self.leader.as_ref().map(|lead| lead.node)
     }
 
-    pub fn is_up(&self, node: u64) -> bool {
+    pub(super) fn is_up(&self, node: u64) -> bool {
         !self.down.contains_key(&node) && !self.cut.contains_key(&node)
     }
 
-    pub fn quorum(&self) -> bool {
+    pub(super) fn quorum(&self) -> bool {
         (1..=NODES).filter(|node| self.is_up(*node)).count() as u64 * 2 > NODES
     }
 
     /// Raft has elected a node.
-    pub fn lead(&mut self, node: u64) {
+    pub(super) fn lead(&mut self, node: u64) {
         assert!(self.is_up(node) && self.quorum());
         self.term = RaftTerm(self.term.get() + 1);
         self.leader = Some(WorldLeader { node, term: self.term, since: self.now, tried: None });
@@ -105,23 +105,23 @@ impl ElectionWorld {
         }
     }
 
-    pub fn crash(&mut self, node: u64) {
+    pub(super) fn crash(&mut self, node: u64) {
         self.down.insert(node, self.now);
         self.lose(node);
     }
 
-    pub fn isolate(&mut self, node: u64) {
+    pub(super) fn isolate(&mut self, node: u64) {
         self.cut.insert(node, self.now);
         self.lose(node);
     }
 
     /// A node starts again. Its boot is told by whoever leads.
-    pub fn restart(&mut self, node: u64) {
+    pub(super) fn restart(&mut self, node: u64) {
         self.down.remove(&node);
     }
 
     /// A command of a client of `node`. `None`: there is no leader to take it.
-    pub fn send(&mut self, node: u64, intent: Intent) -> Option<Outcome> {
+    pub(super) fn send(&mut self, node: u64, intent: Intent) -> Option<Outcome> {
         let term = self.leader.as_ref()?.term;
         self.index += 1;
         self.now += 1;
@@ -144,7 +144,7 @@ impl ElectionWorld {
     }
 
     /// One node's own background tasks and the leader's: true if there was something to do.
-    pub fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self) -> bool {
         for node in 1..=NODES {
             if self.is_up(node)
                 && self.leader.is_some()
@@ -176,7 +176,7 @@ impl ElectionWorld {
     }
 
     /// Until there is nothing to do now.
-    pub fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         let mut left = MANY;
         while self.step() {
             left -= 1;
@@ -184,7 +184,7 @@ impl ElectionWorld {
         }
     }
 
-    pub fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let end = self.now + ms;
         while self.now < end {
             self.run();
@@ -254,7 +254,7 @@ impl ElectionWorld {
     }
 
     /// Rule 8's last: nothing has failed for 5 s.
-    pub fn check_quiet(&self) {
+    pub(super) fn check_quiet(&self) {
         let devices: Vec<&str> =
             self.state.devices().filter(|d| super::is_candidate(d)).map(|d| d.device_id.as_str()).collect();
         if devices.is_empty() {
@@ -268,7 +268,7 @@ impl ElectionWorld {
     }
 
     /// The state in one line.
-    pub fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let meta = self.state.meta();
         let master = if meta.master.is_empty() { "none" } else { &meta.master };
         let mut line = match self.leader() {
@@ -290,14 +290,14 @@ impl ElectionWorld {
     }
 
     /// The newest election in the log, and the newest audit row of a kind.
-    pub fn audit(&self, event: &str) -> Option<String> {
+    pub(super) fn audit(&self, event: &str) -> Option<String> {
         let filter = AuditFilter { event_type: Some(event.into()), ..AuditFilter::default() };
         let page = self.state.audit_index().page(&filter, 1, 0).1;
         read_rows(&self.tables, &page).unwrap().pop().map(|row| row.details)
     }
 }
 
-pub fn online(id: &str, priority: u32, role: Role, capabilities: Option<Vec<String>>) -> Intent {
+pub(super) fn online(id: &str, priority: u32, role: Role, capabilities: Option<Vec<String>>) -> Intent {
     Intent::DeviceOnline(DeviceOnline {
         device_id: id.into(),
         role: role.into(),
@@ -308,12 +308,12 @@ pub fn online(id: &str, priority: u32, role: Role, capabilities: Option<Vec<Stri
     })
 }
 
-pub fn booted() -> Intent {
+pub(super) fn booted() -> Intent {
     Intent::NodeBooted(NodeBooted::default())
 }
 
 /// What the leader of a fresh cluster has at the start: its claim, and every node's own device.
-pub fn founded() -> ElectionWorld {
+pub(super) fn founded() -> ElectionWorld {
     let mut world = ElectionWorld::new();
     world.lead(1);
     world.run();
@@ -321,7 +321,7 @@ pub fn founded() -> ElectionWorld {
     world
 }
 
-pub fn describe(device: &Device) -> String {
+pub(super) fn describe(device: &Device) -> String {
     let state = if device.is_active { "online" } else { "offline" };
     let role = if device.role() == Role::Master { "master" } else { "client" };
     let nodes: Vec<String> = present_on(device).map(|there| there.node.to_string()).collect();
@@ -373,6 +373,6 @@ fn named(intent: &Intent) -> String {
 }
 
 /// Every node id that a scenario may name.
-pub fn nodes() -> BTreeSet<u64> {
+pub(super) fn nodes() -> BTreeSet<u64> {
     (1..=NODES).collect()
 }

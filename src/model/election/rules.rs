@@ -9,7 +9,7 @@ use crate::proto::{Device, Election, ElectionMethod, ElectionReason, Presence, P
 pub(super) const NOBODY: &str = "no device can be master: a manual election is needed";
 
 /// May this device become master at all?
-pub fn is_candidate(device: &Device) -> bool {
+pub(crate) fn is_candidate(device: &Device) -> bool {
     device.is_active && !device.capabilities.iter().any(|c| c == NO_MASTER)
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Triggered {
 }
 
 /// A reason as the document writes it.
-pub fn reason_name(reason: ElectionReason) -> &'static str {
+pub(crate) fn reason_name(reason: ElectionReason) -> &'static str {
     match reason {
         ElectionReason::Shutdown => "shutdown",
         ElectionReason::Failure => "failure",
@@ -55,7 +55,7 @@ pub fn reason_name(reason: ElectionReason) -> &'static str {
 }
 
 /// A method as the document writes it.
-pub fn method_name(method: ElectionMethod) -> &'static str {
+pub(crate) fn method_name(method: ElectionMethod) -> &'static str {
     match method {
         ElectionMethod::Priority => "priority",
         ElectionMethod::Manual => "manual",

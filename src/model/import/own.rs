@@ -7,7 +7,7 @@ use crate::proto::{Audit, Election, Meta};
 
 /// So many rows at the ends of the logs are the import's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnRows {
+pub(crate) struct OwnRows {
     pub elections: u64,
     pub audits: u64,
 }
@@ -15,7 +15,7 @@ pub struct OwnRows {
 /// None, once anything has come after the import or between its begin and its end: from then on its rows are history
 /// like all others. No election and nothing that a device does goes by without an audit row, so the last two of these
 /// tell.
-pub fn own_rows(rows: &dyn TablesRead, meta: &Meta) -> Result<OwnRows, TablesError> {
+pub(crate) fn own_rows(rows: &dyn TablesRead, meta: &Meta) -> Result<OwnRows, TablesError> {
     let Some(import) = meta.import.filter(|import| import.finished_ms > 0) else { return Ok(OwnRows::default()) };
     let head = meta.audit_head;
     for (id, operation, at_ms) in [(head, FINISH, import.finished_ms), (head.saturating_sub(1), BEGIN, import.begun_ms)]

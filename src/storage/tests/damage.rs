@@ -9,10 +9,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::super::{engine, keys, segments, side_mark};
 use super::*;
 use crate::storage::StartMark;
-use crate::storage::format::WAY;
+use crate::storage::engine;
+use crate::storage::engine::{keys, segments};
+use crate::storage::folder::format::WAY;
+use crate::storage::folder::side_mark;
 use kinds::{KINDS, Random, copy, damage, written};
 
 #[path = "../../../tests/cluster/damage/kinds.rs"]

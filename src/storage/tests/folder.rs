@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use super::super::{engine, flush, memory};
 use super::*;
+use crate::storage::durability::flush;
+use crate::storage::{engine, memory};
 
 #[tokio::test]
 async fn a_closed_folder_opens_again_in_the_same_process() {
@@ -49,7 +50,7 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     // Another program's.
     fs::remove_file(dir.path().join("mark")).unwrap();
     assert!(matches!(open_error(dir.path(), &identity()), OpenError::NotOurs { .. }));
-    crate::storage::format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
+    crate::storage::folder::format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::Refused { .. }) && !error.is_configuration());
     assert!(error.to_string().ends_with("is not opened again: its data differs since index 7"), "{error}");

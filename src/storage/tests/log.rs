@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::{LogBounds, engine, keys, memory};
 use super::*;
+use crate::storage::engine::keys;
+use crate::storage::{LogBounds, engine, memory};
 
 async fn all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
     let from = log.bounds().purged.map_or(0, |(index, _)| index + 1);

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::super::{engine, keys};
 use super::damage::kinds::copy;
 use super::damage::unseal;
 use super::*;
+use crate::storage::engine;
+use crate::storage::engine::keys;
 use crate::storage::{StartMark, open_shrunk};
 
 /// Of the tests: the engine alone has a few segments of two megabytes.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::super::room::{DiskRoom, RoomThresholds, SNAPSHOT_LEAVES};
-use super::super::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 use super::tables::rows_of;
 use super::*;
+use crate::storage::room::{DiskRoom, RoomThresholds, SNAPSHOT_LEAVES};
+use crate::storage::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 
 const ROWS: u64 = 3_000;
 

@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::super::{SnapshotBody, memory, snapshot_file::SnapshotRows};
 use super::*;
 use crate::limits::PENDING_ROWS;
 use crate::model::tables::{MemoryTables, TablesRead};
+use crate::storage::snapshot::file::SnapshotRows;
+use crate::storage::{SnapshotBody, memory};
 
 /// Few keys, so that they meet often; neighbours in order, so that parts could be taken for each other's.
 fn some_key() -> impl Strategy<Value = RowKey> {
@@ -105,7 +106,7 @@ fn commit(stores: &mut Stores, twin: &mut MemoryTables, index: &mut u64) {
     twin.commit(applied(*index));
 }
 
-pub fn rows_of(body: &SnapshotBody) -> Vec<(RowKey, Bytes)> {
+pub(super) fn rows_of(body: &SnapshotBody) -> Vec<(RowKey, Bytes)> {
     let SnapshotBody::File { path, .. } = body else { panic!("not in a file") };
     let mut input = SnapshotRows::new(std::fs::File::open(path).map(std::io::BufReader::new).unwrap()).unwrap();
     std::iter::from_fn(|| input.next_row().unwrap()).collect()

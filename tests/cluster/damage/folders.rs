@@ -20,7 +20,7 @@ const WRITERS: u64 = 12;
 /// The log is purged and changes are compacted within few writes; a read is not answered soon where there is no quorum.
 const SETTINGS: &str = "log_mb = 1\nkeep_changes = 1000\nkeep_audit_rows = 1000\nrequest_timeout_ms = 1000";
 
-pub const FOUNDERS: [u64; 3] = [1, 2, 3];
+pub(super) const FOUNDERS: [u64; 3] = [1, 2, 3];
 
 /// What became of the writes of a record.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +34,7 @@ struct Written {
 
 /// Which contents records must have.
 #[derive(Clone, Debug, Default)]
-pub struct Acknowledged(BTreeMap<u64, Written>);
+pub(super) struct Acknowledged(BTreeMap<u64, Written>);
 
 fn content(record: u64, n: u64) -> Value {
     let text: String = (0..400 + (record * 37 + n * 101) % 1_200)
@@ -75,12 +75,20 @@ async fn records(rest: &RestClient, node: &NodeUrl) -> Result<Vec<Value>, Client
 }
 
 /// What a node lacks of what was acknowledged (`None`: nothing), if it serves.
-pub async fn served(rest: &RestClient, node: &NodeUrl, must: &Acknowledged) -> Result<Option<String>, ClientError> {
+pub(super) async fn served(
+    rest: &RestClient,
+    node: &NodeUrl,
+    must: &Acknowledged,
+) -> Result<Option<String>, ClientError> {
     Ok(must.lacks(&records(rest, node).await?))
 }
 
 /// The same where they come from a backup.
-pub async fn restored(rest: &RestClient, node: &NodeUrl, must: &Acknowledged) -> Result<Option<String>, ClientError> {
+pub(super) async fn restored(
+    rest: &RestClient,
+    node: &NodeUrl,
+    must: &Acknowledged,
+) -> Result<Option<String>, ClientError> {
     Ok(must.lacks_but_for_versions(&records(rest, node).await?))
 }
 
@@ -123,7 +131,7 @@ async fn write_all(nodes: &Processes, at: &[u64], known: &mut Acknowledged, roun
 }
 
 /// Waits until a node serves.
-pub async fn serves(nodes: &Processes, id: u64) {
+pub(super) async fn serves(nodes: &Processes, id: u64) {
     let (rest, end) = (nodes.rest(), Instant::now() + PATIENCE);
     while let Err(error) = records(&rest, &nodes.url(id)).await {
         assert!(Instant::now() < end, "node {id}: {error}\n{}", nodes.said(id));
@@ -132,13 +140,13 @@ pub async fn serves(nodes: &Processes, id: u64) {
 }
 
 /// What a node's folder was when it was stopped, or killed in the midst of writes.
-pub struct Moment {
+pub(super) struct Moment {
     pub name: &'static str,
     pub must: Acknowledged,
 }
 
 /// The folders that each case begins with.
-pub struct Folders {
+pub(super) struct Folders {
     pub nodes: Processes,
     pub founders: u64,
     pub moments: Vec<Moment>,
@@ -146,26 +154,26 @@ pub struct Folders {
 
 impl Folders {
     /// A node's folder at that moment.
-    pub fn at(&self, moment: &str, id: u64) -> PathBuf {
+    pub(super) fn at(&self, moment: &str, id: u64) -> PathBuf {
         self.nodes.path(&format!("{moment}-{id}"))
     }
 
     /// An older one of the node that will be damaged.
-    pub fn older(&self) -> PathBuf {
+    pub(super) fn older(&self) -> PathBuf {
         self.nodes.path("older")
     }
 
     /// One from before a start that the node knows that will have been away.
-    pub fn oldest(&self) -> PathBuf {
+    pub(super) fn oldest(&self) -> PathBuf {
         self.nodes.path("oldest")
     }
 
-    pub fn backup(&self) -> PathBuf {
+    pub(super) fn backup(&self) -> PathBuf {
         self.nodes.path("backup.db")
     }
 
     /// The records of the backup as `tillsync load` takes them.
-    pub fn records_of_backup(&self) -> PathBuf {
+    pub(super) fn records_of_backup(&self) -> PathBuf {
         let path = self.nodes.path("records.csv");
         let mut lines = csv::Writer::from_path(&path).unwrap();
         lines.write_record(["id", "n", "text"]).unwrap();
@@ -202,7 +210,7 @@ impl Folders {
     }
 
     /// A cluster of one. It has a backup of all that was ever acknowledged.
-    pub async fn of_one() -> Self {
+    pub(super) async fn of_one() -> Self {
         let mut folders = Self::found(1).await;
         let mut known = Acknowledged::default();
         write_all(&folders.nodes, &[1], &mut known, 4).await;
@@ -224,7 +232,7 @@ impl Folders {
     }
 
     /// Three nodes. Node 1 is away while the others acknowledge writes; what it will meet is node 2, damaged.
-    pub async fn of_three() -> Self {
+    pub(super) async fn of_three() -> Self {
         let mut folders = Self::found(3).await;
         let mut known = Acknowledged::default();
         write_all(&folders.nodes, &[1, 2, 3], &mut known, 3).await;

@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         for _ in 0..3 {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
@@ -26,7 +26,7 @@ impl Random {
 }
 
 /// What an older copy of the whole folder is does not show in the folder: it is no kind of these.
-pub const KINDS: [&str; 15] = [
+pub(crate) const KINDS: [&str; 15] = [
     "a bit anywhere",
     "a bit of a small file",
     "a bit near the end",
@@ -45,7 +45,7 @@ pub const KINDS: [&str; 15] = [
 ];
 
 /// Copies a folder, without the file that only keeps room.
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -74,7 +74,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The end of what was written: behind it the engine's file is zeros.
-pub fn written(path: &Path) -> u64 {
+pub(crate) fn written(path: &Path) -> u64 {
     let bytes = fs::read(path).unwrap();
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
 }
@@ -94,7 +94,7 @@ fn cut(path: &Path, to: u64) -> String {
 }
 
 /// Does the damage; what was done.
-pub fn damage(dir: &Path, older: &Path, kind: &str, random: &mut Random) -> String {
+pub(crate) fn damage(dir: &Path, older: &Path, kind: &str, random: &mut Random) -> String {
     let all = files(dir);
     let db = dir.join("engine/db");
     let name = |path: &Path| path.strip_prefix(dir).unwrap().display().to_string();

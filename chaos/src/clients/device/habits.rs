@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How often a device does what, where the runs differ.
 #[derive(Clone, Copy, Debug)]
-pub struct DeviceHabits {
+pub(crate) struct DeviceHabits {
     /// Records of each table that devices meet on.
     pub records: u64,
     /// The longest pause between two turns.
@@ -18,7 +18,7 @@ pub struct DeviceHabits {
 
 /// Of a thousand turns; in the others the device listens.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Turns {
+pub(crate) struct Turns {
     pub writes: u64,
     /// Inserts under numbers that other devices use as well.
     pub inserts: u64,
@@ -36,7 +36,7 @@ pub struct Turns {
 
 /// Of a hundred writes.
 #[derive(Clone, Copy, Debug)]
-pub struct WriteHabits {
+pub(crate) struct WriteHabits {
     /// Inserts under numbers that other devices use as well.
     pub inserts: u64,
     /// Those that name the version that they may replace.
@@ -50,7 +50,7 @@ pub struct WriteHabits {
 
 /// Of ten syncs.
 #[derive(Clone, Copy, Debug)]
-pub struct SyncHabits {
+pub(crate) struct SyncHabits {
     pub full: u64,
     /// From the first change on: several pages.
     pub from_the_beginning: u64,
@@ -60,7 +60,7 @@ pub struct SyncHabits {
 
 /// What a device does in one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     Write,
     Insert,
     Read,
@@ -75,7 +75,7 @@ pub enum Turn {
 
 impl Turns {
     /// The turn that a number below a thousand stands for.
-    pub fn turn(self, mut drawn: u64) -> Turn {
+    pub(crate) fn turn(self, mut drawn: u64) -> Turn {
         let shares = [
             (self.writes, Turn::Write),
             (self.inserts, Turn::Insert),

@@ -20,13 +20,13 @@ const HEAD: Duration = Duration::from_secs(5);
 
 /// What an attacker saw of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AttackReply {
+pub(crate) struct AttackReply {
     pub bytes: u64,
     /// The node ended the connection.
     pub ended: bool,
 }
 
-pub struct AttackSocket {
+pub(crate) struct AttackSocket {
     stream: TcpStream,
     open: Arc<AtomicU64>,
     seen: AttackReply,
@@ -40,7 +40,7 @@ impl Drop for AttackSocket {
 
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttackOrigin {
+pub(crate) enum AttackOrigin {
     Stranger,
     Thief,
     /// With a small buffer, so that the node feels that nothing is read.
@@ -48,7 +48,7 @@ pub enum AttackOrigin {
 }
 
 impl AttackSocket {
-    pub async fn connect(open: &Arc<AtomicU64>, from: AttackOrigin, to: SocketAddr) -> Option<Self> {
+    pub(crate) async fn connect(open: &Arc<AtomicU64>, from: AttackOrigin, to: SocketAddr) -> Option<Self> {
         let socket = TcpSocket::new_v4().ok()?;
         let address = if from == AttackOrigin::Stranger { STRANGERS } else { THIEVES };
         // Where loopback has one address only, all come from that one.
@@ -62,7 +62,7 @@ impl AttackSocket {
     }
 
     /// False if the node ended the connection, or takes nothing for too long.
-    pub async fn send(&mut self, bytes: &[u8], within: Duration) -> bool {
+    pub(crate) async fn send(&mut self, bytes: &[u8], within: Duration) -> bool {
         match timeout(within, self.stream.write_all(bytes)).await {
             Ok(Ok(())) => true,
             Ok(Err(_)) => {
@@ -74,13 +74,13 @@ impl AttackSocket {
     }
 
     /// Reads until the node ends the connection, or for so long.
-    pub async fn hold(mut self, during: Duration) -> AttackReply {
+    pub(crate) async fn hold(mut self, during: Duration) -> AttackReply {
         self.listen(during).await;
         self.seen
     }
 
     /// The same; false if the node has ended it.
-    pub async fn listen(&mut self, during: Duration) -> bool {
+    pub(crate) async fn listen(&mut self, during: Duration) -> bool {
         let until = Instant::now() + during;
         let mut buffer = vec![0_u8; 1 << 10];
         while !self.seen.ended {
@@ -98,7 +98,7 @@ impl AttackSocket {
     }
 
     /// Reads a little, again and again.
-    pub async fn read_slowly(mut self, during: Duration) -> AttackReply {
+    pub(crate) async fn read_slowly(mut self, during: Duration) -> AttackReply {
         let until = Instant::now() + during;
         let mut buffer = [0_u8; 512];
         while Instant::now() < until {
@@ -116,7 +116,7 @@ impl AttackSocket {
     }
 
     /// Reads the head of an answer and nothing of what follows but what came with it.
-    pub async fn head(&mut self) -> Option<String> {
+    pub(crate) async fn head(&mut self) -> Option<String> {
         let mut head = Vec::new();
         let read = async {
             let mut buffer = vec![0_u8; 1 << 10];
@@ -135,7 +135,7 @@ impl AttackSocket {
     }
 
     /// The whole answer, up to so many bytes, of a node that was asked to close.
-    pub async fn answer(&mut self, most: usize) -> String {
+    pub(crate) async fn answer(&mut self, most: usize) -> String {
         let mut answer = Vec::new();
         let mut some = (&mut self.stream).take(most as u64);
         let read = some.read_to_end(&mut answer);
@@ -145,12 +145,12 @@ impl AttackSocket {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    pub fn seen(&self) -> AttackReply {
+    pub(crate) fn seen(&self) -> AttackReply {
         self.seen
     }
 
     /// Sends as fast as the node takes it and reads all that comes back, for so long. `make` gives the next bytes.
-    pub async fn flood(mut self, during: Duration, mut make: impl FnMut() -> Vec<u8>) -> AttackReply {
+    pub(crate) async fn flood(mut self, during: Duration, mut make: impl FnMut() -> Vec<u8>) -> AttackReply {
         let (mut read, mut write) = self.stream.split();
         let seen = &mut self.seen;
         let sending = async {
@@ -182,7 +182,7 @@ impl AttackSocket {
 }
 
 /// A text frame as a client sends it, with a mask that changes nothing.
-pub fn frame(text: &str) -> Vec<u8> {
+pub(super) fn frame(text: &str) -> Vec<u8> {
     let mut out = vec![0x81];
     match text.len() {
         length @ 0..126 => out.push(0x80 | length as u8),
@@ -201,7 +201,7 @@ pub fn frame(text: &str) -> Vec<u8> {
 }
 
 /// The request that opens a WebSocket.
-pub fn upgrade(path: &str, token: Option<&str>) -> String {
+pub(super) fn upgrade(path: &str, token: Option<&str>) -> String {
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     format!(
         "GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -210,7 +210,7 @@ pub fn upgrade(path: &str, token: Option<&str>) -> String {
 }
 
 /// This process may open as many descriptors as it is allowed to; an error if `wanted` are too many.
-pub fn raise_descriptors(wanted: u64) -> Result<(), String> {
+pub(crate) fn raise_descriptors(wanted: u64) -> Result<(), String> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: it is given a struct of its own to fill, and to read.
     let allowed = unsafe {
@@ -229,7 +229,7 @@ pub fn raise_descriptors(wanted: u64) -> Result<(), String> {
 }
 
 /// This thread gives way to others.
-pub fn be_nice(by: i32) {
+pub(super) fn be_nice(by: i32) {
     // It is a matter of fairness only.
     #[cfg(target_os = "linux")]
     // SAFETY: it touches nothing but this thread's priority.

@@ -16,7 +16,7 @@ const PIECE: usize = 60 << 10;
 const POSTS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StrangerAttack {
+pub(super) enum StrangerAttack {
     Idle,
     HalfRequest,
     SlowHeaders,
@@ -34,7 +34,7 @@ pub enum StrangerAttack {
 }
 
 impl StrangerAttack {
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle sockets",
             Self::HalfRequest => "half requests",
@@ -53,7 +53,7 @@ impl StrangerAttack {
         }
     }
 
-    pub async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
+    pub(super) async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
         let victim = ground.victim(number)?;
         let to = match self {
             Self::RaftIdle | Self::RaftGarbage | Self::RaftTlsHello => victim.raft,

@@ -21,10 +21,10 @@ const WRITTEN: u64 = 10;
 /// The tables of all thieves begin with this.
 const LOOT: &str = "loot";
 /// Who the manager registers begins with this.
-pub const GHOST: &str = "ghost";
+pub(crate) const GHOST: &str = "ghost";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ThiefAttack {
+pub(super) enum ThiefAttack {
     Tables,
     Devices,
     Conflicts,
@@ -42,7 +42,7 @@ pub enum ThiefAttack {
 }
 
 impl ThiefAttack {
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tables => "new tables",
             Self::Devices => "new devices",
@@ -61,7 +61,7 @@ impl ThiefAttack {
         }
     }
 
-    pub async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
+    pub(super) async fn attempt(self, ground: &AttackGround, number: u64, rng: &mut Rng) -> AttemptResult {
         let victim = ground.victim(number)?;
         let stolen = &ground.stolen;
         let [till, other] = &stolen.tills;

@@ -22,7 +22,7 @@ const READY: Duration = Duration::from_secs(1);
 
 /// What became of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartEnd {
+pub(crate) enum StartEnd {
     Serves,
     /// By itself, without having served.
     Ended(ExitStatus),
@@ -32,13 +32,13 @@ pub enum StartEnd {
 
 /// A start and what the node said in its log since then.
 #[derive(Debug)]
-pub struct SeenStart {
+pub(crate) struct SeenStart {
     pub end: StartEnd,
     pub said: String,
 }
 
 /// A second process under the number of a node.
-pub struct CloneProcess {
+pub(crate) struct CloneProcess {
     child: Child,
     _stdin: Option<ChildStdin>,
     gateway: String,
@@ -71,13 +71,13 @@ fn text_from(log: &Path, from: usize) -> String {
 
 impl ProcessCluster {
     /// What a node's settings said when its machine was set up, as far as anybody of those times is there.
-    pub fn founding_of(&self, id: u64) -> Others {
+    pub(crate) fn founding_of(&self, id: u64) -> Others {
         let founders = self.members().into_iter().filter(|other| *other != id && *other <= self.founders);
         if id <= self.founders && founders.count() > 0 { Others::Found } else { Others::Join }
     }
 
     /// A node's data folder.
-    pub fn folder(&self, id: u64) -> PathBuf {
+    pub(crate) fn folder(&self, id: u64) -> PathBuf {
         self.data_of(id).join("data")
     }
 
@@ -86,21 +86,21 @@ impl ProcessCluster {
         self.data_of(id).join(name)
     }
 
-    pub fn copy_folder(&self, id: u64, name: &str) -> Result<(), String> {
+    pub(crate) fn copy_folder(&self, id: u64, name: &str) -> Result<(), String> {
         let to = self.aside(id, name);
         self.forget_folder(id, name)?;
         copy(&self.folder(id), &to)
     }
 
     /// Keeps the folder of a node that does not run under another name; the node has none then.
-    pub fn keep_folder(&self, id: u64, name: &str) -> Result<(), String> {
+    pub(crate) fn keep_folder(&self, id: u64, name: &str) -> Result<(), String> {
         self.forget_folder(id, name)?;
         let folder = self.folder(id);
         fs::rename(&folder, self.aside(id, name)).map_err(failed(&folder))
     }
 
     /// A folder of this name becomes the node's, in place of what it has.
-    pub fn put_folder(&self, id: u64, name: &str) -> Result<(), String> {
+    pub(crate) fn put_folder(&self, id: u64, name: &str) -> Result<(), String> {
         let (from, to) = (self.aside(id, name), self.folder(id));
         match fs::remove_dir_all(&to) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&to)(error)),
@@ -109,7 +109,7 @@ impl ProcessCluster {
         fs::rename(&from, &to).map_err(failed(&from))
     }
 
-    pub fn forget_folder(&self, id: u64, name: &str) -> Result<(), String> {
+    pub(crate) fn forget_folder(&self, id: u64, name: &str) -> Result<(), String> {
         let aside = self.aside(id, name);
         match fs::remove_dir_all(&aside) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&aside)(error)),
@@ -118,18 +118,18 @@ impl ProcessCluster {
     }
 
     /// How much a node has said so far.
-    pub fn said_len(&self, id: u64) -> usize {
+    pub(crate) fn said_len(&self, id: u64) -> usize {
         fs::metadata(self.log_of(id)).ok().and_then(|file| usize::try_from(file.len()).ok()).unwrap_or(0)
     }
 
     /// What a node has said behind that.
-    pub fn said_from(&self, id: u64, from: usize) -> String {
+    pub(crate) fn said_from(&self, id: u64, from: usize) -> String {
         text_from(&self.log_of(id), from)
     }
 
     /// Starts a node that may end by itself. Only if it serves it is the node's process from then on, and anybody else's
     /// business.
-    pub async fn see_start(&self, id: u64, whom: Others, within: Duration) -> Result<SeenStart, String> {
+    pub(crate) async fn see_start(&self, id: u64, whom: Others, within: Duration) -> Result<SeenStart, String> {
         let from = self.said_len(id);
         let place = self.place(id)?;
         let (mut child, stdin) = self.child(id, &self.configure(id, whom, &place)?, &place.log)?;
@@ -172,7 +172,7 @@ impl ProcessCluster {
 
     /// Starts a second process of a node from this folder of it, at other addresses. `elsewhere`: its settings know them,
     /// too.
-    pub fn start_clone(&self, id: u64, name: &str, elsewhere: bool) -> Result<CloneProcess, String> {
+    pub(crate) fn start_clone(&self, id: u64, name: &str, elsewhere: bool) -> Result<CloneProcess, String> {
         let mut place = self.place(id)?;
         let (gateway, raft) = {
             let mut ports = self.ports.lock();
@@ -195,12 +195,12 @@ impl ProcessCluster {
     }
 
     /// Whether a clone is ready; a moment later if it is not.
-    pub async fn is_clone_ready(&self, clone: &CloneProcess) -> bool {
+    pub(crate) async fn is_clone_ready(&self, clone: &CloneProcess) -> bool {
         self.ready_soon(&clone.gateway).await
     }
 
     /// Gives a node that does not run other ports. `told`: its own settings say so, too.
-    pub fn move_node(&self, id: u64, told: bool) -> Result<ListedAddress, String> {
+    pub(crate) fn move_node(&self, id: u64, told: bool) -> Result<ListedAddress, String> {
         let now = {
             let mut ports = self.ports.lock();
             ListedAddress { raft: ports.address()?, gateway: ports.address()? }
@@ -215,14 +215,14 @@ impl ProcessCluster {
     }
 
     /// A node's settings say from its next start on that it is there.
-    pub fn list(&self, id: u64, at: ListedAddress) {
+    pub(crate) fn list(&self, id: u64, at: ListedAddress) {
         if let Some(slot) = self.slots.lock().get_mut(&id) {
             slot.listed = at;
         }
     }
 
     /// `tillsync cluster …`, asked at the members that run, but not at the one that it is about; what it said.
-    pub async fn operate(&self, words: &[String], about: u64) -> Result<String, String> {
+    pub(crate) async fn operate(&self, words: &[String], about: u64) -> Result<String, String> {
         let urls: Vec<String> = {
             let slots = self.slots.lock();
             let running = slots.iter().filter(|(id, slot)| slot.member && slot.child.is_some() && **id != about);
@@ -242,15 +242,15 @@ impl ProcessCluster {
 
 impl CloneProcess {
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         text_from(&self.log, self.from)
     }
 
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         // It fails only if the process has gone already.
         let _ = self.child.kill().await;
     }

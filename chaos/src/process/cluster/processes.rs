@@ -135,16 +135,16 @@ impl ProcessCluster {
     }
 
     /// Starts a node that was stopped or killed.
-    pub fn revive(&self, id: u64) -> Result<(), String> {
+    pub(crate) fn revive(&self, id: u64) -> Result<(), String> {
         if self.has_process(id) { Ok(()) } else { self.spawn(id, Others::Proxied) }
     }
 
     /// Starts a node that is to be added.
-    pub fn start_new(&self, id: u64) -> Result<(), String> {
+    pub(crate) fn start_new(&self, id: u64) -> Result<(), String> {
         self.spawn(id, Others::Join)
     }
 
-    pub fn has_process(&self, id: u64) -> bool {
+    pub(crate) fn has_process(&self, id: u64) -> bool {
         self.slots.lock().get(&id).is_some_and(|slot| slot.child.is_some())
     }
 
@@ -156,7 +156,7 @@ impl ProcessCluster {
     }
 
     /// SIGKILL.
-    pub async fn kill(&self, id: u64) {
+    pub(crate) async fn kill(&self, id: u64) {
         self.network.set_up(id, false);
         if let Some((mut child, _)) = self.taken(id) {
             // It fails only if the process has gone already.
@@ -165,7 +165,7 @@ impl ProcessCluster {
     }
 
     /// SIGTERM, and waits for the end.
-    pub async fn terminate(&self, id: u64) -> Result<ExitStatus, String> {
+    pub(crate) async fn terminate(&self, id: u64) -> Result<ExitStatus, String> {
         let Some((mut child, stdin)) = self.taken(id) else { return Err(format!("node {id} does not run")) };
         signal(&child, libc::SIGTERM);
         let ended = timeout(DRAIN, child.wait()).await;
@@ -181,7 +181,7 @@ impl ProcessCluster {
     }
 
     /// SIGSTOP or SIGCONT.
-    pub fn hold(&self, id: u64, held: bool) {
+    pub(crate) fn hold(&self, id: u64, held: bool) {
         let mut slots = self.slots.lock();
         let Some(slot) = slots.get_mut(&id) else { return };
         if held {
@@ -193,7 +193,7 @@ impl ProcessCluster {
     }
 
     /// Waits until a node ends by itself.
-    pub async fn ended(&self, id: u64, within: Duration) -> Option<ExitStatus> {
+    pub(crate) async fn ended(&self, id: u64, within: Duration) -> Option<ExitStatus> {
         let (mut child, _stdin) = self.taken(id)?;
         let ended = timeout(within, child.wait()).await;
         self.network.set_up(id, false);
@@ -207,7 +207,7 @@ impl ProcessCluster {
     }
 
     /// Nodes that ended though nobody asked them to, and how.
-    pub fn fallen(&self) -> Vec<(u64, ExitStatus)> {
+    pub(crate) fn fallen(&self) -> Vec<(u64, ExitStatus)> {
         let mut fallen = Vec::new();
         for (id, slot) in self.slots.lock().iter_mut() {
             if let Some(child) = &mut slot.child

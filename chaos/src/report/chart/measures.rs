@@ -39,7 +39,7 @@ impl Chart {
         let _ = write!(self.out, "<path class=\"{class}\" d=\"{path}\"/>");
     }
 
-    pub fn operations(&mut self, told: &ReportData<'_>, series: &Series) {
+    pub(super) fn operations(&mut self, told: &ReportData<'_>, series: &Series) {
         const HEIGHT: f64 = 130.0;
         self.y += SPACE;
         let gaps = [(told.figures.gap, "gap"), (told.figures.gap_without_majority, "gap away")];
@@ -65,7 +65,7 @@ impl Chart {
         self.y += HEIGHT;
     }
 
-    pub fn unsuccessful(&mut self, series: &Series) {
+    pub(super) fn unsuccessful(&mut self, series: &Series) {
         const HEIGHT: f64 = 44.0;
         self.y += SPACE;
         let both = series.failed.iter().zip(&series.unknown).map(|(a, b)| series.per_second(a + b));
@@ -82,7 +82,7 @@ impl Chart {
     }
 
     /// How long writes took, on a scale that grows tenfold.
-    pub fn latency(&mut self, series: &Series) {
+    pub(super) fn latency(&mut self, series: &Series) {
         const HEIGHT: f64 = 110.0;
         self.y += SPACE;
         self.label(self.y + 10.0, "a write took");

@@ -21,7 +21,7 @@ const LETTER: f64 = 6.6;
 
 impl Chart {
     /// Lanes of faults; the columns that they throw on the parts below.
-    pub fn faults(&mut self, bands: &[&FaultWindow], all: usize) -> Vec<(String, f64, f64)> {
+    pub(super) fn faults(&mut self, bands: &[&FaultWindow], all: usize) -> Vec<(String, f64, f64)> {
         if bands.is_empty() {
             return Vec::new();
         }
@@ -76,7 +76,7 @@ impl Chart {
         columns
     }
 
-    pub fn leaders(&mut self, told: &ReportData<'_>, led: &[LaneSpan]) {
+    pub(super) fn leaders(&mut self, told: &ReportData<'_>, led: &[LaneSpan]) {
         self.y += SPACE;
         let mut rows: Vec<String> = told.about.nodes.iter().map(|node| format!("node {node}")).collect();
         let unknown: Vec<_> = led.iter().map(|span| &span.who).filter(|who| !rows.contains(who)).cloned().collect();
@@ -95,7 +95,7 @@ impl Chart {
         }
     }
 
-    pub fn masters(&mut self, masters: &[LaneSpan]) {
+    pub(super) fn masters(&mut self, masters: &[LaneSpan]) {
         if masters.is_empty() {
             return;
         }

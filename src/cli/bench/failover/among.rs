@@ -18,7 +18,7 @@ const A_SESSION: u32 = 1_000;
 const AT_ONCE: u32 = 32;
 const ELECTIONS: usize = 40;
 
-pub async fn run(args: &FailoverArgs, stage: &MeasuredCluster) -> CliResult<Vec<Value>> {
+pub(super) async fn run(args: &FailoverArgs, stage: &MeasuredCluster) -> CliResult<Vec<Value>> {
     let (mut sessions, mut registered, mut results) = (JoinSet::new(), 0, Vec::new());
     for count in args.devices.iter().copied().filter(|count| *count > 0) {
         while registered < count {

@@ -14,7 +14,7 @@ use crate::client::rest::FeedChange;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Writes lost and writes doubled, on the node that has the most of either.
-pub async fn all(stage: &MeasuredCluster, acked: &[AckedWrite]) -> CliResult<(u64, u64)> {
+pub(super) async fn all(stage: &MeasuredCluster, acked: &[AckedWrite]) -> CliResult<(u64, u64)> {
     let newest = acked.iter().map(|ack| ack.seq).max().unwrap_or(0);
     let (mut lost, mut doubled) = (0, 0);
     for node in &stage.target.nodes {

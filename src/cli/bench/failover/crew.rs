@@ -16,7 +16,7 @@ use crate::client::link::event_of;
 use crate::client::ws::WsSocket;
 use crate::client::{ClientError, ClusterTarget};
 
-pub const TABLE: &str = "failover";
+pub(super) const TABLE: &str = "failover";
 /// Records of one writer.
 const RECORDS: i64 = 1_000_000_000;
 /// Between two tries to connect.
@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// Before a refused write is sent again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub struct WriterCrew {
+pub(super) struct WriterCrew {
     journal: Arc<Mutex<WriteJournal>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -32,7 +32,7 @@ pub struct WriterCrew {
 }
 
 impl WriterCrew {
-    pub async fn start(target: &ClusterTarget, count: u32) -> CliResult<Self> {
+    pub(super) async fn start(target: &ClusterTarget, count: u32) -> CliResult<Self> {
         let (journal, stop) = (Arc::new(Mutex::new(WriteJournal::default())), CancellationToken::new());
         let mut tasks = JoinSet::new();
         for place in 0..target.nodes.len() {
@@ -49,7 +49,7 @@ impl WriterCrew {
     }
 
     /// Waits until every client writes, some time after `at`.
-    pub async fn writing_again(&self, at: Instant, patience: Duration) -> CliResult {
+    pub(super) async fn writing_again(&self, at: Instant, patience: Duration) -> CliResult {
         let end = Instant::now() + patience;
         let since = Instant::now();
         loop {
@@ -72,28 +72,28 @@ impl WriterCrew {
     }
 
     /// From the fault to the next acknowledged write of anybody, and of the last client to have one.
-    pub fn outage(&self, at: Instant) -> (Duration, Duration) {
+    pub(super) fn outage(&self, at: Instant) -> (Duration, Duration) {
         let journal = self.journal.lock();
         let each = (0..self.clients).map(|client| journal.pause_after(at, |c| c == client).1);
         (journal.pause_after(at, |_| true).1, each.max().unwrap_or_default())
     }
 
     /// The longest pause of any client that ends after `at`.
-    pub fn longest_pause(&self, at: Instant) -> Duration {
+    pub(super) fn longest_pause(&self, at: Instant) -> Duration {
         let journal = self.journal.lock();
         let each = (0..self.clients).map(|client| journal.pause_after(at, |c| c == client).0);
         each.max().unwrap_or_default()
     }
 
     /// Requests refused after `at`, and the last reason.
-    pub fn refused(&self, at: Instant) -> (usize, Option<String>) {
+    pub(super) fn refused(&self, at: Instant) -> (usize, Option<String>) {
         let journal = self.journal.lock();
         let mut since = journal.refused.iter().filter(|(when, _)| *when > at);
         (since.clone().count(), since.next_back().map(|(_, why)| why.clone()))
     }
 
     /// Until the listeners on all other nodes had heard who is master.
-    pub fn elected(&self, at: Instant, without: usize) -> Option<Duration> {
+    pub(super) fn elected(&self, at: Instant, without: usize) -> Option<Duration> {
         let journal = self.journal.lock();
         let first = |node: usize| {
             let heard = journal.elected.iter().find(|(when, from)| *when > at && *from == node);
@@ -108,7 +108,7 @@ impl WriterCrew {
     }
 
     /// Ends all; what was acknowledged.
-    pub async fn stop(mut self) -> Vec<AckedWrite> {
+    pub(super) async fn stop(mut self) -> Vec<AckedWrite> {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         std::mem::take(&mut self.journal.lock().acked)

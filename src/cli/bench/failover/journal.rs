@@ -13,7 +13,7 @@ const BEGINS: Duration = Duration::from_millis(250);
 
 /// An acknowledged write.
 #[derive(Clone, Copy, Debug)]
-pub struct AckedWrite {
+pub(super) struct AckedWrite {
     pub at: Instant,
     pub client: u32,
     pub record: i64,
@@ -21,7 +21,7 @@ pub struct AckedWrite {
 }
 
 #[derive(Debug, Default)]
-pub struct WriteJournal {
+pub(super) struct WriteJournal {
     /// In the order in which they came.
     pub acked: Vec<AckedWrite>,
     /// Requests that were answered with an error, and when.
@@ -33,7 +33,7 @@ pub struct WriteJournal {
 impl WriteJournal {
     /// The longest pause between two acknowledgements of these clients around `at` or right after it, and how long
     /// after `at` it ended.
-    pub fn pause_after(&self, at: Instant, of: impl Fn(u32) -> bool) -> (Duration, Duration) {
+    pub(super) fn pause_after(&self, at: Instant, of: impl Fn(u32) -> bool) -> (Duration, Duration) {
         let mut last: Option<Instant> = None;
         let (mut longest, mut end) = (Duration::ZERO, at);
         for ack in self.acked.iter().filter(|ack| of(ack.client)) {
@@ -52,15 +52,15 @@ impl WriteJournal {
 
 /// Some durations, as figures.
 #[derive(Clone, Debug, Default)]
-pub struct Times(Vec<f64>);
+pub(super) struct Times(Vec<f64>);
 
 impl Times {
-    pub fn add(&mut self, duration: Duration) {
+    pub(super) fn add(&mut self, duration: Duration) {
         self.0.push(ms(duration));
         self.0.sort_by(f64::total_cmp);
     }
 
-    pub fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
         match self.0.len() {
             0 => 0.0,
@@ -69,15 +69,15 @@ impl Times {
         }
     }
 
-    pub fn least(&self) -> f64 {
+    pub(super) fn least(&self) -> f64 {
         self.0.first().copied().unwrap_or_default()
     }
 
-    pub fn most(&self) -> f64 {
+    pub(super) fn most(&self) -> f64 {
         self.0.last().copied().unwrap_or_default()
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({"median_ms": self.median(), "min_ms": self.least(), "max_ms": self.most()})
     }
 }

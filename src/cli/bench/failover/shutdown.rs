@@ -16,26 +16,26 @@ use crate::client::ws::WsSocket;
 use crate::client::{ClientError, NodeUrl};
 
 /// A client that is to be master.
-pub struct MasterClient {
+pub(super) struct MasterClient {
     pub id: String,
     socket: WsSocket,
 }
 
 impl MasterClient {
-    pub async fn come(node: &NodeUrl, token: &str, id: &str, ask: &str) -> Result<Self, ClientError> {
+    pub(super) async fn come(node: &NodeUrl, token: &str, id: &str, ask: &str) -> Result<Self, ClientError> {
         let mut chief = Self { id: id.to_owned(), socket: WsSocket::connect(node, token).await? };
         chief.online(ask).await?;
         Ok(chief)
     }
 
     /// Comes online; `ask` is more of the payload.
-    pub async fn online(&mut self, ask: &str) -> Result<(), ClientError> {
+    pub(super) async fn online(&mut self, ask: &str) -> Result<(), ClientError> {
         let data = format!(r#"{{"device_id":"{}","subscribe":[]{ask}}}"#, self.id);
         self.call("device_online", &data, "device_online_ack").await.map(drop)
     }
 
     /// Sends an event and waits for the one that answers it: how long that took.
-    pub async fn call(&mut self, event: &str, data: &str, answer: &str) -> Result<Duration, ClientError> {
+    pub(super) async fn call(&mut self, event: &str, data: &str, answer: &str) -> Result<Duration, ClientError> {
         let begun = Instant::now();
         self.socket.send(ws_frame(event, data)).await?;
         loop {
@@ -48,12 +48,12 @@ impl MasterClient {
         }
     }
 
-    pub async fn close(self) {
+    pub(super) async fn close(self) {
         self.socket.close().await;
     }
 }
 
-pub async fn run(
+pub(super) async fn run(
     args: &FailoverArgs,
     stage: &MeasuredCluster,
     nodes: &mut Supervisor,

@@ -15,7 +15,7 @@ use crate::proto::AccessPut;
 use crate::proto::command::Intent;
 
 /// `GET /access`: of every class for admins and managers, of its own class for every other token.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
     let own = caller.0.class.number();
     let shown = |class: &ClassNumber| caller.0.class.is_privileged() || own == *class;
@@ -29,7 +29,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
 }
 
 /// `PUT /access/{class}`: takes the place of what was set for the class.
-pub async fn put(
+pub(super) async fn put(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(name): PathParts<String>,

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::model::pairing::CODE_LENGTH;
 
 /// Where a node without a quorum may answer from what it has.
-pub const STALE_QUERY: FieldDescription = more(
+pub(crate) const STALE_QUERY: FieldDescription = more(
     "consistency",
     FieldKind::Word(&["linearizable", "stale"]),
     "`stale`: what this node has, without asking the others; it may be old. Default: linearizable.",
@@ -27,7 +27,7 @@ const SENT_AT: FieldDescription = may("timestamp", FieldKind::Time, "The client'
 const SYNC_STATUS: FieldKind = FieldKind::Word(&["pending", "syncing", "synced", "error"]);
 
 /// How an endpoint refuses.
-pub const REFUSED: &[FieldDescription] = &[
+pub(crate) const REFUSED: &[FieldDescription] = &[
     SUCCESS,
     must("error", WORDS, "What is wrong, in English."),
     ERROR_TAIL[0],
@@ -40,7 +40,7 @@ pub const REFUSED: &[FieldDescription] = &[
 ];
 
 /// As `device_online`, whose own time is documented.
-pub const REGISTER: &[FieldDescription] = &[
+pub(crate) const REGISTER: &[FieldDescription] = &[
     ONLINE[0],
     ONLINE[1],
     ONLINE[2],
@@ -50,7 +50,7 @@ pub const REGISTER: &[FieldDescription] = &[
     ONLINE[6],
     ONLINE[7],
 ];
-pub const REGISTERED: &[FieldDescription] = &[
+pub(crate) const REGISTERED: &[FieldDescription] = &[
     SUCCESS,
     WHO,
     must("role", ROLE, ""),
@@ -60,7 +60,7 @@ pub const REGISTERED: &[FieldDescription] = &[
     plus("term", ANY_COUNT, ""),
 ];
 
-pub const DEVICE: &[FieldDescription] = &[
+pub(crate) const DEVICE: &[FieldDescription] = &[
     WHO,
     must("role", ROLE, ""),
     must("priority", FieldKind::Count(limits::PRIORITY as u64), ""),
@@ -72,7 +72,7 @@ pub const DEVICE: &[FieldDescription] = &[
     plus("capabilities", FieldKind::Texts(limits::CAPABILITIES, limits::CAPABILITY), ""),
     STALE,
 ];
-pub const DEVICES: &[FieldDescription] = &[
+pub(crate) const DEVICES: &[FieldDescription] = &[
     must("devices", FieldKind::List(DEVICE), ""),
     more("pagination", PAGINATION.kind, "Of a page."),
     more("has_more", FieldKind::Flag, "Of a page."),
@@ -80,10 +80,11 @@ pub const DEVICES: &[FieldDescription] = &[
     STALE,
 ];
 
-pub const ROLE_ASKED: &[FieldDescription] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
-pub const ROLE_CHANGED: &[FieldDescription] = &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
+pub(crate) const ROLE_ASKED: &[FieldDescription] = &[must("role", ROLE, ""), must("reason", REASON, ""), SENT_AT];
+pub(crate) const ROLE_CHANGED: &[FieldDescription] =
+    &[SUCCESS, WHO, must("new_role", ROLE, ""), must("reason", REASON, "")];
 
-pub const SYNC_STATE: &[FieldDescription] = &[
+pub(crate) const SYNC_STATE: &[FieldDescription] = &[
     WHO,
     must("sync_status", SYNC_STATUS, ""),
     must("pending_changes_count", ANY_COUNT, ""),
@@ -93,12 +94,13 @@ pub const SYNC_STATE: &[FieldDescription] = &[
     must("updated_at", FieldKind::Time, ""),
     STALE,
 ];
-pub const SYNC_STATE_ASKED: &[FieldDescription] = &[
+pub(crate) const SYNC_STATE_ASKED: &[FieldDescription] = &[
     may("sync_status", SYNC_STATUS, ""),
     may("pending_changes_count", FieldKind::Count(1_000_000_000_000), ""),
     may("last_error_message", FieldKind::Text(limits::ERROR_MESSAGE), ""),
 ];
-pub const SYNC_STATE_SET: &[FieldDescription] = &[SUCCESS, must("sync_state", FieldKind::Object(SYNC_STATE), "")];
+pub(crate) const SYNC_STATE_SET: &[FieldDescription] =
+    &[SUCCESS, must("sync_state", FieldKind::Object(SYNC_STATE), "")];
 
 const PAGINATION: FieldDescription = must(
     "pagination",
@@ -119,7 +121,7 @@ const ELECTION_ROW: &[FieldDescription] = &[
     INITIATED_BY,
     ELECTED_BY,
 ];
-pub const ELECTIONS: &[FieldDescription] =
+pub(crate) const ELECTIONS: &[FieldDescription] =
     &[must("logs", FieldKind::List(ELECTION_ROW), "Newest first."), PAGINATION, STALE];
 
 const AUDIT_ROW: &[FieldDescription] = &[
@@ -133,9 +135,10 @@ const AUDIT_ROW: &[FieldDescription] = &[
     more("by", FieldKind::Text(limits::DEVICE_ID), "Whose token asked for it (its `sub`), if not the device's own."),
     more("jti", FieldKind::Text(limits::TOKEN_ID), "The token's name."),
 ];
-pub const AUDIT: &[FieldDescription] = &[must("logs", FieldKind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
+pub(crate) const AUDIT: &[FieldDescription] =
+    &[must("logs", FieldKind::List(AUDIT_ROW), "Newest first."), PAGINATION, STALE];
 
-pub const CHANGES: &[FieldDescription] = &[
+pub(crate) const CHANGES: &[FieldDescription] = &[
     must("changes", FieldKind::List(CHANGE), "In order."),
     must("cursor", CURSOR, "Ask with it for what comes next."),
     must("has_more", FieldKind::Flag, ""),
@@ -172,7 +175,7 @@ const RESOLUTION: &[FieldDescription] = &[
     CONFLICT_RESOLVED[10],
     plus("resolved_by", WORDS, "Who decided: a device, or a token's subject."),
 ];
-pub const CONFLICTS: &[FieldDescription] = &[
+pub(crate) const CONFLICTS: &[FieldDescription] = &[
     must(
         "conflicts",
         FieldKind::List(LISTED_CONFLICT),
@@ -183,7 +186,7 @@ pub const CONFLICTS: &[FieldDescription] = &[
     more("next_offset", ANY_COUNT, "Where the next page begins: a page may hold fewer than `limit`."),
     STALE,
 ];
-pub const CONFLICT_STATUS: FieldDescription =
+pub(crate) const CONFLICT_STATUS: FieldDescription =
     may("status", FieldKind::Word(&["open", "resolved", "all"]), "Default: open.");
 
 const PAST: &[FieldDescription] = &[
@@ -195,7 +198,7 @@ const PAST: &[FieldDescription] = &[
     may("timestamp", FieldKind::Time, ""),
     may("conflict", FieldKind::Object(LISTED_CONFLICT), "With both versions."),
 ];
-pub const HISTORY: &[FieldDescription] = &[
+pub(crate) const HISTORY: &[FieldDescription] = &[
     must("table_name", TABLE_NAME, ""),
     must("record_id", FieldKind::RecordId, ""),
     must("history", FieldKind::List(PAST), "Newest first. A page has at most 1 MiB of data."),
@@ -205,7 +208,7 @@ pub const HISTORY: &[FieldDescription] = &[
     STALE,
 ];
 
-pub const RESOLVE_ASKED: &[FieldDescription] = &[
+pub(crate) const RESOLVE_ASKED: &[FieldDescription] = &[
     may("resolution_method", METHOD, "Default: manual."),
     may("resolved_data", FieldKind::Data, "What the record becomes. Required without `delete` and `new_record_id`."),
     may("delete", FieldKind::Flag, "The record goes."),
@@ -214,7 +217,7 @@ pub const RESOLVE_ASKED: &[FieldDescription] = &[
     may("device_id", DEVICE_ID, "Who decides. Default: the token's device."),
     SENT_AT,
 ];
-pub const RESOLVED: &[FieldDescription] = &[
+pub(crate) const RESOLVED: &[FieldDescription] = &[
     SUCCESS,
     CONFLICT_RESOLVED[0],
     CONFLICT_RESOLVED[1],
@@ -231,7 +234,7 @@ pub const RESOLVED: &[FieldDescription] = &[
 
 const INSERT_POLICY: FieldKind = FieldKind::Word(&["keep_both", "last_writer_wins", "automatic", "manual"]);
 const DECIDES: FieldKind = FieldKind::Word(&["owner", "privileged"]);
-pub const POLICY_ASKED: &[FieldDescription] = &[
+pub(crate) const POLICY_ASKED: &[FieldDescription] = &[
     may("policy", METHOD, "For changes of an old version. One of the fields is required."),
     may("insert_policy", INSERT_POLICY, "For an insert that meets a live record with other data. Default: keep_both."),
     may(
@@ -240,18 +243,19 @@ pub const POLICY_ASKED: &[FieldDescription] = &[
         "Who decides open conflicts: also the device whose conflict it is, or only admins and managers.",
     ),
 ];
-pub const TABLE_POLICY: &[FieldDescription] = &[
+pub(crate) const TABLE_POLICY: &[FieldDescription] = &[
     must("table_name", TABLE_NAME, ""),
     must("policy", METHOD, ""),
     plus("insert_policy", INSERT_POLICY, ""),
     plus("decides", DECIDES, ""),
     STALE,
 ];
-pub const POLICIES: &[FieldDescription] = &[must("policies", FieldKind::List(TABLE_POLICY), "By table."), STALE];
-pub const POLICY: &[FieldDescription] = &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2], TABLE_POLICY[3]];
+pub(crate) const POLICIES: &[FieldDescription] = &[must("policies", FieldKind::List(TABLE_POLICY), "By table."), STALE];
+pub(crate) const POLICY: &[FieldDescription] =
+    &[SUCCESS, TABLE_POLICY[0], TABLE_POLICY[1], TABLE_POLICY[2], TABLE_POLICY[3]];
 
 /// `data_update` without what stands in the path.
-pub const WRITE: &[FieldDescription] = &[
+pub(crate) const WRITE: &[FieldDescription] = &[
     may("device_id", DEVICE_ID, "Default: the token's device."),
     UPDATE[3],
     UPDATE[4],
@@ -262,7 +266,7 @@ pub const WRITE: &[FieldDescription] = &[
     N,
     AFTER_N,
 ];
-pub const WRITTEN: &[FieldDescription] = &[
+pub(crate) const WRITTEN: &[FieldDescription] = &[
     SUCCESS,
     ACKNOWLEDGED[0],
     ACKNOWLEDGED[1],
@@ -281,7 +285,7 @@ pub const WRITTEN: &[FieldDescription] = &[
     TIME_TAKEN,
 ];
 
-pub const TABLE_REMOVED: &[FieldDescription] = &[
+pub(crate) const TABLE_REMOVED: &[FieldDescription] = &[
     SUCCESS,
     must("table_name", TABLE_NAME, ""),
     must("removed", FieldKind::Flag, "False: it was too much for one request. Ask again, or wait."),
@@ -290,7 +294,7 @@ pub const TABLE_REMOVED: &[FieldDescription] = &[
     must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const HEALTH: &[FieldDescription] = &[
+pub(crate) const HEALTH: &[FieldDescription] = &[
     must("status", FieldKind::Word(&["healthy", "degraded", "unhealthy"]), ""),
     must("master_device", FieldKind::OrNull(&DEVICE_ID), ""),
     must("active_devices", ANY_COUNT, ""),
@@ -305,7 +309,7 @@ const PEER: &[FieldDescription] = &[
     must("silent_ms", FieldKind::OrNull(&FieldKind::Number), ""),
     must("last_heard", FieldKind::OrNull(&FieldKind::Time), "Null: never."),
 ];
-pub const NETWORK: &[FieldDescription] = &[
+pub(crate) const NETWORK: &[FieldDescription] = &[
     must(
         "network_status",
         FieldKind::Word(&["connected", "disconnected", "partitioned"]),
@@ -355,7 +359,7 @@ const NODE: &[FieldDescription] = &[
         "What they are by its settings `disk_low_mb` and `disk_min_mb`.",
     ),
 ];
-pub const CLUSTER: &[FieldDescription] = &[
+pub(crate) const CLUSTER: &[FieldDescription] = &[
     must("node", ANY_COUNT, "The node that answers."),
     must("leader", FieldKind::OrNull(&ANY_COUNT), ""),
     must("term", ANY_COUNT, "Of the leader."),
@@ -385,7 +389,7 @@ pub const CLUSTER: &[FieldDescription] = &[
     must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const ACCESS_ASKED: &[FieldDescription] = &[
+pub(crate) const ACCESS_ASKED: &[FieldDescription] = &[
     must(
         "tables",
         RIGHTS,
@@ -398,18 +402,18 @@ const SET: [FieldDescription; 2] = [
     more("set_at", FieldKind::Time, ""),
 ];
 const ONE_CLASS: &[FieldDescription] = &[CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
-pub const ACCESS: &[FieldDescription] = &[must("classes", FieldKind::List(ONE_CLASS), ""), STALE];
-pub const ACCESS_SET: &[FieldDescription] =
+pub(crate) const ACCESS: &[FieldDescription] = &[must("classes", FieldKind::List(ONE_CLASS), ""), STALE];
+pub(crate) const ACCESS_SET: &[FieldDescription] =
     &[SUCCESS, CLASS_RIGHTS[0], CLASS_RIGHTS[1], CLASS_RIGHTS[2], SET[0], SET[1]];
 
 const CODE: FieldDescription = must("code", FieldKind::Text(CODE_LENGTH), "");
 const EXPIRES: FieldDescription = must("expires", FieldKind::Time, "");
 const NOW: FieldDescription = must("timestamp", FieldKind::Time, "");
-pub const PAIR_ASKED: &[FieldDescription] = &[
+pub(crate) const PAIR_ASKED: &[FieldDescription] = &[
     may("device_id", DEVICE_ID, "Which device it wants to be. Default: whoever approves it says so."),
     may("name", FieldKind::Text(limits::PAIR_NAME), "What people may know it by."),
 ];
-pub const PAIR: &[FieldDescription] = &[
+pub(crate) const PAIR: &[FieldDescription] = &[
     SUCCESS,
     must("code", FieldKind::Text(CODE_LENGTH), "To be shown to people."),
     must("secret", FieldKind::Text(64), "To be kept: it asks with it what became of the code."),
@@ -419,7 +423,7 @@ pub const PAIR: &[FieldDescription] = &[
 ];
 const PAIR_STATUS: FieldDescription =
     must("status", FieldKind::Word(&["waiting", "approved", "refused", "claimed"]), "");
-pub const PAIR_POLL: &[FieldDescription] = &[
+pub(crate) const PAIR_POLL: &[FieldDescription] = &[
     CODE,
     PAIR_STATUS,
     may("device_id", DEVICE_ID, "This and the rest with the token only."),
@@ -440,17 +444,18 @@ const PAIR_ROW: &[FieldDescription] = &[
     EXPIRES,
     may("class", CLASS, "Once it is approved."),
 ];
-pub const PAIRINGS: &[FieldDescription] = &[must("pairings", FieldKind::List(PAIR_ROW), "Oldest first."), STALE];
-pub const APPROVE: &[FieldDescription] = &[
+pub(crate) const PAIRINGS: &[FieldDescription] = &[must("pairings", FieldKind::List(PAIR_ROW), "Oldest first."), STALE];
+pub(crate) const APPROVE: &[FieldDescription] = &[
     must("class", CLASS, "Not above that of whoever approves."),
     may("device_id", DEVICE_ID, "Which device it is. Default: the one that it asked for."),
 ];
-pub const PAIR_DECIDED: &[FieldDescription] = &[SUCCESS, CODE, PAIR_STATUS, MAYBE_DEVICE, may("class", CLASS, ""), NOW];
-pub const RENEWED: &[FieldDescription] =
+pub(crate) const PAIR_DECIDED: &[FieldDescription] =
+    &[SUCCESS, CODE, PAIR_STATUS, MAYBE_DEVICE, may("class", CLASS, ""), NOW];
+pub(crate) const RENEWED: &[FieldDescription] =
     &[SUCCESS, TOKEN_RENEWED[0], TOKEN_RENEWED[1], TOKEN_RENEWED[2], TOKEN_RENEWED[3], TOKEN_RENEWED[4]];
 
-pub const SUSPENDED: &[FieldDescription] = &[SUCCESS, WHO, must("suspended", FieldKind::Flag, ""), NOW];
-pub const FORGOTTEN: &[FieldDescription] = &[SUCCESS, WHO, NOW];
+pub(crate) const SUSPENDED: &[FieldDescription] = &[SUCCESS, WHO, must("suspended", FieldKind::Flag, ""), NOW];
+pub(crate) const FORGOTTEN: &[FieldDescription] = &[SUCCESS, WHO, NOW];
 const CONFIRMED: &[FieldDescription] = &[
     must("changes", ANY_COUNT, "Its changes whose audit rows are kept."),
     may("last_seq", ANY_COUNT, "The newest of them."),
@@ -466,7 +471,7 @@ const UNSENT_REPORT: &[FieldDescription] = &[
     may("said_at", FieldKind::Time, ""),
     must("queues", FieldKind::List(QUEUE_LAST), "What it has with a greater `n` was not sent."),
 ];
-pub const DEVICE_REVOKED: &[FieldDescription] = &[
+pub(crate) const DEVICE_REVOKED: &[FieldDescription] = &[
     SUCCESS,
     WHO,
     must("not_before", FieldKind::Time, "Tokens that were issued in this second or before are refused."),
@@ -478,7 +483,7 @@ pub const DEVICE_REVOKED: &[FieldDescription] = &[
     may("leases", FieldKind::OrNull(&WORDS), "Null: there are none yet."),
     NOW,
 ];
-pub const ADMISSION: &[FieldDescription] = &[
+pub(crate) const ADMISSION: &[FieldDescription] = &[
     WHO,
     must("registered", FieldKind::Flag, ""),
     may("is_active", FieldKind::Flag, ""),
@@ -495,30 +500,30 @@ pub const ADMISSION: &[FieldDescription] = &[
     STALE,
 ];
 
-pub const WITHIN: FieldDescription =
+pub(crate) const WITHIN: FieldDescription =
     may("timeout_ms", FieldKind::Size(600_000), "How long it may take. Default: 30000.");
 /// `HOST:PORT`.
 const ADDRESS: FieldKind = FieldKind::Name(limits::ADDRESS);
-pub const NODE_ASKED: &[FieldDescription] = &[
+pub(crate) const NODE_ASKED: &[FieldDescription] = &[
     must("node", FieldKind::Size(i64::MAX as u64), "Its `node_id`: one that was never used before."),
     must("raft", ADDRESS, "Where the other nodes reach it, `HOST:PORT`."),
     must("gateway", ADDRESS, "Where devices reach it, `HOST:PORT`."),
     WITHIN,
 ];
-pub const NODE_MOVED: &[FieldDescription] = &[NODE_ASKED[1], NODE_ASKED[2], WITHIN];
-pub const TRANSFER_ASKED: &[FieldDescription] =
+pub(crate) const NODE_MOVED: &[FieldDescription] = &[NODE_ASKED[1], NODE_ASKED[2], WITHIN];
+pub(crate) const TRANSFER_ASKED: &[FieldDescription] =
     &[must("to", FieldKind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
-pub const MEMBERS: &[FieldDescription] = &[
+pub(crate) const MEMBERS: &[FieldDescription] = &[
     SUCCESS,
     must("node", ANY_COUNT, "The node that was added, moved or removed, or that leads now."),
     must("voters", FieldKind::Counts, "The voters there are now."),
     must("timestamp", FieldKind::Time, ""),
 ];
 
-pub const RECORD: &[FieldDescription] =
+pub(crate) const RECORD: &[FieldDescription] =
     &[DATA_RESPONSE[0], DATA_RESPONSE[1], DATA_RESPONSE[2], DATA_RESPONSE[3], DATA_RESPONSE[4], STALE];
 
-pub const ELECTED: &[FieldDescription] = &[
+pub(crate) const ELECTED: &[FieldDescription] = &[
     SUCCESS,
     MASTER_ELECTED[0],
     MASTER_ELECTED[1],
@@ -532,7 +537,7 @@ pub const ELECTED: &[FieldDescription] = &[
 ];
 
 /// One of the two names what is revoked.
-pub const REVOKE: &[FieldDescription] = &[
+pub(crate) const REVOKE: &[FieldDescription] = &[
     may("token", WORDS, "The token itself."),
     may("jti", WORDS, "Its id, where the token is not at hand."),
     may(
@@ -541,9 +546,11 @@ pub const REVOKE: &[FieldDescription] = &[
         "When the token of that `jti` ends by itself: the revocation may be forgotten then. Default: after 366 days, the longest life of a token.",
     ),
 ];
-pub const TIME_BACK: &[FieldDescription] = &[SUCCESS, must("timestamp", FieldKind::Time, "The time from now on.")];
+pub(crate) const TIME_BACK: &[FieldDescription] =
+    &[SUCCESS, must("timestamp", FieldKind::Time, "The time from now on.")];
 
-pub const REVOKED: &[FieldDescription] = &[SUCCESS, must("jti", WORDS, ""), must("timestamp", FieldKind::Time, "")];
+pub(crate) const REVOKED: &[FieldDescription] =
+    &[SUCCESS, must("jti", WORDS, ""), must("timestamp", FieldKind::Time, "")];
 
 const ROW_ID: FieldDescription = must("id", ANY_COUNT, "Of the row in the documented table.");
 const AT: FieldDescription = must("at_ms", ANY_COUNT, "");
@@ -599,7 +606,7 @@ const RECORD_ROW: &[FieldDescription] = &[
 ];
 const NEXT: FieldDescription = must("next", FieldKind::OrNull(&WORDS), "Ask with it as `after`; null at the end.");
 
-pub const EXPORT: &[FieldDescription] = &[
+pub(crate) const EXPORT: &[FieldDescription] = &[
     STALE,
     must("applied_ms", ANY_COUNT, "The cluster's time when it was so."),
     must("applied_index", ANY_COUNT, ""),
@@ -614,15 +621,15 @@ pub const EXPORT: &[FieldDescription] = &[
     must("sync_states", FieldKind::List(SYNC_ROW), ""),
     must("node_devices", FieldKind::Texts(limits::DEVICES as usize, limits::DEVICE_ID), "Those that stand for nodes."),
 ];
-pub const EXPORT_ELECTIONS: &[FieldDescription] = &[must("rows", FieldKind::List(ELECTION_ROW_MS), ""), NEXT];
-pub const EXPORT_AUDIT: &[FieldDescription] = &[must("rows", FieldKind::List(AUDIT_ROW_MS), ""), NEXT];
-pub const EXPORT_RECORDS: &[FieldDescription] = &[must("rows", FieldKind::List(RECORD_ROW), ""), NEXT];
+pub(crate) const EXPORT_ELECTIONS: &[FieldDescription] = &[must("rows", FieldKind::List(ELECTION_ROW_MS), ""), NEXT];
+pub(crate) const EXPORT_AUDIT: &[FieldDescription] = &[must("rows", FieldKind::List(AUDIT_ROW_MS), ""), NEXT];
+pub(crate) const EXPORT_RECORDS: &[FieldDescription] = &[must("rows", FieldKind::List(RECORD_ROW), ""), NEXT];
 
 const IMPORT_DEVICE: &[FieldDescription] = &[
     must("device", FieldKind::Object(DEVICE_ROW), ""),
     must("sync_state", FieldKind::OrNull(&FieldKind::Object(SYNC_ROW)), "Null: it never synced."),
 ];
-pub const IMPORT_STEP: &[FieldDescription] = &[
+pub(crate) const IMPORT_STEP: &[FieldDescription] = &[
     must("import_id", FieldKind::Text(16), "Of the database, in hexadecimal."),
     must("step", FieldKind::Word(&["begin", "rows", "finish"]), ""),
     may("device_rows", ANY_COUNT, "With `begin`: the greatest id in each of the tables."),
@@ -634,10 +641,11 @@ pub const IMPORT_STEP: &[FieldDescription] = &[
     may("audits", FieldKind::List(AUDIT_ROW_MS), "The same."),
 ];
 const NOT_TAKEN: &[FieldDescription] = &[must("table_name", WORDS, ""), ROW_ID, must("why", WORDS, "")];
-pub const IMPORTED: &[FieldDescription] = &[must("left", FieldKind::List(NOT_TAKEN), "Rows that were not taken.")];
+pub(crate) const IMPORTED: &[FieldDescription] =
+    &[must("left", FieldKind::List(NOT_TAKEN), "Rows that were not taken.")];
 
-pub const STATUS: &[FieldDescription] =
+pub(crate) const STATUS: &[FieldDescription] =
     &[must("status", WORDS, ""), more("reason", WORDS, "Why the node is not ready.")];
 
-pub const PAGE: &[FieldDescription] =
+pub(crate) const PAGE: &[FieldDescription] =
     &[may("limit", FieldKind::Size(limits::PAGE_MAX), "Default: 10."), may("offset", ANY_COUNT, "Default: 0.")];

@@ -36,7 +36,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 const QUIET: Duration = Duration::from_secs(15);
 
 /// `GET /sync/changes?cursor=&tables=&limit=`
-pub async fn feed(
+pub(super) async fn feed(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     asked: QueryFields,

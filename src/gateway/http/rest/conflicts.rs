@@ -25,7 +25,7 @@ use crate::proto::{PolicyPut, TableName};
 
 /// `GET /sync/conflicts`: open ones oldest first, resolved ones by their resolution and all of them by their number,
 /// newest first.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let bad = |bad| RestError::bad(&gateway, Code::InvalidData, bad);
     let (limit, offset) = asked.page().map_err(bad)?;
     let status = match asked.get("status") {
@@ -65,7 +65,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
 }
 
 /// `POST /sync/conflicts/{id}/resolve`
-pub async fn resolve(
+pub(super) async fn resolve(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(id): PathParts<String>,
@@ -94,7 +94,7 @@ pub async fn resolve(
 }
 
 /// `PUT /sync/policies/{table}`
-pub async fn put_policy(
+pub(super) async fn put_policy(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(table_name): PathParts<String>,
@@ -117,7 +117,7 @@ pub async fn put_policy(
 }
 
 /// `GET /sync/policies`: of every table that was ever named and that the caller may read, by name.
-pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
     let class = caller.0.class.number();
     let mut tables = {
@@ -133,7 +133,7 @@ pub async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked
 }
 
 /// `GET /sync/policies/{table}`: of a table that does not exist yet, what it would begin with.
-pub async fn policy_of_table(
+pub(super) async fn policy_of_table(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(table_name): PathParts<String>,

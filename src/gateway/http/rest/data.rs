@@ -28,7 +28,7 @@ use crate::proto::{Accepted, DataUpdate, Outcome, ResolutionMethod, TableRemove}
 const REMOVE_TIME: Duration = Duration::from_secs(20);
 
 /// `GET /data/{table}/{record_id}`
-pub async fn read(
+pub(super) async fn read(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts((table, id)): PathParts<(String, String)>,
@@ -54,7 +54,7 @@ pub async fn read(
 }
 
 /// `POST /data/{table}/{record_id}`: a `data_update`.
-pub async fn write(
+pub(super) async fn write(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts((table, id)): PathParts<(String, String)>,
@@ -80,7 +80,7 @@ pub async fn write(
 
 /// `DELETE /data/{table}`: the table with all its records. What is too much for one request is gone on with when it is
 /// asked for again, or by the cluster itself.
-pub async fn remove_table(
+pub(super) async fn remove_table(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(table_name): PathParts<String>,

@@ -17,7 +17,7 @@ use crate::proto::outcome::Result as Given;
 use crate::proto::{Capabilities, Device, DeviceOnline, Presence, RoleChange, SyncStatus};
 
 /// `POST /device/register`
-pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+pub(super) async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     let ask = body.read(&gateway, Code::Registration, online)?;
     auth::may_speak_for(&caller.0, &ask.device_id).or_fail(&gateway)?;
     auth::may_claim(&caller.0, ask.priority).or_fail(&gateway)?;
@@ -56,7 +56,7 @@ pub async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body:
 }
 
 /// `GET /device/roles`: all of them, as documented; or pages of them, with `limit` and `after` or `offset`.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     if ["limit", "offset", "after"].iter().any(|name| asked.get(name).is_some()) {
         return page(&gateway, &asked).await;
     }
@@ -129,7 +129,7 @@ async fn page(gateway: &Arc<Gateway>, asked: &QueryFields) -> RestResult {
 }
 
 /// `GET /device/roles/{device_id}`
-pub async fn one(
+pub(super) async fn one(
     State(gateway): State<Arc<Gateway>>,
     _: Caller,
     PathParts(id): PathParts<String>,
@@ -145,7 +145,7 @@ pub async fn one(
 }
 
 /// `PUT /device/roles/{device_id}`
-pub async fn change_role(
+pub(super) async fn change_role(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(device_id): PathParts<String>,
@@ -174,11 +174,11 @@ fn fill(gateway: &Gateway, o: &mut Object<'_>, device: &Device) {
     clock_ahead(o, gateway.presence.clock_ahead_ms(&device.device_id));
 }
 
-pub fn not_registered(gateway: &Gateway, id: &str) -> RestError {
+pub(super) fn not_registered(gateway: &Gateway, id: &str) -> RestError {
     RestError::new(gateway, Error::new(Code::NotRegistered, format!("device {id:?} is not registered")))
 }
 
 /// The state machine answered with something else than asked for.
-pub fn unexpected(gateway: &Gateway) -> RestError {
+pub(super) fn unexpected(gateway: &Gateway) -> RestError {
     RestError::new(gateway, crate::gateway::bug("a command had an outcome of another kind"))
 }

@@ -18,7 +18,7 @@ use crate::model::tables::TablesRead;
 use crate::proto::Operation;
 
 /// `GET /data/{table}/{record_id}/history`: newest first.
-pub async fn read(
+pub(super) async fn read(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts((table, id)): PathParts<(String, String)>,

@@ -45,7 +45,7 @@ fn may_keep_out(gateway: &Gateway, claims: &Claims, device_id: &str) -> Result<(
 }
 
 /// `POST /device/{device_id}/revoke`: its sessions end on every node as soon as that node has applied it.
-pub async fn revoke(
+pub(super) async fn revoke(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(device_id): PathParts<String>,
@@ -88,12 +88,12 @@ fn tell_report(o: &mut Object<'_>, report: &DeviceReport, cursor: &Cursor) {
 }
 
 /// `POST /device/{device_id}/suspend`
-pub async fn suspend(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
+pub(super) async fn suspend(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
     set_suspended(gateway.0, caller, at.0, true).await
 }
 
 /// `POST /device/{device_id}/resume`
-pub async fn resume(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
+pub(super) async fn resume(gateway: State<Arc<Gateway>>, caller: Caller, at: PathParts<String>) -> RestResult {
     set_suspended(gateway.0, caller, at.0, false).await
 }
 
@@ -108,7 +108,7 @@ async fn set_suspended(gateway: Arc<Gateway>, caller: Caller, device_id: String,
 }
 
 /// `DELETE /device/{device_id}`
-pub async fn forget(
+pub(super) async fn forget(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(device_id): PathParts<String>,
@@ -122,7 +122,7 @@ pub async fn forget(
 }
 
 /// `GET /device/{device_id}/admission`: whether the device is let in, and what it may do then.
-pub async fn admission(
+pub(super) async fn admission(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(device_id): PathParts<String>,

@@ -19,7 +19,7 @@ use crate::model::time::parse_iso;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// `GET /sync/master-election-logs`
-pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let read = || Ok((asked.page()?, asked.before_id()?));
     let ((limit, offset), before) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let source = Source::asked(&gateway, &asked).await?;
@@ -46,7 +46,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Qu
 }
 
 /// `GET /sync/audit-logs`
-pub async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let read = || {
         let (limit, offset) = asked.page()?;
         let filter = AuditFilter {

@@ -19,7 +19,7 @@ const DEFAULT_MS: u64 = 30_000;
 const MOST_MS: u64 = limits::MEMBERS_CHANGE.as_millis() as u64;
 
 /// `POST /system/cluster/nodes`
-pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+pub(super) async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "add nodes").or_fail(&gateway)?;
     let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
         let change = MembershipChange::Add {
@@ -33,7 +33,7 @@ pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Requ
 }
 
 /// `PUT /system/cluster/nodes/{id}`
-pub async fn relocate(
+pub(super) async fn relocate(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(id): PathParts<String>,
@@ -54,7 +54,7 @@ fn in_path(id: &str) -> Result<u64, BadPayload> {
 }
 
 /// `DELETE /system/cluster/nodes/{id}`
-pub async fn remove(
+pub(super) async fn remove(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(id): PathParts<String>,
@@ -68,7 +68,7 @@ pub async fn remove(
 }
 
 /// `POST /system/cluster/transfer`
-pub async fn transfer(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+pub(super) async fn transfer(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "hand over leadership").or_fail(&gateway)?;
     let (change, within) = body
         .read(&gateway, Code::InvalidData, |f| Ok((MembershipChange::Transfer { to: node(f, "to")? }, within(f)?)))?;

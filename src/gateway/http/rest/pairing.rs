@@ -35,7 +35,7 @@ const POLL_SECONDS: u64 = 3;
 const SECRET_WORDS: usize = 4;
 
 /// Somebody without a token, by address: asks no more often than a device that waits for a person.
-pub struct Stranger {
+pub(super) struct Stranger {
     /// For whoever decides, and for the log.
     address: Option<IpAddr>,
     /// What its rates are counted by.
@@ -56,7 +56,7 @@ impl FromRequestParts<Arc<Gateway>> for Stranger {
 }
 
 /// A body of somebody without a token: a little at most.
-pub struct SmallBody(RequestBody);
+pub(super) struct SmallBody(RequestBody);
 
 impl FromRequest<Arc<Gateway>> for SmallBody {
     type Rejection = RestError;
@@ -94,7 +94,7 @@ fn unstored(answer: Response) -> Response {
 }
 
 /// `POST /device/pair`
-pub async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> RestResult {
+pub(super) async fn ask(State(gateway): State<Arc<Gateway>>, stranger: Stranger, body: SmallBody) -> RestResult {
     gateway.pairing_rates.check(&stranger.group).or_fail(&gateway)?;
     // Of all strangers together: each ask is a command.
     gateway.all_pairings.check("").or_fail(&gateway)?;
@@ -126,7 +126,7 @@ fn no_such_code(gateway: &Gateway, stranger: &Stranger) -> RestError {
 }
 
 /// `GET /device/pair/{code}`: with the secret as its bearer. Once it is approved, the token: to the first who asks.
-pub async fn poll(
+pub(super) async fn poll(
     State(gateway): State<Arc<Gateway>>,
     stranger: Stranger,
     PathParts(code): PathParts<String>,
@@ -182,7 +182,7 @@ fn status_name(status: PairingStatus) -> &'static str {
 }
 
 /// `GET /device/pairings`: who asks, and from where.
-pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     auth::must_be_privileged(&caller.0, "see who asks to be paired").or_fail(&gateway)?;
     let source = Source::asked(&gateway, &asked).await?;
     let rows: Vec<(Pairing, bool)> = {
@@ -207,7 +207,7 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: Qu
 }
 
 /// `POST /device/pairings/{code}/approve`
-pub async fn approve(
+pub(super) async fn approve(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(code): PathParts<String>,
@@ -227,7 +227,7 @@ pub async fn approve(
 }
 
 /// `POST /device/pairings/{code}/refuse`
-pub async fn refuse(
+pub(super) async fn refuse(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(code): PathParts<String>,
@@ -251,7 +251,7 @@ async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -
 }
 
 /// `POST /token/renew`
-pub async fn renew(State(gateway): State<Arc<Gateway>>, caller: Caller) -> RestResult {
+pub(super) async fn renew(State(gateway): State<Arc<Gateway>>, caller: Caller) -> RestResult {
     fresh(&gateway).await?;
     let (token, claims) = auth::renewed(&gateway, &caller.0).or_fail(&gateway)?;
     let at_ms = gateway.now_ms();

@@ -7,7 +7,7 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use crate::cluster::shared_room::room_said;
+use crate::cluster::peers::shared_room::room_said;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::metrics::{counted, counter, gauge};
@@ -16,7 +16,7 @@ use crate::metrics::{counted, counter, gauge};
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// `GET /metrics`: any token will do, as for every other view of the cluster.
-pub async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response {
+pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> Response {
     let mut out = String::with_capacity(8 << 10);
     let [ws, sio] = gateway.hub.load();
     let by_transport = |out: &mut String, name: &str, help: &str, [ws, sio]: [usize; 2]| {

@@ -22,7 +22,7 @@ use crate::proto::{SyncState, SyncStatePut};
 const PENDING: u64 = 1_000_000_000_000;
 
 /// `GET /sync/state/{device_id}`
-pub async fn state(
+pub(super) async fn state(
     State(gateway): State<Arc<Gateway>>,
     _: Caller,
     PathParts(id): PathParts<String>,
@@ -42,7 +42,7 @@ pub async fn state(
 }
 
 /// `PUT /sync/state/{device_id}`
-pub async fn put_state(
+pub(super) async fn put_state(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
     PathParts(device_id): PathParts<String>,

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::devices::unexpected;
 use super::{OrFail, QueryFields, RequestBody, RestError, RestResult, answer};
-use crate::cluster::shared_room::room_said;
+use crate::cluster::peers::shared_room::room_said;
 use crate::cluster::{NodeInfo, PeerState};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
@@ -25,7 +25,7 @@ use crate::proto::outcome::Result as Given;
 const BEHIND: u64 = 1_000;
 
 /// `GET /system/health`
-pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
+pub(super) async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
     let status = gateway.cluster.status();
     let (master, active, applied) = {
         let state = gateway.cluster.replica().state();
@@ -51,7 +51,7 @@ pub async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResul
 }
 
 /// `GET /system/network`; with `?node=N` only if this node can reach that one, else 1002.
-pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let status = gateway.cluster.status();
     if let Some(node) = asked.get("node") {
         let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == n));
@@ -89,7 +89,7 @@ pub async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: Quer
 }
 
 /// `GET /system/cluster`: this node's view, for operators.
-pub async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
+pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> RestResult {
     let status = gateway.cluster.status();
     let nodes = gateway.cluster.nodes();
     // Digest and index under one lock: they belong together.
@@ -169,7 +169,7 @@ fn milliseconds(d: Duration) -> String {
 }
 
 /// `POST /system/election`
-pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+pub(super) async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     let (reason, by) = body.read(&gateway, Code::Election, election)?;
     if reason == ElectionReason::Manual {
         auth::must_be_privileged(&caller.0, "start a manual election").or_fail(&gateway)?;
@@ -185,7 +185,7 @@ pub async fn elect(State(gateway): State<Arc<Gateway>>, caller: Caller, body: Re
 }
 
 /// `GET /healthz`: the process answers.
-pub async fn alive() -> Response {
+pub(super) async fn alive() -> Response {
     answer(|o| {
         o.text("status", "ok");
     })
@@ -215,7 +215,7 @@ fn not_ready(gateway: &Gateway) -> Option<String> {
 }
 
 /// `GET /readyz`: this node can serve: it has a quorum and has caught up, its clock is right, and it is not shutting down.
-pub async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     let objection = not_ready(&gateway);
     let ready = objection.is_none();
     let body = answer(|o| {

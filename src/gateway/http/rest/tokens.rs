@@ -19,7 +19,7 @@ const TOKEN: usize = 8_192;
 
 /// `POST /system/tokens/revoke`: `{"token": …}`, or `{"jti": …}` for a token that nobody has at hand. Its sessions
 /// end on every node as soon as that node has applied it.
-pub async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+pub(super) async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "revoke tokens").or_fail(&gateway)?;
     let (jti, exp_ms) = body.read(&gateway, Code::InvalidData, |f| {
         if let Some(token) = f.maybe_text("token", TOKEN)? {

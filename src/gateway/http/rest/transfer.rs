@@ -32,11 +32,11 @@ use crate::proto::{Device, Election, ImportBegin, ImportFinish, ImportRows, Pres
 
 mod rows;
 
-pub use self::rows::{AuditRow, DeviceRow, RecordRow, SyncRow, TransferredElection, WithState};
+pub(crate) use self::rows::{AuditRow, DeviceRow, RecordRow, SyncRow, TransferredElection, WithState};
 
 /// What may change, and how far the logs go, at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct TransferState {
+pub(crate) struct TransferState {
     /// `stale`: without asking the others; there may be newer data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<String>,
@@ -65,14 +65,14 @@ pub struct TransferState {
 
 /// Rows of a log, oldest first. `next`: what to ask for as `after`; absent at the end.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct LogPage<T> {
+pub(crate) struct LogPage<T> {
     pub rows: Vec<T>,
     pub next: Option<String>,
 }
 
 /// A step of an import.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ImportStep {
+pub(crate) struct ImportStep {
     /// What was read from the database, as a number in hexadecimal.
     pub import_id: String,
     #[serde(flatten)]
@@ -81,7 +81,7 @@ pub struct ImportStep {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
-pub enum ImportAction {
+pub(crate) enum ImportAction {
     Begin {
         device_rows: u64,
         sync_rows: u64,
@@ -101,13 +101,13 @@ pub enum ImportAction {
 
 /// What became of a step.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct StepResult {
+pub(crate) struct StepResult {
     pub left: Vec<UntakenRow>,
 }
 
 /// A row that was not taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct UntakenRow {
+pub(crate) struct UntakenRow {
     pub table_name: String,
     pub id: u64,
     pub why: String,
@@ -120,7 +120,11 @@ fn body<T: Serialize>(gateway: &Gateway, value: &T) -> Result<Response, RestErro
 }
 
 /// `GET /system/export`
-pub async fn snapshot(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn snapshot(
+    State(gateway): State<Arc<Gateway>>,
+    _operator: Operator,
+    asked: QueryFields,
+) -> RestResult {
     let source = Source::asked(&gateway, &asked).await?;
     let (mut snapshot, meta) = {
         let state = gateway.cluster.replica().state();
@@ -169,7 +173,11 @@ fn bounds(gateway: &Gateway, asked: &QueryFields) -> Result<(u64, u64, usize), R
 }
 
 /// `GET /system/export/elections?after=&to=&limit=`
-pub async fn elections(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn elections(
+    State(gateway): State<Arc<Gateway>>,
+    _operator: Operator,
+    asked: QueryFields,
+) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
     Source::asked(&gateway, &asked).await?;
     let read = move |t: &dyn TablesRead| {
@@ -185,7 +193,7 @@ pub async fn elections(State(gateway): State<Arc<Gateway>>, _operator: Operator,
 }
 
 /// `GET /system/export/audit?after=&to=&limit=`
-pub async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
     Source::asked(&gateway, &asked).await?;
     let page = gateway.cluster.replica().state().audit_index().between(after, to, limit);
@@ -195,7 +203,11 @@ pub async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, ask
 }
 
 /// `GET /system/export/records?after=&limit=`: in the order of tables and ids, as they are now.
-pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn records(
+    State(gateway): State<Arc<Gateway>>,
+    _operator: Operator,
+    asked: QueryFields,
+) -> RestResult {
     let read = || {
         let bad = || BadPayload::field("after", "must be what a page gave as `next`");
         let after = match asked.get("after") {
@@ -237,12 +249,16 @@ pub async fn records(State(gateway): State<Arc<Gateway>>, _operator: Operator, a
 }
 
 /// `GET /system/export/changes?cursor=&limit=`: a page of what is kept.
-pub async fn changes(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn changes(
+    State(gateway): State<Arc<Gateway>>,
+    _operator: Operator,
+    asked: QueryFields,
+) -> RestResult {
     page_after(&gateway, &asked).await
 }
 
 /// `POST /system/import`: a step of taking over a database.
-pub async fn import(State(gateway): State<Arc<Gateway>>, operator: Operator, sent: RequestBody) -> RestResult {
+pub(crate) async fn import(State(gateway): State<Arc<Gateway>>, operator: Operator, sent: RequestBody) -> RestResult {
     let bad = |why: String| RestError::bad(&gateway, Code::InvalidData, BadPayload::payload(why));
     if sent.0.len() > limits::IMPORT_BYTES {
         return Err(bad(format!("a step may have at most {} bytes", limits::IMPORT_BYTES)));

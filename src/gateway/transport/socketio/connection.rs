@@ -39,7 +39,7 @@ enum CurrentTransport {
     WebSocket(Box<WebSocket>),
 }
 
-pub struct EngineConnection {
+pub(super) struct EngineConnection {
     engine: Arc<EngineIo>,
     sid: String,
     /// The id that the client is told as its socket's. Whoever has the other one may speak for it.
@@ -148,7 +148,7 @@ impl EngineConnection {
         }
     }
 
-    pub async fn run_over(mut self, ws: WebSocket, hello: String) {
+    pub(super) async fn run_over(mut self, ws: WebSocket, hello: String) {
         self.wire = CurrentTransport::WebSocket(Box::new(ws));
         self.own.push_back(hello.into());
         self.begin();
@@ -156,19 +156,19 @@ impl EngineConnection {
     }
 
     /// Old clients are in the root namespace from the start.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         if self.eio == Eio::V3 {
             self.open(None);
         }
     }
 
     /// Resolves when others need its room: it has not said who it is.
-    pub fn must_close(&self) -> impl Future<Output = ()> + use<> {
+    pub(super) fn must_close(&self) -> impl Future<Output = ()> + use<> {
         let socket = self.socket.clone();
         async move { socket.slot.closed().await }
     }
 
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
         self.farewell(&ended).await;
     }

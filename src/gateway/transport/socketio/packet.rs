@@ -3,7 +3,7 @@
 use crate::gateway::protocol::BadPayload;
 
 #[derive(Debug, PartialEq)]
-pub enum ClientPacket<'a> {
+pub(super) enum ClientPacket<'a> {
     /// `auth` is the JSON that came with it.
     Connect {
         namespace: &'a str,
@@ -28,7 +28,7 @@ pub enum ClientPacket<'a> {
 }
 
 impl<'a> ClientPacket<'a> {
-    pub fn parse(text: &'a str) -> Result<Self, BadPayload> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, BadPayload> {
         let kind = text.as_bytes().first().copied();
         let (attachments, rest) = match kind {
             Some(b'5' | b'6') => attachments(&text[1..])?,

@@ -13,7 +13,7 @@ const DIGITS: usize = 10;
 
 /// An Engine.IO packet of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Incoming {
+pub(super) enum Incoming {
     /// A Socket.IO packet, with Engine.IO's `4` before it.
     Message(Utf8Bytes),
     /// An attachment of a Socket.IO packet.
@@ -31,7 +31,7 @@ pub enum Incoming {
 }
 
 impl Incoming {
-    pub fn parse(text: Utf8Bytes) -> Self {
+    pub(super) fn parse(text: Utf8Bytes) -> Self {
         match text.as_bytes().first() {
             Some(b'4') => Self::Message(text),
             // A pong that repeats more than a word would be a way to fill the queue.
@@ -45,7 +45,7 @@ impl Incoming {
     }
 
     /// What it weighs in the inbox, at most what the inbox holds.
-    pub fn weight(&self) -> u32 {
+    pub(super) fn weight(&self) -> u32 {
         let bytes = match self {
             Self::Message(text) => text.len() + 128,
             _ => 128,
@@ -62,7 +62,7 @@ fn text(bytes: Bytes) -> Incoming {
 }
 
 /// Takes a body apart as it arrives.
-pub struct Decoder {
+pub(super) struct Decoder {
     eio: Eio,
     buffer: BytesMut,
     /// Up to here the buffer was looked at without finding the end of a packet; and how many UTF-16 units it has
@@ -73,11 +73,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(eio: Eio) -> Self {
+    pub(super) fn new(eio: Eio) -> Self {
         Self { eio, buffer: BytesMut::new(), searched: 0, units: 0, broken: false }
     }
 
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         // After a packet that cannot be told from the next one, the rest is passed over.
         if !self.broken {
             self.buffer.extend_from_slice(bytes);
@@ -85,7 +85,7 @@ impl Decoder {
     }
 
     /// The next packet that is there as a whole. `last`: nothing follows.
-    pub fn next(&mut self, last: bool) -> Option<Incoming> {
+    pub(super) fn next(&mut self, last: bool) -> Option<Incoming> {
         if self.buffer.is_empty() {
             return None;
         }
@@ -188,21 +188,21 @@ impl Decoder {
 
 /// What answers a poll.
 #[derive(Default)]
-pub struct Payload {
+pub(super) struct Payload {
     text: String,
     pub packets: usize,
 }
 
 impl Payload {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.packets == 0
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.text.len()
     }
 
-    pub fn push(&mut self, eio: Eio, packet: &str) {
+    pub(super) fn push(&mut self, eio: Eio, packet: &str) {
         match eio {
             Eio::V4 => {
                 if self.packets > 0 {
@@ -222,7 +222,7 @@ impl Payload {
         self.packets += 1;
     }
 
-    pub fn into_bytes(self) -> Bytes {
+    pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from(self.text)
     }
 }

@@ -12,7 +12,7 @@ use crate::proto::{Audit, Device, Election, ElectionReason, ImportDevice, Role, 
 /// and so is `role` until one that is here becomes master. Times are Unix milliseconds everywhere here; 0 stands for
 /// NULL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DeviceRow {
+pub(crate) struct DeviceRow {
     pub id: u64,
     pub device_id: String,
     pub role: String,
@@ -25,7 +25,7 @@ pub struct DeviceRow {
 
 /// A row of `sync_states`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SyncRow {
+pub(crate) struct SyncRow {
     pub id: u64,
     pub device_id: String,
     pub sync_status: String,
@@ -38,7 +38,7 @@ pub struct SyncRow {
 
 /// A row of `master_election_logs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TransferredElection {
+pub(crate) struct TransferredElection {
     pub id: u64,
     pub previous_master_id: Option<String>,
     pub new_master_id: String,
@@ -50,7 +50,7 @@ pub struct TransferredElection {
 
 /// A row of `sync_audit_logs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct AuditRow {
+pub(crate) struct AuditRow {
     pub id: u64,
     pub event_type: String,
     pub operation: String,
@@ -62,7 +62,7 @@ pub struct AuditRow {
 
 /// A record that exists.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct RecordRow {
+pub(crate) struct RecordRow {
     pub table_name: String,
     pub record_id: i64,
     pub version: u64,
@@ -73,7 +73,7 @@ pub struct RecordRow {
 
 /// A device and its sync state; null: it never synced.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WithState {
+pub(crate) struct WithState {
     pub device: DeviceRow,
     pub sync_state: Option<SyncRow>,
 }

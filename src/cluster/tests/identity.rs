@@ -1,0 +1,204 @@
+//! A node is what it says it is: older copies of folders, clusters founded apart, founders that disagree.
+
+use std::time::Duration;
+
+use super::harness::{Cell, PATIENCE, online, write};
+use crate::cluster::Cluster;
+use crate::consensus::transport::{ConnectionClass, LinkError};
+use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
+use crate::proto::{StatusRequest, StatusResponse};
+
+/// A leader, a follower and the third one.
+async fn three() -> (Cell, u64, u64, u64) {
+    let cell = Cell::new(3, |_| {}).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    cell.at(leader).propose(online("till")).await.unwrap();
+    let mut others = (1..=3).filter(|id| *id != leader);
+    let (follower, third) = (others.next().unwrap(), others.next().unwrap());
+    cell.converge().await;
+    (cell, leader, follower, third)
+}
+
+/// All nodes have told each other what they know.
+async fn starts_are_known(cell: &Cell, node: u64, boot: u64) {
+    let known = async {
+        let knows =
+            |id: &u64| cell.nodes[id].cluster.replica().state().boot_of(NodeId(node)).is_some_and(|b| b.boot == boot);
+        while !cell.nodes.keys().all(knows) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("the start is not replicated");
+}
+
+async fn tell_start(cell: &Cell, node: u64) {
+    let cluster = cell.at(node);
+    cluster.propose(crate::proto::command::Intent::NodeBooted(cluster.booted())).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_disk_ends_before_it_votes_and_nothing_acknowledged_is_lost() {
+    let (mut cell, leader, follower, third) = three().await;
+    cell.stop(follower).await;
+    let copy = cell.disks[&follower].copy();
+    cell.start(follower).await;
+    tell_start(&cell, follower).await;
+    starts_are_known(&cell, follower, 2).await;
+    cell.stop(third).await;
+    cell.leader(&[leader, follower]).await;
+    let mut acknowledged = 0;
+    for record in 0..5 {
+        acknowledged = write(&cell.at(leader), "till", record).await;
+    }
+    cell.stop(follower).await;
+    cell.disks.insert(follower, copy);
+    cell.start(follower).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before its start 2") && why.contains("new number"), "{why}");
+    // The one that knew is gone, and the other one was away for the writes: still it takes no part.
+    cell.stop(follower).await;
+    cell.stop(leader).await;
+    cell.start(third).await;
+    cell.start(follower).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before its start 2"), "{why}");
+    assert!(!cell.at(third).status().quorum, "two voters, and one of them is none");
+    cell.stop(follower).await;
+    cell.start(leader).await;
+    let now = cell.leader(&[leader, third]).await;
+    cell.at(third).read_barrier().await.unwrap();
+    assert_eq!(cell.at(third).replica().state().meta().head_seq, acknowledged);
+    write(&cell.at(now), "till", 99).await;
+    cell.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_was_made_while_the_node_ran_ends_by_what_it_lacks() {
+    let (mut cell, leader, follower, third) = three().await;
+    let copy = cell.disks[&follower].copy();
+    for record in 0..5 {
+        write(&cell.at(leader), "till", record).await;
+    }
+    cell.converge().await;
+    cell.stop(follower).await;
+    cell.disks.insert(follower, copy);
+    cell.start(follower).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before entry"), "{why}");
+    cell.stop(follower).await;
+    let now = cell.leader(&[leader, third]).await;
+    write(&cell.at(now), "till", 9).await;
+    cell.shutdown().await;
+}
+
+/// The third one cannot know what the copy lacks, and must not take its start for the newest.
+#[tokio::test]
+async fn a_copy_that_is_turned_away_does_not_shut_the_genuine_node_out() {
+    let (mut cell, leader, follower, third) = three().await;
+    let copy = cell.disks[&follower].copy();
+    cell.router.isolate(third);
+    for record in 0..5 {
+        write(&cell.at(leader), "till", record).await;
+    }
+    cell.converge_among(&[leader, follower]).await;
+    cell.stop(follower).await;
+    let genuine = cell.disks.insert(follower, copy).unwrap();
+    for (from, to) in [(follower, third), (third, follower)] {
+        cell.router.join(from, to);
+    }
+    cell.start(follower).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before entry"), "{why}");
+    cell.stop(follower).await;
+    cell.disks.insert(follower, genuine);
+    cell.router.heal();
+    cell.start(follower).await;
+    cell.leader(&[leader, follower, third]).await;
+    cell.converge().await;
+    cell.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_a_newer_start_of_its_own_ends() {
+    let (cell, _, follower, _) = three().await;
+    let mut newer = cell.at(follower).booted();
+    (newer.boot, newer.instance) = (newer.boot + 1, newer.instance ^ 2);
+    // Another process that runs as this node, from a copy of its folder.
+    cell.at(follower).propose(crate::proto::command::Intent::NodeBooted(newer)).await.unwrap();
+    let why = cell.ended(follower).await;
+    assert!(why.contains("another process runs from a copy"), "{why}");
+    cell.shutdown().await;
+}
+
+async fn status_of(cell: &Cell, from: u64, to: u64) -> Result<StatusResponse, LinkError> {
+    let handshake = Some(cell.nodes[&from].cluster.identity.handshake(to));
+    let link = cell.router.transport(from).link(to, &MemberAddress::default(), ConnectionClass::Control);
+    link.status(StatusRequest { handshake, ..StatusRequest::default() }).await
+}
+
+#[tokio::test]
+async fn clusters_of_one_name_that_were_founded_apart_do_not_speak() {
+    let mut cell = Cell::new(0, |_| {}).await;
+    for id in [1, 2] {
+        cell.start_naming(id, &[id]).await;
+        cell.leader(&[id]).await;
+    }
+    let epoch = async |id: u64| {
+        while cell.nodes[&id].cluster.identity.epoch() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        format!("{:016x}", cell.nodes[&id].cluster.identity.epoch())
+    };
+    let (one, two) = tokio::time::timeout(PATIENCE, async { (epoch(1).await, epoch(2).await) }).await.unwrap();
+    for (from, to) in [(1, 2), (2, 1)] {
+        let refused = status_of(&cell, from, to).await;
+        let Err(LinkError::Refused(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains(&one) && why.contains(&two) && why.contains("founded apart"), "{why}");
+    }
+    cell.shutdown().await;
+}
+
+#[tokio::test]
+async fn founders_that_disagree_found_nothing_and_each_says_with_whom() {
+    let mut cell = Cell::new(0, |_| {}).await;
+    cell.start_naming(1, &[1, 2]).await;
+    cell.start_naming(2, &[1, 2, 3]).await;
+    cell.start_naming(3, &[2, 3]).await;
+    let waiting = |id: u64| cell.nodes[&id].cluster.waiting.lock().clone().unwrap_or_default();
+    let all_say = async {
+        while !(1..=3).all(|id| waiting(id).contains("differ in `members`")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_say).await.expect("they do not say so");
+    assert!(waiting(1).contains("node 2 names 1 at node-1") && waiting(3).contains("node 2 names"), "{}", waiting(1));
+    // Also after another of their rounds.
+    tokio::time::sleep(crate::cluster::membership::admission::SETTLE * 2).await;
+    assert!(cell.nodes.values().all(|node| node.cluster.node().view().last_log_index == 0));
+    // The settings are made equal.
+    for id in 1..=3 {
+        cell.stop(id).await;
+    }
+    for id in 1..=3 {
+        cell.start_naming(id, &[1, 2, 3]).await;
+    }
+    cell.leader(&[1, 2, 3]).await;
+    cell.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_off_starts_again_also_with_one_node_lost() {
+    let (mut cell, leader, follower, third) = three().await;
+    let seq = write(&cell.at(leader), "till", 1).await;
+    for id in 1..=3 {
+        cell.stop(id).await;
+    }
+    // Alone, a node does not know whether it is the newest of its kind.
+    cell.start(follower).await;
+    cell.start(third).await;
+    cell.leader(&[follower, third]).await;
+    cell.at(third).read_barrier().await.unwrap();
+    assert_eq!(cell.at(third).replica().state().meta().head_seq, seq);
+    cell.shutdown().await;
+}
