@@ -164,6 +164,20 @@ impl Stopper {
     }
 }
 
+/// What the settings come to on this node's disk.
+fn timing_here(settings: Timing, flush: Duration) -> Timing {
+    let timing = settings.on_disk_of(flush);
+    if timing != settings {
+        tracing::warn!(
+            flush_ms = flush.as_millis(),
+            election_min_ms = timing.election_min.as_millis(),
+            election_max_ms = timing.election_max.as_millis(),
+            "the disk takes long to flush: elections wait longer than the settings say"
+        );
+    }
+    timing
+}
+
 /// Starts a node on its stores.
 pub async fn start(
     config: NodeConfig,
@@ -188,7 +202,7 @@ pub async fn start(
     };
     let options = NodeOptions {
         identity: identity.clone(),
-        timing: config.timing,
+        timing: timing_here(config.timing, stores.flush_time),
         snapshot_every: config.snapshot_every,
         keep_entries: config.keep_entries,
     };

@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
         "raft_election_timeout_min_ms",
         SettingKind::Milliseconds(10, 60_000),
         Some("150"),
-        "The least silence after which a node may ask to lead.",
+        "The least silence after which a node may ask to lead. On a disk that takes more than a fifth of it for a flush, five flushes, and at most 3 s.",
     ),
     row(
         "raft_election_timeout_max_ms",

@@ -37,6 +37,26 @@ impl Default for Timing {
     }
 }
 
+/// Flushes that fit into the shortest election timeout: the candidate's own vote, and that of a voter whose disk has one
+/// under way and one waiting, each with as much again to spare.
+const FLUSHES_OF_ELECTION: u32 = 5;
+/// The most that a slow disk makes of `election_min`.
+const SLOW_ELECTION_MIN: Duration = Duration::from_secs(3);
+
+impl Timing {
+    /// What this comes to on a disk that takes `flush` for each flush. With times that are shorter than a vote takes, every
+    /// candidate gives up, and asks in the next term, before it could be elected. Nodes whose times differ agree as well:
+    /// no read and no vote counts on another node's.
+    #[must_use]
+    pub(crate) fn on_disk_of(self, flush: Duration) -> Self {
+        let needed = flush.saturating_mul(FLUSHES_OF_ELECTION).min(SLOW_ELECTION_MIN);
+        if needed <= self.election_min {
+            return self;
+        }
+        Self { election_min: needed, election_max: self.election_max.max(needed * 2), ..self }
+    }
+}
+
 /// What a node of the Raft group is made of.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -349,4 +369,26 @@ pub struct GroupView {
     pub voters: Vec<u64>,
     /// On the leader: how long ago a quorum is known to have followed it.
     pub quorum_acked: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elections_wait_as_long_as_a_slow_disk_needs_for_a_vote() {
+        let ms = Duration::from_millis;
+        let settings = Timing::default();
+        for fast in [0, 2, 10, 30] {
+            assert_eq!(settings.on_disk_of(ms(fast)), settings, "{fast} ms");
+        }
+        let slow = settings.on_disk_of(ms(150));
+        assert_eq!((slow.election_min, slow.election_max, slow.heartbeat), (ms(750), ms(1_500), settings.heartbeat));
+        let patient = Timing { election_min: ms(400), election_max: ms(5_000), ..settings };
+        assert_eq!(patient.on_disk_of(ms(100)), Timing { election_min: ms(500), ..patient });
+        for stuck in [ms(600), ms(60_000)] {
+            let timing = settings.on_disk_of(stuck);
+            assert_eq!((timing.election_min, timing.election_max), (ms(3_000), ms(6_000)));
+        }
+    }
 }

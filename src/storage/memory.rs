@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -47,6 +48,7 @@ impl MemoryDisk {
             snapshots: Arc::new(MemorySnapshots { disk: self.0.clone(), session }),
             pressure: Arc::new(NoPressure),
             room: DiskRoom::unbounded(),
+            flush_time: Duration::ZERO,
             close: Arc::new(CloseMemory { disk: self.0.clone(), session }),
         }
     }

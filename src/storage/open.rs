@@ -120,6 +120,7 @@ fn open_with(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slack: 
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
         room,
+        flush_time: flush::usual_time(),
         close,
     })
 }

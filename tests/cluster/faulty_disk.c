@@ -1,4 +1,4 @@
-// Preloaded into a node: its syncs fail, or do not come back, while a file of that name is there.
+// Preloaded into a node: its syncs fail, stall or are slow, while a file of that name is there.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -23,6 +23,10 @@ int fdatasync(int fd) {
     while (is_there("stall")) {
         struct timespec moment = {0, 20000000};
         nanosleep(&moment, 0);
+    }
+    if (is_there("slow")) {
+        struct timespec time = {0, 150000000};
+        nanosleep(&time, 0);
     }
     if (!real) real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
     return real(fd);

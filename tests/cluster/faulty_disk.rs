@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,15 @@ use tillsync::token::{Class, KeyRing};
 use crate::harness::{PATIENCE, tillsync};
 use crate::single_node::{Alone, wait};
 
+/// What makes a disk faulty, compiled into this folder: to be preloaded, with the folder as `FAULTY_DISK`.
+pub(crate) fn library(folder: &Path) -> PathBuf {
+    let library = folder.join("faulty_disk.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/faulty_disk.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]).status();
+    assert!(compiled.unwrap().success(), "the linker of every build compiles C, too");
+    library
+}
+
 /// A node alone on such a disk, which is good at first.
 struct FaultyNode {
     alone: Alone,
@@ -25,14 +34,9 @@ struct FaultyNode {
 impl FaultyNode {
     async fn start(settings: &str) -> Self {
         let alone = Alone::new();
-        let library = alone.path("faulty_disk.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/faulty_disk.c");
-        let compiled =
-            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]).status();
-        assert!(compiled.unwrap().success(), "the linker of every build compiles C, too");
         let mut command = tillsync();
         command.args(["serve", "--config"]).arg(alone.config(1, settings));
-        command.env("LD_PRELOAD", &library).env("FAULTY_DISK", alone.path(""));
+        command.env("LD_PRELOAD", library(&alone.path(""))).env("FAULTY_DISK", alone.path(""));
         command.stdout(File::create(alone.path("log")).unwrap()).stderr(File::create(alone.path("said")).unwrap());
         let node = Self { child: command.spawn().unwrap(), alone };
         let device = json!({ "device_id": "till-1" });

@@ -29,6 +29,7 @@ mod recovery;
 mod retrying_clients;
 mod rolling;
 mod single_node;
+mod slow_disks;
 mod sqlite;
 mod stolen;
 mod strangers;

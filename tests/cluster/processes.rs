@@ -11,6 +11,7 @@ use tillsync::client::rest::{NodeStatus, RestClient};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::token::{Class, KeyRing};
 
+use crate::faulty_disk;
 use crate::harness::{PATIENCE, both, three_ports, tillsync};
 use crate::single_node::wait;
 
@@ -25,13 +26,15 @@ pub(crate) struct Processes {
     dir: TempDir,
     ports: BTreeMap<u64, Ports>,
     running: BTreeMap<u64, Child>,
+    /// Preloaded into those that are started from now on.
+    library: Option<PathBuf>,
 }
 
 impl Processes {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
-        Self { dir, ports: BTreeMap::new(), running: BTreeMap::new() }
+        Self { dir, ports: BTreeMap::new(), running: BTreeMap::new(), library: None }
     }
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
@@ -91,15 +94,19 @@ impl Processes {
 
     pub(crate) fn start(&mut self, id: u64) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(id)).unwrap();
-        let child = tillsync()
-            .args(["serve", "--config"])
-            .arg(self.config(id))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.running.insert(id, child);
+        let mut command = tillsync();
+        command.args(["serve", "--config"]).arg(self.config(id));
+        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+        if let Some(library) = &self.library {
+            command.env("LD_PRELOAD", library).env("FAULTY_DISK", self.dir.path());
+        }
+        self.running.insert(id, command.spawn().unwrap());
+    }
+
+    /// Nodes that are started from now on have slow disks: each flush takes 150 ms.
+    pub(crate) fn slow_disks(&mut self) {
+        self.library = Some(faulty_disk::library(self.dir.path()));
+        std::fs::write(self.path("slow"), "").unwrap();
     }
 
     /// Starts a node that waits to be added.

@@ -5,7 +5,7 @@
 //! Whether it does depends on the linker, so every open proves it, and refuses to start otherwise.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, c_uint, off64_t};
@@ -20,6 +20,9 @@ const PROBE: &[u8] = b"probe";
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// How long the last flushes took, in microseconds; 0: there were fewer.
+static LAST: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// The first error of a sync; 0: none.
 static FAILED: AtomicI32 = AtomicI32::new(0);
 /// Read by every sync, from before the system is asked until its failure is kept.
@@ -33,8 +36,22 @@ pub unsafe extern "C" fn sync_file_range(fd: c_int, _offset: off64_t, _len: off6
     let begun = Instant::now();
     // SAFETY: fdatasync takes any descriptor and touches no memory of ours.
     let outcome = watched(&[], || unsafe { libc::fdatasync(fd) });
-    metrics::FLUSHES.record(begun.elapsed());
+    took(begun.elapsed());
     outcome
+}
+
+fn took(time: Duration) {
+    metrics::FLUSHES.record(time);
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    LAST[NEXT.fetch_add(1, Ordering::Relaxed) % LAST.len()].store(micros, Ordering::Relaxed);
+}
+
+/// How long a flush takes here: the median of the last eight of this process.
+pub(in crate::storage) fn usual_time() -> Duration {
+    let mut times = LAST.each_ref().map(|micros| micros.load(Ordering::Relaxed));
+    times.sort_unstable();
+    let known = &times[times.partition_point(|micros| *micros == 0)..];
+    Duration::from_micros(known.get(known.len() / 2).copied().unwrap_or(0))
 }
 
 /// The engine's own background flush ends with this call, and only logs when it fails. But the kernel tells of an error
