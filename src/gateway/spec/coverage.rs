@@ -7,7 +7,7 @@ use crate::gateway::protocol::events::{EventDescription, FROM_CLIENT, TO_CLIENT}
 
 const HEAD: &str = "# What of the API is tested, and where
 
-<!-- Made from the tables that route and describe the API: UPDATE_DOCS=1 cargo test --test gateway coverage -->
+<!-- Made from the tables that route and describe the API: UPDATE_DOCS=1 cargo test --workspace --test gateway coverage -->
 
 Every event and endpoint has a test named after it, in `tests/gateway/`. Events are tested over both transports, `/ws`
 and Socket.IO. Every REST answer in any of these tests is held against `/openapi.json`: its status must be described,
