@@ -116,8 +116,11 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     for ((table, record), change) in at_cursor {
         let seq = change.seq;
         // What is deleted is not sent, nor what goes with its table before its page is read: that is heard of next.
-        let next = || history.log().iter().find(|row| row.seq > cursor && (&*row.table, row.record) == (table, record));
-        let goes = || next().is_some_and(|row| row.value.is_empty() && row.request_id.is_empty());
+        let goes = || {
+            let later = history.log().iter().filter(|row| row.seq > cursor && row.seq < later_than(history, op));
+            let mut of_record = later.filter(|row| (&*row.table, row.record) == (table, record));
+            of_record.any(|row| row.value.is_empty() && row.request_id.is_empty())
+        };
         let sent_row = sent.get(&(table, record));
         let right = sent_row.map_or_else(|| change.value.is_empty() || goes(), |row| row.seq == seq);
         finding.require(right, || {
@@ -127,6 +130,13 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     }
     let newer = sent.values().find(|row| row.seq > cursor);
     finding.require(newer.is_none(), || format!("the full sync {} is as of {cursor}, but it sent {newer:?}", op.id));
+}
+
+/// A change that was surely not in the log before this operation was answered: that of a write that was asked later.
+fn later_than(history: &History, op: &Op) -> u64 {
+    let later = history.ops.iter().filter(|other| other.invoked > op.returned && !other.repeated && other.tries == 1);
+    let writes = later.filter(|other| other.outcome == OpOutcome::Ok && matches!(other.asked, OpRequest::Write { .. }));
+    writes.filter_map(|write| write.version).min().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -162,5 +172,22 @@ mod tests {
         wrong(&check(&told), "and not [1]");
         full.ops[3].pages.clear();
         assert!(check(&full).violations.is_empty(), "a deleted record need not be sent");
+    }
+
+    /// Its page was read when the table had gone, whatever was written in between; not one that went only afterwards.
+    #[test]
+    fn a_record_that_goes_with_its_table_before_its_page_is_read_need_not_be_sent() {
+        let mut full = good();
+        full.ops[3] = Op { pages: Vec::new(), ..full.ops[3].clone() };
+        full.ops[3].asked = OpRequest::Sync { after: None };
+        let removal = ShownChange { value: String::new(), request_id: String::new(), ..row(4) };
+        full.finals[0].changes.extend([row(3), removal]);
+        assert!(check(&full).violations.is_empty());
+        let ShownChange { table, record, value, request_id, .. } = row(4);
+        let write = OpRequest::Write { table, record, value, request_id, base: None };
+        full.ops.push(Op { version: Some(4), ..super::super::samples::op(6, write) });
+        wrong(&check(&full), "lacks change 2");
+        full.ops[5].version = Some(5);
+        assert!(check(&full).violations.is_empty());
     }
 }
