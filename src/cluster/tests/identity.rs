@@ -116,6 +116,11 @@ async fn a_copy_that_is_turned_away_does_not_shut_the_genuine_node_out() {
     cell.start(follower).await;
     cell.leader(&[leader, follower, third]).await;
     cell.converge().await;
+    // The other one, that knows which of them is the copy, is gone: these two are a quorum only if they get on.
+    cell.stop(leader).await;
+    let now = cell.leader(&[follower, third]).await;
+    write(&cell.at(now), "till", 9).await;
+    assert_eq!(cell.nodes[&follower].cluster.identity.is_outdated(), None);
     cell.shutdown().await;
 }
 
