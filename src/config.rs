@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::background_tasks::Retention;
 use crate::model::error::{Code, Error};
@@ -25,7 +26,7 @@ pub use settings::{SETTINGS, Setting, SettingKind, setting};
 /// A node's settings, complete and checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    pub node_id: u64,
+    pub node_id: NodeId,
     pub cluster_name: String,
     pub data_dir: PathBuf,
     pub key_file: PathBuf,
@@ -77,7 +78,7 @@ pub struct RoomThresholds {
 /// A node of the cluster, as the others and the devices reach it: `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    pub id: u64,
+    pub id: NodeId,
     pub raft: String,
     pub gateway: String,
 }
@@ -137,7 +138,7 @@ impl Config {
             given => given,
         };
         let config = Self {
-            node_id: layers.number("node_id")?,
+            node_id: NodeId(layers.number("node_id")?),
             cluster_name: layers.text("cluster_name")?,
             data_dir: layers.text("data_dir")?.into(),
             key_file: layers.text("key_file")?.into(),
@@ -305,7 +306,10 @@ mod tests {
     #[test]
     fn a_short_file_is_enough() {
         let config = read(FILE, &[], &[]).unwrap();
-        assert_eq!((config.node_id, config.members.len(), config.me().unwrap().raft.as_str()), (2, 2, "b:5100"));
+        assert_eq!(
+            (config.node_id, config.members.len(), config.me().unwrap().raft.as_str()),
+            (NodeId(2), 2, "b:5100")
+        );
         assert_eq!(config.presence.lost, Duration::from_secs(6));
         assert_eq!(config.request_timeout, Duration::from_secs(5));
     }
@@ -327,12 +331,12 @@ mod tests {
         let config = read(FILE, &env, &[("ping_ms", "250")]).unwrap();
         assert_eq!(
             (config.node_id, config.presence.ping, config.log_format),
-            (1, Duration::from_millis(250), LogFormat::Json)
+            (NodeId(1), Duration::from_millis(250), LogFormat::Json)
         );
         let env = [("TILLSYNC_MEMBERS", "2=[::1]:1/h:2, 7=x:3/y:4")];
         let members = read(FILE, &env, &[]).unwrap().members;
-        assert_eq!(members[0], Member { id: 2, raft: "[::1]:1".into(), gateway: "h:2".into() });
-        assert_eq!(members[1].id, 7);
+        assert_eq!(members[0], Member { id: NodeId(2), raft: "[::1]:1".into(), gateway: "h:2".into() });
+        assert_eq!(members[1].id, NodeId(7));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::consensus::recovery::{FolderContents, StoppedNode};
 use crate::consensus::runtime::random;
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::model::time::iso;
 use crate::storage::{self, FolderIdentity};
 
@@ -35,7 +36,7 @@ pub(super) async fn execute(args: RecoverArgs) -> CliResult {
     if !storage::format::is_there(&config.data_dir) {
         return Err(CommandError::usage(format!("{dir} is no node's data folder: nothing was changed")));
     }
-    let identity = FolderIdentity { node_id: node, cluster_id: config.cluster_name.clone() };
+    let identity = FolderIdentity { node_id: node.get(), cluster_id: config.cluster_name.clone() };
     let stores = storage::open(&config.data_dir, &identity);
     let stores = stores.map_err(|error| CommandError::usage(format!("{error}: nothing was changed")))?;
     let failed = |error: std::io::Error| CommandError::new(format!("data folder {dir}: {error}"));
@@ -84,7 +85,7 @@ fn own_address(config: &Config, holds: &FolderContents) -> Option<MemberAddress>
 }
 
 fn tell(config: &Config, holds: &FolderContents) {
-    let list = |nodes: &mut dyn Iterator<Item = &u64>| nodes.map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let list = |nodes: &mut dyn Iterator<Item = &NodeId>| nodes.map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     let node = config.node_id;
     let others = list(&mut holds.members.keys().filter(|other| **other != node));
     say!("data folder {}", config.data_dir.display());

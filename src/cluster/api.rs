@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::peers::compared_digests::DigestVerdict;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
@@ -67,7 +67,7 @@ pub trait Cluster: Send + Sync + 'static {
     }
 
     /// Moves leadership to another node, if this one leads, and waits until it has arrived there.
-    fn transfer(&self, to: u64, _within: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn transfer(&self, to: NodeId, _within: Duration) -> BoxFuture<'static, Result<(), Error>> {
         let why = format!("node {to} is not a member");
         Box::pin(async move { Err(Error::new(Code::PeerUnreachable, why)) })
     }
@@ -93,21 +93,21 @@ pub type CountSessions = Box<dyn Fn() -> u64 + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MembershipChange {
     Add {
-        node: u64,
+        node: NodeId,
         raft: String,
         gateway: String,
     },
     Remove {
-        node: u64,
+        node: NodeId,
     },
     /// Its addresses are these from now on.
     Move {
-        node: u64,
+        node: NodeId,
         raft: String,
         gateway: String,
     },
     Transfer {
-        to: u64,
+        to: NodeId,
     },
 }
 
@@ -115,7 +115,7 @@ impl MembershipChange {
     pub fn node(&self) -> u64 {
         match self {
             Self::Add { node, .. } | Self::Move { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => {
-                *node
+                node.get()
             }
         }
     }
@@ -125,14 +125,14 @@ impl MembershipChange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembershipChanged {
     /// The node that was added, moved or removed, or that leads now.
-    pub node: u64,
-    pub voters: Vec<u64>,
+    pub node: NodeId,
+    pub voters: Vec<NodeId>,
 }
 
 /// One member as this node sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeInfo {
-    pub node: u64,
+    pub node: NodeId,
     pub voter: bool,
     pub leads: bool,
     pub raft: String,
@@ -155,7 +155,7 @@ pub type SharedCluster = Arc<dyn Cluster>;
 /// The cluster as this node sees it now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterStatus {
-    pub leader: Option<u64>,
+    pub leader: Option<NodeId>,
     /// The Raft term in which this node leads.
     pub leading: Option<RaftTerm>,
     /// The Raft term.
@@ -165,14 +165,14 @@ pub struct ClusterStatus {
     pub quorum: bool,
     /// Every other member.
     pub peers: Vec<PeerState>,
-    pub voters: Vec<u64>,
+    pub voters: Vec<NodeId>,
     /// Whether the nodes hold the same data.
     pub digests: DigestVerdict,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PeerState {
-    pub node: u64,
+    pub node: NodeId,
     pub reachable: bool,
     /// Since this node last heard from it; `None`: never.
     pub silent_for: Option<Duration>,

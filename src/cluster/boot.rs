@@ -59,13 +59,13 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A node and how it behaves.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    pub id: u64,
+    pub id: NodeId,
     /// The cluster's name: nodes of another one are turned away.
     pub cluster: String,
     /// The founding members, the same on every founding node; empty for a node that will be added.
-    pub members: BTreeMap<u64, MemberAddress>,
+    pub members: BTreeMap<NodeId, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to, as far as they are known; id 0: not known.
-    pub join: Vec<(u64, MemberAddress)>,
+    pub join: Vec<(NodeId, MemberAddress)>,
     /// Where the others reach this node, as far as its settings say.
     pub address: Option<OwnAddress>,
     pub timing: Timing,
@@ -78,7 +78,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    pub fn new(id: u64, cluster: impl Into<String>, members: BTreeMap<u64, MemberAddress>) -> Self {
+    pub fn new(id: NodeId, cluster: impl Into<String>, members: BTreeMap<NodeId, MemberAddress>) -> Self {
         Self {
             id,
             cluster: cluster.into(),
@@ -146,7 +146,7 @@ impl Stopper {
     /// Peers reach this node no more. What it had to ask them for, it has not got from here on.
     pub fn close_ports(&self) {
         if let Some(network) = &self.lifetime.network {
-            network.remove(self.cluster.node_id());
+            network.remove(NodeId(self.cluster.node_id()));
         }
         self.lifetime.stop.cancel();
     }
@@ -300,7 +300,7 @@ struct NodeContext {
     transport: Arc<dyn PeerTransport>,
     stats: Arc<PeerStats>,
     members: Arc<Members>,
-    configured: Vec<(u64, MemberAddress)>,
+    configured: Vec<(NodeId, MemberAddress)>,
     founding: Founding,
     failures: TaskFailures,
     addresses: Arc<Addresses>,
@@ -329,8 +329,7 @@ impl NodeContext {
     fn open(&self, request_timeout: Duration, clock: SharedClock, room: SharedRoom) -> Arc<RaftCluster> {
         let Self { node, identity, transport, stats, stop, .. } = self;
         let wake = Arc::new(Notify::new());
-        let pending_proposals =
-            Arc::new(PendingProposals::new(NodeId(identity.node), random(), request_timeout, wake.clone()));
+        let pending_proposals = Arc::new(PendingProposals::new(identity.node, random(), request_timeout, wake.clone()));
         let clock = AgreedClock::new(clock);
         let digests = Arc::new(ComparedDigests::default());
         let door = CommandGuard {

@@ -43,7 +43,7 @@ const GREETING: Duration = Duration::from_secs(3);
 /// Why the leader did not do it.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ChangeRefused {
-    NotLeader(Option<u64>),
+    NotLeader(Option<NodeId>),
     Refused(Error),
     /// It is so already.
     Already(Error),
@@ -112,7 +112,7 @@ impl MembershipManager {
                 Some(leader) if leader != me => match self.send(leader, request, left).await {
                     Ok(answer) => answer,
                     Err(error) => {
-                        tracing::debug!(leader, %error, "the leader could not be asked for a change");
+                        tracing::debug!(leader = leader.get(), %error, "the leader could not be asked for a change");
                         unknown |= !matches!(error, LinkError::Unreachable(_));
                         ChangeResponse::default()
                     }
@@ -120,11 +120,16 @@ impl MembershipManager {
                 _ => ChangeResponse::default(),
             };
             match answer.result {
-                Some(Answer::Done(done)) => return Ok(MembershipChanged { node: done.node, voters: done.voters }),
+                Some(Answer::Done(done)) => {
+                    return Ok(MembershipChanged {
+                        node: NodeId(done.node),
+                        voters: done.voters.into_iter().map(NodeId).collect(),
+                    });
+                }
                 Some(Answer::Refused(refused)) => return Err(error_of(refused)),
                 Some(Answer::Already(_)) if unknown => {
                     return Ok(MembershipChanged {
-                        node: change.node(),
+                        node: NodeId(change.node()),
                         voters: self.node.group().voters.into_iter().collect(),
                     });
                 }
@@ -132,7 +137,7 @@ impl MembershipManager {
                 Some(Answer::NotLeader(not)) => {
                     // What had been begun there may be done.
                     unknown = true;
-                    hint = not.leader.filter(|leader| *leader != me);
+                    hint = not.leader.map(NodeId).filter(|leader| *leader != me);
                 }
                 None => {}
             }
@@ -142,17 +147,17 @@ impl MembershipManager {
 
     fn request(&self, change: &MembershipChange, by: &Principal, within: Duration) -> ChangeRequest {
         let change = match change.clone() {
-            MembershipChange::Add { node, raft, gateway } => Asked::Add(NodeAdd { node, raft, gateway }),
-            MembershipChange::Move { node, raft, gateway } => Asked::Move(NodeAdd { node, raft, gateway }),
-            MembershipChange::Remove { node } => Asked::Remove(NodeRemove { node }),
-            MembershipChange::Transfer { to } => Asked::Transfer(LeaderTransfer { to }),
+            MembershipChange::Add { node, raft, gateway } => Asked::Add(NodeAdd { node: node.get(), raft, gateway }),
+            MembershipChange::Move { node, raft, gateway } => Asked::Move(NodeAdd { node: node.get(), raft, gateway }),
+            MembershipChange::Remove { node } => Asked::Remove(NodeRemove { node: node.get() }),
+            MembershipChange::Transfer { to } => Asked::Transfer(LeaderTransfer { to: to.get() }),
         };
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let (by, jti) = (by.sub.clone(), by.jti.clone());
         ChangeRequest { handshake: None, by, jti, within_ms, change: Some(change) }
     }
 
-    async fn send(&self, to: u64, request: ChangeRequest, within: Duration) -> Result<ChangeResponse, LinkError> {
+    async fn send(&self, to: NodeId, request: ChangeRequest, within: Duration) -> Result<ChangeResponse, LinkError> {
         let Some(member) = self.node.members().remove(&to) else {
             return Err(LinkError::Unreachable("it is no member".into()));
         };
@@ -171,10 +176,12 @@ impl MembershipManager {
         });
         let result = match answered.await {
             Ok(Ok(node)) => {
-                let voters = self.node.group().voters.into_iter().collect();
-                Answer::Done(ChangeDone { node, voters })
+                let voters = self.node.group().voters.into_iter().map(NodeId::get).collect();
+                Answer::Done(ChangeDone { node: node.get(), voters })
             }
-            Ok(Err(ChangeRefused::NotLeader(leader))) => Answer::NotLeader(NotLeader { leader }),
+            Ok(Err(ChangeRefused::NotLeader(leader))) => {
+                Answer::NotLeader(NotLeader { leader: leader.map(NodeId::get) })
+            }
             Ok(Err(ChangeRefused::Refused(error))) => Answer::Refused(refused(error)),
             Ok(Err(ChangeRefused::Already(error))) => Answer::Already(refused(error)),
             Err(_) => Answer::NotLeader(NotLeader { leader: None }),
@@ -182,7 +189,7 @@ impl MembershipManager {
         ChangeResponse { result: Some(result) }
     }
 
-    async fn make(&self, request: ChangeRequest) -> ChangeResult<u64> {
+    async fn make(&self, request: ChangeRequest) -> ChangeResult<NodeId> {
         self.must_lead()?;
         let end = Instant::now() + Duration::from_millis(request.within_ms).min(limits::MEMBERS_CHANGE);
         let by = Principal { sub: request.by, jti: request.jti };
@@ -193,7 +200,7 @@ impl MembershipManager {
             }
             Some(Asked::Remove(remove)) => {
                 let _turn = self.turn_soon(format!("node {} is being removed", remove.node), end).await?;
-                self.remove(remove.node, &by, end).await
+                self.remove(NodeId(remove.node), &by, end).await
             }
             Some(Asked::Move(to)) => {
                 let _turn = self.turn_soon(format!("node {} is being moved", to.node), end).await?;
@@ -201,7 +208,7 @@ impl MembershipManager {
             }
             Some(Asked::Transfer(transfer)) => {
                 let _turn = self.turn_soon("leadership is being handed over".into(), end).await?;
-                let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0))?;
+                let to = self.transfer_target(Some(transfer.to).filter(|to| *to != 0).map(NodeId))?;
                 self.must_be_fit_soon(to, end).await?;
                 self.give_role(to, "leadership is handed over", &by).await;
                 self.transfer_leadership(to, end).await
@@ -238,12 +245,12 @@ impl MembershipManager {
         }
     }
 
-    async fn add(&self, add: NodeAdd, by: &Principal, end: Instant) -> ChangeResult<u64> {
-        let id = add.node;
+    async fn add(&self, add: NodeAdd, by: &Principal, end: Instant) -> ChangeResult<NodeId> {
+        let id = NodeId(add.node);
         let member = MemberAddress { raft: add.raft, gateway: add.gateway };
         let (epoch, removed) = {
             let state = self.node.replica().state();
-            (state.meta().epoch, state.meta().removed_nodes.contains(&id))
+            (state.meta().epoch, state.meta().removed_nodes.contains(&id.get()))
         };
         if removed {
             return wrong_role(format!(
@@ -252,7 +259,7 @@ impl MembershipManager {
         }
         let group = self.node.group();
         may_add(&group, id, &member)?;
-        let mut voters: Vec<u64> = group.voters.iter().copied().collect();
+        let mut voters: Vec<NodeId> = group.voters.iter().copied().collect();
         voters.push(id);
         self.must_have_quorum(&voters, Some(id))?;
         let theirs = self.greet(id, &member, end.min(Instant::now() + GREETING)).await?;
@@ -272,21 +279,21 @@ impl MembershipManager {
         if let Err(why) = ready {
             if !known && matches!(why, ChangeRefused::Refused(_)) {
                 let undone = self.step(Instant::now() + GREETING, || self.node.take_out(id)).await;
-                tracing::info!(node = id, ?undone, "the node that could not be added was taken out again");
+                tracing::info!(node = id.get(), ?undone, "the node that could not be added was taken out again");
             }
             return Err(why);
         }
         self.step(end, || self.node.promote(id)).await?;
         self.record(
             by,
-            MembersChanged { node: id, raft: member.raft, by: by.sub.clone(), ..MembersChanged::default() },
+            MembersChanged { node: id.get(), raft: member.raft, by: by.sub.clone(), ..MembersChanged::default() },
         )
         .await;
         Ok(id)
     }
 
     /// Whether a node answers at its address, and is the one that is meant.
-    async fn greet(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
+    async fn greet(&self, id: NodeId, member: &MemberAddress, end: Instant) -> ChangeResult<StatusResponse> {
         let link = self.transport.link_exactly(id, member, ConnectionClass::Control);
         loop {
             let request = StatusRequest { handshake: Some(self.identity.handshake(id)), ..StatusRequest::default() };
@@ -295,7 +302,7 @@ impl MembershipManager {
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
                 Ok(status) => {
                     self.identity.learn(&status);
-                    let theirs = Compared::new(NodeId(id), status.clock_ms, asked_ms, since.elapsed());
+                    let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
                     if status.clock_ms != 0 && theirs.is_far() {
                         let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };
                         let apart = ShownDuration(theirs.ahead_ms.unsigned_abs());
@@ -317,7 +324,7 @@ impl MembershipManager {
     }
 
     /// Waits until a learner has what the leader has, but for a bounded rest.
-    async fn catch_up(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
+    async fn catch_up(&self, id: NodeId, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
         loop {
             self.must_lead()?;
             let behind = self.node.behind(id);
@@ -341,10 +348,10 @@ impl MembershipManager {
         }
     }
 
-    async fn remove(&self, id: u64, by: &Principal, end: Instant) -> ChangeResult<u64> {
+    async fn remove(&self, id: NodeId, by: &Principal, end: Instant) -> ChangeResult<NodeId> {
         let group = self.node.group();
         if !group.members.contains_key(&id) {
-            if self.node.replica().state().meta().removed_nodes.contains(&id) {
+            if self.node.replica().state().meta().removed_nodes.contains(&id.get()) {
                 return Err(ChangeRefused::Already(Error::new(
                     Code::RoleChange,
                     format!("node {id} was removed before"),
@@ -353,7 +360,7 @@ impl MembershipManager {
             return refuse(Code::InvalidData, format!("node {id} is not a node of this cluster"));
         }
         if group.voters.contains(&id) {
-            let left: Vec<u64> = group.voters.iter().copied().filter(|voter| *voter != id).collect();
+            let left: Vec<NodeId> = group.voters.iter().copied().filter(|voter| *voter != id).collect();
             if left.is_empty() {
                 return wrong_role(format!("node {id} is the last voter: without it there is no cluster"));
             }
@@ -367,15 +374,18 @@ impl MembershipManager {
             return Err(ChangeRefused::NotLeader(Some(to)));
         }
         self.step(end, || self.node.take_out(id)).await?;
-        self.record(by, MembersChanged { node: id, removed: true, by: by.sub.clone(), ..MembersChanged::default() })
-            .await;
+        self.record(
+            by,
+            MembersChanged { node: id.get(), removed: true, by: by.sub.clone(), ..MembersChanged::default() },
+        )
+        .await;
         Ok(id)
     }
 
     /// Most of `voters` must be within reach, or what follows would wait for nobody knows how long.
-    fn must_have_quorum(&self, voters: &[u64], joining: Option<u64>) -> ChangeResult<()> {
-        let there = |voter: &&u64| Some(**voter) == joining || self.reaches(**voter);
-        let away: Vec<String> = voters.iter().filter(|v| !there(v)).map(u64::to_string).collect();
+    fn must_have_quorum(&self, voters: &[NodeId], joining: Option<NodeId>) -> ChangeResult<()> {
+        let there = |voter: &&NodeId| Some(**voter) == joining || self.reaches(**voter);
+        let away: Vec<String> = voters.iter().filter(|v| !there(v)).map(NodeId::to_string).collect();
         let (all, reached) = (voters.len(), voters.len() - away.len());
         if reached * 2 > all {
             return Ok(());
@@ -387,7 +397,7 @@ impl MembershipManager {
         ))
     }
 
-    pub(super) fn reaches(&self, node: u64) -> bool {
+    pub(super) fn reaches(&self, node: NodeId) -> bool {
         node == self.identity.node || in_reach(&self.stats, self.node.timing(), node)
     }
 
@@ -425,7 +435,7 @@ impl MembershipManager {
     }
 }
 
-fn may_add(group: &RaftGroup, id: u64, member: &MemberAddress) -> ChangeResult<()> {
+fn may_add(group: &RaftGroup, id: NodeId, member: &MemberAddress) -> ChangeResult<()> {
     if let Some(there) = group.members.get(&id)
         && there != member
     {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::consensus::node::Timing;
 use crate::consensus::transport::PeerStats;
+use crate::ids::NodeId;
 
 pub(crate) mod agreed_clock;
 pub(crate) mod clock_skews;
@@ -22,7 +23,7 @@ pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
 const SILENT: u32 = 4;
 
 /// Whether a peer was heard lately.
-pub(super) fn in_reach(stats: &PeerStats, timing: Timing, node: u64) -> bool {
+pub(super) fn in_reach(stats: &PeerStats, timing: Timing, node: NodeId) -> bool {
     // Peers that are not spoken with otherwise are asked for their status now and then.
     let patience = (timing.election_max * SILENT).max(PROBE_EVERY * 3);
     stats.of(node).is_some_and(|heard| Instant::now() - heard.at < patience)

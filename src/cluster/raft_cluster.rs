@@ -56,10 +56,10 @@ pub struct RaftCluster {
     pub(super) stats: Arc<PeerStats>,
     pub(super) members: Arc<Members>,
     /// Nodes that the configuration names: asked while this node's log names none, or none of them leads.
-    pub(super) configured: Vec<(u64, MemberAddress)>,
+    pub(super) configured: Vec<(NodeId, MemberAddress)>,
     pub(super) membership: Arc<MembershipManager>,
     /// What each peer said of itself when it was asked last.
-    pub(super) said: Mutex<BTreeMap<u64, StatusResponse>>,
+    pub(super) said: Mutex<BTreeMap<NodeId, StatusResponse>>,
     pub(super) sessions: OnceLock<CountSessions>,
     /// Why this node takes no part yet.
     pub(super) waiting: Mutex<Option<String>>,
@@ -81,7 +81,7 @@ impl RaftCluster {
     }
 
     /// Moves leadership to `to`, if this node leads, and waits until it has arrived there.
-    pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), StartError> {
+    pub async fn transfer_leader(&self, to: NodeId, within: Duration) -> Result<(), StartError> {
         self.node.transfer_leader(to, within).await
     }
 
@@ -135,9 +135,9 @@ impl RaftCluster {
 
     /// After a round of comparisons with the others.
     pub(super) fn judge_digests(&self) -> DigestVerdict {
-        let members: Vec<NodeId> = self.node.members().into_keys().map(NodeId).collect();
-        let voters: Vec<NodeId> = self.node.voters().into_iter().map(NodeId).collect();
-        let (me, before) = (NodeId(self.identity.node), self.digests.verdict());
+        let members: Vec<NodeId> = self.node.members().into_keys().collect();
+        let voters: Vec<NodeId> = self.node.voters();
+        let (me, before) = (self.identity.node, self.digests.verdict());
         let verdict = self.digests.judge(me, &members, &voters);
         if verdict != before {
             match &verdict {
@@ -153,7 +153,7 @@ impl RaftCluster {
     pub(super) fn judge_room(&self) {
         let (group, me) = (self.node.group(), self.identity.node);
         let said = self.said.lock();
-        let room = |node: &u64| NodeRoom {
+        let room = |node: &NodeId| NodeRoom {
             node: *node,
             voter: group.voters.contains(node),
             reachable: *node == me || in_reach(&self.stats, self.node.timing(), *node),
@@ -170,7 +170,7 @@ impl RaftCluster {
     /// Most of the voters have answered this node lately: else it could not lead, and stands in no election.
     pub(super) fn reaches_most(&self) -> bool {
         let voters = self.node.voters();
-        let lately = |voter: &u64| {
+        let lately = |voter: &NodeId| {
             let answered = self.stats.of(*voter).and_then(|contact| contact.answered);
             *voter == self.identity.node || answered.is_some_and(|at| at.elapsed() < REACHED)
         };
@@ -182,7 +182,7 @@ impl RaftCluster {
         *self.waiting.lock() = why;
     }
 
-    pub(super) fn said(&self, peer: u64, status: StatusResponse) {
+    pub(super) fn said(&self, peer: NodeId, status: StatusResponse) {
         self.said.lock().insert(peer, status);
     }
 
@@ -196,8 +196,8 @@ impl RaftCluster {
         let pristine = status.last_log_index == 0;
         let state = self.replica().state();
         StatusResponse {
-            node: self.identity.node,
-            leader: status.leader,
+            node: self.identity.node.get(),
+            leader: status.leader.map(NodeId::get),
             term: status.term.get(),
             last_log_index: status.last_log_index,
             applied_index: state.applied().index,
@@ -207,7 +207,7 @@ impl RaftCluster {
             head_seq: state.meta().head_seq,
             sessions,
             version: env!("CARGO_PKG_VERSION").into(),
-            voters: status.voters,
+            voters: status.voters.iter().map(|voter| voter.get()).collect(),
             members: if fresh { self.members_told() } else { Vec::new() },
             epoch,
             booted: state.meta().booted_nodes.clone(),
@@ -236,7 +236,9 @@ impl RaftCluster {
     fn heard(&self) -> Vec<PeerHeard> {
         let others = self.node.members().into_keys().filter(|node| *node != self.identity.node);
         let ago_ms = |at: Instant| u64::try_from((Instant::now() - at).as_millis()).unwrap_or(u64::MAX);
-        others.filter_map(|node| Some(PeerHeard { node, ago_ms: ago_ms(self.stats.of(node)?.at) })).collect()
+        others
+            .filter_map(|node| Some(PeerHeard { node: node.get(), ago_ms: ago_ms(self.stats.of(node)?.at) }))
+            .collect()
     }
 
     /// Whether what this node says is surely the newest. Who asks must not wait long for it, also where there is no quorum:
@@ -275,7 +277,7 @@ impl RaftCluster {
 
 impl Cluster for RaftCluster {
     fn node_id(&self) -> u64 {
-        self.identity.node
+        self.identity.node.get()
     }
 
     fn booted(&self) -> NodeBooted {
@@ -356,7 +358,7 @@ impl Cluster for RaftCluster {
         })
     }
 
-    fn transfer(&self, to: u64, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn transfer(&self, to: NodeId, within: Duration) -> BoxFuture<'static, Result<(), Error>> {
         let (node, membership) = (self.node.clone(), self.membership.clone());
         Box::pin(async move {
             if let Ok(Err(ChangeRefused::Refused(why))) = tokio::time::timeout(within, membership.must_be_fit(to)).await
@@ -375,9 +377,9 @@ impl Cluster for RaftCluster {
         let mut said = self.said.lock();
         said.retain(|node, _| group.members.contains_key(node));
         let newest = said.values().map(|s| s.last_log_index).fold(own.last_log_index, u64::max);
-        let voters = group.voters.iter().copied().map(NodeId).collect();
-        let clocks = ClockPeers { me: NodeId(me), voters, leader: leader.map(NodeId) };
-        let info = |(node, member): (&u64, &crate::consensus::types::MemberAddress)| {
+        let voters = group.voters.iter().copied().collect();
+        let clocks = ClockPeers { me, voters, leader };
+        let info = |(node, member): (&NodeId, &crate::consensus::types::MemberAddress)| {
             let peer = peers.iter().find(|peer| peer.node == *node);
             let said = if *node == me { Some(own.clone()) } else { said.get(node).cloned() };
             NodeInfo {
@@ -389,8 +391,8 @@ impl Cluster for RaftCluster {
                 reachable: *node == me || peer.is_some_and(|peer| peer.reachable),
                 silent_for: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.silent_for) },
                 latency: if *node == me { Some(Duration::ZERO) } else { peer.and_then(|peer| peer.latency) },
-                differs_from: self.digests.of(NodeId(*node)).1,
-                clock_ahead_ms: self.clock.ahead_of_most(&clocks, NodeId(*node)),
+                differs_from: self.digests.of(*node).1,
+                clock_ahead_ms: self.clock.ahead_of_most(&clocks, *node),
                 lag: said.as_ref().map(|said| newest.saturating_sub(said.applied_index)),
                 said,
             }
@@ -420,7 +422,7 @@ fn answered(queued: Result<ProposalReceiver, Error>) -> BoxFuture<'static, Resul
 }
 
 impl ClusterCalls for RaftCluster {
-    fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
+    fn propose(&self, from: NodeId, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse> {
         self.inbound_proposals.accept(from, requests)
     }
 
@@ -436,7 +438,7 @@ impl ClusterCalls for RaftCluster {
                 return for_strangers(own);
             }
             if let Some(asker) = &request.handshake {
-                self.addresses.hear(asker.from, &request);
+                self.addresses.hear(NodeId(asker.from), &request);
             }
             let calls = !request.reach.is_empty();
             let reached = reached(&self.identity, &self.transport, &request.reach).await;
@@ -445,7 +447,12 @@ impl ClusterCalls for RaftCluster {
                 self.digests.hear(NodeId(asker.from), &request.digests, |index| ring.at(index));
             }
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
-            StatusResponse { digests: digests.unwrap_or_default(), reached, reach_tried: calls, ..own }
+            StatusResponse {
+                digests: digests.unwrap_or_default(),
+                reached: reached.into_iter().map(NodeId::get).collect(),
+                reach_tried: calls,
+                ..own
+            }
         })
     }
 
@@ -453,7 +460,7 @@ impl ClusterCalls for RaftCluster {
         Box::pin(self.membership.carry_out(request))
     }
 
-    fn founders(&self, from: u64, founders: Vec<NodeAdd>) {
+    fn founders(&self, from: NodeId, founders: Vec<NodeAdd>) {
         self.founding.hear(from, founders);
     }
 }

@@ -71,7 +71,9 @@ impl ReadRounds {
     /// What a follower is told. Asked again only by nodes that take this one for the leader.
     pub(super) async fn answer(&self) -> ReadIndexResponse {
         let result = if self.node.leading().is_none() {
-            Answer::NotLeader(NotLeader { leader: self.node.leader().filter(|leader| *leader != self.identity.node) })
+            Answer::NotLeader(NotLeader {
+                leader: self.node.leader().filter(|leader| *leader != self.identity.node).map(NodeId::get),
+            })
         } else {
             match tokio::time::timeout(self.node.timing().election_max, self.index()).await {
                 Ok(Ok(index)) => Answer::Index(index.get()),
@@ -132,8 +134,7 @@ impl ReadRounds {
                 Err(leader) => ReadReply::Elsewhere(leader),
             };
         }
-        let leader =
-            hint.map(NodeId::get).or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
+        let leader = hint.or_else(|| self.node.leader()).filter(|leader| *leader != self.identity.node);
         let Some(leader) = leader else { return ReadReply::Elsewhere(None) };
         let Some(member) = self.node.members().remove(&leader) else { return ReadReply::Elsewhere(None) };
         let link = self.transport.link(leader, &member, ConnectionClass::Data);

@@ -9,6 +9,7 @@ use super::Cluster;
 use super::boot::NodeConfig;
 use crate::consensus::runtime::seeded;
 use crate::consensus::types::EncodedBatch;
+use crate::ids::NodeId;
 use crate::model::error::Code;
 use crate::proto::command::Intent;
 use crate::proto::{Batch, Command, CommandId, DataUpdate};
@@ -298,7 +299,7 @@ async fn nothing_is_lost_doubled_or_reordered_while_leadership_moves() {
         let leader = cell.leader(&[1, 2, 3]).await;
         let to = (leader + turn % 2) % 3 + 1;
         if to != leader {
-            let _ = cell.nodes[&leader].cluster.transfer_leader(to, Duration::from_secs(2)).await;
+            let _ = cell.nodes[&leader].cluster.transfer_leader(NodeId(to), Duration::from_secs(2)).await;
         }
     }
     let mut all = Vec::new();
@@ -327,7 +328,7 @@ async fn the_same_over_grpc() {
         cluster.read_barrier().await.unwrap();
     }
     let to = leader % 3 + 1;
-    cell.nodes[&leader].cluster.transfer_leader(to, Duration::from_secs(5)).await.unwrap();
+    cell.nodes[&leader].cluster.transfer_leader(NodeId(to), Duration::from_secs(5)).await.unwrap();
     write(&cell.at(leader), "till-1", 7).await;
     cell.converge().await;
     // The leader goes down; the others go on.

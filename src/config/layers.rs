@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::{AddressRange, Member, SETTINGS, Setting, SettingKind, setting, wrong};
+use crate::ids::NodeId;
 use crate::model::error::{Code, Error};
 
 /// Values by key, each checked against its row as it is put in; a later one replaces an earlier one.
@@ -211,7 +212,7 @@ fn members(value: &Value) -> Result<Vec<Member>, String> {
             return Err(format!("a member has no '{key}'; it has id, raft and gateway"));
         }
         let id = table.get("id").and_then(Value::as_integer).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
-        let id = id.ok_or("each needs an id, a whole number from 1")?;
+        let id = NodeId(id.ok_or("each needs an id, a whole number from 1")?);
         let member = Member { id, raft: address(table, id, "raft")?, gateway: address(table, id, "gateway")? };
         if members.iter().any(|m| m.id == id) {
             return Err(format!("id {id} is there twice"));
@@ -221,7 +222,7 @@ fn members(value: &Value) -> Result<Vec<Member>, String> {
     Ok(members)
 }
 
-fn address(table: &Table, id: u64, key: &str) -> Result<String, String> {
+fn address(table: &Table, id: NodeId, key: &str) -> Result<String, String> {
     let text = table.get(key).and_then(Value::as_str).unwrap_or_default();
     if is_address(text) { Ok(text.to_owned()) } else { Err(format!("member {id} needs {key} = \"HOST:PORT\"")) }
 }

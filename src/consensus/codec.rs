@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 
 use super::types::{EncodedBatch, Entry, LogId, RaftMembership, StoredMembership, Vote};
+use crate::ids::NodeId;
 
 /// The format of all of the above and of `wire`: peers with another one are turned away.
 pub(crate) const FORMAT: u32 = 1;
@@ -53,7 +54,7 @@ pub(crate) fn decode_log_id(mut bytes: &[u8]) -> io::Result<LogId> {
 
 pub(crate) fn put_vote(to: &mut impl BufMut, vote: &Vote) {
     to.put_u64(vote.leader_id.term);
-    to.put_u64(vote.leader_id.voted_for);
+    to.put_u64(vote.leader_id.voted_for.get());
     to.put_u8(vote.committed.into());
 }
 
@@ -67,8 +68,8 @@ pub(crate) fn get_vote(from: &mut impl Buf) -> io::Result<Vote> {
     let term = from.try_get_u64().map_err(|_| corrupt("vote"))?;
     let node = from.try_get_u64().map_err(|_| corrupt("vote"))?;
     match from.try_get_u8() {
-        Ok(0) => Ok(Vote::new(term, node)),
-        Ok(1) => Ok(Vote::new_committed(term, node)),
+        Ok(0) => Ok(Vote::new(term, NodeId(node))),
+        Ok(1) => Ok(Vote::new_committed(term, NodeId(node))),
         _ => Err(corrupt("vote")),
     }
 }
@@ -152,17 +153,19 @@ pub(crate) mod tests {
 
     pub(crate) fn any_vote() -> impl Strategy<Value = Vote> {
         (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| {
-            if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
+            if committed { Vote::new_committed(term, NodeId(node)) } else { Vote::new(term, NodeId(node)) }
         })
     }
 
     pub(crate) fn any_payload()
     -> impl Strategy<Value = <super::super::types::TypeConfig as openraft::RaftTypeConfig>::Payload> {
-        let membership = (proptest::collection::btree_set(1u64..9, 1..4), "[ -~]{0,12}").prop_map(|(voters, text)| {
-            let member = |id: &u64| (*id, MemberAddress { raft: format!("{text}:{id}"), gateway: text.clone() });
-            let nodes: BTreeMap<u64, MemberAddress> = voters.iter().map(member).collect();
-            RaftMembership::new(vec![voters.into_iter().collect::<BTreeSet<_>>()], nodes).unwrap()
-        });
+        let membership = (proptest::collection::btree_set((1u64..9).prop_map(NodeId), 1..4), "[ -~]{0,12}").prop_map(
+            |(voters, text)| {
+                let member = |id: &NodeId| (*id, MemberAddress { raft: format!("{text}:{id}"), gateway: text.clone() });
+                let nodes: BTreeMap<NodeId, MemberAddress> = voters.iter().map(member).collect();
+                RaftMembership::new(vec![voters.into_iter().collect::<BTreeSet<_>>()], nodes).unwrap()
+            },
+        );
         prop_oneof![
             Just(EntryPayload::Blank),
             proptest::collection::vec(any::<u8>(), 0..200).prop_map(|b| EntryPayload::Normal(EncodedBatch(b.into()))),
@@ -198,8 +201,9 @@ pub(crate) mod tests {
         let commands = at(EntryPayload::Normal(EncodedBatch(Bytes::from_static(b"ab"))));
         assert_eq!(&encode_entry(&commands).unwrap()[..], b"\x02\0\0\0\0\0\0\0\x03ab");
         assert_eq!(&encode_entry(&at(EntryPayload::Blank)).unwrap()[..], b"\x01\0\0\0\0\0\0\0\x03");
-        let one = BTreeMap::from([(1, MemberAddress { raft: "a:1".into(), gateway: "b:2".into() })]);
-        let membership = at(EntryPayload::Membership(RaftMembership::new(vec![BTreeSet::from([1])], one).unwrap()));
+        let one = BTreeMap::from([(NodeId(1), MemberAddress { raft: "a:1".into(), gateway: "b:2".into() })]);
+        let membership =
+            at(EntryPayload::Membership(RaftMembership::new(vec![BTreeSet::from([NodeId(1)])], one).unwrap()));
         let json = br#"{"configs":[[1]],"nodes":{"1":{"raft":"a:1","gateway":"b:2"}}}"#;
         let mut bytes = b"\x03\0\0\0\0\0\0\0\x03".to_vec();
         bytes.extend_from_slice(json);

@@ -8,12 +8,13 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use super::node::RaftNode;
 use super::types::{MemberAddress, TypeConfig};
+use crate::ids::NodeId;
 
 /// The members as this node knows them.
 #[derive(Clone, Debug, Default)]
 pub struct RaftGroup {
-    pub members: BTreeMap<u64, MemberAddress>,
-    pub voters: BTreeSet<u64>,
+    pub members: BTreeMap<NodeId, MemberAddress>,
+    pub voters: BTreeSet<NodeId>,
     /// A change was begun and not ended: the old and the new voters decide together.
     pub joint: bool,
 }
@@ -22,7 +23,7 @@ pub struct RaftGroup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
     /// This node does not lead, or leads no more: what was begun may have been done.
-    NotLeader(Option<u64>),
+    NotLeader(Option<NodeId>),
     /// The one before is not committed yet, or another one came in between.
     InProgress,
     Refused(String),
@@ -59,7 +60,7 @@ impl RaftNode {
     }
 
     /// Where a member is, as of the newest change of the members if that is settled.
-    pub fn settled_address(&self, node: u64) -> Option<MemberAddress> {
+    pub fn settled_address(&self, node: NodeId) -> Option<MemberAddress> {
         let metrics = self.raft().metrics();
         let now = metrics.borrow_watched();
         let (membership, applied) = (&now.membership_config, &now.last_applied);
@@ -68,7 +69,7 @@ impl RaftNode {
     }
 
     /// On the leader: how many entries a member is behind, if it has ever answered.
-    pub fn behind(&self, member: u64) -> Option<u64> {
+    pub fn behind(&self, member: NodeId) -> Option<u64> {
         let metrics = self.raft().metrics();
         let now = metrics.borrow_watched();
         let matched = now.replication.as_ref()?.get(&member)?.as_ref()?.index;
@@ -76,22 +77,22 @@ impl RaftNode {
     }
 
     /// Sends the log to a node from now on; it has no vote.
-    pub async fn add_learner(&self, node: u64, member: MemberAddress) -> Result<(), ChangeError> {
+    pub async fn add_learner(&self, node: NodeId, member: MemberAddress) -> Result<(), ChangeError> {
         done(self.raft().add_learner(node, member, false).await)
     }
 
     /// Gives a learner its vote.
-    pub async fn promote(&self, node: u64) -> Result<(), ChangeError> {
+    pub async fn promote(&self, node: NodeId) -> Result<(), ChangeError> {
         done(self.raft().change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await)
     }
 
     /// Gives a member other addresses.
-    pub async fn set_address(&self, node: u64, member: MemberAddress) -> Result<(), ChangeError> {
+    pub async fn set_address(&self, node: NodeId, member: MemberAddress) -> Result<(), ChangeError> {
         done(self.raft().change_membership(ChangeMembers::SetNodes(BTreeMap::from([(node, member)])), true).await)
     }
 
     /// Takes a member out, voter or learner.
-    pub async fn take_out(&self, node: u64) -> Result<(), ChangeError> {
+    pub async fn take_out(&self, node: NodeId) -> Result<(), ChangeError> {
         let (nodes, group) = (BTreeSet::from([node]), self.group());
         let change = match (group.voters.contains(&node), group.members.contains_key(&node)) {
             (true, _) => ChangeMembers::RemoveVoters(nodes),

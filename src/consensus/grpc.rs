@@ -20,6 +20,7 @@ use super::peer_tls::{Connector, HasHandshake, PeerCaller};
 use super::transport::{ConnectionClass, LinkError, Method, Peer, PeerResult, PeerTransport, Streaming};
 use super::types::MemberAddress;
 use crate::config::is_loopback;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::cluster_server::{Cluster, ClusterServer};
@@ -47,24 +48,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) struct GrpcTransport {
     /// Addresses from this node's configuration. Where they differ from those in the membership, either may be right: a node
     /// may move to another address with no more than a restart, and the settings may be older than the membership.
-    configured: BTreeMap<u64, MemberAddress>,
+    configured: BTreeMap<NodeId, MemberAddress>,
     /// Which of two addresses a node answered at last.
-    turned: Mutex<BTreeMap<u64, TwoAddresses>>,
+    turned: Mutex<BTreeMap<NodeId, TwoAddresses>>,
     /// Without it, only what is on this machine is spoken with.
     tls: Option<Arc<Connector>>,
-    channels: Mutex<BTreeMap<(u64, String, ConnectionClass), Channel>>,
+    channels: Mutex<BTreeMap<(NodeId, String, ConnectionClass), Channel>>,
 }
 
 /// A node's address in the membership, the one in the settings, and whether the second one answered at last.
 type TwoAddresses = (String, String, Arc<AtomicBool>);
 
 impl GrpcTransport {
-    pub(crate) fn new(configured: BTreeMap<u64, MemberAddress>) -> Arc<Self> {
+    pub(crate) fn new(configured: BTreeMap<NodeId, MemberAddress>) -> Arc<Self> {
         Arc::new(Self { configured, tls: None, turned: Mutex::default(), channels: Mutex::default() })
     }
 
     /// The same with mutual TLS.
-    pub(crate) fn with_tls(configured: BTreeMap<u64, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
+    pub(crate) fn with_tls(configured: BTreeMap<NodeId, MemberAddress>, tls: Arc<Followed<NodeTls>>) -> Arc<Self> {
         Arc::new(Self {
             configured,
             tls: Some(Connector::new(tls)),
@@ -73,7 +74,7 @@ impl GrpcTransport {
         })
     }
 
-    fn channel(&self, node: u64, address: &str, class: ConnectionClass) -> Result<Channel, tonic::transport::Error> {
+    fn channel(&self, node: NodeId, address: &str, class: ConnectionClass) -> Result<Channel, tonic::transport::Error> {
         let mut channels = self.channels.lock();
         let key = (node, address.to_owned(), class);
         if let Some(channel) = channels.get(&key) {
@@ -97,7 +98,7 @@ impl GrpcTransport {
 }
 
 impl PeerTransport for GrpcTransport {
-    fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
+    fn link(&self, node: NodeId, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         let here = self.link_exactly(node, member, class);
         match self.configured.get(&node) {
             Some(configured) if configured.raft != member.raft => Arc::new(EitherPeer {
@@ -108,7 +109,7 @@ impl PeerTransport for GrpcTransport {
         }
     }
 
-    fn link_exactly(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
+    fn link_exactly(&self, node: NodeId, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         if self.tls.is_none() && !is_loopback(&member.raft) {
             let why = format!("{} is not loopback, and this node has no certificate: set raft_tls_cert", member.raft);
             return Arc::new(UnreachablePeer(why));
@@ -123,7 +124,7 @@ impl PeerTransport for GrpcTransport {
                     .max_encoding_message_size(MESSAGE),
             }),
             Err(error) => {
-                tracing::error!(node, address = member.raft, %error, "a member's address is none");
+                tracing::error!(node = node.get(), address = member.raft, %error, "a member's address is none");
                 Arc::new(UnreachablePeer(format!("{:?} is no address", member.raft)))
             }
         }
@@ -131,7 +132,7 @@ impl PeerTransport for GrpcTransport {
 }
 
 impl GrpcTransport {
-    fn turned(&self, node: u64, member: &str, configured: &str) -> Arc<AtomicBool> {
+    fn turned(&self, node: NodeId, member: &str, configured: &str) -> Arc<AtomicBool> {
         let mut turned = self.turned.lock();
         match turned.get(&node) {
             Some((one, other, turned)) if one == member && other == configured => turned.clone(),

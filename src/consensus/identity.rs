@@ -65,7 +65,7 @@ enum StartClaim {
 /// Who this node is to its peers.
 pub struct NodeIdentity {
     pub cluster: String,
-    pub node: u64,
+    pub node: NodeId,
     start: NodeStart,
     /// Gives the replicated starts, and what this node knows as the leader.
     raft: OnceLock<Weak<RaftNode>>,
@@ -73,12 +73,12 @@ pub struct NodeIdentity {
     /// The state has come to that epoch.
     of_epoch: AtomicBool,
     /// The newest start of each node.
-    known: Mutex<BTreeMap<u64, NodeBoot>>,
+    known: Mutex<BTreeMap<NodeId, NodeBoot>>,
     /// A [`StartClaim`], looked at for each call.
     claim: AtomicU8,
     outdated: watch::Sender<Option<String>>,
     /// When a refusal was logged last, by the peer.
-    told: Mutex<BTreeMap<u64, Instant>>,
+    told: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl std::fmt::Debug for NodeIdentity {
@@ -88,7 +88,7 @@ impl std::fmt::Debug for NodeIdentity {
 }
 
 /// Whether a start of `node` is at least as new as the newest one that is known; true: it is newer.
-fn is_newer(node: u64, known: Option<&NodeBoot>, start: NodeStart) -> Result<bool, String> {
+fn is_newer(node: NodeId, known: Option<&NodeBoot>, start: NodeStart) -> Result<bool, String> {
     let way = format!(
         "it may have forgotten votes and entries that it acknowledged, so it takes no part: give the machine a new number \
          and an empty data folder (cluster remove {node}, then cluster add)"
@@ -116,11 +116,11 @@ fn is_newer(node: u64, known: Option<&NodeBoot>, start: NodeStart) -> Result<boo
 
 impl NodeIdentity {
     /// A node that tells no start.
-    pub fn new(cluster: impl Into<String>, node: u64) -> Self {
+    pub fn new(cluster: impl Into<String>, node: NodeId) -> Self {
         Self::of_start(cluster, node, NodeStart::default())
     }
 
-    pub fn of_start(cluster: impl Into<String>, node: u64, start: NodeStart) -> Self {
+    pub fn of_start(cluster: impl Into<String>, node: NodeId, start: NodeStart) -> Self {
         Self {
             cluster: cluster.into(),
             node,
@@ -176,19 +176,19 @@ impl NodeIdentity {
     }
 
     /// Where a member is, as the newest membership has it.
-    pub fn address_of(&self, node: u64) -> Option<MemberAddress> {
+    pub fn address_of(&self, node: NodeId) -> Option<MemberAddress> {
         self.raft.get().and_then(Weak::upgrade)?.address_of(node)
     }
 
     /// What this node says to `to` first.
-    pub fn handshake(&self, to: u64) -> Handshake {
+    pub fn handshake(&self, to: NodeId) -> Handshake {
         let NodeStart { boot, instance, log_end } = self.start();
         let known = self.known.lock().get(&to).copied().unwrap_or_default();
         Handshake {
             cluster: self.cluster.clone(),
             format: FORMAT,
-            from: self.node,
-            to,
+            from: self.node.get(),
+            to: to.get(),
             epoch: self.epoch(),
             boot,
             instance,
@@ -210,13 +210,13 @@ impl NodeIdentity {
         if theirs.format != FORMAT {
             return refuse(format!("this node speaks format {FORMAT}, not {}", theirs.format));
         }
-        if theirs.to != self.node {
+        if theirs.to != self.node.get() {
             return refuse(format!("this is node {}, not {}: check the addresses", self.node, theirs.to));
         }
         if theirs.from == 0 {
             return refuse("a node's id is 1 or more".into());
         }
-        if theirs.from == self.node {
+        if theirs.from == self.node.get() {
             return refuse(format!("two nodes are configured as node {}", self.node));
         }
         let (ours, epoch) = (self.epoch(), theirs.epoch);
@@ -227,51 +227,55 @@ impl NodeIdentity {
                  folders",
                 self.cluster, self.node, theirs.from
             );
-            return Err(self.refused(theirs.from, why));
+            return Err(self.refused(NodeId(theirs.from), why));
         }
         Ok(theirs.clone())
     }
 
     /// Whether a caller may speak to this node.
-    pub fn check(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+    pub fn check(&self, handshake: Option<&Handshake>) -> Result<NodeId, LinkError> {
         let theirs = self.check_names(handshake)?;
         if let Some(why) = self.outdated.borrow().clone() {
             return Err(LinkError::Refused(why));
         }
         match self.compare(&theirs) {
-            Ok(_) => Ok(theirs.from),
-            Err(why) => Err(self.refused(theirs.from, why)),
+            Ok(_) => Ok(NodeId(theirs.from)),
+            Err(why) => Err(self.refused(NodeId(theirs.from), why)),
         }
     }
 
     /// The same for the question for its status, which an outdated node may ask, too: it learns so. And it may be meant
     /// for whoever is there: `to` is 0 then.
-    pub fn check_any(&self, handshake: Option<&Handshake>) -> Result<u64, LinkError> {
+    pub fn check_any(&self, handshake: Option<&Handshake>) -> Result<NodeId, LinkError> {
         match handshake {
-            Some(theirs) if theirs.to == 0 => {
-                self.check_names(Some(&Handshake { to: self.node, ..theirs.clone() })).map(|theirs| theirs.from)
-            }
-            _ => self.check_names(handshake).map(|theirs| theirs.from),
+            Some(theirs) if theirs.to == 0 => self
+                .check_names(Some(&Handshake { to: self.node.get(), ..theirs.clone() }))
+                .map(|theirs| NodeId(theirs.from)),
+            _ => self.check_names(handshake).map(|theirs| NodeId(theirs.from)),
         }
     }
 
     /// Whether the caller's start is newer than the newest that is known of it.
     fn compare(&self, theirs: &Handshake) -> Result<bool, String> {
         let start = NodeStart { boot: theirs.boot, instance: theirs.instance, log_end: theirs.log_end };
-        let newer = is_newer(theirs.from, self.known.lock().get(&theirs.from), start);
+        let newer = is_newer(NodeId(theirs.from), self.known.lock().get(&NodeId(theirs.from)), start);
         if newer == Ok(false) {
             return newer;
         }
         // Seldom: what this node knows by other ways counts as well.
         self.refresh();
-        is_newer(theirs.from, self.known.lock().get(&theirs.from), start)
+        is_newer(NodeId(theirs.from), self.known.lock().get(&NodeId(theirs.from)), start)
     }
 
     /// A member calls: its start is remembered if it claims it, and what it knows of this node's.
     pub fn meet(&self, theirs: &Handshake) -> Result<(), LinkError> {
-        let of_me =
-            NodeBoot { node: self.node, boot: theirs.to_boot, instance: theirs.to_instance, held: theirs.to_held };
-        self.hear_of_me(theirs.from, &of_me)?;
+        let of_me = NodeBoot {
+            node: self.node.get(),
+            boot: theirs.to_boot,
+            instance: theirs.to_instance,
+            held: theirs.to_held,
+        };
+        self.hear_of_me(NodeId(theirs.from), &of_me)?;
         match self.compare(theirs) {
             Ok(true) if !theirs.only_asks => {
                 let Handshake { from: node, boot, instance, log_end: held, .. } = *theirs;
@@ -279,7 +283,7 @@ impl NodeIdentity {
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(why) => Err(self.refused(theirs.from, why)),
+            Err(why) => Err(self.refused(NodeId(theirs.from), why)),
         }
     }
 
@@ -302,21 +306,21 @@ impl NodeIdentity {
             return;
         }
         for boot in status.boots.iter().take(limits::NODES_EVER) {
-            if boot.node == self.node {
+            if boot.node == self.node.get() {
                 // This node stops: whoever has asked sees why.
-                let _ = self.hear_of_me(status.node, boot);
+                let _ = self.hear_of_me(NodeId(status.node), boot);
             } else {
                 self.remember(*boot);
             }
         }
     }
 
-    fn hear_of_me(&self, from: u64, known: &NodeBoot) -> Result<(), LinkError> {
+    fn hear_of_me(&self, from: NodeId, known: &NodeBoot) -> Result<(), LinkError> {
         let Err(why) = is_newer(self.node, Some(known), self.start()) else { return Ok(()) };
         self.outdated.send_if_modified(|outdated| {
             let first = outdated.is_none();
             if first {
-                tracing::error!(by = from, "{why}");
+                tracing::error!(by = from.get(), "{why}");
                 *outdated = Some(why.clone());
             }
             first
@@ -327,11 +331,11 @@ impl NodeIdentity {
     fn remember(&self, new: NodeBoot) {
         let mut known = self.known.lock();
         let room = known.len() < limits::NODES_EVER;
-        match known.get_mut(&new.node) {
+        match known.get_mut(&NodeId(new.node)) {
             Some(old) if (old.boot, old.instance) == (new.boot, new.instance) => old.held = old.held.max(new.held),
             Some(old) if new.boot > old.boot => *old = new,
             Some(_) => {}
-            None if room && new.boot != 0 => drop(known.insert(new.node, new)),
+            None if room && new.boot != 0 => drop(known.insert(NodeId(new.node), new)),
             None => {}
         }
     }
@@ -341,7 +345,7 @@ impl NodeIdentity {
         let Some(raft) = self.raft.get().and_then(Weak::upgrade) else { return };
         let boots = raft.replica().state().boots().to_vec();
         for boot in boots {
-            if boot.node == self.node {
+            if boot.node == self.node.get() {
                 // Its own log says that there was a newer start: the mark in the folder is an older one.
                 let _ = self.hear_of_me(self.node, &boot);
             } else {
@@ -355,7 +359,7 @@ impl NodeIdentity {
 
     /// A member is known to have acknowledged this entry in the start that is known.
     pub fn holds(&self, node: NodeId, entry: LogIndex) {
-        if let Some(known) = self.known.lock().get_mut(&node.get()) {
+        if let Some(known) = self.known.lock().get_mut(&node) {
             known.held = known.held.max(entry.get());
         }
     }
@@ -363,7 +367,8 @@ impl NodeIdentity {
     /// The newest start of every node, this one's among them if it claims it.
     pub fn boots(&self) -> Vec<NodeBoot> {
         let NodeStart { boot, instance, log_end: held } = self.start();
-        let own = Some(NodeBoot { node: self.node, boot, instance, held }).filter(|own| own.boot != 0 && self.claims());
+        let own =
+            Some(NodeBoot { node: self.node.get(), boot, instance, held }).filter(|own| own.boot != 0 && self.claims());
         self.known.lock().values().copied().chain(own).collect()
     }
 
@@ -409,13 +414,13 @@ impl NodeIdentity {
     }
 
     /// The error for the caller, and a line for the operator.
-    fn refused(&self, from: u64, why: String) -> LinkError {
+    fn refused(&self, from: NodeId, why: String) -> LinkError {
         metrics::PEERS_REFUSED.add(1);
         let now = Instant::now();
         let mut told = self.told.lock();
         if told.get(&from).is_none_or(|at| now - *at >= TOLD_EVERY) && (told.len() < limits::NODES_EVER) {
             told.insert(from, now);
-            tracing::error!(peer = from, "a call of another node was turned away: {why}");
+            tracing::error!(peer = from.get(), "a call of another node was turned away: {why}");
         }
         LinkError::Refused(why)
     }
@@ -430,7 +435,7 @@ mod tests {
     }
 
     fn node(node: u64, start: NodeStart) -> NodeIdentity {
-        let identity = NodeIdentity::of_start("shop", node, start);
+        let identity = NodeIdentity::of_start("shop", NodeId(node), start);
         identity.confirm();
         identity
     }
@@ -450,19 +455,19 @@ mod tests {
 
     #[test]
     fn strangers_are_turned_away() {
-        let (one, two) = (NodeIdentity::new("shop", 1), NodeIdentity::new("shop", 2));
-        assert_eq!(one.check(Some(&two.handshake(1))), Ok(2));
+        let (one, two) = (NodeIdentity::new("shop", NodeId(1)), NodeIdentity::new("shop", NodeId(2)));
+        assert_eq!(one.check(Some(&two.handshake(NodeId(1)))), Ok(NodeId(2)));
         let refused = |handshake: Option<&Handshake>, word: &str| match one.check(handshake) {
             Err(LinkError::Refused(why)) => assert!(why.contains(word), "{why}"),
             other => panic!("{other:?}"),
         };
         refused(None, "no handshake");
-        refused(Some(&two.handshake(3)), "addresses");
-        refused(Some(&two.handshake(0)), "addresses");
-        assert_eq!(one.check_any(Some(&two.handshake(0))), Ok(2));
-        refused(Some(&one.handshake(1)), "two nodes");
-        refused(Some(&NodeIdentity::new("other", 2).handshake(1)), "cluster");
-        refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(1) }), "format");
+        refused(Some(&two.handshake(NodeId(3))), "addresses");
+        refused(Some(&two.handshake(NodeId(0))), "addresses");
+        assert_eq!(one.check_any(Some(&two.handshake(NodeId(0)))), Ok(NodeId(2)));
+        refused(Some(&one.handshake(NodeId(1))), "two nodes");
+        refused(Some(&NodeIdentity::new("other", NodeId(2)).handshake(NodeId(1))), "cluster");
+        refused(Some(&Handshake { format: FORMAT + 1, ..two.handshake(NodeId(1)) }), "format");
     }
 
     #[test]
@@ -473,7 +478,7 @@ mod tests {
         two.epoch.store(0xB2, Ordering::Relaxed);
         let why = refusal(meet(&two, &one));
         assert!(why.contains("00000000000000a1") && why.contains("00000000000000b2") && why.contains("empty"), "{why}");
-        assert!(matches!(one.check_any(Some(&two.handshake(0))), Err(LinkError::Refused(_))));
+        assert!(matches!(one.check_any(Some(&two.handshake(NodeId(0)))), Err(LinkError::Refused(_))));
         let poison = StatusResponse {
             epoch: 0xB2,
             boots: vec![NodeBoot { node: 1, boot: 9, ..NodeBoot::default() }],
@@ -492,13 +497,13 @@ mod tests {
             let why = refusal(meet(&copy, &one));
             assert!(why.contains("copy from before its start 3"), "{why}");
             // It may ask, and learns from the answer; or from who calls it.
-            assert_eq!(one.check_any(Some(&copy.handshake(1))), Ok(2));
+            assert_eq!(one.check_any(Some(&copy.handshake(NodeId(1)))), Ok(NodeId(2)));
             copy.learn(&StatusResponse { node: 1, boots: one.boots(), ..StatusResponse::default() });
             assert!(copy.is_outdated().unwrap().contains("new number"));
             let called = node(2, old);
             assert!(refusal(meet(&one, &called)).contains("node 2"));
             assert!(called.is_outdated().is_some());
-            assert!(matches!(called.check(Some(&one.handshake(2))), Err(LinkError::Refused(_))));
+            assert!(matches!(called.check(Some(&one.handshake(NodeId(2)))), Err(LinkError::Refused(_))));
         }
         // The one that is known goes on, and so does its next start.
         assert_eq!(meet(&two, &one), Ok(()));
@@ -517,7 +522,7 @@ mod tests {
         assert_eq!(meet(&node(2, start(5, 79, 50)), &one), Ok(()));
         // What another node knew of an older start says nothing about this one.
         one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 90 });
-        assert_eq!(one.handshake(2).to_held, 50);
+        assert_eq!(one.handshake(NodeId(2)).to_held, 50);
     }
 
     #[test]
@@ -528,11 +533,11 @@ mod tests {
             meet(&node(2, start(3, 77, 10)), peer).unwrap();
         }
         one.holds(NodeId(2), LogIndex(50));
-        let copy = NodeIdentity::of_start("shop", 2, start(4, 78, 49));
+        let copy = NodeIdentity::of_start("shop", NodeId(2), start(4, 78, 49));
         assert_eq!(meet(&copy, &lagging), Ok(()), "it cannot know");
         assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));
         assert_eq!(copy.boots(), [], "nor does it tell anybody");
-        let genuine = NodeIdentity::of_start("shop", 2, start(4, 79, 50));
+        let genuine = NodeIdentity::of_start("shop", NodeId(2), start(4, 79, 50));
         for peer in [&lagging, &one] {
             assert_eq!(meet(&genuine, peer), Ok(()));
         }
@@ -547,13 +552,13 @@ mod tests {
     #[test]
     fn a_call_that_means_another_start_is_not_answered() {
         let (one, two) = (node(1, start(1, 5, 0)), node(2, start(3, 77, 10)));
-        assert!(matches!(two.check_met(&one.handshake(2)), Err(LinkError::NotMet(_))));
+        assert!(matches!(two.check_met(&one.handshake(NodeId(2))), Err(LinkError::NotMet(_))));
         meet(&two, &one).unwrap();
-        assert_eq!(two.check_met(&one.handshake(2)), Ok(()));
+        assert_eq!(two.check_met(&one.handshake(NodeId(2))), Ok(()));
         let again = node(2, start(4, 78, 10));
-        assert!(matches!(again.check_met(&one.handshake(2)), Err(LinkError::NotMet(_))));
+        assert!(matches!(again.check_met(&one.handshake(NodeId(2))), Err(LinkError::NotMet(_))));
         assert_eq!(again.is_outdated(), None);
         // An older version tells no start.
-        assert_eq!(again.check_met(&NodeIdentity::new("shop", 1).handshake(2)), Ok(()));
+        assert_eq!(again.check_met(&NodeIdentity::new("shop", NodeId(1)).handshake(NodeId(2))), Ok(()));
     }
 }

@@ -8,7 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 
 use super::types::TypeConfig;
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 
 type Metrics = RaftServerMetrics<TypeConfig>;
 
@@ -22,7 +22,7 @@ pub struct Leadership {
     /// The term in which this node leads, if it does.
     pub leading: Option<RaftTerm>,
     /// The leader as far as this node knows.
-    pub leader: Option<u64>,
+    pub leader: Option<NodeId>,
 }
 
 fn place(metrics: &Metrics) -> Leadership {

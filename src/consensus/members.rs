@@ -25,6 +25,7 @@ use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::{Raft, Vote};
 use crate::consensus::replica::Replica;
+use crate::ids::NodeId;
 use crate::{limits, metrics};
 
 /// How long the word of a member holds for a node that this one does not know.
@@ -45,7 +46,7 @@ pub(crate) enum PeerCall {
 #[derive(Default)]
 struct NamedVoters {
     /// Nodes that a member has named as voters lately.
-    vouched: BTreeMap<u64, Instant>,
+    vouched: BTreeMap<NodeId, Instant>,
     /// When a refusal was logged last, and how many were not since.
     told: Option<Instant>,
     untold: u64,
@@ -57,12 +58,12 @@ pub(crate) struct Members {
     replica: Arc<Replica>,
     stands: Arc<AtomicBool>,
     /// Who the configuration names; counts while the log names nobody.
-    configured: BTreeSet<u64>,
+    configured: BTreeSet<NodeId>,
     known: Mutex<NamedVoters>,
 }
 
 impl Members {
-    pub(crate) fn new(node: &RaftNode, configured: BTreeSet<u64>) -> Arc<Self> {
+    pub(crate) fn new(node: &RaftNode, configured: BTreeSet<NodeId>) -> Arc<Self> {
         Arc::new(Self {
             raft: node.raft().clone(),
             replica: node.replica().clone(),
@@ -73,19 +74,19 @@ impl Members {
     }
 
     /// A member, or the operator's configuration, says that these nodes have a vote.
-    pub(crate) fn vouch(&self, voters: &[u64]) {
+    pub(crate) fn vouch(&self, voters: impl IntoIterator<Item = NodeId>) {
         let now = Instant::now();
         let mut known = self.known.lock();
         known.vouched.retain(|_, at| now - *at < VOUCHED_FOR);
-        for voter in voters.iter().take(limits::NODES) {
-            if known.vouched.len() < limits::NODES_VOUCHED || known.vouched.contains_key(voter) {
-                known.vouched.insert(*voter, now);
+        for voter in voters.into_iter().take(limits::NODES) {
+            if known.vouched.len() < limits::NODES_VOUCHED || known.vouched.contains_key(&voter) {
+                known.vouched.insert(voter, now);
             }
         }
     }
 
     /// Whether `node` may do what it wants.
-    pub(crate) fn admits(&self, node: u64, wants: PeerCall) -> bool {
+    pub(crate) fn admits(&self, node: NodeId, wants: PeerCall) -> bool {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         let known = match wants {
             PeerCall::Member => membership.membership().get_node(&node).is_some(),
@@ -97,11 +98,11 @@ impl Members {
         let nobody = membership.membership().nodes().next().is_none();
         let named = (nobody && self.configured.contains(&node))
             || self.known.lock().vouched.get(&node).is_some_and(|at| at.elapsed() < VOUCHED_FOR);
-        named && !self.replica.state().meta().removed_nodes.contains(&node)
+        named && !self.replica.state().meta().removed_nodes.contains(&node.get())
     }
 
     /// The same as an error for the caller, and a line for the operator.
-    pub(crate) fn check(&self, node: u64, wants: PeerCall) -> Result<(), LinkError> {
+    pub(crate) fn check(&self, node: NodeId, wants: PeerCall) -> Result<(), LinkError> {
         if self.admits(node, wants) {
             return Ok(());
         }
@@ -111,7 +112,7 @@ impl Members {
     /// A vote names its candidate or leader: nobody speaks for another one, and no term is far beyond this node's own.
     /// Terms grow by one an election, so that an honest one never is; a term near the end of its range would end the
     /// cluster.
-    pub(crate) fn check_vote(&self, node: u64, vote: &Vote) -> Result<(), LinkError> {
+    pub(crate) fn check_vote(&self, node: NodeId, vote: &Vote) -> Result<(), LinkError> {
         if vote.leader_id.voted_for != node {
             let why = format!("node {node} speaks for node {}", vote.leader_id.voted_for);
             return Err(self.refuse(node, why));
@@ -125,7 +126,7 @@ impl Members {
     }
 
     /// Leadership is handed to this node. It may not lead while its clock is wrong, nor while it reaches too few.
-    pub(crate) fn check_transfer(&self, to: u64, me: u64) -> Result<(), LinkError> {
+    pub(crate) fn check_transfer(&self, to: NodeId, me: NodeId) -> Result<(), LinkError> {
         if to == me && !self.stands.load(Ordering::Relaxed) {
             return Err(LinkError::Refused(
                 "this node does not lead now: its clock is wrong, or it reaches too few voters".into(),
@@ -134,13 +135,13 @@ impl Members {
         Ok(())
     }
 
-    fn refuse(&self, node: u64, why: String) -> LinkError {
+    fn refuse(&self, node: NodeId, why: String) -> LinkError {
         metrics::PEERS_REFUSED.add(1);
         let mut known = self.known.lock();
         if known.told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
             let untold = std::mem::take(&mut known.untold);
             known.told = Some(Instant::now());
-            tracing::warn!(peer = node, why, untold, "a call of another node was turned away");
+            tracing::warn!(peer = node.get(), why, untold, "a call of another node was turned away");
         } else {
             known.untold += 1;
         }

@@ -43,7 +43,7 @@ pub(crate) struct PeerNetwork {
 }
 
 impl PeerNetwork {
-    fn client(&self, target: u64, member: &MemberAddress, class: ConnectionClass) -> PeerClient {
+    fn client(&self, target: NodeId, member: &MemberAddress, class: ConnectionClass) -> PeerClient {
         PeerClient {
             identity: self.identity.clone(),
             target,
@@ -60,15 +60,15 @@ impl PeerNetwork {
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = PeerClient;
 
-    async fn new_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+    async fn new_client(&mut self, target: NodeId, node: &MemberAddress) -> PeerClient {
         self.client(target, node, ConnectionClass::Data)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &MemberAddress) -> PeerClient {
         self.client(target, node, ConnectionClass::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &MemberAddress) -> PeerClient {
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &MemberAddress) -> PeerClient {
         self.client(target, node, ConnectionClass::Bulk)
     }
 }
@@ -76,7 +76,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 /// The calls on one peer.
 pub(crate) struct PeerClient {
     identity: Arc<NodeIdentity>,
-    target: u64,
+    target: NodeId,
     class: ConnectionClass,
     /// Where it is, and the link to there.
     link: Mutex<(MemberAddress, Arc<dyn Peer>)>,
@@ -138,7 +138,7 @@ impl PeerClient {
             StatusRequest { handshake: Some(self.identity.handshake(self.target)), ..StatusRequest::default() };
         match tokio::time::timeout(OPEN_STREAM, link.status(request)).await {
             Ok(Ok(status)) => self.identity.learn(&status),
-            other => tracing::debug!(target = self.target, ?other, "a peer does not say who it is"),
+            other => tracing::debug!(target = self.target.get(), ?other, "a peer does not say who it is"),
         }
     }
 
@@ -151,7 +151,7 @@ impl PeerClient {
             self.target
         );
         self.stats.refused(self.target, &why);
-        self.identity.holds(NodeId(self.target), acknowledged);
+        self.identity.holds(self.target, acknowledged);
         Unreachable::from_string(why).into()
     }
 

@@ -175,7 +175,7 @@ impl RaftNode {
 
     /// Makes these members the group, if this node was never part of one. Every founding node calls it with
     /// the same members, which is safe: the entry is the same on all.
-    pub async fn found(&self, members: BTreeMap<u64, MemberAddress>) -> Result<(), StartError> {
+    pub async fn found(&self, members: BTreeMap<NodeId, MemberAddress>) -> Result<(), StartError> {
         if members.is_empty() || !self.is_pristine().await? {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl RaftNode {
     }
 
     /// The leader as far as this node knows.
-    pub fn leader(&self) -> Option<u64> {
+    pub fn leader(&self) -> Option<NodeId> {
         self.place().now().leader
     }
 
@@ -252,13 +252,13 @@ impl RaftNode {
             Ok(linearizer) => Ok(LogIndex(linearizer.read_log_id().index())),
             Err(error) => {
                 tracing::debug!(%error, "no read index");
-                Err(error.forward_to_leader().and_then(|forward| forward.leader_id).map(NodeId))
+                Err(error.forward_to_leader().and_then(|forward| forward.leader_id))
             }
         }
     }
 
     /// On the leader: how many entries every other member's log is known to be behind.
-    pub fn lags(&self) -> BTreeMap<u64, u64> {
+    pub fn lags(&self) -> BTreeMap<NodeId, u64> {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
         let last = now.last_log_index.unwrap_or(0);
@@ -275,36 +275,35 @@ impl RaftNode {
         }
         // What was acknowledged, but not committed, another leader may have cut off.
         let applied = now.last_applied.as_ref().map_or(0, |id| id.index);
-        let held = |(node, matched): (&u64, &Option<LogId>)| {
-            Some((NodeId(*node), LogIndex(matched.as_ref()?.index.min(applied))))
-        };
+        let held =
+            |(node, matched): (&NodeId, &Option<LogId>)| Some((*node, LogIndex(matched.as_ref()?.index.min(applied))));
         now.replication.iter().flatten().filter_map(held).collect()
     }
 
-    pub fn members(&self) -> BTreeMap<u64, MemberAddress> {
+    pub fn members(&self) -> BTreeMap<NodeId, MemberAddress> {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
-    pub fn address_of(&self, node: u64) -> Option<MemberAddress> {
+    pub fn address_of(&self, node: NodeId) -> Option<MemberAddress> {
         let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
         membership.membership().get_node(&node).cloned()
     }
 
     /// Moves leadership to `to`, if this node leads, and waits until it has arrived there.
-    pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), StartError> {
+    pub async fn transfer_leader(&self, to: NodeId, within: Duration) -> Result<(), StartError> {
         let raft = |error: String| StartError::Raft(error);
         self.raft.trigger().transfer_leader(to).await.map_err(|error| raft(error.to_string()))?;
         let arrived = self.raft.wait(Some(within)).current_leader(to, "leadership transfer").await;
         arrived.map(|_| ()).map_err(|error| raft(error.to_string()))
     }
 
-    pub fn voters(&self) -> Vec<u64> {
+    pub fn voters(&self) -> Vec<NodeId> {
         self.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect()
     }
 
     /// Drops the lease that this node has given `leader`, if that is still its leader: it may vote at once.
-    pub async fn drop_lease(&self, leader: u64) {
+    pub async fn drop_lease(&self, leader: NodeId) {
         let vote = self.raft.server_metrics().borrow_watched().vote;
         if vote.committed && vote.leader_id.voted_for == leader {
             // What a transfer of leadership does to those that are not meant.
@@ -363,10 +362,10 @@ impl RaftNode {
 #[derive(Clone, Debug, Default)]
 pub struct GroupView {
     pub leads: bool,
-    pub leader: Option<u64>,
+    pub leader: Option<NodeId>,
     pub term: RaftTerm,
     pub last_log_index: u64,
-    pub voters: Vec<u64>,
+    pub voters: Vec<NodeId>,
     /// On the leader: how long ago a quorum is known to have followed it.
     pub quorum_acked: Option<Duration>,
 }

@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::ids::NodeId;
 use crate::proto::{
     ChangeRequest, Handshake, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest,
 };
@@ -119,7 +120,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connects to peers with this node's certificate.
 pub(super) struct Connector {
     tls: Arc<Followed<NodeTls>>,
-    told: Mutex<BTreeMap<u64, Instant>>,
+    told: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Connector {
@@ -128,7 +129,7 @@ impl Connector {
     }
 
     /// A channel to a node: only what shows that node's certificate is spoken with. 0: whichever node it is.
-    pub(super) fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: u64, address: &str) -> Channel {
+    pub(super) fn channel(self: &Arc<Self>, endpoint: &Endpoint, node: NodeId, address: &str) -> Channel {
         let (connector, address) = (self.clone(), address.to_owned());
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
             let (connector, address) = (connector.clone(), address.clone());
@@ -136,13 +137,13 @@ impl Connector {
         }))
     }
 
-    async fn connect(&self, node: u64, address: &str) -> io::Result<TlsOrTcp> {
+    async fn connect(&self, node: NodeId, address: &str) -> io::Result<TlsOrTcp> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let tls = self.tls.current();
-        let config = if node == 0 { &tls.to_any } else { &tls.client };
+        let config = if node == NodeId(0) { &tls.to_any } else { &tls.client };
         let connector = TlsConnector::from(config.clone());
-        let name = server_name(node).map_err(io::Error::other)?;
+        let name = server_name(node.get()).map_err(io::Error::other)?;
         match connector.connect(name, tcp).await {
             Ok(stream) => Ok(TlsOrTcp::Tls(Box::new(stream.into()))),
             Err(error) => {
@@ -153,11 +154,11 @@ impl Connector {
         }
     }
 
-    fn tell(&self, node: u64, address: &str, why: &str) {
+    fn tell(&self, node: NodeId, address: &str, why: &str) {
         let mut told = self.told.lock();
         if told.get(&node).is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
             told.insert(node, Instant::now());
-            tracing::error!(peer = node, address, why, "no TLS with a peer");
+            tracing::error!(peer = node.get(), address, why, "no TLS with a peer");
         }
     }
 }

@@ -18,6 +18,7 @@ use super::node::cover_rows;
 use super::replica::Replica;
 use super::state_machine::decode_applied;
 use super::types::{Entry, LogId, MemberAddress, RaftMembership, Vote};
+use crate::ids::NodeId;
 use crate::model::state::State;
 use crate::storage::Stores;
 
@@ -29,10 +30,10 @@ const STEP: u64 = 256;
 pub(crate) struct FolderContents {
     pub cluster: String,
     pub epoch: u64,
-    pub members: BTreeMap<u64, MemberAddress>,
-    pub voters: BTreeSet<u64>,
+    pub members: BTreeMap<NodeId, MemberAddress>,
+    pub voters: BTreeSet<NodeId>,
     /// Nodes that were taken out of the cluster.
-    pub removed: Vec<u64>,
+    pub removed: Vec<NodeId>,
     /// The last entry of the log.
     pub last_entry: u64,
     /// The newest change that was applied.
@@ -59,7 +60,7 @@ impl StoppedNode {
 
     /// Makes the folder that of a cluster of `node` alone, with another epoch. Durable when it resolves; once more after a
     /// crash in the middle gives the same, with one more epoch.
-    pub(crate) async fn make_alone(&self, node: u64, member: MemberAddress, epoch: u64) -> io::Result<()> {
+    pub(crate) async fn make_alone(&self, node: NodeId, member: MemberAddress, epoch: u64) -> io::Result<()> {
         let log = &self.stores.log;
         // First what keeps the other nodes away.
         self.stores.starts.save_epoch(epoch).await?;
@@ -121,7 +122,7 @@ async fn contents(stores: &Stores, replica: &Replica) -> io::Result<FolderConten
         epoch: meta.epoch,
         members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
         voters: membership.voter_ids().collect(),
-        removed: meta.removed_nodes.clone(),
+        removed: meta.removed_nodes.iter().copied().map(NodeId).collect(),
         last_entry: end.max(state.applied().index),
         head_seq: meta.head_seq,
         applied_ms: meta.now_ms,
@@ -137,6 +138,6 @@ mod tests {
     async fn an_empty_folder_holds_nothing_to_recover() {
         let stopped = StoppedNode::open(MemoryDisk::default().open()).await.unwrap();
         assert_eq!(stopped.contents, FolderContents::default());
-        assert!(stopped.make_alone(1, MemberAddress::default(), 7).await.is_err());
+        assert!(stopped.make_alone(NodeId(1), MemberAddress::default(), 7).await.is_err());
     }
 }

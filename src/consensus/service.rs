@@ -11,6 +11,7 @@ use super::node::RaftNode;
 use super::transport::{LinkError, Method, NodeIdentity, Peer, PeerResult, PeerStats, Streaming};
 use super::types::{Raft, SnapshotMeta, Vote};
 use super::{codec, wire};
+use crate::ids::NodeId;
 use crate::proto::{
     ChangeRequest, ChangeResponse, Handshake, NodeAdd, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
     ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse, raft_response,
@@ -20,13 +21,13 @@ use crate::storage::{BoxFuture, SnapshotStore, StateSnapshot};
 /// The calls that the cluster layer answers; handshakes were checked.
 pub(crate) trait ClusterCalls: Send + Sync + 'static {
     /// `from` proposes; the first message is part of the stream.
-    fn propose(&self, from: u64, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
+    fn propose(&self, from: NodeId, requests: Streaming<ProposeRequest>) -> Streaming<ProposeResponse>;
     fn read_index(&self) -> BoxFuture<'_, ReadIndexResponse>;
     /// `fresh`: after a linearizable read, if there is a leader. A node that is no member is told what it needs to join.
     fn status(&self, request: StatusRequest, member: bool) -> BoxFuture<'_, StatusResponse>;
     fn change(&self, request: ChangeRequest) -> BoxFuture<'_, ChangeResponse>;
     /// `from` wants to found a cluster of these members.
-    fn founders(&self, from: u64, founders: Vec<NodeAdd>);
+    fn founders(&self, from: NodeId, founders: Vec<NodeAdd>);
 }
 
 /// Answers peers. Before [`Service::open`] only questions for its status are answered: a node that may have lost its
@@ -89,7 +90,7 @@ impl Service {
     }
 
     /// Who calls, if it is a member that may have what it wants.
-    fn greet(&self, handshake: Option<&Handshake>, wants: PeerCall) -> Result<(u64, &OpenedRaft), LinkError> {
+    fn greet(&self, handshake: Option<&Handshake>, wants: PeerCall) -> Result<(NodeId, &OpenedRaft), LinkError> {
         let from = self.identity.check(handshake)?;
         let opened = self.opened()?;
         opened.members.check(from, wants)?;
@@ -99,7 +100,11 @@ impl Service {
     }
 
     /// The same for what consensus counts: it must mean this start of the node.
-    fn greet_exactly(&self, handshake: Option<&Handshake>, wants: PeerCall) -> Result<(u64, &OpenedRaft), LinkError> {
+    fn greet_exactly(
+        &self,
+        handshake: Option<&Handshake>,
+        wants: PeerCall,
+    ) -> Result<(NodeId, &OpenedRaft), LinkError> {
         let greeted = self.greet(handshake, wants)?;
         handshake.map_or(Ok(()), |theirs| self.identity.check_met(theirs))?;
         Ok(greeted)
@@ -166,16 +171,16 @@ impl Service {
         let (from, OpenedRaft { raft, members }) = self.greet_exactly(first.handshake.as_ref(), PeerCall::Member)?;
         let (vote, meta) = wire::decode_snapshot_header(first.header.clone()).map_err(corrupt)?;
         members.check_vote(from, &vote)?;
-        tracing::info!(peer = from, last_log_id = ?meta.last_log_id, "receiving a snapshot");
+        tracing::info!(peer = from.get(), last_log_id = ?meta.last_log_id, "receiving a snapshot");
         let snapshot = self.receive_body(from, first, chunks).await?;
         let answer = install(raft, vote, meta, snapshot).await?;
-        tracing::info!(peer = from, "installed a snapshot");
+        tracing::info!(peer = from.get(), "installed a snapshot");
         Ok(ok(codec::encode_vote(&answer)))
     }
 
     async fn receive_body(
         &self,
-        from: u64,
+        from: NodeId,
         first: SnapshotChunk,
         mut chunks: Streaming<SnapshotChunk>,
     ) -> Result<StateSnapshot, LinkError> {
@@ -252,7 +257,7 @@ impl Peer for Service {
                 self.stats.heard(from);
                 // One that is refused is told why, too: it has to know.
                 let met = request.handshake.as_ref().map(|theirs| self.identity.meet(theirs));
-                tracing::trace!(?met, from, "a peer asks for the status");
+                tracing::trace!(?met, from = from.get(), "a peer asks for the status");
             }
             if !request.founders.is_empty() {
                 calls.founders(from, request.founders.clone());

@@ -13,9 +13,17 @@ use super::log_adapter::LogAdapter;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::types::TypeConfig;
+use crate::ids::NodeId;
 use crate::model::state::State;
 use crate::storage::memory::MemoryDisk;
 use crate::storage::{BoxFuture, Close, Durable, FolderIdentity, LogBounds, LogStore, Stores, WriteAck, open};
+
+/// The suite names its nodes by numbers.
+impl From<u64> for NodeId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// The suite has logs that start at 1 or 2 and reads them from 0. Ours start at 0, as Raft's do, and anything
 /// missing is an error; so this reads from where the log starts.

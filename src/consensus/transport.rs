@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 pub use super::identity::NodeIdentity;
 use super::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::proto::{
     ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
@@ -86,10 +87,10 @@ pub enum ConnectionClass {
 
 /// Makes links to peers. A link is cheap to keep and connects again by itself.
 pub trait PeerTransport: Send + Sync + 'static {
-    fn link(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer>;
+    fn link(&self, node: NodeId, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer>;
 
     /// The same at this address, whatever else is known of where the node may be.
-    fn link_exactly(&self, node: u64, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
+    fn link_exactly(&self, node: NodeId, member: &MemberAddress, class: ConnectionClass) -> Arc<dyn Peer> {
         self.link(node, member, class)
     }
 }
@@ -97,13 +98,13 @@ pub trait PeerTransport: Send + Sync + 'static {
 /// Carries the calls between nodes of one process, in place of sockets: the seam for simulation.
 pub trait LocalNetwork: Send + Sync + 'static {
     /// The network as seen from `node`, in its present life.
-    fn seen_from(self: Arc<Self>, node: u64) -> Arc<dyn PeerTransport>;
+    fn seen_from(self: Arc<Self>, node: NodeId) -> Arc<dyn PeerTransport>;
 
     /// The node answers from now on.
-    fn register(&self, node: u64, peer: Arc<dyn Peer>);
+    fn register(&self, node: NodeId, peer: Arc<dyn Peer>);
 
     /// The node is gone.
-    fn remove(&self, node: u64);
+    fn remove(&self, node: NodeId);
 }
 
 /// What this node knows of a peer from talking with it.
@@ -122,11 +123,11 @@ pub struct PeerContact {
 pub struct PeerStats {
     /// Counts the times that a peer was found gone or came back.
     turns: watch::Sender<u64>,
-    heard: Mutex<BTreeMap<u64, PeerContact>>,
+    heard: Mutex<BTreeMap<NodeId, PeerContact>>,
     /// When a peer's refusal was logged last.
-    refused: Mutex<BTreeMap<u64, Instant>>,
+    refused: Mutex<BTreeMap<NodeId, Instant>>,
     /// Peers that have said that they cannot lead now.
-    unfit: Mutex<BTreeSet<u64>>,
+    unfit: Mutex<BTreeSet<NodeId>>,
 }
 
 /// Between two log lines about the same peer turning this node away.
@@ -145,11 +146,11 @@ impl Default for PeerStats {
 
 impl PeerStats {
     /// Something came from this peer.
-    pub fn heard(&self, node: u64) {
+    pub fn heard(&self, node: NodeId) {
         self.note(node, None);
     }
 
-    fn note(&self, node: u64, round_trip: Option<Duration>) {
+    fn note(&self, node: NodeId, round_trip: Option<Duration>) {
         let now = Instant::now();
         let was_gone = {
             let mut heard = self.heard.lock();
@@ -165,7 +166,7 @@ impl PeerStats {
     }
 
     /// Nobody listens where this peer should.
-    pub fn gone(&self, node: u64) {
+    pub fn gone(&self, node: NodeId) {
         let turned = self.heard.lock().get_mut(&node).is_some_and(|heard| !std::mem::replace(&mut heard.gone, true));
         if turned {
             self.turns.send_modify(|turns| *turns += 1);
@@ -178,22 +179,22 @@ impl PeerStats {
     }
 
     /// A call on this peer that began at `since` was answered.
-    pub fn answered(&self, node: u64, since: Instant) {
+    pub fn answered(&self, node: NodeId, since: Instant) {
         self.note(node, Some(Instant::now() - since));
     }
 
     /// A peer turned this node away: an operator has to look.
-    pub fn refused(&self, node: u64, why: &str) {
+    pub fn refused(&self, node: NodeId, why: &str) {
         let now = Instant::now();
         let mut refused = self.refused.lock();
         if refused.get(&node).is_none_or(|at| now - *at >= REFUSED_EVERY) {
             refused.insert(node, now);
-            tracing::error!(peer = node, why, "a peer turned this node away");
+            tracing::error!(peer = node.get(), why, "a peer turned this node away");
         }
     }
 
     /// A peer has said whether it could lead.
-    pub fn can_lead(&self, node: u64, can: bool) {
+    pub fn can_lead(&self, node: NodeId, can: bool) {
         let mut unfit = self.unfit.lock();
         if can {
             unfit.remove(&node);
@@ -202,11 +203,11 @@ impl PeerStats {
         }
     }
 
-    pub fn is_unfit(&self, node: u64) -> bool {
+    pub fn is_unfit(&self, node: NodeId) -> bool {
         self.unfit.lock().contains(&node)
     }
 
-    pub fn of(&self, node: u64) -> Option<PeerContact> {
+    pub fn of(&self, node: NodeId) -> Option<PeerContact> {
         self.heard.lock().get(&node).copied()
     }
 }

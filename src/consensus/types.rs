@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::runtime::TillRuntime;
 use super::state_machine::StateMachine;
+use crate::ids::NodeId;
 use crate::proto::Outcome;
 
 /// A `proto::Batch`, encoded once by the proposer: these bytes go to the log, to the peers and to apply.
@@ -128,12 +129,12 @@ pub struct TypeConfig;
 impl RaftTypeConfig for TypeConfig {
     type D = EncodedBatch;
     type R = Outcomes;
-    type NodeId = u64;
+    type NodeId = NodeId;
     type Node = MemberAddress;
     type Term = u64;
-    type LeaderId = leader_id_std::LeaderId<u64, u64>;
+    type LeaderId = leader_id_std::LeaderId<u64, NodeId>;
     type Vote = openraft::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<EncodedBatch, u64, MemberAddress>;
+    type Payload = openraft::EntryPayload<EncodedBatch, NodeId, MemberAddress>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = TillRuntime;
     type Responder<T>
@@ -151,7 +152,7 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
-pub type RaftMembership = openraft::Membership<u64, MemberAddress>;
+pub type RaftMembership = openraft::Membership<NodeId, MemberAddress>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;

@@ -23,6 +23,7 @@ use openraft::raft::{
 
 use super::codec::{corrupt, decode_entry, entry_len, get_log_id, get_vote, put_entry, put_log_id, put_vote};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::ids::NodeId;
 
 fn put_optional(to: &mut impl BufMut, id: Option<&LogId>) {
     match id {
@@ -184,7 +185,7 @@ pub(crate) fn decode_vote_response(mut from: Bytes) -> io::Result<VoteResponse<T
 pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     let mut to = BytesMut::with_capacity(42);
     put_vote(&mut to, request.from_leader());
-    to.put_u64(*request.to_node_id());
+    to.put_u64(request.to_node_id().get());
     put_optional(&mut to, request.last_log_id());
     to.freeze()
 }
@@ -192,7 +193,7 @@ pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> By
 pub(crate) fn decode_transfer(mut from: Bytes) -> io::Result<TransferLeaderRequest<TypeConfig>> {
     let vote = get_vote(&mut from)?;
     let to = from.try_get_u64().map_err(|_| corrupt("transfer"))?;
-    Ok(TransferLeaderRequest::new(vote, to, get_optional(&mut from)?))
+    Ok(TransferLeaderRequest::new(vote, NodeId(to), get_optional(&mut from)?))
 }
 
 pub(crate) fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
@@ -280,7 +281,7 @@ mod tests {
             prop_assert_eq!(decode_vote_request(encode_vote_request(&request)).unwrap(), request);
             let response = VoteResponse::new(vote, other, yes);
             prop_assert_eq!(decode_vote_response(encode_vote_response(&response)).unwrap(), response);
-            let transfer = TransferLeaderRequest::new(vote, 7, other);
+            let transfer = TransferLeaderRequest::new(vote, NodeId(7), other);
             prop_assert_eq!(decode_transfer(encode_transfer(&transfer)).unwrap(), transfer);
             for response in [
                 Ok(()),

@@ -4,6 +4,7 @@ use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
 
 use super::types::TypeConfig;
+use crate::ids::NodeId;
 use crate::proto::Outcome;
 
 /// What became of one batch of commands.
@@ -20,12 +21,12 @@ pub enum Written {
 pub enum TurnedAway {
     /// Leadership is being handed to this node.
     Transfer {
-        to: u64,
+        to: NodeId,
     },
     /// The leader has not heard a majority for a while.
     Lease,
     NotLeader {
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
 }
 

@@ -12,7 +12,7 @@ use crate::clock::SharedClock;
 use crate::cluster::peers::shared_room::{NodeRoom, SharedRoom};
 use crate::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::consensus::replica::Replica;
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
@@ -114,17 +114,17 @@ impl Cluster for LocalCluster {
 
     fn status(&self) -> ClusterStatus {
         ClusterStatus {
-            leader: Some(1),
+            leader: Some(NodeId(1)),
             leading: Some(TERM),
             term: TERM,
             quorum: true,
-            voters: vec![1],
+            voters: vec![NodeId(1)],
             ..ClusterStatus::default()
         }
     }
 
     fn room(&self) -> RoomState {
-        let own = NodeRoom { node: 1, voter: true, reachable: true, free: self.room.own() };
+        let own = NodeRoom { node: NodeId(1), voter: true, reachable: true, free: self.room.own() };
         self.room.judge(&[own]);
         self.room.allowed()
     }
@@ -148,7 +148,7 @@ impl Cluster for LocalCluster {
         vec![NodeInfo {
             differs_from: None,
             clock_ahead_ms: Some(0),
-            node: 1,
+            node: NodeId(1),
             voter: true,
             leads: true,
             raft: "local".into(),
@@ -172,11 +172,15 @@ impl Cluster for LocalCluster {
             MembershipChange::Add { node, raft, .. } => {
                 Err(Error::new(Code::PeerUnreachable, format!("node {node} cannot be reached at {raft}")))
             }
-            MembershipChange::Remove { node: 1 } => {
+            MembershipChange::Remove { node: NodeId(1) } => {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
-            MembershipChange::Transfer { to: 1 } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
-            MembershipChange::Move { node: 1, .. } => Ok(MembershipChanged { node: 1, voters: vec![1] }),
+            MembershipChange::Transfer { to: NodeId(1) } => {
+                Ok(MembershipChanged { node: NodeId(1), voters: vec![NodeId(1)] })
+            }
+            MembershipChange::Move { node: NodeId(1), .. } => {
+                Ok(MembershipChanged { node: NodeId(1), voters: vec![NodeId(1)] })
+            }
             MembershipChange::Move { node, .. }
             | MembershipChange::Remove { node }
             | MembershipChange::Transfer { to: node } => {

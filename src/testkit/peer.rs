@@ -14,7 +14,7 @@ use crate::cluster::boot::{NodeConfig, PeerLinks, start};
 use crate::consensus::transport::{ConnectionClass, Method, NodeIdentity};
 use crate::consensus::types::MemberAddress;
 use crate::consensus::{codec, wire};
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::door::{self, CommandSource};
 use crate::model::state::{Position, State};
 use crate::model::tables::MemoryTables;
@@ -135,12 +135,12 @@ fn decode(bytes: Bytes) {
 /// The calls of node 2 to node 1, which know each other.
 async fn call(calls: Vec<Bytes>) {
     let router = Router::new();
-    let member = |id: u64| (id, MemberAddress { raft: format!("node-{id}"), ..MemberAddress::default() });
-    let config = NodeConfig::new(1, "shop", BTreeMap::from([member(1), member(2)]));
+    let member = |id: u64| (NodeId(id), MemberAddress { raft: format!("node-{id}"), ..MemberAddress::default() });
+    let config = NodeConfig::new(NodeId(1), "shop", BTreeMap::from([member(1), member(2)]));
     let disk = MemoryDisk::default();
     let node = start(config, disk.open(), PeerLinks::Memory(router.clone()), ManualClock::at(NOW_MS)).await.unwrap();
     let (cluster, effects, stopper) = node.split();
-    let caller = FuzzedPeer { identity: NodeIdentity::new("shop", 2), router };
+    let caller = FuzzedPeer { identity: NodeIdentity::new("shop", NodeId(2)), router };
     for call in calls {
         let _ = timeout(PATIENCE, caller.call(call)).await;
     }
@@ -160,12 +160,12 @@ impl FuzzedPeer {
     async fn call(&self, call: Bytes) {
         let link = crate::consensus::transport::PeerTransport::link(
             &*self.router.transport(2),
-            1,
+            NodeId(1),
             &MemberAddress::default(),
             ConnectionClass::Control,
         );
         let Some(letter) = call.first() else { return };
-        let (handshake, body) = (Some(self.identity.handshake(1)), call.slice(1..));
+        let (handshake, body) = (Some(self.identity.handshake(NodeId(1))), call.slice(1..));
         let raft = RaftRequest { handshake: handshake.clone(), body: body.clone() };
         match letter {
             b'v' => drop(link.call(Method::Vote, raft).await),

@@ -17,6 +17,7 @@ use crate::consensus::{codec, wire};
 use crate::gateway::http::rest::routes::ENDPOINTS;
 use crate::gateway::protocol::events::FROM_CLIENT;
 use crate::gateway::protocol::schema::example;
+use crate::ids::NodeId;
 use crate::model::properties::{StateUnderTest, any_commands, online, update};
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::{
@@ -165,7 +166,7 @@ fn messages_of_peers_hold() {
         let letter = if number % 4 == 0 { b'b' } else { b'a' };
         seeds.push((format!("{}-{number}", letter as char), counted(letter, &commands)));
     }
-    let (candidate, leader) = (Vote::new(3, 2), Vote::new_committed(3, 2));
+    let (candidate, leader) = (Vote::new(3, NodeId(2)), Vote::new_committed(3, NodeId(2)));
     let command = Command {
         origin: Some(CommandId { node: 2, boot: 1, number: 1 }),
         at_ms: super::NOW_MS,
@@ -185,7 +186,7 @@ fn messages_of_peers_hold() {
     let plain = wire::encode_vote_request(&vote).to_vec();
     vote.leadership_transfer = true;
     let forced = wire::encode_vote_request(&vote).to_vec();
-    let transfer = wire::encode_transfer(&TransferLeaderRequest::<TypeConfig>::new(leader, 1, None)).to_vec();
+    let transfer = wire::encode_transfer(&TransferLeaderRequest::<TypeConfig>::new(leader, NodeId(1), None)).to_vec();
     let entries =
         vec![entry(1, openraft::EntryPayload::Blank), entry(2, openraft::EntryPayload::Normal(EncodedBatch(batch)))];
     let appended = append(None, Some(2), entries.clone());
@@ -270,7 +271,7 @@ fn rows_and_logs_hold() {
             let entry = codec::encode_entry(&Entry { log_id: LogId::new_term_index(1, index), payload }).unwrap();
             log.push(put(1, stored_entry(index, &entry)));
         }
-        log.push(put(2, (b"vote".to_vec(), codec::encode_vote(&Vote::new(1, 2)).to_vec())));
+        log.push(put(2, (b"vote".to_vec(), codec::encode_vote(&Vote::new(1, NodeId(2))).to_vec())));
         log.push(put(
             2,
             (b"committed".to_vec(), [&[1][..], &codec::encode_log_id(&LogId::new_term_index(1, 3))].concat()),

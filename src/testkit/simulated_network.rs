@@ -17,6 +17,7 @@ use crate::consensus::transport::{
     ConnectionClass, LinkError, LocalNetwork, Method, Peer, PeerResult, PeerTransport, Streaming,
 };
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::proto::{
     ChangeRequest, ChangeResponse, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse, ReadIndexRequest,
     ReadIndexResponse, SnapshotChunk, StatusRequest, StatusResponse,
@@ -122,17 +123,18 @@ impl Router {
 }
 
 impl LocalNetwork for Router {
-    fn seen_from(self: Arc<Self>, node: u64) -> Arc<dyn PeerTransport> {
-        self.transport(node)
+    fn seen_from(self: Arc<Self>, node: NodeId) -> Arc<dyn PeerTransport> {
+        self.transport(node.get())
     }
 
-    fn register(&self, node: u64, peer: Arc<dyn Peer>) {
-        self.nodes.lock().peers.insert(node, peer);
+    fn register(&self, node: NodeId, peer: Arc<dyn Peer>) {
+        self.nodes.lock().peers.insert(node.get(), peer);
         self.changed.send_modify(|n| *n += 1);
     }
 
     /// Its streams break, and nothing that it still sends arrives.
-    fn remove(&self, node: u64) {
+    fn remove(&self, node: NodeId) {
+        let node = node.get();
         let mut nodes = self.nodes.lock();
         if nodes.peers.remove(&node).is_some() {
             *nodes.lives.entry(node).or_default() += 1;
@@ -159,8 +161,8 @@ struct MemoryTransport {
 }
 
 impl PeerTransport for MemoryTransport {
-    fn link(&self, node: u64, _member: &MemberAddress, _lane: ConnectionClass) -> Arc<dyn Peer> {
-        Arc::new(MemoryLink { router: self.router.clone(), from: self.from, life: self.life, to: node })
+    fn link(&self, node: NodeId, _member: &MemberAddress, _lane: ConnectionClass) -> Arc<dyn Peer> {
+        Arc::new(MemoryLink { router: self.router.clone(), from: self.from, life: self.life, to: node.get() })
     }
 }
 

@@ -8,6 +8,7 @@ use tillsync::clock::SharedClock;
 use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo, PeerState};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
+use tillsync::ids::NodeId;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
@@ -74,7 +75,7 @@ impl Cluster for Cut {
     fn status(&self) -> ClusterStatus {
         let reached = *self.reached.borrow();
         let (silent, latency) = (Duration::from_secs(1), Duration::from_millis(3));
-        let peer = |node| match node - 2 < reached {
+        let peer = |node: NodeId| match node.get() - 2 < reached {
             true => PeerState {
                 node,
                 reachable: true,
@@ -86,8 +87,8 @@ impl Cluster for Cut {
         };
         ClusterStatus {
             quorum: reached > 0,
-            peers: vec![peer(2), peer(3)],
-            voters: vec![1, 2, 3],
+            peers: vec![peer(NodeId(2)), peer(NodeId(3))],
+            voters: [1, 2, 3].map(NodeId).to_vec(),
             ..self.inner.status()
         }
     }

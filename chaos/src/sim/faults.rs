@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tillsync::consensus::runtime::spawn;
+use tillsync::ids::NodeId;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::members;
@@ -122,7 +123,7 @@ async fn act(world: &Arc<SimWorld>, fault: SimFault, lasts: Duration) -> Option<
             let from = world.leader().filter(|from| *from != to)?;
             let up = world.up().remove(&from)?;
             // A transfer may fail, as it may in a shop.
-            let moved = up.cluster.transfer_leader(to, lasts).await.is_ok();
+            let moved = up.cluster.transfer_leader(NodeId(to), lasts).await.is_ok();
             Some(format!("leadership was to go from {from} to {to}: {moved}"))
         }
         SimFault::AddNode => members::add(world, lasts).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tillsync::cluster::{Cluster, MembershipChange};
+use tillsync::ids::NodeId;
 use tillsync::proto::Principal;
 use tokio::time::{Instant, sleep};
 
@@ -43,7 +44,7 @@ pub(crate) async fn remove(world: &Arc<SimWorld>, id: u64, dead: bool, lasts: Du
     }
     let mut what = format!("node {id} {}", if dead { "died and was removed" } else { "was removed" });
     let left: BTreeSet<u64> = voters.iter().copied().filter(|voter| *voter != id).collect();
-    change(world, &voters, &left, MembershipChange::Remove { node: id }).await;
+    change(world, &voters, &left, MembershipChange::Remove { node: NodeId(id) }).await;
     sleep(lasts).await;
     world.retire(id).await;
     if left.len() < LEAST {
@@ -59,7 +60,7 @@ async fn join(world: &Arc<SimWorld>) -> u64 {
     let voters = voters(world);
     let joined: BTreeSet<u64> = voters.iter().copied().chain([id]).collect();
     let (raft, gateway) = (format!("node-{id}"), format!("gateway-{id}"));
-    change(world, &voters, &joined, MembershipChange::Add { node: id, raft, gateway }).await;
+    change(world, &voters, &joined, MembershipChange::Add { node: NodeId(id), raft, gateway }).await;
     id
 }
 
@@ -108,6 +109,6 @@ fn is_made(world: &SimWorld, voters: &BTreeSet<u64>) -> bool {
     let leader = world.leader().and_then(|leader| world.up().remove(&leader));
     leader.is_some_and(|up| {
         let group = up.cluster.node().group();
-        !group.joint && group.voters.iter().copied().eq(voters.iter().copied())
+        !group.joint && group.voters.iter().copied().eq(voters.iter().copied().map(NodeId))
     })
 }

@@ -16,6 +16,7 @@ use tillsync::consensus::types::MemberAddress;
 use tillsync::gateway::fanout::hub;
 use tillsync::gateway::http::rest;
 use tillsync::gateway::{Gateway, GatewaySettings, presence};
+use tillsync::ids::NodeId;
 use tillsync::limits;
 use tillsync::storage::{Close, Stores};
 use tillsync::testkit::simulated_network::Router;
@@ -118,9 +119,10 @@ impl SimWorld {
     }
 
     fn config(&self, id: u64) -> NodeConfig {
-        let member = |id: u64| (id, MemberAddress { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
+        let member =
+            |id: u64| (NodeId(id), MemberAddress { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
         let founders = (1..=self.plan.nodes).map(member).collect();
-        let mut config = NodeConfig::new(id, "simulated", founders);
+        let mut config = NodeConfig::new(NodeId(id), "simulated", founders);
         if id > self.plan.nodes {
             // It waits to be added.
             config.members.clear();
@@ -172,7 +174,7 @@ impl SimWorld {
 
     /// The nodes that run and take part.
     pub(crate) fn serving(&self) -> BTreeMap<u64, UpNode> {
-        let takes_part = |id: u64, up: &UpNode| up.cluster.node().group().members.contains_key(&id);
+        let takes_part = |id: u64, up: &UpNode| up.cluster.node().group().members.contains_key(&NodeId(id));
         self.up().into_iter().filter(|(id, up)| takes_part(*id, up)).collect()
     }
 
@@ -213,7 +215,7 @@ impl SimWorld {
         let settings = GatewaySettings { grace: Duration::from_millis(500), ..GatewaySettings::default() };
         let gateway = Gateway::new(shared.clone(), settings, self.keys.clone());
         let stop = CancellationToken::new();
-        let mut duties = coordinator::CoordinatorSettings::of(id);
+        let mut duties = coordinator::CoordinatorSettings::of(NodeId(id));
         duties.retention.changes = self.plan.keep_changes;
         duties.retention.audit_rows = self.plan.keep_changes;
         let dead = CancellationToken::new();
@@ -264,7 +266,7 @@ impl SimWorld {
         drop(places);
         running.up.dead.cancel();
         running.coordinator.cancel();
-        self.router.remove(id);
+        self.router.remove(NodeId(id));
         if power {
             disk.power_cut()
         } else {

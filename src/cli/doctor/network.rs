@@ -34,7 +34,7 @@ pub(super) async fn look(config: &Config) -> Vec<Diagnosis> {
     if let Some(files) = &config.raft_tls {
         diagnoses.push(certificate(
             "raft_tls_cert",
-            files::node(config.node_id, files, clock.clone()).map(|tls| tls.current()),
+            files::node(config.node_id.get(), files, clock.clone()).map(|tls| tls.current()),
         ));
     }
     if let Some(files) = &config.gateway_tls {
@@ -129,7 +129,7 @@ async fn its_clock(config: &Config, member: &Member) -> Option<Diagnosis> {
     let node = NodeUrl { authority: member.gateway.clone(), trust };
     let client = RestClient::new("").ok()?;
     let theirs = timeout(ANSWER, client.clock(&node)).await.ok()??;
-    Some(judge_clock(member.id, i64::try_from(theirs).ok()? - i64::try_from(SystemClock.now_ms()).ok()?))
+    Some(judge_clock(member.id.get(), i64::try_from(theirs).ok()? - i64::try_from(SystemClock.now_ms()).ok()?))
 }
 
 fn judge_clock(node: u64, ahead_ms: i64) -> Diagnosis {

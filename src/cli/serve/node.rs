@@ -22,6 +22,7 @@ use crate::config::{Config, wrong};
 use crate::consensus::node::{StartError, Timing};
 use crate::consensus::types::MemberAddress;
 use crate::gateway;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
@@ -108,7 +109,7 @@ impl ServingNode {
                 ended
             }
         });
-        tracing::info!(node = config.node_id, gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
+        tracing::info!(node = config.node_id.get(), gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         let data_dir = config.data_dir.clone();
         Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir })
     }
@@ -199,7 +200,7 @@ type Certificates = (Option<Arc<Followed<NodeTls>>>, Option<Arc<Followed<Gateway
 
 /// Reads the certificates: small files, read once before anything is served.
 fn certificates(config: &Config, clock: &Arc<SystemClock>) -> Result<Certificates, Error> {
-    let raft = config.raft_tls.as_ref().map(|files| tls::files::node(config.node_id, files, clock.clone()));
+    let raft = config.raft_tls.as_ref().map(|files| tls::files::node(config.node_id.get(), files, clock.clone()));
     let gateway = config.gateway_tls.as_ref().map(|files| tls::files::gateway(files, clock.clone()));
     Ok((raft.transpose()?, gateway.transpose()?))
 }
@@ -245,7 +246,7 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySett
 }
 
 fn node_config(config: &Config) -> NodeConfig {
-    let members: BTreeMap<u64, MemberAddress> = config
+    let members: BTreeMap<NodeId, MemberAddress> = config
         .members
         .iter()
         .map(|m| (m.id, MemberAddress { raft: m.raft.clone(), gateway: m.gateway.clone() }))
@@ -262,7 +263,7 @@ fn node_config(config: &Config) -> NodeConfig {
         join: config
             .join
             .iter()
-            .map(|raft| (0, MemberAddress { raft: raft.clone(), ..MemberAddress::default() }))
+            .map(|raft| (NodeId::default(), MemberAddress { raft: raft.clone(), ..MemberAddress::default() }))
             .collect(),
         ..NodeConfig::new(config.node_id, &config.cluster_name, members)
     }
@@ -285,7 +286,7 @@ fn own_address(config: &Config) -> Option<OwnAddress> {
 async fn open(config: &Config) -> Result<Stores, Error> {
     let dir = config.data_dir.clone();
     let room = DiskRoom::of(&dir, config.disk);
-    let identity = storage::FolderIdentity { node_id: config.node_id, cluster_id: config.cluster_name.clone() };
+    let identity = storage::FolderIdentity { node_id: config.node_id.get(), cluster_id: config.cluster_name.clone() };
     let opened = tokio::task::spawn_blocking(move || storage::open_in(&dir, &identity, room)).await;
     let opened = opened.map_err(|e| Error::new(Code::Internal, format!("opening the data folder: {e}")))?;
     opened.map_err(|e| {

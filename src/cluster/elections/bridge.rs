@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::cluster::membership::CAUGHT_UP;
 use crate::cluster::peers::PROBE_EVERY;
 use crate::cluster::raft_cluster::RaftCluster;
+use crate::ids::NodeId;
 use crate::proto::{PeerHeard, Principal, StatusResponse};
 
 /// For so long after it was heard last it is looked closely whether somebody else hears a follower.
@@ -24,24 +25,24 @@ const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// When a node heard others last, as it said.
 pub(crate) struct HeardBy {
-    node: u64,
-    heard: BTreeMap<u64, Instant>,
+    node: NodeId,
+    heard: BTreeMap<NodeId, Instant>,
 }
 
 impl HeardBy {
     /// Of an answer that came just now.
-    pub(crate) fn of(node: u64, status: &StatusResponse) -> Self {
+    pub(crate) fn of(node: NodeId, status: &StatusResponse) -> Self {
         let now = Instant::now();
-        let at = |one: &PeerHeard| Some((one.node, now.checked_sub(Duration::from_millis(one.ago_ms))?));
+        let at = |one: &PeerHeard| Some((NodeId(one.node), now.checked_sub(Duration::from_millis(one.ago_ms))?));
         Self { node, heard: status.heard.iter().filter_map(at).collect() }
     }
 }
 
 /// What a leader sees of the voters.
 struct LeaderReach<'a> {
-    me: u64,
-    voters: &'a [u64],
-    heard: BTreeMap<u64, Instant>,
+    me: NodeId,
+    voters: &'a [NodeId],
+    heard: BTreeMap<NodeId, Instant>,
     /// A voter that was not heard for so long is lost.
     lost_after: Duration,
     /// So much later than this node another one must have heard it: a leader hears of every heartbeat.
@@ -49,16 +50,16 @@ struct LeaderReach<'a> {
 }
 
 impl LeaderReach<'_> {
-    fn lost(&self, now: Instant) -> Vec<u64> {
-        let silent = |voter: &u64| self.heard.get(voter).is_none_or(|at| now - *at >= self.lost_after);
+    fn lost(&self, now: Instant) -> Vec<NodeId> {
+        let silent = |voter: &NodeId| self.heard.get(voter).is_none_or(|at| now - *at >= self.lost_after);
         self.voters.iter().copied().filter(|voter| *voter != self.me && silent(voter)).collect()
     }
 
     /// The voter that reaches more of the others than this node does, if there is one.
-    fn better_placed(&self, round: &[HeardBy], now: Instant) -> Option<u64> {
+    fn better_placed(&self, round: &[HeardBy], now: Instant) -> Option<NodeId> {
         let lost = self.lost(now);
         let gain = |third: &HeardBy| -> usize {
-            let hears = |lost: &&u64| {
+            let hears = |lost: &&NodeId| {
                 let since =
                     self.heard.get(lost).map_or_else(|| now.checked_sub(self.lost_after), |at| Some(*at + self.later));
                 third.heard.get(lost).zip(since).is_some_and(|(at, since)| *at > since)
@@ -68,7 +69,7 @@ impl LeaderReach<'_> {
         let loss = |third: &HeardBy| -> usize {
             let others =
                 self.voters.iter().filter(|voter| ![self.me, third.node].contains(voter) && !lost.contains(voter));
-            let deaf = |voter: &&u64| third.heard.get(voter).is_none_or(|at| now - *at >= PROBE_EVERY * 2);
+            let deaf = |voter: &&NodeId| third.heard.get(voter).is_none_or(|at| now - *at >= PROBE_EVERY * 2);
             others.filter(deaf).count()
         };
         let there = round.iter().filter(|third| self.voters.contains(&third.node) && !lost.contains(&third.node));
@@ -95,7 +96,7 @@ impl BridgeWatch {
         let timing = cluster.node.timing();
         let (lost_after, later) = (timing.election_max * 2, timing.heartbeat * 2);
         let reach = LeaderReach { me: cluster.identity.node, voters: &voters, heard, lost_after, later };
-        let lately = |voter: &u64| reach.heard.get(voter).is_some_and(|at| now - *at < CLOSELY);
+        let lately = |voter: &NodeId| reach.heard.get(voter).is_some_and(|at| now - *at < CLOSELY);
         let again = reach.lost(now).iter().any(lately);
         let Some(to) = reach.better_placed(round, now) else { return again };
         let behind = cluster.node.behind(to).is_none_or(|entries| entries > CAUGHT_UP);
@@ -103,16 +104,16 @@ impl BridgeWatch {
             return again;
         }
         self.tried = Some(now);
-        tracing::warn!(to, lost = ?reach.lost(now), "this leader does not reach voters that another one does: it gives way");
+        tracing::warn!(to = to.get(), lost = ?reach.lost(now), "this leader does not reach voters that another one does: it gives way");
         let me = Principal { sub: format!("node-{}", reach.me), ..Principal::default() };
         cluster.membership.give_role(to, "its node does not reach all nodes", &me).await;
-        let stays = cluster.replica().state().master().is_some_and(|master| master.home != to);
+        let stays = cluster.replica().state().master().is_some_and(|master| master.home != to.get());
         if stays {
             // The lead would come back to the master.
             return again;
         }
         let moved = cluster.membership.transfer_leadership(to, Instant::now() + HAND_OVER).await;
-        tracing::info!(to, ?moved, "the lead was handed over");
+        tracing::info!(to = to.get(), ?moved, "the lead was handed over");
         again
     }
 }
@@ -126,13 +127,13 @@ mod tests {
     /// Node 1 leads and heard the others so many milliseconds ago; the same of what they heard.
     fn better(own: &[(u64, u32)], others: &[(u64, &[(u64, u32)])]) -> Option<u64> {
         let now = Instant::now() + Duration::from_secs(3_600);
-        let ago = |heard: &[(u64, u32)]| heard.iter().map(|(node, ms)| (*node, now - MS * *ms)).collect();
+        let ago = |heard: &[(u64, u32)]| heard.iter().map(|(node, ms)| (NodeId(*node), now - MS * *ms)).collect();
         let round: Vec<HeardBy> =
-            others.iter().map(|(node, heard)| HeardBy { node: *node, heard: ago(heard) }).collect();
-        let voters: Vec<u64> = (1..=if own.len() > 2 { 5 } else { 3 }).collect();
+            others.iter().map(|(node, heard)| HeardBy { node: NodeId(*node), heard: ago(heard) }).collect();
+        let voters: Vec<NodeId> = (1..=if own.len() > 2 { 5 } else { 3 }).map(NodeId).collect();
         let (lost_after, later) = (MS * 600, MS * 100);
-        let reach = LeaderReach { me: 1, voters: &voters, heard: ago(own), lost_after, later };
-        reach.better_placed(&round, now)
+        let reach = LeaderReach { me: NodeId(1), voters: &voters, heard: ago(own), lost_after, later };
+        reach.better_placed(&round, now).map(NodeId::get)
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct CoordinatorSettings {
 }
 
 impl CoordinatorSettings {
-    pub fn of(node: u64) -> Self {
+    pub fn of(node: NodeId) -> Self {
         Self {
             node_device: format!("node-{node}"),
             limits: Limits::default(),
@@ -192,7 +192,7 @@ impl Coordinator {
         let Some((to, transfer_attempt)) = transfer else { return Some(pause) };
         lead.tried = Some(transfer_attempt);
         tracing::info!(to, ?transfer_attempt, "leadership is handed over");
-        if let Err(error) = self.cluster.transfer(to, self.settings.transfer).await {
+        if let Err(error) = self.cluster.transfer(NodeId(to), self.settings.transfer).await {
             tracing::warn!(to, %error, "leadership could not be handed over");
         }
         None
@@ -208,7 +208,7 @@ impl Coordinator {
                 // Never heard: as silent as can be.
                 let silent_ms = peer.silent_for.map_or(u64::MAX, |d| d.as_millis() as u64);
                 let voter = status.voters.contains(&peer.node);
-                (NodeId(peer.node), NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
+                (peer.node, NodeView { voter, lag: peer.lag, silent_ms, refused: peer.gone })
             })
             .collect();
         let view = LeaderView {
@@ -255,7 +255,7 @@ mod tests {
         let (cluster, _effects) = LocalCluster::start(ManualClock::at(1)).await.unwrap();
         let cluster: SharedCluster = Arc::<LocalCluster>::clone(&cluster);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(cluster.clone(), CoordinatorSettings::of(1), stop.clone()));
+        let running = tokio::spawn(run(cluster.clone(), CoordinatorSettings::of(NodeId(1)), stop.clone()));
         let mut applied = cluster.replica().watch_applied();
         while cluster.replica().state().meta().master != "node-1" {
             applied.changed().await.unwrap();

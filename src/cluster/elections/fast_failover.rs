@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{NodeIdentity, PeerStats};
+use crate::ids::NodeId;
 
 /// Runs until the node stops.
 pub(crate) async fn run(
@@ -21,7 +22,7 @@ pub(crate) async fn run(
     stats: Arc<PeerStats>,
     stop: CancellationToken,
 ) {
-    let gone = |leader: u64| stats.of(leader).is_some_and(|heard| heard.gone);
+    let gone = |leader: NodeId| stats.of(leader).is_some_and(|heard| heard.gone);
     let patience = node.timing().heartbeat;
     while !stop.is_cancelled() {
         let mut turns = stats.watch_turns();
@@ -35,7 +36,7 @@ pub(crate) async fn run(
             }
             continue;
         };
-        tracing::info!(leader, "nobody listens where the leader was");
+        tracing::info!(leader = leader.get(), "nobody listens where the leader was");
         node.drop_lease(leader).await;
         // One after the other, so that votes are not split: the first at once.
         let before_me = node.voters().into_iter().filter(|voter| *voter != leader && *voter < identity.node).count();

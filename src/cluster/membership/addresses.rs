@@ -17,6 +17,7 @@ use crate::consensus::group::RaftGroup;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::{ConnectionClass, NodeIdentity, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{MembersChanged, NodeAdd, Principal, StatusRequest, StatusResponse};
@@ -42,9 +43,9 @@ pub struct OwnAddress {
 pub(crate) struct Addresses {
     own: Option<OwnAddress>,
     since: Instant,
-    told: Mutex<BTreeMap<u64, ToldAddress>>,
+    told: Mutex<BTreeMap<NodeId, ToldAddress>>,
     /// What was looked at, and when: it is not looked at again at once.
-    looked: Mutex<BTreeMap<u64, (MemberAddress, Instant)>>,
+    looked: Mutex<BTreeMap<NodeId, (MemberAddress, Instant)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl Addresses {
     }
 
     /// What this node says to the others with each question.
-    pub(crate) fn tell(&self, me: u64, request: StatusRequest) -> StatusRequest {
+    pub(crate) fn tell(&self, me: NodeId, request: StatusRequest) -> StatusRequest {
         let Some(own) = &self.own else { return request };
         let just_started = own.named && self.since.elapsed() < JUST_STARTED;
         let told = self.told.lock();
@@ -82,11 +83,11 @@ impl Addresses {
     }
 
     /// A member says where it is reached, and what it was told by others.
-    pub(crate) fn hear(&self, from: u64, request: &StatusRequest) {
-        if let Some(own) = request.address.as_ref().filter(|own| own.node == from) {
+    pub(crate) fn hear(&self, from: NodeId, request: &StatusRequest) {
+        if let Some(own) = request.address.as_ref().filter(|own| own.node == from.get()) {
             self.keep(own, request.just_started, true);
         }
-        for other in request.told.iter().take(limits::NODES).filter(|other| other.node != from) {
+        for other in request.told.iter().take(limits::NODES).filter(|other| other.node != from.get()) {
             self.keep(other, false, false);
         }
     }
@@ -96,15 +97,18 @@ impl Addresses {
         let bounded = |text: &str| !text.is_empty() && text.len() <= limits::ADDRESS;
         let mut told = self.told.lock();
         told.retain(|_, told| told.is_new());
-        let room = told.len() < limits::NODES || told.contains_key(&one.node);
-        if !bounded(&one.raft) || !bounded(&one.gateway) || !room || (!itself && told.contains_key(&one.node)) {
+        let room = told.len() < limits::NODES || told.contains_key(&NodeId(one.node));
+        if !bounded(&one.raft) || !bounded(&one.gateway) || !room || (!itself && told.contains_key(&NodeId(one.node))) {
             return;
         }
-        told.insert(one.node, ToldAddress { address: to_member(one), just_started, itself, at: Instant::now() });
+        told.insert(
+            NodeId(one.node),
+            ToldAddress { address: to_member(one), just_started, itself, at: Instant::now() },
+        );
     }
 
     /// A member that tells another address than the one that is recorded.
-    fn next(&self, group: &RaftGroup, me: u64) -> Option<(u64, ToldAddress)> {
+    fn next(&self, group: &RaftGroup, me: NodeId) -> Option<(NodeId, ToldAddress)> {
         let mut told = self.told.lock();
         if let Some(own) = &self.own {
             let just_started = own.named && self.since.elapsed() < JUST_STARTED;
@@ -114,18 +118,18 @@ impl Addresses {
         told.retain(|node, told| group.members.contains_key(node) && told.is_new());
         let mut looked = self.looked.lock();
         looked.retain(|node, (_, at)| group.members.contains_key(node) && at.elapsed() < AGAIN);
-        let differs = |(node, told): &(&u64, &ToldAddress)| {
+        let differs = |(node, told): &(&NodeId, &ToldAddress)| {
             group.members.get(node) != Some(&told.address)
                 && looked.get(node).is_none_or(|(address, _)| *address != told.address)
         };
         let (node, told) = told.iter().find(differs).map(|(node, told)| (*node, told.clone()))?;
         looked.insert(node, (told.address.clone(), Instant::now()));
-        Some((node, told))
+        Some((NodeId(node.get()), told))
     }
 }
 
-pub(crate) fn to_proto(node: u64, address: &MemberAddress) -> NodeAdd {
-    NodeAdd { node, raft: address.raft.clone(), gateway: address.gateway.clone() }
+pub(crate) fn to_proto(node: NodeId, address: &MemberAddress) -> NodeAdd {
+    NodeAdd { node: node.get(), raft: address.raft.clone(), gateway: address.gateway.clone() }
 }
 
 pub(super) fn to_member(one: &NodeAdd) -> MemberAddress {
@@ -136,13 +140,13 @@ pub(super) fn to_member(one: &NodeAdd) -> MemberAddress {
 async fn answers(
     identity: &NodeIdentity,
     transport: &Arc<dyn PeerTransport>,
-    node: u64,
+    node: NodeId,
     address: &MemberAddress,
-) -> Option<u64> {
+) -> Option<NodeId> {
     let link = transport.link_exactly(node, address, ConnectionClass::Control);
     let request = StatusRequest { handshake: Some(identity.handshake(node)), ..StatusRequest::default() };
     let status = tokio::time::timeout(TRY, link.status(request)).await.ok()?.ok()?;
-    (status.node == node).then_some(node)
+    (status.node == node.get()).then_some(NodeId(node.get()))
 }
 
 /// Those of `asked` that answer at their addresses.
@@ -150,18 +154,18 @@ pub(crate) async fn reached(
     identity: &NodeIdentity,
     transport: &Arc<dyn PeerTransport>,
     asked: &[NodeAdd],
-) -> Vec<u64> {
-    let tried = asked.iter().take(limits::NODES).filter(|one| one.node != identity.node).map(|one| {
+) -> Vec<NodeId> {
+    let tried = asked.iter().take(limits::NODES).filter(|one| one.node != identity.node.get()).map(|one| {
         let address = to_member(one);
-        async move { answers(identity, transport, one.node, &address).await }
+        async move { answers(identity, transport, NodeId(one.node), &address).await }
     });
     join_all(tried).await.into_iter().flatten().collect()
 }
 
 impl MembershipManager {
     /// Gives a member other addresses.
-    pub(super) async fn change_address(&self, to: NodeAdd, by: &Principal, end: Instant) -> ChangeResult<u64> {
-        let (id, address, group) = (to.node, to_member(&to), self.node.group());
+    pub(super) async fn change_address(&self, to: NodeAdd, by: &Principal, end: Instant) -> ChangeResult<NodeId> {
+        let (id, address, group) = (NodeId(to.node), to_member(&to), self.node.group());
         let Some(before) = group.members.get(&id) else {
             return refuse(Code::InvalidData, format!("node {id} is not a node of this cluster"));
         };
@@ -170,7 +174,7 @@ impl MembershipManager {
             let why = format!("node {id} is at {raft}, its gateway at {gateway} already");
             return Err(ChangeRefused::Already(Error::new(Code::RoleChange, why)));
         }
-        let same = |(other, there): (&u64, &MemberAddress)| *other != id && there.gateway == address.gateway;
+        let same = |(other, there): (&NodeId, &MemberAddress)| *other != id && there.gateway == address.gateway;
         if let Some((other, _)) = group.members.iter().find(|one| same(*one)) {
             return wrong_role(format!("the gateway of node {other} is there"));
         }
@@ -188,25 +192,36 @@ impl MembershipManager {
         self.record_address(id, address, by, end).await
     }
 
-    async fn record_address(&self, id: u64, address: MemberAddress, by: &Principal, end: Instant) -> ChangeResult<u64> {
+    async fn record_address(
+        &self,
+        id: NodeId,
+        address: MemberAddress,
+        by: &Principal,
+        end: Instant,
+    ) -> ChangeResult<NodeId> {
         if let Err(why) = self.step(end, || self.node.set_address(id, address.clone())).await
             && !self.comes_about(id, &address).await
         {
             return Err(why);
         }
-        tracing::info!(node = id, raft = address.raft, gateway = address.gateway, "a node's addresses were recorded");
+        tracing::info!(
+            node = id.get(),
+            raft = address.raft,
+            gateway = address.gateway,
+            "a node's addresses were recorded"
+        );
         let MemberAddress { raft, gateway } = address;
         let by_whom = by.sub.clone();
         self.record(
             by,
-            MembersChanged { node: id, moved: true, raft, gateway, by: by_whom, ..MembersChanged::default() },
+            MembersChanged { node: id.get(), moved: true, raft, gateway, by: by_whom, ..MembersChanged::default() },
         )
         .await;
         Ok(id)
     }
 
     /// Whether a change that was not confirmed was made all the same: by a leader that has lost its lead meanwhile, or late.
-    async fn comes_about(&self, id: u64, address: &MemberAddress) -> bool {
+    async fn comes_about(&self, id: NodeId, address: &MemberAddress) -> bool {
         let end = Instant::now() + TRY * 2;
         loop {
             match self.node.settled_address(id) {
@@ -218,21 +233,21 @@ impl MembershipManager {
     }
 
     /// Whether a member answers at an address. Of itself, the leader asks the others.
-    async fn is_at(&self, id: u64, address: &MemberAddress, group: &RaftGroup) -> bool {
+    async fn is_at(&self, id: NodeId, address: &MemberAddress, group: &RaftGroup) -> bool {
         if id != self.identity.node {
             return answers(&self.identity, &self.transport, id, address).await.is_some();
         }
         let asked = vec![to_proto(id, address)];
         for (other, there) in group.members.iter().filter(|(other, _)| **other != id && self.reaches(**other)) {
             match self.ask_to_reach(*other, there, asked.clone()).await {
-                Some(status) if status.reach_tried => return status.reached.contains(&id),
+                Some(status) if status.reach_tried => return status.reached.contains(&id.get()),
                 _ => {}
             }
         }
         group.members.len() == 1
     }
 
-    async fn ask_to_reach(&self, node: u64, at: &MemberAddress, reach: Vec<NodeAdd>) -> Option<StatusResponse> {
+    async fn ask_to_reach(&self, node: NodeId, at: &MemberAddress, reach: Vec<NodeAdd>) -> Option<StatusResponse> {
         let link = self.transport.link(node, at, ConnectionClass::Control);
         let request =
             StatusRequest { handshake: Some(self.identity.handshake(node)), reach, ..StatusRequest::default() };
@@ -240,7 +255,7 @@ impl MembershipManager {
     }
 
     /// Leadership is not handed to who would not take it: a leader that gives it away leads no more in any case.
-    pub(in crate::cluster) async fn must_be_fit(&self, id: u64) -> ChangeResult<()> {
+    pub(in crate::cluster) async fn must_be_fit(&self, id: NodeId) -> ChangeResult<()> {
         let Some(there) = self.node.group().members.remove(&id) else { return Ok(()) };
         match self.ask_to_reach(id, &there, Vec::new()).await {
             Some(status) if status.cannot_lead => refuse(Code::PeerUnreachable, unfit(id)),
@@ -249,7 +264,7 @@ impl MembershipManager {
     }
 
     /// The same for an operator's order: a node that was cut off a moment ago has a moment.
-    pub(super) async fn must_be_fit_soon(&self, id: u64, end: Instant) -> ChangeResult<()> {
+    pub(super) async fn must_be_fit_soon(&self, id: NodeId, end: Instant) -> ChangeResult<()> {
         let end = end.min(Instant::now() + TRY * 2);
         loop {
             match self.must_be_fit(id).await {
@@ -260,7 +275,7 @@ impl MembershipManager {
     }
 
     /// Nobody gets a vote who does not reach the voters: it would stand in elections that it cannot win, and could not lead.
-    pub(super) async fn must_reach_voters(&self, id: u64, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
+    pub(super) async fn must_reach_voters(&self, id: NodeId, member: &MemberAddress, end: Instant) -> ChangeResult<()> {
         let end = end.min(Instant::now() + REACH);
         loop {
             let group = self.node.group();
@@ -315,13 +330,13 @@ impl MembershipManager {
             {
                 let by = Principal { sub: format!("node-{id}"), ..Principal::default() };
                 let recorded = this.record_address(id, told.address, &by, Instant::now() + REACH).await;
-                tracing::debug!(node = id, ?recorded, "a node told other addresses");
+                tracing::debug!(node = id.get(), ?recorded, "a node told other addresses");
             }
             this.looking.store(false, Ordering::SeqCst);
         });
     }
 
-    async fn has_moved(&self, id: u64, told: &ToldAddress, group: &RaftGroup) -> bool {
+    async fn has_moved(&self, id: NodeId, told: &ToldAddress, group: &RaftGroup) -> bool {
         let Some(before) = group.members.get(&id) else { return false };
         self.is_at(id, &told.address, group).await && (told.just_started || !self.is_at(id, before, group).await)
     }

@@ -24,6 +24,7 @@ use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
 use crate::consensus::transport::{ConnectionClass, LinkError, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
@@ -55,8 +56,8 @@ enum AdmissionVerdict {
 
 /// `founders` are the nodes that found the cluster, this one included; empty for a node that will be added. `claims`:
 /// what nodes that asked this one name as the founders.
-fn judge(me: u64, founders: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> AdmissionVerdict {
-    if answers.iter().any(|a| a.booted.contains(&me) || a.removed.contains(&me)) {
+fn judge(me: NodeId, founders: &[NodeAdd], answers: &[StatusResponse], claims: &FounderClaims) -> AdmissionVerdict {
+    if answers.iter().any(|a| a.booted.contains(&me.get()) || a.removed.contains(&me.get())) {
         return AdmissionVerdict::Refuse(format!(
             "the cluster knows node {me}, but this data folder is empty: a node that lost its data may have voted, so \
              it must come back under a new id (cluster remove {me}, then cluster add)"
@@ -87,9 +88,9 @@ fn judge(me: u64, founders: &[NodeAdd], answers: &[StatusResponse], claims: &Fou
 
 /// Where a node begins.
 pub(crate) struct Beginning {
-    pub members: BTreeMap<u64, MemberAddress>,
+    pub members: BTreeMap<NodeId, MemberAddress>,
     /// Nodes of the cluster that this one waits to be added to; id 0 where it is not known.
-    pub join: Vec<(u64, MemberAddress)>,
+    pub join: Vec<(NodeId, MemberAddress)>,
 }
 
 /// Lets the node take part as soon as it may. A node that may not is ended with the reason.
@@ -148,7 +149,9 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
             return None;
         }
         for answer in fresh.iter().filter(|answer| answer.fresh) {
-            others.extend(answer.members.iter().take(limits::NODES).map(|member| (member.node, to_member(member))));
+            others.extend(
+                answer.members.iter().take(limits::NODES).map(|member| (NodeId(member.node), to_member(member))),
+            );
         }
         others.remove(&me);
         let elsewhere = cluster.configured.iter().filter(|(id, _)| !others.contains_key(id)).cloned();
@@ -176,14 +179,14 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
 
 /// How many of the voters have told what they know of this node, itself among them, and how many voters there are. The
 /// voters are those of the newest answer that is surely true: this node's own log may name others that are long gone.
-fn told(me: u64, group: &RaftGroup, answers: &[StatusResponse], fresh: &[StatusResponse]) -> (usize, usize) {
-    let heard: BTreeSet<u64> = answers.iter().chain(fresh).map(|answer| answer.node).chain([me]).collect();
+fn told(me: NodeId, group: &RaftGroup, answers: &[StatusResponse], fresh: &[StatusResponse]) -> (usize, usize) {
+    let heard: BTreeSet<NodeId> = answers.iter().chain(fresh).map(|answer| NodeId(answer.node)).chain([me]).collect();
     let formed = fresh.iter().filter(|answer| answer.fresh && !answer.pristine);
     match formed.max_by_key(|answer| (answer.term, answer.last_log_index)) {
         // An older version does not tell where they are: who can say what is the newest knows as much as most of them.
         Some(newest) if newest.members.is_empty() => (1, 1),
         Some(newest) => {
-            let voters: BTreeSet<u64> = newest.voters.iter().copied().collect();
+            let voters: BTreeSet<NodeId> = newest.voters.iter().copied().map(NodeId).collect();
             (heard.intersection(&voters).count(), voters.len())
         }
         // It has no vote, as far as it knows: one that knows more says so.
@@ -196,7 +199,7 @@ fn told(me: u64, group: &RaftGroup, answers: &[StatusResponse], fresh: &[StatusR
 async fn ask(
     cluster: &RaftCluster,
     transport: &Arc<dyn PeerTransport>,
-    others: Vec<(u64, MemberAddress)>,
+    others: Vec<(NodeId, MemberAddress)>,
     fresh: bool,
     patience: Duration,
 ) -> Vec<StatusResponse> {
@@ -214,7 +217,7 @@ async fn ask(
             let since = Instant::now();
             match tokio::time::timeout(patience, link.status(request)).await.ok()? {
                 Ok(status) => {
-                    cluster.stats.answered(status.node, since);
+                    cluster.stats.answered(NodeId(status.node), since);
                     Some(status)
                 }
                 Err(error) => {
@@ -265,7 +268,7 @@ async fn begin(
                 tracing::info!("this node is new to the cluster");
                 // Whoever answered belongs to it, and so do those it names: one of them will come as the leader.
                 for answer in answers.iter().filter(|answer| answer.fresh) {
-                    cluster.members.vouch(&answer.voters);
+                    cluster.members.vouch(answer.voters.iter().copied().map(NodeId));
                 }
                 answers.iter().for_each(|answer| cluster.identity.learn(answer));
                 if let Some(formed) = answers.iter().find(|answer| answer.fresh && !answer.pristine) {
@@ -302,10 +305,10 @@ async fn begin(
 }
 
 /// What a founder has to say that the cluster does not have among its voters.
-fn founded_without(me: u64, founder: bool, answers: &[StatusResponse]) -> Option<String> {
+fn founded_without(me: NodeId, founder: bool, answers: &[StatusResponse]) -> Option<String> {
     let formed: Vec<&StatusResponse> = answers.iter().filter(|answer| answer.fresh && !answer.pristine).collect();
     let first = formed.first()?;
-    if !founder || formed.iter().any(|answer| answer.voters.contains(&me)) {
+    if !founder || formed.iter().any(|answer| answer.voters.contains(&me.get())) {
         return None;
     }
     let voters = first.voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -324,7 +327,7 @@ mod tests {
 
     /// Founders 1 to `all`, and none of them disagrees.
     fn judge(me: u64, all: u64, answers: &[StatusResponse]) -> AdmissionVerdict {
-        super::judge(me, &founders(all), answers, &FounderClaims::new())
+        super::judge(NodeId(me), &founders(all), answers, &FounderClaims::new())
     }
 
     fn founders(all: u64) -> Vec<NodeAdd> {
@@ -354,19 +357,19 @@ mod tests {
             let AdmissionVerdict::Disagree(why) = verdict else { panic!("{verdict:?}") };
             assert!(why.contains("node 2") && why.contains("3 at node-3"), "{why}");
         }
-        let claims = FounderClaims::from([(1, founders(3))]);
+        let claims = FounderClaims::from([(NodeId(1), founders(3))]);
         let two: Vec<NodeAdd> = founders(3).split_off(1);
         let answer = StatusResponse { founders: two.clone(), ..says(3, true, false, &[]) };
-        let verdict = super::judge(2, &two, &[answer], &claims);
+        let verdict = super::judge(NodeId(2), &two, &[answer], &claims);
         assert!(matches!(verdict, AdmissionVerdict::Disagree(why) if why.contains("node 1")));
     }
 
     #[test]
     fn a_founder_of_a_cluster_that_is_there_without_it_says_so() {
         let formed = |voters: &[u64]| [StatusResponse { voters: voters.to_vec(), ..says(1, false, true, &[1]) }];
-        assert!(founded_without(3, true, &formed(&[1, 2])).unwrap().contains("voters: 1, 2"));
-        assert_eq!(founded_without(3, true, &formed(&[1, 2, 3])), None);
-        assert_eq!(founded_without(3, false, &formed(&[1, 2])), None, "it waits to be added");
+        assert!(founded_without(NodeId(3), true, &formed(&[1, 2])).unwrap().contains("voters: 1, 2"));
+        assert_eq!(founded_without(NodeId(3), true, &formed(&[1, 2, 3])), None);
+        assert_eq!(founded_without(NodeId(3), false, &formed(&[1, 2])), None, "it waits to be added");
     }
 
     #[test]
@@ -392,7 +395,7 @@ mod tests {
     }
 
     fn group(voters: &[u64]) -> RaftGroup {
-        RaftGroup { voters: voters.iter().copied().collect(), ..RaftGroup::default() }
+        RaftGroup { voters: voters.iter().copied().map(NodeId).collect(), ..RaftGroup::default() }
     }
 
     /// A node that can surely say who the voters are, and where.
@@ -404,26 +407,29 @@ mod tests {
     #[test]
     fn most_of_the_voters_have_to_tell_what_they_know_of_a_start() {
         let old = |node| says(node, false, false, &[]);
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[]), (1, 3));
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[old(2), old(2)], &[]), (2, 3));
-        assert_eq!(told(1, &group(&[2, 3]), &[], &[]), (0, 1), "no vote, and nobody answers");
-        assert_eq!(told(1, &group(&[2, 3]), &[old(3)], &[]), (1, 1));
+        assert_eq!(told(NodeId(1), &group(&[1, 2, 3]), &[], &[]), (1, 3));
+        assert_eq!(told(NodeId(1), &group(&[1, 2, 3]), &[old(2), old(2)], &[]), (2, 3));
+        assert_eq!(told(NodeId(1), &group(&[2, 3]), &[], &[]), (0, 1), "no vote, and nobody answers");
+        assert_eq!(told(NodeId(1), &group(&[2, 3]), &[old(3)], &[]), (1, 1));
     }
 
     /// Two copies of a folder that ask at once, each another node: one answer is not enough, however sure it is.
     #[test]
     fn one_sure_answer_names_the_voters_and_is_one_of_them() {
         let five = [1, 2, 3, 4, 5];
-        assert_eq!(told(1, &group(&five), &[], &[surely(2, 9, &five)]), (2, 5));
+        assert_eq!(told(NodeId(1), &group(&five), &[], &[surely(2, 9, &five)]), (2, 5));
         // The folder is from before the others were replaced.
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[surely(4, 9, &[1, 4, 5])]), (2, 3));
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[says(2, false, false, &[])], &[surely(4, 9, &[4, 5, 6])]), (1, 3));
+        assert_eq!(told(NodeId(1), &group(&[1, 2, 3]), &[], &[surely(4, 9, &[1, 4, 5])]), (2, 3));
+        assert_eq!(
+            told(NodeId(1), &group(&[1, 2, 3]), &[says(2, false, false, &[])], &[surely(4, 9, &[4, 5, 6])]),
+            (1, 3)
+        );
         let (before, now) = (surely(2, 5, &[1, 2]), surely(4, 9, &[1, 4, 5, 6]));
-        assert_eq!(told(1, &group(&[1, 2]), &[], &[before, now]), (2, 4));
+        assert_eq!(told(NodeId(1), &group(&[1, 2]), &[], &[before, now]), (2, 4));
         let older_version = StatusResponse { members: Vec::new(), ..surely(4, 9, &[1, 4, 5]) };
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[older_version]), (1, 1));
+        assert_eq!(told(NodeId(1), &group(&[1, 2, 3]), &[], &[older_version]), (1, 1));
         let holds_nothing = StatusResponse { pristine: true, ..surely(4, 0, &[4]) };
-        assert_eq!(told(1, &group(&[1, 2, 3]), &[], &[holds_nothing]), (1, 3));
+        assert_eq!(told(NodeId(1), &group(&[1, 2, 3]), &[], &[holds_nothing]), (1, 3));
     }
 
     /// An answer that may be old does not prove that the node is new.

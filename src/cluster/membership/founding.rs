@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::{NodeAdd, StatusResponse};
 
@@ -15,13 +16,13 @@ use crate::proto::{NodeAdd, StatusResponse};
 const CLAIMED: Duration = Duration::from_secs(2);
 
 /// What nodes that asked this one name as the founders.
-pub(crate) type FounderClaims = BTreeMap<u64, Vec<NodeAdd>>;
+pub(crate) type FounderClaims = BTreeMap<NodeId, Vec<NodeAdd>>;
 
 #[derive(Clone, Default)]
 pub(crate) struct Founding {
     /// The members that this node's settings name; empty: it waits to be added.
     pub own: Vec<NodeAdd>,
-    claims: Arc<Mutex<BTreeMap<u64, Claim>>>,
+    claims: Arc<Mutex<BTreeMap<NodeId, Claim>>>,
 }
 
 struct Claim {
@@ -30,9 +31,9 @@ struct Claim {
 }
 
 impl Founding {
-    pub(crate) fn of(members: &BTreeMap<u64, MemberAddress>) -> Self {
-        let founder = |(node, member): (&u64, &MemberAddress)| NodeAdd {
-            node: *node,
+    pub(crate) fn of(members: &BTreeMap<NodeId, MemberAddress>) -> Self {
+        let founder = |(node, member): (&NodeId, &MemberAddress)| NodeAdd {
+            node: node.get(),
             raft: member.raft.clone(),
             gateway: member.gateway.clone(),
         };
@@ -40,7 +41,7 @@ impl Founding {
     }
 
     /// A node that wants to found a cluster tells of whom.
-    pub(crate) fn hear(&self, from: u64, founders: Vec<NodeAdd>) {
+    pub(crate) fn hear(&self, from: NodeId, founders: Vec<NodeAdd>) {
         let now = Instant::now();
         let mut claims = self.claims.lock();
         claims.retain(|_, claim| now - claim.at < CLAIMED);
@@ -62,9 +63,9 @@ pub(crate) fn disagreement(own: &[NodeAdd], answers: &[StatusResponse], claims: 
     if own.is_empty() {
         return None;
     }
-    let answered = answers.iter().map(|answer| (answer.node, &answer.founders));
+    let answered = answers.iter().map(|answer| (NodeId(answer.node), &answer.founders));
     let others = answered.chain(claims.iter().map(|(from, founders)| (*from, founders)));
-    let differs: BTreeMap<u64, &Vec<NodeAdd>> = others.filter(|(_, theirs)| theirs[..] != *own).collect();
+    let differs: BTreeMap<NodeId, &Vec<NodeAdd>> = others.filter(|(_, theirs)| theirs[..] != *own).collect();
     if differs.is_empty() {
         return None;
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{CAUGHT_UP, ChangeRefused, ChangeResult, MembershipManager, PAUSE, refuse, wrong_role};
 use crate::cluster::Cluster;
 use crate::cluster::raft_cluster::RaftCluster;
+use crate::ids::NodeId;
 use crate::model::election::is_candidate;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -20,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 impl MembershipManager {
     /// Who leads next: the node that is asked for, if it can; else where the master is, or who has most of the log.
-    pub(super) fn transfer_target(&self, asked: Option<u64>) -> ChangeResult<u64> {
+    pub(super) fn transfer_target(&self, asked: Option<NodeId>) -> ChangeResult<NodeId> {
         let group = self.node.group();
         match asked {
             Some(to) if to == self.identity.node => {
@@ -35,9 +36,10 @@ impl MembershipManager {
             }
             Some(to) => Ok(to),
             None => {
-                let home = self.node.replica().state().master().map(|master| master.home);
-                let can =
-                    |voter: &u64| *voter != self.identity.node && self.reaches(*voter) && !self.stats.is_unfit(*voter);
+                let home = self.node.replica().state().master().map(|master| NodeId(master.home));
+                let can = |voter: &NodeId| {
+                    *voter != self.identity.node && self.reaches(*voter) && !self.stats.is_unfit(*voter)
+                };
                 let others = group.voters.iter().copied().filter(can);
                 let best = others
                     // A new leader does not know yet how far the others are.
@@ -52,7 +54,7 @@ impl MembershipManager {
     }
 
     /// The same, but somebody has a moment to show up: a new leader has not heard the others yet.
-    pub(super) async fn transfer_target_soon(&self, end: Instant) -> ChangeResult<u64> {
+    pub(super) async fn transfer_target_soon(&self, end: Instant) -> ChangeResult<NodeId> {
         let end = end.min(Instant::now() + LOOK);
         loop {
             match self.transfer_target(None) {
@@ -63,25 +65,25 @@ impl MembershipManager {
     }
 
     /// The master is where the leader is: the best device at home on `to` takes the role, if there is one.
-    pub(in crate::cluster) async fn give_role(&self, to: u64, reason: &str, by: &Principal) {
+    pub(in crate::cluster) async fn give_role(&self, to: NodeId, reason: &str, by: &Principal) {
         let device = {
             let state = self.node.replica().state();
-            if state.master().is_none_or(|master| master.home == to) {
+            if state.master().is_none_or(|master| master.home == to.get()) {
                 return;
             }
-            let there = state.devices().filter(|device| device.home == to && is_candidate(device));
+            let there = state.devices().filter(|device| device.home == to.get() && is_candidate(device));
             there.min_by(|a, b| state.ranks(a, b)).map(|device| device.device_id.clone())
         };
         let Some(device_id) = device else { return };
         let (reason, sub) = (reason.into(), by.sub.clone());
         let order = RoleChange { device_id, role: Role::Master.into(), reason, by: sub, ..RoleChange::default() };
         if let Err(error) = self.propose(by, Intent::RoleChange(order)).await {
-            tracing::info!(to, %error, "the master's role could not be handed over");
+            tracing::info!(to = to.get(), %error, "the master's role could not be handed over");
         }
     }
 
     /// Moves leadership, and waits until it has arrived.
-    pub(in crate::cluster) async fn transfer_leadership(&self, to: u64, end: Instant) -> ChangeResult<u64> {
+    pub(in crate::cluster) async fn transfer_leadership(&self, to: NodeId, end: Instant) -> ChangeResult<NodeId> {
         loop {
             self.must_lead()?;
             let left = end.saturating_duration_since(Instant::now());
@@ -90,7 +92,7 @@ impl MembershipManager {
             }
             match self.node.transfer_leader(to, left.min(TRY)).await {
                 Ok(()) => return Ok(to),
-                Err(error) => tracing::info!(to, %error, "leadership could not be handed over yet"),
+                Err(error) => tracing::info!(to = to.get(), %error, "leadership could not be handed over yet"),
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -98,7 +100,7 @@ impl MembershipManager {
 }
 
 /// A leader that gives leadership away leads no more, whether the other one takes it or not.
-pub(super) fn unfit(node: u64) -> String {
+pub(super) fn unfit(node: NodeId) -> String {
     format!("node {node} cannot lead now: it reaches too few of the voters, or its clock is wrong; see its log")
 }
 
@@ -127,7 +129,7 @@ impl RaftCluster {
                     let node = Principal { sub: node_device.to_owned(), ..Principal::default() };
                     self.membership.give_role(to, "its node is shutting down", &node).await;
                     let handed = self.membership.transfer_leadership(to, Instant::now() + within).await;
-                    tracing::info!(to, ?handed, "leadership was handed over");
+                    tracing::info!(to = to.get(), ?handed, "leadership was handed over");
                 }
                 Err(why) => tracing::info!(?why, "leadership stays until this node is gone"),
             }

@@ -55,14 +55,14 @@ pub(crate) async fn run(
                 let (mut compared, mut heard) = (None, None);
                 if let Ok(Ok(status)) = tokio::time::timeout(PROBE_EVERY / 2, link.status(request)).await {
                     // At an address of which it is not known who is there, it says so itself.
-                    let peer = if peer == 0 { status.node } else { peer };
+                    let peer = if peer == NodeId(0) { NodeId(status.node) } else { peer };
                     if status.clock_ms > 0 {
-                        compared = Some(Compared::new(NodeId(peer), status.clock_ms, asked_ms, since.elapsed()));
+                        compared = Some(Compared::new(peer, status.clock_ms, asked_ms, since.elapsed()));
                     }
                     cluster.stats.answered(peer, since);
                     cluster.stats.can_lead(peer, !status.cannot_lead);
                     heard = Some(HeardBy::of(peer, &status));
-                    if status.removed.contains(&me) {
+                    if status.removed.contains(&me.get()) {
                         let why = format!(
                             "node {me} was removed from the cluster and serves no more: to use this machine again, \
                              give it a new id and an empty data folder"
@@ -71,10 +71,10 @@ pub(crate) async fn run(
                     }
                     cluster.identity.learn(&status);
                     if !status.pristine {
-                        cluster.members.vouch(&status.voters);
+                        cluster.members.vouch(status.voters.iter().copied().map(NodeId));
                     }
                     if status.version == env!("CARGO_PKG_VERSION") {
-                        cluster.digests.hear(NodeId(peer), &status.digests, |index| digests.at(index));
+                        cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
                     }
                     cluster.said(peer, status);
                 }
@@ -121,7 +121,7 @@ pub(crate) async fn run(
 /// was.
 async fn say_why(cluster: &Arc<RaftCluster>, transport: &Arc<dyn PeerTransport>, index: u64) {
     let digests = cluster.replica().digests().up_to(index);
-    let told = asked(cluster).into_iter().filter(|(peer, _)| *peer != 0).map(|(peer, member)| {
+    let told = asked(cluster).into_iter().filter(|(peer, _)| *peer != NodeId(0)).map(|(peer, member)| {
         let link = transport.link(peer, &member, ConnectionClass::Control);
         let handshake = Some(cluster.identity.handshake(peer));
         let request = StatusRequest { handshake, digests: digests.clone(), ..StatusRequest::default() };
@@ -140,8 +140,8 @@ async fn jumped(clock: &AgreedClock) {
 /// one whose is not.
 async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared]) {
     let node = &cluster.node;
-    let voters = node.voters().into_iter().map(NodeId).collect();
-    let group = ClockPeers { me: NodeId(cluster.identity.node), voters, leader: node.leader().map(NodeId) };
+    let voters = node.voters();
+    let group = ClockPeers { me: cluster.identity.node, voters, leader: node.leader() };
     let right = clock.judge(&group, round);
     let reaches = cluster.reaches_most();
     if cluster.identity.is_confirmed() && cluster.cut_off.swap(!reaches, Ordering::Relaxed) == reaches {
@@ -154,14 +154,14 @@ async fn compare(cluster: &RaftCluster, clock: &AgreedClock, round: &[Compared])
     if let Some(NodeId(to)) = right
         && node.leading().is_some()
     {
-        let moved = node.transfer_leader(to, HAND_OVER).await;
+        let moved = node.transfer_leader(NodeId(to), HAND_OVER).await;
         tracing::info!(to, ?moved, "leadership is handed over: this node's clock is wrong");
     }
 }
 
 /// The members; and while none of them is known to lead, those that the configuration names: the members may be others
 /// by now, and one of these may know them.
-fn asked(cluster: &RaftCluster) -> Vec<(u64, MemberAddress)> {
+fn asked(cluster: &RaftCluster) -> Vec<(NodeId, MemberAddress)> {
     let mut peers = cluster.node.members();
     peers.remove(&cluster.identity.node);
     let mut all: Vec<_> = peers.clone().into_iter().collect();

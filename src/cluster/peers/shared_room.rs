@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::ids::NodeId;
 use crate::proto::DiskStatus;
 use crate::storage::room::{DiskRoom, RoomState, megabytes};
 
 /// A node's room, as far as it is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NodeRoom {
-    pub node: u64,
+    pub node: NodeId,
     pub voter: bool,
     pub reachable: bool,
     /// Bytes and what they allow; `None`: it never said, or is of an older version.
@@ -134,7 +135,7 @@ mod tests {
                 'f' => Some((90 * MIB, RoomState::Full)),
                 _ => None,
             };
-            NodeRoom { node: at as u64 + 1, voter: true, reachable: letter.is_ascii_lowercase(), free }
+            NodeRoom { node: NodeId(at as u64 + 1), voter: true, reachable: letter.is_ascii_lowercase(), free }
         };
         text.chars().enumerate().map(room).collect()
     }

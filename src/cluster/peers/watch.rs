@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ids::NodeId;
 use tokio::time::Instant;
 
 const REMIND_EVERY: Duration = Duration::from_secs(3_600);
@@ -17,7 +18,7 @@ pub(super) enum PeerNews {
 
 /// The peers that are out of reach.
 #[derive(Default)]
-pub(super) struct PeerWatch(BTreeMap<u64, Absence>);
+pub(super) struct PeerWatch(BTreeMap<NodeId, Absence>);
 
 struct Absence {
     since: Instant,
@@ -27,8 +28,12 @@ struct Absence {
 impl PeerWatch {
     /// What is new, of all peers as they are now: `true`, one can be reached. Nothing is known of one that was never
     /// reached since this node was started but that it is away.
-    pub(super) fn look(&mut self, now: Instant, peers: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u64, PeerNews)> {
-        let peers: BTreeMap<u64, bool> = peers.into_iter().collect();
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        peers: impl IntoIterator<Item = (NodeId, bool)>,
+    ) -> Vec<(NodeId, PeerNews)> {
+        let peers: BTreeMap<NodeId, bool> = peers.into_iter().collect();
         // One that was removed is missed no more.
         self.0.retain(|peer, _| peers.contains_key(peer));
         let mut news = Vec::new();
@@ -54,8 +59,9 @@ impl PeerWatch {
 }
 
 /// Logs the news.
-pub(super) fn tell(news: Vec<(u64, PeerNews)>) {
+pub(super) fn tell(news: Vec<(NodeId, PeerNews)>) {
     for (peer, news) in news {
+        let peer = peer.get();
         match news {
             PeerNews::Gone => tracing::warn!(peer, "a node cannot be reached"),
             PeerNews::StillGone(away) => {
@@ -77,13 +83,13 @@ mod tests {
         // A day by the second, with node 2 away for the last 23 hours of it.
         for second in 0..86_400 {
             let now = begin + Duration::from_secs(second);
-            lines.extend(watch.look(now, [(2, second < 3_600), (3, true)]));
+            lines.extend(watch.look(now, [(NodeId(2), second < 3_600), (NodeId(3), true)]));
         }
         assert_eq!(lines.len(), 23, "{lines:?}");
-        assert_eq!(lines[0], (2, PeerNews::Gone));
-        assert_eq!(lines[22], (2, PeerNews::StillGone(Duration::from_secs(22 * 3_600))));
+        assert_eq!(lines[0], (NodeId(2), PeerNews::Gone));
+        assert_eq!(lines[22], (NodeId(2), PeerNews::StillGone(Duration::from_secs(22 * 3_600))));
         let back = begin + Duration::from_secs(86_400);
-        assert_eq!(watch.look(back, [(2, true), (3, false)]).len(), 2);
-        assert_eq!(watch.look(back, [(2, true)]), [], "node 3 was removed");
+        assert_eq!(watch.look(back, [(NodeId(2), true), (NodeId(3), false)]).len(), 2);
+        assert_eq!(watch.look(back, [(NodeId(2), true)]), [], "node 3 was removed");
     }
 }

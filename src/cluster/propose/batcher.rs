@@ -16,7 +16,7 @@ use super::pending::{PendingProposals, RouteAttempt};
 use crate::cluster::peers::agreed_clock::AgreedClock;
 use crate::consensus::node::RaftNode;
 use crate::consensus::write::{TurnedAway, Written};
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::limits::{BATCH_BYTES, BATCH_COMMANDS};
 use crate::proto::Outcome;
 
@@ -36,9 +36,9 @@ enum ProposalTicket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeadEnd {
     /// It leads no more, or may not know.
-    Lost { leader: Option<u64> },
+    Lost { leader: Option<NodeId> },
     /// Leadership is being handed to this node.
-    Transfer { to: u64 },
+    Transfer { to: NodeId },
     /// It has not heard a majority for a while; it may lead on.
     Lease,
 }

@@ -14,7 +14,7 @@ use super::pending::{PendingProposals, RouteAttempt};
 use crate::consensus::leadership::LeadershipWatch;
 use crate::consensus::node::RaftNode;
 use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport, Streaming};
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};
 
@@ -31,14 +31,14 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 enum Route {
     /// This node leads, in this term.
     Here(RaftTerm),
-    There(u64),
+    There(NodeId),
     Nowhere,
 }
 
 /// What a turned-away try says about where to go next.
 #[derive(Clone, Copy)]
 struct Hint {
-    leader: u64,
+    leader: NodeId,
     until: Instant,
 }
 
@@ -99,7 +99,7 @@ impl ProposalForwarder {
         self.pending_proposals.close();
     }
 
-    fn hint(&self, leader: u64) -> Hint {
+    fn hint(&self, leader: NodeId) -> Hint {
         Hint { leader, until: Instant::now() + self.node.timing().election_max }
     }
 
@@ -130,7 +130,7 @@ impl ProposalForwarder {
     }
 
     /// Sends commands to `leader` over one stream until it is no longer the one.
-    async fn forward(&self, leader: u64) -> Forwarded {
+    async fn forward(&self, leader: NodeId) -> Forwarded {
         let Some(member) = self.node.members().remove(&leader) else { return Forwarded::Broken };
         let attempt = self.pending_proposals.restart_from_oldest();
         let mut place = self.node.place();
@@ -144,7 +144,7 @@ impl ProposalForwarder {
                 if matches!(error, LinkError::Unreachable(_)) {
                     self.stats.gone(leader);
                 }
-                tracing::debug!(leader, %error, "the leader cannot be reached");
+                tracing::debug!(leader = leader.get(), %error, "the leader cannot be reached");
                 return Forwarded::Broken;
             }
         };
@@ -170,7 +170,7 @@ impl ProposalForwarder {
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(leader, %error, "the stream to the leader broke");
+                    tracing::debug!(leader = leader.get(), %error, "the stream to the leader broke");
                     return Forwarded::Broken;
                 }
                 None => return Forwarded::Broken,
@@ -218,7 +218,7 @@ impl ProposalForwarder {
                 },
                 Some(Answer::NotLeader(not)) => {
                     turned_away.push(id);
-                    elsewhere = Some(Forwarded::Elsewhere(not.leader));
+                    elsewhere = Some(Forwarded::Elsewhere(not.leader.map(NodeId)));
                 }
                 Some(Answer::Unknown(_)) | None => elsewhere = elsewhere.or(Some(Forwarded::Elsewhere(None))),
             }
@@ -231,7 +231,7 @@ impl ProposalForwarder {
 
 enum Forwarded {
     /// The node does not lead; it may know who does.
-    Elsewhere(Option<u64>),
+    Elsewhere(Option<NodeId>),
     RouteChanged,
     Broken,
 }

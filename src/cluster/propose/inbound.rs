@@ -67,9 +67,9 @@ impl ProposalStream {
         }));
     }
 
-    pub(crate) fn turned_away(&self, leader: Option<u64>, ids: impl IntoIterator<Item = u64>) {
+    pub(crate) fn turned_away(&self, leader: Option<NodeId>, ids: impl IntoIterator<Item = u64>) {
         self.answers.lock().poisoned = true;
-        let result = Some(Answer::NotLeader(NotLeader { leader }));
+        let result = Some(Answer::NotLeader(NotLeader { leader: leader.map(NodeId::get) }));
         self.answer(ids.into_iter().map(|id| ProposalAnswer { id, result: result.clone() }));
     }
 
@@ -124,7 +124,7 @@ struct InboundQueue {
     proposed: VecDeque<Proposed>,
     /// This node leads and takes proposals.
     open: bool,
-    leader: Option<u64>,
+    leader: Option<NodeId>,
 }
 
 /// All streams of proposals that other nodes have opened here.
@@ -146,13 +146,13 @@ pub(crate) struct CommandGuard {
 
 impl CommandGuard {
     /// `from` is who its certificate says. What is refused is surely not in the log.
-    fn check(&self, from: u64, command: &Bytes) -> Result<(), Error> {
+    fn check(&self, from: NodeId, command: &Bytes) -> Result<(), Error> {
         let invalid = |why: String| Err(Error::new(Code::InvalidData, why));
         if command.len() > limits::COMMAND_BYTES {
             return invalid(format!("a command may have at most {} bytes", limits::COMMAND_BYTES));
         }
         let Some(seen) = door::look(command) else { return invalid("these bytes are no command".into()) };
-        if seen.origin.node != from {
+        if seen.origin.node != from.get() {
             return invalid(format!("node {from} proposes in the name of node {}", seen.origin.node));
         }
         match seen.proposer {
@@ -163,7 +163,7 @@ impl CommandGuard {
             CommandSource::Membership if self.is_so(command) => {}
             CommandSource::Membership => return invalid("the membership is another one".into()),
         }
-        self.clock.check(NodeId(from), seen.at_ms, self.waited)
+        self.clock.check(from, seen.at_ms, self.waited)
     }
 
     /// A leader that lost leadership while it changed the members has its record still taken: it is compared with what
@@ -171,7 +171,7 @@ impl CommandGuard {
     fn is_so(&self, command: &Bytes) -> bool {
         let intent = Command::decode(command.clone()).ok().and_then(|command| command.intent);
         let Some(Intent::MembersChanged(changed)) = intent else { return false };
-        self.node.group().members.contains_key(&changed.node) != changed.removed
+        self.node.group().members.contains_key(&NodeId(changed.node)) != changed.removed
     }
 }
 
@@ -186,7 +186,7 @@ impl Inbox {
     }
 
     /// From now on proposals are turned away to `leader`, and so are those that wait here.
-    pub(crate) fn close(&self, leader: Option<u64>) {
+    pub(crate) fn close(&self, leader: Option<NodeId>) {
         let mut queue = self.queue.lock();
         queue.open = false;
         queue.leader = leader;
@@ -220,7 +220,7 @@ impl Inbox {
         taken
     }
 
-    fn offer(&self, from: u64, stream: &Arc<ProposalStream>, mut request: ProposeRequest) {
+    fn offer(&self, from: NodeId, stream: &Arc<ProposalStream>, mut request: ProposeRequest) {
         if request.proposals.is_empty() {
             return;
         }
@@ -235,7 +235,7 @@ impl Inbox {
             });
         }
         if let Some((_, why)) = refused.first() {
-            tracing::warn!(peer = from, count = refused.len(), %why, "commands of another node were refused");
+            tracing::warn!(peer = from.get(), count = refused.len(), %why, "commands of another node were refused");
             stream.answers.lock().outstanding += refused.len();
             stream.applied(refused.into_iter().map(|(id, error)| (id, refusal(error))));
         }
@@ -263,7 +263,7 @@ impl Inbox {
     /// Takes a stream of proposals of `from`; gives the answers.
     pub(crate) fn accept(
         self: &Arc<Self>,
-        from: u64,
+        from: NodeId,
         mut requests: Streaming<ProposeRequest>,
     ) -> Streaming<ProposeResponse> {
         let stream = Arc::new(ProposalStream::default());

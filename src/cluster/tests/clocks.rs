@@ -8,6 +8,7 @@ use super::harness::{Cell, PATIENCE, online, write};
 use super::strangers::Rogue;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::MembershipChange;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::state::into_result;
@@ -46,7 +47,7 @@ async fn a_leader_whose_clock_jumps_a_month_hands_over_and_the_time_stays() {
         assert!(error.code == Code::Unavailable && error.message.contains("clock"), "{error}");
         assert!(cell.at(leader).read_barrier().await.is_err());
         let at = cell.at(others[0]);
-        until("another one leads", || at.status().leader.is_some_and(|now| now != leader)).await;
+        until("another one leads", || at.status().leader.is_some_and(|now| now != NodeId(leader))).await;
         let objects = cell.at(leader);
         until("it says why", || objects.objection().is_some_and(|why| why.contains("other nodes ("))).await;
         let honest = if others[0] == leader { others[1] } else { others[0] };
@@ -65,7 +66,7 @@ async fn a_leader_whose_clock_jumps_a_month_hands_over_and_the_time_stays() {
 async fn a_node_that_starts_with_a_wrong_clock_takes_no_command_of_anybody() {
     for jump in [MONTH, -MONTH] {
         let mut cell = Cell::new(0, |config| {
-            config.members = (1..=3u64).map(|id| (id, super::harness::member(id))).collect();
+            config.members = (1..=3u64).map(|id| (NodeId(id), super::harness::member(id))).collect();
         })
         .await;
         for id in 1..=3u64 {
@@ -83,7 +84,7 @@ async fn a_node_that_starts_with_a_wrong_clock_takes_no_command_of_anybody() {
         };
         tokio::time::timeout(PATIENCE, registered).await.unwrap();
         write(&cell.at(3), "till-1", 1).await;
-        assert_ne!(honest.status().leader, Some(1));
+        assert_ne!(honest.status().leader, Some(NodeId(1)));
         let wrong = cell.at(1);
         until("it says so", || wrong.objection().is_some()).await;
         assert!(wrong.propose(online("till-2")).await.is_err());
@@ -120,7 +121,7 @@ async fn a_node_with_a_wrong_clock_is_not_added() {
     cell.leader(&[1]).await;
     cell.clocks.entry(2).or_default().set(-MONTH);
     cell.start_new(2).await;
-    let add = MembershipChange::Add { node: 2, raft: "node-2".into(), gateway: "gateway-2".into() };
+    let add = MembershipChange::Add { node: NodeId(2), raft: "node-2".into(), gateway: "gateway-2".into() };
     let error = cell
         .at(1)
         .change(add.clone(), Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
@@ -141,7 +142,8 @@ async fn a_clock_that_is_a_little_off_is_shown_by_every_node_and_serves_on() {
     for off in [1_600, -1_600] {
         cell.clocks[&2].set(off);
         for at in [1, 2, 3] {
-            let ahead = |node: u64| cell.at(at).nodes().into_iter().find(|info| info.node == node)?.clock_ahead_ms;
+            let ahead =
+                |node: u64| cell.at(at).nodes().into_iter().find(|info| info.node == NodeId(node))?.clock_ahead_ms;
             let near = |ms: Option<i64>, to: i64| ms.is_some_and(|ms| (ms - to).abs() < 600);
             until("every node shows it", || near(ahead(2), off) && near(ahead(1), 0) && near(ahead(3), 0)).await;
         }

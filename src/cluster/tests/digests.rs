@@ -8,6 +8,7 @@ use super::harness::{Cell, PATIENCE, online, write};
 use crate::cluster::peers::compared_digests::DigestVerdict;
 use crate::cluster::{Cluster, MembershipChange, SharedCluster};
 use crate::consensus::transport::ConnectionClass;
+use crate::ids::NodeId;
 use crate::model::error::{Code, Error};
 use crate::model::tables::RowKey;
 use crate::proto::{Meta, Principal, StatusRequest};
@@ -38,7 +39,7 @@ async fn ended(cell: &Cell, node: u64) -> Error {
 }
 
 fn differs_from(at: &SharedCluster, node: u64) -> Option<u64> {
-    at.nodes().into_iter().find(|info| info.node == node).unwrap().differs_from
+    at.nodes().into_iter().find(|info| info.node == NodeId(node)).unwrap().differs_from
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +133,7 @@ async fn the_operator_decides_between_two_by_removing_one() {
     })
     .await;
     let by = Principal { sub: "admin".into(), jti: String::new() };
-    at.change(MembershipChange::Remove { node: 2 }, by, PATIENCE).await.unwrap();
+    at.change(MembershipChange::Remove { node: NodeId(2) }, by, PATIENCE).await.unwrap();
     until("it is decided", || at.status().digests == DigestVerdict::Agrees).await;
     cell.leader(&[1]).await;
     write(&at, "till-1", 1).await;
@@ -148,10 +149,10 @@ async fn a_digest_is_told_up_to_the_index_that_was_asked_for() {
     cell.converge().await;
     let ring = cell.nodes[&2].cluster.replica().digests();
     let newest = ring.newest().unwrap();
-    let link = cell.router.transport(1).link(2, &super::harness::member(2), ConnectionClass::Control);
+    let link = cell.router.transport(1).link(NodeId(2), &super::harness::member(2), ConnectionClass::Control);
     let cases = [(None, vec![]), (Some(u64::MAX), ring.up_to(newest)), (Some(newest - 1), ring.up_to(newest - 1))];
     for (asked, told) in cases {
-        let handshake = Some(cell.nodes[&1].cluster.identity.handshake(2));
+        let handshake = Some(cell.nodes[&1].cluster.identity.handshake(NodeId(2)));
         let request = StatusRequest { handshake, digests_up_to: asked, ..StatusRequest::default() };
         assert_eq!(link.status(request).await.unwrap().digests, told, "{asked:?}");
     }

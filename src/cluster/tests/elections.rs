@@ -10,6 +10,7 @@ use crate::cluster::SharedCluster;
 use crate::cluster::elections::coordinator::{self, CoordinatorSettings};
 use crate::cluster::elections::settled;
 use crate::consensus::runtime::seeded;
+use crate::ids::NodeId;
 use crate::model::error::{Code, Error};
 use crate::model::read::elections;
 use crate::proto::command::Intent;
@@ -39,7 +40,7 @@ impl CoordinatedCells {
 
     fn coordinate(&mut self, id: u64) {
         let stop = CancellationToken::new();
-        tokio::spawn(coordinator::run(self.cell.at(id), CoordinatorSettings::of(id), stop.clone()));
+        tokio::spawn(coordinator::run(self.cell.at(id), CoordinatorSettings::of(NodeId(id)), stop.clone()));
         self.coordinators.insert(id, stop);
     }
 
@@ -76,7 +77,7 @@ impl CoordinatedCells {
         let cluster = self.cell.at(id);
         let state = cluster.replica().state();
         let master = state.master().filter(|master| master.is_active)?;
-        Some((master.device_id.clone(), master.home, cluster.status().leader))
+        Some((master.device_id.clone(), master.home, cluster.status().leader.map(NodeId::get)))
     }
 
     /// Asks at a node, and waits for the election if there is one.
@@ -219,7 +220,7 @@ fn leadership_that_was_moved_comes_back_to_the_masters_home() {
         group.home(&[1, 2, 3], |master| master == "office").await;
         let term = group.cell.at(1).replica().state().meta().term;
         for to in [1, 3, 1] {
-            group.cell.nodes[&2].cluster.transfer_leader(to, Duration::from_secs(2)).await.unwrap();
+            group.cell.nodes[&2].cluster.transfer_leader(NodeId(to), Duration::from_secs(2)).await.unwrap();
             assert_eq!(group.home(&[1, 2, 3], |master| master == "office").await.1, 2);
         }
         assert_eq!(group.cell.at(1).replica().state().meta().term, term, "nobody was elected for that");
@@ -323,7 +324,7 @@ fn a_leader_that_a_follower_does_not_reach_gives_way_to_the_node_that_reaches_bo
             group.cell.router.cut(leader, cut_off);
             let since = tokio::time::Instant::now();
             let within = tokio::time::timeout(Duration::from_secs(20), async {
-                while group.cell.at(cut_off).status().leader != Some(third) {
+                while group.cell.at(cut_off).status().leader != Some(NodeId(third)) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             });

@@ -14,6 +14,7 @@ use crate::cluster::boot::{NodeConfig, PeerLinks, Stopper, listen, start};
 use crate::cluster::raft_cluster::RaftCluster;
 use crate::cluster::{Cluster, SharedCluster};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::model::effect::{Effect, Effects};
 use crate::model::tables::RowKey;
 use crate::proto::command::Intent;
@@ -95,8 +96,8 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) async fn new(size: u64, change: impl FnOnce(&mut NodeConfig)) -> Self {
-        let members = (1..=size).map(|id| (id, member(id))).collect();
-        let mut config = NodeConfig::new(0, "cell", members);
+        let members = (1..=size).map(|id| (NodeId(id), member(id))).collect();
+        let mut config = NodeConfig::new(NodeId(0), "cell", members);
         config.snapshot_every = 1_000_000;
         change(&mut config);
         let disks = (1..=size).map(|id| (id, MemoryDisk::default())).collect();
@@ -127,16 +128,18 @@ impl Cell {
         }
         let taken = listen(&members[&1].raft).await.unwrap_err().to_string();
         assert!(taken.contains(&members[&1].raft), "{taken}");
-        let mut cell = Self::new(0, |config| config.members = members).await;
+        let mut cell =
+            Self::new(0, |config| config.members = members.into_iter().map(|(id, at)| (NodeId(id), at)).collect())
+                .await;
         for (id, listener) in listeners {
-            let config = NodeConfig { id, ..cell.config.clone() };
+            let config = NodeConfig { id: NodeId(id), ..cell.config.clone() };
             cell.nodes.insert(id, run(config, stores(id), PeerLinks::Grpc(listener), Arc::default()).await);
         }
         cell
     }
 
     pub(super) async fn start(&mut self, id: u64) {
-        let config = NodeConfig { id, ..self.config.clone() };
+        let config = NodeConfig { id: NodeId(id), ..self.config.clone() };
         let wire = PeerLinks::Memory(self.router.clone());
         let clock = self.clocks.entry(id).or_default().clone();
         let node = run(config, self.disks[&id].open(), wire, clock).await;
@@ -146,7 +149,7 @@ impl Cell {
     /// Starts a node whose settings name other members.
     pub(super) async fn start_naming(&mut self, id: u64, members: &[u64]) {
         self.disks.entry(id).or_default();
-        let named = members.iter().map(|id| (*id, member(*id))).collect();
+        let named = members.iter().map(|id| (NodeId(*id), member(*id))).collect();
         let members = std::mem::replace(&mut self.config.members, named);
         self.start(id).await;
         self.config.members = members;
@@ -160,8 +163,8 @@ impl Cell {
 
     /// Starts a node with an empty disk that waits to be added.
     pub(super) async fn start_new(&mut self, id: u64) {
-        let known = self.nodes.keys().map(|node| (*node, MemberAddress::default())).collect();
-        let config = NodeConfig { id, members: BTreeMap::new(), join: known, ..self.config.clone() };
+        let known = self.nodes.keys().map(|node| (NodeId(*node), MemberAddress::default())).collect();
+        let config = NodeConfig { id: NodeId(id), members: BTreeMap::new(), join: known, ..self.config.clone() };
         let disk = self.disks.entry(id).insert_entry(MemoryDisk::default());
         let clock = self.clocks.entry(id).or_default().clone();
         let node = run(config, disk.get().open(), PeerLinks::Memory(self.router.clone()), clock).await;
@@ -183,9 +186,9 @@ impl Cell {
         let agreed = async {
             loop {
                 let seen: Vec<_> = among.iter().map(|id| self.at(*id).status()).collect();
-                if let Some(leader) = seen[0].leader
+                if let Some(leader) = seen[0].leader.map(NodeId::get)
                     && among.contains(&leader)
-                    && seen.iter().all(|status| status.leader == Some(leader) && status.quorum)
+                    && seen.iter().all(|status| status.leader == Some(NodeId(leader)) && status.quorum)
                     && self.nodes[&leader].cluster.node().leading().is_some()
                 {
                     return leader;

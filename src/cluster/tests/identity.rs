@@ -137,8 +137,8 @@ async fn a_node_that_is_told_a_newer_start_of_its_own_ends() {
 }
 
 async fn status_of(cell: &Cell, from: u64, to: u64) -> Result<StatusResponse, LinkError> {
-    let handshake = Some(cell.nodes[&from].cluster.identity.handshake(to));
-    let link = cell.router.transport(from).link(to, &MemberAddress::default(), ConnectionClass::Control);
+    let handshake = Some(cell.nodes[&from].cluster.identity.handshake(NodeId(to)));
+    let link = cell.router.transport(from).link(NodeId(to), &MemberAddress::default(), ConnectionClass::Control);
     link.status(StatusRequest { handshake, ..StatusRequest::default() }).await
 }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::harness::{Cell, PATIENCE, online, update, write};
 use crate::cluster::{MembershipChange, MembershipChanged};
-use crate::ids::RaftTerm;
+use crate::ids::{NodeId, RaftTerm};
 use crate::model::error::{Code, Error};
 use crate::proto::Principal;
 use crate::storage::memory::MemoryDisk;
 
 fn add(node: u64) -> MembershipChange {
-    MembershipChange::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") }
+    MembershipChange::Add { node: NodeId(node), raft: format!("node-{node}"), gateway: format!("gateway-{node}") }
 }
 
 async fn change(cell: &Cell, at: u64, change: MembershipChange) -> Result<MembershipChanged, Error> {
@@ -55,13 +55,13 @@ async fn from_one_node_to_three_to_five_and_back_under_load() {
         cell.start_new(node).await;
         // Any node takes the wish.
         let done = change(&cell, node - 1, add(node)).await.unwrap();
-        assert_eq!((done.node, done.voters), (node, (1..=node).collect()));
+        assert_eq!((done.node, done.voters), (NodeId(node), (1..=node).map(NodeId).collect()));
     }
     let leader = cell.leader(&[1, 2, 3, 4, 5]).await;
-    change(&cell, leader, MembershipChange::Transfer { to: 5 }).await.unwrap();
+    change(&cell, leader, MembershipChange::Transfer { to: NodeId(5) }).await.unwrap();
     // The leader itself goes: another one leads before that.
     for node in [5, 4] {
-        assert_eq!(change(&cell, 2, MembershipChange::Remove { node }).await.unwrap().node, node);
+        assert_eq!(change(&cell, 2, MembershipChange::Remove { node: NodeId(node) }).await.unwrap().node, NodeId(node));
         assert!(ended(&cell, node).await.contains("was removed"));
         cell.stop(node).await;
     }
@@ -71,7 +71,7 @@ async fn from_one_node_to_three_to_five_and_back_under_load() {
     cell.converge().await;
     let hot = cell.at(3).replica().state().meta().clone();
     assert_eq!((hot.head_seq, hot.removed_nodes), (written, vec![4, 5]));
-    assert!(cell.at(1).nodes().iter().all(|n| n.voter && n.node <= 3 && n.said.is_some()));
+    assert!(cell.at(1).nodes().iter().all(|n| n.voter && n.node <= NodeId(3) && n.said.is_some()));
     cell.shutdown().await;
 }
 
@@ -81,7 +81,7 @@ async fn a_removed_node_that_runs_on_disturbs_nobody() {
     let leader = cell.leader(&[1, 2, 3]).await;
     let gone = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
-    change(&cell, leader, MembershipChange::Remove { node: gone }).await.unwrap();
+    change(&cell, leader, MembershipChange::Remove { node: NodeId(gone) }).await.unwrap();
     ended(&cell, gone).await;
     // Nobody tells it of another term any more: it grows only if it begins an election.
     let term = cell.at(gone).status().term;
@@ -100,7 +100,7 @@ async fn a_dead_node_is_replaced_under_a_new_id_and_its_own_is_never_taken_again
     cell.at(1).propose(online("till-1")).await.unwrap();
     cell.stop(3).await;
     let leader = cell.leader(&[1, 2]).await;
-    change(&cell, leader, MembershipChange::Remove { node: 3 }).await.unwrap();
+    change(&cell, leader, MembershipChange::Remove { node: NodeId(3) }).await.unwrap();
     cell.start_new(4).await;
     change(&cell, leader, add(4)).await.unwrap();
     cell.start_new(3).await;
@@ -147,10 +147,10 @@ async fn the_third_founder_may_come_late() {
 async fn what_would_end_the_cluster_is_refused() {
     let mut cell = Cell::new(1, |_| {}).await;
     cell.leader(&[1]).await;
-    refused(&cell, 1, MembershipChange::Remove { node: 1 }, Code::RoleChange, "last voter").await;
-    refused(&cell, 1, MembershipChange::Remove { node: 7 }, Code::InvalidData, "not a node").await;
-    refused(&cell, 1, MembershipChange::Transfer { to: 7 }, Code::InvalidData, "not a node").await;
-    refused(&cell, 1, MembershipChange::Transfer { to: 1 }, Code::RoleChange, "leads already").await;
+    refused(&cell, 1, MembershipChange::Remove { node: NodeId(1) }, Code::RoleChange, "last voter").await;
+    refused(&cell, 1, MembershipChange::Remove { node: NodeId(7) }, Code::InvalidData, "not a node").await;
+    refused(&cell, 1, MembershipChange::Transfer { to: NodeId(7) }, Code::InvalidData, "not a node").await;
+    refused(&cell, 1, MembershipChange::Transfer { to: NodeId(1) }, Code::RoleChange, "leads already").await;
     refused(&cell, 1, add(1), Code::RoleChange, "member already, at").await;
     refused(&cell, 1, add(2), Code::PeerUnreachable, "node 2 cannot be reached").await;
     cell.start_new(2).await;
@@ -162,15 +162,18 @@ async fn what_would_end_the_cluster_is_refused() {
     let (dead, alive) = if leader == 3 { (2, 1) } else { (3, 3 - leader) };
     cell.stop(dead).await;
     let lost = async {
-        while cell.at(leader).nodes().iter().any(|node| node.node == dead && node.reachable) {
+        while cell.at(leader).nodes().iter().any(|node| node.node == NodeId(dead) && node.reachable) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(PATIENCE, lost).await.unwrap();
-    refused(&cell, leader, MembershipChange::Remove { node: alive }, Code::RoleChange, "quorum would be lost").await;
-    refused(&cell, alive, MembershipChange::Transfer { to: dead }, Code::PeerUnreachable, "cannot be reached").await;
-    assert_eq!(change(&cell, alive, MembershipChange::Remove { node: dead }).await.unwrap().node, dead);
-    refused(&cell, leader, MembershipChange::Remove { node: dead }, Code::RoleChange, "was removed before").await;
+    refused(&cell, leader, MembershipChange::Remove { node: NodeId(alive) }, Code::RoleChange, "quorum would be lost")
+        .await;
+    refused(&cell, alive, MembershipChange::Transfer { to: NodeId(dead) }, Code::PeerUnreachable, "cannot be reached")
+        .await;
+    assert_eq!(change(&cell, alive, MembershipChange::Remove { node: NodeId(dead) }).await.unwrap().node, NodeId(dead));
+    refused(&cell, leader, MembershipChange::Remove { node: NodeId(dead) }, Code::RoleChange, "was removed before")
+        .await;
     cell.shutdown().await;
 }
 
@@ -189,10 +192,10 @@ async fn one_change_at_a_time() {
         }
     };
     tokio::time::timeout(PATIENCE, busy).await.unwrap();
-    refused(&cell, 1, MembershipChange::Remove { node: 1 }, Code::Unavailable, "node 2 is being added").await;
+    refused(&cell, 1, MembershipChange::Remove { node: NodeId(1) }, Code::Unavailable, "node 2 is being added").await;
     assert_eq!(adding.await.unwrap().unwrap_err().code, Code::PeerUnreachable);
     cell.router.heal();
-    assert_eq!(change(&cell, 1, add(2)).await.unwrap().voters, [1, 2]);
+    assert_eq!(change(&cell, 1, add(2)).await.unwrap().voters, [1, 2].map(NodeId));
     cell.shutdown().await;
 }
 
@@ -205,13 +208,17 @@ async fn nobody_gets_a_vote_who_does_not_reach_the_voters_and_members_move() {
     cell.router.cut(4, other);
     let words = format!("node 4 does not reach node {other} at node-{other}");
     refused(&cell, leader, add(4), Code::PeerUnreachable, &words).await;
-    assert!(!cell.at(leader).nodes().iter().any(|node| node.node == 4), "it was taken out again");
+    assert!(!cell.at(leader).nodes().iter().any(|node| node.node == NodeId(4)), "it was taken out again");
     cell.router.heal();
-    assert_eq!(change(&cell, leader, add(4)).await.unwrap().voters, [1, 2, 3, 4]);
-    let to = |node: u64| MembershipChange::Move { node, raft: format!("new-{node}"), gateway: format!("newer-{node}") };
+    assert_eq!(change(&cell, leader, add(4)).await.unwrap().voters, [1, 2, 3, 4].map(NodeId));
+    let to = |node: u64| MembershipChange::Move {
+        node: NodeId(node),
+        raft: format!("new-{node}"),
+        gateway: format!("newer-{node}"),
+    };
     // The leader, too: another node looks whether it is there.
     for node in [other, leader] {
-        assert_eq!(change(&cell, 4, to(node)).await.unwrap().node, node);
+        assert_eq!(change(&cell, 4, to(node)).await.unwrap().node, NodeId(node));
     }
     refused(&cell, leader, to(other), Code::RoleChange, "already").await;
     refused(&cell, leader, to(9), Code::InvalidData, "not a node").await;
@@ -219,7 +226,7 @@ async fn nobody_gets_a_vote_who_does_not_reach_the_voters_and_members_move() {
     for node in [1, 2, 3, 4] {
         let members = cell.nodes[&node].cluster.node().members();
         assert_eq!(
-            (&members[&other].raft, &members[&leader].gateway),
+            (&members[&NodeId(other)].raft, &members[&NodeId(leader)].gateway),
             (&format!("new-{other}"), &format!("newer-{leader}"))
         );
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::harness::{Cell, PATIENCE, member, online, update, write};
 use crate::cluster::MembershipChange;
 use crate::consensus::recovery::StoppedNode;
+use crate::ids::NodeId;
 use crate::model::audit::AuditFilter;
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Principal};
@@ -33,7 +34,12 @@ async fn wiped_nodes_are_refused_by_a_survivor_that_has_no_quorum() {
         let mut cell = three().await;
         let leader = cell.leader(&[1, 2, 3]).await;
         if survivor_leads != (leader == 3) {
-            change(&cell, leader, MembershipChange::Transfer { to: if survivor_leads { 3 } else { 1 } }).await;
+            change(
+                &cell,
+                leader,
+                MembershipChange::Transfer { to: if survivor_leads { NodeId(3) } else { NodeId(1) } },
+            )
+            .await;
         }
         cell.converge().await;
         for id in [1, 2] {
@@ -55,8 +61,8 @@ async fn wiped_nodes_are_refused_by_a_survivor_that_has_no_quorum() {
 /// The folder of a stopped node.
 async fn recover(cell: &Cell, id: u64, epoch: u64) {
     let stopped = StoppedNode::open(cell.disks[&id].open()).await.unwrap();
-    assert_eq!(stopped.contents.voters, [1, 2, 3].into());
-    stopped.make_alone(id, member(id), epoch).await.unwrap();
+    assert_eq!(stopped.contents.voters, [1, 2, 3].map(NodeId).into());
+    stopped.make_alone(NodeId(id), member(id), epoch).await.unwrap();
     stopped.close().await.unwrap();
 }
 
@@ -95,18 +101,23 @@ async fn one_folder_becomes_a_cluster_of_one_that_keeps_everything_and_grows() {
     cell.start(1).await;
     cell.start(2).await;
     let other = cell.leader(&[1, 2]).await;
-    assert_eq!((cell.at(other).replica().state().meta().epoch, cell.at(3).status().voters), (before.epoch, vec![3]));
+    assert_eq!(
+        (cell.at(other).replica().state().meta().epoch, cell.at(3).status().voters),
+        (before.epoch, vec![NodeId(3)])
+    );
     write(&cell.at(other), "till", 500).await;
-    let refused = cell.nodes[&1].cluster.identity.check_any(Some(&cell.nodes[&3].cluster.identity.handshake(1)));
+    let refused =
+        cell.nodes[&1].cluster.identity.check_any(Some(&cell.nodes[&3].cluster.identity.handshake(NodeId(1))));
     assert!(refused.unwrap_err().to_string().contains("two clusters are named"));
-    assert_eq!(cell.at(3).status().leader, Some(3));
+    assert_eq!(cell.at(3).status().leader, Some(NodeId(3)));
     for id in [1, 2] {
         cell.stop(id).await;
     }
     // An empty machine is sent the whole log, in which the epoch is first the one before.
     for id in [4, 5] {
         cell.start_new(id).await;
-        let add = MembershipChange::Add { node: id, raft: format!("node-{id}"), gateway: format!("gateway-{id}") };
+        let add =
+            MembershipChange::Add { node: NodeId(id), raft: format!("node-{id}"), gateway: format!("gateway-{id}") };
         change(&cell, 3, add).await;
     }
     cell.leader(&[3, 4, 5]).await;

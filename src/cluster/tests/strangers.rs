@@ -11,6 +11,7 @@ use crate::cluster::MembershipChange;
 use crate::consensus::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer};
 use crate::consensus::types::{MemberAddress, TypeConfig, Vote};
 use crate::consensus::wire;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
@@ -28,12 +29,12 @@ pub(super) struct Rogue {
 
 impl Rogue {
     pub(super) fn new(cell: &Cell, me: u64, to: u64) -> Self {
-        let link = cell.router.transport(me).link(to, &MemberAddress::default(), ConnectionClass::Control);
-        Self { identity: NodeIdentity::new("cell", me), to, link }
+        let link = cell.router.transport(me).link(NodeId(to), &MemberAddress::default(), ConnectionClass::Control);
+        Self { identity: NodeIdentity::new("cell", NodeId(me)), to, link }
     }
 
     fn raft(&self, body: Bytes) -> RaftRequest {
-        RaftRequest { handshake: Some(self.identity.handshake(self.to)), body }
+        RaftRequest { handshake: Some(self.identity.handshake(NodeId(self.to))), body }
     }
 
     async fn call(&self, method: Method, vote: Vote) -> Result<(), LinkError> {
@@ -51,7 +52,7 @@ impl Rogue {
                 wire::encode_vote_request(&request)
             }
             Method::TransferLeader => {
-                wire::encode_transfer(&openraft::raft::TransferLeaderRequest::new(vote, self.to, None))
+                wire::encode_transfer(&openraft::raft::TransferLeaderRequest::new(vote, NodeId(self.to), None))
             }
         };
         self.link.call(method, self.raft(body)).await.map(|_| ())
@@ -60,7 +61,7 @@ impl Rogue {
     /// What the first answer says; `None`: it was turned away, or nobody answered.
     pub(super) async fn propose(&self, command: Bytes) -> Result<Option<Outcome>, LinkError> {
         let proposals = vec![Proposal { id: 1, command }];
-        let request = ProposeRequest { handshake: Some(self.identity.handshake(self.to)), proposals };
+        let request = ProposeRequest { handshake: Some(self.identity.handshake(NodeId(self.to))), proposals };
         let mut answers = self.link.propose(stream::iter([request]).chain(stream::pending()).boxed()).await?;
         let first = tokio::time::timeout(PATIENCE, answers.next()).await.ok().flatten().transpose()?;
         let first = first.and_then(|response| response.answers.into_iter().next()?.result);
@@ -74,8 +75,8 @@ impl Rogue {
     async fn everything(&self, term: u64) -> Vec<(&'static str, Result<(), LinkError>)> {
         let me = self.identity.node;
         let (candidate, leader) = (Vote::new(term, me), Vote::new_committed(term, me));
-        let handshake = Some(self.identity.handshake(self.to));
-        let origin = Some(CommandId { node: me, boot: 1, number: 1 });
+        let handshake = Some(self.identity.handshake(NodeId(self.to)));
+        let origin = Some(CommandId { node: me.get(), boot: 1, number: 1 });
         let command = Command { origin, at_ms: 1, intent: Some(online("rogue-till")), principal: None };
         let add = change_request::Change::Add(NodeAdd { node: 66, raft: "h:1".into(), gateway: "h:2".into() });
         let change = ChangeRequest {
@@ -125,7 +126,7 @@ async fn gets_nothing(cell: &Cell, rogue: u64, members: &[u64]) {
             );
         }
         let status = StatusRequest {
-            handshake: Some(Rogue::new(cell, rogue, *to).identity.handshake(*to)),
+            handshake: Some(Rogue::new(cell, rogue, *to).identity.handshake(NodeId(*to))),
             fresh: true,
             ..StatusRequest::default()
         };
@@ -164,7 +165,7 @@ async fn a_removed_node_gets_nothing_and_neither_after_a_restart() {
     let left: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != gone).collect();
     cell.at(leader)
         .change(
-            MembershipChange::Remove { node: gone },
+            MembershipChange::Remove { node: NodeId(gone) },
             Principal { sub: "admin".into(), jti: String::new() },
             PATIENCE,
         )
@@ -189,9 +190,9 @@ async fn a_member_votes_for_itself_and_in_a_term_that_can_be() {
     let term = cell.at(leader).status().term.get();
     let rogue = Rogue::new(&cell, follower, leader);
     for (vote, words) in [
-        (Vote::new(term + 1, other), "speaks for node"),
-        (Vote::new(u64::MAX, follower), "too far ahead"),
-        (Vote::new(term + limits::TERM_AHEAD + 1, follower), "too far ahead"),
+        (Vote::new(term + 1, NodeId(other)), "speaks for node"),
+        (Vote::new(u64::MAX, NodeId(follower)), "too far ahead"),
+        (Vote::new(term + limits::TERM_AHEAD + 1, NodeId(follower)), "too far ahead"),
     ] {
         for method in [Method::Vote, Method::PreVote, Method::Append, Method::TransferLeader] {
             let answer = rogue.call(method, vote).await;
@@ -213,11 +214,19 @@ async fn a_member_that_missed_the_change_follows_a_leader_that_it_never_heard_of
     let leader = cell.leader(&[1, 2]).await;
     for node in [4, 5] {
         cell.start_new(node).await;
-        let add = MembershipChange::Add { node, raft: format!("node-{node}"), gateway: format!("gateway-{node}") };
+        let add = MembershipChange::Add {
+            node: NodeId(node),
+            raft: format!("node-{node}"),
+            gateway: format!("gateway-{node}"),
+        };
         cell.at(leader).change(add, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE).await.unwrap();
     }
     cell.at(leader)
-        .change(MembershipChange::Transfer { to: 5 }, Principal { sub: "admin".into(), jti: String::new() }, PATIENCE)
+        .change(
+            MembershipChange::Transfer { to: NodeId(5) },
+            Principal { sub: "admin".into(), jti: String::new() },
+            PATIENCE,
+        )
         .await
         .unwrap();
     write(&cell.at(5), "till-1", 1).await;

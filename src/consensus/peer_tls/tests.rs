@@ -14,6 +14,7 @@ use crate::config::RaftTls;
 use crate::consensus::grpc::{self, GrpcTransport, UnreachablePeer};
 use crate::consensus::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerTransport};
 use crate::consensus::types::MemberAddress;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::proto::{ChangeRequest, ProposeRequest, RaftRequest, ReadIndexRequest, SnapshotChunk, StatusRequest};
 use crate::tls::authority::{self, Validity};
@@ -58,7 +59,7 @@ async fn serve(tls: Option<Arc<Followed<NodeTls>>>) -> (MemberAddress, DropGuard
 }
 
 fn identity(node: u64) -> NodeIdentity {
-    NodeIdentity::new("shop", node)
+    NodeIdentity::new("shop", NodeId(node))
 }
 
 fn link(tls: Option<Arc<Followed<NodeTls>>>, to: u64, member: &MemberAddress) -> Arc<dyn Peer> {
@@ -66,12 +67,12 @@ fn link(tls: Option<Arc<Followed<NodeTls>>>, to: u64, member: &MemberAddress) ->
         Some(tls) => GrpcTransport::with_tls(BTreeMap::new(), tls),
         None => GrpcTransport::new(BTreeMap::new()),
     };
-    transport.link(to, member, ConnectionClass::Control)
+    transport.link(NodeId(to), member, ConnectionClass::Control)
 }
 
 /// Every kind of call, as node `from` on node 1; what each was answered.
 async fn calls(link: &Arc<dyn Peer>, from: u64) -> Vec<LinkError> {
-    let handshake = Some(identity(from).handshake(1));
+    let handshake = Some(identity(from).handshake(NodeId(1)));
     let raft = RaftRequest { handshake: handshake.clone(), ..RaftRequest::default() };
     let chunk = SnapshotChunk { handshake: handshake.clone(), ..SnapshotChunk::default() };
     let propose = ProposeRequest { handshake: handshake.clone(), ..ProposeRequest::default() };

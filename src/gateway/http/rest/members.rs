@@ -11,6 +11,7 @@ use crate::config::is_address;
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::{BadPayload, Fields};
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::Code;
 
@@ -23,7 +24,7 @@ pub(super) async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, bod
     auth::must_be_admin(&caller.0, "add nodes").or_fail(&gateway)?;
     let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
         let change = MembershipChange::Add {
-            node: node(f, "node")?,
+            node: NodeId(node(f, "node")?),
             raft: address(f, "raft")?,
             gateway: address(f, "gateway")?,
         };
@@ -42,7 +43,8 @@ pub(super) async fn relocate(
     auth::must_be_admin(&caller.0, "move nodes").or_fail(&gateway)?;
     let node = in_path(&id).map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
-        let change = MembershipChange::Move { node, raft: address(f, "raft")?, gateway: address(f, "gateway")? };
+        let change =
+            MembershipChange::Move { node: NodeId(node), raft: address(f, "raft")?, gateway: address(f, "gateway")? };
         Ok((change, within(f)?))
     })?;
     make(&gateway, caller, change, within).await
@@ -61,8 +63,12 @@ pub(super) async fn remove(
     asked: QueryFields,
 ) -> RestResult {
     auth::must_be_admin(&caller.0, "remove nodes").or_fail(&gateway)?;
-    let read =
-        || Ok((MembershipChange::Remove { node: in_path(&id)? }, asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?));
+    let read = || {
+        Ok((
+            MembershipChange::Remove { node: NodeId(in_path(&id)?) },
+            asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?,
+        ))
+    };
     let (change, within) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     make(&gateway, caller, change, within).await
 }
@@ -70,8 +76,9 @@ pub(super) async fn remove(
 /// `POST /system/cluster/transfer`
 pub(super) async fn transfer(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "hand over leadership").or_fail(&gateway)?;
-    let (change, within) = body
-        .read(&gateway, Code::InvalidData, |f| Ok((MembershipChange::Transfer { to: node(f, "to")? }, within(f)?)))?;
+    let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
+        Ok((MembershipChange::Transfer { to: NodeId(node(f, "to")?) }, within(f)?))
+    })?;
     make(&gateway, caller, change, within).await
 }
 

@@ -15,6 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, election};
 use crate::gateway::session::elect as elect_command;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
@@ -54,7 +55,7 @@ pub(super) async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Re
 pub(super) async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let status = gateway.cluster.status();
     if let Some(node) = asked.get("node") {
-        let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == n));
+        let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == NodeId(n)));
         let me = node.parse() == Ok(gateway.cluster.node_id());
         match peer {
             Some(peer) if !peer.reachable => {
@@ -209,7 +210,7 @@ fn not_ready(gateway: &Gateway) -> Option<String> {
         );
     }
     let me = gateway.cluster.node_id();
-    let behind = gateway.cluster.nodes().into_iter().find(|node| node.node == me).and_then(|node| node.lag);
+    let behind = gateway.cluster.nodes().into_iter().find(|node| node.node == NodeId(me)).and_then(|node| node.lag);
     let behind = behind.filter(|lag| *lag > limits::READY_LAG)?;
     Some(format!("this node is catching up: it lacks {behind} entries of the log"))
 }
