@@ -8,6 +8,7 @@ use super::damage::unseal;
 use super::*;
 use crate::storage::engine;
 use crate::storage::engine::keys;
+use crate::storage::engine::shrink::{EngineContent, copy_if_due};
 use crate::storage::{StartMark, open_shrunk};
 
 /// Of the tests: the engine alone has a few segments of two megabytes.
@@ -59,23 +60,12 @@ async fn a_folder_that_was_large_is_copied_once_and_holds_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let engine_dir = dir.path().join("engine");
     large(dir.path()).await;
-    // An entry that was purged and not removed yet, as a kill leaves it.
-    let db = engine::open_trees(&engine_dir).unwrap();
-    db.log.insert(keys::entry(PURGED - 1), b"old").unwrap();
-    db.let_go();
-    unseal(dir.path());
-
     let before = held(dir.path(), u64::MAX / 2).await;
     let was = size(&engine_dir);
     assert_eq!(held(dir.path(), SLACK).await, before);
     let is = size(&engine_dir);
     assert!(is < was / 3, "{was} -> {is}");
     assert!(!dir.path().join("engine.old").exists() && !dir.path().join("engine.new").exists());
-    let db = engine::open_trees(&engine_dir).unwrap();
-    assert_eq!(db.log.get(keys::entry(PURGED - 1)).unwrap(), None);
-    db.let_go();
-    unseal(dir.path());
-
     // Not again: even an engine that has more than it may had no less when it was made.
     let made = fs::metadata(engine_dir.join("conf")).unwrap().modified().unwrap();
     assert_eq!(held(dir.path(), 0).await, before);
@@ -87,6 +77,23 @@ async fn a_folder_that_was_large_is_copied_once_and_holds_the_same() {
     let stores = open(dir.path());
     assert_eq!(stores.log.bounds().last, Some(ENTRIES + 2));
     stores.close.close().await.unwrap();
+}
+
+/// A kill leaves some, and what opens a folder removes them only later.
+#[test]
+fn entries_that_were_purged_and_not_removed_are_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = engine::open_trees(&dir.path().join("engine")).unwrap();
+    for index in 1..=ENTRIES {
+        from.log.insert(keys::entry(index), b"entry").unwrap();
+    }
+    from.flush().unwrap();
+    let content = EngineContent { generation: 1, purged: Some(PURGED), bytes: 0 };
+    let copy = copy_if_due(dir.path(), &from, &content, 0).unwrap().expect("it is due");
+    assert_eq!(copy.log.get(keys::entry(PURGED)).unwrap(), None);
+    assert_eq!(copy.log.len() as u64, ENTRIES - PURGED);
+    copy.let_go();
+    from.let_go();
 }
 
 #[tokio::test]
