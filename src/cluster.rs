@@ -2,6 +2,7 @@
 //!
 //! - [`Cluster`] and what it speaks of: `api`
 //! - `boot` puts a node together, `raft_cluster` is that node: it composes the rooms below
+//! - `lifecycle`: how far this node has come with the cluster
 //! - `propose`: a command's way to the leader, in order and exactly once
 //! - `read_index`: answers linearizable reads
 //! - [`elections`]: of the master, and who leads: `coordinator` runs them, `bridge` gives the lead to who reaches more nodes,
@@ -12,6 +13,7 @@
 mod api;
 pub mod boot;
 pub mod elections;
+mod lifecycle;
 pub(crate) mod membership;
 pub(crate) mod peers;
 mod propose;

@@ -15,7 +15,7 @@ use crate::storage::room::RoomState;
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {
-    fn node_id(&self) -> u64;
+    fn node_id(&self) -> NodeId;
 
     /// This start of the node, as the cluster is to know it.
     fn booted(&self) -> NodeBooted {

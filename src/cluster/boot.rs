@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Cluster;
 use super::elections::fast_failover;
+use super::lifecycle::Lifecycle;
 use super::membership::MembershipManager;
 use super::membership::addresses::{Addresses, OwnAddress};
 use super::membership::admission::{Beginning, admit};
@@ -146,7 +147,7 @@ impl Stopper {
     /// Peers reach this node no more. What it had to ask them for, it has not got from here on.
     pub fn close_ports(&self) {
         if let Some(network) = &self.lifetime.network {
-            network.remove(NodeId(self.cluster.node_id()));
+            network.remove(self.cluster.node_id());
         }
         self.lifetime.stop.cancel();
     }
@@ -253,7 +254,7 @@ pub async fn start(
             desk.serve(listener, Some(tls), service.clone());
         }
     }
-    cluster.waits(Some("it has just been started".into()));
+    cluster.lifecycle.waits("it has just been started");
     let beginning = if desk.node.is_pristine().await? {
         Some(Beginning { members: config.members, join: config.join })
     } else {
@@ -365,14 +366,13 @@ impl NodeContext {
             membership,
             said: Mutex::default(),
             sessions: OnceLock::new(),
-            waiting: Mutex::default(),
+            lifecycle: Lifecycle::default(),
             founding: self.founding.clone(),
             room,
             failures: self.failures.clone(),
             addresses: self.addresses.clone(),
             cut_off: AtomicBool::new(false),
             transport: transport.clone(),
-            ended: watch::Sender::new(None),
         });
         let batcher = Batcher {
             node: node.clone(),

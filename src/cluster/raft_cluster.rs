@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::lifecycle::Lifecycle;
 use super::membership::addresses::{Addresses, reached, to_proto};
 use super::membership::founding::Founding;
 use super::membership::{ChangeRefused, MembershipManager};
@@ -61,8 +61,7 @@ pub struct RaftCluster {
     /// What each peer said of itself when it was asked last.
     pub(super) said: Mutex<BTreeMap<NodeId, StatusResponse>>,
     pub(super) sessions: OnceLock<CountSessions>,
-    /// Why this node takes no part yet.
-    pub(super) waiting: Mutex<Option<String>>,
+    pub(super) lifecycle: Lifecycle,
     pub(super) founding: Founding,
     pub(super) addresses: Arc<Addresses>,
     /// It was said that this node reaches too few of the voters.
@@ -70,8 +69,6 @@ pub struct RaftCluster {
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) room: SharedRoom,
     pub(super) failures: TaskFailures,
-    /// Why this node must not serve any more.
-    pub(super) ended: watch::Sender<Option<Error>>,
 }
 
 impl RaftCluster {
@@ -87,13 +84,7 @@ impl RaftCluster {
 
     /// This node must not serve any more.
     pub(super) fn end(&self, why: Error) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(why);
-            }
-            first
-        });
+        self.lifecycle.end(why);
     }
 
     /// Where the tasks of this node report their failures.
@@ -104,13 +95,7 @@ impl RaftCluster {
     /// Resolves with the reason when this node must not serve any more: it was removed, has lost
     /// its data (5004), holds other data than most (5001), or one of its tasks failed (5002).
     pub async fn told_to_end(&self) -> Error {
-        let mut ended = self.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
-            Ok(why) => why.clone(),
-            Err(_) => None,
-        }
-        // The sender lives as long as this.
-        .unwrap_or_else(|| Error::new(Code::Unavailable, "the node is shutting down"))
+        self.lifecycle.ended().await
     }
 
     /// The time for a command, if this node may give any to the cluster.
@@ -177,11 +162,6 @@ impl RaftCluster {
         voters.iter().filter(|voter| lately(voter)).count() * 2 > voters.len()
     }
 
-    /// Why it takes no part yet; `None`: it does.
-    pub(super) fn waits(&self, why: Option<String>) {
-        *self.waiting.lock() = why;
-    }
-
     pub(super) fn said(&self, peer: NodeId, status: StatusResponse) {
         self.said.lock().insert(peer, status);
     }
@@ -190,8 +170,7 @@ impl RaftCluster {
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
         let sessions = self.sessions.get().map_or(0, |count| count());
-        let waiting = self.waiting.lock().clone();
-        let waiting = waiting.or_else(|| self.clock.objection()).unwrap_or_default();
+        let waiting = self.lifecycle.why_it_waits().or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == 0;
         let state = self.replica().state();
@@ -276,8 +255,8 @@ impl RaftCluster {
 }
 
 impl Cluster for RaftCluster {
-    fn node_id(&self) -> u64 {
-        self.identity.node.get()
+    fn node_id(&self) -> NodeId {
+        self.identity.node
     }
 
     fn booted(&self) -> NodeBooted {

@@ -130,7 +130,7 @@ impl PresenceTracker {
 
     /// A registered device made a REST request: it is active, and stays so for a while.
     pub fn seen_over_rest(&self, gateway: &Arc<Gateway>, device_id: &str, claims: &Claims) {
-        let me = NodeId(gateway.cluster.node_id());
+        let me = gateway.cluster.node_id();
         let found = {
             let state = gateway.cluster.replica().state();
             let suspended = state.gate(device_id).is_some_and(|gate| gate.suspended);
@@ -171,7 +171,7 @@ impl PresenceTracker {
 
     /// What is to be reported of devices whose grace is over.
     fn overdue(&self, gateway: &Gateway) -> Vec<DeviceOffline> {
-        let (now, me) = (Instant::now(), NodeId(gateway.cluster.node_id()));
+        let (now, me) = (Instant::now(), gateway.cluster.node_id());
         let mut here = self.here.lock();
         let mut lost = Vec::new();
         let hot = gateway.cluster.replica().state();
@@ -201,7 +201,7 @@ impl PresenceTracker {
 
     /// Devices that have a session here and are not known to: they come back, as clients. True if there were any.
     fn bring_back(&self, gateway: &Arc<Gateway>) -> bool {
-        let me = NodeId(gateway.cluster.node_id());
+        let me = gateway.cluster.node_id();
         // Proposed under the lock: a goodbye that is said now comes after it.
         let here = self.here.lock();
         let strayed: Vec<&String> = {

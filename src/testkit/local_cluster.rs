@@ -88,8 +88,8 @@ impl LocalCluster {
 }
 
 impl Cluster for LocalCluster {
-    fn node_id(&self) -> u64 {
-        1
+    fn node_id(&self) -> NodeId {
+        NodeId(1)
     }
 
     fn clock(&self) -> &SharedClock {

@@ -13,6 +13,7 @@ use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
 use tillsync::gateway::fanout::send_queue::{Encoding, SendQueue};
 use tillsync::gateway::protocol::ServerEvent;
+use tillsync::ids::NodeId;
 use tillsync::limits;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
@@ -35,7 +36,7 @@ struct Slow {
 }
 
 impl Cluster for Slow {
-    fn node_id(&self) -> u64 {
+    fn node_id(&self) -> NodeId {
         self.inner.node_id()
     }
 

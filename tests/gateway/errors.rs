@@ -8,6 +8,7 @@ use tillsync::clock::{Clock, SharedClock, SystemClock};
 use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
+use tillsync::ids::NodeId;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{AuditNote, Outcome, Principal};
@@ -229,7 +230,7 @@ async fn error_4004_device_offline() {
 struct Buggy(Arc<LocalCluster>);
 
 impl Cluster for Buggy {
-    fn node_id(&self) -> u64 {
+    fn node_id(&self) -> NodeId {
         self.0.node_id()
     }
 

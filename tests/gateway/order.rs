@@ -8,6 +8,7 @@ use tillsync::clock::SharedClock;
 use tillsync::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use tillsync::consensus::replica::Replica;
 use tillsync::gateway::GatewaySettings;
+use tillsync::ids::NodeId;
 use tillsync::model::error::{Code, Error};
 use tillsync::proto::command::Intent;
 use tillsync::proto::{Outcome, Principal};
@@ -298,7 +299,7 @@ impl Failing {
 }
 
 impl Cluster for Failing {
-    fn node_id(&self) -> u64 {
+    fn node_id(&self) -> NodeId {
         self.inner.node_id()
     }
 

@@ -47,7 +47,7 @@ impl Cut {
 }
 
 impl Cluster for Cut {
-    fn node_id(&self) -> u64 {
+    fn node_id(&self) -> NodeId {
         self.inner.node_id()
     }
 

@@ -338,7 +338,7 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
             Sample {
                 tick,
                 us,
-                node: cluster.node_id(),
+                node: cluster.node_id().get(),
                 boot,
                 applied: state.applied().index,
                 digest: state.digest(),
@@ -363,7 +363,7 @@ async fn watch_leading(recorder: Recorder, cluster: Arc<RaftCluster>) {
     loop {
         let term = place.current().leading;
         if let Some(term) = term.filter(|_| term != before) {
-            recorder.led(cluster.node_id(), term.get());
+            recorder.led(cluster.node_id().get(), term.get());
         }
         before = term;
         place.changed_within(Duration::from_secs(1)).await;

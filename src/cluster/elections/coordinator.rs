@@ -123,7 +123,7 @@ impl Coordinator {
     }
 
     fn own_device(&self) -> Option<Intent> {
-        let me = NodeId(self.cluster.node_id());
+        let me = self.cluster.node_id();
         background_tasks::of_node(&self.cluster.replica().state(), me, &self.settings.node_device)
     }
 
@@ -213,7 +213,7 @@ impl Coordinator {
             .collect();
         let view = LeaderView {
             state: &state,
-            me: NodeId(self.cluster.node_id()),
+            me: self.cluster.node_id(),
             term: lead.term,
             now_ms: lead
                 .clock

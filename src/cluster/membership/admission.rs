@@ -159,16 +159,16 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         let (told, voters) = told(me, &group, &answers, &fresh);
         if told * 2 > voters {
             if cluster.identity.claims() {
-                cluster.waits(None);
+                cluster.lifecycle.takes_part();
                 return Some(false);
             }
             // Whoever hears it now remembers it, so of two copies that ask at once, one is refused.
             cluster.identity.claim();
             continue;
         }
-        cluster.waits(Some(format!(
+        cluster.lifecycle.waits(format!(
             "{told} of {voters} voters have told whether this is the newest start of node {me}, this one included"
-        )));
+        ));
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
@@ -261,7 +261,7 @@ async fn begin(
         match verdict {
             AdmissionVerdict::Found if soon => {}
             AdmissionVerdict::Found => {
-                cluster.waits(None);
+                cluster.lifecycle.takes_part();
                 return Some(true);
             }
             AdmissionVerdict::Join => {
@@ -274,7 +274,10 @@ async fn begin(
                 if let Some(formed) = answers.iter().find(|answer| answer.fresh && !answer.pristine) {
                     cluster.identity.belong_to(formed.epoch);
                 }
-                cluster.waits(founded_without(me, founder, &answers));
+                match founded_without(me, founder, &answers) {
+                    Some(why) => cluster.lifecycle.waits(why),
+                    None => cluster.lifecycle.takes_part(),
+                }
                 return Some(false);
             }
             AdmissionVerdict::Disagree(why) => {
@@ -282,7 +285,7 @@ async fn begin(
                     tracing::error!("no cluster is founded: {why}");
                     told.clone_from(&why);
                 }
-                cluster.waits(Some(why));
+                cluster.lifecycle.waits(why);
             }
             AdmissionVerdict::Refuse(why) => {
                 cluster.end(Error::new(Code::Configuration, why));
@@ -293,7 +296,7 @@ async fn begin(
                     tracing::info!("waiting: {why}");
                     told.clone_from(&why);
                 }
-                cluster.waits(Some(why));
+                cluster.lifecycle.waits(why);
             }
         }
         tokio::select! {

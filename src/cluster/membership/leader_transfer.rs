@@ -108,13 +108,13 @@ impl RaftCluster {
     /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
     /// wait meanwhile, they do not fail.
     pub async fn leave(&self, node_device: &str, within: Duration) {
-        if self.ended.borrow().is_some() {
+        if self.lifecycle.has_ended() {
             // It is no part of the cluster: there is nothing to hand over, and nobody to take it.
             return;
         }
         let left = tokio::time::timeout(within, async {
             let me = self.node_id();
-            let here = self.replica().state().device(node_device).is_some_and(|d| d.is_active && d.home == me);
+            let here = self.replica().state().device(node_device).is_some_and(|d| d.is_active && d.home == me.get());
             if here {
                 let reason = "the node is shutting down".into();
                 let shutdown = DeviceShutdown { device_id: node_device.into(), reason };

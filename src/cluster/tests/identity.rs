@@ -170,7 +170,7 @@ async fn founders_that_disagree_found_nothing_and_each_says_with_whom() {
     cell.start_naming(1, &[1, 2]).await;
     cell.start_naming(2, &[1, 2, 3]).await;
     cell.start_naming(3, &[2, 3]).await;
-    let waiting = |id: u64| cell.nodes[&id].cluster.waiting.lock().clone().unwrap_or_default();
+    let waiting = |id: u64| cell.nodes[&id].cluster.lifecycle.why_it_waits().unwrap_or_default();
     let all_say = async {
         while !(1..=3).all(|id| waiting(id).contains("differ in `members`")) {
             tokio::time::sleep(Duration::from_millis(5)).await;

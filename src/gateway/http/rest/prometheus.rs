@@ -46,7 +46,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         let devices = state.devices().count();
         (state.applied().index, meta.head_seq, meta.compacted_seq, meta.master_term(), devices, state.active_devices())
     };
-    let leads = u8::from(status.leader == Some(NodeId(gateway.cluster.node_id())));
+    let leads = u8::from(status.leader == Some(gateway.cluster.node_id()));
     let behind = status.last_log_index.saturating_sub(index);
     for (name, help, value) in [
         ("tillsync_raft_term", "The term of the Raft group, as this node knows it.", status.term.get()),
@@ -63,7 +63,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         gauge(&mut out, name, help, &[("", &value)]);
     }
     let nodes = gateway.cluster.nodes();
-    let others = nodes.iter().filter(|node| node.node != NodeId(gateway.cluster.node_id()));
+    let others = nodes.iter().filter(|node| node.node != gateway.cluster.node_id());
     let differing: Vec<_> =
         others.map(|node| (format!("{{node=\"{}\"}}", node.node), u8::from(node.differs_from.is_some()))).collect();
     let rows: Vec<(&str, &dyn std::fmt::Display)> =
@@ -84,7 +84,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         "1 while this node serves nothing because of its clock.",
         &[("", &objects)],
     );
-    let own = nodes.iter().find(|node| node.node == NodeId(gateway.cluster.node_id()));
+    let own = nodes.iter().find(|node| node.node == gateway.cluster.node_id());
     if let Some((free, room)) = own.and_then(|node| Some(room_said(node.said.as_ref()?.disk.as_ref()?))) {
         gauge(&mut out, "tillsync_disk_free_bytes", "Bytes that are free on the disk of the data.", &[("", &free)]);
         let help = "0: there is room; 1: less than disk_low_mb; 2: less than disk_min_mb.";

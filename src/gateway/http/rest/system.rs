@@ -55,8 +55,9 @@ pub(super) async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Re
 pub(super) async fn network(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
     let status = gateway.cluster.status();
     if let Some(node) = asked.get("node") {
-        let peer = node.parse().ok().and_then(|n: u64| status.peers.iter().find(|p| p.node == NodeId(n)));
-        let me = node.parse() == Ok(gateway.cluster.node_id());
+        let asked = node.parse().ok().map(NodeId);
+        let peer = asked.and_then(|node| status.peers.iter().find(|peer| peer.node == node));
+        let me = asked == Some(gateway.cluster.node_id());
         match peer {
             Some(peer) if !peer.reachable => {
                 let why = format!("node {} cannot be reached from here", peer.node);
@@ -210,7 +211,7 @@ fn not_ready(gateway: &Gateway) -> Option<String> {
         );
     }
     let me = gateway.cluster.node_id();
-    let behind = gateway.cluster.nodes().into_iter().find(|node| node.node == NodeId(me)).and_then(|node| node.lag);
+    let behind = gateway.cluster.nodes().into_iter().find(|node| node.node == me).and_then(|node| node.lag);
     let behind = behind.filter(|lag| *lag > limits::READY_LAG)?;
     Some(format!("this node is catching up: it lacks {behind} entries of the log"))
 }
