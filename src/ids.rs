@@ -32,6 +32,18 @@ pub struct LogIndex(pub u64);
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
+/// The number of a table: from 1, and never used again. 0 stands for no table.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct TableId(pub u32);
+
+impl TableId {
+    /// Its place in a list that begins with table 1; beyond every list for no table.
+    pub const fn place(self) -> usize {
+        (self.0 as usize).wrapping_sub(1)
+    }
+}
+
 impl Seq {
     /// The change after this one.
     pub const fn next(self) -> Self {
@@ -40,10 +52,10 @@ impl Seq {
 }
 
 macro_rules! plain_outside {
-    ($($name:ident),*) => {
+    ($($name:ident: $plain:ty),*) => {
         $(
             impl $name {
-                pub const fn get(self) -> u64 {
+                pub const fn get(self) -> $plain {
                     self.0
                 }
             }
@@ -70,4 +82,4 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(NodeId, RaftTerm, MasterTerm, LogIndex, Seq);
+plain_outside!(NodeId: u64, RaftTerm: u64, MasterTerm: u64, LogIndex: u64, Seq: u64, TableId: u32);

@@ -16,7 +16,7 @@ use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
@@ -93,7 +93,7 @@ pub(crate) fn valid_table(name: &str) -> bool {
 pub(super) struct PendingWrite {
     pub device: u32,
     pub device_id: String,
-    pub table: u32,
+    pub table: TableId,
     pub table_name: String,
     pub record_id: i64,
     pub operation: Operation,
@@ -237,14 +237,14 @@ impl State {
         self.prints.get(seq).unwrap_or(0)
     }
 
-    pub(super) fn version(&self, table: u32, id: i64) -> Option<Version> {
+    pub(super) fn version(&self, table: TableId, id: i64) -> Option<Version> {
         let mut version = self.records.get(table, id).cloned()?;
         version.timestamp_ms = self.corrections().of_change(Seq(version.seq), version.timestamp_ms);
         Some(version)
     }
 
     /// A record's data as stored; empty for a deleted one.
-    pub(super) fn data_of(&self, table: u32, id: i64, version: &Version) -> Result<Bytes, TablesError> {
+    pub(super) fn data_of(&self, table: TableId, id: i64, version: &Version) -> Result<Bytes, TablesError> {
         if let Some(data) = &version.data {
             return Ok(data.clone());
         }
@@ -259,7 +259,7 @@ impl State {
     }
 
     /// A table is gone, and its records with it.
-    pub(super) fn forget_records_of(&mut self, table: u32) {
+    pub(super) fn forget_records_of(&mut self, table: TableId) {
         self.records.forget_table(table);
     }
 

@@ -9,6 +9,7 @@ use super::error::Code;
 use super::properties::{StateUnderTest, data, online, put, told, update};
 use super::read::{HistoryItem, HistoryPosition, PageSize, conflicts, history};
 use super::state::{State, into_result};
+use crate::ids::TableId;
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
@@ -141,7 +142,7 @@ fn the_same_data_inserted_twice_is_no_conflict_and_makes_the_record_no_older() {
         DataUpdate { base_version: Some(0), ..insert("b", 1, r#"{"sum":1}"#) },
     ] {
         let mut b = plain();
-        let before = b.state.version(1, 1).unwrap();
+        let before = b.state.version(TableId(1), 1).unwrap();
         let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(again)) else { panic!() };
         assert_eq!((accepted.seq, accepted.conflict), (2, None));
         assert!(accepted.timestamp_ms >= before.timestamp_ms);

@@ -23,7 +23,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -51,7 +51,7 @@ impl State {
         c: &DataUpdate,
         given_ms: Option<u64>,
         device: u32,
-        table: u32,
+        table: TableId,
         current: Option<&Version>,
     ) -> Result<Option<DetectedConflict>, TablesError> {
         // Whatever version or time an insert names: it was made in the belief that there is no such record.
@@ -71,7 +71,7 @@ impl State {
     }
 
     /// How a conflict is decided: by this method at once, or by hand.
-    fn method(&self, table: u32, collision: bool) -> ResolutionMethod {
+    fn method(&self, table: TableId, collision: bool) -> ResolutionMethod {
         if !collision {
             return self.policy(table);
         }
@@ -89,7 +89,7 @@ impl State {
         c: DataUpdate,
         given_ms: Option<u64>,
         device: u32,
-        table: u32,
+        table: TableId,
         current: Option<Version>,
     ) -> ApplyResult {
         let now = self.meta.now_ms;
@@ -144,7 +144,7 @@ impl State {
         c: &DataUpdate,
         row: &Conflict,
         device: u32,
-        table: u32,
+        table: TableId,
         current: Option<&Version>,
     ) -> Result<Option<PendingWrite>, TablesError> {
         let timestamp_ms = row.remote_timestamp_ms;
@@ -188,7 +188,7 @@ impl State {
     }
 
     /// An insert of this device with the same data that waits for a decision already.
-    fn same_open(&self, table: u32, c: &DataUpdate) -> Option<Conflict> {
+    fn same_open(&self, table: TableId, c: &DataUpdate) -> Option<Conflict> {
         let open = self.conflicts.open_of_record(table, c.record_id);
         open.rev()
             .filter(|o| o.collision && o.device_id == c.device_id)
@@ -210,7 +210,7 @@ impl State {
         &mut self,
         mut row: Conflict,
         device: u32,
-        table: u32,
+        table: TableId,
         operation: &str,
     ) -> Result<Arc<Conflict>, ApplyError> {
         if let Some(why) = self.conflicts.full(&row, device, table) {
@@ -233,7 +233,7 @@ impl State {
     }
 
     /// A table is gone: its conflicts are of no table any more.
-    pub(super) fn forget_conflicts_in(&mut self, table: u32) {
+    pub(super) fn forget_conflicts_in(&mut self, table: TableId) {
         self.conflicts.forget_table(table);
     }
 
@@ -241,9 +241,9 @@ impl State {
     fn index_conflict(&mut self, row: &Arc<Conflict>) {
         let device = self.writer_number(&row.device_id);
         // One of an older table of that name is of no table.
-        let table = self.table_number(&row.table_name).unwrap_or(0);
+        let table = self.table_number(&row.table_name).unwrap_or_default();
         let of_it = self.table_of(table).is_some_and(|known| row.id > known.since_conflict);
-        self.conflicts.set(row, device, if of_it { table } else { 0 });
+        self.conflicts.set(row, device, if of_it { table } else { TableId(0) });
     }
 
     /// Last writer wins: the greater time-stamp, then the greater device id.
@@ -331,7 +331,7 @@ impl State {
         let readable: Vec<bool> = self.tables().iter().map(|t| self.access().may_read(class, &t.name)).collect();
         // Conflicts of removed tables are of no number: only who may read every table sees them.
         let reads_all = self.access().reads_all(class);
-        let shown = |table: u32| readable.get((table as usize).wrapping_sub(1)).copied().unwrap_or(reads_all);
+        let shown = |table: TableId| readable.get(table.place()).copied().unwrap_or(reads_all);
         let filter = ConflictFilter { status, device: device.flatten(), table: table.flatten() };
         self.conflicts.page(filter, shown, limit, skip)
     }
@@ -344,11 +344,11 @@ impl State {
         before: Option<HistoryPosition>,
         rows: usize,
     ) -> HistoryOf {
-        let table = self.table_number(table_name).unwrap_or(0);
+        let table = self.table_number(table_name).unwrap_or_default();
         let newest = self.version(table, record_id).map_or(0, |v| v.seq);
         let end = before.unwrap_or((u64::MAX, u64::MAX));
         let conflicts = self.conflicts.of_record_before(table, record_id, end).take(rows + 1);
-        let conflicts = conflicts.filter(|_| table > 0).collect();
+        let conflicts = conflicts.filter(|_| table > TableId(0)).collect();
         HistoryOf { table_name: table_name.to_owned(), table, record_id, before, newest, conflicts }
     }
 
@@ -423,7 +423,7 @@ impl State {
     }
 
     /// Closes open conflicts of a table that is being removed: there will be no record that could be decided on.
-    pub(super) fn close_conflicts_of(&mut self, table: u32, by: &str, at_most: usize) -> usize {
+    pub(super) fn close_conflicts_of(&mut self, table: TableId, by: &str, at_most: usize) -> usize {
         let open: Vec<_> = self.conflicts.open_in(table).take(at_most).cloned().collect();
         for conflict in &open {
             let mut row = Conflict::clone(conflict);
@@ -441,7 +441,7 @@ impl State {
         &self,
         c: &ConflictResolve,
         open: &Conflict,
-        table: u32,
+        table: TableId,
         current: Option<Version>,
     ) -> Result<PendingWrite, ApplyError> {
         let (record_id, operation, data, current) = match c.new_record_id {

@@ -4,16 +4,17 @@ use super::change::valid_table;
 use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
+use crate::ids::TableId;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Decides, Empty, InsertPolicy, PolicyPut, ResolutionMethod, TableName};
 
 impl State {
-    pub(super) fn policy(&self, table: u32) -> ResolutionMethod {
+    pub(super) fn policy(&self, table: TableId) -> ResolutionMethod {
         self.table_of(table).map_or(ResolutionMethod::LastWriterWins, policy_of)
     }
 
-    pub(super) fn insert_policy(&self, table: u32) -> InsertPolicy {
+    pub(super) fn insert_policy(&self, table: TableId) -> InsertPolicy {
         self.table_of(table).map_or(InsertPolicy::KeepBoth, insert_policy_of)
     }
 

@@ -13,7 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
-use crate::ids::{RaftTerm, Seq};
+use crate::ids::{RaftTerm, Seq, TableId};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -776,7 +776,7 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let versions: Vec<_> = (0..4)
         .map(|id| {
             state
-                .version(state.table_number("stock").unwrap_or(1), id)
+                .version(state.table_number("stock").unwrap_or(TableId(1)), id)
                 .map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))
         })
         .collect();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -180,7 +180,7 @@ pub fn records_exact(
     tables: &dyn TablesRead,
     page: Vec<StoredData>,
     bytes: usize,
-    around: impl Fn(u32) -> usize,
+    around: impl Fn(TableId) -> usize,
 ) -> Result<Option<ExactPage>, TablesError> {
     let mut reader = RecordReader::new(tables);
     let mut out: Vec<RecordVersion> = Vec::with_capacity(page.len());
@@ -302,7 +302,7 @@ pub type HistoryPosition = (u64, u64);
 #[derive(Clone, Debug)]
 pub struct HistoryOf {
     pub table_name: String,
-    pub table: u32,
+    pub table: TableId,
     pub record_id: i64,
     /// Only what comes before this.
     pub before: Option<HistoryPosition>,

@@ -13,6 +13,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
+use crate::ids::TableId;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
@@ -22,7 +23,7 @@ pub(super) mod numbers;
 
 impl State {
     /// The number of a table, if it was ever written to.
-    pub fn table_number(&self, name: &str) -> Option<u32> {
+    pub fn table_number(&self, name: &str) -> Option<TableId> {
         self.table_numbers.number(name)
     }
 
@@ -32,7 +33,7 @@ impl State {
     }
 
     /// A table by its number; `None` once it was removed.
-    pub(super) fn table_of(&self, number: u32) -> Option<&TableName> {
+    pub(super) fn table_of(&self, number: TableId) -> Option<&TableName> {
         self.table_numbers.get(number)
     }
 
@@ -42,13 +43,13 @@ impl State {
     }
 
     /// The table that a change belongs to: not one that was made later under the same name.
-    pub(super) fn table_of_change(&self, change: &Change) -> Option<u32> {
+    pub(super) fn table_of_change(&self, change: &Change) -> Option<TableId> {
         let number = self.table_number(&change.table_name)?;
         self.table_of(number).is_some_and(|table| change.seq > table.since_seq).then_some(number)
     }
 
     /// The number of the table, given now if this is its first use.
-    pub(super) fn number_of_table(&mut self, name: &str, device_id: &str) -> Result<u32, ApplyError> {
+    pub(super) fn number_of_table(&mut self, name: &str, device_id: &str) -> Result<TableId, ApplyError> {
         if let Some(number) = self.table_number(name) {
             return self.open_table(number);
         }
@@ -59,7 +60,7 @@ impl State {
     }
 
     /// The same for somebody with this share of tables.
-    pub(super) fn number_of_table_for(&mut self, name: &str, by: &str, share: usize) -> Result<u32, ApplyError> {
+    pub(super) fn number_of_table_for(&mut self, name: &str, by: &str, share: usize) -> Result<TableId, ApplyError> {
         if let Some(number) = self.table_number(name) {
             return self.open_table(number);
         }
@@ -73,7 +74,7 @@ impl State {
             return refuse_field(Code::InvalidData, "table_name", why);
         }
         *self.meta.tables(KEY).tables += 1;
-        let number = self.meta.tables;
+        let number = TableId(self.meta.tables);
         let row = TableName {
             name: name.to_owned(),
             created_by: by.to_owned(),
@@ -86,12 +87,12 @@ impl State {
     }
 
     /// The row of a table that is there: its policies, how far its removal has come.
-    pub(super) fn save_table(&mut self, number: u32, row: TableName) {
+    pub(super) fn save_table(&mut self, number: TableId, row: TableName) {
         self.table_numbers.save(&mut self.txn, number, row);
     }
 
     /// Nothing is written to a table that is being removed.
-    fn open_table(&self, number: u32) -> Result<u32, ApplyError> {
+    fn open_table(&self, number: TableId) -> Result<TableId, ApplyError> {
         match self.table_of(number) {
             Some(table) if table.removal.is_some() => {
                 refuse_share("table_name", "names a table that is being removed", 1_000)
@@ -113,7 +114,7 @@ impl State {
             return refuse_field(Code::InvalidData, "table_name", "names no table");
         };
         self.must_write(c.class, &c.table_name)?;
-        if number != c.table {
+        if number != TableId(c.table) {
             return refuse_field(Code::Conflict, "table_name", "names another table than when this was asked for");
         }
         let Some(mut table) = self.table_of(number).cloned() else {
@@ -147,7 +148,7 @@ impl State {
     /// Deletes the next records; how many, and whether none is left.
     fn delete_records(
         &mut self,
-        table: u32,
+        table: TableId,
         c: &TableRemove,
         removal: &mut TableRemoval,
         at_most: usize,
@@ -186,7 +187,7 @@ impl State {
 
     /// The table is gone: its name is free, its number is not. Rows that compaction wrote of its records are left to
     /// compaction, with a row of the table without a name that says so.
-    fn take_table(&mut self, number: u32, c: &TableRemove, records: u64) {
+    fn take_table(&mut self, number: TableId, c: &TableRemove, records: u64) {
         self.table_numbers.take(&mut self.txn, number, &c.table_name);
         self.forget_records_of(number);
         self.forget_conflicts_in(number);
@@ -195,9 +196,9 @@ impl State {
     }
 
     /// A table that was removed and still has rows of records.
-    fn leftover_table(&self) -> Option<u32> {
+    fn leftover_table(&self) -> Option<TableId> {
         let left = |table: &TableName| table.name.is_empty() && table.removal.is_some();
-        self.tables().iter().position(left).map(|at| at as u32 + 1)
+        self.tables().iter().position(left).map(|at| TableId(at as u32 + 1))
     }
 
     pub fn has_leftover_tables(&self) -> bool {

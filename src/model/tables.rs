@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 
+use crate::ids::TableId;
 use crate::proto::Applied;
 
 /// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
@@ -19,9 +20,9 @@ pub enum RowKey {
     /// `proto::SyncState` by its device's id.
     SyncState(String),
     /// `proto::TableName` by its number.
-    Table(u32),
+    Table(TableId),
     /// `proto::Record`.
-    Record { table: u32, id: i64 },
+    Record { table: TableId, id: i64 },
     /// `proto::ChangeBlock` by the seq of its first change. Read changes with [`super::read`].
     Changes(u64),
     /// `proto::Election` by its id.
@@ -71,11 +72,11 @@ impl RowKey {
             }
             Self::Table(number) => {
                 tag(out, 4);
-                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&number.get().to_be_bytes());
             }
             Self::Record { table, id } => {
                 tag(out, 5);
-                out.extend_from_slice(&table.to_be_bytes());
+                out.extend_from_slice(&table.get().to_be_bytes());
                 out.extend_from_slice(&id.to_be_bytes());
             }
             Self::Changes(n) => {

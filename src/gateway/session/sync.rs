@@ -19,7 +19,7 @@ use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_pipeline::RequestTicket;
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::change::StoredData;
@@ -399,7 +399,8 @@ impl SyncJob {
     /// Every record as it was at the head.
     async fn send_records(&self, course: &SyncCourse) -> Result<(), Error> {
         let head = course.meta.head();
-        let wanted: HashSet<u32> = (1..)
+        let wanted: HashSet<TableId> = (1..)
+            .map(TableId)
             .zip(course.tables.iter())
             .filter(|(_, t)| course.filter.takes_table(&t.name))
             .map(|(n, _)| n)
@@ -413,7 +414,7 @@ impl SyncJob {
                 let shown: Vec<bool> =
                     course.tables.iter().map(|t| state.access().may_read(self.class, &t.name)).collect();
                 let takes =
-                    |table: u32| wanted.contains(&table) && shown.get(table as usize - 1).copied().unwrap_or(false);
+                    |table: TableId| wanted.contains(&table) && shown.get(table.place()).copied().unwrap_or(false);
                 let (page, next) = state.records_at(head, after, PAGE.rows, takes);
                 (page, next, state.meta().head())
             };
@@ -425,7 +426,7 @@ impl SyncJob {
                 page = page.into_iter().filter_map(then).collect();
             }
             let tables = course.tables.clone();
-            let around = move |table: u32| tables.get(table as usize - 1).map_or(0, |t| around(&t.name));
+            let around = move |table: TableId| tables.get(table.place()).map_or(0, |t| around(&t.name));
             let read = move |t: &dyn TablesRead| records_exact(t, page, PAGE.bytes, around);
             let Some((page, cut)) = self.gateway.cluster.replica().read_rows(read).await? else {
                 return Err(moved_on("a record's version was compacted"));
@@ -438,7 +439,7 @@ impl SyncJob {
             number += 1;
             sent += page.len() as u64;
             let changes = page.iter().map(|found| SyncChange {
-                table_name: course.tables.get(found.at.table as usize - 1).map_or("", |t| &t.name),
+                table_name: course.tables.get(found.at.table.place()).map_or("", |t| &t.name),
                 record_id: found.at.id,
                 operation: Operation::Insert,
                 data: &found.data,
@@ -524,7 +525,7 @@ fn gone(meta: &Meta, ms: u64) -> bool {
 struct MovedRecords {
     /// Changes up to this one were looked at.
     to: Seq,
-    versions: HashMap<(u32, i64), Option<Seq>>,
+    versions: HashMap<(TableId, i64), Option<Seq>>,
 }
 
 impl MovedRecords {
@@ -555,7 +556,7 @@ impl MovedRecords {
     }
 
     /// A record's version at the head, of its version when it was looked up; `None`: there was none.
-    fn version(&self, record: (u32, i64), now: Option<Seq>) -> Option<Seq> {
+    fn version(&self, record: (TableId, i64), now: Option<Seq>) -> Option<Seq> {
         self.versions.get(&record).copied().unwrap_or(now)
     }
 }

@@ -7,7 +7,7 @@ use prost::Message;
 use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::model::row_pages::RowPages;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
@@ -22,7 +22,7 @@ impl State {
         self.prints = ChangePrints::after(self.meta.compacted());
         self.change_sizes = Sizes::default();
         self.records = Records::default();
-        let from = RowKey::Record { table: 0, id: i64::MIN };
+        let from = RowKey::Record { table: TableId(0), id: i64::MIN };
         for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
             if let (RowKey::Record { table, id }, record) = row? {
                 // What is left of a table that was removed waits for compaction.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::records::Version;
 use super::stored::{RecordNow, StoredData};
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use crate::model::access::ClassNumber;
 use crate::model::state::State;
 use crate::proto::Change;
@@ -23,7 +23,7 @@ impl State {
         if self.access.of(class).is_none() {
             return self.records.len() as u64;
         }
-        let tables = (1..).zip(self.tables()).filter(|(_, t)| self.access.may_read(class, &t.name));
+        let tables = (1..).map(TableId).zip(self.tables()).filter(|(_, t)| self.access.may_read(class, &t.name));
         tables.map(|(number, _)| self.records.len_of(number)).sum()
     }
 
@@ -42,19 +42,19 @@ impl State {
     /// takes; and where the next page begins, if there is more.
     pub fn records_after(
         &self,
-        after: Option<(u32, i64)>,
+        after: Option<(TableId, i64)>,
         limit: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
+        wanted: impl Fn(TableId) -> bool,
+    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
         self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
     }
 
     fn records_where(
         &self,
-        after: Option<(u32, i64)>,
+        after: Option<(TableId, i64)>,
         limit: usize,
-        wanted: impl Fn(u32, &Version) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
+        wanted: impl Fn(TableId, &Version) -> bool,
+    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
         let mut page = Vec::new();
         let mut last = after;
         for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
@@ -82,10 +82,10 @@ impl State {
     pub fn records_at(
         &self,
         head: Seq,
-        after: Option<(u32, i64)>,
+        after: Option<(TableId, i64)>,
         limit: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> (Vec<StoredData>, Option<(u32, i64)>) {
+        wanted: impl Fn(TableId) -> bool,
+    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
         self.records_where(after, limit, |table, version| {
             wanted(table) && (!version.deleted || Seq(version.seq) > head)
         })

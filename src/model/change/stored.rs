@@ -1,6 +1,6 @@
 //! What is known of a record in memory, and where the rest of it stands.
 
-use crate::ids::Seq;
+use crate::ids::{Seq, TableId};
 use bytes::Bytes;
 
 /// What can be said of a record without reading rows.
@@ -20,7 +20,7 @@ pub enum RecordNow {
 /// Where a record's data stands: in its change `seq`, or in its own row when that was compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredData {
-    pub table: u32,
+    pub table: TableId,
     pub id: i64,
     pub seq: Seq,
     pub timestamp_ms: u64,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::ids::TableId;
 use crate::limits;
 use crate::proto::{Conflict, ResolutionMethod};
 
@@ -23,14 +24,14 @@ pub enum ConflictStatus {
 pub(super) struct ConflictFilter {
     pub(super) status: ConflictStatus,
     pub(super) device: Option<u32>,
-    pub(super) table: Option<u32>,
+    pub(super) table: Option<TableId>,
 }
 
 /// A conflict without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ConflictEntry {
     device: u32,
-    table: u32,
+    table: TableId,
     record_id: i64,
     local_seq: u64,
     /// `None`: open. What an older version resolved has the number 0.
@@ -79,13 +80,13 @@ pub(in crate::model) struct ConflictIndex {
     all_open: OpenConflicts,
     /// By device, and by table.
     open_of: BTreeMap<u32, OpenConflicts>,
-    open_in: BTreeMap<u32, OpenConflicts>,
+    open_in: BTreeMap<TableId, OpenConflicts>,
     notes: BTreeMap<u64, ConflictEntry>,
     /// In the order of their resolution, by number and id.
     resolved: BTreeSet<(u64, u64)>,
     resolved_bytes: u64,
     /// By table, record, the version that each was found at, and id.
-    of_record: BTreeSet<(u32, i64, u64, u64)>,
+    of_record: BTreeSet<(TableId, i64, u64, u64)>,
 }
 
 fn weight(row: &Conflict) -> u64 {
@@ -94,7 +95,7 @@ fn weight(row: &Conflict) -> u64 {
 
 impl ConflictIndex {
     /// A row that was written or read; it takes the place of what was known of it.
-    pub(super) fn set(&mut self, row: &Arc<Conflict>, device: u32, table: u32) {
+    pub(super) fn set(&mut self, row: &Arc<Conflict>, device: u32, table: TableId) {
         self.remove(row.id);
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
@@ -171,7 +172,7 @@ impl ConflictIndex {
     /// Why this one may not wait for a decision, if it may not. The last quarter of the room in a table, and in the
     /// cluster, is shared out: a device that holds more than its part of what is left has no more of it. So however many
     /// devices fill it, what is left for one that holds few grows smaller, and never ends.
-    pub(super) fn full(&self, row: &Conflict, device: u32, table: u32) -> Option<String> {
+    pub(super) fn full(&self, row: &Conflict, device: u32, table: TableId) -> Option<String> {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
         let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
@@ -195,22 +196,22 @@ impl ConflictIndex {
     }
 
     /// The open ones of a table, oldest first.
-    pub(super) fn open_in(&self, table: u32) -> impl Iterator<Item = &Arc<Conflict>> {
+    pub(super) fn open_in(&self, table: TableId) -> impl Iterator<Item = &Arc<Conflict>> {
         let any = self.open_in.contains_key(&table);
         let ids = self.open.iter().filter(move |_| any);
         ids.filter(move |(id, _)| self.notes.get(id).is_some_and(|note| note.table == table)).map(|(_, row)| row)
     }
 
     /// A table is gone: what was decided in it is of no table any more.
-    pub(super) fn forget_table(&mut self, table: u32) {
+    pub(super) fn forget_table(&mut self, table: TableId) {
         let of_table = (table, i64::MIN, 0, 0)..=(table, i64::MAX, u64::MAX, u64::MAX);
         let there: Vec<_> = self.of_record.range(of_table).copied().collect();
         for at in there {
             self.of_record.remove(&at);
             let (_, record_id, seq, id) = at;
-            self.of_record.insert((0, record_id, seq, id));
+            self.of_record.insert((TableId(0), record_id, seq, id));
             if let Some(note) = self.notes.get_mut(&id) {
-                note.table = 0;
+                note.table = TableId(0);
             }
         }
     }
@@ -220,7 +221,11 @@ impl ConflictIndex {
     }
 
     /// The open ones of a record, oldest first by the version that they were found at.
-    pub(super) fn open_of_record(&self, table: u32, record_id: i64) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
+    pub(super) fn open_of_record(
+        &self,
+        table: TableId,
+        record_id: i64,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
         self.of_record
             .range((table, record_id, 0, 0)..=(table, record_id, u64::MAX, u64::MAX))
             .filter_map(|(_, _, _, id)| self.open.get(id))
@@ -229,7 +234,7 @@ impl ConflictIndex {
     /// Conflicts of a record before this place, newest first: the version that each was found at, and its id.
     pub(super) fn of_record_before(
         &self,
-        table: u32,
+        table: TableId,
         record_id: i64,
         before: (u64, u64),
     ) -> impl Iterator<Item = (u64, u64)> {
@@ -243,7 +248,7 @@ impl ConflictIndex {
     pub(super) fn page(
         &self,
         filter: ConflictFilter,
-        shown: impl Fn(u32) -> bool,
+        shown: impl Fn(TableId) -> bool,
         limit: usize,
         skip: usize,
     ) -> (Vec<u64>, u64) {
@@ -285,7 +290,7 @@ mod tests {
 
     impl Pool {
         /// One more open conflict, if there is room for it.
-        fn open(&mut self, device: u32, table: u32, bytes: usize) -> bool {
+        fn open(&mut self, device: u32, table: TableId, bytes: usize) -> bool {
             self.id += 1;
             let row = conflict(self.id, bytes);
             let has_room = self.index.full(&row, device, table).is_none();
@@ -298,7 +303,7 @@ mod tests {
         /// As many as there is room for.
         fn fill(&mut self, device: u32, tables: u32, bytes: usize) -> usize {
             let mut opened = 0;
-            for table in 1..=tables {
+            for table in (1..=tables).map(TableId) {
                 while self.open(device, table, bytes) {
                     opened += 1;
                 }
@@ -323,7 +328,7 @@ mod tests {
                 for other in 1_001..=1_000 + others {
                     for n in 0..each {
                         assert!(
-                            pool.open(other, 1, 1_000),
+                            pool.open(other, TableId(1), 1_000),
                             "{thieves} thieves hold {held:?} in {tables} tables of {bytes} bytes: device {other} opened {n}"
                         );
                     }
@@ -351,12 +356,12 @@ mod tests {
         for device in 1..=12 {
             pool.fill(device, 1, 10);
         }
-        assert!(!pool.open(12, 1, 10));
+        assert!(!pool.open(12, TableId(1), 10));
         let decided: Vec<_> = pool.index.open().values().take(2_000).cloned().collect();
         for row in decided {
             let resolution = ResolutionMethod::Manual.into();
-            pool.index.set(&Arc::new(Conflict { resolution, ..Conflict::clone(&row) }), 1, 1);
+            pool.index.set(&Arc::new(Conflict { resolution, ..Conflict::clone(&row) }), 1, TableId(1));
         }
-        assert!(pool.open(12, 1, 10));
+        assert!(pool.open(12, TableId(1), 10));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::ids::RaftTerm;
+use crate::ids::{RaftTerm, TableId};
 use crate::limits;
 use crate::model::properties::{StateUnderTest, online, update};
 use crate::model::state::{Position, State};
@@ -68,7 +68,7 @@ fn counters_beyond_all_bounds_are_refused() {
 
 #[test]
 fn a_table_whose_number_was_never_given_is_refused() {
-    for number in [0, 2, 1_000_000, u32::MAX] {
+    for number in [0, 2, 1_000_000, u32::MAX].map(TableId) {
         assert_eq!(with(RowKey::Table(number), TableName::default()), Some(RowKey::Table(number)));
     }
 }

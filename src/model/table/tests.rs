@@ -124,7 +124,7 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     // The same name is another table, without a past, also after a restart.
     b.ok(update("b", 6, r#"{"new":1}"#));
     reopened(&b);
-    assert_eq!((b.state.table_number("stock"), b.state.tables_kept()), (Some(2), kept));
+    assert_eq!((b.state.table_number("stock"), b.state.tables_kept()), (Some(TableId(2)), kept));
     assert_eq!((b.state.version_of("stock", 1), data(&b, 1)), (None, None));
     let past = b.state.history_of("stock", 6, None, 10);
     let page = history(&b.tables, &past, PageSize { rows: 10, bytes: 10_000 }).unwrap().unwrap();
@@ -136,12 +136,13 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     // An order to remove the old one leaves it alone.
     assert_eq!(b.code(Intent::TableRemove(remove(1))), Code::Conflict);
     // Compaction drops what the old one left.
-    let rows =
-        |b: &StateUnderTest| b.tables.rows().keys().filter(|k| matches!(k, RowKey::Record { table: 1, .. })).count();
+    let rows = |b: &StateUnderTest| {
+        b.tables.rows().keys().filter(|k| matches!(k, RowKey::Record { table: TableId(1), .. })).count()
+    };
     assert!(rows(&b) > 0 && b.state.has_leftover_tables());
     b.ok(Intent::Compact(Compact::default()));
     assert_eq!((rows(&b), b.state.has_leftover_tables()), (0, false));
-    assert!(!b.tables.rows().contains_key(&RowKey::Table(1)));
+    assert!(!b.tables.rows().contains_key(&RowKey::Table(TableId(1))));
     reopened(&b);
     b.ok(Intent::Compact(Compact { changes_to: u64::MAX, audit_to: u64::MAX, ..Compact::default() }));
     reopened(&b);

@@ -15,6 +15,7 @@
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
+use crate::ids::TableId;
 use crate::model::tables::RowKey;
 
 /// The row that says what was applied; written with every write set.
@@ -138,9 +139,9 @@ pub(crate) fn encode(key: &RowKey, out: &mut Vec<u8>) {
         RowKey::Meta => out.push(META),
         RowKey::Device(id) => tagged_string(DEVICE, id, out),
         RowKey::SyncState(id) => tagged_string(SYNC_STATE, id, out),
-        RowKey::Table(number) => tagged(TABLE, &short(*number), out),
+        RowKey::Table(number) => tagged(TABLE, &short(number.get()), out),
         RowKey::Record { table, id } => {
-            tagged(RECORD, &short(*table), out);
+            tagged(RECORD, &short(table.get()), out);
             // With the sign flipped, negative numbers sort before the others.
             out.extend_from_slice(&long((*id as u64) ^ (1 << 63)));
         }
@@ -173,8 +174,8 @@ pub(crate) fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
         META => RowKey::Meta,
         DEVICE => RowKey::Device(take_string(bytes)?),
         SYNC_STATE => RowKey::SyncState(take_string(bytes)?),
-        TABLE => RowKey::Table(take_u32(bytes)?),
-        RECORD => RowKey::Record { table: take_u32(bytes)?, id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
+        TABLE => RowKey::Table(TableId(take_u32(bytes)?)),
+        RECORD => RowKey::Record { table: TableId(take_u32(bytes)?), id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
         CHANGE => RowKey::Changes(take_u64(bytes)?),
         ELECTION => RowKey::Election(take_u64(bytes)?),
         AUDIT => RowKey::Audit(take_u64(bytes)?),
@@ -287,8 +288,9 @@ pub(super) mod tests {
             Just(RowKey::Meta),
             text().prop_map(RowKey::Device),
             text().prop_map(RowKey::SyncState),
-            small().prop_map(RowKey::Table),
-            (small(), prop_oneof![-2..3i64, any::<i64>()]).prop_map(|(table, id)| RowKey::Record { table, id }),
+            small().prop_map(|number| RowKey::Table(TableId(number))),
+            (small(), prop_oneof![-2..3i64, any::<i64>()])
+                .prop_map(|(table, id)| RowKey::Record { table: TableId(table), id }),
             number().prop_map(RowKey::Changes),
             number().prop_map(RowKey::Election),
             number().prop_map(RowKey::Audit),
@@ -363,7 +365,7 @@ pub(super) mod tests {
     #[test]
     fn numbers_on_disk_stay() {
         let mut out = Vec::new();
-        encode(&RowKey::Record { table: 1, id: -1 }, &mut out);
+        encode(&RowKey::Record { table: TableId(1), id: -1 }, &mut out);
         assert_eq!(out, [5, 0, 0, 0, 0, 1, 0, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F]);
         out.clear();
         encode(&RowKey::Device("a\0".into()), &mut out);

@@ -158,7 +158,7 @@ pub(super) fn usable(gateway: &Gateway, table_name: String) -> Result<String, Re
 
 fn table_of(gateway: &Gateway, name: String) -> TableName {
     let state = gateway.cluster.replica().state();
-    let known = state.table_number(&name).and_then(|number| state.tables().get(number as usize - 1)).cloned();
+    let known = state.table_number(&name).and_then(|number| state.tables().get(number.place())).cloned();
     known.unwrap_or_else(|| TableName { name, ..TableName::default() })
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn remove_table(
         return Err(RestError::bad(&gateway, Code::InvalidData, bad).with_status(404));
     };
     let (asker, by) = (auth::asker(&caller.0).into(), caller.0.sub.clone());
-    let step = TableRemove { table_name: table_name.clone(), table, by, asker, class: class.number() };
+    let step = TableRemove { table_name: table_name.clone(), table: table.get(), by, asker, class: class.number() };
     let until = Instant::now() + REMOVE_TIME;
     let (mut records, mut conflicts) = (0u64, 0u64);
     let removed = loop {

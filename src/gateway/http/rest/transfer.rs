@@ -18,6 +18,7 @@ use super::{OFFSET_MAX, OrFail, QueryFields, RequestBody, RestError, RestResult,
 use crate::gateway::Gateway;
 use crate::gateway::auth::Operator;
 use crate::gateway::protocol::BadPayload;
+use crate::ids::TableId;
 use crate::limits;
 use crate::model::audit::read_rows;
 use crate::model::change::StoredData;
@@ -213,13 +214,13 @@ pub(crate) async fn records(
         let after = match asked.get("after") {
             Some(text) => {
                 let (table, id) = text.split_once('.').ok_or_else(bad)?;
-                Some((table.parse().map_err(|_| bad())?, id.parse().map_err(|_| bad())?))
+                Some((TableId(table.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
             }
             None => None,
         };
         Ok((after, asked.number("limit", limits::PAGE_MAX, 1, limits::PAGE_MAX)? as usize))
     };
-    let (after, rows): (Option<(u32, i64)>, usize) =
+    let (after, rows): (Option<(TableId, i64)>, usize) =
         read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     Source::asked(&gateway, &asked).await?;
     let (page, more) = gateway.cluster.replica().state().records_after(after, rows, |_| true);
@@ -228,9 +229,8 @@ pub(crate) async fn records(
     let next = cut.map(|at| (at.table, at.id)).or(more).map(|(table, id)| format!("{table}.{id}"));
     let rows = {
         let state = gateway.cluster.replica().state();
-        let name = |table: u32| {
-            state.tables().get((table as usize).wrapping_sub(1)).map(|t| t.name.clone()).filter(|name| !name.is_empty())
-        };
+        let name =
+            |table: TableId| state.tables().get(table.place()).map(|t| t.name.clone()).filter(|name| !name.is_empty());
         let row = |(at, data): (StoredData, Bytes)| {
             Some(RecordRow {
                 table_name: name(at.table)?,
