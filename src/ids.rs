@@ -44,6 +44,18 @@ impl TableId {
     }
 }
 
+/// The number of a device: from 1, and kept when the device is forgotten. 0 stands for no device.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct DeviceNumber(pub u32);
+
+impl DeviceNumber {
+    /// Its place in a list that begins with device 1; beyond every list for no device.
+    pub const fn place(self) -> usize {
+        (self.0 as usize).wrapping_sub(1)
+    }
+}
+
 impl Seq {
     /// The change after this one.
     pub const fn next(self) -> Self {
@@ -82,4 +94,4 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(NodeId: u64, RaftTerm: u64, MasterTerm: u64, LogIndex: u64, Seq: u64, TableId: u32);
+plain_outside!(NodeId: u64, RaftTerm: u64, MasterTerm: u64, LogIndex: u64, Seq: u64, TableId: u32, DeviceNumber: u32);

@@ -16,7 +16,7 @@ use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
-use crate::ids::{Seq, TableId};
+use crate::ids::{DeviceNumber, Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
@@ -91,7 +91,7 @@ pub(crate) fn valid_table(name: &str) -> bool {
 
 /// A change on its way in: a `data_update` that found no conflict, or what a conflict was resolved to.
 pub(super) struct PendingWrite {
-    pub device: u32,
+    pub device: DeviceNumber,
     pub device_id: String,
     pub table: TableId,
     pub table_name: String,
@@ -125,7 +125,7 @@ impl State {
         Ok((given?, false))
     }
 
-    fn write_or_conflict(&mut self, c: DataUpdate, device: u32) -> ApplyResult {
+    fn write_or_conflict(&mut self, c: DataUpdate, device: DeviceNumber) -> ApplyResult {
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));

@@ -23,7 +23,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
-use crate::ids::{Seq, TableId};
+use crate::ids::{DeviceNumber, Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -50,7 +50,7 @@ impl State {
         &self,
         c: &DataUpdate,
         given_ms: Option<u64>,
-        device: u32,
+        device: DeviceNumber,
         table: TableId,
         current: Option<&Version>,
     ) -> Result<Option<DetectedConflict>, TablesError> {
@@ -88,7 +88,7 @@ impl State {
         found: DetectedConflict,
         c: DataUpdate,
         given_ms: Option<u64>,
-        device: u32,
+        device: DeviceNumber,
         table: TableId,
         current: Option<Version>,
     ) -> ApplyResult {
@@ -143,7 +143,7 @@ impl State {
         method: ResolutionMethod,
         c: &DataUpdate,
         row: &Conflict,
-        device: u32,
+        device: DeviceNumber,
         table: TableId,
         current: Option<&Version>,
     ) -> Result<Option<PendingWrite>, TablesError> {
@@ -209,7 +209,7 @@ impl State {
     fn open_conflict(
         &mut self,
         mut row: Conflict,
-        device: u32,
+        device: DeviceNumber,
         table: TableId,
         operation: &str,
     ) -> Result<Arc<Conflict>, ApplyError> {
@@ -323,7 +323,7 @@ impl State {
         limit: usize,
         skip: usize,
     ) -> (Vec<u64>, u64) {
-        let device = device_id.map(|id| self.device(id).map(|d| d.number));
+        let device = device_id.map(|id| self.device(id).map(|d| DeviceNumber(d.number)));
         let table = table_name.map(|name| self.table_number(name));
         if matches!(device, Some(None)) || matches!(table, Some(None)) {
             return (Vec::new(), 0);
@@ -375,7 +375,7 @@ impl State {
         }
         self.must_write(c.class, &open.table_name)?;
         self.may_decide(&c, &open)?;
-        let device = self.existing(&c.device_id)?.number;
+        let device = DeviceNumber(self.existing(&c.device_id)?.number);
         let table = self.number_of_table(&open.table_name, &c.device_id)?;
         let current = self.version(table, open.record_id);
         let version = current.as_ref().map_or(0, |v| v.seq);
@@ -462,7 +462,7 @@ impl State {
             }
         };
         Ok(PendingWrite {
-            device: 0,
+            device: DeviceNumber(0),
             device_id: String::new(),
             table,
             table_name: open.table_name.clone(),
@@ -479,7 +479,7 @@ impl State {
     /// A device found a conflict on its own side and tells both versions. What the cluster holds stands, unless
     /// the table waits for a decision by hand.
     pub(super) fn conflict_report(&mut self, c: ConflictReport) -> ApplyResult {
-        let device = self.existing(&c.device_id)?.number;
+        let device = DeviceNumber(self.existing(&c.device_id)?.number);
         self.must_write(c.class, &c.table_name)?;
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let current = self.version(table, c.record_id);

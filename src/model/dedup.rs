@@ -15,7 +15,7 @@ use super::meta::checked_count;
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
-use crate::ids::Seq;
+use crate::ids::{DeviceNumber, Seq};
 use crate::proto::{Change, CommandId, Outcome, Requested};
 
 pub(super) mod client;
@@ -58,13 +58,13 @@ impl State {
     }
 
     /// A change was written: it is the answer to its request, and its queue has come this far.
-    pub(super) fn remember_change(&mut self, device: u32, change: &Change) {
+    pub(super) fn remember_change(&mut self, device: DeviceNumber, change: &Change) {
         self.requests.load_change(device, change);
         self.queues.load_change(device, change);
     }
 
     /// The same of a change that is read from its row, if its device was not forgotten since.
-    pub(super) fn load_names(&mut self, device: u32, change: &Change) {
+    pub(super) fn load_names(&mut self, device: DeviceNumber, change: &Change) {
         if !self.gates.is_before(change) {
             self.requests.load_change(device, change);
             self.queues.load_change(device, change);
@@ -88,7 +88,7 @@ impl State {
     }
 
     /// A device is forgotten: of its requests nothing stays, of its queues their ids.
-    pub(super) fn forget_requests_of(&mut self, device: u32) {
+    pub(super) fn forget_requests_of(&mut self, device: DeviceNumber) {
         for slot in self.requests.forget_device(device) {
             self.delete(RowKey::Requested { device, slot });
         }
@@ -107,7 +107,7 @@ impl State {
             }
         }
         self.requests = ClientDedup::default();
-        let from = RowKey::Requested { device: 0, slot: 0 };
+        let from = RowKey::Requested { device: DeviceNumber(0), slot: 0 };
         for row in RowPages::<Requested>::new(rows, from, |k| matches!(k, RowKey::Requested { .. })) {
             if let (RowKey::Requested { device, slot }, row) = row? {
                 checked_count(row.number, &RowKey::Requested { device, slot })?;

@@ -7,7 +7,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
 use super::state::State;
 use super::visible::is_name;
-use crate::ids::NodeId;
+use crate::ids::{DeviceNumber, NodeId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -57,7 +57,7 @@ impl State {
     }
 
     /// The id of the device with this number.
-    pub fn device_name(&self, number: u32) -> Option<&str> {
+    pub fn device_name(&self, number: DeviceNumber) -> Option<&str> {
         self.devices.name(number)
     }
 
@@ -124,11 +124,11 @@ impl State {
     }
 
     /// The number of a device that registers: its own, if it was here before.
-    pub(super) fn next_device_number(&mut self, device_id: &str) -> u32 {
+    pub(super) fn next_device_number(&mut self, device_id: &str) -> DeviceNumber {
         self.comes_back(device_id).unwrap_or_else(|| {
             *self.meta.devices(KEY).devices += 1;
             self.devices.add_name(device_id);
-            self.meta.devices
+            DeviceNumber(self.meta.devices)
         })
     }
 
@@ -159,7 +159,7 @@ impl State {
             device_id: c.device_id.clone(),
             role: Role::Client.into(),
             created_ms: now,
-            number,
+            number: number.get(),
             registered_by,
             ..Device::default()
         }
@@ -349,9 +349,9 @@ impl State {
     }
 
     /// The device's number, or 3004.
-    pub(super) fn device_number(&self, id: &str) -> Result<u32, super::refusal::ApplyError> {
+    pub(super) fn device_number(&self, id: &str) -> Result<DeviceNumber, super::refusal::ApplyError> {
         match self.devices.get(id) {
-            Some(device) => Ok(device.number),
+            Some(device) => Ok(DeviceNumber(device.number)),
             None => refuse(Code::NotRegistered, format!("device {id:?} is not registered")),
         }
     }

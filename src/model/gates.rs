@@ -14,6 +14,7 @@ use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field};
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
+use crate::ids::DeviceNumber;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -61,8 +62,8 @@ impl DeviceGates {
     }
 
     /// The number that the device had before it was forgotten.
-    pub(super) fn number(&self, device_id: &str) -> Option<u32> {
-        self.forgotten.get(device_id).map(|row| row.number)
+    pub(super) fn number(&self, device_id: &str) -> Option<DeviceNumber> {
+        self.forgotten.get(device_id).map(|row| DeviceNumber(row.number))
     }
 
     /// The change's request is not remembered: it came before its device was forgotten.
@@ -157,7 +158,7 @@ impl State {
             last: row.last,
             used_ms: row.used_ms,
         };
-        report.queues = self.queues.of_device(device.number).map(last).collect();
+        report.queues = self.queues.of_device(DeviceNumber(device.number)).map(last).collect();
         report.queues.sort_unstable_by(|a, b| a.queue.cmp(&b.queue));
         report
     }
@@ -200,13 +201,13 @@ impl State {
                 format!("{open} open conflicts of device {:?} wait for a decision: decide them first", c.device_id);
             return refuse(Code::Conflict, why);
         }
-        let number = device.number;
+        let number = DeviceNumber(device.number);
         self.forget_requests_of(number);
         self.forget_device(&c.device_id);
         self.forget_sync_state(&c.device_id);
         self.save_forgotten(Forgotten {
             device_id: c.device_id.clone(),
-            number,
+            number: number.get(),
             seq: self.meta.head_seq,
             at_ms: self.meta.now_ms,
             returned: false,
@@ -222,9 +223,9 @@ impl State {
     }
 
     /// A forgotten device registers again: it is the one that it was. Its number; `None`: it is new.
-    pub(super) fn comes_back(&mut self, device_id: &str) -> Option<u32> {
+    pub(super) fn comes_back(&mut self, device_id: &str) -> Option<DeviceNumber> {
         let row = self.gates.forgotten.get(device_id)?.clone();
-        let number = row.number;
+        let number = DeviceNumber(row.number);
         self.uncount_forgotten();
         self.save_forgotten(Forgotten { returned: true, ..row });
         Some(number)
@@ -233,14 +234,14 @@ impl State {
     /// Devices that were forgotten and are not there again, by number: their names.
     pub(super) fn name_forgotten(&mut self) {
         for row in self.gates.forgotten.values() {
-            self.devices.load_name(row.number, &row.device_id);
+            self.devices.load_name(DeviceNumber(row.number), &row.device_id);
         }
     }
 
     /// The number of the device that made a change, also if it was forgotten since.
-    pub(super) fn writer_number(&self, device_id: &str) -> u32 {
-        let number = self.devices.get(device_id).map(|device: &Arc<Device>| device.number);
-        number.or_else(|| self.gates.number(device_id)).unwrap_or(0)
+    pub(super) fn writer_number(&self, device_id: &str) -> DeviceNumber {
+        let number = self.devices.get(device_id).map(|device: &Arc<Device>| DeviceNumber(device.number));
+        number.or_else(|| self.gates.number(device_id)).unwrap_or_default()
     }
 }
 

@@ -174,7 +174,7 @@ impl State {
             last_seen_ms: given.last_seen_ms.min(now),
             created_ms: given.created_ms.min(now),
             updated_ms: given.updated_ms.min(now),
-            number,
+            number: number.get(),
             // It is known: it is not told `registered` when it comes.
             had_session: true,
             row_id,

@@ -13,7 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
-use crate::ids::{RaftTerm, Seq, TableId};
+use crate::ids::{DeviceNumber, RaftTerm, Seq, TableId};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -800,16 +800,17 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
         .iter()
         .map(|d| {
             let queues = [0, 1].map(|q| format!("q{q}")).map(|queue| {
-                let entries: Vec<_> = (1..6).map(|n| state.requests.find_entry(d.number, &queue, n)).collect();
+                let entries: Vec<_> =
+                    (1..6).map(|n| state.requests.find_entry(DeviceNumber(d.number), &queue, n)).collect();
                 (state.queue(&d.device_id, &queue).copied(), entries)
             });
-            let ids = [0, 1, 2].map(|n| state.requests.find(d.number, &format!("r{n}")));
-            (state.requests.next_number(d.number), ids, queues)
+            let ids = [0, 1, 2].map(|n| state.requests.find(DeviceNumber(d.number), &format!("r{n}")));
+            (state.requests.next_number(DeviceNumber(d.number)), ids, queues)
         })
         .collect();
     let rights = (state.access().clone(), state.pairings(0).into_iter().cloned().collect::<Vec<_>>());
     let gates: Vec<_> = (0..5).map(|n| state.gate(&format!("d{n}")).cloned()).collect();
-    let names: Vec<_> = (1..=5).map(|n| state.device_name(n).map(str::to_owned)).collect();
+    let names: Vec<_> = (1..=5).map(|n| state.device_name(DeviceNumber(n)).map(str::to_owned)).collect();
     let answers = (requests, conflicts, audit, (rights, gates, names, state.boots().to_vec()));
     let tables = (state.tables().to_vec(), state.table_numbers.heads().to_vec());
     (state.meta().clone(), devices, sync, (versions, data), answers, tables, state.digest())

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
-use crate::ids::{Seq, TableId};
+use crate::ids::{DeviceNumber, Seq, TableId};
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -165,7 +165,7 @@ impl RecordReader<'_> {
         }
         let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
         Ok(row.filter(|record| Seq(record.seq) == at.seq).map(|record| {
-            let at = StoredData { timestamp_ms: record.timestamp_ms, device: record.device, ..at };
+            let at = StoredData { timestamp_ms: record.timestamp_ms, device: DeviceNumber(record.device), ..at };
             RecordVersion { at, data: record.data, deleted: record.deleted }
         }))
     }

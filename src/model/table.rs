@@ -13,7 +13,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
@@ -166,7 +166,7 @@ impl State {
             }
         }
         removal.deleted_to = last;
-        let device = self.devices.get(&c.by).map_or(0, |device| device.number);
+        let device = self.devices.get(&c.by).map_or(DeviceNumber(0), |device| DeviceNumber(device.number));
         for (record_id, previous_seq, timestamp_ms) in &live {
             self.write(PendingWrite {
                 device,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::proto::Applied;
 
 /// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
@@ -34,11 +34,11 @@ pub enum RowKey {
     /// `proto::AnsweredGroup`, numbered.
     Answered(u64),
     /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
-    Requested { device: u32, slot: u32 },
+    Requested { device: DeviceNumber, slot: u32 },
     /// `proto::Revoked` by the token's id.
     Revoked(String),
     /// `proto::Queue` of a device, by the queue's id.
-    Queue { device: u32, queue: String },
+    Queue { device: DeviceNumber, queue: String },
     /// `proto::ClassAccess` by the class's number.
     Access(u32),
     /// `proto::DeviceGate` by the device's id.
@@ -101,7 +101,7 @@ impl RowKey {
             }
             Self::Requested { device, slot } => {
                 tag(out, 11);
-                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(&device.get().to_be_bytes());
                 out.extend_from_slice(&slot.to_be_bytes());
             }
             Self::Revoked(jti) => {
@@ -110,7 +110,7 @@ impl RowKey {
             }
             Self::Queue { device, queue } => {
                 tag(out, 13);
-                out.extend_from_slice(&device.to_be_bytes());
+                out.extend_from_slice(&device.get().to_be_bytes());
                 out.extend_from_slice(queue.as_bytes());
             }
             Self::Access(class) => {

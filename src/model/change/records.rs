@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::limits;
 use crate::proto::{Change, Operation, Record};
 
@@ -19,7 +19,7 @@ pub(crate) struct Version {
     pub seq: u64,
     pub timestamp_ms: u64,
     /// The number of the device that wrote it.
-    pub device: u32,
+    pub device: DeviceNumber,
     pub deleted: bool,
     /// `None`: only in the rows.
     pub(in crate::model) data: Option<Bytes>,
@@ -27,9 +27,9 @@ pub(crate) struct Version {
 
 impl Change {
     /// What it makes of its record, without the data, which stays in the change. `device` is its sender's number.
-    pub(in crate::model) fn record(&self, device: u32) -> Record {
+    pub(in crate::model) fn record(&self, device: DeviceNumber) -> Record {
         let deleted = self.operation() == Operation::Delete;
-        Record { seq: self.seq, timestamp_ms: self.timestamp_ms, device, deleted, data: Bytes::new() }
+        Record { seq: self.seq, timestamp_ms: self.timestamp_ms, device: device.get(), deleted, data: Bytes::new() }
     }
 }
 
@@ -125,7 +125,7 @@ fn version_of(record: &Record) -> Version {
     Version {
         seq: record.seq,
         timestamp_ms: record.timestamp_ms,
-        device: record.device,
+        device: DeviceNumber(record.device),
         deleted: record.deleted,
         data: None,
     }

@@ -1,6 +1,6 @@
 //! What is known of a record in memory, and where the rest of it stands.
 
-use crate::ids::{Seq, TableId};
+use crate::ids::{DeviceNumber, Seq, TableId};
 use bytes::Bytes;
 
 /// What can be said of a record without reading rows.
@@ -25,5 +25,5 @@ pub struct StoredData {
     pub seq: Seq,
     pub timestamp_ms: u64,
     /// The number of the device that wrote it.
-    pub device: u32,
+    pub device: DeviceNumber,
 }

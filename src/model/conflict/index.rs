@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::limits;
 use crate::proto::{Conflict, ResolutionMethod};
 
@@ -23,14 +23,14 @@ pub enum ConflictStatus {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConflictFilter {
     pub(super) status: ConflictStatus,
-    pub(super) device: Option<u32>,
+    pub(super) device: Option<DeviceNumber>,
     pub(super) table: Option<TableId>,
 }
 
 /// A conflict without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ConflictEntry {
-    device: u32,
+    device: DeviceNumber,
     table: TableId,
     record_id: i64,
     local_seq: u64,
@@ -79,7 +79,7 @@ pub(in crate::model) struct ConflictIndex {
     open: BTreeMap<u64, Arc<Conflict>>,
     all_open: OpenConflicts,
     /// By device, and by table.
-    open_of: BTreeMap<u32, OpenConflicts>,
+    open_of: BTreeMap<DeviceNumber, OpenConflicts>,
     open_in: BTreeMap<TableId, OpenConflicts>,
     notes: BTreeMap<u64, ConflictEntry>,
     /// In the order of their resolution, by number and id.
@@ -95,7 +95,7 @@ fn weight(row: &Conflict) -> u64 {
 
 impl ConflictIndex {
     /// A row that was written or read; it takes the place of what was known of it.
-    pub(super) fn set(&mut self, row: &Arc<Conflict>, device: u32, table: TableId) {
+    pub(super) fn set(&mut self, row: &Arc<Conflict>, device: DeviceNumber, table: TableId) {
         self.remove(row.id);
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
@@ -172,7 +172,7 @@ impl ConflictIndex {
     /// Why this one may not wait for a decision, if it may not. The last quarter of the room in a table, and in the
     /// cluster, is shared out: a device that holds more than its part of what is left has no more of it. So however many
     /// devices fill it, what is left for one that holds few grows smaller, and never ends.
-    pub(super) fn full(&self, row: &Conflict, device: u32, table: TableId) -> Option<String> {
+    pub(super) fn full(&self, row: &Conflict, device: DeviceNumber, table: TableId) -> Option<String> {
         let of_device = self.open_of.get(&device).copied().unwrap_or_default();
         let in_table = self.open_in.get(&table).copied().unwrap_or_default();
         let bytes = weight(row) as usize;
@@ -291,6 +291,7 @@ mod tests {
     impl Pool {
         /// One more open conflict, if there is room for it.
         fn open(&mut self, device: u32, table: TableId, bytes: usize) -> bool {
+            let device = DeviceNumber(device);
             self.id += 1;
             let row = conflict(self.id, bytes);
             let has_room = self.index.full(&row, device, table).is_none();
@@ -360,7 +361,7 @@ mod tests {
         let decided: Vec<_> = pool.index.open().values().take(2_000).cloned().collect();
         for row in decided {
             let resolution = ResolutionMethod::Manual.into();
-            pool.index.set(&Arc::new(Conflict { resolution, ..Conflict::clone(&row) }), 1, TableId(1));
+            pool.index.set(&Arc::new(Conflict { resolution, ..Conflict::clone(&row) }), DeviceNumber(1), TableId(1));
         }
         assert!(pool.open(12, TableId(1), 10));
     }

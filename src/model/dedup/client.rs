@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::ids::Seq;
+use crate::ids::{DeviceNumber, Seq};
 use crate::limits::REQUEST_WINDOW;
 use crate::proto::{Change, DataUpdate, Requested};
 
@@ -120,17 +120,17 @@ impl RequestRing {
 
 /// The windows of all devices, by device number.
 #[derive(Debug, Default)]
-pub(in crate::model) struct ClientDedup(HashMap<u32, RequestRing>);
+pub(in crate::model) struct ClientDedup(HashMap<DeviceNumber, RequestRing>);
 
 impl ClientDedup {
     /// From a stored row.
-    pub(super) fn load(&mut self, device: u32, slot: u32, row: &Requested) {
+    pub(super) fn load(&mut self, device: DeviceNumber, slot: u32, row: &Requested) {
         let names = RequestNames { request_id: &row.request_id, queue: &row.queue, n: row.n };
         self.0.entry(device).or_default().set(row.number, &names, KeptAnswer::Row { slot });
     }
 
     /// From a change that is kept.
-    pub(super) fn load_change(&mut self, device: u32, change: &Change) {
+    pub(super) fn load_change(&mut self, device: DeviceNumber, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
         let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
         let kept = KeptAnswer::Change { seq: Seq(change.seq), timestamp_ms: change.timestamp_ms };
@@ -138,32 +138,32 @@ impl ClientDedup {
     }
 
     /// Where the answer to an id stands that is still in the window.
-    pub(in crate::model) fn find(&self, device: u32, id: &str) -> Option<KeptAnswer> {
+    pub(in crate::model) fn find(&self, device: DeviceNumber, id: &str) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_id.get(id)?)?.kept)
     }
 
     /// Where the answer to a queue's entry stands that is still in the window.
-    pub(in crate::model) fn find_entry(&self, device: u32, queue: &str, n: u64) -> Option<KeptAnswer> {
+    pub(in crate::model) fn find_entry(&self, device: DeviceNumber, queue: &str, n: u64) -> Option<KeptAnswer> {
         let ring = self.0.get(&device)?;
         Some(ring.at(*ring.by_entry.get(queue)?.get(&n)?)?.kept)
     }
 
     /// Every entry of the queue from `n` on that was ever applied is still in the window: one before it is, or nothing
     /// of this device has left the window yet.
-    pub(super) fn remembers_from(&self, device: u32, queue: &str, n: u64) -> bool {
+    pub(super) fn remembers_from(&self, device: DeviceNumber, queue: &str, n: u64) -> bool {
         let Some(ring) = self.0.get(&device) else { return true };
         let entries = ring.by_entry.get(queue);
         ring.next <= REQUEST_WINDOW || entries.is_some_and(|entries| entries.range(..n).next().is_some())
     }
 
     /// The number that the next new request of a device gets.
-    pub(in crate::model) fn next_number(&self, device: u32) -> u64 {
+    pub(in crate::model) fn next_number(&self, device: DeviceNumber) -> u64 {
         self.0.get(&device).map_or(0, |ring| ring.next)
     }
 
     /// Gives a new request, answered by a row, its number and slot; the one that held the slot is forgotten.
-    pub(super) fn remember(&mut self, device: u32, names: &RequestNames<'_>) -> (u64, u32) {
+    pub(super) fn remember(&mut self, device: DeviceNumber, names: &RequestNames<'_>) -> (u64, u32) {
         let ring = self.0.entry(device).or_default();
         let number = ring.next;
         ring.set(number, names, KeptAnswer::Row { slot: slot(number) });
@@ -171,14 +171,14 @@ impl ClientDedup {
     }
 
     /// The device is forgotten: the slots that may be rows.
-    pub(super) fn forget_device(&mut self, device: u32) -> Vec<u32> {
+    pub(super) fn forget_device(&mut self, device: DeviceNumber) -> Vec<u32> {
         let Some(ring) = self.0.remove(&device) else { return Vec::new() };
         let rows = |s: &Option<RecentRequest>| s.as_ref().is_some_and(|s| matches!(s.kept, KeptAnswer::Row { .. }));
         ring.slots.iter().zip(0..).filter(|(s, _)| rows(s)).map(|(_, slot)| slot).collect()
     }
 
     /// A change goes: its request's number and slot, if it is still in the window. Its answer is a row from now on.
-    pub(super) fn outlive(&mut self, device: u32, change: &Change) -> Option<(u64, u32)> {
+    pub(super) fn outlive(&mut self, device: DeviceNumber, change: &Change) -> Option<(u64, u32)> {
         let number = change.request_number.checked_sub(1)?;
         let slots = &mut self.0.get_mut(&device)?.slots;
         let at = slots.get_mut(slot(number) as usize)?.as_mut().filter(|s| s.number == number)?;
@@ -201,17 +201,22 @@ mod tests {
 
     #[test]
     fn what_an_overwritten_row_says_is_forgotten_in_whatever_order_rows_and_changes_are_read() {
-        let stale = |requests: &mut ClientDedup| requests.load(1, 3, &row(3, "a"));
-        let newer = |requests: &mut ClientDedup| requests.load_change(1, &change(9, 3 + REQUEST_WINDOW, "b"));
+        let stale = |requests: &mut ClientDedup| requests.load(DeviceNumber(1), 3, &row(3, "a"));
+        let newer =
+            |requests: &mut ClientDedup| requests.load_change(DeviceNumber(1), &change(9, 3 + REQUEST_WINDOW, "b"));
         // The id came again when it had left the window.
-        let again = |requests: &mut ClientDedup| requests.load(1, 4, &row(4 + REQUEST_WINDOW, "a"));
+        let again = |requests: &mut ClientDedup| requests.load(DeviceNumber(1), 4, &row(4 + REQUEST_WINDOW, "a"));
         let loads: [&dyn Fn(&mut ClientDedup); 3] = [&stale, &newer, &again];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let mut requests = ClientDedup::default();
             order.iter().for_each(|n| loads[*n](&mut requests));
-            assert_eq!(requests.find(1, "a"), Some(KeptAnswer::Row { slot: 4 }), "{order:?}");
-            assert_eq!(requests.find(1, "b"), Some(KeptAnswer::Change { seq: Seq(9), timestamp_ms: 0 }), "{order:?}");
-            assert_eq!(requests.next_number(1), 5 + REQUEST_WINDOW);
+            assert_eq!(requests.find(DeviceNumber(1), "a"), Some(KeptAnswer::Row { slot: 4 }), "{order:?}");
+            assert_eq!(
+                requests.find(DeviceNumber(1), "b"),
+                Some(KeptAnswer::Change { seq: Seq(9), timestamp_ms: 0 }),
+                "{order:?}"
+            );
+            assert_eq!(requests.next_number(DeviceNumber(1)), 5 + REQUEST_WINDOW);
         }
     }
 
@@ -219,10 +224,10 @@ mod tests {
     fn a_change_that_goes_leaves_a_row_only_while_its_id_is_in_the_window() {
         let mut requests = ClientDedup::default();
         let old = change(1, 0, "a");
-        requests.load_change(1, &old);
-        assert_eq!(requests.outlive(1, &old), Some((0, 0)));
-        assert_eq!(requests.find(1, "a"), Some(KeptAnswer::Row { slot: 0 }));
-        requests.load_change(1, &change(2, REQUEST_WINDOW, "b"));
-        assert_eq!(requests.outlive(1, &old), None);
+        requests.load_change(DeviceNumber(1), &old);
+        assert_eq!(requests.outlive(DeviceNumber(1), &old), Some((0, 0)));
+        assert_eq!(requests.find(DeviceNumber(1), "a"), Some(KeptAnswer::Row { slot: 0 }));
+        requests.load_change(DeviceNumber(1), &change(2, REQUEST_WINDOW, "b"));
+        assert_eq!(requests.outlive(DeviceNumber(1), &old), None);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::client::RequestNames;
+use crate::ids::DeviceNumber;
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::refusal::{ApplyError, ApplyResult, refuse_field};
@@ -25,9 +26,9 @@ const DAY_MS: u64 = 86_400_000;
 /// The queues of all devices, by device number and id.
 #[derive(Debug, Default)]
 pub(in crate::model) struct DeviceQueues {
-    queues: HashMap<u32, HashMap<Arc<str>, Queue>>,
+    queues: HashMap<DeviceNumber, HashMap<Arc<str>, Queue>>,
     /// Those that are not forgotten, by the day on which they were used last.
-    by_day: BTreeSet<(u64, u32, Arc<str>)>,
+    by_day: BTreeSet<(u64, DeviceNumber, Arc<str>)>,
     /// Queues of all devices, forgotten ones included.
     count: usize,
 }
@@ -35,7 +36,7 @@ pub(in crate::model) struct DeviceQueues {
 impl DeviceQueues {
     pub(super) fn load(rows: &dyn TablesRead) -> Result<Self, TablesError> {
         let mut queues = Self::default();
-        let from = RowKey::Queue { device: 0, queue: String::new() };
+        let from = RowKey::Queue { device: DeviceNumber(0), queue: String::new() };
         for row in RowPages::new(rows, from, |k| matches!(k, RowKey::Queue { .. })) {
             if let (RowKey::Queue { device, queue }, row) = row? {
                 queues.set(device, &queue, row);
@@ -45,24 +46,24 @@ impl DeviceQueues {
     }
 
     /// From a change that is kept.
-    pub(super) fn load_change(&mut self, device: u32, change: &Change) {
+    pub(super) fn load_change(&mut self, device: DeviceNumber, change: &Change) {
         if change.n > 0 {
             self.advance(device, &change.queue, change.n, change.committed_ms);
         }
     }
 
-    pub(super) fn get(&self, device: u32, queue: &str) -> Option<&Queue> {
+    pub(super) fn get(&self, device: DeviceNumber, queue: &str) -> Option<&Queue> {
         self.queues.get(&device)?.get(queue)
     }
 
     /// The entry was applied. Rows and changes are read in any order: the greater `n` counts, and forgotten is forgotten.
-    pub(super) fn advance(&mut self, device: u32, queue: &str, n: u64, used_ms: u64) {
+    pub(super) fn advance(&mut self, device: DeviceNumber, queue: &str, n: u64, used_ms: u64) {
         if self.get(device, queue).is_none_or(|known| known.last < n && !known.forgotten) {
             self.set(device, queue, Queue { last: n, used_ms, forgotten: false });
         }
     }
 
-    fn set(&mut self, device: u32, queue: &str, row: Queue) {
+    fn set(&mut self, device: DeviceNumber, queue: &str, row: Queue) {
         let queues = self.queues.entry(device).or_default();
         let known = queues.get_key_value(queue).map(|(id, old)| (id.clone(), *old));
         let (id, old) = match known {
@@ -84,12 +85,12 @@ impl DeviceQueues {
         }
     }
 
-    pub(in crate::model) fn of_device(&self, device: u32) -> impl Iterator<Item = (&Arc<str>, &Queue)> {
+    pub(in crate::model) fn of_device(&self, device: DeviceNumber) -> impl Iterator<Item = (&Arc<str>, &Queue)> {
         self.queues.get(&device).into_iter().flatten().filter(|(_, row)| !row.forgotten)
     }
 
     /// The device is forgotten, and so are its queues: their ids, in order. They are refused if it comes back.
-    pub(super) fn forget_device(&mut self, device: u32) -> Vec<Arc<str>> {
+    pub(super) fn forget_device(&mut self, device: DeviceNumber) -> Vec<Arc<str>> {
         let mut ids: Vec<Arc<str>> = self.of_device(device).map(|(id, _)| id.clone()).collect();
         ids.sort_unstable();
         for id in &ids {
@@ -104,7 +105,7 @@ impl DeviceQueues {
     }
 
     /// The queues that may be forgotten by this time, the longest unused first, at most `limit`.
-    fn idle(&self, now_ms: u64, limit: usize) -> Vec<(u32, Arc<str>)> {
+    fn idle(&self, now_ms: u64, limit: usize) -> Vec<(DeviceNumber, Arc<str>)> {
         let idle = self.by_day.iter().take_while(|(day, ..)| is_idle(*day, now_ms));
         idle.take(limit).map(|(_, device, queue)| (*device, queue.clone())).collect()
     }
@@ -126,7 +127,7 @@ fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, ApplyError> {
 impl State {
     /// How far a device's queue has come.
     pub fn queue(&self, device_id: &str, queue: &str) -> Option<&Queue> {
-        self.queues.get(self.devices.get(device_id)?.number, queue)
+        self.queues.get(DeviceNumber(self.devices.get(device_id)?.number), queue)
     }
 
     /// A queue may be forgotten by this time.
@@ -137,7 +138,11 @@ impl State {
     /// What the update's entry was answered when it was applied; `None`: it comes next in its queue, or belongs to none.
     /// A gap is never taken for a repeat, and what is neither the
     /// next entry nor surely a repeat is refused.
-    pub(in crate::model) fn queue_entry(&self, c: &DataUpdate, device: u32) -> Result<Option<Reply>, ApplyError> {
+    pub(in crate::model) fn queue_entry(
+        &self,
+        c: &DataUpdate,
+        device: DeviceNumber,
+    ) -> Result<Option<Reply>, ApplyError> {
         if c.n == 0 {
             return Ok(None);
         }
@@ -161,7 +166,7 @@ impl State {
         Ok(None)
     }
 
-    fn repeated_entry(&self, c: &DataUpdate, device: u32, last: u64) -> ApplyResult {
+    fn repeated_entry(&self, c: &DataUpdate, device: DeviceNumber, last: u64) -> ApplyResult {
         if let Some(kept) = self.requests.find_entry(device, &c.queue, c.n) {
             let Some(given) = self.first_answer(c, device, kept)? else {
                 return refuse_entry("n", "was used for another table_name, record_id, operation or new_data", last);
@@ -175,7 +180,7 @@ impl State {
         Ok(Reply::Done(Empty {}))
     }
 
-    fn room_for_a_queue(&self, device: u32) -> Result<(), ApplyError> {
+    fn room_for_a_queue(&self, device: DeviceNumber) -> Result<(), ApplyError> {
         let of_device = self.queues.queues.get(&device).map_or(0, HashMap::len);
         if of_device >= limits::QUEUES_OF_A_DEVICE {
             let why = format!("is one too many: a device has at most {}", limits::QUEUES_OF_A_DEVICE);
@@ -189,14 +194,14 @@ impl State {
     }
 
     /// The entry was applied and became no change that says so.
-    pub(super) fn advance_queue(&mut self, device: u32, names: &RequestNames<'_>) {
+    pub(super) fn advance_queue(&mut self, device: DeviceNumber, names: &RequestNames<'_>) {
         if names.n > 0 {
             self.queues.advance(device, names.queue, names.n, self.meta.now_ms);
             self.save_queue(device, names.queue);
         }
     }
 
-    pub(super) fn save_queue(&mut self, device: u32, queue: &str) {
+    pub(super) fn save_queue(&mut self, device: DeviceNumber, queue: &str) {
         if let Some(row) = self.queues.get(device, queue).copied() {
             self.put(RowKey::Queue { device, queue: queue.to_owned() }, &row);
         }

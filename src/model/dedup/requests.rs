@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::client::{KeptAnswer, RequestNames};
-use crate::ids::Seq;
+use crate::ids::{DeviceNumber, Seq};
 use crate::model::error::Code;
 use crate::model::fingerprint;
 use crate::model::refusal::{ApplyError, refuse_field};
@@ -21,7 +21,7 @@ impl State {
     pub(in crate::model) fn repeated_request(
         &mut self,
         c: &DataUpdate,
-        device: u32,
+        device: DeviceNumber,
     ) -> Result<Option<Reply>, ApplyError> {
         let Some(kept) = self.requests.find(device, &c.request_id) else { return Ok(None) };
         let Some(given) = self.first_answer(c, device, kept)? else {
@@ -38,7 +38,7 @@ impl State {
     pub(super) fn first_answer(
         &self,
         c: &DataUpdate,
-        device: u32,
+        device: DeviceNumber,
         kept: KeptAnswer,
     ) -> Result<Option<Reply>, TablesError> {
         match kept {
@@ -66,11 +66,11 @@ impl State {
     }
 
     /// The update is answered by something else than its own change: a repeat finds the answer in a row.
-    pub(in crate::model) fn answer_update_by_row(&mut self, device: u32, asked: &DataUpdate, given: Reply) {
+    pub(in crate::model) fn answer_update_by_row(&mut self, device: DeviceNumber, asked: &DataUpdate, given: Reply) {
         self.answer_by_row(device, &RequestNames::of(asked), asked, given);
     }
 
-    fn answer_by_row(&mut self, device: u32, names: &RequestNames<'_>, asked: &DataUpdate, given: Reply) {
+    fn answer_by_row(&mut self, device: DeviceNumber, names: &RequestNames<'_>, asked: &DataUpdate, given: Reply) {
         if names.is_none() {
             return;
         }
@@ -80,14 +80,14 @@ impl State {
     }
 
     /// The number with which a change answers its request, from 1; 0: it answers none.
-    pub(in crate::model) fn next_request_number(&self, device: u32, c: &DataUpdate) -> u64 {
+    pub(in crate::model) fn next_request_number(&self, device: DeviceNumber, c: &DataUpdate) -> u64 {
         if RequestNames::of(c).is_none() { 0 } else { self.requests.next_number(device) + 1 }
     }
 
     /// Writes down what a request was answered.
     pub(super) fn put_request(
         &mut self,
-        device: u32,
+        device: DeviceNumber,
         slot: u32,
         number: u64,
         names: &RequestNames<'_>,

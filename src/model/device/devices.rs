@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::present_on;
-use crate::ids::NodeId;
+use crate::ids::{DeviceNumber, NodeId};
 use crate::model::row_pages::RowPages;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
 use crate::model::txn::Txn;
@@ -30,7 +30,7 @@ impl Devices {
         let mut devices = Self { names: vec![Arc::from(""); numbers as usize], ..Self::default() };
         for row in RowPages::<Device>::new(rows, RowKey::Device(String::new()), |k| matches!(k, RowKey::Device(_))) {
             let (_, device) = row?;
-            devices.load_name(device.number, &device.device_id);
+            devices.load_name(DeviceNumber(device.number), &device.device_id);
             devices.count(&device);
             devices.count_registered(&device);
             devices.by_id.insert(device.device_id.clone(), Arc::new(device));
@@ -39,8 +39,8 @@ impl Devices {
     }
 
     /// The name of a number, from a row.
-    pub(in crate::model) fn load_name(&mut self, number: u32, device_id: &str) {
-        if let Some(name) = self.names.get_mut((number as usize).wrapping_sub(1)) {
+    pub(in crate::model) fn load_name(&mut self, number: DeviceNumber, device_id: &str) {
+        if let Some(name) = self.names.get_mut(number.place()) {
             *name = Arc::from(device_id);
         }
     }
@@ -65,8 +65,8 @@ impl Devices {
     }
 
     /// The id of the device with this number.
-    pub(super) fn name(&self, number: u32) -> Option<&str> {
-        self.names.get((number as usize).wrapping_sub(1)).map(|name| &**name)
+    pub(super) fn name(&self, number: DeviceNumber) -> Option<&str> {
+        self.names.get(number.place()).map(|name| &**name)
     }
 
     pub(super) fn active(&self) -> usize {

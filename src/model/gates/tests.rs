@@ -105,7 +105,7 @@ fn a_forgotten_device_makes_room_and_what_it_wrote_stays() {
     assert_eq!((b.state.device_count(), b.state.device("till")), (1, None));
     assert_eq!(b.code(update("till", 9, "{}")), Code::NotRegistered);
     assert_eq!(b.code(forget("till")), Code::NotRegistered);
-    assert_eq!(b.state.device_name(number), Some("till"), "of what it wrote");
+    assert_eq!(b.state.device_name(DeviceNumber(number)), Some("till"), "of what it wrote");
     reloads(&b);
     // Nobody else gets its number.
     b.ok(online("new", 0, Role::Client));

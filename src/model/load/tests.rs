@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::ids::{RaftTerm, TableId};
+use crate::ids::{DeviceNumber, RaftTerm, TableId};
 use crate::limits;
 use crate::model::properties::{StateUnderTest, online, update};
 use crate::model::state::{Position, State};
@@ -87,7 +87,7 @@ fn changes_with_a_hole_or_behind_the_newest_are_refused() {
 fn numbers_that_have_no_next_one_are_refused() {
     let group = RowKey::Answered(u64::MAX);
     assert_eq!(with(group.clone(), AnsweredGroup::default()), Some(group));
-    let slot = RowKey::Requested { device: 1, slot: 0 };
+    let slot = RowKey::Requested { device: DeviceNumber(1), slot: 0 };
     assert_eq!(with(slot.clone(), Requested { number: u64::MAX, ..Requested::default() }), Some(slot));
 }
 

@@ -15,7 +15,7 @@
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::model::tables::RowKey;
 
 /// The row that says what was applied; written with every write set.
@@ -151,12 +151,12 @@ pub(crate) fn encode(key: &RowKey, out: &mut Vec<u8>) {
         RowKey::Conflict(id) => tagged(CONFLICT, &long(*id), out),
         RowKey::Answered(group) => tagged(ANSWERED, &long(*group), out),
         RowKey::Requested { device, slot } => {
-            tagged(REQUESTED, &short(*device), out);
+            tagged(REQUESTED, &short(device.get()), out);
             out.extend_from_slice(&short(*slot));
         }
         RowKey::Revoked(id) => tagged_string(REVOKED, id, out),
         RowKey::Queue { device, queue } => {
-            tagged(QUEUE, &short(*device), out);
+            tagged(QUEUE, &short(device.get()), out);
             string(queue, out);
         }
         RowKey::Access(class) => tagged(ACCESS, &short(*class), out),
@@ -181,9 +181,9 @@ pub(crate) fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
         AUDIT => RowKey::Audit(take_u64(bytes)?),
         CONFLICT => RowKey::Conflict(take_u64(bytes)?),
         ANSWERED => RowKey::Answered(take_u64(bytes)?),
-        REQUESTED => RowKey::Requested { device: take_u32(bytes)?, slot: take_u32(bytes)? },
+        REQUESTED => RowKey::Requested { device: DeviceNumber(take_u32(bytes)?), slot: take_u32(bytes)? },
         REVOKED => RowKey::Revoked(take_string(bytes)?),
-        QUEUE => RowKey::Queue { device: take_u32(bytes)?, queue: take_string(bytes)? },
+        QUEUE => RowKey::Queue { device: DeviceNumber(take_u32(bytes)?), queue: take_string(bytes)? },
         ACCESS => RowKey::Access(take_u32(bytes)?),
         DEVICE_GATE => RowKey::DeviceGate(take_string(bytes)?),
         PAIRING => RowKey::Pairing(take_string(bytes)?),
@@ -296,9 +296,9 @@ pub(super) mod tests {
             number().prop_map(RowKey::Audit),
             number().prop_map(RowKey::Conflict),
             number().prop_map(RowKey::Answered),
-            (small(), small()).prop_map(|(device, slot)| RowKey::Requested { device, slot }),
+            (small(), small()).prop_map(|(device, slot)| RowKey::Requested { device: DeviceNumber(device), slot }),
             text().prop_map(RowKey::Revoked),
-            (small(), text()).prop_map(|(device, queue)| RowKey::Queue { device, queue }),
+            (small(), text()).prop_map(|(device, queue)| RowKey::Queue { device: DeviceNumber(device), queue }),
             small().prop_map(RowKey::Access),
             text().prop_map(RowKey::DeviceGate),
             text().prop_map(RowKey::Pairing),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::TableId;
+use crate::ids::{DeviceNumber, TableId};
 use crate::limits::PENDING_ROWS;
 use crate::model::tables::{MemoryTables, TablesRead};
 use crate::storage::snapshot::file::SnapshotRows;
@@ -16,10 +16,10 @@ fn some_key() -> impl Strategy<Value = RowKey> {
         prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| RowKey::Device(id.into())),
         (-2..3i64).prop_map(|id| RowKey::Record { table: TableId(1), id }),
         (1..6u64).prop_map(RowKey::Changes),
-        (0..2u32, 0..3u32).prop_map(|(device, slot)| RowKey::Requested { device, slot }),
+        (0..2u32, 0..3u32).prop_map(|(device, slot)| RowKey::Requested { device: DeviceNumber(device), slot }),
         Just(RowKey::Revoked("z".into())),
         (1..3u32, prop_oneof![Just("q"), Just("q\0")])
-            .prop_map(|(device, q)| RowKey::Queue { device, queue: q.into() }),
+            .prop_map(|(device, q)| RowKey::Queue { device: DeviceNumber(device), queue: q.into() }),
     ]
 }
 

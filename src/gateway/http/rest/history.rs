@@ -10,6 +10,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, listed_conflict};
+use crate::ids::DeviceNumber;
 use crate::limits;
 use crate::model::change::operation_name;
 use crate::model::error::Code;
@@ -38,7 +39,7 @@ pub(super) async fn read(
     let entries: Vec<_> = {
         let state = gateway.cluster.replica().state();
         let writer = |past: &HistoryItem| match past {
-            HistoryItem::Record(row) => state.device_name(row.device).unwrap_or_default().to_owned(),
+            HistoryItem::Record(row) => state.device_name(DeviceNumber(row.device)).unwrap_or_default().to_owned(),
             HistoryItem::Change(change) => change.device_id.clone(),
             HistoryItem::Conflict(_) => String::new(),
         };
