@@ -85,8 +85,14 @@ impl<'a> Deletes<'a> {
     fn resolve(&mut self, record: RecordKey<'a>, mut ops: Vec<&Op>) {
         let Some(versions) = self.versions.get(&record) else { return };
         ops.sort_unstable_by_key(|op| op.invoked);
-        // Answers that were given, as far as they are before the next question.
+        // Answers that were given, as far as they are before the next question; who removed the table was answered, too.
+        let removed =
+            self.removed.iter().filter(|(_, gone)| (gone.table, gone.record) == record && gone.to != u64::MAX);
         let mut given: BTreeMap<u64, u64> = BTreeMap::new();
+        for (seq, gone) in removed {
+            let newest = given.entry(gone.to).or_default();
+            *newest = (*newest).max(*seq);
+        }
         let mut newest = 0;
         for op in ops {
             let later = given.split_off(&op.invoked);
@@ -120,7 +126,7 @@ impl<'a> Deletes<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::good;
+    use super::super::samples::{good, op, row};
     use super::*;
 
     #[test]
@@ -137,5 +143,37 @@ mod tests {
         history.ops[2].invoked = history.ops[1].returned;
         assert_eq!(nothing(&history), Some(1), "the second may not have been seen yet");
         assert_eq!(Deletes::of(&history).value(&history.ops[2]), name("till-1", "r1"));
+    }
+
+    /// Nobody knows whether the write between two removals was done.
+    #[test]
+    fn a_removal_that_was_answered_before_the_read_is_the_oldest_that_it_can_have_seen() {
+        let mut history = good();
+        let gone = |seq: u64, by: &str| ShownChange {
+            value: String::new(),
+            device: by.into(),
+            request_id: String::new(),
+            ..row(seq)
+        };
+        history.ops.truncate(1);
+        let nothing = OpRequest::Read { table: "stock".into(), record: 1 };
+        history.ops.extend([op(5, nothing.clone()), op(9, nothing)]);
+        history.finals.truncate(1);
+        history.finals[0].changes = vec![row(1), gone(2, "buyer-1"), row(3), gone(4, "buyer-2")];
+        let order = |by: &str, at: u64, outcome| Order {
+            node: 1,
+            ordered: Ordered::RemoveTable { table: "stock".into(), by: by.into(), privileged: true },
+            invoked: at,
+            invoked_us: at,
+            returned: if outcome == OpOutcome::Ok { at + 5 } else { u64::MAX },
+            returned_us: at + 5,
+            outcome,
+            error: String::new(),
+        };
+        history.orders = vec![order("buyer-1", 30, OpOutcome::Ok), order("buyer-2", 70, OpOutcome::Ok)];
+        let seen = |history: &History| [1, 2].map(|op: usize| Deletes::of(history).version(&history.ops[op]));
+        assert_eq!(seen(&history), [Some(2), Some(4)]);
+        history.orders[1] = order("buyer-2", 70, OpOutcome::Unknown);
+        assert_eq!(seen(&history), [Some(2), Some(2)], "the second one may not have been done yet");
     }
 }
