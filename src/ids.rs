@@ -56,6 +56,17 @@ impl DeviceNumber {
     }
 }
 
+/// The id of a record within its table, as whoever made it drew it: any number, also a negative one.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct RecordId(pub i64);
+
+impl RecordId {
+    /// No record stands before it in a table, or behind the other one.
+    pub const MIN: Self = Self(i64::MIN);
+    pub const MAX: Self = Self(i64::MAX);
+}
+
 impl Seq {
     /// The change after this one.
     pub const fn next(self) -> Self {
@@ -94,4 +105,6 @@ macro_rules! plain_outside {
     };
 }
 
-plain_outside!(NodeId: u64, RaftTerm: u64, MasterTerm: u64, LogIndex: u64, Seq: u64, TableId: u32, DeviceNumber: u32);
+plain_outside!(
+    NodeId: u64, RaftTerm: u64, MasterTerm: u64, LogIndex: u64, Seq: u64, TableId: u32, DeviceNumber: u32, RecordId: i64
+);

@@ -16,7 +16,7 @@ use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
-use crate::ids::{DeviceNumber, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
@@ -95,7 +95,7 @@ pub(super) struct PendingWrite {
     pub device_id: String,
     pub table: TableId,
     pub table_name: String,
-    pub record_id: i64,
+    pub record_id: RecordId,
     pub operation: Operation,
     pub data: Bytes,
     pub timestamp_ms: u64,
@@ -129,7 +129,8 @@ impl State {
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
         let now = self.meta.now_ms;
         let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
-        let current = self.version(table, c.record_id);
+        let record_id = RecordId(c.record_id);
+        let current = self.version(table, record_id);
         if let Some(found) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
             let asked = c.clone();
             let given = self.conflict(found, c, given_ms, device, table, current)?;
@@ -148,7 +149,7 @@ impl State {
             device_id: c.device_id.clone(),
             table,
             table_name: c.table_name.clone(),
-            record_id: c.record_id,
+            record_id,
             operation: c.operation(),
             data: object(&c.data),
             timestamp_ms,
@@ -177,7 +178,7 @@ impl State {
             seq: seq.get(),
             device_id: w.device_id,
             table_name: w.table_name,
-            record_id: w.record_id,
+            record_id: w.record_id.get(),
             operation: w.operation.into(),
             data: w.data,
             timestamp_ms: w.timestamp_ms,
@@ -237,14 +238,14 @@ impl State {
         self.prints.get(seq).unwrap_or(0)
     }
 
-    pub(super) fn version(&self, table: TableId, id: i64) -> Option<Version> {
+    pub(super) fn version(&self, table: TableId, id: RecordId) -> Option<Version> {
         let mut version = self.records.get(table, id).cloned()?;
         version.timestamp_ms = self.corrections().of_change(Seq(version.seq), version.timestamp_ms);
         Some(version)
     }
 
     /// A record's data as stored; empty for a deleted one.
-    pub(super) fn data_of(&self, table: TableId, id: i64, version: &Version) -> Result<Bytes, TablesError> {
+    pub(super) fn data_of(&self, table: TableId, id: RecordId, version: &Version) -> Result<Bytes, TablesError> {
         if let Some(data) = &version.data {
             return Ok(data.clone());
         }

@@ -9,7 +9,7 @@ use super::error::Code;
 use super::properties::{StateUnderTest, data, online, put, told, update};
 use super::read::{HistoryItem, HistoryPosition, PageSize, conflicts, history};
 use super::state::{State, into_result};
-use crate::ids::TableId;
+use crate::ids::{RecordId, TableId};
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
@@ -142,7 +142,7 @@ fn the_same_data_inserted_twice_is_no_conflict_and_makes_the_record_no_older() {
         DataUpdate { base_version: Some(0), ..insert("b", 1, r#"{"sum":1}"#) },
     ] {
         let mut b = plain();
-        let before = b.state.version(TableId(1), 1).unwrap();
+        let before = b.state.version(TableId(1), RecordId(1)).unwrap();
         let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(again)) else { panic!() };
         assert_eq!((accepted.seq, accepted.conflict), (2, None));
         assert!(accepted.timestamp_ms >= before.timestamp_ms);
@@ -412,7 +412,7 @@ fn elections_are_dropped_but_never_the_last_one() {
 fn past(b: &StateUnderTest, id: i64, rows: usize) -> (Vec<String>, bool) {
     let (mut all, mut before) = (Vec::new(), None::<HistoryPosition>);
     loop {
-        let of = b.state.history_of("stock", id, before, rows);
+        let of = b.state.history_of("stock", RecordId(id), before, rows);
         let page = history(&b.tables, &of, PageSize { rows, bytes: 1_000 }).unwrap().unwrap();
         all.extend(page.entries.iter().map(|((version, _), past)| match past {
             HistoryItem::Change(c) => format!("{version} {}", String::from_utf8_lossy(&c.data)),
@@ -450,7 +450,7 @@ fn a_records_history_has_its_changes_and_what_lost_without_a_gap_and_outlives_co
     assert_eq!(past(&b, 2, 5), (vec![r#"2 {"other":1}"#.to_owned()], false));
     assert_eq!(past(&b, 3, 5), (vec![], false));
     // A place in another record's history is none in this one's.
-    let of = b.state.history_of("stock", 1, Some((2, 0)), 5);
+    let of = b.state.history_of("stock", RecordId(1), Some((2, 0)), 5);
     assert!(history(&b.tables, &of, PageSize { rows: 5, bytes: 1_000 }).unwrap().is_none());
     b.ok(Intent::Compact(Compact { changes_to: 3, audit_to: u64::MAX, ..Compact::default() }));
     assert_eq!(b.state.meta().compacted_seq, 3);

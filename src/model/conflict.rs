@@ -23,7 +23,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
-use crate::ids::{DeviceNumber, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -56,7 +56,7 @@ impl State {
     ) -> Result<Option<DetectedConflict>, TablesError> {
         // Whatever version or time an insert names: it was made in the belief that there is no such record.
         if let (Operation::Insert, Some(standing)) = (c.operation(), current.filter(|v| !v.deleted)) {
-            let same = value::equal(&self.data_of(table, c.record_id, standing)?, &c.data);
+            let same = value::equal(&self.data_of(table, RecordId(c.record_id), standing)?, &c.data);
             return Ok((!same).then_some(DetectedConflict { kind: ConflictType::Data, collision: true }));
         }
         let found = |kind| Ok(Some(DetectedConflict { kind, collision: false }));
@@ -94,7 +94,7 @@ impl State {
     ) -> ApplyResult {
         let now = self.meta.now_ms;
         let local = match &current {
-            Some(version) => self.data_of(table, c.record_id, version)?,
+            Some(version) => self.data_of(table, RecordId(c.record_id), version)?,
             None => Bytes::new(),
         };
         let method = self.method(table, found.collision);
@@ -159,7 +159,7 @@ impl State {
             device_id: c.device_id.clone(),
             table,
             table_name: c.table_name.clone(),
-            record_id: c.record_id,
+            record_id: RecordId(c.record_id),
             operation: c.operation(),
             data: row.remote_version.clone(),
             timestamp_ms,
@@ -189,7 +189,7 @@ impl State {
 
     /// An insert of this device with the same data that waits for a decision already.
     fn same_open(&self, table: TableId, c: &DataUpdate) -> Option<Conflict> {
-        let open = self.conflicts.open_of_record(table, c.record_id);
+        let open = self.conflicts.open_of_record(table, RecordId(c.record_id));
         open.rev()
             .filter(|o| o.collision && o.device_id == c.device_id)
             .take(limits::OPEN_CONFLICTS_COMPARED)
@@ -340,7 +340,7 @@ impl State {
     pub fn history_of(
         &self,
         table_name: &str,
-        record_id: i64,
+        record_id: RecordId,
         before: Option<HistoryPosition>,
         rows: usize,
     ) -> HistoryOf {
@@ -357,7 +357,7 @@ impl State {
         match c.conflict_id {
             Some(id) => self.conflicts.open().get(&id),
             None => {
-                let open = self.conflicts.open_of_record(self.table_number(&c.table_name)?, c.record_id);
+                let open = self.conflicts.open_of_record(self.table_number(&c.table_name)?, RecordId(c.record_id));
                 open.min_by_key(|o| o.id)
             }
         }
@@ -375,9 +375,9 @@ impl State {
         }
         self.must_write(c.class, &open.table_name)?;
         self.may_decide(&c, &open)?;
-        let device = DeviceNumber(self.existing(&c.device_id)?.number);
+        let (device, record_id) = (DeviceNumber(self.existing(&c.device_id)?.number), RecordId(open.record_id));
         let table = self.number_of_table(&open.table_name, &c.device_id)?;
-        let current = self.version(table, open.record_id);
+        let current = self.version(table, record_id);
         let version = current.as_ref().map_or(0, |v| v.seq);
         if c.version.is_some_and(|decided_on| decided_on != version) {
             let why = format!("the record has moved on to version {version}: look at it and decide again");
@@ -391,10 +391,10 @@ impl State {
         row.new_record_id = c.new_record_id;
         if c.new_record_id.is_some() {
             // The record that it met stays what it is: that is what whoever applies the decision to it is told.
-            let standing = self.version(table, open.record_id);
+            let standing = self.version(table, record_id);
             row.resolved_deleted = standing.as_ref().is_none_or(|v| v.deleted);
             row.resolved_data = match &standing {
-                Some(standing) => self.data_of(table, open.record_id, standing)?,
+                Some(standing) => self.data_of(table, record_id, standing)?,
                 None => Bytes::new(),
             };
         } else {
@@ -447,12 +447,13 @@ impl State {
         let (record_id, operation, data, current) = match c.new_record_id {
             None => {
                 let operation = if c.delete { Operation::Delete } else { Operation::Update };
-                (open.record_id, operation, object(&c.resolved_data), current)
+                (RecordId(open.record_id), operation, object(&c.resolved_data), current)
             }
             Some(_) if c.delete || open.remote_delete => {
                 return refuse(Code::InvalidData, "new_record_id: a deletion has no data to be kept");
             }
             Some(id) => {
+                let id = RecordId(id);
                 let there = self.version(table, id);
                 if there.as_ref().is_some_and(|v| !v.deleted) {
                     return refuse(Code::Conflict, format!("new_record_id: {}/{id} is taken", open.table_name));
@@ -482,7 +483,7 @@ impl State {
         let device = DeviceNumber(self.existing(&c.device_id)?.number);
         self.must_write(c.class, &c.table_name)?;
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
-        let current = self.version(table, c.record_id);
+        let current = self.version(table, RecordId(c.record_id));
         let now = self.meta.now_ms;
         let mut row = Conflict {
             device_id: c.device_id.clone(),
@@ -509,7 +510,7 @@ impl State {
         row.resolved_by = c.device_id;
         row.resolved_deleted = row.local_deleted;
         row.resolved_data = match &current {
-            Some(version) => self.data_of(table, c.record_id, version)?,
+            Some(version) => self.data_of(table, RecordId(c.record_id), version)?,
             None => Bytes::new(),
         };
         Ok(Reply::Conflict(self.close_conflict(row)))

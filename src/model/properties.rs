@@ -13,7 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
-use crate::ids::{DeviceNumber, RaftTerm, Seq, TableId};
+use crate::ids::{DeviceNumber, RaftTerm, RecordId, Seq, TableId};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -120,7 +120,7 @@ pub(crate) fn without_print(mut outcome: Outcome) -> Outcome {
 }
 
 pub(crate) fn data(bench: &StateUnderTest, id: i64) -> Option<String> {
-    match bench.state.record("stock", id) {
+    match bench.state.record("stock", RecordId(id)) {
         RecordNow::Absent => None,
         RecordNow::Here { data, .. } => data.map(|d| String::from_utf8(d.to_vec()).unwrap()),
         RecordNow::InRows(_) => panic!("just written"),
@@ -475,7 +475,7 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
             break;
         }
     }
-    assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
+    assert_eq!(ids, [0, 1, 2, 4, 5, 6].map(RecordId));
     let change = super::read::change(&b.tables, Seq(10)).unwrap().unwrap();
     let before = |ms| seq_before(&b.tables, Seq(0), Seq(26), ms, b.state.corrections()).unwrap();
     assert_eq!(before(change.committed_ms), Seq(9));
@@ -776,7 +776,7 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let versions: Vec<_> = (0..4)
         .map(|id| {
             state
-                .version(state.table_number("stock").unwrap_or(TableId(1)), id)
+                .version(state.table_number("stock").unwrap_or(TableId(1)), RecordId(id))
                 .map(|v| (v.seq, v.timestamp_ms, v.device, v.deleted))
         })
         .collect();

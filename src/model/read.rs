@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
-use crate::ids::{DeviceNumber, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -303,7 +303,7 @@ pub type HistoryPosition = (u64, u64);
 pub struct HistoryOf {
     pub table_name: String,
     pub table: TableId,
-    pub record_id: i64,
+    pub record_id: RecordId,
     /// Only what comes before this.
     pub before: Option<HistoryPosition>,
     /// The record's version now; 0: there was never one.
@@ -336,7 +336,7 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
     let mut change = |seq: u64| -> Result<Option<Change>, TablesError> {
         if seq == 0 { Ok(None) } else { Ok(changes.get(Seq(seq))?.cloned()) }
     };
-    let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id;
+    let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id.get();
     let mut page = RecordHistory::default();
     // The next change to be told; 0: none is left.
     let mut seq = match of.before {

@@ -13,7 +13,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
@@ -153,14 +153,14 @@ impl State {
         removal: &mut TableRemoval,
         at_most: usize,
     ) -> (usize, bool) {
-        let from = removal.deleted_to.map_or(Bound::Unbounded, Bound::Excluded);
+        let from = removal.deleted_to.map_or(Bound::Unbounded, |id| Bound::Excluded(RecordId(id)));
         let (mut live, mut last, mut done) = (Vec::new(), removal.deleted_to, true);
         for (looked_at, (id, version)) in self.records.of_table(table, from).enumerate() {
             if live.len() >= at_most || looked_at >= limits::TABLE_REMOVE_SCAN {
                 done = false;
                 break;
             }
-            last = Some(id);
+            last = Some(id.get());
             if !version.deleted {
                 live.push((id, version.seq, version.timestamp_ms));
             }
@@ -209,7 +209,7 @@ impl State {
     pub(super) fn drop_removed_tables(&mut self) -> Result<(), TablesError> {
         let Some(number) = self.leftover_table() else { return Ok(()) };
         let (from, to) =
-            (RowKey::Record { table: number, id: i64::MIN }, RowKey::Record { table: number, id: i64::MAX });
+            (RowKey::Record { table: number, id: RecordId::MIN }, RowKey::Record { table: number, id: RecordId::MAX });
         let rows = self.rows().range(&from, &to, limits::COMPACT_STEP as usize, false)?;
         let all = rows.len() < limits::COMPACT_STEP as usize;
         for (key, _) in rows {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::proto::Applied;
 
 /// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
@@ -22,7 +22,7 @@ pub enum RowKey {
     /// `proto::TableName` by its number.
     Table(TableId),
     /// `proto::Record`.
-    Record { table: TableId, id: i64 },
+    Record { table: TableId, id: RecordId },
     /// `proto::ChangeBlock` by the seq of its first change. Read changes with [`super::read`].
     Changes(u64),
     /// `proto::Election` by its id.
@@ -77,7 +77,7 @@ impl RowKey {
             Self::Record { table, id } => {
                 tag(out, 5);
                 out.extend_from_slice(&table.get().to_be_bytes());
-                out.extend_from_slice(&id.to_be_bytes());
+                out.extend_from_slice(&id.get().to_be_bytes());
             }
             Self::Changes(n) => {
                 tag(out, 6);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
+use tillsync::ids::RecordId;
 use tillsync::proto::command::Intent;
 use tillsync::proto::{AccessPut, DataUpdate, DeviceOnline, Operation, PolicyPut, Presence, ResolutionMethod, Role};
 use tillsync::token::Class;
@@ -284,7 +285,7 @@ impl Walk {
             }
             1 => {
                 let all = self.sync(class, json!({"device_id": device})).await;
-                let there = self.server.cluster.replica().state().version_of(name, record).is_some();
+                let there = self.server.cluster.replica().state().version_of(name, RecordId(record)).is_some();
                 assert!(!reads || !there || all.contains(&secret(name)), "{step:?} lacks in {all}");
                 all
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tillsync::ids::TableId;
+use tillsync::ids::{RecordId, TableId};
 use tillsync::model::tables::{RowKey, Tables};
 use tillsync::proto::Applied;
 
@@ -53,7 +53,7 @@ pub(super) fn applied(index: u64) -> Applied {
 pub(super) fn apply(tables: &mut dyn Tables, index: u64) {
     tables.put(RowKey::Meta, payload(index, 0));
     tables.put(RowKey::Changes(index), payload(index, 1));
-    tables.put(RowKey::Record { table: TableId(1), id: (index % RECORDS) as i64 }, payload(index, 2));
+    tables.put(RowKey::Record { table: TableId(1), id: RecordId((index % RECORDS) as i64) }, payload(index, 2));
     if index > KEPT {
         tables.delete(RowKey::Changes(index - KEPT));
     }
@@ -68,7 +68,7 @@ pub(super) fn rows_at(index: u64) -> Vec<(RowKey, Bytes)> {
     }
     for i in index.saturating_sub(KEPT - 1).max(1)..=index {
         rows.insert(RowKey::Changes(i), payload(i, 1));
-        rows.insert(RowKey::Record { table: TableId(1), id: (i % RECORDS) as i64 }, payload(i, 2));
+        rows.insert(RowKey::Record { table: TableId(1), id: RecordId((i % RECORDS) as i64) }, payload(i, 2));
     }
     rows.into_iter().collect()
 }

@@ -222,7 +222,7 @@ fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<HeldRecord>, Tabl
         let (page, _) = read::records_data(rows, page, usize::MAX)?;
         held.extend(page.into_iter().map(|(at, data)| {
             let table = state.tables().get(at.table.place()).map(|table| table.name.clone()).unwrap_or_default();
-            HeldRecord { table, record: at.id, seq: at.seq.get(), value: value_of(&data) }
+            HeldRecord { table, record: at.id.get(), seq: at.seq.get(), value: value_of(&data) }
         }));
         after = next;
         if after.is_none() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::ids::RecordId;
 use crate::model::time::IsoTime;
 use crate::proto::{
     ConflictReport, ConflictResolve, CriticalEvent, DataUpdate, ElectionReason, Role, SyncErrorReport, SyncType,
@@ -43,7 +44,7 @@ pub enum ClientEvent {
     DataRequest {
         device_id: String,
         table_name: String,
-        record_id: i64,
+        record_id: RecordId,
     },
     QueueStatus {
         device_id: String,

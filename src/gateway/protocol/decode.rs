@@ -8,6 +8,7 @@ use super::DecodeError;
 use super::client::{ClientEvent, ClientRequest, OnlineAsk, SyncAsk};
 use super::events::ClientEventDecoder;
 use super::fields::{BadPayload, Fields};
+use crate::ids::RecordId;
 use crate::limits;
 use crate::model::change::operation_of;
 use crate::model::conflict::type_name;
@@ -160,7 +161,13 @@ pub(super) fn sync_conflict(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictRep
     let types = [ConflictType::Timestamp, ConflictType::Data, ConflictType::Version];
     let of = |w: &str| types.into_iter().find(|t| type_name(*t) == w);
     let conflict_type = f.word("conflict_type", "timestamp, data or version", of)?.into();
-    let mut report = ConflictReport { device_id, table_name, record_id, conflict_type, ..ConflictReport::default() };
+    let mut report = ConflictReport {
+        device_id,
+        table_name,
+        record_id: record_id.get(),
+        conflict_type,
+        ..ConflictReport::default()
+    };
     if let Some(data) = f.maybe_fields("conflict_data")? {
         let version = |name| Ok(data.maybe_object(name)?.map(|raw| share(frame, raw)).unwrap_or_default());
         report.local_version = version("local_version")?;
@@ -177,7 +184,7 @@ pub(super) fn resolved(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve,
     let mut resolve = resolution(f, frame)?;
     resolve.conflict_id = f.maybe_count("conflict_id", u64::MAX)?;
     resolve.table_name = table_name;
-    resolve.record_id = record_id;
+    resolve.record_id = record_id.get();
     Ok(resolve)
 }
 
@@ -200,7 +207,7 @@ pub fn resolution(f: &Fields<'_>, frame: &Bytes) -> Result<ConflictResolve, BadP
         method: method.into(),
         resolved_data: data.filter(|_| !delete).map(|raw| share(frame, raw)).unwrap_or_default(),
         delete,
-        new_record_id,
+        new_record_id: new_record_id.map(RecordId::get),
         version,
         ..ConflictResolve::default()
     })
@@ -234,7 +241,7 @@ pub fn update(
     frame: &Bytes,
     device_id: String,
     table_name: String,
-    record_id: i64,
+    record_id: RecordId,
 ) -> Result<DataUpdate, BadPayload> {
     let operation = f.maybe_word("operation", "insert, update or delete", operation_of)?.unwrap_or(Operation::Update);
     // The document requires it; but there is nothing to say about a record that goes.
@@ -247,7 +254,7 @@ pub fn update(
     Ok(DataUpdate {
         device_id,
         table_name,
-        record_id,
+        record_id: record_id.get(),
         operation: operation.into(),
         data: new_data,
         base_version: f.maybe_count("base_version", u64::MAX)?,

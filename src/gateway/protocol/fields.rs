@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::ids::RecordId;
 use crate::limits;
 use crate::model::time::IsoTime;
 use crate::model::value;
@@ -120,14 +121,16 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number within 64 bits; `5.0` is one, `5.5` is not.
-    pub fn record_id(&self) -> Result<i64, BadPayload> {
+    pub fn record_id(&self) -> Result<RecordId, BadPayload> {
         self.required("record_id")?;
         self.maybe_record_id("record_id").map(Option::unwrap_or_default)
     }
 
-    pub fn maybe_record_id(&self, name: &str) -> Result<Option<i64>, BadPayload> {
+    pub fn maybe_record_id(&self, name: &str) -> Result<Option<RecordId>, BadPayload> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        integer(raw).map(Some).ok_or_else(|| BadPayload::field(name, "must be a whole number within 64 bits"))
+        integer(raw)
+            .map(|id| Some(RecordId(id)))
+            .ok_or_else(|| BadPayload::field(name, "must be a whole number within 64 bits"))
     }
 
     /// A whole number from 0 to `max`.

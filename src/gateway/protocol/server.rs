@@ -1,7 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
 use super::json::{Object, push_object, push_text};
-use crate::ids::{MasterTerm, Seq};
+use crate::ids::{MasterTerm, RecordId, Seq};
 use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
@@ -72,7 +72,7 @@ pub enum ServerEvent<'a> {
     },
     DataResponse {
         table_name: &'a str,
-        record_id: i64,
+        record_id: RecordId,
         data: Option<&'a [u8]>,
         version: Option<Seq>,
         at_ms: u64,
@@ -136,7 +136,7 @@ pub struct Acknowledged<'a> {
     pub event: &'a str,
     pub device_id: Option<&'a str>,
     /// Table and record.
-    pub record: Option<(&'a str, i64)>,
+    pub record: Option<(&'a str, RecordId)>,
     pub seq: Option<u64>,
     pub request_id: Option<&'a str>,
     pub cursor: Option<Cursor>,
@@ -169,7 +169,7 @@ pub struct SyncPage<'a> {
 #[derive(Clone, Debug)]
 pub struct SyncChange<'a> {
     pub table_name: &'a str,
-    pub record_id: i64,
+    pub record_id: RecordId,
     pub operation: Operation,
     pub data: &'a [u8],
     pub timestamp_ms: u64,
@@ -347,7 +347,7 @@ impl<'a> From<&'a Change> for SyncChange<'a> {
     fn from(change: &'a Change) -> Self {
         Self {
             table_name: &change.table_name,
-            record_id: change.record_id,
+            record_id: RecordId(change.record_id),
             operation: change.operation(),
             data: &change.data,
             timestamp_ms: change.timestamp_ms,

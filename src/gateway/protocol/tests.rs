@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::events::{EventDescription, FROM_CLIENT, TO_CLIENT};
 use super::*;
 use crate::gateway::protocol::schema::example;
-use crate::ids::{MasterTerm, Seq};
+use crate::ids::{MasterTerm, RecordId, Seq};
 use crate::limits;
 use crate::proto::{Change, Operation, Role, SyncType};
 use crate::token::{Claims, Class};
@@ -170,7 +170,7 @@ fn record_ids_are_integers_of_64_bits() {
         let text = format!(r#"{{"device_id":"d","table_name":"t","record_id":{raw}}}"#);
         let asked = decode("data_request", Some(&text), &Bytes::new()).map(|a| a.event);
         let Ok(ClientEvent::DataRequest { record_id, .. }) = asked else { panic!("{raw}") };
-        assert_eq!(record_id, id);
+        assert_eq!(record_id, RecordId(id));
     }
     for raw in ["9223372036854775808", "1e19", "0.5", "\"1\"", "[]", "1e400"] {
         let text = format!(r#"{{"device_id":"d","table_name":"t","record_id":{raw}}}"#);
@@ -274,7 +274,7 @@ fn every_server_event_is_json_with_its_documented_fields() {
         },
         ServerEvent::SyncErrorAck { device_id, message: "m", code: "c", at_ms },
         ServerEvent::DataUpdate { change: &change, epoch: 1 },
-        ServerEvent::DataResponse { table_name: "t", record_id: 1, data: None, version: None, at_ms },
+        ServerEvent::DataResponse { table_name: "t", record_id: RecordId(1), data: None, version: None, at_ms },
         ServerEvent::QueueStatusResponse {
             device_id,
             offline: false,
@@ -347,7 +347,7 @@ proptest! {
             let _ = role_and_reason(&fields, "role");
             let _ = election(&fields);
             // What is accepted as a change is an object of JSON, within its limit.
-            if let Ok(update) = update(&fields, &frame, "d".into(), "t".into(), 1) {
+            if let Ok(update) = update(&fields, &frame, "d".into(), "t".into(), RecordId(1)) {
                 prop_assert!(update.data.is_empty() || serde_json::from_slice::<Value>(&update.data).is_ok());
             }
             let _ = resolution(&fields, &frame);

@@ -8,7 +8,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding};
 use crate::gateway::protocol::{Acknowledged, ServerEvent};
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
-use crate::ids::{MasterTerm, Seq};
+use crate::ids::{MasterTerm, RecordId, Seq};
 use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
@@ -130,7 +130,7 @@ impl Session {
         &self,
         ticket: &RequestTicket,
         device_id: &str,
-        record: (&str, i64),
+        record: (&str, RecordId),
         message: &str,
         outcome: &Outcome,
     ) {
@@ -153,7 +153,7 @@ impl Session {
         &self,
         ticket: &RequestTicket,
         device_id: &str,
-        record: (&str, i64),
+        record: (&str, RecordId),
         (entry, taken): (Option<&(String, u64)>, Option<ClockCorrection>),
         outcome: &Outcome,
     ) {
@@ -319,7 +319,7 @@ impl Session {
         }
     }
 
-    fn read_record(&mut self, ticket: RequestTicket, table_name: String, record_id: i64) {
+    fn read_record(&mut self, ticket: RequestTicket, table_name: String, record_id: RecordId) {
         if let Err(error) = auth::may_read(&self.gateway, &self.claims, &table_name) {
             return self.refuse(&ticket, &error, None);
         }
@@ -341,7 +341,7 @@ impl Session {
     pub(super) fn found(
         &self,
         ticket: RequestTicket,
-        (table_name, record_id): (String, i64),
+        (table_name, record_id): (String, RecordId),
         found: Result<StoredRecord, Error>,
     ) {
         match found {
@@ -350,7 +350,7 @@ impl Session {
         }
     }
 
-    fn tell_record(&self, ticket: RequestTicket, table_name: &str, record_id: i64, found: StoredRecord) {
+    fn tell_record(&self, ticket: RequestTicket, table_name: &str, record_id: RecordId, found: StoredRecord) {
         let (version, data) = found.as_ref().map(|(version, data)| (*version, &data[..])).unzip();
         self.share.read(data.map_or(0, <[u8]>::len) as u64);
         let at_ms = self.gateway.now_ms();

@@ -18,7 +18,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, QueuedFrame, SendQueue};
 use crate::gateway::protocol::ServerEvent;
 use crate::gateway::rates::RateShare;
 use crate::gateway::session::removed_records::RemovedRecords;
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
@@ -362,7 +362,7 @@ impl Delivery {
             let page = self.page(from, to, &filter).await?;
             let (mut newest, head): (Vec<Option<Seq>>, Seq) = {
                 let state = self.gateway.cluster.replica().state();
-                let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, c.record_id));
+                let newest = page.changes.iter().map(|c| state.version_of(&c.table_name, RecordId(c.record_id)));
                 (newest.collect(), state.meta().head())
             };
             if newest.contains(&None) {

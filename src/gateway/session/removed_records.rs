@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::gateway::Gateway;
 use crate::gateway::fanout::feed;
 use crate::gateway::fanout::hub::ChangeFilter;
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::limits;
 use crate::model::error::Error;
 use crate::model::read::PageSize;
@@ -18,7 +18,7 @@ const LOOK: PageSize = PageSize { rows: 4_096, bytes: 1 << 20 };
 /// The newest change of each such record within a stretch of the log, by the table's name.
 #[derive(Default)]
 pub(crate) struct RemovedRecords {
-    newest: HashMap<String, HashMap<i64, Seq>>,
+    newest: HashMap<String, HashMap<RecordId, Seq>>,
 }
 
 impl RemovedRecords {
@@ -34,13 +34,14 @@ impl RemovedRecords {
             let Some(page) = feed::page(gateway, at, to, LOOK, filter).await? else { return Ok(None) };
             let state = gateway.cluster.replica().state();
             for Change { table_name, record_id, seq, .. } in page.changes.iter().map(|change| &**change) {
-                let version = state.version_of(table_name, *record_id);
+                let (record_id, seq) = (RecordId(*record_id), Seq(*seq));
+                let version = state.version_of(table_name, record_id);
                 // A record that was made after `to`, in a table of the same name, is another one.
                 if version.is_some_and(|version| version <= to) {
                     continue;
                 }
                 let of_table = found.newest.entry(table_name.clone()).or_default();
-                records += usize::from(of_table.insert(*record_id, Seq(*seq)).is_none());
+                records += usize::from(of_table.insert(record_id, seq).is_none());
             }
             if records > limits::SYNC_MOVED {
                 return Ok(None);
@@ -53,6 +54,6 @@ impl RemovedRecords {
     /// The newest change of the change's record; `None`: it is none of these.
     pub(crate) fn newest(&self, change: &Change) -> Option<Seq> {
         let of_table = self.newest.get(&change.table_name);
-        of_table.and_then(|records| records.get(&change.record_id)).copied()
+        of_table.and_then(|records| records.get(&RecordId(change.record_id))).copied()
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use crate::cluster::Cluster;
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::sync::SyncJob;
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::model::error::Error;
 use crate::proto::{OnlineDone, Outcome, Role};
 use crate::storage::BoxFuture;
@@ -29,7 +29,7 @@ pub(super) enum ReplyPlan {
     Update {
         device_id: String,
         table_name: String,
-        record_id: i64,
+        record_id: RecordId,
         /// The queue's entry that it is: queue and `n`.
         entry: Option<(String, u64)>,
         /// How its time was taken, if not as it was sent.
@@ -70,7 +70,7 @@ pub(super) enum ReplyPlan {
     Conflict {
         device_id: String,
         table_name: String,
-        record_id: i64,
+        record_id: RecordId,
         /// That it is done, in words.
         message: &'static str,
     },
@@ -98,7 +98,7 @@ impl ReplyPlan {
 pub(super) enum ReadRequest {
     Record {
         table_name: String,
-        record_id: i64,
+        record_id: RecordId,
     },
     Queue {
         device_id: String,
@@ -119,7 +119,7 @@ enum InFlight {
     Propose(RequestTicket, ReplyPlan, BoxFuture<'static, Result<Outcome, Error>>),
     Read(RequestTicket, ReadRequest),
     /// A read of a record (its table and id) that is not in memory.
-    Cold(RequestTicket, (String, i64), BoxFuture<'static, Result<StoredRecord, Error>>),
+    Cold(RequestTicket, (String, RecordId), BoxFuture<'static, Result<StoredRecord, Error>>),
 }
 
 /// A record as its row has it: version and data, `None` when there is none.
@@ -130,7 +130,7 @@ pub(crate) type StoredRecord = Option<(Seq, bytes::Bytes)>;
 pub(super) enum Completion {
     Proposed(RequestTicket, ReplyPlan, Result<Outcome, Error>),
     Read(RequestTicket, ReadRequest, Result<(), Error>),
-    Cold(RequestTicket, (String, i64), Result<StoredRecord, Error>),
+    Cold(RequestTicket, (String, RecordId), Result<StoredRecord, Error>),
 }
 
 #[derive(Default)]
@@ -161,7 +161,7 @@ impl RequestPipeline {
     pub(super) fn look(
         &mut self,
         ticket: RequestTicket,
-        record: (String, i64),
+        record: (String, RecordId),
         found: BoxFuture<'static, Result<StoredRecord, Error>>,
     ) {
         self.work.push_front(InFlight::Cold(ticket, record, found));

@@ -12,6 +12,7 @@ use crate::gateway::protocol::{ClientEvent, OnlineAsk, ServerEvent, SyncAsk};
 use crate::gateway::rates::RateKind;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket};
 use crate::gateway::session::sync::{Completed, SyncJob};
+use crate::ids::RecordId;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::time::IsoTime;
@@ -69,7 +70,7 @@ impl Session {
         let then = ReplyPlan::Update {
             device_id: update.device_id.clone(),
             table_name: update.table_name.clone(),
-            record_id: update.record_id,
+            record_id: RecordId(update.record_id),
             entry: (update.n > 0).then(|| (update.queue.clone(), update.n)),
             taken,
         };
@@ -138,7 +139,7 @@ impl Session {
         let then = ReplyPlan::Conflict {
             device_id: report.device_id.clone(),
             table_name: report.table_name.clone(),
-            record_id: report.record_id,
+            record_id: RecordId(report.record_id),
             message: "conflict noted",
         };
         self.propose(ticket, then, Intent::ConflictReport(report));
@@ -316,7 +317,7 @@ impl Session {
         let then = ReplyPlan::Conflict {
             device_id: resolve.device_id.clone(),
             table_name: owner.table_name.clone(),
-            record_id: owner.record_id,
+            record_id: RecordId(owner.record_id),
             message: "conflict resolved",
         };
         self.propose(ticket, then, Intent::ConflictResolve(resolve));

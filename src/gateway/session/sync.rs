@@ -19,7 +19,7 @@ use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_pipeline::RequestTicket;
-use crate::ids::{Seq, TableId};
+use crate::ids::{RecordId, Seq, TableId};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::change::StoredData;
@@ -374,7 +374,8 @@ impl SyncJob {
             let state = self.gateway.cluster.replica().state();
             let newest = changes.iter().map(|change| {
                 let table = state.table_number(&change.table_name).unwrap_or_default();
-                ((table, change.record_id), state.version_of(&change.table_name, change.record_id))
+                let id = RecordId(change.record_id);
+                ((table, id), state.version_of(&change.table_name, id))
             });
             (newest.collect(), state.meta().head())
         };
@@ -525,7 +526,7 @@ fn gone(meta: &Meta, ms: u64) -> bool {
 struct MovedRecords {
     /// Changes up to this one were looked at.
     to: Seq,
-    versions: HashMap<(TableId, i64), Option<Seq>>,
+    versions: HashMap<(TableId, RecordId), Option<Seq>>,
 }
 
 impl MovedRecords {
@@ -544,7 +545,7 @@ impl MovedRecords {
                 let Some(table) = state.table_number(&change.table_name) else { continue };
                 // The first change after the head tells the version at the head.
                 self.versions
-                    .entry((table, change.record_id))
+                    .entry((table, RecordId(change.record_id)))
                     .or_insert(Some(Seq(change.previous_seq)).filter(|seq| *seq > Seq(0)));
             }
             self.to = page.seq;
@@ -556,7 +557,7 @@ impl MovedRecords {
     }
 
     /// A record's version at the head, of its version when it was looked up; `None`: there was none.
-    fn version(&self, record: (TableId, i64), now: Option<Seq>) -> Option<Seq> {
+    fn version(&self, record: (TableId, RecordId), now: Option<Seq>) -> Option<Seq> {
         self.versions.get(&record).copied().unwrap_or(now)
     }
 }

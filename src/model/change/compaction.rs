@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::key::KEY;
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::limits;
 use crate::model::refusal::ApplyResult;
 use crate::model::state::State;
@@ -67,11 +67,12 @@ impl State {
             self.outlive_change(&change);
             let Some(table) = self.table_of_change(&change) else { continue };
             self.table_numbers.outlive_head(&mut self.txn, table, Seq(change.seq));
-            let Some(version) = self.version(table, change.record_id) else { continue };
+            let id = RecordId(change.record_id);
+            let Some(version) = self.version(table, id) else { continue };
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
                 let record = Record { data, ..change.record(version.device) };
-                self.put(RowKey::Record { table, id: change.record_id }, &record);
+                self.put(RowKey::Record { table, id }, &record);
             }
         }
         Ok(true)

@@ -7,7 +7,7 @@ use prost::Message;
 use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
-use crate::ids::{Seq, TableId};
+use crate::ids::{RecordId, Seq, TableId};
 use crate::model::row_pages::RowPages;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
@@ -22,7 +22,7 @@ impl State {
         self.prints = ChangePrints::after(self.meta.compacted());
         self.change_sizes = Sizes::default();
         self.records = Records::default();
-        let from = RowKey::Record { table: TableId(0), id: i64::MIN };
+        let from = RowKey::Record { table: TableId(0), id: RecordId::MIN };
         for row in RowPages::<Record>::new(rows, from, |k| matches!(k, RowKey::Record { .. })) {
             if let (RowKey::Record { table, id }, record) = row? {
                 // What is left of a table that was removed waits for compaction.
@@ -51,7 +51,7 @@ impl State {
                 self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
                     self.table_numbers.advance_head(table, Seq(change.seq));
-                    self.records.load(table, change.record_id, &change.record(device));
+                    self.records.load(table, RecordId(change.record_id), &change.record(device));
                 }
                 self.prints.push(&change);
                 self.change_sizes.push(change.seq, change.encoded_len());

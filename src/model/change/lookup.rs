@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::records::Version;
 use super::stored::{RecordNow, StoredData};
-use crate::ids::{Seq, TableId};
+use crate::ids::{RecordId, Seq, TableId};
 use crate::model::access::ClassNumber;
 use crate::model::state::State;
 use crate::proto::Change;
@@ -27,7 +27,7 @@ impl State {
         tables.map(|(number, _)| self.records.len_of(number)).sum()
     }
 
-    pub fn record(&self, table_name: &str, id: i64) -> RecordNow {
+    pub fn record(&self, table_name: &str, id: RecordId) -> RecordNow {
         let Some(table) = self.table_number(table_name) else { return RecordNow::Absent };
         let Some(v) = self.records.get(table, id) else { return RecordNow::Absent };
         let (version, timestamp_ms) = (Seq(v.seq), v.timestamp_ms);
@@ -42,19 +42,19 @@ impl State {
     /// takes; and where the next page begins, if there is more.
     pub fn records_after(
         &self,
-        after: Option<(TableId, i64)>,
+        after: Option<(TableId, RecordId)>,
         limit: usize,
         wanted: impl Fn(TableId) -> bool,
-    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
+    ) -> (Vec<StoredData>, Option<(TableId, RecordId)>) {
         self.records_where(after, limit, |table, version| !version.deleted && wanted(table))
     }
 
     fn records_where(
         &self,
-        after: Option<(TableId, i64)>,
+        after: Option<(TableId, RecordId)>,
         limit: usize,
         wanted: impl Fn(TableId, &Version) -> bool,
-    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
+    ) -> (Vec<StoredData>, Option<(TableId, RecordId)>) {
         let mut page = Vec::new();
         let mut last = after;
         for (scanned, ((table, id), version)) in self.records.iter_after(after).enumerate() {
@@ -71,7 +71,7 @@ impl State {
     }
 
     /// The version of a record, a deleted one included; `None`: it never was.
-    pub fn version_of(&self, table_name: &str, id: i64) -> Option<Seq> {
+    pub fn version_of(&self, table_name: &str, id: RecordId) -> Option<Seq> {
         let version = self.table_number(table_name).and_then(|table| self.records.get(table, id));
         version.map(|v| Seq(v.seq))
     }
@@ -82,10 +82,10 @@ impl State {
     pub fn records_at(
         &self,
         head: Seq,
-        after: Option<(TableId, i64)>,
+        after: Option<(TableId, RecordId)>,
         limit: usize,
         wanted: impl Fn(TableId) -> bool,
-    ) -> (Vec<StoredData>, Option<(TableId, i64)>) {
+    ) -> (Vec<StoredData>, Option<(TableId, RecordId)>) {
         self.records_where(after, limit, |table, version| {
             wanted(table) && (!version.deleted || Seq(version.seq) > head)
         })

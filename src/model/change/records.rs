@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::limits;
 use crate::proto::{Change, Operation, Record};
 
@@ -36,16 +36,16 @@ impl Change {
 #[derive(Debug, Default)]
 pub(in crate::model) struct Records {
     /// By table and id.
-    versions: BTreeMap<(TableId, i64), Version>,
+    versions: BTreeMap<(TableId, RecordId), Version>,
     /// Versions of each table.
     counts: BTreeMap<TableId, u64>,
     /// Data held, oldest write first, with the version that it belongs to.
-    held: VecDeque<((TableId, i64), u64)>,
+    held: VecDeque<((TableId, RecordId), u64)>,
     bytes: usize,
 }
 
 impl Records {
-    pub(crate) fn get(&self, table: TableId, id: i64) -> Option<&Version> {
+    pub(crate) fn get(&self, table: TableId, id: RecordId) -> Option<&Version> {
         self.versions.get(&(table, id))
     }
 
@@ -57,7 +57,7 @@ impl Records {
         self.counts.get(&table).copied().unwrap_or(0)
     }
 
-    fn insert(&mut self, key: (TableId, i64), version: Version) -> Option<Version> {
+    fn insert(&mut self, key: (TableId, RecordId), version: Version) -> Option<Version> {
         let old = self.versions.insert(key, version);
         if old.is_none() {
             *self.counts.entry(key.0).or_default() += 1;
@@ -68,14 +68,14 @@ impl Records {
     /// The versions after `after`, in order.
     pub(crate) fn iter_after(
         &self,
-        after: Option<(TableId, i64)>,
-    ) -> impl Iterator<Item = (&(TableId, i64), &Version)> {
+        after: Option<(TableId, RecordId)>,
+    ) -> impl Iterator<Item = (&(TableId, RecordId), &Version)> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.versions.range((from, std::ops::Bound::Unbounded))
     }
 
     /// After a write of `data`.
-    pub(super) fn set(&mut self, table: TableId, id: i64, record: &Record, data: Bytes) {
+    pub(super) fn set(&mut self, table: TableId, id: RecordId, record: &Record, data: Bytes) {
         let key = (table, id);
         let weight = |data: &Bytes| data.len() + 64;
         self.bytes += weight(&data);
@@ -99,24 +99,24 @@ impl Records {
     }
 
     /// The records of a table from `from` on, deleted ones included, in order.
-    pub(crate) fn of_table(&self, table: TableId, from: Bound<i64>) -> impl Iterator<Item = (i64, &Version)> {
+    pub(crate) fn of_table(&self, table: TableId, from: Bound<RecordId>) -> impl Iterator<Item = (RecordId, &Version)> {
         let from = from.map(|id| (table, id));
-        let from = if from == Bound::Unbounded { Bound::Included((table, i64::MIN)) } else { from };
-        self.versions.range((from, Bound::Included((table, i64::MAX)))).map(|((_, id), version)| (*id, version))
+        let from = if from == Bound::Unbounded { Bound::Included((table, RecordId::MIN)) } else { from };
+        self.versions.range((from, Bound::Included((table, RecordId::MAX)))).map(|((_, id), version)| (*id, version))
     }
 
     /// Forgets all records of a table.
     pub(super) fn forget_table(&mut self, table: TableId) {
         self.counts.remove(&table);
-        let mut from = self.versions.split_off(&(table, i64::MIN));
+        let mut from = self.versions.split_off(&(table, RecordId::MIN));
         let mut after =
-            table.get().checked_add(1).map(|next| from.split_off(&(TableId(next), i64::MIN))).unwrap_or_default();
+            table.get().checked_add(1).map(|next| from.split_off(&(TableId(next), RecordId::MIN))).unwrap_or_default();
         self.versions.append(&mut after);
         self.bytes -= from.values().filter_map(|v| v.data.as_ref()).map(|data| data.len() + 64).sum::<usize>();
     }
 
     /// From the rows; later ones win.
-    pub(super) fn load(&mut self, table: TableId, id: i64, record: &Record) {
+    pub(super) fn load(&mut self, table: TableId, id: RecordId, record: &Record) {
         self.insert((table, id), version_of(record));
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of a record in memory, and where the rest of it stands.
 
-use crate::ids::{DeviceNumber, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
 use bytes::Bytes;
 
 /// What can be said of a record without reading rows.
@@ -21,7 +21,7 @@ pub enum RecordNow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredData {
     pub table: TableId,
-    pub id: i64,
+    pub id: RecordId,
     pub seq: Seq,
     pub timestamp_ms: u64,
     /// The number of the device that wrote it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::limits;
 use crate::proto::{Conflict, ResolutionMethod};
 
@@ -32,7 +32,7 @@ pub(super) struct ConflictFilter {
 struct ConflictEntry {
     device: DeviceNumber,
     table: TableId,
-    record_id: i64,
+    record_id: RecordId,
     local_seq: u64,
     /// `None`: open. What an older version resolved has the number 0.
     resolved: Option<u64>,
@@ -86,7 +86,7 @@ pub(in crate::model) struct ConflictIndex {
     resolved: BTreeSet<(u64, u64)>,
     resolved_bytes: u64,
     /// By table, record, the version that each was found at, and id.
-    of_record: BTreeSet<(TableId, i64, u64, u64)>,
+    of_record: BTreeSet<(TableId, RecordId, u64, u64)>,
 }
 
 fn weight(row: &Conflict) -> u64 {
@@ -100,7 +100,8 @@ impl ConflictIndex {
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
         let resolved = (!open).then_some(row.resolved_number);
-        let note = ConflictEntry { device, table, record_id: row.record_id, local_seq: row.local_seq, resolved, bytes };
+        let record_id = RecordId(row.record_id);
+        let note = ConflictEntry { device, table, record_id, local_seq: row.local_seq, resolved, bytes };
         match resolved {
             None => {
                 let (of, within) = (self.open_of.entry(device).or_default(), self.open_in.entry(table).or_default());
@@ -115,7 +116,7 @@ impl ConflictIndex {
                 self.resolved_bytes += bytes;
             }
         }
-        self.of_record.insert((table, row.record_id, row.local_seq, row.id));
+        self.of_record.insert((table, record_id, row.local_seq, row.id));
         self.notes.insert(row.id, note);
     }
 
@@ -204,7 +205,7 @@ impl ConflictIndex {
 
     /// A table is gone: what was decided in it is of no table any more.
     pub(super) fn forget_table(&mut self, table: TableId) {
-        let of_table = (table, i64::MIN, 0, 0)..=(table, i64::MAX, u64::MAX, u64::MAX);
+        let of_table = (table, RecordId::MIN, 0, 0)..=(table, RecordId::MAX, u64::MAX, u64::MAX);
         let there: Vec<_> = self.of_record.range(of_table).copied().collect();
         for at in there {
             self.of_record.remove(&at);
@@ -224,7 +225,7 @@ impl ConflictIndex {
     pub(super) fn open_of_record(
         &self,
         table: TableId,
-        record_id: i64,
+        record_id: RecordId,
     ) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
         self.of_record
             .range((table, record_id, 0, 0)..=(table, record_id, u64::MAX, u64::MAX))
@@ -235,7 +236,7 @@ impl ConflictIndex {
     pub(super) fn of_record_before(
         &self,
         table: TableId,
-        record_id: i64,
+        record_id: RecordId,
         before: (u64, u64),
     ) -> impl Iterator<Item = (u64, u64)> {
         self.of_record

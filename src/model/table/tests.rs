@@ -125,8 +125,8 @@ fn a_table_is_removed_in_steps_and_what_is_made_under_its_name_is_another_one() 
     b.ok(update("b", 6, r#"{"new":1}"#));
     reopened(&b);
     assert_eq!((b.state.table_number("stock"), b.state.tables_kept()), (Some(TableId(2)), kept));
-    assert_eq!((b.state.version_of("stock", 1), data(&b, 1)), (None, None));
-    let past = b.state.history_of("stock", 6, None, 10);
+    assert_eq!((b.state.version_of("stock", RecordId(1)), data(&b, 1)), (None, None));
+    let past = b.state.history_of("stock", RecordId(6), None, 10);
     let page = history(&b.tables, &past, PageSize { rows: 10, bytes: 10_000 }).unwrap().unwrap();
     assert_eq!(page.entries.len(), 1);
     assert_eq!(

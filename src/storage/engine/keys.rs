@@ -15,7 +15,7 @@
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::model::tables::RowKey;
 
 /// The row that says what was applied; written with every write set.
@@ -143,7 +143,7 @@ pub(crate) fn encode(key: &RowKey, out: &mut Vec<u8>) {
         RowKey::Record { table, id } => {
             tagged(RECORD, &short(table.get()), out);
             // With the sign flipped, negative numbers sort before the others.
-            out.extend_from_slice(&long((*id as u64) ^ (1 << 63)));
+            out.extend_from_slice(&long((id.get() as u64) ^ (1 << 63)));
         }
         RowKey::Changes(seq) => tagged(CHANGE, &long(*seq), out),
         RowKey::Election(id) => tagged(ELECTION, &long(*id), out),
@@ -175,7 +175,9 @@ pub(crate) fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
         DEVICE => RowKey::Device(take_string(bytes)?),
         SYNC_STATE => RowKey::SyncState(take_string(bytes)?),
         TABLE => RowKey::Table(TableId(take_u32(bytes)?)),
-        RECORD => RowKey::Record { table: TableId(take_u32(bytes)?), id: (take_u64(bytes)? ^ (1 << 63)) as i64 },
+        RECORD => {
+            RowKey::Record { table: TableId(take_u32(bytes)?), id: RecordId((take_u64(bytes)? ^ (1 << 63)) as i64) }
+        }
         CHANGE => RowKey::Changes(take_u64(bytes)?),
         ELECTION => RowKey::Election(take_u64(bytes)?),
         AUDIT => RowKey::Audit(take_u64(bytes)?),
@@ -290,7 +292,7 @@ pub(super) mod tests {
             text().prop_map(RowKey::SyncState),
             small().prop_map(|number| RowKey::Table(TableId(number))),
             (small(), prop_oneof![-2..3i64, any::<i64>()])
-                .prop_map(|(table, id)| RowKey::Record { table: TableId(table), id }),
+                .prop_map(|(table, id)| RowKey::Record { table: TableId(table), id: RecordId(id) }),
             number().prop_map(RowKey::Changes),
             number().prop_map(RowKey::Election),
             number().prop_map(RowKey::Audit),
@@ -365,7 +367,7 @@ pub(super) mod tests {
     #[test]
     fn numbers_on_disk_stay() {
         let mut out = Vec::new();
-        encode(&RowKey::Record { table: TableId(1), id: -1 }, &mut out);
+        encode(&RowKey::Record { table: TableId(1), id: RecordId(-1) }, &mut out);
         assert_eq!(out, [5, 0, 0, 0, 0, 1, 0, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F, 0x7F]);
         out.clear();
         encode(&RowKey::Device("a\0".into()), &mut out);

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::ids::TableId;
+use crate::ids::{RecordId, TableId};
 use crate::storage::StartMark;
 use crate::storage::engine;
 use crate::storage::engine::{keys, segments};
@@ -39,7 +39,7 @@ fn content(index: u64, kind: u64) -> Bytes {
 
 /// What applying an entry writes.
 fn writes(index: u64) -> Vec<(RowKey, Option<Bytes>)> {
-    let record = RowKey::Record { table: TableId(1), id: (index % RECORDS) as i64 };
+    let record = RowKey::Record { table: TableId(1), id: RecordId((index % RECORDS) as i64) };
     let mut rows = vec![
         (RowKey::Meta, Some(content(index, 1))),
         (RowKey::Changes(index), Some(content(index, 2))),

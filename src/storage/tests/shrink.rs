@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::damage::kinds::copy;
-use super::damage::unseal;
 use super::*;
-use crate::ids::TableId;
+use crate::ids::{RecordId, TableId};
 use crate::storage::engine;
 use crate::storage::engine::keys;
 use crate::storage::engine::shrink::{EngineContent, copy_if_due};
@@ -34,7 +33,7 @@ async fn large(dir: &Path) {
     wait(stores.log.save_vote(Bytes::from_static(b"vote"))).await.unwrap();
     for index in 1..=ENTRIES {
         append(&*stores.log, vec![(index, value(index, 50_000))]).await.unwrap();
-        let record = RowKey::Record { table: TableId(1), id: (index % 5) as i64 };
+        let record = RowKey::Record { table: TableId(1), id: RecordId((index % 5) as i64) };
         put(&mut *stores.tables, index, &[(record, value(index, 50_000)), (RowKey::Meta, value(index, 20))]);
     }
     stores.log.save_committed(Some(Bytes::from_static(b"committed")));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::tables::rows_of;
 use super::*;
-use crate::ids::TableId;
+use crate::ids::{RecordId, TableId};
 use crate::storage::room::{DiskRoom, RoomThresholds, SNAPSHOT_LEAVES};
 use crate::storage::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 
@@ -17,7 +17,7 @@ const ROWS: u64 = 3_000;
 /// The one row that commit `index` changes, and to what.
 fn step(index: u64) -> (RowKey, Option<Bytes>) {
     let key = match index * 7_919 % ROWS {
-        id if id % 3 == 0 => RowKey::Record { table: TableId(1), id: id as i64 },
+        id if id % 3 == 0 => RowKey::Record { table: TableId(1), id: RecordId(id as i64) },
         seq => RowKey::Changes(seq),
     };
     let len = if index.is_multiple_of(41) { 10_000 } else { 60 };

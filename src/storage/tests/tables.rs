@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{DeviceNumber, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId};
 use crate::limits::PENDING_ROWS;
 use crate::model::tables::{MemoryTables, TablesRead};
 use crate::storage::snapshot::file::SnapshotRows;
@@ -14,7 +14,7 @@ fn some_key() -> impl Strategy<Value = RowKey> {
     prop_oneof![
         Just(RowKey::Meta),
         prop_oneof![Just("a"), Just("a\0"), Just("ab"), Just("")].prop_map(|id| RowKey::Device(id.into())),
-        (-2..3i64).prop_map(|id| RowKey::Record { table: TableId(1), id }),
+        (-2..3i64).prop_map(|id| RowKey::Record { table: TableId(1), id: RecordId(id) }),
         (1..6u64).prop_map(RowKey::Changes),
         (0..2u32, 0..3u32).prop_map(|(device, slot)| RowKey::Requested { device: DeviceNumber(device), slot }),
         Just(RowKey::Revoked("z".into())),
@@ -191,8 +191,8 @@ async fn ranges_go_back_over_numbers_with_all_bits_set() {
     for (seed, number) in (1..).zip(numbers) {
         for key in [
             RowKey::Changes(number),
-            RowKey::Record { table: TableId(number as u32), id: number as i64 },
-            RowKey::Record { table: TableId(u32::MAX), id: number as i64 },
+            RowKey::Record { table: TableId(number as u32), id: RecordId(number as i64) },
+            RowKey::Record { table: TableId(u32::MAX), id: RecordId(number as i64) },
             RowKey::Answered(number),
         ] {
             // With parts enough that pages end among them.

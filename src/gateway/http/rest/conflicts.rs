@@ -11,7 +11,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, listed_conflict, policy, resolution};
 use crate::gateway::session::{decider, find_conflict};
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::limits;
 use crate::model::change::valid_table;
 use crate::model::conflict::ConflictStatus;
@@ -48,7 +48,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, as
     let (rows, seen) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
     let now: Vec<Option<Seq>> = {
         let state = gateway.cluster.replica().state();
-        rows.iter().map(|row| state.version_of(&row.table_name, row.record_id)).collect()
+        rows.iter().map(|row| state.version_of(&row.table_name, RecordId(row.record_id))).collect()
     };
     Ok(turn.answer(|o| {
         o.array("conflicts", rows.iter().zip(now), |out, (row, version)| {

@@ -15,7 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::{Acknowledged, BadPayload, ServerEvent, update};
 use crate::gateway::session::client_clock::{ClientClock, ClockCorrection};
 use crate::gateway::session::{look_up, update_message, why_conflict};
-use crate::ids::Seq;
+use crate::ids::{RecordId, Seq};
 use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
@@ -117,12 +117,12 @@ pub(super) async fn remove_table(
     }))
 }
 
-pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<i64, RestError> {
+pub(super) fn record(gateway: &Gateway, table: &str, id: &str) -> Result<RecordId, RestError> {
     let bad = |bad| RestError::bad(gateway, Code::InvalidData, bad);
     if !valid_table(table) {
         return Err(bad(BadPayload::field("table_name", "is not a usable name")));
     }
-    id.parse().map_err(|_| bad(BadPayload::field("record_id", "must be a whole number within 64 bits")))
+    id.parse().map(RecordId).map_err(|_| bad(BadPayload::field("record_id", "must be a whole number within 64 bits")))
 }
 
 fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrection>, outcome: &Outcome) -> RestResult {
@@ -141,7 +141,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         at_ms: outcome.at_ms,
         event: "data_update",
         device_id: Some(&asked.device_id),
-        record: Some((&asked.table_name, asked.record_id)),
+        record: Some((&asked.table_name, RecordId(asked.record_id))),
         seq,
         request_id: Some(asked.request_id.as_str()).filter(|id| !id.is_empty()),
         cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: Seq(*seq), print: *print }),

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use crate::cluster::peers::shared_room::room_said;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
-use crate::ids::NodeId;
 use crate::metrics::{counted, counter, gauge};
 
 /// What Prometheus calls its text form.

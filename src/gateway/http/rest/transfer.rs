@@ -18,7 +18,7 @@ use super::{OFFSET_MAX, OrFail, QueryFields, RequestBody, RestError, RestResult,
 use crate::gateway::Gateway;
 use crate::gateway::auth::Operator;
 use crate::gateway::protocol::BadPayload;
-use crate::ids::TableId;
+use crate::ids::{RecordId, TableId};
 use crate::limits;
 use crate::model::audit::read_rows;
 use crate::model::change::StoredData;
@@ -214,13 +214,13 @@ pub(crate) async fn records(
         let after = match asked.get("after") {
             Some(text) => {
                 let (table, id) = text.split_once('.').ok_or_else(bad)?;
-                Some((TableId(table.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
+                Some((TableId(table.parse().map_err(|_| bad())?), RecordId(id.parse().map_err(|_| bad())?)))
             }
             None => None,
         };
         Ok((after, asked.number("limit", limits::PAGE_MAX, 1, limits::PAGE_MAX)? as usize))
     };
-    let (after, rows): (Option<(TableId, i64)>, usize) =
+    let (after, rows): (Option<(TableId, RecordId)>, usize) =
         read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     Source::asked(&gateway, &asked).await?;
     let (page, more) = gateway.cluster.replica().state().records_after(after, rows, |_| true);
@@ -234,7 +234,7 @@ pub(crate) async fn records(
         let row = |(at, data): (StoredData, Bytes)| {
             Some(RecordRow {
                 table_name: name(at.table)?,
-                record_id: at.id,
+                record_id: at.id.get(),
                 version: at.seq.get(),
                 data: RawValue::from_string(String::from_utf8(data.to_vec()).ok()?).ok()?,
                 device_id: state.device_name(at.device).unwrap_or_default().to_owned(),
