@@ -16,13 +16,8 @@ pub(super) enum NodeLifecycle {
 }
 
 /// The lifecycle of one node, for whoever changes it, reads it or waits for its end.
+#[derive(Default)]
 pub(super) struct Lifecycle(watch::Sender<NodeLifecycle>);
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self(watch::Sender::default())
-    }
-}
 
 impl Lifecycle {
     pub(super) fn takes_part(&self) {

@@ -421,7 +421,9 @@ impl ClusterCalls for RaftCluster {
             }
             let calls = !request.reach.is_empty();
             let reached = reached(&self.identity, &self.transport, &request.reach).await;
-            if let Some(asker) = request.handshake.filter(|_| !request.digests.is_empty()) {
+            if let Some(asker) =
+                request.handshake.filter(|asker| !request.digests.is_empty() && self.identity.meet(asker).is_ok())
+            {
                 let ring = self.replica().digests();
                 self.digests.hear(NodeId(asker.from), &request.digests, |index| ring.at(index));
             }

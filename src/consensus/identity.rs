@@ -91,7 +91,8 @@ impl std::fmt::Debug for NodeIdentity {
 fn is_newer(node: NodeId, known: Option<&NodeBoot>, start: NodeStart) -> Result<bool, String> {
     let way = format!(
         "it may have forgotten votes and entries that it acknowledged, so it takes no part: give the machine a new number \
-         and an empty data folder (cluster remove {node}, then cluster add)"
+         and an empty data folder (cluster remove {node}, then cluster add); if most of the nodes say so, make the folder \
+         with the newest data a cluster of one instead (recover --alone)"
     );
     let Some(known) = known.filter(|known| known.boot != 0 && start.boot != 0) else { return Ok(start.boot != 0) };
     if (known.boot, known.instance) == (start.boot, start.instance) {
@@ -315,6 +316,32 @@ impl NodeIdentity {
         }
     }
 
+    /// Whether a member that answers is the newest start of it that is known. One that has not claimed its number yet
+    /// says nothing of it.
+    pub fn is_newest(&self, status: &StatusResponse) -> bool {
+        let Some(own) = status.boots.iter().find(|boot| boot.node == status.node) else { return true };
+        let start = NodeStart { boot: own.boot, instance: own.instance, log_end: own.held };
+        is_newer(NodeId(own.node), self.known.lock().get(&NodeId(own.node)), start).is_ok()
+    }
+
+    /// Why a member's history is another one than this node's: a start that took part in this one's is another process
+    /// there. Both have told clients what the other one lacks.
+    pub fn other_history(&self, status: &StatusResponse) -> Option<String> {
+        let raft = self.raft.get().and_then(Weak::upgrade)?;
+        let state = raft.replica().state();
+        let conflict = status.boots.iter().take(limits::NODES_EVER).find(|told| {
+            let here = state.boot_of(NodeId(told.node));
+            here.is_some_and(|here| told.boot != 0 && here.boot == told.boot && here.instance != told.instance)
+        })?;
+        Some(format!(
+            "node {} takes another process for start {} of node {} than this node does: an older copy of a folder has taken \
+             part while nodes were away, so there are two histories, and each may lack what clients were told in the other. \
+             Stop the nodes, decide which folder is to go on, make it a cluster of one (recover --alone), and let the other \
+             machines join it under new numbers with empty data folders",
+            status.node, conflict.boot, conflict.node
+        ))
+    }
+
     fn hear_of_me(&self, from: NodeId, known: &NodeBoot) -> Result<(), LinkError> {
         let Err(why) = is_newer(self.node, Some(known), self.start()) else { return Ok(()) };
         self.outdated.send_if_modified(|outdated| {
@@ -340,6 +367,17 @@ impl NodeIdentity {
         }
     }
 
+    /// What took part in this node's history counts more than what was told.
+    fn remember_replicated(&self, new: NodeBoot) {
+        if let Some(old) = self.known.lock().get_mut(&NodeId(new.node))
+            && (old.boot, old.instance == new.instance) == (new.boot, false)
+        {
+            *old = new;
+            return;
+        }
+        self.remember(new);
+    }
+
     /// Takes over what was replicated, and what this node knows as the leader.
     pub fn refresh(&self) {
         let Some(raft) = self.raft.get().and_then(Weak::upgrade) else { return };
@@ -349,7 +387,7 @@ impl NodeIdentity {
                 // Its own log says that there was a newer start: the mark in the folder is an older one.
                 let _ = self.hear_of_me(self.node, &boot);
             } else {
-                self.remember(boot);
+                self.remember_replicated(boot);
             }
         }
         for (node, held) in raft.acknowledged() {

@@ -179,7 +179,8 @@ pub trait Close: Send + Sync + 'static {
     /// Makes everything durable and lets go of the folder; every later call to the stores fails.
     fn close(&self) -> BoxFuture<'_, io::Result<()>>;
 
-    /// An error if something has failed by now, in the background too, where nobody waits for it. Does not wait.
+    /// An error if something has failed by now, in the background too, where nobody waits for it, or if the folder is gone.
+    /// Waits for nothing but a look at the folder, off the runtime.
     /// Of the kind `InvalidData` if what is kept is damaged.
     fn check(&self) -> io::Result<()> {
         Ok(())

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -230,6 +231,17 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
         Err(TryLockError::Error(error)) => Err(OpenError::io(dir)(error)),
+    }
+}
+
+/// Whether the folder is still the one that was opened. What is written to one that was taken away is acknowledged by files
+/// that nobody finds again.
+pub(super) fn still_there(dir: &Path, lock: &File) -> io::Result<()> {
+    let (opened, path) = (lock.metadata()?, dir.join("lock"));
+    match fs::metadata(path) {
+        Ok(now) if (now.dev(), now.ino()) == (opened.dev(), opened.ino()) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Err(io::Error::other("the folder was removed, moved or replaced while the node ran")),
     }
 }
 

@@ -392,6 +392,7 @@ impl Close for Closer {
             if let Some(engine) = parts.engine.lock().as_ref() {
                 engine.background_error().map_err(engine_error)?;
             }
+            engine::still_there(&parts.dir, &parts.lock)?;
         }
         flush::failed()
     }

@@ -96,6 +96,15 @@ async fn a_sync_that_fails_in_the_background_ends_the_node_though_nobody_writes(
     assert!(!before.contains("ERROR") && !after.contains("handing over"), "{log}");
 }
 
+#[tokio::test]
+async fn a_folder_that_is_taken_away_ends_the_node_though_nobody_writes() {
+    let node = FaultyNode::start("").await;
+    let folder = node.alone.data();
+    fs::rename(&folder, folder.with_extension("away")).unwrap();
+    let (said, _) = tokio::task::spawn_blocking(|| node.ended()).await.unwrap();
+    assert!(said.contains("was removed, moved or replaced while the node ran"), "{said}");
+}
+
 /// A client that has not sent all of its request holds up a stop in order for seconds: nobody else may come meanwhile.
 #[tokio::test]
 async fn the_ports_of_a_node_whose_storage_failed_close_at_once() {

@@ -137,7 +137,9 @@ impl ServingNode {
     async fn storage(&self) -> String {
         loop {
             tokio::time::sleep(LOOK_AT_STORAGE).await;
-            if let Err(error) = self.close.check() {
+            let close = self.close.clone();
+            // One that cannot be asked is found by its next write.
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || close.check()).await {
                 return error.to_string();
             }
         }

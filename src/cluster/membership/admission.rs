@@ -129,6 +129,7 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
     let mut pause = PAUSE_MIN;
     // The members may be others by now: from the second round on, whoever can surely say so is asked, and those are, too.
     let mut surely = Vec::new();
+    let mut split = false;
     loop {
         let group = cluster.node.group();
         let mut others = group.members.clone();
@@ -137,7 +138,7 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
             ask(cluster, transport, others.clone().into_iter().collect(), false, CONFIRM),
             ask(cluster, transport, surely, true, CONFIRM),
         );
-        let (answers, fresh) = tokio::select! {
+        let (mut answers, mut fresh) = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
             answers = asked => answers,
@@ -148,6 +149,10 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         if cluster.identity.is_outdated().is_some() {
             return None;
         }
+        // An older copy that took part while this node was away learns by the question that it is one, and is no witness.
+        answers.retain(|answer| cluster.identity.is_newest(answer));
+        fresh.retain(|answer| cluster.identity.is_newest(answer));
+        let other = answers.iter().chain(&fresh).find_map(|answer| cluster.identity.other_history(answer));
         for answer in fresh.iter().filter(|answer| answer.fresh) {
             others.extend(
                 answer.members.iter().take(limits::NODES).map(|member| (NodeId(member.node), to_member(member))),
@@ -157,7 +162,16 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         let elsewhere = cluster.configured.iter().filter(|(id, _)| !others.contains_key(id)).cloned();
         surely = elsewhere.chain(others.clone()).collect();
         let (told, voters) = told(me, &group, &answers, &fresh);
-        if told * 2 > voters {
+        let mut why = format!(
+            "{told} of {voters} voters have told whether this is the newest start of node {me}, this one included"
+        );
+        if let Some(other) = other {
+            if !split {
+                tracing::error!("{other}");
+            }
+            split = true;
+            why = other;
+        } else if told * 2 > voters {
             if cluster.identity.claims() {
                 cluster.lifecycle.takes_part();
                 return Some(false);
@@ -166,9 +180,7 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
             cluster.identity.claim();
             continue;
         }
-        cluster.lifecycle.waits(format!(
-            "{told} of {voters} voters have told whether this is the newest start of node {me}, this one included"
-        ));
+        cluster.lifecycle.waits(why);
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,

@@ -73,7 +73,8 @@ pub(crate) async fn run(
                     if !status.pristine {
                         cluster.members.vouch(status.voters.iter().copied().map(NodeId));
                     }
-                    if status.version == env!("CARGO_PKG_VERSION") {
+                    // What an older copy holds says nothing about who is right.
+                    if status.version == env!("CARGO_PKG_VERSION") && cluster.identity.is_newest(&status) {
                         cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
                     }
                     cluster.said(peer, status);

@@ -73,6 +73,58 @@ async fn an_older_copy_of_a_disk_ends_before_it_votes_and_nothing_acknowledged_i
     cell.shutdown().await;
 }
 
+/// Nobody who is there knows that the second one is a copy, until the third one returns.
+#[tokio::test]
+async fn two_histories_are_told_by_whoever_returns_and_neither_is_served_as_the_other() {
+    let (mut cell, leader, follower, away) = three().await;
+    cell.stop(away).await;
+    cell.stop(follower).await;
+    let copy = cell.disks[&follower].copy();
+    cell.start(follower).await;
+    cell.leader(&[leader, follower]).await;
+    tell_start(&cell, follower).await;
+    starts_are_known(&cell, follower, 2).await;
+    for record in 0..5 {
+        write(&cell.at(leader), "till", record).await;
+    }
+    let genuine = cell.at(leader).replica().state().meta().head_seq;
+    cell.stop(follower).await;
+    cell.stop(leader).await;
+    cell.disks.insert(follower, copy);
+    cell.start(away).await;
+    cell.start(follower).await;
+    cell.leader(&[away, follower]).await;
+    tell_start(&cell, follower).await;
+    write(&cell.at(away), "till", 50).await;
+
+    cell.start(leader).await;
+    let why = cell.ended(follower).await;
+    assert!(why.contains("copy from before its start 2") && why.contains("recover --alone"), "{why}");
+    told_of_two_histories(&cell, leader).await;
+    // Started again by whatever supervises it, it counts on: its own history says that it took part.
+    cell.stop(follower).await;
+    cell.start(follower).await;
+    told_of_two_histories(&cell, follower).await;
+    cell.stop(away).await;
+    cell.start(away).await;
+    told_of_two_histories(&cell, away).await;
+    let asked = [leader, follower, away].map(|node| cell.at(node).read_barrier());
+    let answers = futures_util::future::join_all(asked).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(cell.at(leader).replica().state().meta().head_seq, genuine, "its history is as it was");
+    cell.shutdown().await;
+}
+
+async fn told_of_two_histories(cell: &Cell, node: u64) {
+    let says = || cell.nodes[&node].cluster.lifecycle.why_it_waits().unwrap_or_default();
+    let told = async {
+        while !says().contains("there are two histories") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("node {node} says {:?}", says()));
+}
+
 #[tokio::test]
 async fn a_copy_that_was_made_while_the_node_ran_ends_by_what_it_lacks() {
     let (mut cell, leader, follower, third) = three().await;
