@@ -316,10 +316,15 @@ impl NodeIdentity {
         }
     }
 
-    /// Whether a member that answers is the newest start of it that is known. One that has not claimed its number yet
-    /// says nothing of it.
+    /// Whether a member that answers is no older start of it than the newest that is known: one that has not claimed its
+    /// number yet says nothing of it.
+    pub fn may_be_newest(&self, status: &StatusResponse) -> bool {
+        status.boots.iter().all(|boot| boot.node != status.node) || self.is_newest(status)
+    }
+
+    /// The same, and it has claimed its number.
     pub fn is_newest(&self, status: &StatusResponse) -> bool {
-        let Some(own) = status.boots.iter().find(|boot| boot.node == status.node) else { return true };
+        let Some(own) = status.boots.iter().find(|boot| boot.node == status.node) else { return false };
         let start = NodeStart { boot: own.boot, instance: own.instance, log_end: own.held };
         is_newer(NodeId(own.node), self.known.lock().get(&NodeId(own.node)), start).is_ok()
     }

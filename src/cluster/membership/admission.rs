@@ -150,8 +150,8 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
             return None;
         }
         // An older copy that took part while this node was away learns by the question that it is one, and is no witness.
-        answers.retain(|answer| cluster.identity.is_newest(answer));
-        fresh.retain(|answer| cluster.identity.is_newest(answer));
+        answers.retain(|answer| cluster.identity.may_be_newest(answer));
+        fresh.retain(|answer| cluster.identity.may_be_newest(answer));
         let other = answers.iter().chain(&fresh).find_map(|answer| cluster.identity.other_history(answer));
         for answer in fresh.iter().filter(|answer| answer.fresh) {
             others.extend(

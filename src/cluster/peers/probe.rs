@@ -73,7 +73,7 @@ pub(crate) async fn run(
                     if !status.pristine {
                         cluster.members.vouch(status.voters.iter().copied().map(NodeId));
                     }
-                    // What an older copy holds says nothing about who is right.
+                    // What an older copy holds, or a node that takes no part, says nothing about who is right.
                     if status.version == env!("CARGO_PKG_VERSION") && cluster.identity.is_newest(&status) {
                         cluster.digests.hear(peer, &status.digests, |index| digests.at(index));
                     }
