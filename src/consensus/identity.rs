@@ -329,6 +329,11 @@ impl NodeIdentity {
         is_newer(NodeId(own.node), self.known.lock().get(&NodeId(own.node)), start).is_ok()
     }
 
+    /// The same of a member that asks.
+    pub fn is_witness(&self, asker: &Handshake) -> bool {
+        !asker.only_asks && self.compare(asker).is_ok()
+    }
+
     /// Why a member's history is another one than this node's: a start that took part in this one's is another process
     /// there. Both have told clients what the other one lacks.
     pub fn other_history(&self, status: &StatusResponse) -> Option<String> {
@@ -580,6 +585,7 @@ mod tests {
         assert_eq!(meet(&copy, &lagging), Ok(()), "it cannot know");
         assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));
         assert_eq!(copy.boots(), [], "nor does it tell anybody");
+        assert!(!lagging.is_witness(&copy.handshake(NodeId(3))), "nor does its digest count");
         let genuine = NodeIdentity::of_start("shop", NodeId(2), start(4, 79, 50));
         for peer in [&lagging, &one] {
             assert_eq!(meet(&genuine, peer), Ok(()));
@@ -587,6 +593,7 @@ mod tests {
         genuine.claim();
         for peer in [&lagging, &one] {
             assert_eq!(meet(&genuine, peer), Ok(()));
+            assert!(peer.is_witness(&genuine.handshake(peer.node)));
         }
         copy.claim();
         assert!(refusal(meet(&copy, &lagging)).contains("start 4"), "of two, the first one that claimed");
