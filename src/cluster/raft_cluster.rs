@@ -28,13 +28,13 @@ use crate::consensus::replica::Replica;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
     ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
-    ReadIndexResponse, StatusRequest, StatusResponse,
+    ReadIndexResponse, StatusRequest, StatusResponse, TermAt,
 };
 use crate::storage::BoxFuture;
 use crate::storage::room::RoomState;
@@ -203,6 +203,7 @@ impl RaftCluster {
             cannot_lead: !self.node.is_standing(),
             heard: self.heard(),
             disk: self.room.own_status(),
+            shared_entry: None,
         }
     }
 
@@ -317,6 +318,11 @@ impl Cluster for RaftCluster {
         self.clock.objection()
     }
 
+    fn waiting(&self) -> Option<String> {
+        // One that takes part may still have something to say that its settings are wrong.
+        self.lifecycle.why_it_waits().filter(|_| !self.identity.is_confirmed())
+    }
+
     fn room(&self) -> RoomState {
         self.room.allowed()
     }
@@ -427,11 +433,16 @@ impl ClusterCalls for RaftCluster {
                 let ring = self.replica().digests();
                 self.digests.hear(NodeId(asker.from), &request.digests, |index| ring.at(index));
             }
+            let shared_entry = match request.applied_index {
+                Some(index) => self.node.applied_entry(LogIndex(index)).await,
+                None => None,
+            };
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
             StatusResponse {
                 digests: digests.unwrap_or_default(),
                 reached: reached.into_iter().map(NodeId::get).collect(),
                 reach_tried: calls,
+                shared_entry: shared_entry.map(|(index, term)| TermAt { index: index.get(), term: term.get() }),
                 ..own
             }
         })

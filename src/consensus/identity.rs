@@ -33,7 +33,7 @@ use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::MemberAddress;
-use crate::ids::{LogIndex, NodeId};
+use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::proto::{Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
@@ -113,6 +113,15 @@ fn is_newer(node: NodeId, known: Option<&NodeBoot>, start: NodeStart) -> Result<
         ));
     }
     Ok(true)
+}
+
+/// What an operator is told, after how it was seen.
+fn two_histories(seen: &str) -> String {
+    format!(
+        "{seen}: an older copy of a folder has taken part while nodes were away, so there are two histories, and each may \
+         lack what clients were told in the other. Stop the nodes, decide which folder is to go on, make it a cluster of one \
+         (recover --alone), and let the other machines join it under new numbers with empty data folders"
+    )
 }
 
 impl NodeIdentity {
@@ -343,13 +352,24 @@ impl NodeIdentity {
             let here = state.boot_of(NodeId(told.node));
             here.is_some_and(|here| told.boot != 0 && here.boot == told.boot && here.instance != told.instance)
         })?;
-        Some(format!(
-            "node {} takes another process for start {} of node {} than this node does: an older copy of a folder has taken \
-             part while nodes were away, so there are two histories, and each may lack what clients were told in the other. \
-             Stop the nodes, decide which folder is to go on, make it a cluster of one (recover --alone), and let the other \
-             machines join it under new numbers with empty data folders",
+        Some(two_histories(&format!(
+            "node {} takes another process for start {} of node {} than this node does",
             status.node, conflict.boot, conflict.node
-        ))
+        )))
+    }
+
+    /// The same, where both have applied another entry at one index.
+    pub async fn other_entry(&self, status: &StatusResponse) -> Option<String> {
+        let raft = self.raft.get().and_then(Weak::upgrade)?;
+        let theirs = status.shared_entry.as_ref()?;
+        let (index, term) = raft.applied_entry(LogIndex(theirs.index)).await?;
+        let differs = index == LogIndex(theirs.index) && term != RaftTerm(theirs.term);
+        differs.then(|| {
+            two_histories(&format!(
+                "node {} has committed an entry {index} of term {}, and this node one of term {term}",
+                status.node, theirs.term
+            ))
+        })
     }
 
     fn hear_of_me(&self, from: NodeId, known: &NodeBoot) -> Result<(), LinkError> {

@@ -54,6 +54,18 @@ impl LogAdapter {
         self.gate.clone()
     }
 
+    /// The id of the entry at this index; `None`: the log does not have it, or not any more.
+    pub(crate) async fn id_of(&self, index: LogIndex) -> io::Result<Option<LogId>> {
+        let index = index.get();
+        if let Some((purged, mark)) = self.log.bounds().purged
+            && purged == index
+        {
+            return decode_log_id(&mark).map(Some);
+        }
+        let found = self.read(index, index.saturating_add(1), 0).await?.pop();
+        Ok(found.map(|entry| entry.log_id))
+    }
+
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let bounds = self.log.bounds();
         let from = from.max(bounds.purged.as_ref().map_or(0, |(index, _)| index.saturating_add(1)));

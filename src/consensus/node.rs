@@ -95,6 +95,7 @@ pub enum StartError {
 pub struct RaftNode {
     raft: Raft,
     replica: Arc<Replica>,
+    log: LogAdapter,
     gate: Arc<ReadGate>,
     timing: Timing,
     /// Whether this node stands in elections and takes leadership over.
@@ -162,9 +163,9 @@ impl RaftNode {
         let gate = log.gate();
         let machine = StateMachine::new(replica.clone(), snapshots.clone(), pressure);
         let network = PeerNetwork { identity: options.identity.clone(), transport, snapshots, stats };
-        let raft = Raft::new(options.identity.node, config, network, log, machine);
+        let raft = Raft::new(options.identity.node, config, network, log.clone(), machine);
         let raft = raft.await.map_err(|error| StartError::Raft(error.to_string()))?;
-        Ok(Self { raft, replica, gate, timing: options.timing, stands: Arc::new(AtomicBool::new(true)) })
+        Ok(Self { raft, replica, log, gate, timing: options.timing, stands: Arc::new(AtomicBool::new(true)) })
     }
 
     /// Its data folder holds nothing: it has never been part of a group, or has lost what it had.
@@ -193,6 +194,18 @@ impl RaftNode {
 
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
+    }
+
+    /// The newest entry up to `index` that this node has applied; `None`: its log does not go back so far.
+    pub async fn applied_entry(&self, index: LogIndex) -> Option<(LogIndex, RaftTerm)> {
+        let index = index.min(self.replica.applied_index());
+        match self.log.id_of(index).await {
+            Ok(id) => id.map(|id| (index, RaftTerm(id.leader_id.term))),
+            Err(error) => {
+                tracing::debug!(%error, "the log could not be read");
+                None
+            }
+        }
     }
 
     pub fn timing(&self) -> Timing {

@@ -152,7 +152,7 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
         // An older copy that took part while this node was away learns by the question that it is one, and is no witness.
         answers.retain(|answer| cluster.identity.may_be_newest(answer));
         fresh.retain(|answer| cluster.identity.may_be_newest(answer));
-        let other = answers.iter().chain(&fresh).find_map(|answer| cluster.identity.other_history(answer));
+        let other = other_history(cluster, answers.iter().chain(&fresh)).await;
         for answer in fresh.iter().filter(|answer| answer.fresh) {
             others.extend(
                 answer.members.iter().take(limits::NODES).map(|member| (NodeId(member.node), to_member(member))),
@@ -189,6 +189,22 @@ async fn confirm(cluster: &RaftCluster, transport: &Arc<dyn PeerTransport>, stop
     }
 }
 
+/// Why one of them is of another history than this node, if one is.
+async fn other_history(
+    cluster: &RaftCluster,
+    answers: impl Iterator<Item = &StatusResponse> + Clone,
+) -> Option<String> {
+    if let Some(why) = answers.clone().find_map(|answer| cluster.identity.other_history(answer)) {
+        return Some(why);
+    }
+    for answer in answers {
+        if let Some(why) = cluster.identity.other_entry(answer).await {
+            return Some(why);
+        }
+    }
+    None
+}
+
 /// How many of the voters have told what they know of this node, itself among them, and how many voters there are. The
 /// voters are those of the newest answer that is surely true: this node's own log may name others that are long gone.
 fn told(me: NodeId, group: &RaftGroup, answers: &[StatusResponse], fresh: &[StatusResponse]) -> (usize, usize) {
@@ -222,6 +238,7 @@ async fn ask(
             handshake: Some(cluster.identity.handshake(id)),
             fresh,
             founders: founders.clone(),
+            applied_index: Some(cluster.node.replica().applied_index().get()),
             ..StatusRequest::default()
         };
         let request = cluster.addresses.tell(cluster.identity.node, request);

@@ -73,9 +73,9 @@ async fn an_older_copy_of_a_disk_ends_before_it_votes_and_nothing_acknowledged_i
     cell.shutdown().await;
 }
 
-/// Nobody who is there knows that the second one is a copy, until the third one returns.
-#[tokio::test]
-async fn two_histories_are_told_by_whoever_returns_and_neither_is_served_as_the_other() {
+/// One was away, one is put back to an older copy, and the third one is off: those two serve, and nobody who is there
+/// knows that the second one is a copy. The third one, how far it had come, the second and the first.
+async fn two_serve_without_the_third() -> (Cell, u64, u64, u64, u64) {
     let (mut cell, leader, follower, away) = three().await;
     cell.stop(away).await;
     cell.stop(follower).await;
@@ -96,7 +96,43 @@ async fn two_histories_are_told_by_whoever_returns_and_neither_is_served_as_the_
     cell.leader(&[away, follower]).await;
     tell_start(&cell, follower).await;
     write(&cell.at(away), "till", 50).await;
+    (cell, leader, genuine, follower, away)
+}
 
+/// The copy has started once more before the third one returns: by its number, it is the newest.
+#[tokio::test]
+async fn a_copy_that_counted_on_is_told_by_the_entries_that_both_committed() {
+    let (mut cell, leader, genuine, follower, away) = two_serve_without_the_third().await;
+    for record in 60..80 {
+        write(&cell.at(away), "till", record).await;
+    }
+    cell.stop(follower).await;
+    cell.start(follower).await;
+    cell.leader(&[away, follower]).await;
+    tell_start(&cell, follower).await;
+    let head = write(&cell.at(away), "till", 80).await;
+
+    cell.start(leader).await;
+    told_of_two_histories(&cell, leader).await;
+    assert!(cell.at(leader).waiting().is_some_and(|why| why.contains("of term")), "it is not ready, and says why");
+    assert_eq!(cell.at(away).waiting(), None);
+    assert_eq!(cell.at(leader).replica().state().meta().head_seq, genuine, "its history is as it was");
+    assert_eq!(cell.nodes[&follower].cluster.identity.is_outdated(), None, "else another rule tells it");
+    // It has asked, claimed nothing, and the others go on.
+    assert!(write(&cell.at(away), "till", 81).await > head);
+    cell.stop(follower).await;
+    cell.start(follower).await;
+    cell.stop(away).await;
+    cell.start(away).await;
+    // Whoever hears it as they start does not know whose is right, either.
+    told_of_two_histories(&cell, follower).await;
+    told_of_two_histories(&cell, away).await;
+    cell.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_histories_are_told_by_whoever_returns_and_neither_is_served_as_the_other() {
+    let (mut cell, leader, genuine, follower, away) = two_serve_without_the_third().await;
     cell.start(leader).await;
     let why = cell.ended(follower).await;
     assert!(why.contains("copy from before its start 2") && why.contains("recover --alone"), "{why}");
