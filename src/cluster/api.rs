@@ -50,6 +50,11 @@ pub trait Cluster: Send + Sync + 'static {
         None
     }
 
+    /// Why this node takes no part in the cluster yet.
+    fn waiting(&self) -> Option<String> {
+        None
+    }
+
     /// What the room on the nodes' disks allows to write. Read for each write.
     fn room(&self) -> RoomState {
         RoomState::Plenty

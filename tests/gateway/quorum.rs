@@ -26,6 +26,8 @@ struct Cut {
     objection: watch::Receiver<Option<String>>,
     /// Entries that this node lacks.
     lag: watch::Receiver<u64>,
+    /// Why the node takes no part yet.
+    waiting: Option<String>,
 }
 
 impl Cut {
@@ -35,7 +37,8 @@ impl Cut {
         objection: &watch::Sender<Option<String>>,
         lag: &watch::Sender<u64>,
     ) -> Self {
-        Self { inner, reached: reached.subscribe(), objection: objection.subscribe(), lag: lag.subscribe() }
+        let (reached, objection, lag) = (reached.subscribe(), objection.subscribe(), lag.subscribe());
+        Self { inner, reached, objection, lag, waiting: None }
     }
 
     fn quorum(&self) -> Result<(), Error> {
@@ -91,6 +94,10 @@ impl Cluster for Cut {
             voters: [1, 2, 3].map(NodeId).to_vec(),
             ..self.inner.status()
         }
+    }
+
+    fn waiting(&self) -> Option<String> {
+        self.waiting.clone()
     }
 
     fn objection(&self) -> Option<String> {
@@ -230,6 +237,13 @@ async fn a_node_is_ready_with_a_quorum_and_when_it_has_caught_up() {
         }
         assert_eq!(server.rest("GET", "/healthz", None).await.0, 200, "it is there all the same");
     }
+    // It may know a leader from before.
+    let waiting = Some("1 of 3 voters have told".to_owned());
+    let settings = GatewaySettings::default();
+    let waits = |inner| Cut { waiting: waiting.clone(), ..Cut::of(inner, &reached, &objection, &lag) };
+    let server = Server::over(settings, |inner| Arc::new(waits(inner))).await;
+    let (status, body) = server.rest("GET", "/readyz", None).await;
+    assert!(status == 503 && body["reason"].as_str().unwrap().contains("1 of 3 voters have told"), "{body}");
 }
 
 #[tokio::test]

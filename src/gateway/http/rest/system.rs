@@ -201,6 +201,9 @@ fn not_ready(gateway: &Gateway) -> Option<String> {
     if let Some(why) = gateway.cluster.objection() {
         return Some(why);
     }
+    if let Some(why) = gateway.cluster.waiting() {
+        return Some(format!("this node takes no part yet: {why}"));
+    }
     let status = gateway.cluster.status();
     if status.leader.is_none() {
         return Some("this node knows no leader".to_owned());
