@@ -32,6 +32,8 @@ const RESERVE: i64 = 8 << 20;
 const READ: usize = 1 << 20;
 pub(super) const ENGINE: &str = "engine";
 const RESERVE_FILE: &str = "ballast";
+/// The number of the node whose data the engine holds.
+const OWNER: &[u8] = b"owner";
 /// How long threads of an engine closed in this process may take to let go of their lock.
 const RELEASE: Duration = Duration::from_secs(10);
 
@@ -93,6 +95,9 @@ pub(super) struct OpenedFolder {
 pub(super) fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder, OpenError> {
     let io = OpenError::io(dir);
     let engine_dir = dir.join(ENGINE);
+    if dir.is_file() {
+        return Err(OpenError::File { dir: dir.to_path_buf() });
+    }
     fs::create_dir_all(dir).map_err(&io)?;
     let lock = lock(dir)?;
     shrink::settle(dir).map_err(&io)?;
@@ -109,7 +114,7 @@ pub(super) fn open(dir: &Path, identity: &FolderIdentity) -> Result<OpenedFolder
     let snapshots = dir.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(&io)?;
     let engine = open_engine(dir, &engine_dir)?;
-    let opens = match prepare(dir, &engine_dir, stage, &engine, known.as_ref()) {
+    let opens = match prepare(dir, &identity, stage, &engine, known.as_ref()) {
         Ok(opens) => opens,
         Err(error) => {
             engine.let_go();
@@ -197,10 +202,22 @@ fn read_whole(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The engine says whose it is as well: another node's files beside this node's identity would be two nodes' promises in one.
+fn check_owner(dir: &Path, engine: &SledEngine, node_id: u64) -> Result<(), OpenError> {
+    let owner = flatten(dir, guarded(|| engine.meta.get(OWNER)))?;
+    match owner.map(|owner| owner.as_ref().try_into().map(u64::from_le_bytes)) {
+        Some(Ok(found)) if found == node_id => Ok(()),
+        Some(Ok(found)) => Err(OpenError::OtherNode { dir: dir.to_path_buf(), found, expected: node_id }),
+        Some(Err(_)) => Err(OpenError::corrupt(dir, "its engine does not say whose it is")),
+        // New, or of a version that did not write it. The open flushes it.
+        None => flatten(dir, guarded(|| engine.meta.insert(OWNER, &node_id.to_le_bytes()))).map(drop),
+    }
+}
+
 /// Proves that the engine is what it must be and makes its files durable; how often it was opened.
 fn prepare(
     dir: &Path,
-    engine_dir: &Path,
+    identity: &FolderIdentity,
     stage: FolderStage,
     engine: &SledEngine,
     known: Option<&SideMark>,
@@ -217,11 +234,12 @@ fn prepare(
     {
         return Err(OpenError::lost(dir, lost));
     }
+    check_owner(dir, engine, identity.node_id)?;
     if !flatten(dir, guarded(|| flush::probe(&engine.meta)))? {
         return Err(OpenError::FlushNotDurable);
     }
     // A flush of the engine's own thread that failed has dropped what these syncs then do not find.
-    sync_all(dir, engine_dir).and_then(|()| flush::check()).map_err(OpenError::io(dir))?;
+    sync_all(dir, &dir.join(ENGINE)).and_then(|()| flush::check()).map_err(OpenError::io(dir))?;
     Ok(opens.wrapping_add(1))
 }
 

@@ -37,6 +37,8 @@ pub enum OpenError {
     OtherCluster { dir: PathBuf, found: String, expected: String },
     #[error("data folder {dir} has format {found}, this version reads up to {FORMAT}")]
     NewerFormat { dir: PathBuf, found: u32 },
+    #[error("data folder {dir} is a file: `data_dir` must name a folder, or one that can be made")]
+    File { dir: PathBuf },
     #[error("data folder {dir} is in use by another process")]
     Locked { dir: PathBuf },
     #[error("{dir} holds an engine's files but does not say whose they are")]

@@ -57,6 +57,31 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
 }
 
 #[tokio::test]
+async fn another_nodes_files_beside_this_ones_identity_are_refused() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let other = FolderIdentity { node_id: 2, ..identity() };
+    for (dir, identity) in [(&one, identity()), (&two, other.clone())] {
+        let stores = crate::storage::open(dir.path(), &identity).unwrap();
+        append(&*stores.log, entries(1..4, 10)).await.unwrap();
+        stores.close.close().await.unwrap();
+    }
+    fs::copy(two.path().join("identity"), one.path().join("identity")).unwrap();
+    let error = open_error(one.path(), &other);
+    assert!(matches!(error, OpenError::OtherNode { found: 1, expected: 2, .. }), "{error}");
+    assert!(error.is_configuration());
+}
+
+#[test]
+fn a_file_is_no_folder() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = open_error(file.path(), &identity());
+    assert!(
+        error.is_configuration() && error.to_string().contains("is a file: `data_dir` must name a folder"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_flipped_bit_does_not_make_a_folder_another_nodes() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close.close().await.unwrap();
