@@ -47,10 +47,9 @@ pub(super) async fn execute(args: RecoverArgs) -> CliResult {
         say!(
             "node {node} is a cluster of one. Start it, then add empty machines under new numbers (`tillsync cluster add`)"
         );
-    } else {
-        say!("nothing was changed");
+        return Ok(());
     }
-    Ok(())
+    Err(CommandError::new("nothing was changed: the answer was not \"yes\" (--yes asks nothing)"))
 }
 
 /// False: it was not wanted.

@@ -101,7 +101,7 @@ fn is_newer(node: NodeId, known: Option<&NodeBoot>, start: NodeStart) -> Result<
     if start.boot <= known.boot {
         return Err(format!(
             "this folder of node {node} is a copy from before its start {} (this is start {} of it), or another process runs \
-             from a copy of it: {way}",
+             from a copy of it, or another machine's settings say node_id = {node}: {way}",
             known.boot, start.boot
         ));
     }

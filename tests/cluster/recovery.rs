@@ -88,7 +88,14 @@ async fn a_cluster_goes_on_from_the_one_folder_that_is_left_as_the_page_says() {
     for line in commands {
         let words: Vec<String> = line.split_whitespace().map(|word| here(&nodes, word)).collect();
         match line.as_str() {
-            "systemctl stop tillsync" => assert!(nodes.stop(3).await.success()),
+            "systemctl stop tillsync" => {
+                assert!(nodes.stop(3).await.success());
+                let asks: Vec<String> = recover.iter().filter(|word| *word != "--yes").cloned().collect();
+                for answer in ["", "y\n", "no\n"] {
+                    let (well, said) = run(&nodes, &asks, answer);
+                    assert!(!well && said.contains("nothing was changed: the answer was not"), "{said}");
+                }
+            }
             "systemctl start tillsync" => {
                 nodes.start(3);
                 nodes.ready().await;
