@@ -28,6 +28,10 @@ async fn a_rolling_restart_fails_no_request_and_loses_and_doubles_nothing() {
         writers.go_on(SOME).await;
     }
     let acknowledged = writers.finish().await;
+    for node in 1..=3 {
+        let said = processes.said(node);
+        assert!(!said.contains("ERROR"), "nothing failed: {said}");
+    }
     for url in processes.urls() {
         let mut feed = Vec::new();
         processes.rest().each_change(&url, &[TABLE], |change| feed.push(change)).await.unwrap();
