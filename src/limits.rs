@@ -237,6 +237,8 @@ pub const JTI: usize = 255;
 pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// Nodes that a cluster ever had or took out.
 pub const NODES_EVER: usize = 4_096;
+/// Entries that two nodes compare to learn whether they hold one history.
+pub const SHARED_ENTRIES: u64 = 16;
 /// A `HOST:PORT`.
 pub const ADDRESS: usize = 261;
 /// Nodes of a cluster, and how long one change of them may take.

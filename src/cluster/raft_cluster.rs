@@ -34,7 +34,7 @@ use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
     ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
-    ReadIndexResponse, StatusRequest, StatusResponse, TermAt,
+    ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::BoxFuture;
 use crate::storage::room::RoomState;
@@ -203,7 +203,7 @@ impl RaftCluster {
             cannot_lead: !self.node.is_standing(),
             heard: self.heard(),
             disk: self.room.own_status(),
-            shared_entry: None,
+            shared_entries: Vec::new(),
         }
     }
 
@@ -433,16 +433,16 @@ impl ClusterCalls for RaftCluster {
                 let ring = self.replica().digests();
                 self.digests.hear(NodeId(asker.from), &request.digests, |index| ring.at(index));
             }
-            let shared_entry = match request.applied_index {
-                Some(index) => self.node.applied_entry(LogIndex(index)).await,
-                None => None,
+            let shared_entries = match request.applied_index {
+                Some(index) => self.node.applied_entries(LogIndex(index)).await,
+                None => Vec::new(),
             };
             let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
             StatusResponse {
                 digests: digests.unwrap_or_default(),
                 reached: reached.into_iter().map(NodeId::get).collect(),
                 reach_tried: calls,
-                shared_entry: shared_entry.map(|(index, term)| TermAt { index: index.get(), term: term.get() }),
+                shared_entries,
                 ..own
             }
         })

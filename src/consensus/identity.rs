@@ -33,8 +33,8 @@ use super::codec::FORMAT;
 use super::node::RaftNode;
 use super::transport::LinkError;
 use super::types::MemberAddress;
-use crate::ids::{LogIndex, NodeId, RaftTerm};
-use crate::proto::{Handshake, NodeBoot, StatusResponse};
+use crate::ids::{LogIndex, NodeId};
+use crate::proto::{CommittedEntry, Handshake, NodeBoot, StatusResponse};
 use crate::{limits, metrics};
 
 /// Between two log lines about handshakes that were refused.
@@ -113,6 +113,11 @@ fn is_newer(node: NodeId, known: Option<&NodeBoot>, start: NodeStart) -> Result<
         ));
     }
     Ok(true)
+}
+
+/// Whether two entries of one index cannot be the same.
+fn is_another(one: &CommittedEntry, other: &CommittedEntry) -> bool {
+    one.term != other.term || (one.sum != 0 && other.sum != 0 && one.sum != other.sum)
 }
 
 /// What an operator is told, after how it was seen.
@@ -358,18 +363,21 @@ impl NodeIdentity {
         )))
     }
 
-    /// The same, where both have applied another entry at one index.
+    /// The same, where both have applied another entry at one index. A copy that forgot its vote may have begun the same
+    /// term anew, so the terms alone do not tell.
     pub async fn other_entry(&self, status: &StatusResponse) -> Option<String> {
         let raft = self.raft.get().and_then(Weak::upgrade)?;
-        let theirs = status.shared_entry.as_ref()?;
-        let (index, term) = raft.applied_entry(LogIndex(theirs.index)).await?;
-        let differs = index == LogIndex(theirs.index) && term != RaftTerm(theirs.term);
-        differs.then(|| {
-            two_histories(&format!(
-                "node {} has committed an entry {index} of term {}, and this node one of term {term}",
-                status.node, theirs.term
-            ))
-        })
+        let last = status.shared_entries.iter().map(|entry| entry.index).max()?;
+        let ours = raft.applied_entries(LogIndex(last)).await;
+        let theirs = status.shared_entries.iter().take(limits::SHARED_ENTRIES as usize);
+        let (index, ours, theirs) = theirs
+            .filter_map(|theirs| Some((theirs.index, ours.iter().find(|entry| entry.index == theirs.index)?, theirs)))
+            .find(|(_, ours, theirs)| is_another(ours, theirs))
+            .map(|(index, ours, theirs)| (index, ours.term, theirs.term))?;
+        Some(two_histories(&format!(
+            "node {} has committed another entry {index} than this node has (of term {theirs}; here of term {ours})",
+            status.node
+        )))
     }
 
     fn hear_of_me(&self, from: NodeId, known: &NodeBoot) -> Result<(), LinkError> {
@@ -617,6 +625,14 @@ mod tests {
         }
         copy.claim();
         assert!(refusal(meet(&copy, &lagging)).contains("start 4"), "of two, the first one that claimed");
+    }
+
+    #[test]
+    fn an_entry_is_another_by_its_term_or_by_its_commands() {
+        let entry = |term, sum| CommittedEntry { index: 9, term, sum };
+        assert!(is_another(&entry(3, 0), &entry(4, 0)) && is_another(&entry(3, 7), &entry(3, 8)));
+        assert!(!is_another(&entry(3, 7), &entry(3, 7)));
+        assert!(!is_another(&entry(3, 7), &entry(3, 0)), "one that is not kept any more");
     }
 
     #[test]

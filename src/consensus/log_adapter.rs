@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, stream};
-use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote};
 use super::runtime::spawn;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::ids::LogIndex;
+use crate::limits::SHARED_ENTRIES;
+use crate::proto::CommittedEntry;
 use crate::storage::{LogStore, WriteAck};
 
 /// Bytes of entries read for one append request.
@@ -54,16 +58,25 @@ impl LogAdapter {
         self.gate.clone()
     }
 
-    /// The id of the entry at this index; `None`: the log does not have it, or not any more.
-    pub(crate) async fn id_of(&self, index: LogIndex) -> io::Result<Option<LogId>> {
-        let index = index.get();
+    /// A few entries up to `last`, as far as the log has them, in order.
+    pub(crate) async fn few_up_to(&self, last: LogIndex) -> io::Result<Vec<CommittedEntry>> {
+        let (last, mut few) = (last.get(), Vec::new());
         if let Some((purged, mark)) = self.log.bounds().purged
-            && purged == index
+            && purged <= last
+            && purged.saturating_add(SHARED_ENTRIES) > last
         {
-            return decode_log_id(&mark).map(Some);
+            few.push(CommittedEntry { index: purged, term: decode_log_id(&mark)?.leader_id.term, sum: 0 });
         }
-        let found = self.read(index, index.saturating_add(1), 0).await?.pop();
-        Ok(found.map(|entry| entry.log_id))
+        let end = last.saturating_add(1);
+        for entry in self.read(end.saturating_sub(SHARED_ENTRIES), end, APPEND_BYTES).await? {
+            let sum = match &entry.payload {
+                EntryPayload::Normal(batch) => xxh3_64(&batch.0).max(1),
+                // How a membership is written may differ between versions.
+                EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+            };
+            few.push(CommittedEntry { index: entry.log_id.index, term: entry.log_id.leader_id.term, sum });
+        }
+        Ok(few)
     }
 
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -228,6 +241,26 @@ mod tests {
         assert_eq!(store.bounds().last, Some(5));
         log.truncate_after(Some(LogId::new_term_index(1, 4))).await.unwrap();
         assert_eq!(store.bounds().last, Some(4));
+    }
+
+    #[tokio::test]
+    async fn the_newest_entries_are_told_by_term_and_commands() {
+        let store = memory::stores().log;
+        let entry = |index| (index, Bytes::from([b"\x02\0\0\0\0\0\0\0\x05".as_slice(), &[index as u8]].concat()));
+        let blank = (40, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x06"));
+        store.append((0..40).map(entry).chain([blank]).collect(), Box::new(|_| {}));
+        let mut log = LogAdapter::new(store);
+        let told = log.few_up_to(LogIndex(40)).await.unwrap();
+        assert_eq!((told.len() as u64, told[0].index), (SHARED_ENTRIES, 41 - SHARED_ENTRIES));
+        assert_eq!((told[14].term, told[15].term, told[15].sum), (5, 6, 0));
+        assert!(told[13].sum != 0 && told[13].sum != told[14].sum);
+        log.purge(LogId::new_term_index(5, 38)).await.unwrap();
+        let told = log.few_up_to(LogIndex(39)).await.unwrap();
+        assert_eq!(
+            told.iter().map(|entry| (entry.index, entry.sum != 0)).collect::<Vec<_>>(),
+            [(38, false), (39, true)]
+        );
+        assert_eq!(log.few_up_to(LogIndex(20)).await.unwrap(), []);
     }
 
     #[tokio::test]

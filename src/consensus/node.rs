@@ -20,6 +20,7 @@ use super::transport::{NodeIdentity, PeerStats, PeerTransport};
 use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
 use super::write::Written;
 use crate::ids::{LogIndex, NodeId, RaftTerm};
+use crate::proto::CommittedEntry;
 use crate::storage::{Backpressure, LogStore, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
@@ -196,16 +197,14 @@ impl RaftNode {
         &self.replica
     }
 
-    /// The newest entry up to `index` that this node has applied; `None`: its log does not go back so far.
-    pub async fn applied_entry(&self, index: LogIndex) -> Option<(LogIndex, RaftTerm)> {
+    /// The newest entries up to `index` that this node has applied, a few, in order: fewer where its log does not go back so
+    /// far.
+    pub async fn applied_entries(&self, index: LogIndex) -> Vec<CommittedEntry> {
         let index = index.min(self.replica.applied_index());
-        match self.log.id_of(index).await {
-            Ok(id) => id.map(|id| (index, RaftTerm(id.leader_id.term))),
-            Err(error) => {
-                tracing::debug!(%error, "the log could not be read");
-                None
-            }
-        }
+        self.log.few_up_to(index).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the log could not be read");
+            Vec::new()
+        })
     }
 
     pub fn timing(&self) -> Timing {
