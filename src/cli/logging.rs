@@ -8,18 +8,14 @@ use tracing_subscriber::filter::ParseError;
 
 use super::log_writer::{LogEnd, LogWriter};
 use crate::config::{Config, LogFormat, wrong};
+use crate::consensus::runtime::QUIET;
 use crate::model::error::{Code, Error};
-
-/// What openraft says of calls that find consensus stopped, in order or not: each caller has it as the answer, and where
-/// consensus failed, its core and the node say why.
-const CALLS_AFTER_THE_END: &str = "openraft::raft=off";
 
 /// Starts logging as configured. Once a process. What is returned ends it: keep it as long as there is something to log.
 pub(super) fn start(config: &Config) -> Result<LogEnd, Error> {
     let invalid = |error: String| wrong("log_level", &error);
     let filter = EnvFilter::try_new(&config.log_level).map_err(|error| invalid(error.to_string()))?;
-    let filter =
-        filter.add_directive(CALLS_AFTER_THE_END.parse().map_err(|error: ParseError| invalid(error.to_string()))?);
+    let filter = filter.add_directive(QUIET.parse().map_err(|error: ParseError| invalid(error.to_string()))?);
     let started = standard_output().and_then(LogWriter::start);
     let (log, end) = started.map_err(|e| Error::new(Code::Internal, format!("the log cannot be started: {e}")))?;
     let builder = tracing_subscriber::fmt()

@@ -11,6 +11,10 @@ use openraft::impls::TokioRuntime;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+/// A directive for the log: what openraft says of calls that find consensus stopped, in order or not. Each caller has it as
+/// the answer, and where consensus failed, its core and the node say why.
+pub(crate) const QUIET: &str = "openraft::raft=off";
+
 tokio::task_local! {
     static SEED: Cell<u64>;
 }
