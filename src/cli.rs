@@ -26,6 +26,7 @@ macro_rules! note {
 }
 
 mod access;
+mod backup;
 pub(crate) mod bench;
 mod certs;
 mod cluster;
@@ -40,6 +41,7 @@ mod log_writer;
 mod logging;
 mod private;
 mod recover;
+mod restore;
 pub(crate) mod serve;
 mod sqlite;
 pub mod target;
@@ -69,6 +71,10 @@ enum CliCommand {
     Export(sqlite::export::ExportArgs),
     /// Take over a SQLite database of the documented schema into an empty cluster
     Import(sqlite::import::ImportArgs),
+    /// Write everything that a cluster keeps to one file, while it goes on; or prove that such a file can be restored
+    Backup(backup::BackupArgs),
+    /// Make a new cluster of one with everything that a backup holds
+    Restore(restore::RestoreArgs),
     /// Go on with one stopped node's data when most of the nodes lost their disks
     Recover(recover::RecoverArgs),
     /// Show the cluster's events as they happen
@@ -153,6 +159,8 @@ pub fn main() -> ExitCode {
         CliCommand::Load(args) => block_on(load::execute(args)),
         CliCommand::Export(args) => block_on(sqlite::export::execute(args)),
         CliCommand::Import(args) => block_on(sqlite::import::execute(args)),
+        CliCommand::Backup(args) => block_on(backup::execute(args)),
+        CliCommand::Restore(args) => block_on(restore::execute(args)),
         CliCommand::Recover(args) => block_on(recover::execute(args)),
         CliCommand::Watch(args) => block_on(watch::execute(args)),
         CliCommand::Certs(command) => certs::execute(command),

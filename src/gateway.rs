@@ -20,6 +20,7 @@ use self::fanout::hub::{self, Hub};
 use self::http::connections::{self, Deadlines};
 use self::http::listings::Listings;
 use self::http::rest;
+use self::http::rest::backup::BackupTurn;
 use self::rates::refusals::Refusals;
 use self::rates::stranger_rates::StrangerRates;
 use self::session::sync::Syncs;
@@ -135,6 +136,7 @@ pub struct Gateway {
     pub wrong_pairings: StrangerRates,
     pub all_wrong_pairings: StrangerRates,
     pub listings: Listings,
+    pub backup_turn: BackupTurn,
     pub refusals: Refusals,
     pub connections: Arc<Admission>,
     pub settings: GatewaySettings,
@@ -161,6 +163,7 @@ impl Gateway {
             wrong_pairings: StrangerRates::new(1, limits::WRONG_PAIRINGS),
             all_wrong_pairings: StrangerRates::new(16, limits::ALL_WRONG_PAIRINGS),
             listings: Listings::default(),
+            backup_turn: BackupTurn::default(),
             refusals: Refusals::default(),
             connections,
             settings,

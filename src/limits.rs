@@ -191,6 +191,9 @@ pub const MASTERS_LEFT: usize = 32;
 pub const LISTINGS_WAITING: usize = 64;
 pub const LISTING_WAIT: Duration = Duration::from_secs(10);
 pub const LISTING_TIME: Duration = Duration::from_secs(60);
+/// How long a backup may be built, and how long it may be taken away.
+pub const BACKUP_BUILT: Duration = Duration::from_secs(600);
+pub const BACKUP_TAKEN: Duration = Duration::from_secs(4 * 3_600);
 /// Devices in one piece of the whole listing of devices.
 pub const LISTING_PIECE: usize = 256;
 

@@ -10,6 +10,10 @@ use serde_json::Value;
 use super::{CONNECT, ClientError, NodeUrl, Trust, read_json};
 use crate::ids::{MasterTerm, RaftTerm};
 
+/// How long a long answer may take in all, to begin, and between two pieces.
+const DOWNLOAD: Duration = Duration::from_secs(4 * 3_600);
+const DOWNLOAD_BEGINS: Duration = Duration::from_secs(660);
+const DOWNLOAD_PIECE: Duration = Duration::from_secs(60);
 /// A page of the change feed.
 pub const PAGE: usize = 1_000;
 
@@ -179,6 +183,33 @@ impl RestClient {
         let request = request.timeout(within + Duration::from_secs(5));
         let request = if let Some(body) = body { request.json(body) } else { request };
         self.take(node, &format!("{method} {path}"), request).await
+    }
+
+    /// A long answer, handed to `each` as it comes. A node from which nothing comes for a while is lost.
+    pub async fn download(
+        &self,
+        node: &NodeUrl,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let lost = |why: String| ClientError::Lost { node: node.clone(), why };
+        let slow = |_| lost(format!("nothing came for {} s", DOWNLOAD_BEGINS.as_secs()));
+        let request = self.http(node).get(format!("{node}{path}")).timeout(DOWNLOAD).bearer_auth(&self.token);
+        let answer = tokio::time::timeout(DOWNLOAD_BEGINS, request.send()).await.map_err(slow)?;
+        let mut response = answer.map_err(|error| lost(cause(&error)))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.bytes().await.map_err(|error| lost(cause(&error)))?;
+            return Err(refusal(node, status.as_u16(), &body));
+        }
+        loop {
+            let piece = tokio::time::timeout(DOWNLOAD_PIECE, response.chunk()).await;
+            let piece = piece.map_err(|_| lost(format!("nothing came for {} s", DOWNLOAD_PIECE.as_secs())))?;
+            match piece.map_err(|error| lost(cause(&error)))? {
+                Some(piece) => each(&piece).map_err(|error| ClientError::Setup(error.to_string()))?,
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn take<T: DeserializeOwned>(

@@ -10,8 +10,8 @@ use crate::ids::{NodeId, RaftTerm};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
-use crate::storage::BoxFuture;
 use crate::storage::room::RoomState;
+use crate::storage::{BoxFuture, SnapshotReader};
 
 /// Writes and reads on the cluster, wherever the leader is.
 pub trait Cluster: Send + Sync + 'static {
@@ -87,6 +87,11 @@ pub trait Cluster: Send + Sync + 'static {
         by: Principal,
         within: Duration,
     ) -> BoxFuture<'_, Result<MembershipChanged, Error>>;
+
+    /// All that this node has applied, to be taken away. It takes as long as the disk does.
+    fn backup(&self) -> BoxFuture<'_, Result<SnapshotReader, Error>> {
+        Box::pin(async { Err(Error::new(Code::Unavailable, "this cluster keeps no snapshots")) })
+    }
 
     /// How the node learns how many sessions it has; the first call counts.
     fn count_sessions(&self, _count: CountSessions) {}

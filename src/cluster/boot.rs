@@ -47,7 +47,7 @@ use crate::model::state::State;
 use crate::model::tables::Tables;
 use crate::proto::command::Intent;
 use crate::proto::{ClusterInit, ClusterRecovered};
-use crate::storage::{LogStore, StartMark, StartMarks, Stores};
+use crate::storage::{LogStore, SnapshotStore, StartMark, StartMarks, Stores};
 use crate::supervised::TaskFailures;
 use crate::tls::files::NodeTls;
 use crate::tls::follow::Followed;
@@ -232,6 +232,7 @@ pub async fn start(
         founding,
         failures: TaskFailures::default(),
         addresses: Arc::new(Addresses::of(config.address)),
+        snapshots: stores.snapshots.clone(),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -305,6 +306,7 @@ struct NodeContext {
     founding: Founding,
     failures: TaskFailures,
     addresses: Arc<Addresses>,
+    snapshots: Arc<dyn SnapshotStore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -373,6 +375,7 @@ impl NodeContext {
             addresses: self.addresses.clone(),
             cut_off: AtomicBool::new(false),
             transport: transport.clone(),
+            snapshots: self.snapshots.clone(),
         });
         let batcher = Batcher {
             node: node.clone(),

@@ -29,6 +29,7 @@ use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId};
+use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
@@ -36,8 +37,8 @@ use crate::proto::{
     ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
     ReadIndexResponse, StatusRequest, StatusResponse,
 };
-use crate::storage::BoxFuture;
 use crate::storage::room::RoomState;
+use crate::storage::{BoxFuture, SnapshotReader, SnapshotStore};
 use crate::supervised::TaskFailures;
 
 /// For how long an answer of a peer counts: it is asked every second.
@@ -69,6 +70,7 @@ pub struct RaftCluster {
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) room: SharedRoom,
     pub(super) failures: TaskFailures,
+    pub(super) snapshots: Arc<dyn SnapshotStore>,
 }
 
 impl RaftCluster {
@@ -392,6 +394,23 @@ impl Cluster for RaftCluster {
         within: Duration,
     ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
         Box::pin(self.membership.ask(change, by, within))
+    }
+
+    fn backup(&self) -> BoxFuture<'_, Result<SnapshotReader, Error>> {
+        Box::pin(async move {
+            let snapshot = async { SnapshotReader::open(&self.snapshots.build().await?).await };
+            // Where the disk has no room for one, it waits.
+            match tokio::time::timeout(limits::BACKUP_BUILT, snapshot).await {
+                Ok(Ok(reader)) => Ok(reader),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "no backup could be built");
+                    Err(Error::new(Code::Storage, format!("no backup could be built: {error}")))
+                }
+                Err(_) => {
+                    Err(Error::new(Code::Unavailable, "no backup could be built in time: look at the room on the disk"))
+                }
+            }
+        })
     }
 
     fn count_sessions(&self, count: CountSessions) {

@@ -6,8 +6,12 @@
 //! (`ClusterRecovered`) before it serves anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
@@ -20,10 +24,13 @@ use super::state_machine::decode_applied;
 use super::types::{Entry, LogId, MemberAddress, RaftMembership, Vote};
 use crate::ids::NodeId;
 use crate::model::state::State;
-use crate::storage::Stores;
+use crate::proto::NodeBoot;
+use crate::storage::{StartMark, Stores};
 
 /// Entries looked through at once.
 const STEP: u64 = 256;
+/// Bytes of a file read at once.
+const PIECE: usize = 1 << 20;
 
 /// What a data folder holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,10 +94,49 @@ impl StoppedNode {
         acknowledged(appended).await
     }
 
+    /// Puts all rows of a snapshot into a folder that holds nothing yet, and proves that they are those of the file.
+    pub(crate) async fn restore(stores: Stores, from: &Path) -> io::Result<Self> {
+        let file = File::open(from)?;
+        let mut receiver = stores.snapshots.receive().await?;
+        let mut at = 0;
+        loop {
+            let file = file.try_clone()?;
+            let piece = tokio::task::spawn_blocking(move || read_piece(file, at)).await.map_err(io::Error::other)??;
+            if piece.is_empty() {
+                break;
+            }
+            let end = at + piece.len() as u64;
+            receiver.write(at, piece).await?;
+            at = end;
+        }
+        let snapshot = receiver.finish().await?;
+        let applied = snapshot.applied.clone();
+        stores.snapshots.install(snapshot).await?;
+        let restored = Self::open(stores).await?;
+        if restored.replica.applied() != applied {
+            return Err(io::Error::other("the rows that were restored are not those of the file"));
+        }
+        Ok(restored)
+    }
+
+    /// The next start of `node` here is newer than any that the rows know of it.
+    pub(crate) async fn go_on_from_its_last_start(&self, node: NodeId) -> io::Result<()> {
+        let known = self.replica.state().boot_of(node).copied();
+        let Some(NodeBoot { boot, instance, .. }) = known else { return Ok(()) };
+        self.stores.starts.save(StartMark { boot, instance, took_part: true }).await
+    }
+
     /// Lets go of the folder.
     pub(crate) async fn close(self) -> io::Result<()> {
         self.stores.close.close().await
     }
+}
+
+fn read_piece(file: File, at: u64) -> io::Result<Bytes> {
+    let mut piece = vec![0; PIECE];
+    let read = file.read_at(&mut piece, at)?;
+    piece.truncate(read);
+    Ok(piece.into())
 }
 
 async fn acknowledged(ack: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {

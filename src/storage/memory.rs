@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use self::log::{MemoryLog, MemoryLogState};
 use self::snapshots::MemorySnapshots;
+pub(crate) use self::snapshots::snapshot_of;
 use super::durability::poison::closed;
 use super::room::DiskRoom;
 use super::{Backpressure, BoxFuture, Close, StartMark, StartMarks, Stores};

@@ -27,7 +27,9 @@ use super::rows::scan::ScanReader;
 use super::rows::tables::TablesShared;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
 
+pub(super) mod contents;
 pub(crate) mod file;
+pub(super) mod reader;
 pub(crate) mod receiver;
 
 /// Files of snapshots kept open: one that is being sent stays readable while a newer one takes its place.

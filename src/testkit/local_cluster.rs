@@ -19,8 +19,8 @@ use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
 use crate::proto::command::Intent;
 use crate::proto::{Batch, ClusterInit, Command, CommandId, LeaderAnnounced, Outcome, Principal, StatusResponse};
-use crate::storage::BoxFuture;
 use crate::storage::room::{DiskRoom, RoomState};
+use crate::storage::{BoxFuture, SnapshotReader, memory};
 
 /// Its one Raft term.
 const TERM: RaftTerm = RaftTerm(1);
@@ -28,6 +28,7 @@ const TERM: RaftTerm = RaftTerm(1);
 pub struct LocalCluster {
     clock: SharedClock,
     replica: Arc<Replica>,
+    tables: MemoryTables,
     number: AtomicU64,
     room: SharedRoom,
     queue: mpsc::Sender<(Command, tokio::sync::oneshot::Sender<Result<Outcome, Error>>)>,
@@ -44,7 +45,8 @@ impl LocalCluster {
         clock: SharedClock,
         room: Arc<DiskRoom>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Effects>), TablesError> {
-        let (replica, effects) = Replica::new(State::open(Box::new(MemoryTables::default()))?);
+        let tables = MemoryTables::default();
+        let (replica, effects) = Replica::new(State::open(Box::new(tables.clone()))?);
         let (queue, mut commands) = mpsc::channel::<(Command, tokio::sync::oneshot::Sender<_>)>(4_096);
         let applier = replica.clone();
         tokio::spawn(async move {
@@ -60,12 +62,17 @@ impl LocalCluster {
                 let _ = answer.send(outcome);
             }
         });
-        let cluster = Arc::new(Self { clock, replica, number: AtomicU64::new(0), room: SharedRoom::new(room), queue });
+        let cluster =
+            Arc::new(Self { clock, replica, tables, number: AtomicU64::new(0), room: SharedRoom::new(room), queue });
         let init = Intent::ClusterInit(ClusterInit { cluster_id: "local".into(), epoch: 1 });
         let _ = cluster.propose(init).await;
         let _ = cluster.propose(Intent::LeaderAnnounced(LeaderAnnounced { raft_term: TERM.get() })).await;
         Ok((cluster, effects))
     }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::new(Code::Storage, error.to_string())
 }
 
 impl LocalCluster {
@@ -159,6 +166,14 @@ impl Cluster for LocalCluster {
             said: Some(said),
             lag: Some(0),
         }]
+    }
+
+    fn backup(&self) -> BoxFuture<'_, Result<SnapshotReader, Error>> {
+        let snapshot = memory::snapshot_of(&self.tables);
+        Box::pin(async move {
+            let reader = SnapshotReader::open(&snapshot.map_err(failed)?).await;
+            reader.map_err(failed)
+        })
     }
 
     /// It stays alone.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod addresses;
+mod backup;
 mod bad_start;
 mod damage;
 mod demo;

@@ -96,6 +96,7 @@ fn endpoint(endpoint: &Endpoint) -> Described {
             Content::Document => plain("a JSON document"),
             Content::Page => plain("a web page"),
             Content::Text => plain("plain text"),
+            Content::Bytes => plain("bytes, `application/octet-stream`"),
             Content::Upgrade => plain("an upgrade of the connection"),
         }
     }

@@ -394,6 +394,17 @@ async fn post_system_time_back() {
 }
 
 #[tokio::test]
+async fn get_system_backup() {
+    let server = server().await;
+    let till = server.token("d", Class::SalesAssistant);
+    assert_eq!(server.rest_as(&till, "GET", "/system/backup", None).await.0, 403);
+    let ask = reqwest::Client::new().get(format!("http://{}/system/backup", server.addr));
+    let answer = ask.bearer_auth(server.admin()).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, "application/octet-stream"));
+    assert!(answer.bytes().await.unwrap().starts_with(b"TILLSNAP"));
+}
+
+#[tokio::test]
 async fn get_ws() {
     let server = server().await;
     let (_, response) = connect_async(format!("ws://{}/ws?token={}", server.addr, server.admin())).await.unwrap();

@@ -28,6 +28,7 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 
 mod access;
+pub(crate) mod backup;
 pub(crate) mod bodies;
 mod changes;
 mod conflicts;

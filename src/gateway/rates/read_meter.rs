@@ -21,6 +21,10 @@ impl Reader {
     }
 }
 
+/// Among the extensions of an answer: it is on nobody's share.
+#[derive(Clone, Copy)]
+pub(crate) struct NotMetered;
+
 /// Counts the bytes of answers to `GET`, whole ones at once and streams as they are sent.
 pub(crate) async fn count(mut request: Request, next: Next) -> Response {
     if request.method() != Method::GET {
@@ -30,6 +34,9 @@ pub(crate) async fn count(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(reader.clone());
     let response = next.run(request).await;
     let Some(share) = reader.0.get().cloned() else { return response };
+    if response.extensions().get::<NotMetered>().is_some() {
+        return response;
+    }
     response.map(|body| match body.size_hint().exact() {
         Some(bytes) => {
             share.read(bytes);

@@ -132,6 +132,7 @@ fn answer(content: Content) -> Value {
         }
         Content::Document => body("application/json", json!({"type": "object"})),
         Content::Page => body("text/html", json!({"type": "string"})),
+        Content::Bytes => body("application/octet-stream", json!({"type": "string", "format": "binary"})),
         Content::Text => body("text/plain", json!({"type": "string"})),
         Content::Upgrade => json!({"description": "The connection speaks WebSocket from here on."}),
     }

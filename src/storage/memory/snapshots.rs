@@ -8,12 +8,23 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use super::log::MemoryLogState;
-use crate::model::tables::Tables;
+use crate::model::tables::{MemoryTables, Tables};
 use crate::storage::durability::poison::closed;
 use crate::storage::snapshot::file::{SnapshotRows, SnapshotWriter};
 use crate::storage::snapshot::receiver::check_offset;
 use crate::storage::snapshot::slice;
 use crate::storage::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
+
+/// All rows that these tables hold.
+pub(crate) fn snapshot_of(rows: &MemoryTables) -> io::Result<StateSnapshot> {
+    let applied = rows.applied();
+    let mut out = SnapshotWriter::new(Vec::new(), &applied)?;
+    for (key, value) in rows.rows() {
+        out.row(&key, &value)?;
+    }
+    let (bytes, _) = out.finish()?;
+    Ok(StateSnapshot { applied, body: SnapshotBody::Memory(bytes.into()) })
+}
 
 pub(super) struct MemorySnapshots {
     pub disk: Arc<Mutex<MemoryLogState>>,
@@ -27,13 +38,7 @@ impl MemorySnapshots {
             return Err(closed());
         }
         disk.rows = disk.copy_rows();
-        let applied = disk.rows.applied();
-        let mut out = SnapshotWriter::new(Vec::new(), &applied)?;
-        for (key, value) in disk.rows.rows() {
-            out.row(&key, &value)?;
-        }
-        let (bytes, _) = out.finish()?;
-        let snapshot = StateSnapshot { applied, body: SnapshotBody::Memory(bytes.into()) };
+        let snapshot = snapshot_of(&disk.rows)?;
         disk.snapshot = Some(snapshot.clone());
         Ok(snapshot)
     }

@@ -24,6 +24,8 @@ pub enum Content {
     Page,
     /// Lines of plain text.
     Text,
+    /// Bytes of our own form.
+    Bytes,
     /// The connection becomes another protocol's.
     Upgrade,
 }

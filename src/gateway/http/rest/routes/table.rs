@@ -7,8 +7,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use super::{Content, Endpoint, FORBIDDEN, Needs};
 use crate::gateway::Gateway;
 use crate::gateway::http::rest::{
-    access, bodies as b, changes, conflicts, data, devices, history, keep_out, logs, members, pairing, prometheus,
-    sync, system, time_back, tokens, transfer,
+    access, backup, bodies as b, changes, conflicts, data, devices, history, keep_out, logs, members, pairing,
+    prometheus, sync, system, time_back, tokens, transfer,
 };
 use crate::gateway::protocol::payloads::ELECTION;
 use crate::gateway::protocol::schema::{
@@ -604,6 +604,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[(200, Content::Json(b::RENEWED))],
         || post(pairing::renew),
     ),
+    Endpoint {
+        query: STALE_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/backup",
+            "Transfer",
+            "Everything that the cluster keeps, as of one moment: the file that `tillsync restore` takes. One at a time.",
+            &[(200, Content::Bytes)],
+            || get(backup::take),
+        )
+    },
     Endpoint {
         query: STALE_QUERY,
         refuses: &[FORBIDDEN],

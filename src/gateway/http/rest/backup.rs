@@ -1,0 +1,81 @@
+//! All that the cluster keeps, as one file to be taken away, for `tillsync backup`. Admins only.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{OrFail, QueryFields, RestResult, Source};
+use crate::gateway::Gateway;
+use crate::gateway::auth::Operator;
+use crate::gateway::rates::read_meter::NotMetered;
+use crate::limits;
+use crate::model::error::{Code, Error};
+use crate::storage::SnapshotReader;
+
+/// The turn to take a backup away: a node gives one at a time.
+#[derive(Debug)]
+pub struct BackupTurn(Arc<Semaphore>);
+
+impl Default for BackupTurn {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl BackupTurn {
+    fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let busy = |_| Error::new(Code::Unavailable, "another backup is being taken from this node");
+        self.0.clone().try_acquire_owned().map_err(busy)
+    }
+}
+
+/// `GET /system/backup`
+pub(super) async fn take(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+    let turn = gateway.backup_turn.take().or_fail(&gateway)?;
+    // What was acknowledged before the request is in it.
+    Source::asked(&gateway, &asked).await?;
+    let reader = gateway.cluster.backup().await.or_fail(&gateway)?;
+    let length = HeaderValue::from(reader.bytes());
+    let mut response = Body::from_stream(pieces(gateway, reader, turn)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, length);
+    // An operator's copy of everything is no reading that keeps others from theirs.
+    response.extensions_mut().insert(NotMetered);
+    Ok::<Response, _>(response)
+}
+
+/// Each piece is read when the client has taken the one before. One that takes too long loses its turn, and so does one
+/// whose node stops.
+fn pieces(
+    gateway: Arc<Gateway>,
+    reader: SnapshotReader,
+    turn: OwnedSemaphorePermit,
+) -> impl stream::Stream<Item = io::Result<Bytes>> {
+    let until = Instant::now() + limits::BACKUP_TAKEN;
+    let turn = AbortOnDropHandle::new(tokio::spawn(async move {
+        let _turn = turn;
+        sleep(limits::BACKUP_TAKEN).await;
+    }));
+    stream::try_unfold((gateway, reader, turn), move |(gateway, mut reader, turn)| async move {
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let piece = tokio::select! {
+            biased;
+            () = gateway.closing.cancelled() => return Err(io::Error::other("the node is shutting down")),
+            piece = reader.next() => piece?,
+        };
+        Ok(piece.map(|piece| (piece, (gateway, reader, turn))))
+    })
+}

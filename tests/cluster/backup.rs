@@ -1,0 +1,171 @@
+//! `tillsync backup`, `backup verify` and `restore`, as an operator uses them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::harness::{both, tillsync};
+use crate::processes::Processes;
+
+/// Runs a command; whether it went well, and what it said.
+fn run(args: &[&str]) -> (bool, String) {
+    let output = tillsync().args(args).output().unwrap();
+    (output.status.success(), both(&output))
+}
+
+fn take(nodes: &Processes, to: &Path, more: &[&str]) -> (bool, String) {
+    let urls: Vec<String> = nodes.urls().iter().map(ToString::to_string).collect();
+    let (urls, token) = (urls.join(","), nodes.token());
+    let words = ["backup", to.to_str().unwrap(), "--url", &urls, "--token", &token];
+    run(&words.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+fn backups(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|end| end == "backup"));
+    found.sort_unstable();
+    found
+}
+
+/// What clients see of everything.
+async fn picture(nodes: &Processes, id: u64) -> Vec<Value> {
+    let (rest, url, mut seen) = (nodes.rest(), nodes.url(id), Vec::new());
+    for path in [
+        "/sync/changes?limit=1000",
+        "/system/export/records?limit=1000",
+        "/system/export/elections",
+        "/data/shop/50",
+        "/data/shop/50/history",
+        "/sync/conflicts",
+        "/access",
+        "/sync/policies",
+        "/sync/state/till-1",
+    ] {
+        let mut answer: Value = rest.get(&url, path).await.unwrap();
+        for passing in ["timestamp", "cursor"] {
+            answer.as_object_mut().unwrap().remove(passing);
+        }
+        seen.push(answer);
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_restored_on_another_machine_with_all_that_was_in_it() {
+    let mut nodes = Processes::found(3).await;
+    let (rest, to) = (nodes.rest(), nodes.path("backups"));
+    for device in ["admin", "till-1", "till-2"] {
+        let _: Value = rest.post(&nodes.url(1), "/device/register", &json!({ "device_id": device })).await.unwrap();
+    }
+    for n in 1..=50 {
+        let write = json!({ "new_data": { "n": n, "name": "crème brûlée", "price": 1.10 } });
+        let _: Value = rest.post(&nodes.url(1), &format!("/data/shop/{n}"), &write).await.unwrap();
+    }
+    for n in 1..=5 {
+        let delete = json!({ "operation": "delete" });
+        let _: Value = rest.post(&nodes.url(2), &format!("/data/shop/{n}"), &delete).await.unwrap();
+    }
+    nodes.same(&[1, 2, 3]).await;
+    let before = picture(&nodes, 1).await;
+    let cursor: Value = rest.get(&nodes.url(1), "/sync/changes?limit=10").await.unwrap();
+
+    let (well, said) = take(&nodes, &to, &["--keep", "1"]);
+    assert!(well && said.contains("cluster \"fleet\", up to change 55"), "{said}");
+    let file = backups(&to).remove(0);
+    let (well, said) = run(&["backup", "verify", file.to_str().unwrap()]);
+    assert!(well && said.contains("it can be restored"), "{said}");
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing is left beside it");
+    // What comes later is not in it.
+    let late = json!({ "new_data": { "n": "late" } });
+    let _: Value = rest.post(&nodes.url(1), "/data/shop/99", &late).await.unwrap();
+    let kept_aside = nodes.path("first.backup");
+    fs::copy(&file, &kept_aside).unwrap();
+    let (well, said) = take(&nodes, &to, &["--keep", "1"]);
+    assert!(well && said.contains("up to change 56") && said.contains("removed "), "{said}");
+    assert_eq!(backups(&to).len(), 1);
+    // Without a quorum what one node has is better than nothing.
+    for id in [1, 2] {
+        nodes.kill(id);
+    }
+    let (well, said) = take(&nodes, &nodes.path("stale"), &["--stale"]);
+    assert!(well && said.contains("up to change 56"), "{said}");
+
+    // All machines are gone; one with a new number gets it, and one whose number was a voter's before.
+    nodes.kill(3);
+    for id in [7, 2] {
+        let file = kept_aside.to_str().unwrap();
+        if id == 2 {
+            nodes.keep_aside(2);
+        }
+        nodes.give_ports(id);
+        nodes.configure(id, &nodes.members(&[id]));
+        let config = nodes.config(id).display().to_string();
+        let (well, said) = run(&["restore", file, "--config", &config, "--set", "cluster_name=other"]);
+        assert!(!well && said.contains("the backup is of cluster \"fleet\"") && !nodes.data(id).exists(), "{said}");
+        let (well, said) = run(&["restore", file, "--config", &config]);
+        assert!(well && said.contains("a cluster of one with all of it"), "{said}");
+        let (well, said) = run(&["restore", file, "--config", &config]);
+        assert!(!well && said.contains("is there already") && said.contains("nothing was changed"), "{said}");
+        nodes.start(id);
+        nodes.ready().await;
+        assert_eq!(picture(&nodes, id).await, before, "node {id}");
+        let path = format!("/sync/changes?cursor={}", cursor["cursor"].as_str().unwrap());
+        let refused = rest.get::<Value>(&nodes.url(id), &path).await.unwrap_err().to_string();
+        assert!(refused.contains("1005"), "a cursor of before: {refused}");
+        let write = json!({ "new_data": { "n": "after" } });
+        let _: Value = rest.post(&nodes.url(id), "/data/shop/100", &write).await.unwrap();
+        let audit: Value = rest.get(&nodes.url(id), "/sync/audit-logs?event_type=cluster_recovered").await.unwrap();
+        assert_eq!(audit["pagination"]["total"], 1, "{audit}");
+        if id == 7 {
+            nodes.start_new(8);
+            let (well, said) = nodes.add(8).await;
+            assert!(well, "{said}\n{}", nodes.said(8));
+            nodes.same(&[7, 8]).await;
+            assert_eq!(picture(&nodes, 8).await, picture(&nodes, 7).await);
+            nodes.kill(8);
+            nodes.kill(7);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_backup_is_recognised_and_nothing_is_restored_from_it() {
+    let mut nodes = Processes::found(1).await;
+    let rest = nodes.rest();
+    let _: Value = rest.post(&nodes.url(1), "/device/register", &json!({ "device_id": "admin" })).await.unwrap();
+    for n in 1..=20 {
+        let write = json!({ "new_data": { "n": n, "text": "x".repeat(200) } });
+        let _: Value = rest.post(&nodes.url(1), &format!("/data/shop/{n}"), &write).await.unwrap();
+    }
+    let to = nodes.path("backups");
+    let (well, said) = take(&nodes, &to, &[]);
+    assert!(well, "{said}");
+    let whole = fs::read(backups(&to).remove(0)).unwrap();
+    nodes.give_ports(2);
+    nodes.configure(2, &nodes.members(&[2]));
+    let (config, file) = (nodes.config(2).display().to_string(), nodes.path("damaged.backup"));
+    let mut random = StdRng::seed_from_u64(16);
+    for damage in 0..24 {
+        let mut bytes = whole.clone();
+        let at = random.random_range(0..bytes.len());
+        match damage {
+            0..12 => bytes[at] ^= 1 << random.random_range(0..8),
+            12..16 => bytes.truncate(at),
+            16..18 => bytes[at..].fill(0),
+            18..20 => bytes.extend_from_slice(&whole[..100]),
+            20 => bytes.clear(),
+            21 => bytes.drain(at.saturating_sub(50)..at).for_each(drop),
+            22 => bytes.truncate(whole.len() - 1),
+            _ => bytes.rotate_left(100),
+        }
+        assert!(bytes != whole, "{damage}");
+        fs::write(&file, &bytes).unwrap();
+        let (well, said) = run(&["backup", "verify", file.to_str().unwrap()]);
+        assert!(!well && said.contains("is no whole backup"), "{damage}: {said}");
+        let (well, said) = run(&["restore", file.to_str().unwrap(), "--config", &config]);
+        assert!(!well && said.contains("is no whole backup") && !nodes.data(2).exists(), "{damage}: {said}");
+    }
+}
