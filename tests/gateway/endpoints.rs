@@ -393,6 +393,8 @@ async fn post_system_time_back() {
     assert_eq!(back().await.0, 409);
 }
 
+const OCTETS: &[u8] = b"application/octet-stream";
+
 #[tokio::test]
 async fn get_system_backup() {
     let server = server().await;
@@ -400,7 +402,7 @@ async fn get_system_backup() {
     assert_eq!(server.rest_as(&till, "GET", "/system/backup", None).await.0, 403);
     let ask = reqwest::Client::new().get(format!("http://{}/system/backup", server.addr));
     let answer = ask.bearer_auth(server.admin()).send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, "application/octet-stream"));
+    assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].as_bytes()), (200, OCTETS));
     assert!(answer.bytes().await.unwrap().starts_with(b"TILLSNAP"));
 }
 
