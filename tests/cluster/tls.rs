@@ -140,6 +140,7 @@ async fn devices_speak_tls_to_the_gateway() {
     succeeds(&mut run(&["device", "ls"]));
     succeeds(&mut run(&["access", "ls"]));
     succeeds(run(&["export"]).arg(alone.path("all.db")));
+    succeeds(run(&["backup"]).arg(alone.path("backups")));
 
     let node = NodeUrl::trusting(&url, Some(&Trust::read(&ca).unwrap())).unwrap();
     // Kept: what a connection that ends at once had sent may be lost with it.
