@@ -27,6 +27,7 @@ mod peer_tls;
 pub(crate) mod recovery;
 pub mod replica;
 pub mod runtime;
+pub(crate) mod segment;
 pub(crate) mod service;
 pub(crate) mod state_machine;
 #[cfg(test)]

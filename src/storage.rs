@@ -37,5 +37,5 @@ pub(crate) use self::durability::stalls;
 pub(crate) use self::folder::format;
 pub use self::folder::format::{FolderIdentity, OpenError};
 pub use self::open::{open, open_in, open_shrunk};
-pub use self::snapshot::contents::{SnapshotContents, read_contents};
+pub use self::snapshot::contents::{SnapshotContents, read_contents, read_header};
 pub use self::snapshot::reader::SnapshotReader;

@@ -3,19 +3,24 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::backup::{failed, told, whole};
+use super::backup::names::{BackupFolder, BackupName};
+use super::backup::{failed, moment, whole};
 use super::serve::node_settings;
 use super::{CliResult, CommandError};
-use crate::consensus::recovery::StoppedNode;
+use crate::consensus::recovery::{RestorePoint, StoppedNode};
 use crate::consensus::runtime::random;
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId, Seq};
+use crate::model::time::{iso, parse_iso};
 use crate::storage::{self, FolderIdentity, SnapshotContents};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct RestoreArgs {
     /// The backup
     file: PathBuf,
+    /// How far: a moment such as 2026-11-30T14:05:00Z, or the number of a change. Default: all that the backup's folder has
+    #[arg(long, value_name = "TIME|CHANGE", value_parser = restore_point)]
+    at: Option<RestorePoint>,
     /// The settings of the node that is to have it; its data folder must not be there yet
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -53,7 +58,15 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     let mut beside = dir.as_os_str().to_owned();
     beside.push(".restoring");
     let scratch = PathBuf::from(beside);
-    let stopped = restored_in(&scratch, &args.file, &contents, Some(RestoredNode { node, address })).await?;
+    let (restored, until) = (Some(RestoredNode { node, address }), args.at.unwrap_or(RestorePoint::End));
+    let stopped = match restored_in(&scratch, &args.file, &contents, restored, until).await {
+        Ok(stopped) => stopped,
+        Err(error) => {
+            let _ = fs::remove_dir_all(&scratch);
+            return Err(error);
+        }
+    };
+    let (applied, meta) = stopped.reached();
     stopped.close().await.map_err(failed(&scratch))?;
     if dir.exists() {
         fs::remove_dir(dir).map_err(failed(dir))?;
@@ -61,7 +74,7 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     fs::rename(&scratch, dir).map_err(failed(dir))?;
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(above).and_then(|above| above.sync_all()).map_err(failed(above))?;
-    say!("{}: {}", args.file.display(), told(&contents));
+    say!("{}: {}", args.file.display(), moment(&applied, &meta));
     say!("node {node} is a cluster of one with all of it, in {}, with an epoch of its own.", dir.display());
     say!("Start it, then add empty machines under numbers that were never used (`tillsync cluster add`).");
     Ok(())
@@ -81,6 +94,7 @@ pub(super) async fn restored_in(
     file: &Path,
     contents: &SnapshotContents,
     restored: Option<RestoredNode>,
+    until: RestorePoint,
 ) -> CliResult<StoppedNode> {
     let node = restored.as_ref().map_or(NodeId(1), |restored| restored.node);
     let identity = FolderIdentity { node_id: node.get(), cluster_id: contents.meta.cluster_id.clone() };
@@ -96,9 +110,85 @@ pub(super) async fn restored_in(
         CommandError::new(format!("{} cannot be restored to {}: {error}", file.display(), dir.display()))
     };
     let stopped = StoppedNode::restore(stores, file).await.map_err(wrong)?;
+    go_on(&stopped, file, until).await?;
     if let Some(RestoredNode { node, address }) = restored {
         stopped.go_on_from_its_last_start(node).await.map_err(wrong)?;
         stopped.make_alone(node, address, random() | 1).await.map_err(wrong)?;
     }
     Ok(stopped)
+}
+
+/// Also `entry:N`: up to that entry of the log, for whoever compares digests.
+fn restore_point(text: &str) -> Result<RestorePoint, String> {
+    let number = |digits: &str| digits.parse::<u64>().ok();
+    if let Some(entry) = text.strip_prefix("entry:").and_then(number) {
+        return Ok(RestorePoint::Entry(LogIndex(entry)));
+    }
+    let found = number(text).map(|change| RestorePoint::Change(Seq(change)));
+    found
+        .or_else(|| parse_iso(text).map(RestorePoint::Time))
+        .ok_or_else(|| "neither a moment such as 2026-11-30T14:05:00Z nor the number of a change".to_owned())
+}
+
+/// Applies what follows the backup in its folder, up to a point.
+async fn go_on(stopped: &StoppedNode, file: &Path, until: RestorePoint) -> CliResult {
+    let (applied, meta) = stopped.reached();
+    let too_new = match until {
+        RestorePoint::End => false,
+        RestorePoint::Entry(entry) => LogIndex(applied.index) > entry,
+        RestorePoint::Change(change) => meta.head() > change,
+        RestorePoint::Time(ms) => meta.now_ms > ms,
+    };
+    if too_new {
+        let why = format!("{} is of a later moment ({}): take an older backup", file.display(), iso(meta.now_ms));
+        return Err(CommandError::usage(why));
+    }
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name().and_then(|name| name.to_str()).and_then(BackupName::parse);
+    let folder = BackupFolder::read(dir).map_err(failed(dir))?;
+    let prefix = name.map(|name| name.prefix);
+    let chain = prefix.as_ref().map(|prefix| folder.after(prefix, applied.index)).unwrap_or_default();
+    let mut reached = false;
+    for segment in chain {
+        let path = dir.join(segment.file());
+        reached = stopped
+            .go_on_with(&path, until)
+            .await
+            .map_err(|error| CommandError::new(format!("{} cannot be restored: {error}", path.display())))?;
+        if reached {
+            break;
+        }
+    }
+    let (applied, meta) = stopped.reached();
+    let complete = match until {
+        RestorePoint::End => false,
+        RestorePoint::Entry(entry) => LogIndex(applied.index) >= entry,
+        RestorePoint::Change(change) => meta.head() >= change,
+        RestorePoint::Time(_) => reached,
+    };
+    if complete {
+        return Ok(());
+    }
+    if let Some(first) = prefix.and_then(|prefix| folder.hole_after(&prefix, applied.index)) {
+        return Err(CommandError::new(format!(
+            "{} has entries from {first} on, and those from {} on are missing: restore up to an earlier point (--at), or \
+             find the file",
+            dir.display(),
+            applied.index + 1
+        )));
+    }
+    match until {
+        RestorePoint::End => Ok(()),
+        // Whether there was anything between the last entry and that moment, no file says.
+        RestorePoint::Time(_) => {
+            note!("the backups end with {}: what came after that is in none", iso(meta.now_ms));
+            Ok(())
+        }
+        RestorePoint::Entry(_) | RestorePoint::Change(_) => Err(CommandError::usage(format!(
+            "the backup and what follows it in {} end with change {} (log entry {})",
+            dir.display(),
+            meta.head_seq,
+            applied.index
+        ))),
+    }
 }

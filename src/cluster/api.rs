@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::peers::compared_digests::DigestVerdict;
 use crate::clock::SharedClock;
 use crate::consensus::replica::Replica;
-use crate::ids::{NodeId, RaftTerm};
+use crate::consensus::segment::SegmentReader;
+use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
@@ -91,6 +92,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// All that this node has applied, to be taken away. It takes as long as the disk does.
     fn backup(&self) -> BoxFuture<'_, Result<SnapshotReader, Error>> {
         Box::pin(async { Err(Error::new(Code::Unavailable, "this cluster keeps no snapshots")) })
+    }
+
+    /// What this node has applied after the entry at `after`.
+    fn backup_after(&self, _after: LogIndex) -> BoxFuture<'_, Result<SegmentReader, Error>> {
+        Box::pin(async { Err(Error::new(Code::Unavailable, "this cluster keeps no log")) })
     }
 
     /// How the node learns how many sessions it has; the first call counts.

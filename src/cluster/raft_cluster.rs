@@ -25,6 +25,7 @@ use crate::consensus::identity::NodeStart;
 use crate::consensus::members::Members;
 use crate::consensus::node::{RaftNode, StartError};
 use crate::consensus::replica::Replica;
+use crate::consensus::segment::SegmentReader;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
@@ -408,6 +409,22 @@ impl Cluster for RaftCluster {
                 }
                 Err(_) => {
                     Err(Error::new(Code::Unavailable, "no backup could be built in time: look at the room on the disk"))
+                }
+            }
+        })
+    }
+
+    fn backup_after(&self, after: LogIndex) -> BoxFuture<'_, Result<SegmentReader, Error>> {
+        Box::pin(async move {
+            match self.node.segment_after(after).await {
+                Ok(Some(reader)) => Ok(reader),
+                Ok(None) => {
+                    let why = format!("this node's log does not have entry {after}: take a whole backup");
+                    Err(Error::new(Code::InvalidData, why))
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the log could not be read for a backup");
+                    Err(Error::new(Code::Storage, format!("the log could not be read: {error}")))
                 }
             }
         })

@@ -6,6 +6,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
@@ -77,6 +78,22 @@ impl LogAdapter {
             few.push(CommittedEntry { index: entry.log_id.index, term: entry.log_id.leader_id.term, sum });
         }
         Ok(few)
+    }
+
+    /// The id of the entry at this index; `None`: the log does not have it, or not any more.
+    pub(crate) async fn id_of(&self, index: u64) -> io::Result<Option<LogId>> {
+        if let Some((purged, mark)) = self.log.bounds().purged
+            && purged == index
+        {
+            return decode_log_id(&mark).map(Some);
+        }
+        let found = self.read(index, index.saturating_add(1), 0).await?.pop();
+        Ok(found.map(|entry| entry.log_id))
+    }
+
+    /// Entries as they are kept, at least one if there is one.
+    pub(crate) async fn raw(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
+        self.log.read(from, to, max_bytes).await
     }
 
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {

@@ -15,6 +15,7 @@ use super::leadership::LeadershipWatch;
 use super::log_adapter::{LogAdapter, ReadGate};
 use super::network::PeerNetwork;
 use super::replica::Replica;
+use super::segment::SegmentReader;
 use super::state_machine::StateMachine;
 use super::transport::{NodeIdentity, PeerStats, PeerTransport};
 use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
@@ -205,6 +206,13 @@ impl RaftNode {
             tracing::debug!(%error, "the log could not be read");
             Vec::new()
         })
+    }
+
+    /// What this node has applied after the entry at `after`; `None`: its log does not go back so far, or not on so far.
+    pub async fn segment_after(&self, after: LogIndex) -> std::io::Result<Option<SegmentReader>> {
+        let (epoch, last) = (self.replica.state().meta().epoch, self.replica.applied_index());
+        let before = if after <= last { self.log.id_of(after.get()).await? } else { None };
+        Ok(before.map(|before| SegmentReader::new(self.log.clone(), epoch, before, last)))
     }
 
     pub fn timing(&self) -> Timing {

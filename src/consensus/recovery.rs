@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -16,21 +16,35 @@ use openraft::EntryPayload;
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
-use super::codec::{encode_entry, encode_vote};
+use super::codec::{decode_entry, encode_entry, encode_log_id, encode_vote};
 use super::log_adapter::LogAdapter;
 use super::node::cover_rows;
 use super::replica::Replica;
-use super::state_machine::decode_applied;
+use super::segment::SegmentFile;
+use super::state_machine::{StateMachine, decode_applied};
 use super::types::{Entry, LogId, MemberAddress, RaftMembership, Vote};
-use crate::ids::NodeId;
-use crate::model::state::State;
-use crate::proto::NodeBoot;
+use crate::ids::{LogIndex, NodeId, Seq};
+use crate::model::state::{State, decode_batch};
+use crate::proto::{Applied, Meta, NodeBoot};
 use crate::storage::{StartMark, Stores};
 
 /// Entries looked through at once.
 const STEP: u64 = 256;
 /// Bytes of a file read at once.
 const PIECE: usize = 1 << 20;
+
+/// How far a restore goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestorePoint {
+    /// As far as there is something.
+    End,
+    /// Up to this entry of the log.
+    Entry(LogIndex),
+    /// Up to this change, and what was applied with it.
+    Change(Seq),
+    /// Nothing that came later, Unix milliseconds.
+    Time(u64),
+}
 
 /// What a data folder holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,6 +131,50 @@ impl StoppedNode {
             return Err(io::Error::other("the rows that were restored are not those of the file"));
         }
         Ok(restored)
+    }
+
+    /// Applies what came after, up to a point; true: the point is reached, and there may be more in the file.
+    pub(crate) async fn go_on_with(&self, segment: &Path, until: RestorePoint) -> io::Result<bool> {
+        let mut file = SegmentFile::new(BufReader::with_capacity(PIECE, File::open(segment)?))?;
+        let applied = self.replica.applied();
+        let epoch = self.replica.state().meta().epoch;
+        if encode_log_id(&file.before) != applied.last_log_id || file.epoch != epoch {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it does not go on where the rows end (entry {})", applied.index),
+            ));
+        }
+        let (snapshots, pressure) = (self.stores.snapshots.clone(), self.stores.pressure.clone());
+        let machine = StateMachine::new(self.replica.clone(), snapshots, pressure);
+        loop {
+            // One entry is as large as a request at most.
+            let Some((index, bytes)) = file.next()? else { return Ok(false) };
+            let entry = decode_entry(index, bytes)?;
+            if self.is_reached(until, &entry) {
+                return Ok(true);
+            }
+            machine.apply_entry(entry).await?;
+        }
+    }
+
+    /// Whether `next` is behind the point.
+    fn is_reached(&self, until: RestorePoint, next: &Entry) -> bool {
+        match until {
+            RestorePoint::End => false,
+            RestorePoint::Entry(last) => LogIndex(next.log_id.index) > last,
+            RestorePoint::Change(last) => self.replica.state().meta().head() >= last,
+            RestorePoint::Time(ms) => match &next.payload {
+                EntryPayload::Normal(batch) => {
+                    decode_batch(batch.0.clone()).commands.iter().any(|command| command.at_ms > ms)
+                }
+                EntryPayload::Blank | EntryPayload::Membership(_) => false,
+            },
+        }
+    }
+
+    /// What the rows are of.
+    pub(crate) fn reached(&self) -> (Applied, Meta) {
+        (self.replica.applied(), self.replica.state().meta().clone())
     }
 
     /// The next start of `node` here is newer than any that the rows know of it.

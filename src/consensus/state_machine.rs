@@ -46,7 +46,7 @@ impl StateMachine {
 }
 
 impl StateMachine {
-    async fn apply_entry(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
+    pub(super) async fn apply_entry(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
         self.pressure.ready().await?;
         let at = Position {
             index: entry.log_id.index,

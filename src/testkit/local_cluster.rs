@@ -12,7 +12,8 @@ use crate::clock::SharedClock;
 use crate::cluster::peers::shared_room::{NodeRoom, SharedRoom};
 use crate::cluster::{Cluster, ClusterStatus, MembershipChange, MembershipChanged, NodeInfo};
 use crate::consensus::replica::Replica;
-use crate::ids::{NodeId, RaftTerm};
+use crate::consensus::segment::SegmentReader;
+use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
@@ -174,6 +175,16 @@ impl Cluster for LocalCluster {
             let reader = SnapshotReader::open(&snapshot.map_err(failed)?).await;
             reader.map_err(failed)
         })
+    }
+
+    /// It keeps no log.
+    fn backup_after(&self, after: LogIndex) -> BoxFuture<'_, Result<SegmentReader, Error>> {
+        let epoch = self.replica.state().meta().epoch;
+        let reader = match after {
+            LogIndex(0) => Ok(SegmentReader::of_nothing(epoch)),
+            _ => Err(Error::new(Code::InvalidData, format!("this node's log does not have entry {after}"))),
+        };
+        Box::pin(std::future::ready(reader))
     }
 
     /// It stays alone.

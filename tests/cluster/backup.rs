@@ -169,3 +169,99 @@ async fn a_damaged_backup_is_recognised_and_nothing_is_restored_from_it() {
         assert!(!well && said.contains("is no whole backup") && !nodes.data(2).exists(), "{damage}: {said}");
     }
 }
+
+/// What the cluster had at some entries of its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_moment_after_a_backup_is_restored_as_it_was() {
+    let mut nodes = Processes::found(3).await;
+    let (rest, to) = (nodes.rest(), nodes.path("backups"));
+    let _: Value = rest.post(&nodes.url(1), "/device/register", &json!({ "device_id": "admin" })).await.unwrap();
+    let (well, said) = take(&nodes, &to, &["--incremental"]);
+    assert!(!well && said.contains("has no backup to go on from"), "{said}");
+    let (well, said) = take(&nodes, &to, &[]);
+    assert!(well, "{said}");
+    let mut seen = Vec::new();
+    let mut record = 0;
+    for part in 0..3 {
+        for n in 0..20 {
+            record += 1;
+            let write = json!({ "new_data": { "n": n, "part": part } });
+            let _: Value = rest.post(&nodes.url(1 + n % 3), &format!("/data/shop/{record}"), &write).await.unwrap();
+            let status = rest.status(&nodes.url(1 + n % 3)).await.unwrap();
+            seen.push((status.digest_index, status.digest, status.head_seq));
+        }
+        if part == 1 {
+            // The log goes on under another leader.
+            let leader = nodes.ready().await[0].leader.unwrap();
+            let (well, said) = nodes.cluster(&["transfer".to_owned(), (1 + leader % 3).to_string()]).await;
+            assert!(well, "{said}");
+        }
+        let (well, said) = take(&nodes, &to, &["--incremental", "--keep", "3"]);
+        assert!(well && said.contains("entries up to"), "{said}");
+    }
+    let file = backups(&to).remove(0);
+    let file = file.to_str().unwrap();
+    let (well, said) = run(&["backup", "verify", file]);
+    assert!(well && said.contains(&format!("up to change {record} ")), "{said}");
+    nodes.give_ports(7);
+    nodes.configure(7, &nodes.members(&[7]));
+    let config = nodes.config(7).display().to_string();
+    let data = nodes.data(7);
+    let restore = |at: &str| {
+        let _ = fs::remove_dir_all(&data);
+        let (well, said) = run(&["restore", file, "--config", &config, "--at", at]);
+        assert!(well, "{at}: {said}");
+        said
+    };
+    let mut random = StdRng::seed_from_u64(19);
+    for _ in 0..moments() {
+        let (entry, digest, head) = &seen[random.random_range(0..seen.len())];
+        let said = restore(&format!("entry:{entry}"));
+        assert!(said.contains(&format!("log entry {entry}, digest {digest}")), "entry {entry}, {digest}: {said}");
+        let said = restore(&head.to_string());
+        assert!(said.contains(&format!("up to change {head} ")), "{said}");
+    }
+    // A moment between two writes; one before the backup, and one that no backup has.
+    let at: Value = rest.get(&nodes.url(1), "/sync/changes?limit=1000").await.unwrap();
+    let at = at["changes"][29]["timestamp"].as_str().unwrap();
+    let said = restore(at);
+    assert!(said.contains("up to change 30 ") || said.contains("up to change 29 "), "{at}: {said}");
+    let _ = fs::remove_dir_all(nodes.data(7));
+    for (at, why) in
+        [("2020-01-01T00:00:00Z", "take an older backup"), ("9999", "end with change"), ("soon", "neither a moment")]
+    {
+        let (well, said) = run(&["restore", file, "--config", &config, "--at", at]);
+        assert!(!well && said.contains(why) && !nodes.data(7).exists(), "{at}: {said}");
+    }
+    let said = restore("2999-01-01T00:00:00Z");
+    assert!(said.contains("what came after that is in none"), "{said}");
+    nodes.start(7);
+    let end = std::time::Instant::now() + crate::harness::PATIENCE;
+    while !rest.status(&nodes.url(7)).await.is_ok_and(|status| status.quorum) {
+        assert!(std::time::Instant::now() < end, "{}", nodes.said(7));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let _: Value = rest.get(&nodes.url(7), &format!("/data/shop/{record}")).await.unwrap();
+    // What follows is damaged, or a part of it is missing.
+    let mut segments: Vec<PathBuf> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|end| end == "entries"));
+    let first = |path: &PathBuf| path.to_str().unwrap().rsplit('-').nth(1).unwrap().parse::<u64>().unwrap();
+    segments.sort_unstable_by_key(first);
+    assert_eq!(segments.len(), 3, "{segments:?}");
+    let mut bytes = fs::read(&segments[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segments[1], &bytes).unwrap();
+    let (well, said) = run(&["backup", "verify", file]);
+    assert!(!well && said.contains("cannot be restored") && said.contains(".entries"), "{said}");
+    fs::remove_file(&segments[1]).unwrap();
+    let (well, said) = run(&["backup", "verify", file]);
+    assert!(!well && said.contains("are missing"), "{said}");
+    let said = restore("20");
+    assert!(said.contains("up to change 20 "), "what came before the hole: {said}");
+}
+
+/// How many moments are restored: `TILLSYNC_MOMENTS=50` is the full size.
+fn moments() -> usize {
+    std::env::var("TILLSYNC_MOMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}

@@ -393,6 +393,21 @@ async fn post_system_time_back() {
     assert_eq!(back().await.0, 409);
 }
 
+/// With a log it is asked in `cluster::backup`.
+#[tokio::test]
+async fn get_system_backup_entries() {
+    let server = server().await;
+    let till = server.token("d", Class::SalesAssistant);
+    assert_eq!(server.rest_as(&till, "GET", "/system/backup/entries", None).await.0, 403);
+    let (status, body) = server.rest("GET", "/system/backup/entries?after=-1", None).await;
+    assert_eq!((status, &body["error_code"], &body["field"]), (400, &json!("2004"), &json!("after")), "{body}");
+    assert_eq!(server.rest("GET", "/system/backup/entries?after=7", None).await.1["error_code"], "2004");
+    let ask = reqwest::Client::new().get(format!("http://{}/system/backup/entries", server.addr));
+    let answer = ask.bearer_auth(server.admin()).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].as_bytes()), (200, OCTETS));
+    assert!(answer.bytes().await.unwrap().starts_with(b"TILLSEGM"));
+}
+
 const OCTETS: &[u8] = b"application/octet-stream";
 
 #[tokio::test]

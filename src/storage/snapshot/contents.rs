@@ -18,6 +18,11 @@ pub struct SnapshotContents {
     pub bytes: u64,
 }
 
+/// What a file says that it is of, without a look at the rest. Blocks on the disk.
+pub fn read_header(path: &Path) -> io::Result<Applied> {
+    SnapshotRows::new(BufReader::new(File::open(path)?)).map(|rows| rows.applied)
+}
+
 /// Reads all of a file: an error if anything in it is not as it was written. Blocks on the disk.
 pub fn read_contents(path: &Path) -> io::Result<SnapshotContents> {
     let file = File::open(path)?;

@@ -14,10 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{OrFail, QueryFields, RestResult, Source};
+use super::{OFFSET_MAX, OrFail, QueryFields, RestError, RestResult, Source};
+use crate::consensus::segment::SegmentReader;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Operator;
 use crate::gateway::rates::read_meter::NotMetered;
+use crate::ids::LogIndex;
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::storage::SnapshotReader;
@@ -46,20 +48,53 @@ pub(super) async fn take(State(gateway): State<Arc<Gateway>>, _operator: Operato
     Source::asked(&gateway, &asked).await?;
     let reader = gateway.cluster.backup().await.or_fail(&gateway)?;
     let length = HeaderValue::from(reader.bytes());
+    let mut response = sent(gateway, BackupReader::Whole(reader), turn);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    Ok(response)
+}
+
+/// `GET /system/backup/entries`
+pub(super) async fn take_entries(
+    State(gateway): State<Arc<Gateway>>,
+    _operator: Operator,
+    asked: QueryFields,
+) -> RestResult {
+    let after = asked.number("after", 0, 0, OFFSET_MAX);
+    let after = after.map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
+    let turn = gateway.backup_turn.take().or_fail(&gateway)?;
+    Source::asked(&gateway, &asked).await?;
+    let reader = gateway.cluster.backup_after(LogIndex(after)).await.or_fail(&gateway)?;
+    Ok(sent(gateway, BackupReader::After(reader), turn))
+}
+
+/// What is being taken away.
+enum BackupReader {
+    Whole(SnapshotReader),
+    After(SegmentReader),
+}
+
+impl BackupReader {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Whole(reader) => reader.next().await,
+            Self::After(reader) => reader.next().await,
+        }
+    }
+}
+
+fn sent(gateway: Arc<Gateway>, reader: BackupReader, turn: OwnedSemaphorePermit) -> Response {
     let mut response = Body::from_stream(pieces(gateway, reader, turn)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(CONTENT_LENGTH, length);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     // An operator's copy of everything is no reading that keeps others from theirs.
     response.extensions_mut().insert(NotMetered);
-    Ok::<Response, _>(response)
+    response
 }
 
 /// Each piece is read when the client has taken the one before. One that takes too long loses its turn, and so does one
 /// whose node stops.
 fn pieces(
     gateway: Arc<Gateway>,
-    reader: SnapshotReader,
+    reader: BackupReader,
     turn: OwnedSemaphorePermit,
 ) -> impl stream::Stream<Item = io::Result<Bytes>> {
     let until = Instant::now() + limits::BACKUP_TAKEN;

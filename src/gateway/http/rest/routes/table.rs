@@ -71,6 +71,14 @@ const EXPORT_QUERY: &[FieldDescription] = &[
     may("limit", FieldKind::Size(limits::PAGE_MAX), "Default: 1000."),
     b::STALE_QUERY,
 ];
+const ENTRIES_QUERY: &[FieldDescription] = &[
+    more(
+        "after",
+        ANY_COUNT,
+        "The last entry of the log that the backup, or what came after it before, has. Default: 0.",
+    ),
+    b::STALE_QUERY,
+];
 const CONFLICTS_QUERY: &[FieldDescription] = &[
     b::PAGE[0],
     b::PAGE[1],
@@ -614,6 +622,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
             "Everything that the cluster keeps, as of one moment: the file that `tillsync restore` takes. One at a time.",
             &[(200, Content::Bytes)],
             || get(backup::take),
+        )
+    },
+    Endpoint {
+        query: ENTRIES_QUERY,
+        refuses: &[FORBIDDEN],
+        ..extension(
+            "GET",
+            "/system/backup/entries",
+            "Transfer",
+            "What came after a backup: entries of the log, for `tillsync restore --at`.",
+            &[(200, Content::Bytes)],
+            || get(backup::take_entries),
         )
     },
     Endpoint {
