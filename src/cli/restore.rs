@@ -54,6 +54,14 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
         return refuse(format!("the settings do not say where node {node} is reached: name it in `members`"));
     };
     let address = MemberAddress { raft: me.raft.clone(), gateway: me.gateway.clone() };
+    // An empty folder makes way; a mount point does not, and could not be exchanged at the end.
+    if let Err(error) = fs::remove_dir(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        let why =
+            format!("{} is in the way of the new data folder ({error}): name one below it (data_dir)", dir.display());
+        return refuse(why);
+    }
     // Whole or not at all: a folder that is half restored never has the node's name.
     let mut beside = dir.as_os_str().to_owned();
     beside.push(".restoring");
@@ -68,9 +76,6 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     };
     let (applied, meta) = stopped.reached();
     stopped.close().await.map_err(failed(&scratch))?;
-    if dir.exists() {
-        fs::remove_dir(dir).map_err(failed(dir))?;
-    }
     fs::rename(&scratch, dir).map_err(failed(dir))?;
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(above).and_then(|above| above.sync_all()).map_err(failed(above))?;
