@@ -111,6 +111,7 @@ async fn a_backup_is_restored_on_another_machine_with_all_that_was_in_it() {
         assert!(!well && said.contains("is there already") && said.contains("nothing was changed"), "{said}");
         nodes.start(id);
         nodes.ready().await;
+        nodes.serves(id).await;
         assert_eq!(picture(&nodes, id).await, before, "node {id}");
         let path = format!("/sync/changes?cursor={}", cursor["cursor"].as_str().unwrap());
         let refused = rest.get::<Value>(&nodes.url(id), &path).await.unwrap_err().to_string();
@@ -236,11 +237,7 @@ async fn any_moment_after_a_backup_is_restored_as_it_was() {
     let said = restore("2999-01-01T00:00:00Z");
     assert!(said.contains("what came after that is in none"), "{said}");
     nodes.start(7);
-    let end = std::time::Instant::now() + crate::harness::PATIENCE;
-    while !rest.status(&nodes.url(7)).await.is_ok_and(|status| status.quorum) {
-        assert!(std::time::Instant::now() < end, "{}", nodes.said(7));
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    nodes.serves(7).await;
     let _: Value = rest.get(&nodes.url(7), &format!("/data/shop/{record}")).await.unwrap();
     // What follows is damaged, or a part of it is missing.
     let mut segments: Vec<PathBuf> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();

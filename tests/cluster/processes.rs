@@ -150,6 +150,15 @@ impl Processes {
         }
     }
 
+    /// Waits until a node answers linearizable reads: one that was restored writes its epoch first.
+    pub(crate) async fn serves(&self, id: u64) {
+        let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
+        while rest.get::<serde_json::Value>(&self.url(id), "/device/roles").await.is_err() {
+            assert!(Instant::now() < end, "{}", self.said(id));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until these nodes have the same newest change.
     pub(crate) async fn same(&self, ids: &[u64]) {
         let (rest, end) = (self.rest(), Instant::now() + PATIENCE);
