@@ -3,14 +3,16 @@
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Wall-clock time in Unix milliseconds. Elapsed time is tokio's, which a simulation can pause.
+use crate::ids::UnixMs;
+
+/// Wall-clock time. Elapsed time is tokio's, which a simulation can pause.
 pub trait Clock: Send + Sync + 'static {
-    fn now_ms(&self) -> u64;
+    fn now_ms(&self) -> UnixMs;
 
     /// Milliseconds since any moment, which go on evenly when somebody sets the clock. A clock that cannot be set has
     /// only one time.
     fn even_ms(&self) -> u64 {
-        self.now_ms()
+        self.now_ms().get()
     }
 }
 
@@ -21,8 +23,8 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    fn now_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    fn now_ms(&self) -> UnixMs {
+        UnixMs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64))
     }
 
     fn even_ms(&self) -> u64 {

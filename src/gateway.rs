@@ -174,7 +174,7 @@ impl Gateway {
 
     /// The time for answers that no command stamped.
     pub fn now_ms(&self) -> u64 {
-        self.cluster.clock().now_ms()
+        self.cluster.clock().now_ms().get()
     }
 
     /// The history that cursors are of.

@@ -22,6 +22,7 @@ use self::local_cluster::LocalCluster;
 use self::manual_clock::ManualClock;
 use crate::cluster::Cluster;
 use crate::gateway::{self, Gateway, GatewaySettings};
+use crate::ids::UnixMs;
 use crate::token::{Class, KeyRing};
 
 pub mod alloc;
@@ -83,7 +84,7 @@ impl Node {
     }
 
     fn token(&self, class: Class) -> String {
-        self.keys.issue("till-1", class, NOW_MS, 3_600).unwrap().0
+        self.keys.issue("till-1", class, UnixMs(NOW_MS), 3_600).unwrap().0
     }
 
     /// Whatever was asked for, what the node holds is still whole.

@@ -13,6 +13,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::model::access::{CLASSES, ClassNumber};
 use crate::model::error::{Code, Error};
@@ -180,7 +181,7 @@ impl KeyRing {
     }
 
     /// Signs a token of `class` for the device `sub`.
-    pub fn issue(&self, sub: &str, class: Class, now_ms: u64, ttl_seconds: u64) -> Result<(String, Claims), Error> {
+    pub fn issue(&self, sub: &str, class: Class, now_ms: UnixMs, ttl_seconds: u64) -> Result<(String, Claims), Error> {
         if sub.is_empty() || sub.len() > limits::DEVICE_ID {
             let why = format!("a token's device id has 1 to {} bytes", limits::DEVICE_ID);
             return Err(Error::new(Code::Credentials, why));
@@ -189,7 +190,7 @@ impl KeyRing {
             let why = format!("a token lives at most {} days", limits::TOKEN_SECONDS / 86_400);
             return Err(Error::new(Code::Credentials, why));
         }
-        self.issue_at(sub, class, None, now_ms / 1_000, (now_ms / 1_000).saturating_add(ttl_seconds))
+        self.issue_at(sub, class, None, now_ms.seconds(), now_ms.seconds().saturating_add(ttl_seconds))
     }
 
     /// The same with both of its times, in Unix seconds, and with the name of the token that it takes the place of.
@@ -212,7 +213,7 @@ impl KeyRing {
 
     /// What the token says, if one of the keys signed it and it has not expired. Whether it was revoked is
     /// for the caller to ask the state.
-    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Claims, Error> {
+    pub fn verify(&self, token: &str, now_ms: UnixMs) -> Result<Claims, Error> {
         let keys = self.0.read();
         let mut outcome = decode(token, &keys.current);
         if let (Err(kind), Some(previous)) = (&outcome, &keys.previous)
@@ -233,7 +234,7 @@ impl KeyRing {
         if claims.sub.is_empty() || claims.sub.len() > limits::DEVICE_ID {
             return Err(Error::new(Code::Credentials, "the token names no device"));
         }
-        if claims.exp.saturating_mul(1_000) <= now_ms {
+        if UnixMs(claims.exp.saturating_mul(1_000)) <= now_ms {
             return Err(Error::new(Code::TokenExpired, "the token has expired"));
         }
         Ok(claims)
@@ -306,8 +307,8 @@ mod tests {
 
     #[test]
     fn an_issued_token_says_what_it_was_issued_for() {
-        let (token, claims) = ring(&[A]).issue("till-1", Class::SalesAssistant, NOW, 60).unwrap();
-        assert_eq!(ring(&[A]).verify(&token, NOW).unwrap(), claims);
+        let (token, claims) = ring(&[A]).issue("till-1", Class::SalesAssistant, UnixMs(NOW), 60).unwrap();
+        assert_eq!(ring(&[A]).verify(&token, UnixMs(NOW)).unwrap(), claims);
         assert_eq!(claims_unverified(&token).unwrap(), Claims { key: 0, ..claims.clone() });
         assert!(claims_unverified("wrong").is_err());
         assert_eq!((claims.sub.as_str(), claims.exp - claims.iat), ("till-1", 60));
@@ -315,39 +316,39 @@ mod tests {
 
     #[test]
     fn a_token_ends_when_it_says() {
-        let (token, _) = ring(&[A]).issue("till-1", Class::Admin, NOW, 60).unwrap();
-        assert!(ring(&[A]).verify(&token, NOW + 59_999).is_ok());
-        assert_eq!(ring(&[A]).verify(&token, NOW + 60_000).unwrap_err().code, Code::TokenExpired);
+        let (token, _) = ring(&[A]).issue("till-1", Class::Admin, UnixMs(NOW), 60).unwrap();
+        assert!(ring(&[A]).verify(&token, UnixMs(NOW + 59_999)).is_ok());
+        assert_eq!(ring(&[A]).verify(&token, UnixMs(NOW + 60_000)).unwrap_err().code, Code::TokenExpired);
     }
 
     #[test]
     fn no_token_lives_longer_than_a_revocation_is_remembered() {
-        let issue = |seconds| ring(&[A]).issue("till-1", Class::Admin, NOW, seconds);
+        let issue = |seconds| ring(&[A]).issue("till-1", Class::Admin, UnixMs(NOW), seconds);
         assert!(issue(limits::TOKEN_SECONDS).is_ok());
         assert!(issue(limits::TOKEN_SECONDS + 1).unwrap_err().message.contains("366 days"));
     }
 
     #[test]
     fn the_previous_key_stays_good_and_only_the_current_one_signs() {
-        let (old, _) = ring(&[A]).issue("till-1", Class::Admin, NOW, 60).unwrap();
+        let (old, _) = ring(&[A]).issue("till-1", Class::Admin, UnixMs(NOW), 60).unwrap();
         let both = ring(&["# changed", B, "", A]);
-        assert!(both.verify(&old, NOW).is_ok());
-        let (new, _) = both.issue("till-1", Class::Admin, NOW, 60).unwrap();
-        assert!(ring(&[B]).verify(&new, NOW).is_ok());
-        assert_eq!(ring(&[A]).verify(&new, NOW).unwrap_err().code, Code::Credentials);
+        assert!(both.verify(&old, UnixMs(NOW)).is_ok());
+        let (new, _) = both.issue("till-1", Class::Admin, UnixMs(NOW), 60).unwrap();
+        assert!(ring(&[B]).verify(&new, UnixMs(NOW)).is_ok());
+        assert_eq!(ring(&[A]).verify(&new, UnixMs(NOW)).unwrap_err().code, Code::Credentials);
     }
 
     #[test]
     fn replaced_keys_reach_every_clone() {
         let shared = ring(&[A]);
         let clone = shared.clone();
-        let (old, claims) = shared.issue("till-1", Class::Admin, NOW, 60).unwrap();
+        let (old, claims) = shared.issue("till-1", Class::Admin, UnixMs(NOW), 60).unwrap();
         shared.replace(&ring(&[B, A]));
-        assert!(clone.holds(&claims) && clone.verify(&old, NOW).is_ok());
+        assert!(clone.holds(&claims) && clone.verify(&old, UnixMs(NOW)).is_ok());
         shared.replace(&ring(&[B]));
         assert!(!clone.holds(&claims));
-        assert_eq!(clone.verify(&old, NOW).unwrap_err().code, Code::Credentials);
-        assert!(clone.holds(&clone.issue("till-1", Class::Admin, NOW, 60).unwrap().1));
+        assert_eq!(clone.verify(&old, UnixMs(NOW)).unwrap_err().code, Code::Credentials);
+        assert!(clone.holds(&clone.issue("till-1", Class::Admin, UnixMs(NOW), 60).unwrap().1));
     }
 
     #[test]
@@ -361,7 +362,7 @@ mod tests {
         // {"alg":"none"} . claims . nothing
         let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4IiwiY2xhc3MiOiJhZG1pbiJ9.";
         for bad in ["", "wrong", "a.b.c", none, &other, &king] {
-            assert_eq!(ring.verify(bad, NOW).unwrap_err().code, Code::Credentials, "{bad}");
+            assert_eq!(ring.verify(bad, UnixMs(NOW)).unwrap_err().code, Code::Credentials, "{bad}");
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tillsync::ids::{RecordId, TableId};
+use tillsync::ids::{LogIndex, RecordId, TableId};
 use tillsync::model::tables::{RowKey, Tables, TablesRead};
 use tillsync::proto::Applied;
 use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, flush, memory};
@@ -100,10 +100,10 @@ fn all_rows(tables: &dyn TablesRead) -> Vec<(RowKey, Bytes)> {
     tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap()
 }
 
-async fn read_all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
+async fn read_all(log: &dyn LogStore) -> Vec<(LogIndex, Bytes)> {
     let bounds = log.bounds();
     let Some(last) = bounds.last else { return Vec::new() };
-    log.read(bounds.purged.map_or(1, |(index, _)| index + 1), last + 1, usize::MAX).await.unwrap()
+    log.read(bounds.purged.map_or(LogIndex(1), |(index, _)| index.next()), last.next(), usize::MAX).await.unwrap()
 }
 
 /// A snapshot of the rows at `index`, as another node would send it.
@@ -144,7 +144,8 @@ struct Work {
 impl Work {
     async fn append(&mut self) {
         let count = 1 + self.random.below(12);
-        let entries: Vec<_> = (self.last + 1..=self.last + count).map(|i| (i, payload(i, self.term))).collect();
+        let entries: Vec<_> =
+            (self.last + 1..=self.last + count).map(|i| (LogIndex(i), payload(i, self.term))).collect();
         self.last += count;
         let permit = self.flight.clone().acquire_owned().await.unwrap();
         let (last, term) = (self.last, self.term);
@@ -167,7 +168,7 @@ impl Work {
         let to = self.last.saturating_sub(self.random.below(20));
         for index in applied + 1..=to {
             self.stores.pressure.ready().await.unwrap();
-            let entry = self.stores.log.read(index, index + 1, 1).await.unwrap();
+            let entry = self.stores.log.read(LogIndex(index), LogIndex(index + 1), 1).await.unwrap();
             assert_eq!(entry[0].1, payload(index, term_of(&entry[0].1)));
             apply(&mut *self.stores.tables, index);
         }
@@ -181,7 +182,7 @@ impl Work {
         self.term += 1;
         // The vote of the new term goes first, as it does in Raft.
         let voted = self.stores.log.save_vote(self.term.to_be_bytes().to_vec().into());
-        let cut = self.stores.log.truncate_after(Some(to));
+        let cut = self.stores.log.truncate_after(Some(LogIndex(to)));
         self.last = to;
         self.append().await;
         voted.await.unwrap().unwrap();
@@ -200,10 +201,10 @@ impl Work {
     }
 
     async fn purge(&mut self, index: u64) {
-        if index == 0 || self.stores.log.bounds().purged.is_some_and(|(purged, _)| purged >= index) {
+        if index == 0 || self.stores.log.bounds().purged.is_some_and(|(purged, _)| purged >= LogIndex(index)) {
             return;
         }
-        let ack = self.stores.log.purge(index, payload(index, 0).slice(..20));
+        let ack = self.stores.log.purge(LogIndex(index), payload(index, 0).slice(..20));
         // Appends go on meanwhile.
         self.last = self.last.max(index);
         self.append().await;
@@ -278,8 +279,8 @@ fn child() {
         let stores = storage::open(Path::new(&dir), &identity()).unwrap();
         println!("@open");
         let bounds = stores.log.bounds();
-        let purged = bounds.purged.map_or(0, |(index, _)| index);
-        let last = bounds.last.unwrap_or(purged);
+        let purged = bounds.purged.map_or(0, |(index, _)| index.get());
+        let last = bounds.last.map_or(purged, LogIndex::get);
         let term = stores.log.vote().map_or(FIRST_TERM, |vote| u64::from_be_bytes(vote[..].try_into().unwrap()));
         let at = stores.tables.applied().index;
         let flight = Arc::new(Semaphore::new(FLIGHT));
@@ -325,11 +326,11 @@ impl Known {
     async fn check(&self, dir: &Path) {
         let stores = storage::open(dir, &identity()).unwrap_or_else(|error| panic!("{error}; known: {self:?}"));
         let bounds = stores.log.bounds();
-        let purged = bounds.purged.as_ref().map_or(0, |(index, _)| *index);
+        let purged = bounds.purged.as_ref().map_or(0, |(index, _)| index.get());
         let at = stores.tables.applied();
         assert!(purged >= self.purged, "the purge up to {} is forgotten: {bounds:?}", self.purged);
         if let Some((index, mark)) = &bounds.purged {
-            assert_eq!(*mark, payload(*index, 0).slice(..20));
+            assert_eq!(*mark, payload(index.get(), 0).slice(..20));
         }
         let vote = stores.log.vote().map_or(0, |vote| u64::from_be_bytes(vote[..].try_into().unwrap()));
         assert!(vote >= self.vote, "voted in term {}, now in {vote}", self.vote);
@@ -337,8 +338,8 @@ impl Known {
         let entries = read_all(&*stores.log).await;
         let mut newest_term = 0;
         for (expected, (index, entry)) in (purged + 1..).zip(&entries) {
-            assert_eq!(*index, expected);
-            assert_eq!(*entry, payload(*index, term_of(entry)), "entry {index} is torn");
+            assert_eq!(*index, LogIndex(expected));
+            assert_eq!(*entry, payload(expected, term_of(entry)), "entry {index} is torn");
             assert!(term_of(entry) >= newest_term && term_of(entry) <= vote.max(FIRST_TERM));
             newest_term = term_of(entry);
         }

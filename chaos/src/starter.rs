@@ -26,7 +26,7 @@ pub(crate) struct PortFinder {
 impl PortFinder {
     /// Runs at the same time, of one process or of several, look at other ports: `any` tells those of one process apart.
     pub(crate) fn new(any: u64) -> Self {
-        let rng = Rng::new(any ^ u64::from(std::process::id()) << 32 ^ SystemClock.now_ms());
+        let rng = Rng::new(any ^ u64::from(std::process::id()) << 32 ^ SystemClock.now_ms().get());
         Self { rng, taken: Vec::new() }
     }
 

@@ -16,6 +16,7 @@ use crate::client::rest::RestClient;
 use crate::client::{ClientError, ClusterTarget, NodeUrl};
 use crate::consensus::recovery::RestorePoint;
 use crate::consensus::segment::SegmentContents;
+use crate::ids::UnixMs;
 use crate::model::time::iso;
 use crate::proto::{Applied, Meta};
 use crate::storage::{SnapshotContents, read_contents, read_header};
@@ -85,7 +86,7 @@ pub(super) async fn execute(args: BackupArgs) -> CliResult {
 async fn take_everything(to: &Path, part: &mut PartFile, stale: bool, target: &ClusterTarget) -> CliResult<String> {
     let node = part.download("/system/backup?", stale, target).await?;
     let contents = whole(&part.path).await?;
-    let name = BackupName::of(&contents.meta.cluster_id, contents.meta.now_ms, contents.applied.index);
+    let name = BackupName::of(&contents.meta.cluster_id, UnixMs(contents.meta.now_ms), contents.applied.index);
     let file = part.become_file(to, &name.file())?;
     say!("{}: {}", file.display(), told(&contents));
     say!("taken from {node}; prove it with: tillsync backup verify {}", file.display());
@@ -130,13 +131,13 @@ async fn take_what_came_after(
         say!("nothing came after entry {entry}");
         return Ok(last.prefix.clone());
     }
-    let name = SegmentName::of(&last.prefix, contents.at_ms, entry + 1, entry + contents.entries);
+    let name = SegmentName::of(&last.prefix, contents.at, entry + 1, entry + contents.entries);
     let file = part.become_file(to, &name.file())?;
     say!(
         "{}: {} entries up to {}, {:.1} MB, taken from {node}",
         file.display(),
         contents.entries,
-        iso(contents.at_ms),
+        iso(contents.at),
         contents.bytes as f64 / 1e6
     );
     Ok(last.prefix.clone())
@@ -229,7 +230,7 @@ pub(super) fn moment(applied: &Applied, meta: &Meta) -> String {
         "cluster {:?}, up to change {} of {} (log entry {}, digest {:016x}{:016x})",
         meta.cluster_id,
         meta.head_seq,
-        iso(meta.now_ms),
+        iso(UnixMs(meta.now_ms)),
         applied.index,
         applied.digest_high,
         applied.digest_low

@@ -100,7 +100,7 @@ fn issue(args: &CertsIssueArgs) -> CliResult {
     write(&files.key, &made.key, 0o600, args.replace)?;
     write(&files.cert, &made.cert, 0o644, args.replace)?;
     let (cert, key) = (files.cert.display(), files.key.display());
-    say!("{cert} and {key}  for node {}, until {}", args.node, iso(now + args.days * 86_400_000));
+    say!("{cert} and {key}  for node {}, until {}", args.node, iso(now.plus_ms(args.days * 86_400_000)));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{CliResult, CommandError};
 use crate::cli::target::{TargetArgs, ask_any, read_token};
 use crate::client::rest::{RestClient, percent};
+use crate::ids::UnixMs;
 use crate::model::time::iso;
 use crate::token::{Class, claims_unverified};
 
@@ -204,7 +205,7 @@ async fn why(args: &WhyArgs) -> CliResult {
 /// True if the token is refused.
 async fn try_token(args: &WhyArgs, token: &str) -> CliResult<bool> {
     let claims = claims_unverified(token)?;
-    let [issued, ends] = [claims.iat, claims.exp].map(|seconds| iso(seconds.saturating_mul(1_000)));
+    let [issued, ends] = [claims.iat, claims.exp].map(|seconds| iso(UnixMs(seconds.saturating_mul(1_000))));
     say!("its token is of a {}, issued {issued}, ends {ends}, id {}", claims.class, claims.jti.escape_debug());
     if claims.sub != args.device {
         say!("the token is another device's: {}", claims.sub.escape_debug());

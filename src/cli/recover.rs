@@ -94,7 +94,7 @@ fn tell(config: &Config, holds: &FolderContents) {
         holds.last_entry,
         holds.head_seq,
         iso(holds.applied_ms),
-        age(SystemClock.now_ms().saturating_sub(holds.applied_ms))
+        age(SystemClock.now_ms().ms_since(holds.applied_ms))
     );
     if !holds.voters.contains(&node) {
         say!("  it had no vote: it may lack more than another folder does");

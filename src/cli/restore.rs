@@ -10,7 +10,7 @@ use super::{CliResult, CommandError};
 use crate::consensus::recovery::{RestorePoint, StoppedNode};
 use crate::consensus::runtime::random;
 use crate::consensus::types::MemberAddress;
-use crate::ids::{LogIndex, NodeId, Seq};
+use crate::ids::{LogIndex, NodeId, Seq, UnixMs};
 use crate::model::time::{iso, parse_iso};
 use crate::storage::{self, FolderIdentity, SnapshotContents};
 
@@ -142,10 +142,11 @@ async fn go_on(stopped: &StoppedNode, file: &Path, until: RestorePoint) -> CliRe
         RestorePoint::End => false,
         RestorePoint::Entry(entry) => LogIndex(applied.index) > entry,
         RestorePoint::Change(change) => meta.head() > change,
-        RestorePoint::Time(ms) => meta.now_ms > ms,
+        RestorePoint::Time(last) => UnixMs(meta.now_ms) > last,
     };
     if too_new {
-        let why = format!("{} is of a later moment ({}): take an older backup", file.display(), iso(meta.now_ms));
+        let why =
+            format!("{} is of a later moment ({}): take an older backup", file.display(), iso(UnixMs(meta.now_ms)));
         return Err(CommandError::usage(why));
     }
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -186,7 +187,7 @@ async fn go_on(stopped: &StoppedNode, file: &Path, until: RestorePoint) -> CliRe
         RestorePoint::End => Ok(()),
         // Whether there was anything between the last entry and that moment, no file says.
         RestorePoint::Time(_) => {
-            note!("the backups end with {}: what came after that is in none", iso(meta.now_ms));
+            note!("the backups end with {}: what came after that is in none", iso(UnixMs(meta.now_ms)));
             Ok(())
         }
         RestorePoint::Entry(_) | RestorePoint::Change(_) => Err(CommandError::usage(format!(

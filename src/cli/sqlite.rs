@@ -68,12 +68,13 @@ fn sql_time(ms: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::UnixMs;
 
     #[test]
     fn times_are_written_as_they_are_read() {
         let ms = 1_795_341_600_007;
         assert_eq!(sql_time(ms).unwrap(), "2026-11-22 10:00:00.007000");
-        assert_eq!(crate::model::time::parse_iso(&sql_time(ms).unwrap()), Some(ms));
+        assert_eq!(crate::model::time::parse_iso(&sql_time(ms).unwrap()), Some(UnixMs(ms)));
         assert_eq!(sql_time(0), None);
     }
 }

@@ -8,6 +8,7 @@ use super::{CliResult, CommandError};
 use crate::cli::target::TargetArgs;
 use crate::client::rest::RestClient;
 use crate::clock::{Clock, SystemClock};
+use crate::ids::UnixMs;
 use crate::model::time::iso;
 use crate::token::{Class, KeyRing, make_key_file};
 
@@ -82,7 +83,7 @@ pub(super) fn execute(command: TokenCommand) -> CliResult {
         TokenCommand::Issue(args) => {
             let (token, claims) =
                 KeyRing::read(&args.key)?.issue(&args.sub, args.class, SystemClock.now_ms(), args.ttl)?;
-            let until = iso(claims.exp.saturating_mul(1_000));
+            let until = iso(UnixMs(claims.exp.saturating_mul(1_000)));
             note!("{} for {}, valid until {until}, id {}", claims.class, claims.sub, claims.jti);
             say!("{token}");
             Ok(())

@@ -128,10 +128,10 @@ pub enum MembershipChange {
 }
 
 impl MembershipChange {
-    pub fn node(&self) -> u64 {
+    pub fn node(&self) -> NodeId {
         match self {
             Self::Add { node, .. } | Self::Move { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => {
-                node.get()
+                *node
             }
         }
     }
@@ -161,7 +161,7 @@ pub struct NodeInfo {
     /// Entries that it had not applied then.
     pub lag: Option<u64>,
     /// The oldest log index at which its data is known to differ from this node's.
-    pub differs_from: Option<u64>,
+    pub differs_from: Option<LogIndex>,
     /// How far its clock is ahead of most of the voters', if it was compared. Milliseconds.
     pub clock_ahead_ms: Option<i64>,
 }
@@ -176,7 +176,7 @@ pub struct ClusterStatus {
     pub leading: Option<RaftTerm>,
     /// The Raft term.
     pub term: RaftTerm,
-    pub last_log_index: u64,
+    pub last_log_index: LogIndex,
     /// A quorum answers: writes can be committed.
     pub quorum: bool,
     /// Every other member.

@@ -40,7 +40,7 @@ use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
 use crate::consensus::transport::{LocalNetwork, NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
@@ -190,7 +190,7 @@ pub async fn start(
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let state = open_state(stores.tables).await?;
     let (replica, effects) = Replica::new(state);
-    let log_end = log_end(&*stores.log).max(replica.applied_index().get());
+    let log_end = log_end(&*stores.log).max(replica.applied_index()).get();
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
     let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
@@ -418,9 +418,9 @@ async fn next_start(starts: &dyn StartMarks) -> Result<StartMark, StartError> {
 }
 
 /// Where the log ends.
-fn log_end(log: &dyn LogStore) -> u64 {
+fn log_end(log: &dyn LogStore) -> LogIndex {
     let bounds = log.bounds();
-    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0)
+    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or_default()
 }
 
 /// Reads the state from its rows, off the runtime if they are on a disk.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::SharedCluster;
+use crate::ids::ElectionId;
 use crate::model::error::{Code, Error};
 use crate::model::tables::{RowKey, get_row};
 use crate::proto::outcome::Result as Given;
@@ -65,7 +66,7 @@ async fn told(cluster: &SharedCluster, mut outcome: Outcome, settled: ElectionOu
         }
         Some(Given::Device(before)) => Some(Given::Device(device(&before.device_id).unwrap_or(before))),
         _ => {
-            let key = RowKey::Election(settled.election);
+            let key = RowKey::Election(ElectionId(settled.election));
             let row = cluster.replica().read_rows(move |rows| get_row::<Election>(rows, &key)).await?;
             row.map(Given::Election)
         }

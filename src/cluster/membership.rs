@@ -17,7 +17,7 @@ use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
 use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, UnixMs};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::change_request::Change as Asked;
@@ -129,7 +129,7 @@ impl MembershipManager {
                 Some(Answer::Refused(refused)) => return Err(error_of(refused)),
                 Some(Answer::Already(_)) if unknown => {
                     return Ok(MembershipChanged {
-                        node: NodeId(change.node()),
+                        node: change.node(),
                         voters: self.node.group().voters.into_iter().collect(),
                     });
                 }
@@ -302,7 +302,7 @@ impl MembershipManager {
             let why = match answered.unwrap_or(Err(LinkError::Timeout)) {
                 Ok(status) => {
                     self.identity.learn(&status);
-                    let theirs = Compared::new(id, status.clock_ms, asked_ms, since.elapsed());
+                    let theirs = Compared::new(id, UnixMs(status.clock_ms), asked_ms, since.elapsed());
                     if status.clock_ms != 0 && theirs.is_far() {
                         let way = if theirs.ahead_ms > 0 { "ahead of" } else { "behind" };
                         let apart = ShownDuration(theirs.ahead_ms.unsigned_abs());

@@ -29,7 +29,7 @@ use crate::consensus::segment::SegmentReader;
 use crate::consensus::service::ClusterCalls;
 use crate::consensus::transport::{NodeIdentity, PeerStats, PeerTransport, Streaming};
 use crate::consensus::types::MemberAddress;
-use crate::ids::{LogIndex, NodeId};
+use crate::ids::{LogIndex, NodeId, UnixMs};
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -102,7 +102,7 @@ impl RaftCluster {
     }
 
     /// The time for a command, if this node may give any to the cluster.
-    fn stamp(&self) -> Result<u64, Error> {
+    fn stamp(&self) -> Result<UnixMs, Error> {
         self.digests.may_write()?;
         self.must_have_its_epoch()?;
         self.clock.stamp()
@@ -175,13 +175,13 @@ impl RaftCluster {
         let sessions = self.sessions.get().map_or(0, |count| count());
         let waiting = self.lifecycle.why_it_waits().or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
-        let pristine = status.last_log_index == 0;
+        let pristine = status.last_log_index == LogIndex(0);
         let state = self.replica().state();
         StatusResponse {
             node: self.identity.node.get(),
             leader: status.leader.map(NodeId::get),
             term: status.term.get(),
-            last_log_index: status.last_log_index,
+            last_log_index: status.last_log_index.get(),
             applied_index: state.applied().index,
             digest: state.digest(),
             master: state.meta().master.clone(),
@@ -197,7 +197,7 @@ impl RaftCluster {
             pristine,
             fresh,
             waiting,
-            clock_ms: self.clock.clock().now_ms(),
+            clock_ms: self.clock.clock().now_ms().get(),
             boots,
             founders: if pristine { self.founding.own.clone() } else { Vec::new() },
             digests: Vec::new(),
@@ -228,7 +228,7 @@ impl RaftCluster {
     /// one that lost its disk would take this node for one that is away.
     async fn is_newest(&self) -> bool {
         // Who has nothing cannot have anything newer.
-        if self.node.view().last_log_index == 0 || !Cluster::status(self).quorum {
+        if self.node.view().last_log_index == LogIndex(0) || !Cluster::status(self).quorum {
             return false;
         }
         let newest = tokio::time::timeout(NEWEST, self.reader.barrier()).await;
@@ -473,7 +473,7 @@ impl ClusterCalls for RaftCluster {
                 Some(index) => self.node.applied_entries(LogIndex(index)).await,
                 None => Vec::new(),
             };
-            let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(index));
+            let digests = request.digests_up_to.map(|index| self.replica().digests().up_to(LogIndex(index)));
             StatusResponse {
                 digests: digests.unwrap_or_default(),
                 reached: reached.into_iter().map(NodeId::get).collect(),

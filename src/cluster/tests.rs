@@ -388,7 +388,7 @@ async fn rows_that_are_ahead_of_the_log_after_a_crash_come_with_a_snapshot_as_ne
     cell.nodes.remove(&follower).unwrap().stopper.shutdown().await;
     disk.release();
     cell.start(follower).await;
-    assert!(disk.snapshot_index() >= Some(applied.get()), "{:?} of {applied}", disk.snapshot_index());
+    assert!(disk.snapshot_index() >= Some(applied), "{:?} of {applied}", disk.snapshot_index());
     assert_eq!(cell.at(follower).replica().state().meta().head_seq, written);
     write(&cell.at(follower), "till-1", 2).await;
     cell.converge().await;
@@ -437,7 +437,7 @@ async fn story(seed: u64) -> Vec<(Duration, u64, u64)> {
             cell.router.heal();
             cell.converge().await;
             let leader = cell.leader(&[1, 2, 3]).await;
-            story.push((began.elapsed(), leader, cell.at(leader).status().last_log_index));
+            story.push((began.elapsed(), leader, cell.at(leader).status().last_log_index.get()));
             cell.router.isolate(leader);
             among = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
         }

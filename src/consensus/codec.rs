@@ -18,7 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 
 use super::types::{EncodedBatch, Entry, LogId, RaftMembership, StoredMembership, Vote};
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 
 /// The format of all of the above and of `wire`: peers with another one are turned away.
 pub(crate) const FORMAT: u32 = 1;
@@ -109,7 +109,7 @@ pub(crate) fn encode_entry(entry: &Entry) -> io::Result<Bytes> {
 }
 
 /// The entry at `index`. Commands share the given bytes.
-pub(crate) fn decode_entry(index: u64, mut bytes: Bytes) -> io::Result<Entry> {
+pub(crate) fn decode_entry(index: LogIndex, mut bytes: Bytes) -> io::Result<Entry> {
     let kind = bytes.try_get_u8().map_err(|_| corrupt("entry"))?;
     let term = bytes.try_get_u64().map_err(|_| corrupt("entry"))?;
     let payload = match kind {
@@ -118,7 +118,7 @@ pub(crate) fn decode_entry(index: u64, mut bytes: Bytes) -> io::Result<Entry> {
         MEMBERSHIP => EntryPayload::Membership(decode_membership(&bytes)?),
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown kind of entry: {kind}"))),
     };
-    Ok(Entry { log_id: LogId::new_term_index(term, index), payload })
+    Ok(Entry { log_id: LogId::new_term_index(term, index.get()), payload })
 }
 
 fn decode_membership(bytes: &[u8]) -> io::Result<RaftMembership> {
@@ -183,14 +183,14 @@ pub(crate) mod tests {
         #[test]
         fn entries_come_back(log_id in any_log_id(), payload in any_payload()) {
             let entry = Entry { log_id, payload };
-            prop_assert_eq!(decode_entry(log_id.index, encode_entry(&entry).unwrap()).unwrap(), entry);
+            prop_assert_eq!(decode_entry(LogIndex(log_id.index), encode_entry(&entry).unwrap()).unwrap(), entry);
         }
 
         #[test]
         fn torn_bytes_are_an_error_not_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = decode_log_id(&bytes);
             let _ = decode_vote(&bytes);
-            let _ = decode_entry(1, bytes.into());
+            let _ = decode_entry(LogIndex(1), bytes.into());
         }
     }
 
@@ -208,6 +208,6 @@ pub(crate) mod tests {
         let mut bytes = b"\x03\0\0\0\0\0\0\0\x03".to_vec();
         bytes.extend_from_slice(json);
         assert_eq!(encode_entry(&membership).unwrap(), bytes);
-        assert!(decode_entry(7, Bytes::from_static(b"\x09\0\0\0\0\0\0\0\x03")).is_err());
+        assert!(decode_entry(LogIndex(7), Bytes::from_static(b"\x09\0\0\0\0\0\0\0\x03")).is_err());
     }
 }

@@ -37,8 +37,8 @@ impl ReadGate {
     }
 
     /// What was cut off the log was never committed: do not wait for it.
-    fn lower(&self, index: u64) {
-        self.0.fetch_min(index, Ordering::SeqCst);
+    fn lower(&self, index: LogIndex) {
+        self.0.fetch_min(index.get(), Ordering::SeqCst);
     }
 }
 
@@ -51,8 +51,8 @@ pub(crate) struct LogAdapter {
 impl LogAdapter {
     pub(crate) fn new(log: Arc<dyn LogStore>) -> Self {
         let bounds = log.bounds();
-        let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
-        Self { log, gate: Arc::new(ReadGate(AtomicU64::new(end))) }
+        let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or_default();
+        Self { log, gate: Arc::new(ReadGate(AtomicU64::new(end.get()))) }
     }
 
     pub(crate) fn gate(&self) -> Arc<ReadGate> {
@@ -61,15 +61,15 @@ impl LogAdapter {
 
     /// A few entries up to `last`, as far as the log has them, in order.
     pub(crate) async fn few_up_to(&self, last: LogIndex) -> io::Result<Vec<CommittedEntry>> {
-        let (last, mut few) = (last.get(), Vec::new());
+        let mut few = Vec::new();
         if let Some((purged, mark)) = self.log.bounds().purged
             && purged <= last
-            && purged.saturating_add(SHARED_ENTRIES) > last
+            && purged.plus(SHARED_ENTRIES) > last
         {
-            few.push(CommittedEntry { index: purged, term: decode_log_id(&mark)?.leader_id.term, sum: 0 });
+            few.push(CommittedEntry { index: purged.get(), term: decode_log_id(&mark)?.leader_id.term, sum: 0 });
         }
-        let end = last.saturating_add(1);
-        for entry in self.read(end.saturating_sub(SHARED_ENTRIES), end, APPEND_BYTES).await? {
+        let first = LogIndex((last.get() + 1).saturating_sub(SHARED_ENTRIES));
+        for entry in self.read(first, last.next(), APPEND_BYTES).await? {
             let sum = match &entry.payload {
                 EntryPayload::Normal(batch) => xxh3_64(&batch.0).max(1),
                 // How a membership is written may differ between versions.
@@ -81,25 +81,30 @@ impl LogAdapter {
     }
 
     /// The id of the entry at this index; `None`: the log does not have it, or not any more.
-    pub(crate) async fn id_of(&self, index: u64) -> io::Result<Option<LogId>> {
+    pub(crate) async fn id_of(&self, index: LogIndex) -> io::Result<Option<LogId>> {
         if let Some((purged, mark)) = self.log.bounds().purged
             && purged == index
         {
             return decode_log_id(&mark).map(Some);
         }
-        let found = self.read(index, index.saturating_add(1), 0).await?.pop();
+        let found = self.read(index, index.next(), 0).await?.pop();
         Ok(found.map(|entry| entry.log_id))
     }
 
     /// Entries as they are kept, at least one if there is one.
-    pub(crate) async fn raw(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
+    pub(crate) async fn raw(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: usize,
+    ) -> io::Result<Vec<(LogIndex, Bytes)>> {
         self.log.read(from, to, max_bytes).await
     }
 
-    async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+    async fn read(&self, from: LogIndex, to: LogIndex, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let bounds = self.log.bounds();
-        let from = from.max(bounds.purged.as_ref().map_or(0, |(index, _)| index.saturating_add(1)));
-        let to = to.min(bounds.last.map_or(0, |last| last.saturating_add(1)));
+        let from = from.max(bounds.purged.as_ref().map_or(LogIndex(0), |(index, _)| index.next()));
+        let to = to.min(bounds.last.map_or(LogIndex(0), LogIndex::next));
         if from >= to {
             return Ok(Vec::new());
         }
@@ -112,16 +117,16 @@ async fn acknowledged(ack: WriteAck) -> io::Result<()> {
     ack.await.unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))
 }
 
-fn ends(range: &impl RangeBounds<u64>) -> (u64, u64) {
+fn ends(range: &impl RangeBounds<u64>) -> (LogIndex, LogIndex) {
     let from = match range.start_bound() {
-        Bound::Included(from) => *from,
-        Bound::Excluded(before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
+        Bound::Included(from) => LogIndex(*from),
+        Bound::Excluded(before) => LogIndex(*before).next(),
+        Bound::Unbounded => LogIndex(0),
     };
     let to = match range.end_bound() {
-        Bound::Included(last) => last.saturating_add(1),
-        Bound::Excluded(to) => *to,
-        Bound::Unbounded => u64::MAX,
+        Bound::Included(last) => LogIndex(*last).next(),
+        Bound::Excluded(to) => LogIndex(*to),
+        Bound::Unbounded => LogIndex::MAX,
     };
     (from, to)
 }
@@ -140,7 +145,7 @@ impl RaftLogReader<TypeConfig> for LogAdapter {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, APPEND_BYTES).await
+        self.read(LogIndex(start), LogIndex(end), APPEND_BYTES).await
     }
 
     /// In pieces: what is to be applied after a restart may be the whole log.
@@ -160,7 +165,7 @@ impl RaftLogReader<TypeConfig> for LogAdapter {
                 }
                 let entries = reader.read(from, to, APPLY_BYTES).await?;
                 match entries.last() {
-                    Some(last) => from = last.log_id.index.saturating_add(1),
+                    Some(last) => from = LogIndex(last.log_id.index).next(),
                     None => return Ok(None),
                 }
                 piece = entries.into_iter();
@@ -176,7 +181,7 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         let bounds = self.log.bounds();
         let last_purged_log_id = bounds.purged.map(|(_, mark)| decode_log_id(&mark)).transpose()?;
         let last_log_id = match bounds.last {
-            Some(last) => self.read(last, last.saturating_add(1), usize::MAX).await?.pop().map(|entry| entry.log_id),
+            Some(last) => self.read(last, last.next(), usize::MAX).await?.pop().map(|entry| entry.log_id),
             None => None,
         };
         Ok(LogState { last_purged_log_id, last_log_id: last_log_id.or(last_purged_log_id) })
@@ -205,31 +210,31 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         I::IntoIter: OptionalSend,
     {
         let encoded: io::Result<Vec<_>> =
-            entries.into_iter().map(|entry| Ok((entry.log_id.index, encode_entry(&entry)?))).collect();
+            entries.into_iter().map(|entry| Ok((LogIndex(entry.log_id.index), encode_entry(&entry)?))).collect();
         self.log.append(encoded?, Box::new(move |done| callback.io_completed(done)));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        let index = last.map(|id| id.index);
+        let index = last.map(|id| LogIndex(id.index));
         if let Some(committed) = self.read_committed().await?
-            && committed.index > index.unwrap_or(0)
+            && LogIndex(committed.index) > index.unwrap_or_default()
         {
             return Err(io::Error::other(format!(
                 "the leader wants entries after {} replaced, but this node knows entry {} as committed: the leader has another \
                  history, perhaps because nodes were put back to older copies of their folders; keep this folder, find out \
                  which history is right, and add the other nodes again under new numbers",
-                index.unwrap_or(0),
+                index.unwrap_or_default(),
                 committed.index
             )));
         }
-        self.gate.lower(index.unwrap_or(0));
+        self.gate.lower(index.unwrap_or_default());
         acknowledged(self.log.truncate_after(index)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         // Purging makes the rows durable first, which takes a while; openraft needs only the order.
-        let ack = self.log.purge(upto.index, encode_log_id(&upto));
+        let ack = self.log.purge(LogIndex(upto.index), encode_log_id(&upto));
         spawn(async move {
             if let Err(error) = acknowledged(ack).await {
                 tracing::error!(%error, "purging the log failed");
@@ -249,22 +254,24 @@ mod tests {
     #[tokio::test]
     async fn what_is_known_as_committed_is_not_cut_off() {
         let store = memory::stores().log;
-        let blank = |index| (index, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
+        let blank = |index| (LogIndex(index), Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
         store.append((0..6).map(blank).collect(), Box::new(|_| {}));
         let mut log = LogAdapter::new(store.clone());
         log.save_committed(Some(LogId::new_term_index(1, 4))).await.unwrap();
         let error = log.truncate_after(Some(LogId::new_term_index(1, 3))).await.unwrap_err();
         assert!(error.to_string().contains("another history"), "{error}");
-        assert_eq!(store.bounds().last, Some(5));
+        assert_eq!(store.bounds().last, Some(LogIndex(5)));
         log.truncate_after(Some(LogId::new_term_index(1, 4))).await.unwrap();
-        assert_eq!(store.bounds().last, Some(4));
+        assert_eq!(store.bounds().last, Some(LogIndex(4)));
     }
 
     #[tokio::test]
     async fn the_newest_entries_are_told_by_term_and_commands() {
         let store = memory::stores().log;
-        let entry = |index| (index, Bytes::from([b"\x02\0\0\0\0\0\0\0\x05".as_slice(), &[index as u8]].concat()));
-        let blank = (40, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x06"));
+        let entry = |index: u64| {
+            (LogIndex(index), Bytes::from([b"\x02\0\0\0\0\0\0\0\x05".as_slice(), &[index as u8]].concat()))
+        };
+        let blank = (LogIndex(40), Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x06"));
         store.append((0..40).map(entry).chain([blank]).collect(), Box::new(|_| {}));
         let mut log = LogAdapter::new(store);
         let told = log.few_up_to(LogIndex(40)).await.unwrap();
@@ -284,7 +291,7 @@ mod tests {
     async fn the_boot_gate_is_the_end_of_the_log_and_sinks_with_it() {
         let store = memory::stores().log;
         assert_eq!(LogAdapter::new(store.clone()).gate().index(), LogIndex(0));
-        let blank = |index| (index, Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
+        let blank = |index| (LogIndex(index), Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x01"));
         store.append((0..6).map(blank).collect(), Box::new(|_| {}));
         let mut log = LogAdapter::new(store.clone());
         let gate = log.gate();

@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio_util::sync::CancellationToken;
 
 use super::node::RaftNode;
+use crate::ids::LogIndex;
 use crate::storage::room::{DiskRoom, RoomState};
 use crate::storage::{LogStore, SnapshotStore};
 
@@ -32,7 +33,7 @@ impl LogBound {
     /// False: consensus has ended.
     async fn look(&self) -> bool {
         let raft = self.node.raft();
-        let covered = raft.metrics().borrow_watched().snapshot.map_or(0, |covered| covered.index);
+        let covered = raft.metrics().borrow_watched().snapshot.map_or(LogIndex(0), |covered| LogIndex(covered.index));
         // A snapshot costs as many bytes as there are rows: beside many of them the log may be larger.
         let bytes = if self.room.state() == RoomState::Plenty { self.bytes } else { self.bytes / 2 };
         let limit = bytes.max(self.snapshots.current().map_or(0, |snapshot| snapshot.bytes()) / 2);
@@ -40,7 +41,7 @@ impl LogBound {
             return true;
         }
         let purged = match self.log.leaves(limit / 2) {
-            Some(index) if covered > 0 => raft.trigger().purge_log(index.min(covered)).await.is_ok(),
+            Some(index) if covered > LogIndex(0) => raft.trigger().purge_log(index.min(covered).get()).await.is_ok(),
             _ => true,
         };
         if self.log.bytes_behind(covered) <= limit {

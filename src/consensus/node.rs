@@ -146,10 +146,14 @@ pub(super) async fn cover_rows(
     replica: &Replica,
 ) -> std::io::Result<()> {
     let bounds = log.bounds();
-    let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0);
-    let applied = replica.applied_index().get();
-    if applied > end && snapshots.current().is_some_and(|snapshot| snapshot.applied.index < applied) {
-        tracing::info!(applied, end, "the rows are ahead of the log: building a snapshot of them");
+    let end = bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or_default();
+    let applied = replica.applied_index();
+    if applied > end && snapshots.current().is_some_and(|snapshot| LogIndex(snapshot.applied.index) < applied) {
+        tracing::info!(
+            applied = applied.get(),
+            end = end.get(),
+            "the rows are ahead of the log: building a snapshot of them"
+        );
         snapshots.build().await?;
     }
     Ok(())
@@ -211,7 +215,7 @@ impl RaftNode {
     /// What this node has applied after the entry at `after`; `None`: its log does not go back so far, or not on so far.
     pub async fn segment_after(&self, after: LogIndex) -> std::io::Result<Option<SegmentReader>> {
         let (epoch, last) = (self.replica.state().meta().epoch, self.replica.applied_index());
-        let before = if after <= last { self.log.id_of(after.get()).await? } else { None };
+        let before = if after <= last { self.log.id_of(after).await? } else { None };
         Ok(before.map(|before| SegmentReader::new(self.log.clone(), epoch, before, last)))
     }
 
@@ -251,7 +255,7 @@ impl RaftNode {
             leads: now.state == ServerState::Leader,
             leader: now.current_leader,
             term: RaftTerm(now.current_term),
-            last_log_index: now.last_log_index.unwrap_or(0),
+            last_log_index: LogIndex(now.last_log_index.unwrap_or(0)),
             voters: now.membership_config.voter_ids().collect(),
             quorum_acked: now.last_quorum_acked.map(|at| at.into_inner().elapsed()),
         }
@@ -384,7 +388,7 @@ pub struct GroupView {
     pub leads: bool,
     pub leader: Option<NodeId>,
     pub term: RaftTerm,
-    pub last_log_index: u64,
+    pub last_log_index: LogIndex,
     pub voters: Vec<NodeId>,
     /// On the leader: how long ago a quorum is known to have followed it.
     pub quorum_acked: Option<Duration>,

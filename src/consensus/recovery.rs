@@ -23,7 +23,7 @@ use super::replica::Replica;
 use super::segment::SegmentFile;
 use super::state_machine::{StateMachine, decode_applied};
 use super::types::{Entry, LogId, MemberAddress, RaftMembership, Vote};
-use crate::ids::{LogIndex, NodeId, Seq};
+use crate::ids::{LogIndex, NodeId, Seq, UnixMs};
 use crate::model::state::{State, decode_batch};
 use crate::proto::{Applied, Meta, NodeBoot};
 use crate::storage::{StartMark, Stores};
@@ -42,8 +42,8 @@ pub(crate) enum RestorePoint {
     Entry(LogIndex),
     /// Up to this change, and what was applied with it.
     Change(Seq),
-    /// Nothing that came later, Unix milliseconds.
-    Time(u64),
+    /// Nothing that came later.
+    Time(UnixMs),
 }
 
 /// What a data folder holds.
@@ -56,11 +56,11 @@ pub(crate) struct FolderContents {
     /// Nodes that were taken out of the cluster.
     pub removed: Vec<NodeId>,
     /// The last entry of the log.
-    pub last_entry: u64,
+    pub last_entry: LogIndex,
     /// The newest change that was applied.
     pub head_seq: u64,
-    /// The time of what was applied last, Unix milliseconds.
-    pub applied_ms: u64,
+    /// The time of what was applied last.
+    pub applied_ms: UnixMs,
 }
 
 /// An open data folder of a node that does not run.
@@ -87,8 +87,8 @@ impl StoppedNode {
         self.stores.starts.save_epoch(epoch).await?;
         cover_rows(&**log, &*self.stores.snapshots, &self.replica).await?;
         let applied = self.replica.applied();
-        if applied.index > log_end(&self.stores) {
-            acknowledged(log.purge(applied.index, applied.last_log_id)).await?;
+        if LogIndex(applied.index) > log_end(&self.stores) {
+            acknowledged(log.purge(LogIndex(applied.index), applied.last_log_id)).await?;
         }
         let mut adapter = LogAdapter::new(log.clone());
         let last = adapter.get_log_state().await?.last_log_id;
@@ -104,7 +104,7 @@ impl StoppedNode {
         let told = Box::new(move |result| {
             let _ = done.send(result);
         });
-        log.append(vec![(last.index + 1, encode_entry(&entry)?)], told);
+        log.append(vec![(LogIndex(entry.log_id.index), encode_entry(&entry)?)], told);
         acknowledged(appended).await
     }
 
@@ -163,9 +163,9 @@ impl StoppedNode {
             RestorePoint::End => false,
             RestorePoint::Entry(last) => LogIndex(next.log_id.index) > last,
             RestorePoint::Change(last) => self.replica.state().meta().head() >= last,
-            RestorePoint::Time(ms) => match &next.payload {
+            RestorePoint::Time(last) => match &next.payload {
                 EntryPayload::Normal(batch) => {
-                    decode_batch(batch.0.clone()).commands.iter().any(|command| command.at_ms > ms)
+                    decode_batch(batch.0.clone()).commands.iter().any(|command| UnixMs(command.at_ms) > last)
                 }
                 EntryPayload::Blank | EntryPayload::Membership(_) => false,
             },
@@ -201,23 +201,23 @@ async fn acknowledged(ack: oneshot::Receiver<io::Result<()>>) -> io::Result<()> 
     ack.await.unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))
 }
 
-fn log_end(stores: &Stores) -> u64 {
+fn log_end(stores: &Stores) -> LogIndex {
     let bounds = stores.log.bounds();
-    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or(0)
+    bounds.last.or(bounds.purged.map(|(index, _)| index)).unwrap_or_default()
 }
 
 async fn contents(stores: &Stores, replica: &Replica) -> io::Result<FolderContents> {
     let (_, mut membership) = decode_applied(&replica.applied())?;
     // A newer one may not be applied yet.
     let mut log = LogAdapter::new(stores.log.clone());
-    let (mut from, end) = (replica.applied().index, log_end(stores));
+    let (mut from, end) = (replica.applied_index(), log_end(stores));
     while from <= end {
-        for entry in log.try_get_log_entries(from..from + STEP).await? {
+        for entry in log.try_get_log_entries(from.get()..from.plus(STEP).get()).await? {
             if let EntryPayload::Membership(newer) = entry.payload {
                 membership = super::types::StoredMembership::new(Some(entry.log_id), newer);
             }
         }
-        from += STEP;
+        from = from.plus(STEP);
     }
     let state = replica.state();
     let meta = state.meta();
@@ -227,9 +227,9 @@ async fn contents(stores: &Stores, replica: &Replica) -> io::Result<FolderConten
         members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
         voters: membership.voter_ids().collect(),
         removed: meta.removed_nodes.iter().copied().map(NodeId).collect(),
-        last_entry: end.max(state.applied().index),
+        last_entry: end.max(LogIndex(state.applied().index)),
         head_seq: meta.head_seq,
-        applied_ms: meta.now_ms,
+        applied_ms: UnixMs(meta.now_ms),
     })
 }
 

@@ -130,7 +130,10 @@ impl Replica {
         let empty = batch.is_empty();
         let batch = decode_batch(batch);
         if batch.commands.is_empty() && !empty {
-            tracing::error!(index, "an entry of the log holds no commands that can be read: it changes nothing");
+            tracing::error!(
+                index = index.get(),
+                "an entry of the log holds no commands that can be read: it changes nothing"
+            );
         }
         self.prefetch(&batch).await?;
         let (done, epoch, coordinator_epoch, (_, digest)) = {
@@ -143,7 +146,7 @@ impl Replica {
             let _ = self.effects.send(Effects { index, epoch, effects: done.effects }).await;
         }
         metrics::APPLIED.add(done.outcomes.len() as u64);
-        self.applied.send_replace(LogIndex(index));
+        self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(done.outcomes)
     }
@@ -172,7 +175,7 @@ impl Replica {
             (state.coordinator_epoch(), state.digest_at())
         };
         self.digests.push(index, digest);
-        self.applied.send_replace(LogIndex(index));
+        self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
     }
 
@@ -191,11 +194,11 @@ impl Replica {
             self.digests.restart(index, digest);
             self.reloads.fetch_add(1, Ordering::SeqCst);
             let meta = state.meta();
-            (state.applied().index, meta.head(), meta.epoch, state.coordinator_epoch())
+            (index, meta.head(), meta.epoch, state.coordinator_epoch())
         };
         // A closed hub means that the node is shutting down: the state is what counts.
         let _ = self.effects.send(Effects { index, epoch, effects: vec![Effect::Skipped { head }] }).await;
-        self.applied.send_replace(LogIndex(index));
+        self.applied.send_replace(index);
         self.publish_coordinator_epoch(coordinator_epoch);
         Ok(())
     }

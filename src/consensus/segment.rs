@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::codec::{decode_entry, encode_log_id};
 use super::log_adapter::LogAdapter;
 use super::types::LogId;
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, UnixMs};
 use crate::model::state::decode_batch;
 
 const MAGIC: &[u8; 8] = b"TILLSEGM";
@@ -31,8 +31,8 @@ const ENTRY_MAX: u32 = 64 << 20;
 #[derive(Clone)]
 pub struct SegmentReader {
     log: LogAdapter,
-    next: u64,
-    last: u64,
+    next: LogIndex,
+    last: LogIndex,
     entries: u64,
     hash: Xxh3,
     /// The header, then the end.
@@ -51,7 +51,7 @@ impl std::fmt::Debug for SegmentReader {
 impl SegmentReader {
     /// All entries after `before`, up to `last`.
     pub(super) fn new(log: LogAdapter, epoch: u64, before: LogId, last: LogIndex) -> Self {
-        let (next, last) = (before.index.saturating_add(1), last.get());
+        let next = LogIndex(before.index).next();
         Self { log, next, last, entries: 0, hash: Xxh3::new(), begun: false, ended: false, epoch, before }
     }
 
@@ -76,7 +76,7 @@ impl SegmentReader {
             piece.put_u64_le(self.before.leader_id.term);
             piece.put_u64_le(self.before.index);
         } else if self.next <= self.last {
-            let entries = self.log.raw(self.next, self.last.saturating_add(1), PIECE).await?;
+            let entries = self.log.raw(self.next, self.last.next(), PIECE).await?;
             if entries.first().is_none_or(|(index, _)| *index != self.next) {
                 return Err(io::Error::other("the log no longer has these entries"));
             }
@@ -85,7 +85,7 @@ impl SegmentReader {
                 piece.put_u32_le(len);
                 piece.put_slice(&entry);
                 self.entries += 1;
-                self.next = index.saturating_add(1);
+                self.next = index.next();
             }
         } else {
             self.ended = true;
@@ -111,8 +111,8 @@ pub(crate) struct SegmentContents {
     pub before_log_id: Bytes,
     pub last_log_id: Bytes,
     pub entries: u64,
-    /// The newest time of a command, Unix milliseconds; 0: there is none.
-    pub at_ms: u64,
+    /// The newest time of a command; 0: there is none.
+    pub at: UnixMs,
     pub bytes: u64,
 }
 
@@ -123,15 +123,16 @@ impl SegmentContents {
         let bytes = file.metadata()?.len();
         let mut file = SegmentFile::new(BufReader::with_capacity(PIECE, file))?;
         let before_log_id = encode_log_id(&file.before);
-        let (mut last, mut at_ms) = (file.before, 0);
+        let (mut last, mut at) = (file.before, UnixMs(0));
         while let Some((index, entry)) = file.next()? {
             let entry = decode_entry(index, entry)?;
             last = entry.log_id;
             if let EntryPayload::Normal(batch) = entry.payload {
-                at_ms = decode_batch(batch.0).commands.iter().map(|command| command.at_ms).fold(at_ms, u64::max);
+                let times = decode_batch(batch.0).commands.into_iter().map(|command| UnixMs(command.at_ms));
+                at = times.fold(at, UnixMs::max);
             }
         }
-        Ok(Self { before_log_id, last_log_id: encode_log_id(&last), entries: file.entries, at_ms, bytes })
+        Ok(Self { before_log_id, last_log_id: encode_log_id(&last), entries: file.entries, at, bytes })
     }
 }
 
@@ -162,7 +163,7 @@ impl<R: Read> SegmentFile<R> {
     }
 
     /// The next entry, by its index.
-    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, Bytes)>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<(LogIndex, Bytes)>> {
         if self.ended {
             return Ok(None);
         }
@@ -182,7 +183,7 @@ impl<R: Read> SegmentFile<R> {
         }
         self.hash.update(&entry);
         self.entries += 1;
-        Ok(Some((self.before.index.saturating_add(self.entries), entry.into())))
+        Ok(Some((LogIndex(self.before.index).plus(self.entries), entry.into())))
     }
 
     fn check_end(&mut self) -> io::Result<()> {
@@ -215,7 +216,7 @@ mod tests {
 
     async fn written(entries: u64) -> Vec<u8> {
         let log = memory::stores().log;
-        let entry = |index: u64| (index, Bytes::from(vec![7; 1 + (index as usize * 37_000) % 90_000]));
+        let entry = |index: u64| (LogIndex(index), Bytes::from(vec![7; 1 + (index as usize * 37_000) % 90_000]));
         log.append((0..=entries + 3).map(entry).collect(), Box::new(|_| {}));
         let before = LogId::new_term_index(5, 3);
         let mut reader = SegmentReader::new(LogAdapter::new(log), 0xE, before, LogIndex(entries + 3));
@@ -232,7 +233,7 @@ mod tests {
         let header = (file.epoch, file.before);
         let mut found = Vec::new();
         while let Some((index, entry)) = file.next()? {
-            found.push((index, entry.len()));
+            found.push((index.get(), entry.len()));
         }
         assert_eq!(header, (0xE, LogId::new_term_index(5, 3)));
         Ok(found)

@@ -11,7 +11,7 @@ use openraft::{EntryPayload, OptionalSend};
 use super::codec::{decode_log_id, decode_stored_membership, encode_log_id, encode_stored_membership};
 use super::replica::Replica;
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::ids::RaftTerm;
+use crate::ids::{LogIndex, RaftTerm};
 use crate::model::state::Position;
 use crate::proto::{Applied, Outcome};
 use crate::storage::{Backpressure, SnapshotStore, StateSnapshot};
@@ -49,7 +49,7 @@ impl StateMachine {
     pub(super) async fn apply_entry(&self, entry: Entry) -> io::Result<Vec<Outcome>> {
         self.pressure.ready().await?;
         let at = Position {
-            index: entry.log_id.index,
+            index: LogIndex(entry.log_id.index),
             log_id: encode_log_id(&entry.log_id),
             term: RaftTerm(entry.log_id.leader_id.term),
         };

@@ -13,7 +13,7 @@ use super::log_adapter::LogAdapter;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::types::TypeConfig;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::model::state::State;
 use crate::storage::memory::MemoryDisk;
 use crate::storage::{BoxFuture, Close, Durable, FolderIdentity, LogBounds, LogStore, Stores, WriteAck, open};
@@ -37,15 +37,20 @@ impl LogStore for StartsAnywhere {
         self.log.bounds()
     }
 
-    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable) {
+    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Durable) {
         if let Some((first, _)) = entries.first() {
-            self.first.fetch_min(*first, Ordering::SeqCst);
+            self.first.fetch_min(first.get(), Ordering::SeqCst);
         }
         self.log.append(entries, done);
     }
 
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
-        let from = from.max(self.first.load(Ordering::SeqCst));
+    fn read(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, io::Result<Vec<(LogIndex, Bytes)>>> {
+        let from = from.max(LogIndex(self.first.load(Ordering::SeqCst)));
         self.log.read(from, to.max(from), max_bytes)
     }
 
@@ -53,19 +58,19 @@ impl LogStore for StartsAnywhere {
         self.log.bytes()
     }
 
-    fn bytes_behind(&self, index: u64) -> u64 {
+    fn bytes_behind(&self, index: LogIndex) -> u64 {
         self.log.bytes_behind(index)
     }
 
-    fn leaves(&self, bytes: u64) -> Option<u64> {
+    fn leaves(&self, bytes: u64) -> Option<LogIndex> {
         self.log.leaves(bytes)
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
+    fn truncate_after(&self, index: Option<LogIndex>) -> WriteAck {
         self.log.truncate_after(index)
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
+    fn purge(&self, index: LogIndex, mark: Bytes) -> WriteAck {
         self.log.purge(index, mark)
     }
 

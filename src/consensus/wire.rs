@@ -23,7 +23,7 @@ use openraft::raft::{
 
 use super::codec::{corrupt, decode_entry, entry_len, get_log_id, get_vote, put_entry, put_log_id, put_vote};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 
 fn put_optional(to: &mut impl BufMut, id: Option<&LogId>) {
     match id {
@@ -84,7 +84,7 @@ pub(crate) fn decode_append(mut from: Bytes) -> io::Result<AppendEntriesRequest<
             return Err(corrupt("append"));
         }
         let index = first.checked_add(nth).ok_or_else(|| corrupt("append"))?;
-        entries.push(decode_entry(index, from.split_to(len))?);
+        entries.push(decode_entry(LogIndex(index), from.split_to(len))?);
     }
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }

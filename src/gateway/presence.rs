@@ -145,7 +145,7 @@ impl PresenceTracker {
         let elsewhere_lately = device.is_active
             && !here_already
             // A time that has not come is from before the cluster's time was brought back.
-            && gateway.cluster.clock().now_ms().abs_diff(device.last_seen_ms) < move_after(gateway);
+            && gateway.cluster.clock().now_ms().get().abs_diff(device.last_seen_ms) < move_after(gateway);
         if elsewhere_lately {
             return;
         }
@@ -225,7 +225,7 @@ impl PresenceTracker {
 
     /// Devices that are here and whose `last_seen` is old.
     fn seen(&self, gateway: &Gateway) -> Vec<String> {
-        let now_ms = gateway.cluster.clock().now_ms();
+        let now_ms = gateway.cluster.clock().now_ms().get();
         let before = now_ms.saturating_sub(gateway.settings.seen_age.as_millis() as u64);
         let not_come = now_ms.saturating_add(limits::NODE_CLOCK_APART_MS * 2);
         let fresh = Instant::now().checked_sub(gateway.settings.seen_age);

@@ -22,6 +22,7 @@ use crate::gateway::rates::{OpenSession, RateShare};
 use crate::gateway::session::client_clock::ClientClock;
 use crate::gateway::session::delivery::Delivery;
 use crate::gateway::session::request_pipeline::{Completion, ReplyPlan, RequestPipeline, RequestTicket};
+use crate::ids::ConflictId;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
 use crate::proto::AuditNote;
@@ -246,7 +247,7 @@ impl Session {
         self.reply(ack, &answer);
     }
 
-    fn refuse(&self, ticket: &RequestTicket, error: &Error, conflict_id: Option<u64>) {
+    fn refuse(&self, ticket: &RequestTicket, error: &Error, conflict_id: Option<ConflictId>) {
         let (event, request_id, at_ms) = (Some(ticket.event), ticket.request_id.as_deref(), self.gateway.now_ms());
         let error = &error.clone().over_socket();
         let field = error.field();

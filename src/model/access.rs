@@ -13,7 +13,7 @@ use super::refusal::{ApplyError, ApplyResult, refuse_field};
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
-use crate::ids::Seq;
+use crate::ids::{Seq, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{AccessPut, ClassAccess, Empty, TableAccess, TableRight};
@@ -118,7 +118,7 @@ pub struct ClassRights {
     others: Right,
     creates_tables: bool,
     granted_seq: u64,
-    at_ms: u64,
+    at_ms: UnixMs,
     by: String,
 }
 
@@ -129,7 +129,7 @@ impl ClassRights {
             others: Right::of(row.others()).unwrap_or(Right::Write),
             creates_tables: !row.no_new_tables,
             granted_seq: row.granted_seq,
-            at_ms: row.at_ms,
+            at_ms: UnixMs(row.at_ms),
             tables: row.tables.iter().map(|t| (t.table_name.clone(), right(t))).collect(),
             by: row.by,
         }
@@ -154,7 +154,7 @@ impl ClassRights {
     }
 
     /// When it was set, and by whom.
-    pub fn set(&self) -> (u64, &str) {
+    pub fn set(&self) -> (UnixMs, &str) {
         (self.at_ms, &self.by)
     }
 }
@@ -308,7 +308,7 @@ impl State {
         self.audit("access_change", "put", false, &c.by, details);
         let rights = Arc::new(ClassRights::of(row));
         self.access.put(class, rights.clone());
-        let at_ms = self.meta.now_ms;
+        let at_ms = self.meta.now();
         self.effect(Effect::AccessChanged { class, rights, forget, resync, at_ms });
         Ok(Reply::Done(Empty {}))
     }

@@ -15,7 +15,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time::iso;
-use crate::ids::Seq;
+use crate::ids::{AuditId, Seq, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Audit, AuditNote, Change, Empty, Principal};
@@ -48,18 +48,18 @@ impl State {
         unchanged: bool,
     ) {
         *self.meta.audit(KEY).audit_head += 1;
-        let (id, at_ms) = (self.meta.audit_head, self.meta.now_ms);
+        let (id, at_ms) = (AuditId(self.meta.audit_head), self.meta.now());
         // A device that does something of its own is the row's. What is evidence names the token in any case.
         let names = |p: &&Principal| p.sub != device_id || EvidenceKind::of(event_type).is_some();
         let by = self.txn.principal.as_ref().filter(names).cloned().unwrap_or_default();
         let row = Audit {
-            id,
+            id: id.get(),
             event_type: event_type.to_owned(),
             operation: operation.to_owned(),
             error,
             device_id: device_id.to_owned(),
             details,
-            at_ms,
+            at_ms: at_ms.get(),
             by: by.sub,
             jti: by.jti,
             unchanged,
@@ -69,23 +69,23 @@ impl State {
     }
 
     /// The audit number of the change that is about to be written.
-    pub(super) fn audit_change(&mut self, device_id: &str, seq: Seq) -> u64 {
+    pub(super) fn audit_change(&mut self, device_id: &str, seq: Seq) -> AuditId {
         *self.meta.audit(KEY).audit_head += 1;
-        self.audit.add_change(self.meta.now_ms, device_id, seq);
-        self.meta.audit_head
+        self.audit.add_change(self.meta.now(), device_id, seq);
+        AuditId(self.meta.audit_head)
     }
 
     /// Drops the oldest rows up to `to`, but for evidence, of which the newest `evidence_kept` of each kind stay.
-    pub(super) fn compact_audit(&mut self, to: u64, evidence_kept: Option<u64>) {
-        let from = self.meta.audit_compacted + 1;
-        let to = to.min(self.meta.audit_head).min(self.meta.audit_compacted + limits::COMPACT_STEP);
-        for id in from..=to {
+    pub(super) fn compact_audit(&mut self, to: AuditId, evidence_kept: Option<u64>) {
+        let done = AuditId(self.meta.audit_compacted);
+        let to = to.min(AuditId(self.meta.audit_head)).min(done.plus(limits::COMPACT_STEP));
+        for id in done.plus(1).up_to(to) {
             if evidence_kept.is_none() || !self.audit.is_evidence(id) {
                 self.delete(RowKey::Audit(id));
             }
-            *self.meta.audit(KEY).audit_compacted = id;
+            *self.meta.audit(KEY).audit_compacted = id.get();
         }
-        self.audit.forget(self.meta.audit_compacted, evidence_kept.is_some());
+        self.audit.forget(AuditId(self.meta.audit_compacted), evidence_kept.is_some());
         if let Some(keep) = evidence_kept {
             for id in self.audit.drop_evidence(keep, limits::COMPACT_STEP as usize) {
                 self.delete(RowKey::Audit(id));
@@ -95,48 +95,49 @@ impl State {
 
     /// The rows of the empty cluster give way to `rows` of a database; how many they were.
     pub(super) fn audit_gives_way(&mut self, rows: u64) -> u64 {
-        let audits = self.meta.audit_compacted + 1..=self.meta.audit_head;
+        let done = AuditId(self.meta.audit_compacted);
+        let audits = done.plus(1).up_to(AuditId(self.meta.audit_head));
         // Evidence of the empty cluster, too.
-        let evidence = self.audit.between(0, self.meta.audit_compacted, usize::MAX);
+        let evidence = self.audit.between(AuditId(0), done, usize::MAX);
         let gone = (evidence.len() + audits.clone().count()) as u64;
         for id in evidence.into_iter().map(|row| row.id).chain(audits) {
             self.delete(RowKey::Audit(id));
         }
         let fields = self.meta.audit(KEY);
         (*fields.audit_head, *fields.audit_compacted) = (rows, rows);
-        self.audit = AuditIndex::after(rows);
+        self.audit = AuditIndex::after(AuditId(rows));
         gone
     }
 
     /// A database's row is here; they come newest first. The time up to which the next one is; `None`: it is not the
     /// next row.
-    pub(super) fn import_audit(&mut self, row: Audit, before_ms: u64) -> Option<u64> {
+    pub(super) fn import_audit(&mut self, row: Audit, before_ms: UnixMs) -> Option<UnixMs> {
         if row.id == 0 || row.id != self.meta.audit_compacted {
             return None;
         }
         *self.meta.audit(KEY).audit_compacted -= 1;
         // Listings by date need times that never go back.
-        let at_ms = before_ms.min(row.at_ms);
-        let row = Audit { at_ms, ..row };
-        self.put(RowKey::Audit(row.id), &row);
+        let at_ms = before_ms.min(UnixMs(row.at_ms));
+        let row = Audit { at_ms: at_ms.get(), ..row };
+        self.put(RowKey::Audit(AuditId(row.id)), &row);
         self.audit.older(&row);
         Some(at_ms)
     }
 
     /// The applied time goes back: no row is later than that.
-    pub(super) fn cap_audit_times(&mut self, ms: u64) {
+    pub(super) fn cap_audit_times(&mut self, ms: UnixMs) {
         self.audit.cap_times(ms);
     }
 
     /// What is left of the rows that were dropped is evidence. The rows after them are still to be read.
     pub(super) fn load_evidence(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
-        self.audit = AuditIndex::after(self.meta.audit_compacted);
-        for row in RowPages::<Audit>::new(rows, RowKey::Audit(0), |k| matches!(k, RowKey::Audit(_))) {
+        self.audit = AuditIndex::after(AuditId(self.meta.audit_compacted));
+        for row in RowPages::<Audit>::new(rows, RowKey::Audit(AuditId(0)), |k| matches!(k, RowKey::Audit(_))) {
             let (_, mut row) = row?;
             if row.id > self.meta.audit_compacted {
                 break;
             }
-            row.at_ms = self.corrections().of_audit(row.id, row.at_ms);
+            row.at_ms = self.corrections().of_audit(AuditId(row.id), UnixMs(row.at_ms)).get();
             self.audit.load_evidence(&row);
         }
         Ok(())
@@ -144,7 +145,7 @@ impl State {
 
     /// The next row is this change.
     pub(super) fn load_audit_of(&mut self, change: &Change) {
-        let at_ms = self.corrections().of_audit(change.audit_id, change.committed_ms);
+        let at_ms = self.corrections().of_audit(AuditId(change.audit_id), UnixMs(change.committed_ms));
         self.audit.add_change(at_ms, &change.device_id, Seq(change.seq));
     }
 
@@ -152,11 +153,11 @@ impl State {
     pub(super) fn load_audits(
         &mut self,
         audits: &mut Peekable<RowPages<'_, Audit>>,
-        before: u64,
+        before: AuditId,
     ) -> Result<(), TablesError> {
-        while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if audit.id >= before)) {
+        while let Some(row) = audits.next_if(|row| !matches!(row, Ok((_, audit)) if AuditId(audit.id) >= before)) {
             let (_, audit) = row?;
-            let at_ms = self.corrections().of_audit(audit.id, audit.at_ms);
+            let at_ms = self.corrections().of_audit(AuditId(audit.id), UnixMs(audit.at_ms));
             self.audit.add(&audit, at_ms);
         }
         Ok(())
@@ -176,7 +177,7 @@ pub(crate) fn row_of_change(change: &Change) -> Audit {
         change.table_name,
         change.record_id,
         change.seq,
-        iso(change.committed_ms)
+        iso(UnixMs(change.committed_ms))
     );
     let by = change.principal.clone().unwrap_or_default();
     Audit {

@@ -141,7 +141,7 @@ mod tests {
     use super::super::election::decide::NodeView;
     use super::super::properties::{StateUnderTest, online};
     use super::*;
-    use crate::ids::RaftTerm;
+    use crate::ids::{RaftTerm, UnixMs};
     use crate::proto::NodeBooted;
 
     /// The background tasks of node 1 and when the next node is lost, as it sees node 2.
@@ -151,7 +151,7 @@ mod tests {
             state: &b.state,
             me: NodeId(1),
             term: RaftTerm(0),
-            now_ms: b.now,
+            now_ms: UnixMs(b.now),
             leading_ms,
             nodes: &nodes,
             tried: None,

@@ -16,7 +16,7 @@ use super::state::State;
 use super::tables::{RowKey, TablesError};
 use super::value;
 use super::visible::is_name;
-use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Change, CriticalEvent, DataUpdate, Empty, Operation, Record};
@@ -98,7 +98,7 @@ pub(super) struct PendingWrite {
     pub record_id: RecordId,
     pub operation: Operation,
     pub data: Bytes,
-    pub timestamp_ms: u64,
+    pub timestamp_ms: UnixMs,
     pub previous_seq: u64,
     pub request_id: String,
     /// As in the change: 0 if the change alone does not answer the request.
@@ -127,8 +127,8 @@ impl State {
 
     fn write_or_conflict(&mut self, c: DataUpdate, device: DeviceNumber) -> ApplyResult {
         let table = self.number_of_table(&c.table_name, &c.device_id)?;
-        let now = self.meta.now_ms;
-        let given_ms = c.timestamp_ms.map(|ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
+        let now = self.meta.now();
+        let given_ms = c.timestamp_ms.map(|ms| UnixMs(ms).min(now.plus_ms(limits::CLIENT_CLOCK_AHEAD_MS)));
         let record_id = RecordId(c.record_id);
         let current = self.version(table, record_id);
         if let Some(found) = self.conflict_with(&c, given_ms, device, table, current.as_ref())? {
@@ -181,9 +181,9 @@ impl State {
             record_id: w.record_id.get(),
             operation: w.operation.into(),
             data: w.data,
-            timestamp_ms: w.timestamp_ms,
+            timestamp_ms: w.timestamp_ms.get(),
             committed_ms: self.meta.now_ms,
-            audit_id,
+            audit_id: audit_id.get(),
             previous_seq: w.previous_seq,
             request_id: w.request_id,
             request_number: w.request_number,
@@ -270,8 +270,8 @@ impl State {
             return refuse(Code::InvalidData, format!("event_type must be 1 to {} bytes", limits::EVENT_TYPE));
         }
         self.audit("critical_event", &c.event_type, false, &c.device_id, format!("Critical event {}", c.event_type));
-        let now = self.meta.now_ms;
-        let timestamp_ms = c.timestamp_ms.map_or(now, |ms| ms.min(now + limits::CLIENT_CLOCK_AHEAD_MS));
+        let now = self.meta.now();
+        let timestamp_ms = c.timestamp_ms.map_or(now, |ms| UnixMs(ms).min(now.plus_ms(limits::CLIENT_CLOCK_AHEAD_MS)));
         let (device_id, event_type, payload) = (c.device_id, c.event_type, c.payload);
         self.effect(Effect::Critical { device_id, event_type, payload, timestamp_ms });
         Ok(Reply::Done(Empty {}))

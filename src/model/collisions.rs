@@ -9,7 +9,7 @@ use super::error::Code;
 use super::properties::{StateUnderTest, data, online, put, told, update};
 use super::read::{HistoryItem, HistoryPosition, PageSize, conflicts, history};
 use super::state::{State, into_result};
-use crate::ids::{RecordId, TableId};
+use crate::ids::{ConflictId, ElectionId, RecordId, Seq, TableId};
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
@@ -145,7 +145,7 @@ fn the_same_data_inserted_twice_is_no_conflict_and_makes_the_record_no_older() {
         let before = b.state.version(TableId(1), RecordId(1)).unwrap();
         let Reply::Accepted(accepted) = b.ok(Intent::DataUpdate(again)) else { panic!() };
         assert_eq!((accepted.seq, accepted.conflict), (2, None));
-        assert!(accepted.timestamp_ms >= before.timestamp_ms);
+        assert!(accepted.timestamp_ms >= before.timestamp_ms.get());
     }
     // Over a deleted record an insert is what it always was.
     let mut b = plain();
@@ -322,29 +322,33 @@ fn so_many_conflicts_wait_in_all_and_of_a_device_and_none_is_dropped_for_another
     assert_eq!(told(&again), told(&b.state));
 }
 
+/// A page of conflicts as plain numbers.
+fn numbers((page, total): (Vec<ConflictId>, u64)) -> (Vec<u64>, u64) {
+    (page.into_iter().map(ConflictId::get).collect(), total)
+}
+
 #[test]
 fn resolved_conflicts_stay_readable_until_compaction_drops_the_oldest_and_open_ones_stay() {
     let mut b = plain();
-    let ids: Vec<u64> =
-        (0..6).map(|n| open(b.ok(Intent::DataUpdate(insert("b", 1, &format!(r#"{{"n":{n}}}"#))))).id).collect();
+    let ids: Vec<ConflictId> = (0..6)
+        .map(|n| ConflictId(open(b.ok(Intent::DataUpdate(insert("b", 1, &format!(r#"{{"n":{n}}}"#))))).id))
+        .collect();
     // Resolved in another order than found; 3 stays open.
     for id in [6, 1, 5, 2, 4] {
         b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(100 + id), ..resolve(id as u64) }));
     }
-    let page =
-        |b: &StateUnderTest, status| b.state.conflict_page(status, None, Some("stock"), ClassNumber::default(), 10, 0);
+    let of_device = |b: &StateUnderTest, device: &str, skip| {
+        numbers(b.state.conflict_page(ConflictStatus::All, Some(device), None, ClassNumber::default(), 2, skip))
+    };
+    let page = |b: &StateUnderTest, status| {
+        numbers(b.state.conflict_page(status, None, Some("stock"), ClassNumber::default(), 10, 0))
+    };
     assert_eq!(page(&b, ConflictStatus::Open), (vec![3], 1));
     assert_eq!(page(&b, ConflictStatus::Resolved), (vec![4, 2, 5, 1, 6], 5));
     assert_eq!(page(&b, ConflictStatus::All), (vec![6, 5, 4, 3, 2, 1], 6));
-    assert_eq!(
-        b.state.conflict_page(ConflictStatus::All, Some("b"), None, ClassNumber::default(), 2, 1),
-        (vec![5, 4], 6)
-    );
-    assert_eq!(
-        b.state.conflict_page(ConflictStatus::All, Some("nobody"), None, ClassNumber::default(), 2, 0),
-        (vec![], 0)
-    );
-    assert_eq!(b.state.conflict_page(ConflictStatus::All, Some("c"), None, ClassNumber::default(), 2, 0), (vec![], 0));
+    assert_eq!(of_device(&b, "b", 1), (vec![5, 4], 6));
+    assert_eq!(of_device(&b, "nobody", 0), (vec![], 0));
+    assert_eq!(of_device(&b, "c", 0), (vec![], 0));
     b.ok(Intent::Compact(Compact { conflicts_to: 2, ..Compact::default() }));
     assert_eq!(page(&b, ConflictStatus::Resolved), (vec![4, 2, 5], 3));
     b.ok(Intent::Compact(Compact { conflicts_to: u64::MAX, ..Compact::default() }));
@@ -364,7 +368,7 @@ fn a_page_of_conflicts_is_bounded_by_bytes_and_gives_one_at_least() {
         b.ok(Intent::DataUpdate(insert("b", 10 + id, &json)));
     }
     for (bytes, rows) in [(1, 1), (5_000, 2), (100_000, 3)] {
-        let (page, seen) = conflicts(&b.tables, &[1, 2, 3], bytes).unwrap();
+        let (page, seen) = conflicts(&b.tables, &[1, 2, 3].map(ConflictId), bytes).unwrap();
         assert_eq!((page.len(), seen), (rows, rows));
     }
 }
@@ -381,17 +385,17 @@ fn conflicts_that_an_older_version_resolved_are_read_and_go_first() {
         ..Conflict::default()
     };
     b.state.meta.for_tests().conflict_head = 40;
-    b.state.put(super::tables::RowKey::Conflict(40), &old);
+    b.state.put(super::tables::RowKey::Conflict(ConflictId(40)), &old);
     b.ok(Intent::DataUpdate(insert("b", 1, r#"{"n":1}"#)));
     b.state = State::open(Box::new(b.tables.clone())).unwrap();
     let conflict = b.state.open_conflicts().next().unwrap().id;
     b.ok(Intent::ConflictResolve(ConflictResolve { new_record_id: Some(2), ..resolve(conflict) }));
-    assert_eq!(
-        b.state.conflict_page(ConflictStatus::Resolved, None, None, ClassNumber::default(), 9, 0).0,
-        [conflict, 40]
-    );
+    let resolved = |b: &StateUnderTest| {
+        numbers(b.state.conflict_page(ConflictStatus::Resolved, None, None, ClassNumber::default(), 9, 0)).0
+    };
+    assert_eq!(resolved(&b), [conflict, 40]);
     b.ok(Intent::Compact(Compact { conflicts_to: 0, ..Compact::default() }));
-    assert_eq!(b.state.conflict_page(ConflictStatus::Resolved, None, None, ClassNumber::default(), 9, 0).0, [conflict]);
+    assert_eq!(resolved(&b), [conflict]);
 }
 
 #[test]
@@ -403,7 +407,7 @@ fn elections_are_dropped_but_never_the_last_one() {
     let head = b.state.meta().election_head;
     assert!(head >= 3);
     b.ok(Intent::Compact(Compact { elections_to: u64::MAX, ..Compact::default() }));
-    let left = super::read::elections(&b.tables, head, 100, 0).unwrap();
+    let left = super::read::elections(&b.tables, ElectionId(head), 100, 0).unwrap();
     assert_eq!((left.len(), left[0].id, b.state.meta().election_dropped), (1, head, head - 1));
     assert_eq!(b.state.meta().master, left[0].new_master);
 }
@@ -450,7 +454,7 @@ fn a_records_history_has_its_changes_and_what_lost_without_a_gap_and_outlives_co
     assert_eq!(past(&b, 2, 5), (vec![r#"2 {"other":1}"#.to_owned()], false));
     assert_eq!(past(&b, 3, 5), (vec![], false));
     // A place in another record's history is none in this one's.
-    let of = b.state.history_of("stock", RecordId(1), Some((2, 0)), 5);
+    let of = b.state.history_of("stock", RecordId(1), Some((Seq(2), ConflictId(0))), 5);
     assert!(history(&b.tables, &of, PageSize { rows: 5, bytes: 1_000 }).unwrap().is_none());
     b.ok(Intent::Compact(Compact { changes_to: 3, audit_to: u64::MAX, ..Compact::default() }));
     assert_eq!(b.state.meta().compacted_seq, 3);

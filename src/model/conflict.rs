@@ -23,7 +23,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::value;
-use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
+use crate::ids::{ConflictId, DeviceNumber, RecordId, Seq, TableId, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -49,7 +49,7 @@ impl State {
     pub(super) fn conflict_with(
         &self,
         c: &DataUpdate,
-        given_ms: Option<u64>,
+        given_ms: Option<UnixMs>,
         device: DeviceNumber,
         table: TableId,
         current: Option<&Version>,
@@ -87,7 +87,7 @@ impl State {
         &mut self,
         found: DetectedConflict,
         c: DataUpdate,
-        given_ms: Option<u64>,
+        given_ms: Option<UnixMs>,
         device: DeviceNumber,
         table: TableId,
         current: Option<Version>,
@@ -115,7 +115,7 @@ impl State {
             at_ms: now,
             local_seq: current.as_ref().map_or(0, |v| v.seq),
             local_deleted: current.as_ref().is_none_or(|v| v.deleted),
-            remote_timestamp_ms: given_ms.unwrap_or(now),
+            remote_timestamp_ms: given_ms.map_or(now, UnixMs::get),
             remote_delete: c.operation() == Operation::Delete,
             collision: found.collision,
             ..Conflict::default()
@@ -147,7 +147,7 @@ impl State {
         table: TableId,
         current: Option<&Version>,
     ) -> Result<Option<PendingWrite>, TablesError> {
-        let timestamp_ms = row.remote_timestamp_ms;
+        let timestamp_ms = UnixMs(row.remote_timestamp_ms);
         let wins = self.incoming_wins(timestamp_ms, &c.device_id, current);
         let merges = method == ResolutionMethod::Automatic && !row.remote_delete && !row.local_deleted;
         let merged = if merges { self.merge(c, &row.local_version, wins)? } else { None };
@@ -168,7 +168,7 @@ impl State {
             request_number: 0,
         };
         let Some(data) = merged else { return Ok(Some(write)) };
-        let timestamp_ms = timestamp_ms.max(current.map_or(0, |v| v.timestamp_ms));
+        let timestamp_ms = timestamp_ms.max(current.map_or(UnixMs(0), |v| v.timestamp_ms));
         Ok(Some(PendingWrite { data, operation: Operation::Update, timestamp_ms, ..write }))
     }
 
@@ -181,7 +181,7 @@ impl State {
         };
         row.resolved_deleted = write.operation == Operation::Delete;
         row.resolved_data = if row.resolved_deleted { Bytes::new() } else { write.data.clone() };
-        let timestamp_ms = write.timestamp_ms;
+        let timestamp_ms = write.timestamp_ms.get();
         row.resolved_seq = self.write(write).get();
         let row = self.close_conflict(row);
         Reply::Accepted(Accepted { seq: row.resolved_seq, timestamp_ms, conflict: Some(row), ..Accepted::default() })
@@ -218,14 +218,16 @@ impl State {
         }
         self.number_conflict(&mut row, operation);
         let row = Arc::new(row);
-        self.put(RowKey::Conflict(row.id), &*row);
+        self.put(RowKey::Conflict(ConflictId(row.id)), &*row);
         self.conflicts.set(&row, device, table);
         Ok(row)
     }
 
     pub(super) fn load_conflicts(&mut self, rows: &dyn TablesRead) -> Result<(), TablesError> {
         self.conflicts = ConflictIndex::default();
-        for row in RowPages::<Conflict>::new(rows, RowKey::Conflict(0), |k| matches!(k, RowKey::Conflict(_))) {
+        for row in
+            RowPages::<Conflict>::new(rows, RowKey::Conflict(ConflictId(0)), |k| matches!(k, RowKey::Conflict(_)))
+        {
             let (_, row) = row?;
             self.index_conflict(&Arc::new(row));
         }
@@ -247,7 +249,7 @@ impl State {
     }
 
     /// Last writer wins: the greater time-stamp, then the greater device id.
-    fn incoming_wins(&self, timestamp_ms: u64, device_id: &str, current: Option<&Version>) -> bool {
+    fn incoming_wins(&self, timestamp_ms: UnixMs, device_id: &str, current: Option<&Version>) -> bool {
         let Some(current) = current else { return true };
         let writer = self.device_name(current.device).unwrap_or_default();
         (timestamp_ms, device_id.as_bytes()) >= (current.timestamp_ms, writer.as_bytes())
@@ -271,7 +273,7 @@ impl State {
     fn close_conflict(&mut self, mut row: Conflict) -> Conflict {
         *self.meta.conflicts(KEY).resolved_head += 1;
         row.resolved_number = self.meta.resolved_head;
-        self.put(RowKey::Conflict(row.id), &row);
+        self.put(RowKey::Conflict(ConflictId(row.id)), &row);
         let method = method_name(row.resolution());
         let mut details = format!("Conflict {} of {}/{} resolved ({method})", row.id, row.table_name, row.record_id);
         if let Some(id) = row.new_record_id {
@@ -322,7 +324,7 @@ impl State {
         class: ClassNumber,
         limit: usize,
         skip: usize,
-    ) -> (Vec<u64>, u64) {
+    ) -> (Vec<ConflictId>, u64) {
         let device = device_id.map(|id| self.device(id).map(|d| DeviceNumber(d.number)));
         let table = table_name.map(|name| self.table_number(name));
         if matches!(device, Some(None)) || matches!(table, Some(None)) {
@@ -345,8 +347,8 @@ impl State {
         rows: usize,
     ) -> HistoryOf {
         let table = self.table_number(table_name).unwrap_or_default();
-        let newest = self.version(table, record_id).map_or(0, |v| v.seq);
-        let end = before.unwrap_or((u64::MAX, u64::MAX));
+        let newest = self.version(table, record_id).map_or(Seq(0), |v| Seq(v.seq));
+        let end = before.unwrap_or((Seq::MAX, ConflictId::MAX));
         let conflicts = self.conflicts.of_record_before(table, record_id, end).take(rows + 1);
         let conflicts = conflicts.filter(|_| table > TableId(0)).collect();
         HistoryOf { table_name: table_name.to_owned(), table, record_id, before, newest, conflicts }
@@ -355,7 +357,7 @@ impl State {
     /// The open conflict that a decision names: by its id, or as the oldest one of its record.
     pub fn conflict_to_resolve(&self, c: &ConflictResolve) -> Option<&Arc<Conflict>> {
         match c.conflict_id {
-            Some(id) => self.conflicts.open().get(&id),
+            Some(id) => self.conflicts.open().get(&ConflictId(id)),
             None => {
                 let open = self.conflicts.open_of_record(self.table_number(&c.table_name)?, RecordId(c.record_id));
                 open.min_by_key(|o| o.id)
@@ -470,7 +472,7 @@ impl State {
             record_id,
             operation,
             data,
-            timestamp_ms: self.meta.now_ms.max(current.as_ref().map_or(0, |v| v.timestamp_ms)),
+            timestamp_ms: self.meta.now().max(current.as_ref().map_or(UnixMs(0), |v| v.timestamp_ms)),
             previous_seq: current.map_or(0, |v| v.seq),
             request_id: String::new(),
             request_number: 0,

@@ -15,7 +15,7 @@ use super::meta::checked_count;
 use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
-use crate::ids::{DeviceNumber, Seq};
+use crate::ids::{DeviceNumber, Seq, UnixMs};
 use crate::proto::{Change, CommandId, Outcome, Requested};
 
 pub(super) mod client;
@@ -79,7 +79,7 @@ impl State {
         }
         let Ok(device) = self.device_number(&change.device_id) else { return };
         if let Some((number, slot)) = self.requests.outlive(device, change) {
-            let given = accepted(Seq(change.seq), change.timestamp_ms);
+            let given = accepted(Seq(change.seq), UnixMs(change.timestamp_ms));
             self.put_request(device, slot, number, &names, fingerprint::of_change(change), given);
         }
         if change.n > 0 && self.queues.get(device, &change.queue).is_some_and(|queue| queue.last == change.n) {

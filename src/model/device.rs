@@ -7,7 +7,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_share};
 use super::state::State;
 use super::visible::is_name;
-use crate::ids::{DeviceNumber, NodeId};
+use crate::ids::{DeviceNumber, NodeId, PendingElectionId};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -272,8 +272,8 @@ impl State {
     }
 
     /// The election that follows, if it is not decided yet or has failed.
-    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<u64, super::refusal::ApplyError> {
-        let Some(device) = self.devices.get(id) else { return Ok(0) };
+    pub(super) fn go_offline(&mut self, id: &str, reason: ElectionReason) -> Result<PendingElectionId, ApplyError> {
+        let Some(device) = self.devices.get(id) else { return Ok(PendingElectionId(0)) };
         let mut device = Device::clone(device);
         let was_active = device.is_active;
         device.is_active = false;
@@ -285,7 +285,7 @@ impl State {
         }
         self.save_device(device);
         self.notify_coordinator();
-        if self.meta.master == id { self.replace_lost_master(reason) } else { Ok(0) }
+        if self.meta.master == id { self.replace_lost_master(reason) } else { Ok(PendingElectionId(0)) }
     }
 
     /// The device without its presence on `node`, saved, if it is present on another one. Its home is then the one of
@@ -409,7 +409,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::ids::RaftTerm;
+    use crate::ids::{LogIndex, RaftTerm};
     use crate::model::state::{Position, into_result};
     use crate::model::tables::{MemoryTables, RowKey, Tables};
     use crate::proto::command::Intent;
@@ -430,7 +430,7 @@ mod tests {
             let batch = Batch {
                 commands: vec![Command { origin: None, at_ms: 1, intent: Some(intent), ..Command::default() }],
             };
-            let at = Position { index, log_id: Bytes::new(), term: RaftTerm(0) };
+            let at = Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(0) };
             into_result(state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0))
         };
         assert!(online("the last one").is_ok());

@@ -18,7 +18,7 @@ use super::change;
 use super::error::{Code, Error};
 use super::pairing::{HASH, valid_code};
 use super::value;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, UnixMs};
 use crate::limits;
 use crate::proto::command::Intent;
 use crate::proto::{
@@ -398,7 +398,7 @@ const AT_MS: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommandHeader {
     pub origin: CommandId,
-    pub at_ms: u64,
+    pub at_ms: UnixMs,
     pub proposer: CommandSource,
 }
 
@@ -433,7 +433,7 @@ pub(crate) fn look(command: &Bytes) -> Option<CommandHeader> {
             }
         }
     }
-    Some(CommandHeader { origin: origin?, at_ms: at_ms?, proposer })
+    Some(CommandHeader { origin: origin?, at_ms: UnixMs(at_ms?), proposer })
 }
 
 #[cfg(test)]

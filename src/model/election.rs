@@ -17,7 +17,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse};
 use super::state::State;
 use super::tables::RowKey;
-use crate::ids::MasterTerm;
+use crate::ids::{ElectionId, MasterTerm, PendingElectionId};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Asker, Device, Elect, Election, ElectionMethod, ElectionOutcome, ElectionReason, Empty, Presence, Principal, Role,
@@ -137,7 +137,7 @@ impl State {
     pub(super) fn ask_for_the_role(&mut self, id: &str, asker: Asker) -> Result<(), ApplyError> {
         if let Some(open) = &self.meta.pending_election {
             // It stands in the election that is under way, and is told its role when that is over.
-            self.txn.pending_election = open.id;
+            self.txn.pending_election = PendingElectionId(open.id);
             return Ok(());
         }
         if !self.may_take_over(id) {
@@ -172,7 +172,7 @@ impl State {
 
     /// The master is gone. It keeps the role until the next one has it, so that there is never a gap in the chain of
     /// masters. The election that is not decided yet, or has failed.
-    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason) -> Result<u64, ApplyError> {
+    pub(super) fn replace_lost_master(&mut self, reason: ElectionReason) -> Result<PendingElectionId, ApplyError> {
         let trigger = Trigger {
             reason,
             method: ElectionMethod::Priority,
@@ -181,13 +181,13 @@ impl State {
             ..Trigger::default()
         };
         Ok(match self.trigger(trigger)? {
-            Triggered::Elected(_) => 0,
+            Triggered::Elected(_) => PendingElectionId(0),
             Triggered::Open(pending_election) | Triggered::Failed(pending_election) => pending_election,
         })
     }
 
     /// Makes a device the master: both roles, the election log and the audit log, in this one step.
-    fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: u64) -> Arc<Election> {
+    fn make_master(&mut self, winner: &str, trigger: &Trigger, pending_election: PendingElectionId) -> Arc<Election> {
         let effects = self.txn.effects_so_far();
         let asking = self.asked_by(&trigger.principal);
         let previous = std::mem::replace(self.meta.elections(KEY).master, winner.to_owned());
@@ -207,7 +207,7 @@ impl State {
             principal: self.txn.principal.clone(),
             ..Election::default()
         });
-        self.put(RowKey::Election(election.id), &*election);
+        self.put(RowKey::Election(ElectionId(election.id)), &*election);
         let details = format!(
             "{winner} is master in term {} (before: {}; {}, {}); sync state handed over at change {}",
             election.term,
@@ -234,7 +234,11 @@ impl State {
         *fields.pending_election = None;
         *fields.transfer_back = None;
         *fields.needs_manual_election = false;
-        *fields.settled = Some(ElectionOutcome { pending_election, election: election.id, why: String::new() });
+        *fields.settled = Some(ElectionOutcome {
+            pending_election: pending_election.get(),
+            election: election.id,
+            why: String::new(),
+        });
         self.notify_coordinator();
         self.txn.principal = asking;
         election
@@ -275,7 +279,7 @@ impl State {
     }
 
     fn announce_role(&mut self, id: &str, role: Role, why: &str) {
-        let (term, at_ms) = (self.meta.master_term(), self.meta.now_ms);
+        let (term, at_ms) = (self.meta.master_term(), self.meta.now());
         self.effect(Effect::RoleChanged { device_id: id.to_owned(), role, reason: why.to_owned(), term, at_ms });
     }
 }

@@ -149,7 +149,7 @@ impl State {
         let Some(device) = self.devices.get(device_id) else { return report };
         report.registered = true;
         let (changes, last) = self.audit.changes_of(device_id);
-        (report.changes, report.last_seq, report.last_ms) = (changes, last.0.get(), last.1);
+        (report.changes, report.last_seq, report.last_ms) = (changes, last.0.get(), last.1.get());
         report.cursor_seq = self.sync_state(device_id).map_or(0, |sync| sync.cursor_seq);
         (report.unsent, report.unsent_ms) = (device.unsent, device.unsent_ms);
         report.last_seen_ms = device.last_seen_ms;

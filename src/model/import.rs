@@ -10,6 +10,7 @@ use super::device::valid_id;
 use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
+use crate::ids::{AuditId, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
@@ -85,8 +86,11 @@ impl State {
         if self.meta.head_seq > 0 {
             return Some(format!("it has {} changes", self.meta.head_seq));
         }
-        let audits =
-            self.audit.between(0, u64::MAX, usize::try_from(limits::IMPORT_OWN_ROWS + 1).unwrap_or(usize::MAX));
+        let audits = self.audit.between(
+            AuditId(0),
+            AuditId::MAX,
+            usize::try_from(limits::IMPORT_OWN_ROWS + 1).unwrap_or(usize::MAX),
+        );
         let rows = (audits.len() as u64).max(self.meta.election_head);
         (rows > limits::IMPORT_OWN_ROWS).then(|| format!("its logs have {rows} rows of its own"))
     }
@@ -122,11 +126,11 @@ impl State {
         }
         for row in c.elections {
             let id = row.id;
-            if !self.import_election(row, import.begun_ms) && id < self.meta.election_dropped {
+            if !self.import_election(row, UnixMs(import.begun_ms)) && id < self.meta.election_dropped {
                 left.push(out_of_turn(ELECTION_LOGS, id));
             }
         }
-        let mut audit_ms = import.audit_ms;
+        let mut audit_ms = UnixMs(import.audit_ms);
         for row in c.audits {
             let id = row.id;
             match self.import_audit(row, audit_ms) {
@@ -135,7 +139,7 @@ impl State {
                 None => {}
             }
         }
-        let import = Import { audit_ms, ..import };
+        let import = Import { audit_ms: audit_ms.get(), ..import };
         *self.meta.import(KEY).import = Some(import);
         Ok(done(&import, left))
     }
@@ -237,6 +241,7 @@ mod tests {
     use super::super::properties::{StateUnderTest, online};
     use super::super::read::elections;
     use super::*;
+    use crate::ids::ElectionId;
     use crate::proto::command::Intent;
     use crate::proto::{Audit, DeviceOnline, Election};
 
@@ -299,7 +304,7 @@ mod tests {
         let node = b.state.device("node-1").unwrap().clone();
         assert_eq!((node.role(), node.is_active, b.state.device_row(&node)), (Role::Master, true, 5));
         assert_eq!(b.state.sync_row(b.state.sync_state("node-1").unwrap()), 6);
-        let log = elections(&b.tables, b.state.meta().election_head, 10, 0).unwrap();
+        let log = elections(&b.tables, ElectionId(b.state.meta().election_head), 10, 0).unwrap();
         let told: Vec<_> = log.iter().map(|e| (e.id, e.new_master.as_str(), e.imported)).collect();
         assert_eq!(told, [(3, "node-1", false), (2, "till", true), (1, "till", true)]);
         assert_eq!(b.state.meta().term, log[0].term);

@@ -15,7 +15,7 @@ use super::nodes::key::NodesKey;
 use super::table::key::TableKey;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time_back::key::TimeKey;
-use crate::ids::{MasterTerm, NodeId, RaftTerm, Seq};
+use crate::ids::{MasterTerm, NodeId, RaftTerm, Seq, UnixMs};
 use crate::limits;
 use crate::proto::{AskedElection, ElectionOutcome, Import, Meta, PendingElection, TimeCorrection, TransferBack};
 
@@ -37,6 +37,11 @@ impl Meta {
     /// The leader that has announced itself last; 0: none has.
     pub fn leader_node(&self) -> NodeId {
         NodeId(self.leader)
+    }
+
+    /// The applied time.
+    pub fn now(&self) -> UnixMs {
+        UnixMs(self.now_ms)
     }
 
     /// The newest change.

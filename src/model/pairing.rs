@@ -13,6 +13,7 @@ use super::row_pages::RowPages;
 use super::state::State;
 use super::tables::{RowKey, TablesError, TablesRead};
 use super::visible::is_name;
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, PairAsk, PairClaim, PairDecide, Pairing, PairingStatus};
@@ -44,13 +45,13 @@ impl Pairings {
 
 impl State {
     /// A pairing that has not expired by this time.
-    pub fn pairing(&self, code: &str, now_ms: u64) -> Option<&Pairing> {
-        self.pairings.0.get(code).filter(|row| row.expires_ms > now_ms)
+    pub fn pairing(&self, code: &str, now_ms: UnixMs) -> Option<&Pairing> {
+        self.pairings.0.get(code).filter(|row| UnixMs(row.expires_ms) > now_ms)
     }
 
     /// All pairings that have not expired by this time, oldest first.
-    pub fn pairings(&self, now_ms: u64) -> Vec<&Pairing> {
-        let mut rows: Vec<&Pairing> = self.pairings.0.values().filter(|row| row.expires_ms > now_ms).collect();
+    pub fn pairings(&self, now_ms: UnixMs) -> Vec<&Pairing> {
+        let mut rows: Vec<&Pairing> = self.pairings.0.values().filter(|row| UnixMs(row.expires_ms) > now_ms).collect();
         rows.sort_by_key(|row| row.asked_ms);
         rows
     }
@@ -66,8 +67,8 @@ impl State {
     }
 
     /// The applied time goes back: a code that was given out in what is no time now ends, it would live for too long.
-    pub(super) fn end_pairings_after(&mut self, now_ms: u64) {
-        let ends = |row: &&Pairing| row.expires_ms > now_ms + limits::PAIRING_MS;
+    pub(super) fn end_pairings_after(&mut self, now_ms: UnixMs) {
+        let ends = |row: &&Pairing| UnixMs(row.expires_ms) > now_ms.plus_ms(limits::PAIRING_MS);
         let ended: Vec<String> = self.pairings.0.values().filter(ends).map(|row| row.code.clone()).collect();
         for code in ended {
             self.drop_pairing(code);
@@ -156,7 +157,7 @@ impl State {
 
     pub(super) fn pair_decide(&mut self, c: PairDecide) -> ApplyResult {
         self.may_let_in(&c)?;
-        let Some(row) = self.pairing(&c.code, self.meta.now_ms).cloned() else {
+        let Some(row) = self.pairing(&c.code, self.meta.now()).cloned() else {
             return refuse(Code::NotRegistered, "there is no such code, or it has expired");
         };
         if row.status() != PairingStatus::Waiting {
@@ -189,7 +190,7 @@ impl State {
 
     /// The device takes its token: whoever comes second gets none.
     pub(super) fn pair_claim(&mut self, c: PairClaim) -> ApplyResult {
-        let Some(row) = self.pairing(&c.code, self.meta.now_ms).filter(|row| row.secret_hash == c.secret_hash) else {
+        let Some(row) = self.pairing(&c.code, self.meta.now()).filter(|row| row.secret_hash == c.secret_hash) else {
             return refuse(Code::NotRegistered, "there is no such code, or it has expired");
         };
         if row.status() != PairingStatus::Approved {

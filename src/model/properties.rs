@@ -13,7 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
-use crate::ids::{DeviceNumber, RaftTerm, RecordId, Seq, TableId};
+use crate::ids::{DeviceNumber, ElectionId, LogIndex, RaftTerm, RecordId, Seq, TableId, UnixMs};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::*;
@@ -57,8 +57,10 @@ impl StateUnderTest {
     pub(crate) fn send(&mut self, command: Command) -> (Outcome, Vec<Effect>) {
         self.index += 1;
         let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-        let mut done =
-            self.state.apply(Position { index: self.index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
+        let mut done = self
+            .state
+            .apply(Position { index: LogIndex(self.index), log_id: Bytes::new(), term: RaftTerm(0) }, batch)
+            .unwrap();
         (done.outcomes.remove(0), done.effects)
     }
 
@@ -152,7 +154,7 @@ fn a_master_that_shuts_down_is_followed_by_the_highest_ranked_in_the_same_entry(
     let Effect::MasterElected(election) = &effects[0] else { panic!("{effects:?}") };
     assert_eq!((election.previous_master.as_str(), election.new_master.as_str()), ("m", "a"));
     assert_eq!((election.reason(), election.participating), (ElectionReason::Shutdown, 3));
-    let rows = elections(&b.tables, b.state.meta().election_head, 10, 0).unwrap();
+    let rows = elections(&b.tables, ElectionId(b.state.meta().election_head), 10, 0).unwrap();
     assert_eq!(rows.iter().map(|e| e.id).collect::<Vec<_>>(), [2, 1]);
     // A client that goes elects nobody.
     let (_, effects) = b.run(Intent::DeviceOffline(DeviceOffline { device_id: "c".into(), ..Default::default() }));
@@ -309,7 +311,7 @@ fn the_window_of_answers_is_bounded_and_the_same_after_a_reload() {
             .collect();
         index += 1;
         let batch = Bytes::from(Batch { commands }.encode_to_vec());
-        b.state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
+        b.state.apply(Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(0) }, batch).unwrap();
     }
     b.index = index;
     let rows = b.tables.rows().keys().filter(|k| matches!(k, RowKey::Answered(_))).count() as u64;
@@ -478,8 +480,8 @@ fn pages_of_changes_and_records_have_no_gap_and_no_repeat() {
     assert_eq!(ids, [0, 1, 2, 4, 5, 6].map(RecordId));
     let change = super::read::change(&b.tables, Seq(10)).unwrap().unwrap();
     let before = |ms| seq_before(&b.tables, Seq(0), Seq(26), ms, b.state.corrections()).unwrap();
-    assert_eq!(before(change.committed_ms), Seq(9));
-    assert_eq!((before(0), before(u64::MAX)), (Seq(0), Seq(26)));
+    assert_eq!(before(UnixMs(change.committed_ms)), Seq(9));
+    assert_eq!((before(UnixMs(0)), before(UnixMs::MAX)), (Seq(0), Seq(26)));
 }
 
 #[test]
@@ -787,11 +789,15 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
     let filters = [
         AuditFilter::default(),
         AuditFilter { device_id: Some("d1".into()), ..AuditFilter::default() },
-        AuditFilter { event_type: Some("data_update".into()), from_ms: Some(1_000_100), ..AuditFilter::default() },
+        AuditFilter {
+            event_type: Some("data_update".into()),
+            from_ms: Some(UnixMs(1_000_100)),
+            ..AuditFilter::default()
+        },
         AuditFilter {
             device_id: Some("d0".into()),
             event_type: Some("role_change".into()),
-            to_ms: Some(1_000_300),
+            to_ms: Some(UnixMs(1_000_300)),
             ..AuditFilter::default()
         },
     ];
@@ -808,7 +814,7 @@ pub(crate) fn told(state: &State) -> impl PartialEq + std::fmt::Debug {
             (state.requests.next_number(DeviceNumber(d.number)), ids, queues)
         })
         .collect();
-    let rights = (state.access().clone(), state.pairings(0).into_iter().cloned().collect::<Vec<_>>());
+    let rights = (state.access().clone(), state.pairings(UnixMs(0)).into_iter().cloned().collect::<Vec<_>>());
     let gates: Vec<_> = (0..5).map(|n| state.gate(&format!("d{n}")).cloned()).collect();
     let names: Vec<_> = (1..=5).map(|n| state.device_name(DeviceNumber(n)).map(str::to_owned)).collect();
     let answers = (requests, conflicts, audit, (rights, gates, names, state.boots().to_vec()));
@@ -825,7 +831,7 @@ fn invariants(state: &State, tables: &MemoryTables, last: &Meta) {
     assert!(meta.term >= last.term && meta.now_ms >= last.now_ms && meta.head_seq >= last.head_seq);
     assert!(meta.master == last.master || meta.term > last.term || meta.master.is_empty());
     let mut previous: Option<Election> = None;
-    let mut log = elections(tables, meta.election_head, 1_000, 0).unwrap();
+    let mut log = elections(tables, ElectionId(meta.election_head), 1_000, 0).unwrap();
     log.reverse();
     for election in log {
         if let Some(previous) = &previous {
@@ -856,10 +862,10 @@ proptest! {
         for seq in 1..=head.get() {
             let change = super::read::change(&b.tables, Seq(seq)).unwrap().unwrap();
             let of = |ms| seq_of_time(&b.tables, Seq(0), head, ms, b.state.corrections()).unwrap().get();
-            prop_assert!(of(change.committed_ms) < seq && of(change.timestamp_ms) < seq);
+            prop_assert!(of(UnixMs(change.committed_ms)) < seq && of(UnixMs(change.timestamp_ms)) < seq);
             // And not everything comes again.
-            let before = seq_before(&b.tables, Seq(0), head, change.committed_ms.saturating_sub(5_000), b.state.corrections()).unwrap();
-            prop_assert!(of(change.committed_ms) >= before.get());
+            let before = seq_before(&b.tables, Seq(0), head, UnixMs(change.committed_ms.saturating_sub(5_000)), b.state.corrections()).unwrap();
+            prop_assert!(of(UnixMs(change.committed_ms)) >= before.get());
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::change::stored::StoredData;
 use super::tables::{RowKey, TablesError, TablesRead, decode, get_row};
 use super::time_back::Corrections;
-use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
+use crate::ids::{ConflictId, DeviceNumber, ElectionId, RecordId, Seq, TableId, UnixMs};
 use crate::limits;
 use crate::proto::{Change, ChangeBlock, Conflict, Election, Operation, Record};
 
@@ -159,13 +159,14 @@ impl RecordReader<'_> {
     /// Exactly the version that is asked for; `None` if compaction has taken it away.
     pub fn exact(&mut self, at: StoredData) -> Result<Option<RecordVersion>, TablesError> {
         if let Some(change) = self.0.get(at.seq)? {
-            let at = StoredData { timestamp_ms: change.timestamp_ms, ..at };
+            let at = StoredData { timestamp_ms: UnixMs(change.timestamp_ms), ..at };
             let deleted = change.operation() == Operation::Delete;
             return Ok(Some(RecordVersion { at, data: change.data.clone(), deleted }));
         }
         let row = get_row::<Record>(self.0.tables, &RowKey::Record { table: at.table, id: at.id })?;
         Ok(row.filter(|record| Seq(record.seq) == at.seq).map(|record| {
-            let at = StoredData { timestamp_ms: record.timestamp_ms, device: DeviceNumber(record.device), ..at };
+            let at =
+                StoredData { timestamp_ms: UnixMs(record.timestamp_ms), device: DeviceNumber(record.device), ..at };
             RecordVersion { at, data: record.data, deleted: record.deleted }
         }))
     }
@@ -232,14 +233,14 @@ pub fn seq_before(
     tables: &dyn TablesRead,
     compacted: Seq,
     head: Seq,
-    ms: u64,
+    ms: UnixMs,
     corrections: Corrections<'_>,
 ) -> Result<Seq, TablesError> {
     let (mut low, mut high) = (compacted.get(), head.get());
     while low < high {
         let middle = low + (high - low).div_ceil(2);
         match change(tables, Seq(middle))? {
-            Some(at) if corrections.of_change(Seq(at.seq), at.committed_ms) >= ms => high = middle - 1,
+            Some(at) if corrections.of_change(Seq(at.seq), UnixMs(at.committed_ms)) >= ms => high = middle - 1,
             // Compacted meanwhile counts as older.
             _ => low = middle,
         }
@@ -253,15 +254,15 @@ pub fn seq_of_time(
     tables: &dyn TablesRead,
     compacted: Seq,
     head: Seq,
-    ms: u64,
+    ms: UnixMs,
     corrections: Corrections<'_>,
 ) -> Result<Seq, TablesError> {
     let to = seq_before(tables, compacted, head, ms, corrections)?;
-    let from = seq_before(tables, compacted, to, ms.saturating_sub(limits::CLIENT_CLOCK_AHEAD_MS), corrections)?;
+    let from = seq_before(tables, compacted, to, ms.minus_ms(limits::CLIENT_CLOCK_AHEAD_MS), corrections)?;
     let mut reader = ChangeReader::new(tables);
     for before in from.get()..to.get() {
         let seq = Seq(before).next();
-        if reader.get(seq)?.is_some_and(|change| corrections.of_change(seq, change.timestamp_ms) >= ms) {
+        if reader.get(seq)?.is_some_and(|change| corrections.of_change(seq, UnixMs(change.timestamp_ms)) >= ms) {
             return Ok(Seq(before));
         }
     }
@@ -269,15 +270,24 @@ pub fn seq_of_time(
 }
 
 /// The election log, newest first.
-pub fn elections(tables: &dyn TablesRead, head: u64, limit: usize, offset: u64) -> Result<Vec<Election>, TablesError> {
-    let Some(newest) = head.checked_sub(offset) else { return Ok(Vec::new()) };
-    let rows = tables.range(&RowKey::Election(0), &RowKey::Election(newest), limit, true)?;
+pub fn elections(
+    tables: &dyn TablesRead,
+    head: ElectionId,
+    limit: usize,
+    offset: u64,
+) -> Result<Vec<Election>, TablesError> {
+    let Some(newest) = head.get().checked_sub(offset).map(ElectionId) else { return Ok(Vec::new()) };
+    let rows = tables.range(&RowKey::Election(ElectionId(0)), &RowKey::Election(newest), limit, true)?;
     rows.into_iter().map(|(key, value)| decode(&key, value)).collect()
 }
 
 /// The conflicts with these ids that are still kept, until their data has this many bytes, but one at least; and how
 /// many ids were looked at.
-pub fn conflicts(tables: &dyn TablesRead, ids: &[u64], bytes: usize) -> Result<(Vec<Conflict>, usize), TablesError> {
+pub fn conflicts(
+    tables: &dyn TablesRead,
+    ids: &[ConflictId],
+    bytes: usize,
+) -> Result<(Vec<Conflict>, usize), TablesError> {
     let (mut rows, mut left) = (Vec::new(), bytes);
     for (seen, id) in ids.iter().enumerate() {
         let Some(row) = get_row::<Conflict>(tables, &RowKey::Conflict(*id))? else { continue };
@@ -296,7 +306,7 @@ fn conflict_bytes(row: &Conflict) -> usize {
 }
 
 /// A place in a record's history: a version, or (with an id) a conflict that was found at it.
-pub type HistoryPosition = (u64, u64);
+pub type HistoryPosition = (Seq, ConflictId);
 
 /// What the state knows of a record's history; the rest is read from rows.
 #[derive(Clone, Debug)]
@@ -307,7 +317,7 @@ pub struct HistoryOf {
     /// Only what comes before this.
     pub before: Option<HistoryPosition>,
     /// The record's version now; 0: there was never one.
-    pub newest: u64,
+    pub newest: Seq,
     /// Conflicts before that place, newest first: one more than a page holds, if there are so many.
     pub conflicts: Vec<HistoryPosition>,
 }
@@ -333,28 +343,28 @@ pub struct RecordHistory {
 /// Follows a record's changes back, with its conflicts where they were found. `None`: `before` is no place in it.
 pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Result<Option<RecordHistory>, TablesError> {
     let mut changes = ChangeReader::new(tables);
-    let mut change = |seq: u64| -> Result<Option<Change>, TablesError> {
-        if seq == 0 { Ok(None) } else { Ok(changes.get(Seq(seq))?.cloned()) }
+    let mut change = |seq: Seq| -> Result<Option<Change>, TablesError> {
+        if seq == Seq(0) { Ok(None) } else { Ok(changes.get(seq)?.cloned()) }
     };
     let ours = |c: &Change| c.table_name == of.table_name && c.record_id == of.record_id.get();
     let mut page = RecordHistory::default();
     // The next change to be told; 0: none is left.
     let mut seq = match of.before {
         None => of.newest,
-        Some((0, _)) => 0,
+        Some((Seq(0), _)) => Seq(0),
         Some((version, conflict)) => match change(version)? {
             Some(c) if !ours(&c) => return Ok(None),
             Some(c) => {
-                if conflict > 0 {
+                if conflict > ConflictId(0) {
                     version
                 } else {
-                    c.previous_seq
+                    Seq(c.previous_seq)
                 }
             }
-            None if conflict > 0 => version,
+            None if conflict > ConflictId(0) => version,
             None => {
                 page.dropped = true;
-                0
+                Seq(0)
             }
         },
     };
@@ -362,8 +372,8 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
     let mut left = size.bytes;
     loop {
         let conflict = found.peek().copied().filter(|(at, _)| *at >= seq);
-        let next = conflict.unwrap_or((seq, 0));
-        if next == (0, 0) {
+        let next = conflict.unwrap_or((seq, ConflictId(0)));
+        if next == (Seq(0), ConflictId(0)) {
             return Ok(Some(page));
         }
         let past = match conflict {
@@ -373,7 +383,7 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
                 Some(_) => return Ok(None),
                 None if seq == of.newest => {
                     let row = get_row::<Record>(tables, &RowKey::Record { table: of.table, id: of.record_id })?;
-                    row.filter(|r| r.seq == seq).map(HistoryItem::Record)
+                    row.filter(|r| Seq(r.seq) == seq).map(HistoryItem::Record)
                 }
                 None => None,
             },
@@ -395,7 +405,7 @@ pub fn history(tables: &dyn TablesRead, of: &HistoryOf, size: PageSize) -> Resul
             }
             None => {
                 page.dropped |= !matches!(past, Some(HistoryItem::Change(_)));
-                seq = if let Some(HistoryItem::Change(c)) = &past { c.previous_seq } else { 0 };
+                seq = if let Some(HistoryItem::Change(c)) = &past { Seq(c.previous_seq) } else { Seq(0) };
             }
         }
         page.entries.extend(past.map(|past| (next, past)));

@@ -28,6 +28,7 @@ use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, Tables, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
 use super::txn::Txn;
+use crate::ids::LogIndex;
 use crate::proto::{Applied, Meta};
 use crate::sizes::Sizes;
 
@@ -118,8 +119,8 @@ impl State {
     }
 
     /// The same as a number, with its index.
-    pub fn digest_at(&self) -> (u64, u128) {
-        (self.applied.index, self.digest)
+    pub fn digest_at(&self) -> (LogIndex, u128) {
+        (LogIndex(self.applied.index), self.digest)
     }
 
     pub fn meta(&self) -> &Meta {

@@ -5,7 +5,7 @@ use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
 use super::tables::TablesError;
-use crate::ids::Seq;
+use crate::ids::{Seq, UnixMs};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{
     Delivered, Device, Empty, SyncBegin, SyncComplete, SyncErrorReport, SyncState, SyncStatePut, SyncStatus, SyncType,
@@ -71,9 +71,9 @@ impl State {
         self.audit("sync_complete", "complete", false, &c.device_id, details);
         self.effect(Effect::SyncCompleted {
             device_id: c.device_id,
-            sync_timestamp_ms: c.sync_timestamp_ms,
+            sync_timestamp_ms: UnixMs(c.sync_timestamp_ms),
             changes_count: c.changes_count,
-            at_ms: last_sync_ms,
+            at_ms: UnixMs(last_sync_ms),
         });
         Ok(self.updated(sync))
     }
@@ -85,7 +85,7 @@ impl State {
             (None, _) => now,
             // Nothing up to there was committed later than what comes after it.
             (Some(seq), 0) => match self.change(Seq(seq))? {
-                Some(change) => self.corrections().of_change(Seq(seq), change.committed_ms),
+                Some(change) => self.corrections().of_change(Seq(seq), UnixMs(change.committed_ms)).get(),
                 None => NEVER_SENT_MS,
             },
             (Some(_), ms) => ms.min(now),

@@ -13,7 +13,7 @@ use super::error::Code;
 use super::refusal::{ApplyError, ApplyResult, refuse, refuse_field, refuse_share};
 use super::state::State;
 use super::tables::{RowKey, TablesError};
-use crate::ids::{DeviceNumber, RecordId, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Asker, Change, Operation, TableName, TableRemoval, TableRemove, TableRemoveStep};
@@ -176,7 +176,7 @@ impl State {
                 record_id: *record_id,
                 operation: Operation::Delete,
                 data: Bytes::from_static(b"{}"),
-                timestamp_ms: self.meta.now_ms.max(*timestamp_ms),
+                timestamp_ms: self.meta.now().max(*timestamp_ms),
                 previous_seq: *previous_seq,
                 request_id: String::new(),
                 request_number: 0,
@@ -223,10 +223,10 @@ impl State {
     }
 
     /// The next step of a removal that nobody goes on with.
-    pub fn idle_table_removal(&self, now_ms: u64) -> Option<TableRemove> {
+    pub fn idle_table_removal(&self, now_ms: UnixMs) -> Option<TableRemove> {
         let idle = |table: &TableName| {
             let last = table.removal.as_ref().filter(|_| !table.name.is_empty()).map(|removal| removal.at_ms);
-            last.is_some_and(|at_ms| at_ms.saturating_add(limits::TABLE_REMOVE_IDLE_MS) <= now_ms)
+            last.is_some_and(|at_ms| UnixMs(at_ms).plus_ms(limits::TABLE_REMOVE_IDLE_MS) <= now_ms)
         };
         let at = self.tables().iter().position(idle)?;
         let table_name = self.tables().get(at)?.name.clone();

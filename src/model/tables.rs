@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 
-use crate::ids::{DeviceNumber, RecordId, TableId};
+use crate::ids::{AuditId, ConflictId, DeviceNumber, ElectionId, RecordId, TableId};
 use crate::proto::Applied;
 
 /// Where a row lives. The derived order is the order of ranges, and of the keys on disk.
@@ -26,11 +26,11 @@ pub enum RowKey {
     /// `proto::ChangeBlock` by the seq of its first change. Read changes with [`super::read`].
     Changes(u64),
     /// `proto::Election` by its id.
-    Election(u64),
+    Election(ElectionId),
     /// `proto::Audit` by its id.
-    Audit(u64),
+    Audit(AuditId),
     /// `proto::Conflict` by its id.
-    Conflict(u64),
+    Conflict(ConflictId),
     /// `proto::AnsweredGroup`, numbered.
     Answered(u64),
     /// `proto::Requested`: a slot of a device's ring of answered `request_id`s.
@@ -85,15 +85,15 @@ impl RowKey {
             }
             Self::Election(n) => {
                 tag(out, 7);
-                out.extend_from_slice(&n.to_be_bytes());
+                out.extend_from_slice(&n.get().to_be_bytes());
             }
             Self::Audit(n) => {
                 tag(out, 8);
-                out.extend_from_slice(&n.to_be_bytes());
+                out.extend_from_slice(&n.get().to_be_bytes());
             }
             Self::Conflict(n) => {
                 tag(out, 9);
-                out.extend_from_slice(&n.to_be_bytes());
+                out.extend_from_slice(&n.get().to_be_bytes());
             }
             Self::Answered(group) => {
                 tag(out, 10);

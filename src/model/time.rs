@@ -4,6 +4,8 @@ use std::fmt;
 
 use chrono::{DateTime, SecondsFormat};
 
+use crate::ids::UnixMs;
+
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
@@ -11,17 +13,17 @@ const DAY: i64 = 24 * HOUR;
 /// The last time that is written with a year of four digits.
 const LAST: i64 = 253_402_300_799_999;
 
-/// Unix milliseconds as ISO 8601 in UTC with milliseconds.
-pub fn iso(ms: u64) -> String {
-    i64::try_from(ms)
+/// A moment as ISO 8601 in UTC with milliseconds.
+pub fn iso(at: UnixMs) -> String {
+    i64::try_from(at.get())
         .ok()
         .and_then(DateTime::from_timestamp_millis)
         .unwrap_or(DateTime::UNIX_EPOCH)
         .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Unix milliseconds of an ISO 8601 time; one without an offset is taken as UTC. See [`IsoTime::parse`].
-pub fn parse_iso(text: &str) -> Option<u64> {
+/// The moment of an ISO 8601 time; one without an offset is taken as UTC. See [`IsoTime::parse`].
+pub fn parse_iso(text: &str) -> Option<UnixMs> {
     IsoTime::parse(text).map(|time| time.unix_ms())
 }
 
@@ -57,8 +59,8 @@ impl IsoTime {
     }
 
     /// A time before 1970 counts as 0, one after the year 9999 as its end.
-    pub fn unix_ms(self) -> u64 {
-        self.ms.clamp(0, LAST) as u64
+    pub fn unix_ms(self) -> UnixMs {
+        UnixMs(self.ms.clamp(0, LAST) as u64)
     }
 }
 
@@ -178,8 +180,8 @@ mod tests {
 
     #[test]
     fn iso_round_trips_and_reads_what_clients_send() {
-        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(parse_iso(&iso(1_795_000_000_123)), Some(1_795_000_000_123));
+        assert_eq!(iso(UnixMs(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(parse_iso(&iso(UnixMs(1_795_000_000_123))), Some(UnixMs(1_795_000_000_123)));
         for same in [
             "2026-11-22T10:00:00Z",
             "2026-11-22t10:00:00z",
@@ -207,7 +209,7 @@ mod tests {
             "2026-11-22T10:00",
             "2026-11-21T24:00-10:00",
         ] {
-            assert_eq!(parse_iso(same), Some(1_795_341_600_000), "{same}");
+            assert_eq!(parse_iso(same), Some(UnixMs(1_795_341_600_000)), "{same}");
         }
         for (text, at) in [
             ("2026-11-22T24:00:00Z", "2026-11-23T00:00:00.000Z"),
@@ -283,7 +285,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_time_reads_as_it_was_written(ms in 0..LAST as u64) {
-            prop_assert_eq!(parse_iso(&iso(ms)), Some(ms));
+            prop_assert_eq!(parse_iso(&iso(UnixMs(ms))), Some(UnixMs(ms)));
         }
 
         #[test]

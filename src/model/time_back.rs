@@ -15,7 +15,7 @@ use super::error::Code;
 use super::refusal::{ApplyResult, refuse};
 use super::state::State;
 use super::time::iso;
-use crate::ids::Seq;
+use crate::ids::{AuditId, Seq, UnixMs};
 use crate::limits;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Empty, Meta, TimeBack, TimeCorrection};
@@ -33,23 +33,25 @@ impl<'a> From<&'a Meta> for Corrections<'a> {
 }
 
 impl Corrections<'_> {
-    fn cap(self, ms: u64, before: impl Fn(&TimeCorrection) -> bool) -> u64 {
-        self.0.iter().filter(|one| before(one)).map(|one| one.to_ms).fold(ms, u64::min)
+    fn cap(self, ms: UnixMs, before: impl Fn(&TimeCorrection) -> bool) -> UnixMs {
+        self.0.iter().filter(|one| before(one)).map(|one| UnixMs(one.to_ms)).fold(ms, UnixMs::min)
     }
 
     /// A time of change `seq`, its own or that at which it was committed.
-    pub fn of_change(self, seq: Seq, ms: u64) -> u64 {
+    pub fn of_change(self, seq: Seq, ms: UnixMs) -> UnixMs {
         self.cap(ms, |one| seq <= Seq(one.head_seq))
     }
 
     /// The time of a row of the audit log.
-    pub fn of_audit(self, id: u64, ms: u64) -> u64 {
-        self.cap(ms, |one| id <= one.audit_head)
+    pub fn of_audit(self, id: AuditId, ms: UnixMs) -> UnixMs {
+        self.cap(ms, |one| id <= AuditId(one.audit_head))
     }
 
     /// A time that a client says it has everything up to.
-    pub fn of_client(self, ms: u64) -> u64 {
-        let told = |one: &TimeCorrection| one.to_ms < ms && ms <= one.from_ms + limits::CLIENT_CLOCK_AHEAD_MS;
+    pub fn of_client(self, ms: UnixMs) -> UnixMs {
+        let told = |one: &TimeCorrection| {
+            UnixMs(one.to_ms) < ms && ms <= UnixMs(one.from_ms).plus_ms(limits::CLIENT_CLOCK_AHEAD_MS)
+        };
         self.cap(ms, told)
     }
 }
@@ -60,15 +62,15 @@ impl State {
     }
 
     /// The applied time is that of the command, unless it is later already.
-    pub(super) fn advance_time(&mut self, at_ms: u64) {
+    pub(super) fn advance_time(&mut self, at_ms: UnixMs) {
         let now_ms = self.meta.time(KEY).now_ms;
-        *now_ms = at_ms.max(*now_ms);
+        *now_ms = at_ms.get().max(*now_ms);
     }
 
     /// The time is that of the command from now on.
     pub(super) fn time_back(&mut self, c: &TimeBack) -> ApplyResult {
-        let (from_ms, to_ms) = (self.meta.now_ms, self.txn.at_ms);
-        if from_ms.saturating_sub(to_ms) <= limits::NODE_CLOCK_APART_MS {
+        let (from_ms, to_ms) = (self.meta.now(), self.txn.at_ms);
+        if from_ms.ms_since(to_ms) <= limits::NODE_CLOCK_APART_MS {
             return refuse(
                 Code::Conflict,
                 "the cluster's time is not ahead of the clocks: there is nothing to bring back",
@@ -81,8 +83,13 @@ impl State {
         }
         let (head_seq, audit_head) = (self.meta.head_seq, self.meta.audit_head);
         let fields = self.meta.time(KEY);
-        fields.time_corrections.push(TimeCorrection { from_ms, to_ms, head_seq, audit_head });
-        *fields.now_ms = to_ms;
+        fields.time_corrections.push(TimeCorrection {
+            from_ms: from_ms.get(),
+            to_ms: to_ms.get(),
+            head_seq,
+            audit_head,
+        });
+        *fields.now_ms = to_ms.get();
         self.cap_compacted_time(to_ms);
         self.cap_election_times(to_ms);
         self.end_pairings_after(to_ms);
@@ -140,14 +147,15 @@ mod tests {
         // Whoever was told a time of next month is sent all that came since; an honest time stands for its place.
         let corrections = b.state.corrections();
         for (ms, most) in [(bad, seen), (b.now, head.get() - 1), (honest - 1_000, 0)] {
-            let at = seq_of_time(&b.tables, Seq(0), head, corrections.of_client(ms), corrections).unwrap().get();
+            let at =
+                seq_of_time(&b.tables, Seq(0), head, corrections.of_client(UnixMs(ms)), corrections).unwrap().get();
             assert!(at <= most, "{ms}: {at}");
         }
-        assert_eq!(seq_of_time(&b.tables, Seq(0), head, b.now + 10_000, corrections).unwrap(), head);
+        assert_eq!(seq_of_time(&b.tables, Seq(0), head, UnixMs(b.now + 10_000), corrections).unwrap(), head);
         // Listings by date go on, and the correction is in them.
-        let since = AuditFilter { from_ms: Some(b.state.meta().now_ms - 30), ..AuditFilter::default() };
+        let since = AuditFilter { from_ms: Some(UnixMs(b.state.meta().now_ms - 30)), ..AuditFilter::default() };
         assert!(b.state.audit_index().page(&since, 100, 0).0 >= 2);
-        let next_month = AuditFilter { from_ms: Some(honest + MONTH / 2), ..AuditFilter::default() };
+        let next_month = AuditFilter { from_ms: Some(UnixMs(honest + MONTH / 2)), ..AuditFilter::default() };
         assert_eq!(b.state.audit_index().page(&next_month, 100, 0).0, 0);
         let again = State::open(Box::new(b.tables.clone())).unwrap();
         assert_eq!(told(&again), told(&b.state));
@@ -165,7 +173,7 @@ mod tests {
         b.now -= MONTH;
         assert_eq!(back(&mut b), Ok(()));
         b.ok(ask("AAAAAA33"));
-        let live = |state: &State, code: &str| state.pairing(code, b.now).is_some();
+        let live = |state: &State, code: &str| state.pairing(code, UnixMs(b.now)).is_some();
         let again = State::open(Box::new(b.tables.clone())).unwrap();
         for state in [&b.state, &again] {
             assert_eq!((live(state, "AAAAAA22"), live(state, "AAAAAA33")), (false, true));

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::effect::Effect;
 use super::tables::{RowKey, Tables, TablesError, TablesRead, get_row};
-use crate::ids::RaftTerm;
+use crate::ids::{PendingElectionId, RaftTerm, UnixMs};
 use crate::proto::{Applied, Change, Principal};
 
 pub(super) struct Txn {
@@ -21,11 +21,11 @@ pub(super) struct Txn {
     pub block: Vec<Arc<Change>>,
     pub block_bytes: usize,
     /// The present command's own time.
-    pub at_ms: u64,
+    pub at_ms: UnixMs,
     /// The entry's Raft term.
     pub term: RaftTerm,
     /// The election that the present command waits for.
-    pub pending_election: u64,
+    pub pending_election: PendingElectionId,
     /// The present command's time as its client sent it, for the change that it makes.
     pub timestamp_as_sent: String,
     /// Whose token asked for the present command.
@@ -41,9 +41,9 @@ impl Txn {
             effects: Vec::new(),
             block: Vec::new(),
             block_bytes: 0,
-            at_ms: 0,
+            at_ms: UnixMs(0),
             term: RaftTerm(0),
-            pending_election: 0,
+            pending_election: PendingElectionId(0),
             timestamp_as_sent: String::new(),
             principal: None,
         }
@@ -53,7 +53,8 @@ impl Txn {
     pub(super) fn finish(&mut self) -> (Xxh3, Vec<Effect>) {
         self.key.clear();
         self.block.clear();
-        (self.block_bytes, self.at_ms, self.term, self.pending_election) = (0, 0, RaftTerm(0), 0);
+        (self.block_bytes, self.at_ms, self.term, self.pending_election) =
+            (0, UnixMs(0), RaftTerm(0), PendingElectionId(0));
         self.timestamp_as_sent.clear();
         self.principal = None;
         (std::mem::take(&mut self.hash), std::mem::take(&mut self.effects))

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::room;
+use crate::ids::LogIndex;
 use crate::model::tables::Tables;
 use crate::proto::Applied;
 
@@ -20,9 +21,9 @@ pub type WriteAck = oneshot::Receiver<io::Result<()>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
     /// The newest purged index, and the bytes given with it to [`LogStore::purge`].
-    pub purged: Option<(u64, Bytes)>,
+    pub purged: Option<(LogIndex, Bytes)>,
     /// The newest index ever appended and not truncated; `None` if none is left (look at `purged`).
-    pub last: Option<u64>,
+    pub last: Option<LogIndex>,
 }
 
 /// The Raft log: entries are opaque bytes under dense indexes. Calls take effect in the order they are made.
@@ -32,28 +33,29 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Appends after the last entry. Readable when this returns, durable when `done` is called.
     /// The first index must be `last + 1` (or `purged + 1`, or anything if the log was never used).
-    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable);
+    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Durable);
 
     /// The entries with `from <= index < to`, ascending, at least one if there is one, else at most
     /// `max_bytes`. A hole is an error.
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>>;
+    fn read(&self, from: LogIndex, to: LogIndex, max_bytes: usize)
+    -> BoxFuture<'_, io::Result<Vec<(LogIndex, Bytes)>>>;
 
     /// The bytes of all entries.
     fn bytes(&self) -> u64;
 
     /// The bytes of every entry with a greater index.
-    fn bytes_behind(&self, index: u64) -> u64;
+    fn bytes_behind(&self, index: LogIndex) -> u64;
 
     /// The oldest entry behind which the log has at most so many bytes; `None`: it has no more in all.
-    fn leaves(&self, bytes: u64) -> Option<u64>;
+    fn leaves(&self, bytes: u64) -> Option<LogIndex>;
 
     /// Removes every entry with a greater index (`None`: all).
-    fn truncate_after(&self, index: Option<u64>) -> WriteAck;
+    fn truncate_after(&self, index: Option<LogIndex>) -> WriteAck;
 
     /// Removes every entry up to `index`, inclusive; `mark` comes back in [`LogBounds::purged`]. The rows are
     /// made durable first: what is purged can never be replayed. Resolves when the mark is durable, which may
     /// take as long as the rows' writer is behind; nothing need wait for it.
-    fn purge(&self, index: u64, mark: Bytes) -> WriteAck;
+    fn purge(&self, index: LogIndex, mark: Bytes) -> WriteAck;
 
     /// Durable when the acknowledgement comes, in order with appends.
     fn save_vote(&self, vote: Bytes) -> WriteAck;

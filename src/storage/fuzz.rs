@@ -13,6 +13,7 @@ use super::folder::format;
 use super::open;
 use super::rows::tables::{SledTables, TablesShared};
 use super::snapshot::file::{SnapshotRows, SnapshotWriter};
+use crate::ids::LogIndex;
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
@@ -79,7 +80,7 @@ pub(crate) fn stored_applied(value: &[u8]) -> (Vec<u8>, Vec<u8>) {
 
 /// The same of a log entry.
 #[cfg(test)]
-pub(crate) fn stored_entry(index: u64, entry: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn stored_entry(index: LogIndex, entry: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (keys::entry(index).to_vec(), part(entry))
 }
 
@@ -101,7 +102,7 @@ pub(crate) struct FuzzedFolder {
 /// What a folder holds, as found at open.
 pub(crate) struct FoundInFolder {
     pub tables: Box<dyn Tables>,
-    pub entries: Vec<(u64, Bytes)>,
+    pub entries: Vec<(LogIndex, Bytes)>,
     pub purged: Option<Bytes>,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
@@ -125,11 +126,11 @@ impl FuzzedFolder {
 
     /// As at the start of a node.
     pub(crate) fn open(&self) -> Result<FoundInFolder, format::OpenError> {
-        let found = open::find(Path::new("folder"), &self.engine, 0)?;
+        let found = open::find(Path::new("folder"), &self.engine, LogIndex(0))?;
         let (found, log) = (found.rows, found.log.state);
         let (purged, vote, committed) = (log.bounds.purged.map(|(_, mark)| mark), log.vote, log.committed);
         let mut entries = Vec::new();
-        let last = log.bounds.last.map_or(0, |last| last.saturating_add(1));
+        let last = log.bounds.last.map_or(LogIndex(0), LogIndex::next);
         let mut budget = usize::MAX;
         log.tail.read(log.tail.first().unwrap_or(last), last, &mut budget, &mut entries);
         let shared = TablesShared::new(found.rows, found.applied, Poison::default());

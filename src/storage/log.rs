@@ -17,6 +17,7 @@ use super::durability::blocking;
 use super::durability::poison::{Poison, closed};
 use super::rows::tables::TablesShared;
 use super::{BoxFuture, Close, Durable, LogBounds, LogStore, WriteAck};
+use crate::ids::LogIndex;
 use crate::sizes::Sizes;
 
 pub(crate) mod cache;
@@ -32,7 +33,7 @@ pub(super) const QUEUE: usize = 4_096;
 pub(super) struct LogState {
     pub bounds: LogBounds,
     /// The oldest entry, if there is one.
-    pub first: u64,
+    pub first: LogIndex,
     pub tail: LogCache,
     pub sizes: Sizes,
     pub vote: Option<Bytes>,
@@ -88,10 +89,10 @@ impl SledLog {
 }
 
 /// The error of an append that does not follow the last entry.
-pub(super) fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::Result<()> {
+pub(super) fn check_dense(bounds: &LogBounds, entries: &[(LogIndex, Bytes)]) -> io::Result<()> {
     let Some((first, _)) = entries.first() else { return Ok(()) };
-    let expected = bounds.last.or(bounds.purged.as_ref().map(|(index, _)| *index)).map_or(*first, |last| last + 1);
-    if (expected..).zip(entries).any(|(expected, (index, _))| expected != *index) {
+    let expected = bounds.last.or(bounds.purged.as_ref().map(|(index, _)| *index)).map_or(*first, LogIndex::next);
+    if expected.until(LogIndex::MAX).zip(entries).any(|(expected, (index, _))| expected != *index) {
         let message = format!("an append at {first} where the log goes on at {expected}");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
@@ -99,12 +100,12 @@ pub(super) fn check_dense(bounds: &LogBounds, entries: &[(u64, Bytes)]) -> io::R
 }
 
 /// The end of a read within the log, or why it cannot begin where it should.
-pub(super) fn check_read(bounds: &LogBounds, from: u64, to: u64) -> io::Result<u64> {
+pub(super) fn check_read(bounds: &LogBounds, from: LogIndex, to: LogIndex) -> io::Result<LogIndex> {
     if let Some((purged, _)) = bounds.purged.as_ref().filter(|(purged, _)| from <= *purged && from < to) {
         let message = format!("entry {from} was purged, as all up to {purged}");
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
-    Ok(bounds.last.map_or(from, |last| to.min(last + 1)))
+    Ok(bounds.last.map_or(from, |last| to.min(last.next())))
 }
 
 impl LogStore for SledLog {
@@ -112,7 +113,7 @@ impl LogStore for SledLog {
         self.shared.state.lock().bounds.clone()
     }
 
-    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable) {
+    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Durable) {
         let mut state = self.shared.state.lock();
         if let Err(error) = check_dense(&state.bounds, &entries) {
             drop(state);
@@ -125,7 +126,7 @@ impl LogStore for SledLog {
                     if state.bounds.last.replace(index).is_none() {
                         state.first = index;
                     }
-                    state.sizes.push(index, entry.len());
+                    state.sizes.push(index.get(), entry.len());
                     state.tail.push(index, entry);
                 }
             }
@@ -136,7 +137,12 @@ impl LogStore for SledLog {
         }
     }
 
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
+    fn read(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, io::Result<Vec<(LogIndex, Bytes)>>> {
         Box::pin(async move {
             'again: loop {
                 let (mut out, mut budget, mut next) = (Vec::new(), max_bytes, from);
@@ -149,7 +155,7 @@ impl LogStore for SledLog {
                         }
                         self.shared.poison.check()?;
                         let end = check_read(&state.bounds, next, to)?;
-                        let tail_first = state.tail.first().unwrap_or(u64::MAX);
+                        let tail_first = state.tail.first().unwrap_or(LogIndex::MAX);
                         if next >= end || next >= tail_first {
                             state.tail.read(next, end, &mut budget, &mut out);
                             return Ok(out);
@@ -168,8 +174,8 @@ impl LogStore for SledLog {
                         check_read(&state.bounds, next, to)?;
                     }
                     let older = older.map_err(|error| self.shared.poison.failed("reading the log", &error))?;
-                    let complete = older.len() as u64 == stop - next;
-                    next += older.len() as u64;
+                    let complete = older.len() as u64 == stop.ahead_of(next);
+                    next = next.plus(older.len() as u64);
                     for (_, entry) in &older {
                         cache::take(&mut budget, entry.len(), true);
                     }
@@ -186,28 +192,28 @@ impl LogStore for SledLog {
         self.shared.state.lock().sizes.bytes()
     }
 
-    fn bytes_behind(&self, index: u64) -> u64 {
-        self.shared.state.lock().sizes.bytes_behind(index)
+    fn bytes_behind(&self, index: LogIndex) -> u64 {
+        self.shared.state.lock().sizes.bytes_behind(index.get())
     }
 
-    fn leaves(&self, bytes: u64) -> Option<u64> {
-        self.shared.state.lock().sizes.leaves(bytes)
+    fn leaves(&self, bytes: u64) -> Option<LogIndex> {
+        self.shared.state.lock().sizes.leaves(bytes).map(LogIndex)
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
+    fn truncate_after(&self, index: Option<LogIndex>) -> WriteAck {
         let mut state = self.shared.state.lock();
         let (acked, sent) = self.send_acked(&mut state, LogCommand::Truncate { after: index });
         if sent {
             state.truncations += 1;
             state.tail.truncate_after(index);
-            state.sizes.truncate_after(index);
+            state.sizes.truncate_after(index.map(LogIndex::get));
             let last = state.bounds.last.zip(index).map(|(last, index)| last.min(index));
             state.bounds.last = last.filter(|last| *last >= state.first);
         }
         acked
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
+    fn purge(&self, index: LogIndex, mark: Bytes) -> WriteAck {
         let mut state = self.shared.state.lock();
         // Rows committed later are not needed: what is purged was applied before.
         let rows = self.tables.memtable.read().newest;
@@ -217,12 +223,12 @@ impl LogStore for SledLog {
         if sent {
             self.tables.queue.flush_now(rows);
             state.tail.purge(index);
-            state.sizes.purge(index);
+            state.sizes.purge(index.get());
             if state.bounds.purged.as_ref().is_none_or(|(purged, _)| *purged < index) {
                 state.bounds.purged = Some((index, mark));
             }
             state.bounds.last = state.bounds.last.filter(|last| *last > index);
-            state.first = state.first.max(index + 1);
+            state.first = state.first.max(index.next());
         }
         acked
     }

@@ -16,6 +16,7 @@ pub(crate) use self::snapshots::snapshot_of;
 use super::durability::poison::closed;
 use super::room::DiskRoom;
 use super::{Backpressure, BoxFuture, Close, StartMark, StartMarks, Stores};
+use crate::ids::LogIndex;
 use crate::model::tables::{MemoryTables, Tables};
 
 mod log;
@@ -78,8 +79,8 @@ impl MemoryDisk {
     }
 
     /// The index that the newest snapshot reaches.
-    pub fn snapshot_index(&self) -> Option<u64> {
-        self.0.lock().snapshot.as_ref().map(|snapshot| snapshot.applied.index)
+    pub fn snapshot_index(&self) -> Option<LogIndex> {
+        self.0.lock().snapshot.as_ref().map(|snapshot| LogIndex(snapshot.applied.index))
     }
 
     /// How many writes wait for a sync.

@@ -28,6 +28,7 @@ use super::rows::writer::{self, RowsWriter};
 use super::scrub::Scrub;
 use super::snapshot::SledSnapshots;
 use super::{BoxFuture, Close, StartMark, StartMarks, Stores};
+use crate::ids::LogIndex;
 
 /// How often the mark beside the engine is synced, at least.
 const SYNC_MARK: Duration = Duration::from_secs(2);
@@ -73,7 +74,8 @@ fn open_with(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slack: 
     let shared = TablesShared::new(found.rows.clone(), found.applied.clone(), poison.clone());
     let kept = Arc::new(Mutex::new(Some(engine.clone())));
     let starts = SledStarts { engine: kept.clone(), marks: marks.clone() };
-    let store = SledSnapshots::open(snapshots, shared.clone(), kept.clone(), found.applied.index, room.clone());
+    let store =
+        SledSnapshots::open(snapshots, shared.clone(), kept.clone(), LogIndex(found.applied.index), room.clone());
     let snapshots = match store {
         Ok(snapshots) => snapshots,
         Err(error) => {
@@ -136,7 +138,7 @@ fn look_into(
     opens: u64,
     known: Option<&SideMark>,
 ) -> Result<(SideMark, FoundInEngine), OpenError> {
-    let mut found = find(dir, engine, known.map_or(0, |known| known.end))?;
+    let mut found = find(dir, engine, known.map_or(LogIndex(0), |known| known.end))?;
     check_rows(dir, &mut found)?;
     let mark = mark_of(opens, &found);
     match known.and_then(|known| known.lost(&mark, found.log.watched)) {
@@ -226,15 +228,15 @@ fn check_rows(dir: &Path, found: &mut FoundInEngine) -> Result<(), OpenError> {
 /// The mark that says what the engine gives.
 fn mark_of(opens: u64, found: &FoundInEngine) -> SideMark {
     let log = &found.log;
-    let purged = log.state.bounds.purged.as_ref().map_or(0, |(index, _)| *index);
+    let purged = log.state.bounds.purged.as_ref().map_or(LogIndex(0), |(index, _)| *index);
     SideMark {
         opens,
-        end: log.state.bounds.last.unwrap_or(0).max(purged),
+        end: log.state.bounds.last.unwrap_or_default().max(purged),
         end_hash: log.end_hash,
         votes: log.votes,
         vote_hash: log.state.vote.as_ref().map_or(0, |vote| side_mark::hash(vote)),
         purged,
-        applied: found.rows.applied.index,
+        applied: LogIndex(found.rows.applied.index),
         start: found.start,
         seal: None,
     }
@@ -324,7 +326,7 @@ impl FoundInEngine {
 }
 
 /// Reads the engine; of its log, the entry at `watch` is looked at.
-pub(super) fn find(dir: &Path, engine: &SledEngine, watch: u64) -> Result<FoundInEngine, OpenError> {
+pub(super) fn find(dir: &Path, engine: &SledEngine, watch: LogIndex) -> Result<FoundInEngine, OpenError> {
     let rows = flatten(dir, guarded(|| writer::find(engine)))?;
     let rest = guarded(|| Ok((log_thread::load(engine, watch)?, last_start(engine)?)));
     match rest {

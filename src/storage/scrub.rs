@@ -18,6 +18,7 @@ use super::log::rows as log_rows;
 use super::log::{LogShared, check_read};
 use super::rows::tables::TablesShared;
 use super::snapshot::file as snapshot_file;
+use crate::ids::LogIndex;
 
 /// Rows read under the lock that keeps their writer out: about a millisecond.
 const ROWS: usize = 256;
@@ -101,13 +102,13 @@ impl Scrub {
     }
 
     fn entries(&self, pace: &mut ReadPace<'_>) -> io::Result<()> {
-        let mut next = 0;
+        let mut next = LogIndex(0);
         loop {
             let (end, truncations) = {
                 let state = self.log.state.lock();
-                let purged = state.bounds.purged.as_ref().map_or(state.first, |(index, _)| index + 1);
+                let purged = state.bounds.purged.as_ref().map_or(state.first, |(index, _)| index.next());
                 next = next.max(purged);
-                let end = state.bounds.last.map_or(0, |last| last + 1).min(state.tail.in_engine() + 1);
+                let end = state.bounds.last.map_or(LogIndex(0), LogIndex::next).min(state.tail.in_engine().next());
                 (end, state.truncations)
             };
             if next >= end {
@@ -120,7 +121,7 @@ impl Scrub {
             engine::free_dropped_pages();
             match read {
                 Ok(entries) => {
-                    next += entries.len() as u64;
+                    next = next.plus(entries.len() as u64);
                     pace.took(entries.iter().map(|(_, entry)| entry.len()).sum())?;
                 }
                 Err(error) => {

@@ -26,6 +26,7 @@ use super::rows::queue::WriteJob;
 use super::rows::scan::ScanReader;
 use super::rows::tables::TablesShared;
 use super::{BoxFuture, SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot};
+use crate::ids::LogIndex;
 
 pub(super) mod contents;
 pub(crate) mod file;
@@ -68,10 +69,10 @@ impl SledSnapshots {
         dir: PathBuf,
         shared: Arc<TablesShared>,
         engine: Arc<Mutex<Option<SledEngine>>>,
-        applied_index: u64,
+        applied_index: LogIndex,
         room: Arc<DiskRoom>,
     ) -> io::Result<Self> {
-        let mut newest: Option<(u64, PathBuf)> = None;
+        let mut newest: Option<(LogIndex, PathBuf)> = None;
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             // One that is ahead of the rows belongs to an install that a crash ended: it never happened.
@@ -122,20 +123,20 @@ impl SledSnapshots {
 }
 
 /// The snapshot in a file that says what its name says, and whose checksum is right.
-fn whole(path: &Path, index: u64) -> io::Result<StateSnapshot> {
+fn whole(path: &Path, index: LogIndex) -> io::Result<StateSnapshot> {
     file::check_sum(BufReader::with_capacity(1 << 20, File::open(path)?))?;
     let snapshot = describe(path)?;
-    match snapshot.applied.index == index {
+    match LogIndex(snapshot.applied.index) == index {
         true => Ok(snapshot),
         false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is another snapshot than its name says")),
     }
 }
 
-fn index_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_prefix("snapshot-")?.strip_suffix(".snap")?.parse().ok()
+fn index_of(path: &Path) -> Option<LogIndex> {
+    path.file_name()?.to_str()?.strip_prefix("snapshot-")?.strip_suffix(".snap")?.parse().ok().map(LogIndex)
 }
 
-fn path_of(dir: &Path, index: u64) -> PathBuf {
+fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
     dir.join(format!("snapshot-{index}.snap"))
 }
 
@@ -213,7 +214,7 @@ impl SnapshotStore for SledSnapshots {
             let SnapshotBody::File { path, .. } = snapshot.body else {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "a snapshot in memory, for rows on a disk"));
             };
-            let target = path_of(&self.dir, snapshot.applied.index);
+            let target = path_of(&self.dir, LogIndex(snapshot.applied.index));
             let (dir, renamed) = (self.dir.clone(), target.clone());
             // Before the rows change: a node whose log was purged must not be left without a snapshot. Until they
             // have changed, the next open takes this file away again.
@@ -251,7 +252,7 @@ fn write_out(
     poison: &Poison,
     room: &DiskRoom,
 ) -> io::Result<BuildOutcome> {
-    let index = scan.applied.index;
+    let index = LogIndex(scan.applied.index);
     let written = write_rows(temporary, scan, room).and_then(|wrote| {
         if let Some(bytes) = wrote {
             fs::remove_file(temporary)?;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{FolderIdentity, LogStore, OpenError, Stores, WriteAck};
+use crate::ids::LogIndex;
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::Applied;
 
@@ -65,7 +66,7 @@ pub(super) fn put(tables: &mut dyn Tables, index: u64, rows: &[(RowKey, Bytes)])
     tables.commit(applied(index));
 }
 
-pub(super) async fn append(log: &dyn LogStore, entries: Vec<(u64, Bytes)>) -> io::Result<()> {
+pub(super) async fn append(log: &dyn LogStore, entries: Vec<(LogIndex, Bytes)>) -> io::Result<()> {
     let (done, durable) = oneshot::channel();
     log.append(entries, Box::new(move |outcome| drop(done.send(outcome))));
     durable.await.unwrap()
@@ -75,6 +76,6 @@ pub(super) async fn wait(ack: WriteAck) -> io::Result<()> {
     ack.await.unwrap()
 }
 
-pub(super) fn entries(indexes: std::ops::Range<u64>, len: usize) -> Vec<(u64, Bytes)> {
-    indexes.map(|index| (index, value(index, len))).collect()
+pub(super) fn entries(indexes: std::ops::Range<u64>, len: usize) -> Vec<(LogIndex, Bytes)> {
+    indexes.map(|index| (LogIndex(index), value(index, len))).collect()
 }

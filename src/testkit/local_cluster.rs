@@ -51,9 +51,9 @@ impl LocalCluster {
         let (queue, mut commands) = mpsc::channel::<(Command, tokio::sync::oneshot::Sender<_>)>(4_096);
         let applier = replica.clone();
         tokio::spawn(async move {
-            let mut index = 0;
+            let mut index = LogIndex(0);
             while let Some((command, answer)) = commands.recv().await {
-                index += 1;
+                index = index.next();
                 let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
                 let position = Position { index, log_id: Bytes::new(), term: TERM };
                 let outcome = match applier.apply(position, batch).await {
@@ -82,7 +82,7 @@ impl LocalCluster {
         let number = self.number.fetch_add(1, Ordering::SeqCst) + 1;
         let command = Command {
             origin: Some(CommandId { node: 1, boot: 1, number }),
-            at_ms: self.clock.now_ms(),
+            at_ms: self.clock.now_ms().get(),
             intent: Some(intent),
             principal,
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
+use crate::ids::UnixMs;
 
 /// A clock that moves only when told to.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ impl ManualClock {
 }
 
 impl Clock for ManualClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    fn now_ms(&self) -> UnixMs {
+        UnixMs(self.0.load(Ordering::SeqCst))
     }
 }

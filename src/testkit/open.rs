@@ -8,7 +8,7 @@ use super::alloc::measure;
 use super::peer::messages;
 use super::state::read;
 use crate::consensus::{codec, state_machine};
-use crate::ids::RaftTerm;
+use crate::ids::{LogIndex, RaftTerm};
 use crate::model::state::{Position, State};
 use crate::model::tables::{MemoryTables, Tables};
 use crate::proto::Applied;
@@ -98,7 +98,7 @@ fn start(folder: &FuzzedFolder) {
         let Ok(entry) = codec::decode_entry(index, bytes) else { return };
         if let openraft::EntryPayload::Normal(batch) = entry.payload
             && !has_rows
-            && index > 0
+            && index > LogIndex(0)
         {
             let at = Position { index, log_id: Bytes::new(), term: RaftTerm(1) };
             if state.apply(at, batch.0).is_err() {

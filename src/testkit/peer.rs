@@ -14,7 +14,7 @@ use crate::cluster::boot::{NodeConfig, PeerLinks, start};
 use crate::consensus::transport::{ConnectionClass, Method, NodeIdentity};
 use crate::consensus::types::MemberAddress;
 use crate::consensus::{codec, wire};
-use crate::ids::{NodeId, RaftTerm};
+use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::model::door::{self, CommandSource};
 use crate::model::state::{Position, State};
 use crate::model::tables::MemoryTables;
@@ -78,8 +78,9 @@ fn apply(entries: Vec<Vec<Bytes>>) {
         commands.iter().for_each(look);
         let count = commands.len();
         let batch = Bytes::from(EncodedCommands { commands }.encode_to_vec());
-        let done =
-            state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(1) }, batch).expect("the rows are good");
+        let done = state
+            .apply(Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(1) }, batch)
+            .expect("the rows are good");
         assert_eq!(done.outcomes.len(), count, "each command has its outcome");
     }
     state::check(&state);
@@ -89,7 +90,7 @@ fn apply(entries: Vec<Vec<Bytes>>) {
 fn look(bytes: &Bytes) {
     let (Some(seen), Ok(command)) = (door::look(bytes), Command::decode(bytes.clone())) else { return };
     assert_eq!(Some(seen.origin), command.origin);
-    assert_eq!(seen.at_ms, command.at_ms);
+    assert_eq!(seen.at_ms.get(), command.at_ms);
     let Some(intent) = &command.intent else { return };
     match door::proposer(intent) {
         CommandSource::Leader => assert_eq!(seen.proposer, CommandSource::Leader, "{intent:?}"),
@@ -128,7 +129,7 @@ fn decode(bytes: Bytes) {
     let _ = wire::decode_transfer(bytes.clone());
     let _ = wire::decode_transfer_response(bytes.clone());
     let _ = wire::decode_snapshot_header(bytes.clone());
-    let _ = codec::decode_entry(1, bytes.clone());
+    let _ = codec::decode_entry(LogIndex(1), bytes.clone());
     let _ = codec::decode_stored_membership(&bytes);
 }
 

@@ -17,7 +17,7 @@ use crate::consensus::{codec, wire};
 use crate::gateway::http::rest::routes::ENDPOINTS;
 use crate::gateway::protocol::events::FROM_CLIENT;
 use crate::gateway::protocol::schema::example;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::model::properties::{StateUnderTest, any_commands, online, update};
 use crate::model::tables::{RowKey, Tables};
 use crate::proto::{
@@ -269,7 +269,7 @@ fn rows_and_logs_hold() {
             let batch = EncodedBatch(Batch { commands: vec![command.clone()] }.encode_to_vec().into());
             let payload = openraft::EntryPayload::Normal(batch);
             let entry = codec::encode_entry(&Entry { log_id: LogId::new_term_index(1, index), payload }).unwrap();
-            log.push(put(1, stored_entry(index, &entry)));
+            log.push(put(1, stored_entry(LogIndex(index), &entry)));
         }
         log.push(put(2, (b"vote".to_vec(), codec::encode_vote(&Vote::new(1, NodeId(2))).to_vec())));
         log.push(put(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::ids::ElectionId;
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::conflict::ConflictStatus;
 use crate::model::read::{PageSize, changes_after, conflicts, elections, records_data};
@@ -35,11 +36,11 @@ pub(super) fn read(state: &State) -> Result<impl PartialEq + std::fmt::Debug + u
     let changes = changes.map(|page| page.changes);
     let (total, audit) = state.audit_index().page(&AuditFilter::default(), PAGE, 0);
     let audit = (total, read_rows(&*rows, &audit)?);
-    let elections = elections(&*rows, meta.election_head, PAGE, 0)?;
+    let elections = elections(&*rows, ElectionId(meta.election_head), PAGE, 0)?;
     let (ids, total) = state.conflict_page(ConflictStatus::All, None, None, Class::Admin.number(), PAGE, 0);
     let conflicts = (conflicts(&*rows, &ids, BYTES)?, total);
     let tables = (state.tables().to_vec(), state.records_known());
-    let rights = (format!("{:?}", state.access()), format!("{:?}", state.pairings(meta.now_ms)));
+    let rights = (format!("{:?}", state.access()), format!("{:?}", state.pairings(meta.now())));
     let counts = (state.active_devices(), state.nodes_with_devices().collect::<Vec<_>>(), state.device_count());
     let logs = (changes, audit, elections, conflicts);
     Ok((meta, devices, records, logs, tables, rights, counts, state.digest()))

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
 use super::node_name;
+use crate::ids::UnixMs;
 
 /// The machines of a store may disagree about the time a little when a certificate is made.
 const BEFORE: Duration = Duration::from_secs(3_600);
@@ -25,23 +26,23 @@ pub(crate) struct Issued {
     pub key: String,
 }
 
-/// From when to when a certificate is good, in Unix milliseconds.
+/// From when to when a certificate is good.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Validity {
-    from: u64,
-    to: u64,
+    from: UnixMs,
+    to: UnixMs,
 }
 
 impl Validity {
     /// From a moment before now, for so many days.
-    pub(crate) fn days(now: u64, days: u64) -> Self {
+    pub(crate) fn days(now: UnixMs, days: u64) -> Self {
         let before = u64::try_from(BEFORE.as_millis()).unwrap_or(0);
-        Self { from: now.saturating_sub(before), to: now.saturating_add(days.saturating_mul(86_400_000)) }
+        Self { from: now.minus_ms(before), to: now.plus_ms(days.saturating_mul(86_400_000)) }
     }
 
     #[cfg(test)]
     pub(crate) fn between(from: u64, to: u64) -> Self {
-        Self { from, to }
+        Self { from: UnixMs(from), to: UnixMs(to) }
     }
 
     fn set(self, params: &mut CertificateParams) -> Result<(), String> {
@@ -49,7 +50,7 @@ impl Validity {
             let seconds = i64::try_from(ms / 1_000).map_err(|e| e.to_string())?;
             OffsetDateTime::from_unix_timestamp(seconds).map_err(|e| e.to_string())
         };
-        (params.not_before, params.not_after) = (date(self.from)?, date(self.to)?);
+        (params.not_before, params.not_after) = (date(self.from.get())?, date(self.to.get())?);
         Ok(())
     }
 }

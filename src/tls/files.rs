@@ -15,13 +15,14 @@ use super::unnamed::{TrustedPeer, UnnamedVerifier};
 use super::{provider, server_name};
 use crate::clock::SharedClock;
 use crate::config::{self, wrong};
+use crate::ids::UnixMs;
 use crate::model::error::Error;
 use crate::model::time::iso;
 
 /// What speaks TLS for a time only.
 pub trait Expires {
-    /// When it ends (Unix milliseconds), if that is before `ms`.
-    fn ends_before(&self, ms: u64) -> Option<u64>;
+    /// When it ends, if that is before a moment.
+    fn ends_before(&self, moment: UnixMs) -> Option<UnixMs>;
 }
 
 /// What a node speaks with its peers.
@@ -40,21 +41,21 @@ pub(crate) struct GatewayTls {
 }
 
 impl Expires for NodeTls {
-    fn ends_before(&self, ms: u64) -> Option<u64> {
-        ends_before(&self.chain, ms)
+    fn ends_before(&self, moment: UnixMs) -> Option<UnixMs> {
+        ends_before(&self.chain, moment)
     }
 }
 
 impl Expires for GatewayTls {
-    fn ends_before(&self, ms: u64) -> Option<u64> {
-        ends_before(&self.chain, ms)
+    fn ends_before(&self, moment: UnixMs) -> Option<UnixMs> {
+        ends_before(&self.chain, moment)
     }
 }
 
-fn ends_before(chain: &[CertificateDer<'_>], ms: u64) -> Option<u64> {
-    match verified(chain, &RootCertStore::empty(), ms) {
+fn ends_before(chain: &[CertificateDer<'_>], moment: UnixMs) -> Option<UnixMs> {
+    match verified(chain, &RootCertStore::empty(), moment) {
         Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some(not_after.as_secs() * 1_000)
+            Some(UnixMs(not_after.as_secs() * 1_000))
         }
         _ => None,
     }
@@ -72,7 +73,12 @@ pub(crate) fn node(node: u64, files: &config::RaftTls, clock: SharedClock) -> Re
 }
 
 /// The same from the contents of the three files, at a time.
-pub(crate) fn make_node(node: u64, files: &config::RaftTls, contents: &[Vec<u8>], now: u64) -> Result<NodeTls, Error> {
+pub(crate) fn make_node(
+    node: u64,
+    files: &config::RaftTls,
+    contents: &[Vec<u8>],
+    now: UnixMs,
+) -> Result<NodeTls, Error> {
     let [ca, cert, key] = contents else { return Err(wrong("raft_tls_ca", "three files are needed")) };
     let roots = roots("raft_tls_ca", &files.ca, ca)?;
     let pair = CertificateAndKey::read(["raft_tls_cert", "raft_tls_key"], &files.cert, &files.key, cert, key)?;
@@ -126,7 +132,7 @@ pub(crate) fn gateway(files: &config::GatewayTlsFiles, clock: SharedClock) -> Re
     Followed::read(named, clock, Box::new(move |contents, now| make_gateway(&files, contents, now)))
 }
 
-fn make_gateway(files: &config::GatewayTlsFiles, contents: &[Vec<u8>], now: u64) -> Result<GatewayTls, Error> {
+fn make_gateway(files: &config::GatewayTlsFiles, contents: &[Vec<u8>], now: UnixMs) -> Result<GatewayTls, Error> {
     let [cert, key] = contents else { return Err(wrong("gateway_tls_cert", "two files are needed")) };
     let pair = CertificateAndKey::read(["gateway_tls_cert", "gateway_tls_key"], &files.cert, &files.key, cert, key)?;
     // Which CA the clients trust is not known here: only what any of them would refuse is.
@@ -233,11 +239,11 @@ fn roots(key: &'static str, path: &Path, pem: &[u8]) -> Result<RootCertStore, Er
     Ok(roots)
 }
 
-fn time(ms: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_millis(ms))
+fn time(at: UnixMs) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_millis(at.get()))
 }
 
-fn verified(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: u64) -> Result<(), rustls::Error> {
+fn verified(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: UnixMs) -> Result<(), rustls::Error> {
     let algorithms = provider().signature_verification_algorithms;
     let (leaf, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
     verify_server_cert_signed_by_trust_anchor(
@@ -253,10 +259,10 @@ fn verified(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: u64) -> Re
 fn in_words(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
-            format!("ended on {}", iso(not_after.as_secs() * 1_000))
+            format!("ended on {}", iso(UnixMs(not_after.as_secs() * 1_000)))
         }
         rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
-            let begin = iso(not_before.as_secs() * 1_000);
+            let begin = iso(UnixMs(not_before.as_secs() * 1_000));
             format!("begins only on {begin}: look at this machine's clock")
         }
         error => format!("cannot be used: {error}"),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Expires;
 use crate::clock::SharedClock;
+use crate::ids::UnixMs;
 use crate::model::error::{Code, Error};
 use crate::model::time::iso;
 
@@ -35,7 +36,7 @@ pub struct Followed<T> {
 }
 
 /// Makes the value of the contents of the files, or says which of them is wrong. The number is the time in ms.
-pub(crate) type Make<T> = Box<dyn Fn(&[Vec<u8>], u64) -> Result<T, Error> + Send + Sync>;
+pub(crate) type Make<T> = Box<dyn Fn(&[Vec<u8>], UnixMs) -> Result<T, Error> + Send + Sync>;
 
 fn unreadable(file: &NamedFile, error: &std::io::Error) -> Error {
     let why = format!("setting {}: {} cannot be read: {error}", file.key, file.path.display());
@@ -104,7 +105,7 @@ impl<T: Expires + Send + Sync + 'static> Followed<T> {
     }
 
     fn warn_of_the_end(&self) {
-        if let Some(end) = self.current().ends_before(self.clock.now_ms() + WARN_BEFORE_MS) {
+        if let Some(end) = self.current().ends_before(self.clock.now_ms().plus_ms(WARN_BEFORE_MS)) {
             tracing::warn!(files = %self.names(), "a certificate ends on {}: renew it", iso(end));
         }
     }

@@ -14,6 +14,7 @@ use super::authority::{self, Issued, Validity};
 use super::files::{self, Expires};
 use crate::clock::SharedClock;
 use crate::config::{GatewayTlsFiles, RaftTls};
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::model::error::Code;
 use crate::testkit::manual_clock::ManualClock;
@@ -29,7 +30,7 @@ struct Ca {
 
 impl Ca {
     fn new() -> Self {
-        let ca = authority::make("shop", Validity::days(NOW, 100)).unwrap();
+        let ca = authority::make("shop", Validity::days(UnixMs(NOW), 100)).unwrap();
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("ca.crt"), &ca.cert).unwrap();
         Self { dir, ca }
@@ -53,7 +54,7 @@ impl Ca {
     }
 
     fn node(&self, node: u64) -> RaftTls {
-        self.issue(node, &format!("node-{node}"), Validity::days(NOW, 10))
+        self.issue(node, &format!("node-{node}"), Validity::days(UnixMs(NOW), 10))
     }
 }
 
@@ -93,8 +94,8 @@ fn the_gateway_takes_any_certificate_that_is_good_now() {
     let ca = Ca::new();
     let good = gateway_files(&ca.node(1));
     let read = files::gateway(&good, clock()).unwrap();
-    assert_eq!(read.current().ends_before(NOW + 9 * DAY), None);
-    assert_eq!(read.current().ends_before(NOW + 11 * DAY), Some(NOW + 10 * DAY));
+    assert_eq!(read.current().ends_before(UnixMs(NOW + 9 * DAY)), None);
+    assert_eq!(read.current().ends_before(UnixMs(NOW + 11 * DAY)), Some(UnixMs(NOW + 10 * DAY)));
     let gone = gateway_files(&ca.issue(1, "old", Validity::between(NOW - 2 * DAY, NOW - DAY)));
     let error = files::gateway(&gone, clock()).err().unwrap();
     assert!(error.message.contains("setting gateway_tls_cert") && error.message.contains("ended on"), "{error}");
@@ -106,12 +107,12 @@ fn the_gateway_takes_any_certificate_that_is_good_now() {
 fn only_names_and_addresses_are_put_into_a_certificate() {
     let ca = Ca::new();
     for bad in ["", "a b", "http://a", "a..b", "*.a", &"a".repeat(64)] {
-        assert!(authority::issue(&ca.ca, 1, &[bad.to_owned()], Validity::days(NOW, 1)).is_err(), "{bad}");
+        assert!(authority::issue(&ca.ca, 1, &[bad.to_owned()], Validity::days(UnixMs(NOW), 1)).is_err(), "{bad}");
     }
     let mixed = Issued { cert: ca.ca.cert.clone(), key: "nonsense".into() };
-    assert!(authority::issue(&mixed, 1, &[], Validity::days(NOW, 1)).is_err());
-    let leaf = authority::issue(&ca.ca, 1, &[], Validity::days(NOW, 1)).unwrap();
-    assert!(authority::issue(&leaf, 2, &[], Validity::days(NOW, 1)).err().unwrap().contains("certs init"));
+    assert!(authority::issue(&mixed, 1, &[], Validity::days(UnixMs(NOW), 1)).is_err());
+    let leaf = authority::issue(&ca.ca, 1, &[], Validity::days(UnixMs(NOW), 1)).unwrap();
+    assert!(authority::issue(&leaf, 2, &[], Validity::days(UnixMs(NOW), 1)).err().unwrap().contains("certs init"));
 }
 
 #[tokio::test]
@@ -122,13 +123,13 @@ async fn changed_files_are_taken_over_and_bad_ones_change_nothing() {
     assert!(!followed.reread().await.unwrap(), "nothing changed");
     let first = followed.current();
     // A new certificate with the key not yet there.
-    let renewed = ca.issue(1, "renewed", Validity::days(NOW, 20));
+    let renewed = ca.issue(1, "renewed", Validity::days(UnixMs(NOW), 20));
     std::fs::copy(&renewed.cert, &files.cert).unwrap();
     assert!(followed.reread().await.unwrap_err().message.contains("raft_tls_key"));
     assert!(Arc::ptr_eq(&first, &followed.current()));
     std::fs::copy(&renewed.key, &files.key).unwrap();
     assert!(followed.reread().await.unwrap());
-    assert_eq!(followed.current().ends_before(NOW + 30 * DAY), Some(NOW + 20 * DAY));
+    assert_eq!(followed.current().ends_before(UnixMs(NOW + 30 * DAY)), Some(UnixMs(NOW + 20 * DAY)));
 }
 
 fn server(files: &GatewayTlsFiles, listener: TcpListener) -> Acceptor {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
+use tillsync::ids::UnixMs;
 use tillsync::model::time::{iso, parse_iso};
 
 use crate::harness::{Server, Ws, over_each};
@@ -10,7 +11,7 @@ const HOUR: i64 = 3_600_000;
 
 /// What a clock that is so far ahead shows.
 fn shown(ahead_ms: i64) -> String {
-    iso(SystemClock.now_ms().checked_add_signed(ahead_ms).unwrap())
+    iso(UnixMs(SystemClock.now_ms().get().checked_add_signed(ahead_ms).unwrap()))
 }
 
 /// The same as the local time of a device.
@@ -36,8 +37,8 @@ async fn told(ws: &mut Ws, record: i64) -> Value {
 
 fn near(time: &Value, ahead_ms: i64) {
     let ms = parse_iso(time.as_str().unwrap()).unwrap();
-    let expected = SystemClock.now_ms().checked_add_signed(ahead_ms).unwrap();
-    assert!(ms.abs_diff(expected) < 5_000, "{time} is not near {}", iso(expected));
+    let expected = SystemClock.now_ms().get().checked_add_signed(ahead_ms).unwrap();
+    assert!(ms.get().abs_diff(expected) < 5_000, "{time} is not near {}", iso(UnixMs(expected)));
 }
 
 #[tokio::test]
@@ -64,7 +65,7 @@ async fn any_iso_time_is_taken_and_what_is_none_is_refused() {
             let ack = write(ws, "d", n as i64, json!({"n": n}), good).await;
             assert!(ack["seq"].is_u64(), "{good}: {ack}");
             let ms = parse_iso(told(ws, n as i64).await["timestamp"].as_str().unwrap()).unwrap();
-            assert!(ms <= SystemClock.now_ms() + 5_000, "{good}: {}", iso(ms));
+            assert!(ms <= SystemClock.now_ms().plus_ms(5_000), "{good}: {}", iso(ms));
         }
         for bad in [
             json!("yesterday"),

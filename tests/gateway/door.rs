@@ -496,7 +496,7 @@ async fn a_sid_is_no_public_name_and_no_credential_of_another_token() {
 async fn a_polling_client_goes_on_with_the_token_that_it_renewed() {
     let server = Server::start().await;
     // Issued a while ago: within one second the new token would be the old one.
-    let earlier = SystemClock.now_ms() - 10_000;
+    let earlier = SystemClock.now_ms().minus_ms(10_000);
     let (own, _) = server.keys.issue("till-2", Class::SalesAssistant, earlier, 3_600).unwrap();
     // Of the same device, but not renewed from its own.
     let other = server.token("till-2", Class::SalesAssistant);

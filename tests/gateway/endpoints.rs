@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
 use tillsync::gateway::GatewaySettings;
 use tillsync::gateway::http::rest::routes::ENDPOINTS;
+use tillsync::ids::UnixMs;
 use tillsync::token::Class;
 use tokio_tungstenite::connect_async;
 
@@ -369,8 +370,8 @@ async fn post_system_tokens_revoke() {
 struct Ahead(AtomicU64);
 
 impl Clock for Ahead {
-    fn now_ms(&self) -> u64 {
-        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    fn now_ms(&self) -> UnixMs {
+        SystemClock.now_ms().plus_ms(self.0.load(Ordering::SeqCst))
     }
 }
 

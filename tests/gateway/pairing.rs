@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tillsync::cluster::Cluster;
 use tillsync::gateway::GatewaySettings;
+use tillsync::ids::UnixMs;
 use tillsync::limits;
 use tillsync::token::Class;
 
@@ -49,10 +50,16 @@ async fn a_new_device_is_let_in_once_by_a_person() {
     let token = given["token"].as_str().unwrap();
     server.ws(token).await.online("till-9").await;
     let claims = server.keys.verify(token, server.cluster.clock().now_ms()).unwrap();
-    assert!(claims.exp <= server.cluster.clock().now_ms() / 1_000 + limits::PAIRED_TOKEN.as_secs());
+    assert!(claims.exp <= server.cluster.clock().now_ms().seconds() + limits::PAIRED_TOKEN.as_secs());
     // The log knows the secret by its hash alone.
-    let rows =
-        server.cluster.replica().state().pairings(0).into_iter().map(|row| format!("{row:?}")).collect::<String>();
+    let rows = server
+        .cluster
+        .replica()
+        .state()
+        .pairings(UnixMs(0))
+        .into_iter()
+        .map(|row| format!("{row:?}"))
+        .collect::<String>();
     assert!(!rows.contains(secret.as_str().unwrap()));
     let (_, logs) = server.rest("GET", "/sync/audit-logs?event_type=device_pair", None).await;
     assert_eq!((&logs["logs"][1]["device_id"], &logs["pagination"]["total"]), (&json!("m"), &json!(2)));
@@ -131,7 +138,7 @@ async fn guessing_a_secret_is_counted_and_slow_and_keeps_no_device_waiting() {
 async fn a_paired_devices_token_lives_for_as_long_as_is_set() {
     let paired_token = std::time::Duration::from_secs(7 * 3_600);
     let server = Server::with(GatewaySettings { paired_token, ..GatewaySettings::default() }).await;
-    let now_s = || server.cluster.clock().now_ms() / 1_000;
+    let now_s = || server.cluster.clock().now_ms().seconds();
     let begun = now_s();
     let asked = ask(&server, json!({"device_id": "till"})).await;
     let approve = format!("/device/pairings/{}/approve", asked["code"].as_str().unwrap());
@@ -139,7 +146,7 @@ async fn a_paired_devices_token_lives_for_as_long_as_is_set() {
     let (_, given) = poll(&server, &asked["code"], &asked["secret"]).await;
     let token = given["token"].as_str().unwrap().to_owned();
     // One that is renewed lives no longer, also in place of one that was made for longer.
-    let (long, _) = server.keys.issue("office", Class::Admin, begun * 1_000, 30 * 86_400).unwrap();
+    let (long, _) = server.keys.issue("office", Class::Admin, UnixMs(begun * 1_000), 30 * 86_400).unwrap();
     let mut tokens = vec![token.clone()];
     for renewed in [token, long] {
         let (_, answer) = server.rest_as(&renewed, "POST", "/token/renew", None).await;

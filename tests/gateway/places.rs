@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tillsync::clock::{Clock, SystemClock};
+use tillsync::ids::UnixMs;
 use tokio_tungstenite::tungstenite::Message;
 
 use futures_util::StreamExt;
@@ -64,7 +65,7 @@ async fn an_incremental_sync_since_any_time_given_out_misses_nothing() {
             0..=4 => {
                 // Sold offline yesterday, by a good clock, or by one that is ahead.
                 let shift = [-86_400_000i64, 0, 900, 4_000, 3_600_000][(random >> 40) as usize % 5];
-                let at = tillsync::model::time::iso((SystemClock.now_ms() as i64 + shift) as u64);
+                let at = tillsync::model::time::iso(UnixMs((SystemClock.now_ms().get() as i64 + shift) as u64));
                 let (table, record) = (["t", "u"][(random >> 50) as usize % 2], (random >> 30) % 5);
                 let update = json!({"device_id": "w", "table_name": table, "record_id": record, "new_data": {"step": step},
                                     "timestamp": at, "base_version": null});

@@ -1,6 +1,7 @@
 //! The audit log says whose token it was.
 
 use serde_json::{Value, json};
+use tillsync::ids::UnixMs;
 use tillsync::token::Class;
 
 use crate::harness::{Over, Server, Ws};
@@ -19,7 +20,7 @@ async fn every_row_of_what_was_done_for_another_device_names_the_token() {
     let mut till = server.ws(&server.token("till", Class::SalesAssistant)).await;
     till.online("till").await;
     server.device("other").await;
-    let (token, claims) = server.keys.issue("chief", Class::Manager, now(), 3_600).unwrap();
+    let (token, claims) = server.keys.issue("chief", Class::Manager, UnixMs(now()), 3_600).unwrap();
     let rest = |method: &'static str, path: String, body: Value| {
         let (server, token) = (&server, &token);
         async move {
@@ -92,13 +93,13 @@ async fn every_row_of_what_was_done_for_another_device_names_the_token() {
 
 fn now() -> u64 {
     use tillsync::clock::Clock;
-    tillsync::clock::SystemClock.now_ms()
+    tillsync::clock::SystemClock.now_ms().get()
 }
 
 #[tokio::test]
 async fn what_an_admin_does_to_the_cluster_names_the_token() {
     let server = Server::start().await;
-    let (token, claims) = server.keys.issue("admin", Class::Admin, now(), 3_600).unwrap();
+    let (token, claims) = server.keys.issue("admin", Class::Admin, UnixMs(now()), 3_600).unwrap();
     let begin = json!({"import_id": "7f", "step": "begin", "device_rows": 3, "sync_rows": 3, "election_rows": 0,
         "audit_rows": 1});
     let revoke = json!({"jti": "stolen"});

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tillsync::ids::UnixMs;
 use tillsync::model::time::parse_iso;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -315,7 +316,7 @@ pub(crate) fn cursor(event: &ReceivedEvent) -> Option<(&str, u64)> {
 
 /// Unix milliseconds of a time that the server gave.
 pub(crate) fn time(value: &Value) -> u64 {
-    value.as_str().and_then(parse_iso).unwrap_or(0)
+    value.as_str().and_then(parse_iso).map_or(0, UnixMs::get)
 }
 
 /// A change. Where the request's name is not told with it, it is what its data says.

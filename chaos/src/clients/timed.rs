@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tillsync::ids::UnixMs;
 use tillsync::model::time::iso;
 use tokio::time::{Instant, sleep};
 
@@ -111,7 +112,7 @@ impl<T: Testbed> TimedClient<T> {
             let (since_ms, after) = if never { (NEVER_MS, None) } else { (since_ms, self.since_page) };
             asked = OpRequest::SyncSince { since_ms, after };
             ask["sync_type"] = json!("incremental");
-            ask["last_sync_timestamp"] = json!(iso(since_ms));
+            ask["last_sync_timestamp"] = json!(iso(UnixMs(since_ms)));
         }
         self.client.begin_sync(talk, asked, ask).await?;
         loop {
@@ -148,7 +149,7 @@ impl<T: Testbed> TimedClient<T> {
             }
             return Err(ConnectionLost);
         }
-        let ask = json!({ "device_id": self.client.name, "sync_id": sync_id, "sync_timestamp": iso(page_ms) });
+        let ask = json!({ "device_id": self.client.name, "sync_id": sync_id, "sync_timestamp": iso(UnixMs(page_ms)) });
         let (outcome, event) = self.client.complete_sync(talk, cursor, ask).await?;
         if outcome != OpOutcome::Ok {
             return Ok(false);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tillsync::clock::{Clock, SystemClock};
+use tillsync::ids::UnixMs;
 use tillsync::model::time::iso;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -59,7 +60,7 @@ impl Play {
     /// True if everything held; an error if it could not be played to its end.
     pub(super) async fn run(self) -> Result<bool, String> {
         let statuses = self.scene.cluster.well(PATIENCE).await?;
-        let started = SystemClock.now_ms();
+        let started = SystemClock.now_ms().get();
         let recorder = Recorder::new();
         let shop = TillsShared::new(self.scene.cluster.clone(), recorder.clone(), started, PACE);
         let cursor = readback::begin(&shop).await?;
@@ -88,7 +89,7 @@ impl Play {
             ),
             replay: self.replay.clone(),
             nodes: statuses.iter().map(|status| status.node).collect(),
-            started: iso(started),
+            started: iso(UnixMs(started)),
             duration_ms: recorder.us() / 1_000,
             version: statuses.first().map(|status| status.version.clone()).unwrap_or_default(),
             machine: self.machine.clone(),

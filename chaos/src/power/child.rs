@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tillsync::ids::LogIndex;
 use tillsync::model::tables::{RowKey, TablesRead};
 use tillsync::storage::{self, FolderIdentity, LogStore, SnapshotStore, Stores, flush, memory};
 use tokio::sync::Semaphore;
@@ -121,12 +122,12 @@ async fn live(stores: Stores, options: &ChildOptions) -> ChildResult {
     say("open");
     tell_found(&stores).await?;
     let bounds = stores.log.bounds();
-    let purged = bounds.purged.map_or(0, |(index, _)| index);
+    let purged = bounds.purged.map_or(0, |(index, _)| index.get());
     let vote = stores.log.vote().and_then(|vote| Some(u64::from_be_bytes(vote[..].try_into().ok()?)));
     let mut work = LifeWork {
         random: Rng::new(options.seed),
         term: vote.unwrap_or(FIRST_TERM),
-        last: bounds.last.unwrap_or(purged),
+        last: bounds.last.map_or(purged, LogIndex::get),
         flight: Arc::new(Semaphore::new(FLIGHT)),
         stores,
     };
@@ -149,10 +150,10 @@ fn all_rows(tables: &dyn TablesRead) -> ChildResult<Vec<(RowKey, bytes::Bytes)>>
 /// Says what is there, and what is wrong with it.
 async fn tell_found(stores: &Stores) -> ChildResult {
     let bounds = stores.log.bounds();
-    let purged = bounds.purged.as_ref().map_or(0, |(index, _)| *index);
+    let purged = bounds.purged.as_ref().map_or(0, |(index, _)| index.get());
     let vote = stores.log.vote().map_or(0, |vote| vote[..].try_into().map_or(0, u64::from_be_bytes));
     let at = stores.tables.applied();
-    if bounds.purged.as_ref().is_some_and(|(index, found)| *found != mark(*index)) {
+    if bounds.purged.as_ref().is_some_and(|(index, found)| *found != mark(index.get())) {
         say("bad the purge mark is torn");
     }
     if at.index > 0 && at != applied(at.index) {
@@ -171,41 +172,41 @@ async fn tell_found(stores: &Stores) -> ChildResult {
         }
     }
     if let Some(last) = bounds.last {
-        tell_entries(&*stores.log, purged + 1, last).await?;
+        tell_entries(&*stores.log, LogIndex(purged + 1), last).await?;
     }
     let snapshot = snapshot.map_or(0, |snapshot| snapshot.applied.index);
-    say(format_args!("found {purged} {} {vote} {} {snapshot}", bounds.last.unwrap_or(purged), at.index));
+    say(format_args!("found {purged} {} {vote} {} {snapshot}", bounds.last.map_or(purged, LogIndex::get), at.index));
     Ok(())
 }
 
 /// Says which terms the entries are of, as runs of equal ones.
-async fn tell_entries(log: &dyn LogStore, mut from: u64, last: u64) -> ChildResult {
-    let mut run: Option<(u64, u64, u64)> = None;
+async fn tell_entries(log: &dyn LogStore, mut from: LogIndex, last: LogIndex) -> ChildResult {
+    let mut run: Option<(LogIndex, LogIndex, u64)> = None;
     while from <= last {
-        let entries = log.read(from, last + 1, 4 << 20).await.map_err(text)?;
+        let entries = log.read(from, last.next(), 4 << 20).await.map_err(text)?;
         if entries.is_empty() {
             return Err(format!("entry {from} cannot be read, of {last}"));
         }
         for (index, entry) in entries {
             let term = term_of(&entry).unwrap_or(0);
-            if index != from || entry != payload(index, term) {
+            if index != from || entry != payload(index.get(), term) {
                 say(format_args!("bad entry {from} is torn, or is {index}"));
             }
             run = match run {
-                Some((first, to, of)) if of == term && to + 1 == index => Some((first, index, of)),
+                Some((first, to, of)) if of == term && to.next() == index => Some((first, index, of)),
                 other => {
                     tell_run(other);
                     Some((index, index, term))
                 }
             };
-            from += 1;
+            from = from.next();
         }
     }
     tell_run(run);
     Ok(())
 }
 
-fn tell_run(run: Option<(u64, u64, u64)>) {
+fn tell_run(run: Option<(LogIndex, LogIndex, u64)>) {
     if let Some((from, to, term)) = run {
         say(format_args!("entries {from} {to} {term}"));
     }
@@ -253,7 +254,7 @@ impl LifeWork {
     async fn append(&mut self) -> ChildResult {
         let count = 1 + self.random.below(12);
         let (first, last, term) = (self.last + 1, self.last + count, self.term);
-        let entries: Vec<_> = (first..=last).map(|index| (index, payload(index, term))).collect();
+        let entries: Vec<_> = (first..=last).map(|index| (LogIndex(index), payload(index, term))).collect();
         self.last = last;
         let permit = self.flight.clone().acquire_owned().await.map_err(text)?;
         let done = move |outcome: std::io::Result<()>| {
@@ -278,9 +279,10 @@ impl LifeWork {
         let to = self.last.saturating_sub(self.random.below(20));
         for index in from..=to {
             self.stores.pressure.ready().await.map_err(text)?;
-            let entry = self.stores.log.read(index, index + 1, 1).await.map_err(text)?;
+            let entry = self.stores.log.read(LogIndex(index), LogIndex(index + 1), 1).await.map_err(text)?;
             match entry.first() {
-                Some((at, entry)) if *at == index && term_of(entry).is_some_and(|t| *entry == payload(index, t)) => {}
+                Some((at, entry))
+                    if *at == LogIndex(index) && term_of(entry).is_some_and(|t| *entry == payload(index, t)) => {}
                 _ => say(format_args!("bad entry {index} is not what was appended")),
             }
             apply(&mut *self.stores.tables, index);
@@ -296,7 +298,7 @@ impl LifeWork {
         self.term += 1;
         // The vote of the new term goes first, as it does in Raft.
         let voted = self.stores.log.save_vote(self.term.to_be_bytes().to_vec().into());
-        let cut = self.stores.log.truncate_after(Some(to));
+        let cut = self.stores.log.truncate_after(Some(LogIndex(to)));
         self.last = to;
         self.append().await?;
         acknowledged(voted).await?;
@@ -314,7 +316,7 @@ impl LifeWork {
     }
 
     fn purged(&self) -> u64 {
-        self.stores.log.bounds().purged.map_or(0, |(index, _)| index)
+        self.stores.log.bounds().purged.map_or(0, |(index, _)| index.get())
     }
 
     async fn snapshot_and_purge(&mut self) -> ChildResult {
@@ -333,7 +335,7 @@ impl LifeWork {
         if index == 0 || self.purged() >= index {
             return Ok(());
         }
-        let ack = self.stores.log.purge(index, mark(index));
+        let ack = self.stores.log.purge(LogIndex(index), mark(index));
         // Appends go on meanwhile.
         self.last = self.last.max(index);
         self.append().await?;

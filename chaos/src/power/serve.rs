@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tillsync::client::rest::RestClient;
 use tillsync::client::{ClientError, NodeUrl};
+use tillsync::ids::UnixMs;
 use tillsync::token::{Class, KeyRing, make_key_file};
 
 use super::child::LifeLoad;
@@ -61,8 +62,10 @@ impl PoweredNode {
             NodeSettings { id: 1, cluster: "power", data: &bench.mount_point.join("data"), key: &key, gateway, raft };
         let text = node.text(&format!("members = [\n{}]", member(1, raft, gateway)));
         fs::write(&config, text)?;
-        let (token, _) =
-            KeyRing::read(&key).map_err(other)?.issue(DEVICE, Class::Admin, now_ms()?, 86_400).map_err(other)?;
+        let (token, _) = KeyRing::read(&key)
+            .map_err(other)?
+            .issue(DEVICE, Class::Admin, UnixMs(now_ms()?), 86_400)
+            .map_err(other)?;
         Ok(Self {
             binary: binary.to_path_buf(),
             config,

@@ -185,7 +185,7 @@ impl ProcessCluster {
 
     /// A token that was issued an hour ago: a clock that is a little wrong does not make it newer than what takes it back.
     pub(super) fn earlier_token_of(&self, device: &str, class: Class) -> Result<String, String> {
-        let issued = self.keys.issue(device, class, SystemClock.now_ms() - 3_600_000, TOKENS + 3_600);
+        let issued = self.keys.issue(device, class, SystemClock.now_ms().minus_ms(3_600_000), TOKENS + 3_600);
         issued.map(|(token, _)| token).map_err(|error| error.to_string())
     }
 

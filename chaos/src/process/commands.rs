@@ -77,7 +77,7 @@ impl NodeArgs {
 
 /// A seed that was hardly used before.
 pub(crate) fn fresh_seed() -> u64 {
-    SystemClock.now_ms() % 1_000_000_000
+    SystemClock.now_ms().get() % 1_000_000_000
 }
 
 /// Runs a future to its end, or until somebody stops this process: then everything is taken down with it.

@@ -106,7 +106,7 @@ pub(super) async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
     world.cluster.end().await;
     ran?;
     let duration_ms = world.recorder.us() / 1_000;
-    let began_ms = SystemClock.now_ms().saturating_sub(world.recorder.us() / 1_000);
+    let began_ms = SystemClock.now_ms().minus_ms(world.recorder.us() / 1_000).get();
     let mut history = world.recorder.take();
     history.trouble.extend(times::wrong(&history, began_ms));
     if let Some(tables) = world.tables

@@ -124,7 +124,7 @@ impl Testbed for ProcessWorld {
         let master = devices.iter().find(|row| row["role"] == json!("master"));
         let own = devices.iter().find(|row| row["device_id"] == json!(device));
         // It came online a moment ago, in applied time.
-        let ahead = own.is_some_and(|row| time(&row["last_seen"]) > SystemClock.now_ms());
+        let ahead = own.is_some_and(|row| time(&row["last_seen"]) > SystemClock.now_ms().get());
         Some(DeviceSeen {
             online: own.is_some_and(|row| row["is_active"] == json!(true)),
             master: master.and_then(|row| row["device_id"].as_str()).unwrap_or_default().to_owned(),

@@ -2,6 +2,7 @@
 //! looked up, with what else happened to the same record around then, and which faults were going on.
 
 use serde::Serialize;
+use tillsync::ids::UnixMs;
 use tillsync::model::time::iso;
 
 use super::words;
@@ -149,7 +150,7 @@ impl ShownOperation {
             OpRequest::Sync { after: Some(after) } => format!("sync after change {after}"),
             OpRequest::Sync { after: None } => "full sync".into(),
             OpRequest::SyncComplete { cursor } => format!("sync completed at {cursor}"),
-            OpRequest::SyncSince { since_ms, .. } => format!("sync since {}", iso(*since_ms)),
+            OpRequest::SyncSince { since_ms, .. } => format!("sync since {}", iso(UnixMs(*since_ms))),
             OpRequest::CompleteEarly => "sync completed before its last page".into(),
             OpRequest::Repeat { queue, n, .. } => format!("entry {n} of queue {queue} again"),
             OpRequest::Reused { queue, n, .. } => format!("entry {n} of queue {queue} with other data"),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tillsync::clock::Clock;
+use tillsync::ids::UnixMs;
 use tillsync::limits;
 use tokio::time::Instant;
 
@@ -43,8 +44,8 @@ impl SimClock {
 }
 
 impl Clock for SimClock {
-    fn now_ms(&self) -> u64 {
-        self.right_ms().saturating_add_signed(self.off_ms + self.skew_ms.load(Ordering::SeqCst))
+    fn now_ms(&self) -> UnixMs {
+        UnixMs(self.right_ms().saturating_add_signed(self.off_ms + self.skew_ms.load(Ordering::SeqCst)))
     }
 
     fn even_ms(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tillsync::cluster::{Cluster, SharedCluster};
 use tillsync::consensus::runtime::spawn;
-use tillsync::ids::Seq;
+use tillsync::ids::{AuditId, ConflictId, ElectionId, Seq};
 use tillsync::limits;
 use tillsync::model::read;
 use tillsync::model::state::State;
@@ -152,8 +152,8 @@ pub(crate) async fn converge(world: &SimWorld) {
     let until = Instant::now() + PATIENCE;
     loop {
         let up = world.up();
-        let applied: Vec<u64> = up.values().map(|up| up.cluster.replica().applied_index().get()).collect();
-        let ends: Vec<u64> = up.values().map(|up| up.cluster.status().last_log_index).collect();
+        let applied: Vec<_> = up.values().map(|up| up.cluster.replica().applied_index()).collect();
+        let ends: Vec<_> = up.values().map(|up| up.cluster.status().last_log_index).collect();
         if applied.iter().chain(&ends).all(|index| *index == applied[0]) {
             // Nothing is awaited from here on: all nodes are looked at in one moment.
             match up.iter().map(|(id, up)| holds(*id, up)).collect::<Result<Vec<_>, _>>() {
@@ -191,7 +191,7 @@ fn holds(node: u64, up: &UpNode) -> Result<FinalState, TablesError> {
             changes.push(row_of(&change));
         }
     }
-    let elections = read::elections(rows, meta.election_head, usize::MAX, 0)?.into_iter().rev();
+    let elections = read::elections(rows, ElectionId(meta.election_head), usize::MAX, 0)?.into_iter().rev();
     let elections =
         elections.map(|e| ShownElection { id: e.id, term: e.term, previous: e.previous_master, new: e.new_master });
     let synced = |status: SyncStatus| status == SyncStatus::Synced;
@@ -235,7 +235,9 @@ fn records(state: &State, rows: &dyn TablesRead) -> Result<Vec<HeldRecord>, Tabl
 /// What lost against a record, of open conflicts and of decided ones.
 fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
     let mut held = Vec::new();
-    for (key, value) in rows.range(&RowKey::Conflict(0), &RowKey::Conflict(u64::MAX), usize::MAX, false)? {
+    for (key, value) in
+        rows.range(&RowKey::Conflict(ConflictId(0)), &RowKey::Conflict(ConflictId::MAX), usize::MAX, false)?
+    {
         let conflict: Conflict = decode(&key, value)?;
         let value = value_of(&conflict.remote_version);
         held.push(ConflictHeld { id: conflict.id, table: conflict.table_name, record: conflict.record_id, value });
@@ -246,7 +248,7 @@ fn conflicts(rows: &dyn TablesRead) -> Result<Vec<ConflictHeld>, TablesError> {
 /// What the audit log says of tables that were removed. `audit_ids` are the audit numbers of the changes after `compacted`.
 fn table_audits(rows: &dyn TablesRead, compacted: u64, audit_ids: &[u64]) -> Result<Vec<TableAudit>, TablesError> {
     let mut found = Vec::new();
-    for (key, value) in rows.range(&RowKey::Audit(0), &RowKey::Audit(u64::MAX), usize::MAX, false)? {
+    for (key, value) in rows.range(&RowKey::Audit(AuditId(0)), &RowKey::Audit(AuditId::MAX), usize::MAX, false)? {
         let audit: Audit = decode(&key, value)?;
         if audit.event_type != "table_remove" {
             continue;

@@ -32,7 +32,8 @@ pub(crate) struct SimLink {
 impl SimLink {
     /// `None` if the node refuses.
     pub(crate) fn open(gateway: &Arc<Gateway>, device: &str, dead: CancellationToken) -> Option<Self> {
-        let (_, claims) = gateway.keys.issue(device, Class::Manager, gateway.now_ms(), limits::TOKEN_SECONDS).ok()?;
+        let (_, claims) =
+            gateway.keys.issue(device, Class::Manager, gateway.cluster.clock().now_ms(), limits::TOKEN_SECONDS).ok()?;
         Self::of(gateway, claims, dead)
     }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
 
+use crate::ids::UnixMs;
+
 const BACKUP: &str = ".backup";
 const ENTRIES: &str = ".entries";
 
@@ -36,8 +38,8 @@ fn prefix_of(cluster: &str) -> String {
     format!("tillsync-{}-", cluster.chars().map(plain).collect::<String>())
 }
 
-fn time_of(ms: u64) -> String {
-    let at = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis).unwrap_or_default();
+fn time_of(at: UnixMs) -> String {
+    let at = i64::try_from(at.get()).ok().and_then(DateTime::from_timestamp_millis).unwrap_or_default();
     at.format("%Y%m%dT%H%M%SZ").to_string()
 }
 
@@ -53,8 +55,8 @@ fn parts<const N: usize>(name: &str) -> Option<(&str, [&str; N])> {
 }
 
 impl BackupName {
-    pub(super) fn of(cluster: &str, at_ms: u64, entry: u64) -> Self {
-        Self { prefix: prefix_of(cluster), time: time_of(at_ms), entry }
+    pub(super) fn of(cluster: &str, at: UnixMs, entry: u64) -> Self {
+        Self { prefix: prefix_of(cluster), time: time_of(at), entry }
     }
 
     pub(in crate::cli) fn parse(name: &str) -> Option<Self> {
@@ -69,8 +71,8 @@ impl BackupName {
 
 impl SegmentName {
     /// Of the cluster of a backup.
-    pub(super) fn of(prefix: &str, at_ms: u64, first: u64, last: u64) -> Self {
-        Self { prefix: prefix.to_owned(), time: time_of(at_ms), first, last }
+    pub(super) fn of(prefix: &str, at: UnixMs, first: u64, last: u64) -> Self {
+        Self { prefix: prefix.to_owned(), time: time_of(at), first, last }
     }
 
     fn parse(name: &str) -> Option<Self> {
@@ -141,7 +143,7 @@ mod tests {
     use super::*;
 
     const HOUR: u64 = 3_600_000;
-    const BEGIN: u64 = 1_795_341_600_007;
+    const BEGIN: UnixMs = UnixMs(1_795_341_600_007);
 
     #[test]
     fn names_say_what_is_in_the_files() {
@@ -160,9 +162,14 @@ mod tests {
     fn the_newest_are_kept_with_what_follows_them_and_other_clusters_are_left_alone() {
         let mut folder = BackupFolder::default();
         for n in 1..=4 {
-            folder.backups.push(BackupName::of("shop", BEGIN + n * HOUR, n * 100));
-            folder.segments.push(SegmentName::of("tillsync-shop-", BEGIN + n * HOUR, n * 100 + 1, n * 100 + 60));
-            folder.segments.push(SegmentName::of("tillsync-shop-", BEGIN + n * HOUR, n * 100 + 61, n * 100 + 100));
+            folder.backups.push(BackupName::of("shop", BEGIN.plus_ms(n * HOUR), n * 100));
+            folder.segments.push(SegmentName::of("tillsync-shop-", BEGIN.plus_ms(n * HOUR), n * 100 + 1, n * 100 + 60));
+            folder.segments.push(SegmentName::of(
+                "tillsync-shop-",
+                BEGIN.plus_ms(n * HOUR),
+                n * 100 + 61,
+                n * 100 + 100,
+            ));
         }
         folder.backups.push(BackupName::of("shop-2", BEGIN, 7));
         folder.segments.push(SegmentName::of("tillsync-shop-2-", BEGIN, 8, 9));

@@ -66,7 +66,7 @@ fn certificate<T: Expires>(setting: &str, read: Result<Arc<T>, crate::model::err
         Ok(tls) => tls,
         Err(error) => return Diagnosis::new(Severity::Bad, "certificate", error.to_string()),
     };
-    match tls.ends_before(SystemClock.now_ms() + SOON * 86_400_000) {
+    match tls.ends_before(SystemClock.now_ms().plus_ms(SOON * 86_400_000)) {
         Some(end) => Diagnosis::new(
             Severity::Warn,
             "certificate",
@@ -129,7 +129,7 @@ async fn its_clock(config: &Config, member: &Member) -> Option<Diagnosis> {
     let node = NodeUrl { authority: member.gateway.clone(), trust };
     let client = RestClient::new("").ok()?;
     let theirs = timeout(ANSWER, client.clock(&node)).await.ok()??;
-    Some(judge_clock(member.id.get(), i64::try_from(theirs).ok()? - i64::try_from(SystemClock.now_ms()).ok()?))
+    Some(judge_clock(member.id.get(), i64::try_from(theirs).ok()? - i64::try_from(SystemClock.now_ms().get()).ok()?))
 }
 
 fn judge_clock(node: u64, ahead_ms: i64) -> Diagnosis {

@@ -112,7 +112,7 @@ fn lock(dir: &Path) -> CliResult<File> {
 fn admin_token(dir: &Path, key: &Path) -> CliResult<String> {
     let (ring, now, path) = (KeyRing::read(key)?, SystemClock.now_ms(), dir.join("admin.token"));
     if let Ok(text) = fs::read_to_string(&path)
-        && ring.verify(text.trim(), now + TOKEN_LEFT * 1_000).is_ok()
+        && ring.verify(text.trim(), now.plus_ms(TOKEN_LEFT * 1_000)).is_ok()
     {
         return Ok(text.trim().to_owned());
     }

@@ -47,6 +47,7 @@ fn take_over(keys: &KeyRing, path: &Path, text: &Result<String, String>, first: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::UnixMs;
     use crate::token::Class;
 
     #[tokio::test]
@@ -56,7 +57,7 @@ mod tests {
         let (a, b) = ("aa".repeat(32), "bb".repeat(32));
         std::fs::write(&path, &a).unwrap();
         let keys = KeyRing::read(&path).unwrap();
-        let (token, claims) = keys.issue("d", Class::Admin, 0, 60).unwrap();
+        let (token, claims) = keys.issue("d", Class::Admin, UnixMs(0), 60).unwrap();
         let stop = CancellationToken::new();
         let following = tokio::spawn(follow(keys.clone(), path.clone(), stop.clone()));
         let changed = |want: bool| {
@@ -71,13 +72,13 @@ mod tests {
             }
         };
         std::fs::write(&path, format!("{b}\n{a}")).unwrap();
-        while keys.issue("d", Class::Admin, 0, 60).unwrap().1.key == claims.key {
+        while keys.issue("d", Class::Admin, UnixMs(0), 60).unwrap().1.key == claims.key {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(keys.verify(&token, 0).is_ok(), "both keys are valid");
+        assert!(keys.verify(&token, UnixMs(0)).is_ok(), "both keys are valid");
         std::fs::write(&path, "nonsense").unwrap();
         tokio::time::sleep(LOOK * 2).await;
-        assert!(keys.verify(&token, 0).is_ok(), "a bad file changes nothing");
+        assert!(keys.verify(&token, UnixMs(0)).is_ok(), "a bad file changes nothing");
         std::fs::write(&path, b).unwrap();
         changed(false).await;
         stop.cancel();

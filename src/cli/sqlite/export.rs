@@ -16,6 +16,7 @@ use crate::client::NodeUrl;
 use crate::client::rest::{PAGE, percent};
 use crate::clock::{Clock, SystemClock};
 use crate::gateway::http::rest::transfer::{AuditRow, LogPage, RecordRow, TransferState, TransferredElection};
+use crate::ids::UnixMs;
 use crate::model::time::{iso, parse_iso};
 
 #[derive(clap::Args, Debug)]
@@ -75,8 +76,8 @@ pub(crate) async fn execute(args: ExportArgs) -> CliResult {
         say!(
             "stale: this is what {} had by {} ({}); what others wrote later is not in it",
             nodes.nodes[0],
-            iso(snapshot.applied_ms),
-            age(SystemClock.now_ms().saturating_sub(snapshot.applied_ms))
+            iso(UnixMs(snapshot.applied_ms)),
+            age(SystemClock.now_ms().ms_since(UnixMs(snapshot.applied_ms)))
         );
     }
     let (elections, audits) = (snapshot.own_elections, snapshot.own_audits);
@@ -245,7 +246,7 @@ async fn changes(
 
 fn put_change(out: &Transaction<'_>, c: &ExportedChange) -> rusqlite::Result<()> {
     let mut put = out.prepare_cached("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)")?;
-    let at = parse_iso(&c.timestamp).and_then(sql_time).unwrap_or_default();
+    let at = parse_iso(&c.timestamp).map(UnixMs::get).and_then(sql_time).unwrap_or_default();
     put.execute(params![c.seq, c.device_id, c.table_name, c.record_id, c.operation, c.data.get(), at]).map(drop)
 }
 

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::cli::{CliResult, CommandError};
 use crate::gateway::http::rest::transfer::{AuditRow, DeviceRow, SyncRow, TransferredElection, WithState};
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::model::device::valid_id;
 use crate::model::import::{AUDIT_LOGS, DEVICE_ROLES, ELECTION_LOGS, SYNC_STATES};
@@ -127,7 +128,7 @@ impl SqliteRow<'_> {
     /// 0 for NULL. `None`: it is no time, or one that is still to come.
     fn time(&mut self, now: u64) -> Option<u64> {
         match self.values.next() {
-            Some(Value::Text(text)) => parse_iso(&text).filter(|ms| *ms <= now),
+            Some(Value::Text(text)) => parse_iso(&text).map(UnixMs::get).filter(|ms| *ms <= now),
             Some(Value::Null) | None => Some(0),
             Some(_) => None,
         }
@@ -143,7 +144,7 @@ impl SqliteRow<'_> {
 }
 
 /// Reads all of it; `now` is this machine's clock.
-pub(super) fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
+pub(super) fn read(path: &Path, now: UnixMs) -> CliResult<OldDatabase> {
     let at = path.display();
     let mut head = [0; 16];
     let opened = File::open(path).map_err(|e| CommandError::usage(format!("{at} cannot be read: {e}")))?;
@@ -166,7 +167,7 @@ pub(super) fn read(path: &Path, now: u64) -> CliResult<OldDatabase> {
             return Err(CommandError::usage(format!("{at}: table {table} has no column {missing}")));
         }
     }
-    let mut reader = SqliteReader { file: &file, notes: Vec::new(), hash: Xxh3::new(), now };
+    let mut reader = SqliteReader { file: &file, notes: Vec::new(), hash: Xxh3::new(), now: now.get() };
     let devices = reader.devices().map_err(failed)?;
     let (elections, audits) = (reader.elections().map_err(failed)?, reader.audits().map_err(failed)?);
     let (id, notes) = (reader.hash.digest(), reader.notes);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterStatus, SharedCluster};
-use crate::ids::{NodeId, RaftTerm};
+use crate::ids::{NodeId, RaftTerm, UnixMs};
 use crate::model::background_tasks::{self, Retention};
 use crate::model::election::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
 use crate::proto::command::Intent;
@@ -73,18 +73,18 @@ struct CoordinatorTerm {
 /// The clock of the state goes on by itself: a wall clock that is behind it must not stop time-outs.
 struct StateClock {
     at: Instant,
-    ms: u64,
+    ms: UnixMs,
     /// How often the state's time was brought back: this clock then starts anew.
     corrections: usize,
 }
 
 impl StateClock {
-    fn now(&mut self, least_ms: u64, corrections: usize) -> u64 {
+    fn now(&mut self, least_ms: UnixMs, corrections: usize) -> UnixMs {
         let now = Instant::now();
         if std::mem::replace(&mut self.corrections, corrections) != corrections {
             self.ms = least_ms;
         }
-        self.ms = (self.ms + (now - self.at).as_millis() as u64).max(least_ms);
+        self.ms = self.ms.plus_ms((now - self.at).as_millis() as u64).max(least_ms);
         self.at = now;
         self.ms
     }
@@ -170,9 +170,9 @@ impl Coordinator {
         for action in &actions {
             match action {
                 Action::Propose(intent) => intents.push(intent.clone()),
-                Action::Transfer { to, transfer_attempt } => transfer = Some((to.get(), *transfer_attempt)),
+                Action::Transfer { to, transfer_attempt } => transfer = Some((*to, *transfer_attempt)),
                 Action::Wait { until_ms } => {
-                    pause = pause.min(Duration::from_millis(until_ms.saturating_sub(lead.clock.ms).max(1)));
+                    pause = pause.min(Duration::from_millis(until_ms.ms_since(lead.clock.ms).max(1)));
                 }
             }
         }
@@ -191,9 +191,9 @@ impl Coordinator {
         }
         let Some((to, transfer_attempt)) = transfer else { return Some(pause) };
         lead.tried = Some(transfer_attempt);
-        tracing::info!(to, ?transfer_attempt, "leadership is handed over");
-        if let Err(error) = self.cluster.transfer(NodeId(to), self.settings.transfer).await {
-            tracing::warn!(to, %error, "leadership could not be handed over");
+        tracing::info!(to = to.get(), ?transfer_attempt, "leadership is handed over");
+        if let Err(error) = self.cluster.transfer(to, self.settings.transfer).await {
+            tracing::warn!(to = to.get(), %error, "leadership could not be handed over");
         }
         None
     }
@@ -217,7 +217,7 @@ impl Coordinator {
             term: lead.term,
             now_ms: lead
                 .clock
-                .now(self.cluster.clock().now_ms().max(state.meta().now_ms), state.meta().time_corrections.len()),
+                .now(self.cluster.clock().now_ms().max(state.meta().now()), state.meta().time_corrections.len()),
             leading_ms,
             nodes: &nodes,
             tried: lead.tried,

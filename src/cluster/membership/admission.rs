@@ -24,7 +24,7 @@ use crate::consensus::node::StartError;
 use crate::consensus::service::Service;
 use crate::consensus::transport::{ConnectionClass, LinkError, PeerTransport};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::{NodeAdd, StatusRequest, StatusResponse};
@@ -231,7 +231,8 @@ async fn ask(
     fresh: bool,
     patience: Duration,
 ) -> Vec<StatusResponse> {
-    let founders = if cluster.node.view().last_log_index == 0 { cluster.founding.own.clone() } else { Vec::new() };
+    let founders =
+        if cluster.node.view().last_log_index == LogIndex(0) { cluster.founding.own.clone() } else { Vec::new() };
     let answers = others.into_iter().map(|(id, member)| {
         let link = transport.link(id, &member, ConnectionClass::Control);
         let request = StatusRequest {

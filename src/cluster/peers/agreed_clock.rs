@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::clock_skews::ClockSkews;
 use crate::clock::SharedClock;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, UnixMs};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
@@ -37,9 +37,9 @@ pub(crate) struct Compared {
 
 impl Compared {
     /// From an answer that says `their_ms`: asked at `asked_ms` of this node's clock, answered after `round_trip`.
-    pub(crate) fn new(node: NodeId, their_ms: u64, asked_ms: u64, round_trip: Duration) -> Self {
+    pub(crate) fn new(node: NodeId, their_ms: UnixMs, asked_ms: UnixMs, round_trip: Duration) -> Self {
         let half = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
-        Self { node, ahead_ms: ahead(their_ms, asked_ms.saturating_add(half)), unsure_ms: half }
+        Self { node, ahead_ms: ahead(their_ms, asked_ms.plus_ms(half)), unsure_ms: half }
     }
 
     pub(crate) fn is_far(self) -> bool {
@@ -47,8 +47,8 @@ impl Compared {
     }
 }
 
-fn ahead(one: u64, other: u64) -> i64 {
-    let apart = i64::try_from(one.abs_diff(other)).unwrap_or(i64::MAX);
+fn ahead(one: UnixMs, other: UnixMs) -> i64 {
+    let apart = i64::try_from(one.get().abs_diff(other.get())).unwrap_or(i64::MAX);
     if one >= other { apart } else { -apart }
 }
 
@@ -80,7 +80,7 @@ fn apart(ahead_ms: i64) -> String {
 /// When the clock was last known to be right.
 #[derive(Clone, Copy)]
 struct Anchor {
-    wall_ms: u64,
+    wall_ms: UnixMs,
     even_ms: u64,
 }
 
@@ -121,12 +121,12 @@ impl AgreedClock {
     }
 
     /// How far the clock has jumped since it was known to be right, if it has.
-    fn jump(&self, anchor: Anchor, now_ms: u64) -> Option<i64> {
-        let even = anchor.wall_ms.saturating_add(self.clock.even_ms().saturating_sub(anchor.even_ms));
+    fn jump(&self, anchor: Anchor, now_ms: UnixMs) -> Option<i64> {
+        let even = anchor.wall_ms.plus_ms(self.clock.even_ms().saturating_sub(anchor.even_ms));
         Some(ahead(now_ms, even)).filter(|jump| jump.unsigned_abs() > limits::NODE_CLOCK_APART_MS)
     }
 
-    fn now(&self) -> Result<u64, String> {
+    fn now(&self) -> Result<UnixMs, String> {
         let now_ms = self.clock.now_ms();
         let inner = self.inner.lock();
         if let Some(why) = &inner.wrong {
@@ -146,7 +146,7 @@ impl AgreedClock {
     }
 
     /// The time for a command of this node.
-    pub(crate) fn stamp(&self) -> Result<u64, Error> {
+    pub(crate) fn stamp(&self) -> Result<UnixMs, Error> {
         self.now().map_err(|why| Error::new(Code::Unavailable, why))
     }
 
@@ -166,7 +166,7 @@ impl AgreedClock {
 
     /// On the leader: what is wrong with the time of a command that another node stamped. It may have waited for a
     /// leader for as long as requests may.
-    pub(crate) fn check(&self, from: NodeId, at_ms: u64, waited: Duration) -> Result<(), Error> {
+    pub(crate) fn check(&self, from: NodeId, at_ms: UnixMs, waited: Duration) -> Result<(), Error> {
         let now_ms = self.stamp()?;
         let ahead = ahead(at_ms, now_ms);
         let waited = i64::try_from(waited.as_millis()).unwrap_or(i64::MAX);
@@ -260,8 +260,8 @@ mod tests {
     }
 
     impl Clock for Machine {
-        fn now_ms(&self) -> u64 {
-            self.wall.load(Ordering::SeqCst)
+        fn now_ms(&self) -> UnixMs {
+            UnixMs(self.wall.load(Ordering::SeqCst))
         }
 
         fn even_ms(&self) -> u64 {
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(clock.judge(&group(1), &[other(2, 3), other(3, -900)]), None);
         assert!(clock.may_lead());
         machine.pass(4_000);
-        assert_eq!(clock.stamp(), Ok(NOW + 4_000));
+        assert_eq!(clock.stamp(), Ok(UnixMs(NOW + 4_000)));
         machine.set(NOW + MONTH);
         let why = clock.stamp().unwrap_err();
         assert!(why.code == Code::Unavailable && why.message.contains("jumped forward by 30 days"), "{why}");
@@ -315,7 +315,7 @@ mod tests {
         assert!(clock.stamp().is_err());
         // They have jumped, too (the shop's time server was wrong, and is right again).
         assert_eq!(clock.judge(&group(1), &[other(2, 10)]), None);
-        assert_eq!(clock.stamp(), Ok(NOW + MONTH));
+        assert_eq!(clock.stamp(), Ok(UnixMs(NOW + MONTH)));
     }
 
     #[test]
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!((clock.objection(), clock.may_lead()), (None, true));
         // One wrong one among three is the others' affair, a slow answer nobody's.
         assert_eq!(clock.judge(&group(2), &[other(2, 0), other(3, 9_000_000)]), None);
-        let slow = Compared::new(NodeId(2), NOW + 7_000, NOW, Duration::from_secs(6));
+        let slow = Compared::new(NodeId(2), UnixMs(NOW + 7_000), UnixMs(NOW), Duration::from_secs(6));
         assert!(!slow.is_far() && clock.judge(&group(2), &[slow]).is_none());
         assert!(clock.may_lead());
     }
@@ -366,7 +366,7 @@ mod tests {
             (NOW - 10_001, false),
             (0, false),
         ] {
-            let checked = clock.check(NodeId(3), at_ms, waited);
+            let checked = clock.check(NodeId(3), UnixMs(at_ms), waited);
             assert_eq!(checked.is_ok(), taken, "{at_ms}");
             if let Err(error) = checked {
                 assert!(error.message.contains("node 3") && error.code.row().retry == crate::model::error::Retry::Safe);

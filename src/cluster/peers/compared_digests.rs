@@ -16,7 +16,7 @@ use std::fmt::Write;
 
 use parking_lot::Mutex;
 
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::DigestAt;
@@ -30,9 +30,9 @@ pub enum DigestVerdict {
     /// Some voter differs, and it is not known yet what the rest holds.
     Open,
     /// Nobody can tell which node is right.
-    Undecided { index: u64, others: Vec<NodeId> },
+    Undecided { index: LogIndex, others: Vec<NodeId> },
     /// Most of the voters hold another state than this node, at `index` at the latest.
-    Outvoted { index: u64, others: Vec<NodeId> },
+    Outvoted { index: LogIndex, others: Vec<NodeId> },
 }
 
 impl DigestVerdict {
@@ -46,10 +46,10 @@ impl DigestVerdict {
 #[derive(Clone, Debug, Default)]
 struct PeerDigests {
     /// What it said last.
-    said: Vec<(u64, u128)>,
+    said: Vec<(LogIndex, u128)>,
     /// The newest index at which it was equal, and the oldest at which it was not.
-    equal_at: Option<u64>,
-    differs_from: Option<u64>,
+    equal_at: Option<LogIndex>,
+    differs_from: Option<LogIndex>,
 }
 
 #[derive(Default)]
@@ -76,11 +76,11 @@ fn names(nodes: &[NodeId]) -> String {
 
 impl ComparedDigests {
     /// `peer` said these digests; `own` gives this node's at an index.
-    pub(crate) fn hear(&self, peer: NodeId, said: &[DigestAt], own: impl Fn(u64) -> Option<u128>) {
+    pub(crate) fn hear(&self, peer: NodeId, said: &[DigestAt], own: impl Fn(LogIndex) -> Option<u128>) {
         let said: Vec<_> = said
             .iter()
             .take(limits::DIGESTS_SAID)
-            .map(|at| (at.index, u128::from(at.high) << 64 | u128::from(at.low)))
+            .map(|at| (LogIndex(at.index), u128::from(at.high) << 64 | u128::from(at.low)))
             .collect();
         let mut inner = self.0.lock();
         let known = inner.peers.entry(peer).or_default();
@@ -124,7 +124,7 @@ impl ComparedDigests {
     }
 
     /// The newest index at which a node was equal, and the oldest at which it is known to differ.
-    pub(crate) fn of(&self, peer: NodeId) -> (Option<u64>, Option<u64>) {
+    pub(crate) fn of(&self, peer: NodeId) -> (Option<LogIndex>, Option<LogIndex>) {
         self.0.lock().peers.get(&peer).map_or((None, None), |known| (known.equal_at, known.differs_from))
     }
 
@@ -135,7 +135,7 @@ impl ComparedDigests {
     }
 }
 
-fn differing(voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> Vec<(NodeId, u64)> {
+fn differing(voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> Vec<(NodeId, LogIndex)> {
     let voter =
         |(peer, known): (&NodeId, &PeerDigests)| Some((*peer, known.differs_from?)).filter(|_| voters.contains(peer));
     peers.iter().filter_map(voter).collect()
@@ -151,7 +151,7 @@ fn look(me: NodeId, voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) ->
         return DigestVerdict::Agrees;
     }
     // Those that differ are a majority only if they are equal among each other.
-    let mut together = BTreeMap::<(u64, u128), Vec<(NodeId, u64)>>::new();
+    let mut together = BTreeMap::<(LogIndex, u128), Vec<(NodeId, LogIndex)>>::new();
     for (peer, from) in &differ {
         let said = peers.get(peer).into_iter().flat_map(|known| &known.said).filter(|(index, _)| index >= from);
         for at in said {
@@ -170,7 +170,7 @@ fn look(me: NodeId, voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) ->
 fn undecided(voters: &[NodeId], peers: &BTreeMap<NodeId, PeerDigests>) -> DigestVerdict {
     let differ = differing(voters, peers);
     DigestVerdict::Undecided {
-        index: differ.iter().map(|(_, from)| *from).min().unwrap_or(0),
+        index: differ.iter().map(|(_, from)| *from).min().unwrap_or_default(),
         others: differ.into_iter().map(|(peer, _)| peer).collect(),
     }
 }
@@ -218,7 +218,7 @@ mod tests {
             DigestAt { index: *index, high: (digest >> 64) as u64, low: digest as u64 }
         };
         let said: Vec<_> = indexes.iter().map(at).collect();
-        compared.hear(NodeId(peer), &said, |index| Some(digest(own, index)));
+        compared.hear(NodeId(peer), &said, |index| Some(digest(own, index.get())));
     }
 
     #[test]
@@ -231,12 +231,15 @@ mod tests {
             hears(&wrong, BAD, 2, GOOD, &[index]);
             let expected = match index {
                 99 => DigestVerdict::Agrees,
-                _ => DigestVerdict::Outvoted { index: 120, others: vec![NodeId(1), NodeId(2)] },
+                _ => DigestVerdict::Outvoted { index: LogIndex(120), others: vec![NodeId(1), NodeId(2)] },
             };
             assert_eq!(right.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Agrees);
             assert_eq!(wrong.judge(NodeId(3), &VOTERS, &VOTERS), expected);
         }
-        assert_eq!((right.of(NodeId(2)), right.of(NodeId(3))), ((Some(120), None), (Some(99), Some(120))));
+        assert_eq!(
+            (right.of(NodeId(2)), right.of(NodeId(3))),
+            ((Some(LogIndex(120)), None), (Some(LogIndex(99)), Some(LogIndex(120))))
+        );
         assert!(right.may_write().is_ok());
         let why = wrong.may_write().unwrap_err();
         assert!(why.code == Code::Storage && why.message.contains("nodes 1, 2 since log index 120"), "{why}");
@@ -250,7 +253,7 @@ mod tests {
         hears(&wrong, BAD, 2, GOOD, &[5_013, 5_000]);
         assert_eq!(
             wrong.judge(NodeId(3), &VOTERS, &VOTERS),
-            DigestVerdict::Outvoted { index: 5_000, others: vec![NodeId(1), NodeId(2)] }
+            DigestVerdict::Outvoted { index: LogIndex(5_000), others: vec![NodeId(1), NodeId(2)] }
         );
         // Node 2 is known to be equal from before node 3 differed: one more round tells.
         let right = ComparedDigests::default();
@@ -265,7 +268,7 @@ mod tests {
     fn without_a_majority_nothing_is_written_until_one_is_back() {
         for (mine, theirs, expected) in [
             (GOOD, BAD, DigestVerdict::Agrees),
-            (BAD, GOOD, DigestVerdict::Outvoted { index: 120, others: vec![NodeId(2), NodeId(3)] }),
+            (BAD, GOOD, DigestVerdict::Outvoted { index: LogIndex(120), others: vec![NodeId(2), NodeId(3)] }),
         ] {
             let compared = ComparedDigests::default();
             // Node 3 was equal before it went away: that says nothing of now.
@@ -275,7 +278,7 @@ mod tests {
                 assert_eq!(compared.judge(NodeId(1), &VOTERS, &VOTERS), DigestVerdict::Open);
                 assert!(compared.may_write().is_ok());
             }
-            let undecided = DigestVerdict::Undecided { index: 120, others: vec![NodeId(2)] };
+            let undecided = DigestVerdict::Undecided { index: LogIndex(120), others: vec![NodeId(2)] };
             assert_eq!(compared.judge(NodeId(1), &VOTERS, &VOTERS), undecided);
             let why = compared.may_write().unwrap_err();
             assert!(why.code == Code::Storage && why.message.contains("node 2 hold different data"), "{why}");
@@ -302,11 +305,17 @@ mod tests {
         hears(&compared, GOOD, 3, WORSE, &[120]);
         let last =
             |voters: &[NodeId]| (0..OPEN_ROUNDS).map(|_| compared.judge(NodeId(1), &VOTERS, voters)).last().unwrap();
-        assert_eq!(last(&VOTERS), DigestVerdict::Undecided { index: 120, others: vec![NodeId(2), NodeId(3)] });
-        assert_eq!(last(&[NodeId(1), NodeId(2)]), DigestVerdict::Undecided { index: 120, others: vec![NodeId(2)] });
+        assert_eq!(
+            last(&VOTERS),
+            DigestVerdict::Undecided { index: LogIndex(120), others: vec![NodeId(2), NodeId(3)] }
+        );
+        assert_eq!(
+            last(&[NodeId(1), NodeId(2)]),
+            DigestVerdict::Undecided { index: LogIndex(120), others: vec![NodeId(2)] }
+        );
         assert_eq!(last(&[NodeId(1)]), DigestVerdict::Agrees);
         // This node is a learner, and differs from the only voter.
-        assert_eq!(last(&[NodeId(2)]), DigestVerdict::Outvoted { index: 120, others: vec![NodeId(2)] });
+        assert_eq!(last(&[NodeId(2)]), DigestVerdict::Outvoted { index: LogIndex(120), others: vec![NodeId(2)] });
     }
 
     #[test]
@@ -314,7 +323,7 @@ mod tests {
         let compared = ComparedDigests::default();
         hears(&compared, GOOD, 2, BAD, &[120]);
         hears(&compared, GOOD, 2, GOOD, &[130]);
-        assert_eq!(compared.of(NodeId(2)), (Some(130), None));
+        assert_eq!(compared.of(NodeId(2)), (Some(LogIndex(130)), None));
         let many: Vec<u64> = (0..1_000).collect();
         hears(&compared, GOOD, 2, GOOD, &many);
         assert!(compared.0.lock().peers[&NodeId(2)].said.len() == limits::DIGESTS_SAID);

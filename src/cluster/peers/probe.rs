@@ -18,7 +18,7 @@ use crate::cluster::membership::settle;
 use crate::cluster::raft_cluster::RaftCluster;
 use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId, UnixMs};
 use crate::model::error::{Code, Error};
 use crate::proto::StatusRequest;
 
@@ -46,7 +46,11 @@ pub(crate) async fn run(
             let link = transport.link(peer, &member, ConnectionClass::Control);
             let digests = cluster.replica().digests();
             let handshake = Some(cluster.identity.handshake(peer));
-            let request = StatusRequest { handshake, digests_up_to: digests.newest(), ..StatusRequest::default() };
+            let request = StatusRequest {
+                handshake,
+                digests_up_to: digests.newest().map(LogIndex::get),
+                ..StatusRequest::default()
+            };
             let request = cluster.addresses.tell(me, request);
             let cluster = &cluster;
             let clock = &clock;
@@ -57,7 +61,7 @@ pub(crate) async fn run(
                     // At an address of which it is not known who is there, it says so itself.
                     let peer = if peer == NodeId(0) { NodeId(status.node) } else { peer };
                     if status.clock_ms > 0 {
-                        compared = Some(Compared::new(peer, status.clock_ms, asked_ms, since.elapsed()));
+                        compared = Some(Compared::new(peer, UnixMs(status.clock_ms), asked_ms, since.elapsed()));
                     }
                     cluster.stats.answered(peer, since);
                     cluster.stats.can_lead(peer, !status.cannot_lead);
@@ -120,7 +124,7 @@ pub(crate) async fn run(
 
 /// This node stops, because its data differs since `index`: the others are told, or they might never learn which node it
 /// was.
-async fn say_why(cluster: &Arc<RaftCluster>, transport: &Arc<dyn PeerTransport>, index: u64) {
+async fn say_why(cluster: &Arc<RaftCluster>, transport: &Arc<dyn PeerTransport>, index: LogIndex) {
     let digests = cluster.replica().digests().up_to(index);
     let told = asked(cluster).into_iter().filter(|(peer, _)| *peer != NodeId(0)).map(|(peer, member)| {
         let link = transport.link(peer, &member, ConnectionClass::Control);

@@ -11,7 +11,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::ids::NodeId;
+use crate::ids::{NodeId, UnixMs};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::state::into_result;
@@ -92,10 +92,10 @@ impl PendingProposals {
         &self,
         principal: Option<Principal>,
         intent: Intent,
-        at_ms: u64,
+        at_ms: UnixMs,
     ) -> Result<ProposalReceiver, Error> {
         // All but the number is encoded outside the lock; protobuf takes the fields in any order.
-        let unnumbered = Command { origin: None, at_ms, principal, intent: Some(intent) };
+        let unnumbered = Command { origin: None, at_ms: at_ms.get(), principal, intent: Some(intent) };
         let mut command = BytesMut::with_capacity(unnumbered.encoded_len() + 40);
         if unnumbered.encode(&mut command).is_err() {
             return Err(Error::new(Code::Internal, "the command cannot be encoded"));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn push(pending_proposals: &PendingProposals) -> ProposalReceiver {
-        pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 77).unwrap()
+        pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), UnixMs(77)).unwrap()
     }
 
     fn numbers(taken: Option<Vec<(u64, Bytes)>>) -> Vec<u64> {
@@ -308,15 +308,15 @@ mod tests {
     async fn the_window_is_bounded() {
         let pending_proposals = pending_proposals();
         let answers: Vec<_> = (0..limits::ORIGIN_WINDOW).map(|_| push(&pending_proposals)).collect();
-        let error = pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).unwrap_err();
+        let error = pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), UnixMs(1)).unwrap_err();
         assert_eq!(error.code, Code::Unavailable);
         pending_proposals.applied([(2, Outcome::default())]);
         assert!(
-            pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).is_err(),
+            pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), UnixMs(1)).is_err(),
             "1 still holds the window"
         );
         pending_proposals.applied([(1, Outcome::default())]);
-        assert!(pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), 1).is_ok());
+        assert!(pending_proposals.push(None, Intent::NodeBooted(NodeBooted::default()), UnixMs(1)).is_ok());
         drop(answers);
     }
 }

@@ -8,7 +8,7 @@ use super::harness::{Cell, PATIENCE, online, write};
 use crate::cluster::peers::compared_digests::DigestVerdict;
 use crate::cluster::{Cluster, MembershipChange, SharedCluster};
 use crate::consensus::transport::ConnectionClass;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::model::error::{Code, Error};
 use crate::model::tables::RowKey;
 use crate::proto::{Meta, Principal, StatusRequest};
@@ -38,7 +38,7 @@ async fn ended(cell: &Cell, node: u64) -> Error {
     tokio::time::timeout(PATIENCE, cell.nodes[&node].cluster.told_to_end()).await.expect("it is not told")
 }
 
-fn differs_from(at: &SharedCluster, node: u64) -> Option<u64> {
+fn differs_from(at: &SharedCluster, node: u64) -> Option<LogIndex> {
     at.nodes().into_iter().find(|info| info.node == NodeId(node)).unwrap().differs_from
 }
 
@@ -129,7 +129,7 @@ async fn the_operator_decides_between_two_by_removing_one() {
     let at = cell.at(1);
     until("it refuses", || {
         std::mem::drop(at.propose(online("till-1")));
-        matches!(at.status().digests, DigestVerdict::Undecided { index: 1.., .. })
+        matches!(at.status().digests, DigestVerdict::Undecided { index: LogIndex(1..), .. })
     })
     .await;
     let by = Principal { sub: "admin".into(), jti: String::new() };
@@ -150,10 +150,11 @@ async fn a_digest_is_told_up_to_the_index_that_was_asked_for() {
     let ring = cell.nodes[&2].cluster.replica().digests();
     let newest = ring.newest().unwrap();
     let link = cell.router.transport(1).link(NodeId(2), &super::harness::member(2), ConnectionClass::Control);
-    let cases = [(None, vec![]), (Some(u64::MAX), ring.up_to(newest)), (Some(newest - 1), ring.up_to(newest - 1))];
+    let before = LogIndex(newest.get() - 1);
+    let cases = [(None, vec![]), (Some(LogIndex::MAX), ring.up_to(newest)), (Some(before), ring.up_to(before))];
     for (asked, told) in cases {
         let handshake = Some(cell.nodes[&1].cluster.identity.handshake(NodeId(2)));
-        let request = StatusRequest { handshake, digests_up_to: asked, ..StatusRequest::default() };
+        let request = StatusRequest { handshake, digests_up_to: asked.map(LogIndex::get), ..StatusRequest::default() };
         assert_eq!(link.status(request).await.unwrap().digests, told, "{asked:?}");
     }
     cell.shutdown().await;

@@ -10,7 +10,7 @@ use crate::cluster::SharedCluster;
 use crate::cluster::elections::coordinator::{self, CoordinatorSettings};
 use crate::cluster::elections::settled;
 use crate::consensus::runtime::seeded;
-use crate::ids::NodeId;
+use crate::ids::{ElectionId, NodeId};
 use crate::model::error::{Code, Error};
 use crate::model::read::elections;
 use crate::proto::command::Intent;
@@ -100,7 +100,8 @@ impl CoordinatedCells {
         let cluster = self.cell.at(node);
         cluster.read_barrier().await.unwrap();
         let head = cluster.replica().state().meta().election_head;
-        let mut log = cluster.replica().read_rows(move |rows| elections(rows, head, 1_000, 0)).await.unwrap();
+        let mut log =
+            cluster.replica().read_rows(move |rows| elections(rows, ElectionId(head), 1_000, 0)).await.unwrap();
         log.reverse();
         log
     }

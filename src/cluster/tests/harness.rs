@@ -14,7 +14,7 @@ use crate::cluster::boot::{NodeConfig, PeerLinks, Stopper, listen, start};
 use crate::cluster::raft_cluster::RaftCluster;
 use crate::cluster::{Cluster, SharedCluster};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, UnixMs};
 use crate::model::effect::{Effect, Effects};
 use crate::model::tables::RowKey;
 use crate::proto::command::Intent;
@@ -45,8 +45,8 @@ impl WrongClock {
 }
 
 impl Clock for WrongClock {
-    fn now_ms(&self) -> u64 {
-        SystemClock.now_ms().saturating_add_signed(self.0.load(Ordering::SeqCst))
+    fn now_ms(&self) -> UnixMs {
+        UnixMs(SystemClock.now_ms().get().saturating_add_signed(self.0.load(Ordering::SeqCst)))
     }
 
     fn even_ms(&self) -> u64 {

@@ -6,7 +6,7 @@ use super::harness::{Cell, PATIENCE, online, write};
 use crate::cluster::Cluster;
 use crate::consensus::transport::{ConnectionClass, LinkError};
 use crate::consensus::types::MemberAddress;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::proto::{StatusRequest, StatusResponse};
 
 /// A leader, a follower and the third one.
@@ -271,7 +271,7 @@ async fn founders_that_disagree_found_nothing_and_each_says_with_whom() {
     assert!(waiting(1).contains("node 2 names 1 at node-1") && waiting(3).contains("node 2 names"), "{}", waiting(1));
     // Also after another of their rounds.
     tokio::time::sleep(crate::cluster::membership::admission::SETTLE * 2).await;
-    assert!(cell.nodes.values().all(|node| node.cluster.node().view().last_log_index == 0));
+    assert!(cell.nodes.values().all(|node| node.cluster.node().view().last_log_index == LogIndex(0)));
     // The settings are made equal.
     for id in 1..=3 {
         cell.stop(id).await;

@@ -156,7 +156,7 @@ async fn a_removed_node_gets_nothing_and_neither_after_a_restart() {
         let gone = [1, 2, 3].into_iter().find(|node| *node != leader).unwrap();
         let open = Rogue::new(&cell, gone, leader);
         let origin = Some(CommandId { node: gone, boot: 77, number: 1 });
-        let at_ms = SystemClock.now_ms();
+        let at_ms = SystemClock.now_ms().get();
         let proposed = Command { origin, at_ms, intent: Some(online("before")), principal: None };
         if open.propose(proposed.encode_to_vec().into()).await.unwrap().is_some() {
             break (leader, gone);
@@ -248,7 +248,7 @@ async fn a_member_proposes_what_is_its_own_to_propose_and_nothing_else() {
     let rogue = Rogue::new(&cell, me, leader);
     let command = |node, number, intent| {
         let origin = Some(CommandId { node, boot: 7, number });
-        Command { origin, at_ms: SystemClock.now_ms(), intent: Some(intent), principal: None }
+        Command { origin, at_ms: SystemClock.now_ms().get(), intent: Some(intent), principal: None }
     };
     let removed = MembersChanged { node: other, removed: true, by: "boss".into(), ..MembersChanged::default() };
     let added = MembersChanged { node: 77, removed: false, by: "boss".into(), ..MembersChanged::default() };

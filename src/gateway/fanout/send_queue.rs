@@ -123,26 +123,26 @@ fn event_of(effect: &Effect, epoch: u64) -> Option<ServerEvent<'_>> {
     Some(match effect {
         Effect::Changed(change) => ServerEvent::DataUpdate { change, epoch },
         Effect::Critical { device_id, event_type, payload, timestamp_ms } => {
-            ServerEvent::CriticalEvent { event_type, payload, device_id, at_ms: *timestamp_ms }
+            ServerEvent::CriticalEvent { event_type, payload, device_id, at_ms: timestamp_ms.get() }
         }
         Effect::ElectionFailed { error, at_ms } => {
             let event = Some("master_election");
-            ServerEvent::Error { error, event, field: None, request_id: None, conflict_id: None, at_ms: *at_ms }
+            ServerEvent::Error { error, event, field: None, request_id: None, conflict_id: None, at_ms: at_ms.get() }
         }
         Effect::MasterElected(election) => ServerEvent::MasterElected(election),
         Effect::RoleChanged { device_id, role, reason, term, at_ms } => {
-            ServerEvent::RoleChange { device_id, role: *role, reason, term: *term, at_ms: *at_ms }
+            ServerEvent::RoleChange { device_id, role: *role, reason, term: *term, at_ms: at_ms.get() }
         }
         Effect::SyncCompleted { device_id, sync_timestamp_ms, changes_count, at_ms } => ServerEvent::SyncCompleteAck {
             device_id,
-            sync_timestamp_ms: *sync_timestamp_ms,
+            sync_timestamp_ms: sync_timestamp_ms.get(),
             changes_count: *changes_count,
-            at_ms: *at_ms,
+            at_ms: at_ms.get(),
         },
         Effect::ConflictFound(conflict) => ServerEvent::SyncConflict(conflict),
         Effect::ConflictResolved(conflict) => ServerEvent::SyncConflictResolved(conflict),
         Effect::AccessChanged { class, rights, forget, resync, at_ms } => {
-            ServerEvent::AccessChanged { class: *class, rights, forget, resync, at_ms: *at_ms }
+            ServerEvent::AccessChanged { class: *class, rights, forget, resync, at_ms: at_ms.get() }
         }
         Effect::TokenRevoked { .. } | Effect::DeviceKeptOut { .. } | Effect::Skipped { .. } => return None,
     })

@@ -23,6 +23,7 @@ use crate::gateway::protocol::{BadPayload, Fields, error_tail};
 use crate::gateway::rates::read_meter;
 use crate::gateway::transport::socketio;
 use crate::gateway::{Gateway, auth, bug};
+use crate::ids::ConflictId;
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
@@ -108,7 +109,7 @@ pub struct RestError {
     error: Error,
     field: Option<String>,
     status: u16,
-    conflict_id: Option<u64>,
+    conflict_id: Option<ConflictId>,
     at_ms: u64,
 }
 
@@ -130,7 +131,7 @@ impl RestError {
         Self { status, ..self }
     }
 
-    pub fn with_conflict(self, id: u64) -> Self {
+    pub fn with_conflict(self, id: ConflictId) -> Self {
         Self { conflict_id: Some(id), ..self }
     }
 }

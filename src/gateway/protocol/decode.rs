@@ -15,7 +15,6 @@ use crate::model::conflict::type_name;
 use crate::model::election::reason_name;
 use crate::model::error::{Code, Error};
 use crate::model::policy::method_of;
-use crate::model::time::IsoTime;
 use crate::proto::{
     ConflictReport, ConflictResolve, ConflictType, CriticalEvent, DataUpdate, ElectionReason, Operation,
     ResolutionMethod, Role, SyncErrorReport, SyncType,
@@ -319,7 +318,7 @@ pub(super) fn heartbeat(f: &Fields<'_>) -> Result<ClientEvent, BadPayload> {
 
 /// A time with an offset; one without says nothing, as if there were none.
 fn absolute(f: &Fields<'_>, name: &str) -> Result<Option<u64>, BadPayload> {
-    Ok(f.maybe_iso(name)?.filter(|sent| !sent.is_local).map(IsoTime::unix_ms))
+    Ok(f.maybe_iso(name)?.filter(|sent| !sent.is_local).map(|sent| sent.unix_ms().get()))
 }
 
 /// The client's time as it came, if it came: what it means is for the session to say, which knows the client's clock.

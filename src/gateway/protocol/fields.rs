@@ -155,7 +155,7 @@ impl<'a> Fields<'a> {
 
     /// An ISO 8601 time as Unix milliseconds; one without an offset is taken as UTC.
     pub fn maybe_time(&self, name: &str) -> Result<Option<u64>, BadPayload> {
-        Ok(self.maybe_iso(name)?.map(IsoTime::unix_ms))
+        Ok(self.maybe_iso(name)?.map(|at| at.unix_ms().get()))
     }
 
     /// An ISO 8601 time as its writer meant it.

@@ -1,5 +1,6 @@
 //! Writing JSON: straight into one buffer, with what is JSON already copied in as it is.
 
+use crate::ids::UnixMs;
 use crate::model::time::iso;
 
 /// An object on its way into a buffer. [`Object::end`] closes it.
@@ -49,7 +50,7 @@ impl<'b> Object<'b> {
         self
     }
 
-    pub fn maybe_number(&mut self, name: &str, value: Option<u64>) -> &mut Self {
+    pub fn maybe_number(&mut self, name: &str, value: Option<impl Into<i128>>) -> &mut Self {
         if let Some(value) = value {
             self.number(name, value);
         }
@@ -154,7 +155,7 @@ fn push_integer(out: &mut Vec<u8>, value: i128) {
 
 fn push_time(out: &mut Vec<u8>, ms: u64) {
     out.push(b'"');
-    out.extend_from_slice(iso(ms).as_bytes());
+    out.extend_from_slice(iso(UnixMs(ms)).as_bytes());
     out.push(b'"');
 }
 

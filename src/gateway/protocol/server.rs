@@ -1,7 +1,7 @@
 //! What clients are sent: one variant a documented event, with every documented field and our extras.
 
 use super::json::{Object, push_object, push_text};
-use crate::ids::{MasterTerm, RecordId, Seq};
+use crate::ids::{ConflictId, MasterTerm, RecordId, Seq};
 use crate::model::access::{ClassNumber, ClassRights, OTHERS, Right};
 use crate::model::change::operation_name;
 use crate::model::conflict::type_name;
@@ -121,7 +121,7 @@ pub enum ServerEvent<'a> {
         error: &'a Error,
         event: Option<&'a str>,
         field: Option<&'a str>,
-        conflict_id: Option<u64>,
+        conflict_id: Option<ConflictId>,
         /// The refused request's, if its client gave one.
         request_id: Option<&'a str>,
         at_ms: u64,
@@ -141,7 +141,7 @@ pub struct Acknowledged<'a> {
     pub request_id: Option<&'a str>,
     pub cursor: Option<Cursor>,
     /// It met a conflict; its number.
-    pub conflict_id: Option<u64>,
+    pub conflict_id: Option<ConflictId>,
     pub repeated: bool,
     /// The queue's entry that it was.
     pub entry: Option<(&'a str, u64)>,

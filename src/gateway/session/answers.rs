@@ -8,7 +8,7 @@ use crate::gateway::fanout::send_queue::{EncodedEvent, Encoding};
 use crate::gateway::protocol::{Acknowledged, ServerEvent};
 use crate::gateway::session::client_clock::ClockCorrection;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket, StoredRecord};
-use crate::ids::{MasterTerm, RecordId, Seq};
+use crate::ids::{ConflictId, MasterTerm, RecordId, Seq};
 use crate::model::change::{RecordNow, StoredData};
 use crate::model::cursor::Cursor;
 use crate::model::error::{Code, Error, Retry};
@@ -137,7 +137,7 @@ impl Session {
         let Some(Given::Conflict(conflict)) = &outcome.result else {
             return self.refuse(ticket, &bug("a conflict was answered with an outcome of another kind"), None);
         };
-        let (at_ms, event, conflict_id) = (outcome.at_ms, ticket.event, Some(conflict.id));
+        let (at_ms, event, conflict_id) = (outcome.at_ms, ticket.event, Some(ConflictId(conflict.id)));
         let (device_id, record) = (Some(device_id), Some(record));
         let ack = Acknowledged { message, at_ms, event, device_id, record, conflict_id, ..Default::default() };
         self.reply(ticket.ack, &ServerEvent::Acknowledged(ack));
@@ -180,8 +180,8 @@ impl Session {
         if let Some(conflict) = conflict
             && conflict.resolution() == ResolutionMethod::Unset
         {
-            let why = why_conflict(&self.gateway, conflict.id);
-            self.refuse(ticket, &Error::new(Code::Conflict, why), Some(conflict.id));
+            let why = why_conflict(&self.gateway, ConflictId(conflict.id));
+            self.refuse(ticket, &Error::new(Code::Conflict, why), Some(ConflictId(conflict.id)));
             return;
         }
         let (seq, epoch) = (accepted.map(|accepted| accepted.seq), self.gateway.epoch());
@@ -194,7 +194,7 @@ impl Session {
             seq,
             request_id: ticket.request_id.as_deref(),
             cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: Seq(*seq), print: *print }),
-            conflict_id: conflict.map(|c| c.id),
+            conflict_id: conflict.map(|c| ConflictId(c.id)),
             repeated: outcome.repeated,
             entry: entry.map(|(queue, n)| (queue.as_str(), *n)),
             sync_id: None,

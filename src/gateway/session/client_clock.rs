@@ -82,7 +82,7 @@ impl ClientClock {
     pub(crate) fn measure(&mut self, sent: IsoTime, now_ms: u64) {
         let samples = if sent.is_local { &mut self.local } else { &mut self.absolute };
         let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-        samples.add(ms(sent.unix_ms()), ms(now_ms));
+        samples.add(ms(sent.unix_ms().get()), ms(now_ms));
     }
 
     /// How far its clock is ahead (or, negative, behind), in milliseconds, if that is known and worth telling.
@@ -104,14 +104,14 @@ impl ClientClock {
         let ahead = self.ahead_ms();
         let wrong_by = match (sent.is_local, self.offset_ms()) {
             (false, _) => match ahead {
-                None => return (Some(sent.unix_ms()), None),
+                None => return (Some(sent.unix_ms().get()), None),
                 Some(ahead) => ahead,
             },
             (true, Some(offset)) => offset.saturating_add(ahead.unwrap_or(0)),
             (true, None) => return (None, Some(ClockCorrection::Now)),
         };
         let ms = sent.ms.saturating_sub(wrong_by);
-        (Some(IsoTime { ms, is_local: false }.unix_ms()), Some(ClockCorrection::Corrected))
+        (Some(IsoTime { ms, is_local: false }.unix_ms().get()), Some(ClockCorrection::Corrected))
     }
 
     /// Takes the time of a change, and keeps what was sent beside it if it is another one.

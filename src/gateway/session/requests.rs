@@ -12,7 +12,7 @@ use crate::gateway::protocol::{ClientEvent, OnlineAsk, ServerEvent, SyncAsk};
 use crate::gateway::rates::RateKind;
 use crate::gateway::session::request_pipeline::{ReadRequest, ReplyPlan, RequestTicket};
 use crate::gateway::session::sync::{Completed, SyncJob};
-use crate::ids::RecordId;
+use crate::ids::{ConflictId, RecordId};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::model::time::IsoTime;
@@ -340,8 +340,8 @@ pub fn find_conflict(gateway: &Gateway, c: &ConflictResolve) -> Result<Arc<Confl
 }
 
 /// What the sender of a change that met a conflict is told: it may be the repeat of one that was decided since.
-pub fn why_conflict(gateway: &Gateway, conflict_id: u64) -> &'static str {
-    let asked = ConflictResolve { conflict_id: Some(conflict_id), ..ConflictResolve::default() };
+pub fn why_conflict(gateway: &Gateway, conflict_id: ConflictId) -> &'static str {
+    let asked = ConflictResolve { conflict_id: Some(conflict_id.get()), ..ConflictResolve::default() };
     if gateway.cluster.replica().state().conflict_to_resolve(&asked).is_some() {
         "the change conflicts with the record and waits for a decision by hand"
     } else {

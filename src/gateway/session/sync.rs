@@ -19,7 +19,7 @@ use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_pipeline::RequestTicket;
-use crate::ids::{RecordId, Seq, TableId};
+use crate::ids::{RecordId, Seq, TableId, UnixMs};
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::change::StoredData;
@@ -304,7 +304,7 @@ impl SyncJob {
         };
         let owed = course.before.as_ref().is_some_and(|before| before.full_owed);
         let corrections = Corrections::from(meta);
-        let last_sync_ms = self.ask.last_sync_ms.map(|ms| corrections.of_client(ms));
+        let last_sync_ms = self.ask.last_sync_ms.map(|ms| corrections.of_client(UnixMs(ms)));
         let from = match (cursor, last_sync_ms) {
             // The client knows its own place.
             (Some(seq), _) if seq > Seq(0) || !owed => Some(seq),
@@ -317,7 +317,7 @@ impl SyncJob {
                 let seq = self.gateway.cluster.replica().read_rows(find).await?;
                 // A time that has not come: the client's clock is wrong, so what the cluster has noted counts, too.
                 let noted = if course.completed_one() { course.recorded() } else { None };
-                if ms > meta.now_ms { noted.map(|noted| noted.min(seq)) } else { Some(seq) }
+                if ms > meta.now() { noted.map(|noted| noted.min(seq)) } else { Some(seq) }
             }
             (_, None) => course.recorded(),
         };
@@ -347,7 +347,9 @@ impl SyncJob {
             number += 1;
             sent += changes.len() as u64;
             let at_ms = match changes.last() {
-                Some(last) if page.more => Corrections::from(&course.meta).of_change(Seq(last.seq), last.committed_ms),
+                Some(last) if page.more => {
+                    Corrections::from(&course.meta).of_change(Seq(last.seq), UnixMs(last.committed_ms)).get()
+                }
                 _ => course.meta.now_ms,
             };
             let total = if page.more { sent + (head.get() - page.seq.get()) } else { sent };
@@ -444,7 +446,7 @@ impl SyncJob {
                 record_id: found.at.id,
                 operation: Operation::Insert,
                 data: &found.data,
-                timestamp_ms: found.at.timestamp_ms,
+                timestamp_ms: found.at.timestamp_ms.get(),
                 seq: found.at.seq.get(),
                 device_id: None,
                 after: None,
@@ -518,8 +520,8 @@ impl SyncCourse {
 }
 
 /// Changes may have been compacted that came after a change which this time was taken from.
-fn gone(meta: &Meta, ms: u64) -> bool {
-    meta.compacted_seq > 0 && ms <= meta.compacted_ms + limits::CLIENT_CLOCK_AHEAD_MS
+fn gone(meta: &Meta, ms: UnixMs) -> bool {
+    meta.compacted_seq > 0 && ms <= UnixMs(meta.compacted_ms).plus_ms(limits::CLIENT_CLOCK_AHEAD_MS)
 }
 
 /// The records that were changed after a sync's head, with the version that they had at the head.

@@ -94,7 +94,7 @@ impl WebSocketConnection {
             paused: false,
             write_timeout: gateway.settings.write_timeout,
             ticks,
-            at_ms: Box::new(move || clock.now_ms()),
+            at_ms: Box::new(move || clock.now_ms().get()),
         }
     }
 

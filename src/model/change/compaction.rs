@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::key::KEY;
-use crate::ids::{RecordId, Seq};
+use crate::ids::{AuditId, ElectionId, RecordId, Seq, UnixMs};
 use crate::limits;
 use crate::model::refusal::ApplyResult;
 use crate::model::state::State;
@@ -19,12 +19,12 @@ impl State {
     /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
     /// shown. The last election is always kept.
     pub(in crate::model) fn compact(&mut self, c: &Compact) -> ApplyResult {
-        self.compact_audit(c.audit_to, c.evidence_kept);
+        self.compact_audit(AuditId(c.audit_to), c.evidence_kept);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(Seq(to))? {}
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
-        self.drop_elections(c.elections_to);
+        self.drop_elections(ElectionId(c.elections_to));
         Ok(Reply::Done(Empty {}))
     }
 
@@ -79,8 +79,8 @@ impl State {
     }
 
     /// The applied time goes back: no change that was dropped is later than that.
-    pub(in crate::model) fn cap_compacted_time(&mut self, ms: u64) {
+    pub(in crate::model) fn cap_compacted_time(&mut self, ms: UnixMs) {
         let compacted_ms = self.meta.changes(KEY).compacted_ms;
-        *compacted_ms = ms.min(*compacted_ms);
+        *compacted_ms = ms.get().min(*compacted_ms);
     }
 }

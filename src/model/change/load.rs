@@ -7,7 +7,7 @@ use prost::Message;
 use super::prints::ChangePrints;
 use super::recent::RecentChanges;
 use super::records::Records;
-use crate::ids::{RecordId, Seq, TableId};
+use crate::ids::{AuditId, RecordId, Seq, TableId};
 use crate::model::row_pages::RowPages;
 use crate::model::state::State;
 use crate::model::tables::{RowKey, TablesError, TablesRead};
@@ -32,7 +32,7 @@ impl State {
             }
         }
         self.load_evidence(rows)?;
-        let from = RowKey::Audit(self.meta.audit_compacted + 1);
+        let from = RowKey::Audit(AuditId(self.meta.audit_compacted).plus(1));
         let mut audits = RowPages::<Audit>::new(rows, from, |k| matches!(k, RowKey::Audit(_))).peekable();
         let mut next = self.meta.compacted_seq + 1;
         for block in RowPages::<ChangeBlock>::new(rows, RowKey::Changes(0), |k| matches!(k, RowKey::Changes(_))) {
@@ -44,7 +44,7 @@ impl State {
                 }
                 next += 1;
                 if change.audit_id > self.meta.audit_compacted {
-                    self.load_audits(&mut audits, change.audit_id)?;
+                    self.load_audits(&mut audits, AuditId(change.audit_id))?;
                     self.load_audit_of(&change);
                 }
                 let device = self.writer_number(&change.device_id);
@@ -61,6 +61,6 @@ impl State {
         if next != self.meta.head_seq + 1 {
             return Err(TablesError::Corrupt(RowKey::Changes(next)));
         }
-        self.load_audits(&mut audits, u64::MAX)
+        self.load_audits(&mut audits, AuditId::MAX)
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::ids::{DeviceNumber, RecordId, TableId};
+use crate::ids::{DeviceNumber, RecordId, TableId, UnixMs};
 use crate::limits;
 use crate::proto::{Change, Operation, Record};
 
@@ -17,7 +17,7 @@ use crate::proto::{Change, Operation, Record};
 pub(crate) struct Version {
     /// The seq of its last change.
     pub seq: u64,
-    pub timestamp_ms: u64,
+    pub timestamp_ms: UnixMs,
     /// The number of the device that wrote it.
     pub device: DeviceNumber,
     pub deleted: bool,
@@ -124,7 +124,7 @@ impl Records {
 fn version_of(record: &Record) -> Version {
     Version {
         seq: record.seq,
-        timestamp_ms: record.timestamp_ms,
+        timestamp_ms: UnixMs(record.timestamp_ms),
         device: DeviceNumber(record.device),
         deleted: record.deleted,
         data: None,

@@ -1,6 +1,6 @@
 //! What is known of a record in memory, and where the rest of it stands.
 
-use crate::ids::{DeviceNumber, RecordId, Seq, TableId};
+use crate::ids::{DeviceNumber, RecordId, Seq, TableId, UnixMs};
 use bytes::Bytes;
 
 /// What can be said of a record without reading rows.
@@ -10,7 +10,7 @@ pub enum RecordNow {
     /// Its data: `None` for a deleted record.
     Here {
         version: Seq,
-        timestamp_ms: u64,
+        timestamp_ms: UnixMs,
         data: Option<Bytes>,
     },
     /// Read the row `RowKey::Record { table, id }`.
@@ -23,7 +23,7 @@ pub struct StoredData {
     pub table: TableId,
     pub id: RecordId,
     pub seq: Seq,
-    pub timestamp_ms: u64,
+    pub timestamp_ms: UnixMs,
     /// The number of the device that wrote it.
     pub device: DeviceNumber,
 }

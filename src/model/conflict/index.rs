@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::{DeviceNumber, RecordId, TableId};
+use crate::ids::{ConflictId, DeviceNumber, RecordId, Seq, TableId};
 use crate::limits;
 use crate::proto::{Conflict, ResolutionMethod};
 
@@ -33,7 +33,7 @@ struct ConflictEntry {
     device: DeviceNumber,
     table: TableId,
     record_id: RecordId,
-    local_seq: u64,
+    local_seq: Seq,
     /// `None`: open. What an older version resolved has the number 0.
     resolved: Option<u64>,
     bytes: u64,
@@ -76,17 +76,17 @@ impl fmt::Display for OpenConflicts {
 
 #[derive(Debug, Default, PartialEq)]
 pub(in crate::model) struct ConflictIndex {
-    open: BTreeMap<u64, Arc<Conflict>>,
+    open: BTreeMap<ConflictId, Arc<Conflict>>,
     all_open: OpenConflicts,
     /// By device, and by table.
     open_of: BTreeMap<DeviceNumber, OpenConflicts>,
     open_in: BTreeMap<TableId, OpenConflicts>,
-    notes: BTreeMap<u64, ConflictEntry>,
+    notes: BTreeMap<ConflictId, ConflictEntry>,
     /// In the order of their resolution, by number and id.
-    resolved: BTreeSet<(u64, u64)>,
+    resolved: BTreeSet<(u64, ConflictId)>,
     resolved_bytes: u64,
     /// By table, record, the version that each was found at, and id.
-    of_record: BTreeSet<(TableId, RecordId, u64, u64)>,
+    of_record: BTreeSet<(TableId, RecordId, Seq, ConflictId)>,
 }
 
 fn weight(row: &Conflict) -> u64 {
@@ -96,12 +96,13 @@ fn weight(row: &Conflict) -> u64 {
 impl ConflictIndex {
     /// A row that was written or read; it takes the place of what was known of it.
     pub(super) fn set(&mut self, row: &Arc<Conflict>, device: DeviceNumber, table: TableId) {
-        self.remove(row.id);
+        let (id, local_seq) = (ConflictId(row.id), Seq(row.local_seq));
+        self.remove(id);
         let open = row.resolution() == ResolutionMethod::Unset;
         let bytes = weight(row);
         let resolved = (!open).then_some(row.resolved_number);
         let record_id = RecordId(row.record_id);
-        let note = ConflictEntry { device, table, record_id, local_seq: row.local_seq, resolved, bytes };
+        let note = ConflictEntry { device, table, record_id, local_seq, resolved, bytes };
         match resolved {
             None => {
                 let (of, within) = (self.open_of.entry(device).or_default(), self.open_in.entry(table).or_default());
@@ -109,18 +110,18 @@ impl ConflictIndex {
                     held.count += 1;
                     held.bytes += bytes as usize;
                 }
-                self.open.insert(row.id, row.clone());
+                self.open.insert(id, row.clone());
             }
             Some(number) => {
-                self.resolved.insert((number, row.id));
+                self.resolved.insert((number, id));
                 self.resolved_bytes += bytes;
             }
         }
-        self.of_record.insert((table, record_id, row.local_seq, row.id));
-        self.notes.insert(row.id, note);
+        self.of_record.insert((table, record_id, local_seq, id));
+        self.notes.insert(id, note);
     }
 
-    fn remove(&mut self, id: u64) {
+    fn remove(&mut self, id: ConflictId) {
         let Some(note) = self.notes.remove(&id) else { return };
         self.of_record.remove(&(note.table, note.record_id, note.local_seq, id));
         match note.resolved {
@@ -147,7 +148,7 @@ impl ConflictIndex {
     }
 
     /// Takes out the resolved ones up to a number, at most `limit`: their ids, in order.
-    pub(super) fn take_resolved(&mut self, to: u64, limit: usize) -> Vec<(u64, u64)> {
+    pub(super) fn take_resolved(&mut self, to: u64, limit: usize) -> Vec<(u64, ConflictId)> {
         let old: Vec<_> = self.resolved.iter().take_while(|(number, _)| *number <= to).take(limit).copied().collect();
         old.iter().for_each(|(_, id)| self.remove(*id));
         old
@@ -205,7 +206,8 @@ impl ConflictIndex {
 
     /// A table is gone: what was decided in it is of no table any more.
     pub(super) fn forget_table(&mut self, table: TableId) {
-        let of_table = (table, RecordId::MIN, 0, 0)..=(table, RecordId::MAX, u64::MAX, u64::MAX);
+        let of_table =
+            (table, RecordId::MIN, Seq(0), ConflictId(0))..=(table, RecordId::MAX, Seq::MAX, ConflictId::MAX);
         let there: Vec<_> = self.of_record.range(of_table).copied().collect();
         for at in there {
             self.of_record.remove(&at);
@@ -217,7 +219,7 @@ impl ConflictIndex {
         }
     }
 
-    pub(super) fn open(&self) -> &BTreeMap<u64, Arc<Conflict>> {
+    pub(super) fn open(&self) -> &BTreeMap<ConflictId, Arc<Conflict>> {
         &self.open
     }
 
@@ -228,7 +230,7 @@ impl ConflictIndex {
         record_id: RecordId,
     ) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
         self.of_record
-            .range((table, record_id, 0, 0)..=(table, record_id, u64::MAX, u64::MAX))
+            .range((table, record_id, Seq(0), ConflictId(0))..=(table, record_id, Seq::MAX, ConflictId::MAX))
             .filter_map(|(_, _, _, id)| self.open.get(id))
     }
 
@@ -237,10 +239,10 @@ impl ConflictIndex {
         &self,
         table: TableId,
         record_id: RecordId,
-        before: (u64, u64),
-    ) -> impl Iterator<Item = (u64, u64)> {
+        before: (Seq, ConflictId),
+    ) -> impl Iterator<Item = (Seq, ConflictId)> {
         self.of_record
-            .range((table, record_id, 0, 0)..(table, record_id, before.0, before.1))
+            .range((table, record_id, Seq(0), ConflictId(0))..(table, record_id, before.0, before.1))
             .rev()
             .map(|(_, _, seq, id)| (*seq, *id))
     }
@@ -252,15 +254,15 @@ impl ConflictIndex {
         shown: impl Fn(TableId) -> bool,
         limit: usize,
         skip: usize,
-    ) -> (Vec<u64>, u64) {
-        let wanted = |id: &u64| {
+    ) -> (Vec<ConflictId>, u64) {
+        let wanted = |id: &ConflictId| {
             self.notes.get(id).is_some_and(|note| {
                 shown(note.table)
                     && filter.device.is_none_or(|device| note.device == device)
                     && filter.table.is_none_or(|table| note.table == table)
             })
         };
-        let all: Box<dyn Iterator<Item = u64>> = match filter.status {
+        let all: Box<dyn Iterator<Item = ConflictId>> = match filter.status {
             ConflictStatus::Open => Box::new(self.open.keys().copied()),
             ConflictStatus::Resolved => Box::new(self.resolved.iter().rev().map(|(_, id)| *id)),
             ConflictStatus::All => Box::new(self.notes.keys().rev().copied()),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::ids::{DeviceNumber, Seq};
+use crate::ids::{DeviceNumber, Seq, UnixMs};
 use crate::limits::REQUEST_WINDOW;
 use crate::proto::{Change, DataUpdate, Requested};
 
@@ -17,7 +17,7 @@ pub(in crate::model) enum KeptAnswer {
     /// In the row of the slot.
     Row { slot: u32 },
     /// It is the change that it became.
-    Change { seq: Seq, timestamp_ms: u64 },
+    Change { seq: Seq, timestamp_ms: UnixMs },
 }
 
 /// What a request is recognised by. Without an id the text is empty, outside of queues `n` is 0.
@@ -133,7 +133,7 @@ impl ClientDedup {
     pub(super) fn load_change(&mut self, device: DeviceNumber, change: &Change) {
         let Some(number) = change.request_number.checked_sub(1) else { return };
         let names = RequestNames { request_id: &change.request_id, queue: &change.queue, n: change.n };
-        let kept = KeptAnswer::Change { seq: Seq(change.seq), timestamp_ms: change.timestamp_ms };
+        let kept = KeptAnswer::Change { seq: Seq(change.seq), timestamp_ms: UnixMs(change.timestamp_ms) };
         self.0.entry(device).or_default().set(number, &names, kept);
     }
 
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(requests.find(DeviceNumber(1), "a"), Some(KeptAnswer::Row { slot: 4 }), "{order:?}");
             assert_eq!(
                 requests.find(DeviceNumber(1), "b"),
-                Some(KeptAnswer::Change { seq: Seq(9), timestamp_ms: 0 }),
+                Some(KeptAnswer::Change { seq: Seq(9), timestamp_ms: UnixMs(0) }),
                 "{order:?}"
             );
             assert_eq!(requests.next_number(DeviceNumber(1)), 5 + REQUEST_WINDOW);

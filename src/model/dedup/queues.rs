@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::client::RequestNames;
-use crate::ids::DeviceNumber;
+use crate::ids::{DeviceNumber, UnixMs};
 use crate::limits;
 use crate::model::error::Code;
 use crate::model::refusal::{ApplyError, ApplyResult, refuse_field};
@@ -48,7 +48,7 @@ impl DeviceQueues {
     /// From a change that is kept.
     pub(super) fn load_change(&mut self, device: DeviceNumber, change: &Change) {
         if change.n > 0 {
-            self.advance(device, &change.queue, change.n, change.committed_ms);
+            self.advance(device, &change.queue, change.n, UnixMs(change.committed_ms));
         }
     }
 
@@ -57,9 +57,9 @@ impl DeviceQueues {
     }
 
     /// The entry was applied. Rows and changes are read in any order: the greater `n` counts, and forgotten is forgotten.
-    pub(super) fn advance(&mut self, device: DeviceNumber, queue: &str, n: u64, used_ms: u64) {
+    pub(super) fn advance(&mut self, device: DeviceNumber, queue: &str, n: u64, used_ms: UnixMs) {
         if self.get(device, queue).is_none_or(|known| known.last < n && !known.forgotten) {
-            self.set(device, queue, Queue { last: n, used_ms, forgotten: false });
+            self.set(device, queue, Queue { last: n, used_ms: used_ms.get(), forgotten: false });
         }
     }
 
@@ -100,19 +100,19 @@ impl DeviceQueues {
         ids
     }
 
-    fn idle_at(&self, now_ms: u64) -> bool {
+    fn idle_at(&self, now_ms: UnixMs) -> bool {
         self.by_day.first().is_some_and(|(day, ..)| is_idle(*day, now_ms))
     }
 
     /// The queues that may be forgotten by this time, the longest unused first, at most `limit`.
-    fn idle(&self, now_ms: u64, limit: usize) -> Vec<(DeviceNumber, Arc<str>)> {
+    fn idle(&self, now_ms: UnixMs, limit: usize) -> Vec<(DeviceNumber, Arc<str>)> {
         let idle = self.by_day.iter().take_while(|(day, ..)| is_idle(*day, now_ms));
         idle.take(limit).map(|(_, device, queue)| (*device, queue.clone())).collect()
     }
 }
 
-fn is_idle(day: u64, now_ms: u64) -> bool {
-    day + limits::QUEUE_DAYS < now_ms / DAY_MS
+fn is_idle(day: u64, now_ms: UnixMs) -> bool {
+    day + limits::QUEUE_DAYS < now_ms.get() / DAY_MS
 }
 
 fn refuse_entry<T>(field: &str, why: &str, last: u64) -> Result<T, ApplyError> {
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// A queue may be forgotten by this time.
-    pub fn has_idle_queues(&self, now_ms: u64) -> bool {
+    pub fn has_idle_queues(&self, now_ms: UnixMs) -> bool {
         self.queues.idle_at(now_ms)
     }
 
@@ -196,7 +196,7 @@ impl State {
     /// The entry was applied and became no change that says so.
     pub(super) fn advance_queue(&mut self, device: DeviceNumber, names: &RequestNames<'_>) {
         if names.n > 0 {
-            self.queues.advance(device, names.queue, names.n, self.meta.now_ms);
+            self.queues.advance(device, names.queue, names.n, self.meta.now());
             self.save_queue(device, names.queue);
         }
     }
@@ -209,7 +209,7 @@ impl State {
 
     /// A queue that is not used any more leaves its id, so that a device that comes back after all is told.
     pub(in crate::model) fn queues_forget(&mut self) -> Reply {
-        for (device, queue) in self.queues.idle(self.meta.now_ms, limits::COMPACT_STEP as usize) {
+        for (device, queue) in self.queues.idle(self.meta.now(), limits::COMPACT_STEP as usize) {
             let used_ms = self.queues.get(device, &queue).map_or(0, |known| known.used_ms);
             self.queues.set(device, &queue, Queue { last: 0, used_ms, forgotten: true });
             self.save_queue(device, &queue);

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::client::{KeptAnswer, RequestNames};
-use crate::ids::{DeviceNumber, Seq};
+use crate::ids::{DeviceNumber, Seq, UnixMs};
 use crate::model::error::Code;
 use crate::model::fingerprint;
 use crate::model::refusal::{ApplyError, refuse_field};
@@ -12,8 +12,8 @@ use crate::model::tables::{RowKey, TablesError};
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Accepted, DataUpdate, Outcome, Requested};
 
-pub(in crate::model) fn accepted(seq: Seq, timestamp_ms: u64) -> Reply {
-    Reply::Accepted(Accepted { seq: seq.get(), timestamp_ms, ..Accepted::default() })
+pub(in crate::model) fn accepted(seq: Seq, timestamp_ms: UnixMs) -> Reply {
+    Reply::Accepted(Accepted { seq: seq.get(), timestamp_ms: timestamp_ms.get(), ..Accepted::default() })
 }
 
 impl State {

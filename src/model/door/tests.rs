@@ -4,7 +4,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::super::properties::{StateUnderTest, any_commands, online, put, update};
 use super::*;
-use crate::ids::RaftTerm;
+use crate::ids::{LogIndex, RaftTerm, UnixMs};
 use crate::model::state::{Position, State, into_result};
 use crate::model::tables::Tables;
 use crate::proto::*;
@@ -27,7 +27,7 @@ fn what_is_a_leaders_is_seen_in_the_bytes() {
     let all = all_intents();
     assert!(all.len() >= 33, "{}", all.len());
     for (field, intent) in all {
-        let expected = CommandHeader { origin, at_ms: 5, proposer: proposer(&intent) };
+        let expected = CommandHeader { origin, at_ms: UnixMs(5), proposer: proposer(&intent) };
         let command = Command { origin: Some(origin), at_ms: 5, intent: Some(intent), principal: None };
         assert_eq!(look(&command.encode_to_vec().into()), Some(expected), "field {field}");
     }
@@ -174,13 +174,19 @@ fn bytes_that_are_no_command_are_refused_and_what_stands_beside_them_is_applied(
         prost::encoding::bytes::encode(1, command, &mut batch);
     }
     let index = b.state.applied().index + 1;
-    let done = b.state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch.into()).unwrap();
+    let done = b
+        .state
+        .apply(Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(0) }, batch.into())
+        .unwrap();
     let accepted: Vec<bool> = done.outcomes.into_iter().map(|outcome| into_result(outcome).is_ok()).collect();
     assert_eq!(accepted, [false, true, false]);
     // What is no batch at all is an entry without commands.
     let done = b
         .state
-        .apply(Position { index: index + 1, log_id: Bytes::new(), term: RaftTerm(0) }, Bytes::from_static(b"\x0a\xff"))
+        .apply(
+            Position { index: LogIndex(index + 1), log_id: Bytes::new(), term: RaftTerm(0) },
+            Bytes::from_static(b"\x0a\xff"),
+        )
         .unwrap();
     assert!(done.outcomes.is_empty());
     assert_eq!((b.state.applied().index, b.state.meta().head_seq), (index + 1, 1));
@@ -215,7 +221,7 @@ proptest! {
             prost::encoding::bytes::encode(1, &bytes, &mut batch);
             for b in [&mut one, &mut two] {
                 let index = b.state.applied().index + 1;
-                let at = Position { index, log_id: Bytes::new(), term: RaftTerm(n % 2) };
+                let at = Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(n % 2) };
                 prop_assert_eq!(b.state.apply(at, batch.clone().into()).unwrap().outcomes.len(), 1);
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::rules::is_candidate;
-use crate::ids::{NodeId, RaftTerm};
+use crate::ids::{DeviceNumber, NodeId, PendingElectionId, RaftTerm, UnixMs};
 use crate::model::device::present_on;
 use crate::model::state::State;
 use crate::proto::command::Intent;
@@ -62,8 +62,8 @@ pub(crate) struct NodeView {
 /// A transfer of leadership that this leader has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TransferAttempt {
-    Election { pending_election: u64, winner: u32, tries: u32 },
-    Return { tries: u32, tried_ms: u64 },
+    Election { pending_election: PendingElectionId, winner: DeviceNumber, tries: u32 },
+    Return { tries: u32, tried_ms: UnixMs },
 }
 
 /// What the leader sees.
@@ -73,7 +73,7 @@ pub(crate) struct LeaderView<'a> {
     /// The Raft term in which this node leads.
     pub term: RaftTerm,
     /// On the clock of the state, which never goes back.
-    pub now_ms: u64,
+    pub now_ms: UnixMs,
     /// Since this node leads.
     pub leading_ms: u64,
     pub nodes: &'a BTreeMap<NodeId, NodeView>,
@@ -92,7 +92,7 @@ pub(crate) enum Action {
     },
     /// Nothing to do before this time, unless something happens.
     Wait {
-        until_ms: u64,
+        until_ms: UnixMs,
     },
 }
 
@@ -153,7 +153,10 @@ impl LeaderView<'_> {
                 _ => self.replace(master, false),
             };
         };
-        let (transfer_attempt, due) = (TransferAttempt::Return { tries, tried_ms }, tried_ms + self.backoff(tries));
+        let (transfer_attempt, due) = (
+            TransferAttempt::Return { tries, tried_ms: UnixMs(tried_ms) },
+            UnixMs(tried_ms).plus_ms(self.backoff(tries)),
+        );
         if self.now_ms < due {
             if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
@@ -197,7 +200,7 @@ impl LeaderView<'_> {
         let (reason, method) = (ElectionReason::Failure.into(), method.into());
         let if_term = self.state.meta().master_term().get();
         match self.winner(|d| d.device_id != except) {
-            Winner::Nobody => Action::Wait { until_ms: self.now_ms + self.limits.backoff_ms },
+            Winner::Nobody => Action::Wait { until_ms: self.now_ms.plus_ms(self.limits.backoff_ms) },
             Winner::NotKnown => self.soon(),
             Winner::Is(d) if d.home_node() == self.me => {
                 let winner = d.device_id.clone();
@@ -223,7 +226,7 @@ impl LeaderView<'_> {
 
     fn go_on(&self, pending_election: &PendingElection) -> Action {
         // Time in which nobody led does not count: nothing was tried in it.
-        let taken_ms = self.now_ms.saturating_sub(pending_election.started_ms).min(self.leading_ms);
+        let taken_ms = self.now_ms.ms_since(UnixMs(pending_election.started_ms)).min(self.leading_ms);
         if taken_ms >= self.limits.timeout_ms {
             return failed(pending_election, "the election ran out of time: a manual election is needed");
         }
@@ -238,9 +241,12 @@ impl LeaderView<'_> {
             Some(true) => {}
         }
         let tries = pending_election.tries;
-        let transfer_attempt =
-            TransferAttempt::Election { pending_election: pending_election.id, winner: winner.number, tries };
-        let due = pending_election.tried_ms + self.backoff(tries);
+        let transfer_attempt = TransferAttempt::Election {
+            pending_election: PendingElectionId(pending_election.id),
+            winner: DeviceNumber(winner.number),
+            tries,
+        };
+        let due = UnixMs(pending_election.tried_ms).plus_ms(self.backoff(tries));
         if self.now_ms < due {
             if self.tried == Some(transfer_attempt) {
                 return Action::Wait { until_ms: due };
@@ -324,12 +330,12 @@ impl LeaderView<'_> {
     }
 
     fn soon(&self) -> Action {
-        Action::Wait { until_ms: self.now_ms + SOON_MS }
+        Action::Wait { until_ms: self.now_ms.plus_ms(SOON_MS) }
     }
 
     fn soon_enough(&self) -> Action {
         let known = self.leading_ms >= self.limits.settle_ms;
-        Action::Wait { until_ms: self.now_ms + if known { self.limits.settle_ms } else { SOON_MS } }
+        Action::Wait { until_ms: self.now_ms.plus_ms(if known { self.limits.settle_ms } else { SOON_MS }) }
     }
 }
 

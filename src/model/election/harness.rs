@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::decide::{Action, LeaderView, Limits, NodeView, TransferAttempt};
-use crate::ids::{MasterTerm, NodeId, RaftTerm};
+use crate::ids::{ElectionId, LogIndex, MasterTerm, NodeId, RaftTerm, UnixMs};
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::background_tasks::{Retention, of_leader, of_node};
 use crate::model::device::present_on;
@@ -128,7 +128,7 @@ impl ElectionWorld {
         let origin = Some(CommandId { node, boot: 1, number: 0 });
         let batch =
             Batch { commands: vec![Command { origin, at_ms: self.now, intent: Some(intent), ..Command::default() }] };
-        let at = Position { index: self.index, log_id: Bytes::new(), term };
+        let at = Position { index: LogIndex(self.index), log_id: Bytes::new(), term };
         let mut done = self.state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap();
         for effect in &done.effects {
             if let Some(line) = told(effect) {
@@ -207,7 +207,7 @@ impl ElectionWorld {
             state: &self.state,
             me: NodeId(lead.node),
             term: lead.term,
-            now_ms: self.now,
+            now_ms: UnixMs(self.now),
             leading_ms: self.now - lead.since,
             nodes: &nodes,
             tried: lead.tried,
@@ -235,7 +235,7 @@ impl ElectionWorld {
         let audited = self.state.audit_index().page(&filter, 1, 0).0;
         assert_eq!(audited - self.roles, told, "a role change without its audit entry");
         self.roles = audited;
-        let log = elections(&self.tables, meta.election_head, 2, 0).unwrap();
+        let log = elections(&self.tables, ElectionId(meta.election_head), 2, 0).unwrap();
         if meta.election_head > self.checked {
             assert_eq!(meta.election_head, self.checked + 1, "two elections in one entry");
             let newest = &log[0];

@@ -2,7 +2,7 @@
 
 use super::key::KEY;
 use super::rules::{NOBODY, Trigger, Triggered, is_candidate, method_name, reason_name};
-use crate::ids::{MasterTerm, NodeId, RaftTerm};
+use crate::ids::{MasterTerm, NodeId, PendingElectionId, RaftTerm, UnixMs};
 use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 use crate::model::refusal::{ApplyError, refuse};
@@ -37,15 +37,14 @@ impl State {
     pub(super) fn trigger(&mut self, trigger: Trigger) -> Result<Triggered, ApplyError> {
         if let Some(open) = &self.meta.pending_election {
             if trigger.named.is_empty() || trigger.named == open.named {
-                return Ok(Triggered::Open(open.id));
+                return Ok(Triggered::Open(PendingElectionId(open.id)));
             }
             if !open.named.is_empty() {
                 let why = format!("an election that is to make {:?} master is under way", open.named);
                 return refuse(Code::RoleChange, why);
             }
         }
-        *self.meta.elections(KEY).pending_election_head += 1;
-        let id = self.meta.pending_election_head;
+        let id = self.next_pending_election();
         let named = self.devices.get(&trigger.named).filter(|d| is_candidate(d));
         let winner = if trigger.named.is_empty() { self.first_candidate(&trigger.except) } else { named };
         let Some(winner) = winner.map(|d| (d.device_id.clone(), d.home_node())) else {
@@ -59,11 +58,18 @@ impl State {
         Ok(Triggered::Open(id))
     }
 
-    fn open_pending_election(&mut self, id: u64, trigger: Trigger) -> &mut PendingElection {
+    /// The number of an election that is begun now.
+    fn next_pending_election(&mut self) -> PendingElectionId {
+        let head = self.meta.elections(KEY).pending_election_head;
+        *head += 1;
+        PendingElectionId(*head)
+    }
+
+    fn open_pending_election(&mut self, id: PendingElectionId, trigger: Trigger) -> &mut PendingElection {
         self.notify_coordinator();
         let (started_ms, asking) = (self.meta.now_ms, &self.txn.principal);
         self.meta.elections(KEY).pending_election.insert(PendingElection {
-            id,
+            id: id.get(),
             reason: trigger.reason.into(),
             method: trigger.method.into(),
             named: trigger.named,
@@ -101,17 +107,14 @@ impl State {
         let new = c.pending_election == 0
             && self.meta.pending_election.is_none()
             && MasterTerm(c.if_term) == self.meta.master_term();
-        if !self.leads(node) || !(new || self.is_open(c.pending_election)) {
+        if !self.leads(node) || !(new || self.is_open(PendingElectionId(c.pending_election))) {
             return Reply::Done(Empty {});
         }
         if new {
-            *self.meta.elections(KEY).pending_election_head += 1;
+            let id = self.next_pending_election();
             let (reason, method, except) = (c.reason(), c.method(), c.except.clone());
             let why = reason_name(reason).to_owned();
-            self.open_pending_election(
-                self.meta.pending_election_head,
-                Trigger { reason, method, except, why, ..Trigger::default() },
-            );
+            self.open_pending_election(id, Trigger { reason, method, except, why, ..Trigger::default() });
         }
         let now = self.meta.now_ms;
         let Some(pending_election) = self.meta.elections(KEY).pending_election else { return Reply::Done(Empty {}) };
@@ -140,8 +143,8 @@ impl State {
         Reply::Done(Empty {})
     }
 
-    fn is_open(&self, pending_election: u64) -> bool {
-        self.meta.pending_election.as_ref().is_some_and(|open| open.id == pending_election)
+    fn is_open(&self, pending_election: PendingElectionId) -> bool {
+        self.meta.pending_election.as_ref().is_some_and(|open| PendingElectionId(open.id) == pending_election)
     }
 
     pub(in crate::model) fn master_elected(&mut self, c: &MasterElected, node: NodeId) -> Reply {
@@ -151,13 +154,13 @@ impl State {
         }
         let (trigger, id) = match &self.meta.pending_election {
             Some(open) if open.id == c.pending_election && (open.named.is_empty() || open.named == c.winner) => {
-                (open.trigger(), open.id)
+                (open.trigger(), PendingElectionId(open.id))
             }
             None if c.pending_election == 0 && MasterTerm(c.if_term) == self.meta.master_term() => {
-                *self.meta.elections(KEY).pending_election_head += 1;
+                let id = self.next_pending_election();
                 let (reason, method) = (c.reason(), c.method());
                 let why = reason_name(reason).to_owned();
-                (Trigger { reason, method, why, ..Trigger::default() }, self.meta.pending_election_head)
+                (Trigger { reason, method, why, ..Trigger::default() }, id)
             }
             _ => return Reply::Done(Empty {}),
         };
@@ -166,11 +169,11 @@ impl State {
     }
 
     pub(in crate::model) fn election_failed(&mut self, c: &ElectionFailed, node: NodeId) -> Reply {
-        if self.leads(node) && self.is_open(c.pending_election) {
+        if self.leads(node) && self.is_open(PendingElectionId(c.pending_election)) {
             let open = self.meta.pending_election.as_ref().map(|open| (open.by.clone(), open.principal.clone()));
             let (by, principal) = open.unwrap_or_default();
             let asking = self.asked_by(&principal);
-            self.fail_election(c.pending_election, &by, &c.why);
+            self.fail_election(PendingElectionId(c.pending_election), &by, &c.why);
             self.txn.principal = asking;
         }
         Reply::Done(Empty {})
@@ -186,7 +189,8 @@ impl State {
     }
 
     /// The applied time goes back: no election began later than that.
-    pub(in crate::model) fn cap_election_times(&mut self, ms: u64) {
+    pub(in crate::model) fn cap_election_times(&mut self, ms: UnixMs) {
+        let ms = ms.get();
         let fields = self.meta.elections(KEY);
         if let Some(pending_election) = fields.pending_election {
             (pending_election.started_ms, pending_election.tried_ms) =
@@ -198,14 +202,14 @@ impl State {
     }
 
     /// Nobody was elected. A master that is still there stays.
-    fn fail_election(&mut self, pending_election: u64, by: &str, why: &str) {
+    fn fail_election(&mut self, pending_election: PendingElectionId, by: &str, why: &str) {
         // Unless the master is gone, in which case its role is taken below.
         let unchanged = self.meta.master.is_empty() || self.master().is_some_and(|master| master.is_active);
         self.audit_row("master_election", "elect", true, by, format!("4003: {why}"), unchanged);
         *self.meta.elections(KEY).pending_election = None;
         *self.meta.elections(KEY).settled =
-            Some(ElectionOutcome { pending_election, election: 0, why: why.to_owned() });
-        let at_ms = self.meta.now_ms;
+            Some(ElectionOutcome { pending_election: pending_election.get(), election: 0, why: why.to_owned() });
+        let at_ms = self.meta.now();
         self.effect(Effect::ElectionFailed { error: Error::new(Code::Election, why), at_ms });
         self.notify_coordinator();
         if self.master().is_some_and(|master| master.is_active) {

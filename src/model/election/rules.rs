@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
+use crate::ids::PendingElectionId;
 use crate::model::device::NO_MASTER;
 use crate::proto::{Device, Election, ElectionMethod, ElectionReason, Presence, Principal};
 
@@ -41,8 +42,8 @@ pub(super) struct Trigger {
 pub(super) enum Triggered {
     Elected(Arc<Election>),
     /// It is under way.
-    Open(u64),
-    Failed(u64),
+    Open(PendingElectionId),
+    Failed(PendingElectionId),
 }
 
 /// A reason as the document writes it.

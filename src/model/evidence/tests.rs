@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::EvidenceKind;
-use crate::ids::{NodeId, RaftTerm};
+use crate::ids::{AuditId, NodeId, RaftTerm, UnixMs};
 use crate::limits;
 use crate::model::audit::{AuditFilter, read_rows};
 use crate::model::background_tasks::{Retention, of_leader};
@@ -23,7 +23,7 @@ fn compact(b: &mut StateUnderTest, retention: Retention) {
             state: &b.state,
             me: NodeId(1),
             term: RaftTerm(0),
-            now_ms: b.now,
+            now_ms: UnixMs(b.now),
             leading_ms: 0,
             nodes: &nodes,
             tried: None,
@@ -56,9 +56,9 @@ fn listed(b: &StateUnderTest, filter: &AuditFilter) -> Vec<Audit> {
     }
     assert!(rows.is_sorted_by(|a, b| a.id > b.id), "newest first");
     if let Some(row) = rows.get(rows.len() / 2) {
-        let (rest, page) = index.page(&AuditFilter { before_id: Some(row.id), ..filter.clone() }, 1, 0);
+        let (rest, page) = index.page(&AuditFilter { before_id: Some(AuditId(row.id)), ..filter.clone() }, 1, 0);
         assert_eq!(rest as usize, rows.len() - rows.len() / 2 - 1);
-        assert_eq!(page.first().map(|p| p.id), rows.get(rows.len() / 2 + 1).map(|r| r.id));
+        assert_eq!(page.first().map(|p| p.id), rows.get(rows.len() / 2 + 1).map(|r| AuditId(r.id)));
     }
     rows
 }
@@ -123,7 +123,7 @@ fn a_flood_of_events_and_changes_leaves_the_evidence() {
         listed(&b, &filter).len()
     };
     assert_eq!(["token_revoke", "master_elected", "role_change"].map(of), [1, 2, 3]);
-    let filter = AuditFilter { device_id: Some("till".into()), to_ms: Some(b.now), ..AuditFilter::default() };
+    let filter = AuditFilter { device_id: Some("till".into()), to_ms: Some(UnixMs(b.now)), ..AuditFilter::default() };
     assert_eq!(listed(&b, &filter).len(), 3, "made master, and no longer");
     let again = State::open(Box::new(b.tables.clone())).unwrap();
     assert_eq!(told(&again), told(&b.state));

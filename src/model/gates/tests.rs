@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::ids::LogIndex;
 use crate::model::properties::{StateUnderTest, online, put, told, update};
 use crate::model::tables::MemoryTables;
 use crate::proto::command::Intent;
@@ -167,7 +168,7 @@ fn room_for_devices_comes_back_and_numbers_have_an_end() {
         let batch = crate::proto::Batch {
             commands: vec![crate::proto::Command { at_ms: 1, intent: Some(intent), ..Default::default() }],
         };
-        let at = crate::model::state::Position { index: 1, ..Default::default() };
+        let at = crate::model::state::Position { index: LogIndex(1), ..Default::default() };
         let outcome = state.apply(at, Bytes::from(batch.encode_to_vec())).unwrap().outcomes.remove(0);
         crate::model::state::into_result(outcome).is_ok()
     };

@@ -2,6 +2,7 @@
 //! node that was master before and stays it. They stand behind what was taken over and are no part of it.
 
 use super::{BEGIN, EVENT, FINISH};
+use crate::ids::{AuditId, ElectionId};
 use crate::model::tables::{RowKey, TablesError, TablesRead, get_row};
 use crate::proto::{Audit, Election, Meta};
 
@@ -20,12 +21,12 @@ pub(crate) fn own_rows(rows: &dyn TablesRead, meta: &Meta) -> Result<OwnRows, Ta
     let head = meta.audit_head;
     for (id, operation, at_ms) in [(head, FINISH, import.finished_ms), (head.saturating_sub(1), BEGIN, import.begun_ms)]
     {
-        let row = get_row::<Audit>(rows, &RowKey::Audit(id))?;
+        let row = get_row::<Audit>(rows, &RowKey::Audit(AuditId(id)))?;
         if row.is_none_or(|row| row.event_type != EVENT || row.operation != operation || row.at_ms != at_ms) {
             return Ok(OwnRows::default());
         }
     }
-    let last = get_row::<Election>(rows, &RowKey::Election(meta.election_head))?;
+    let last = get_row::<Election>(rows, &RowKey::Election(ElectionId(meta.election_head)))?;
     Ok(OwnRows { elections: last.map_or(0, |election| u64::from(!election.imported)), audits: 2 })
 }
 

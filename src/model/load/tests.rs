@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::ids::{DeviceNumber, RaftTerm, TableId};
+use crate::ids::{DeviceNumber, LogIndex, RaftTerm, TableId};
 use crate::limits;
 use crate::model::properties::{StateUnderTest, online, update};
 use crate::model::state::{Position, State};
@@ -110,7 +110,9 @@ fn the_greatest_number_of_a_command_is_one_as_any() {
         Bytes::from(Batch { commands: vec![command] }.encode_to_vec())
     };
     for (index, number) in [(1, 1), (2, u64::MAX), (3, u64::MAX), (4, u64::MAX - 1)] {
-        let done = state.apply(Position { index, log_id: Bytes::new(), term: RaftTerm(0) }, batch(number)).unwrap();
+        let done = state
+            .apply(Position { index: LogIndex(index), log_id: Bytes::new(), term: RaftTerm(0) }, batch(number))
+            .unwrap();
         assert_eq!(done.outcomes[0].repeated, index == 3, "{number}");
     }
 }

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::ids::UnixMs;
 use crate::model::properties::{StateUnderTest, online};
 use crate::model::state::into_result;
 use crate::proto::command::Intent;
@@ -51,7 +52,7 @@ fn a_token_is_given_once_to_whoever_has_the_secret() {
     assert_eq!((row.device_id.as_str(), row.class), ("till", 5));
     assert_eq!(b.code(claim(&code, 7)), Code::RoleChange);
     let again = State::open(Box::new(b.tables.clone())).unwrap();
-    assert_eq!(again.pairings(0), b.state.pairings(0));
+    assert_eq!(again.pairings(UnixMs(0)), b.state.pairings(UnixMs(0)));
 }
 
 #[test]
@@ -63,10 +64,10 @@ fn a_pairing_ends_and_a_refusal_is_final() {
     b.ok(ask(&code(2), "a"));
     b.now += limits::PAIRING_MS;
     assert_eq!(b.code(decide(&code(2), true, "")), Code::NotRegistered);
-    assert!(b.state.pairing(&code(2), b.now).is_none() && b.state.pairings(b.now).is_empty());
+    assert!(b.state.pairing(&code(2), UnixMs(b.now)).is_none() && b.state.pairings(UnixMs(b.now)).is_empty());
     // Its row goes with the next one that asks.
     b.ok(ask(&code(3), "a"));
-    assert_eq!(b.state.pairings(0).len(), 1);
+    assert_eq!(b.state.pairings(UnixMs(0)).len(), 1);
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn codes_that_have_ended_keep_nobody_waiting() {
         b.now += 1;
     }
     // The oldest ones gave way.
-    let kept = |b: &StateUnderTest, n: usize| b.state.pairing(&code(n), b.now).is_some();
+    let kept = |b: &StateUnderTest, n: usize| b.state.pairing(&code(n), UnixMs(b.now)).is_some();
     assert!(!kept(&b, limits::PAIRINGS - 1) && kept(&b, limits::PAIRINGS));
     // One that is approved and not collected counts.
     for n in 0..limits::PAIRINGS_OF_ADDRESS {
@@ -172,8 +173,9 @@ fn nobody_lets_in_a_class_above_its_own_whatever_its_gateway_says() {
     assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "boss", "boss"), refused(Code::Credentials, ""));
     b.ok(Intent::DeviceSuspend(DeviceSuspend { device_id: "thief".into(), suspended: true, by: "office".into() }));
     assert_eq!(decides(&mut b, 0, Asker::Admin, 5, "thief", "thief"), refused(Code::Forbidden, ""));
-    let waiting =
-        |b: &StateUnderTest| b.state.pairings(0).iter().filter(|r| r.status() == PairingStatus::Waiting).count();
+    let waiting = |b: &StateUnderTest| {
+        b.state.pairings(UnixMs(0)).iter().filter(|r| r.status() == PairingStatus::Waiting).count()
+    };
     assert_eq!(waiting(&b), limits::PAIRINGS_OF_ADDRESS, "nothing was decided");
     assert!(b.state.meta().audit_head <= head + 3, "only the revocation and the suspension were written");
     for (n, asker, class) in [(0, Asker::Manager, 2), (1, Asker::Admin, 1), (2, Asker::Manager, 5)] {

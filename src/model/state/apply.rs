@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::State;
-use crate::ids::{NodeId, RaftTerm, Seq};
+use crate::ids::{LogIndex, NodeId, PendingElectionId, RaftTerm, Seq, UnixMs};
 use crate::limits;
 use crate::model::dedup::Repeated;
 use crate::model::door;
@@ -19,7 +19,7 @@ use crate::proto::{Batch, Command, EncodedCommands, Outcome, Principal, Refused}
 /// Where an entry stands in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    pub index: u64,
+    pub index: LogIndex,
     /// The log id as consensus encodes it; kept with the rows, never looked into.
     pub log_id: Bytes,
     /// The Raft term in which it was proposed.
@@ -74,13 +74,13 @@ impl State {
 
     fn commit(&mut self, at: Position) -> Vec<Effect> {
         // Raft's first entry has index 0.
-        let first = at.index == 0 && self.applied.last_log_id.is_empty();
-        assert!(first || at.index > self.applied.index, "entries are applied once, in order");
+        let first = at.index == LogIndex(0) && self.applied.last_log_id.is_empty();
+        assert!(first || at.index.get() > self.applied.index, "entries are applied once, in order");
         let (mut hash, effects) = self.txn.finish();
         hash.update(&self.digest.to_be_bytes());
-        hash.update(&at.index.to_be_bytes());
+        hash.update(&at.index.get().to_be_bytes());
         self.digest = hash.digest128();
-        self.applied.index = at.index;
+        self.applied.index = at.index.get();
         self.applied.last_log_id = at.log_id;
         self.applied.digest_high = (self.digest >> 64) as u64;
         self.applied.digest_low = self.digest as u64;
@@ -96,15 +96,15 @@ impl State {
         {
             return Ok(match repeated {
                 Repeated::Answered(outcome) => *outcome,
-                Repeated::LongAgo => refused(self.meta.now_ms, Code::Internal, "the command was answered long ago"),
+                Repeated::LongAgo => refused(self.meta.now(), Code::Internal, "the command was answered long ago"),
             });
         }
         if command.at_ms > limits::TIME_MAX_MS {
-            return Ok(refused(self.meta.now_ms, Code::InvalidData, "the command's time is beyond the year 9999"));
+            return Ok(refused(self.meta.now(), Code::InvalidData, "the command's time is beyond the year 9999"));
         }
-        self.txn.at_ms = command.at_ms;
-        self.advance_time(command.at_ms);
-        let now = self.meta.now_ms;
+        self.txn.at_ms = UnixMs(command.at_ms);
+        self.advance_time(self.txn.at_ms);
+        let now = self.meta.now();
         let principal = command.principal;
         let outcome = match command.intent {
             _ if principal.as_ref().is_some_and(|p| !is_usable(p)) => {
@@ -113,14 +113,14 @@ impl State {
             None => refused(now, Code::Internal, "no command, or one of a newer version"),
             Some(intent) => match self.apply_for(principal, intent, NodeId(origin.node)) {
                 Ok((given, repeated)) => Outcome {
-                    at_ms: now,
+                    at_ms: now.get(),
                     repeated,
-                    pending_election: std::mem::take(&mut self.txn.pending_election),
+                    pending_election: std::mem::take(&mut self.txn.pending_election).get(),
                     result: Some(given),
                 },
                 Err(ApplyError::Refused(refused)) => {
-                    self.txn.pending_election = 0;
-                    Outcome { at_ms: now, result: Some(Reply::Refused(refused)), ..Outcome::default() }
+                    self.txn.pending_election = PendingElectionId(0);
+                    Outcome { at_ms: now.get(), result: Some(Reply::Refused(refused)), ..Outcome::default() }
                 }
                 Err(ApplyError::Tables(error)) => return Err(error),
             },
@@ -217,9 +217,9 @@ pub fn decode_batch(batch: Bytes) -> Batch {
     Batch { commands: commands.collect() }
 }
 
-fn refused(at_ms: u64, code: Code, message: impl Into<String>) -> Outcome {
+fn refused(at_ms: UnixMs, code: Code, message: impl Into<String>) -> Outcome {
     let result = Some(Reply::Refused(Refused { code: code.number(), message: message.into(), ..Refused::default() }));
-    Outcome { at_ms, result, ..Outcome::default() }
+    Outcome { at_ms: at_ms.get(), result, ..Outcome::default() }
 }
 
 /// The outcome as a result: a refusal is an error with its documented code.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::UnixMs;
 use crate::model::access::ClassNumber;
 use crate::model::conflict::ConflictStatus;
 use crate::model::effect::Effect;
@@ -171,12 +172,12 @@ fn a_removal_that_nobody_goes_on_with_is_the_leaders_after_a_while() {
     for id in 0..=limits::TABLE_REMOVE_RECORDS as i64 {
         b.ok(update("a", id, "{}"));
     }
-    assert_eq!(b.state.idle_table_removal(u64::MAX), None);
+    assert_eq!(b.state.idle_table_removal(UnixMs(u64::MAX)), None);
     assert!(!step(&mut b, 1).0.removed);
-    assert_eq!(b.state.idle_table_removal(b.now + limits::TABLE_REMOVE_IDLE_MS - 1), None);
-    let next = b.state.idle_table_removal(b.now + limits::TABLE_REMOVE_IDLE_MS).unwrap();
+    assert_eq!(b.state.idle_table_removal(UnixMs(b.now + limits::TABLE_REMOVE_IDLE_MS - 1)), None);
+    let next = b.state.idle_table_removal(UnixMs(b.now + limits::TABLE_REMOVE_IDLE_MS)).unwrap();
     b.ok(Intent::TableRemove(next));
-    assert_eq!((b.state.table_number("stock"), b.state.idle_table_removal(u64::MAX)), (None, None));
+    assert_eq!((b.state.table_number("stock"), b.state.idle_table_removal(UnixMs(u64::MAX))), (None, None));
 }
 
 #[test]

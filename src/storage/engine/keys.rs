@@ -15,7 +15,7 @@
 //!
 //! The tags are on disk and in snapshots: never reuse a number.
 
-use crate::ids::{DeviceNumber, RecordId, TableId};
+use crate::ids::{AuditId, ConflictId, DeviceNumber, ElectionId, LogIndex, RecordId, TableId};
 use crate::model::tables::RowKey;
 
 /// The row that says what was applied; written with every write set.
@@ -105,14 +105,14 @@ pub(crate) fn parse_row(bytes: &[u8]) -> Option<(RowKey, u16)> {
 }
 
 /// The first part of a log entry.
-pub(crate) fn entry(index: u64) -> [u8; LONG] {
-    long(index)
+pub(crate) fn entry(index: LogIndex) -> [u8; LONG] {
+    long(index.get())
 }
 
 /// The log entry that a key belongs to, and its part.
-pub(crate) fn parse_entry(bytes: &[u8]) -> Option<(u64, u16)> {
+pub(crate) fn parse_entry(bytes: &[u8]) -> Option<(LogIndex, u16)> {
     let mut rest = bytes;
-    let index = take_u64(&mut rest)?;
+    let index = take_u64(&mut rest).map(LogIndex)?;
     Some((index, parse_part(rest)?))
 }
 
@@ -146,9 +146,9 @@ pub(crate) fn encode(key: &RowKey, out: &mut Vec<u8>) {
             out.extend_from_slice(&long((id.get() as u64) ^ (1 << 63)));
         }
         RowKey::Changes(seq) => tagged(CHANGE, &long(*seq), out),
-        RowKey::Election(id) => tagged(ELECTION, &long(*id), out),
-        RowKey::Audit(id) => tagged(AUDIT, &long(*id), out),
-        RowKey::Conflict(id) => tagged(CONFLICT, &long(*id), out),
+        RowKey::Election(id) => tagged(ELECTION, &long(id.get()), out),
+        RowKey::Audit(id) => tagged(AUDIT, &long(id.get()), out),
+        RowKey::Conflict(id) => tagged(CONFLICT, &long(id.get()), out),
         RowKey::Answered(group) => tagged(ANSWERED, &long(*group), out),
         RowKey::Requested { device, slot } => {
             tagged(REQUESTED, &short(device.get()), out);
@@ -179,9 +179,9 @@ pub(crate) fn decode(bytes: &mut &[u8]) -> Option<RowKey> {
             RowKey::Record { table: TableId(take_u32(bytes)?), id: RecordId((take_u64(bytes)? ^ (1 << 63)) as i64) }
         }
         CHANGE => RowKey::Changes(take_u64(bytes)?),
-        ELECTION => RowKey::Election(take_u64(bytes)?),
-        AUDIT => RowKey::Audit(take_u64(bytes)?),
-        CONFLICT => RowKey::Conflict(take_u64(bytes)?),
+        ELECTION => RowKey::Election(ElectionId(take_u64(bytes)?)),
+        AUDIT => RowKey::Audit(AuditId(take_u64(bytes)?)),
+        CONFLICT => RowKey::Conflict(ConflictId(take_u64(bytes)?)),
         ANSWERED => RowKey::Answered(take_u64(bytes)?),
         REQUESTED => RowKey::Requested { device: DeviceNumber(take_u32(bytes)?), slot: take_u32(bytes)? },
         REVOKED => RowKey::Revoked(take_string(bytes)?),
@@ -294,9 +294,9 @@ pub(super) mod tests {
             (small(), prop_oneof![-2..3i64, any::<i64>()])
                 .prop_map(|(table, id)| RowKey::Record { table: TableId(table), id: RecordId(id) }),
             number().prop_map(RowKey::Changes),
-            number().prop_map(RowKey::Election),
-            number().prop_map(RowKey::Audit),
-            number().prop_map(RowKey::Conflict),
+            number().prop_map(|id| RowKey::Election(ElectionId(id))),
+            number().prop_map(|id| RowKey::Audit(AuditId(id))),
+            number().prop_map(|id| RowKey::Conflict(ConflictId(id))),
             number().prop_map(RowKey::Answered),
             (small(), small()).prop_map(|(device, slot)| RowKey::Requested { device: DeviceNumber(device), slot }),
             text().prop_map(RowKey::Revoked),
@@ -348,12 +348,12 @@ pub(super) mod tests {
         #[test]
         fn entries_sort_by_index_and_part(a in any::<(u64, u16)>(), b in any::<(u64, u16)>()) {
             let make = |(index, part): (u64, u16)| {
-                let mut key = entry(index).to_vec();
+                let mut key = entry(LogIndex(index)).to_vec();
                 set_part(&mut key, LONG, part);
                 key
             };
             prop_assert_eq!(make(a).cmp(&make(b)), a.cmp(&b));
-            prop_assert_eq!(parse_entry(&make(a)), Some(a));
+            prop_assert_eq!(parse_entry(&make(a)), Some((LogIndex(a.0), a.1)));
         }
 
         #[test]

@@ -17,6 +17,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::keys::{self, Generation};
+use crate::ids::LogIndex;
 use crate::storage::durability::sync_dir;
 use crate::storage::engine::{self, ENGINE, SledEngine};
 use crate::storage::room::free_bytes;
@@ -37,7 +38,7 @@ const CHUNK: usize = 1 << 20;
 pub(crate) struct EngineContent {
     pub generation: Generation,
     /// Entries up to here are gone, also those that were not removed yet.
-    pub purged: Option<u64>,
+    pub purged: Option<LogIndex>,
     /// Of all rows and entries, with their keys.
     pub bytes: u64,
 }
@@ -94,7 +95,7 @@ fn copy(dir: &Path, from: &SledEngine, content: &EngineContent) -> sled::Result<
         None => Bound::Unbounded,
     };
     copy_tree(&from.rows, &to.rows, keys::generation_prefix(content.generation).to_vec(), end)?;
-    let first = content.purged.map_or(0, |purged| purged + 1);
+    let first = content.purged.map_or(LogIndex(0), LogIndex::next);
     copy_tree(&from.log, &to.log, keys::entry(first).to_vec(), Bound::Unbounded)?;
     to.flush()?;
     to.meta.insert(SIZE, &size_of(&new)?.to_be_bytes())?;

@@ -25,6 +25,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::ids::LogIndex;
 use crate::storage::StartMark;
 use crate::storage::durability::sync_dir;
 
@@ -42,13 +43,13 @@ pub(crate) struct SideMark {
     /// How often the folder was opened.
     pub opens: u64,
     /// The newest entry, and a hash of it; 0: not known, or purged.
-    pub end: u64,
+    pub end: LogIndex,
     pub end_hash: u64,
     /// How many votes were saved, and a hash of the last one.
     pub votes: u64,
     pub vote_hash: u64,
-    pub purged: u64,
-    pub applied: u64,
+    pub purged: LogIndex,
+    pub applied: LogIndex,
     pub start: StartMark,
     /// Of the engine's files, when they were closed in order.
     pub seal: Option<u128>,
@@ -95,7 +96,7 @@ impl SideMark {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         let Self { opens, end, end_hash, votes, vote_hash, purged, applied, start, seal } = self;
-        for field in [&number, opens, end, end_hash, votes, vote_hash, purged, applied] {
+        for field in [&number, opens, &end.get(), end_hash, votes, vote_hash, &purged.get(), &applied.get()] {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         bytes.extend_from_slice(&start.encode());
@@ -123,12 +124,12 @@ impl SideMark {
         let number = field()?;
         let mut mark = Self {
             opens: field()?,
-            end: field()?,
+            end: LogIndex(field()?),
             end_hash: field()?,
             votes: field()?,
             vote_hash: field()?,
-            purged: field()?,
-            applied: field()?,
+            purged: LogIndex(field()?),
+            applied: LogIndex(field()?),
             ..Self::default()
         };
         let (start, rest) = rest.split_first_chunk::<17>()?;
@@ -253,7 +254,7 @@ mod tests {
 
     fn mark() -> SideMark {
         let start = StartMark { boot: 3, instance: 9, took_part: true };
-        let (end, purged, applied) = (100, 40, 90);
+        let (end, purged, applied) = (LogIndex(100), LogIndex(40), LogIndex(90));
         SideMark { opens: 4, end, end_hash: 7, votes: 2, vote_hash: 8, purged, applied, start, seal: None }
     }
 
@@ -264,9 +265,9 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap(), None);
         let marks = SideMarks::create(dir.path(), mark()).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some(mark()));
-        marks.settle(|mark| mark.end = 101).unwrap();
-        marks.update(|mark| mark.end = 102).unwrap();
-        let sealed = SideMark { end: 102, seal: Some(u128::MAX - 5), ..mark() };
+        marks.settle(|mark| mark.end = LogIndex(101)).unwrap();
+        marks.update(|mark| mark.end = LogIndex(102)).unwrap();
+        let sealed = SideMark { end: LogIndex(102), seal: Some(u128::MAX - 5), ..mark() };
         // Whichever is being written, the one that was synced before is whole.
         for (change, torn, before) in [(None, 0, 101), (Some(sealed.seal), 1, 102)] {
             if let Some(seal) = change {
@@ -278,7 +279,7 @@ mod tests {
                 let mut bytes = whole.clone();
                 bytes[torn * SLOT + at] ^= 0x10;
                 fs::write(&path, &bytes).unwrap();
-                assert_eq!(read(dir.path()).unwrap(), Some(SideMark { end: before, ..mark() }), "{at}");
+                assert_eq!(read(dir.path()).unwrap(), Some(SideMark { end: LogIndex(before), ..mark() }), "{at}");
             }
             fs::write(&path, &whole).unwrap();
         }
@@ -293,14 +294,14 @@ mod tests {
     fn a_mark_that_is_taken_back_counts_and_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let marks = SideMarks::create(dir.path(), mark()).unwrap();
-        marks.update(|mark| mark.end = 120).unwrap();
-        marks.settle(|mark| mark.end = 60).unwrap();
-        assert_eq!(read(dir.path()).unwrap().unwrap().end, 60);
+        marks.update(|mark| mark.end = LogIndex(120)).unwrap();
+        marks.settle(|mark| mark.end = LogIndex(60)).unwrap();
+        assert_eq!(read(dir.path()).unwrap().unwrap().end, LogIndex(60));
         // The next open goes on behind the newest one, and leaves the last one that was synced.
         for end in [130, 131, 132] {
             let before = read(dir.path()).unwrap().unwrap();
-            let marks = SideMarks::create(dir.path(), SideMark { end, ..mark() }).unwrap();
-            assert_eq!(read(dir.path()).unwrap().unwrap().end, end);
+            let marks = SideMarks::create(dir.path(), SideMark { end: LogIndex(end), ..mark() }).unwrap();
+            assert_eq!(read(dir.path()).unwrap().unwrap().end, LogIndex(end));
             let bytes = fs::read(dir.path().join(FILE)).unwrap();
             let kept: Vec<_> = bytes.chunks(SLOT).filter_map(SideMark::decode).map(|(_, mark)| mark.end).collect();
             assert!(kept.contains(&before.end) && kept.len() == SLOTS, "{kept:?}");
@@ -313,16 +314,23 @@ mod tests {
         let known = mark();
         assert_eq!(known.lost(&known, Some(7)), None);
         let later = StartMark { boot: 4, ..StartMark::default() };
-        let more =
-            SideMark { opens: 5, end: 130, votes: 3, purged: 100, applied: 101, start: later, ..SideMark::default() };
+        let more = SideMark {
+            opens: 5,
+            end: LogIndex(130),
+            votes: 3,
+            purged: LogIndex(100),
+            applied: LogIndex(101),
+            start: later,
+            ..SideMark::default()
+        };
         assert_eq!(known.lost(&more, None), None);
         let less = [
             (SideMark { opens: 3, ..mark() }, "3 of the 4 times"),
-            (SideMark { end: 99, ..mark() }, "ends at entry 99"),
+            (SideMark { end: LogIndex(99), ..mark() }, "ends at entry 99"),
             (SideMark { votes: 1, ..mark() }, "last vote"),
             (SideMark { vote_hash: 5, ..mark() }, "last vote"),
-            (SideMark { purged: 0, ..mark() }, "purged up to 40"),
-            (SideMark { applied: 89, ..mark() }, "written up to 90"),
+            (SideMark { purged: LogIndex(0), ..mark() }, "purged up to 40"),
+            (SideMark { applied: LogIndex(89), ..mark() }, "written up to 90"),
             (SideMark { start: StartMark { boot: 2, ..known.start }, ..mark() }, "start 2"),
             (SideMark { start: StartMark { took_part: false, ..known.start }, ..mark() }, "start 3"),
         ];

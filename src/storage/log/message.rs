@@ -4,6 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::ids::LogIndex;
 use crate::storage::Durable;
 
 /// A call on its way to the disk, and who is to be told.
@@ -17,11 +18,11 @@ pub(crate) struct Message {
 pub(crate) enum LogCommand {
     /// `epoch`: how many truncations came before.
     Append {
-        entries: Vec<(u64, Bytes)>,
+        entries: Vec<(LogIndex, Bytes)>,
         epoch: u64,
     },
     Truncate {
-        after: Option<u64>,
+        after: Option<LogIndex>,
     },
     Purge(Purge),
     Vote(Bytes),
@@ -30,7 +31,7 @@ pub(crate) enum LogCommand {
 
 /// Entries up to `index` may go once the engine has the rows of write set `rows`.
 pub(crate) struct Purge {
-    pub index: u64,
+    pub index: LogIndex,
     pub mark: Bytes,
     pub rows: u64,
     /// No entry is left behind it.

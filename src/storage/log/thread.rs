@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::message::{LogCommand, Message, Purge};
 use super::rows;
 use super::{LogShared, LogState};
+use crate::ids::LogIndex;
 use crate::storage::Durable;
 use crate::storage::durability::disk_error::engine_error;
 use crate::storage::durability::poison::{closed, guarded};
@@ -41,9 +42,9 @@ pub(crate) struct LogThread {
     /// Waiting for rows. As many as calls fit in the queue at most: a caller waits for the answer.
     purges: VecDeque<(Purge, Option<Durable>)>,
     /// The newest purge mark on disk.
-    purged: Option<u64>,
+    purged: Option<LogIndex>,
     /// Entries up to here are still to be removed.
-    removing: Option<u64>,
+    removing: Option<LogIndex>,
     /// What is written but not flushed goes into the mark beside the engine after the flush.
     marks: Arc<SideMarks>,
     ahead: SideMark,
@@ -62,7 +63,7 @@ pub(crate) struct LoadedLog {
 }
 
 /// The log as it is on disk, with what a crash cut off removed; looks at the entry `watch`.
-pub(crate) fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
+pub(crate) fn load(engine: &SledEngine, watch: LogIndex) -> io::Result<LoadedLog> {
     let mut state = LogState::default();
     let (mut end_hash, mut watched) = (0, None);
     let get = |key| engine.meta.get(key).map_err(engine_error);
@@ -78,7 +79,7 @@ pub(crate) fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
             watched = Some(side_mark::hash(&entry));
         }
         last = entry.clone();
-        sizes.push(index, entry.len());
+        sizes.push(index.get(), entry.len());
         tail.push(index, entry);
         tail.written(index);
     })?;
@@ -87,7 +88,7 @@ pub(crate) fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
     }
     let votes = get(VOTES)?.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
     state.bounds.last = found.last;
-    state.first = found.first.unwrap_or(0);
+    state.first = found.first.unwrap_or_default();
     if let Some(torn) = found.torn {
         tracing::info!("log entry {torn} was being written when the node was stopped; it is dropped");
         rows::remove_from(&engine.log, torn).map_err(engine_error)?;
@@ -96,13 +97,13 @@ pub(crate) fn load(engine: &SledEngine, watch: u64) -> io::Result<LoadedLog> {
     Ok(LoadedLog { state, end_hash, votes, watched })
 }
 
-fn encode_mark(index: u64, mark: &[u8]) -> Vec<u8> {
-    [&index.to_be_bytes(), mark].concat()
+fn encode_mark(index: LogIndex, mark: &[u8]) -> Vec<u8> {
+    [&index.get().to_be_bytes(), mark].concat()
 }
 
-fn decode_mark(bytes: &[u8]) -> io::Result<(u64, Bytes)> {
+fn decode_mark(bytes: &[u8]) -> io::Result<(LogIndex, Bytes)> {
     match bytes.split_first_chunk() {
-        Some((index, mark)) => Ok((u64::from_be_bytes(*index), Bytes::copy_from_slice(mark))),
+        Some((index, mark)) => Ok((LogIndex(u64::from_be_bytes(*index)), Bytes::copy_from_slice(mark))),
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "the purge mark does not decode")),
     }
 }
@@ -249,7 +250,7 @@ impl LogThread {
         Ok(())
     }
 
-    fn write_one(&mut self, op: LogCommand, written: &mut Option<(u64, u64)>) -> io::Result<()> {
+    fn write_one(&mut self, op: LogCommand, written: &mut Option<(LogIndex, u64)>) -> io::Result<()> {
         let _under_way = CallUnderWay::begin(DiskCall::WriteLog);
         match op {
             LogCommand::Append { entries, epoch } => {
@@ -262,8 +263,8 @@ impl LogThread {
                 }
             }
             LogCommand::Truncate { after } => {
-                self.take_back(after.unwrap_or(0))?;
-                let from = after.map_or(0, |after| after + 1);
+                self.take_back(after.unwrap_or_default())?;
+                let from = after.map_or(LogIndex(0), LogIndex::next);
                 rows::remove_from(&self.engine.log, from).map_err(engine_error)?;
             }
             LogCommand::Vote(vote) => {
@@ -279,7 +280,7 @@ impl LogThread {
     }
 
     /// Before entries are: what the mark says is always there.
-    fn take_back(&mut self, after: u64) -> io::Result<()> {
+    fn take_back(&mut self, after: LogIndex) -> io::Result<()> {
         if after < self.ahead.end {
             (self.ahead.end, self.ahead.end_hash) = (after, 0);
         }
@@ -292,7 +293,7 @@ impl LogThread {
     fn flush(&mut self) -> io::Result<()> {
         // What the engine has before the flush is on disk after it.
         self.ahead.applied = self.ahead.applied.max(self.tables.queue.written_index());
-        self.ahead.purged = self.ahead.purged.max(self.purged.unwrap_or(0));
+        self.ahead.purged = self.ahead.purged.max(self.purged.unwrap_or_default());
         if self.ahead.purged > self.ahead.end {
             (self.ahead.end, self.ahead.end_hash) = (self.ahead.purged, 0);
         }

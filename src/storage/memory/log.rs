@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use crate::ids::LogIndex;
 use crate::model::tables::{MemoryTables, Tables};
 use crate::sizes::Sizes;
 use crate::storage::durability::poison::closed;
@@ -18,18 +19,18 @@ use crate::storage::{BoxFuture, Durable, LogBounds, LogStore, StartMark, StateSn
 /// One state of a log.
 #[derive(Clone, Default)]
 struct Image {
-    entries: BTreeMap<u64, Bytes>,
+    entries: BTreeMap<LogIndex, Bytes>,
     sizes: Sizes,
-    purged: Option<(u64, Bytes)>,
+    purged: Option<(LogIndex, Bytes)>,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
 }
 
 enum LogWrite {
-    Append(Vec<(u64, Bytes)>),
-    Truncate(Option<u64>),
+    Append(Vec<(LogIndex, Bytes)>),
+    Truncate(Option<LogIndex>),
     /// With the rows as they were, which become durable first.
-    Purge(u64, Bytes, MemoryTables),
+    Purge(LogIndex, Bytes, MemoryTables),
     Vote(Bytes),
     Committed(Option<Bytes>),
 }
@@ -43,17 +44,17 @@ impl Image {
     fn run(&mut self, op: &LogWrite) {
         match op {
             LogWrite::Append(entries) => {
-                entries.iter().for_each(|(index, entry)| self.sizes.push(*index, entry.len()));
+                entries.iter().for_each(|(index, entry)| self.sizes.push(index.get(), entry.len()));
                 self.entries.extend(entries.iter().cloned());
             }
             LogWrite::Truncate(after) => {
-                let from = after.map_or(0, |after| after + 1);
+                let from = after.map_or(LogIndex(0), LogIndex::next);
                 self.entries.split_off(&from);
-                self.sizes.truncate_after(*after);
+                self.sizes.truncate_after(after.map(LogIndex::get));
             }
             LogWrite::Purge(index, mark, _) => {
-                self.entries = self.entries.split_off(&(index + 1));
-                self.sizes.purge(*index);
+                self.entries = self.entries.split_off(&index.next());
+                self.sizes.purge(index.get());
                 if self.purged.as_ref().is_none_or(|(purged, _)| purged < index) {
                     self.purged = Some((*index, mark.clone()));
                 }
@@ -185,14 +186,14 @@ impl MemoryLog {
         acked
     }
 
-    fn read_now(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
+    fn read_now(&self, from: LogIndex, to: LogIndex, max_bytes: usize) -> io::Result<Vec<(LogIndex, Bytes)>> {
         let disk = self.disk.lock();
         if disk.opened != self.session {
             return Err(closed());
         }
         let to = check_read(&disk.live.bounds(), from, to)?;
         let (mut out, mut budget) = (Vec::new(), max_bytes);
-        for index in from..to {
+        for index in from.until(to) {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is missing"));
             let entry = disk.live.entries.get(&index).ok_or_else(missing)?;
             if !cache::take(&mut budget, entry.len(), out.is_empty()) {
@@ -209,7 +210,7 @@ impl LogStore for MemoryLog {
         self.disk.lock().live.bounds()
     }
 
-    fn append(&self, entries: Vec<(u64, Bytes)>, done: Durable) {
+    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Durable) {
         self.submit(
             |disk| {
                 check_dense(&disk.live.bounds(), &entries)?;
@@ -219,7 +220,12 @@ impl LogStore for MemoryLog {
         );
     }
 
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> BoxFuture<'_, io::Result<Vec<(u64, Bytes)>>> {
+    fn read(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, io::Result<Vec<(LogIndex, Bytes)>>> {
         Box::pin(std::future::ready(self.read_now(from, to, max_bytes)))
     }
 
@@ -227,19 +233,19 @@ impl LogStore for MemoryLog {
         self.disk.lock().live.sizes.bytes()
     }
 
-    fn bytes_behind(&self, index: u64) -> u64 {
-        self.disk.lock().live.sizes.bytes_behind(index)
+    fn bytes_behind(&self, index: LogIndex) -> u64 {
+        self.disk.lock().live.sizes.bytes_behind(index.get())
     }
 
-    fn leaves(&self, bytes: u64) -> Option<u64> {
-        self.disk.lock().live.sizes.leaves(bytes)
+    fn leaves(&self, bytes: u64) -> Option<LogIndex> {
+        self.disk.lock().live.sizes.leaves(bytes).map(LogIndex)
     }
 
-    fn truncate_after(&self, index: Option<u64>) -> WriteAck {
+    fn truncate_after(&self, index: Option<LogIndex>) -> WriteAck {
         self.acked(|_| LogWrite::Truncate(index))
     }
 
-    fn purge(&self, index: u64, mark: Bytes) -> WriteAck {
+    fn purge(&self, index: LogIndex, mark: Bytes) -> WriteAck {
         self.acked(|disk| LogWrite::Purge(index, mark, disk.copy_rows()))
     }
 

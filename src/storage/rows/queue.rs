@@ -11,6 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::memtable::RowWrites;
 use super::scan::ScanReader;
+use crate::ids::LogIndex;
 use crate::limits::{PENDING_BYTES, PENDING_ROWS};
 use crate::proto::Applied;
 use crate::storage::BoxFuture;
@@ -67,7 +68,7 @@ struct WriteQueueState {
     flush_to: u64,
     /// The newest write set that the engine has, and the index up to which its rows go.
     written: u64,
-    written_index: u64,
+    written_index: LogIndex,
     closed: bool,
     /// The writer has ended.
     ended: bool,
@@ -150,12 +151,12 @@ impl WriteQueue {
     }
 
     /// Up to which index the engine's rows go, as far as they came through here.
-    pub(crate) fn written_index(&self) -> u64 {
+    pub(crate) fn written_index(&self) -> LogIndex {
         self.inner.lock().written_index
     }
 
     /// The writer's side: the engine's rows go up to this index.
-    pub(crate) fn wrote_to(&self, index: u64) {
+    pub(crate) fn wrote_to(&self, index: LogIndex) {
         self.inner.lock().written_index = index;
     }
 

@@ -14,6 +14,7 @@ use super::queue::{WriteSet, WriterWork};
 use super::scan::StoredPut;
 use super::sum::RowsSum;
 use super::tables::TablesShared;
+use crate::ids::LogIndex;
 use crate::model::tables::TablesError;
 use crate::proto::Applied;
 use crate::storage::durability::disk_error::engine_error;
@@ -184,7 +185,7 @@ impl RowsWriter {
         }
         self.put_applied(&mut changes);
         self.apply(changes).map_err(engine_error)?;
-        self.shared.queue.wrote_to(self.applied.index);
+        self.shared.queue.wrote_to(LogIndex(self.applied.index));
         self.shared.memtable.write().drop_written(merged.keys(), newest);
         self.shared.queue.done(newest, rows, bytes);
         Ok(())
@@ -278,7 +279,7 @@ impl RowsWriter {
             memtable.applied = applied.clone();
         }
         (self.applied, self.sum) = (applied, sum);
-        self.shared.queue.wrote_to(self.applied.index);
+        self.shared.queue.wrote_to(LogIndex(self.applied.index));
         self.dropping.push_back(std::mem::replace(&mut self.active, generation));
         Ok(())
     }

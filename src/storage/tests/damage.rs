@@ -91,10 +91,10 @@ async fn work(stores: &mut Stores, entries: std::ops::Range<u64>, boot: u64) {
         let end = (next + 1 + next % 9).min(entries.end);
         // Some were first another leader's, and were replaced.
         if next.is_multiple_of(11) {
-            append(&*stores.log, (next..end + 2).map(|i| (i, content(i, 9))).collect()).await.unwrap();
-            wait(stores.log.truncate_after(Some(next - 1))).await.unwrap();
+            append(&*stores.log, (next..end + 2).map(|i| (LogIndex(i), content(i, 9))).collect()).await.unwrap();
+            wait(stores.log.truncate_after(Some(LogIndex(next - 1)))).await.unwrap();
         }
-        append(&*stores.log, (next..end).map(|i| (i, content(i, 0))).collect()).await.unwrap();
+        append(&*stores.log, (next..end).map(|i| (LogIndex(i), content(i, 0))).collect()).await.unwrap();
         stores.log.save_committed(Some(Bytes::from(format!("{}", end - 1))));
         (next..end).for_each(|index| apply(&mut *stores.tables, index));
         next = end;
@@ -114,7 +114,7 @@ async fn folders() -> Folders {
     let [live, stopped, killed, older] = ["live", "stopped", "killed", "older"].map(|name| dir.path().join(name));
     let mut stores = open(&live);
     work(&mut stores, 1..1_000, 1).await;
-    wait(stores.log.purge(PURGED, Bytes::from_static(b"mark"))).await.unwrap();
+    wait(stores.log.purge(LogIndex(PURGED), Bytes::from_static(b"mark"))).await.unwrap();
     stores.close.close().await.unwrap();
     let mut stores = open(&live);
     work(&mut stores, 1_000..OLDER, 2).await;
@@ -124,7 +124,7 @@ async fn folders() -> Folders {
     let mut stores = open(&live);
     work(&mut stores, OLDER..ENTRIES, 3).await;
     // Nothing is on its way any more, so the copy is as a kill leaves it: what a process has written stays.
-    wait(stores.log.purge(PURGED, Bytes::from_static(b"mark"))).await.unwrap();
+    wait(stores.log.purge(LogIndex(PURGED), Bytes::from_static(b"mark"))).await.unwrap();
     copy(&live, &killed);
     stores.close.close().await.unwrap();
     copy(&live, &stopped);
@@ -160,15 +160,15 @@ async fn found(stores: &mut Stores, expected: &BTreeMap<RowKey, Bytes>) -> io::R
         return Ok(Some(format!("vote {:?}", stores.log.vote())));
     }
     let bounds = stores.log.bounds();
-    let purged = bounds.purged.map_or(0, |(index, _)| index);
-    if (bounds.last, purged) != (Some(last), PURGED) {
+    let purged = bounds.purged.map_or(0, |(index, _)| index.get());
+    if (bounds.last, purged) != (Some(LogIndex(last)), PURGED) {
         return Ok(Some(format!("the log is {purged} to {:?}", bounds.last)));
     }
     if stores.starts.last()? != start(3) {
         return Ok(Some(format!("start {:?}", stores.starts.last()?)));
     }
-    for (index, entry) in stores.log.read(purged + 1, last + 1, usize::MAX).await? {
-        if entry != content(index, 0) {
+    for (index, entry) in stores.log.read(LogIndex(purged + 1), LogIndex(last + 1), usize::MAX).await? {
+        if entry != content(index.get(), 0) {
             return Ok(Some(format!("entry {index}")));
         }
     }
@@ -316,7 +316,7 @@ async fn a_row_or_an_entry_that_is_not_what_was_written_is_damage() {
     put(&mut *stores.tables, 8, &[(RowKey::Changes(1), value(1, 5_000)), (RowKey::Meta, value(2, 50))]);
     stores.close.close().await.unwrap();
     for (tree, key) in [
-        ("log", keys::entry(3).to_vec()),
+        ("log", keys::entry(LogIndex(3)).to_vec()),
         ("rows", {
             let mut key = Vec::new();
             keys::row(0, &RowKey::Changes(1), &mut key);
@@ -396,13 +396,13 @@ async fn a_log_that_was_cut_off_is_opened_after_a_kill() {
     append(&*stores.log, entries(1..9, 50)).await.unwrap();
     for (number, last) in [(0, 8), (1, 5), (2, 6)] {
         match number {
-            1 => wait(stores.log.truncate_after(Some(5))).await.unwrap(),
-            2 => append(&*stores.log, vec![(6, value(99, 40))]).await.unwrap(),
+            1 => wait(stores.log.truncate_after(Some(LogIndex(5)))).await.unwrap(),
+            2 => append(&*stores.log, vec![(LogIndex(6), value(99, 40))]).await.unwrap(),
             _ => {}
         }
         copy(&live, &copied(number));
         let killed = open(&copied(number));
-        assert_eq!(killed.log.bounds().last, Some(last));
+        assert_eq!(killed.log.bounds().last, Some(LogIndex(last)));
         killed.close.close().await.unwrap();
     }
     stores.close.close().await.unwrap();

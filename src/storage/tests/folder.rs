@@ -17,7 +17,7 @@ async fn a_closed_folder_opens_again_in_the_same_process() {
     assert!(stores.tables.get(&RowKey::Changes(1)).is_err());
     // The old handles may stay around.
     let again = open(dir.path());
-    assert_eq!(again.log.bounds().last, Some(3));
+    assert_eq!(again.log.bounds().last, Some(LogIndex(3)));
     assert_eq!(again.tables.applied(), applied(3));
     assert_eq!(again.tables.get(&RowKey::Meta).unwrap(), Some(value(1, 10)));
     again.close.close().await.unwrap();
@@ -112,7 +112,7 @@ async fn a_folder_of_an_earlier_version_is_opened_and_has_a_mark_from_then_on() 
     drop(db);
     for _ in 0..2 {
         let stores = open(dir.path());
-        assert_eq!(stores.log.bounds().last, Some(3));
+        assert_eq!(stores.log.bounds().last, Some(LogIndex(3)));
         assert_eq!(stores.tables.get(&RowKey::Meta).unwrap(), Some(value(1, 10)));
         stores.close.close().await.unwrap();
     }
@@ -163,7 +163,7 @@ async fn a_torn_file_of_the_engine_is_removed() {
     fs::write(dir.path().join("engine/snap.0000.generating"), b"torn").unwrap();
     fs::write(dir.path().join("snapshots/build-1.tmp"), b"torn").unwrap();
     let stores = open(dir.path());
-    assert_eq!(stores.log.bounds().last, Some(19));
+    assert_eq!(stores.log.bounds().last, Some(LogIndex(19)));
     assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
     assert!(dir.path().join("ballast").exists());
     stores.close.close().await.unwrap();
@@ -209,12 +209,12 @@ async fn memory_survives_a_restart_and_loses_what_was_not_synced() {
     disk.hold();
     let (done, mut lost) = oneshot::channel();
     stores.log.append(entries(4..6, 10), Box::new(move |outcome| drop(done.send(outcome))));
-    assert_eq!(stores.log.bounds().last, Some(5));
+    assert_eq!(stores.log.bounds().last, Some(LogIndex(5)));
     assert!(lost.try_recv().is_err());
     disk.crash();
     assert!(lost.await.unwrap().is_err());
     let again = disk.open();
-    assert_eq!(again.log.bounds().last, Some(3));
+    assert_eq!(again.log.bounds().last, Some(LogIndex(3)));
     assert_eq!(again.tables.applied(), applied(2));
     assert_eq!(again.snapshots.current().unwrap().applied, applied(2));
     assert!(append(&*stores.log, entries(4..5, 10)).await.is_err());
@@ -223,5 +223,5 @@ async fn memory_survives_a_restart_and_loses_what_was_not_synced() {
     disk.release();
     late.await.unwrap();
     again.close.close().await.unwrap();
-    assert_eq!(disk.open().log.bounds().last, Some(4));
+    assert_eq!(disk.open().log.bounds().last, Some(LogIndex(4)));
 }

@@ -6,41 +6,44 @@ use super::*;
 use crate::storage::engine::keys;
 use crate::storage::{LogBounds, engine, memory};
 
-async fn all(log: &dyn LogStore) -> Vec<(u64, Bytes)> {
-    let from = log.bounds().purged.map_or(0, |(index, _)| index + 1);
-    let mut out: Vec<(u64, Bytes)> = Vec::new();
+async fn all(log: &dyn LogStore) -> Vec<(LogIndex, Bytes)> {
+    let from = log.bounds().purged.map_or(LogIndex(0), |(index, _)| index.next());
+    let mut out: Vec<(LogIndex, Bytes)> = Vec::new();
     let Some(last) = log.bounds().last else { return out };
-    let mut next = from.max(1);
+    let mut next = from.max(LogIndex(1));
     while next <= last {
-        let read = log.read(next, last + 1, 10_000).await.unwrap();
+        let read = log.read(next, last.next(), 10_000).await.unwrap();
         assert!(!read.is_empty());
-        next += read.len() as u64;
+        next = next.plus(read.len() as u64);
         out.extend(read);
     }
     out
 }
 
 async fn exercise(log: &dyn LogStore) {
-    assert!(log.read(1, 10, 1_000).await.unwrap().is_empty());
+    assert!(log.read(LogIndex(1), LogIndex(10), 1_000).await.unwrap().is_empty());
     append(log, entries(1..11, 3_000)).await.unwrap();
     assert!(append(log, entries(12..13, 10)).await.is_err());
     assert!(append(log, entries(10..12, 10)).await.is_err());
     // At least one, whatever the budget; not more than the budget otherwise.
-    assert_eq!(log.read(1, 11, 1).await.unwrap(), entries(1..2, 3_000));
-    assert_eq!(log.read(1, 11, 7_000).await.unwrap(), entries(1..3, 3_000));
-    assert_eq!(log.read(9, 100, usize::MAX).await.unwrap(), entries(9..11, 3_000));
-    wait(log.truncate_after(Some(8))).await.unwrap();
-    append(log, vec![(9, value(99, 20_000))]).await.unwrap();
-    assert_eq!(log.read(9, 10, 0).await.unwrap(), vec![(9, value(99, 20_000))]);
-    wait(log.purge(3, Bytes::from_static(b"mark3"))).await.unwrap();
-    assert_eq!(log.read(3, 5, 1_000).await.unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert_eq!(log.bounds(), LogBounds { purged: Some((3, Bytes::from_static(b"mark3"))), last: Some(9) });
+    assert_eq!(log.read(LogIndex(1), LogIndex(11), 1).await.unwrap(), entries(1..2, 3_000));
+    assert_eq!(log.read(LogIndex(1), LogIndex(11), 7_000).await.unwrap(), entries(1..3, 3_000));
+    assert_eq!(log.read(LogIndex(9), LogIndex(100), usize::MAX).await.unwrap(), entries(9..11, 3_000));
+    wait(log.truncate_after(Some(LogIndex(8)))).await.unwrap();
+    append(log, vec![(LogIndex(9), value(99, 20_000))]).await.unwrap();
+    assert_eq!(log.read(LogIndex(9), LogIndex(10), 0).await.unwrap(), vec![(LogIndex(9), value(99, 20_000))]);
+    wait(log.purge(LogIndex(3), Bytes::from_static(b"mark3"))).await.unwrap();
+    assert_eq!(log.read(LogIndex(3), LogIndex(5), 1_000).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(
+        log.bounds(),
+        LogBounds { purged: Some((LogIndex(3), Bytes::from_static(b"mark3"))), last: Some(LogIndex(9)) }
+    );
     wait(log.save_vote(Bytes::from_static(b"vote"))).await.unwrap();
     log.save_committed(Some(Bytes::from_static(b"committed")));
     assert_eq!(log.committed(), Some(Bytes::from_static(b"committed")));
     // Behind everything, as after an installed snapshot.
-    wait(log.purge(20, Bytes::from_static(b"mark20"))).await.unwrap();
-    assert_eq!(log.bounds(), LogBounds { purged: Some((20, Bytes::from_static(b"mark20"))), last: None });
+    wait(log.purge(LogIndex(20), Bytes::from_static(b"mark20"))).await.unwrap();
+    assert_eq!(log.bounds(), LogBounds { purged: Some((LogIndex(20), Bytes::from_static(b"mark20"))), last: None });
     assert!(append(log, entries(10..11, 10)).await.is_err());
     append(log, entries(21..25, 10)).await.unwrap();
     assert_eq!(all(log).await, entries(21..25, 10));
@@ -54,7 +57,10 @@ async fn the_log_does_as_told() {
     exercise(&*memory::stores().log).await;
     stores.close.close().await.unwrap();
     let stores = open(dir.path());
-    assert_eq!(stores.log.bounds(), LogBounds { purged: Some((20, Bytes::from_static(b"mark20"))), last: Some(24) });
+    assert_eq!(
+        stores.log.bounds(),
+        LogBounds { purged: Some((LogIndex(20), Bytes::from_static(b"mark20"))), last: Some(LogIndex(24)) }
+    );
     assert_eq!(stores.log.vote(), Some(Bytes::from_static(b"vote")));
     assert_eq!(stores.log.committed(), Some(Bytes::from_static(b"committed")));
     assert_eq!(all(&*stores.log).await, entries(21..25, 10));
@@ -84,24 +90,25 @@ async fn check_equal(ops: Vec<LogStep>) {
     let mut seed = 0;
     for op in ops {
         let bounds = twin.log.bounds();
-        let purged = bounds.purged.as_ref().map_or(0, |(index, _)| *index);
+        let purged = bounds.purged.as_ref().map_or(LogIndex(0), |(index, _)| *index);
         let last = bounds.last.unwrap_or(purged);
         match op {
             LogStep::Append(count, len) => {
                 seed += 1;
-                let entries: Vec<_> = (last + 1..last + 1 + count).map(|i| (i, value(i + seed, len))).collect();
+                let entries: Vec<_> =
+                    (last.next().until(last.next().plus(count))).map(|i| (i, value(i.get() + seed, len))).collect();
                 // Not waited for: the order of calls is what counts.
                 stores.log.append(entries.clone(), Box::new(|outcome| outcome.unwrap()));
                 append(&*twin.log, entries).await.unwrap();
             }
             LogStep::Truncate(back) => {
-                let after = last.saturating_sub(back).max(purged);
+                let after = LogIndex(last.get().saturating_sub(back)).max(purged);
                 drop(stores.log.truncate_after(Some(after)));
                 wait(twin.log.truncate_after(Some(after))).await.unwrap();
             }
             LogStep::Purge(ahead) => {
                 // What is purged was committed: an index has one mark for ever.
-                let index = purged + ahead;
+                let index = purged.plus(ahead);
                 let mark = Bytes::from(format!("mark{index}"));
                 drop(stores.log.purge(index, mark.clone()));
                 wait(twin.log.purge(index, mark)).await.unwrap();
@@ -138,24 +145,27 @@ async fn old_entries_are_read_from_the_engine() {
     for index in 1..200 {
         append(&*stores.log, entries(index..index + 1, len)).await.unwrap();
     }
-    assert_eq!(stores.log.read(1, 3, usize::MAX).await.unwrap(), entries(1..3, len));
-    let read = stores.log.read(1, 200, usize::MAX).await.unwrap();
+    assert_eq!(stores.log.read(LogIndex(1), LogIndex(3), usize::MAX).await.unwrap(), entries(1..3, len));
+    let read = stores.log.read(LogIndex(1), LogIndex(200), usize::MAX).await.unwrap();
     assert_eq!(read, entries(1..200, len));
-    wait(stores.log.truncate_after(Some(2))).await.unwrap();
+    wait(stores.log.truncate_after(Some(LogIndex(2)))).await.unwrap();
     append(&*stores.log, entries(3..4, 10)).await.unwrap();
-    assert_eq!(stores.log.read(2, 9, usize::MAX).await.unwrap(), [entries(2..3, len), entries(3..4, 10)].concat());
+    assert_eq!(
+        stores.log.read(LogIndex(2), LogIndex(9), usize::MAX).await.unwrap(),
+        [entries(2..3, len), entries(3..4, 10)].concat()
+    );
     stores.close.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_hole_stops_the_open_and_a_torn_end_does_not() {
-    for (remove, opens) in [((5u64, 0u16), false), ((5, 1), false), ((9, 2), true), ((9, 1), false)] {
+    for (remove, opens) in [((5, 0), false), ((5, 1), false), ((9, 2), true), ((9, 1), false)] {
         let dir = tempfile::tempdir().unwrap();
         let stores = open(dir.path());
         append(&*stores.log, entries(1..10, 9_000)).await.unwrap();
         stores.close.close().await.unwrap();
         let db = sled::Config::new().path(dir.path().join("engine")).segment_size(engine::SEGMENT).open().unwrap();
-        let mut key = keys::entry(remove.0).to_vec();
+        let mut key = keys::entry(LogIndex(remove.0)).to_vec();
         let base = key.len();
         keys::set_part(&mut key, base, remove.1);
         assert!(db.open_tree("log").unwrap().remove(key).unwrap().is_some());

@@ -32,12 +32,12 @@ async fn large(dir: &Path) {
     stores.starts.save_epoch(9).await.unwrap();
     wait(stores.log.save_vote(Bytes::from_static(b"vote"))).await.unwrap();
     for index in 1..=ENTRIES {
-        append(&*stores.log, vec![(index, value(index, 50_000))]).await.unwrap();
+        append(&*stores.log, vec![(LogIndex(index), value(index, 50_000))]).await.unwrap();
         let record = RowKey::Record { table: TableId(1), id: RecordId((index % 5) as i64) };
         put(&mut *stores.tables, index, &[(record, value(index, 50_000)), (RowKey::Meta, value(index, 20))]);
     }
     stores.log.save_committed(Some(Bytes::from_static(b"committed")));
-    wait(stores.log.purge(PURGED, Bytes::from_static(b"mark"))).await.unwrap();
+    wait(stores.log.purge(LogIndex(PURGED), Bytes::from_static(b"mark"))).await.unwrap();
     stores.close.close().await.unwrap();
     assert!(size(&dir.join("engine")) > 30 << 20, "{}", size(&dir.join("engine")));
 }
@@ -47,7 +47,7 @@ async fn held(dir: &Path, slack: u64) -> String {
     let stores = open_shrunk(dir, &identity(), slack).unwrap();
     let rows = stores.tables.range(&RowKey::Meta, &RowKey::end(), usize::MAX, false).unwrap();
     let bounds = stores.log.bounds();
-    let entries = stores.log.read(PURGED + 1, ENTRIES + 1, usize::MAX).await.unwrap();
+    let entries = stores.log.read(LogIndex(PURGED + 1), LogIndex(ENTRIES + 1), usize::MAX).await.unwrap();
     let marks =
         (stores.log.vote(), stores.log.committed(), stores.starts.last().unwrap(), stores.starts.epoch().unwrap());
     let found = format!("{:?} {bounds:?} {entries:?} {marks:?} {rows:?}", stores.tables.applied());
@@ -75,7 +75,7 @@ async fn a_folder_that_was_large_is_copied_once_and_holds_the_same() {
     append(&*stores.log, entries(ENTRIES + 1..ENTRIES + 3, 100)).await.unwrap();
     stores.close.close().await.unwrap();
     let stores = open(dir.path());
-    assert_eq!(stores.log.bounds().last, Some(ENTRIES + 2));
+    assert_eq!(stores.log.bounds().last, Some(LogIndex(ENTRIES + 2)));
     stores.close.close().await.unwrap();
 }
 
@@ -85,12 +85,12 @@ fn entries_that_were_purged_and_not_removed_are_not_copied() {
     let dir = tempfile::tempdir().unwrap();
     let from = engine::open_trees(&dir.path().join("engine")).unwrap();
     for index in 1..=ENTRIES {
-        from.log.insert(keys::entry(index), b"entry").unwrap();
+        from.log.insert(keys::entry(LogIndex(index)), b"entry").unwrap();
     }
     from.flush().unwrap();
-    let content = EngineContent { generation: 1, purged: Some(PURGED), bytes: 0 };
+    let content = EngineContent { generation: 1, purged: Some(LogIndex(PURGED)), bytes: 0 };
     let copy = copy_if_due(dir.path(), &from, &content, 0).unwrap().expect("it is due");
-    assert_eq!(copy.log.get(keys::entry(PURGED)).unwrap(), None);
+    assert_eq!(copy.log.get(keys::entry(LogIndex(PURGED))).unwrap(), None);
     assert_eq!(copy.log.len() as u64, ENTRIES - PURGED);
     copy.let_go();
     from.let_go();

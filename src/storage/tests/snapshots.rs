@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::tables::rows_of;
 use super::*;
-use crate::ids::{RecordId, TableId};
+use crate::ids::{ConflictId, RecordId, TableId};
 use crate::storage::room::{DiskRoom, RoomThresholds, SNAPSHOT_LEAVES};
 use crate::storage::{SnapshotBody, SnapshotReceiver, SnapshotStore, StateSnapshot, memory};
 
@@ -116,7 +116,7 @@ async fn install_into(source: &mut Stores, target: &mut Stores, from: u64) {
     (from..from + 500).for_each(|index| take_step(&mut *source.tables, index));
     // Rows of its own that must go, some of them large.
     for index in 1..30 {
-        put(&mut *target.tables, index, &[(RowKey::Conflict(index), value(index, index as usize * 400))]);
+        put(&mut *target.tables, index, &[(RowKey::Conflict(ConflictId(index)), value(index, index as usize * 400))]);
     }
     let reader = target.tables.reader();
     let received = send(&*source.snapshots, &*target.snapshots).await.unwrap();

@@ -13,8 +13,9 @@ use proptest::prelude::*;
 /// Applies a command to a state that stands on its own.
 fn send(state: &mut State, index: u64, command: Command) -> (crate::proto::Outcome, Vec<crate::model::effect::Effect>) {
     let batch = Bytes::from(Batch { commands: vec![command] }.encode_to_vec());
-    let mut done =
-        state.apply(Position { index, log_id: Bytes::from_static(b"id"), term: RaftTerm(0) }, batch).unwrap();
+    let mut done = state
+        .apply(Position { index: LogIndex(index), log_id: Bytes::from_static(b"id"), term: RaftTerm(0) }, batch)
+        .unwrap();
     (done.outcomes.remove(0), done.effects)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tillsync::clock::{Clock, SystemClock};
+use tillsync::ids::UnixMs;
 use tillsync::limits;
 use tillsync::model::time::parse_iso;
 use tokio::time::{Instant, sleep};
@@ -190,8 +191,8 @@ impl Strike<'_> {
             for id in nodes {
                 let answer = self.world.ask(*id, "GET", "/system/cluster", None, Duration::from_secs(1)).await;
                 let answer: serde_json::Value = serde_json::from_slice(&answer.unwrap_or_default()).unwrap_or_default();
-                let theirs = answer["timestamp"].as_str().and_then(parse_iso).unwrap_or(0);
-                let off = i64::try_from(theirs).unwrap_or(0) - i64::try_from(SystemClock.now_ms()).unwrap_or(0);
+                let theirs = answer["timestamp"].as_str().and_then(parse_iso).map_or(0, UnixMs::get);
+                let off = i64::try_from(theirs).unwrap_or(0) - i64::try_from(SystemClock.now_ms().get()).unwrap_or(0);
                 moved &= (off - skew).abs() < 3_000;
             }
             if moved {

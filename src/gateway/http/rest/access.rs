@@ -55,6 +55,6 @@ pub(super) async fn put(
 fn fill(o: &mut Object<'_>, class: ClassNumber, rights: Option<&ClassRights>) {
     class_rights(o, class, rights);
     if let Some((at_ms, by)) = rights.map(ClassRights::set) {
-        o.text("set_by", by).time("set_at", at_ms);
+        o.text("set_by", by).time("set_at", at_ms.get());
     }
 }

@@ -11,7 +11,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, listed_conflict, policy, resolution};
 use crate::gateway::session::{decider, find_conflict};
-use crate::ids::{RecordId, Seq};
+use crate::ids::{ConflictId, RecordId, Seq};
 use crate::limits;
 use crate::model::change::valid_table;
 use crate::model::conflict::ConflictStatus;
@@ -72,9 +72,9 @@ pub(super) async fn resolve(
     body: RequestBody,
 ) -> RestResult {
     let bad = |bad| RestError::bad(&gateway, Code::InvalidData, bad);
-    let id: u64 = id.parse().map_err(|_| bad(BadPayload::field("id", "must be a conflict's number")))?;
+    let id = id.parse().map(ConflictId).map_err(|_| bad(BadPayload::field("id", "must be a conflict's number")))?;
     let mut resolve = body.read(&gateway, Code::InvalidData, |f| resolution(f, &body.0))?;
-    resolve.conflict_id = Some(id);
+    resolve.conflict_id = Some(id.get());
     fresh(&gateway).await?;
     let owner = find_conflict(&gateway, &resolve).or_fail(&gateway)?;
     auth::may_speak_for(&caller.0, &owner.device_id).or_fail(&gateway)?;

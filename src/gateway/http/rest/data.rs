@@ -15,7 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::{Acknowledged, BadPayload, ServerEvent, update};
 use crate::gateway::session::client_clock::{ClientClock, ClockCorrection};
 use crate::gateway::session::{look_up, update_message, why_conflict};
-use crate::ids::{RecordId, Seq};
+use crate::ids::{ConflictId, RecordId, Seq};
 use crate::model::access::Right;
 use crate::model::change::{RecordNow, valid_table};
 use crate::model::cursor::Cursor;
@@ -132,8 +132,8 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         _ => (None, None),
     };
     if let Some(conflict) = conflict.filter(|c| c.resolution() == ResolutionMethod::Unset) {
-        let why = why_conflict(gateway, conflict.id);
-        return Err(RestError::new(gateway, Error::new(Code::Conflict, why)).with_conflict(conflict.id));
+        let why = why_conflict(gateway, ConflictId(conflict.id));
+        return Err(RestError::new(gateway, Error::new(Code::Conflict, why)).with_conflict(ConflictId(conflict.id)));
     }
     let (seq, epoch) = (accepted.map(|accepted| accepted.seq), gateway.epoch());
     let ack = Acknowledged {
@@ -145,7 +145,7 @@ fn committed(gateway: &Gateway, asked: &DataUpdate, taken: Option<ClockCorrectio
         seq,
         request_id: Some(asked.request_id.as_str()).filter(|id| !id.is_empty()),
         cursor: accepted.map(|Accepted { seq, print, .. }| Cursor { epoch, seq: Seq(*seq), print: *print }),
-        conflict_id: conflict.map(|c| c.id),
+        conflict_id: conflict.map(|c| ConflictId(c.id)),
         repeated: outcome.repeated,
         entry: (asked.n > 0).then_some((asked.queue.as_str(), asked.n)),
         sync_id: None,

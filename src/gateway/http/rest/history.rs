@@ -10,7 +10,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, listed_conflict};
-use crate::ids::DeviceNumber;
+use crate::ids::{ConflictId, DeviceNumber, Seq};
 use crate::limits;
 use crate::model::change::operation_name;
 use crate::model::error::Code;
@@ -79,7 +79,7 @@ fn entry(o: &mut Object<'_>, (version, _): HistoryPosition, past: &HistoryItem, 
 /// `VERSION` or `VERSION-CONFLICT`.
 fn place(text: &str) -> Option<HistoryPosition> {
     let (version, conflict) = text.split_once('-').unwrap_or((text, "0"));
-    Some((version.parse().ok()?, conflict.parse().ok()?))
+    Some((Seq(version.parse().ok()?), ConflictId(conflict.parse().ok()?)))
 }
 
 fn not_a_place() -> BadPayload {

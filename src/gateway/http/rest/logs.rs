@@ -9,6 +9,7 @@ use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
 use crate::gateway::protocol::json::push_object;
 use crate::gateway::protocol::{BadPayload, initiator};
+use crate::ids::{AuditId, ElectionId, UnixMs};
 use crate::model::access::Right;
 use crate::model::audit::{AuditFilter, read_rows_shown};
 use crate::model::election::{method_name, reason_name};
@@ -26,7 +27,7 @@ pub(super) async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, as
     let (head, total) = {
         let state = gateway.cluster.replica().state();
         let head = before.map_or(u64::MAX, |before| before - 1).min(state.meta().election_head);
-        (head, head.saturating_sub(state.meta().election_dropped))
+        (ElectionId(head), head.saturating_sub(state.meta().election_dropped))
     };
     let read = move |t: &dyn crate::model::tables::TablesRead| read_elections(t, head, limit, offset);
     let rows = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
@@ -54,7 +55,7 @@ pub(super) async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, a
             event_type: asked.get("event_type").map(str::to_owned),
             from_ms: date(&asked, "start_date", false)?,
             to_ms: date(&asked, "end_date", true)?,
-            before_id: asked.before_id()?,
+            before_id: asked.before_id()?.map(AuditId),
         };
         Ok((limit, offset, filter))
     };
@@ -85,7 +86,7 @@ fn some(text: &str) -> Option<&str> {
 }
 
 /// An inclusive bound; as an end, a date alone means the whole day.
-fn date(asked: &QueryFields, name: &str, is_end: bool) -> Result<Option<u64>, BadPayload> {
+fn date(asked: &QueryFields, name: &str, is_end: bool) -> Result<Option<UnixMs>, BadPayload> {
     let Some(text) = asked.get(name) else { return Ok(None) };
     // A plus sign in a query reads as a space: the offset `+02:00` often comes unescaped. A date and a time with a
     // space between them are none with a plus.
@@ -93,7 +94,7 @@ fn date(asked: &QueryFields, name: &str, is_end: bool) -> Result<Option<u64>, Ba
     let ms = repaired.as_deref().and_then(parse_iso).or_else(|| parse_iso(text));
     let ms = ms.ok_or_else(|| BadPayload::field(name, "must be an ISO 8601 time or date"))?;
     let is_date = !text.trim().contains(['T', 't', ' ']);
-    Ok(Some(if is_end && is_date { ms + DAY_MS - 1 } else { ms }))
+    Ok(Some(if is_end && is_date { ms.plus_ms(DAY_MS - 1) } else { ms }))
 }
 
 #[cfg(test)]
@@ -105,16 +106,16 @@ mod tests {
         let ask = |v: &str| QueryFields(vec![("d".into(), v.into())]);
         let day = parse_iso("2026-11-22").unwrap();
         assert_eq!(date(&ask("2026-11-22"), "d", false).unwrap(), Some(day));
-        assert_eq!(date(&ask("2026-11-22"), "d", true).unwrap(), Some(day + DAY_MS - 1));
+        assert_eq!(date(&ask("2026-11-22"), "d", true).unwrap(), Some(day.plus_ms(DAY_MS - 1)));
         assert_eq!(date(&ask("2026-11-22T00:00:00Z"), "d", true).unwrap(), Some(day));
         assert_eq!(date(&ask("2026-11-22T02:00:00 02:00"), "d", true).unwrap(), Some(day));
-        assert_eq!(date(&ask("2026-11-22 02:00:00"), "d", true).unwrap(), Some(day + 7_200_000));
-        assert_eq!(date(&ask("2026-11-22 02:00"), "d", true).unwrap(), Some(day + 7_200_000));
+        assert_eq!(date(&ask("2026-11-22 02:00:00"), "d", true).unwrap(), Some(day.plus_ms(7_200_000)));
+        assert_eq!(date(&ask("2026-11-22 02:00"), "d", true).unwrap(), Some(day.plus_ms(7_200_000)));
         for same in ["20261122T053000 0530", "2026-11-22T05:30 0530", "2026-11-22 02:00:00 02", "2026-W47-7T00Z"] {
             assert_eq!(date(&ask(same), "d", true).unwrap(), Some(day), "{same}");
         }
-        assert_eq!(date(&ask("20261122"), "d", true).unwrap(), Some(day + DAY_MS - 1));
-        assert_eq!(date(&ask("1960-01-01T00:00:00Z"), "d", false).unwrap(), Some(0));
+        assert_eq!(date(&ask("20261122"), "d", true).unwrap(), Some(day.plus_ms(DAY_MS - 1)));
+        assert_eq!(date(&ask("1960-01-01T00:00:00Z"), "d", false).unwrap(), Some(UnixMs(0)));
         assert!(date(&ask("soon"), "d", true).is_err());
         assert!(date(&ask("é—é—é—"), "d", true).is_err());
     }

@@ -24,7 +24,7 @@ pub(super) async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, bod
     auth::must_be_admin(&caller.0, "add nodes").or_fail(&gateway)?;
     let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
         let change = MembershipChange::Add {
-            node: NodeId(node(f, "node")?),
+            node: node(f, "node")?,
             raft: address(f, "raft")?,
             gateway: address(f, "gateway")?,
         };
@@ -43,16 +43,15 @@ pub(super) async fn relocate(
     auth::must_be_admin(&caller.0, "move nodes").or_fail(&gateway)?;
     let node = in_path(&id).map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
-        let change =
-            MembershipChange::Move { node: NodeId(node), raft: address(f, "raft")?, gateway: address(f, "gateway")? };
+        let change = MembershipChange::Move { node, raft: address(f, "raft")?, gateway: address(f, "gateway")? };
         Ok((change, within(f)?))
     })?;
     make(&gateway, caller, change, within).await
 }
 
 /// The node that a path names.
-fn in_path(id: &str) -> Result<u64, BadPayload> {
-    id.parse().ok().filter(|id| *id > 0).ok_or_else(|| BadPayload::field("id", "must be a node's number"))
+fn in_path(id: &str) -> Result<NodeId, BadPayload> {
+    id.parse().ok().filter(|id| *id > 0).map(NodeId).ok_or_else(|| BadPayload::field("id", "must be a node's number"))
 }
 
 /// `DELETE /system/cluster/nodes/{id}`
@@ -63,12 +62,8 @@ pub(super) async fn remove(
     asked: QueryFields,
 ) -> RestResult {
     auth::must_be_admin(&caller.0, "remove nodes").or_fail(&gateway)?;
-    let read = || {
-        Ok((
-            MembershipChange::Remove { node: NodeId(in_path(&id)?) },
-            asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?,
-        ))
-    };
+    let read =
+        || Ok((MembershipChange::Remove { node: in_path(&id)? }, asked.number("timeout_ms", DEFAULT_MS, 1, MOST_MS)?));
     let (change, within) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     make(&gateway, caller, change, within).await
 }
@@ -76,15 +71,14 @@ pub(super) async fn remove(
 /// `POST /system/cluster/transfer`
 pub(super) async fn transfer(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
     auth::must_be_admin(&caller.0, "hand over leadership").or_fail(&gateway)?;
-    let (change, within) = body.read(&gateway, Code::InvalidData, |f| {
-        Ok((MembershipChange::Transfer { to: NodeId(node(f, "to")?) }, within(f)?))
-    })?;
+    let (change, within) = body
+        .read(&gateway, Code::InvalidData, |f| Ok((MembershipChange::Transfer { to: node(f, "to")? }, within(f)?)))?;
     make(&gateway, caller, change, within).await
 }
 
-fn node(f: &Fields<'_>, name: &str) -> Result<u64, BadPayload> {
+fn node(f: &Fields<'_>, name: &str) -> Result<NodeId, BadPayload> {
     let node = f.maybe_count(name, u64::MAX)?.ok_or_else(|| BadPayload::field(name, "is required"))?;
-    if node == 0 { Err(BadPayload::field(name, "must be a whole number, 1 or more")) } else { Ok(node) }
+    if node == 0 { Err(BadPayload::field(name, "must be a whole number, 1 or more")) } else { Ok(NodeId(node)) }
 }
 
 fn address(f: &Fields<'_>, name: &str) -> Result<String, BadPayload> {

@@ -18,6 +18,7 @@ use crate::gateway::auth::{self, Caller, RequestOrigin};
 use crate::gateway::http::connections::came_late;
 use crate::gateway::protocol::json::push_object;
 use crate::gateway::protocol::{BadPayload, ServerEvent};
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
@@ -134,7 +135,7 @@ pub(super) async fn poll(
     let secret_hash = hash(stranger.secret.as_deref().unwrap_or_default());
     let find = || {
         let state = gateway.cluster.replica().state();
-        state.pairing(&code, gateway.now_ms()).filter(|row| row.secret_hash == secret_hash).cloned()
+        state.pairing(&code, UnixMs(gateway.now_ms())).filter(|row| row.secret_hash == secret_hash).cloned()
     };
     let row = match find() {
         Some(row) => row,
@@ -188,7 +189,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, as
     let rows: Vec<(Pairing, bool)> = {
         let state = gateway.cluster.replica().state();
         let known = |row: &Pairing| state.device(&row.device_id).is_some();
-        state.pairings(gateway.now_ms()).into_iter().map(|row| (row.clone(), known(row))).collect()
+        state.pairings(UnixMs(gateway.now_ms())).into_iter().map(|row| (row.clone(), known(row))).collect()
     };
     Ok(answer(|o| {
         o.array("pairings", &rows, |out, (row, known)| {

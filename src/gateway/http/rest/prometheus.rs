@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::cluster::peers::shared_room::room_said;
 use crate::gateway::Gateway;
 use crate::gateway::auth::Caller;
+use crate::ids::LogIndex;
 use crate::metrics::{counted, counter, gauge};
 
 /// What Prometheus calls its text form.
@@ -43,15 +44,22 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         let state = gateway.cluster.replica().state();
         let meta = state.meta();
         let devices = state.devices().count();
-        (state.applied().index, meta.head_seq, meta.compacted_seq, meta.master_term(), devices, state.active_devices())
+        (
+            LogIndex(state.applied().index),
+            meta.head_seq,
+            meta.compacted_seq,
+            meta.master_term(),
+            devices,
+            state.active_devices(),
+        )
     };
     let leads = u8::from(status.leader == Some(gateway.cluster.node_id()));
-    let behind = status.last_log_index.saturating_sub(index);
+    let behind = status.last_log_index.ahead_of(index);
     for (name, help, value) in [
         ("tillsync_raft_term", "The term of the Raft group, as this node knows it.", status.term.get()),
         ("tillsync_is_leader", "1 on the node that leads.", leads.into()),
         ("tillsync_has_quorum", "1 if this node is in touch with a quorum.", status.quorum.into()),
-        ("tillsync_applied_index", "The newest log entry that is applied.", index),
+        ("tillsync_applied_index", "The newest log entry that is applied.", index.get()),
         ("tillsync_apply_queue_entries", "Entries in the log that are not applied yet.", behind),
         ("tillsync_master_term", "The number of the present master's election.", master_term.get()),
         ("tillsync_changes_head", "The newest change.", head),

@@ -15,7 +15,7 @@ use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
 use crate::gateway::protocol::{BadPayload, ServerEvent, election};
 use crate::gateway::session::elect as elect_command;
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::model::error::{Code, Error};
 use crate::proto::ElectionReason;
@@ -31,7 +31,7 @@ pub(super) async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Re
     let (master, active, applied) = {
         let state = gateway.cluster.replica().state();
         let master = state.master().filter(|d| d.is_active).map(|d| d.device_id.clone());
-        (master, state.active_devices(), state.applied().index)
+        (master, state.active_devices(), LogIndex(state.applied().index))
     };
     let whole = master.is_some() && status.peers.iter().all(|p| p.reachable);
     let health = match (status.quorum, whole) {
@@ -39,7 +39,7 @@ pub(super) async fn health(State(gateway): State<Arc<Gateway>>, _: Caller) -> Re
         (true, false) => "degraded",
         (true, true) => "healthy",
     };
-    let sync_status = match (status.quorum, applied + BEHIND >= status.last_log_index) {
+    let sync_status = match (status.quorum, applied.plus(BEHIND) >= status.last_log_index) {
         (false, _) => "error",
         (true, false) => "syncing",
         (true, true) => "synced",
@@ -152,7 +152,7 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     number("applied_index", said.map(|s| s.applied_index));
     number("lag", node.lag);
     number("sessions", said.map(|s| s.sessions));
-    number("differs_from", node.differs_from);
+    number("differs_from", node.differs_from.map(LogIndex::get));
     let disk = said.and_then(|s| s.disk.as_ref()).map(room_said);
     number("disk_free", disk.map(|(free, _)| free));
     o.raw("clock_ahead_ms", node.clock_ahead_ms.map_or_else(|| "null".into(), |ms| ms.to_string()).as_bytes());

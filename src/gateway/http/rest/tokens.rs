@@ -8,6 +8,7 @@ use super::{OrFail, RequestBody, RestResult, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::BadPayload;
+use crate::ids::UnixMs;
 use crate::limits;
 use crate::model::error::Code;
 use crate::proto::TokenRevoke;
@@ -24,7 +25,7 @@ pub(super) async fn revoke(State(gateway): State<Arc<Gateway>>, caller: Caller, 
     let (jti, exp_ms) = body.read(&gateway, Code::InvalidData, |f| {
         if let Some(token) = f.maybe_text("token", TOKEN)? {
             // An expired one may be revoked as well: it changes nothing.
-            let claims = gateway.keys.verify(&token, 0);
+            let claims = gateway.keys.verify(&token, UnixMs(0));
             let claims = claims.map_err(|_| BadPayload::field("token", "is not a token of this cluster"))?;
             return Ok((claims.jti, claims.exp.saturating_mul(1_000)));
         }

@@ -18,7 +18,7 @@ use super::{OFFSET_MAX, OrFail, QueryFields, RequestBody, RestError, RestResult,
 use crate::gateway::Gateway;
 use crate::gateway::auth::Operator;
 use crate::gateway::protocol::BadPayload;
-use crate::ids::{RecordId, TableId};
+use crate::ids::{AuditId, ElectionId, RecordId, TableId};
 use crate::limits;
 use crate::model::audit::read_rows;
 use crate::model::change::StoredData;
@@ -185,7 +185,12 @@ pub(crate) async fn elections(
         if after >= to {
             return Ok(Vec::new());
         }
-        let rows = t.range(&RowKey::Election(after.saturating_add(1)), &RowKey::Election(to), limit, false)?;
+        let rows = t.range(
+            &RowKey::Election(ElectionId(after.saturating_add(1))),
+            &RowKey::Election(ElectionId(to)),
+            limit,
+            false,
+        )?;
         rows.into_iter().map(|(key, value)| decode::<Election>(&key, value)).collect::<Result<Vec<_>, _>>()
     };
     let rows = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
@@ -197,7 +202,7 @@ pub(crate) async fn elections(
 pub(crate) async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
     Source::asked(&gateway, &asked).await?;
-    let page = gateway.cluster.replica().state().audit_index().between(after, to, limit);
+    let page = gateway.cluster.replica().state().audit_index().between(AuditId(after), AuditId(to), limit);
     let next = (page.len() == limit).then(|| page.last().map(|r| r.id.to_string())).flatten();
     let rows = gateway.cluster.replica().read_rows(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
     body(&gateway, &LogPage { rows: rows.into_iter().map(audit_of).collect(), next })
@@ -238,7 +243,7 @@ pub(crate) async fn records(
                 version: at.seq.get(),
                 data: RawValue::from_string(String::from_utf8(data.to_vec()).ok()?).ok()?,
                 device_id: state.device_name(at.device).unwrap_or_default().to_owned(),
-                timestamp_ms: at.timestamp_ms,
+                timestamp_ms: at.timestamp_ms.get(),
             })
         };
         // A table that was removed meanwhile has none.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{NodeId, RaftTerm};
+use crate::ids::{NodeId, RaftTerm, UnixMs};
 use crate::limits::REQUEST_WINDOW;
 use crate::model::election::decide::{Action, LeaderView, Limits};
 use crate::model::error::Error;
@@ -219,7 +219,7 @@ fn a_queue_that_nobody_uses_is_forgotten_and_its_id_is_refused() {
             state: &b.state,
             me: NodeId(1),
             term: RaftTerm(0),
-            now_ms: b.now,
+            now_ms: UnixMs(b.now),
             leading_ms: 0,
             nodes: &nodes,
             tried: None,
