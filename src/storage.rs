@@ -36,6 +36,7 @@ pub use self::durability::flush;
 pub(crate) use self::durability::stalls;
 pub(crate) use self::folder::format;
 pub use self::folder::format::{FolderIdentity, OpenError};
-pub use self::open::{open, open_in, open_shrunk};
+pub use self::folder::restoring::RestoreClaim;
+pub use self::open::{open, open_claimed, open_in, open_shrunk};
 pub use self::snapshot::contents::{SnapshotContents, read_contents, read_header};
 pub use self::snapshot::reader::SnapshotReader;

@@ -1,6 +1,7 @@
 //! `tillsync backup`: everything that a cluster keeps, in one file, taken while it goes on; or what came after the last one.
 //! `tillsync backup verify` proves that a file can be restored.
 
+use std::cmp::Reverse;
 use std::fs::{self, File, TryLockError};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -16,13 +17,15 @@ use crate::client::rest::RestClient;
 use crate::client::{ClientError, ClusterTarget, NodeUrl};
 use crate::consensus::recovery::RestorePoint;
 use crate::consensus::segment::SegmentContents;
-use crate::ids::UnixMs;
+use crate::ids::{LogIndex, UnixMs};
 use crate::model::time::iso;
 use crate::proto::{Applied, Meta};
-use crate::storage::{SnapshotContents, read_contents, read_header};
+use crate::storage::{RestoreClaim, SnapshotContents, read_contents, read_header};
 
 pub(super) mod names;
 
+/// Where a backup is restored to be proved.
+const SCRATCH: &str = ".tillsync-verify-";
 /// Where a backup is written before it is whole.
 const PART: &str = ".tillsync-backup.part";
 
@@ -49,7 +52,7 @@ pub(super) struct BackupArgs {
 
 #[derive(Subcommand, Debug)]
 enum BackupCommand {
-    /// Read a backup and what follows it, and restore it beside itself for a moment: exit code 1 if anything is wrong
+    /// Read a backup and what follows it, and restore it beside itself for a moment: exit code 1 if anything is wrong with it
     Verify(VerifyArgs),
 }
 
@@ -57,24 +60,27 @@ enum BackupCommand {
 struct VerifyArgs {
     /// The backup
     file: PathBuf,
+    /// Where it is restored for a moment. Default: beside the backup
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
 }
 
 pub(super) async fn execute(args: BackupArgs) -> CliResult {
     if let Some(BackupCommand::Verify(verify)) = args.command {
-        return verified(&verify.file).await;
+        return verified(&verify).await;
     }
     let Some(to) = &args.to else { return Err(CommandError::usage("no folder was given")) };
     let target = args.target.resolve()?;
     fs::create_dir_all(to).map_err(failed(to))?;
     let mut part = PartFile::open(to)?;
-    let prefix = if args.incremental {
+    let written = if args.incremental {
         take_what_came_after(to, &mut part, args.stale, &target).await?
     } else {
         take_everything(to, &mut part, args.stale, &target).await?
     };
     let Some(keep) = args.keep else { return Ok(()) };
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    for name in BackupFolder::read(to).map_err(failed(to))?.outdated(&prefix, keep) {
+    for name in BackupFolder::read(to).map_err(failed(to))?.outdated(&written, keep) {
         let path = to.join(name);
         fs::remove_file(&path).map_err(failed(&path))?;
         say!("removed {}", path.display());
@@ -82,15 +88,14 @@ pub(super) async fn execute(args: BackupArgs) -> CliResult {
     Ok(())
 }
 
-/// The beginning of the names of the cluster's files.
-async fn take_everything(to: &Path, part: &mut PartFile, stale: bool, target: &ClusterTarget) -> CliResult<String> {
+async fn take_everything(to: &Path, part: &mut PartFile, stale: bool, target: &ClusterTarget) -> CliResult<BackupName> {
     let node = part.download("/system/backup?", stale, target).await?;
     let contents = whole(&part.path).await?;
-    let name = BackupName::of(&contents.meta.cluster_id, UnixMs(contents.meta.now_ms), contents.applied.index);
+    let name = BackupName::of(&contents.meta, contents.applied.index);
     let file = part.become_file(to, &name.file())?;
     say!("{}: {}", file.display(), told(&contents));
     say!("taken from {node}; prove it with: tillsync backup verify {}", file.display());
-    Ok(name.prefix)
+    Ok(name)
 }
 
 async fn take_what_came_after(
@@ -98,15 +103,12 @@ async fn take_what_came_after(
     part: &mut PartFile,
     stale: bool,
     target: &ClusterTarget,
-) -> CliResult<String> {
+) -> CliResult<BackupName> {
     let folder = BackupFolder::read(to).map_err(failed(to))?;
-    let Some(last) = folder.backups.last() else {
+    let Some(last) = folder.newest() else {
         let why = format!("{} has no backup to go on from: take one without --incremental first", to.display());
         return Err(CommandError::usage(why));
     };
-    if folder.backups.iter().any(|other| other.prefix != last.prefix) {
-        return Err(CommandError::usage(format!("{} has backups of several clusters", to.display())));
-    }
     let chain = folder.after(&last.prefix, last.entry);
     let (entry, id) = match chain.last() {
         Some(segment) => {
@@ -129,7 +131,7 @@ async fn take_what_came_after(
     }
     if contents.entries == 0 {
         say!("nothing came after entry {entry}");
-        return Ok(last.prefix.clone());
+        return Ok(last.clone());
     }
     let name = SegmentName::of(&last.prefix, contents.at, entry + 1, entry + contents.entries);
     let file = part.become_file(to, &name.file())?;
@@ -140,7 +142,7 @@ async fn take_what_came_after(
         iso(contents.at),
         contents.bytes as f64 / 1e6
     );
-    Ok(last.prefix.clone())
+    Ok(last.clone())
 }
 
 /// What is being written; removed if nothing comes of it.
@@ -164,16 +166,26 @@ impl PartFile {
         }
     }
 
-    /// From a node that does not lead, if one answers: the leader has enough to do.
+    /// From the first node that gives it whole.
     async fn download(&mut self, path: &str, stale: bool, target: &ClusterTarget) -> CliResult<NodeUrl> {
         let rest = RestClient::new(&target.token)?;
         let path = format!("{path}consistency={}", if stale { "stale" } else { "linearizable" });
         let mut reasons: Vec<ClientError> = Vec::new();
-        for node in followers_first(&rest, &target.nodes).await {
+        for node in in_order(&rest, &target.nodes, stale).await {
             self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(failed(&self.path))?;
-            match rest.download(&node, &path, |piece| self.file.write_all(piece)).await {
+            let mut written = Ok(());
+            let taken = rest.download(&node, &path, |piece| {
+                written = self.file.write_all(piece);
+                if written.is_ok() { Ok(()) } else { Err(std::io::ErrorKind::StorageFull.into()) }
+            });
+            let taken = taken.await;
+            written.map_err(failed(&self.path))?;
+            match taken {
                 Ok(()) => {
                     self.file.sync_all().map_err(failed(&self.path))?;
+                    if stale {
+                        say!("stale: this is what {node} has, and of the nodes that answer it has most");
+                    }
                     return Ok(node);
                 }
                 Err(error) if error.is_passing() => reasons.push(error),
@@ -186,6 +198,7 @@ impl PartFile {
     /// From now on it has its name, also after a power cut.
     fn become_file(&mut self, to: &Path, name: &str) -> CliResult<PathBuf> {
         let file = to.join(name);
+        // The same moment of the same cluster is the same file.
         fs::rename(&self.path, &file).map_err(failed(&file))?;
         self.kept = true;
         File::open(to).and_then(|dir| dir.sync_all()).map_err(failed(to))?;
@@ -201,18 +214,27 @@ impl Drop for PartFile {
     }
 }
 
-async fn followers_first(rest: &RestClient, nodes: &[NodeUrl]) -> Vec<NodeUrl> {
-    let mut ordered: Vec<(bool, NodeUrl)> = Vec::new();
+/// Those that answer, in the order in which they are asked. The leader has enough to do; without the others' word the node
+/// that has most comes first.
+async fn in_order(rest: &RestClient, nodes: &[NodeUrl], stale: bool) -> Vec<NodeUrl> {
+    let mut ordered: Vec<((bool, Reverse<LogIndex>), NodeUrl)> = Vec::new();
     for node in nodes {
-        let leads = rest.status(node).await.is_ok_and(|status| status.leader == Some(status.node));
-        ordered.push((leads, node.clone()));
+        let status = rest.status(node).await.ok();
+        let leads = status.as_ref().is_some_and(|status| status.leader == Some(status.node));
+        let applied = status.map_or(LogIndex(0), |status| LogIndex(status.applied_index));
+        let rank = if stale { (false, Reverse(applied)) } else { (leads, Reverse(LogIndex(0))) };
+        ordered.push((rank, node.clone()));
     }
-    ordered.sort_by_key(|(leads, _)| *leads);
+    ordered.sort_by_key(|(rank, _)| *rank);
     ordered.into_iter().map(|(_, node)| node).collect()
 }
 
 /// What a file holds, if it is whole.
 pub(super) async fn whole(file: &Path) -> CliResult<SnapshotContents> {
+    let kind = fs::metadata(file).map_err(|error| CommandError::usage(format!("{}: {error}", file.display())))?;
+    if !kind.is_file() {
+        return Err(CommandError::usage(format!("{} is no file", file.display())));
+    }
     let path = file.to_path_buf();
     let read = tokio::task::spawn_blocking(move || read_contents(&path)).await;
     let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
@@ -237,24 +259,40 @@ pub(super) fn moment(applied: &Applied, meta: &Meta) -> String {
     )
 }
 
-async fn verified(file: &Path) -> CliResult {
+async fn verified(args: &VerifyArgs) -> CliResult {
+    let file = &args.file;
     let contents = whole(file).await?;
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".verify");
-    let scratch = PathBuf::from(beside);
-    let outcome = match restored_in(&scratch, file, &contents, None, RestorePoint::End).await {
+    let claim = scratch(args)?;
+    let outcome = match restored_in(&claim, file, &contents, None, RestorePoint::End).await {
         Ok(stopped) => {
             let (applied, meta) = stopped.reached();
-            stopped.close().await.map_err(failed(&scratch)).map(|()| moment(&applied, &meta))
+            stopped.close().await.map_err(failed(claim.dir())).map(|()| moment(&applied, &meta))
         }
         Err(error) => Err(error),
     };
-    let removed = fs::remove_dir_all(&scratch).map_err(failed(&scratch));
+    claim.give_up();
     let reached = outcome?;
-    removed?;
     say!("{}: {}", file.display(), told(&contents));
     say!("it can be restored, with what follows it in its folder: {reached}");
     Ok(())
+}
+
+/// A folder for a moment, of this process alone. What processes that were killed left is removed.
+fn scratch(args: &VerifyArgs) -> CliResult<RestoreClaim> {
+    let beside = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = args.scratch.as_deref().unwrap_or(beside);
+    let unusable = |why: String| {
+        CommandError::usage(format!("{why}: the backup was not proved; --scratch names another folder for the moment"))
+    };
+    let left = fs::read_dir(dir).map_err(|error| unusable(format!("{}: {error}", dir.display())))?;
+    for entry in left.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH)) {
+        // One that runs keeps its own.
+        if let Ok(claim) = RestoreClaim::take(&entry.path()) {
+            claim.give_up();
+        }
+    }
+    let own = dir.join(format!("{SCRATCH}{}", std::process::id()));
+    RestoreClaim::take(&own).map_err(|error| unusable(error.to_string()))
 }
 
 pub(super) fn failed(path: &Path) -> impl Fn(std::io::Error) -> CommandError {

@@ -1,6 +1,5 @@
 //! `tillsync restore`: a new cluster of one, with everything that a backup holds.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::backup::names::{BackupFolder, BackupName};
@@ -12,7 +11,7 @@ use crate::consensus::runtime::random;
 use crate::consensus::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId, Seq, UnixMs};
 use crate::model::time::{iso, parse_iso};
-use crate::storage::{self, FolderIdentity, SnapshotContents};
+use crate::storage::{self, FolderIdentity, RestoreClaim, SnapshotContents};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct RestoreArgs {
@@ -38,10 +37,8 @@ pub(super) struct RestoredNode {
 pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     let config = node_settings(args.config.as_deref(), &args.set)?;
     let (dir, node) = (&config.data_dir, config.node_id);
-    let refuse = |why: String| Err(CommandError::usage(format!("{why}: nothing was changed")));
-    if !is_free(dir).map_err(failed(dir))? {
-        return refuse(format!("{} is there already, and a restore makes a new data folder", dir.display()));
-    }
+    let refused = |why: String| CommandError::usage(format!("{why}: nothing was changed"));
+    let refuse = |why: String| Err(refused(why));
     let contents = whole(&args.file).await?;
     if contents.meta.cluster_id != config.cluster_name {
         let (theirs, ours) = (&contents.meta.cluster_id, &config.cluster_name);
@@ -54,48 +51,36 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
         return refuse(format!("the settings do not say where node {node} is reached: name it in `members`"));
     };
     let address = MemberAddress { raft: me.raft.clone(), gateway: me.gateway.clone() };
-    // An empty folder makes way; a mount point does not, and could not be exchanged at the end.
-    if let Err(error) = fs::remove_dir(dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        let why =
-            format!("{} is in the way of the new data folder ({error}): name one below it (data_dir)", dir.display());
-        return refuse(why);
+    let others = config.members.iter().filter(|member| member.id != node).map(|member| member.id.to_string());
+    let others = others.collect::<Vec<_>>().join(", ");
+    if !others.is_empty() {
+        // They would found a cluster of their own.
+        return refuse(format!(
+            "`members` names node {others} as well: a restored cluster begins with one node, name node {node} alone and add \
+             the others afterwards"
+        ));
     }
-    // Whole or not at all: a folder that is half restored never has the node's name.
-    let mut beside = dir.as_os_str().to_owned();
-    beside.push(".restoring");
-    let scratch = PathBuf::from(beside);
+    let claim = RestoreClaim::take(dir).map_err(|error| refused(error.to_string()))?;
     let (restored, until) = (Some(RestoredNode { node, address }), args.at.unwrap_or(RestorePoint::End));
-    let stopped = match restored_in(&scratch, &args.file, &contents, restored, until).await {
+    let stopped = match restored_in(&claim, &args.file, &contents, restored, until).await {
         Ok(stopped) => stopped,
         Err(error) => {
-            let _ = fs::remove_dir_all(&scratch);
+            claim.give_up();
             return Err(error);
         }
     };
     let (applied, meta) = stopped.reached();
-    stopped.close().await.map_err(failed(&scratch))?;
-    fs::rename(&scratch, dir).map_err(failed(dir))?;
-    let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(above).and_then(|above| above.sync_all()).map_err(failed(above))?;
+    stopped.close().await.map_err(failed(dir))?;
+    claim.finish().map_err(failed(dir))?;
     say!("{}: {}", args.file.display(), moment(&applied, &meta));
     say!("node {node} is a cluster of one with all of it, in {}, with an epoch of its own.", dir.display());
     say!("Start it, then add empty machines under numbers that were never used (`tillsync cluster add`).");
     Ok(())
 }
 
-fn is_free(dir: &Path) -> std::io::Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes a data folder with the rows of a backup, for a node, or only to see whether that can be done.
+/// Fills a folder with the rows of a backup and what follows it, for a node, or only to see whether that can be done.
 pub(super) async fn restored_in(
-    dir: &Path,
+    claim: &RestoreClaim,
     file: &Path,
     contents: &SnapshotContents,
     restored: Option<RestoredNode>,
@@ -103,14 +88,8 @@ pub(super) async fn restored_in(
 ) -> CliResult<StoppedNode> {
     let node = restored.as_ref().map_or(NodeId(1), |restored| restored.node);
     let identity = FolderIdentity { node_id: node.get(), cluster_id: contents.meta.cluster_id.clone() };
-    // What an attempt before left behind.
-    if storage::format::is_there(dir) {
-        fs::remove_dir_all(dir).map_err(failed(dir))?;
-    }
-    let (path, whose) = (dir.to_path_buf(), identity);
-    let stores = tokio::task::spawn_blocking(move || storage::open(&path, &whose)).await;
-    let stores = stores.map_err(|error| CommandError::new(error.to_string()))?;
-    let stores = stores.map_err(|error| CommandError::new(error.to_string()))?;
+    let dir = claim.dir();
+    let stores = storage::open_claimed(claim, &identity).map_err(|error| CommandError::usage(error.to_string()))?;
     let wrong = |error: std::io::Error| {
         CommandError::new(format!("{} cannot be restored to {}: {error}", file.display(), dir.display()))
     };

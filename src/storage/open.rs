@@ -18,6 +18,7 @@ use super::engine::seal;
 use super::engine::shrink::{self, EngineContent};
 use super::engine::{self, OpenedFolder, SledEngine, flatten};
 use super::folder::format::{self, FolderIdentity, OpenError};
+use super::folder::restoring::{self, RestoreClaim};
 use super::folder::side_mark::{self, SideMark, SideMarks};
 use super::log::message::{LogCommand, Message};
 use super::log::thread::{self as log_thread, LoadedLog, LogThread};
@@ -48,7 +49,20 @@ pub fn open_shrunk(dir: &Path, identity: &FolderIdentity, slack: u64) -> Result<
     open_with(dir, identity, DiskRoom::of(dir, RoomThresholds::default()), slack)
 }
 
+/// Makes the folder that a claim is on.
+pub fn open_claimed(claim: &RestoreClaim, identity: &FolderIdentity) -> Result<Stores, OpenError> {
+    let room = DiskRoom::of(claim.dir(), RoomThresholds::default());
+    open_checked(claim.dir(), identity, room, shrink::SLACK)
+}
+
 fn open_with(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slack: u64) -> Result<Stores, OpenError> {
+    if restoring::is_there(dir) {
+        return Err(OpenError::Restoring { dir: dir.to_path_buf() });
+    }
+    open_checked(dir, identity, room, slack)
+}
+
+fn open_checked(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slack: u64) -> Result<Stores, OpenError> {
     let opened = engine::open(dir, identity)?;
     room.measure();
     let (opened, mark, found) = match look(dir, &opened) {

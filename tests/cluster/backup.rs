@@ -81,17 +81,20 @@ async fn a_backup_is_restored_on_another_machine_with_all_that_was_in_it() {
     // What comes later is not in it.
     let late = json!({ "new_data": { "n": "late" } });
     let _: Value = rest.post(&nodes.url(1), "/data/shop/99", &late).await.unwrap();
+    // One of another time is not what is kept.
+    let wrong = to.join(file.file_name().unwrap().to_str().unwrap().replace("2026", "2999"));
+    fs::write(&wrong, b"").unwrap();
     let kept_aside = nodes.path("first.backup");
     fs::copy(&file, &kept_aside).unwrap();
     let (well, said) = take(&nodes, &to, &["--keep", "1"]);
     assert!(well && said.contains("up to change 56") && said.contains("removed "), "{said}");
-    assert_eq!(backups(&to).len(), 1);
+    assert!(backups(&to).len() == 1 && !file.exists() && !wrong.exists());
     // Without a quorum what one node has is better than nothing.
     for id in [1, 2] {
         nodes.kill(id);
     }
     let (well, said) = take(&nodes, &nodes.path("stale"), &["--stale"]);
-    assert!(well && said.contains("up to change 56"), "{said}");
+    assert!(well && said.contains("up to change 56") && said.contains("stale: this is what"), "{said}");
 
     // All machines are gone; one with a new number gets it, and one whose number was a voter's before.
     nodes.kill(3);
@@ -105,6 +108,22 @@ async fn a_backup_is_restored_on_another_machine_with_all_that_was_in_it() {
         let config = nodes.config(id).display().to_string();
         let (well, said) = run(&["restore", file, "--config", &config, "--set", "cluster_name=other"]);
         assert!(!well && said.contains("the backup is of cluster \"fleet\"") && !nodes.data(id).exists(), "{said}");
+        // The others would found a cluster of their own.
+        nodes.configure(id, &nodes.members(&[1, id]));
+        let (well, said) = run(&["restore", file, "--config", &config]);
+        assert!(!well && said.contains("`members` names node 1 as well") && !nodes.data(id).exists(), "{said}");
+        nodes.configure(id, &nodes.members(&[id]));
+        // A restore that was cut off: the node does not found a cluster in what it left.
+        fs::create_dir_all(nodes.data(id).join("engine")).unwrap();
+        fs::write(nodes.data(id).join("restoring"), b"").unwrap();
+        nodes.start(id);
+        assert_eq!(nodes.ended(id).await.code(), Some(2));
+        assert!(nodes.said(id).contains("is being restored, or a restore was cut off"), "{}", nodes.said(id));
+        let held = fs::File::open(nodes.data(id).join("restoring")).unwrap();
+        held.lock().unwrap();
+        let (well, said) = run(&["restore", file, "--config", &config]);
+        assert!(!well && said.contains("let that one end"), "{said}");
+        drop(held);
         let (well, said) = run(&["restore", file, "--config", &config]);
         assert!(well && said.contains("a cluster of one with all of it"), "{said}");
         let (well, said) = run(&["restore", file, "--config", &config]);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use chrono::DateTime;
 
 use crate::ids::UnixMs;
+use crate::proto::Meta;
 
 const BACKUP: &str = ".backup";
 const ENTRIES: &str = ".entries";
@@ -33,9 +34,10 @@ pub(in crate::cli) struct SegmentName {
     pub last: u64,
 }
 
-fn prefix_of(cluster: &str) -> String {
+/// Two clusters of one name have epochs of their own.
+fn prefix_of(meta: &Meta) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
-    format!("tillsync-{}-", cluster.chars().map(plain).collect::<String>())
+    format!("tillsync-{}-{:08x}-", meta.cluster_id.chars().map(plain).collect::<String>(), meta.epoch >> 32)
 }
 
 fn time_of(at: UnixMs) -> String {
@@ -55,8 +57,8 @@ fn parts<const N: usize>(name: &str) -> Option<(&str, [&str; N])> {
 }
 
 impl BackupName {
-    pub(super) fn of(cluster: &str, at: UnixMs, entry: u64) -> Self {
-        Self { prefix: prefix_of(cluster), time: time_of(at), entry }
+    pub(super) fn of(meta: &Meta, entry: u64) -> Self {
+        Self { prefix: prefix_of(meta), time: time_of(UnixMs(meta.now_ms)), entry }
     }
 
     pub(in crate::cli) fn parse(name: &str) -> Option<Self> {
@@ -98,7 +100,11 @@ impl BackupFolder {
     pub(in crate::cli) fn read(dir: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         for entry in fs::read_dir(dir)? {
-            let name = entry?.file_name();
+            let entry = entry?;
+            let name = entry.file_name();
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
             let Some(name) = name.to_str() else { continue };
             found.backups.extend(BackupName::parse(name));
             found.segments.extend(SegmentName::parse(name));
@@ -106,6 +112,11 @@ impl BackupFolder {
         found.backups.sort_unstable();
         found.segments.sort_unstable();
         Ok(found)
+    }
+
+    /// By the time of what is in it.
+    pub(super) fn newest(&self) -> Option<&BackupName> {
+        self.backups.iter().max_by_key(|backup| (&backup.time, backup.entry))
     }
 
     /// What goes on from an entry without a hole, in order.
@@ -128,13 +139,17 @@ impl BackupFolder {
         (!self.backups.iter().any(of_another)).then_some(first)
     }
 
-    /// All but the newest `keep` backups of a cluster, and what no kept one goes on with.
-    pub(super) fn outdated(&self, prefix: &str, keep: usize) -> Vec<PathBuf> {
-        let ours: Vec<&BackupName> = self.backups.iter().filter(|backup| backup.prefix == prefix).collect();
-        let (old, kept) = ours.split_at(ours.len().saturating_sub(keep));
-        let first = kept.iter().map(|backup| backup.entry).min().unwrap_or(0);
-        let useless = self.segments.iter().filter(|segment| segment.prefix == prefix && segment.last <= first);
-        old.iter().map(|backup| backup.file()).chain(useless.map(SegmentName::file)).map(PathBuf::from).collect()
+    /// All but the newest `keep` backups of a cluster, and what no kept one goes on with. The one that was just written, or
+    /// gone on from, is kept, whatever the others say of their time.
+    pub(super) fn outdated(&self, written: &BackupName, keep: usize) -> Vec<PathBuf> {
+        let prefix = &written.prefix;
+        let others = || self.backups.iter().filter(|backup| backup.prefix == *prefix && *backup != written);
+        let old = others().count().saturating_sub(keep.saturating_sub(1));
+        let kept = others().skip(old).chain([written]);
+        let first = kept.map(|backup| backup.entry).min().unwrap_or(0);
+        let useless = self.segments.iter().filter(|segment| segment.prefix == *prefix && segment.last <= first);
+        let old = others().take(old).map(BackupName::file);
+        old.chain(useless.map(SegmentName::file)).map(PathBuf::from).collect()
     }
 }
 
@@ -145,13 +160,18 @@ mod tests {
     const HOUR: u64 = 3_600_000;
     const BEGIN: UnixMs = UnixMs(1_795_341_600_007);
 
+    fn backup(cluster: &str, epoch: u64, at: UnixMs, entry: u64) -> BackupName {
+        let meta = Meta { cluster_id: cluster.into(), epoch: epoch << 32, now_ms: at.get(), ..Meta::default() };
+        BackupName::of(&meta, entry)
+    }
+
     #[test]
     fn names_say_what_is_in_the_files() {
-        let backup = BackupName::of("Läden/Süd 1", BEGIN, 42);
-        assert_eq!(backup.file(), "tillsync-L-den-S-d-1-20261122T100000Z-42.backup");
+        let backup = backup("Läden/Süd 1", 0xA7, BEGIN, 42);
+        assert_eq!(backup.file(), "tillsync-L-den-S-d-1-000000a7-20261122T100000Z-42.backup");
         assert_eq!(BackupName::parse(&backup.file()), Some(backup.clone()));
         let segment = SegmentName::of(&backup.prefix, BEGIN, 43, 50);
-        assert_eq!(segment.file(), "tillsync-L-den-S-d-1-20261122T100000Z-43-50.entries");
+        assert_eq!(segment.file(), "tillsync-L-den-S-d-1-000000a7-20261122T100000Z-43-50.entries");
         assert_eq!(SegmentName::parse(&segment.file()), Some(segment));
         for other in ["tillsync-shop-notes.backup", "tillsync-a-20261122T100000Z-1.backup.old", "store.db", ".backup"] {
             assert_eq!((BackupName::parse(other), SegmentName::parse(other)), (None, None), "{other}");
@@ -162,27 +182,41 @@ mod tests {
     fn the_newest_are_kept_with_what_follows_them_and_other_clusters_are_left_alone() {
         let mut folder = BackupFolder::default();
         for n in 1..=4 {
-            folder.backups.push(BackupName::of("shop", BEGIN.plus_ms(n * HOUR), n * 100));
-            folder.segments.push(SegmentName::of("tillsync-shop-", BEGIN.plus_ms(n * HOUR), n * 100 + 1, n * 100 + 60));
+            folder.backups.push(backup("shop", 1, BEGIN.plus_ms(n * HOUR), n * 100));
             folder.segments.push(SegmentName::of(
-                "tillsync-shop-",
+                "tillsync-shop-00000001-",
+                BEGIN.plus_ms(n * HOUR),
+                n * 100 + 1,
+                n * 100 + 60,
+            ));
+            folder.segments.push(SegmentName::of(
+                "tillsync-shop-00000001-",
                 BEGIN.plus_ms(n * HOUR),
                 n * 100 + 61,
                 n * 100 + 100,
             ));
         }
-        folder.backups.push(BackupName::of("shop-2", BEGIN, 7));
-        folder.segments.push(SegmentName::of("tillsync-shop-2-", BEGIN, 8, 9));
-        let outdated = folder.outdated("tillsync-shop-", 2);
+        folder.backups.push(backup("shop", 2, BEGIN, 7));
+        folder.segments.push(SegmentName::of("tillsync-shop-00000002-", BEGIN, 8, 9));
+        let newest = folder.backups[3].clone();
+        let outdated = folder.outdated(&newest, 2);
         assert_eq!(outdated.len(), 2 + 4, "{outdated:?}");
-        assert!(outdated.iter().all(|file| !file.to_str().unwrap().contains("shop-2-")), "{outdated:?}");
-        let chain: Vec<u64> = folder.after("tillsync-shop-", 300).iter().map(|segment| segment.last).collect();
+        assert!(outdated.iter().all(|file| !file.to_str().unwrap().contains("-00000002-")), "{outdated:?}");
+        // A clock was wrong once.
+        folder.backups.push(backup("shop", 1, BEGIN.plus_ms(9_999 * HOUR), 3));
+        let outdated = folder.outdated(&newest, 1);
+        assert!(outdated.len() >= 4 && !outdated.contains(&PathBuf::from(newest.file())), "{outdated:?}");
+        folder.backups.pop();
+        let chain: Vec<u64> = folder.after("tillsync-shop-00000001-", 300).iter().map(|segment| segment.last).collect();
         assert_eq!(chain, [360, 400, 460, 500]);
-        assert_eq!(folder.after("tillsync-shop-", 250), Vec::<&SegmentName>::new());
-        assert_eq!(folder.hole_after("tillsync-shop-", 500), None);
+        assert_eq!(folder.after("tillsync-shop-00000001-", 250), Vec::<&SegmentName>::new());
+        assert_eq!(folder.hole_after("tillsync-shop-00000001-", 500), None);
         folder.segments.retain(|segment| segment.first != 461);
-        assert_eq!((folder.hole_after("tillsync-shop-", 460), folder.hole_after("tillsync-shop-", 40)), (None, None));
-        folder.segments.push(SegmentName::of("tillsync-shop-", BEGIN, 480, 490));
-        assert_eq!(folder.hole_after("tillsync-shop-", 460), Some(480));
+        assert_eq!(
+            (folder.hole_after("tillsync-shop-00000001-", 460), folder.hole_after("tillsync-shop-00000001-", 40)),
+            (None, None)
+        );
+        folder.segments.push(SegmentName::of("tillsync-shop-00000001-", BEGIN, 480, 490));
+        assert_eq!(folder.hole_after("tillsync-shop-00000001-", 460), Some(480));
     }
 }

@@ -39,6 +39,12 @@ pub enum OpenError {
     NewerFormat { dir: PathBuf, found: u32 },
     #[error("data folder {dir} is a file: `data_dir` must name a folder, or one that can be made")]
     File { dir: PathBuf },
+    #[error("data folder {dir} is there already, and a restore makes a new one")]
+    NotEmpty { dir: PathBuf },
+    #[error(
+        "data folder {dir} is being restored, or a restore was cut off: let that one end, or run tillsync restore again"
+    )]
+    Restoring { dir: PathBuf },
     #[error("data folder {dir} is in use by another process")]
     Locked { dir: PathBuf },
     #[error("{dir} holds an engine's files but does not say whose they are")]
@@ -58,7 +64,7 @@ pub enum OpenError {
 /// What an operator does with a folder that cannot be trusted.
 pub(crate) const WAY: &str = "the node does not serve from it: keep the folder, and let the machine join again under a new number \
                        with an empty one (tillsync cluster remove, then cluster add); a node that is alone begins anew \
-                       with an empty one and its backup (tillsync import, then tillsync load for its records)";
+                       with its backup (tillsync restore)";
 
 impl OpenError {
     /// The operator gave the wrong folder or build (5004), rather than the data or disk being bad (5001).

@@ -64,13 +64,13 @@ pub(super) async fn take_entries(
     let turn = gateway.backup_turn.take().or_fail(&gateway)?;
     Source::asked(&gateway, &asked).await?;
     let reader = gateway.cluster.backup_after(LogIndex(after)).await.or_fail(&gateway)?;
-    Ok(sent(gateway, BackupReader::After(reader), turn))
+    Ok(sent(gateway, BackupReader::After(Box::new(reader)), turn))
 }
 
 /// What is being taken away.
 enum BackupReader {
     Whole(SnapshotReader),
-    After(SegmentReader),
+    After(Box<SegmentReader>),
 }
 
 impl BackupReader {
