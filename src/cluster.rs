@@ -13,6 +13,7 @@
 mod api;
 pub mod boot;
 pub mod elections;
+mod leaving;
 mod lifecycle;
 pub(crate) mod membership;
 pub(crate) mod peers;

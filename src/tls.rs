@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 pub(crate) mod acceptor;
 pub mod admission;
 pub(crate) mod authority;
+pub(crate) mod expires;
 pub(crate) mod files;
 pub(crate) mod follow;
 pub(crate) mod stream;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use self::contents::{failed, moment, told, whole};
 use self::names::{BackupFolder, BackupName, SegmentName};
 use super::restore::restored_in;
 use super::target::TargetArgs;
@@ -17,11 +18,11 @@ use crate::client::rest::RestClient;
 use crate::client::{ClientError, ClusterTarget, NodeUrl};
 use crate::consensus::recovery::RestorePoint;
 use crate::consensus::segment::SegmentContents;
-use crate::ids::{LogIndex, UnixMs};
+use crate::ids::LogIndex;
 use crate::model::time::iso;
-use crate::proto::{Applied, Meta};
-use crate::storage::{RestoreClaim, SnapshotContents, read_contents, read_header};
+use crate::storage::{RestoreClaim, read_header};
 
+pub(super) mod contents;
 pub(super) mod names;
 
 /// Where a backup is restored to be proved.
@@ -229,36 +230,6 @@ async fn in_order(rest: &RestClient, nodes: &[NodeUrl], stale: bool) -> Vec<Node
     ordered.into_iter().map(|(_, node)| node).collect()
 }
 
-/// What a file holds, if it is whole.
-pub(super) async fn whole(file: &Path) -> CliResult<SnapshotContents> {
-    let kind = fs::metadata(file).map_err(|error| CommandError::usage(format!("{}: {error}", file.display())))?;
-    if !kind.is_file() {
-        return Err(CommandError::usage(format!("{} is no file", file.display())));
-    }
-    let path = file.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || read_contents(&path)).await;
-    let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    read.map_err(|error| CommandError::new(format!("{} is no whole backup: {error}", file.display())))
-}
-
-fn told(contents: &SnapshotContents) -> String {
-    let SnapshotContents { applied, meta, rows, bytes } = contents;
-    format!("{}: {rows} rows, {:.1} MB", moment(applied, meta), *bytes as f64 / 1e6)
-}
-
-/// How far a cluster had come.
-pub(super) fn moment(applied: &Applied, meta: &Meta) -> String {
-    format!(
-        "cluster {:?}, up to change {} of {} (log entry {}, digest {:016x}{:016x})",
-        meta.cluster_id,
-        meta.head_seq,
-        iso(UnixMs(meta.now_ms)),
-        applied.index,
-        applied.digest_high,
-        applied.digest_low
-    )
-}
-
 async fn verified(args: &VerifyArgs) -> CliResult {
     let file = &args.file;
     let contents = whole(file).await?;
@@ -293,8 +264,4 @@ fn scratch(args: &VerifyArgs) -> CliResult<RestoreClaim> {
     }
     let own = dir.join(format!("{SCRATCH}{}", std::process::id()));
     RestoreClaim::take(&own).map_err(|error| unusable(error.to_string()))
-}
-
-pub(super) fn failed(path: &Path) -> impl Fn(std::io::Error) -> CommandError {
-    move |error| CommandError::new(format!("{}: {error}", path.display()))
 }

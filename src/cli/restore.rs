@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::backup::contents::{failed, moment, whole};
 use super::backup::names::{BackupFolder, BackupName};
-use super::backup::{failed, moment, whole};
 use super::serve::node_settings;
 use super::{CliResult, CommandError};
 use crate::consensus::recovery::{RestorePoint, StoppedNode};

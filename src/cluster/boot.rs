@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ use super::raft_cluster::RaftCluster;
 use super::read_index::ReadRounds;
 use crate::clock::SharedClock;
 use crate::consensus::grpc::{self, GrpcTransport};
+use crate::consensus::identity::NodeIdentity;
 use crate::consensus::identity::NodeStart;
 use crate::consensus::log_bound::LogBound;
 use crate::consensus::members::Members;
@@ -38,7 +39,7 @@ use crate::consensus::node::{NodeOptions, NodeParts, RaftNode, StartError, Timin
 use crate::consensus::replica::Replica;
 use crate::consensus::runtime::{random, spawn};
 use crate::consensus::service::Service;
-use crate::consensus::transport::{LocalNetwork, NodeIdentity, PeerStats, PeerTransport};
+use crate::consensus::transport::{LocalNetwork, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId};
 use crate::model::effect::Effects;
@@ -218,7 +219,8 @@ pub async fn start(
     let node = Arc::new(RaftNode::start(options, parts).await?);
     // Not before it is sure that this is the newest start of the node.
     node.stand(false);
-    identity.attach(Arc::downgrade(&node));
+    let history: Weak<RaftNode> = Arc::downgrade(&node);
+    identity.attach(history);
     let members = Members::new(&node, config.members.keys().copied().collect());
     let configured: Vec<_> = config.members.clone().into_iter().chain(config.join.clone()).collect();
     let founding = Founding::of(&config.members);

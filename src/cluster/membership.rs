@@ -8,14 +8,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::addresses::Addresses;
-use super::peers::agreed_clock::{AgreedClock, Compared, ShownDuration};
+use super::peers::agreed_clock::{AgreedClock, ShownDuration};
+use super::peers::compared_clock::Compared;
 use super::peers::in_reach;
 use super::propose::pending::PendingProposals;
 use super::{MembershipChange, MembershipChanged};
 use crate::consensus::group::{ChangeError, RaftGroup};
+use crate::consensus::identity::NodeIdentity;
 use crate::consensus::node::RaftNode;
 use crate::consensus::runtime::spawn;
-use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport};
+use crate::consensus::transport::{ConnectionClass, LinkError, PeerStats, PeerTransport};
 use crate::consensus::types::MemberAddress;
 use crate::ids::{NodeId, UnixMs};
 use crate::limits;

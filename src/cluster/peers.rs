@@ -12,6 +12,7 @@ use crate::ids::NodeId;
 
 pub(crate) mod agreed_clock;
 pub(crate) mod clock_skews;
+pub(crate) mod compared_clock;
 pub(crate) mod compared_digests;
 pub(crate) mod probe;
 pub(crate) mod shared_room;

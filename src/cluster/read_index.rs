@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::consensus::identity::NodeIdentity;
 use crate::consensus::node::RaftNode;
-use crate::consensus::transport::{ConnectionClass, NodeIdentity, PeerTransport};
+use crate::consensus::transport::{ConnectionClass, PeerTransport};
 use crate::ids::{LogIndex, NodeId};
 use crate::model::error::{Code, Error};
 use crate::proto::read_index_response::Result as Answer;

@@ -22,7 +22,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -30,15 +30,30 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::codec::FORMAT;
-use super::node::RaftNode;
+use super::replica::Replica;
 use super::transport::LinkError;
 use super::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId};
 use crate::proto::{CommittedEntry, Handshake, NodeBoot, StatusResponse};
+use crate::storage::BoxFuture;
 use crate::{limits, metrics};
 
 /// Between two log lines about handshakes that were refused.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// What the node itself knows of its cluster.
+pub trait OwnHistory: Send + Sync {
+    fn replica(&self) -> &Arc<Replica>;
+
+    /// Where a member is, as the newest membership has it.
+    fn address_of(&self, node: NodeId) -> Option<MemberAddress>;
+
+    /// On the leader: the newest committed entry that each member is known to have on its disk.
+    fn acknowledged(&self) -> Vec<(NodeId, LogIndex)>;
+
+    /// The newest entries up to an index that this node has applied, a few, in order.
+    fn applied_entries(&self, index: LogIndex) -> BoxFuture<'_, Vec<CommittedEntry>>;
+}
 
 /// One start of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +83,7 @@ pub struct NodeIdentity {
     pub node: NodeId,
     start: NodeStart,
     /// Gives the replicated starts, and what this node knows as the leader.
-    raft: OnceLock<Weak<RaftNode>>,
+    history: OnceLock<Weak<dyn OwnHistory>>,
     epoch: AtomicU64,
     /// The state has come to that epoch.
     of_epoch: AtomicBool,
@@ -140,7 +155,7 @@ impl NodeIdentity {
             cluster: cluster.into(),
             node,
             start,
-            raft: OnceLock::new(),
+            history: OnceLock::new(),
             epoch: AtomicU64::new(0),
             of_epoch: AtomicBool::new(false),
             known: Mutex::default(),
@@ -151,8 +166,8 @@ impl NodeIdentity {
     }
 
     /// From now on what this node has replicated counts.
-    pub fn attach(&self, raft: Weak<RaftNode>) {
-        let _ = self.raft.set(raft);
+    pub fn attach(&self, history: Weak<dyn OwnHistory>) {
+        let _ = self.history.set(history);
         self.refresh();
     }
 
@@ -167,7 +182,8 @@ impl NodeIdentity {
         if epoch != 0 {
             return epoch;
         }
-        let epoch = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
+        let epoch =
+            self.history.get().and_then(Weak::upgrade).map_or(0, |history| history.replica().state().meta().epoch);
         self.epoch.store(epoch, Ordering::Relaxed);
         epoch
     }
@@ -184,7 +200,8 @@ impl NodeIdentity {
             return true;
         }
         let epoch = self.epoch();
-        let state = self.raft.get().and_then(Weak::upgrade).map_or(0, |raft| raft.replica().state().meta().epoch);
+        let state =
+            self.history.get().and_then(Weak::upgrade).map_or(0, |history| history.replica().state().meta().epoch);
         let has = state == epoch;
         self.of_epoch.store(has && epoch != 0, Ordering::Relaxed);
         has
@@ -192,7 +209,7 @@ impl NodeIdentity {
 
     /// Where a member is, as the newest membership has it.
     pub fn address_of(&self, node: NodeId) -> Option<MemberAddress> {
-        self.raft.get().and_then(Weak::upgrade)?.address_of(node)
+        self.history.get().and_then(Weak::upgrade)?.address_of(node)
     }
 
     /// What this node says to `to` first.
@@ -351,8 +368,8 @@ impl NodeIdentity {
     /// Why a member's history is another one than this node's: a start that took part in this one's is another process
     /// there. Both have told clients what the other one lacks.
     pub fn other_history(&self, status: &StatusResponse) -> Option<String> {
-        let raft = self.raft.get().and_then(Weak::upgrade)?;
-        let state = raft.replica().state();
+        let history = self.history.get().and_then(Weak::upgrade)?;
+        let state = history.replica().state();
         let conflict = status.boots.iter().take(limits::NODES_EVER).find(|told| {
             let here = state.boot_of(NodeId(told.node));
             here.is_some_and(|here| told.boot != 0 && here.boot == told.boot && here.instance != told.instance)
@@ -366,9 +383,9 @@ impl NodeIdentity {
     /// The same, where both have applied another entry at one index. A copy that forgot its vote may have begun the same
     /// term anew, so the terms alone do not tell.
     pub async fn other_entry(&self, status: &StatusResponse) -> Option<String> {
-        let raft = self.raft.get().and_then(Weak::upgrade)?;
+        let history = self.history.get().and_then(Weak::upgrade)?;
         let last = status.shared_entries.iter().map(|entry| entry.index).max()?;
-        let ours = raft.applied_entries(LogIndex(last)).await;
+        let ours = history.applied_entries(LogIndex(last)).await;
         let theirs = status.shared_entries.iter().take(limits::SHARED_ENTRIES as usize);
         let (index, ours, theirs) = theirs
             .filter_map(|theirs| Some((theirs.index, ours.iter().find(|entry| entry.index == theirs.index)?, theirs)))
@@ -418,8 +435,8 @@ impl NodeIdentity {
 
     /// Takes over what was replicated, and what this node knows as the leader.
     pub fn refresh(&self) {
-        let Some(raft) = self.raft.get().and_then(Weak::upgrade) else { return };
-        let boots = raft.replica().state().boots().to_vec();
+        let Some(history) = self.history.get().and_then(Weak::upgrade) else { return };
+        let boots = history.replica().state().boots().to_vec();
         for boot in boots {
             if boot.node == self.node.get() {
                 // Its own log says that there was a newer start: the mark in the folder is an older one.
@@ -428,7 +445,7 @@ impl NodeIdentity {
                 self.remember_replicated(boot);
             }
         }
-        for (node, held) in raft.acknowledged() {
+        for (node, held) in history.acknowledged() {
             self.holds(node, held);
         }
     }

@@ -22,8 +22,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::node::RaftNode;
+use super::state_machine::Raft;
 use super::transport::LinkError;
-use super::types::{Raft, Vote};
+use super::types::Vote;
 use crate::consensus::replica::Replica;
 use crate::ids::NodeId;
 use crate::{limits, metrics};

@@ -19,7 +19,8 @@ use openraft::{OptionalSend, RPCTypes};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::transport::{ConnectionClass, LinkError, Method, NodeIdentity, Peer, PeerStats, PeerTransport};
+use super::identity::NodeIdentity;
+use super::transport::{ConnectionClass, LinkError, Method, Peer, PeerStats, PeerTransport};
 use super::types::{LogId, MemberAddress, TypeConfig, Vote};
 use super::{codec, wire};
 use crate::ids::{LogIndex, NodeId};

@@ -11,18 +11,19 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 
+use super::identity::{NodeIdentity, OwnHistory};
 use super::leadership::LeadershipWatch;
 use super::log_adapter::{LogAdapter, ReadGate};
 use super::network::PeerNetwork;
 use super::replica::Replica;
 use super::segment::SegmentReader;
-use super::state_machine::StateMachine;
-use super::transport::{NodeIdentity, PeerStats, PeerTransport};
-use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress, Raft};
+use super::state_machine::{Raft, StateMachine};
+use super::transport::{PeerStats, PeerTransport};
+use super::types::{Callback, CommittedLeaderId, EncodedBatch, LogId, MemberAddress};
 use super::write::Written;
 use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::proto::CommittedEntry;
-use crate::storage::{Backpressure, LogStore, SnapshotStore};
+use crate::storage::{Backpressure, BoxFuture, LogStore, SnapshotStore};
 
 /// How fast a lost leader is noticed. `election_max` is the leader's lease as well: the same on all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -379,6 +380,24 @@ impl RaftNode {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not end cleanly");
         }
+    }
+}
+
+impl OwnHistory for RaftNode {
+    fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    fn address_of(&self, node: NodeId) -> Option<MemberAddress> {
+        Self::address_of(self, node)
+    }
+
+    fn acknowledged(&self) -> Vec<(NodeId, LogIndex)> {
+        Self::acknowledged(self)
+    }
+
+    fn applied_entries(&self, index: LogIndex) -> BoxFuture<'_, Vec<CommittedEntry>> {
+        Box::pin(Self::applied_entries(self, index))
     }
 }
 

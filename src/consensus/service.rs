@@ -6,10 +6,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 
+use super::identity::NodeIdentity;
 use super::members::{Members, PeerCall};
 use super::node::RaftNode;
-use super::transport::{LinkError, Method, NodeIdentity, Peer, PeerResult, PeerStats, Streaming};
-use super::types::{Raft, SnapshotMeta, Vote};
+use super::state_machine::Raft;
+use super::transport::{LinkError, Method, Peer, PeerResult, PeerStats, Streaming};
+use super::types::{SnapshotMeta, Vote};
 use super::{codec, wire};
 use crate::ids::NodeId;
 use crate::proto::{

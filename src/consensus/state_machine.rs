@@ -32,6 +32,9 @@ fn with_meta(snapshot: StateSnapshot) -> io::Result<BuiltSnapshot> {
     Ok(BuiltSnapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
 }
 
+/// The openraft that runs over it.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
 #[derive(Clone)]
 pub struct StateMachine {
     replica: Arc<Replica>,

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use super::identity::NodeIdentity;
 use super::types::MemberAddress;
 use crate::ids::NodeId;
 use crate::proto::{

@@ -12,7 +12,6 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::runtime::TillRuntime;
-use super::state_machine::StateMachine;
 use crate::ids::NodeId;
 use crate::proto::Outcome;
 
@@ -148,7 +147,6 @@ impl RaftTypeConfig for TypeConfig {
     type ErrorSource = BoxedErrorSource;
 }
 
-pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 
 use crate::gateway::Gateway;
 use crate::gateway::http::connections::ClientAddress;
-use crate::gateway::http::rest::RestError;
+use crate::gateway::http::rest::reply::RestError;
 use crate::gateway::rates::RequestTurn;
 use crate::limits;
 use crate::model::error::{Code, Error};

@@ -21,7 +21,8 @@ use crate::gateway::protocol::{
 use crate::gateway::rates::{OpenSession, RateShare};
 use crate::gateway::session::client_clock::ClientClock;
 use crate::gateway::session::delivery::Delivery;
-use crate::gateway::session::request_pipeline::{Completion, ReplyPlan, RequestPipeline, RequestTicket};
+use crate::gateway::session::request_pipeline::{Completion, ReplyPlan, RequestPipeline};
+use crate::gateway::session::request_ticket::RequestTicket;
 use crate::ids::ConflictId;
 use crate::model::access::ClassNumber;
 use crate::model::error::{Code, Error};
@@ -34,6 +35,7 @@ pub(crate) mod client_clock;
 mod delivery;
 mod removed_records;
 mod request_pipeline;
+pub(crate) mod request_ticket;
 mod requests;
 pub(crate) mod sync;
 

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
+use super::expires::Expires;
 use super::follow::{Followed, NamedFile};
 use super::unnamed::{TrustedPeer, UnnamedVerifier};
 use super::{provider, server_name};
@@ -18,12 +19,6 @@ use crate::config::{self, wrong};
 use crate::ids::UnixMs;
 use crate::model::error::Error;
 use crate::model::time::iso;
-
-/// What speaks TLS for a time only.
-pub trait Expires {
-    /// When it ends, if that is before a moment.
-    fn ends_before(&self, moment: UnixMs) -> Option<UnixMs>;
-}
 
 /// What a node speaks with its peers.
 pub struct NodeTls {

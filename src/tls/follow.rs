@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::files::Expires;
+use super::expires::Expires;
 use crate::clock::SharedClock;
 use crate::ids::UnixMs;
 use crate::model::error::{Code, Error};

@@ -14,7 +14,8 @@ use crate::client::{NodeUrl, Trust};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::config::{Config, Member, RaftTimes};
 use crate::model::time::iso;
-use crate::tls::files::{self, Expires};
+use crate::tls::expires::Expires;
+use crate::tls::files;
 
 /// How long another node may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::consensus::identity::NodeIdentity;
 use crate::consensus::node::RaftNode;
-use crate::consensus::transport::{NodeIdentity, PeerStats};
+use crate::consensus::transport::PeerStats;
 use crate::ids::NodeId;
 
 /// Runs until the node stops.

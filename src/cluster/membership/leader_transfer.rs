@@ -6,13 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{CAUGHT_UP, ChangeRefused, ChangeResult, MembershipManager, PAUSE, refuse, wrong_role};
-use crate::cluster::Cluster;
-use crate::cluster::raft_cluster::RaftCluster;
 use crate::ids::NodeId;
 use crate::model::election::is_candidate;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{DeviceShutdown, Principal, Role, RoleChange};
+use crate::proto::{Principal, Role, RoleChange};
 
 /// One try to move leadership.
 const TRY: Duration = Duration::from_secs(1);
@@ -54,7 +52,7 @@ impl MembershipManager {
     }
 
     /// The same, but somebody has a moment to show up: a new leader has not heard the others yet.
-    pub(super) async fn transfer_target_soon(&self, end: Instant) -> ChangeResult<NodeId> {
+    pub(in crate::cluster) async fn transfer_target_soon(&self, end: Instant) -> ChangeResult<NodeId> {
         let end = end.min(Instant::now() + LOOK);
         loop {
             match self.transfer_target(None) {
@@ -102,40 +100,4 @@ impl MembershipManager {
 /// A leader that gives leadership away leads no more, whether the other one takes it or not.
 pub(super) fn unfit(node: NodeId) -> String {
     format!("node {node} cannot lead now: it reaches too few of the voters, or its clock is wrong; see its log")
-}
-
-impl RaftCluster {
-    /// Before this node stops: its own device is offline, and somebody else leads, if anybody can. Clients' requests
-    /// wait meanwhile, they do not fail.
-    pub async fn leave(&self, node_device: &str, within: Duration) {
-        if self.lifecycle.has_ended() {
-            // It is no part of the cluster: there is nothing to hand over, and nobody to take it.
-            return;
-        }
-        let left = tokio::time::timeout(within, async {
-            let me = self.node_id();
-            let here = self.replica().state().device(node_device).is_some_and(|d| d.is_active && d.home == me.get());
-            if here {
-                let reason = "the node is shutting down".into();
-                let shutdown = DeviceShutdown { device_id: node_device.into(), reason };
-                let said = Cluster::propose(self, Intent::DeviceShutdown(shutdown)).await;
-                tracing::debug!(?said, "the node's device said goodbye");
-            }
-            if self.node.leading().is_none() || self.node.view().voters.len() == 1 {
-                return;
-            }
-            match self.membership.transfer_target_soon(Instant::now() + within).await {
-                Ok(to) => {
-                    let node = Principal { sub: node_device.to_owned(), ..Principal::default() };
-                    self.membership.give_role(to, "its node is shutting down", &node).await;
-                    let handed = self.membership.transfer_leadership(to, Instant::now() + within).await;
-                    tracing::info!(to = to.get(), ?handed, "leadership was handed over");
-                }
-                Err(why) => tracing::info!(?why, "leadership stays until this node is gone"),
-            }
-        });
-        if left.await.is_err() {
-            tracing::info!("handing over took too long");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::agreed_clock::{ClockPeers, Compared};
+use super::compared_clock::{ClockPeers, Compared};
 use crate::ids::NodeId;
 use crate::limits;
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::PROBE_EVERY;
-use super::agreed_clock::{AgreedClock, ClockPeers, Compared};
+use super::agreed_clock::AgreedClock;
+use super::compared_clock::{ClockPeers, Compared};
 use super::compared_digests::DigestVerdict;
 use super::watch::{self, PeerWatch};
 use crate::cluster::Cluster;

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, LeadEnd};
 use super::pending::{PendingProposals, RouteAttempt};
+use crate::consensus::identity::NodeIdentity;
 use crate::consensus::leadership::LeadershipWatch;
 use crate::consensus::node::RaftNode;
-use crate::consensus::transport::{ConnectionClass, LinkError, NodeIdentity, PeerStats, PeerTransport, Streaming};
+use crate::consensus::transport::{ConnectionClass, LinkError, PeerStats, PeerTransport, Streaming};
 use crate::ids::{NodeId, RaftTerm};
 use crate::proto::proposal_answer::Result as Answer;
 use crate::proto::{Handshake, Outcome, Proposal, ProposalAnswer, ProposeRequest, ProposeResponse};

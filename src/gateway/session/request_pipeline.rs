@@ -5,24 +5,16 @@
 //! answered, so it sees the session's own writes; reads that wait together share one barrier.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::cluster::Cluster;
 use crate::gateway::session::client_clock::ClockCorrection;
+use crate::gateway::session::request_ticket::RequestTicket;
 use crate::gateway::session::sync::SyncJob;
 use crate::ids::{RecordId, Seq};
 use crate::model::error::Error;
 use crate::proto::{OnlineDone, Outcome, Role};
 use crate::storage::BoxFuture;
-
-/// What a client asked for, and what it gave to know the answer by: an ack callback, a `request_id`.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestTicket {
-    pub event: &'static str,
-    pub ack: Option<i64>,
-    pub request_id: Option<Arc<str>>,
-}
 
 /// What to do with the outcome of a proposal.
 pub(super) enum ReplyPlan {

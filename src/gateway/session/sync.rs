@@ -18,7 +18,7 @@ use crate::gateway::protocol::{Acknowledged, ServerEvent, SyncAsk, SyncChange, S
 use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
-use crate::gateway::session::request_pipeline::RequestTicket;
+use crate::gateway::session::request_ticket::RequestTicket;
 use crate::ids::{RecordId, Seq, TableId, UnixMs};
 use crate::limits;
 use crate::model::access::ClassNumber;

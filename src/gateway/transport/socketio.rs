@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, RequestOrigin};
 use crate::gateway::http::connections::came_late;
-use crate::gateway::http::rest::RestError;
+use crate::gateway::http::rest::reply::RestError;
 use crate::gateway::protocol::json;
 use crate::limits;
 use crate::model::error::{Code, Error};
