@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::access::{ClassNumber, ClassRights};
+use super::access::rights::{ClassNumber, ClassRights};
 use super::error::Error;
 use crate::ids::{LogIndex, MasterTerm, Seq, UnixMs};
 use crate::proto::{Change, Conflict, Election, Role};
