@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::fs::{self, File, TryLockError};
 use std::io::{Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -158,13 +159,18 @@ impl PartFile {
         let path = to.join(PART);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(failed(&path))?;
+        let busy = || CommandError::new(format!("another backup is being written to {}", to.display()));
         match file.try_lock() {
-            Ok(()) => Ok(Self { file, path, kept: false }),
-            Err(TryLockError::WouldBlock) => {
-                Err(CommandError::new(format!("another backup is being written to {}", to.display())))
-            }
-            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
+        // Between our open and our lock, who had it may have made a backup of the very file.
+        let (opened, now) = (file.metadata().map_err(failed(&path))?, fs::metadata(&path));
+        if now.is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino())) {
+            return Ok(Self { file, path, kept: false });
+        }
+        Err(busy())
     }
 
     /// From the first node that gives it whole.
