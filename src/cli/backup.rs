@@ -221,8 +221,8 @@ impl Drop for PartFile {
     }
 }
 
-/// Those that answer, in the order in which they are asked. The leader has enough to do; without the others' word the node
-/// that has most comes first.
+/// The order in which nodes are asked: the leader last, which has enough to do; without the others' word, the node that has
+/// most first.
 async fn in_order(rest: &RestClient, nodes: &[NodeUrl], stale: bool) -> Vec<NodeUrl> {
     let mut ordered: Vec<((bool, Reverse<LogIndex>), NodeUrl)> = Vec::new();
     for node in nodes {
