@@ -94,12 +94,24 @@ pub(super) async fn restored_in(
         CommandError::new(format!("{} cannot be restored to {}: {error}", file.display(), dir.display()))
     };
     let stopped = StoppedNode::restore(stores, file).await.map_err(wrong)?;
-    go_on(&stopped, file, until).await?;
-    if let Some(RestoredNode { node, address }) = restored {
-        stopped.go_on_from_its_last_start(node).await.map_err(wrong)?;
-        stopped.make_alone(node, address, random() | 1).await.map_err(wrong)?;
+    let filled = async {
+        go_on(&stopped, file, until).await?;
+        if let Some(RestoredNode { node, address }) = restored {
+            stopped.go_on_from_its_last_start(node).await.map_err(wrong)?;
+            stopped.make_alone(node, address, random() | 1).await.map_err(wrong)?;
+        }
+        Ok(())
+    };
+    match filled.await {
+        Ok(()) => Ok(stopped),
+        Err(error) => {
+            // Nobody writes to the folder any more when it is cleared.
+            if let Err(left_open) = stopped.close().await {
+                note!("{}: {left_open}", dir.display());
+            }
+            Err(error)
+        }
     }
-    Ok(stopped)
 }
 
 /// Also `entry:N`: up to that entry of the log, for whoever compares digests.
