@@ -1,6 +1,8 @@
 //! Where a node's memory comes from.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use mimalloc::MiMalloc;
 
@@ -9,6 +11,14 @@ use mimalloc::MiMalloc;
 pub const LARGE: usize = 2 * 1024;
 /// From this many bytes on a block is a mapping of its own. Few of them live at a time.
 pub const MAPPED: usize = 64 * 1024;
+/// The length and alignment of the buffers through which the storage engine writes its log: a new one a segment, as the
+/// one before goes.
+pub const ENGINE_BUFFER: usize = 2 << 20;
+const ENGINE_ALIGNMENT: usize = 8_192;
+
+/// Such buffers that were freed, one for each of a node's two engines. As mappings of their own they cost a write 7 % of
+/// its CPU: each page of a new one is a fault.
+static SPARE: [AtomicPtr<u8>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// mimalloc for small blocks, which are fast there, and the system's allocator for large ones.
 ///
@@ -23,7 +33,13 @@ pub struct BySize;
 unsafe impl GlobalAlloc for BySize {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        unsafe { if is_large(layout.size()) { System.alloc(layout) } else { MiMalloc.alloc(layout) } }
+        unsafe {
+            if is_large(layout.size()) {
+                take_spare(layout).unwrap_or_else(|| System.alloc(layout))
+            } else {
+                MiMalloc.alloc(layout)
+            }
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -33,7 +49,13 @@ unsafe impl GlobalAlloc for BySize {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as the caller promises; the layout is the one that the block was allocated with.
-        unsafe { if is_large(layout.size()) { System.dealloc(block, layout) } else { MiMalloc.dealloc(block, layout) } }
+        unsafe {
+            if !is_large(layout.size()) {
+                MiMalloc.dealloc(block, layout);
+            } else if !keep_spare(block, layout) {
+                System.dealloc(block, layout);
+            }
+        }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -48,7 +70,7 @@ unsafe impl GlobalAlloc for BySize {
                 let new = Layout::from_size_align_unchecked(size, layout.align());
                 let moved = self.alloc(new);
                 if !moved.is_null() {
-                    std::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                    ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
                     self.dealloc(block, layout);
                 }
                 moved
@@ -59,6 +81,24 @@ unsafe impl GlobalAlloc for BySize {
 
 const fn is_large(size: usize) -> bool {
     size >= LARGE
+}
+
+fn is_engine_buffer(layout: Layout) -> bool {
+    layout.size() == ENGINE_BUFFER && layout.align() == ENGINE_ALIGNMENT
+}
+
+fn take_spare(layout: Layout) -> Option<*mut u8> {
+    let mut slots = SPARE.iter().filter(|_| is_engine_buffer(layout));
+    // Acquire, and the release below: what its last owner wrote lies before what the next one does.
+    slots.find_map(|slot| {
+        let spare = slot.swap(ptr::null_mut(), Ordering::Acquire);
+        (!spare.is_null()).then_some(spare)
+    })
+}
+
+fn keep_spare(block: *mut u8, layout: Layout) -> bool {
+    let mut slots = SPARE.iter().filter(|_| is_engine_buffer(layout));
+    slots.any(|slot| slot.compare_exchange(ptr::null_mut(), block, Ordering::Release, Ordering::Relaxed).is_ok())
 }
 
 /// Once, before other threads run: one heap for all threads, and each block of [`MAPPED`] bytes is a mapping, and stays
@@ -102,6 +142,34 @@ mod tests {
                 size = next;
             }
             BySize.dealloc(block, layout(size));
+        }
+    }
+
+    /// Two are kept and given out again; a third, and a block of another alignment, goes back to the system.
+    #[test]
+    fn the_engines_buffers_are_kept_for_its_next_segments() {
+        let buffer = Layout::from_size_align(ENGINE_BUFFER, ENGINE_ALIGNMENT).unwrap_or(Layout::new::<u8>());
+        // SAFETY: each block is used within its size, and freed once, with the layout that it has.
+        unsafe {
+            let blocks = [(); 3].map(|()| BySize.alloc(buffer));
+            for (at, block) in blocks.into_iter().enumerate() {
+                assert_eq!(block.addr() % ENGINE_ALIGNMENT, 0);
+                std::slice::from_raw_parts_mut(block, ENGINE_BUFFER).fill(at as u8);
+            }
+            for (at, block) in blocks.into_iter().enumerate() {
+                assert!(std::slice::from_raw_parts(block, ENGINE_BUFFER).iter().all(|byte| *byte == at as u8));
+                BySize.dealloc(block, buffer);
+            }
+            let other = BySize.alloc(layout(ENGINE_BUFFER));
+            assert!(!blocks[..2].contains(&other), "a block for 16 bytes' alignment is not an engine's");
+            BySize.dealloc(other, layout(ENGINE_BUFFER));
+            let mut again = [(); 2].map(|()| BySize.alloc(buffer));
+            again.sort();
+            let mut kept = [blocks[0], blocks[1]];
+            kept.sort();
+            assert_eq!(again, kept);
+            assert!(take_spare(buffer).is_none(), "no more than two are kept");
+            again.into_iter().for_each(|block| BySize.dealloc(block, buffer));
         }
     }
 

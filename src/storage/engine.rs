@@ -25,7 +25,7 @@ pub(crate) mod shrink;
 const CACHE: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// The end of a segment costs a sync of its own: in the engine's default of 512 KiB that was every third sync under load.
-pub(super) const SEGMENT: usize = 2 << 20;
+pub(super) const SEGMENT: usize = crate::allocator::ENGINE_BUFFER;
 /// Room that a full disk gives back, so that the engine can be opened again.
 const RESERVE: i64 = 8 << 20;
 /// Bytes read at once.
