@@ -7,7 +7,7 @@
 //! - [`digests`]: what nodes compare
 //! - `peer_tls`: mutual TLS under gRPC
 //! - [`identity`]: who this node is to the others, and whether it is the one that they know
-//! - [`network`]: openraft's calls out; [`service`]: the peers' calls in
+//! - [`network`]: openraft's calls out; [`service`]: the peers' calls in; `heartbeat`: the answer to one of them
 //! - [`node`]: one running member; [`leadership`]: who leads, as it sees it; [`write`](mod@write): what became of a
 //!   write; [`group`]: who is a member, and changes of that; [`members`]: who may speak to this node
 //! - [`recovery`]: a stopped node's folder becomes a cluster of one
@@ -16,6 +16,7 @@ pub(crate) mod codec;
 pub(crate) mod digests;
 pub(crate) mod group;
 pub(crate) mod grpc;
+mod heartbeat;
 pub(crate) mod identity;
 pub(crate) mod leadership;
 pub(crate) mod log_adapter;

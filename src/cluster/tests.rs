@@ -82,6 +82,34 @@ async fn calls_made_in_order_are_applied_in_order() {
     cell.shutdown().await;
 }
 
+/// Whoever hears the leader follows it, however long its disk takes. A leader would stop its heartbeats after 300 ms without
+/// an answer, and a read would wait for the disks.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_followers_disks_take_long_goes_on() {
+    let cell = Cell::new(3, |config| config.request_timeout = Duration::from_secs(30)).await;
+    let leader = cell.leader(&[1, 2, 3]).await;
+    cell.at(leader).propose(online("till-1")).await.unwrap();
+    cell.converge().await;
+    let term = cell.nodes[&leader].cluster.node().leading().unwrap();
+    let followers = [1, 2, 3].map(|id| (id != leader).then(|| &cell.disks[&id]));
+    followers.iter().flatten().for_each(|disk| disk.hold());
+    let cluster = cell.at(leader);
+    let written = tokio::spawn(async move { write(&cluster, "till-1", 1).await });
+    for disk in followers.iter().flatten() {
+        disk.written().await;
+    }
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(cell.nodes[&leader].cluster.node().leading(), Some(term));
+        assert!(cell.at(leader).status().quorum);
+    }
+    tokio::time::timeout(Duration::from_secs(1), cell.at(leader).read_barrier()).await.unwrap().unwrap();
+    assert!(!written.is_finished(), "no majority has it on its disks");
+    followers.iter().flatten().for_each(|disk| disk.release());
+    assert_eq!(written.await.unwrap(), 1);
+    cell.shutdown().await;
+}
+
 /// A read changes nothing, so nobody has to wonder whether it arrived: without a quorum it is 2005, also while a
 /// follower still takes a dead node for the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

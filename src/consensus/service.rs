@@ -12,7 +12,7 @@ use super::node::RaftNode;
 use super::state_machine::Raft;
 use super::transport::{LinkError, Method, Peer, PeerResult, PeerStats, Streaming};
 use super::types::{SnapshotMeta, Vote};
-use super::{codec, wire};
+use super::{codec, heartbeat, wire};
 use crate::ids::NodeId;
 use crate::proto::{
     ChangeRequest, ChangeResponse, Handshake, NodeAdd, ProposeRequest, ProposeResponse, RaftRequest, RaftResponse,
@@ -123,7 +123,11 @@ impl Service {
             Method::Append => {
                 let request = wire::decode_append(body).map_err(corrupt)?;
                 members.check_vote(from, &request.vote)?;
-                wire::encode_append_response(&raft.append_entries(request).await.map_err(fatal)?)
+                let answer = match request.entries.is_empty() {
+                    true => heartbeat::answer(raft, request).await,
+                    false => raft.append_entries(request).await,
+                };
+                wire::encode_append_response(&answer.map_err(fatal)?)
             }
             Method::Vote => {
                 let request = wire::decode_vote_request(body).map_err(corrupt)?;
