@@ -14,6 +14,7 @@ pub(crate) mod descriptors;
 mod keys;
 mod node;
 mod scrub;
+mod slow_disk;
 mod watchdog;
 
 use node::ServingNode;
@@ -88,16 +89,31 @@ fn layers(config: Option<&Path>, set: &[String]) -> Result<Layers, Error> {
 async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     #[cfg(unix)]
     take_hangups()?;
-    let node = ServingNode::start(&config).await?;
-    let asked = tokio::select! {
-        signal = stop_signal() => signal,
-        () = stdin_end(), if stop_with_stdin => Ok(()),
-        error = node.failed() => {
-            tracing::error!(%error, "stopping");
-            if let Err(why) = node.stop(false).await {
-                tracing::debug!(%why, "after that, the node did not stop in order");
+    watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
+    let mut node = ServingNode::start(&config).await?;
+    let asked = async {
+        tokio::select! {
+            signal = stop_signal() => signal,
+            () = stdin_end(), if stop_with_stdin => Ok(()),
+        }
+    };
+    tokio::pin!(asked);
+    let asked = loop {
+        tokio::select! {
+            asked = &mut asked => break asked,
+            error = node.failed() => {
+                tracing::error!(%error, "stopping");
+                if let Err(why) = node.stop(false).await {
+                    tracing::debug!(%why, "after that, the node did not stop in order");
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
+            flush = node.has_outgrown_its_times() => {
+                let flush_ms = flush.as_millis();
+                tracing::warn!(flush_ms, "the disk takes too long for an election in the times of this start: starting again");
+                node.stop(false).await?;
+                node = ServingNode::start(&config).await?;
+            }
         }
     };
     tracing::info!("stopping");

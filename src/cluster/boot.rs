@@ -204,7 +204,7 @@ pub async fn start(
     };
     let options = NodeOptions {
         identity: identity.clone(),
-        timing: timing_here(config.timing, stores.flush_time),
+        timing: timing_here(config.timing, (stores.flush_time)()),
         snapshot_every: config.snapshot_every,
         keep_entries: config.keep_entries,
     };

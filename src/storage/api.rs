@@ -170,8 +170,8 @@ pub struct Stores {
     pub pressure: std::sync::Arc<dyn Backpressure>,
     /// How much room its disk has.
     pub room: std::sync::Arc<room::DiskRoom>,
-    /// How long a flush to its disk took while it was opened.
-    pub flush_time: std::time::Duration,
+    /// How long a flush to its disk takes now.
+    pub flush_time: fn() -> std::time::Duration,
     /// Ends the use of the data folder. Dropping this and the log ends it, too, but without a last flush.
     pub close: std::sync::Arc<dyn Close>,
 }

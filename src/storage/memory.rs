@@ -50,7 +50,7 @@ impl MemoryDisk {
             snapshots: Arc::new(MemorySnapshots { disk: self.0.clone(), session }),
             pressure: Arc::new(NoPressure),
             room: DiskRoom::unbounded(),
-            flush_time: Duration::ZERO,
+            flush_time: || Duration::ZERO,
             close: Arc::new(CloseMemory { disk: self.0.clone(), session }),
         }
     }

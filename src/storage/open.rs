@@ -136,7 +136,7 @@ fn open_checked(dir: &Path, identity: &FolderIdentity, room: Arc<DiskRoom>, slac
         snapshots: Arc::new(snapshots),
         pressure: Arc::new(RowsPressure(shared)),
         room,
-        flush_time: flush::usual_time(),
+        flush_time: flush::usual_time,
         close,
     })
 }

@@ -17,6 +17,20 @@ static int is_there(const char *name) {
     return access(path, F_OK) == 0;
 }
 
+// How long a sync takes: what the file `slow` says.
+static long slow_ms(void) {
+    const char *dir = getenv("FAULTY_DISK");
+    char path[4096];
+    long ms = 0;
+    if (!dir) return 0;
+    snprintf(path, sizeof path, "%s/slow", dir);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%ld", &ms) != 1) ms = 0;
+    fclose(file);
+    return ms;
+}
+
 // Of the log and the rows.
 int fdatasync(int fd) {
     static int (*real)(int);
@@ -24,10 +38,9 @@ int fdatasync(int fd) {
         struct timespec moment = {0, 20000000};
         nanosleep(&moment, 0);
     }
-    if (is_there("slow")) {
-        struct timespec time = {0, 150000000};
-        nanosleep(&time, 0);
-    }
+    long ms = slow_ms();
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+    if (ms > 0) nanosleep(&time, 0);
     if (!real) real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
     return real(fd);
 }

@@ -39,7 +39,18 @@ impl Processes {
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
     pub(crate) async fn found(size: u64) -> Self {
+        Self::new().founded(size).await
+    }
+
+    /// The same on disks that can become slow.
+    pub(crate) async fn found_on_faulty_disks(size: u64) -> Self {
         let mut processes = Self::new();
+        processes.library = Some(faulty_disk::library(processes.dir.path()));
+        processes.founded(size).await
+    }
+
+    async fn founded(self, size: u64) -> Self {
+        let mut processes = self;
         (1..=size).for_each(|id| processes.give_ports(id));
         let members = processes.members(&(1..=size).collect::<Vec<_>>());
         for id in 1..=size {
@@ -103,10 +114,11 @@ impl Processes {
         self.running.insert(id, command.spawn().unwrap());
     }
 
-    /// Nodes that are started from now on have slow disks: each flush takes 150 ms.
-    pub(crate) fn slow_disks(&mut self) {
-        self.library = Some(faulty_disk::library(self.dir.path()));
-        std::fs::write(self.path("slow"), "").unwrap();
+    /// Each flush takes so long, on faulty disks.
+    pub(crate) fn slow_disks(&self, flush_ms: u32) {
+        // Whole or not at all: nodes read it at each flush.
+        std::fs::write(self.path("slow.new"), flush_ms.to_string()).unwrap();
+        std::fs::rename(self.path("slow.new"), self.path("slow")).unwrap();
     }
 
     /// Starts a node that waits to be added.

@@ -22,11 +22,11 @@ async fn written(nodes: &Processes, ids: &[u64], price: u32) {
 
 #[tokio::test]
 async fn nodes_on_slow_disks_agree_on_a_leader_after_a_power_cut_and_when_it_is_gone() {
-    let mut nodes = Processes::found(3).await;
+    let mut nodes = Processes::found_on_faulty_disks(3).await;
     let device = json!({ "device_id": "till-1" });
     nodes.rest().post::<Value>(&nodes.url(1), "/device/register", &device).await.unwrap();
     (1..=3).for_each(|id| nodes.kill(id));
-    nodes.slow_disks();
+    nodes.slow_disks(150);
     (1..=3).for_each(|id| nodes.start(id));
     let leader = nodes.ready().await[0].leader.unwrap();
     written(&nodes, &[1, 2, 3], 1).await;
@@ -35,4 +35,29 @@ async fn nodes_on_slow_disks_agree_on_a_leader_after_a_power_cut_and_when_it_is_
     nodes.kill(leader);
     let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
     written(&nodes, &others, 2).await;
+}
+
+/// It becomes slow when all is well: the leader stays, and when it is gone, the others start again with times in which they
+/// can elect one.
+#[tokio::test]
+async fn nodes_whose_disks_become_slow_keep_their_leader_and_find_another_one() {
+    let mut nodes = Processes::found_on_faulty_disks(3).await;
+    let device = json!({ "device_id": "till-1" });
+    nodes.rest().post::<Value>(&nodes.url(1), "/device/register", &device).await.unwrap();
+    nodes.slow_disks(400);
+    let before = nodes.ready().await[0].clone();
+    let begun = Instant::now();
+    for price in 0.. {
+        written(&nodes, &[1, 2, 3], price).await;
+        if begun.elapsed() > Duration::from_secs(4) {
+            break;
+        }
+    }
+    let after = nodes.ready().await[0].clone();
+    assert_eq!((after.leader, after.term), (before.leader, before.term));
+    let leader = after.leader.unwrap();
+    nodes.kill(leader);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    written(&nodes, &others, 1_000_000).await;
+    assert!(others.iter().any(|id| nodes.said(*id).contains("starting again")), "{}", nodes.said(others[0]));
 }

@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{descriptors, watchdog};
+use super::descriptors;
+use super::slow_disk::DiskPace;
 use crate::clock::SystemClock;
 use crate::cluster::SharedCluster;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
@@ -53,6 +54,7 @@ pub(super) struct ServingNode {
     stopper: Stopper,
     close: Arc<dyn Close>,
     data_dir: PathBuf,
+    pace: DiskPace,
 }
 
 impl ServingNode {
@@ -64,10 +66,10 @@ impl ServingNode {
         let (raft_tls, gateway_tls) = certificates(config, &clock)?;
         let raft = bind(config.raft_listen, "raft_listen").await?;
         let listener = bind(config.gateway_listen, "gateway_listen").await?;
-        watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
+        let pace = DiskPace { settings: timing(config), flush_time: stores.flush_time };
         let wire = match raft_tls {
             Some(tls) => PeerLinks::Tls(raft, tls),
             None => PeerLinks::Grpc(raft),
@@ -111,7 +113,7 @@ impl ServingNode {
         });
         tracing::info!(node = config.node_id.get(), gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         let data_dir = config.data_dir.clone();
-        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir })
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir, pace })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
@@ -123,6 +125,11 @@ impl ServingNode {
             // To start it again like this cannot help.
             why = self.cluster.told_to_end() => keep_folder(&self.data_dir, why).await,
         }
+    }
+
+    /// Resolves with the time of a flush when the node should start again, with times that its disk can keep up with.
+    pub(super) async fn has_outgrown_its_times(&self) -> Duration {
+        self.pace.is_lost(self.cluster.node()).await
     }
 
     async fn storage_failed(&self, why: &str) -> Error {
@@ -255,11 +262,7 @@ fn node_config(config: &Config) -> NodeConfig {
         .collect();
     NodeConfig {
         address: own_address(config),
-        timing: Timing {
-            heartbeat: config.raft.heartbeat,
-            election_min: config.raft.election_min,
-            election_max: config.raft.election_max,
-        },
+        timing: timing(config),
         request_timeout: config.request_timeout,
         log_bytes: config.log_bytes,
         join: config
@@ -269,6 +272,11 @@ fn node_config(config: &Config) -> NodeConfig {
             .collect(),
         ..NodeConfig::new(config.node_id, &config.cluster_name, members)
     }
+}
+
+fn timing(config: &Config) -> Timing {
+    let times = &config.raft;
+    Timing { heartbeat: times.heartbeat, election_min: times.election_min, election_max: times.election_max }
 }
 
 /// Where the others reach this node: as its own entry in `members` says, else where it listens, unless that is every address

@@ -1,0 +1,69 @@
+//! When a node starts again by itself, because its disk became too slow for the times that its elections have.
+//!
+//! A vote is flushed by the candidate and by each voter, and those times are fixed at a start. On a disk that then takes as
+//! long for a flush as an election waits, every candidate gives up before it could be elected, for ever. Nothing is lost by
+//! a start: this node serves nobody while it knows no leader.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::consensus::node::{RaftNode, Timing};
+
+/// So long no leader was found. Elections on a disk that is fast enough take a tenth of it.
+const LEADERLESS: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a node's elections have to keep up with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DiskPace {
+    /// As the settings say.
+    pub settings: Timing,
+    /// How long a flush takes now.
+    pub flush_time: fn() -> Duration,
+}
+
+impl DiskPace {
+    /// Resolves with the time of a flush when no leader has been found for a while, and elections have to wait half as long
+    /// again as they do for such flushes.
+    pub(super) async fn is_lost(self, node: &RaftNode) -> Duration {
+        let mut led = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if node.leader().is_some() {
+                led = Instant::now();
+            }
+            let flush = (self.flush_time)();
+            if led.elapsed() >= LEADERLESS && self.has_outgrown(node.timing(), flush) {
+                return flush;
+            }
+        }
+    }
+
+    fn has_outgrown(self, now: Timing, flush: Duration) -> bool {
+        self.settings.on_disk_of(flush).election_min >= now.election_min * 3 / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_too_slow_for_the_times_that_were_taken_on_a_faster_one() {
+        let ms = Duration::from_millis;
+        let pace = DiskPace { settings: Timing::default(), flush_time: || Duration::ZERO };
+        let started_on = |flush| pace.settings.on_disk_of(ms(flush));
+        for (before, now, outgrown) in [
+            (2, 20, false),
+            (2, 40, false),
+            (2, 45, true),
+            (2, 500, true),
+            (150, 160, false),
+            (150, 250, true),
+            (600, 5_000, false),
+        ] {
+            assert_eq!(pace.has_outgrown(started_on(before), ms(now)), outgrown, "{before} ms, then {now} ms");
+        }
+    }
+}
