@@ -32,7 +32,7 @@ echo "the Python library: ok"
 
 (
     cd typescript
-    npm ci --silent --no-fund --no-audit
+    npm ci --prefer-offline --silent --no-fund --no-audit
     npx tsc
     # What a browser loads without socket.io-client; a bundler makes less of it.
     size=$(cd dist && cat actions.js browser.js change.js client.js core.js disk.js index.js limits.js ../node_modules/idb/build/index.js | gzip -9 | wc -c)
@@ -50,7 +50,7 @@ echo "the TypeScript library: ok"
 
 (
     cd rxdb
-    npm ci --silent --no-fund --no-audit
+    npm ci --prefer-offline --silent --no-fund --no-audit
     npx tsc
     npm pack --silent --pack-destination "$work" >/dev/null
     tar tzf "$work"/tillsync-rxdb-*.tgz >"$work/files"

@@ -11,7 +11,7 @@ venv() {
 }
 venv .venv requirements.txt
 venv .venv-old requirements-old.txt
-npm ci --silent --no-fund --no-audit
+npm ci --prefer-offline --silent --no-fund --no-audit
 
 # shellcheck disable=SC2086 # the URLs are separate words
 TOKEN=$token .venv/bin/python client.py $urls
