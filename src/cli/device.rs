@@ -81,6 +81,17 @@ async fn call(target: &TargetArgs, method: Method, path: &str, body: Option<&Val
 }
 
 /// What a device may have written, so that a terminal shows it and does nothing else.
+/// How far a device had come, in words.
+fn confirmed(report: &Value) -> String {
+    match (report["changes"].as_u64(), report["last_seq"].as_u64()) {
+        (Some(changes), Some(last)) if changes > 0 => {
+            let of = if changes == 1 { "change" } else { "changes" };
+            format!("{changes} {of}, the last one {last} at {}", shown(&report["last_timestamp"]))
+        }
+        _ => "no change of it is kept".to_owned(),
+    }
+}
+
 fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
 }
@@ -155,13 +166,7 @@ async fn revoke(args: &OneArgs) -> CliResult {
         say!("the device never registered");
         return Ok(());
     }
-    let confirmed = &report["confirmed"];
-    say!(
-        "confirmed   {} changes, the last one {} at {}",
-        confirmed["changes"],
-        confirmed["last_seq"],
-        shown(&confirmed["last_timestamp"])
-    );
+    say!("confirmed   {}", confirmed(&report["confirmed"]));
     say!("cursor      {}", shown(&report["cursor"]));
     say!("last seen   {}", shown(&report["last_seen"]));
     let unsent = &report["unsent"];
@@ -232,4 +237,19 @@ async fn try_token(args: &WhyArgs, token: &str) -> CliResult<bool> {
 pub(super) fn tables(rights: &Value) -> String {
     let each = rights.as_object().into_iter().flatten();
     each.map(|(table, right)| format!("{}: {}", table.escape_debug(), shown(right))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn how_far_a_device_had_come_is_said_in_words() {
+        let none = json!({ "changes": 0, "last_seq": null, "last_timestamp": null });
+        assert_eq!(confirmed(&none), "no change of it is kept");
+        let two = json!({ "changes": 2, "last_seq": 25, "last_timestamp": "2026-11-30T11:51:38.069Z" });
+        assert_eq!(confirmed(&two), "2 changes, the last one 25 at 2026-11-30T11:51:38.069Z");
+    }
 }

@@ -4,6 +4,9 @@ use std::path::Path;
 
 use crate::config::Config;
 
+/// What neither the group nor all others may have of a key.
+const OTHERS: u32 = 0o037;
+
 /// New files and folders of this process are its user's alone (0600, 0700), whatever the shell's umask says. Called
 /// before any thread starts.
 #[cfg(unix)]
@@ -24,12 +27,13 @@ pub(super) fn secure(config: &Config) {
         tracing::warn!(
             setting,
             path = %path.display(),
-            "other users of this machine can read or change this key: give it mode 0600"
+            "other users of this machine can read or change this key: give it mode 0640 or 0600"
         );
     }
 }
 
-/// The keys that other users of the machine can read or change: the setting, and the file.
+/// The keys that other users of the machine can read or change: the setting, and the file. Its group may read a key:
+/// root's files in /etc/tillsync are read by the group `tillsync`, which the node runs in.
 pub(super) fn readable_keys(config: &Config) -> Vec<(&'static str, &Path)> {
     let keys = [
         ("key_file", Some(&config.key_file)),
@@ -37,7 +41,11 @@ pub(super) fn readable_keys(config: &Config) -> Vec<(&'static str, &Path)> {
         ("gateway_tls_key", config.gateway_tls.as_ref().map(|tls| &tls.key)),
     ];
     let keys = keys.into_iter().filter_map(|(setting, path)| Some((setting, path?.as_path())));
-    keys.filter(|(_, path)| mode(path).is_some_and(|mode| mode & 0o077 != 0)).collect()
+    keys.filter(|(_, path)| open_to_others(path)).collect()
+}
+
+fn open_to_others(key: &Path) -> bool {
+    mode(key).is_some_and(|mode| mode & OTHERS != 0)
 }
 
 #[cfg(unix)]
@@ -69,3 +77,22 @@ fn close(folder: &Path) {
 
 #[cfg(not(unix))]
 fn close(_folder: &Path) {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_may_be_read_by_its_group_and_by_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("token.key");
+        std::fs::write(&key, "").unwrap();
+        let warned = [0o600, 0o640, 0o644, 0o660, 0o604].map(|mode| {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            open_to_others(&key)
+        });
+        assert_eq!(warned, [false, false, true, true, true]);
+    }
+}

@@ -87,6 +87,10 @@ fn tell(config: &Config, holds: &FolderContents) {
     let list = |nodes: &mut dyn Iterator<Item = &NodeId>| nodes.map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     let node = config.node_id;
     let others = list(&mut holds.members.keys().filter(|other| **other != node));
+    let (others, are) = match holds.members.len() {
+        2 => (format!("node {others}"), "is"),
+        _ => (format!("nodes {others}"), "are"),
+    };
     say!("data folder {}", config.data_dir.display());
     say!("  node {node} of cluster {:?}; its voters: {}", holds.cluster, list(&mut holds.voters.iter()));
     say!(
@@ -100,7 +104,7 @@ fn tell(config: &Config, holds: &FolderContents) {
         say!("  it had no vote: it may lack more than another folder does");
     }
     say!(
-        "It becomes a cluster of node {node} alone. What only the other nodes had is lost, node {others} is out for good,"
+        "It becomes a cluster of node {node} alone. What only the other nodes had is lost, {others} {are} out for good,"
     );
     say!("and devices take everything anew. Do this only when most of the voters' disks are lost for good, and on one");
     say!("folder only: the one whose log goes furthest.");

@@ -287,11 +287,11 @@ pub fn http(tls: Option<rustls::ClientConfig>) -> Result<reqwest::Client, Client
         .map_err(|e| ClientError::Setup(e.to_string()))
 }
 
-/// What a body with a documented error says.
+/// What a body with a documented error says, or that of `/readyz`, which has a reason.
 pub fn refusal(node: &NodeUrl, status: u16, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let code = body.get("error_code").and_then(Value::as_str).and_then(|c| c.parse().ok());
-    let message = match body.get("error").and_then(Value::as_str) {
+    let message = match body.get("error").or(body.get("reason")).and_then(Value::as_str) {
         Some(words) => words.to_owned(),
         None => format!("HTTP status {status}"),
     };
@@ -335,6 +335,8 @@ mod tests {
         let body = br#"{"success":false,"error":"no","error_code":"2005"}"#;
         assert_eq!(refusal(&node, 503, body).to_string(), "http://h:1 refused it: 2005: no");
         assert!(refusal(&node, 503, body).is_passing());
+        let body = br#"{"status":"not ready","reason":"this node knows no leader"}"#;
+        assert_eq!(refusal(&node, 503, body).to_string(), "http://h:1 refused it: this node knows no leader");
         assert_eq!(refusal(&node, 404, b"<html>").to_string(), "http://h:1 refused it: HTTP status 404");
     }
 }

@@ -259,6 +259,7 @@ impl MembershipManager {
                 "node {id} was removed from this cluster: an id is never used again, take a new one"
             ));
         }
+        self.record_own(end).await?;
         let group = self.node.group();
         may_add(&group, id, &member)?;
         let mut voters: Vec<NodeId> = group.voters.iter().copied().collect();

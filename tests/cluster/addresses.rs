@@ -74,6 +74,21 @@ async fn nodes_that_all_come_back_at_other_addresses_are_recorded_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_alone_and_comes_back_elsewhere_is_found_by_the_one_that_is_added_at_once() {
+    let mut nodes = Processes::found(1).await;
+    assert!(nodes.stop(1).await.success());
+    nodes.give_ports(1);
+    let members = nodes.members(&[1]);
+    nodes.configure(1, &members);
+    nodes.start(1);
+    nodes.start_new(2);
+    let (well, said) = nodes.add(2).await;
+    assert!(well, "{said}\n{}", nodes.said(1));
+    nodes.ready().await;
+    are_recorded(&nodes, &[1, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_moved_and_nobody_gets_a_vote_who_does_not_reach_every_voter() {
     let mut nodes = Processes::found(3).await;
     assert!(nodes.stop(3).await.success());

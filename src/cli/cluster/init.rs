@@ -21,6 +21,12 @@ pub(super) fn execute(args: &ClusterInitArgs) -> CliResult {
     let file = OpenOptions::new().write(true).create_new(true).open(&settings);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed(&settings))?;
     make_key_file(&key).map_err(failed(&key))?;
+    if !args.raft.ip().is_loopback() {
+        let dir = dir.display();
+        say!("Nodes on other machines need certificates. Make this node's, and those of the others, in {dir}:\n");
+        say!("  tillsync certs init --dir {dir} --cluster {:?}", args.name);
+        say!("  tillsync certs issue 1 --dir {dir}\n");
+    }
     say!("The first node of cluster {:?} can be started:\n", args.name);
     say!("  tillsync serve --config {}", settings.display());
     say!("  tillsync token issue --class admin --sub admin --key {}\n", key.display());
@@ -40,13 +46,20 @@ fn node_toml(args: &ClusterInitArgs, dir: &Path) -> CliResult<String> {
         Ok(serde_json::Value::from(text).to_string())
     };
     let (data, key) = (quoted(&dir.join("data"))?, quoted(&dir.join("token.key"))?);
+    let tls = if args.raft.ip().is_loopback() {
+        String::new()
+    } else {
+        let file = |name: &str| quoted(&dir.join(name));
+        let (ca, cert, key) = (file("ca.crt")?, file("node-1.crt")?, file("node-1.key")?);
+        format!("\n# Made with `tillsync certs`.\n[raft.tls]\nca = {ca}\ncert = {cert}\nkey = {key}\n")
+    };
     let (name, raft, gateway) = (serde_json::Value::from(args.name.as_str()), args.raft, args.gateway);
     Ok(format!(
         "# The first node of a cluster. Later members are added with `tillsync cluster add`.\n\
          # Nodes on other machines need certificates (raft_tls_ca, raft_tls_cert, raft_tls_key): docs/operating.md.\n\
          node_id = 1\ncluster_name = {name}\ndata_dir = {data}\nkey_file = {key}\n\
          gateway_listen = \"{gateway}\"\nraft_listen = \"{raft}\"\n\
-         members = [{{ id = 1, raft = \"{raft}\", gateway = \"{gateway}\" }}]\n"
+         members = [{{ id = 1, raft = \"{raft}\", gateway = \"{gateway}\" }}]\n{tls}"
     ))
 }
 
@@ -54,6 +67,22 @@ fn node_toml(args: &ClusterInitArgs, dir: &Path) -> CliResult<String> {
 mod tests {
     use super::*;
     use crate::config::{Config, Layers};
+
+    fn settings(raft: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let (raft, gateway) = (raft.parse().unwrap(), "127.0.0.1:5000".parse().unwrap());
+        let args = ClusterInitArgs { dir: dir.path().to_owned(), name: "store-17".into(), raft, gateway };
+        let mut layers = Layers::default();
+        layers.file("node.toml", &node_toml(&args, Path::new("/etc/tillsync")).unwrap()).unwrap();
+        Config::from_layers(&layers).unwrap()
+    }
+
+    #[test]
+    fn a_node_that_others_reach_has_certificates_in_its_settings() {
+        assert!(settings("127.0.0.1:5100").raft_tls.is_none());
+        let tls = settings("10.0.17.1:5100").raft_tls.unwrap();
+        assert_eq!(tls.cert, Path::new("/etc/tillsync/node-1.crt"));
+    }
 
     #[test]
     fn what_it_writes_is_a_configuration_and_is_never_written_over() {

@@ -123,7 +123,7 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
         );
         let _ = writeln!(
             out,
-            "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{:>9}{:>9}  {:<18}{:<14}gateway",
+            "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{:>9} {:>8}  {:<18}{:<14}gateway",
             "node", "role", "term", "applied", "lag", "sessions", "ms", "clock", "digest", "master"
         );
         for node in &best.nodes {
@@ -185,7 +185,7 @@ fn line(out: &mut String, node: &MemberStatus) {
     let master = node.master.as_deref().unwrap_or("none");
     let _ = writeln!(
         out,
-        "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{latency:>9}{clock:>9}  {digest:<18}{master:<14}{}",
+        "{:<6}{:<9}{:>6}{:>10}{:>7}{:>10}{latency:>9} {clock:>8}  {digest:<18}{master:<14}{}",
         node.node,
         node.role,
         number(node.term.map(RaftTerm::get)),

@@ -98,7 +98,8 @@ fn keys(config: &Config) -> Diagnosis {
         open => {
             let names: Vec<String> =
                 open.iter().map(|(setting, path)| format!("{} ({setting})", path.display())).collect();
-            let words = format!("other users of the machine can read or change {}: mode 0600", names.join(", "));
+            let words =
+                format!("other users of the machine can read or change {}: mode 0640 or 0600", names.join(", "));
             Diagnosis::new(Severity::Warn, "keys", words)
         }
     }

@@ -108,6 +108,12 @@ impl Addresses {
         );
     }
 
+    /// Where this node has just started, if another address is recorded.
+    fn own_news(&self, recorded: Option<&MemberAddress>) -> Option<MemberAddress> {
+        let own = self.own.as_ref().filter(|own| own.named && self.since.elapsed() < JUST_STARTED)?;
+        (recorded != Some(&own.address)).then(|| own.address.clone())
+    }
+
     /// A member that tells another address than the one that is recorded.
     fn next(&self, group: &RaftGroup, me: NodeId) -> Option<(NodeId, ToldAddress)> {
         let mut told = self.told.lock();
@@ -311,6 +317,17 @@ impl MembershipManager {
             }
             tokio::time::sleep(PAUSE * 5).await;
         }
+    }
+
+    /// Records where this leader has just started, if that is not known yet: a new node would look for it where it was.
+    pub(super) async fn record_own(&self, end: Instant) -> ChangeResult<()> {
+        let (me, group) = (self.identity.node, self.node.group());
+        let Some(address) = self.addresses.own_news(group.members.get(&me)) else { return Ok(()) };
+        if self.is_at(me, &address, &group).await {
+            let by = Principal { sub: format!("node-{me}"), ..Principal::default() };
+            self.record_address(me, address, &by, end).await?;
+        }
+        Ok(())
     }
 
     /// On the leader: records what a member tells of its addresses, if it is reached there; and, but for one that has just
