@@ -82,6 +82,8 @@ async fn a_node_that_is_alone_and_comes_back_elsewhere_is_found_by_the_one_that_
     nodes.configure(1, &members);
     nodes.start(1);
     nodes.start_new(2);
+    // At once, but not before it listens: the other one does not know the cluster yet.
+    nodes.says(1, &nodes.gateway(1)).await;
     let (well, said) = nodes.add(2).await;
     assert!(well, "{said}\n{}", nodes.said(1));
     nodes.ready().await;
