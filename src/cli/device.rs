@@ -80,7 +80,6 @@ async fn call(target: &TargetArgs, method: Method, path: &str, body: Option<&Val
     ask_any(&target.resolve()?, method, path, body).await
 }
 
-/// What a device may have written, so that a terminal shows it and does nothing else.
 /// How far a device had come, in words.
 fn confirmed(report: &Value) -> String {
     match (report["changes"].as_u64(), report["last_seq"].as_u64()) {
@@ -92,6 +91,7 @@ fn confirmed(report: &Value) -> String {
     }
 }
 
+/// What a device may have written, so that a terminal shows it and does nothing else.
 fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
 }
