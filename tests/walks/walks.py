@@ -245,7 +245,7 @@ def disk_slow(session):
     till = session.till().begin()
     till.await_writes()
     session.note("each flush of each disk takes 150 ms from now on, and the power fails")
-    (faults / "slow").touch()
+    (faults / "slow").write_text("150")
     for n in (1, 2, 3):
         session.node(n).unit().stop(signal.SIGKILL)
     for n in (1, 2, 3):
