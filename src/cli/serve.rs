@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -90,7 +91,7 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     #[cfg(unix)]
     take_hangups()?;
     watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
-    let mut node = ServingNode::start(&config).await?;
+    let mut node = ServingNode::start(&config, Duration::ZERO).await?;
     let asked = async {
         tokio::select! {
             signal = stop_signal() => signal,
@@ -112,7 +113,8 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
                 let flush_ms = flush.as_millis();
                 tracing::warn!(flush_ms, "the disk takes too long for an election in the times of this start: starting again");
                 node.stop(false).await?;
-                node = ServingNode::start(&config).await?;
+                // Each such start waits half as long again at least, up to a bound: there are few of them.
+                node = ServingNode::start(&config, flush).await?;
             }
         }
     };

@@ -37,25 +37,22 @@ async fn nodes_on_slow_disks_agree_on_a_leader_after_a_power_cut_and_when_it_is_
     written(&nodes, &others, 2).await;
 }
 
-/// It becomes slow when all is well: the leader stays, and when it is gone, the others start again with times in which they
-/// can elect one.
+/// It becomes slow when all is well, and the leader dies: the others start again with times in which they can elect one. That
+/// a leader stays as long as it lives is held in simulated time (`a_leader_whose_followers_disks_take_long_goes_on`): here a
+/// machine that is busy could cost it its place.
 #[tokio::test]
-async fn nodes_whose_disks_become_slow_keep_their_leader_and_find_another_one() {
+async fn nodes_whose_disks_become_slow_find_another_leader() {
     let mut nodes = Processes::found_on_faulty_disks(3).await;
     let device = json!({ "device_id": "till-1" });
-    nodes.rest().post::<Value>(&nodes.url(1), "/device/register", &device).await.unwrap();
-    nodes.slow_disks(400);
     let before = nodes.ready().await[0].clone();
-    let begun = Instant::now();
-    for price in 0.. {
+    // The master is at home where the lead is: it need not move there on slow disks.
+    let home = nodes.url(before.leader.unwrap());
+    nodes.rest().post::<Value>(&home, "/device/register", &device).await.unwrap();
+    nodes.slow_disks(400);
+    for price in 0..8 {
         written(&nodes, &[1, 2, 3], price).await;
-        if begun.elapsed() > Duration::from_secs(4) {
-            break;
-        }
     }
-    let after = nodes.ready().await[0].clone();
-    assert_eq!((after.leader, after.term), (before.leader, before.term));
-    let leader = after.leader.unwrap();
+    let leader = nodes.ready().await[0].leader.unwrap();
     nodes.kill(leader);
     let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
     written(&nodes, &others, 1_000_000).await;

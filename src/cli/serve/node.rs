@@ -59,7 +59,8 @@ pub(super) struct ServingNode {
 
 impl ServingNode {
     /// Starts everything, from the ground up. What is wrong with the settings is found before anything is opened.
-    pub(super) async fn start(config: &Config) -> Result<Self, Error> {
+    /// Its elections wait at least as long as a disk needs that takes `flush` for each flush.
+    pub(super) async fn start(config: &Config, flush: Duration) -> Result<Self, Error> {
         let connections = descriptors::connections(config)?;
         let keys = KeyRing::read(&config.key_file)?;
         let clock = Arc::new(SystemClock);
@@ -74,7 +75,7 @@ impl ServingNode {
             Some(tls) => PeerLinks::Tls(raft, tls),
             None => PeerLinks::Grpc(raft),
         };
-        let running = match boot::start(node_config(config), stores, wire, clock).await {
+        let running = match boot::start(node_config(config, flush), stores, wire, clock).await {
             Ok(running) => running,
             Err(error) => return Err(not_started(&config.data_dir, &close, error).await),
         };
@@ -254,7 +255,7 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySett
     }
 }
 
-fn node_config(config: &Config) -> NodeConfig {
+fn node_config(config: &Config, flush: Duration) -> NodeConfig {
     let members: BTreeMap<NodeId, MemberAddress> = config
         .members
         .iter()
@@ -262,7 +263,7 @@ fn node_config(config: &Config) -> NodeConfig {
         .collect();
     NodeConfig {
         address: own_address(config),
-        timing: timing(config),
+        timing: timing(config).on_disk_of(flush),
         request_timeout: config.request_timeout,
         log_bytes: config.log_bytes,
         join: config

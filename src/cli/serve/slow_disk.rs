@@ -12,6 +12,7 @@ use crate::consensus::node::{RaftNode, Timing};
 
 /// So long no leader was found. Elections on a disk that is fast enough take a tenth of it.
 const LEADERLESS: Duration = Duration::from_secs(3);
+/// How soon a disk that was fast enough is looked at again.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What a node's elections have to keep up with.
@@ -27,16 +28,19 @@ impl DiskPace {
     /// Resolves with the time of a flush when no leader has been found for a while, and elections have to wait half as long
     /// again as they do for such flushes.
     pub(super) async fn is_lost(self, node: &RaftNode) -> Duration {
-        let mut led = Instant::now();
+        let mut place = node.place();
+        let mut leaderless: Option<Instant> = None;
         loop {
-            tokio::time::sleep(LOOK).await;
-            if node.leader().is_some() {
-                led = Instant::now();
-            }
+            leaderless = match place.current().leader {
+                Some(_) => None,
+                None => Some(leaderless.unwrap_or_else(Instant::now)),
+            };
             let flush = (self.flush_time)();
-            if led.elapsed() >= LEADERLESS && self.has_outgrown(node.timing(), flush) {
+            let since = leaderless.map_or(Duration::ZERO, |since| since.elapsed());
+            if since >= LEADERLESS && self.has_outgrown(node.timing(), flush) {
                 return flush;
             }
+            place.changed_within(LEADERLESS.saturating_sub(since).max(LOOK)).await;
         }
     }
 
@@ -65,5 +69,7 @@ mod tests {
         ] {
             assert_eq!(pace.has_outgrown(started_on(before), ms(now)), outgrown, "{before} ms, then {now} ms");
         }
+        // A start that finds the disk fast again keeps the times for which it was made: it would be made again for ever.
+        assert_eq!(started_on(500).on_disk_of(ms(2)), started_on(500));
     }
 }
