@@ -151,7 +151,7 @@ class Till:
 class Soak:
     def __init__(self, options):
         self.options, self.work, self.dice = options, options.work, random.Random(options.seed)
-        self.failures, self.did = [], {}
+        self.failures, self.did, self.killing = [], {}, None
 
     # -- the cluster
 
@@ -238,7 +238,9 @@ class Soak:
                     asyncio.create_task(self.release(till, 2))
                 elif kind == "client killed":
                     if not till.paused:
-                        await till.kill()
+                        # Shielded: if the run ended between its death and its new start, nobody would start it again.
+                        self.killing = asyncio.create_task(till.kill())
+                        await asyncio.shield(self.killing)
                 elif kind == "sync":
                     till.tell("sync")
                 elif kind == "sync of a table":
@@ -322,6 +324,8 @@ class Soak:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.killing:
+            await self.killing
         say("no more faults; waiting until all are in step")
         for till in self.tills:
             till.link.flowing.set()
