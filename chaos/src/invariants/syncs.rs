@@ -115,11 +115,16 @@ fn full(history: &History, op: &Op, cursor: u64, finding: &mut Finding) {
     }
     for ((table, record), change) in at_cursor {
         let seq = change.seq;
-        // What is deleted is not sent, nor what goes with its table before its page is read: that is heard of next.
+        // What is deleted is not sent, nor what is gone with its table when its page is read: that is heard of next.
         let goes = || {
             let later = history.log().iter().filter(|row| row.seq > cursor && row.seq < later_than(history, op));
-            let mut of_record = later.filter(|row| (&*row.table, row.record) == (table, record));
-            of_record.any(|row| row.value.is_empty() && row.request_id.is_empty())
+            let mut deleted = false;
+            later.filter(|row| &*row.table == table).any(|row| {
+                if row.record == record {
+                    deleted = row.value.is_empty();
+                }
+                deleted && row.value.is_empty() && row.request_id.is_empty()
+            })
         };
         let sent_row = sent.get(&(table, record));
         let right = sent_row.map_or_else(|| change.value.is_empty() || goes(), |row| row.seq == seq);
@@ -189,5 +194,13 @@ mod tests {
         wrong(&check(&full), "lacks change 2");
         full.ops[5].version = Some(5);
         assert!(check(&full).violations.is_empty());
+
+        // Somebody deleted it, and then its table went: the removal no longer names it.
+        let [.., deleted, removed] = &mut full.finals[0].changes[..] else { panic!("two changes came after the sync") };
+        deleted.value.clear();
+        removed.record += 1;
+        assert!(check(&full).violations.is_empty());
+        full.finals[0].changes.pop();
+        wrong(&check(&full), "lacks change 2");
     }
 }
