@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::calendar::{YearEvent, calendar};
-use self::figures::{Figures, growing, table};
+use self::figures::{MonthFigures, growing, table};
 use self::shop::{Shop, ShopHours, TILLS};
 use super::allowed;
 use super::cluster::{ClusterPlan, ProcessCluster};
@@ -46,8 +46,8 @@ const SETTINGS: &[(&str, u64)] = &[
     ("disk_low_mb", 48),
     ("disk_min_mb", 32),
 ];
-/// A node that ends more often by itself than this is left alone.
-const FALLS: usize = 20;
+/// With so much wrong a run ends early.
+const MOST_WRONG: usize = 20;
 
 #[derive(Args)]
 pub(crate) struct Years {
@@ -79,7 +79,7 @@ struct YearsRun {
     clocks: bool,
     /// Disks can be filled here.
     small_disks: bool,
-    figures: Vec<Figures>,
+    figures: Vec<MonthFigures>,
     done: BTreeMap<&'static str, u64>,
     wrong: Vec<String>,
 }
@@ -155,6 +155,9 @@ impl Years {
 impl YearsRun {
     async fn days(&mut self, year: &BTreeMap<u64, Vec<YearEvent>>, open: Duration, lasts: Duration) {
         for (day, events) in year {
+            if self.wrong.len() >= MOST_WRONG {
+                return self.wrong.push(format!("the run ends on day {day}: too much is wrong"));
+            }
             let began = Instant::now();
             self.shop.hours.send_replace(ShopHours::Open);
             for event in events {
@@ -178,9 +181,7 @@ impl YearsRun {
         for (node, status) in self.shop.cluster.fallen() {
             let said = self.shop.cluster.last_line(node);
             self.wrong.push(format!("day {day}: node {node} ended by itself with {status}: {said}"));
-            if self.wrong.len() < FALLS
-                && let Err(why) = self.shop.cluster.revive(node)
-            {
+            if let Err(why) = self.shop.cluster.revive(node) {
                 self.wrong.push(why);
             }
         }
@@ -222,7 +223,7 @@ impl YearsRun {
             table(&self.figures)
         );
         print!("{text}");
-        let path = self.dir.join("years.md");
+        let path = self.dir.join("years.txt");
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::sleep;
 use super::{KEY_FILE, ProcessCluster, failed};
 use crate::starter;
 
-/// Nodes look for new files every two seconds.
+/// Nodes look for new certificates every two seconds; that they have them cannot be asked.
 const TAKEN_OVER: Duration = Duration::from_secs(5);
 
 impl ProcessCluster {
-    /// Another key signs tokens from now on; the one before is still good.
+    /// Another key signs tokens from now on; the one before is still good. Nodes look for it every second.
     pub(crate) fn new_key(&self) -> Result<(), String> {
         let (path, next) = (self.data.join(KEY_FILE), self.data.join("next.key"));
         make_key_file(&next).map_err(failed(&next))?;
@@ -30,7 +30,9 @@ impl ProcessCluster {
     pub(crate) fn forget_old_keys(&self) -> Result<(), String> {
         let (path, next) = (self.data.join(KEY_FILE), self.data.join("next.key"));
         let keys = fs::read_to_string(&path).map_err(failed(&path))?;
-        let current = keys.lines().next().unwrap_or_default();
+        let mut keys = keys.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        let current = keys.next().ok_or_else(|| format!("{} holds no key", path.display()))?;
+        // For its rights; then it gets that key.
         make_key_file(&next).map_err(failed(&next))?;
         fs::write(&next, format!("{current}\n")).map_err(failed(&next))?;
         fs::rename(&next, &path).map_err(failed(&path))

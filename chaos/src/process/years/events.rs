@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::YearsRun;
 use super::calendar::YearEvent;
-use super::figures::Figures;
+use super::figures::MonthFigures;
 use super::shop::ShopHours;
+use crate::process::http::HttpClient;
 use crate::starter::{self, NodeSettings, member};
 
 /// How long a node may take to serve, and a command of the operator to end.
@@ -66,7 +67,10 @@ impl YearsRun {
                 }
                 Ok(())
             }
-            YearEvent::NewKey => cluster.new_key(),
+            YearEvent::NewKey => {
+                cluster.new_key()?;
+                self.new_key_is_taken().await
+            }
             YearEvent::OldKeyGone => cluster.forget_old_keys(),
             YearEvent::NewCertificates => cluster.new_certificates().await,
             YearEvent::DisksFill => self.disks_fill().await,
@@ -88,6 +92,23 @@ impl YearsRun {
             return Ok(());
         }
         Err(format!("node {node} does not serve: {}", self.shop.cluster.last_line(node)))
+    }
+
+    /// Waits until every node takes a token of the key that signs now.
+    async fn new_key_is_taken(&self) -> Result<(), String> {
+        let token = self.shop.cluster.token_of("office", Class::Admin)?;
+        let until = Instant::now() + PATIENCE;
+        for (node, gateway) in self.shop.cluster.gateways() {
+            let authority = gateway.to_string();
+            let client = HttpClient { authority: &authority, token: &token, within: PATIENCE };
+            while self.shop.cluster.has_process(node) && client.get("/system/cluster").await.is_err() {
+                if Instant::now() >= until {
+                    return Err(format!("node {node} does not take tokens of the new key"));
+                }
+                sleep(AGAIN).await;
+            }
+        }
+        Ok(())
     }
 
     fn set_clock(&self, node: u64, offset: &str) -> Result<(), String> {
@@ -218,8 +239,12 @@ impl YearsRun {
     async fn take_figures(&mut self, day: u64) -> Result<(), String> {
         self.rest().await;
         let cluster = self.shop.cluster.clone();
-        let mut figures =
-            Figures { day, changes: self.shop.acknowledged(), records: self.shop.records(), ..Figures::default() };
+        let mut figures = MonthFigures {
+            day,
+            changes: self.shop.acknowledged(),
+            records: self.shop.records(),
+            ..MonthFigures::default()
+        };
         for node in cluster.members() {
             figures.folder_mb = figures.folder_mb.max(size_of(&cluster.folder(node)) as f64 / MB);
             figures.memory_mb = figures.memory_mb.max(cluster.pid(node).map_or(0, resident) as f64 / MB);

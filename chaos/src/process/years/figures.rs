@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// At rest, the greatest of all nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Figures {
+pub(super) struct MonthFigures {
     pub day: u64,
     pub changes: u64,
     /// Records that there are.
@@ -23,13 +23,13 @@ const LEAST: usize = 4;
 const FACTOR: f64 = 1.25;
 
 /// What grows, in words.
-pub(super) fn growing(all: &[Figures]) -> Vec<String> {
+pub(super) fn growing(all: &[MonthFigures]) -> Vec<String> {
     let all = all.get(WARM..).unwrap_or_default();
     if all.len() < LEAST {
         return Vec::new();
     }
     let (first, last) = all.split_at(all.len() / 2);
-    let said = |what: &str, slack: f64, of: fn(&Figures) -> f64| {
+    let said = |what: &str, slack: f64, of: fn(&MonthFigures) -> f64| {
         let (before, after) = (median(first.iter().map(of)), median(last.iter().map(of)));
         let grows = after > before * FACTOR + slack;
         grows.then(|| format!("the {what} grow: from {before:.0} in the first months to {after:.0} in the last ones"))
@@ -48,10 +48,10 @@ fn median(of: impl Iterator<Item = f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
-pub(super) fn table(all: &[Figures]) -> String {
+pub(super) fn table(all: &[MonthFigures]) -> String {
     let mut text =
         String::from("| day | changes | records | folder, MB | memory, MB | start, ms |\n|---|---|---|---|---|---|\n");
-    for Figures { day, changes, records, folder_mb, memory_mb, start_ms } in all {
+    for MonthFigures { day, changes, records, folder_mb, memory_mb, start_ms } in all {
         // It is a text in memory.
         let _ = writeln!(text, "| {day} | {changes} | {records} | {folder_mb:.1} | {memory_mb:.0} | {start_ms:.0} |");
     }
@@ -62,9 +62,14 @@ pub(super) fn table(all: &[Figures]) -> String {
 mod tests {
     use super::*;
 
-    fn months(folder: impl Fn(u64) -> f64) -> Vec<Figures> {
-        let month =
-            |day| Figures { day, folder_mb: folder(day), memory_mb: 50.0, start_ms: 400.0, ..Figures::default() };
+    fn months(folder: impl Fn(u64) -> f64) -> Vec<MonthFigures> {
+        let month = |day| MonthFigures {
+            day,
+            folder_mb: folder(day),
+            memory_mb: 50.0,
+            start_ms: 400.0,
+            ..MonthFigures::default()
+        };
         (0..12).map(month).collect()
     }
 

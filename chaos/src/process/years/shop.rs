@@ -43,7 +43,7 @@ pub(super) enum ShopHours {
 
 /// What was acknowledged.
 #[derive(Default)]
-struct Ledger {
+struct ShopLedger {
     /// The value of each record that there is.
     there: BTreeMap<(&'static str, i64), String>,
     /// The newest that were deleted.
@@ -58,10 +58,10 @@ pub(super) struct Shop {
     pub hours: watch::Sender<ShopHours>,
     /// Between two changes of a till.
     pace: Duration,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<ShopLedger>,
 }
 
-struct Till {
+struct ShopTill {
     shop: Arc<Shop>,
     number: u64,
     rng: Rng,
@@ -85,7 +85,7 @@ impl Shop {
     ) -> Result<Vec<impl Future<Output = ()> + Send + use<>>, String> {
         let mut tills = Vec::new();
         for number in 1..=TILLS {
-            let till = Till {
+            let till = ShopTill {
                 shop: self.clone(),
                 number,
                 rng: rng.fork(),
@@ -161,7 +161,7 @@ async fn read(client: HttpClient<'_>, table: &str, record: i64) -> Result<Option
     }
 }
 
-impl Till {
+impl ShopTill {
     async fn run(mut self) {
         let mut hours = self.shop.hours.subscribe();
         if let Err(why) = self.insist("/device/register", &json!({ "device_id": name(self.number) })).await {
