@@ -35,6 +35,8 @@ enum ChaosCommand {
     List(crate::process::commands::ListArgs),
     /// Run all scenarios again and again, each time with another seed
     Soak(crate::process::commands::Soak),
+    /// Years of a shop in minutes, with all that years bring: nothing may be lost, and nothing may grow
+    Years(crate::process::years::Years),
     /// Check a recorded history again
     Check {
         /// A run's folder, or a file that `sim --replay N --history FILE` wrote
@@ -132,6 +134,7 @@ impl ChaosCli {
             ChaosCommand::Sim(sim) => sim.run(),
             ChaosCommand::Run(run) => run.run(),
             ChaosCommand::List(list) => list.run(),
+            ChaosCommand::Years(years) => years.run(),
             ChaosCommand::Soak(soak) => soak.run(),
             ChaosCommand::Check { cost: Some(operations), .. } => Ok(cost(operations)),
             ChaosCommand::Check { history: Some(history), .. } => recheck(&history),

@@ -8,7 +8,7 @@
 //! - [`hostile`]: attackers beside honest devices; [`attack`]: what they do; [`honest_link`]: what honest devices are refused;
 //!   [`narrow`]: what is left of a history without the attackers
 //! - [`ending`]: healing, and what the nodes hold then; [`times`]: what time it says; [`run`]: all of it in order
-//! - [`soak`]: many runs; [`commands`]: the command line
+//! - [`years`]: a shop's years in minutes; [`soak`]: many runs; [`commands`]: the command line
 
 mod allowed;
 mod attack;
@@ -35,3 +35,4 @@ mod testbed;
 mod times;
 mod workload;
 mod world;
+pub(crate) mod years;

@@ -26,6 +26,11 @@ pub(super) struct MachineRights {
     pub machine: String,
 }
 
+/// The library that moves a process's clock, if it is installed.
+pub(super) fn faketime() -> Option<PathBuf> {
+    FAKETIME.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
 /// Looks only for what the scenario needs.
 pub(super) fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
     let mut allowed =
@@ -46,7 +51,7 @@ pub(super) fn here(scenario: &Scenario, dir: &Path) -> MachineRights {
         }
     }
     if scenario.has(FaultKind::ClockSkew) {
-        match FAKETIME.iter().map(PathBuf::from).find(|path| path.exists()) {
+        match faketime() {
             Some(path) => {
                 allowed.faketime = Some(path);
                 allowed.machine += ", clocks by libfaketime";

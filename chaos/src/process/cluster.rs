@@ -20,12 +20,15 @@ use crate::starter::PortFinder;
 
 pub(super) mod folders;
 mod processes;
+mod secrets;
 
 /// How long a node may take to stop by itself.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long the tokens of a run live, in seconds.
 const TOKENS: u64 = 100_000;
 const AGAIN: Duration = Duration::from_millis(25);
+/// In the folder of the data of all nodes.
+const KEY_FILE: &str = "token.key";
 /// Tries of a start on other ports.
 const STARTS: u32 = 5;
 /// What the async runtime takes its number of threads from.
@@ -71,7 +74,8 @@ pub(super) struct ProcessCluster {
     /// Of the run: logs.
     dir: PathBuf,
     data: PathBuf,
-    keys: KeyRing,
+    /// Of the nodes' certificates among themselves, if they have any.
+    certs: Option<PathBuf>,
     pub token: String,
     pub network: ProcessNetwork,
     pub disks: Disks,
@@ -97,6 +101,8 @@ pub(super) struct ClusterPlan<'a> {
     pub small_disks: bool,
     /// Links between nodes can be cut: all that they say to each other goes through this process.
     pub proxied: bool,
+    /// Nodes know each other by certificates.
+    pub tls: bool,
     pub faketime: Option<PathBuf>,
     /// More settings of every node.
     pub settings: &'a BTreeMap<String, SettingValue>,
@@ -123,9 +129,9 @@ impl ProcessCluster {
     async fn try_start(plan: &ClusterPlan<'_>) -> Result<Self, String> {
         let data = plan.dir.join("data");
         fs::create_dir_all(&data).map_err(failed(&data))?;
-        let key = data.join("token.key");
+        let key = data.join(KEY_FILE);
         make_key_file(&key).map_err(failed(&key))?;
-        let keys = KeyRing::read(&key).map_err(|error| error.to_string())?;
+        let certs = plan.tls.then(|| data.join("certs"));
         // Ports are not the seed's alone: other runs may be going on.
         let mut ports = PortFinder::new(plan.seed);
         let disks = if plan.small_disks { Disks::mount(&data, plan.nodes + plan.spare)? } else { Disks::none() };
@@ -148,7 +154,7 @@ impl ProcessCluster {
             binary: plan.binary.to_owned(),
             dir: plan.dir.to_owned(),
             data,
-            keys,
+            certs,
             token: String::new(),
             network,
             disks,
@@ -160,6 +166,7 @@ impl ProcessCluster {
             ports: Mutex::new(ports),
         };
         cluster.token = cluster.token_of("chaos", Class::Admin)?;
+        cluster.new_certificates().await?;
         // The first entry of the log names the members and their addresses, so it must be the same on all nodes. What
         // each of them says of the others' addresses afterwards is its own: that is where the proxies come in, and nobody
         // answers at the recorded addresses any more.
@@ -178,14 +185,23 @@ impl ProcessCluster {
         Ok(cluster)
     }
 
+    pub(super) fn key_file(&self) -> PathBuf {
+        self.data.join(KEY_FILE)
+    }
+
+    /// What signs tokens now.
+    fn keys(&self) -> Result<KeyRing, String> {
+        KeyRing::read(&self.key_file()).map_err(|error| error.to_string())
+    }
+
     pub(super) fn token_of(&self, device: &str, class: Class) -> Result<String, String> {
-        let issued = self.keys.issue(device, class, SystemClock.now_ms(), TOKENS);
+        let issued = self.keys()?.issue(device, class, SystemClock.now_ms(), TOKENS);
         issued.map(|(token, _)| token).map_err(|error| error.to_string())
     }
 
     /// A token that was issued an hour ago: a clock that is a little wrong does not make it newer than what takes it back.
     pub(super) fn earlier_token_of(&self, device: &str, class: Class) -> Result<String, String> {
-        let issued = self.keys.issue(device, class, SystemClock.now_ms().minus_ms(3_600_000), TOKENS + 3_600);
+        let issued = self.keys()?.issue(device, class, SystemClock.now_ms().minus_ms(3_600_000), TOKENS + 3_600);
         issued.map(|(token, _)| token).map_err(|error| error.to_string())
     }
 
@@ -285,7 +301,11 @@ impl ProcessCluster {
     /// Whether a node says that it can serve.
     pub(super) async fn is_ready(&self, id: u64) -> bool {
         let Some(authority) = self.gateway(id) else { return false };
-        let door = HttpClient { authority: &authority, token: &self.token, within: Duration::from_secs(1) };
+        self.is_ready_at(&authority).await
+    }
+
+    pub(super) async fn is_ready_at(&self, authority: &str) -> bool {
+        let door = HttpClient { authority, token: &self.token, within: Duration::from_secs(1) };
         door.get("/readyz").await.is_ok()
     }
 

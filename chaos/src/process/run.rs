@@ -84,6 +84,7 @@ pub(super) async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
         small_disks: allowed.mounts,
         // What is measured is the cluster, not what carries its bytes.
         proxied: scenario.attack.is_none() || !scenario.faults.is_empty(),
+        tls: false,
         faketime: allowed.faketime.clone(),
         settings: &scenario.settings,
     };

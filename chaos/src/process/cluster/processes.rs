@@ -67,7 +67,7 @@ impl ProcessCluster {
             let others =
                 if whom == Others::Join { format!("join = {join:?}") } else { format!("members = [\n{members}]") };
             // The scenario's own settings come instead of these.
-            let mut more = String::new();
+            let mut more = self.tls_settings(id);
             for (key, value) in SETTINGS.iter().filter(|(key, _)| !self.settings.contains_key(*key)) {
                 more += &format!("{key} = {value}\n");
             }
@@ -78,7 +78,7 @@ impl ProcessCluster {
                 id,
                 cluster: "chaos",
                 data: &place.data,
-                key: &self.data.join("token.key"),
+                key: &self.data.join(super::KEY_FILE),
                 gateway: place.gateway,
                 raft: place.raft,
             };
