@@ -69,6 +69,18 @@ fn text_from(log: &Path, from: usize) -> String {
     String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
 }
 
+/// Runs a command of `tillsync` to its end; what it said, in one line.
+pub(crate) async fn said_by(command: std::process::Command, words: &str) -> Result<String, String> {
+    let mut command = Command::from(command);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let ran = timeout(COMMAND, command.output()).await;
+    let ran = ran.map_err(|_| format!("tillsync {words} does not end"))?;
+    let output = ran.map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().replace('\n', " ");
+    if output.status.success() { Ok(said) } else { Err(format!("tillsync {words}: {said}")) }
+}
+
 impl ProcessCluster {
     /// What a node's settings said when its machine was set up, as far as anybody of those times is there.
     pub(crate) fn founding_of(&self, id: u64) -> Others {
@@ -230,13 +242,7 @@ impl ProcessCluster {
         };
         let mut command = starter::tillsync(&self.binary);
         command.arg("cluster").args(words).args(["--token", &self.token, "--url", &urls.join(",")]);
-        let mut command = Command::from(command);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let ran = timeout(COMMAND, command.output()).await;
-        let output = ran.map_err(|_| "the command does not end".to_owned())?.map_err(|error| error.to_string())?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().replace('\n', " ");
-        if output.status.success() { Ok(said) } else { Err(format!("tillsync cluster {}: {said}", words.join(" "))) }
+        said_by(command, &format!("cluster {}", words.join(" "))).await
     }
 }
 

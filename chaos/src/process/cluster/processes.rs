@@ -78,7 +78,7 @@ impl ProcessCluster {
                 id,
                 cluster: "chaos",
                 data: &place.data,
-                key: &self.data.join(super::KEY_FILE),
+                key: &self.key_file(),
                 gateway: place.gateway,
                 raft: place.raft,
             };

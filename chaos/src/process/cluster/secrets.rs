@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use tillsync::token::make_key_file;
-use tokio::process::Command;
 use tokio::time::sleep;
 
-use super::{KEY_FILE, ProcessCluster, failed};
+use super::folders::said_by;
+use super::{ProcessCluster, failed};
 use crate::starter;
 
 /// Nodes look for new certificates every two seconds; that they have them cannot be asked.
@@ -18,7 +17,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(5);
 impl ProcessCluster {
     /// Another key signs tokens from now on; the one before is still good. Nodes look for it every second.
     pub(crate) fn new_key(&self) -> Result<(), String> {
-        let (path, next) = (self.data.join(KEY_FILE), self.data.join("next.key"));
+        let (path, next) = (self.key_file(), self.data.join("next.key"));
         make_key_file(&next).map_err(failed(&next))?;
         let read = |path: &Path| fs::read_to_string(path).map_err(failed(path));
         let keys = format!("{}\n{}", read(&next)?.trim(), read(&path)?);
@@ -28,7 +27,7 @@ impl ProcessCluster {
 
     /// Only the current key is good from now on.
     pub(crate) fn forget_old_keys(&self) -> Result<(), String> {
-        let (path, next) = (self.data.join(KEY_FILE), self.data.join("next.key"));
+        let (path, next) = (self.key_file(), self.data.join("next.key"));
         let keys = fs::read_to_string(&path).map_err(failed(&path))?;
         let mut keys = keys.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
         let current = keys.next().ok_or_else(|| format!("{} holds no key", path.display()))?;
@@ -72,10 +71,8 @@ impl ProcessCluster {
 
     async fn certs(&self, words: &[&str]) -> Result<(), String> {
         let mut command = starter::tillsync(&self.binary);
-        command.arg("certs").args(words).stdin(Stdio::null());
-        let output = Command::from(command).output().await.map_err(failed(&self.binary))?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(format!("tillsync certs {}: {said}", words.join(" "))) }
+        command.arg("certs").args(words);
+        said_by(command, &format!("certs {}", words.join(" "))).await.map(drop)
     }
 
     /// What a node's settings say of certificates.

@@ -63,6 +63,11 @@ impl YearEvent {
     }
 }
 
+/// The node that is spared, in the quarter of a day, all that is not done to all nodes.
+pub(super) fn spared(day: u64) -> u64 {
+    day / QUARTER % 3 + 1
+}
+
 /// The days that have events. In each quarter one node is spared all that is not done to all nodes: what it takes grows
 /// undisturbed.
 pub(super) fn calendar(days: u64, rng: &mut Rng) -> BTreeMap<u64, Vec<YearEvent>> {
@@ -70,7 +75,7 @@ pub(super) fn calendar(days: u64, rng: &mut Rng) -> BTreeMap<u64, Vec<YearEvent>
     let mut away: Option<(u64, u64)> = None;
     for day in 0..days {
         let (month, quarter) = (day % MONTH, day % QUARTER);
-        let spared = day / QUARTER % 3 + 1;
+        let spared = spared(day);
         let mut today = vec![YearEvent::Backup { whole: day % WEEK == 0 }];
         if let Some((node, until)) = away
             && day >= until
@@ -137,7 +142,7 @@ mod tests {
                             away = 0;
                         }
                         YearEvent::Kill(node) | YearEvent::ClockOff(node) => {
-                            assert_ne!(*node, day / QUARTER % 3 + 1, "it is spared");
+                            assert_ne!(*node, spared(*day), "it is spared");
                             assert!(away == 0 || *node != away);
                         }
                         YearEvent::DisksFill | YearEvent::Update | YearEvent::PowerCut => assert_eq!(away, 0),

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tillsync::token::Class;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::YearsRun;
-use super::calendar::YearEvent;
+use super::calendar::{YearEvent, spared};
 use super::figures::MonthFigures;
 use super::shop::ShopHours;
+use crate::process::cluster::folders::said_by;
 use crate::process::http::HttpClient;
 use crate::starter::{self, NodeSettings, member};
 
-/// How long a node may take to serve, and a command of the operator to end.
+/// How long a node may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(50);
 /// How far a clock is off: too far to serve.
@@ -43,7 +44,7 @@ impl YearsRun {
         match event {
             YearEvent::ClockRight(node) => self.set_clock(node, "+0"),
             YearEvent::ClockOff(node) => self.set_clock(node, CLOCK_OFF),
-            YearEvent::Away(node) => cluster.terminate(node).await.map(drop),
+            YearEvent::Away(node) => self.stop(node).await,
             YearEvent::Back(node) => self.bring_back(node).await,
             YearEvent::Kill(node) => {
                 cluster.kill(node).await;
@@ -86,7 +87,7 @@ impl YearsRun {
         if ended.success() { Ok(()) } else { Err(format!("node {node} was asked to stop and ended with {ended}")) }
     }
 
-    async fn bring_back(&self, node: u64) -> Result<(), String> {
+    pub(super) async fn bring_back(&self, node: u64) -> Result<(), String> {
         self.shop.cluster.revive(node)?;
         if self.shop.cluster.serves(node, PATIENCE).await {
             return Ok(());
@@ -112,17 +113,11 @@ impl YearsRun {
     }
 
     fn set_clock(&self, node: u64, offset: &str) -> Result<(), String> {
-        if !self.clocks {
-            return Ok(());
-        }
         let clock = self.shop.cluster.clock_of(node);
         fs::write(&clock, offset).map_err(|error| format!("{}: {error}", clock.display()))
     }
 
     async fn disks_fill(&self) -> Result<(), String> {
-        if !self.small_disks {
-            return Ok(());
-        }
         let (cluster, nodes) = (&self.shop.cluster, self.shop.cluster.members());
         for node in &nodes {
             cluster.disks.fill_some(*node, u64::MAX, LEAVES)?;
@@ -139,13 +134,7 @@ impl YearsRun {
         let mut command = starter::tillsync(&self.binary);
         command.args(words).env("TILLSYNC_URL", urls.join(","));
         command.env("TILLSYNC_TOKEN", cluster.token_of("office", Class::Admin)?);
-        let mut command = Command::from(command);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = timeout(PATIENCE, command.output()).await;
-        let output = output.map_err(|_| format!("tillsync {} does not end", words.join(" ")))?;
-        let output = output.map_err(|error| error.to_string())?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(said) } else { Err(format!("tillsync {}: {}", words.join(" "), said.trim())) }
+        said_by(command, &words.join(" ")).await
     }
 
     /// What came after the last one; everything, if the log does not go back so far.
@@ -160,7 +149,7 @@ impl YearsRun {
         self.tillsync(&["backup", &folder, "--keep", BACKUPS]).await.map(drop)
     }
 
-    /// Of all backups that are there; their names begin with the time.
+    /// The whole backup that was written last.
     fn newest_backup(&self) -> Result<PathBuf, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", self.backups.display());
         let mut newest: Option<(std::time::SystemTime, PathBuf)> = None;
@@ -249,8 +238,8 @@ impl YearsRun {
             figures.folder_mb = figures.folder_mb.max(size_of(&cluster.folder(node)) as f64 / MB);
             figures.memory_mb = figures.memory_mb.max(cluster.pid(node).map_or(0, resident) as f64 / MB);
         }
-        // Any of those that may be disturbed.
-        let node = self.undisturbed(day);
+        // Not the one whose memory has time to grow.
+        let node = spared(day) % 3 + 1;
         self.stop(node).await?;
         let began = Instant::now();
         self.bring_back(node).await?;
