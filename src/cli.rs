@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::backup::StoreError;
 use crate::client::ClientError;
 use crate::model::error::{Code, Error};
 
@@ -141,6 +142,15 @@ impl From<ClientError> for CommandError {
         match error {
             ClientError::Unusable(_) => Self::usage(error.to_string()),
             _ => Self::new(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unusable(why) => Self::usage(why),
+            StoreError::Failed(why) => Self::new(why),
         }
     }
 }

@@ -64,8 +64,40 @@ pub struct Config {
     pub scrub_every: Duration,
     /// A call on the data folder that takes longer ends the node.
     pub flush_watchdog: Duration,
+    /// Backups that the cluster takes by itself.
+    pub backup: Option<BackupSettings>,
     pub log_level: String,
     pub log_format: LogFormat,
+}
+
+/// Where and when a node takes backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupSettings {
+    /// A folder, or `s3://BUCKET/PREFIX`.
+    pub to: String,
+    pub every: Duration,
+    /// What came after a backup; `None`: never.
+    pub incremental_every: Option<Duration>,
+    /// How many backups stay there.
+    pub keep: u64,
+    pub verify_every: Option<Duration>,
+    /// Where they are restored for a moment; `None`: in the data folder.
+    pub scratch: Option<PathBuf>,
+}
+
+impl BackupSettings {
+    fn from_layers(layers: &Layers) -> Result<Option<Self>, Error> {
+        let unless_zero = |key: &str| layers.span(key).map(|every| (!every.is_zero()).then_some(every));
+        let settings = Self {
+            to: layers.text("backup_to")?,
+            every: layers.span("backup_every")?,
+            incremental_every: unless_zero("backup_incremental_every")?,
+            keep: layers.number("backup_keep")?,
+            verify_every: unless_zero("backup_verify_every")?,
+            scratch: Some(layers.text("backup_scratch")?).filter(|path| !path.is_empty()).map(PathBuf::from),
+        };
+        Ok(Some(settings).filter(|settings| !settings.to.is_empty()))
+    }
 }
 
 /// Bytes that must be free on the data folder's disk: with less, its room is low, or full (`storage::room`). 0: never.
@@ -192,6 +224,7 @@ impl Config {
             disk: RoomThresholds { low: layers.number("disk_low_mb")? << 20, min: layers.number("disk_min_mb")? << 20 },
             scrub_every: layers.milliseconds("scrub_every_ms")?,
             flush_watchdog: layers.milliseconds("flush_watchdog_ms")?,
+            backup: BackupSettings::from_layers(layers)?,
             log_level: layers.text("log_level")?,
             log_format: if layers.text("log_format")? == "json" { LogFormat::Json } else { LogFormat::Text },
         };
@@ -340,6 +373,23 @@ mod tests {
     }
 
     #[test]
+    fn backups_are_taken_where_a_place_is_named() {
+        assert_eq!(read(FILE, &[], &[]).unwrap().backup, None);
+        let env = [("TILLSYNC_BACKUP_EVERY", "7d"), ("TILLSYNC_BACKUP_INCREMENTAL_EVERY", "0")];
+        let backup =
+            read(&format!("backup_to = \"s3://shop/17\"\n{FILE}"), &env, &[("backup_keep", "3")]).unwrap().backup;
+        let settings = BackupSettings {
+            to: "s3://shop/17".into(),
+            every: Duration::from_secs(7 * 86_400),
+            incremental_every: None,
+            keep: 3,
+            verify_every: Some(Duration::from_secs(86_400)),
+            scratch: None,
+        };
+        assert_eq!(backup, Some(settings));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_in_one_sentence() {
         let with = |line: &str| format!("{FILE}\n{line}");
         for (file, says) in [
@@ -348,6 +398,10 @@ mod tests {
             (with("lost_ms = 7"), "setting lost_ms"),
             (with("gateway_listen = \"here\""), "setting gateway_listen"),
             (with("log_format = \"xml\""), "setting log_format"),
+            (with("backup_every = \"24\""), "setting backup_every: must be a time such as"),
+            (with("backup_every = \"0\""), "setting backup_every: must be from 1000 ms to 366 days"),
+            (with("backup_every = 24"), "setting backup_every"),
+            (with("backup_to = \"ftp://a/b\""), "setting backup_to: must be a folder or s3://"),
             (with("ping_ms = 9000"), "setting ping_ms"),
             (with("keep_changes = 1000"), "setting keep_changes: must be at least keep_audit_rows"),
             (with("disk_min_mb = 2000"), "setting disk_min_mb: must be at most disk_low_mb (1024)"),

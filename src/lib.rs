@@ -18,6 +18,7 @@
 //! - [`cluster`]: proposals and reads to the leader, wherever it is; presence, elections
 //! - [`gateway`]: the documented API on one port
 //! - [`client`]: a client of that API, for the commands and for tests
+//! - `backup`: where backups are kept, and when one is due
 //! - [`cli`]: the commands of the `tillsync` binary
 //! - `testkit`: what only tests, fuzz targets and chaos use, among it the doubles of network, disk and clock; behind a
 //!   feature of that name
@@ -28,6 +29,8 @@ extern crate self as tillsync;
 
 // Half of the code, and no part of what is fuzzed.
 pub mod allocator;
+#[cfg(not(fuzzing))]
+mod backup;
 #[cfg(not(fuzzing))]
 pub mod cli;
 #[cfg(not(fuzzing))]

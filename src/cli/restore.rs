@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::backup::contents::{failed, moment, whole};
-use super::backup::names::{BackupFolder, BackupName};
+use super::backup::local::{LocalBackup, Wanted};
 use super::serve::node_settings;
 use super::{CliResult, CommandError};
+use crate::backup::names::{BackupFolder, BackupName};
 use crate::consensus::recovery::{RestorePoint, StoppedNode};
 use crate::consensus::runtime::random;
 use crate::consensus::types::MemberAddress;
@@ -15,8 +16,8 @@ use crate::storage::{self, FolderIdentity, RestoreClaim, SnapshotContents};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct RestoreArgs {
-    /// The backup
-    file: PathBuf,
+    /// The backup; or the folder, or s3://BUCKET/PREFIX, whose newest one is meant that goes no further than `--at`
+    backup: String,
     /// How far: a moment such as 2026-11-30T14:05:00Z, or the number of a change. Default: all that the backup's folder has
     #[arg(long, value_name = "TIME|CHANGE", value_parser = restore_point)]
     at: Option<RestorePoint>,
@@ -26,6 +27,9 @@ pub(super) struct RestoreArgs {
     /// A setting over those of the file and of the environment; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where what comes from a bucket is put for a moment. Default: the folder for temporary files
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
 }
 
 /// Who the restored node is.
@@ -39,7 +43,14 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     let (dir, node) = (&config.data_dir, config.node_id);
     let refused = |why: String| CommandError::usage(format!("{why}: nothing was changed"));
     let refuse = |why: String| Err(refused(why));
-    let contents = whole(&args.file).await?;
+    let until = args.at.unwrap_or(RestorePoint::End);
+    let wanted = Wanted {
+        cluster: Some(&config.cluster_name),
+        until: if let RestorePoint::Time(last) = until { last } else { UnixMs(u64::MAX) },
+        entry: if let RestorePoint::Entry(last) = until { last } else { LogIndex(u64::MAX) },
+    };
+    let backup = LocalBackup::open(&args.backup, wanted, args.scratch.as_deref()).await?;
+    let contents = whole(&backup.file).await?;
     if contents.meta.cluster_id != config.cluster_name {
         let (theirs, ours) = (&contents.meta.cluster_id, &config.cluster_name);
         return refuse(format!("the backup is of cluster {theirs:?}, and the settings name {ours:?} (cluster_name)"));
@@ -61,8 +72,8 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
         ));
     }
     let claim = RestoreClaim::take(dir).map_err(|error| refused(error.to_string()))?;
-    let (restored, until) = (Some(RestoredNode { node, address }), args.at.unwrap_or(RestorePoint::End));
-    let stopped = match restored_in(&claim, &args.file, &contents, restored, until).await {
+    let restored = Some(RestoredNode { node, address });
+    let stopped = match restored_in(&claim, &backup.file, &contents, restored, until).await {
         Ok(stopped) => stopped,
         Err(error) => {
             claim.give_up();
@@ -72,7 +83,7 @@ pub(super) async fn execute(args: RestoreArgs) -> CliResult {
     let (applied, meta) = stopped.reached();
     stopped.close().await.map_err(failed(dir))?;
     claim.finish().map_err(failed(dir))?;
-    say!("{}: {}", args.file.display(), moment(&applied, &meta));
+    say!("{}: {}", backup.shown, moment(&applied, &meta));
     say!("node {node} is a cluster of one with all of it, in {}, with an epoch of its own.", dir.display());
     say!("Start it, then add empty machines under numbers that were never used (`tillsync cluster add`).");
     Ok(())

@@ -11,6 +11,7 @@ use crate::config::{Config, Layers};
 use crate::limits;
 use crate::model::error::{Code, Error};
 
+mod backups;
 pub(crate) mod descriptors;
 mod keys;
 mod node;

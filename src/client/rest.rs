@@ -99,6 +99,22 @@ pub struct MemberStatus {
     pub master: Option<String>,
     pub sessions: Option<u64>,
     pub version: Option<String>,
+    /// What it knows of the backups that its settings ask for, if they do.
+    #[serde(default)]
+    pub backup: Option<ScheduledBackups>,
+}
+
+/// How the backups go that a cluster takes by itself, as a member says it.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+pub struct ScheduledBackups {
+    /// What was written until then is in a backup.
+    pub covered_until: Option<String>,
+    /// When one was proved to be restorable last.
+    pub proved_at: Option<String>,
+    /// It is this member that takes them.
+    pub on_duty: bool,
+    /// Why the last attempt came to nothing.
+    pub failed: Option<String>,
 }
 
 /// What a change of the members came to.
@@ -299,7 +315,7 @@ pub fn refusal(node: &NodeUrl, status: u16, body: &[u8]) -> ClientError {
 }
 
 /// The innermost cause: reqwest's own words do not say it.
-pub(super) fn cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

@@ -10,7 +10,7 @@ use crate::consensus::segment::SegmentReader;
 use crate::ids::{LogIndex, NodeId, RaftTerm};
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
-use crate::proto::{NodeBooted, Outcome, Principal, StatusResponse};
+use crate::proto::{BackupStatus, NodeBooted, Outcome, Principal, StatusResponse};
 use crate::storage::room::RoomState;
 use crate::storage::{BoxFuture, SnapshotReader};
 
@@ -98,6 +98,9 @@ pub trait Cluster: Send + Sync + 'static {
     fn backup_after(&self, _after: LogIndex) -> BoxFuture<'_, Result<SegmentReader, Error>> {
         Box::pin(async { Err(Error::new(Code::Unavailable, "this cluster keeps no log")) })
     }
+
+    /// What the others are to know of the backups that this node takes by its settings.
+    fn tell_backups(&self, _status: BackupStatus) {}
 
     /// How the node learns how many sessions it has; the first call counts.
     fn count_sessions(&self, _count: CountSessions) {}

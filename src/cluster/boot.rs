@@ -378,6 +378,7 @@ impl NodeContext {
             cut_off: AtomicBool::new(false),
             transport: transport.clone(),
             snapshots: self.snapshots.clone(),
+            backups: Mutex::default(),
         });
         let batcher = Batcher {
             node: node.clone(),

@@ -36,8 +36,8 @@ use crate::metrics;
 use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
-    ReadIndexResponse, StatusRequest, StatusResponse,
+    BackupStatus, ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest,
+    ProposeResponse, ReadIndexResponse, StatusRequest, StatusResponse,
 };
 use crate::storage::room::RoomState;
 use crate::storage::{BoxFuture, SnapshotReader, SnapshotStore};
@@ -73,6 +73,8 @@ pub struct RaftCluster {
     pub(super) room: SharedRoom,
     pub(super) failures: TaskFailures,
     pub(super) snapshots: Arc<dyn SnapshotStore>,
+    /// Of the backups that the settings ask for, if they do.
+    pub(super) backups: Mutex<Option<BackupStatus>>,
 }
 
 impl RaftCluster {
@@ -208,6 +210,7 @@ impl RaftCluster {
             heard: self.heard(),
             disk: self.room.own_status(),
             shared_entries: Vec::new(),
+            backup: self.backups.lock().clone(),
         }
     }
 
@@ -431,6 +434,10 @@ impl Cluster for RaftCluster {
         })
     }
 
+    fn tell_backups(&self, status: BackupStatus) {
+        *self.backups.lock() = Some(status);
+    }
+
     fn count_sessions(&self, count: CountSessions) {
         let _ = self.sessions.set(count);
     }
@@ -503,6 +510,7 @@ fn for_strangers(own: StatusResponse) -> StatusResponse {
         sessions: 0,
         heard: Vec::new(),
         disk: None,
+        backup: None,
         ..own
     }
 }

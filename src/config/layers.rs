@@ -92,6 +92,10 @@ impl Layers {
         self.number(key).map(Duration::from_millis)
     }
 
+    pub(super) fn span(&self, key: &str) -> Result<Duration, Error> {
+        self.value(key)?.as_str().and_then(span).ok_or_else(|| wrong(key, "must be a time such as 24h"))
+    }
+
     pub(super) fn listen(&self, key: &str) -> Result<SocketAddr, Error> {
         self.text(key)?.parse().map_err(|_| wrong(key, "must be an address IP:PORT"))
     }
@@ -142,9 +146,13 @@ fn flat(table: Table) -> Vec<(String, Value)> {
 /// A value as the environment or a flag writes it.
 fn parse(kind: SettingKind, text: &str) -> Result<Value, String> {
     match kind {
-        SettingKind::Text | SettingKind::Path | SettingKind::File | SettingKind::Listen | SettingKind::OneOf(_) => {
-            Ok(Value::String(text.to_owned()))
-        }
+        SettingKind::Text
+        | SettingKind::Path
+        | SettingKind::File
+        | SettingKind::Place
+        | SettingKind::Listen
+        | SettingKind::OneOf(_) => Ok(Value::String(text.to_owned())),
+        SettingKind::Span(..) => Ok(Value::String(text.trim().to_owned())),
         SettingKind::Number(..) | SettingKind::Milliseconds(..) => {
             text.trim().parse().map(Value::Integer).map_err(|_| format!("'{text}' is not a whole number"))
         }
@@ -192,6 +200,21 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
                 _ => Err(format!("must be a whole number from {least} to {most}")),
             }
         }
+        SettingKind::Span(least, most) => {
+            let bounds = Duration::from_millis(least)..=Duration::from_millis(most);
+            match value.as_str().and_then(span) {
+                Some(given) if bounds.contains(&given) => Ok(()),
+                Some(_) => Err(format!("must be from {least} ms to {} days", most / 86_400_000)),
+                None => Err("must be a time such as \"90s\", \"15m\", \"24h\" or \"7d\"".into()),
+            }
+        }
+        SettingKind::Place => match value.as_str() {
+            Some(place) if place.contains("://") && !place.starts_with("s3://") => {
+                Err("must be a folder or s3://BUCKET/PREFIX".into())
+            }
+            Some(_) => Ok(()),
+            None => Err("must be a text".into()),
+        },
         SettingKind::OneOf(words) => match value.as_str() {
             Some(word) if words.contains(&word) => Ok(()),
             _ => Err(format!("must be one of {}", words.join(", "))),
@@ -201,6 +224,23 @@ fn check(row: &Setting, value: &Value) -> Result<(), String> {
         SettingKind::Origins => origins(value).map(drop),
         SettingKind::Networks => networks(value).map(drop),
     }
+}
+
+/// `0`, or a whole number and its unit.
+fn span(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit_ms).map(Duration::from_millis)
 }
 
 fn members(value: &Value) -> Result<Vec<Member>, String> {

@@ -14,6 +14,10 @@ pub enum SettingKind {
     Number(u64, u64),
     /// Whole milliseconds within these bounds.
     Milliseconds(u64, u64),
+    /// A time such as `90s`, `15m`, `24h` or `7d`, within these bounds in milliseconds; `ms` is a unit as well.
+    Span(u64, u64),
+    /// A folder, or `s3://BUCKET/PREFIX`; empty: none.
+    Place,
     OneOf(&'static [&'static str]),
     /// The path of a file; empty: none.
     File,
@@ -332,6 +336,42 @@ pub const SETTINGS: &[Setting] = &[
         SettingKind::Milliseconds(1_000, HOUR),
         Some("30000"),
         "How long a call on the data folder may take before the node ends itself with 5001: a disk that never answers would leave it neither serving nor stopped.",
+    ),
+    row(
+        "backup_to",
+        SettingKind::Place,
+        Some(""),
+        "Where one node of the cluster writes backups by itself: a folder that all nodes share, or a bucket, with the same on all of them. The server of the bucket and its key are in the environment: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`.",
+    ),
+    row(
+        "backup_every",
+        SettingKind::Span(1_000, 366 * 24 * HOUR),
+        Some("24h"),
+        "How often everything is written to `backup_to`.",
+    ),
+    row(
+        "backup_incremental_every",
+        SettingKind::Span(0, 366 * 24 * HOUR),
+        Some("1h"),
+        "How often what came after is written between those: as much can be lost with all nodes; 0: never.",
+    ),
+    row(
+        "backup_keep",
+        SettingKind::Number(1, 100_000),
+        Some("14"),
+        "How many backups are kept in `backup_to`, with what follows them; older ones are removed.",
+    ),
+    row(
+        "backup_verify_every",
+        SettingKind::Span(0, 366 * 24 * HOUR),
+        Some("24h"),
+        "How often the newest backup, with what follows it, is restored for a moment to prove that it can be; 0: never.",
+    ),
+    row(
+        "backup_scratch",
+        SettingKind::File,
+        Some(""),
+        "The folder for that moment, and for what goes to a bucket; none: `backup-scratch` in `data_dir`. It needs room for three times what a backup has, beside `disk_low_mb`.",
     ),
     row(
         "log_level",

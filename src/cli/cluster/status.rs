@@ -145,6 +145,7 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
                     writeln!(out, "node {id} DIFFERS: it holds other data than node {best} since log index {index}");
             }
         }
+        backups(&mut out, &best.nodes);
     }
     for AskedNode { url, answer, failed } in nodes {
         match (answer, failed) {
@@ -166,6 +167,21 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
         }
     }
     out
+}
+
+/// How the backups go that the cluster takes by itself, if it does.
+fn backups(out: &mut String, nodes: &[MemberStatus]) {
+    let known = || nodes.iter().filter_map(|node| Some((node.node, node.backup.as_ref()?)));
+    let newest =
+        |times: &mut dyn Iterator<Item = &String>| times.max().map_or("nothing is known", String::as_str).to_owned();
+    let Some((id, on_duty)) = known().find(|(_, backup)| backup.on_duty).or_else(|| known().next()) else { return };
+    let covered = newest(&mut known().filter_map(|(_, backup)| backup.covered_until.as_ref()));
+    let proved = newest(&mut known().filter_map(|(_, backup)| backup.proved_at.as_ref()));
+    let by = if on_duty.on_duty { format!("by node {id}") } else { "by no node at the moment".to_owned() };
+    let _ = writeln!(out, "backups, {by}: all is there until {covered}; proved last: {proved}");
+    if let Some(why) = &on_duty.failed {
+        let _ = writeln!(out, "node {id}: BACKUPS FAIL: {why}");
+    }
 }
 
 /// How old an answer is, if it is not of now.
@@ -199,6 +215,7 @@ fn line(out: &mut String, node: &MemberStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::rest::ScheduledBackups;
 
     #[test]
     fn the_node_that_knows_best_is_shown_and_the_silent_are_named() {
@@ -228,7 +245,7 @@ mod tests {
         assert!(shown.contains("LOST") && shown.contains("learner") && shown.contains("http://h:7 cannot"), "{shown}");
         assert!(!shown.contains("NO QUORUM"), "{shown}");
         assert!(table(&[told(2, status(2, false))], now).contains("NO QUORUM"));
-        assert!(!shown.contains("DISK") && !shown.contains("NOT ALL"), "{shown}");
+        assert!(!shown.contains("backups") && !shown.contains("DISK") && !shown.contains("NOT ALL"), "{shown}");
         assert!(!shown.contains("DIFFERS") && !shown.contains("NOTHING") && !shown.contains("CLOCK"), "{shown}");
         let mut two = status(2, true);
         two.nodes[1].differs_from = Some(17);
@@ -237,11 +254,22 @@ mod tests {
         (two.nodes[0].disk_free, two.nodes[0].disk) = (Some(190 << 20), Some("full".into()));
         (two.nodes[1].disk_free, two.nodes[1].disk) = (Some(9_000 << 20), Some("plenty".into()));
         two.disk_verdict = Some("disks are low".into());
+        let scheduled = |covered: &str, on_duty, failed: Option<&str>| ScheduledBackups {
+            covered_until: Some(covered.into()),
+            proved_at: None,
+            on_duty,
+            failed: failed.map(Into::into),
+        };
+        two.nodes[0].backup = Some(scheduled("2026-11-30T13:00:00.000Z", false, None));
+        two.nodes[1].backup = Some(scheduled("2026-11-30T14:00:00.000Z", true, Some("the disk is full")));
         let shown = table(&[told(2, two)], now);
         assert!(
             shown.contains("node 2: its DISK is full: 190 MiB are left") && !shown.contains("3: its DISK"),
             "{shown}"
         );
+        let line = "backups, by node 3: all is there until 2026-11-30T14:00:00.000Z; proved last: nothing is known\n\
+                    node 3: BACKUPS FAIL: the disk is full\n";
+        assert!(shown.contains(line), "{shown}");
         assert!(shown.contains("http://h:2: NOT ALL CAN BE WRITTEN: disks are low"), "{shown}");
         assert!(shown.contains("node 3 DIFFERS: it holds other data than node 2 since log index 17"), "{shown}");
         assert!(shown.contains("node 3: its CLOCK is 1.4 s behind most nodes'"), "{shown}");

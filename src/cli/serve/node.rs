@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::backups::BackupSchedule;
 use super::descriptors;
 use super::slow_disk::DiskPace;
 use crate::clock::SystemClock;
@@ -98,6 +99,10 @@ impl ServingNode {
         }
         let scrubbing = super::scrub::run(close.clone(), config.scrub_every, stop.clone());
         tokio::spawn(failures.guard("scrub", scrubbing));
+        if let Some(schedule) = BackupSchedule::of(config) {
+            let backups = super::backups::run(shared.clone(), schedule, stop.clone());
+            tokio::spawn(failures.guard("backups", backups));
+        }
         let following = super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone());
         tokio::spawn(failures.guard("keys", following));
         let serving = gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone());

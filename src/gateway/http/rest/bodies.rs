@@ -323,6 +323,16 @@ pub(crate) const NETWORK: &[FieldDescription] = &[
     plus("peers", FieldKind::List(PEER), "The other nodes, as this one sees them."),
 ];
 
+const BACKUP: &[FieldDescription] = &[
+    must(
+        "covered_until",
+        FieldKind::OrNull(&FieldKind::Time),
+        "What was written until then is in a backup. Null: the node does not know, as one that does not take them.",
+    ),
+    must("proved_at", FieldKind::OrNull(&FieldKind::Time), "When one was proved to be restorable last."),
+    must("on_duty", FieldKind::Flag, "It is this node that takes them."),
+    must("failed", FieldKind::OrNull(&WORDS), "Why the last attempt came to nothing. Null: it did not."),
+];
 const NODE: &[FieldDescription] = &[
     must("node", ANY_COUNT, ""),
     must("role", FieldKind::Word(&["leader", "voter", "learner"]), ""),
@@ -357,6 +367,11 @@ const NODE: &[FieldDescription] = &[
         "disk",
         FieldKind::OrNull(&FieldKind::Word(&["plenty", "low", "full"])),
         "What they are by its settings `disk_low_mb` and `disk_min_mb`.",
+    ),
+    must(
+        "backup",
+        FieldKind::OrNull(&FieldKind::Object(BACKUP)),
+        "What it knows of the backups that its setting `backup_to` asks for. Null: there is none.",
     ),
 ];
 pub(crate) const CLUSTER: &[FieldDescription] = &[

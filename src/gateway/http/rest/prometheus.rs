@@ -97,6 +97,29 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         let help = "0: there is room; 1: less than disk_low_mb; 2: less than disk_min_mb.";
         gauge(&mut out, "tillsync_disk_state", help, &[("", &(room as u8))]);
     }
+    if let Some(backup) = own.and_then(|node| node.said.as_ref()?.backup.as_ref()) {
+        let seconds = |ms: u64| ms as f64 / 1_000.0;
+        for (name, help, value) in [
+            (
+                "tillsync_backup_covered_timestamp_seconds",
+                "What was written until then is in a backup by the schedule, as this node knows; 0: it does not.",
+                seconds(backup.covered_ms),
+            ),
+            (
+                "tillsync_backup_proved_timestamp_seconds",
+                "When a backup of the schedule was proved to be restorable last, as this node knows; 0: it does not.",
+                seconds(backup.proved_ms),
+            ),
+            (
+                "tillsync_backup_failed",
+                "1 on the node that takes the backups while they fail, or their proof does.",
+                u8::from(!backup.failed.is_empty()).into(),
+            ),
+            ("tillsync_backup_on_duty", "1 on the node that takes the backups.", u8::from(backup.on_duty).into()),
+        ] {
+            gauge(&mut out, name, help, &[("", &value)]);
+        }
+    }
     let held_back = gateway.cluster.room() as u8;
     let help = "0: all is written; 1: bulk loads are refused for the nodes' disks; 2: devices, too, but for deletes.";
     gauge(&mut out, "tillsync_writes_held_back", help, &[("", &held_back)]);

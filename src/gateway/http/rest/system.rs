@@ -164,6 +164,18 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     ] {
         o.text_or_null(name, value.unwrap_or_default());
     }
+    match said.and_then(|s| s.backup.as_ref()) {
+        None => o.raw("backup", b"null"),
+        Some(backup) => o.object("backup", |o| {
+            for (name, ms) in [("covered_until", backup.covered_ms), ("proved_at", backup.proved_ms)] {
+                match ms {
+                    0 => o.raw(name, b"null"),
+                    ms => o.time(name, ms),
+                };
+            }
+            o.flag("on_duty", backup.on_duty).text_or_null("failed", &backup.failed);
+        }),
+    };
 }
 
 fn milliseconds(d: Duration) -> String {
