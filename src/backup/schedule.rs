@@ -60,12 +60,14 @@ pub(crate) struct BackupsDone {
     pub start_anew: bool,
 }
 
-/// What is due, if anything. `applied`: the newest entry that the node has applied.
+/// What is due, if anything. `applied`: the newest entry that the node has applied. A proof, if one `may_prove`, goes before
+/// what came after: else it would never come where that is taken all the time.
 pub(crate) fn due(
     seen: &BackupsSeen,
     done: &BackupsDone,
     settings: &BackupSettings,
     applied: LogIndex,
+    may_prove: bool,
     now: UnixMs,
 ) -> Option<BackupStep> {
     let has_passed = |since: UnixMs, every: Duration| UnixMs(now.get().saturating_sub(ms(every))) >= since;
@@ -75,12 +77,11 @@ pub(crate) fn due(
     if done.start_anew || whole_due {
         return Some(BackupStep::Whole);
     }
-    let after = settings.incremental_every.filter(|every| goes_on && has_passed(seen.last_at.max(done.after), *every));
-    if after.is_some() {
-        return Some(BackupStep::After(seen.last));
+    if may_prove && settings.verify_every.is_some_and(|every| has_passed(seen.proved, every)) {
+        return Some(BackupStep::Prove(newest.clone()));
     }
-    let prove = settings.verify_every.filter(|every| has_passed(seen.proved, *every));
-    prove.map(|_| BackupStep::Prove(newest.clone()))
+    let after = settings.incremental_every.filter(|every| goes_on && has_passed(seen.last_at.max(done.after), *every));
+    after.map(|_| BackupStep::After(seen.last))
 }
 
 pub(crate) fn ms(duration: Duration) -> u64 {
@@ -127,13 +128,16 @@ mod tests {
         let (settings, mut folder, prefix) = (settings(), BackupFolder::default(), prefix_of(&meta(BEGIN)));
         let step = |folder: &BackupFolder, done: &BackupsDone, applied, minutes: u64| {
             let now = BEGIN.plus_ms(minutes * MINUTE);
-            due(&BackupsSeen::of(folder, &prefix, now), done, &settings, LogIndex(applied), now)
+            due(&BackupsSeen::of(folder, &prefix, now), done, &settings, LogIndex(applied), true, now)
         };
         let none = BackupsDone::default();
         assert_eq!(step(&folder, &none, 0, 0), Some(BackupStep::Whole));
         let first = BackupName::of(&meta(BEGIN), 100);
         folder.backups.push(first.clone());
         assert_eq!(step(&folder, &none, 200, 1), Some(BackupStep::Prove(first.clone())));
+        let seen = BackupsSeen::of(&folder, &prefix, BEGIN.plus_ms(HOUR));
+        let next = due(&seen, &none, &settings, LogIndex(200), false, BEGIN.plus_ms(HOUR));
+        assert_eq!(next, Some(BackupStep::After(LogIndex(100))), "while a proof is not tried again");
         folder.proofs.push(ProofName::of(&first, BEGIN.plus_ms(2 * MINUTE), 100));
         assert_eq!(step(&folder, &none, 200, 59), None);
         assert_eq!(step(&folder, &none, 200, 60), Some(BackupStep::After(LogIndex(100))));

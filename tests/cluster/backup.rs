@@ -11,7 +11,7 @@ use crate::harness::{both, tillsync};
 use crate::processes::Processes;
 
 /// Runs a command; whether it went well, and what it said.
-fn run(args: &[&str]) -> (bool, String) {
+pub(crate) fn run(args: &[&str]) -> (bool, String) {
     let output = tillsync().args(args).output().unwrap();
     (output.status.success(), both(&output))
 }
@@ -31,7 +31,7 @@ fn backups(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// What clients see of everything.
-async fn picture(nodes: &Processes, id: u64) -> Vec<Value> {
+pub(crate) async fn picture(nodes: &Processes, id: u64) -> Vec<Value> {
     let (rest, url, mut seen) = (nodes.rest(), nodes.url(id), Vec::new());
     for path in [
         "/sync/changes?limit=1000",

@@ -214,7 +214,7 @@ impl BackupTurns {
         let (now, applied) = (self.cluster.clock().now_ms(), self.cluster.replica().applied_index());
         let covers_all = seen.newest.is_some() && applied <= seen.last;
         self.covered = self.covered.max(if covers_all { now } else { seen.last_at });
-        due(seen, &self.done, &self.schedule.settings, applied, now)
+        due(seen, &self.done, &self.schedule.settings, applied, self.proving.may_begin(), now)
     }
 
     async fn look(&mut self, prefix: &str) -> Result<(), StepFailure> {
