@@ -200,13 +200,13 @@ impl ObjectBucket {
             false => self.put_in_parts(&opened, bytes, name).await,
         };
         put.map_err(self.failed(name))?;
-        let stored = self.length(name).await.map_err(self.failed(name))?;
-        if stored != Some(bytes) {
-            let stored = stored.map_or_else(|| "an unknown number of".to_owned(), |stored| stored.to_string());
-            let why = format!("{} has {stored} bytes after {bytes} were sent", self.shown(name));
-            return Err(StoreError::Failed(why));
+        match self.bytes(name).await? {
+            stored if stored == bytes => Ok(()),
+            stored => {
+                let why = format!("{} has {stored} bytes after {bytes} were sent", self.shown(name));
+                Err(StoreError::Failed(why))
+            }
         }
-        Ok(())
     }
 
     async fn put_in_parts(&self, file: &File, bytes: u64, name: &str) -> Result<(), BucketError> {
@@ -245,9 +245,11 @@ impl ObjectBucket {
         }
     }
 
-    async fn length(&self, name: &str) -> Result<Option<u64>, BucketError> {
-        let response = self.send(&Method::HEAD, name, &[], Bytes::new(), None).await?;
-        Ok(response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok()))
+    /// How many bytes a file of it has.
+    pub(crate) async fn bytes(&self, name: &str) -> Result<u64, StoreError> {
+        let response = self.send(&Method::HEAD, name, &[], Bytes::new(), None).await.map_err(self.failed(name))?;
+        let bytes = response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok());
+        bytes.ok_or_else(|| self.failed(name)(strange("it does not say how long it is")))
     }
 
     /// Writes a file of it, or the first `most` bytes, to `to`.
@@ -434,52 +436,4 @@ async fn read(file: &File, at: u64, bytes: u64) -> Result<Bytes, BucketError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn opened(url: &str, environment: &[(&str, &str)]) -> Result<ObjectBucket, String> {
-        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden")];
-        let find =
-            |name: &str| environment.iter().chain(&keys).find(|(key, _)| *key == name).map(|(_, v)| (*v).to_owned());
-        ObjectBucket::open(url, find).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_url_and_the_environment_say_where_a_bucket_is() {
-        let local = [("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")];
-        let bucket = opened("s3://shop-17/a/b/", &local).unwrap();
-        assert_eq!((bucket.endpoint.as_str(), bucket.host.as_str()), ("http://127.0.0.1:9000", "127.0.0.1:9000"));
-        assert_eq!(bucket.shown("x"), "s3://shop-17/a/b/x");
-        assert_eq!(opened("s3://shop", &local).unwrap().shown("x"), "s3://shop/x");
-        assert!(!format!("{bucket:?}").contains("hidden"));
-        for wrong in
-            ["s3://", "s3:///a", "s3://Shop", "s3://shop/a//b", "s3://shop/../b", "s3://u:p@shop/b", "gs://shop"]
-        {
-            assert!(opened(wrong, &local).unwrap_err().contains("expected s3://BUCKET"), "{wrong}");
-        }
-        for (name, value, says) in [
-            ("AWS_ENDPOINT_URL", "http://store.example", "AWS_ALLOW_HTTP=true"),
-            ("AWS_ENDPOINT_URL", "https://u:p@store.example", "is not https://HOST"),
-            ("AWS_ENDPOINT_URL", "ftp://store.example", "neither https nor http"),
-            ("AWS_ENDPOINT_URL", "store", "is not https://HOST"),
-            ("AWS_CA_BUNDLE", "/nowhere/ca.crt", "/nowhere/ca.crt cannot be read"),
-        ] {
-            let error = opened("s3://shop", &[(name, value)]).unwrap_err();
-            assert!(error.contains(says) && !error.contains("hidden"), "{error}");
-        }
-        let allowed = [("AWS_ENDPOINT_URL", "http://store.example"), ("AWS_ALLOW_HTTP", "true")];
-        assert_eq!(opened("s3://shop", &allowed).unwrap().host, "store.example");
-        let error = ObjectBucket::open("s3://shop", |name| {
-            local.iter().find(|(key, _)| *key == name).map(|(_, v)| (*v).into())
-        });
-        assert!(error.unwrap_err().to_string().contains("AWS_ACCESS_KEY_ID is not set"));
-    }
-
-    #[test]
-    fn a_refusal_is_told_in_the_words_of_the_server() {
-        let answer = "<Error><Code>NoSuchBucket</Code><Message>It is &quot;gone&quot;</Message></Error>";
-        assert_eq!(reason(answer, "HTTP status 404"), "NoSuchBucket: It is \"gone\"");
-        assert_eq!(reason("<html>", "HTTP status 404"), "HTTP status 404");
-        assert!(reason(&format!("<Message>{}</Message>", "x".repeat(9_999)), "").len() <= REASON);
-    }
-}
+mod tests;

@@ -70,6 +70,17 @@ impl BackupStore {
         }
     }
 
+    /// How many bytes a file of it has.
+    pub(crate) async fn bytes(&self, name: &str) -> Result<u64, StoreError> {
+        match self {
+            Self::Folder(dir) => {
+                let file = dir.join(name);
+                fs::metadata(&file).map(|found| found.len()).map_err(of_path(&file))
+            }
+            Self::Bucket(bucket) => bucket.bytes(name).await,
+        }
+    }
+
     /// A file of it where it can be read: its first `most` bytes at least. One of a bucket is put into `scratch`.
     pub(crate) async fn read(&self, name: &str, scratch: &Path, most: Option<u64>) -> Result<PathBuf, StoreError> {
         match self {

@@ -371,7 +371,7 @@ pub const SETTINGS: &[Setting] = &[
         "backup_scratch",
         SettingKind::File,
         Some(""),
-        "The folder for that moment, and for what goes to a bucket; none: `backup-scratch` in `data_dir`. It needs room for three times what a backup has, beside `disk_low_mb`.",
+        "The folder for that moment, and for what goes to a bucket; none: `backup-scratch` in `data_dir`. It needs room for four times what a backup has, beside `disk_low_mb`.",
     ),
     row(
         "log_level",

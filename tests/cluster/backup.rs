@@ -277,7 +277,7 @@ async fn any_moment_after_a_backup_is_restored_as_it_was() {
     assert!(said.contains("up to change 20 "), "what came before the hole: {said}");
 }
 
-/// How many moments are restored: `TILLSYNC_MOMENTS=50` is the full size.
+/// How many moments are restored; `TILLSYNC_MOMENTS` says otherwise.
 fn moments() -> usize {
-    std::env::var("TILLSYNC_MOMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+    std::env::var("TILLSYNC_MOMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
 }

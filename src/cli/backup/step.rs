@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,10 @@ use crate::cli::{CliResult, CommandError};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{LogIndex, UnixMs};
 
-/// How many times as many bytes as its backup a cluster has while it is restored.
+/// How many times as many bytes as its backup a cluster has while it is restored; one that comes from a bucket is there, too.
 const RESTORED: u64 = 3;
+/// How often it is looked whether the node is still there.
+const WATCH: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug, PartialEq)]
 pub(in crate::cli) struct StepArgs {
@@ -46,6 +49,9 @@ pub(in crate::cli) struct StepArgs {
     /// The entry that what is given goes on from
     #[arg(long, default_value_t = 0)]
     pub after: u64,
+    /// The node's process: this one ends with it
+    #[arg(long, default_value_t = 0)]
+    pub node: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -82,11 +88,11 @@ impl StepArgs {
     /// As the command line has it.
     pub(in crate::cli) fn words(&self) -> Vec<String> {
         let step = self.step.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let Self { to, prefix, scratch, keep, bytes, leave, after, .. } = self;
+        let Self { to, prefix, scratch, keep, bytes, leave, after, node, .. } = self;
         let mut words = vec!["backup".to_owned(), "step".to_owned(), step];
         words.extend([format!("--to={to}"), format!("--prefix={prefix}"), format!("--scratch={}", scratch.display())]);
         words.extend(
-            [("keep", keep), ("bytes", bytes), ("leave", leave), ("after", after)]
+            [("keep", keep), ("bytes", bytes), ("leave", leave), ("after", after), ("node", &u64::from(*node))]
                 .map(|(name, n)| format!("--{name}={n}")),
         );
         words
@@ -95,6 +101,7 @@ impl StepArgs {
 
 pub(super) async fn execute(args: StepArgs) -> CliResult {
     stand_back();
+    end_with(args.node);
     let store = BackupStore::open(&args.to)?;
     if let BackupStore::Folder(dir) = &store {
         fs::create_dir_all(dir).map_err(failed(dir))?;
@@ -119,15 +126,28 @@ pub(super) async fn execute(args: StepArgs) -> CliResult {
     Ok(())
 }
 
-/// The node goes first, for the processor and for the memory; and without it this process has nothing to do.
+/// The node goes first, for the processor and for the memory.
 fn stand_back() {
-    // SAFETY: calls that take numbers and concern this process alone; that they are refused does no harm.
+    // SAFETY: the call takes numbers and concerns this process alone; that it is refused does no harm.
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, 10);
-        #[cfg(target_os = "linux")]
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     }
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+/// Without the node that has started it this process has nothing to do. (A signal at the parent's death comes at that of the
+/// thread that made this process, which the node's runtime may end.)
+fn end_with(node: u32) {
+    if node == 0 {
+        return;
+    }
+    std::thread::spawn(move || {
+        // SAFETY: the call has no arguments and cannot fail.
+        while u32::try_from(unsafe { libc::getppid() }) == Ok(node) {
+            std::thread::sleep(WATCH);
+        }
+        std::process::exit(1);
+    });
 }
 
 async fn take_whole(args: &StepArgs, store: &BackupStore) -> CliResult<String> {
@@ -161,9 +181,9 @@ async fn prove_newest(args: &StepArgs, store: &BackupStore) -> CliResult<String>
     let folder = counted(&store.list().await?, &args.prefix, SystemClock.now_ms());
     let newest = folder.newest().ok_or_else(|| CommandError::usage("there is no backup to prove"))?;
     let scratch: &Path = &args.scratch;
+    let times = if matches!(store, BackupStore::Bucket(_)) { RESTORED + 1 } else { RESTORED };
+    must_hold(scratch, store.bytes(&newest.file()).await?.saturating_mul(times), args.leave)?;
     let local = LocalBackup::of(store, &folder, newest, Some(scratch)).await?;
-    let bytes = fs::metadata(&local.file).map_err(failed(&local.file))?.len();
-    must_hold(scratch, bytes.saturating_mul(RESTORED), args.leave)?;
     let proved = prove(&local, scratch)
         .await
         .map_err(|error| CommandError { message: format!("{}: {error}", local.shown), ..error })?;

@@ -286,6 +286,7 @@ impl BackupTurns {
             bytes: 0,
             leave: self.schedule.leave,
             after: 0,
+            node: std::process::id(),
         }
     }
 
