@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +50,7 @@ class Store:
     def __init__(self, log):
         port = free_port()
         server = [os.path.join(os.path.dirname(sys.executable), "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-        start(server, log, env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(UNSIGNED)})
+        self.process = start(server, log, env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(UNSIGNED)})
         self.url = f"http://127.0.0.1:{port}"
         until("the server", self.listens)
         first = self.client("s3", "none", "none")
@@ -103,7 +104,8 @@ class Node:
         }
         lines = [f'{key} = "{value}"' for key, value in schedule.items()] + ["backup_keep = 2"]
         settings.write_text("\n".join(lines) + "\n" + settings.read_text())
-        start([TILLSYNC, "serve", "--config", str(settings)], log, env={**os.environ, **store.environment()})
+        serve = [TILLSYNC, "serve", "--config", str(settings)]
+        self.process = start(serve, log, env={**os.environ, **store.environment()})
         key = str(folder / "token.key")
         self.token = run(["token", "issue", "--class", "admin", "--sub", "admin", "--key", key]).stdout.strip()
         until("the node", self.ready)
@@ -128,6 +130,11 @@ class Node:
 
     def status(self):
         return self.ask("/system/cluster")
+
+    def steps(self):
+        """Its child processes, one a backup's step."""
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [pid for task in tasks for pid in (task / "children").read_text().split()]
 
     def backups(self):
         return self.status()["nodes"][0]["backup"]
@@ -240,6 +247,30 @@ def refused(store, node):
     assert not store.names("refused/"), store.names("refused/")
 
 
+def hanging(store, node):
+    """A server that hangs costs the node nothing, and the step that waits for it ends with the node."""
+    store.process.send_signal(signal.SIGSTOP)
+    try:
+        record = 2_000
+
+        def waits():
+            nonlocal record
+            record += 1
+            node.write(record)
+            return node.steps()
+
+        until("a step", waits)
+        for more in range(3_000, 3_050):
+            node.write(more)
+        step = until("a step", node.steps)
+        assert len(step) == 1, step
+        node.process.kill()
+        node.process.wait()
+        until("the end of the step", lambda: not pathlib.Path(f"/proc/{step[0]}").exists())
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "log"), "w+") as log:
         try:
@@ -248,6 +279,7 @@ def main():
             refused(store, node)
             scheduled(store, node)
             by_hand(store, node, pathlib.Path(folder))
+            hanging(store, node)
         except BaseException:
             log.seek(0)
             sys.stderr.write(log.read()[-20_000:])
