@@ -84,7 +84,10 @@ class Unit:
             "--",
         ]
         for file in self.settings.get("EnvironmentFile", []):
-            run += [line for line in self.machine.path(file).read_text().splitlines() if "=" in line]
+            path = self.machine.path(file.removeprefix("-"))
+            # One with a dash need not be there.
+            if path.exists() or not file.startswith("-"):
+                run += [line for line in path.read_text().splitlines() if "=" in line]
         return run[:at] + switch + run[at:] + ["bash", "-c", f"exec {command}"]
 
     def spawn(self, command):
