@@ -89,13 +89,15 @@ pub(crate) fn ms(duration: Duration) -> u64 {
 }
 
 /// Whether it is for `me` to take the backups: of the nodes that can be reached and are set up for it, the one with the lowest
-/// number that does not lead; the leader if there is no other.
+/// number that does not lead; the leader if there is no other. One that fails goes last: its disk or its network may be the
+/// only one that does.
 pub(crate) fn is_on_duty(me: NodeId, nodes: &[NodeInfo]) -> bool {
-    let is_set_up = |node: &&NodeInfo| {
-        node.node == me || (node.reachable && node.said.as_ref().is_some_and(|said| said.backup.is_some()))
-    };
-    let first = nodes.iter().filter(is_set_up).min_by_key(|node| (node.leads, node.node));
-    first.is_some_and(|node| node.node == me)
+    let told = |node: &NodeInfo| node.said.as_ref().and_then(|said| said.backup.clone());
+    let candidates = nodes.iter().filter_map(|node| {
+        let told = if node.node == me || node.reachable { told(node) } else { None };
+        Some(((told?.gives_way, node.leads, node.node), node.node))
+    });
+    candidates.min().is_some_and(|(_, node)| node == me)
 }
 
 #[cfg(test)]
@@ -177,11 +179,20 @@ mod tests {
             differs_from: None,
             clock_ahead_ms: None,
         };
+        let failing = |mut node: NodeInfo| {
+            let backup = BackupStatus { gives_way: true, ..BackupStatus::default() };
+            node.said = Some(StatusResponse { backup: Some(backup), ..StatusResponse::default() });
+            node
+        };
         let on_duty =
             |nodes: &[NodeInfo]| -> Vec<u64> { (1..=3).filter(|id| is_on_duty(NodeId(*id), nodes)).collect() };
         let all = [node(1, true, true, true), node(2, false, true, true), node(3, false, true, true)];
         assert_eq!(on_duty(&all), [2]);
         assert!(!is_on_duty(NodeId(9), &all), "no member");
+        let one = [all[0].clone(), failing(all[1].clone()), all[2].clone()];
+        let two = [all[0].clone(), failing(all[1].clone()), failing(all[2].clone())];
+        let each = [failing(all[0].clone()), failing(all[1].clone()), failing(all[2].clone())];
+        assert_eq!((on_duty(&one), on_duty(&two), on_duty(&each)), (vec![3], vec![1], vec![2]));
         // As node 3 sees it when node 2 is lost, and as node 1 does when it is the last that is there.
         let lost = [node(1, true, true, true), node(2, false, false, true), node(3, false, true, true)];
         assert!(is_on_duty(NodeId(3), &lost) && !is_on_duty(NodeId(1), &lost));

@@ -179,8 +179,10 @@ fn backups(out: &mut String, nodes: &[MemberStatus]) {
     let proved = newest(&mut known().filter_map(|(_, backup)| backup.proved_at.as_ref()));
     let by = if on_duty.on_duty { format!("by node {id}") } else { "by no node at the moment".to_owned() };
     let _ = writeln!(out, "backups, {by}: all is there until {covered}; proved last: {proved}");
-    if let Some(why) = &on_duty.failed {
-        let _ = writeln!(out, "node {id}: BACKUPS FAIL: {why}");
+    for (id, backup) in known() {
+        if let Some(why) = &backup.failed {
+            let _ = writeln!(out, "node {id}: BACKUPS FAIL: {why}");
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a step that failed.
 const PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(900);
+/// A node that failed so often leaves it to another one.
+const GIVES_WAY: u32 = 2;
 /// How long a look at what is there may take.
 const LOOK: Duration = Duration::from_secs(120);
 /// What a step says is read up to here, and of its reason so much is told.
@@ -159,6 +161,7 @@ impl BackupTurns {
             proved_ms: proved.get(),
             failed: failed.clone(),
             on_duty: self.on_duty.is_some(),
+            gives_way: self.taking.failed >= GIVES_WAY,
         });
     }
 
@@ -166,10 +169,10 @@ impl BackupTurns {
     async fn take(&mut self) {
         let takes_part = self.cluster.waiting().is_none() && self.cluster.objection().is_none();
         if !takes_part || !is_on_duty(self.cluster.node_id(), &self.cluster.nodes()) {
-            self.on_duty = None;
-            self.seen = None;
-            // Who has the duty tells how it goes.
-            (self.taking, self.proving) = (Attempts::default(), Attempts::default());
+            (self.on_duty, self.seen, self.proving) = (None, None, Attempts::default());
+            if takes_part && self.taking.failed > 0 {
+                self.look_again().await;
+            }
             return;
         }
         let since = *self.on_duty.get_or_insert_with(Instant::now);
@@ -177,14 +180,7 @@ impl BackupTurns {
         if since.elapsed() < SETTLED.min(self.schedule.shortest() / 2) || !self.cluster.status().quorum {
             return;
         }
-        let prefix = {
-            let state = self.cluster.replica().state();
-            let meta = state.meta();
-            if meta.cluster_id.is_empty() || meta.epoch == 0 {
-                return;
-            }
-            prefix_of(meta)
-        };
+        let Some(prefix) = self.prefix() else { return };
         self.seen = self.seen.take().filter(|(seen_of, _)| *seen_of == prefix);
         if self.seen.is_none() && self.taking.may_begin() {
             let looked = self.look(&prefix).await;
@@ -206,6 +202,22 @@ impl BackupTurns {
         };
         let what = if is_proof { "the newest backup could not be proved" } else { "backups cannot be taken" };
         self.note(is_proof, what, &outcome);
+    }
+
+    /// Whether what failed here does so still, while another node takes the backups.
+    async fn look_again(&mut self) {
+        if let Some(prefix) = self.prefix().filter(|_| self.taking.may_begin()) {
+            let looked = self.look(&prefix).await;
+            self.note(false, "backups cannot be taken", &looked);
+            self.seen = None;
+        }
+    }
+
+    /// Of the cluster's files, once the state says which cluster it is.
+    fn prefix(&self) -> Option<String> {
+        let state = self.cluster.replica().state();
+        let meta = state.meta();
+        (!meta.cluster_id.is_empty() && meta.epoch != 0).then(|| prefix_of(meta))
     }
 
     /// What is due by what is known; also how far the backups go.
@@ -327,7 +339,10 @@ impl BackupTurns {
         let attempts = if is_proof { &mut self.proving } else { &mut self.taking };
         match outcome {
             Ok(()) if attempts.failed > 0 => {
-                tracing::info!("{} again", if is_proof { "the newest backup is proved" } else { "backups are taken" });
+                tracing::info!(
+                    "{} again",
+                    if is_proof { "the newest backup is proved" } else { "backups can be taken" }
+                );
                 *attempts = Attempts::default();
             }
             Ok(()) => {}

@@ -112,7 +112,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
             ),
             (
                 "tillsync_backup_failed",
-                "1 on the node that takes the backups while they fail, or their proof does.",
+                "1 while this node fails to take the backups, or to prove one.",
                 u8::from(!backup.failed.is_empty()).into(),
             ),
             ("tillsync_backup_on_duty", "1 on the node that takes the backups.", u8::from(backup.on_duty).into()),
