@@ -248,11 +248,12 @@ async fn a_node_that_fails_leaves_it_to_another_one() {
     nodes.ready().await;
     let to = nodes.path("backups");
     until(&nodes, "a backup of node 3", async || files(&to, ".backup").pop_first()).await;
-    let (_, shown) = nodes.cluster(&["status".to_owned()]).await;
-    assert!(
-        shown.contains("backups, by node 3") && shown.contains(": BACKUPS FAIL: backups cannot be taken"),
-        "{shown}"
-    );
+    until(&nodes, "what the nodes say of it", async || {
+        let (_, shown) = nodes.cluster(&["status".to_owned()]).await;
+        let says = |words: &str| shown.contains(words);
+        (says("backups, by node 3") && says(": BACKUPS FAIL: backups cannot be taken")).then_some(())
+    })
+    .await;
     // It is theirs again when it is mended.
     fs::remove_file(nodes.path("disk")).unwrap();
     let to = nodes.path("disk/backups");
