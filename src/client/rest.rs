@@ -73,6 +73,19 @@ pub struct NodeStatus {
     pub version: String,
 }
 
+/// How the backups go that a cluster takes by itself, as a member says it.
+#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+pub struct ScheduledBackups {
+    /// What was written until then is in a backup.
+    pub covered_until: Option<String>,
+    /// When one was proved to be restorable last.
+    pub proved_at: Option<String>,
+    /// It is this member that takes them.
+    pub on_duty: bool,
+    /// Why the last attempt came to nothing.
+    pub failed: Option<String>,
+}
+
 /// A member, as the node that was asked sees it; what it said of itself is missing if it never answered.
 #[derive(Clone, Debug, Deserialize, serde::Serialize)]
 pub struct MemberStatus {
@@ -96,25 +109,12 @@ pub struct MemberStatus {
     pub disk_free: Option<u64>,
     #[serde(default)]
     pub disk: Option<String>,
-    pub master: Option<String>,
-    pub sessions: Option<u64>,
-    pub version: Option<String>,
     /// What it knows of the backups that its settings ask for, if they do.
     #[serde(default)]
     pub backup: Option<ScheduledBackups>,
-}
-
-/// How the backups go that a cluster takes by itself, as a member says it.
-#[derive(Clone, Debug, Deserialize, serde::Serialize)]
-pub struct ScheduledBackups {
-    /// What was written until then is in a backup.
-    pub covered_until: Option<String>,
-    /// When one was proved to be restorable last.
-    pub proved_at: Option<String>,
-    /// It is this member that takes them.
-    pub on_duty: bool,
-    /// Why the last attempt came to nothing.
-    pub failed: Option<String>,
+    pub master: Option<String>,
+    pub sessions: Option<u64>,
+    pub version: Option<String>,
 }
 
 /// What a change of the members came to.

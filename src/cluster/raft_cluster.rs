@@ -209,8 +209,8 @@ impl RaftCluster {
             cannot_lead: !self.node.is_standing(),
             heard: self.heard(),
             disk: self.room.own_status(),
-            shared_entries: Vec::new(),
             backup: self.backups.lock().clone(),
+            shared_entries: Vec::new(),
         }
     }
 

@@ -169,6 +169,11 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
     out
 }
 
+/// How old an answer is, if it is not of now.
+fn age(age: Duration) -> String {
+    if age < EVERY * 2 { String::new() } else { format!(" ({} s ago)", age.as_secs()) }
+}
+
 /// How the backups go that the cluster takes by itself, if it does.
 fn backups(out: &mut String, nodes: &[MemberStatus]) {
     let known = || nodes.iter().filter_map(|node| Some((node.node, node.backup.as_ref()?)));
@@ -184,11 +189,6 @@ fn backups(out: &mut String, nodes: &[MemberStatus]) {
             let _ = writeln!(out, "node {id}: BACKUPS FAIL: {why}");
         }
     }
-}
-
-/// How old an answer is, if it is not of now.
-fn age(age: Duration) -> String {
-    if age < EVERY * 2 { String::new() } else { format!(" ({} s ago)", age.as_secs()) }
 }
 
 fn line(out: &mut String, node: &MemberStatus) {
