@@ -18,6 +18,8 @@ const BACKUP: &str = ".backup";
 const ENTRIES: &str = ".entries";
 const PROVED: &str = ".proved";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// What is in a file may be so much later than its name says. Milliseconds.
+const WITHIN: u64 = 999;
 
 /// A backup of everything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,6 +175,10 @@ impl BackupFolder {
 
     /// Takes up a file; other names than these are passed over.
     pub(crate) fn add(&mut self, name: &str) {
+        // A server says what it likes, and a file of that name may be written here.
+        if name.contains('/') {
+            return;
+        }
         self.backups.extend(BackupName::parse(name));
         self.segments.extend(SegmentName::parse(name));
         self.proofs.extend(ProofName::parse(name));
@@ -198,10 +204,13 @@ impl BackupFolder {
     pub(crate) fn newest_of(&self, cluster: &str, until: UnixMs, entry: u64) -> Option<&BackupName> {
         let name = prefix_of_name(cluster);
         let is_ours = |prefix: &str| {
-            prefix.strip_prefix(&name).is_some_and(|epoch| epoch.len() == 9 && !epoch[..8].contains('-'))
+            let epoch = prefix.strip_prefix(&name).and_then(|rest| rest.strip_suffix('-'));
+            epoch.is_some_and(|epoch| epoch.len() == 8 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit()))
         };
-        let ours =
-            self.backups.iter().filter(|one| is_ours(&one.prefix) && one.moment() <= until && one.entry <= entry);
+        let ours = self
+            .backups
+            .iter()
+            .filter(|one| is_ours(&one.prefix) && one.moment().plus_ms(WITHIN) <= until && one.entry <= entry);
         ours.max_by_key(|one| (&one.time, one.entry))
     }
 
@@ -311,12 +320,19 @@ mod tests {
         let found = |until, entry| folder.newest_of("shop", until, entry).map(|backup| backup.entry);
         assert_eq!(found(BEGIN.plus_ms(9 * HOUR), u64::MAX), Some(400));
         assert_eq!(
-            (found(BEGIN.plus_ms(2 * HOUR), u64::MAX), found(BEGIN.plus_ms(9 * HOUR), 199)),
+            (found(BEGIN.plus_ms(2 * HOUR + 1_000), u64::MAX), found(BEGIN.plus_ms(9 * HOUR), 199)),
             (Some(200), Some(100))
         );
         assert_eq!(folder.newest_of("sho", BEGIN.plus_ms(9 * HOUR), u64::MAX), None);
         let ours = folder.of("tillsync-shop-00000001-", BEGIN.plus_ms(3 * HOUR));
         assert_eq!((ours.backups.len(), ours.segments.len(), ours.proofs.len()), (3, 8, 1));
+        let mut odd = BackupFolder::default();
+        for name in
+            ["tillsync-/../../etc/x-20261122T100000Z-1.backup", "tillsync-shop-abcdefg\u{e4}-20261122T100000Z-1.backup"]
+        {
+            odd.add(name);
+        }
+        assert_eq!((odd.backups.len(), odd.newest_of("shop", UnixMs(u64::MAX), u64::MAX)), (1, None));
         // A clock was wrong once.
         folder.backups.push(backup("shop", 1, BEGIN.plus_ms(9_999 * HOUR), 3));
         let outdated = folder.outdated(&newest, 1);

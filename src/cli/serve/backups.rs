@@ -231,7 +231,7 @@ impl BackupTurns {
 
     async fn look(&mut self, prefix: &str) -> Result<(), StepFailure> {
         let args = self.args(StepName::Look, prefix);
-        self.run(args, StepInput::Nothing, LOOK).await
+        self.run(args, StepInput::Nothing, LOOK).await.map(drop)
     }
 
     async fn carry_out(&mut self, prefix: &str, step: BackupStep) -> Result<(), StepFailure> {
@@ -249,14 +249,14 @@ impl BackupTurns {
                 let args = self.args(StepName::Prove, prefix);
                 let proved = self.run(args, StepInput::Nothing, limits::BACKUP_TAKEN).await;
                 match &proved {
-                    Ok(()) => tracing::info!(
+                    Ok(_) => tracing::info!(
                         backup = name.file(),
                         "the newest backup was restored for a moment, and is whole"
                     ),
                     // Something is wrong with it.
                     Err(failure) => self.done.start_anew |= failure.exit == Some(1),
                 }
-                proved
+                proved.map(drop)
             }
         }
     }
@@ -282,9 +282,11 @@ impl BackupTurns {
             other => other?,
         };
         let args = StepArgs { after: last.get(), ..self.args(StepName::After, prefix) };
-        self.run(args, StepInput::After(Box::new(reader)), limits::BACKUP_TAKEN).await?;
+        let written = self.run(args, StepInput::After(Box::new(reader)), limits::BACKUP_TAKEN).await?;
         self.done.after = now;
-        self.covered = self.covered.max(now);
+        if written.is_some() {
+            self.covered = self.covered.max(now);
+        }
         Ok(())
     }
 
@@ -302,8 +304,8 @@ impl BackupTurns {
         }
     }
 
-    /// Runs a step, and keeps what it says is there.
-    async fn run(&mut self, args: StepArgs, input: StepInput, within: Duration) -> Result<(), StepFailure> {
+    /// Runs a step, and keeps what it says is there; what it wrote.
+    async fn run(&mut self, args: StepArgs, input: StepInput, within: Duration) -> Result<Option<String>, StepFailure> {
         if let Some(stuck) = &mut self.stuck {
             match stuck.try_wait() {
                 Ok(None) => {
@@ -330,7 +332,7 @@ impl BackupTurns {
             tracing::info!("backup: {written}");
         }
         self.seen = Some((args.prefix, report.seen()));
-        Ok(())
+        Ok(report.written)
     }
 
     /// Says once that something fails, and once that it does no more.
