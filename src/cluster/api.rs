@@ -125,14 +125,18 @@ pub enum MembershipChange {
     Transfer {
         to: NodeId,
     },
+    /// The cluster's version becomes the newest that the programs of all nodes know.
+    Finalize,
 }
 
 impl MembershipChange {
-    pub fn node(&self) -> NodeId {
+    /// Whom it is about; `None`: all.
+    pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Add { node, .. } | Self::Move { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => {
-                *node
+                Some(*node)
             }
+            Self::Finalize => None,
         }
     }
 }
@@ -143,6 +147,8 @@ pub struct MembershipChanged {
     /// The node that was added, moved or removed, or that leads now.
     pub node: NodeId,
     pub voters: Vec<NodeId>,
+    /// The cluster's version by now.
+    pub version: u32,
 }
 
 /// One member as this node sees it.

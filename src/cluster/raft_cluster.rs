@@ -34,6 +34,7 @@ use crate::ids::{LogIndex, NodeId, UnixMs};
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
+use crate::model::version;
 use crate::proto::command::Intent;
 use crate::proto::{
     ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest, ProposeResponse,
@@ -107,6 +108,15 @@ impl RaftCluster {
         self.digests.may_write()?;
         self.must_have_its_epoch()?;
         self.clock.stamp()
+    }
+
+    fn push(&self, principal: Option<Principal>, intent: Intent) -> Result<ProposalReceiver, Error> {
+        metrics::PROPOSED.add(1);
+        let now_ms = self.stamp()?;
+        if version::needs_agreement(&intent) {
+            self.replica().state().must_be_agreed(&intent)?;
+        }
+        self.pending_proposals.push(principal, intent, now_ms)
     }
 
     /// Cursors are of an epoch: nothing is served from a state that is of an earlier one.
@@ -208,6 +218,8 @@ impl RaftCluster {
             heard: self.heard(),
             disk: self.room.own_status(),
             shared_entries: Vec::new(),
+            knows: self.identity.build().told(),
+            cluster_version: state.cluster_version(),
         }
     }
 
@@ -266,7 +278,7 @@ impl Cluster for RaftCluster {
 
     fn booted(&self) -> NodeBooted {
         let NodeStart { boot, instance, .. } = self.identity.start();
-        NodeBooted { boot, instance }
+        NodeBooted { boot, instance, knows: self.identity.build().told() }
     }
 
     fn clock(&self) -> &SharedClock {
@@ -278,13 +290,11 @@ impl Cluster for RaftCluster {
     }
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
-        metrics::PROPOSED.add(1);
-        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms)))
+        answered(self.push(None, intent))
     }
 
     fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
-        metrics::PROPOSED.add(1);
-        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(Some(principal), intent, now_ms)))
+        answered(self.push(Some(principal), intent))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {
