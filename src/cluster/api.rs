@@ -23,6 +23,11 @@ pub trait Cluster: Send + Sync + 'static {
         NodeBooted::default()
     }
 
+    /// Resolves when the node may take part: before that, a new one has no start to tell.
+    fn admitted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn clock(&self) -> &SharedClock;
 
     /// This node's copy of the state. Linearizable only after [`Cluster::read_barrier`].

@@ -281,6 +281,10 @@ impl Cluster for RaftCluster {
         NodeBooted { boot, instance, knows: self.identity.build().told() }
     }
 
+    fn admitted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.identity.confirmation())
+    }
+
     fn clock(&self) -> &SharedClock {
         self.clock.clock()
     }

@@ -93,6 +93,7 @@ pub struct NodeIdentity {
     /// A [`StartClaim`], looked at for each call.
     claim: AtomicU8,
     outdated: watch::Sender<Option<String>>,
+    confirmed: watch::Sender<bool>,
     /// When a refusal was logged last, by the peer.
     told: Mutex<BTreeMap<NodeId, Instant>>,
     /// The program that this start runs.
@@ -164,6 +165,7 @@ impl NodeIdentity {
             known: Mutex::default(),
             claim: AtomicU8::new(StartClaim::Asks as u8),
             outdated: watch::Sender::new(None),
+            confirmed: watch::Sender::new(false),
             told: Mutex::default(),
             build: Build::THIS,
         }
@@ -511,6 +513,13 @@ impl NodeIdentity {
     /// This node may take part: enough others have taken this start for the newest.
     pub fn confirm(&self) {
         self.come_to(StartClaim::Confirmed);
+        self.confirmed.send_replace(true);
+    }
+
+    /// Resolves when it may.
+    pub async fn confirmation(&self) {
+        // The sender lives as long as this.
+        let _ = self.confirmed.subscribe().wait_for(|confirmed| *confirmed).await;
     }
 
     pub fn is_confirmed(&self) -> bool {

@@ -37,3 +37,4 @@ mod strangers;
 mod tls;
 mod tokens;
 mod two_sessions;
+mod upgrade;

@@ -27,6 +27,7 @@ use crate::ids::NodeId;
 use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
+use crate::model::version::Build;
 use crate::storage::room::DiskRoom;
 use crate::storage::{self, Close, Stores};
 use crate::tls;
@@ -255,6 +256,21 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySett
     }
 }
 
+/// Tests of upgrades have no program of another release at hand: this one acts as if it was.
+#[cfg(feature = "testkit")]
+fn build() -> Build {
+    match std::env::var("TILLSYNC_TEST_BUILD").as_deref() {
+        Ok("before") => Build::BEFORE,
+        Ok("next") => Build::NEXT,
+        _ => Build::THIS,
+    }
+}
+
+#[cfg(not(feature = "testkit"))]
+fn build() -> Build {
+    Build::THIS
+}
+
 fn node_config(config: &Config, flush: Duration) -> NodeConfig {
     let members: BTreeMap<NodeId, MemberAddress> = config
         .members
@@ -266,6 +282,7 @@ fn node_config(config: &Config, flush: Duration) -> NodeConfig {
         timing: timing(config).on_disk_of(flush),
         request_timeout: config.request_timeout,
         log_bytes: config.log_bytes,
+        build: build(),
         join: config
             .join
             .iter()
