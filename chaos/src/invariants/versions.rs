@@ -52,7 +52,7 @@ mod tests {
         raised.samples[0].knows = 2;
         let first = raised.samples[0].clone();
         let mut back = raised.clone();
-        let after = back.samples.iter().filter(|sample| sample.node == first.node).last().cloned().unwrap();
+        let after = back.samples.iter().rfind(|sample| sample.node == first.node).cloned().unwrap();
         back.samples.push(crate::history::Sample { version: 1, applied: after.applied + 1, ..after.clone() });
         wrong(&check(&back), "went back");
         let mut old = raised.clone();

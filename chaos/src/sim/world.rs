@@ -68,6 +68,15 @@ pub(crate) struct SimMachine {
     leaving: bool,
 }
 
+/// What a machine starts with.
+struct SimStart {
+    stores: Stores,
+    clock: Arc<SimClock>,
+    build: Build,
+    boot: u64,
+    disk: Arc<SimDisk>,
+}
+
 impl SimMachine {
     fn new(rng: &mut Rng, began: Instant, id: u64, build: Build) -> Self {
         let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began, id)));
@@ -203,7 +212,7 @@ impl SimWorld {
 
     /// Starts a node on its disk. What keeps it from starting is trouble, unless it fell over meanwhile.
     pub(crate) async fn start(self: &Arc<Self>, id: u64) {
-        let Some((stores, clock, build, boot, disk)) = self.begin_start(id) else { return };
+        let Some(SimStart { stores, clock, build, boot, disk }) = self.begin_start(id) else { return };
         let syncing = AbortOnDropHandle::new(spawn(disk.clone().run()));
         let close = stores.close.clone();
         let started = timeout(
@@ -248,14 +257,15 @@ impl SimWorld {
         });
     }
 
-    fn begin_start(&self, id: u64) -> Option<(Stores, Arc<SimClock>, Build, u64, Arc<SimDisk>)> {
+    fn begin_start(&self, id: u64) -> Option<SimStart> {
         let mut places = self.places.lock();
         let place = places.get_mut(&id).filter(|place| place.running.is_none() && !place.starting)?;
         place.starting = true;
         place.boot += 1;
         let stores = place.disk.disk.open();
         place.disk.disk.hold();
-        Some((stores, place.clock.clone(), place.build, place.boot, place.disk.clone()))
+        let (clock, disk) = (place.clock.clone(), place.disk.clone());
+        Some(SimStart { stores, clock, build: place.build, boot: place.boot, disk })
     }
 
     pub(crate) fn with(&self, id: u64, change: impl FnOnce(&mut SimMachine)) {
