@@ -16,6 +16,7 @@ mod keys;
 mod node;
 mod scrub;
 mod slow_disk;
+mod version;
 mod watchdog;
 
 use node::ServingNode;

@@ -73,6 +73,11 @@ impl State {
         of_told(self.meta.cluster_version)
     }
 
+    /// Programs of before there were versions cannot go on with it.
+    pub fn has_versions(&self) -> bool {
+        self.cluster_version() > FIRST
+    }
+
     /// The program that this state is run by.
     pub fn build(&self) -> Build {
         self.build

@@ -95,4 +95,13 @@ async fn a_cluster_is_upgraded_under_load_and_back_until_its_version_is_raised()
 async fn a_new_cluster_begins_with_the_newest_version() {
     let processes = Processes::found(3).await;
     version_is(&processes, 2).await;
+    // Programs that know no versions read up to format 2.
+    let end = Instant::now() + PATIENCE;
+    for node in 1..=3 {
+        let identity = processes.data(node).join("identity");
+        while !std::fs::read_to_string(&identity).unwrap().contains("format 3") {
+            assert!(Instant::now() < end, "node {node}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }

@@ -99,6 +99,8 @@ impl ServingNode {
         }
         let scrubbing = super::scrub::run(close.clone(), config.scrub_every, stop.clone());
         tokio::spawn(failures.guard("scrub", scrubbing));
+        let versions = super::version::run(shared.clone(), config.data_dir.clone(), stop.clone());
+        tokio::spawn(failures.guard("cluster version", versions));
         let following = super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone());
         tokio::spawn(failures.guard("keys", following));
         let serving = gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone());
