@@ -180,10 +180,15 @@ impl RaftCluster {
         self.said.lock().insert(peer, status);
     }
 
+    /// Connections of devices that live here.
+    pub fn sessions(&self) -> u64 {
+        self.sessions.get().map_or(0, |count| count())
+    }
+
     /// What this node says of itself.
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
-        let sessions = self.sessions.get().map_or(0, |count| count());
+        let sessions = self.sessions();
         let waiting = self.lifecycle.why_it_waits().or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == LogIndex(0);

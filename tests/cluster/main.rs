@@ -29,6 +29,7 @@ mod processes;
 mod recovery;
 mod retrying_clients;
 mod rolling;
+mod shrinks;
 mod single_node;
 mod slow_disks;
 mod sqlite;

@@ -30,13 +30,29 @@ pub(crate) struct Processes {
     library: Option<PathBuf>,
     /// They run as the program of before, from their next start on.
     of_before: Vec<u64>,
+    /// What all of them are set to beside.
+    settings: String,
 }
 
 impl Processes {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
-        Self { dir, ports: BTreeMap::new(), running: BTreeMap::new(), library: None, of_before: Vec::new() }
+        Self {
+            dir,
+            ports: BTreeMap::new(),
+            running: BTreeMap::new(),
+            library: None,
+            of_before: Vec::new(),
+            settings: String::new(),
+        }
+    }
+
+    /// Nodes that have these settings beside.
+    pub(crate) fn with_settings(settings: &str) -> Self {
+        let mut processes = Self::new();
+        processes.settings = settings.to_owned();
+        processes
     }
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
@@ -98,9 +114,10 @@ impl Processes {
         let Ports { gateway, raft } = self.ports[&id];
         let text = format!(
             "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
-             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\nlog_format = \"json\"\n{more}\n",
+             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\nlog_format = \"json\"\n{}\n{more}\n",
             self.data(id),
             self.path("token.key"),
+            self.settings,
         );
         std::fs::write(self.config(id), text).unwrap();
     }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
 use super::slow_disk::DiskPace;
+use super::waste::EngineWaste;
 use crate::clock::SystemClock;
 use crate::cluster::SharedCluster;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
@@ -56,6 +57,7 @@ pub(super) struct ServingNode {
     close: Arc<dyn Close>,
     data_dir: PathBuf,
     pace: DiskPace,
+    waste: EngineWaste,
 }
 
 impl ServingNode {
@@ -71,6 +73,7 @@ impl ServingNode {
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
+        let waste = EngineWaste::of(&stores).await;
         let pace = DiskPace { settings: timing(config), flush_time: stores.flush_time };
         let wire = match raft_tls {
             Some(tls) => PeerLinks::Tls(raft, tls),
@@ -117,7 +120,7 @@ impl ServingNode {
         });
         tracing::info!(node = config.node_id.get(), gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         let data_dir = config.data_dir.clone();
-        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir, pace })
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir, pace, waste })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
@@ -134,6 +137,11 @@ impl ServingNode {
     /// Resolves with the time of a flush when the node should start again, with times that its disk can keep up with.
     pub(super) async fn has_outgrown_its_times(&self) -> Duration {
         self.pace.is_lost(self.cluster.node()).await
+    }
+
+    /// Resolves with the bytes of the engine's files when the node should start again, so that they are copied.
+    pub(super) async fn should_shrink(&self) -> u64 {
+        self.waste.calls_for_a_start(&self.cluster).await
     }
 
     async fn storage_failed(&self, why: &str) -> Error {
