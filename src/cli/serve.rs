@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{CliResult, CommandError, logging, private, stop_signal};
 use crate::config::{Config, Layers};
@@ -95,6 +96,8 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
     // What elections have to wait for at least.
     let mut flush = Duration::ZERO;
+    // When it started again for its files.
+    let mut shrunk = None;
     let mut node = ServingNode::start(&config, flush).await?;
     let asked = async {
         tokio::select! {
@@ -113,7 +116,8 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
                 }
                 return Err(error.into());
             }
-            bytes = node.should_shrink() => {
+            bytes = node.should_shrink(shrunk) => {
+                shrunk = Some(Instant::now());
                 let mb = bytes >> 20;
                 tracing::info!(mb, "the engine's files are much larger than what is in them: starting again, which copies it");
                 node.stop(true).await?;

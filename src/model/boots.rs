@@ -51,8 +51,10 @@ impl State {
         }
     }
 
-    pub(super) fn save_boot(&mut self, node: NodeId, c: &NodeBooted) {
-        let least_known = self.boot_of(node).map_or(c.knows, |before| before.least_known.min(c.knows));
+    /// `first`: no start of the node is known, also none of a program that did not tell which it was.
+    pub(super) fn save_boot(&mut self, node: NodeId, c: &NodeBooted, first: bool) {
+        let before = if first { c.knows } else { 0 };
+        let least_known = self.boot_of(node).map_or(before, |before| before.least_known).min(c.knows);
         let (boot, instance, knows) = (c.boot, c.instance, c.knows);
         let boot = NodeBoot { node: node.get(), boot, instance, held: 0, knows, least_known };
         // An older version tells none.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
@@ -139,9 +140,10 @@ impl ServingNode {
         self.pace.is_lost(self.cluster.node()).await
     }
 
-    /// Resolves with the bytes of the engine's files when the node should start again, so that they are copied.
-    pub(super) async fn should_shrink(&self) -> u64 {
-        self.waste.calls_for_a_start(&self.cluster).await
+    /// Resolves with the bytes of the engine's files when the node should start again, so that they are copied; `last`: when
+    /// it did so before.
+    pub(super) async fn should_shrink(&self, last: Option<Instant>) -> u64 {
+        self.waste.calls_for_a_start(&self.cluster, last).await
     }
 
     async fn storage_failed(&self, why: &str) -> Error {

@@ -2,8 +2,8 @@
 //!
 //! The engine uses the room of what it no longer needs again, and gives none of it back; a start copies what is in it into a
 //! new one (`storage`). So a node whose files are worth a copy starts anew, in order, as for an upgrade: its devices go on
-//! at the others, which go on writing. Each node has its turn, and takes it only when all others are there, and when little
-//! is written.
+//! at the others, which go on writing. Each node has its turn, and takes it only when all others are there, when little is
+//! written, and hardly more often than once a day.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,14 @@ use crate::storage::{Close, LogStore, SnapshotStore, Stores};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_secs(2);
-/// So few entries between two looks are little.
-const QUIET: u64 = 20;
-/// A node that is never quiet waits no longer than this for it.
-const PATIENCE: Duration = Duration::from_secs(3_600);
+/// So few entries between two looks are little, and so often in a row make it quiet.
+const LITTLE: u64 = 20;
+const QUIET_LOOKS: u32 = 5;
+/// A node that started again for its files does not soon do so once more: a busy one would every hour.
+const REST: Duration = Duration::from_secs(86_400);
+/// But for so many bytes that can be had back.
+const MUCH: u64 = 1 << 30;
+const REST_OF_MUCH: Duration = Duration::from_secs(3_600);
 /// A node's turn, by the clock, and in which part of it it begins: clocks of nodes that serve are 5 s apart at most.
 const TURN_MS: u64 = 15_000;
 const BEGINS_MS: u64 = 5_000;
@@ -55,20 +59,24 @@ impl EngineWaste {
         (size > self.made / 100 * GROWN_PERCENT).then_some(size)
     }
 
-    /// Resolves with the bytes of the files when the node should start again.
-    pub(super) async fn calls_for_a_start(&self, cluster: &RaftCluster) -> u64 {
-        let mut since: Option<Instant> = None;
-        let mut before = cluster.replica().applied_index();
+    /// Resolves with the bytes of the files when the node should start again; `last`: when it did so before.
+    pub(super) async fn calls_for_a_start(&self, cluster: &RaftCluster, last: Option<Instant>) -> u64 {
+        let began = Instant::now();
+        let (mut quiet, mut before) = (0, cluster.replica().applied_index().get());
         loop {
             sleep(LOOK).await;
-            let applied = cluster.replica().applied_index();
-            let written = applied.get() - std::mem::replace(&mut before, applied).get().min(applied.get());
-            let Some(size) = self.size().await else {
-                since = None;
+            let applied = cluster.replica().applied_index().get();
+            let written = applied - std::mem::replace(&mut before, applied).min(applied);
+            quiet = if written <= LITTLE { quiet + 1 } else { 0 };
+            if last.is_some_and(|at| at.elapsed() < REST_OF_MUCH) {
                 continue;
+            }
+            let Some(size) = self.size().await else { continue };
+            let is_time = match size >= MUCH {
+                true => quiet > 0 || began.elapsed() >= REST,
+                false => quiet >= QUIET_LOOKS && last.is_none_or(|at| at.elapsed() >= REST),
             };
-            let waited = since.get_or_insert_with(Instant::now).elapsed();
-            if (written <= QUIET || waited >= PATIENCE) && may_go(cluster) {
+            if is_time && may_go(cluster) {
                 return size;
             }
         }

@@ -144,6 +144,11 @@ fn a_new_cluster_begins_with_the_newest_version_and_one_that_ran_an_older_progra
     upgraded.run_at(2, start(1, 0));
     upgraded.run_at(2, start(2, 2));
     assert_eq!(raises(&upgraded), None, "node 2 has a program to go back to");
+    // Programs of before told no start when they founded a cluster.
+    let mut founded = b.copy();
+    founded.run_at(2, Intent::NodeBooted(NodeBooted::default()));
+    founded.run_at(2, start(1, 2));
+    assert_eq!(raises(&founded), None, "the same");
     b.run_at(2, start(1, 2));
     b.run_at(2, start(2, 2));
     let duty = raises(&b).unwrap();
