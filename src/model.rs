@@ -42,4 +42,5 @@ pub(crate) mod time_back;
 mod tokens;
 mod txn;
 pub(crate) mod value;
+pub mod version;
 pub(crate) mod visible;

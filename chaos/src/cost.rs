@@ -80,6 +80,9 @@ pub(crate) fn history(operations: u64) -> History {
                 masters: vec!["till-1".into()],
                 electing: 0,
                 settled: 1,
+                version: 1,
+                knows: 1,
+                ungated: 0,
             });
         }
         history.finals.push(FinalState {

@@ -34,14 +34,16 @@ pub(crate) mod stores;
 pub(crate) mod sync_states;
 pub(crate) mod syncs;
 pub(crate) mod time_syncs;
+mod versions;
 
 type Invariant = fn(&History) -> Finding;
 
 /// All but availability, which needs a bound.
-pub(crate) const ALL: [(&str, Invariant); 27] = [
+pub(crate) const ALL: [(&str, Invariant); 28] = [
     ("exactly_once", exactly_once::check),
     ("one_log", one_log::check),
     ("digests", digests::check),
+    ("versions", versions::check),
     ("linearizable", linearizable::check),
     ("no_stale_read", no_stale_read::check),
     ("sessions", sessions::check),

@@ -5,6 +5,7 @@
 //! - [`network_model`]: what becomes of messages; [`disk`]: when writes are durable; [`clock`]: what each node takes
 //!   for the time
 //! - [`world`]: the nodes; [`faults`]: what is done to them; [`members`]: nodes that come and go
+//! - [`upgrade`]: nodes that get a new program under load
 //! - [`testbed`], [`link`]: the cluster as clients meet it, which real processes have too ([`crate::clients`])
 //! - [`run`]: one run, from the first election to the closing checks
 //! - [`sweep`]: many seeds, a process each; [`shrink`]: the smallest plan that still fails
@@ -23,4 +24,5 @@ pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod sweep;
 pub(crate) mod testbed;
+pub(crate) mod upgrade;
 pub(crate) mod world;

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::CliResult;
 use crate::cli::target::TargetArgs;
 use crate::cli::waiting::nobody_answered;
-use crate::client::rest::{MembersChangedAnswer, RestClient};
+use crate::client::rest::{FinalizedAnswer, MembersChangedAnswer, RestClient};
 use crate::client::{ClientError, ClusterTarget};
 
 mod init;
@@ -30,6 +31,8 @@ pub(super) enum ClusterCommand {
     Remove(RemoveArgs),
     /// Hand leadership to a node, and the master's role to a device that is connected there
     Transfer(TransferArgs),
+    /// After an upgrade: raise the cluster's version, for good, to the newest that the programs of all nodes know
+    Finalize(FinalizeArgs),
     /// Bring the cluster's time back to that of the clocks, where a wrong clock took it ahead
     TimeBack(TimeBackArgs),
 }
@@ -113,6 +116,12 @@ pub(super) struct TransferArgs {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct FinalizeArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+#[derive(Args, Debug)]
 struct ChangeArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -129,7 +138,8 @@ pub(super) async fn execute(command: ClusterCommand) -> CliResult {
             let body = json!({
                 "node": args.id, "raft": args.raft, "gateway": args.gateway, "timeout_ms": args.change.timeout * 1_000,
             });
-            let done = change(&args.change, Method::POST, "/system/cluster/nodes", Some(body)).await?;
+            let done: MembersChangedAnswer =
+                change(&args.change, Method::POST, "/system/cluster/nodes", Some(body)).await?;
             say!("node {} was added; voters: {}", done.node, list(&done.voters));
             Ok(())
         }
@@ -137,14 +147,24 @@ pub(super) async fn execute(command: ClusterCommand) -> CliResult {
             let path = format!("/system/cluster/nodes/{}", args.id);
             let gateway = host_and_port(&args.gateway);
             let body = json!({"raft": args.raft, "gateway": gateway, "timeout_ms": args.change.timeout * 1_000});
-            let done = change(&args.change, Method::PUT, &path, Some(body)).await?;
+            let done: MembersChangedAnswer = change(&args.change, Method::PUT, &path, Some(body)).await?;
             say!("node {} is at {}, its gateway at {gateway}", done.node, args.raft);
             Ok(())
         }
         ClusterCommand::Remove(args) => {
             let path = format!("/system/cluster/nodes/{}?timeout_ms={}", args.id, args.change.timeout * 1_000);
-            let done = change(&args.change, Method::DELETE, &path, None).await?;
+            let done: MembersChangedAnswer = change(&args.change, Method::DELETE, &path, None).await?;
             say!("node {} was removed; voters: {}", done.node, list(&done.voters));
+            Ok(())
+        }
+        ClusterCommand::Finalize(args) => {
+            let body = json!({"timeout_ms": args.change.timeout * 1_000});
+            let done: FinalizedAnswer =
+                change(&args.change, Method::POST, "/system/cluster/finalize", Some(body)).await?;
+            say!(
+                "the cluster's version is {}: no node can go back to a program that does not know it",
+                done.cluster_version
+            );
             Ok(())
         }
         ClusterCommand::TimeBack(args) => {
@@ -165,7 +185,8 @@ pub(super) async fn execute(command: ClusterCommand) -> CliResult {
         }
         ClusterCommand::Transfer(args) => {
             let body = json!({"to": args.to, "timeout_ms": args.change.timeout * 1_000});
-            let done = change(&args.change, Method::POST, "/system/cluster/transfer", Some(body)).await?;
+            let done: MembersChangedAnswer =
+                change(&args.change, Method::POST, "/system/cluster/transfer", Some(body)).await?;
             say!("node {} leads", done.node);
             Ok(())
         }
@@ -173,7 +194,12 @@ pub(super) async fn execute(command: ClusterCommand) -> CliResult {
 }
 
 /// Asks the first node that can be reached.
-async fn change(args: &ChangeArgs, method: Method, path: &str, body: Option<Value>) -> CliResult<MembersChangedAnswer> {
+async fn change<T: DeserializeOwned>(
+    args: &ChangeArgs,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> CliResult<T> {
     let ClusterTarget { nodes, token } = args.target.resolve()?;
     let (rest, within) = (RestClient::new(&token)?, Duration::from_secs(args.timeout));
     let mut reasons = Vec::new();

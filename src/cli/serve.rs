@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{CliResult, CommandError, logging, private, stop_signal};
 use crate::config::{Config, Layers};
@@ -17,6 +18,8 @@ mod keys;
 mod node;
 mod scrub;
 mod slow_disk;
+mod version;
+mod waste;
 mod watchdog;
 
 use node::ServingNode;
@@ -92,7 +95,11 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
     #[cfg(unix)]
     take_hangups()?;
     watchdog::start(config.data_dir.clone(), config.flush_watchdog)?;
-    let mut node = ServingNode::start(&config, Duration::ZERO).await?;
+    // What elections have to wait for at least.
+    let mut flush = Duration::ZERO;
+    // When it started again for its files.
+    let mut shrunk = None;
+    let mut node = ServingNode::start(&config, flush).await?;
     let asked = async {
         tokio::select! {
             signal = stop_signal() => signal,
@@ -110,7 +117,15 @@ async fn run(config: Config, stop_with_stdin: bool) -> CliResult {
                 }
                 return Err(error.into());
             }
-            flush = node.has_outgrown_its_times() => {
+            bytes = node.should_shrink(shrunk) => {
+                shrunk = Some(Instant::now());
+                let mb = bytes >> 20;
+                tracing::info!(mb, "the engine's files are much larger than what is in them: starting again, which copies it");
+                node.stop(true).await?;
+                node = ServingNode::start(&config, flush).await?;
+            }
+            slower = node.has_outgrown_its_times() => {
+                flush = slower;
                 let flush_ms = flush.as_millis();
                 tracing::warn!(flush_ms, "the disk takes too long for an election in the times of this start: starting again");
                 node.stop(false).await?;

@@ -70,6 +70,9 @@ pub struct NodeStatus {
     /// Why less is written there: the disks of some nodes have little room.
     #[serde(default)]
     pub disk_verdict: Option<String>,
+    /// What the cluster's log may hold; `None`: a program of before there were versions.
+    #[serde(default)]
+    pub cluster_version: Option<u32>,
     pub version: String,
 }
 
@@ -115,6 +118,9 @@ pub struct MemberStatus {
     pub master: Option<String>,
     pub sessions: Option<u64>,
     pub version: Option<String>,
+    /// The newest cluster version that its program knows.
+    #[serde(default)]
+    pub knows_version: Option<u32>,
 }
 
 /// What a change of the members came to.
@@ -122,6 +128,12 @@ pub struct MemberStatus {
 pub struct MembersChangedAnswer {
     pub node: u64,
     pub voters: Vec<u64>,
+}
+
+/// What the cluster's version was raised to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FinalizedAnswer {
+    pub cluster_version: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, serde::Serialize)]
@@ -187,14 +199,14 @@ impl RestClient {
     }
 
     /// A change of the members: the node answers when it is done.
-    pub async fn change_members(
+    pub async fn change_members<T: DeserializeOwned>(
         &self,
         node: &NodeUrl,
         method: Method,
         path: &str,
         body: Option<&Value>,
         within: Duration,
-    ) -> Result<MembersChangedAnswer, ClientError> {
+    ) -> Result<T, ClientError> {
         let request = self.http(node).request(method.clone(), format!("{node}{path}"));
         let request = request.timeout(within + Duration::from_secs(5));
         let request = if let Some(body) = body { request.json(body) } else { request };

@@ -23,6 +23,11 @@ pub trait Cluster: Send + Sync + 'static {
         NodeBooted::default()
     }
 
+    /// Resolves when the node may take part: before that, a new one has no start to tell.
+    fn admitted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn clock(&self) -> &SharedClock;
 
     /// This node's copy of the state. Linearizable only after [`Cluster::read_barrier`].
@@ -128,14 +133,18 @@ pub enum MembershipChange {
     Transfer {
         to: NodeId,
     },
+    /// The cluster's version becomes the newest that the programs of all nodes know.
+    Finalize,
 }
 
 impl MembershipChange {
-    pub fn node(&self) -> NodeId {
+    /// Whom it is about; `None`: all.
+    pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Add { node, .. } | Self::Move { node, .. } | Self::Remove { node } | Self::Transfer { to: node } => {
-                *node
+                Some(*node)
             }
+            Self::Finalize => None,
         }
     }
 }
@@ -146,6 +155,8 @@ pub struct MembershipChanged {
     /// The node that was added, moved or removed, or that leads now.
     pub node: NodeId,
     pub voters: Vec<NodeId>,
+    /// The cluster's version by now.
+    pub version: u32,
 }
 
 /// One member as this node sees it.

@@ -45,7 +45,8 @@ use crate::ids::{LogIndex, NodeId};
 use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::State;
-use crate::model::tables::Tables;
+use crate::model::tables::{Tables, TablesError};
+use crate::model::version::Build;
 use crate::proto::command::Intent;
 use crate::proto::{ClusterInit, ClusterRecovered};
 use crate::storage::{LogStore, SnapshotStore, StartMark, StartMarks, Stores};
@@ -77,6 +78,8 @@ pub struct NodeConfig {
     pub keep_entries: u64,
     /// What the log may have; half as many as a snapshot has if that is more.
     pub log_bytes: u64,
+    /// The program that runs the node: this one, but for tests of upgrades.
+    pub build: Build,
 }
 
 impl NodeConfig {
@@ -92,6 +95,7 @@ impl NodeConfig {
             snapshot_every: 100_000,
             keep_entries: 20_000,
             log_bytes: 48 << 20,
+            build: Build::THIS,
         }
     }
 }
@@ -189,12 +193,12 @@ pub async fn start(
 ) -> Result<RunningNode, StartError> {
     let stats = Arc::new(PeerStats::default());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let state = open_state(stores.tables).await?;
+    let state = open_state(stores.tables, config.build).await?;
     let (replica, effects) = Replica::new(state);
     let log_end = log_end(&*stores.log).max(replica.applied_index()).get();
     let mark = next_start(&*stores.starts).await?;
     let this_start = NodeStart { boot: mark.boot, instance: mark.instance, log_end };
-    let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start));
+    let identity = Arc::new(NodeIdentity::of_start(config.cluster.clone(), config.id, this_start).run_by(config.build));
     identity.belong_to(stores.starts.epoch()?);
     let service = Service::new(identity.clone(), stats.clone(), stores.snapshots.clone());
     let (transport, network): (Arc<dyn PeerTransport>, _) = match &wire {
@@ -427,13 +431,16 @@ fn log_end(log: &dyn LogStore) -> LogIndex {
 }
 
 /// Reads the state from its rows, off the runtime if they are on a disk.
-async fn open_state(tables: Box<dyn Tables>) -> Result<State, StartError> {
+async fn open_state(tables: Box<dyn Tables>, build: Build) -> Result<State, StartError> {
     let opened = if tables.in_memory() {
-        State::open(tables)
+        State::open_as(tables, build)
     } else {
-        tokio::task::spawn_blocking(move || State::open(tables)).await.map_err(std::io::Error::other)?
+        tokio::task::spawn_blocking(move || State::open_as(tables, build)).await.map_err(std::io::Error::other)?
     };
-    Ok(opened.map_err(std::io::Error::other)?)
+    opened.map_err(|error| match error {
+        TablesError::NewerVersion { .. } => StartError::Config(error.to_string()),
+        error => std::io::Error::other(error).into(),
+    })
 }
 
 async fn expire(pending_proposals: Arc<PendingProposals>, stop: CancellationToken) {

@@ -22,16 +22,18 @@ use crate::consensus::types::MemberAddress;
 use crate::ids::{NodeId, UnixMs};
 use crate::limits;
 use crate::model::error::{Code, Error};
+use crate::model::version;
 use crate::proto::change_request::Change as Asked;
 use crate::proto::change_response::Result as Answer;
 use crate::proto::command::Intent;
 use crate::proto::{
-    ChangeDone, ChangeRequest, ChangeResponse, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove, NotLeader, Outcome,
-    Principal, Refused, StatusRequest, StatusResponse,
+    ChangeDone, ChangeRequest, ChangeResponse, Finalize, LeaderTransfer, MembersChanged, NodeAdd, NodeRemove,
+    NotLeader, Outcome, Principal, Refused, StatusRequest, StatusResponse,
 };
 
 pub(crate) mod addresses;
 pub(crate) mod admission;
+mod finalize;
 pub(crate) mod founding;
 mod leader_transfer;
 
@@ -126,13 +128,22 @@ impl MembershipManager {
                     return Ok(MembershipChanged {
                         node: NodeId(done.node),
                         voters: done.voters.into_iter().map(NodeId).collect(),
+                        version: version::of_told(done.cluster_version),
                     });
+                }
+                Some(Answer::Refused(refused))
+                    if change == MembershipChange::Finalize && refused.code == Code::InvalidData.number() =>
+                {
+                    let why = "the leader runs a program of before there were cluster versions: install the new one there \
+                               first";
+                    return Err(Error::new(Code::RoleChange, why));
                 }
                 Some(Answer::Refused(refused)) => return Err(error_of(refused)),
                 Some(Answer::Already(_)) if unknown => {
                     return Ok(MembershipChanged {
-                        node: change.node(),
+                        node: change.node().unwrap_or(me),
                         voters: self.node.group().voters.into_iter().collect(),
+                        version: self.node.replica().state().cluster_version(),
                     });
                 }
                 Some(Answer::Already(refused)) => return Err(error_of(refused)),
@@ -153,6 +164,7 @@ impl MembershipManager {
             MembershipChange::Move { node, raft, gateway } => Asked::Move(NodeAdd { node: node.get(), raft, gateway }),
             MembershipChange::Remove { node } => Asked::Remove(NodeRemove { node: node.get() }),
             MembershipChange::Transfer { to } => Asked::Transfer(LeaderTransfer { to: to.get() }),
+            MembershipChange::Finalize => Asked::Finalize(Finalize {}),
         };
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let (by, jti) = (by.sub.clone(), by.jti.clone());
@@ -179,7 +191,8 @@ impl MembershipManager {
         let result = match answered.await {
             Ok(Ok(node)) => {
                 let voters = self.node.group().voters.into_iter().map(NodeId::get).collect();
-                Answer::Done(ChangeDone { node: node.get(), voters })
+                let cluster_version = self.node.replica().state().cluster_version();
+                Answer::Done(ChangeDone { node: node.get(), voters, cluster_version })
             }
             Ok(Err(ChangeRefused::NotLeader(leader))) => {
                 Answer::NotLeader(NotLeader { leader: leader.map(NodeId::get) })
@@ -214,6 +227,10 @@ impl MembershipManager {
                 self.must_be_fit_soon(to, end).await?;
                 self.give_role(to, "leadership is handed over", &by).await;
                 self.transfer_leadership(to, end).await
+            }
+            Some(Asked::Finalize(Finalize {})) => {
+                let _turn = self.turn_soon("the cluster's version is being raised".into(), end).await?;
+                self.finalize(&by, end).await
             }
             None => refuse(Code::InvalidData, "a change that this version does not know"),
         }
@@ -269,6 +286,14 @@ impl MembershipManager {
         if theirs.epoch != 0 && theirs.epoch != epoch {
             return wrong_role(format!(
                 "node {id} holds the data of another cluster: start it with an empty data folder"
+            ));
+        }
+        let agreed = self.node.replica().state().cluster_version();
+        let knows = version::of_told(theirs.knows);
+        if knows < agreed {
+            return wrong_role(format!(
+                "the program of node {id} knows cluster version {knows}, and the cluster's is {agreed}: install the program \
+                 that the other nodes have"
             ));
         }
         let known = group.members.contains_key(&id);

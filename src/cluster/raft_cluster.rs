@@ -34,6 +34,7 @@ use crate::ids::{LogIndex, NodeId, UnixMs};
 use crate::limits;
 use crate::metrics;
 use crate::model::error::{Code, Error};
+use crate::model::version;
 use crate::proto::command::Intent;
 use crate::proto::{
     BackupStatus, ChangeRequest, ChangeResponse, NodeAdd, NodeBooted, Outcome, PeerHeard, Principal, ProposeRequest,
@@ -111,6 +112,15 @@ impl RaftCluster {
         self.clock.stamp()
     }
 
+    fn push(&self, principal: Option<Principal>, intent: Intent) -> Result<ProposalReceiver, Error> {
+        metrics::PROPOSED.add(1);
+        let now_ms = self.stamp()?;
+        if version::needs_agreement(&intent) {
+            self.replica().state().must_be_agreed(&intent)?;
+        }
+        self.pending_proposals.push(principal, intent, now_ms)
+    }
+
     /// Cursors are of an epoch: nothing is served from a state that is of an earlier one.
     fn must_have_its_epoch(&self) -> Result<(), Error> {
         if self.identity.has_its_epoch() {
@@ -172,10 +182,15 @@ impl RaftCluster {
         self.said.lock().insert(peer, status);
     }
 
+    /// Connections of devices that live here.
+    pub fn sessions(&self) -> u64 {
+        self.sessions.get().map_or(0, |count| count())
+    }
+
     /// What this node says of itself.
     fn own_status(&self, fresh: bool) -> StatusResponse {
         let status = Cluster::status(self);
-        let sessions = self.sessions.get().map_or(0, |count| count());
+        let sessions = self.sessions();
         let waiting = self.lifecycle.why_it_waits().or_else(|| self.clock.objection()).unwrap_or_default();
         let (boots, epoch) = (self.identity.boots(), self.identity.epoch());
         let pristine = status.last_log_index == LogIndex(0);
@@ -211,6 +226,8 @@ impl RaftCluster {
             disk: self.room.own_status(),
             backup: self.backups.lock().clone(),
             shared_entries: Vec::new(),
+            knows: self.identity.build().told(),
+            cluster_version: state.cluster_version(),
         }
     }
 
@@ -269,7 +286,11 @@ impl Cluster for RaftCluster {
 
     fn booted(&self) -> NodeBooted {
         let NodeStart { boot, instance, .. } = self.identity.start();
-        NodeBooted { boot, instance }
+        NodeBooted { boot, instance, knows: self.identity.build().told() }
+    }
+
+    fn admitted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.identity.confirmation())
     }
 
     fn clock(&self) -> &SharedClock {
@@ -281,13 +302,11 @@ impl Cluster for RaftCluster {
     }
 
     fn propose(&self, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
-        metrics::PROPOSED.add(1);
-        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(None, intent, now_ms)))
+        answered(self.push(None, intent))
     }
 
     fn propose_for(&self, principal: Principal, intent: Intent) -> BoxFuture<'static, Result<Outcome, Error>> {
-        metrics::PROPOSED.add(1);
-        answered(self.stamp().and_then(|now_ms| self.pending_proposals.push(Some(principal), intent, now_ms)))
+        answered(self.push(Some(principal), intent))
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), Error>> {

@@ -34,6 +34,7 @@ use super::replica::Replica;
 use super::transport::LinkError;
 use super::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId};
+use crate::model::version::{self, Build};
 use crate::proto::{CommittedEntry, Handshake, NodeBoot, StatusResponse};
 use crate::storage::BoxFuture;
 use crate::{limits, metrics};
@@ -92,8 +93,11 @@ pub struct NodeIdentity {
     /// A [`StartClaim`], looked at for each call.
     claim: AtomicU8,
     outdated: watch::Sender<Option<String>>,
+    confirmed: watch::Sender<bool>,
     /// When a refusal was logged last, by the peer.
     told: Mutex<BTreeMap<NodeId, Instant>>,
+    /// The program that this start runs.
+    build: Build,
 }
 
 impl std::fmt::Debug for NodeIdentity {
@@ -161,8 +165,20 @@ impl NodeIdentity {
             known: Mutex::default(),
             claim: AtomicU8::new(StartClaim::Asks as u8),
             outdated: watch::Sender::new(None),
+            confirmed: watch::Sender::new(false),
             told: Mutex::default(),
+            build: Build::THIS,
         }
+    }
+
+    /// The same, run by another program.
+    #[must_use]
+    pub fn run_by(self, build: Build) -> Self {
+        Self { build, ..self }
+    }
+
+    pub fn build(&self) -> Build {
+        self.build
     }
 
     /// From now on what this node has replicated counts.
@@ -229,7 +245,25 @@ impl NodeIdentity {
             to_instance: known.instance,
             to_held: known.held,
             only_asks: !self.claims(),
+            knows: self.build.told(),
         }
+    }
+
+    /// Whether a program that told `knows` can read the cluster's log. Looked up only for one that is older than this one.
+    fn check_program(&self, from: u64, knows: u32) -> Result<(), String> {
+        let knows = version::of_told(knows);
+        if knows >= self.build.newest() {
+            return Ok(());
+        }
+        let history = self.history.get().and_then(Weak::upgrade);
+        let agreed = history.map_or(0, |history| history.replica().state().cluster_version());
+        if knows >= agreed {
+            return Ok(());
+        }
+        Err(format!(
+            "the cluster's version is {agreed}, and the program of node {from} knows up to {knows}: it can take no part any \
+             more, install the program that the other nodes have"
+        ))
     }
 
     /// Whether a caller speaks of this node and this cluster.
@@ -261,6 +295,7 @@ impl NodeIdentity {
             );
             return Err(self.refused(NodeId(theirs.from), why));
         }
+        self.check_program(theirs.from, theirs.knows).map_err(|why| self.refused(NodeId(theirs.from), why))?;
         Ok(theirs.clone())
     }
 
@@ -306,12 +341,13 @@ impl NodeIdentity {
             boot: theirs.to_boot,
             instance: theirs.to_instance,
             held: theirs.to_held,
+            ..NodeBoot::default()
         };
         self.hear_of_me(NodeId(theirs.from), &of_me)?;
         match self.compare(theirs) {
             Ok(true) if !theirs.only_asks => {
                 let Handshake { from: node, boot, instance, log_end: held, .. } = *theirs;
-                self.remember(NodeBoot { node, boot, instance, held });
+                self.remember(NodeBoot { node, boot, instance, held, ..NodeBoot::default() });
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -460,8 +496,8 @@ impl NodeIdentity {
     /// The newest start of every node, this one's among them if it claims it.
     pub fn boots(&self) -> Vec<NodeBoot> {
         let NodeStart { boot, instance, log_end: held } = self.start();
-        let own =
-            Some(NodeBoot { node: self.node.get(), boot, instance, held }).filter(|own| own.boot != 0 && self.claims());
+        let own = Some(NodeBoot { node: self.node.get(), boot, instance, held, ..NodeBoot::default() })
+            .filter(|own| own.boot != 0 && self.claims());
         self.known.lock().values().copied().chain(own).collect()
     }
 
@@ -477,6 +513,13 @@ impl NodeIdentity {
     /// This node may take part: enough others have taken this start for the newest.
     pub fn confirm(&self) {
         self.come_to(StartClaim::Confirmed);
+        self.confirmed.send_replace(true);
+    }
+
+    /// Resolves when it may.
+    pub async fn confirmation(&self) {
+        // The sender lives as long as this.
+        let _ = self.confirmed.subscribe().wait_for(|confirmed| *confirmed).await;
     }
 
     pub fn is_confirmed(&self) -> bool {
@@ -608,13 +651,13 @@ mod tests {
     fn a_copy_of_a_running_node_is_known_by_what_it_lacks() {
         let (one, two) = (node(1, start(1, 5, 0)), node(2, start(3, 77, 10)));
         meet(&two, &one).unwrap();
-        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 50 });
+        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 50, ..NodeBoot::default() });
         let copy = node(2, start(4, 78, 49));
         assert!(refusal(meet(&copy, &one)).contains("copy from before entry 50"));
         assert!(refusal(meet(&one, &copy)).contains("ends at entry 49"));
         assert_eq!(meet(&node(2, start(5, 79, 50)), &one), Ok(()));
         // What another node knew of an older start says nothing about this one.
-        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 90 });
+        one.remember(NodeBoot { node: 2, boot: 3, instance: 77, held: 90, ..NodeBoot::default() });
         assert_eq!(one.handshake(NodeId(2)).to_held, 50);
     }
 

@@ -42,6 +42,7 @@ fn refused_in(intent: &Intent) -> Option<RoomState> {
         | Intent::TokenRevoke(_)
         | Intent::ClusterInit(_)
         | Intent::ClusterRecovered(_)
+        | Intent::ClusterFinalize(_)
         | Intent::Compact(_)
         | Intent::AuditNote(_)
         | Intent::MembersChanged(_)

@@ -5,7 +5,7 @@ use super::state::State;
 use crate::ids::{NodeId, Seq};
 use crate::limits;
 use crate::proto::command::Intent;
-use crate::proto::{Compact, DeviceOnline, NodeLost, Presence, QueuesForget, Role};
+use crate::proto::{ClusterFinalize, Compact, DeviceOnline, NodeBoot, NodeLost, Presence, QueuesForget, Role};
 
 /// How many changes, audit rows, resolved conflicts and elections the cluster keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,8 @@ impl Retention {
     }
 }
 
-/// The leader's background tasks now, in this order: lost nodes, the election, what may be dropped, queues nobody uses.
+/// The leader's background tasks now, in this order: lost nodes, the election, a new cluster's version, what may be dropped,
+/// queues nobody uses.
 pub(crate) fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Action> {
     let lost = |node: &NodeId| view.lost_in(*node) == Some(0);
     let lost = view
@@ -53,6 +54,7 @@ pub(crate) fn of_leader(view: &LeaderView<'_>, retention: Retention) -> Vec<Acti
     if duties.is_empty() {
         duties = decide(view);
     }
+    duties.extend(first_version(view).map(Action::Propose));
     duties.extend(compaction(view.state, retention).map(Action::Propose));
     if let Some(step) = view.state.idle_table_removal(view.now_ms) {
         duties.push(Action::Propose(Intent::TableRemove(step)));
@@ -100,6 +102,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
     // Rows of a database come newest first and without a gap: none goes before all are there.
     let importing = meta.import.as_ref().is_some_and(|import| import.finished_ms == 0);
     let elections_to = if importing { 0 } else { meta.election_head.saturating_sub(retention.elections) };
+    let deleted = state.deleted_records_go();
     let due = |to: u64, done: u64| to.saturating_sub(done) >= limits::COMPACT_STEP;
     // Changes wait for their audit rows; a step that could do nothing is not proposed.
     let due = due(audit_to, meta.audit_compacted)
@@ -109,6 +112,7 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
         || due(conflicts_to, meta.resolved_compacted)
         || state.too_many_conflict_bytes()
         || state.has_leftover_tables()
+        || (deleted && state.records.outlived() as u64 >= limits::COMPACT_STEP)
         || due(elections_to, meta.election_dropped);
     due.then_some(Intent::Compact(Compact {
         changes_to,
@@ -116,7 +120,22 @@ fn compaction(state: &State, retention: Retention) -> Option<Intent> {
         conflicts_to,
         elections_to,
         evidence_kept: Some(retention.evidence_rows),
+        deleted,
     }))
+}
+
+/// A new cluster has the newest version from the beginning: no node has ever run a program that does not know it, so none
+/// has one to go back to.
+fn first_version(view: &LeaderView<'_>) -> Option<Intent> {
+    let state = view.state;
+    let newest = state.build().newest();
+    if state.cluster_version() >= newest {
+        return None;
+    }
+    let members = view.nodes.keys().copied().chain([view.me]);
+    let programs: Option<Vec<NodeBoot>> = members.map(|node| state.boot_of(node).copied()).collect();
+    let programs = programs.filter(|all| all.iter().all(|boot| boot.least_known >= newest))?;
+    Some(Intent::ClusterFinalize(ClusterFinalize { version: newest, programs, by: String::new() }))
 }
 
 /// Every node keeps a device of its own online: it can be master where no client is there.

@@ -51,12 +51,17 @@ impl State {
         }
     }
 
-    pub(super) fn save_boot(&mut self, node: NodeId, c: &NodeBooted) {
-        let boot = NodeBoot { node: node.get(), boot: c.boot, instance: c.instance, held: 0 };
+    /// `first`: no start of the node is known, also none of a program that did not tell which it was.
+    pub(super) fn save_boot(&mut self, node: NodeId, c: &NodeBooted, first: bool) {
+        let before = if first { c.knows } else { 0 };
+        let least_known = self.boot_of(node).map_or(before, |before| before.least_known).min(c.knows);
+        let (boot, instance, knows) = (c.boot, c.instance, c.knows);
+        let boot = NodeBoot { node: node.get(), boot, instance, held: 0, knows, least_known };
         // An older version tells none.
         if c.boot == 0 || self.boot_of(node) == Some(&boot) {
             return;
         }
+        self.notify_coordinator();
         let all = &mut self.boots.0.boots;
         match all.binary_search_by_key(&node, |boot| NodeId(boot.node)) {
             Ok(at) => all[at] = boot,
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn a_start_that_is_not_newer_is_refused_and_the_newest_is_read_again_from_the_rows() {
         let mut b = StateUnderTest::new();
-        let start = |boot, instance| Intent::NodeBooted(NodeBooted { boot, instance });
+        let start = |boot, instance| Intent::NodeBooted(NodeBooted { boot, instance, knows: 2 });
         b.ok(start(2, 70));
         b.ok(start(2, 70));
         for older in [start(2, 71), start(1, 70)] {
@@ -99,6 +104,6 @@ mod tests {
             b.ok(Intent::NodeBooted(start));
             b.state.digest()
         };
-        assert_eq!(after(NodeBooted { boot: 2, instance: 70 }), after(NodeBooted::default()));
+        assert_eq!(after(NodeBooted { boot: 2, instance: 70, knows: 2 }), after(NodeBooted::default()));
     }
 }

@@ -213,6 +213,10 @@ pub(super) fn check(intent: &Intent, from: NodeId) -> Checked {
             node("origin", from)?;
             if c.epoch == 0 { bad("epoch", "must be 1 or more") } else { Ok(()) }
         }
+        Intent::ClusterFinalize(c) => {
+            count("programs", c.programs.len() as u64, limits::NODES_EVER as u64)?;
+            by(&c.by)
+        }
         Intent::Compact(_) | Intent::QueuesForget(_) => Ok(()),
         Intent::AuditNote(c) => {
             name("event_type", &c.event_type, limits::EVENT_TYPE)?;
@@ -350,6 +354,7 @@ pub(crate) fn proposer(intent: &Intent) -> CommandSource {
         | Intent::LeaderTransferBack(_)
         | Intent::Compact(_)
         | Intent::ClusterRecovered(_)
+        | Intent::ClusterFinalize(_)
         | Intent::QueuesForget(_) => CommandSource::Leader,
         Intent::MembersChanged(_) => CommandSource::Membership,
         Intent::DeviceOnline(_)
@@ -389,7 +394,7 @@ pub(crate) fn proposer(intent: &Intent) -> CommandSource {
 
 /// The fields of `Command` whose commands are a leader's, and the one that is compared with the membership. A test
 /// holds them against [`proposer`].
-const LEADERS: [u32; 10] = [14, 15, 43, 44, 45, 46, 47, 71, 90, 980];
+const LEADERS: [u32; 11] = [14, 15, 43, 44, 45, 46, 47, 71, 90, 980, 1050];
 const MEMBERSHIP: u32 = 73;
 const ORIGIN: u32 = 1;
 const AT_MS: u32 = 2;

@@ -21,8 +21,8 @@ impl EvidenceKind {
     pub(crate) fn of(event_type: &str) -> Option<Self> {
         Some(match event_type {
             "token_revoke" | "policy_change" | "node_added" | "node_removed" | "node_moved" | "cluster_recovered"
-            | "import" | "table_remove" | "time_back" | "access_change" | "device_pair" | "device_revoke"
-            | "device_suspend" | "device_forget" => Self::Rights,
+            | "cluster_finalized" | "import" | "table_remove" | "time_back" | "access_change" | "device_pair"
+            | "device_revoke" | "device_suspend" | "device_forget" => Self::Rights,
             "master_elected" | "election_started" | "master_election" | "role_change" => Self::Elections,
             "sync_conflict" | "sync_conflict_resolved" => Self::Conflicts,
             _ => return None,

@@ -17,7 +17,12 @@ impl State {
     pub fn reload(&mut self) -> Result<(), TablesError> {
         let reader = self.reader();
         let rows = &*reader;
-        self.forget_all(MetaRow::load(rows)?);
+        let meta = MetaRow::load(rows)?;
+        let (found, known) = (meta.cluster_version, self.build.newest());
+        if found > known {
+            return Err(TablesError::NewerVersion { found, known });
+        }
+        self.forget_all(meta);
         self.devices = Devices::load(rows, self.meta.devices)?;
         self.sync_states = SyncStates::load(rows)?;
         self.access = AccessMatrix::load(rows)?;

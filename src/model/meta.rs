@@ -15,6 +15,7 @@ use super::nodes::key::NodesKey;
 use super::table::key::TableKey;
 use super::tables::{RowKey, TablesError, TablesRead, get_row};
 use super::time_back::key::TimeKey;
+use super::version::key::VersionKey;
 use crate::ids::{MasterTerm, NodeId, RaftTerm, Seq, UnixMs};
 use crate::limits;
 use crate::proto::{AskedElection, ElectionOutcome, Import, Meta, PendingElection, TimeCorrection, TransferBack};
@@ -177,5 +178,8 @@ parts! {
     }
     ImportFields by ImportKey as import {
         import: Option<Import>,
+    }
+    VersionFields by VersionKey as version {
+        cluster_version: u32,
     }
 }

@@ -26,8 +26,9 @@ impl State {
     pub(super) fn node_booted(&mut self, node: NodeId, c: &NodeBooted) -> ApplyResult {
         self.may_boot(node, c)?;
         room_for(&self.meta.booted_nodes, node)?;
+        let first = !self.meta.booted_nodes.contains(&node.get());
         insert(self.meta.nodes(KEY).booted_nodes, node);
-        self.save_boot(node, c);
+        self.save_boot(node, c, first);
         self.sessions_gone(node)
     }
 

@@ -13,6 +13,7 @@ use super::error::Code;
 use super::read::{PageSize, changes_after, elections, records_data, seq_before, seq_of_time};
 use super::state::{Position, State, into_result};
 use super::tables::{MemoryTables, RowKey};
+use super::version::Build;
 use crate::ids::{DeviceNumber, ElectionId, LogIndex, RaftTerm, RecordId, Seq, TableId, UnixMs};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
@@ -41,8 +42,13 @@ impl StateUnderTest {
     }
 
     pub(crate) fn bare() -> Self {
+        Self::run_by(Build::THIS)
+    }
+
+    /// Of another program.
+    pub(crate) fn run_by(build: Build) -> Self {
         let tables = MemoryTables::default();
-        let state = State::open(Box::new(tables.clone())).unwrap();
+        let state = State::open_as(Box::new(tables.clone()), build).unwrap();
         Self { state, tables, index: 0, number: 0, now: 1_000_000 }
     }
 
@@ -675,11 +681,16 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         1 => (0..3u8, 0..3u8).prop_map(|(code, secret)| {
             Intent::PairClaim(PairClaim { code: pair_code(code), secret_hash: Bytes::from(vec![secret; 32]) })
         }),
-        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64, prop::option::weighted(0.8, 0..4u64)).prop_map(
-            |(changes_to, audit_to, conflicts_to, elections_to, evidence_kept)| {
-                Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to, evidence_kept })
+        1 => (0..30u64, 0..60u64, 0..8u64, 0..4u64, prop::option::weighted(0.8, 0..4u64), any::<bool>()).prop_map(
+            |(changes_to, audit_to, conflicts_to, elections_to, evidence_kept, deleted)| {
+                Intent::Compact(Compact { changes_to, audit_to, conflicts_to, elections_to, evidence_kept, deleted })
             }
         ),
+        1 => (1..4u32).prop_map(|version| {
+            let version = version.min(Build::THIS.newest());
+            let programs = vec![NodeBoot { node: 1, ..NodeBoot::default() }];
+            Intent::ClusterFinalize(ClusterFinalize { version, programs, by: String::new() })
+        }),
         1 => (1..4u32, device.clone()).prop_map(|(table, by)| {
             Intent::TableRemove(TableRemove { table_name: "stock".into(), table, by, ..TableRemove::default() })
         }),

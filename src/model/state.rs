@@ -28,6 +28,7 @@ use super::table::numbers::TableNumbers;
 use super::tables::{RowKey, Tables, TablesError, TablesRead};
 use super::tokens::revoked::RevokedTokens;
 use super::txn::Txn;
+use super::version::Build;
 use crate::ids::LogIndex;
 use crate::proto::{Applied, Meta};
 use crate::sizes::Sizes;
@@ -61,11 +62,19 @@ pub struct State {
     pub(super) gates: DeviceGates,
     pub(super) pairings: Pairings,
     pub(super) boots: NewestBoots,
+    /// Which program runs this: no part of the state, but of what it makes of commands.
+    pub(super) build: Build,
+    pub(super) ungated: u64,
 }
 
 impl State {
     /// The state that the rows hold. Blocks on the disk if they are there.
     pub fn open(tables: Box<dyn Tables>) -> Result<Self, TablesError> {
+        Self::open_as(tables, Build::THIS)
+    }
+
+    /// The same as another program does.
+    pub fn open_as(tables: Box<dyn Tables>, build: Build) -> Result<Self, TablesError> {
         let meta = MetaRow::load(&*tables)?;
         let mut state = Self {
             applied: Applied::default(),
@@ -90,6 +99,8 @@ impl State {
             gates: DeviceGates::default(),
             pairings: Pairings::default(),
             boots: NewestBoots::default(),
+            build,
+            ungated: 0,
         };
         state.reload()?;
         Ok(state)

@@ -144,6 +144,11 @@ pub enum TablesError {
     Damaged(String),
     #[error("row {0:?} does not decode")]
     Corrupt(RowKey),
+    /// The cluster has gone on to a version of its log that came after this program.
+    #[error(
+        "the cluster's version is {found}, and this program knows up to {known}: install the program that the other nodes have"
+    )]
+    NewerVersion { found: u32, known: u32 },
 }
 
 /// Reading rows; safe to call while another thread applies. May block on a disk: never call it on the

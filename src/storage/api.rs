@@ -188,6 +188,16 @@ pub trait Close: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The bytes of the engine's files.
+    fn engine_size(&self) -> BoxFuture<'_, io::Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// The same, if with about `content` bytes in them a copy would be much smaller and has room: the next start makes it.
+    fn worth_a_copy(&self, _content: u64) -> BoxFuture<'_, io::Result<Option<u64>>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Reads all that is kept, so many bytes a second; how many there were. Damage is found by `check`, too.
     fn scrub(&self, _bytes_per_second: u64) -> BoxFuture<'_, io::Result<u64>> {
         Box::pin(std::future::ready(Ok(0)))

@@ -424,6 +424,20 @@ impl Close for Closer {
         }))
     }
 
+    fn engine_size(&self) -> BoxFuture<'_, io::Result<u64>> {
+        let dir = self.0.lock().as_ref().map(|parts| parts.dir.clone());
+        Box::pin(blocking(move || shrink::engine_size(&dir.ok_or_else(closed)?)))
+    }
+
+    fn worth_a_copy(&self, content: u64) -> BoxFuture<'_, io::Result<Option<u64>>> {
+        let parts = self.0.lock().as_ref().map(|parts| (parts.dir.clone(), parts.engine.clone()));
+        Box::pin(blocking(move || {
+            let (dir, engine) = parts.ok_or_else(closed)?;
+            let engine = engine.lock().clone().ok_or_else(closed)?;
+            shrink::worth_it(&dir, &engine, content, shrink::SLACK).map_err(engine_error)
+        }))
+    }
+
     fn close(&self) -> BoxFuture<'_, io::Result<()>> {
         let parts = self.0.lock().take();
         Box::pin(async move {

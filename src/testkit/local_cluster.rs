@@ -18,8 +18,12 @@ use crate::model::effect::Effects;
 use crate::model::error::{Code, Error};
 use crate::model::state::{self, Position, State};
 use crate::model::tables::{MemoryTables, TablesError};
+use crate::model::version::Build;
 use crate::proto::command::Intent;
-use crate::proto::{Batch, ClusterInit, Command, CommandId, LeaderAnnounced, Outcome, Principal, StatusResponse};
+use crate::proto::{
+    Batch, ClusterFinalize, ClusterInit, Command, CommandId, LeaderAnnounced, NodeBoot, Outcome, Principal,
+    StatusResponse,
+};
 use crate::storage::room::{DiskRoom, RoomState};
 use crate::storage::{BoxFuture, SnapshotReader, memory};
 
@@ -191,22 +195,34 @@ impl Cluster for LocalCluster {
     fn change(
         &self,
         change: MembershipChange,
-        _by: Principal,
+        by: Principal,
         _within: Duration,
     ) -> BoxFuture<'_, Result<MembershipChanged, Error>> {
+        let version = Build::THIS.newest();
+        let here = || Ok(MembershipChanged { node: NodeId(1), voters: vec![NodeId(1)], version });
+        if change == MembershipChange::Finalize {
+            if self.replica.state().cluster_version() >= version {
+                let why = format!("the cluster's version is {version} already");
+                return Box::pin(async { Err(Error::new(Code::RoleChange, why)) });
+            }
+            let programs = vec![NodeBoot { node: 1, ..NodeBoot::default() }];
+            let finalize = ClusterFinalize { version, programs, by: by.sub };
+            let proposed = self.propose(Intent::ClusterFinalize(finalize));
+            let done = here();
+            return Box::pin(async move {
+                proposed.await?;
+                done
+            });
+        }
         let answer = match change {
+            MembershipChange::Finalize => here(),
             MembershipChange::Add { node, raft, .. } => {
                 Err(Error::new(Code::PeerUnreachable, format!("node {node} cannot be reached at {raft}")))
             }
             MembershipChange::Remove { node: NodeId(1) } => {
                 Err(Error::new(Code::RoleChange, "node 1 is the last voter: without it there is no cluster"))
             }
-            MembershipChange::Transfer { to: NodeId(1) } => {
-                Ok(MembershipChanged { node: NodeId(1), voters: vec![NodeId(1)] })
-            }
-            MembershipChange::Move { node: NodeId(1), .. } => {
-                Ok(MembershipChanged { node: NodeId(1), voters: vec![NodeId(1)] })
-            }
+            MembershipChange::Transfer { to: NodeId(1) } | MembershipChange::Move { node: NodeId(1), .. } => here(),
             MembershipChange::Move { node, .. }
             | MembershipChange::Remove { node }
             | MembershipChange::Transfer { to: node } => {

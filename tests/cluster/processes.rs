@@ -28,13 +28,31 @@ pub(crate) struct Processes {
     running: BTreeMap<u64, Child>,
     /// Preloaded into those that are started from now on.
     library: Option<PathBuf>,
+    /// They run as the program of before, from their next start on.
+    of_before: Vec<u64>,
+    /// What all of them are set to beside.
+    settings: String,
 }
 
 impl Processes {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         assert!(tillsync().args(["token", "key"]).arg(dir.path().join("token.key")).status().unwrap().success());
-        Self { dir, ports: BTreeMap::new(), running: BTreeMap::new(), library: None }
+        Self {
+            dir,
+            ports: BTreeMap::new(),
+            running: BTreeMap::new(),
+            library: None,
+            of_before: Vec::new(),
+            settings: String::new(),
+        }
+    }
+
+    /// Nodes that have these settings beside.
+    pub(crate) fn with_settings(settings: &str) -> Self {
+        let mut processes = Self::new();
+        processes.settings = settings.to_owned();
+        processes
     }
 
     /// Starts these nodes as the founders of a cluster, and waits until they agree.
@@ -49,7 +67,7 @@ impl Processes {
         processes.founded(size).await
     }
 
-    async fn founded(self, size: u64) -> Self {
+    pub(crate) async fn founded(self, size: u64) -> Self {
         let mut processes = self;
         (1..=size).for_each(|id| processes.give_ports(id));
         let members = processes.members(&(1..=size).collect::<Vec<_>>());
@@ -96,9 +114,10 @@ impl Processes {
         let Ports { gateway, raft } = self.ports[&id];
         let text = format!(
             "node_id = {id}\ncluster_name = \"fleet\"\ndata_dir = {:?}\nkey_file = {:?}\n\
-             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\nlog_format = \"json\"\n{more}\n",
+             gateway_listen = \"127.0.0.1:{gateway}\"\nraft_listen = \"127.0.0.1:{raft}\"\nlog_format = \"json\"\n{}\n{more}\n",
             self.data(id),
             self.path("token.key"),
+            self.settings,
         );
         std::fs::write(self.config(id), text).unwrap();
     }
@@ -108,10 +127,18 @@ impl Processes {
         let mut command = tillsync();
         command.args(["serve", "--config"]).arg(self.config(id));
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+        if self.of_before.contains(&id) {
+            command.env("TILLSYNC_TEST_BUILD", "before");
+        }
         if let Some(library) = &self.library {
             command.env("LD_PRELOAD", library).env("FAULTY_DISK", self.dir.path());
         }
         self.running.insert(id, command.spawn().unwrap());
+    }
+
+    /// These nodes, and no others, have the program that knew no cluster versions, from their next start on.
+    pub(crate) fn have_program_of_before(&mut self, ids: &[u64]) {
+        self.of_before = ids.to_vec();
     }
 
     /// Each flush takes so long, on faulty disks.

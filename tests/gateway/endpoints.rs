@@ -352,6 +352,25 @@ async fn post_system_cluster_transfer() {
 }
 
 #[tokio::test]
+async fn post_system_cluster_finalize() {
+    let server = server().await;
+    assert_eq!(get(&server, "/system/cluster").await["cluster_version"], json!(1));
+    let manager = server.token("m", tillsync::token::Class::Manager);
+    let request = reqwest::Client::new().post(format!("http://{}/system/cluster/finalize", server.addr));
+    let answer = request.bearer_auth(manager).json(&json!({})).send().await.unwrap();
+    assert_eq!(answer.status(), 403, "an admin's business");
+    let (status, body) = server.rest("POST", "/system/cluster/finalize", Some(json!({"timeout_ms": 0}))).await;
+    assert_eq!((status, &body["field"]), (400, &json!("timeout_ms")), "{body}");
+    let (status, body) = server.rest("POST", "/system/cluster/finalize", Some(json!({}))).await;
+    assert_eq!((status, &body["cluster_version"]), (200, &json!(2)), "{body}");
+    let (status, body) = server.rest("POST", "/system/cluster/finalize", Some(json!({}))).await;
+    assert_eq!((status, &body["error_code"]), (409, &json!("4002")), "{body}");
+    assert_eq!(get(&server, "/system/cluster").await["cluster_version"], json!(2));
+    let audit = get(&server, "/sync/audit-logs?event_type=cluster_finalized").await;
+    assert_eq!(audit["logs"].as_array().map(Vec::len), Some(1), "{audit}");
+}
+
+#[tokio::test]
 async fn post_system_election() {
     let server = server().await;
     let (status, body) = server.rest("POST", "/system/election", Some(json!({"reason": "manual"}))).await;

@@ -29,6 +29,7 @@ mod rates;
 mod request_ids;
 mod rest;
 mod resume;
+mod revoked_reads;
 mod schema;
 mod shares;
 mod socketio;

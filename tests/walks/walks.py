@@ -336,6 +336,11 @@ def upgrade(session):
     for n in (1, 3, 2):
         session.type("Upgrade", 2, given={"N": n})
         till.await_writes()
+    for n in (2, 1, 3):
+        session.type("Upgrade", 1, given={"N": n})
+        till.await_writes()
+    session.type("Upgrade", 3, fails=session.lab.before == session.lab.binary)
+    till.await_writes()
     session.ended(till)
     session.voters(1, 2, 3)
 

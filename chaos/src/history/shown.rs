@@ -1,6 +1,7 @@
 //! What nodes showed: records, changes, pages, and what they hold at the end.
 
 use serde::{Deserialize, Serialize};
+use tillsync::client::rest::NodeStatus;
 
 /// A token of a device, by its number in the run, and the class that it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +141,25 @@ pub(crate) struct Sample {
     pub electing: u64,
     #[serde(default)]
     pub settled: u64,
+    /// The cluster's version, the newest that the node's program knows, and how many commands came before theirs was agreed.
+    #[serde(default)]
+    pub version: u32,
+    #[serde(default = "any_version")]
+    pub knows: u32,
+    #[serde(default)]
+    pub ungated: u64,
+}
+
+impl Sample {
+    /// The newest version that the program of the node knows that told this; a program that does not say knows any.
+    pub(crate) fn knows(status: &NodeStatus) -> u32 {
+        let own = status.nodes.iter().find(|node| node.node == status.node);
+        own.and_then(|node| node.knows_version).unwrap_or_else(any_version)
+    }
+}
+
+fn any_version() -> u32 {
+    u32::MAX - 1
 }
 
 /// A node took itself for the Raft leader of a term.

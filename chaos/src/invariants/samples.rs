@@ -46,6 +46,9 @@ fn sample(tick: u64, node: u64, applied: u64, master: &str) -> Sample {
         masters: vec![master.into()],
         electing: 0,
         settled: 1,
+        version: 1,
+        knows: 1,
+        ungated: 0,
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) async fn watch(cluster: OperatedCluster, recorder: Recorder) {
 
 fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
     let (tick, us) = recorder.now();
+    let knows = Sample::knows(&status);
     Sample {
         tick,
         us,
@@ -56,5 +57,8 @@ fn sample(recorder: &Recorder, status: NodeStatus, boot: u64) -> Sample {
         master_term: status.master_term.get(),
         electing: 0,
         settled: 0,
+        version: status.cluster_version.unwrap_or(1),
+        knows,
+        ungated: 0,
     }
 }

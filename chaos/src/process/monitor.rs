@@ -59,6 +59,9 @@ pub(super) async fn watch_node(world: Arc<ProcessWorld>, node: u64) {
             master_term: status.master_term.get(),
             electing: 0,
             settled: 0,
+            version: status.cluster_version.unwrap_or(1),
+            knows: Sample::knows(&status),
+            ungated: 0,
         });
         world.seen.lock().insert(node, status);
         if turn % ROLES_EVERY == 0 {

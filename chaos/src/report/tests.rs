@@ -57,7 +57,7 @@ fn a_broken_run_shows_what_proves_it_and_how_to_see_it_again() {
     let mut told_twice = good();
     told_twice.sessions[0].told.swap(0, 1);
     let page = page_of(&about(), &told_twice);
-    assert!(page.contains("1 of 28 things that must hold did not") && page.contains("session 1 of till-1 on node 1"));
+    assert!(page.contains("1 of 29 things that must hold did not") && page.contains("session 1 of till-1 on node 1"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::checker::Verdict;
 use crate::finding::Finding;
 
 /// What must hold, in the order in which people care, and in their words.
-const INVARIANTS: [(&str, &str); 28] = [
+const INVARIANTS: [(&str, &str); 29] = [
     ("exactly_once", "Every write that was confirmed is there once, as it was sent. What was refused is not there."),
     ("one_log", "All nodes hold the same changes, in the same order, with none missing."),
     ("linearizable", "Every record behaves as if there were only one copy of it, on one machine."),
@@ -35,6 +35,7 @@ const INVARIANTS: [(&str, &str); 28] = [
     ("masters", "There was never more than one master, and each took over from the one before."),
     ("raft_leaders", "Never did two nodes lead in the same term."),
     ("digests", "Nodes that had come equally far held exactly the same data, at any time."),
+    ("versions", "Programs of two releases made the same of everything, and none used what another did not know."),
     ("liveness", "After the last fault everything healed, agreed, and took new writes and reads."),
     (
         "honest",

@@ -144,6 +144,9 @@ pub(crate) struct SimPlan {
     pub log_bytes: u64,
     /// Changes kept; older ones are compacted.
     pub keep_changes: u64,
+    /// The nodes begin with the program of before, and get the new one under load.
+    #[serde(default)]
+    pub upgrade: bool,
     pub faults: Vec<SimTimedFault>,
 }
 
@@ -162,6 +165,7 @@ impl SimPlan {
             keep_entries: rng.between(5, 60),
             log_bytes: if seed % 3 == 1 { 20_000 } else { 1 << 30 },
             keep_changes: if rng.percent(40) { rng.between(20, 400) } else { 1_000_000 },
+            upgrade: seed % 4 == 2,
             faults: Vec::new(),
         };
         for _ in 0..rng.between(2, 8) {

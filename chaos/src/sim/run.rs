@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::SimPlan;
 use super::world::SimWorld;
-use super::{ending, faults, fixed};
+use super::{ending, faults, fixed, upgrade};
 use crate::checker::{Expectations, Verdict, check};
 use crate::clients::client::Counters;
 use crate::clients::device::WorkloadDevice;
@@ -30,6 +30,8 @@ pub(crate) const GAP: Duration = Duration::from_secs(5);
 /// After everything healed, devices must have been told everything within this.
 const LISTEN: Duration = Duration::from_secs(10);
 const STACK: usize = 64 << 20;
+/// Draws of its own, so that a seed's other draws are as they were.
+const UPGRADE: u64 = 0x7570_6772;
 
 /// What came of a run, small enough for one line.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -130,6 +132,7 @@ async fn simulate(seed: u64, plan: SimPlan) -> Result<(History, String, u64), St
     devices.extend(rights::all(&world, &counters, &mut rng).into_iter().map(spawn));
     devices.extend(admission::all(&world, &counters, &mut rng).map(spawn));
     devices.extend(removals::all(&world, &counters, &mut rng).map(spawn));
+    let upgrading = plan.upgrade.then(|| spawn(upgrade::run(world.clone(), Rng::new(seed ^ UPGRADE))));
     let majority = AbortOnDropHandle::new(spawn(faults::watch_majority(world.clone())));
     let striking: Vec<_> =
         plan.faults.iter().map(|timed| spawn(faults::inject(world.clone(), *timed, began))).collect();
@@ -139,7 +142,15 @@ async fn simulate(seed: u64, plan: SimPlan) -> Result<(History, String, u64), St
             world.recorder.anomaly("a fault does not end");
         }
     }
+    if let Some(upgrading) = upgrading
+        && timeout(Duration::from_secs(60), upgrading).await.is_err()
+    {
+        world.recorder.anomaly("the upgrade does not end");
+    }
     ending::heal(&world).await;
+    if plan.upgrade {
+        upgrade::end(&world).await;
+    }
     // The load goes on over the healing, so that it is seen to come back.
     sleep(Duration::from_secs(2)).await;
     drop(majority);

@@ -18,6 +18,7 @@ use tillsync::gateway::http::rest;
 use tillsync::gateway::{Gateway, GatewaySettings, presence};
 use tillsync::ids::NodeId;
 use tillsync::limits;
+use tillsync::model::version::Build;
 use tillsync::storage::{Close, Stores};
 use tillsync::testkit::simulated_network::Router;
 use tillsync::token::{Class, KeyRing};
@@ -58,6 +59,8 @@ struct RunningSimNode {
 pub(crate) struct SimMachine {
     pub disk: Arc<SimDisk>,
     pub clock: Arc<SimClock>,
+    /// The program that it runs from its next start on.
+    pub build: Build,
     boot: u64,
     running: Option<RunningSimNode>,
     starting: bool,
@@ -65,10 +68,19 @@ pub(crate) struct SimMachine {
     leaving: bool,
 }
 
+/// What a machine starts with.
+struct SimStart {
+    stores: Stores,
+    clock: Arc<SimClock>,
+    build: Build,
+    boot: u64,
+    disk: Arc<SimDisk>,
+}
+
 impl SimMachine {
-    fn new(rng: &mut Rng, began: Instant, id: u64) -> Self {
+    fn new(rng: &mut Rng, began: Instant, id: u64, build: Build) -> Self {
         let (disk, clock) = (SimDisk::new(rng.fork()), Arc::new(SimClock::new(began, id)));
-        Self { disk, clock, boot: 0, running: None, starting: false, leaving: false }
+        Self { disk, clock, build, boot: 0, running: None, starting: false, leaving: false }
     }
 }
 
@@ -99,7 +111,8 @@ impl SimWorld {
         let began = Instant::now();
         let recorder = Recorder::traced(began);
         let weather = SimWeather::new(rng.fork(), recorder.clone());
-        let places = (1..=plan.nodes).map(|id| (id, SimMachine::new(rng, began, id))).collect();
+        let build = if plan.upgrade { Build::BEFORE } else { Build::THIS };
+        let places = (1..=plan.nodes).map(|id| (id, SimMachine::new(rng, began, id, build))).collect();
         Ok(Arc::new(Self {
             voters: Mutex::new(vec![(1..=plan.nodes).collect()]),
             changing: tokio::sync::Mutex::default(),
@@ -118,7 +131,13 @@ impl SimWorld {
         }))
     }
 
-    fn config(&self, id: u64) -> NodeConfig {
+    /// The newest version that a node has seen the cluster at.
+    pub(crate) fn version(&self) -> u32 {
+        let version = |up: UpNode| up.cluster.replica().state().cluster_version();
+        self.up().into_values().map(version).max().unwrap_or(1)
+    }
+
+    fn config(&self, id: u64, build: Build) -> NodeConfig {
         let member =
             |id: u64| (NodeId(id), MemberAddress { raft: format!("node-{id}"), gateway: format!("gateway-{id}") });
         let founders = (1..=self.plan.nodes).map(member).collect();
@@ -132,6 +151,7 @@ impl SimWorld {
         config.snapshot_every = self.plan.snapshot_every;
         config.keep_entries = self.plan.keep_entries;
         config.log_bytes = self.plan.log_bytes;
+        config.build = build;
         config
     }
 
@@ -154,7 +174,7 @@ impl SimWorld {
     /// A new machine with an empty disk.
     pub(crate) fn build(&self) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
-        let place = SimMachine::new(&mut self.rng.lock(), self.began, id);
+        let place = SimMachine::new(&mut self.rng.lock(), self.began, id, Build::THIS);
         self.places.lock().insert(id, place);
         id
     }
@@ -192,12 +212,12 @@ impl SimWorld {
 
     /// Starts a node on its disk. What keeps it from starting is trouble, unless it fell over meanwhile.
     pub(crate) async fn start(self: &Arc<Self>, id: u64) {
-        let Some((stores, clock, boot, disk)) = self.begin_start(id) else { return };
+        let Some(SimStart { stores, clock, build, boot, disk }) = self.begin_start(id) else { return };
         let syncing = AbortOnDropHandle::new(spawn(disk.clone().run()));
         let close = stores.close.clone();
         let started = timeout(
             Duration::from_secs(20),
-            start(self.config(id), stores, PeerLinks::Memory(self.router.clone()), clock),
+            start(self.config(id, build), stores, PeerLinks::Memory(self.router.clone()), clock),
         );
         let node = match started.await {
             Ok(Ok(node)) => node,
@@ -237,14 +257,15 @@ impl SimWorld {
         });
     }
 
-    fn begin_start(&self, id: u64) -> Option<(Stores, Arc<SimClock>, u64, Arc<SimDisk>)> {
+    fn begin_start(&self, id: u64) -> Option<SimStart> {
         let mut places = self.places.lock();
         let place = places.get_mut(&id).filter(|place| place.running.is_none() && !place.starting)?;
         place.starting = true;
         place.boot += 1;
         let stores = place.disk.disk.open();
         place.disk.disk.hold();
-        Some((stores, place.clock.clone(), place.boot, place.disk.clone()))
+        let (clock, disk) = (place.clock.clone(), place.disk.clone());
+        Some(SimStart { stores, clock, build: place.build, boot: place.boot, disk })
     }
 
     pub(crate) fn with(&self, id: u64, change: impl FnOnce(&mut SimMachine)) {
@@ -348,6 +369,9 @@ async fn watch_state(recorder: Recorder, cluster: Arc<RaftCluster>, boot: u64) {
                 masters: state.devices().filter(|d| is_master(d)).map(|d| d.device_id.clone()).collect(),
                 electing: state.meta().pending_election.as_ref().map_or(0, |pending_election| pending_election.id),
                 settled: state.meta().settled.as_ref().map_or(0, |settled| settled.pending_election),
+                version: state.cluster_version(),
+                knows: state.build().newest(),
+                ungated: state.ungated(),
             }
         };
         recorder.sample(sample);

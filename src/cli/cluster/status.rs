@@ -129,6 +129,9 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
         for node in &best.nodes {
             line(&mut out, node);
         }
+        if let Some(line) = upgrade(best) {
+            let _ = writeln!(out, "{line}");
+        }
         for node in &best.nodes {
             if let Some(ms) = node.clock_ahead_ms.filter(|ms| ms.unsigned_abs() > limits::NODE_CLOCK_OFF_MS) {
                 let (id, way) = (node.node, if ms > 0 { "ahead of" } else { "behind" });
@@ -167,6 +170,19 @@ fn table(nodes: &[AskedNode], now: Instant) -> String {
         }
     }
     out
+}
+
+/// What is left of an upgrade, if there is something.
+fn upgrade(status: &NodeStatus) -> Option<String> {
+    let agreed = status.cluster_version?;
+    let knows = |node: &MemberStatus| node.knows_version.unwrap_or(agreed);
+    let newest = status.nodes.iter().map(knows).max().filter(|newest| *newest > agreed)?;
+    let behind: Vec<String> =
+        status.nodes.iter().filter(|node| knows(node) < newest).map(|node| node.node.to_string()).collect();
+    Some(match behind.is_empty() {
+        true => format!("cluster version {agreed}; every node knows {newest}: tillsync cluster finalize"),
+        false => format!("cluster version {agreed}; being upgraded to {newest}: node {} not yet", behind.join(", ")),
+    })
 }
 
 /// How old an answer is, if it is not of now.
@@ -277,6 +293,18 @@ mod tests {
         assert!(shown.contains("node 3: its CLOCK is 1.4 s behind most nodes'"), "{shown}");
         assert!(shown.contains(" -0.0 s ") && shown.contains(" -1.4 s ") && !shown.contains("node 1: its"), "{shown}");
         assert!(shown.contains("http://h:2: NOTHING CAN BE WRITTEN: no majority tells"), "{shown}");
+
+        let mut upgraded = status(2, true);
+        upgraded.cluster_version = Some(1);
+        for node in &mut upgraded.nodes {
+            node.knows_version = Some(2);
+        }
+        let line = "cluster version 1; every node knows 2: tillsync cluster finalize";
+        assert_eq!(upgrade(&upgraded).as_deref(), Some(line));
+        upgraded.nodes[1].knows_version = Some(1);
+        assert_eq!(upgrade(&upgraded).as_deref(), Some("cluster version 1; being upgraded to 2: node 3 not yet"));
+        upgraded.cluster_version = Some(2);
+        assert_eq!(upgrade(&upgraded), None);
 
         // What is old is not shown as if it were of now, and an answer of now goes before it.
         let later = now + Duration::from_secs(9);

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backups::BackupSchedule;
 use super::descriptors;
 use super::slow_disk::DiskPace;
+use super::waste::EngineWaste;
 use crate::clock::SystemClock;
 use crate::cluster::SharedCluster;
 use crate::cluster::boot::{self, NodeConfig, PeerLinks, Stopper};
@@ -28,6 +30,7 @@ use crate::ids::NodeId;
 use crate::limits;
 use crate::model::election::decide::Limits;
 use crate::model::error::{Code, Error};
+use crate::model::version::Build;
 use crate::storage::room::DiskRoom;
 use crate::storage::{self, Close, Stores};
 use crate::tls;
@@ -56,6 +59,7 @@ pub(super) struct ServingNode {
     close: Arc<dyn Close>,
     data_dir: PathBuf,
     pace: DiskPace,
+    waste: EngineWaste,
 }
 
 impl ServingNode {
@@ -71,6 +75,7 @@ impl ServingNode {
         let stores = open(config).await?;
         // Held to the end: the folder is let go of when the last of it is dropped.
         let close = stores.close.clone();
+        let waste = EngineWaste::of(&stores).await;
         let pace = DiskPace { settings: timing(config), flush_time: stores.flush_time };
         let wire = match raft_tls {
             Some(tls) => PeerLinks::Tls(raft, tls),
@@ -103,6 +108,8 @@ impl ServingNode {
             let backups = super::backups::run(shared.clone(), schedule, stop.clone());
             tokio::spawn(failures.guard("backups", backups));
         }
+        let versions = super::version::run(shared.clone(), config.data_dir.clone(), stop.clone());
+        tokio::spawn(failures.guard("cluster version", versions));
         let following = super::keys::follow(keys.clone(), config.key_file.clone(), stop.clone());
         tokio::spawn(failures.guard("keys", following));
         let serving = gateway::serve_tls(listener, current, shared, effects, settings, keys, stop.clone());
@@ -119,7 +126,7 @@ impl ServingNode {
         });
         tracing::info!(node = config.node_id.get(), gateway = %config.gateway_listen, raft = %config.raft_listen, "serving");
         let data_dir = config.data_dir.clone();
-        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir, pace })
+        Ok(Self { stop, coordinating, device, coordinator, gateway, cluster, stopper, close, data_dir, pace, waste })
     }
 
     /// Resolves with the reason when the node cannot go on: it never serves on from a state that it does not trust,
@@ -136,6 +143,12 @@ impl ServingNode {
     /// Resolves with the time of a flush when the node should start again, with times that its disk can keep up with.
     pub(super) async fn has_outgrown_its_times(&self) -> Duration {
         self.pace.is_lost(self.cluster.node()).await
+    }
+
+    /// Resolves with the bytes of the engine's files when the node should start again, so that they are copied; `last`: when
+    /// it did so before.
+    pub(super) async fn should_shrink(&self, last: Option<Instant>) -> u64 {
+        self.waste.calls_for_a_start(&self.cluster, last).await
     }
 
     async fn storage_failed(&self, why: &str) -> Error {
@@ -260,6 +273,21 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySett
     }
 }
 
+/// Tests of upgrades have no program of another release at hand: this one acts as if it was.
+#[cfg(feature = "testkit")]
+fn build() -> Build {
+    match std::env::var("TILLSYNC_TEST_BUILD").as_deref() {
+        Ok("before") => Build::BEFORE,
+        Ok("next") => Build::NEXT,
+        _ => Build::THIS,
+    }
+}
+
+#[cfg(not(feature = "testkit"))]
+fn build() -> Build {
+    Build::THIS
+}
+
 fn node_config(config: &Config, flush: Duration) -> NodeConfig {
     let members: BTreeMap<NodeId, MemberAddress> = config
         .members
@@ -271,6 +299,7 @@ fn node_config(config: &Config, flush: Duration) -> NodeConfig {
         timing: timing(config).on_disk_of(flush),
         request_timeout: config.request_timeout,
         log_bytes: config.log_bytes,
+        build: build(),
         join: config
             .join
             .iter()

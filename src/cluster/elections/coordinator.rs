@@ -116,6 +116,7 @@ impl Coordinator {
 
     /// Devices that were at home here before this boot are offline until they return.
     async fn boot(&self) {
+        self.cluster.admitted().await;
         while let Err(error) = self.cluster.propose(Intent::NodeBooted(self.cluster.booted())).await {
             tracing::debug!(%error, "the cluster does not take this node's boot yet");
             tokio::time::sleep(Duration::from_millis(100)).await;

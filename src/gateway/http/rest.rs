@@ -26,6 +26,7 @@ use crate::gateway::transport::socketio;
 use crate::gateway::{Gateway, auth, bug};
 use crate::limits;
 use crate::model::error::{Code, Error};
+use crate::token::Claims;
 
 mod access;
 pub(crate) mod backup;
@@ -213,9 +214,10 @@ pub fn pagination(o: &mut Object<'_>, limit: usize, offset: u64, total: u64) {
     });
 }
 
-/// Waits until this node has everything that any client was told was committed.
-pub async fn fresh(gateway: &Gateway) -> Result<(), RestError> {
-    gateway.cluster.read_barrier().await.or_fail(gateway)
+/// Waits until this node has everything that any client was told was committed; also that the token was taken back.
+pub async fn fresh(gateway: &Gateway, asker: &Claims) -> Result<(), RestError> {
+    gateway.cluster.read_barrier().await.or_fail(gateway)?;
+    auth::still_good(gateway, asker).or_fail(gateway)
 }
 
 /// What an answer was read from.
@@ -226,9 +228,9 @@ pub struct Source {
 
 impl Source {
     /// The newest, or with `?consistency=stale` whatever this node has: a node without a quorum has nothing else.
-    pub async fn asked(gateway: &Gateway, asked: &QueryFields) -> Result<Self, RestError> {
+    pub async fn asked(gateway: &Gateway, asker: &Claims, asked: &QueryFields) -> Result<Self, RestError> {
         match asked.get("consistency") {
-            None | Some("linearizable") => fresh(gateway).await.map(|()| Self { stale: false }),
+            None | Some("linearizable") => fresh(gateway, asker).await.map(|()| Self { stale: false }),
             Some("stale") => Ok(Self { stale: true }),
             Some(_) => {
                 let bad = BadPayload::field("consistency", "must be linearizable or stale");

@@ -306,6 +306,8 @@ impl Session {
     }
 
     pub(super) fn read(&mut self, ticket: RequestTicket, read: ReadRequest, passed: Result<(), Error>) {
+        // What has come with the barrier may have taken the token back: the session's end is on its way then.
+        let passed = passed.and_then(|()| auth::still_good(&self.gateway, &self.claims));
         match (read, passed) {
             (ReadRequest::Resume { device_id, cursor, online, at_ms }, passed) => {
                 let asked = passed.and_then(|()| self.cursor_seq(&cursor));

@@ -99,7 +99,7 @@ impl Session {
     fn begin_sync(&mut self, ticket: RequestTicket, ask: SyncAsk) -> Result<(), Error> {
         self.may(&ask.device_id)?;
         let (gateway, send_queue, share) = (self.gateway.clone(), self.send_queue.clone(), self.share.clone());
-        let job = SyncJob::new(gateway, send_queue, share, self.class(), ask, ticket.clone());
+        let job = SyncJob::new(gateway, send_queue, share, self.claims.clone(), ask, ticket.clone());
         if let Some(job) = job {
             let begin = job.begin();
             self.propose(ticket, ReplyPlan::Sync(job), begin);

@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::consensus::runtime::random;
-use crate::gateway::Gateway;
 use crate::gateway::fanout::feed;
 use crate::gateway::fanout::hub::ChangeFilter;
 use crate::gateway::fanout::send_queue::{EncodedEvent, SendQueue};
@@ -19,9 +18,9 @@ use crate::gateway::rates::RateShare;
 use crate::gateway::session::delivery::{Delivery, SentBefore};
 use crate::gateway::session::removed_records::RemovedRecords;
 use crate::gateway::session::request_ticket::RequestTicket;
+use crate::gateway::{Gateway, auth};
 use crate::ids::{RecordId, Seq, TableId, UnixMs};
 use crate::limits;
-use crate::model::access::ClassNumber;
 use crate::model::change::StoredData;
 use crate::model::error::{Code, Error};
 use crate::model::read::{PageSize, around, records_exact, seq_of_time};
@@ -30,6 +29,7 @@ use crate::model::tables::TablesRead;
 use crate::model::time_back::Corrections;
 use crate::proto::command::Intent;
 use crate::proto::{Change, Meta, Operation, SyncBegin, SyncErrorReport, SyncState, SyncType, TableName};
+use crate::token::Claims;
 
 const PAGE: PageSize = PageSize { rows: limits::SYNC_PAGE, bytes: limits::SYNC_PAGE_BYTES };
 /// Changes looked at together, to learn which records moved on while a sync is sent.
@@ -143,7 +143,7 @@ pub(crate) struct SyncJob {
     send_queue: Arc<SendQueue>,
     /// Of the token that asked.
     share: Arc<RateShare>,
-    class: ClassNumber,
+    claims: Claims,
     ask: SyncAsk,
     ticket: RequestTicket,
     sync_id: String,
@@ -191,16 +191,24 @@ impl SyncJob {
         gateway: Arc<Gateway>,
         send_queue: Arc<SendQueue>,
         share: Arc<RateShare>,
-        class: ClassNumber,
+        claims: Claims,
         ask: SyncAsk,
         ticket: RequestTicket,
     ) -> Option<Box<Self>> {
         let sync_id = format!("{:016x}{:016x}", random(), random());
         let begun = share.may_read().and_then(|()| gateway.syncs.begin(&ask.device_id, send_queue.id, &sync_id));
         match begun {
-            Ok(completed) => {
-                Some(Box::new(Self { gateway, send_queue, share, class, ask, ticket, sync_id, completed, begun_ms: 0 }))
-            }
+            Ok(completed) => Some(Box::new(Self {
+                gateway,
+                send_queue,
+                share,
+                claims,
+                ask,
+                ticket,
+                sync_id,
+                completed,
+                begun_ms: 0,
+            })),
             Err(error) => {
                 refuse(&gateway, &send_queue, &ask, &ticket, &error);
                 None
@@ -264,6 +272,7 @@ impl SyncJob {
 
     async fn send(&self, delivery: &Delivery) -> Result<(), Error> {
         self.gateway.cluster.read_barrier().await?;
+        auth::still_good(&self.gateway, &self.claims)?;
         if let Some(ack) = self.ticket.ack {
             let (event, device_id) = ("sync_request", Some(self.ask.device_id.as_str()));
             let (message, at_ms, sync_id) = ("sync begins", self.begun_ms, Some(self.sync_id.as_str()));
@@ -274,7 +283,12 @@ impl SyncJob {
         let (meta, before, tables, records) = {
             let state = self.gateway.cluster.replica().state();
             let before = state.sync_state(&self.ask.device_id).cloned();
-            (state.meta().clone(), before, Arc::from(state.tables()), state.records_known_to(self.class))
+            (
+                state.meta().clone(),
+                before,
+                Arc::from(state.tables()),
+                state.records_known_to(self.claims.class.number()),
+            )
         };
         if meta.master.is_empty() {
             return Err(Error::new(Code::NoMaster, "there is no master to sync with"));
@@ -282,7 +296,7 @@ impl SyncJob {
         // The session's own stream comes first, up to where the pages are from.
         delivery.send_to(meta.head()).await?;
         let sent = delivery.pages_follow(meta.head());
-        let filter = ChangeFilter::of(self.ask.tables.clone(), self.class);
+        let filter = ChangeFilter::of(self.ask.tables.clone(), self.claims.class.number());
         let scope = scope(self.ask.tables.as_deref());
         let course = SyncCourse { meta, before, tables, records, filter, scope, sent };
         match self.start(&course).await? {
@@ -322,7 +336,9 @@ impl SyncJob {
             (_, None) => course.recorded(),
         };
         // Before the class was granted a table, the device was not sent it: only a full sync brings what it lacks.
-        let whole = |from: Seq| self.gateway.cluster.replica().state().access().is_whole_after(self.class, from);
+        let whole = |from: Seq| {
+            self.gateway.cluster.replica().state().access().is_whole_after(self.claims.class.number(), from)
+        };
         Ok(from.filter(|from| *from >= meta.compacted() && whole(*from)))
     }
 
@@ -414,8 +430,11 @@ impl SyncJob {
             let (mut page, next, to) = {
                 let state = self.gateway.cluster.replica().state();
                 // Rights may change between two pages.
-                let shown: Vec<bool> =
-                    course.tables.iter().map(|t| state.access().may_read(self.class, &t.name)).collect();
+                let shown: Vec<bool> = course
+                    .tables
+                    .iter()
+                    .map(|t| state.access().may_read(self.claims.class.number(), &t.name))
+                    .collect();
                 let takes =
                     |table: TableId| wanted.contains(&table) && shown.get(table.place()).copied().unwrap_or(false);
                 let (page, next) = state.records_at(head, after, PAGE.rows, takes);

@@ -16,12 +16,17 @@ const BYTES_SLACK: u64 = 16;
 
 impl State {
     /// Drops the oldest changes (by whole blocks), audit rows, resolved conflicts and elections, at most
-    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its audit row: every number that the audit log lists can be
-    /// shown. The last election is always kept.
+    /// [`limits::COMPACT_STEP`] of each. Audit rows that are evidence stay, as far as the command says. A change outlives its
+    /// audit row: every number that the audit log lists can be shown. The last election is always kept. Deleted records go
+    /// when their last change has gone, if the command says so: a device that could still need to hear of the deletion is
+    /// one whose cursor is older, and does a full sync.
     pub(in crate::model) fn compact(&mut self, c: &Compact) -> ApplyResult {
         self.compact_audit(AuditId(c.audit_to), c.evidence_kept);
         let to = c.changes_to.min(self.meta.head_seq).min(self.meta.compacted_seq + limits::COMPACT_STEP);
         while self.meta.compacted_seq < to && self.drop_block(Seq(to))? {}
+        if c.deleted {
+            self.drop_deleted();
+        }
         self.drop_resolved(c.conflicts_to);
         self.drop_removed_tables()?;
         self.drop_elections(ElectionId(c.elections_to));
@@ -72,10 +77,20 @@ impl State {
             if version.seq == change.seq {
                 let data = if version.deleted { Bytes::new() } else { change.data.clone() };
                 let record = Record { data, ..change.record(version.device) };
+                if version.deleted {
+                    self.records.outlive((table, id));
+                }
                 self.put(RowKey::Record { table, id }, &record);
             }
         }
         Ok(true)
+    }
+
+    /// Drops some of the deleted records whose last change is no longer kept.
+    fn drop_deleted(&mut self) {
+        for (table, id) in self.records.forget_outlived(limits::COMPACT_STEP as usize) {
+            self.delete(RowKey::Record { table, id });
+        }
     }
 
     /// The applied time goes back: no change that was dropped is later than that.

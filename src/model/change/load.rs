@@ -51,7 +51,7 @@ impl State {
                 self.load_names(device, &change);
                 if let Some(table) = self.table_of_change(&change) {
                     self.table_numbers.advance_head(table, Seq(change.seq));
-                    self.records.load(table, RecordId(change.record_id), &change.record(device));
+                    self.records.load_change(table, RecordId(change.record_id), &change.record(device));
                 }
                 self.prints.push(&change);
                 self.change_sizes.push(change.seq, change.encoded_len());

@@ -3,7 +3,7 @@
 //! While a record's last change is kept, nothing else is stored of it: its version follows from the change log.
 //! Compaction writes it down as a row.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -42,6 +42,13 @@ pub(in crate::model) struct Records {
     /// Data held, oldest write first, with the version that it belongs to.
     held: VecDeque<((TableId, RecordId), u64)>,
     bytes: usize,
+    /// Deleted records whose last change is no longer kept.
+    outlived: BTreeSet<(TableId, RecordId)>,
+}
+
+/// What a version's data weighs.
+fn weight(data: &Bytes) -> usize {
+    data.len() + 64
 }
 
 impl Records {
@@ -77,7 +84,7 @@ impl Records {
     /// After a write of `data`.
     pub(super) fn set(&mut self, table: TableId, id: RecordId, record: &Record, data: Bytes) {
         let key = (table, id);
-        let weight = |data: &Bytes| data.len() + 64;
+        self.outlived.remove(&key);
         self.bytes += weight(&data);
         self.held.push_back((key, record.seq));
         let version = Version { data: Some(data), ..version_of(record) };
@@ -112,12 +119,49 @@ impl Records {
         let mut after =
             table.get().checked_add(1).map(|next| from.split_off(&(TableId(next), RecordId::MIN))).unwrap_or_default();
         self.versions.append(&mut after);
-        self.bytes -= from.values().filter_map(|v| v.data.as_ref()).map(|data| data.len() + 64).sum::<usize>();
+        self.bytes -= from.values().filter_map(|v| v.data.as_ref()).map(weight).sum::<usize>();
+        self.outlived.retain(|(of, _)| *of != table);
     }
 
-    /// From the rows; later ones win.
+    /// From a record's own row.
     pub(super) fn load(&mut self, table: TableId, id: RecordId, record: &Record) {
         self.insert((table, id), version_of(record));
+        if record.deleted {
+            self.outlive((table, id));
+        }
+    }
+
+    /// From a change, which comes after the record's row.
+    pub(super) fn load_change(&mut self, table: TableId, id: RecordId, record: &Record) {
+        self.insert((table, id), version_of(record));
+        self.outlived.remove(&(table, id));
+    }
+
+    /// The last change of a deleted record is no longer kept.
+    pub(super) fn outlive(&mut self, key: (TableId, RecordId)) {
+        self.outlived.insert(key);
+    }
+
+    /// How many deleted records there are whose last change is no longer kept.
+    pub(in crate::model) fn outlived(&self) -> usize {
+        self.outlived.len()
+    }
+
+    /// Forgets some of them, in order.
+    pub(super) fn forget_outlived(&mut self, at_most: usize) -> Vec<(TableId, RecordId)> {
+        let mut gone = Vec::new();
+        while gone.len() < at_most
+            && let Some(key) = self.outlived.pop_first()
+        {
+            if let Some(version) = self.versions.remove(&key) {
+                self.bytes -= version.data.as_ref().map_or(0, weight);
+                if let Some(count) = self.counts.get_mut(&key.0) {
+                    *count -= 1;
+                }
+            }
+            gone.push(key);
+        }
+        gone
     }
 }
 

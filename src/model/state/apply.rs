@@ -12,6 +12,7 @@ use crate::model::effect::Effect;
 use crate::model::error::{Code, Error};
 use crate::model::refusal::ApplyError;
 use crate::model::tables::{RowKey, TablesError};
+use crate::model::version;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Reply;
 use crate::proto::{Batch, Command, EncodedCommands, Outcome, Principal, Refused};
@@ -106,11 +107,12 @@ impl State {
         self.advance_time(self.txn.at_ms);
         let now = self.meta.now();
         let principal = command.principal;
-        let outcome = match command.intent {
+        let intent = command.intent.and_then(|intent| self.as_agreed(intent));
+        let outcome = match intent {
             _ if principal.as_ref().is_some_and(|p| !is_usable(p)) => {
                 refused(now, Code::InvalidData, "the principal of the command is no token's")
             }
-            None => refused(now, Code::Internal, "no command, or one of a newer version"),
+            None => refused(now, Code::Internal, version::UNKNOWN),
             Some(intent) => match self.apply_for(principal, intent, NodeId(origin.node)) {
                 Ok((given, repeated)) => Outcome {
                     at_ms: now.get(),
@@ -198,6 +200,7 @@ impl State {
             Intent::TableRemove(c) => self.table_remove(c)?,
             Intent::TimeBack(c) => self.time_back(&c)?,
             Intent::ClusterRecovered(c) => self.cluster_recovered(node, &c)?,
+            Intent::ClusterFinalize(c) => self.cluster_finalize(node, &c)?,
         };
         Ok((given, false))
     }

@@ -1,4 +1,5 @@
-//! Copies an engine whose files have become much larger than what is in them, at a start, into a new one.
+//! Copies an engine whose files have become much larger than what is in them, at a start, into a new one. A node that runs
+//! and finds it worth it starts again for it (`cli::serve::waste`).
 //!
 //! The engine uses the room of what it no longer needs again, and never gives it back: after a week of pictures that were
 //! replaced, or a month without a snapshot, a folder stays as large as it was at its worst. So a start that finds the files
@@ -68,13 +69,12 @@ pub(crate) fn copy_if_due(
     content: &EngineContent,
     slack: u64,
 ) -> sled::Result<Option<SledEngine>> {
-    let size = size_of(&dir.join(ENGINE))?;
-    let made = from.meta.get(SIZE)?.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
-    if !is_due(size, content.bytes, slack, made) {
+    let size = engine_size(dir)?;
+    if !is_due(size, content.bytes, slack, made(from)?) {
         return Ok(None);
     }
     let (mb, free) = (size >> 20, free_bytes(dir)?);
-    if free < content.bytes * TIMES + SLACK {
+    if free < room_for(content.bytes) {
         tracing::warn!(
             "the engine's files have {mb} MB for {} MB: a copy of them would be smaller, but the disk has only {} MB free",
             content.bytes >> 20,
@@ -84,6 +84,28 @@ pub(crate) fn copy_if_due(
     }
     tracing::info!("the engine's files have {mb} MB for {} MB: copying what is in them", content.bytes >> 20);
     copy(dir, from, content).map(Some)
+}
+
+/// The bytes of the files, if they are worth a copy and there is room for it.
+pub(crate) fn worth_it(dir: &Path, engine: &SledEngine, content: u64, slack: u64) -> sled::Result<Option<u64>> {
+    let size = engine_size(dir)?;
+    let worth = is_due(size, content, slack, made(engine)?) && free_bytes(dir)? >= room_for(content);
+    Ok(worth.then_some(size))
+}
+
+/// How large the files were when they were made; 0: they are no copy.
+fn made(engine: &SledEngine) -> sled::Result<u64> {
+    let made = engine.meta.get(SIZE)?;
+    Ok(made.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
+/// What a copy needs on the disk beside what is copied.
+fn room_for(content: u64) -> u64 {
+    content * TIMES + SLACK
+}
+
+pub(crate) fn engine_size(dir: &Path) -> io::Result<u64> {
+    size_of(&dir.join(ENGINE))
 }
 
 fn copy(dir: &Path, from: &SledEngine, content: &EngineContent) -> sled::Result<SledEngine> {

@@ -11,8 +11,12 @@ use super::side_mark;
 use crate::storage::durability::disk_error::advice;
 use crate::storage::durability::sync_dir;
 
-/// The format that this version writes.
-pub(crate) const FORMAT: u32 = 2;
+/// The newest format that this version reads.
+const FORMAT: u32 = 3;
+/// What a new folder has.
+const WRITTEN: u32 = 2;
+/// A folder of a cluster whose version programs of before there were versions do not know: they read up to 2.
+const VERSIONED: u32 = 3;
 /// From this one on a folder has a mark beside its engine (`side_mark`).
 const MARKED: u32 = 2;
 const FILE: &str = "identity";
@@ -129,7 +133,7 @@ pub(crate) fn check(dir: &Path, engine_dir: &Path, identity: &FolderIdentity) ->
             if engine_dir.exists() {
                 return Err(OpenError::NotOurs { dir: dir.to_path_buf() });
             }
-            write(dir, identity, FolderStage::Creating, FORMAT).map_err(io)?;
+            write(dir, identity, FolderStage::Creating, WRITTEN).map_err(io)?;
             return Ok(FolderFound { stage: FolderStage::Creating, identity: identity.clone(), marked: false });
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -166,6 +170,14 @@ pub(crate) fn refuse(dir: &Path, why: &str) -> io::Result<()> {
     sync_dir(dir)
 }
 
+/// From now on programs of before there were cluster versions do not open the folder. Durable when it returns.
+pub(crate) fn keep_older_out(dir: &Path) -> io::Result<()> {
+    let text = fs::read_to_string(dir.join(FILE))?;
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "the folder's identity file cannot be read");
+    let (format, identity, stage) = parse(&text).ok_or_else(unreadable)?;
+    if format >= VERSIONED { Ok(()) } else { write(dir, &identity, stage, VERSIONED) }
+}
+
 fn refused(dir: &Path) -> io::Result<Option<String>> {
     match fs::read(dir.join(REFUSED)) {
         Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim_end().to_owned())),
@@ -176,7 +188,7 @@ fn refused(dir: &Path) -> io::Result<Option<String>> {
 
 /// The engine is open and synced, and has its mark: from now on its files are never thrown away.
 pub(crate) fn mark_ready(dir: &Path, identity: &FolderIdentity) -> Result<(), OpenError> {
-    write(dir, identity, FolderStage::Ready, FORMAT).map_err(OpenError::io(dir))
+    write(dir, identity, FolderStage::Ready, WRITTEN).map_err(OpenError::io(dir))
 }
 
 fn write(dir: &Path, identity: &FolderIdentity, stage: FolderStage, format: u32) -> io::Result<()> {

@@ -64,7 +64,7 @@ impl TablesShared {
         let outcome = guarded(read).unwrap_or_else(|panic| Err(storage_error(panic)));
         outcome.inspect_err(|error| match error {
             TablesError::Corrupt(_) | TablesError::Damaged(_) => drop(self.poison.damaged("reading rows", error)),
-            TablesError::Storage(_) => drop(self.poison.fail("reading rows", error)),
+            TablesError::Storage(_) | TablesError::NewerVersion { .. } => drop(self.poison.fail("reading rows", error)),
         })
     }
 

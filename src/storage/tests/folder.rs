@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::storage::durability::flush;
+use crate::storage::folder::format;
 use crate::storage::{engine, memory};
 
 #[tokio::test]
@@ -37,7 +38,11 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     assert!(matches!(error, OpenError::OtherCluster { .. }) && error.is_configuration());
     assert!(!error.to_string().contains('\n'));
 
-    write_identity(dir.path(), "format 2", "format 99");
+    // A folder that older programs must not open is one still.
+    format::keep_older_out(dir.path()).unwrap();
+    format::keep_older_out(dir.path()).unwrap();
+    open(dir.path()).close.close().await.unwrap();
+    write_identity(dir.path(), "format 3", "format 99");
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::NewerFormat { found: 99, .. }) && error.is_configuration());
     let path = dir.path().join("identity");
@@ -50,7 +55,7 @@ async fn somebody_elses_folder_is_refused_in_one_sentence() {
     // Another program's.
     fs::remove_file(dir.path().join("mark")).unwrap();
     assert!(matches!(open_error(dir.path(), &identity()), OpenError::NotOurs { .. }));
-    crate::storage::folder::format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
+    format::refuse(dir.path(), "its data differs\nsince index 7").unwrap();
     let error = open_error(dir.path(), &identity());
     assert!(matches!(error, OpenError::Refused { .. }) && !error.is_configuration());
     assert!(error.to_string().ends_with("is not opened again: its data differs since index 7"), "{error}");

@@ -16,7 +16,7 @@ use crate::proto::command::Intent;
 
 /// `GET /access`: of every class for admins and managers, of its own class for every other token.
 pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let own = caller.0.class.number();
     let shown = |class: &ClassNumber| caller.0.class.is_privileged() || own == *class;
     let access = gateway.cluster.replica().state().access().clone();
@@ -44,7 +44,7 @@ pub(super) async fn put(
     let put = AccessPut { class: class.number(), by: caller.0.sub.clone(), ..put };
     gateway.propose_for(&caller.0, Intent::AccessPut(put)).await.or_fail(&gateway)?;
     // It is committed; this node may not have applied it yet.
-    fresh(&gateway).await?;
+    fresh(&gateway, &caller.0).await?;
     let rights = gateway.cluster.replica().state().access().of(class).cloned();
     Ok(answer(|o| {
         o.flag("success", true);

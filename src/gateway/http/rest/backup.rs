@@ -42,10 +42,10 @@ impl BackupTurn {
 }
 
 /// `GET /system/backup`
-pub(super) async fn take(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(super) async fn take(State(gateway): State<Arc<Gateway>>, operator: Operator, asked: QueryFields) -> RestResult {
     let turn = gateway.backup_turn.take().or_fail(&gateway)?;
     // What was acknowledged before the request is in it.
-    Source::asked(&gateway, &asked).await?;
+    Source::asked(&gateway, &operator.0, &asked).await?;
     let reader = gateway.cluster.backup().await.or_fail(&gateway)?;
     let length = HeaderValue::from(reader.bytes());
     let mut response = sent(gateway, BackupReader::Whole(reader), turn);
@@ -56,13 +56,13 @@ pub(super) async fn take(State(gateway): State<Arc<Gateway>>, _operator: Operato
 /// `GET /system/backup/entries`
 pub(super) async fn take_entries(
     State(gateway): State<Arc<Gateway>>,
-    _operator: Operator,
+    operator: Operator,
     asked: QueryFields,
 ) -> RestResult {
     let after = asked.number("after", 0, 0, OFFSET_MAX);
     let after = after.map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
     let turn = gateway.backup_turn.take().or_fail(&gateway)?;
-    Source::asked(&gateway, &asked).await?;
+    Source::asked(&gateway, &operator.0, &asked).await?;
     let reader = gateway.cluster.backup_after(LogIndex(after)).await.or_fail(&gateway)?;
     Ok(sent(gateway, BackupReader::After(Box::new(reader)), turn))
 }

@@ -362,6 +362,7 @@ const NODE: &[FieldDescription] = &[
     must("master", FieldKind::OrNull(&DEVICE_ID), ""),
     must("sessions", FieldKind::OrNull(&ANY_COUNT), ""),
     must("version", FieldKind::OrNull(&WORDS), ""),
+    must("knows_version", FieldKind::OrNull(&ANY_COUNT), "The newest cluster version that its program knows."),
     must("disk_free", FieldKind::OrNull(&ANY_COUNT), "Bytes that are free on the disk of its data. Null: not known."),
     must(
         "disk",
@@ -400,6 +401,7 @@ pub(crate) const CLUSTER: &[FieldDescription] = &[
         FieldKind::OrNull(&WORDS),
         "Why less is written: disks of nodes are low (bulk loads wait) or full (devices can only delete). Null: all is.",
     ),
+    must("cluster_version", ANY_COUNT, "What the cluster's log may hold: see Upgrade in the operator's guide."),
     must("version", WORDS, ""),
     must("timestamp", FieldKind::Time, ""),
 ];
@@ -528,6 +530,12 @@ pub(crate) const NODE_ASKED: &[FieldDescription] = &[
 pub(crate) const NODE_MOVED: &[FieldDescription] = &[NODE_ASKED[1], NODE_ASKED[2], WITHIN];
 pub(crate) const TRANSFER_ASKED: &[FieldDescription] =
     &[must("to", FieldKind::Size(i64::MAX as u64), "The node that is to lead."), WITHIN];
+pub(crate) const FINALIZE_ASKED: &[FieldDescription] = &[WITHIN];
+pub(crate) const FINALIZED: &[FieldDescription] = &[
+    SUCCESS,
+    must("cluster_version", ANY_COUNT, "The cluster's version from now on."),
+    must("timestamp", FieldKind::Time, ""),
+];
 pub(crate) const MEMBERS: &[FieldDescription] = &[
     SUCCESS,
     must("node", ANY_COUNT, "The node that was added, moved or removed, or that leads now."),

@@ -44,7 +44,8 @@ pub(super) async fn feed(
 ) -> RestResult {
     let class = caller.0.class.number();
     let asked =
-        FeedRequest::of(&gateway, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok())).await?;
+        FeedRequest::of(&gateway, &caller.0, &asked, class, headers.get("last-event-id").and_then(|v| v.to_str().ok()))
+            .await?;
     let streams = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/event-stream"));
     if streams {
         let opened = gateway.rates.of(&caller.0).open().or_fail(&gateway)?;
@@ -54,8 +55,8 @@ pub(super) async fn feed(
 }
 
 /// A page of the feed for whoever has been let in.
-pub(super) async fn page_after(gateway: &Gateway, asked: &QueryFields) -> RestResult {
-    FeedRequest::of(gateway, asked, ClassNumber::default(), None).await?.page(gateway).await
+pub(super) async fn page_after(gateway: &Gateway, asker: &Claims, asked: &QueryFields) -> RestResult {
+    FeedRequest::of(gateway, asker, asked, ClassNumber::default(), None).await?.page(gateway).await
 }
 
 /// What a request wants of the feed.
@@ -70,6 +71,7 @@ struct FeedRequest {
 impl FeedRequest {
     async fn of(
         gateway: &Gateway,
+        asker: &Claims,
         asked: &QueryFields,
         class: ClassNumber,
         resumed: Option<&str>,
@@ -77,7 +79,7 @@ impl FeedRequest {
         let (limit, _) = asked.page().map_err(|bad| RestError::bad(gateway, Code::InvalidData, bad))?;
         let tables = asked.get("tables").map(|t| t.split(',').map(|t| t.trim().to_owned()).collect());
         let filter = ChangeFilter::of(tables, class);
-        let source = Source::asked(gateway, asked).await?;
+        let source = Source::asked(gateway, asker, asked).await?;
         let after = match resumed.or(asked.get("cursor")) {
             Some(cursor) => gateway.parse_cursor(cursor).or_fail(gateway)?.seq,
             None => Seq(0),

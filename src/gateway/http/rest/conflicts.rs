@@ -36,7 +36,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, as
     };
     // Before any row is read: what one token has read and not taken is bounded.
     let turn = gateway.listings.turn(&caller.0.sub).await.or_fail(&gateway)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (device_id, table_name) = (asked.get("device_id"), asked.get("table_name"));
     let class = caller.0.class.number();
@@ -75,7 +75,7 @@ pub(super) async fn resolve(
     let id = id.parse().map(ConflictId).map_err(|_| bad(BadPayload::field("id", "must be a conflict's number")))?;
     let mut resolve = body.read(&gateway, Code::InvalidData, |f| resolution(f, &body.0))?;
     resolve.conflict_id = Some(id.get());
-    fresh(&gateway).await?;
+    fresh(&gateway, &caller.0).await?;
     let owner = find_conflict(&gateway, &resolve).or_fail(&gateway)?;
     auth::may_speak_for(&caller.0, &owner.device_id).or_fail(&gateway)?;
     if resolve.device_id.is_empty() {
@@ -108,7 +108,7 @@ pub(super) async fn put_policy(
     let put = PolicyPut { table_name: table, asker, class, by, ..asked };
     gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     // It is committed; this node may not have applied it yet.
-    fresh(&gateway).await?;
+    fresh(&gateway, &caller.0).await?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
         o.flag("success", true);
@@ -118,7 +118,7 @@ pub(super) async fn put_policy(
 
 /// `GET /sync/policies`: of every table that was ever named and that the caller may read, by name.
 pub(super) async fn policies(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let class = caller.0.class.number();
     let mut tables = {
         let state = gateway.cluster.replica().state();
@@ -140,7 +140,7 @@ pub(super) async fn policy_of_table(
     asked: QueryFields,
 ) -> RestResult {
     let table_name = usable(&gateway, table_name)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table_name).or_fail(&gateway)?;
     let table = table_of(&gateway, table_name);
     Ok(answer(|o| {

@@ -35,7 +35,7 @@ pub(super) async fn read(
     asked: QueryFields,
 ) -> RestResult {
     let id = record(&gateway, &table, &id)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
     let now = gateway.cluster.replica().state().record(&table, id);
     let found = match now {
@@ -87,7 +87,7 @@ pub(super) async fn remove_table(
 ) -> RestResult {
     auth::must_be_privileged(&caller.0, "remove a table").or_fail(&gateway)?;
     let table_name = usable(&gateway, table_name)?;
-    fresh(&gateway).await?;
+    fresh(&gateway, &caller.0).await?;
     let class = caller.0.class.number();
     if gateway.cluster.replica().state().access().right(class, &table_name) < Right::Write {
         let why = format!("table_name {table_name:?} is a table that tokens of class {} may not write", caller.0.class);

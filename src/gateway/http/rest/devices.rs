@@ -15,6 +15,7 @@ use crate::model::error::{Code, Error};
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
 use crate::proto::{Capabilities, Device, DeviceOnline, Presence, RoleChange, SyncStatus};
+use crate::token::Claims;
 
 /// `POST /device/register`
 pub(super) async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
@@ -58,7 +59,7 @@ pub(super) async fn register(State(gateway): State<Arc<Gateway>>, caller: Caller
 /// `GET /device/roles`: all of them, as documented; or pages of them, with `limit` and `after` or `offset`.
 pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     if ["limit", "offset", "after"].iter().any(|name| asked.get(name).is_some()) {
-        return page(&gateway, &asked).await;
+        return page(&gateway, &caller.0, &asked).await;
     }
     let devices = gateway.cluster.replica().state().devices().count();
     // A large one is sent in pieces, made as they are taken, and one at a time on a node.
@@ -66,7 +67,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, as
         true => Some(gateway.listings.whole(&caller.0.sub).await.or_fail(&gateway)?),
         false => None,
     };
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let devices: Vec<Arc<Device>> = gateway.cluster.replica().state().devices().cloned().collect();
     let Some(turn) = turn else {
         return Ok(answer(|o| {
@@ -102,7 +103,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, as
 }
 
 /// Some of the devices, by id.
-async fn page(gateway: &Arc<Gateway>, asked: &QueryFields) -> RestResult {
+async fn page(gateway: &Arc<Gateway>, asker: &Claims, asked: &QueryFields) -> RestResult {
     let bad = |bad| RestError::bad(gateway, Code::InvalidData, bad);
     let limit = asked.number("limit", limits::PAGE_MAX, 1, limits::PAGE_MAX).map_err(bad)? as usize;
     let offset = asked.number("offset", 0, 0, super::OFFSET_MAX).map_err(bad)?;
@@ -110,7 +111,7 @@ async fn page(gateway: &Arc<Gateway>, asked: &QueryFields) -> RestResult {
     if after.is_some() && asked.get("offset").is_some() {
         return Err(bad(BadPayload::field("after", "and offset exclude each other")));
     }
-    let source = Source::asked(gateway, asked).await?;
+    let source = Source::asked(gateway, asker, asked).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let (mut devices, total) = {
         let state = gateway.cluster.replica().state();
@@ -131,11 +132,11 @@ async fn page(gateway: &Arc<Gateway>, asked: &QueryFields) -> RestResult {
 /// `GET /device/roles/{device_id}`
 pub(super) async fn one(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     PathParts(id): PathParts<String>,
     asked: QueryFields,
 ) -> RestResult {
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let device = gateway.cluster.replica().state().device(&id).cloned();
     let device = device.ok_or_else(|| not_registered(&gateway, &id))?;
     Ok(answer(|o| {

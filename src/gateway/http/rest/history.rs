@@ -29,7 +29,7 @@ pub(super) async fn read(
     let id = record(&gateway, &table, &id)?;
     let limit = asked.limit().map_err(bad)?;
     let before = asked.get("before").map(|text| place(text).ok_or_else(not_a_place)).transpose().map_err(bad)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     auth::may_read(&gateway, &caller.0, &table).or_fail(&gateway)?;
     let of = gateway.cluster.replica().state().history_of(&table, id, before, limit);
     let size = PageSize { rows: limit, bytes: limits::SYNC_PAGE_BYTES };

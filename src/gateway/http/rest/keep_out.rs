@@ -130,7 +130,7 @@ pub(super) async fn admission(
 ) -> RestResult {
     auth::may_speak_for(&caller.0, &device_id).or_fail(&gateway)?;
     may_be_a_device(&gateway, &device_id)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let state = gateway.cluster.replica().state();
     let (device, gate) = (state.device(&device_id).cloned(), state.gate(&device_id).cloned());
     let class = device.as_ref().and_then(|device| ClassNumber::named(&device.class));

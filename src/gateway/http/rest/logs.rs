@@ -20,10 +20,10 @@ use crate::model::time::parse_iso;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// `GET /sync/master-election-logs`
-pub(super) async fn elections(State(gateway): State<Arc<Gateway>>, _: Caller, asked: QueryFields) -> RestResult {
+pub(super) async fn elections(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     let read = || Ok((asked.page()?, asked.before_id()?));
     let ((limit, offset), before) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let (head, total) = {
         let state = gateway.cluster.replica().state();
         let head = before.map_or(u64::MAX, |before| before - 1).min(state.meta().election_head);
@@ -60,7 +60,7 @@ pub(super) async fn audit(State(gateway): State<Arc<Gateway>>, caller: Caller, a
         Ok((limit, offset, filter))
     };
     let (limit, offset, filter) = read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let offset_rows = usize::try_from(offset).unwrap_or(usize::MAX);
     let (total, page) = gateway.cluster.replica().state().audit_index().page(&filter, limit, offset_rows);
     let rights = gateway.cluster.replica().state().access().of(caller.0.class.number()).cloned();

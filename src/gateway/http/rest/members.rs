@@ -76,6 +76,17 @@ pub(super) async fn transfer(State(gateway): State<Arc<Gateway>>, caller: Caller
     make(&gateway, caller, change, within).await
 }
 
+/// `POST /system/cluster/finalize`
+pub(super) async fn finalize(State(gateway): State<Arc<Gateway>>, caller: Caller, body: RequestBody) -> RestResult {
+    auth::must_be_admin(&caller.0, "raise the cluster's version").or_fail(&gateway)?;
+    let within = body.read(&gateway, Code::InvalidData, within)?;
+    let (by, within) = (caller.0.principal(), Duration::from_millis(within));
+    let changed = gateway.cluster.change(MembershipChange::Finalize, by, within).await.or_fail(&gateway)?;
+    Ok(answer(|o| {
+        o.flag("success", true).number("cluster_version", changed.version).time("timestamp", gateway.now_ms());
+    }))
+}
+
 fn node(f: &Fields<'_>, name: &str) -> Result<NodeId, BadPayload> {
     let node = f.maybe_count(name, u64::MAX)?.ok_or_else(|| BadPayload::field(name, "is required"))?;
     if node == 0 { Err(BadPayload::field(name, "must be a whole number, 1 or more")) } else { Ok(NodeId(node)) }

@@ -145,7 +145,7 @@ pub(super) async fn poll(
             gateway.all_wrong_pairings.check("").or_fail(&gateway)?;
             if valid_code(&code) {
                 // Another node may have taken it in just now.
-                fresh(&gateway).await?;
+                gateway.cluster.read_barrier().await.or_fail(&gateway)?;
             }
             find().ok_or_else(|| no_such_code(&gateway, &stranger))?
         }
@@ -155,7 +155,7 @@ pub(super) async fn poll(
             let claim = PairClaim { code, secret_hash };
             let outcome = gateway.cluster.propose(Intent::PairClaim(claim)).await.or_fail(&gateway)?;
             let Some(Given::Pairing(row)) = outcome.result else { return Err(unexpected(&gateway)) };
-            fresh(&gateway).await?;
+            gateway.cluster.read_barrier().await.or_fail(&gateway)?;
             let class = Class::numbered(row.class).ok_or_else(|| unexpected(&gateway))?;
             let token = auth::new_token(&gateway, &row.device_id, class, None, gateway.settings.paired_token.as_secs());
             (row, Some(token.or_fail(&gateway)?))
@@ -185,7 +185,7 @@ fn status_name(status: PairingStatus) -> &'static str {
 /// `GET /device/pairings`: who asks, and from where.
 pub(super) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, asked: QueryFields) -> RestResult {
     auth::must_be_privileged(&caller.0, "see who asks to be paired").or_fail(&gateway)?;
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let rows: Vec<(Pairing, bool)> = {
         let state = gateway.cluster.replica().state();
         let known = |row: &Pairing| state.device(&row.device_id).is_some();
@@ -253,7 +253,7 @@ async fn decide(gateway: &Arc<Gateway>, caller: &Claims, decision: PairDecide) -
 
 /// `POST /token/renew`
 pub(super) async fn renew(State(gateway): State<Arc<Gateway>>, caller: Caller) -> RestResult {
-    fresh(&gateway).await?;
+    fresh(&gateway, &caller.0).await?;
     let (token, claims) = auth::renewed(&gateway, &caller.0).or_fail(&gateway)?;
     let at_ms = gateway.now_ms();
     Ok(unstored(answer(|o| {

@@ -24,11 +24,11 @@ const PENDING: u64 = 1_000_000_000_000;
 /// `GET /sync/state/{device_id}`
 pub(super) async fn state(
     State(gateway): State<Arc<Gateway>>,
-    _: Caller,
+    caller: Caller,
     PathParts(id): PathParts<String>,
     asked: QueryFields,
 ) -> RestResult {
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &caller.0, &asked).await?;
     let found = {
         let state = gateway.cluster.replica().state();
         state.sync_state(&id).map(|sync| (sync.clone(), state.pending_changes(sync)))

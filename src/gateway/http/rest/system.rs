@@ -18,6 +18,7 @@ use crate::gateway::session::elect as elect_command;
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::model::error::{Code, Error};
+use crate::model::version::of_told;
 use crate::proto::ElectionReason;
 use crate::proto::command::Intent;
 use crate::proto::outcome::Result as Given;
@@ -95,9 +96,9 @@ pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
     let status = gateway.cluster.status();
     let nodes = gateway.cluster.nodes();
     // Digest and index under one lock: they belong together.
-    let (meta, index, digest) = {
+    let (meta, index, digest, version) = {
         let state = gateway.cluster.replica().state();
-        (state.meta().clone(), state.applied().index, state.digest())
+        (state.meta().clone(), state.applied().index, state.digest(), state.cluster_version())
     };
     Ok(answer(|o| {
         o.number("node", gateway.cluster.node_id());
@@ -116,6 +117,7 @@ pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, _: Caller) -> R
         o.array("differing", differing, |out, node| out.extend_from_slice(node.node.to_string().as_bytes()));
         o.text_or_null("digest_verdict", &status.digests.to_string());
         o.text_or_null("disk_verdict", &gateway.cluster.room_reason().unwrap_or_default());
+        o.number("cluster_version", version);
         o.text("version", env!("CARGO_PKG_VERSION")).time("timestamp", gateway.now_ms());
     }))
 }
@@ -152,6 +154,7 @@ fn fill_node(o: &mut Object<'_>, node: &NodeInfo, now_ms: u64) {
     number("applied_index", said.map(|s| s.applied_index));
     number("lag", node.lag);
     number("sessions", said.map(|s| s.sessions));
+    number("knows_version", said.map(|s| of_told(s.knows).into()));
     number("differs_from", node.differs_from.map(LogIndex::get));
     let disk = said.and_then(|s| s.disk.as_ref()).map(room_said);
     number("disk_free", disk.map(|(free, _)| free));

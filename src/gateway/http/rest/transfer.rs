@@ -123,10 +123,10 @@ fn body<T: Serialize>(gateway: &Gateway, value: &T) -> Result<Response, RestErro
 /// `GET /system/export`
 pub(crate) async fn snapshot(
     State(gateway): State<Arc<Gateway>>,
-    _operator: Operator,
+    operator: Operator,
     asked: QueryFields,
 ) -> RestResult {
-    let source = Source::asked(&gateway, &asked).await?;
+    let source = Source::asked(&gateway, &operator.0, &asked).await?;
     let (mut snapshot, meta) = {
         let state = gateway.cluster.replica().state();
         let meta = state.meta().clone();
@@ -176,11 +176,11 @@ fn bounds(gateway: &Gateway, asked: &QueryFields) -> Result<(u64, u64, usize), R
 /// `GET /system/export/elections?after=&to=&limit=`
 pub(crate) async fn elections(
     State(gateway): State<Arc<Gateway>>,
-    _operator: Operator,
+    operator: Operator,
     asked: QueryFields,
 ) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
-    Source::asked(&gateway, &asked).await?;
+    Source::asked(&gateway, &operator.0, &asked).await?;
     let read = move |t: &dyn TablesRead| {
         if after >= to {
             return Ok(Vec::new());
@@ -199,9 +199,9 @@ pub(crate) async fn elections(
 }
 
 /// `GET /system/export/audit?after=&to=&limit=`
-pub(crate) async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operator, asked: QueryFields) -> RestResult {
+pub(crate) async fn audit(State(gateway): State<Arc<Gateway>>, operator: Operator, asked: QueryFields) -> RestResult {
     let (after, to, limit) = bounds(&gateway, &asked)?;
-    Source::asked(&gateway, &asked).await?;
+    Source::asked(&gateway, &operator.0, &asked).await?;
     let page = gateway.cluster.replica().state().audit_index().between(AuditId(after), AuditId(to), limit);
     let next = (page.len() == limit).then(|| page.last().map(|r| r.id.to_string())).flatten();
     let rows = gateway.cluster.replica().read_rows(move |t| read_rows(t, &page)).await.or_fail(&gateway)?;
@@ -209,11 +209,7 @@ pub(crate) async fn audit(State(gateway): State<Arc<Gateway>>, _operator: Operat
 }
 
 /// `GET /system/export/records?after=&limit=`: in the order of tables and ids, as they are now.
-pub(crate) async fn records(
-    State(gateway): State<Arc<Gateway>>,
-    _operator: Operator,
-    asked: QueryFields,
-) -> RestResult {
+pub(crate) async fn records(State(gateway): State<Arc<Gateway>>, operator: Operator, asked: QueryFields) -> RestResult {
     let read = || {
         let bad = || BadPayload::field("after", "must be what a page gave as `next`");
         let after = match asked.get("after") {
@@ -227,7 +223,7 @@ pub(crate) async fn records(
     };
     let (after, rows): (Option<(TableId, RecordId)>, usize) =
         read().map_err(|bad| RestError::bad(&gateway, Code::InvalidData, bad))?;
-    Source::asked(&gateway, &asked).await?;
+    Source::asked(&gateway, &operator.0, &asked).await?;
     let (page, more) = gateway.cluster.replica().state().records_after(after, rows, |_| true);
     let read = move |t: &dyn TablesRead| records_data(t, page, limits::SYNC_PAGE_BYTES);
     let (page, cut) = gateway.cluster.replica().read_rows(read).await.or_fail(&gateway)?;
@@ -254,12 +250,8 @@ pub(crate) async fn records(
 }
 
 /// `GET /system/export/changes?cursor=&limit=`: a page of what is kept.
-pub(crate) async fn changes(
-    State(gateway): State<Arc<Gateway>>,
-    _operator: Operator,
-    asked: QueryFields,
-) -> RestResult {
-    page_after(&gateway, &asked).await
+pub(crate) async fn changes(State(gateway): State<Arc<Gateway>>, operator: Operator, asked: QueryFields) -> RestResult {
+    page_after(&gateway, &operator.0, &asked).await
 }
 
 /// `POST /system/import`: a step of taking over a database.
@@ -279,7 +271,7 @@ pub(crate) async fn import(State(gateway): State<Arc<Gateway>>, operator: Operat
             Intent::ImportBegin(ImportBegin { import_id, device_rows, sync_rows, election_rows, audit_rows, by })
         }
         ImportAction::Rows { devices, elections, audits } => {
-            fresh(&gateway).await?;
+            fresh(&gateway, &operator.0).await?;
             let devices = without_nodes(&gateway, devices, &mut left);
             Intent::ImportRows(ImportRows {
                 import_id,

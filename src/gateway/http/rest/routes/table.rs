@@ -454,6 +454,19 @@ pub const ENDPOINTS: &[Endpoint] = &[
         )
     },
     Endpoint {
+        body: Some(b::FINALIZE_ASKED),
+        refuses: CHANGE_REFUSED,
+        ..extension(
+            "POST",
+            "/system/cluster/finalize",
+            "System",
+            "Raises the cluster's version to the newest that the programs of all nodes know; none can go back to one that \
+             does not.",
+            &[(200, Content::Json(b::FINALIZED))],
+            || post(members::finalize),
+        )
+    },
+    Endpoint {
         body: Some(ELECTION),
         refuses: &[(400, Code::Election), FORBIDDEN, (409, Code::RoleChange), (503, Code::Election)],
         ..extension(
