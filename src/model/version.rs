@@ -104,7 +104,7 @@ impl State {
         if matches!(intent, Intent::ClusterFinalize(_)) && self.build.told() == 0 {
             return None;
         }
-        if needed(&intent) <= self.cluster_version() {
+        if needed(&intent) <= self.cluster_version().min(self.build.newest()) {
             return Some(intent);
         }
         if self.build.told() != 0 {

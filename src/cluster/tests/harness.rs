@@ -17,6 +17,7 @@ use crate::consensus::types::MemberAddress;
 use crate::ids::{NodeId, UnixMs};
 use crate::model::effect::{Effect, Effects};
 use crate::model::tables::RowKey;
+use crate::model::version::Build;
 use crate::proto::command::Intent;
 use crate::proto::{DataUpdate, DeviceOnline, Operation, Outcome, Presence, outcome};
 use crate::storage::memory::MemoryDisk;
@@ -106,6 +107,11 @@ impl Cell {
             cell.start(id).await;
         }
         cell
+    }
+
+    /// Nodes that start from now on run this program.
+    pub(super) fn run_by(&mut self, build: Build) {
+        self.config.build = build;
     }
 
     /// Three nodes that talk over loopback.

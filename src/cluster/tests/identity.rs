@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::harness::{Cell, PATIENCE, online, write};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, MembershipChange};
 use crate::consensus::transport::{ConnectionClass, LinkError};
 use crate::consensus::types::MemberAddress;
 use crate::ids::{LogIndex, NodeId};
-use crate::proto::{StatusRequest, StatusResponse};
+use crate::model::version::Build;
+use crate::proto::{Principal, StatusRequest, StatusResponse};
 
 /// A leader, a follower and the third one.
 async fn three() -> (Cell, u64, u64, u64) {
@@ -35,6 +36,39 @@ async fn starts_are_known(cell: &Cell, node: u64, boot: u64) {
 async fn tell_start(cell: &Cell, node: u64) {
     let cluster = cell.at(node);
     cluster.propose(crate::proto::command::Intent::NodeBooted(cluster.booted())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_know_the_clusters_version_is_refused_and_its_node_returns_with_another() {
+    let (mut cell, leader, follower, third) = three().await;
+    let by = Principal { sub: "admin".into(), ..Principal::default() };
+    let leads = cell.at(leader);
+    let finalize = || leads.change(MembershipChange::Finalize, by.clone(), PATIENCE);
+    let early = finalize().await.unwrap_err();
+    assert!(early.message.contains("was started anew meanwhile"), "no start is replicated: {early}");
+    for node in [leader, follower, third] {
+        tell_start(&cell, node).await;
+        starts_are_known(&cell, node, 1).await;
+    }
+    let raised = finalize().await.unwrap();
+    assert_eq!(raised.version, Build::THIS.newest());
+    cell.converge().await;
+    cell.stop(follower).await;
+    cell.run_by(Build::BEFORE);
+    cell.start(follower).await;
+    let asks = cell.nodes[&follower].cluster.identity.handshake(NodeId(leader));
+    for check in [
+        cell.nodes[&leader].cluster.identity.check(Some(&asks)),
+        cell.nodes[&third].cluster.identity.check_any(Some(&crate::proto::Handshake { to: 0, ..asks.clone() })),
+    ] {
+        let Err(LinkError::Refused(why)) = check else { panic!("{check:?}") };
+        assert!(why.contains("version is 2, and the program of node") && why.contains("knows up to 1"), "{why}");
+    }
+    write(&cell.at(leader), "till", 1).await;
+    cell.stop(follower).await;
+    cell.run_by(Build::THIS);
+    cell.start(follower).await;
+    cell.converge().await;
 }
 
 #[tokio::test]
