@@ -71,6 +71,8 @@ pub(super) struct ListedAddress {
 
 pub(super) struct ProcessCluster {
     binary: PathBuf,
+    /// The release that nodes run instead, from their next start on.
+    before: Mutex<Option<PathBuf>>,
     /// Of the run: logs.
     dir: PathBuf,
     data: PathBuf,
@@ -93,6 +95,8 @@ pub(super) struct ProcessCluster {
 /// How a cluster is made.
 pub(super) struct ClusterPlan<'a> {
     pub binary: &'a Path,
+    /// The release that the nodes begin with, if it is another one.
+    pub before: Option<&'a Path>,
     pub dir: &'a Path,
     pub nodes: u64,
     /// Numbers for nodes that come later.
@@ -152,6 +156,7 @@ impl ProcessCluster {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut cluster = Self {
             binary: plan.binary.to_owned(),
+            before: Mutex::new(plan.before.map(Path::to_owned)),
             dir: plan.dir.to_owned(),
             data,
             certs,

@@ -76,6 +76,7 @@ pub(super) async fn run(options: RunOptions<'_>) -> Result<Outline, String> {
     let allowed = allowed::here(&scenario, dir);
     let plan = ClusterPlan {
         binary,
+        before: None,
         dir,
         nodes: scenario.nodes,
         spare: scenario.spare(),

@@ -65,6 +65,9 @@ pub(crate) struct Years {
     /// Where the nodes' logs, the backups and the figures go. Default: chaos-runs/years-SEED
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// The release that the nodes begin with: they are upgraded in the first quarter, one of them back and again
+    #[arg(long, value_name = "TILLSYNC")]
+    before: Option<PathBuf>,
     #[command(flatten)]
     nodes: NodeArgs,
 }
@@ -101,6 +104,8 @@ impl Years {
 
     async fn live(&self, seed: u64, dir: &Path, binary: PathBuf) -> Result<Vec<String>, String> {
         let mut rng = Rng::new(seed);
+        let before = self.before.as_ref().map(|path| path.canonicalize().map_err(|error| format!("--before: {error}")));
+        let before = before.transpose()?;
         let faketime = allowed::faketime();
         let can_mount = disks::can_mount(dir);
         if faketime.is_none() {
@@ -112,6 +117,7 @@ impl Years {
         let settings = SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), SettingValue::Number(*value))).collect();
         let plan = ClusterPlan {
             binary: &binary,
+            before: before.as_deref(),
             dir,
             nodes: 3,
             spare: 0,
@@ -146,6 +152,7 @@ impl Years {
             events.retain(|event| match event {
                 YearEvent::ClockOff(_) | YearEvent::ClockRight(_) => faketime.is_some(),
                 YearEvent::DisksFill => can_mount.is_ok(),
+                YearEvent::Finalize => before.is_some(),
                 _ => true,
             });
         }

@@ -98,11 +98,17 @@ impl ProcessCluster {
         Ok(())
     }
 
+    /// Nodes run this release from their next start on; `None`: the one under test. Which one it was.
+    pub(crate) fn run_before(&self, release: Option<PathBuf>) -> Option<PathBuf> {
+        std::mem::replace(&mut *self.before.lock(), release)
+    }
+
     /// Starts a process of a node, which nobody looks after yet.
     pub(super) fn child(&self, id: u64, config: &Path, log_path: &Path) -> Result<(Child, Option<ChildStdin>), String> {
         let log = OpenOptions::new().create(true).append(true).open(log_path).map_err(failed(log_path))?;
         let again = log.try_clone().map_err(failed(log_path))?;
-        let mut command = starter::serve(&self.binary, config);
+        let before = self.before.lock().clone();
+        let mut command = starter::serve(before.as_ref().unwrap_or(&self.binary), config);
         command.arg("--stop-with-stdin").env(WORKERS, self.workers.to_string());
         if let Some(library) = &self.faketime {
             let clock = self.clock_of(id);

@@ -29,6 +29,8 @@ pub(super) enum YearEvent {
     Kill(u64),
     /// All nodes, one after the other.
     Update,
+    /// After the first one, which was an upgrade: none goes back any more.
+    Finalize,
     /// All nodes at once.
     PowerCut,
     /// All disks are as good as full for a while.
@@ -53,6 +55,7 @@ impl YearEvent {
             Self::Away(_) => "node away for two weeks",
             Self::Kill(_) => "node killed",
             Self::Update => "all nodes restarted in turn",
+            Self::Finalize => "upgrade finalized",
             Self::PowerCut => "all nodes killed",
             Self::DisksFill => "all disks full",
             Self::Backup { whole: true } => "whole backup",
@@ -105,6 +108,7 @@ pub(super) fn calendar(days: u64, rng: &mut Rng) -> BTreeMap<u64, Vec<YearEvent>
             79 => today.push(YearEvent::DisksFill),
             85 => today.push(YearEvent::Update),
             87 => today.push(YearEvent::PowerCut),
+            88 if day < QUARTER => today.push(YearEvent::Finalize),
             _ => {}
         }
         today.sort_unstable();

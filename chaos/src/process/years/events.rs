@@ -62,12 +62,20 @@ impl YearsRun {
                 Ok(())
             }
             YearEvent::Update => {
+                let before = cluster.run_before(None);
                 for node in cluster.members() {
-                    self.stop(node).await?;
-                    self.bring_back(node).await?;
+                    self.start_again(node).await?;
+                    if let Some(before) = before.clone().filter(|_| node == 1) {
+                        // Somebody has second thoughts.
+                        cluster.run_before(Some(before));
+                        self.start_again(node).await?;
+                        cluster.run_before(None);
+                        self.start_again(node).await?;
+                    }
                 }
                 Ok(())
             }
+            YearEvent::Finalize => self.tillsync(&["cluster", "finalize"]).await.map(drop),
             YearEvent::NewKey => {
                 cluster.new_key()?;
                 self.new_key_is_taken().await
@@ -85,6 +93,11 @@ impl YearsRun {
     async fn stop(&self, node: u64) -> Result<(), String> {
         let ended = self.shop.cluster.terminate(node).await?;
         if ended.success() { Ok(()) } else { Err(format!("node {node} was asked to stop and ended with {ended}")) }
+    }
+
+    async fn start_again(&self, node: u64) -> Result<(), String> {
+        self.stop(node).await?;
+        self.bring_back(node).await
     }
 
     pub(super) async fn bring_back(&self, node: u64) -> Result<(), String> {
