@@ -214,9 +214,11 @@ impl BackupFolder {
         ours.max_by_key(|one| (&one.time, one.entry))
     }
 
-    /// By the time of what is in it.
+    /// Of the history that was backed up last, the one that goes furthest: its time may have been ahead once.
     pub(crate) fn newest(&self) -> Option<&BackupName> {
-        self.backups.iter().max_by_key(|backup| (&backup.time, backup.entry))
+        let last = self.backups.iter().max_by_key(|backup| (&backup.time, backup.entry))?;
+        let same = self.backups.iter().filter(|backup| backup.prefix == last.prefix);
+        same.max_by_key(|backup| (backup.entry, &backup.time))
     }
 
     /// What goes on from an entry without a hole, in order.
@@ -240,15 +242,17 @@ impl BackupFolder {
     }
 
     /// All but the newest `keep` backups of a cluster, and what no kept one goes on with. The one that was just written, or
-    /// gone on from, is kept, whatever the others say of their time.
+    /// gone on from, is kept, whatever the others say of their time; and the one that was proved last, until another is.
     pub(crate) fn outdated(&self, written: &BackupName, keep: usize) -> Vec<String> {
         let prefix = &written.prefix;
         let others = || self.backups.iter().filter(|backup| backup.prefix == *prefix && *backup != written);
         let old = others().count().saturating_sub(keep.saturating_sub(1));
-        let kept = others().skip(old).chain([written]);
+        let proved = self.proofs.iter().filter(|proof| proof.prefix == *prefix);
+        let proved = proved.max_by_key(|proof| (&proof.time, proof.entry)).map(|proof| proof.entry);
+        let gone: Vec<&BackupName> = others().take(old).filter(|backup| Some(backup.entry) != proved).collect();
+        let kept = others().filter(|backup| !gone.contains(backup)).chain([written]);
         let first = kept.map(|backup| backup.entry).min().unwrap_or(0);
         let useless = self.segments.iter().filter(|segment| segment.prefix == *prefix && segment.last <= first);
-        let gone: Vec<&BackupName> = others().take(old).collect();
         // Proofs of what is there no more, and all but the newest of each.
         let proofs = || self.proofs.iter().filter(|proof| proof.prefix == *prefix);
         let is_old = |proof: &&ProofName| {
@@ -270,6 +274,23 @@ mod tests {
     fn backup(cluster: &str, epoch: u64, at: UnixMs, entry: u64) -> BackupName {
         let meta = Meta { cluster_id: cluster.into(), epoch: epoch << 32, now_ms: at.get(), ..Meta::default() };
         BackupName::of(&meta, entry)
+    }
+
+    #[test]
+    fn the_backup_that_was_proved_last_stays_until_another_one_is_and_the_newest_goes_furthest() {
+        let mut folder = BackupFolder::default();
+        let all: Vec<BackupName> = (1..=5).map(|n| backup("shop", 1, BEGIN.plus_ms(n * HOUR), n * 10)).collect();
+        folder.backups.extend(all.iter().cloned());
+        folder.proofs.push(ProofName::of(&all[0], BEGIN, 10));
+        folder.in_order();
+        let gone = |folder: &BackupFolder| folder.outdated(&all[4], 2);
+        assert_eq!(gone(&folder), [all[1].file(), all[2].file()]);
+        folder.proofs.push(ProofName::of(&all[3], BEGIN.plus_ms(5 * HOUR), 40));
+        assert_eq!(gone(&folder)[..3], [all[0].file(), all[1].file(), all[2].file()]);
+        // A clock was a month ahead once.
+        folder.backups.push(backup("shop", 1, BEGIN.plus_ms(720 * HOUR), 35));
+        folder.in_order();
+        assert_eq!(folder.newest(), Some(&all[4]));
     }
 
     #[test]

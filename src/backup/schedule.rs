@@ -56,8 +56,11 @@ impl BackupsSeen {
 pub(crate) struct BackupsDone {
     pub whole: UnixMs,
     pub after: UnixMs,
-    /// Something was wrong with the backups: a whole one is taken, whatever is there.
+    /// Something was wrong with the backups: a whole one is taken, whatever is there; not for every proof that fails, or
+    /// those that were good would have to go for it.
     pub start_anew: bool,
+    /// When one was taken for that.
+    pub anew: UnixMs,
 }
 
 /// What is due, if anything. `applied`: the newest entry that the node has applied. A proof, if one `may_prove`, goes before
@@ -71,10 +74,13 @@ pub(crate) fn due(
     now: UnixMs,
 ) -> Option<BackupStep> {
     let has_passed = |since: UnixMs, every: Duration| UnixMs(now.get().saturating_sub(ms(every))) >= since;
-    let Some(newest) = &seen.newest else { return Some(BackupStep::Whole) };
+    let Some(newest) = &seen.newest else {
+        // What was taken may not count: its name has the cluster's time, which may be ahead.
+        return has_passed(done.whole, settings.every).then_some(BackupStep::Whole);
+    };
     let goes_on = applied > seen.last;
     let whole_due = has_passed(newest.moment().max(done.whole), settings.every) && applied > LogIndex(newest.entry);
-    if done.start_anew || whole_due {
+    if (done.start_anew && has_passed(done.anew, settings.every)) || whole_due {
         return Some(BackupStep::Whole);
     }
     if may_prove && settings.verify_every.is_some_and(|every| has_passed(seen.proved, every)) {
@@ -123,6 +129,26 @@ mod tests {
             verify_every: Some(Duration::from_secs(24 * 3_600)),
             scratch: None,
         }
+    }
+
+    #[test]
+    fn proofs_that_fail_and_a_time_that_is_ahead_do_not_bring_one_whole_backup_after_the_other() {
+        let settings = settings();
+        let newest = BackupName::of(&meta(BEGIN), 10);
+        let seen = BackupsSeen { newest: Some(newest), last: LogIndex(10), last_at: BEGIN, proved: UnixMs(0) };
+        let at = |done: &BackupsDone, seen: &BackupsSeen, ms| {
+            due(seen, done, &settings, LogIndex(10), true, BEGIN.plus_ms(ms))
+        };
+        let wrong = BackupsDone { start_anew: true, ..BackupsDone::default() };
+        assert_eq!(at(&wrong, &seen, HOUR), Some(BackupStep::Whole));
+        let again = BackupsDone { anew: BEGIN.plus_ms(HOUR), ..wrong };
+        assert!(matches!(at(&again, &seen, 2 * HOUR), Some(BackupStep::Prove(_))));
+        assert_eq!(at(&again, &seen, 25 * HOUR), Some(BackupStep::Whole));
+        // What was just taken has a name of tomorrow, and does not count.
+        let none = BackupsSeen::default();
+        assert_eq!(at(&BackupsDone::default(), &none, 0), Some(BackupStep::Whole));
+        let taken = BackupsDone { whole: BEGIN, ..BackupsDone::default() };
+        assert_eq!((at(&taken, &none, HOUR), at(&taken, &none, 24 * HOUR)), (None, Some(BackupStep::Whole)));
     }
 
     #[test]

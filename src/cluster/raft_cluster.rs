@@ -183,7 +183,7 @@ impl RaftCluster {
     }
 
     /// Connections of devices that live here.
-    pub fn sessions(&self) -> u64 {
+    fn sessions(&self) -> u64 {
         self.sessions.get().map_or(0, |count| count())
     }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::processes::Processes;
 
-/// Three turns of 15 s, and each node's start.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Three turns of 30 s, and each node's start.
+const PATIENCE: Duration = Duration::from_secs(300);
 const MB: u64 = 1 << 20;
 /// 2.5 times what is live (16 MB of changes, and 4 of log), and 64 MB.
 const MOST: u64 = 114 * MB;

@@ -45,7 +45,11 @@ impl LocalBackup {
     pub(in crate::cli) async fn open(place: &str, wanted: Wanted<'_>, scratch: Option<&Path>) -> CliResult<Self> {
         let is_url = place.contains("://");
         let (store, name) = match place.rsplit_once('/').filter(|(_, name)| is_url && name.ends_with(BACKUP)) {
-            Some((store, name)) => (BackupStore::open(store)?, BackupName::parse(name)),
+            Some((store, name)) => {
+                let unknown =
+                    || CommandError::usage(format!("{name} is no name of a backup: name it as it was written"));
+                (BackupStore::open(store)?, Some(BackupName::parse(name).ok_or_else(unknown)?))
+            }
             None if is_url || Path::new(place).is_dir() => (BackupStore::open(place)?, None),
             None => return Ok(Self { file: place.into(), shown: place.to_owned(), _fetched: None }),
         };

@@ -267,7 +267,8 @@ impl BackupTurns {
         let reader = self.cluster.backup().await?;
         let args = StepArgs { bytes: reader.bytes(), ..self.args(StepName::Whole, prefix) };
         self.run(args, StepInput::Whole(reader), limits::BACKUP_TAKEN).await?;
-        self.done = BackupsDone { whole: now, after: now, start_anew: false };
+        let anew = if self.done.start_anew { now } else { self.done.anew };
+        self.done = BackupsDone { whole: now, after: now, start_anew: false, anew };
         self.covered = self.covered.max(now);
         Ok(())
     }

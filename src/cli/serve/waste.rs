@@ -25,8 +25,9 @@ const REST: Duration = Duration::from_secs(86_400);
 /// But for so many bytes that can be had back.
 const MUCH: u64 = 1 << 30;
 const REST_OF_MUCH: Duration = Duration::from_secs(3_600);
-/// A node's turn, by the clock, and in which part of it it begins: clocks of nodes that serve are 5 s apart at most.
-const TURN_MS: u64 = 15_000;
+/// A node's turn, by the clock, and in which part of it it begins. Clocks of nodes that serve are 5 s apart at most, and a stop
+/// in order takes less than ten: before the next one begins, this one has gone and is missed.
+const TURN_MS: u64 = 30_000;
 const BEGINS_MS: u64 = 5_000;
 /// Others that are further behind do not count as there.
 const BEHIND: u64 = 1_000;
@@ -87,14 +88,17 @@ impl EngineWaste {
 fn may_go(cluster: &RaftCluster) -> bool {
     let (status, nodes) = (cluster.status(), cluster.nodes());
     let all_there = nodes.iter().all(|node| node.reachable && node.lag.is_some_and(|lag| lag <= BEHIND));
-    let alone = status.voters.len() < ENOUGH && cluster.sessions() > 0;
+    // Who does not say how many it has may have some.
+    let connected = nodes.iter().any(|node| node.said.as_ref().is_none_or(|said| said.sessions > 0));
+    let alone = status.voters.len() < ENOUGH && connected;
     let now_ms = cluster.clock().now_ms().get();
     status.quorum && all_there && !alone && is_turn(&status.voters, cluster.node_id(), now_ms)
 }
 
 fn is_turn(voters: &[NodeId], me: NodeId, now_ms: u64) -> bool {
     let turn = now_ms / TURN_MS % (voters.len().max(1) as u64);
-    now_ms % TURN_MS < BEGINS_MS && voters.iter().filter(|voter| **voter < me).count() as u64 == turn
+    let place = voters.iter().filter(|voter| **voter < me).count() as u64;
+    now_ms % TURN_MS < BEGINS_MS && voters.contains(&me) && place == turn
 }
 
 #[cfg(test)]
@@ -111,5 +115,6 @@ mod tests {
             assert!(turns.len() <= 1 && (others == turns || turns.is_empty() || others.is_empty()), "{ms}");
         }
         assert!(is_turn(&[NodeId(3)], NodeId(3), 0));
+        assert!(!is_turn(&voters, NodeId(3), TURN_MS), "a learner");
     }
 }

@@ -54,6 +54,11 @@ impl MembershipManager {
                 Code::Unavailable,
                 "a node was started anew meanwhile: look whether it runs the new program, and ask again",
             ),
+            Err(error) if error.code == Code::Timeout => refuse(
+                Code::Timeout,
+                "not confirmed by a quorum in time, and the version may be raised all the same: start no node with an older \
+                 program until cluster status shows which version it is",
+            ),
             Err(error) => Err(ChangeRefused::Refused(error)),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer, fresh};
+use super::{OrFail, PathParts, QueryFields, RequestBody, RestError, RestResult, Source, answer};
 use crate::gateway::Gateway;
 use crate::gateway::auth::{self, Caller};
 use crate::gateway::protocol::json::{Object, push_object};
@@ -44,7 +44,7 @@ pub(super) async fn put(
     let put = AccessPut { class: class.number(), by: caller.0.sub.clone(), ..put };
     gateway.propose_for(&caller.0, Intent::AccessPut(put)).await.or_fail(&gateway)?;
     // It is committed; this node may not have applied it yet.
-    fresh(&gateway, &caller.0).await?;
+    gateway.cluster.read_barrier().await.or_fail(&gateway)?;
     let rights = gateway.cluster.replica().state().access().of(class).cloned();
     Ok(answer(|o| {
         o.flag("success", true);

@@ -108,7 +108,7 @@ pub(super) async fn put_policy(
     let put = PolicyPut { table_name: table, asker, class, by, ..asked };
     gateway.propose_for(&caller.0, Intent::PolicyPut(put)).await.or_fail(&gateway)?;
     // It is committed; this node may not have applied it yet.
-    fresh(&gateway, &caller.0).await?;
+    gateway.cluster.read_barrier().await.or_fail(&gateway)?;
     let now = table_of(&gateway, table_name);
     Ok(answer(|o| {
         o.flag("success", true);
