@@ -123,7 +123,7 @@ async fn a_node_is_moved_and_nobody_gets_a_vote_who_does_not_reach_every_voter()
     // Where nobody is, or another node, it is not moved to.
     let raft = nodes.raft(2);
     let words = |raft: &str, gateway: &str| {
-        ["move", "3", "--timeout", "2", "--raft", raft, "--gateway", gateway].map(str::to_owned)
+        ["move", "3", "--timeout", "10", "--raft", raft, "--gateway", gateway].map(str::to_owned)
     };
     let (well, said) = nodes.cluster(&words(&raft, &nodes.gateway(3))).await;
     assert!(!well && said.contains("1002: node 3 cannot be reached at"), "{said}");

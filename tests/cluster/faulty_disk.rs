@@ -45,7 +45,18 @@ impl FaultyNode {
             assert!(Instant::now() < end, "the node does not serve: {}", node.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        node
+        // What a new cluster writes by itself: its version, its master and the end of the election.
+        let mut before = 0;
+        loop {
+            let status = node.rest().status(&node.url()).await.unwrap();
+            let settled = status.cluster_version == Some(2) && status.master.is_some();
+            if settled && before == status.applied_index {
+                return node;
+            }
+            before = status.applied_index;
+            assert!(Instant::now() < end, "the cluster does not come to rest: {}", node.log());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
     }
 
     fn url(&self) -> NodeUrl {
