@@ -55,8 +55,10 @@ async fn nodes_whose_files_are_far_larger_than_their_content_start_again_one_by_
             assert!(Instant::now() < end, "node {node} has {mb} MB:\n{}", processes.said(node));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        processes.says(node, "starting again, which copies it").await;
     }
+    // One whose files were not that large any more does not start again.
+    let starts_again = |node: &u64| processes.said(*node).contains("starting again, which copies it");
+    assert!((1..=3).any(|node| starts_again(&node)));
     processes.ready().await;
     for node in 1..=3 {
         let kept: Value = rest.get(&processes.url(node), "/data/pictures/1").await.unwrap();
