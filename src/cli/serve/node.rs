@@ -278,7 +278,6 @@ fn gateway_settings(config: &Config, connections: usize) -> gateway::GatewaySett
 fn build() -> Build {
     match std::env::var("TILLSYNC_TEST_BUILD").as_deref() {
         Ok("before") => Build::BEFORE,
-        Ok("next") => Build::NEXT,
         _ => Build::THIS,
     }
 }
